@@ -1,0 +1,1 @@
+//! The brain of rbee: every decision, and one OpenAI-compatible endpoint.

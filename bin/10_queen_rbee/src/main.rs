@@ -1,0 +1,3 @@
+//! The brain of rbee: every decision, and one OpenAI-compatible endpoint.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! One machine of rbee: its workers, its models, its devices.

@@ -1,0 +1,3 @@
+//! One machine of rbee: its workers, its models, its devices.
+
+fn main() {}

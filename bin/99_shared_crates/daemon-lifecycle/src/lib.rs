@@ -1,0 +1,1 @@
+//! How a daemon of rbee is found, started, watched and stopped.

@@ -1,0 +1,1 @@
+//! Jobs with replayable event streams, as a client.

@@ -1,0 +1,1 @@
+//! How daemons write their logs.

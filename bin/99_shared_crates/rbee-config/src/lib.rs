@@ -1,0 +1,1 @@
+//! Where rbee keeps its files, and what its configuration says.

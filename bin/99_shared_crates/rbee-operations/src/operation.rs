@@ -1,0 +1,240 @@
+//! The operations.
+
+use serde::{Deserialize, Serialize};
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sampling, WorkerId};
+
+/// One thing that a job does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Lists the hives that the queen knows.
+    HiveList {},
+    /// Starts a hive.
+    HiveStart(HiveTarget),
+    /// Stops a hive and its workers.
+    HiveStop(HiveTarget),
+    /// Stops a hive and starts it again; its workers end.
+    HiveRestart(HiveTarget),
+    /// Shows one hive: devices, models, workers.
+    HiveStatus(HiveTarget),
+    /// Asks a hive for its devices, models and workers at once.
+    HiveRefresh(HiveTarget),
+    /// Starts a worker for a model.
+    WorkerSpawn(WorkerSpawn),
+    /// Lists the workers of a hive.
+    WorkerList(HiveTarget),
+    /// Shows one worker.
+    WorkerGet(WorkerTarget),
+    /// Stops a worker and forgets it.
+    WorkerDelete(WorkerTarget),
+    /// Adds a GGUF file to a hive's catalog.
+    ModelImport(ModelImport),
+    /// Lists the models of a hive.
+    ModelList(HiveTarget),
+    /// Shows one model.
+    ModelGet(ModelTarget),
+    /// Removes a model from a hive's catalog and disk.
+    ModelDelete(ModelTarget),
+    /// Computes a model's SHA-256 again and compares it with the pinned one.
+    ModelVerify(ModelTarget),
+    /// Runs a prompt and gives the answer as the job's events.
+    Infer(Infer),
+}
+
+/// A hive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HiveTarget {
+    /// Which one; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+}
+
+/// What a worker is started with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSpawn {
+    /// On which hive; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// Which model of that hive's catalog.
+    pub model: ModelAlias,
+    /// On which device; by default the hive's first GPU, else `CPU-0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+    /// How many requests run at once; the hive's setting if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+    /// KV cache size in tokens, for all slots together; the hive's setting if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctx_size: Option<u32>,
+}
+
+/// A worker of a hive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerTarget {
+    /// Its hive; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// The worker.
+    pub worker_id: WorkerId,
+}
+
+/// A file that becomes a model of a catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelImport {
+    /// Into which hive's catalog; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// The file, as an absolute path on the hive's machine.
+    pub path: String,
+    /// The name in requests; by default made from the file's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<ModelAlias>,
+}
+
+/// A model of a hive's catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelTarget {
+    /// Its hive; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// The model.
+    pub model: ModelAlias,
+}
+
+/// One prompt, answered as the job's events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Infer {
+    /// Which model.
+    pub model: ModelAlias,
+    /// The user's message. A model without a chat template continues it as plain text.
+    pub prompt: String,
+    /// Instructions that stand above the user's message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// How tokens are chosen, and when to end.
+    #[serde(default)]
+    pub sampling: Sampling,
+}
+
+impl Operation {
+    /// The stable machine name: `worker_spawn`, `infer`, … It is also the `event` of its job's events.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::HiveList {} => "hive_list",
+            Self::HiveStart(_) => "hive_start",
+            Self::HiveStop(_) => "hive_stop",
+            Self::HiveRestart(_) => "hive_restart",
+            Self::HiveStatus(_) => "hive_status",
+            Self::HiveRefresh(_) => "hive_refresh",
+            Self::WorkerSpawn(_) => "worker_spawn",
+            Self::WorkerList(_) => "worker_list",
+            Self::WorkerGet(_) => "worker_get",
+            Self::WorkerDelete(_) => "worker_delete",
+            Self::ModelImport(_) => "model_import",
+            Self::ModelList(_) => "model_list",
+            Self::ModelGet(_) => "model_get",
+            Self::ModelDelete(_) => "model_delete",
+            Self::ModelVerify(_) => "model_verify",
+            Self::Infer(_) => "infer",
+        }
+    }
+
+    /// Whether the hive that owns the worker or the model carries the operation out.
+    #[must_use]
+    pub fn should_forward_to_hive(&self) -> bool {
+        match self {
+            Self::WorkerSpawn(_)
+            | Self::WorkerList(_)
+            | Self::WorkerGet(_)
+            | Self::WorkerDelete(_)
+            | Self::ModelImport(_)
+            | Self::ModelList(_)
+            | Self::ModelGet(_)
+            | Self::ModelDelete(_)
+            | Self::ModelVerify(_) => true,
+            Self::HiveList {}
+            | Self::HiveStart(_)
+            | Self::HiveStop(_)
+            | Self::HiveRestart(_)
+            | Self::HiveStatus(_)
+            | Self::HiveRefresh(_)
+            | Self::Infer(_) => false,
+        }
+    }
+
+    /// The hive that the operation concerns.
+    #[must_use]
+    pub fn hive_id(&self) -> Option<&HiveAlias> {
+        match self {
+            Self::HiveStart(t)
+            | Self::HiveStop(t)
+            | Self::HiveRestart(t)
+            | Self::HiveStatus(t)
+            | Self::HiveRefresh(t)
+            | Self::WorkerList(t)
+            | Self::ModelList(t) => Some(&t.hive_id),
+            Self::WorkerSpawn(s) => Some(&s.hive_id),
+            Self::WorkerGet(t) | Self::WorkerDelete(t) => Some(&t.hive_id),
+            Self::ModelImport(i) => Some(&i.hive_id),
+            Self::ModelGet(t) | Self::ModelDelete(t) | Self::ModelVerify(t) => Some(&t.hive_id),
+            Self::HiveList {} | Self::Infer(_) => None,
+        }
+    }
+
+    /// A copy without what is private: a prompt is not kept in lists, logs or the job store.
+    #[must_use]
+    pub fn redacted(&self) -> Self {
+        match self {
+            Self::Infer(infer) => Self::Infer(Infer {
+                prompt: String::new(),
+                system: None,
+                ..infer.clone()
+            }),
+            other => other.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Operation, String> {
+        serde_json::from_str(json).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_operation_of_the_design_is_understood() {
+        let op = parse(r#"{"WorkerSpawn":{"hive_id":"localhost","model":"smollm2-135m","device":"GPU-0"}}"#)
+            .unwrap();
+        assert_eq!(op.name(), "worker_spawn");
+        assert!(op.should_forward_to_hive());
+        assert_eq!(op.hive_id().map(HiveAlias::as_str), Some("localhost"));
+    }
+
+    #[test]
+    fn a_hive_left_out_is_localhost() {
+        let op = parse(r#"{"ModelList":{}}"#).unwrap();
+        assert_eq!(op.hive_id(), Some(&HiveAlias::localhost()));
+    }
+
+    #[test]
+    fn an_unknown_operation_or_field_names_itself() {
+        assert!(parse(r#"{"WorkerSpwan":{}}"#).unwrap_err().contains("WorkerSpwan"));
+        let error = parse(r#"{"WorkerSpawn":{"model":"m","devcie":"CPU-0"}}"#).unwrap_err();
+        assert!(error.contains("devcie"), "{error}");
+    }
+
+    #[test]
+    fn a_redacted_operation_holds_no_prompt() {
+        let op = parse(r#"{"Infer":{"model":"m","prompt":"secret","system":"secret"}}"#).unwrap();
+        let kept = serde_json::to_string(&op.redacted()).unwrap();
+        assert!(!kept.contains("secret"), "{kept}");
+    }
+}

@@ -1,0 +1,1 @@
+//! Real daemons on free ports under a temporary home, for tests.

@@ -1,0 +1,25 @@
+//! The wire types that queen, hive and worker share.
+//!
+//! One definition for each message; validated names, so that an illegal value cannot travel.
+//! This crate knows no HTTP, no process and no file: it only says what the bytes mean.
+#![warn(missing_docs)]
+
+mod device;
+mod error;
+mod heartbeat;
+mod ids;
+mod inference;
+mod model;
+
+pub use device::{Device, DeviceId, DeviceKind, InvalidDeviceId};
+pub use error::{ApiErrorBody, ErrorDetail, ErrorKind};
+pub use heartbeat::{
+    HealthReport, HiveHeartbeat, KvCacheUse, ModelInUse, Slots, SupervisedState, SupervisedWorker,
+    WorkerHeartbeat, WorkerState,
+};
+pub use ids::{HiveAlias, InvalidName, JobId, ModelAlias, RequestId, WorkerId};
+pub use inference::{
+    ChatMessage, FinishReason, InferenceEvent, InferenceRequest, Prompt, Role, Sampling, Task,
+    Timings, TokenId, Usage,
+};
+pub use model::{GgufSummary, ModelEntry, Sha256Digest};

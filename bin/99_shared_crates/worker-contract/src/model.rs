@@ -1,0 +1,89 @@
+//! Models: what a GGUF file says of itself, and what a catalog keeps of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ModelAlias;
+
+/// A SHA-256 digest, written as 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Sha256Digest(String);
+
+impl Sha256Digest {
+    /// The digest as 64 lower-case hexadecimal digits.
+    #[must_use]
+    pub fn as_hex(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Sha256Digest {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(Self(text.to_ascii_lowercase()));
+        }
+        Err("a SHA-256 digest is 64 hexadecimal digits".to_owned())
+    }
+}
+
+impl TryFrom<String> for Sha256Digest {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Sha256Digest> for String {
+    fn from(digest: Sha256Digest) -> Self {
+        digest.0
+    }
+}
+
+impl fmt::Display for Sha256Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a GGUF file says of itself. Printed by `llm-worker-rbee inspect FILE --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GgufSummary {
+    /// `general.architecture`: `llama`, `qwen2`, `gemma3`, `bert`, …
+    pub architecture: String,
+    /// `general.name`, where the file has one.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// `general.license`, where the file has one.
+    #[serde(default)]
+    pub license: Option<String>,
+    /// The tensor type that holds most of the weights: `Q4_1`, `Q4_K_M`, `F16`, …
+    pub quantization: String,
+    /// The number of weights.
+    pub parameters: u64,
+    /// The longest context that the model was trained for, in tokens.
+    pub context_length: u32,
+    /// Whether the file carries a chat template.
+    pub has_chat_template: bool,
+    /// The size of the file, in bytes.
+    pub size_bytes: u64,
+}
+
+/// A model of a hive's catalog.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelEntry {
+    /// The name by which requests ask for it.
+    pub alias: ModelAlias,
+    /// The pinned digest of the file: a changed file is refused at load.
+    pub sha256: Sha256Digest,
+    /// Where the model came from, as the user gave it.
+    pub source: String,
+    /// When it was added: seconds since the Unix epoch.
+    pub added_at: u64,
+    /// What the file says of itself.
+    #[serde(flatten)]
+    pub gguf: GgufSummary,
+}
