@@ -1,0 +1,47 @@
+"""`client.completions` and `client.models`."""
+
+from rbee import MODEL
+
+
+def test_a_completion_is_text_with_usage(client):
+    answer = client.completions.create(model=MODEL, prompt="Once upon a time", max_tokens=12, temperature=0)
+
+    assert answer.object == "text_completion"
+    assert answer.model == MODEL
+    assert answer.choices[0].text
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage.completion_tokens <= 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_streamed_completion_is_the_same_text(one_slot):
+    question = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 24, "temperature": 0}
+    with one_slot.client() as client:
+        whole = client.completions.create(**question).choices[0]
+        chunks = list(client.completions.create(**question, stream=True))
+
+    assert {chunk.object for chunk in chunks} == {"text_completion"}
+    assert "".join(chunk.choices[0].text for chunk in chunks if chunk.choices) == whole.text
+    assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+
+
+def test_a_completion_uses_no_chat_template(client):
+    prompt = "Once upon a time"
+    completion = client.completions.create(model=MODEL, prompt=prompt, max_tokens=1)
+    chat = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": prompt}], max_tokens=1
+    )
+    assert completion.usage.prompt_tokens < chat.usage.prompt_tokens
+
+
+def test_a_prompt_of_token_ids_is_used_as_it_is(client):
+    answer = client.completions.create(model=MODEL, prompt=[100, 200, 300], max_tokens=1)
+    assert answer.usage.prompt_tokens == 3
+
+
+def test_models_are_listed_and_retrieved_by_alias(client):
+    listed = client.models.list().data
+    assert [model.id for model in listed] == [MODEL]
+    model = client.models.retrieve(MODEL)
+    assert (model.id, model.object) == (MODEL, "model")
+    assert model.owned_by

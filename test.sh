@@ -1,0 +1,159 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands. The last line says how many tests did.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: ./test.sh [--quick]
+
+Checks format, lints, licences and documentation, builds everything, and runs the unit tests, the
+features of bdd/ and the client tests of clients/. The first run compiles llama.cpp: about 40
+minutes on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
+
+  --quick   install nothing: fail where something is missing
+  --help    this text
+TEXT
+}
+
+# One profile for everything, so that llama.cpp is compiled once.
+LOCAL_HIVE=(--features queen-rbee/local-hive)
+EVERYTHING=(--release --locked --workspace --all-targets)
+CARGO_DENY=0.20.2
+CARGO_NEXTEST=0.9.143
+
+main() {
+    local argument
+    for argument in "$@"; do
+        case $argument in
+        --quick) quick=yes ;;
+        -h | --help)
+            usage
+            return 0
+            ;;
+        *)
+            usage >&2
+            stop "unknown argument: $argument"
+            ;;
+        esac
+    done
+    cd "$root"
+    install
+    check
+    build
+    run_tests
+}
+
+install() {
+    if [[ $quick == no ]]; then
+        step "What a build and the tests need"
+        require_packages test
+        require_rust
+    fi
+    target=$(target_dir)
+    logs=$target/test-logs
+    python=$target/python/bin/python
+    mkdir -p "$logs"
+    PATH=$PATH:$target/tools/bin
+    [[ $quick == yes ]] && return 0
+    have cargo-deny || cargo_tool cargo-deny "$CARGO_DENY"
+    have cargo-nextest || cargo_tool cargo-nextest "$CARGO_NEXTEST"
+    [[ -x $python ]] || python3 -m venv "$target/python"
+    "$python" -m pip install --quiet --disable-pip-version-check -r clients/python/requirements.txt
+}
+
+# Unoptimized: that compiles in a third of the time, and what it does is small.
+cargo_tool() {
+    say "Installing $1 $2 into $target/tools"
+    cargo install --quiet --locked --debug --root "$target/tools" "$1" --version "$2" ||
+        stop "$1 could not be installed; cargo's reason is above."
+}
+
+check() {
+    step "Format"
+    cargo fmt --all --check || stop "run: cargo fmt --all"
+    step "Shell scripts"
+    shellcheck --external-sources quickstart.sh test.sh .ci/run scripts/*.sh
+    step "Licences, sources and versions of dependencies"
+    cargo deny --log-level error --locked check bans licenses sources
+    step "Lints, without and with the hive inside the queen"
+    cargo clippy --quiet "${EVERYTHING[@]}" -- -D warnings
+    cargo clippy --quiet "${EVERYTHING[@]}" "${LOCAL_HIVE[@]}" -- -D warnings
+    step "Documentation"
+    RUSTDOCFLAGS='-D warnings' cargo doc --quiet --release --locked --workspace --no-deps
+}
+
+# The queen in both builds: the plain one is kept under another path, the other one stays.
+build() {
+    local bin=$target/release
+    step "Build"
+    cargo build --quiet "${EVERYTHING[@]}"
+    mkdir -p "$bin/plain"
+    install_file "$bin/queen-rbee" "$bin/plain/queen-rbee"
+    cargo build --quiet "${EVERYTHING[@]}" "${LOCAL_HIVE[@]}"
+    export RBEE_BIN_DIR=$bin
+    export RBEE_TEST_QUEEN_PLAIN=$bin/plain/queen-rbee
+    export RBEE_TEST_QUEEN_LOCAL=$bin/queen-rbee
+}
+
+# Replaces a file that may be running.
+install_file() {
+    cp "$1" "$2.part"
+    mv -f "$2.part" "$2"
+}
+
+run_tests() {
+    local model
+    model=$(scripts/fetch-demo-model.sh)
+    RBEE_TEST_MODELS=$(dirname "$model")
+    export RBEE_TEST_MODELS
+    unset RBEE_HOME RBEE_QUEEN_URL RBEE_API_KEY
+
+    suite "Unit and integration tests" nextest \
+        cargo nextest run --release --locked --workspace "${LOCAL_HIVE[@]}" \
+        --no-fail-fast -E 'not package(bdd)'
+    # --workspace with --test: one selection of features for all suites, so nothing is built twice
+    suite "Features" cucumber \
+        cargo test --quiet --release --locked --workspace "${LOCAL_HIVE[@]}" --test bdd
+    suite "Clients: Python" pytest \
+        "$python" -m pytest clients/python
+
+    printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+    ((failed == 0))
+}
+
+passed=0 failed=0 skipped=0
+
+# suite TITLE RUNNER COMMAND…: runs it to its end and adds what its last lines count.
+suite() {
+    local title=$1 runner=$2 log=$logs/$2.log status=0 summary bad
+    shift 2
+    step "$title"
+    "$@" 2>&1 | tee "$log" || status=$?
+    summary=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | "summary_of_$runner")
+    bad=$(($(count failed) + $(count 'timed out') + $(count 'exec failed') + $(count 'errors?')))
+    if ((status != 0 && bad == 0)); then
+        say "$title ended with status $status"
+        bad=1
+    elif ((status == 0 && $(count passed) == 0)); then
+        say "$title ran no test"
+        bad=1
+    fi
+    ((passed += $(count passed))) || true
+    ((failed += bad)) || true
+    ((skipped += $(count skipped))) || true
+}
+
+# The number before a word of $summary, or 0.
+count() {
+    grep -oE "[0-9]+ $1\b" <<<"$summary" | head -n 1 | grep -oE '^[0-9]+' || echo 0
+}
+
+summary_of_nextest() { grep -E '^ *Summary \[' | tail -n 1 || true; }
+summary_of_cucumber() { grep -E '^[0-9]+ scenarios? \(' | tail -n 1 || true; }
+summary_of_pytest() { grep -E '^=* ?[0-9]+ [a-z]+.* in [0-9.]+s' | tail -n 1 || true; }
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+quick=no
+# shellcheck source=scripts/requirements.sh
+source "$root/scripts/requirements.sh"
+main "$@"
