@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Measures rbee on this machine: ./bench.sh [tokens|queen|hive ...] [--rounds N]
+# Builds release binaries first; needs the demo model, which it fetches.
+set -euo pipefail
+cd "$(dirname "$0")"
+cargo build --release --locked -p rbee-keeper -p rbee-hive -p llm-worker-rbee
+cargo build --release --locked -p queen-rbee
+mkdir -p target/release/plain
+cp -f target/release/queen-rbee target/release/plain/queen-rbee
+cargo build --release --locked -p queen-rbee --features queen-rbee/local-hive
+scripts/fetch-demo-model.sh >/dev/null
+exec cargo run --release --locked --quiet -p rbee-bench -- "$@"

@@ -1,0 +1,99 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
+
+/// Loads one GGUF model with llama.cpp and streams tokens over HTTP.
+///
+/// A hive starts it; it also runs alone:
+///
+///     llm-worker-rbee --model FILE --port 9300
+///     curl -N http://127.0.0.1:9300/v1/inference -H 'content-type: application/json' \
+///       -d '{"task":{"type":"chat","messages":[{"role":"user","content":"Hello"}]}}'
+#[derive(Debug, Parser)]
+#[command(name = "llm-worker-rbee", version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: Option<Serve>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the devices that the engine can use.
+    Devices {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a GGUF file says of itself, and check that it is whole.
+    Inspect {
+        /// The file.
+        file: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the worker's version, its engine's, and where the engine's libraries are.
+    Version {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The GGUF file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) model: PathBuf,
+    /// The port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 9300)]
+    pub(crate) port: u16,
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    pub(crate) bind: IpAddr,
+    /// The model's name in requests; by default the file's name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) alias: Option<ModelAlias>,
+    /// This worker's id; by default a random one.
+    #[arg(long, value_name = "ID")]
+    pub(crate) worker_id: Option<WorkerId>,
+    /// The hive that starts it.
+    #[arg(long, default_value = "localhost", value_name = "ALIAS")]
+    pub(crate) hive_id: HiveAlias,
+    /// The device that holds the model: CPU-0, GPU-0, …
+    #[arg(long, default_value = "CPU-0")]
+    pub(crate) device: DeviceId,
+    /// How many requests run at once.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) slots: u32,
+    /// KV cache size in tokens, for all slots together.
+    #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u32).range(256..=16_777_216))]
+    pub(crate) ctx_size: u32,
+    /// How many requests may wait for a slot.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) max_queue: u32,
+    /// The pinned digest of the file, as the queen is to be told.
+    #[arg(long, value_name = "SHA256")]
+    pub(crate) digest: Option<Sha256Digest>,
+    /// The queen to report to; none by default.
+    #[arg(long, value_name = "URL")]
+    pub(crate) queen: Option<String>,
+    /// This worker's base URL as the queen can reach it; by default the address it listens on.
+    #[arg(long, value_name = "URL")]
+    pub(crate) advertise: Option<String>,
+    /// A file with the secret that every request but /health must carry, and reports carry too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The time between two reports, in milliseconds.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(50..=600_000))]
+    pub(crate) heartbeat_interval_ms: u64,
+    /// Threads of the processor; by default one for each physical core.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+}

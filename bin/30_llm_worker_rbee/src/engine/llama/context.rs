@@ -1,0 +1,139 @@
+//! A llama.cpp context: the KV cache of all sequences, and the batches that are computed in it.
+
+use std::num::NonZeroU32;
+
+use llama_cpp_2::DecodeError;
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::token::LlamaToken;
+
+use super::model::Model;
+use super::runtime::Runtime;
+use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits};
+
+/// The most tokens of one step: llama.cpp's default for `--ubatch-size`, so that a step is one
+/// pass over the weights.
+const BATCH_TOKENS: u32 = 512;
+
+/// How a context is made.
+#[derive(Debug, Clone, Copy)]
+pub struct ContextSettings {
+    /// How many sequences can be held at once.
+    pub sequences: u32,
+    /// KV cache size in tokens, for all sequences together.
+    pub kv_tokens: u32,
+    /// Threads of the processor; `None` for all physical cores.
+    pub threads: Option<u32>,
+}
+
+/// A context on a model.
+pub struct LlamaEngine<'model> {
+    context: LlamaContext<'model>,
+    batch: LlamaBatch<'static>,
+    limits: EngineLimits,
+}
+
+impl std::fmt::Debug for LlamaEngine<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LlamaEngine").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// There is not enough memory for the context, or the model does not allow it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "llama.cpp cannot make a context of {kv_tokens} tokens for {sequences} slots; a smaller --ctx-size needs less memory"
+)]
+pub struct ContextError {
+    kv_tokens: u32,
+    sequences: u32,
+}
+
+impl<'model> LlamaEngine<'model> {
+    /// Makes a context.
+    pub fn new(
+        runtime: &Runtime,
+        model: &'model Model,
+        settings: ContextSettings,
+    ) -> Result<Self, ContextError> {
+        let ContextSettings { sequences, kv_tokens, threads } = settings;
+        let threads = threads.unwrap_or_else(default_threads);
+        let threads = i32::try_from(threads).unwrap_or(i32::MAX);
+        let params = LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(kv_tokens))
+            .with_n_batch(BATCH_TOKENS)
+            .with_n_ubatch(BATCH_TOKENS)
+            .with_n_seq_max(sequences)
+            .with_kv_unified(true)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_no_perf(true);
+        let context = model
+            .llama
+            .new_context(&runtime.backend, params)
+            .map_err(|_| ContextError { kv_tokens, sequences })?;
+        let kv_tokens = context.n_ctx();
+        let limits = EngineLimits {
+            kv_tokens,
+            context_length: kv_tokens.min(model.trained_context()),
+            sequences,
+            batch_tokens: BATCH_TOKENS,
+        };
+        let batch = LlamaBatch::new(BATCH_TOKENS as usize, 1);
+        Ok(Self { context, batch, limits })
+    }
+}
+
+impl Engine for LlamaEngine<'_> {
+    fn limits(&self) -> EngineLimits {
+        self.limits
+    }
+
+    fn step(&mut self, batch: &[BatchEntry]) -> Result<(), EngineError> {
+        self.batch.clear();
+        for entry in batch {
+            let position = i32::try_from(entry.position).unwrap_or(i32::MAX);
+            let sequence = i32::try_from(entry.sequence).unwrap_or(i32::MAX);
+            self.batch
+                .add(LlamaToken(entry.token), position, &[sequence], entry.wants_logits)
+                .map_err(|error| EngineError::Failed(error.to_string()))?;
+        }
+        self.context.decode(&mut self.batch).map_err(|error| match error {
+            DecodeError::NoKvCacheSlot => EngineError::KvCacheFull,
+            error => EngineError::Failed(error.to_string()),
+        })
+    }
+
+    fn logits(&self, row: usize) -> &[f32] {
+        self.context.get_logits_ith(i32::try_from(row).unwrap_or(i32::MAX))
+    }
+
+    fn forget(&mut self, sequence: u32) {
+        let sequence = i32::try_from(sequence).unwrap_or(i32::MAX);
+        if let Err(error) = self.context.kv_cache_seq_rm(sequence, None, None) {
+            // A whole sequence can always be removed; only parts can be refused.
+            tracing::error!(%error, sequence, "llama.cpp did not forget a sequence");
+        }
+    }
+}
+
+/// One thread for each physical core: a second one on the same core slows matrix products down.
+#[must_use]
+pub fn default_threads() -> u32 {
+    let logical = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let logical = u32::try_from(logical).unwrap_or(1);
+    physical_cores().map_or(logical, |cores| cores.clamp(1, logical))
+}
+
+/// The number of different cores that the kernel reports, where it does.
+fn physical_cores() -> Option<u32> {
+    let mut cores = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir("/sys/devices/system/cpu").ok()? {
+        let topology = entry.ok()?.path().join("topology/thread_siblings_list");
+        if let Ok(siblings) = std::fs::read_to_string(topology) {
+            cores.insert(siblings);
+        }
+    }
+    u32::try_from(cores.len()).ok().filter(|count| *count > 0)
+}

@@ -1,0 +1,59 @@
+//! The devices that llama.cpp's loaded backends offer.
+
+use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
+use worker_contract::{Device, DeviceId, DeviceKind};
+
+use super::Runtime;
+
+/// All devices, the processor first.
+#[must_use]
+pub fn devices(_runtime: &Runtime) -> Vec<Device> {
+    numbered().into_iter().map(|(device, _)| device).collect()
+}
+
+/// A device that was asked for does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no device {wanted} here; there are: {present}")]
+pub struct NoSuchDevice {
+    wanted: DeviceId,
+    present: String,
+}
+
+/// The engine's numbers of the devices to offload to: none for the processor.
+pub fn placement(_runtime: &Runtime, wanted: DeviceId) -> Result<Vec<usize>, NoSuchDevice> {
+    let all = numbered();
+    match all.iter().find(|(device, _)| device.id == wanted) {
+        Some((device, _)) if device.id.kind == DeviceKind::Cpu => Ok(Vec::new()),
+        Some((_, index)) => Ok(vec![*index]),
+        None => {
+            let present: Vec<String> = all.iter().map(|(d, _)| d.id.to_string()).collect();
+            Err(NoSuchDevice { wanted, present: present.join(", ") })
+        }
+    }
+}
+
+/// Each device with the engine's number for it.
+fn numbered() -> Vec<(Device, usize)> {
+    let all = list_llama_ggml_backend_devices();
+    let is_gpu = |d: &&LlamaBackendDevice| {
+        matches!(
+            d.device_type,
+            LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
+        )
+    };
+    let cpus = all.iter().filter(|d| d.device_type == LlamaBackendDeviceType::Cpu);
+    let cpus = cpus.zip(0..).map(|(d, n)| (described(d, DeviceKind::Cpu, n), d.index));
+    let gpus = all.iter().filter(is_gpu).zip(0..);
+    let gpus = gpus.map(|(d, n)| (described(d, DeviceKind::Gpu, n), d.index));
+    cpus.chain(gpus).collect()
+}
+
+fn described(device: &LlamaBackendDevice, kind: DeviceKind, index: u16) -> Device {
+    Device {
+        id: DeviceId { kind, index },
+        backend: device.backend.clone(),
+        name: device.description.trim().to_owned(),
+        memory_total_bytes: device.memory_total as u64,
+        memory_free_bytes: device.memory_free as u64,
+    }
+}

@@ -1,0 +1,158 @@
+//! A loaded model: weights, vocabulary and chat template.
+
+use std::path::{Path, PathBuf};
+
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+use worker_contract::{DeviceId, TokenId};
+
+use super::devices::{NoSuchDevice, placement};
+use super::inspect::{InspectError, inspect};
+use super::runtime::Runtime;
+
+/// What is to be loaded, and where to.
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    /// The GGUF file.
+    pub file: PathBuf,
+    /// The device that holds all layers.
+    pub device: DeviceId,
+}
+
+/// A model cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is at fault.
+    #[error(transparent)]
+    File(#[from] InspectError),
+    /// The device does not exist.
+    #[error(transparent)]
+    Device(#[from] NoSuchDevice),
+    /// llama.cpp refused it.
+    #[error("llama.cpp cannot load {path} on {device}: {reason}")]
+    Refused {
+        /// The file.
+        path: String,
+        /// The device that was asked for.
+        device: DeviceId,
+        /// llama.cpp's words.
+        reason: String,
+    },
+    /// It makes no text.
+    #[error("{path} is an embedding model ({architecture}): it makes no text")]
+    NotGenerative {
+        /// The file.
+        path: String,
+        /// Its architecture.
+        architecture: String,
+    },
+}
+
+/// A loaded model. Shared by the engine's thread and the requests that tokenize.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) llama: LlamaModel,
+    architecture: String,
+}
+
+impl Model {
+    /// Loads a model; `on_progress` is told the part that is done, 0 to 1.
+    pub fn load(
+        runtime: &Runtime,
+        settings: &ModelSettings,
+        mut on_progress: impl FnMut(f32) + 'static,
+    ) -> Result<Self, LoadError> {
+        let summary = inspect(&settings.file)?;
+        let path = settings.file.display().to_string();
+        let refused = |reason: String| LoadError::Refused {
+            path: path.clone(),
+            device: settings.device,
+            reason,
+        };
+        let gpus = placement(runtime, settings.device)?;
+        let layers = if gpus.is_empty() { 0 } else { u32::from(u16::MAX) };
+        let params = LlamaModelParams::default()
+            .with_n_gpu_layers(layers)
+            .with_devices(&gpus)
+            .map_err(|e| refused(e.to_string()))?
+            .with_progress_callback(move |done| {
+                on_progress(done);
+                true
+            });
+        let llama = LlamaModel::load_from_file(&runtime.backend, Path::new(&settings.file), &params)
+            .map_err(|_| refused("see the log lines above for its reason".to_owned()))?;
+        let model = Self { llama, architecture: summary.architecture };
+        let causal = model.meta(&format!("{}.attention.causal", model.architecture));
+        if causal.as_deref() == Some("false") {
+            return Err(LoadError::NotGenerative { path, architecture: model.architecture });
+        }
+        Ok(model)
+    }
+
+    /// The longest context that the model was trained for, in tokens.
+    #[must_use]
+    pub fn trained_context(&self) -> u32 {
+        self.llama.n_ctx_train()
+    }
+
+    /// The number of tokens in the vocabulary.
+    #[must_use]
+    pub fn vocabulary_size(&self) -> u32 {
+        u32::try_from(self.llama.n_vocab()).unwrap_or(0)
+    }
+
+    /// The tokens of a text.
+    ///
+    /// `template_output`: the text comes from the chat template, so that names of control tokens
+    /// in it are those tokens and the start token is already there, if the model wants one.
+    #[must_use]
+    pub fn tokenize(&self, text: &str, template_output: bool) -> Vec<TokenId> {
+        let vocab = self.llama.vocab();
+        let starts_with_bos = template_output
+            && self.special_text(vocab.bos()).is_some_and(|bos| text.starts_with(&bos));
+        let tokens = vocab.tokenize(text.as_bytes(), !starts_with_bos, template_output);
+        tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    /// Appends a token's bytes; control tokens have none.
+    pub fn append_piece(&self, token: TokenId, bytes: &mut Vec<u8>) {
+        // The binding overwrites from the start of the spare room, so a second buffer is not needed.
+        self.llama.vocab().token_to_piece_into(LlamaToken(token), bytes, false, None);
+    }
+
+    /// Whether a token ends the text.
+    #[must_use]
+    pub fn is_end(&self, token: TokenId) -> bool {
+        self.llama.vocab().is_eog(LlamaToken(token))
+    }
+
+    /// The model's own chat template (Jinja), where it has one.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<String> {
+        self.llama.chat_template(None).ok()?.to_string().ok()
+    }
+
+    /// The text of the token that starts a sequence; empty where the model has none.
+    #[must_use]
+    pub fn bos_text(&self) -> String {
+        self.special_text(self.llama.vocab().bos()).unwrap_or_default()
+    }
+
+    /// The text of the token that ends a sequence; empty where the model has none.
+    #[must_use]
+    pub fn eos_text(&self) -> String {
+        self.special_text(self.llama.vocab().eos()).unwrap_or_default()
+    }
+
+    fn special_text(&self, token: LlamaToken) -> Option<String> {
+        if token.0 < 0 {
+            return None;
+        }
+        Some(self.llama.vocab().text(token)?.to_string_lossy().into_owned())
+    }
+
+    fn meta(&self, key: &str) -> Option<String> {
+        self.llama.meta_val_str(key).ok()
+    }
+}

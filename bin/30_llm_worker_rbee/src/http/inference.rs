@@ -1,0 +1,127 @@
+//! `POST /v1/inference`: the answer as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Response};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use daemon_http::{ApiError, ApiJson};
+use futures::stream;
+use worker_contract::{InferenceEvent, InferenceRequest, WorkerState};
+
+use crate::batch::{EventReceiver, SubmitError, answer_channel};
+use crate::prepare::PrepareError;
+use crate::worker::Worker;
+
+/// How many events go into one piece of the body when the reader is behind.
+const EVENTS_A_PIECE: usize = 32;
+
+/// Prompts above this size are tokenized off the threads that serve other connections.
+const INLINE_BYTES: usize = 16 * 1024;
+
+pub(super) async fn inference(
+    State(worker): State<Arc<Worker>>,
+    ApiJson(request): ApiJson<InferenceRequest>,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    refuse_unless_ready(&worker)?;
+    let submitter = worker.submitter().ok_or_else(not_ready)?;
+    let (answer, events) = answer_channel();
+    let prepare = {
+        let worker = Arc::clone(&worker);
+        move |request| {
+            let preparer = worker.preparer().ok_or_else(not_ready)?;
+            preparer.prepare(request, answer, arrived).map_err(|e| refused(&e))
+        }
+    };
+    let prepared = if size(&request) <= INLINE_BYTES {
+        prepare(request)?
+    } else {
+        let task = tokio::task::spawn_blocking(move || prepare(request));
+        task.await.map_err(|_| ApiError::internal("the request could not be prepared"))??
+    };
+    submitter.submit(prepared).map_err(|error| match error {
+        SubmitError::QueueFull(_) => ApiError::too_many_requests("queue_full", error.to_string(), 1),
+        SubmitError::Stopped => not_ready(),
+    })?;
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(body(events))).into_response())
+}
+
+/// The events as the body's pieces; dropping the body ends the request.
+fn body(events: EventReceiver) -> impl stream::Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold((events, Vec::new()), |(mut events, mut ready)| async move {
+        if events.recv_many(&mut ready, EVENTS_A_PIECE).await == 0 {
+            return None;
+        }
+        let mut piece = BytesMut::with_capacity(256 * ready.len());
+        for event in ready.drain(..) {
+            write_event(&mut piece, &event);
+        }
+        Some((Ok(piece.freeze()), (events, ready)))
+    })
+}
+
+fn write_event(piece: &mut BytesMut, event: &InferenceEvent) {
+    piece.put_slice(b"data: ");
+    // Neither the event's types nor this writer can fail: they are text and numbers, into memory.
+    if let Err(error) = serde_json::to_writer((&mut *piece).writer(), event) {
+        tracing::error!(%error, "an event could not be written");
+    }
+    piece.put_slice(b"\n\n");
+}
+
+fn refuse_unless_ready(worker: &Worker) -> Result<(), ApiError> {
+    match worker.health().state {
+        WorkerState::Ready => Ok(()),
+        WorkerState::Loading { .. } => Err(not_ready()),
+        WorkerState::Draining => {
+            Err(ApiError::unavailable("draining", "this worker is ending", 1))
+        }
+        WorkerState::Failed { reason } => Err(ApiError::unavailable("failed", reason, 1)),
+    }
+}
+
+fn not_ready() -> ApiError {
+    ApiError::unavailable("loading", "the model is being loaded", 1)
+}
+
+/// About how many bytes a request has.
+fn size(request: &InferenceRequest) -> usize {
+    match &request.task {
+        worker_contract::Task::Chat { messages } => messages.iter().map(|m| m.content.len()).sum(),
+        worker_contract::Task::Completion { prompt: worker_contract::Prompt::Text(text) } => {
+            text.len()
+        }
+        worker_contract::Task::Completion { prompt: worker_contract::Prompt::Tokens(_) } => 0,
+    }
+}
+
+fn refused(error: &PrepareError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        PrepareError::WrongModel { .. } => {
+            ApiError::not_found("model_not_found", message).param("model")
+        }
+        PrepareError::Sampling(invalid) => {
+            ApiError::bad_request("invalid_value", message).param(invalid.field)
+        }
+        PrepareError::Empty(field) => ApiError::bad_request("empty", message).param(*field),
+        PrepareError::NoTemplate(_) => {
+            ApiError::bad_request("no_chat_template", message).param("messages")
+        }
+        PrepareError::Template(_) => {
+            ApiError::bad_request("chat_template_error", message).param("messages")
+        }
+        PrepareError::UnknownToken { .. } => {
+            ApiError::bad_request("invalid_token", message).param("prompt")
+        }
+        PrepareError::TooLong { .. } => {
+            ApiError::bad_request("context_length_exceeded", message).param("messages")
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! `llm-worker-rbee`: one process, one model.
+//!
+//! It loads a GGUF file with llama.cpp, runs requests side by side in one context, and streams
+//! tokens. It promises that a closed connection frees its slot within one step, and that text is
+//! whole characters only. It knows no other worker and keeps nothing between requests.
+
+pub mod batch;
+#[expect(unsafe_code, reason = "llama.cpp's header reader has no safe binding")]
+pub mod engine;
+pub mod heartbeat;
+pub mod http;
+pub mod prepare;
+pub mod sampling;
+pub mod text;
+pub mod worker;

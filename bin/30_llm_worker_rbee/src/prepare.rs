@@ -1,0 +1,135 @@
+//! From a request to tokens: checks, chat template, tokenizer.
+
+use std::time::{Duration, Instant};
+
+use worker_contract::{InferenceRequest, ModelAlias, Prompt, Task, TokenId};
+
+use crate::batch::{Answer, Prepared};
+use crate::engine::llama::Model;
+use crate::sampling::{InvalidSampling, check};
+use crate::text::{ChatTemplate, TemplateError};
+
+/// What requests are checked against.
+#[derive(Debug)]
+pub struct Preparer<'a> {
+    /// The name of the model that is loaded.
+    pub name: &'a ModelAlias,
+    /// The model.
+    pub model: &'a Model,
+    /// Its chat template, where it has one.
+    pub template: Option<&'a ChatTemplate>,
+    /// The longest prompt and answer together, in tokens.
+    pub context_length: u32,
+}
+
+/// A request cannot be served; it is the request's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// It wants another model.
+    #[error("this worker runs {loaded}, not {wanted}")]
+    WrongModel {
+        /// The model that is loaded.
+        loaded: ModelAlias,
+        /// The model that was asked for.
+        wanted: ModelAlias,
+    },
+    /// A sampling field is out of its range.
+    #[error(transparent)]
+    Sampling(#[from] InvalidSampling),
+    /// There is nothing to answer.
+    #[error("{0} is empty")]
+    Empty(&'static str),
+    /// The model cannot chat.
+    #[error("{0} has no chat template, so it cannot chat; send its prompt to /v1/completions")]
+    NoTemplate(ModelAlias),
+    /// The template refuses the messages.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A token is not in the vocabulary.
+    #[error("token {token} is not in the vocabulary: it has the tokens 0 to {last}")]
+    UnknownToken {
+        /// The token.
+        token: TokenId,
+        /// The largest token of the vocabulary.
+        last: u32,
+    },
+    /// There is no room for an answer.
+    #[error(
+        "the prompt has {prompt_tokens} tokens, and the context of {context_length} tokens must hold the prompt and at least one token of the answer"
+    )]
+    TooLong {
+        /// The prompt's length.
+        prompt_tokens: usize,
+        /// The context's length.
+        context_length: u32,
+    },
+}
+
+impl Preparer<'_> {
+    /// Checks a request and makes its tokens.
+    pub fn prepare(
+        &self,
+        request: InferenceRequest,
+        answer: Answer,
+        arrived: Instant,
+    ) -> Result<Prepared, PrepareError> {
+        if let Some(wanted) = request.model.filter(|wanted| wanted != self.name) {
+            return Err(PrepareError::WrongModel { loaded: self.name.clone(), wanted });
+        }
+        check(&request.sampling)?;
+        let prompt = self.tokens(request.task)?;
+        self.check_tokens(&prompt)?;
+        self.check_tokens(&request.resume)?;
+        if prompt.len() + request.resume.len() >= self.context_length as usize {
+            return Err(PrepareError::TooLong {
+                prompt_tokens: prompt.len() + request.resume.len(),
+                context_length: self.context_length,
+            });
+        }
+        let deadline = request.deadline_ms.map(Duration::from_millis);
+        Ok(Prepared {
+            request_id: request.request_id,
+            prompt,
+            resume: request.resume,
+            seed: request.sampling.seed.unwrap_or_else(random_seed),
+            sampling: request.sampling,
+            arrived,
+            deadline: deadline.and_then(|left| arrived.checked_add(left)),
+            answer,
+        })
+    }
+
+    fn tokens(&self, task: Task) -> Result<Vec<TokenId>, PrepareError> {
+        let tokens = match task {
+            Task::Chat { messages } if messages.is_empty() => {
+                return Err(PrepareError::Empty("messages"));
+            }
+            Task::Chat { messages } => {
+                let template =
+                    self.template.ok_or_else(|| PrepareError::NoTemplate(self.name.clone()))?;
+                self.model.tokenize(&template.render(&messages)?, true)
+            }
+            Task::Completion { prompt: Prompt::Text(text) } => self.model.tokenize(&text, false),
+            Task::Completion { prompt: Prompt::Tokens(tokens) } => tokens,
+        };
+        if tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(tokens) }
+    }
+
+    /// A token from outside must be in the vocabulary: llama.cpp refuses a whole batch for it.
+    fn check_tokens(&self, tokens: &[TokenId]) -> Result<(), PrepareError> {
+        let size = self.model.vocabulary_size();
+        let outside = |token: &&TokenId| !u32::try_from(**token).is_ok_and(|t| t < size);
+        match tokens.iter().find(outside) {
+            Some(token) => {
+                Err(PrepareError::UnknownToken { token: *token, last: size.saturating_sub(1) })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A seed that nobody chose. JSON numbers are exact up to 2^53.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(Instant::now()) >> 11
+}

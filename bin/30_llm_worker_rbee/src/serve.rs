@@ -1,0 +1,140 @@
+//! The worker as a server: bind, load, report, serve, drain.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use access_tokens::{Authenticator, Secret};
+use anyhow::Context as _;
+use daemon_http::Edge;
+use llm_worker_rbee::heartbeat::{self, HeartbeatSettings};
+use llm_worker_rbee::http::router;
+use llm_worker_rbee::worker::{Identity, LoadSettings, Worker};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use worker_contract::{ModelAlias, WorkerId, WorkerState};
+
+use crate::cli::Serve;
+
+/// How long running requests may take to end after SIGTERM.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// How long a worker that failed stays, so that its hive sees why.
+const SHOW_FAILURE: Duration = Duration::from_secs(2);
+
+/// The largest request.
+const MAX_BODY_BYTES: u64 = 16 * 1024 * 1024;
+
+pub(crate) fn run(args: Serve) -> anyhow::Result<()> {
+    // The engine's threads do the work; two are enough to talk.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(serve(args))
+}
+
+async fn serve(args: Serve) -> anyhow::Result<()> {
+    let signal = daemon_lifecycle::shutdown_token()?;
+    let token = args.token_file.as_deref().map(read_token).transpose()?;
+    let bind = SocketAddr::new(args.bind, args.port);
+    daemon_http::require_safe_bind(bind, token.is_some())?;
+    let (listener, address) = daemon_http::bind(bind)?;
+    let identity = identity(&args, address)?;
+    tracing::info!(%address, worker_id = %identity.worker_id, model = %identity.alias, "listening");
+
+    let worker = Worker::new(identity, load_settings(&args));
+    let engine_ended = CancellationToken::new();
+    let engine = worker.start_engine({
+        let ended = engine_ended.clone();
+        move || ended.cancel()
+    })?;
+
+    let tasks = TaskTracker::new();
+    let stop = CancellationToken::new();
+    let auth = token.clone().map_or_else(Authenticator::open, Authenticator::fixed);
+    let edge = Edge { auth, max_body_bytes: MAX_BODY_BYTES };
+    let routes = daemon_http::edge(router(Arc::clone(&worker)), edge);
+    tasks.spawn(daemon_http::serve(listener, routes, stop.clone(), Duration::from_secs(1)));
+    if let Some(queen) = args.queen {
+        let interval = Duration::from_millis(args.heartbeat_interval_ms);
+        let settings = HeartbeatSettings { queen, token, interval };
+        tasks.spawn(heartbeat::run(Arc::clone(&worker), settings, stop.clone()));
+    }
+
+    tokio::select! {
+        () = signal.cancelled() => {
+            tracing::info!("draining");
+            worker.drain();
+            let idle = tokio::time::timeout(DRAIN, until_idle(&worker));
+            if idle.await.is_err() {
+                tracing::warn!("requests still run at the end of the drain time");
+            }
+        }
+        () = engine_ended.cancelled() => {
+            tokio::select! {
+                () = tokio::time::sleep(SHOW_FAILURE) => {}
+                () = signal.cancelled() => {}
+            }
+        }
+    }
+    worker.close();
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    if let WorkerState::Failed { reason } = worker.health().state {
+        anyhow::bail!("{reason}");
+    }
+    if engine.is_finished() || tokio::task::spawn_blocking(move || engine.join()).await.is_ok() {
+        tracing::info!("ended");
+    }
+    Ok(())
+}
+
+/// Waits until nothing runs and nothing waits.
+async fn until_idle(worker: &Worker) {
+    while !worker.is_idle() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn identity(args: &Serve, address: SocketAddr) -> anyhow::Result<Identity> {
+    let alias = match &args.alias {
+        Some(alias) => alias.clone(),
+        None => alias_of(&args.model)?,
+    };
+    Ok(Identity {
+        worker_id: args.worker_id.clone().unwrap_or_else(WorkerId::random),
+        hive_id: args.hive_id.clone(),
+        address: args.advertise.clone().unwrap_or_else(|| format!("http://{address}")),
+        alias,
+        digest: args.digest.clone(),
+    })
+}
+
+fn alias_of(file: &Path) -> anyhow::Result<ModelAlias> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    stem.parse().with_context(|| {
+        format!("the file name {stem:?} is no name for requests; give one with --alias")
+    })
+}
+
+fn load_settings(args: &Serve) -> LoadSettings {
+    LoadSettings {
+        file: args.model.clone(),
+        device: args.device,
+        slots: args.slots,
+        ctx_size: args.ctx_size,
+        threads: args.threads,
+        max_queue: args.max_queue,
+    }
+}
+
+fn read_token(file: &Path) -> anyhow::Result<Secret> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("cannot read the token file {}", file.display()))?;
+    let text = text.trim();
+    anyhow::ensure!(!text.is_empty(), "the token file {} is empty", file.display());
+    Ok(Secret::from(text.to_owned()))
+}

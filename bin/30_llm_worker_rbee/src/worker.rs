@@ -1,0 +1,279 @@
+//! The worker's parts, and the way from an empty process to a ready one.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+use worker_contract::{
+    DeviceId, HealthReport, HiveAlias, KvCacheUse, ModelAlias, ModelInUse, Sha256Digest, Slots,
+    WorkerHeartbeat, WorkerId, WorkerState,
+};
+
+use crate::batch::{Gauges, Scheduler, Submitter};
+use crate::engine::llama::{
+    ContextSettings, LlamaEngine, Model, ModelSettings, Runtime, build_name,
+};
+use crate::engine::{Engine as _, EngineLimits};
+use crate::prepare::Preparer;
+use crate::text::ChatTemplate;
+
+/// Who this worker is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its id.
+    pub worker_id: WorkerId,
+    /// The hive that started it.
+    pub hive_id: HiveAlias,
+    /// Its base URL as the queen can reach it.
+    pub address: String,
+    /// The model's name in requests.
+    pub alias: ModelAlias,
+    /// The digest of the model's file, where the hive gave one.
+    pub digest: Option<Sha256Digest>,
+}
+
+/// What this worker loads, and how.
+#[derive(Debug, Clone)]
+pub struct LoadSettings {
+    /// The GGUF file.
+    pub file: PathBuf,
+    /// The device.
+    pub device: DeviceId,
+    /// How many requests run at once.
+    pub slots: u32,
+    /// KV cache size in tokens, for all slots together.
+    pub ctx_size: u32,
+    /// Threads of the processor; `None` for all physical cores.
+    pub threads: Option<u32>,
+    /// The most requests that wait for a slot.
+    pub max_queue: u32,
+}
+
+/// The worker, shared by its HTTP handlers, its heartbeat and its engine's thread.
+#[derive(Debug)]
+pub struct Worker {
+    /// Who it is.
+    pub identity: Identity,
+    settings: LoadSettings,
+    state: watch::Sender<WorkerState>,
+    gauges: Arc<Gauges>,
+    loaded: OnceLock<Loaded>,
+}
+
+/// A model that is ready.
+#[derive(Debug)]
+struct Loaded {
+    model: Arc<Model>,
+    template: Option<ChatTemplate>,
+    limits: EngineLimits,
+    /// Taken away at shutdown, so that the engine's thread ends.
+    submitter: std::sync::Mutex<Option<Submitter>>,
+}
+
+impl Worker {
+    /// A worker that has not loaded its model.
+    #[must_use]
+    pub fn new(identity: Identity, settings: LoadSettings) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            settings,
+            state: watch::Sender::new(WorkerState::Loading { progress: 0.0 }),
+            gauges: Arc::default(),
+            loaded: OnceLock::new(),
+        })
+    }
+
+    /// Loads the model and runs the engine on a thread of its own, which ends after [`Self::close`].
+    ///
+    /// `on_end` is called when the thread ends, for whatever reason.
+    pub fn start_engine(
+        self: &Arc<Self>,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let worker = Arc::clone(self);
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let _call_at_end = CallAtEnd(Some(on_end));
+            if let Err(error) = worker.load_and_run() {
+                let reason = reason(&*error);
+                worker.state.send_replace(WorkerState::Failed { reason });
+            }
+        })
+    }
+
+    fn load_and_run(&self) -> Result<(), Box<dyn std::error::Error>> {
+        let runtime = Runtime::init()?;
+        let settings = &self.settings;
+        let state = self.state.clone();
+        let model = Model::load(
+            &runtime,
+            &ModelSettings { file: settings.file.clone(), device: settings.device },
+            move |progress| {
+                state.send_replace(WorkerState::Loading { progress });
+            },
+        )?;
+        let model = Arc::new(model);
+        let context = ContextSettings {
+            sequences: settings.slots,
+            kv_tokens: settings.ctx_size.min(
+                // More than each slot can use would only be lost memory.
+                model.trained_context().saturating_mul(settings.slots),
+            ),
+            threads: settings.threads,
+        };
+        let engine = LlamaEngine::new(&runtime, &model, context)?;
+        let limits = engine.limits();
+        let template = match model.chat_template() {
+            Some(source) => {
+                Some(ChatTemplate::new(source, model.bos_text(), model.eos_text())?)
+            }
+            None => None,
+        };
+        let (scheduler, submitter) =
+            Scheduler::new(engine, Arc::clone(&model), settings.max_queue, Arc::clone(&self.gauges));
+        let submitter = std::sync::Mutex::new(Some(submitter));
+        let loaded = Loaded { model: Arc::clone(&model), template, limits, submitter };
+        if self.loaded.set(loaded).is_err() {
+            return Err("a worker loads one model, once".into());
+        }
+        self.state.send_if_modified(|state| {
+            // A worker that was told to end while it loaded goes on draining.
+            let was_loading = matches!(state, WorkerState::Loading { .. });
+            if was_loading {
+                *state = WorkerState::Ready;
+            }
+            was_loading
+        });
+        tracing::info!(
+            model = %self.identity.alias,
+            slots = limits.sequences,
+            context_length = limits.context_length,
+            "the model is loaded"
+        );
+        scheduler.run();
+        Ok(())
+    }
+
+    /// What requests are checked against; `None` until the model is loaded.
+    #[must_use]
+    pub fn preparer(&self) -> Option<Preparer<'_>> {
+        let loaded = self.loaded.get()?;
+        Some(Preparer {
+            name: &self.identity.alias,
+            model: &loaded.model,
+            template: loaded.template.as_ref(),
+            context_length: loaded.limits.context_length,
+        })
+    }
+
+    /// The way to the engine; `None` until the model is loaded and after [`Self::close`].
+    #[must_use]
+    pub fn submitter(&self) -> Option<Submitter> {
+        let guard = self.loaded.get()?.submitter.lock();
+        guard.unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Its state, and a way to wait for the next one.
+    #[must_use]
+    pub fn watch_state(&self) -> watch::Receiver<WorkerState> {
+        self.state.subscribe()
+    }
+
+    /// No new requests from here on; those that run go on.
+    pub fn drain(&self) {
+        self.state.send_if_modified(|state| {
+            let changes = !matches!(state, WorkerState::Failed { .. } | WorkerState::Draining);
+            if changes {
+                *state = WorkerState::Draining;
+            }
+            changes
+        });
+    }
+
+    /// Lets the engine's thread end when everything is answered.
+    pub fn close(&self) {
+        if let Some(loaded) = self.loaded.get() {
+            *loaded.submitter.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        }
+    }
+
+    /// Whether no request runs or waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.gauges.busy.load(Relaxed) == 0 && self.gauges.queued.load(Relaxed) == 0
+    }
+
+    /// Tokens of answers since the start.
+    #[must_use]
+    pub fn tokens_made(&self) -> u64 {
+        self.gauges.tokens.load(Relaxed)
+    }
+
+    /// The answer to `GET /health`.
+    #[must_use]
+    pub fn health(&self) -> HealthReport {
+        HealthReport {
+            worker_id: self.identity.worker_id.clone(),
+            model: self.identity.alias.clone(),
+            state: self.state.borrow().clone(),
+            slots: self.slots(),
+            queued: self.gauges.queued.load(Relaxed),
+            context_length: self.loaded.get().map_or(0, |l| l.limits.context_length),
+        }
+    }
+
+    /// A report for the queen.
+    #[must_use]
+    pub fn heartbeat(&self, tokens_per_second: f32) -> WorkerHeartbeat {
+        let health = self.health();
+        WorkerHeartbeat {
+            worker_id: health.worker_id,
+            hive_id: self.identity.hive_id.clone(),
+            address: self.identity.address.clone(),
+            model: ModelInUse {
+                name: health.model,
+                digest: self.identity.digest.clone(),
+                context_length: health.context_length,
+            },
+            device: self.settings.device,
+            state: health.state,
+            slots: health.slots,
+            queued: health.queued,
+            kv_cache: KvCacheUse {
+                used_tokens: self.gauges.kv_used.load(Relaxed),
+                capacity_tokens: self.loaded.get().map_or(0, |l| l.limits.kv_tokens),
+            },
+            tokens_per_second,
+            engine_build: build_name(),
+            pid: std::process::id(),
+        }
+    }
+
+    fn slots(&self) -> Slots {
+        Slots { total: self.settings.slots, busy: self.gauges.busy.load(Relaxed) }
+    }
+}
+
+/// Calls a function when it goes out of scope, also by a panic.
+struct CallAtEnd<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for CallAtEnd<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+/// An error and its causes in one line.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
