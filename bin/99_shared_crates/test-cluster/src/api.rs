@@ -51,6 +51,15 @@ impl Api {
         answer(self.request(Method::GET, path)).await
     }
 
+    /// Sends `GET` with headers.
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let mut request = self.request(Method::GET, path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request).await
+    }
+
     /// Sends `DELETE`.
     pub async fn delete(&self, path: &str) -> Result<Answer> {
         answer(self.request(Method::DELETE, path)).await

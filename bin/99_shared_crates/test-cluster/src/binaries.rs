@@ -44,16 +44,16 @@ impl Binaries {
             ),
         };
         let path = env::var_os(variable).map_or_else(|| self.dir.join(file), PathBuf::from);
-        existing(path, build)
+        existing(&path, build)
     }
 
     /// Any other binary, by its file name.
     pub fn get(&self, name: &str) -> Result<PathBuf> {
-        existing(self.dir.join(name), &format!("cargo build --release -p {name}"))
+        existing(&self.dir.join(name), &format!("cargo build --release -p {name}"))
     }
 }
 
-fn existing(path: PathBuf, build: &str) -> Result<PathBuf> {
+fn existing(path: &Path, build: &str) -> Result<PathBuf> {
     if !path.is_file() {
         bail!("{} is missing; build it first: {build}", path.display());
     }

@@ -53,7 +53,8 @@ impl std::fmt::Display for KeeperRun {
 }
 
 impl RunningKeeper {
-    pub(crate) fn start(mut command: Command) -> Result<Self> {
+    /// Starts a command whose output is to be looked at.
+    pub fn start(mut command: Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,0 +1,30 @@
+Feature: A worker is killed
+  A worker can end at any instant. Its clients learn why, and the next request finds another worker.
+
+  Scenario Outline: killed in the middle of an answer in an <topology> cluster
+    Given an <topology> cluster with a worker
+    And a very long answer that is being streamed to me
+    When the worker is killed
+    Then the stream ends with an error that names the worker's end
+    And the hive lists 1 worker that is failed
+    When I ask "What is the capital of France?"
+    Then the answer contains "Paris"
+    And another process than the killed one has answered
+
+    Examples:
+      | topology    |
+      | integrated  |
+      | distributed |
+
+  Scenario: killed while it is idle
+    Given an integrated cluster with a worker
+    When the worker is killed
+    And I ask "What is the capital of France?"
+    Then the answer contains "Paris"
+
+  Scenario: killed while a job reads its answer
+    Given an integrated cluster with a worker
+    And a job that writes a very long answer
+    When the worker is killed
+    Then the job is "failed"
+    And queen and hive are healthy

@@ -1,0 +1,82 @@
+//! Workers that end before their time.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use cucumber::{then, when};
+use serde_json::Value;
+use test_cluster::{Signal, is_alive, send_signal, wait_until, write_broken_model};
+
+use super::{Rbee, Step};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[when("the worker is killed")]
+async fn kill_worker(world: &mut Rbee) -> Step {
+    let pid = world.worker()?.pid;
+    send_signal(pid, Signal::KILL);
+    let gone = async || (!is_alive(pid)).then_some(());
+    wait_until("the end of the killed worker", SOON, gone).await?;
+    world.killed.push(pid);
+    Ok(())
+}
+
+#[then("another process than the killed one has answered")]
+fn another_process(world: &mut Rbee) -> Step {
+    let running = world.cluster()?.worker_processes();
+    let fresh = running.iter().any(|process| !world.killed.contains(&process.pid));
+    ensure!(fresh, "no other worker runs: {running:?}");
+    Ok(())
+}
+
+#[when("a worker is started by hand with a broken file")]
+fn start_broken_worker(world: &mut Rbee) -> Step {
+    let cluster = world.cluster()?;
+    let file = cluster.home().path().join("broken.gguf");
+    write_broken_model(&file)?;
+    let token = cluster.home().path().join("data/secrets/local.token");
+    let queen = cluster.home().address("queen-rbee")?;
+    let child = cluster
+        .command("llm-worker-rbee")
+        .args(["--port", "0", "--alias", "broken", "--worker-id", "w-broken"])
+        .args(["--hive-id", "localhost", "--device", "CPU-0", "--slots", "1"])
+        .args(["--ctx-size", "512", "--queen", &queen, "--heartbeat-interval-ms", "200"])
+        .arg("--token-file")
+        .arg(token)
+        .arg("--model")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    world.hand_worker = Some(child);
+    Ok(())
+}
+
+#[then("the queen lists a worker that failed with a reason")]
+async fn failed_worker(world: &mut Rbee) -> Step {
+    let failed = |worker: &Value| worker["worker_id"] == "w-broken" && worker["state"] == "failed";
+    let worker = world.cluster()?.wait_for_worker("a failed worker", failed).await?;
+    let reason = worker["reason"].as_str().context("no reason is told")?;
+    ensure!(!reason.is_empty(), "the reason is empty");
+    Ok(())
+}
+
+#[then(regex = r"^the worker's exit code is (\d+)$")]
+async fn exit_code(world: &mut Rbee, code: i32) -> Step {
+    let child = world.hand_worker.take().context("no worker was started by hand")?;
+    let end = tokio::time::timeout(SOON, child.wait_with_output()).await;
+    let output = end.context("the worker does not end")??;
+    world.hand_stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(code), "{}: {}", output.status, world.hand_stderr);
+    Ok(())
+}
+
+#[then(regex = r#"^the last line of its stderr begins with "([^"]+)"$"#)]
+fn last_line(world: &mut Rbee, begin: String) -> Step {
+    let last = world.hand_stderr.lines().last().unwrap_or_default();
+    ensure!(last.starts_with(&begin), "the last line is {last:?}");
+    Ok(())
+}

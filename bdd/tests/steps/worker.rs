@@ -1,0 +1,144 @@
+//! Workers, as hive and queen tell of them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use cucumber::{then, when};
+use rbee_operations::{HiveTarget, Operation, WorkerSpawn, WorkerTarget};
+use serde_json::Value;
+use test_cluster::{Cluster, DEMO_ALIAS, wait_until};
+use worker_contract::{HiveAlias, SupervisedWorker};
+
+use super::{Rbee, Step};
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[when("I spawn a worker")]
+async fn spawn(world: &mut Rbee) -> Step {
+    world.worker = Some(world.cluster()?.spawn_worker().await?);
+    Ok(())
+}
+
+#[when(regex = r#"^I try to spawn a worker on "([^"]+)"$"#)]
+async fn try_spawn_on(world: &mut Rbee, device: String) -> Step {
+    try_spawn(world, DEMO_ALIAS, &device).await
+}
+
+#[when(regex = r#"^I try to spawn a worker for the model "([^"]+)"$"#)]
+async fn try_spawn_for(world: &mut Rbee, model: String) -> Step {
+    try_spawn(world, &model, "CPU-0").await
+}
+
+#[when(regex = r#"^I try to (show|delete) the worker "([^"]+)"$"#)]
+async fn try_worker(world: &mut Rbee, what: String, id: String) -> Step {
+    let target = WorkerTarget { hive_id: HiveAlias::localhost(), worker_id: id.parse()? };
+    let operation = match what.as_str() {
+        "show" => Operation::WorkerGet(target),
+        _ => Operation::WorkerDelete(target),
+    };
+    world.run_job(&operation).await
+}
+
+#[when("I delete that worker")]
+async fn delete(world: &mut Rbee) -> Step {
+    let worker_id = world.worker()?.worker_id.clone();
+    let target = WorkerTarget { hive_id: HiveAlias::localhost(), worker_id };
+    let run = world.api()?.run_job(&Operation::WorkerDelete(target)).await?;
+    run.result::<Value>()?;
+    Ok(())
+}
+
+#[then(regex = r"^the hive lists (\d+) workers?(?: that (?:is|are) (\w+))?$")]
+async fn hive_lists(world: &mut Rbee, count: usize, state: String) -> Step {
+    let cluster = world.cluster()?;
+    let missing = format!("{count} {state} workers in the hive's list");
+    let mut seen = Vec::new();
+    wait_until(&missing, SOON, async || {
+        seen = workers_of_hive(cluster).await.ok()?;
+        (in_state(&seen, &state) == count).then_some(())
+    })
+    .await
+    .with_context(|| format!("the hive lists {seen:?}"))?;
+    Ok(())
+}
+
+#[then(regex = r"^the queen lists (\d+) workers?(?: that (?:is|are) (\w+))?$")]
+async fn queen_lists(world: &mut Rbee, count: usize, state: String) -> Step {
+    let cluster = world.cluster()?;
+    let missing = format!("{count} {state} workers in the queen's list");
+    let mut seen = Vec::new();
+    wait_until(&missing, SOON, async || {
+        seen = cluster.workers().await.ok()?;
+        (in_state(&seen, &state) == count).then_some(())
+    })
+    .await
+    .with_context(|| format!("the queen lists {seen:?}"))?;
+    Ok(())
+}
+
+#[then("the hive shows that worker with its model, its device and its process")]
+async fn hive_shows(world: &mut Rbee) -> Step {
+    let spawned = world.worker()?;
+    let target =
+        WorkerTarget { hive_id: HiveAlias::localhost(), worker_id: spawned.worker_id.clone() };
+    let run = world.api()?.run_job(&Operation::WorkerGet(target)).await?;
+    let shown: SupervisedWorker = run.result()?;
+    ensure!(shown.model.as_str() == DEMO_ALIAS, "it runs {}", shown.model);
+    ensure!(shown.device == "CPU-0".parse()?, "it runs on {}", shown.device);
+    let processes = world.cluster()?.worker_processes();
+    ensure!(processes.iter().any(|p| p.pid == shown.pid), "{} is none of {processes:?}", shown.pid);
+    Ok(())
+}
+
+#[then(regex = r"^(no|\d+) worker process(?:es)? runs?$")]
+fn worker_processes(world: &mut Rbee, count: String) -> Step {
+    let wanted: usize = if count == "no" { 0 } else { count.parse()? };
+    let running = world.cluster()?.worker_processes();
+    ensure!(running.len() == wanted, "expected {wanted}: {running:#?}");
+    Ok(())
+}
+
+#[then("the worker is the same process as before")]
+fn same_process(world: &mut Rbee) -> Step {
+    let pid = world.worker()?.pid;
+    let running = world.cluster()?.worker_processes();
+    let pids: Vec<u32> = running.iter().map(|process| process.pid).collect();
+    ensure!(pids == [pid], "it was {pid}, running are {pids:?}");
+    Ok(())
+}
+
+#[then("both workers have answered")]
+async fn both_answered(world: &mut Rbee) -> Step {
+    let cluster = world.cluster()?;
+    let log = cluster.home().log_tails();
+    for worker in workers_of_hive(cluster).await? {
+        let id = worker["worker_id"].as_str().context("a worker has an id")?;
+        let used = world.answers.iter().any(|answer| {
+            answer.headers.get("x-rbee-worker").is_some_and(|told| told.as_bytes() == id.as_bytes())
+        });
+        ensure!(used, "worker {id} has answered nothing; the logs:\n{log}");
+    }
+    Ok(())
+}
+
+/// The hive's own list, by way of the queen.
+pub(super) async fn workers_of_hive(cluster: &Cluster) -> Result<Vec<Value>> {
+    let list = Operation::WorkerList(HiveTarget { hive_id: HiveAlias::localhost() });
+    let result: Value = cluster.api()?.run_job(&list).await?.result()?;
+    result["workers"].as_array().cloned().context("the result is no list of workers")
+}
+
+async fn try_spawn(world: &mut Rbee, model: &str, device: &str) -> Step {
+    let spawn = WorkerSpawn {
+        hive_id: HiveAlias::localhost(),
+        model: model.parse()?,
+        device: Some(device.parse()?),
+        slots: None,
+        ctx_size: None,
+    };
+    world.run_job(&Operation::WorkerSpawn(spawn)).await
+}
+
+fn in_state(workers: &[Value], state: &str) -> usize {
+    workers.iter().filter(|worker| state.is_empty() || worker["state"] == state).count()
+}
