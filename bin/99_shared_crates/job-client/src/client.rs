@@ -1,0 +1,165 @@
+//! The calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use access_tokens::Secret;
+use backon::ExponentialBuilder;
+use rbee_operations::{JobCreated, JobSummary, Operation};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde::{Deserialize, Serialize};
+use worker_contract::JobId;
+
+use crate::ClientError;
+use crate::answer::{parse, refused};
+
+/// The deadline of a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The deadline of a call that is no stream, answer included.
+const CALL: Duration = Duration::from_secs(30);
+/// How long a stream may be silent. Daemons send a comment every ten seconds.
+const SILENCE: Duration = Duration::from_secs(35);
+const QUEEN_ADVICE: &str = "start the queen with `rbee-keeper queen start`, or check the URL";
+
+/// A client for the jobs of one daemon. A clone shares its connections.
+#[derive(Debug, Clone)]
+pub struct JobClient {
+    http: Client,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Clone)]
+struct Shared {
+    base_url: String,
+    token: Option<Secret>,
+    advice: String,
+    retries: ExponentialBuilder,
+}
+
+impl JobClient {
+    /// A client for the daemon at `base_url`, such as `http://127.0.0.1:8500`; `token` goes with
+    /// each call. A URL that is none is reported by the first call.
+    ///
+    /// Proxies of the environment are not used: jobs stay in the network.
+    ///
+    /// # Panics
+    /// Never: the HTTP client is built without TLS and from constants.
+    #[must_use]
+    pub fn new(base_url: &str, token: Option<Secret>) -> Self {
+        let http = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .build()
+            .expect("a client without TLS, made from constants, can be built");
+        let shared = Shared {
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            token,
+            advice: QUEEN_ADVICE.to_owned(),
+            retries: ExponentialBuilder::new()
+                .with_min_delay(Duration::from_millis(100))
+                .with_max_delay(Duration::from_secs(3))
+                .with_max_times(10)
+                .with_jitter(),
+        };
+        Self { http, shared: Arc::new(shared) }
+    }
+
+    /// The same client with other advice for when nothing answers; by default it is how to start the
+    /// queen.
+    #[must_use]
+    pub fn with_advice(mut self, advice: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.shared).advice = advice.into();
+        self
+    }
+
+    /// Begins a job.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached, or refuses.
+    pub async fn submit(&self, operation: &Operation) -> Result<JobId, ClientError> {
+        /// `SubmitJob`, without a copy of the operation.
+        #[derive(Serialize)]
+        struct Submit<'a> {
+            operation: &'a Operation,
+        }
+        let request = self.request(Method::POST, "/v1/jobs").json(&Submit { operation });
+        let created: JobCreated = parse(self, self.send(request.timeout(CALL)).await?).await?;
+        Ok(created.job_id)
+    }
+
+    /// All jobs that the daemon keeps, the latest first.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached, or refuses.
+    pub async fn list(&self) -> Result<Vec<JobSummary>, ClientError> {
+        #[derive(Deserialize)]
+        struct List {
+            jobs: Vec<JobSummary>,
+        }
+        let request = self.request(Method::GET, "/v1/jobs");
+        let list: List = parse(self, self.send(request.timeout(CALL)).await?).await?;
+        Ok(list.jobs)
+    }
+
+    /// One job.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached, or has no such job.
+    pub async fn get(&self, job_id: &JobId) -> Result<JobSummary, ClientError> {
+        let request = self.request(Method::GET, &format!("/v1/jobs/{job_id}"));
+        parse(self, self.send(request.timeout(CALL)).await?).await
+    }
+
+    /// Asks a job to end. It has ended when its stream has, or when the answer says so.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached, or has no such job.
+    pub async fn cancel(&self, job_id: &JobId) -> Result<JobSummary, ClientError> {
+        let request = self.request(Method::DELETE, &format!("/v1/jobs/{job_id}"));
+        parse(self, self.send(request.timeout(CALL)).await?).await
+    }
+
+    /// A request with the token.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base_url()));
+        match &self.shared.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        }
+    }
+
+    /// Sends a request; an HTTP error becomes an error.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.failed(error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(refused(self, response).await)
+    }
+
+    /// What a failed exchange means.
+    pub(crate) fn failed(&self, source: reqwest::Error) -> ClientError {
+        let url = self.base_url().to_owned();
+        if source.is_builder() {
+            return ClientError::InvalidUrl { url, source };
+        }
+        // The base URL is named beside it.
+        let source = source.without_url();
+        ClientError::Unreachable { url, advice: self.shared.advice.clone(), source }
+    }
+
+    pub(crate) fn protocol(&self, reason: impl Into<String>) -> ClientError {
+        ClientError::Protocol { url: self.base_url().to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn retries(&self) -> ExponentialBuilder {
+        self.shared.retries
+    }
+
+    fn base_url(&self) -> &str {
+        &self.shared.base_url
+    }
+}

@@ -1,0 +1,87 @@
+//! Who carries operations out, and how that ends.
+
+use std::fmt;
+
+use futures::future::BoxFuture;
+use rbee_operations::Operation;
+use serde_json::Value;
+
+use crate::JobContext;
+
+/// Carries operations out.
+///
+/// The returned future is the job: when [`JobContext::cancelled`] fires it has ten seconds to clean up
+/// and end, then it is dropped. What it started must therefore end when it is dropped. A panic in it
+/// fails the job and nothing else.
+pub trait Executor: Send + Sync + 'static {
+    /// Begins to carry out `operation`, telling of it through `job`.
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>>;
+}
+
+/// How a job ended well. It becomes the job's last event.
+///
+/// It is stored on disk: an answer's text belongs into `token` events, which are not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// For a person.
+    pub message: String,
+    /// The typed result; `Null` for none.
+    pub data: Value,
+}
+
+impl Outcome {
+    /// An outcome with a typed result.
+    pub fn new(message: impl Into<String>, data: Value) -> Self {
+        Self { message: message.into(), data }
+    }
+
+    /// An outcome without a result.
+    pub fn said(message: impl Into<String>) -> Self {
+        Self::new(message, Value::Null)
+    }
+}
+
+/// Why a job failed. It becomes the job's last event, with the name `error`.
+///
+/// It is stored on disk: a prompt must not be quoted in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobError {
+    /// A stable machine name, such as `model_not_found`.
+    pub code: String,
+    /// What happened, for a person.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl JobError {
+    /// An error without a hint.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), hint: None }
+    }
+
+    /// The same error with advice on what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What an executor answers that ended because it was asked to.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self::new("cancelled", "cancelled")
+    }
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for JobError {}

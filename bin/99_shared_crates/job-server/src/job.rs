@@ -1,0 +1,249 @@
+//! One job over its life.
+//!
+//! ```text
+//! queued ──begin──▶ running ──end──▶ succeeded | failed | cancelled
+//!    └──────────────end──────────────────────────▶
+//! ```
+//! An ended job changes no more: events and ends that come late are ignored, so that the final event
+//! is the last one for every reader.
+
+use bytes::Bytes;
+use rbee_operations::{EventLevel, JobEvent, JobState, JobSummary};
+use serde_json::Value;
+use worker_contract::JobId;
+
+use crate::event_log::{Event, EventLog};
+use crate::{JobError, Outcome};
+
+/// What is known of a job from its first moment on.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct JobFacts {
+    pub(crate) id: JobId,
+    /// The operation's name.
+    pub(crate) operation: String,
+    /// The operation without what is private.
+    pub(crate) detail: Value,
+    pub(crate) caller: String,
+    /// In RFC 3339.
+    pub(crate) created_at: String,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum End {
+    Succeeded(Outcome),
+    Failed(JobError),
+    Cancelled,
+}
+
+/// What changes of a job while it lives.
+#[derive(Debug)]
+pub(crate) struct Job {
+    state: JobState,
+    ended_at: Option<String>,
+    error: Option<String>,
+    cancel_requested: bool,
+    log: EventLog,
+}
+
+impl Job {
+    /// A job that waits to be begun.
+    pub(crate) fn queued(log: EventLog) -> Self {
+        Self { state: JobState::Queued, ended_at: None, error: None, cancel_requested: false, log }
+    }
+
+    /// A job that ended before this process began.
+    pub(crate) fn ended(
+        state: JobState,
+        ended_at: String,
+        error: Option<String>,
+        log: EventLog,
+    ) -> Self {
+        Self { state, ended_at: Some(ended_at), error, cancel_requested: false, log }
+    }
+
+    /// The job is being carried out.
+    pub(crate) fn begin(&mut self) {
+        if self.state == JobState::Queued {
+            self.state = JobState::Running;
+        }
+    }
+
+    /// Keeps an event. False if the job has ended, and the event came too late.
+    pub(crate) fn append(&mut self, event: Event) -> bool {
+        let alive = !self.has_ended();
+        if alive {
+            self.log.append(event);
+        }
+        alive
+    }
+
+    /// Notes that somebody asked for the end.
+    pub(crate) fn request_cancel(&mut self) {
+        self.cancel_requested |= !self.has_ended();
+    }
+
+    /// Ends the job at `at`, with its final event. False if it has ended before.
+    pub(crate) fn end(&mut self, operation: &str, end: End, at: String) -> bool {
+        if self.has_ended() {
+            return false;
+        }
+        self.error = match &end {
+            End::Failed(error) => Some(error.message.clone()),
+            End::Succeeded(_) | End::Cancelled => None,
+        };
+        self.state = end.state();
+        let json = to_json(&end.into_event(operation, at.clone()));
+        self.log.append(Event { json, private: false });
+        self.ended_at = Some(at);
+        true
+    }
+
+    /// Drops all events but the final one.
+    pub(crate) fn forget_events(&mut self) {
+        self.log.keep_only_the_latest();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.is_final()
+    }
+
+    pub(crate) fn cancel_requested(&self) -> bool {
+        self.cancel_requested
+    }
+
+    pub(crate) fn state(&self) -> JobState {
+        self.state
+    }
+
+    pub(crate) fn ended_at(&self) -> Option<&str> {
+        self.ended_at.as_deref()
+    }
+
+    pub(crate) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    pub(crate) fn log(&self) -> &EventLog {
+        &self.log
+    }
+
+    /// The job as it is shown.
+    pub(crate) fn summary(&self, facts: &JobFacts) -> JobSummary {
+        JobSummary {
+            job_id: facts.id.clone(),
+            operation: facts.operation.clone(),
+            detail: facts.detail.clone(),
+            caller: facts.caller.clone(),
+            state: self.state,
+            created_at: facts.created_at.clone(),
+            ended_at: self.ended_at.clone(),
+            error: self.error.clone(),
+        }
+    }
+}
+
+impl End {
+    /// What a job that a restart or a shutdown of its daemon ended says.
+    pub(crate) fn interrupted() -> Self {
+        Self::Failed(
+            JobError::new("interrupted", "the daemon stopped while the job ran")
+                .hint("start the job again"),
+        )
+    }
+
+    pub(crate) fn state(&self) -> JobState {
+        match self {
+            Self::Succeeded(_) => JobState::Succeeded,
+            Self::Failed(_) => JobState::Failed,
+            Self::Cancelled => JobState::Cancelled,
+        }
+    }
+
+    /// The final event of an operation that ended so.
+    pub(crate) fn into_event(self, operation: &str, at: String) -> JobEvent {
+        let (event, message, level) = match &self {
+            Self::Succeeded(outcome) => (operation, outcome.message.clone(), EventLevel::Info),
+            Self::Failed(error) => ("error", error.message.clone(), EventLevel::Error),
+            Self::Cancelled => ("cancelled", "Cancelled".to_owned(), EventLevel::Warn),
+        };
+        let event = event.to_owned();
+        let mut event = JobEvent { event, message, level, at, data: None, code: None, hint: None };
+        match self {
+            Self::Succeeded(outcome) => event.data = Some(outcome.data).filter(|d| !d.is_null()),
+            Self::Failed(error) => {
+                event.code = Some(error.code);
+                event.hint = error.hint;
+            }
+            Self::Cancelled => {}
+        }
+        event
+    }
+}
+
+/// The JSON of an event, on one line.
+pub(crate) fn to_json(event: &JobEvent) -> Bytes {
+    let mut json = Vec::with_capacity(192);
+    serde_json::to_writer(&mut json, event)
+        .expect("an event has only text keys, and writing to memory does not fail");
+    json.into()
+}
+
+/// The present time in RFC 3339, in UTC, to the millisecond.
+pub(crate) fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_changes_a_job_that_has_ended() {
+        let mut job = Job::queued(EventLog::new(10, 1000));
+        job.begin();
+        assert!(job.end("infer", End::Cancelled, at()));
+        assert!(!job.append(Event { json: Bytes::from_static(b"{}"), private: false }));
+        assert!(!job.end("infer", End::Succeeded(Outcome::said("too late")), at()));
+        job.begin();
+        job.request_cancel();
+        assert_eq!(job.state(), JobState::Cancelled);
+        assert!(!job.cancel_requested());
+        assert_eq!(job.log().last_id(), 1);
+    }
+
+    #[test]
+    fn a_queued_job_can_end_without_having_run() {
+        let mut job = Job::queued(EventLog::new(10, 1000));
+        assert!(job.end("infer", End::interrupted(), at()));
+        assert_eq!(job.state(), JobState::Failed);
+        assert_eq!(job.error(), Some("the daemon stopped while the job ran"));
+    }
+
+    #[test]
+    fn each_end_has_the_event_that_the_design_names() {
+        let check = |end: End, expected: Value| {
+            let event = serde_json::to_value(end.into_event("worker_get", at())).unwrap();
+            assert_eq!(event, expected);
+        };
+        check(
+            End::Succeeded(Outcome::new("Here it is", serde_json::json!({"port": 9300}))),
+            serde_json::json!({"event": "worker_get", "message": "Here it is", "level": "info",
+                "at": at(), "data": {"port": 9300}}),
+        );
+        check(
+            End::Failed(JobError::new("no_room", "no room on GPU-0").hint("stop a worker")),
+            serde_json::json!({"event": "error", "message": "no room on GPU-0", "level": "error",
+                "at": at(), "code": "no_room", "hint": "stop a worker"}),
+        );
+        check(
+            End::Cancelled,
+            serde_json::json!({"event": "cancelled", "message": "Cancelled", "level": "warn",
+                "at": at()}),
+        );
+    }
+
+    fn at() -> String {
+        "2026-11-23T18:00:00.000Z".to_owned()
+    }
+}

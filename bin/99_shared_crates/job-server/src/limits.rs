@@ -1,0 +1,29 @@
+//! What a registry keeps and admits.
+
+/// What a [`JobRegistry`](crate::JobRegistry) keeps and admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How many ended jobs are remembered; the oldest is forgotten first. At least one is.
+    pub keep_jobs: usize,
+    /// How many events a job keeps for replay; the oldest is dropped first.
+    pub events_per_job: usize,
+    /// How many bytes of JSON a job's kept events may have together.
+    pub bytes_per_job: usize,
+    /// How many bytes of JSON the events of all ended jobs may have together. Past it, the job that
+    /// ended first keeps only its final event.
+    pub bytes_of_ended_jobs: usize,
+    /// How many jobs run at once. One more is refused.
+    pub running: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            keep_jobs: 1000,
+            events_per_job: 4096,
+            bytes_per_job: 4 << 20,
+            bytes_of_ended_jobs: 64 << 20,
+            running: 256,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! All jobs that this process knows: submitted, listed, followed, cancelled, forgotten.
+
+mod run;
+mod table;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::Stream;
+use rbee_operations::{JobSummary, Operation};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use worker_contract::JobId;
+
+use self::table::Table;
+use crate::context::LiveJob;
+use crate::event_log::EventLog;
+use crate::follow::{Cursor, Replayed, replay};
+use crate::job::{Job, JobFacts, now};
+use crate::store::{Store, StoredJob};
+use crate::{Executor, Limits, StoreError};
+
+/// How long a disk may keep a caller waiting for a record, or a shutdown for the last ones.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// All jobs of a daemon. A clone is another handle to the same jobs.
+#[derive(Clone)]
+pub struct JobRegistry {
+    inner: Arc<Inner>,
+}
+
+/// A job was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// As many jobs run as may run at once.
+    #[error("{limit} jobs run already, as many as may run at once")]
+    TooManyRunning {
+        /// How many may run at once.
+        limit: usize,
+    },
+    /// The disk does not keep up with the records of jobs.
+    #[error("the job store does not keep up")]
+    StoreBusy,
+    /// The daemon is stopping.
+    #[error("the daemon is stopping and takes no more jobs")]
+    ShuttingDown,
+}
+
+/// There is no job with this id, or it has been forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no job {0}")]
+pub struct UnknownJob(
+    /// The id that was asked for.
+    pub JobId,
+);
+
+struct Inner {
+    limits: Limits,
+    table: Mutex<Table>,
+    store: Option<Store>,
+    tasks: TaskTracker,
+    /// Ends all jobs, each with its grace.
+    stopping: CancellationToken,
+    /// Ends the grace.
+    abandon: CancellationToken,
+}
+
+impl JobRegistry {
+    /// A registry whose jobs are forgotten when the process ends.
+    #[must_use]
+    pub fn in_memory(limits: Limits) -> Self {
+        Self::new(limits, None, Vec::new())
+    }
+
+    /// A registry whose jobs are kept in the SQLite file `db`, which is created where it is missing.
+    ///
+    /// Jobs that had not ended when the file was last written are failed with the code `interrupted`.
+    /// One process at a time opens the file. Blocks for as long as the disk takes.
+    ///
+    /// # Errors
+    /// The file cannot be opened, read or written, or is of a later version of this program.
+    pub fn open(limits: Limits, db: &Path) -> Result<Self, StoreError> {
+        let (store, jobs) = Store::open(db, limits.keep_jobs.max(1))?;
+        Ok(Self::new(limits, Some(store), jobs))
+    }
+
+    fn new(limits: Limits, store: Option<Store>, stored: Vec<StoredJob>) -> Self {
+        let mut table = Table::default();
+        for job in stored {
+            let live = restored(&limits, job);
+            let id = live.facts.id.clone();
+            table.insert(live);
+            // What the store holds is within keep_jobs already, so nothing is forgotten here.
+            table.retire(&id, &limits);
+        }
+        let inner = Inner {
+            limits,
+            table: Mutex::new(table),
+            store,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            abandon: CancellationToken::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Begins a job for `caller` (a token's fingerprint, or `local`). Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// Too many jobs run, the disk lags far behind, or the daemon is stopping.
+    pub fn submit(
+        &self,
+        operation: &Operation,
+        caller: &str,
+        executor: &Arc<dyn Executor>,
+    ) -> Result<JobId, SubmitError> {
+        let live = self.admit(operation, caller)?;
+        let id = live.facts.id.clone();
+        let (inner, executor) = (Arc::clone(&self.inner), Arc::clone(executor));
+        self.inner.tasks.spawn(run::run(inner, live, operation.clone(), executor));
+        Ok(id)
+    }
+
+    fn admit(&self, operation: &Operation, caller: &str) -> Result<Arc<LiveJob>, SubmitError> {
+        let limits = &self.inner.limits;
+        let live = Arc::new(LiveJob {
+            facts: JobFacts {
+                id: JobId::random(),
+                operation: operation.name().to_owned(),
+                detail: serde_json::to_value(operation.redacted()).unwrap_or_default(),
+                caller: caller.to_owned(),
+                created_at: now(),
+            },
+            job: watch::Sender::new(Job::queued(empty_log(limits))),
+            cancel: self.inner.stopping.child_token(),
+        });
+        let mut table = self.inner.table();
+        if self.inner.stopping.is_cancelled() {
+            return Err(SubmitError::ShuttingDown);
+        }
+        if table.running() >= limits.running {
+            return Err(SubmitError::TooManyRunning { limit: limits.running });
+        }
+        if let Some(store) = &self.inner.store {
+            store.try_created(&live.facts).map_err(|_full| SubmitError::StoreBusy)?;
+        }
+        table.insert(Arc::clone(&live));
+        Ok(live)
+    }
+
+    /// All jobs, the latest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<JobSummary> {
+        let jobs = self.inner.table().latest_first();
+        jobs.iter().map(|live| live.job.borrow().summary(&live.facts)).collect()
+    }
+
+    /// How many jobs have not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.inner.table().running()
+    }
+
+    /// One job.
+    #[must_use]
+    pub fn get(&self, id: &JobId) -> Option<JobSummary> {
+        let live = self.inner.table().get(id)?;
+        let summary = live.job.borrow().summary(&live.facts);
+        Some(summary)
+    }
+
+    /// Asks a job to end. One that has ended stays as it is; follow it to see when the others have.
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub fn cancel(&self, id: &JobId) -> Result<JobSummary, UnknownJob> {
+        let live = self.live(id)?;
+        live.job.send_if_modified(|job| {
+            job.request_cancel();
+            false
+        });
+        live.cancel.cancel();
+        let summary = live.job.borrow().summary(&live.facts);
+        Ok(summary)
+    }
+
+    /// The events of a job with ids above `after`, those to come too; ends after [`Replayed::Done`].
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub fn follow(
+        &self,
+        id: &JobId,
+        after: Option<u64>,
+    ) -> Result<impl Stream<Item = Replayed> + Send + use<>, UnknownJob> {
+        Ok(replay(self.cursor(id, after.unwrap_or(0))?))
+    }
+
+    /// Ends all jobs and takes no more: each is cancelled and has `grace` to clean up, at most. They
+    /// end as failed with the code `interrupted`, and their records are on disk when this returns.
+    pub async fn shutdown(&self, grace: Duration) {
+        {
+            // Under the lock, so that no job is admitted that would miss the token.
+            let _table = self.inner.table();
+            self.inner.stopping.cancel();
+        }
+        self.inner.tasks.close();
+        if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
+            self.inner.abandon.cancel();
+            if tokio::time::timeout(STORE_PATIENCE, self.inner.tasks.wait()).await.is_err() {
+                tracing::error!(jobs = self.running(), "jobs block their threads and are left behind");
+            }
+        }
+        self.recorded().await;
+    }
+
+    /// Waits, bounded, until what was submitted and ended so far is on disk.
+    pub(crate) async fn recorded(&self) {
+        if let Some(store) = &self.inner.store
+            && tokio::time::timeout(STORE_PATIENCE, store.flush()).await.is_err()
+        {
+            tracing::warn!("the disk is slow: a job goes on before its record is written");
+        }
+    }
+
+    /// A job's events as they are kept.
+    pub(crate) fn cursor(&self, id: &JobId, after: u64) -> Result<Cursor, UnknownJob> {
+        Ok(Cursor::new(self.live(id)?.job.subscribe(), after))
+    }
+
+    /// The id of a job's latest event; 0 before the first.
+    pub(crate) fn last_event_id(&self, id: &JobId) -> Result<u64, UnknownJob> {
+        let live = self.live(id)?;
+        let last = live.job.borrow().log().last_id();
+        Ok(last)
+    }
+
+    fn live(&self, id: &JobId) -> Result<Arc<LiveJob>, UnknownJob> {
+        self.inner.table().get(id).ok_or_else(|| UnknownJob(id.clone()))
+    }
+}
+
+impl Inner {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing panics under this lock halfway through a change.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for JobRegistry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobRegistry").field("limits", &self.inner.limits).finish_non_exhaustive()
+    }
+}
+
+fn empty_log(limits: &Limits) -> EventLog {
+    EventLog::new(limits.events_per_job, limits.bytes_per_job)
+}
+
+fn restored(limits: &Limits, stored: StoredJob) -> Arc<LiveJob> {
+    let mut log = empty_log(limits);
+    for event in stored.events {
+        log.restore(event);
+    }
+    let job = Job::ended(stored.state, stored.ended_at, stored.error, log);
+    let cancel = CancellationToken::new();
+    Arc::new(LiveJob { facts: stored.facts, job: watch::Sender::new(job), cancel })
+}

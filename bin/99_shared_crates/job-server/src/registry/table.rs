@@ -1,0 +1,99 @@
+//! Which jobs are known, how many run, and which ended ones are kept.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use worker_contract::JobId;
+
+use crate::Limits;
+use crate::context::LiveJob;
+use crate::job::Job;
+
+/// The jobs of a registry.
+#[derive(Default)]
+pub(super) struct Table {
+    jobs: HashMap<JobId, Numbered>,
+    inserted: u64,
+    running: usize,
+    /// Retired jobs, the one that ended first in front.
+    retired: VecDeque<JobId>,
+    /// Those of them that still have all their events, with the events' bytes.
+    whole: VecDeque<(JobId, usize)>,
+    whole_bytes: usize,
+}
+
+struct Numbered {
+    number: u64,
+    live: Arc<LiveJob>,
+}
+
+impl Table {
+    /// Adds a job, which counts as running until it has ended.
+    pub(super) fn insert(&mut self, live: Arc<LiveJob>) {
+        self.inserted += 1;
+        if !live.job.borrow().has_ended() {
+            self.running += 1;
+        }
+        self.jobs.insert(live.facts.id.clone(), Numbered { number: self.inserted, live });
+    }
+
+    /// A running job has ended.
+    pub(super) fn ended(&mut self) {
+        self.running = self.running.saturating_sub(1);
+    }
+
+    /// Puts an ended job with those that may be forgotten, and forgets what is over the limits.
+    /// Gives the ids of the forgotten ones.
+    pub(super) fn retire(&mut self, id: &JobId, limits: &Limits) -> Vec<JobId> {
+        let Some(job) = self.jobs.get(id) else { return Vec::new() };
+        let bytes = job.live.job.borrow().log().bytes();
+        self.retired.push_back(id.clone());
+        self.whole.push_back((id.clone(), bytes));
+        self.whole_bytes += bytes;
+        let forgotten = self.forget_over(limits.keep_jobs.max(1));
+        self.shrink_over(limits.bytes_of_ended_jobs);
+        forgotten
+    }
+
+    pub(super) fn get(&self, id: &JobId) -> Option<Arc<LiveJob>> {
+        self.jobs.get(id).map(|job| Arc::clone(&job.live))
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running
+    }
+
+    pub(super) fn latest_first(&self) -> Vec<Arc<LiveJob>> {
+        let mut jobs: Vec<_> = self.jobs.values().collect();
+        jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.number));
+        jobs.into_iter().map(|job| Arc::clone(&job.live)).collect()
+    }
+
+    fn forget_over(&mut self, keep: usize) -> Vec<JobId> {
+        let over = self.retired.len().saturating_sub(keep);
+        let forgotten: Vec<_> = self.retired.drain(..over).collect();
+        for id in &forgotten {
+            self.jobs.remove(id);
+            // Both queues are in the order of the ends, so a whole forgotten job is in front.
+            if self.whole.front().is_some_and(|(whole, _)| whole == id) {
+                self.pop_whole();
+            }
+        }
+        forgotten
+    }
+
+    fn shrink_over(&mut self, max_bytes: usize) {
+        while self.whole_bytes > max_bytes {
+            let Some(id) = self.pop_whole() else { return };
+            if let Some(job) = self.jobs.get(&id) {
+                job.live.job.send_modify(Job::forget_events);
+            }
+        }
+    }
+
+    fn pop_whole(&mut self) -> Option<JobId> {
+        let (id, bytes) = self.whole.pop_front()?;
+        self.whole_bytes -= bytes;
+        Some(id)
+    }
+}

@@ -1,0 +1,143 @@
+//! Jobs on disk, in SQLite: what was asked, by whom, and how it ended.
+//!
+//! Reading happens once, at the start. Writing happens on a thread of its own behind a bounded queue,
+//! several records in one transaction. A disk that fails costs records, never a job: the daemon goes
+//! on, and says so in its log. The text of answers (`token` events) and prompts are never written.
+
+mod read;
+mod schema;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use rbee_operations::JobState;
+use tokio::sync::{mpsc, oneshot};
+use worker_contract::JobId;
+
+use self::write::Record;
+use crate::context::LiveJob;
+use crate::event_log::KeptEvent;
+use crate::job::JobFacts;
+
+/// How many records may wait for the disk.
+const QUEUE: usize = 1024;
+/// How many of an ended job's latest events are stored,
+const STORED_EVENTS: usize = 256;
+/// and how many bytes of JSON they may have. The final event is stored in any case.
+const STORED_BYTES: usize = 64 << 10;
+
+/// The job store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or made.
+    #[error("cannot open the job store {path}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file cannot be read or written, or is no job store.
+    #[error("cannot use the job store {path}; move it away to begin with an empty one")]
+    Use {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file was written by a later version of rbee.
+    #[error(
+        "the job store {path} has version {found}, but this rbee knows versions up to {known}; \
+         use the later rbee, or move the file away"
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The latest version that is understood.
+        known: i64,
+    },
+    /// The thread that writes cannot be started.
+    #[error("cannot start the thread that writes the job store")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A job as it was read back; it has ended.
+#[derive(Debug)]
+pub(crate) struct StoredJob {
+    pub(crate) facts: JobFacts,
+    pub(crate) state: JobState,
+    pub(crate) ended_at: String,
+    pub(crate) error: Option<String>,
+    pub(crate) events: Vec<KeptEvent>,
+}
+
+/// The queue to the writing thread, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Store {
+    records: mpsc::Sender<Record>,
+}
+
+/// The queue to the disk is full.
+#[derive(Debug)]
+pub(crate) struct QueueFull;
+
+impl Store {
+    /// Opens the file, ends the jobs that were interrupted, and reads the latest `keep` jobs back, in
+    /// the order of their ends.
+    pub(crate) fn open(db: &Path, keep: usize) -> Result<(Self, Vec<StoredJob>), StoreError> {
+        let mut connection = schema::open(db)?;
+        let jobs = read::take_over(&mut connection, keep)
+            .map_err(|source| StoreError::Use { path: db.to_owned(), source })?;
+        let (records, queue) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("job-store".to_owned())
+            .spawn(move || write::write_all(connection, queue))
+            .map_err(StoreError::Thread)?;
+        Ok((Self { records }, jobs))
+    }
+
+    /// Records that a job was accepted.
+    pub(crate) fn try_created(&self, facts: &JobFacts) -> Result<(), QueueFull> {
+        match self.records.try_send(Record::Created(facts.clone())) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err(QueueFull),
+            // A writer that is gone costs records, not jobs.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
+    /// Records how a job ended.
+    pub(crate) async fn ended(&self, live: &LiveJob) {
+        let record = {
+            let job = live.job.borrow();
+            Record::Ended {
+                id: live.facts.id.clone(),
+                state: job.state(),
+                ended_at: job.ended_at().unwrap_or_default().to_owned(),
+                error: job.error().map(str::to_owned),
+                events: job.log().public_tail(STORED_EVENTS, STORED_BYTES),
+            }
+        };
+        self.send(record).await;
+    }
+
+    /// Removes jobs.
+    pub(crate) async fn forget(&self, ids: Vec<JobId>) {
+        for id in ids {
+            self.send(Record::Forgotten(id)).await;
+        }
+    }
+
+    /// Waits until all that was recorded before is on disk.
+    pub(crate) async fn flush(&self) {
+        let (reached, wait) = oneshot::channel();
+        self.send(Record::Flush(reached)).await;
+        wait.await.ok();
+    }
+
+    async fn send(&self, record: Record) {
+        // A writer that is gone has said so in the log.
+        self.records.send(record).await.ok();
+    }
+}
