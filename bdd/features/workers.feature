@@ -24,7 +24,8 @@ Feature: Workers
     Then the hive lists 2 workers that are ready
     When 8 people ask "What is the capital of France?" at once
     Then each of the 8 answers contains "Paris"
-    And both workers have answered
+    Given 2 very long answers that are being streamed to me
+    Then each of the 2 workers has 1 busy slot
 
   Scenario: a worker on a device that the machine lacks is refused
     Given an integrated cluster with the demo model

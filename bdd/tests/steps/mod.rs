@@ -43,6 +43,7 @@ pub(crate) struct Rbee {
     pub(crate) cluster: Option<Cluster>,
     answers: Vec<Answer>,
     stream: Option<ChatStream>,
+    open_streams: Vec<ChatStream>,
     transcripts: Vec<Transcript>,
     waiting: Option<JoinHandle<Result<Answer>>>,
     worker: Option<SupervisedWorker>,

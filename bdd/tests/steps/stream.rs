@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cucumber::{given, then, when};
 use serde_json::{Value, json};
-use test_cluster::{Transcript, ask, wait_until};
+use test_cluster::{ChatStream, Transcript, ask, wait_until};
 
 use super::{Rbee, Step};
 
@@ -33,12 +33,18 @@ async fn ask_in_pieces_with_usage(world: &mut Rbee, prompt: String) -> Step {
 
 #[given("a very long answer that is being streamed to me")]
 async fn long_stream(world: &mut Rbee) -> Step {
-    let mut stream = world.api()?.chat_stream(&very_long()).await?;
-    let mut transcript = Transcript::default();
-    stream.read_pieces(SOME_PIECES, &mut transcript).await?;
-    ensure!(transcript.pieces.len() == SOME_PIECES, "the stream is over: {transcript:?}");
+    let (stream, transcript) = start_long(world).await?;
     world.stream = Some(stream);
     world.transcripts.push(transcript);
+    Ok(())
+}
+
+#[given(regex = r"^(\d+) very long answers that are being streamed to me$")]
+async fn long_streams(world: &mut Rbee, count: usize) -> Step {
+    for _ in 0..count {
+        let (stream, _) = start_long(world).await?;
+        world.open_streams.push(stream);
+    }
     Ok(())
 }
 
@@ -160,6 +166,14 @@ fn very_long() -> Value {
     body["max_tokens"] = 900.into();
     body["ignore_eos"] = true.into();
     body
+}
+
+async fn start_long(world: &Rbee) -> Result<(ChatStream, Transcript)> {
+    let mut stream = world.api()?.chat_stream(&very_long()).await?;
+    let mut transcript = Transcript::default();
+    stream.read_pieces(SOME_PIECES, &mut transcript).await?;
+    ensure!(transcript.pieces.len() == SOME_PIECES, "the stream is over: {transcript:?}");
+    Ok((stream, transcript))
 }
 
 async fn read_all(world: &mut Rbee, body: &Value) -> Step {

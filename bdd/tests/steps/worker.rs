@@ -107,17 +107,17 @@ fn same_process(world: &mut Rbee) -> Step {
     Ok(())
 }
 
-#[then("both workers have answered")]
-async fn both_answered(world: &mut Rbee) -> Step {
+#[then(regex = r"^each of the (\d+) workers has (\d+) busy slots?$")]
+async fn busy_slots(world: &mut Rbee, count: usize, slots: u64) -> Step {
     let cluster = world.cluster()?;
-    let log = cluster.home().log_tails();
-    for worker in workers_of_hive(cluster).await? {
-        let id = worker["worker_id"].as_str().context("a worker has an id")?;
-        let used = world.answers.iter().any(|answer| {
-            answer.headers.get("x-rbee-worker").is_some_and(|told| told.as_bytes() == id.as_bytes())
-        });
-        ensure!(used, "worker {id} has answered nothing; the logs:\n{log}");
-    }
+    let mut seen = Vec::new();
+    wait_until("the requests to be spread over the workers", SOON, async || {
+        seen = cluster.workers().await.ok()?;
+        let busy = |worker: &Value| worker["slots"]["busy"] == slots;
+        (seen.len() == count && seen.iter().all(busy)).then_some(())
+    })
+    .await
+    .with_context(|| format!("the queen lists {seen:?}"))?;
     Ok(())
 }
 
