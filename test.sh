@@ -72,7 +72,7 @@ check() {
     step "Format"
     cargo fmt --all --check || stop "run: cargo fmt --all"
     step "Shell scripts"
-    shellcheck --external-sources quickstart.sh test.sh .ci/run scripts/*.sh
+    shellcheck --external-sources ./*.sh .ci/run scripts/*.sh
     step "Licences, sources and versions of dependencies"
     cargo deny --log-level error --locked check bans licenses sources
     step "Lints, without and with the hive inside the queen"
