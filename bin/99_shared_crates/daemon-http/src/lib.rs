@@ -1,1 +1,15 @@
-//! The HTTP edge that every daemon of rbee has.
+//! The HTTP edge that every daemon of rbee has: who may come in, how much, and what an error
+//! looks like. It knows no route.
+#![warn(missing_docs)]
+
+mod body;
+mod edge;
+mod error;
+mod listen;
+mod server;
+
+pub use body::ApiJson;
+pub use edge::{CallerExt, Edge, edge};
+pub use error::ApiError;
+pub use listen::{BindError, UnsafeBind, bind, require_safe_bind};
+pub use server::serve;
