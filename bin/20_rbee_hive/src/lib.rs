@@ -1,1 +1,25 @@
 //! One machine of rbee: its workers, its models, its devices.
+//!
+//! [`Hive`] is all that others see: the HTTP API of the binary and a queen in the same process carry
+//! out operations through [`Hive::execute`]. A hive decides nothing across machines, forwards no
+//! inference, and never reads a model file's contents itself: the worker's binary does.
+#![warn(missing_docs)]
+
+mod catalog;
+mod changes;
+mod device;
+mod error;
+mod heartbeat;
+mod hive;
+mod http;
+mod operation;
+mod ports;
+mod settings;
+mod supervisor;
+mod worker_binary;
+
+pub use error::HiveError;
+pub use heartbeat::HeartbeatSink;
+pub use hive::Hive;
+pub use http::router;
+pub use settings::HiveSettings;

@@ -1,3 +1,96 @@
-//! One machine of rbee: its workers, its models, its devices.
+//! `rbee-hive`: the hive as a daemon of its own.
 
-fn main() {}
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use access_tokens::{Authenticator, local_secret};
+use anyhow::Context;
+use clap::Parser;
+use daemon_http::{Edge, bind, edge, require_safe_bind, serve};
+use daemon_lifecycle::{RunFiles, build_info, shutdown_token};
+use job_server::{JobRegistry, Limits};
+use rbee_config::{Config, Paths};
+use rbee_hive::{Hive, HiveSettings, router};
+use worker_contract::HiveAlias;
+
+/// The largest request body, in bytes: an operation is small.
+const MAX_BODY_BYTES: u64 = 1024 * 1024;
+
+/// One machine of rbee: starts and watches its workers, keeps its models.
+#[derive(Debug, Parser)]
+#[command(name = "rbee-hive", version)]
+struct Flags {
+    /// Where to listen; `[hive] bind` if left out
+    #[arg(long, value_name = "IP:PORT")]
+    bind: Option<SocketAddr>,
+    /// The queen's base URL, for heartbeats; `[hive] queen_url` if left out
+    #[arg(long, value_name = "URL")]
+    queen: Option<String>,
+    /// The hive's name; `[hive] alias` if left out
+    #[arg(long, value_name = "NAME")]
+    alias: Option<HiveAlias>,
+    /// The host name or IP under which the queen reaches this machine
+    #[arg(long, value_name = "HOST")]
+    advertise: Option<String>,
+}
+
+fn main() -> ExitCode {
+    narration::init("rbee-hive");
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let reason = format!("{error:#}");
+            tracing::error!(reason, "the hive ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(flags: Flags) -> anyhow::Result<()> {
+    let paths = Paths::from_env()?;
+    let config = configured(&paths, flags)?;
+    paths.create_all()?;
+    let stop = shutdown_token()?;
+    let run_lock = RunFiles::new(&paths.run, "rbee-hive").acquire()?;
+
+    let auth = Authenticator::from_store(&paths.secrets)?;
+    require_safe_bind(config.hive.bind, auth.is_required())?;
+    let (listener, address) = bind(config.hive.bind)?;
+    let secret = local_secret(&paths.secrets)?;
+    let settings = HiveSettings::standalone(paths, &config, address, secret)?;
+    let hive = Hive::start(settings).await?;
+    let jobs = JobRegistry::in_memory(Limits::default());
+    let build = build_info("rbee-hive", env!("CARGO_PKG_VERSION"), &[]);
+    let routes = router(&hive, jobs.clone(), build, stop.clone());
+    let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });
+    run_lock.publish_addr(address).context("the hive's address cannot be written")?;
+    tracing::info!(%address, hive = %hive.alias(), "hive listens");
+
+    let grace = Duration::from_secs(config.hive.stop_grace_s);
+    let drained = async {
+        stop.cancelled().await;
+        tracing::info!("stopping all workers");
+        jobs.shutdown(grace).await;
+        hive.shutdown().await;
+    };
+    tokio::join!(serve(listener, routes, stop.clone(), grace), drained);
+    tracing::info!("hive stopped");
+    Ok(())
+}
+
+/// The configuration, with what the command line says in its place.
+fn configured(paths: &Paths, flags: Flags) -> anyhow::Result<Config> {
+    let mut config = Config::load(paths)?;
+    let hive = &mut config.hive;
+    if let Some(bind) = flags.bind {
+        hive.bind = bind;
+    }
+    if let Some(alias) = flags.alias {
+        hive.alias = alias;
+    }
+    hive.queen_url = flags.queen.or(hive.queen_url.take());
+    hive.advertise = flags.advertise.or(hive.advertise.take());
+    Ok(config)
+}

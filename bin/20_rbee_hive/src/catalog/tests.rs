@@ -1,0 +1,273 @@
+//! The catalog on a real folder and a real SQLite file; the bytes of the models do not matter here.
+
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+#[test]
+fn an_imported_model_is_there_after_a_restart_with_its_own_copy() {
+    let home = Home::new();
+    let catalog = home.open();
+    let file = home.file("a.gguf", b"model a");
+    let Imported::Added(entry) = import(&catalog, &file, "a").unwrap() else {
+        panic!("it is the first");
+    };
+    fs::remove_file(&file).unwrap();
+    drop(catalog);
+
+    let catalog = home.open();
+    assert_eq!(catalog.list(), [entry]);
+    let copy = checked_file(&catalog, "a").unwrap();
+    assert_eq!(fs::read(copy).unwrap(), b"model a");
+}
+
+#[test]
+fn the_same_file_under_the_same_name_is_already_there() {
+    let home = Home::new();
+    let catalog = home.open();
+    let file = home.file("a.gguf", b"model a");
+    import(&catalog, &file, "a").unwrap();
+    let again = import(&catalog, &file, "a").unwrap();
+    assert!(matches!(again, Imported::AlreadyThere(_)), "{again:?}");
+    assert_eq!(home.model_files(), 1);
+}
+
+#[test]
+fn another_file_under_a_used_name_is_refused_with_both_digests() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let error = import(&catalog, &home.file("b.gguf", b"model b"), "a").unwrap_err();
+    let CatalogError::AliasTaken { pinned, given, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_ne!(pinned, given);
+    let text = error.to_string();
+    assert!(text.contains(pinned.as_hex()) && text.contains(given.as_hex()), "{text}");
+    assert_eq!(home.model_files(), 1);
+}
+
+#[test]
+fn a_file_with_two_names_is_kept_until_both_are_removed() {
+    let home = Home::new();
+    let catalog = home.open();
+    let file = home.file("a.gguf", b"model a");
+    import(&catalog, &file, "a").unwrap();
+    import(&catalog, &file, "b").unwrap();
+    assert_eq!(home.model_files(), 1);
+    catalog.remove(&alias("a")).unwrap();
+    assert_eq!(home.model_files(), 1);
+    assert!(checked_file(&catalog, "b").is_ok());
+    catalog.remove(&alias("b")).unwrap();
+    assert_eq!(home.model_files(), 0);
+    assert!(catalog.list().is_empty());
+}
+
+#[test]
+fn a_file_that_changed_on_disk_is_refused_with_both_digests() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let copy = checked_file(&catalog, "a").unwrap();
+    fs::write(&copy, b"model X").unwrap();
+    let error = checked_file(&catalog, "a").unwrap_err();
+    assert!(matches!(error, CatalogError::Changed { .. }), "{error}");
+    let verified = verify(&catalog, "a").unwrap();
+    assert_ne!(verified.pinned, verified.actual);
+}
+
+#[test]
+fn a_file_that_was_only_touched_is_hashed_once_and_accepted() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let copy = checked_file(&catalog, "a").unwrap();
+    File::options().write(true).open(&copy).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(passes_of_checked_file(&catalog, "a"), 1);
+    assert_eq!(passes_of_checked_file(&catalog, "a"), 0);
+    drop(catalog);
+    assert_eq!(passes_of_checked_file(&home.open(), "a"), 0);
+}
+
+#[test]
+fn a_model_whose_file_is_gone_says_so() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    fs::remove_file(checked_file(&catalog, "a").unwrap()).unwrap();
+    let error = checked_file(&catalog, "a").unwrap_err();
+    assert_eq!(error.code(), "model_file_gone");
+    catalog.remove(&alias("a")).unwrap();
+}
+
+#[test]
+fn importing_a_damaged_model_again_repairs_it() {
+    let home = Home::new();
+    let catalog = home.open();
+    let file = home.file("a.gguf", b"model a");
+    import(&catalog, &file, "a").unwrap();
+    fs::write(checked_file(&catalog, "a").unwrap(), b"model X").unwrap();
+    import(&catalog, &file, "a").unwrap();
+    assert_eq!(fs::read(checked_file(&catalog, "a").unwrap()).unwrap(), b"model a");
+    assert_eq!(home.model_files(), 1);
+}
+
+#[test]
+fn a_cancelled_import_leaves_nothing() {
+    let home = Home::new();
+    let catalog = home.open();
+    let file = home.file("a.gguf", &vec![7; 3 << 20]);
+    let cancel = CancellationToken::new();
+    let mut progress = |_| cancel.cancel();
+    let mut watcher = Watcher { cancel: &cancel, progress: &mut progress };
+    let candidate = Candidate::open(file.to_str().unwrap()).unwrap();
+    let error = catalog.import(candidate, alias("a"), summary(), &mut watcher).unwrap_err();
+    assert_eq!(error.code(), "cancelled");
+    assert!(catalog.list().is_empty());
+    assert_eq!(fs::read_dir(home.models()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_copied_is_refused() {
+    let home = Home::new();
+    let catalog = home.open();
+    let file = home.file("a.gguf", b"model a");
+    let candidate = Candidate::open(file.to_str().unwrap()).unwrap();
+    fs::write(&file, b"model a and more").unwrap();
+    let result = with_watcher(|watcher| catalog.import(candidate, alias("a"), summary(), watcher));
+    assert_eq!(result.unwrap_err().code(), "file_changed");
+    assert_eq!(fs::read_dir(home.models()).unwrap().count(), 0);
+}
+
+#[test]
+fn unfinished_copies_of_a_killed_hive_are_cleaned_away() {
+    let home = Home::new();
+    fs::write(home.models().join(".import-x.part"), "half").unwrap();
+    fs::write(home.models().join("other"), "kept").unwrap();
+    let _catalog = home.open();
+    assert!(!home.models().join(".import-x.part").exists());
+    assert!(home.models().join("other").exists());
+}
+
+#[test]
+fn an_unknown_model_names_the_nearest() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"1"), "smollm2-135m").unwrap();
+    import(&catalog, &home.file("b.gguf", b"2"), "qwen3-0.6b").unwrap();
+    let error = catalog.get(&alias("smolm2-135m")).unwrap_err();
+    assert_eq!(error.hint().unwrap(), "there is smollm2-135m, qwen3-0.6b");
+}
+
+#[test]
+fn a_damaged_database_is_refused() {
+    let home = Home::new();
+    import(&home.open(), &home.file("a.gguf", b"1"), "a").unwrap();
+    fs::write(home.database(), vec![b'x'; 8192]).unwrap();
+    let error = Catalog::open(&home.database(), &home.models()).unwrap_err();
+    assert!(error.to_string().contains("not a database"), "{error}");
+}
+
+#[test]
+fn a_database_of_a_later_version_is_refused() {
+    let home = Home::new();
+    drop(home.open());
+    let connection = rusqlite::Connection::open(home.database()).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    let error = Catalog::open(&home.database(), &home.models()).unwrap_err();
+    assert!(error.to_string().contains("version 99"), "{error}");
+}
+
+#[test]
+fn of_many_imports_at_once_under_one_name_one_wins() {
+    let home = Home::new();
+    let catalog = home.open();
+    let files: Vec<PathBuf> =
+        (0..8).map(|n| home.file(&format!("{n}.gguf"), &[n; 100_000])).collect();
+    let added = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            files.iter().map(|file| scope.spawn(|| import(&catalog, file, "a"))).collect();
+        let results = threads.into_iter().map(|thread| thread.join().unwrap());
+        results.filter(|result| matches!(result, Ok(Imported::Added(_)))).count()
+    });
+    assert_eq!(added, 1);
+    assert_eq!(home.model_files(), 1);
+    assert!(checked_file(&catalog, "a").is_ok());
+}
+
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        let home = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(home.models()).unwrap();
+        home
+    }
+
+    fn open(&self) -> Catalog {
+        Catalog::open(&self.database(), &self.models()).unwrap()
+    }
+
+    fn database(&self) -> PathBuf {
+        self.0.path().join("hive.db")
+    }
+
+    fn models(&self) -> PathBuf {
+        self.0.path().join("models")
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn model_files(&self) -> usize {
+        fs::read_dir(self.models()).unwrap().count()
+    }
+}
+
+fn import(catalog: &Catalog, file: &Path, name: &str) -> Result<Imported, CatalogError> {
+    let candidate = Candidate::open(file.to_str().unwrap())?;
+    with_watcher(|watcher| catalog.import(candidate, alias(name), summary(), watcher))
+}
+
+fn checked_file(catalog: &Catalog, name: &str) -> Result<PathBuf, CatalogError> {
+    with_watcher(|watcher| catalog.checked_file(&alias(name), watcher))
+}
+
+fn verify(catalog: &Catalog, name: &str) -> Result<Verified, CatalogError> {
+    with_watcher(|watcher| catalog.verify(&alias(name), watcher))
+}
+
+/// How many chunks a check had to read.
+fn passes_of_checked_file(catalog: &Catalog, name: &str) -> u32 {
+    let (cancel, mut chunks) = (CancellationToken::new(), 0);
+    let mut watcher = Watcher { cancel: &cancel, progress: &mut |_| chunks += 1 };
+    catalog.checked_file(&alias(name), &mut watcher).unwrap();
+    chunks
+}
+
+fn with_watcher<T>(run: impl FnOnce(&mut Watcher<'_>) -> T) -> T {
+    let cancel = CancellationToken::new();
+    run(&mut Watcher { cancel: &cancel, progress: &mut |_| {} })
+}
+
+fn alias(name: &str) -> ModelAlias {
+    name.parse().unwrap()
+}
+
+fn summary() -> GgufSummary {
+    GgufSummary {
+        architecture: "llama".into(),
+        name: None,
+        license: None,
+        quantization: "Q4_1".into(),
+        parameters: 1,
+        context_length: 8,
+        has_chat_template: false,
+        size_bytes: 7,
+    }
+}

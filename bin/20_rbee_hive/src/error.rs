@@ -1,0 +1,72 @@
+//! Why a hive does not start.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crate::catalog::StoreError;
+
+/// A hive cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HiveError {
+    /// The folders of its files cannot be made.
+    #[error("the folders of rbee cannot be made")]
+    Folders(#[source] rbee_config::ConfigError),
+    /// The secret that it shares with its workers cannot be had.
+    #[error("the local secret cannot be read or made")]
+    Secret(#[source] access_tokens::TokenError),
+    /// Another process is the hive of these files.
+    #[error(
+        "another hive uses the same files (it holds {lock}): stop it, or give this one an \
+         RBEE_HOME of its own"
+    )]
+    Busy {
+        /// The file that the other one has locked.
+        lock: PathBuf,
+    },
+    /// The lock file cannot be made.
+    #[error("{lock} cannot be locked")]
+    Lock {
+        /// The file.
+        lock: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The catalog cannot be opened.
+    #[error(
+        "the model catalog {file} cannot be opened: {reason}. Move it away and import the models \
+         again; the model files stay where they are"
+    )]
+    Catalog {
+        /// The SQLite file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// No HTTP client can be made.
+    #[error("no HTTP client can be made")]
+    Client(#[source] reqwest::Error),
+    /// The address that others are told is not one.
+    #[error("advertise = {value:?} is neither a host name nor an IP address nor http://HOST")]
+    Advertise {
+        /// What was given.
+        value: String,
+    },
+    /// Nobody knows how others reach this machine.
+    #[error(
+        "bound to {bind}, the hive cannot know under which address the queen reaches this machine: \
+         name it with --advertise HOST or in the configuration, [hive] advertise = \"HOST\""
+    )]
+    AdvertiseMissing {
+        /// Where the hive listens.
+        bind: IpAddr,
+    },
+}
+
+impl HiveError {
+    pub(crate) fn catalog(file: PathBuf, error: &StoreError) -> Self {
+        Self::Catalog { file, reason: error.to_string() }
+    }
+}

@@ -1,0 +1,235 @@
+//! Telling the queen about this machine: at each change, and at least every two seconds.
+//!
+//! Changes that come faster than the queen takes them are told as one; nothing queues up.
+
+use std::time::Duration;
+
+use access_tokens::Secret;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use worker_contract::HiveHeartbeat;
+
+/// How often a hive tells of itself.
+const PACE: Pace = Pace { interval: Duration::from_secs(2), pause: Duration::from_millis(50) };
+/// How long the queen may take to accept one.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the last one may take, when the hive ends.
+const LAST_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where a hive's heartbeats go.
+#[derive(Debug)]
+pub enum HeartbeatSink {
+    /// Nowhere: this hive has no queen.
+    None,
+    /// To a queen over HTTP.
+    Http {
+        /// The queen's base URL.
+        queen_url: String,
+        /// The secret that the queen accepts.
+        token: Secret,
+    },
+    /// To a queen in the same process.
+    Channel(mpsc::Sender<HiveHeartbeat>),
+}
+
+/// Sends what `look` sees until `stop`, and once more then.
+pub(crate) async fn beat(
+    sink: HeartbeatSink,
+    look: impl Fn() -> HiveHeartbeat,
+    changes: watch::Receiver<()>,
+    stop: CancellationToken,
+) {
+    beat_at(PACE, sink, look, changes, stop).await;
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// The longest silence.
+    interval: Duration,
+    /// The shortest pause after a change, so that a loading worker does not fill the line.
+    pause: Duration,
+}
+
+async fn beat_at(
+    pace: Pace,
+    sink: HeartbeatSink,
+    look: impl Fn() -> HiveHeartbeat,
+    mut changes: watch::Receiver<()>,
+    stop: CancellationToken,
+) {
+    let mut line = match sink {
+        HeartbeatSink::None => return,
+        HeartbeatSink::Channel(channel) => Line::Channel(channel),
+        HeartbeatSink::Http { queen_url, token } => Line::Http(HttpLine::new(&queen_url, token)),
+    };
+    while !stop.is_cancelled() {
+        changes.mark_unchanged();
+        tokio::select! {
+            () = line.send(&look) => {}
+            () = stop.cancelled() => break,
+        }
+        let pause = async {
+            tokio::time::sleep(pace.pause).await;
+            // The sender lives as long as the hive; without it the interval alone counts.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(pace.interval, pause) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    let _ = tokio::time::timeout(LAST_PATIENCE, line.send(&look)).await;
+}
+
+enum Line {
+    Channel(mpsc::Sender<HiveHeartbeat>),
+    Http(HttpLine),
+}
+
+impl Line {
+    async fn send(&mut self, look: &impl Fn() -> HiveHeartbeat) {
+        match self {
+            // Looked at when there is room, so that it is not old when it arrives.
+            Self::Channel(channel) => {
+                if let Ok(room) = channel.reserve().await {
+                    room.send(look());
+                }
+            }
+            Self::Http(line) => line.send(&look()).await,
+        }
+    }
+}
+
+struct HttpLine {
+    client: reqwest::Client,
+    url: String,
+    token: Secret,
+    outage: Outage,
+}
+
+impl HttpLine {
+    fn new(queen_url: &str, token: Secret) -> Self {
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build();
+        Self {
+            client: client.expect("a client without TLS or proxy needs nothing from the system"),
+            url: format!("{}/v1/hive-heartbeat", queen_url.trim_end_matches('/')),
+            token,
+            outage: Outage::default(),
+        }
+    }
+
+    async fn send(&mut self, heartbeat: &HiveHeartbeat) {
+        let request = self.client.post(&self.url).bearer_auth(self.token.expose()).json(heartbeat);
+        let sent = request.send().await.and_then(reqwest::Response::error_for_status);
+        match (self.outage.note(sent.is_ok()), sent) {
+            (Some(News::Lost), Err(error)) => {
+                let reason = innermost(&error);
+                tracing::warn!(url = %self.url, reason, "the queen does not take heartbeats");
+            }
+            (Some(News::Back), _) => tracing::info!(url = %self.url, "the queen takes heartbeats"),
+            _ => {}
+        }
+    }
+}
+
+/// Whether the queen could be reached last time; only a change is news.
+#[derive(Debug, Default)]
+struct Outage {
+    reached: Option<bool>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Lost,
+    Back,
+}
+
+impl Outage {
+    fn note(&mut self, reached: bool) -> Option<News> {
+        let before = self.reached.replace(reached);
+        (before != Some(reached)).then_some(if reached { News::Back } else { News::Lost })
+    }
+}
+
+/// The cause at the end of the chain: `Connection refused` instead of `error sending request`.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::changes::Changes;
+
+    #[test]
+    fn an_outage_is_news_once() {
+        let mut outage = Outage::default();
+        let told: Vec<_> =
+            [true, true, false, false, true].into_iter().map(|ok| outage.note(ok)).collect();
+        assert_eq!(told, [Some(News::Back), None, Some(News::Lost), None, Some(News::Back)]);
+    }
+
+    #[tokio::test]
+    async fn a_silent_hive_beats_at_its_interval_and_many_changes_are_told_as_one() {
+        let pace = Pace { interval: Duration::from_millis(300), pause: Duration::from_millis(20) };
+        let (sender, mut receiver) = mpsc::channel(1);
+        let sink = HeartbeatSink::Channel(sender);
+        let (changes, stop) = (Changes::default(), CancellationToken::new());
+        let looks = AtomicU32::new(0);
+        let look = || {
+            looks.fetch_add(1, Ordering::Relaxed);
+            heartbeat()
+        };
+        let beats = beat_at(pace, sink, look, changes.subscribe(), stop.clone());
+        let test = async {
+            receiver.recv().await.unwrap();
+            let silent = Instant::now();
+            receiver.recv().await.unwrap();
+            assert!(silent.elapsed() >= Duration::from_millis(250), "{:?}", silent.elapsed());
+
+            let changed = Instant::now();
+            for _ in 0..100 {
+                changes.note();
+            }
+            receiver.recv().await.unwrap();
+            assert!(changed.elapsed() < Duration::from_millis(250), "{:?}", changed.elapsed());
+
+            stop.cancel();
+            receiver.recv().await.expect("a last one tells of the end");
+        };
+        tokio::join!(beats, test);
+        assert_eq!(looks.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_queen_that_takes_nothing_does_not_hold_the_end_up() {
+        let (sender, _receiver) = mpsc::channel(1);
+        sender.send(heartbeat()).await.unwrap();
+        let (changes, stop) = (Changes::default(), CancellationToken::new());
+        let sink = HeartbeatSink::Channel(sender);
+        let beats = beat(sink, heartbeat, changes.subscribe(), stop.clone());
+        let begun = Instant::now();
+        tokio::join!(beats, async { stop.cancel() });
+        assert!(begun.elapsed() < LAST_PATIENCE + Duration::from_secs(1));
+    }
+
+    fn heartbeat() -> HiveHeartbeat {
+        HiveHeartbeat {
+            hive_id: worker_contract::HiveAlias::localhost(),
+            address: None,
+            version: "0".into(),
+            devices: Vec::new(),
+            catalog: Vec::new(),
+            workers: Vec::new(),
+        }
+    }
+}

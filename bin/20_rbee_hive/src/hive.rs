@@ -1,0 +1,229 @@
+//! The hive itself: its parts, made once, and what others can ask of it.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use access_tokens::local_secret;
+use futures::future::BoxFuture;
+use job_server::{Executor, JobContext, JobError, Outcome};
+use rbee_config::WorkerConfig;
+use rbee_operations::Operation;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use worker_contract::{Device, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedWorker};
+
+use crate::catalog::{Catalog, ModelUsage};
+use crate::changes::Changes;
+use crate::device::Devices;
+use crate::heartbeat::beat;
+use crate::operation;
+use crate::ports::PortPool;
+use crate::supervisor::{Setup, Supervisor, Surroundings};
+use crate::worker_binary::WorkerBinary;
+use crate::{HiveError, HiveSettings};
+
+/// The name of the file with the secret that all processes of this user share.
+const TOKEN_FILE: &str = "local.token";
+
+/// One machine of rbee. Cheap to clone; all clones are the same hive.
+///
+/// Its own HTTP API and a queen in the same process ask the same thing of it:
+/// [`execute`](Self::execute).
+#[derive(Debug, Clone)]
+pub struct Hive {
+    parts: Arc<Parts>,
+}
+
+/// The parts of a hive. Each operation takes those that it uses.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) alias: HiveAlias,
+    pub(crate) address: Option<String>,
+    pub(crate) worker: WorkerConfig,
+    pub(crate) binary: WorkerBinary,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) usage: ModelUsage,
+    pub(crate) devices: Devices,
+    pub(crate) changes: Changes,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Held for as long as the hive exists.
+    _lock: File,
+}
+
+impl Hive {
+    /// Opens the catalog, takes over the workers that an earlier hive left running, asks the engine
+    /// for devices, and begins to send heartbeats.
+    ///
+    /// A missing worker binary is no error here: it is told when somebody wants a worker.
+    pub async fn start(settings: HiveSettings) -> Result<Self, HiveError> {
+        let paths = &settings.paths;
+        paths.create_all().map_err(HiveError::Folders)?;
+        let lock = lock(&paths.run.join("hive-files.lock"))?;
+        local_secret(&paths.secrets).map_err(HiveError::Secret)?;
+        let catalog = open_catalog(paths.data.join("hive.db"), paths.models.clone()).await?;
+        let (changes, usage) = (Changes::default(), ModelUsage::default());
+        let binary = WorkerBinary::new(settings.worker_binary.clone());
+        let devices = Devices::new(binary.clone(), changes.clone());
+        let (supervisor, asked) = tokio::join!(
+            Supervisor::start(setup(&settings, changes.clone()), &usage),
+            devices.refresh()
+        );
+        if let Err(error) = asked {
+            let reason = with_causes(&error);
+            tracing::warn!(reason, "the devices of this machine are not known");
+        }
+        let parts = Parts {
+            alias: settings.alias,
+            address: settings.address,
+            worker: settings.worker,
+            binary,
+            supervisor: supervisor.map_err(HiveError::Client)?,
+            catalog: Arc::new(catalog),
+            usage,
+            devices,
+            changes,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            _lock: lock,
+        };
+        let hive = Self { parts: Arc::new(parts) };
+        hive.start_heartbeats(settings.heartbeats);
+        Ok(hive)
+    }
+
+    /// Carries an operation out, telling of it through `job`, and ends early when that is cancelled.
+    pub async fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> Result<Outcome, JobError> {
+        operation::carry_out(&self.parts, operation, &job).await
+    }
+
+    /// What the queen is told: devices, models and workers as they are. Touches neither disk nor net.
+    #[must_use]
+    pub fn snapshot(&self) -> HiveHeartbeat {
+        self.parts.snapshot()
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn alias(&self) -> &HiveAlias {
+        &self.parts.alias
+    }
+
+    /// The devices of this machine, as they were when the engine was last asked.
+    #[must_use]
+    pub fn devices(&self) -> Vec<Device> {
+        self.parts.devices.list()
+    }
+
+    /// The models on this machine, by name.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelEntry> {
+        self.parts.catalog.list()
+    }
+
+    /// The workers, those that failed included, in the order of their start.
+    #[must_use]
+    pub fn workers(&self) -> Vec<SupervisedWorker> {
+        self.parts.supervisor.list()
+    }
+
+    /// Stops all workers at once, tells the queen, and lets nothing else start. Done when the last
+    /// process is gone, at the latest a moment after the grace for stopping.
+    pub async fn shutdown(&self) {
+        self.parts.supervisor.stop_all().await;
+        self.parts.stop.cancel();
+        self.parts.tasks.close();
+        self.parts.tasks.wait().await;
+    }
+
+    fn start_heartbeats(&self, sink: crate::HeartbeatSink) {
+        let parts = Arc::clone(&self.parts);
+        let (changes, stop) = (self.parts.changes.subscribe(), self.parts.stop.clone());
+        self.parts.tasks.spawn(beat(sink, move || parts.snapshot(), changes, stop));
+    }
+}
+
+impl Executor for Hive {
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        let hive = self.clone();
+        Box::pin(async move { hive.execute(operation, job).await })
+    }
+}
+
+impl Parts {
+    pub(crate) fn snapshot(&self) -> HiveHeartbeat {
+        HiveHeartbeat {
+            hive_id: self.alias.clone(),
+            address: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            devices: self.devices.list(),
+            catalog: self.catalog.list(),
+            workers: self.supervisor.list(),
+        }
+    }
+}
+
+/// The whole chain of causes in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        text.push_str(": ");
+        text.push_str(&deeper.to_string());
+        cause = deeper.source();
+    }
+    text
+}
+
+fn setup(settings: &HiveSettings, changes: Changes) -> Setup {
+    let (paths, hive, worker) = (&settings.paths, &settings.hive, &settings.worker);
+    Setup {
+        surroundings: Surroundings {
+            hive_id: settings.alias.clone(),
+            host: settings.worker_host,
+            advertised_host: settings.advertised_host.clone(),
+            queen_url: settings.queen_url.clone(),
+            token_file: paths.secrets.join(TOKEN_FILE),
+            heartbeat_interval: Duration::from_millis(worker.heartbeat_interval_ms),
+            threads: worker.threads,
+        },
+        ports: PortPool::new(settings.worker_host, hive.worker_ports),
+        logs: paths.logs.clone(),
+        ledger: paths.run.join("workers.json"),
+        start_timeout: Duration::from_secs(hive.start_timeout_s),
+        stop_grace: Duration::from_secs(hive.stop_grace_s),
+        changes,
+    }
+}
+
+async fn open_catalog(
+    file: std::path::PathBuf,
+    models: std::path::PathBuf,
+) -> Result<Catalog, HiveError> {
+    let opened = tokio::task::spawn_blocking(move || {
+        Catalog::open(&file, &models).map_err(|error| HiveError::catalog(file, &error))
+    });
+    opened.await.expect("opening a catalog does not panic, and nobody aborts it")
+}
+
+/// Two hives on the same files would both adopt the same workers.
+fn lock(path: &Path) -> Result<File, HiveError> {
+    let failed = |source| HiveError::Lock { lock: path.into(), source };
+    let file = File::options().create(true).append(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(HiveError::Busy { lock: path.into() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}

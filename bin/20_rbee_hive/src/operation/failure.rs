@@ -1,0 +1,69 @@
+//! From the errors of the parts to the one that a job ends with.
+
+use job_server::JobError;
+
+use super::with_causes;
+use crate::catalog::CatalogError;
+use crate::device::{DeviceError, NoDevice};
+use crate::supervisor::{StartError, UnknownWorker};
+use crate::worker_binary::AskError;
+
+impl From<CatalogError> for JobError {
+    fn from(error: CatalogError) -> Self {
+        if matches!(error, CatalogError::Cancelled) {
+            return Self::cancelled();
+        }
+        with_hint(Self::new(error.code(), with_causes(&error)), error.hint())
+    }
+}
+
+impl From<StartError> for JobError {
+    fn from(error: StartError) -> Self {
+        let (code, hint) = match &error {
+            StartError::Stopping => ("hive_stopping", None),
+            StartError::Ports(_) => {
+                let hint =
+                    "delete a worker, or widen the range: [hive] worker_ports = \"9300-9399\"";
+                ("no_free_port", Some(hint.to_owned()))
+            }
+            StartError::Log(_) => ("log_not_writable", None),
+            StartError::Process(_) => ("worker_start_failed", None),
+        };
+        with_hint(Self::new(code, with_causes(&error)), hint)
+    }
+}
+
+impl From<AskError> for JobError {
+    fn from(error: AskError) -> Self {
+        Self::new("worker_binary_unusable", with_causes(&error))
+    }
+}
+
+impl From<DeviceError> for JobError {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::Ask(error) => error.into(),
+            DeviceError::NoDevice(error @ NoDevice::Unknown { .. }) => {
+                Self::new("device_not_found", error.to_string())
+            }
+            DeviceError::NoDevice(error @ NoDevice::None) => {
+                let hint = "see what the engine finds: llm-worker-rbee devices";
+                Self::new("no_device", error.to_string()).hint(hint)
+            }
+        }
+    }
+}
+
+impl From<UnknownWorker> for JobError {
+    fn from(error: UnknownWorker) -> Self {
+        Self::new("worker_not_found", error.to_string())
+            .hint("see which there are: rbee-keeper worker list")
+    }
+}
+
+fn with_hint(error: JobError, hint: Option<String>) -> JobError {
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}

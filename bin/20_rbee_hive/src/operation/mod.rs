@@ -1,0 +1,77 @@
+//! One operation, one function: what a job of this hive does.
+
+mod failure;
+mod model;
+mod worker;
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::Operation;
+use serde::Serialize;
+
+use crate::hive::{Parts, with_causes};
+
+/// Carries an operation out. The one list of what a hive can do.
+pub(crate) async fn carry_out(
+    parts: &Parts,
+    operation: Operation,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    ensure_ours(parts, &operation)?;
+    match operation {
+        Operation::WorkerSpawn(request) => worker::spawn(parts, request, job).await,
+        Operation::WorkerList(_) => Ok(worker::list(parts)),
+        Operation::WorkerGet(target) => worker::get(parts, &target.worker_id),
+        Operation::WorkerDelete(target) => worker::delete(parts, &target.worker_id, job).await,
+        Operation::ModelImport(request) => model::import(parts, request, job).await,
+        Operation::ModelList(_) => Ok(model::list(parts)),
+        Operation::ModelGet(target) => model::get(parts, &target.model),
+        Operation::ModelDelete(target) => model::delete(parts, &target.model).await,
+        Operation::ModelVerify(target) => model::verify(parts, target.model, job).await,
+        Operation::HiveStatus(_) => Ok(status(parts)),
+        Operation::HiveRefresh(_) => refresh(parts).await,
+        Operation::HiveList {}
+        | Operation::HiveStart(_)
+        | Operation::HiveStop(_)
+        | Operation::HiveRestart(_)
+        | Operation::Infer(_) => Err(not_for_a_hive(&operation)),
+    }
+}
+
+fn status(parts: &Parts) -> Outcome {
+    let snapshot = parts.snapshot();
+    let message = format!(
+        "Hive {}: {} devices, {} models, {} workers",
+        snapshot.hive_id,
+        snapshot.devices.len(),
+        snapshot.catalog.len(),
+        snapshot.workers.len()
+    );
+    outcome(message, &snapshot)
+}
+
+async fn refresh(parts: &Parts) -> Result<Outcome, JobError> {
+    parts.devices.refresh().await?;
+    Ok(status(parts))
+}
+
+/// `localhost` is this machine to whoever speaks to it directly.
+fn ensure_ours(parts: &Parts, operation: &Operation) -> Result<(), JobError> {
+    match operation.hive_id() {
+        Some(hive) if *hive != parts.alias && !hive.is_localhost() => {
+            let message = format!("this is hive {}, not {hive}", parts.alias);
+            Err(JobError::new("wrong_hive", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_for_a_hive(operation: &Operation) -> JobError {
+    let message = format!("a hive does not carry out {}", operation.name());
+    JobError::new("unsupported_operation", message).hint("send it to the queen")
+}
+
+/// An outcome with a result of plain data.
+fn outcome(message: impl Into<String>, data: &impl Serialize) -> Outcome {
+    let data = serde_json::to_value(data).expect("a wire type is plain data");
+    Outcome::new(message, data)
+}

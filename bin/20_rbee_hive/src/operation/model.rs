@@ -1,0 +1,173 @@
+//! Operations on models.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{ModelImport, Progress};
+use serde_json::json;
+use worker_contract::ModelAlias;
+
+use super::outcome;
+use crate::catalog::{Candidate, CatalogError, Imported, Watcher};
+use crate::hive::Parts;
+use crate::worker_binary::AskError;
+
+/// The shortest time between two progress events.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// Adds a file: the worker's binary reads what is in it, then it is copied and pinned.
+pub(super) async fn import(
+    parts: &Parts,
+    request: ModelImport,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let path = request.path;
+    let candidate = off_thread(move || Candidate::open(&path)).await?;
+    let alias = match request.alias {
+        Some(alias) => alias,
+        None => candidate.alias()?,
+    };
+    job.say(format!("Reading what {} contains", candidate.path().display()));
+    let gguf = parts.binary.inspect(candidate.path()).await.map_err(|error| match error {
+        AskError::Refused(reason) => JobError::new("invalid_model", reason)
+            .hint("a model is a whole GGUF file; get it again if it was cut short"),
+        other => other.into(),
+    })?;
+    let (catalog, bytes) = (Arc::clone(&parts.catalog), candidate.bytes());
+    let copying = format!("Importing {alias}");
+    let imported = blocking(job, &copying, bytes, move |watcher| {
+        catalog.import(candidate, alias, gguf, watcher)
+    })
+    .await?;
+    Ok(match imported {
+        Imported::Added(entry) => {
+            parts.changes.note();
+            outcome(format!("Model {} is in the catalog", entry.alias), &entry)
+        }
+        Imported::AlreadyThere(entry) => {
+            outcome(format!("Model {} was in the catalog already", entry.alias), &entry)
+        }
+    })
+}
+
+pub(super) fn list(parts: &Parts) -> Outcome {
+    let models = parts.catalog.list();
+    let message = match models.len() {
+        1 => "1 model".to_owned(),
+        n => format!("{n} models"),
+    };
+    outcome(message, &json!({ "models": models }))
+}
+
+pub(super) fn get(parts: &Parts, alias: &ModelAlias) -> Result<Outcome, JobError> {
+    let entry = parts.catalog.get(alias)?;
+    Ok(outcome(
+        format!("Model {alias}: {} {}", entry.gguf.architecture, entry.gguf.quantization),
+        &entry,
+    ))
+}
+
+/// Removes a model that no worker runs.
+pub(super) async fn delete(parts: &Parts, alias: &ModelAlias) -> Result<Outcome, JobError> {
+    parts.catalog.get(alias)?;
+    let removal = parts.usage.exclude(alias).ok_or_else(|| in_use(parts, alias))?;
+    let (catalog, name) = (Arc::clone(&parts.catalog), alias.clone());
+    off_thread(move || {
+        let removed = catalog.remove(&name);
+        drop(removal);
+        removed
+    })
+    .await?;
+    parts.changes.note();
+    Ok(outcome(format!("Model {alias} is removed"), &json!({ "alias": alias })))
+}
+
+/// Computes a model's digest again.
+pub(super) async fn verify(
+    parts: &Parts,
+    alias: ModelAlias,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let bytes = parts.catalog.get(&alias)?.gguf.size_bytes;
+    let (catalog, name) = (Arc::clone(&parts.catalog), alias.clone());
+    let verifying = format!("Verifying {alias}");
+    let found =
+        blocking(job, &verifying, bytes, move |watcher| catalog.verify(&name, watcher)).await?;
+    let matches = found.pinned == found.actual;
+    let message = if matches {
+        format!("Model {alias} is the file that was added")
+    } else {
+        format!(
+            "Model {alias} changed on disk: its pinned SHA-256 is {}, it has {}",
+            found.pinned, found.actual
+        )
+    };
+    let data = json!({
+        "alias": alias,
+        "pinned": found.pinned,
+        "actual": found.actual,
+        "matches": matches,
+    });
+    Ok(outcome(message, &data))
+}
+
+/// Why a model cannot be shared.
+pub(super) fn unknown_or_being_removed(parts: &Parts, alias: &ModelAlias) -> JobError {
+    match parts.catalog.get(alias) {
+        Ok(_) => JobError::new("model_in_use", format!("model {alias} is being removed")),
+        Err(error) => error.into(),
+    }
+}
+
+/// Runs a long pass over a file on a blocking thread. It tells how far it is, and ends when the job
+/// is cancelled or nobody waits for it.
+pub(super) async fn blocking<T: Send + 'static>(
+    job: &JobContext,
+    doing: &str,
+    bytes: u64,
+    pass: impl FnOnce(&mut Watcher<'_>) -> Result<T, CatalogError> + Send + 'static,
+) -> Result<T, JobError> {
+    let cancel = job.cancelled().child_token();
+    let _cancel_when_dropped = cancel.clone().drop_guard();
+    let mut progress = progress_of(job.clone(), doing.to_owned(), bytes);
+    let passed =
+        off_thread(move || pass(&mut Watcher { cancel: &cancel, progress: &mut progress }));
+    Ok(passed.await?)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the clock only thins out what is told")]
+fn progress_of(job: JobContext, doing: String, bytes: u64) -> impl FnMut(u64) + Send + 'static {
+    let mut told = Instant::now();
+    move |done| {
+        if told.elapsed() >= TELL_EVERY || done >= bytes {
+            told = Instant::now();
+            let progress = Progress { done, total: Some(bytes.max(done)), unit: "bytes".into() };
+            job.progress(doing.clone(), progress);
+        }
+    }
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CatalogError> + Send + 'static,
+) -> Result<T, CatalogError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| {
+        let source = std::io::Error::other(panic);
+        Err(CatalogError::Io { doing: "a step on a file did not end", source })
+    })
+}
+
+fn in_use(parts: &Parts, alias: &ModelAlias) -> JobError {
+    let workers = parts.supervisor.users_of(alias);
+    let first = workers.first().map(ToString::to_string);
+    let users = match workers.as_slice() {
+        [] => "a worker that is being started".to_owned(),
+        [one] => format!("worker {one}"),
+        several => {
+            let names: Vec<&str> = several.iter().map(worker_contract::WorkerId::as_str).collect();
+            format!("workers {}", names.join(", "))
+        }
+    };
+    CatalogError::InUse { alias: alias.clone(), users, first }.into()
+}

@@ -1,0 +1,141 @@
+//! What a worker is started with: from a plan to a command line. Pure.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
+
+use crate::settings::base_url;
+
+/// What one worker is to be.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerPlan {
+    pub(crate) binary: PathBuf,
+    pub(crate) model: ModelAlias,
+    pub(crate) model_file: PathBuf,
+    pub(crate) digest: Sha256Digest,
+    pub(crate) device: DeviceId,
+    pub(crate) slots: u32,
+    pub(crate) ctx_size: u32,
+}
+
+/// What all workers of a hive have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) hive_id: HiveAlias,
+    /// Where workers listen.
+    pub(crate) host: IpAddr,
+    /// The host name or IP under which the queen reaches them.
+    pub(crate) advertised_host: String,
+    pub(crate) queen_url: Option<String>,
+    /// The secret that a worker demands and sends.
+    pub(crate) token_file: PathBuf,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) threads: Option<u32>,
+}
+
+impl Surroundings {
+    /// The base URL of a worker as the queen reaches it.
+    pub(super) fn address(&self, port: u16) -> String {
+        base_url(&self.advertised_host, port)
+    }
+
+    /// The base URL of a worker as its own hive reaches it.
+    pub(super) fn own_address(&self, port: u16) -> String {
+        let host = match self.host {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        base_url(&host.to_string(), port)
+    }
+
+    /// The command line of a worker.
+    pub(super) fn arguments(&self, plan: &WorkerPlan, id: &WorkerId, port: u16) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |name: &str, value: OsString| {
+            arguments.push(name.into());
+            arguments.push(value);
+        };
+        add("--model", plan.model_file.clone().into());
+        add("--port", port.to_string().into());
+        add("--bind", self.host.to_string().into());
+        add("--alias", plan.model.as_str().into());
+        add("--worker-id", id.as_str().into());
+        add("--hive-id", self.hive_id.as_str().into());
+        add("--device", plan.device.to_string().into());
+        add("--slots", plan.slots.to_string().into());
+        add("--ctx-size", plan.ctx_size.to_string().into());
+        add("--digest", plan.digest.as_hex().into());
+        add("--advertise", self.address(port).into());
+        add("--token-file", self.token_file.clone().into());
+        let interval = self.heartbeat_interval.as_millis();
+        add("--heartbeat-interval-ms", interval.to_string().into());
+        if let Some(queen) = &self.queen_url {
+            add("--queen", queen.into());
+        }
+        if let Some(threads) = self.threads {
+            add("--threads", threads.to_string().into());
+        }
+        arguments
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_told_all_that_it_needs() {
+        let arguments = surroundings("127.0.0.1").arguments(&plan(), &"w-1".parse().unwrap(), 9300);
+        let words: Vec<&str> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
+        let digest = "ab".repeat(32);
+        assert_eq!(
+            words.join(" "),
+            format!(
+                "--model /models/m.gguf --port 9300 --bind 127.0.0.1 --alias m --worker-id w-1 \
+                 --hive-id localhost --device GPU-0 --slots 4 --ctx-size 8192 --digest {digest} \
+                 --advertise http://gpu-1.home.arpa:9300 --token-file /secrets/local.token \
+                 --heartbeat-interval-ms 2000 --queen http://127.0.0.1:8500 --threads 2"
+            )
+        );
+    }
+
+    #[test]
+    fn the_hive_asks_for_health_where_the_worker_listens() {
+        for (bind, own) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("::", "[::1]"),
+            ("fd00::1", "[fd00::1]"),
+        ] {
+            assert_eq!(surroundings(bind).own_address(9300), format!("http://{own}:9300"));
+        }
+    }
+
+    fn surroundings(host: &str) -> Surroundings {
+        Surroundings {
+            hive_id: HiveAlias::localhost(),
+            host: host.parse().unwrap(),
+            advertised_host: "gpu-1.home.arpa".into(),
+            queen_url: Some("http://127.0.0.1:8500".into()),
+            token_file: "/secrets/local.token".into(),
+            heartbeat_interval: Duration::from_secs(2),
+            threads: Some(2),
+        }
+    }
+
+    fn plan() -> WorkerPlan {
+        WorkerPlan {
+            binary: "/bin/worker".into(),
+            model: "m".parse().unwrap(),
+            model_file: "/models/m.gguf".into(),
+            digest: "ab".repeat(32).parse().unwrap(),
+            device: "GPU-0".parse().unwrap(),
+            slots: 4,
+            ctx_size: 8192,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The log of one worker: `worker-<id>.log`, and `worker-<id>.log.1` before it.
+//!
+//! The worker writes straight into the file, so that it goes on when the hive is killed. The file
+//! is opened for appending: when it is cut, the next line is written at its start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use worker_contract::WorkerId;
+
+/// The size at which a log is moved aside, in bytes.
+const MAX_BYTES: u64 = 10 * 1024 * 1024;
+/// How much of a log's end is read to explain a failure, in bytes.
+const TAIL_BYTES: u64 = 8 * 1024;
+/// How many workers' logs are kept.
+const KEPT_WORKERS: usize = 50;
+
+/// The log of one worker.
+#[derive(Debug, Clone)]
+pub(super) struct LogFile {
+    path: PathBuf,
+}
+
+impl LogFile {
+    /// The log of the worker in the folder of logs.
+    pub(super) fn of(logs: &Path, worker: &WorkerId) -> Self {
+        Self { path: logs.join(format!("worker-{worker}.log")) }
+    }
+
+    /// Moves an earlier log aside and opens an empty one.
+    pub(super) fn open(&self) -> io::Result<File> {
+        if self.path.exists() {
+            fs::rename(&self.path, self.previous())?;
+        }
+        OpenOptions::new().create(true).append(true).open(&self.path)
+    }
+
+    /// Keeps the log below its greatest size while the worker writes on.
+    pub(super) fn cap(&self) -> io::Result<()> {
+        self.cap_at(MAX_BYTES)
+    }
+
+    /// The end of the log; empty if it cannot be read.
+    pub(super) fn tail(&self) -> String {
+        self.read_tail().unwrap_or_default()
+    }
+
+    fn cap_at(&self, max: u64) -> io::Result<()> {
+        if fs::metadata(&self.path)?.len() <= max {
+            return Ok(());
+        }
+        fs::copy(&self.path, self.previous())?;
+        OpenOptions::new().write(true).open(&self.path)?.set_len(0)
+    }
+
+    fn read_tail(&self) -> io::Result<String> {
+        let mut file = File::open(&self.path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let whole_lines = if length > TAIL_BYTES { text.split_once('\n') } else { None };
+        Ok(whole_lines.map_or(text.as_ref(), |(_, rest)| rest).to_owned())
+    }
+
+    fn previous(&self) -> PathBuf {
+        self.path.with_extension("log.1")
+    }
+}
+
+/// Removes the logs of workers long gone: the newest [`KEPT_WORKERS`] stay.
+pub(super) fn forget_old(logs: &Path) -> io::Result<()> {
+    forget_all_but(logs, KEPT_WORKERS)
+}
+
+fn forget_all_but(logs: &Path, kept: usize) -> io::Result<()> {
+    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
+    for file in fs::read_dir(logs)? {
+        let file = file?;
+        let name = file.file_name();
+        let is_worker_log = name.to_str().is_some_and(|name| {
+            name.starts_with("worker-") && Path::new(name).extension().is_some_and(|e| e == "log")
+        });
+        if is_worker_log {
+            found.push((file.metadata()?.modified()?, file.path()));
+        }
+    }
+    found.sort();
+    let surplus = found.len().saturating_sub(kept);
+    for (_, path) in found.into_iter().take(surplus) {
+        let _ = fs::remove_file(path.with_extension("log.1"));
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_new_run_begins_an_empty_log_and_keeps_the_one_before() {
+        let (folder, log) = log();
+        log.open().unwrap().write_all(b"first\n").unwrap();
+        log.open().unwrap().write_all(b"second\n").unwrap();
+        assert_eq!(log.tail(), "second\n");
+        let previous = fs::read_to_string(folder.path().join("worker-w-1.log.1")).unwrap();
+        assert_eq!(previous, "first\n");
+    }
+
+    #[test]
+    fn a_log_that_grows_is_cut_while_it_is_written() {
+        let (folder, log) = log();
+        let mut writer = log.open().unwrap();
+        writer.write_all(&b"before\n".repeat(100)).unwrap();
+        log.cap_at(100).unwrap();
+        writer.write_all(b"after\n").unwrap();
+        assert_eq!(log.tail(), "after\n");
+        let previous = fs::read_to_string(folder.path().join("worker-w-1.log.1")).unwrap();
+        assert_eq!(previous.lines().count(), 100);
+    }
+
+    #[test]
+    fn the_tail_of_a_long_log_begins_with_a_whole_line() {
+        let (_folder, log) = log();
+        log.open().unwrap().write_all(&b"0123456789abcde\n".repeat(2000)).unwrap();
+        let tail = log.tail();
+        assert!(tail.len() as u64 <= TAIL_BYTES);
+        assert!(tail.lines().all(|line| line == "0123456789abcde"));
+    }
+
+    #[test]
+    fn old_logs_are_forgotten_and_other_files_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 0..5 {
+            fs::write(folder.path().join(format!("worker-w-{n}.log")), "x").unwrap();
+        }
+        fs::write(folder.path().join("rbee-hive.log"), "x").unwrap();
+        forget_all_but(folder.path(), 2).unwrap();
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, 3);
+        assert!(folder.path().join("rbee-hive.log").exists());
+    }
+
+    fn log() -> (tempfile::TempDir, LogFile) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogFile::of(folder.path(), &"w-1".parse().unwrap());
+        (folder, log)
+    }
+}

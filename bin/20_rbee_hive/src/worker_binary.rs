@@ -1,0 +1,178 @@
+//! Short questions to the worker's binary: which devices there are, what is in a GGUF file.
+//!
+//! A question is a child process with a deadline and a bounded answer, so that a file that crashes
+//! the engine crashes nothing else. Workers themselves are started by the supervisor.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use daemon_lifecycle::find_binary;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use worker_contract::{Device, GgufSummary};
+
+/// The name of the worker's binary.
+const NAME: &str = "llm-worker-rbee";
+/// The longest answer, in bytes.
+const MAX_ANSWER: u64 = 1024 * 1024;
+/// The longest reason that is passed on, in characters.
+const MAX_REASON: usize = 500;
+/// How long the engine may take to look for devices.
+const DEVICES_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the engine may take to read a file's metadata, also from a slow disk.
+const INSPECT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the worker's binary is.
+#[derive(Debug, Clone)]
+pub(crate) struct WorkerBinary {
+    given: Option<PathBuf>,
+}
+
+/// A question got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// There is no such binary.
+    #[error("the worker's binary is missing")]
+    Missing(#[source] daemon_lifecycle::LifecycleError),
+    /// It cannot be run.
+    #[error("the worker's binary cannot be run")]
+    Run(#[source] std::io::Error),
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// It took too long.
+    #[error("the worker's binary gave no answer in {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// Its answer is not what was agreed on.
+    #[error("the worker's binary gave an answer that cannot be read: is it of another version?")]
+    Unreadable(#[source] serde_json::Error),
+}
+
+impl WorkerBinary {
+    /// The given file, else the one that is found beside this program or on the path.
+    pub(crate) fn new(given: Option<PathBuf>) -> Self {
+        Self { given }
+    }
+
+    /// The binary's path. Looked up anew, so that one that is built meanwhile is found.
+    pub(crate) fn path(&self) -> Result<PathBuf, AskError> {
+        match &self.given {
+            Some(path) => Ok(path.clone()),
+            None => find_binary(NAME).map_err(AskError::Missing),
+        }
+    }
+
+    /// The devices that the engine can use.
+    pub(crate) async fn devices(&self) -> Result<Vec<Device>, AskError> {
+        self.ask(["devices", "--json"], DEVICES_PATIENCE).await
+    }
+
+    /// What a GGUF file says of itself; the refusal of a broken one says why.
+    pub(crate) async fn inspect(&self, file: &Path) -> Result<GgufSummary, AskError> {
+        let arguments = [OsStr::new("inspect"), file.as_os_str(), OsStr::new("--json")];
+        self.ask(arguments, INSPECT_PATIENCE).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        patience: Duration,
+    ) -> Result<T, AskError> {
+        let mut child = Command::new(self.path()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(AskError::Run)?;
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let answer = async {
+            let (answer, words) = tokio::join!(read_bounded(stdout), read_bounded(stderr));
+            Ok((answer?, words?, child.wait().await?))
+        };
+        let (answer, words, status) = tokio::time::timeout(patience, answer)
+            .await
+            .map_err(|_| AskError::TimedOut(patience))?
+            .map_err(AskError::Run)?;
+        if !status.success() {
+            return Err(AskError::Refused(reason(&String::from_utf8_lossy(&words), status)));
+        }
+        serde_json::from_slice(&answer).map_err(AskError::Unreadable)
+    }
+}
+
+/// Reads to the end and keeps no more than the beginning, so that the child never waits.
+async fn read_bounded(mut from: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    (&mut from).take(MAX_ANSWER).read_to_end(&mut kept).await?;
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
+    Ok(kept)
+}
+
+/// The last line that is meant for a person.
+fn reason(words: &str, status: ExitStatus) -> String {
+    let lines = || words.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let own = lines().find_map(|line| line.strip_prefix("error: "));
+    let crashed = status.code().is_none();
+    match own.or_else(|| lines().next().filter(|_| !crashed)) {
+        Some(line) => line.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect(),
+        None => format!("the engine could not read it ({status})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_refusal_is_the_programs_own() {
+        let failed = ExitStatus::from_raw(1 << 8);
+        let crashed = ExitStatus::from_raw(11);
+        for (words, status, expected) in [
+            ("llama: noise\nerror: the file is truncated\n", failed, "the file is truncated"),
+            ("the file is truncated\n", failed, "the file is truncated"),
+            ("", failed, "the engine could not read it (exit status: 1)"),
+            ("llama: noise\n", crashed, "the engine could not read it (signal: 11 (SIGSEGV))"),
+        ] {
+            assert_eq!(reason(words, status), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_binary_that_does_not_answer_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = WorkerBinary::new(Some(script(folder.path(), "exec sleep 60")));
+        let asked = binary.ask::<u8>(["x"], Duration::from_millis(50)).await;
+        assert!(matches!(asked, Err(AskError::TimedOut(_))), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let endless = script(folder.path(), "head -c 5000000 /dev/zero | tr '\\0' 1");
+        let asked = WorkerBinary::new(Some(endless)).devices().await;
+        assert!(matches!(asked, Err(AskError::Unreadable(_))), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_binary_is_told() {
+        let asked = WorkerBinary::new(Some("/no/such/worker".into())).devices().await;
+        assert!(matches!(asked, Err(AskError::Run(_))), "{asked:?}");
+    }
+
+    fn script(folder: &Path, body: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+
+        let path = folder.join("worker");
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+}

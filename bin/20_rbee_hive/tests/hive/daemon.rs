@@ -1,0 +1,246 @@
+//! The binary: what `rbee-hive` does as a process.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::{SOON, hive_target, import, result, spawn};
+use rbee_operations::Operation;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use test_cluster::{Api, Binaries, Signal, demo_model, is_alive, send_signal, wait_until};
+use tokio::process::{Child, Command};
+use worker_contract::{HiveHeartbeat, ModelEntry, SupervisedState, SupervisedWorker};
+
+#[tokio::test]
+async fn a_model_is_imported_and_served_over_http_and_sigterm_leaves_no_process() {
+    let mut daemon = Daemon::start().await;
+    let api = daemon.api();
+    let health = api.get("/health").await.unwrap();
+    assert_eq!(health.json().unwrap()["status"], "ok");
+
+    let file = demo_model().unwrap();
+    let run = api.run_job(&import(&file, Some("m"))).await.unwrap();
+    let told = run.events.iter().filter_map(|(_, event)| event.progress()).last();
+    let told = told.expect("an import tells of its progress");
+    assert_eq!((told.done, told.unit.as_str()), (98_362_432, "bytes"));
+    let model: ModelEntry = run.result().unwrap();
+    let worker: SupervisedWorker = api.run_job(&spawn("m")).await.unwrap().result().unwrap();
+
+    let capabilities = api.get("/v1/capabilities").await.unwrap().json().unwrap();
+    assert_eq!(capabilities["catalog"][0]["sha256"], model.sha256.as_hex());
+    assert_eq!(capabilities["workers"][0]["state"], "ready");
+    assert_eq!(capabilities["devices"][0]["id"], "CPU-0");
+    let status = api.run_job(&Operation::HiveStatus(hive_target())).await.unwrap();
+    let status: HiveHeartbeat = status.result().unwrap();
+    assert_eq!(status.address.as_deref(), Some(daemon.address.as_str()));
+
+    daemon.signal(Signal::TERM);
+    assert!(daemon.end().await.success());
+    assert!(!is_alive(worker.pid));
+    assert!(!daemon.run_file("rbee-hive.addr").exists(), "run files are gone");
+}
+
+#[tokio::test]
+async fn a_hive_that_is_killed_and_started_again_has_the_same_worker() {
+    let mut daemon = Daemon::start().await;
+    daemon.api().run_job(&import(&demo_model().unwrap(), Some("m"))).await.unwrap();
+    let worker: SupervisedWorker =
+        daemon.api().run_job(&spawn("m")).await.unwrap().result().unwrap();
+    daemon.signal(Signal::KILL);
+    daemon.end().await;
+    assert!(is_alive(worker.pid), "a worker outlives its hive");
+
+    daemon.start_again().await;
+    let capabilities = daemon.api().get("/v1/capabilities").await.unwrap().json().unwrap();
+    let workers: Vec<SupervisedWorker> =
+        serde_json::from_value(capabilities["workers"].clone()).unwrap();
+    assert_eq!(workers, [worker.clone()]);
+
+    let asked = daemon.api().post("/v1/shutdown", &json!({})).await.unwrap();
+    assert_eq!(asked.status, 202);
+    assert!(daemon.end().await.success());
+    assert!(!is_alive(worker.pid));
+}
+
+#[tokio::test]
+async fn the_queen_hears_of_each_change_and_is_told_where_the_hive_is() {
+    let queen = DeafQueen::start().await;
+    let daemon = Daemon::start_with(&["--queen", &queen.address, "--alias", "gpu-1"]).await;
+    let first = queen.heartbeat(|_| true).await;
+    assert_eq!(first.hive_id.as_str(), "gpu-1");
+    assert_eq!(first.address.as_deref(), Some(daemon.address.as_str()));
+    daemon.api().run_job(&import(&demo_model().unwrap(), Some("m"))).await.unwrap();
+    queen.heartbeat(|heartbeat| heartbeat.catalog.len() == 1).await;
+    let worker: SupervisedWorker =
+        daemon.api().run_job(&spawn("m")).await.unwrap().result().unwrap();
+    queen
+        .heartbeat(|heartbeat| {
+            heartbeat.workers.iter().any(|worker| worker.state == SupervisedState::Ready)
+        })
+        .await;
+    daemon.signal(Signal::TERM);
+    queen.heartbeat(|heartbeat| heartbeat.workers.is_empty() && heartbeat.catalog.len() == 1).await;
+    wait_until("the worker's end", SOON, async || (!is_alive(worker.pid)).then_some(()))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn bad_requests_have_the_right_status_and_an_error_object() {
+    let daemon = Daemon::start().await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let jobs = format!("{}/v1/jobs", daemon.address);
+    let large = json!({"operation": {"ModelList": {"hive_id": "x".repeat(2 << 20)}}}).to_string();
+    for (body, expected) in [
+        ("{", 400),
+        (r#"{"operation":{"WorkerSpwan":{}}}"#, 400),
+        (r#"{"operation":{"WorkerSpawn":{"model":"../m"}}}"#, 400),
+        (r#"{"operation":{"WorkerSpawn":{"model":"m","slots":-1}}}"#, 400),
+        (large.as_str(), 413),
+    ] {
+        let request = client.post(&jobs).header("content-type", "application/json");
+        let answer = request.body(body.to_owned()).send().await.unwrap();
+        let shown: String = body.chars().take(60).collect();
+        assert_eq!(answer.status().as_u16(), expected, "{shown}");
+        let error: Value = answer.json().await.unwrap();
+        assert!(error["error"]["message"].is_string(), "{shown}: {error}");
+    }
+    let unknown = client.get(format!("{}/v1/nothing", daemon.address)).send().await.unwrap();
+    assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn two_hives_in_one_home_and_a_bind_off_loopback_are_refused() {
+    let daemon = Daemon::start().await;
+    let second = daemon.command(&[]).output().await.unwrap();
+    assert!(!second.status.success());
+    let words = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(words.contains("runs already"), "{words}");
+
+    let home = tempfile::tempdir().unwrap();
+    let open = command(home.path(), &["--bind", "0.0.0.0:0"]).output().await.unwrap();
+    assert!(!open.status.success());
+    let words = String::from_utf8_lossy(&open.stderr).into_owned();
+    assert!(words.contains("rbee-keeper token create"), "{words}");
+}
+
+struct Daemon {
+    address: String,
+    child: Child,
+    flags: Vec<String>,
+    home: TempDir,
+}
+
+impl Daemon {
+    async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(flags: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let config = "[hive]\nbind = \"127.0.0.1:0\"\nworker_ports = \"0\"\nstop_grace_s = 5\n\
+                      [worker]\nctx_size = 512\nthreads = 1\n";
+        fs::write(home.path().join("config.toml"), config).unwrap();
+        let child = command(home.path(), flags).spawn().unwrap();
+        let flags = flags.iter().map(ToString::to_string).collect();
+        let mut daemon = Self { address: String::new(), child, flags, home };
+        daemon.wait_healthy().await;
+        daemon
+    }
+
+    async fn start_again(&mut self) {
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        self.child = command(self.home.path(), &flags).spawn().unwrap();
+        self.wait_healthy().await;
+    }
+
+    async fn wait_healthy(&mut self) {
+        let file = self.run_file("rbee-hive.addr");
+        let healthy = wait_until("a healthy hive", SOON, async || {
+            let address = format!("http://{}", fs::read_to_string(&file).ok()?.trim());
+            let answer = Api::new(&address, None).ok()?.get("/health").await.ok()?;
+            (answer.status == 200).then_some(address)
+        });
+        self.address = healthy.await.unwrap();
+    }
+
+    fn api(&self) -> Api {
+        Api::new(&self.address, None).unwrap()
+    }
+
+    fn command(&self, flags: &[&str]) -> Command {
+        command(self.home.path(), flags)
+    }
+
+    fn run_file(&self, name: &str) -> std::path::PathBuf {
+        self.home.path().join("run").join(name)
+    }
+
+    fn signal(&self, signal: Signal) {
+        send_signal(self.child.id().expect("it was not waited for"), signal);
+    }
+
+    async fn end(&mut self) -> std::process::ExitStatus {
+        let patience = SOON + Duration::from_secs(10);
+        tokio::time::timeout(patience, self.child.wait()).await.expect("it ends").unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A test that failed half way leaves workers: the ledger names them.
+        let ledger = fs::read_to_string(self.run_file("workers.json")).unwrap_or_default();
+        let ledger: Value = serde_json::from_str(&ledger).unwrap_or_default();
+        for worker in ledger["workers"].as_array().into_iter().flatten() {
+            if let Some(pid) = worker["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) {
+                send_signal(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+fn command(home: &Path, flags: &[&str]) -> Command {
+    let worker = Binaries::find().and_then(|found| found.get("llm-worker-rbee")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rbee-hive"));
+    command
+        .args(flags)
+        .env("RBEE_HOME", home)
+        .env("RBEE_BIN_DIR", worker.parent().unwrap())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Takes heartbeats and does nothing else.
+struct DeafQueen {
+    address: String,
+    heard: tokio::sync::watch::Receiver<Vec<HiveHeartbeat>>,
+    _server: tokio::task::JoinSet<()>,
+}
+
+impl DeafQueen {
+    async fn start() -> Self {
+        let (sender, heard) = tokio::sync::watch::channel(Vec::new());
+        let take = async move |axum::Json(heartbeat): axum::Json<HiveHeartbeat>| {
+            sender.send_modify(|heard: &mut Vec<_>| heard.push(heartbeat));
+            StatusCode::NO_CONTENT
+        };
+        let routes = axum::Router::new()
+            .route("/v1/hive-heartbeat", axum::routing::post(take))
+            .route("/v1/worker-heartbeat", axum::routing::post(async || StatusCode::NO_CONTENT));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let mut server = tokio::task::JoinSet::new();
+        server.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        Self { address, heard, _server: server }
+    }
+
+    async fn heartbeat(&self, wanted: impl Fn(&HiveHeartbeat) -> bool) -> HiveHeartbeat {
+        let heard = self.heard.clone();
+        let looking = async || heard.borrow().iter().rev().find(|h| wanted(h)).cloned();
+        wait_until("such a heartbeat", SOON, looking).await.unwrap()
+    }
+}

@@ -1,0 +1,9 @@
+//! The hive with real processes: as a library in this process, and as a daemon.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod daemon;
+mod misbehaving_workers;
+mod models;
+mod support;
+mod workers;
