@@ -20,6 +20,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(30);
 /// How long a stream may be silent. Daemons send a comment every ten seconds.
 const SILENCE: Duration = Duration::from_secs(35);
+/// How often a broken stream is opened again in a row, over 12 to 24 seconds.
+const RETRIES: usize = 8;
 const QUEEN_ADVICE: &str = "start the queen with `rbee-keeper queen start`, or check the URL";
 
 /// A client for the jobs of one daemon. A clone shares its connections.
@@ -61,7 +63,7 @@ impl JobClient {
             retries: ExponentialBuilder::new()
                 .with_min_delay(Duration::from_millis(100))
                 .with_max_delay(Duration::from_secs(3))
-                .with_max_times(10)
+                .with_max_times(RETRIES)
                 .with_jitter(),
         };
         Self { http, shared: Arc::new(shared) }
@@ -72,6 +74,15 @@ impl JobClient {
     #[must_use]
     pub fn with_advice(mut self, advice: impl Into<String>) -> Self {
         Arc::make_mut(&mut self.shared).advice = advice.into();
+        self
+    }
+
+    /// The same client with another number of times that a broken stream is opened again in a row,
+    /// with pauses that grow from 0.1 to 3 seconds; by default eight times.
+    #[must_use]
+    pub fn with_retries(mut self, times: usize) -> Self {
+        let shared = Arc::make_mut(&mut self.shared);
+        shared.retries = shared.retries.with_max_times(times);
         self
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use rbee_operations::JobEvent;
 use worker_contract::JobId;
@@ -24,7 +25,7 @@ impl JobClient {
     /// has ended and its last event was given.
     ///
     /// A stream that breaks is opened again behind the last event. The error after which no more is
-    /// tried is the stream's last item: the first connection fails, the daemon refuses, or ten
+    /// tried is the stream's last item: the first connection fails, the daemon refuses, or all
     /// retries in a row bring no event.
     pub fn follow(
         &self,
@@ -34,16 +35,16 @@ impl JobClient {
         let (client, job_id) = (self.clone(), job_id.clone());
         async_stream::try_stream! {
             let mut last = after.unwrap_or(0);
-            let mut messages = Box::pin(open(&client, &job_id, last).await?);
+            let mut messages = open(&client, &job_id, last).await?;
             let mut patience = Patience::new(client.retries());
             loop {
                 let broken = match messages.next().await {
                     Some(Ok(Message::Done)) => return,
                     Some(Ok(Message::Event(event))) => {
-                        patience.renew();
                         // What a server gives twice is passed on once.
                         if event.id > last {
                             last = event.id;
+                            patience.renew();
                             yield event;
                         }
                         continue;
@@ -52,7 +53,7 @@ impl JobClient {
                     Some(Err(error)) => error,
                     None => client.protocol("a job's stream without an end"),
                 };
-                messages = Box::pin(reopen(&client, &job_id, last, &mut patience, broken).await?);
+                messages = reopen(&client, &job_id, last, &mut patience, broken).await?;
             }
         }
     }
@@ -65,7 +66,7 @@ async fn reopen(
     after: u64,
     patience: &mut Patience,
     mut broken: ClientError,
-) -> Result<impl Stream<Item = Result<Message, ClientError>> + Send + use<>, ClientError> {
+) -> Result<BoxStream<'static, Result<Message, ClientError>>, ClientError> {
     loop {
         let Some(pause) = patience.next() else {
             let (job_id, retries) = (job_id.clone(), patience.used);

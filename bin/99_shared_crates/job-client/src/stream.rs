@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use eventsource_stream::{Event, EventStream, EventStreamError};
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use rbee_operations::{DONE_MARKER, JobEvent};
 use reqwest::{Method, Response, header};
@@ -23,7 +24,7 @@ pub(crate) async fn open(
     client: &JobClient,
     job_id: &JobId,
     after: u64,
-) -> Result<impl Stream<Item = Result<Message, ClientError>> + Send + use<>, ClientError> {
+) -> Result<BoxStream<'static, Result<Message, ClientError>>, ClientError> {
     let mut request = client.request(Method::GET, &format!("/v1/jobs/{job_id}/stream"));
     if after > 0 {
         request = request.header("last-event-id", after);
@@ -34,7 +35,7 @@ pub(crate) async fn open(
     }
     let events = EventStream::new(bounded(response, MAX_EVENT));
     let client = client.clone();
-    Ok(events.map(move |event| understand(&client, event)))
+    Ok(events.map(move |event| understand(&client, event)).boxed())
 }
 
 fn is_event_stream(response: &Response) -> bool {
@@ -99,9 +100,10 @@ fn understand(
         return Ok(Message::Done);
     }
     let id = event.id.parse().map_err(|_| client.protocol("an event without a numeric id"))?;
-    // The error's text names a field or a place, and never the event's content.
-    let event: JobEvent = serde_json::from_str(&event.data)
-        .map_err(|error| client.protocol(format!("an event that is none: {error}")))?;
+    // The error's own text could quote the event, which may be of an answer.
+    let event: JobEvent = serde_json::from_str(&event.data).map_err(|error| {
+        client.protocol(format!("an event that is wrong at column {} of its JSON", error.column()))
+    })?;
     Ok(Message::Event(FollowedEvent { id, event }))
 }
 

@@ -11,8 +11,9 @@ use crate::JobContext;
 /// Carries operations out.
 ///
 /// The returned future is the job: when [`JobContext::cancelled`] fires it has ten seconds to clean up
-/// and end, then it is dropped. What it started must therefore end when it is dropped. A panic in it
-/// fails the job and nothing else.
+/// and end, then it is dropped. What it started must therefore end when it is dropped. What it returns
+/// after that is not shown if somebody cancelled the job; if the daemon is stopping, an [`Outcome`]
+/// that came in time counts. A panic fails the job and nothing else.
 pub trait Executor: Send + Sync + 'static {
     /// Begins to carry out `operation`, telling of it through `job`.
     fn execute(

@@ -93,10 +93,9 @@ pub(crate) fn replay(cursor: Cursor) -> impl Stream<Item = Replayed> + Send + 's
 }
 
 fn single(batch: Batch) -> impl Iterator<Item = Replayed> {
-    let gap = batch.gap.map(|gap| Replayed::Gap {
-        missed: gap.missed,
-        first_available: gap.first_available,
-    });
+    let gap = batch
+        .gap
+        .map(|gap| Replayed::Gap { missed: gap.missed, first_available: gap.first_available });
     gap.into_iter().chain(batch.events.into_iter().filter_map(|kept| parse(&kept)))
 }
 

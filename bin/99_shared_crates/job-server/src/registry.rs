@@ -210,7 +210,10 @@ impl JobRegistry {
         if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
             self.inner.abandon.cancel();
             if tokio::time::timeout(STORE_PATIENCE, self.inner.tasks.wait()).await.is_err() {
-                tracing::error!(jobs = self.running(), "jobs block their threads and are left behind");
+                tracing::error!(
+                    jobs = self.running(),
+                    "jobs block their threads and are left behind"
+                );
             }
         }
         self.recorded().await;

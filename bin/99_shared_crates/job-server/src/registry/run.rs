@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Inner;
 use crate::context::LiveJob;
 use crate::job::{End, Job, now};
-use crate::{Executor, JobContext, JobError};
+use crate::{Executor, JobContext, JobError, Outcome};
 
 /// How long a cancelled job has to clean up.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
@@ -23,8 +23,8 @@ pub(super) async fn run(
     operation: Operation,
     executor: Arc<dyn Executor>,
 ) {
-    let end = carry_out(&live, operation, executor, &inner.abandon).await;
-    let end = end.unwrap_or_else(|| early_end(&live));
+    let done = carry_out(&live, operation, executor, &inner.abandon).await;
+    let end = end_of(&live, done);
     live.job.send_if_modified(|job| job.end(&live.facts.operation, end, now()));
     inner.table().ended();
     log_end(&live);
@@ -38,44 +38,59 @@ pub(super) async fn run(
     }
 }
 
-/// The end that the executor brought about, or none where it was stopped.
+/// What came of an executor.
+enum Done {
+    Returned(Result<Outcome, JobError>),
+    Panicked,
+    /// It was not begun, or did not stop in time.
+    Dropped,
+}
+
+/// Runs the executor until it returns, or until its grace after a cancellation is over.
 async fn carry_out(
     live: &Arc<LiveJob>,
     operation: Operation,
     executor: Arc<dyn Executor>,
     abandon: &CancellationToken,
-) -> Option<End> {
+) -> Done {
     if live.cancel.is_cancelled() {
-        return None;
+        return Done::Dropped;
     }
     live.job.send_modify(Job::begin);
     let context = JobContext::new(Arc::clone(live));
     // `execute` is called inside, so that a panic in it is caught like one in its future.
     let work = async move { executor.execute(operation, context).await };
     let mut work = AssertUnwindSafe(work).catch_unwind().boxed();
-    let done = tokio::select! {
-        biased;
-        done = &mut work => Some(done),
-        () = live.cancel.cancelled() => None,
-    };
-    if done.is_none() {
+    let grace_is_over = async {
+        live.cancel.cancelled().await;
         tokio::select! {
-            biased;
-            _ = &mut work => {}
             () = abandon.cancelled() => {}
             () = tokio::time::sleep(CANCEL_GRACE) => {}
         }
-    }
-    let dropped = catch_unwind(AssertUnwindSafe(|| drop(work)));
-    match (done?, dropped) {
-        (Ok(Ok(outcome)), Ok(())) => Some(End::Succeeded(outcome)),
-        (Ok(Err(error)), Ok(())) => Some(End::Failed(error)),
-        (Err(_), _) | (_, Err(_)) => Some(End::Failed(panicked(live))),
+    };
+    let done = tokio::select! {
+        biased;
+        done = &mut work => done.map_or(Done::Panicked, Done::Returned),
+        () = grace_is_over => Done::Dropped,
+    };
+    match catch_unwind(AssertUnwindSafe(|| drop(work))) {
+        Ok(()) => done,
+        Err(_) => Done::Panicked,
     }
 }
 
-fn early_end(live: &LiveJob) -> End {
-    if live.job.borrow().cancel_requested() { End::Cancelled } else { End::interrupted() }
+/// How the job ends. Where somebody asked for its end it is cancelled, whatever its executor made of
+/// that; where the daemon stops, work that was done in time counts.
+fn end_of(live: &LiveJob, done: Done) -> End {
+    let cancelled = live.job.borrow().cancel_requested();
+    let stopping = live.cancel.is_cancelled();
+    match done {
+        Done::Panicked => End::Failed(panicked(live)),
+        _ if cancelled => End::Cancelled,
+        Done::Returned(Ok(outcome)) => End::Succeeded(outcome),
+        Done::Returned(Err(error)) if !stopping => End::Failed(error),
+        Done::Returned(Err(_)) | Done::Dropped => End::interrupted(),
+    }
 }
 
 fn panicked(live: &LiveJob) -> JobError {

@@ -73,8 +73,8 @@ fn read(change: &Transaction<'_>) -> rusqlite::Result<Vec<StoredJob>> {
 
 fn read_events(change: &Transaction<'_>) -> rusqlite::Result<HashMap<JobId, Vec<KeptEvent>>> {
     let mut events: HashMap<JobId, Vec<KeptEvent>> = HashMap::new();
-    let mut query =
-        change.prepare("SELECT job_id, event_id, json FROM job_events ORDER BY job_id, event_id")?;
+    let mut query = change
+        .prepare("SELECT job_id, event_id, json FROM job_events ORDER BY job_id, event_id")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
         let (id, number, json): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);

@@ -32,8 +32,8 @@ const TABLES: &str = "
 
 /// Opens the file, with its tables.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let connection = open_file(path)
-        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    let connection =
+        open_file(path).map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     let use_error = |source| StoreError::Use { path: path.to_owned(), source };
     configure(&connection).map_err(use_error)?;
     let found = version(&connection).map_err(use_error)?;

@@ -110,9 +110,8 @@ fn write(change: &Connection, record: &Record) -> rusqlite::Result<()> {
 }
 
 fn write_events(change: &Connection, id: &JobId, events: &[KeptEvent]) -> rusqlite::Result<()> {
-    let mut insert = change.prepare_cached(
-        "INSERT INTO job_events (job_id, event_id, json) VALUES (?1, ?2, ?3)",
-    )?;
+    let mut insert = change
+        .prepare_cached("INSERT INTO job_events (job_id, event_id, json) VALUES (?1, ?2, ?3)")?;
     for kept in events {
         let number = i64::try_from(kept.id).unwrap_or(i64::MAX);
         insert.execute(params![id.as_str(), number, String::from_utf8_lossy(&kept.event.json)])?;

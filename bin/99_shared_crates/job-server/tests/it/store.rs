@@ -1,0 +1,189 @@
+//! What survives a restart, and what never reaches the disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use job_server::{JobRegistry, Limits, Outcome, Replayed, StoreError};
+use rbee_operations::{JobState, Operation};
+use serde_json::json;
+
+use crate::support::{ended, endless, event, follow, messages, operation, scripted, within};
+
+#[tokio::test]
+async fn an_ended_job_is_replayed_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let executor = scripted(|job| async move {
+        job.say("one");
+        Ok(Outcome::new("two", json!({"n": 2})))
+    });
+    let id = registry.submit(&operation(), "1a2b3c4d", &executor).unwrap();
+    let (job, seen) = (ended(&registry, &id).await, follow(&registry, &id, None).await);
+    stop(registry).await;
+
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    assert_eq!(registry.get(&id), Some(job));
+    assert_eq!(follow(&registry, &id, None).await, seen);
+    assert_eq!(follow(&registry, &id, Some(1)).await, seen[1..]);
+}
+
+#[tokio::test]
+async fn a_job_that_a_crash_ended_is_failed_as_interrupted_for_every_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let crashed = JobRegistry::open(Limits::default(), &db).unwrap();
+    let id = crashed.submit(&operation(), "local", &endless()).unwrap();
+    within("the job's record", recorded(&db, 1)).await;
+
+    // The first registry is still there, as after a crash: it has written no end.
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let job = registry.get(&id).unwrap();
+    assert_eq!(job.state, JobState::Failed);
+    // A reader that saw many events before the crash gets the end like one that saw none.
+    for after in [None, Some(1), Some(1_000_000)] {
+        let seen = follow(&registry, &id, after).await;
+        let [Replayed::Gap { .. }, error, Replayed::Done] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!(event(error).code.as_deref(), Some("interrupted"));
+    }
+    let again = JobRegistry::open(Limits::default(), &db).unwrap();
+    assert_eq!(again.get(&id), Some(job));
+}
+
+#[tokio::test]
+async fn neither_prompt_nor_answer_is_ever_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let infer: Operation = serde_json::from_value(json!({"Infer": {
+        "model": "smollm2-135m", "prompt": "PROMPTTEXT", "system": "SYSTEMTEXT",
+    }}))
+    .unwrap();
+    let executor = scripted(|job| async move {
+        job.say("queued at w-1");
+        for n in 0..500 {
+            job.event("token", "ANSWERTEXT", json!({"text": "ANSWERTEXT", "tokens": [n]}));
+        }
+        Ok(Outcome::new("500 tokens", json!({"finish_reason": "stop"})))
+    });
+    let id = registry.submit(&infer, "local", &executor).unwrap();
+    assert_eq!(follow(&registry, &id, None).await.len(), 503);
+    within("the records", registry.shutdown(Duration::from_secs(5))).await;
+
+    // With the write-ahead log beside it, before it is merged.
+    let bytes = all_bytes(folder.path());
+    let on_disk = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+    assert!(on_disk("queued at w-1") && on_disk("500 tokens"), "nothing was stored at all");
+    for private in ["PROMPTTEXT", "SYSTEMTEXT", "ANSWERTEXT"] {
+        assert!(!on_disk(private), "{private} is on disk");
+    }
+    stop(registry).await;
+
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let seen = follow(&registry, &id, None).await;
+    assert_eq!(messages(&seen), ["queued at w-1", "gap of 500", "500 tokens", "[DONE]"]);
+}
+
+#[tokio::test]
+async fn only_the_latest_jobs_and_a_bounded_tail_of_each_are_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let limits = Limits { keep_jobs: 3, ..Limits::default() };
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    let executor = scripted(|job| async move {
+        for n in 0..2000 {
+            job.say(format!("{n} {}", "x".repeat(200)));
+        }
+        Ok(Outcome::said("done"))
+    });
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        let id = registry.submit(&operation(), "local", &executor).unwrap();
+        ended(&registry, &id).await;
+        ids.push(id);
+    }
+    stop(registry).await;
+    assert!(all_bytes(folder.path()).len() < 2 << 20, "the files grow without bound");
+
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    let kept: Vec<_> = registry.list().into_iter().map(|job| job.job_id).collect();
+    assert_eq!(kept, [ids[7].clone(), ids[6].clone(), ids[5].clone()]);
+    let seen = follow(&registry, &ids[7], None).await;
+    assert!(matches!(seen[0], Replayed::Gap { .. }), "{:?}", seen[0]);
+    assert!(seen.len() > 10 && seen.len() < 300, "{} events", seen.len());
+    assert_eq!(messages(&seen[seen.len() - 2..]), ["done", "[DONE]"]);
+}
+
+#[tokio::test]
+async fn many_jobs_at_once_are_all_recorded_with_their_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let executor = scripted(|job| async move {
+        job.say("working");
+        tokio::task::yield_now().await;
+        Ok(Outcome::said("done"))
+    });
+    let ids: Vec<_> =
+        (0..200).map(|_| registry.submit(&operation(), "local", &executor).unwrap()).collect();
+    for id in &ids {
+        assert_eq!(ended(&registry, id).await.state, JobState::Succeeded);
+    }
+    stop(registry).await;
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    assert_eq!(registry.list().len(), 200);
+    assert!(registry.list().iter().all(|job| job.state == JobState::Succeeded));
+}
+
+#[test]
+fn a_file_that_is_no_job_store_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    std::fs::write(&db, "this is a diary, not a database, and it is long enough to be read as one")
+        .unwrap();
+    let error = JobRegistry::open(Limits::default(), &db).unwrap_err();
+    assert!(matches!(error, StoreError::Use { .. }), "{error:?}");
+    assert!(error.to_string().contains("state.db"), "{error}");
+    assert!(std::fs::read_to_string(&db).unwrap().starts_with("this is a diary"));
+
+    let missing = JobRegistry::open(Limits::default(), &folder.path().join("no/such/folder.db"));
+    assert!(matches!(missing.unwrap_err(), StoreError::Open { .. }));
+}
+
+#[test]
+fn a_file_of_a_later_version_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    rusqlite::Connection::open(&db).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    let error = JobRegistry::open(Limits::default(), &db).unwrap_err();
+    assert!(matches!(error, StoreError::TooNew { found: 99, known: 1, .. }), "{error:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn only_the_owner_can_read_the_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let _registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    assert_eq!(std::fs::metadata(&db).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+async fn stop(registry: JobRegistry) {
+    within("the shutdown", registry.shutdown(Duration::from_secs(5))).await;
+}
+
+/// Waits until that many jobs are on disk.
+async fn recorded(db: &Path, jobs: i64) {
+    let count = || -> rusqlite::Result<i64> {
+        rusqlite::Connection::open(db)?.query_row("SELECT count(*) FROM jobs", [], |r| r.get(0))
+    };
+    while count().unwrap_or(0) < jobs {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn all_bytes(folder: &Path) -> Vec<u8> {
+    let files = std::fs::read_dir(folder).unwrap();
+    files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
+}
