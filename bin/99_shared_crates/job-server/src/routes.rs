@@ -1,22 +1,22 @@
 //! Jobs over HTTP. Checks and converts; the registry decides.
 
+mod extract;
+
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use daemon_http::{ApiError, ApiJson, CallerExt};
 use rbee_operations::{JobCreated, JobSummary, SubmitJob};
 use serde_json::json;
-use worker_contract::JobId;
 
+use self::extract::{JobPath, LastEventId};
 use crate::stream_body::{KEEP_ALIVE, stream_body};
 use crate::{Executor, JobRegistry, SubmitError, UnknownJob};
-
-const LAST_EVENT_ID: &str = "last-event-id";
 
 /// All routes of jobs: `POST` and `GET /v1/jobs`, `GET` and `DELETE /v1/jobs/{id}`,
 /// `GET /v1/jobs/{id}/stream`.
@@ -53,30 +53,32 @@ async fn list(State(jobs): State<Jobs>) -> Json<serde_json::Value> {
 
 async fn show(
     State(jobs): State<Jobs>,
-    Path(job_id): Path<String>,
+    JobPath(id): JobPath,
 ) -> Result<Json<JobSummary>, ApiError> {
-    let id = parse_id(&job_id)?;
     jobs.registry.get(&id).map(Json).ok_or_else(|| unknown(&UnknownJob(id)))
 }
 
 /// 202 while the job still has to end, 200 if it has ended.
 async fn cancel(
     State(jobs): State<Jobs>,
-    Path(job_id): Path<String>,
+    JobPath(id): JobPath,
 ) -> Result<(StatusCode, Json<JobSummary>), ApiError> {
-    let summary = jobs.registry.cancel(&parse_id(&job_id)?).map_err(|e| unknown(&e))?;
+    let summary = jobs.registry.cancel(&id).map_err(|e| unknown(&e))?;
     let status = if summary.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(summary)))
 }
 
 async fn follow(
     State(jobs): State<Jobs>,
-    Path(job_id): Path<String>,
-    headers: HeaderMap,
+    JobPath(id): JobPath,
+    LastEventId(after): LastEventId,
 ) -> Result<Response, ApiError> {
-    let id = parse_id(&job_id)?;
     let latest = jobs.registry.last_event_id(&id).map_err(|e| unknown(&e))?;
-    let after = last_event_id(&headers, latest)?;
+    // A reader that waits behind an id that the job has not given yet would lose events.
+    if after > latest {
+        let reason = format!("{after} is no event of this job, whose latest is {latest}");
+        return Err(LastEventId::refused(reason));
+    }
     let cursor = jobs.registry.cursor(&id, after).map_err(|e| unknown(&e))?;
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -85,30 +87,6 @@ async fn follow(
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     Ok((headers, Body::from_stream(stream_body(cursor, KEEP_ALIVE))).into_response())
-}
-
-fn parse_id(text: &str) -> Result<JobId, ApiError> {
-    text.parse().map_err(|error: worker_contract::InvalidName| {
-        ApiError::bad_request("invalid_job_id", error.to_string()).param("job_id")
-    })
-}
-
-/// The id that the reader has seen last. One that the job has not given yet is refused: a reader that
-/// waits behind it would lose events.
-fn last_event_id(headers: &HeaderMap, latest: u64) -> Result<u64, ApiError> {
-    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(0) };
-    let refuse = |reason: String| {
-        ApiError::bad_request("invalid_last_event_id", reason)
-            .param("Last-Event-ID")
-            .hint("send the `id:` of the last event that arrived, or leave the header out")
-    };
-    let id = value.to_str().ok().and_then(|text| text.parse().ok());
-    let id = id.ok_or_else(|| refuse("the Last-Event-ID is not a whole number".to_owned()))?;
-    if id > latest {
-        let reason = format!("the Last-Event-ID {id} is not of this job, whose latest is {latest}");
-        return Err(refuse(reason));
-    }
-    Ok(id)
 }
 
 fn refusal(error: &SubmitError) -> ApiError {
