@@ -15,7 +15,8 @@ pub(crate) fn create_folder(folder: &Path) -> io::Result<()> {
 
 /// Holds back other processes that change the same folder, until it is dropped.
 pub(crate) fn lock(folder: &Path) -> io::Result<File> {
-    let file = File::options().create(true).truncate(false).write(true).open(folder.join(".lock"))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(folder.join(".lock"))?;
     file.lock()?;
     Ok(file)
 }

@@ -54,7 +54,9 @@ pub enum TokenError {
         source: io::Error,
     },
     /// The file of tokens is damaged.
-    #[error("{path} is damaged, so nobody gets in; repair it, or remove it and make the tokens anew")]
+    #[error(
+        "{path} is damaged, so nobody gets in; repair it, or remove it and make the tokens anew"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -82,7 +82,8 @@ async fn with_request_id(mut request: Request, next: Next) -> Response {
         Some(Ok(id)) => (id, None),
         None => (RequestId::random(), None),
         Some(Err(error)) => {
-            let refused = ApiError::bad_request("invalid_request_id", format!("x-request-id: {error}"));
+            let refused =
+                ApiError::bad_request("invalid_request_id", format!("x-request-id: {error}"));
             (RequestId::random(), Some(refused))
         }
     };
@@ -113,7 +114,9 @@ async fn let_in(State(auth): State<Authenticator>, mut request: Request, next: N
 fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let caller = auth.verify(bearer(headers)).map_err(|denied| {
         let hint = match denied {
-            Denied::Missing => "send `Authorization: Bearer TOKEN`; `rbee-keeper token create` makes a token",
+            Denied::Missing => {
+                "send `Authorization: Bearer TOKEN`; `rbee-keeper token create` makes a token"
+            }
             Denied::Wrong => "`rbee-keeper token list` shows which tokens are valid",
         };
         ApiError::unauthorized(denied.to_string()).hint(hint)
@@ -123,7 +126,9 @@ fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> 
             "foreign_origin",
             "requests from other web sites need an API token",
         )
-        .hint("make one with `rbee-keeper token create` and send it as `Authorization: Bearer TOKEN`"));
+        .hint(
+            "make one with `rbee-keeper token create` and send it as `Authorization: Bearer TOKEN`",
+        ));
     }
     Ok(caller)
 }

@@ -117,8 +117,7 @@ impl std::error::Error for ApiError {}
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response =
-            (self.status, Json(ApiErrorBody { error: self.detail })).into_response();
+        let mut response = (self.status, Json(ApiErrorBody { error: self.detail })).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -9,7 +9,9 @@ use tokio::net::TcpListener;
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens there.
-    #[error("{address} is in use by another process; choose another port with --bind or --port, or port 0 for a free one")]
+    #[error(
+        "{address} is in use by another process; choose another port with --bind or --port, or port 0 for a free one"
+    )]
     Taken {
         /// The address.
         address: SocketAddr,

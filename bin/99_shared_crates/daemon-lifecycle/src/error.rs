@@ -1,4 +1,4 @@
-//! What can go wrong with processes.
+//! What can go wrong with a daemon's process.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,18 +7,18 @@ use std::path::PathBuf;
 /// A daemon cannot be found, started or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
-    /// It runs already.
-    #[error("{daemon} runs already{}", place(*pid, *addr))]
+    /// The daemon runs already.
+    #[error("{daemon} runs already{}", who(*pid, *addr))]
     AlreadyRunning {
-        /// Which one.
+        /// The daemon.
         daemon: String,
-        /// Its pid, once it has published it.
+        /// Its process id, where it has told it yet.
         pid: Option<u32>,
-        /// Its address, once it has published it.
+        /// Its address, where it listens yet.
         addr: Option<SocketAddr>,
     },
-    /// A file of the run folder cannot be used.
-    #[error("cannot use {path}")]
+    /// A file cannot be used.
+    #[error("cannot use {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -26,20 +26,20 @@ pub enum LifecycleError {
         #[source]
         source: io::Error,
     },
-    /// A program is not there.
-    #[error("{name} was not found in {searched}; build it with `cargo build --release -p {package}`, or set RBEE_BIN_DIR to its folder")]
+    /// A binary is nowhere to be found.
+    #[error(
+        "there is no {name}; build it with `cargo build --release -p {name}`, or set RBEE_BIN_DIR to the folder that has it (looked in {looked_in})"
+    )]
     NoBinary {
-        /// The program.
+        /// The binary.
         name: String,
-        /// Where it was looked for.
-        searched: String,
-        /// The package that it is built from.
-        package: String,
+        /// The folders that were looked in.
+        looked_in: String,
     },
-    /// A program cannot be started.
-    #[error("cannot start {binary}")]
+    /// A binary cannot be started.
+    #[error("cannot start {}", binary.display())]
     Start {
-        /// The program.
+        /// The binary.
         binary: PathBuf,
         /// Why.
         #[source]
@@ -54,18 +54,19 @@ pub enum LifecycleError {
         #[source]
         source: io::Error,
     },
+    /// A process has not ended although it was killed: the kernel is busy with it.
+    #[error("process {pid} was killed but has not ended; it waits for a device or a disk")]
+    Unkillable {
+        /// The process.
+        pid: u32,
+    },
     /// Signals cannot be received.
-    #[error("cannot listen for signals")]
-    Listen(#[source] io::Error),
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
 }
 
-fn place(pid: Option<u32>, addr: Option<SocketAddr>) -> String {
-    let mut text = String::new();
-    if let Some(pid) = pid {
-        text.push_str(&format!(": pid {pid}"));
-    }
-    if let Some(addr) = addr {
-        text.push_str(&format!(", {addr}"));
-    }
-    text
+fn who(pid: Option<u32>, addr: Option<SocketAddr>) -> String {
+    let pid = pid.map(|pid| format!(" as process {pid}")).unwrap_or_default();
+    let addr = addr.map(|addr| format!(" at {addr}")).unwrap_or_default();
+    pid + &addr
 }

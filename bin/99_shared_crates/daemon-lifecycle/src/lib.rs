@@ -1,24 +1,28 @@
 //! How a daemon of rbee is found, started, watched and stopped.
 //!
-//! A running daemon holds a lock and publishes its pid and its address in the run folder. A process
-//! is known by its pid and its start time together, so that no signal ever reaches a process that
-//! only got the same pid later. This crate knows no HTTP.
+//! A process is known by its id **and** its start time, so that a process that got a dead
+//! daemon's id is never taken for it, and never signalled. This crate knows no daemon in
+//! particular and no HTTP.
 #![warn(missing_docs)]
 
 mod binary;
-mod build;
-mod detached;
+mod build_info;
 mod error;
-mod identity;
+mod log_file;
+mod process;
 mod run_files;
-mod signals;
+mod shutdown;
+mod start;
 mod stop;
 
 pub use binary::find_binary;
-pub use build::{BuildInfo, build_info};
-pub use detached::start_detached;
+pub use build_info::{BuildInfo, build_info};
 pub use error::LifecycleError;
-pub use identity::process_start_time;
+pub use process::{ProcessIdentity, process_start_time};
 pub use run_files::{RunFiles, RunLock, Running};
-pub use signals::shutdown_token;
+pub use shutdown::shutdown_token;
+pub use start::start_detached;
 pub use stop::{StopOutcome, stop};
+
+#[cfg(test)]
+mod testing;

@@ -1,163 +1,193 @@
-//! A daemon's files in the run folder: lock, pid, address.
+//! The files by which a daemon that runs is found, and by which only one of a kind runs.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `NAME.lock` | locked as long as the daemon lives; its process id and start time |
+//! | `NAME.pid` | its process id, for scripts |
+//! | `NAME.addr` | the address that it really has, once it listens |
+//!
+//! The lock is the kernel's (`flock`): it ends with the process however that ends. The other files
+//! can outlive a killed daemon, so they count only if the process of the lock file still runs.
+//! The address of an earlier run is removed before the lock file names the process of this one;
+//! so an address that is read after the process belongs to it.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use crate::{LifecycleError, ProcessIdentity};
 
-use crate::{LifecycleError, process_start_time};
-
-/// Where a daemon's files are.
+/// Where the files of one daemon are.
 #[derive(Debug, Clone)]
 pub struct RunFiles {
-    daemon: String,
     folder: PathBuf,
+    daemon: String,
 }
 
 /// A daemon that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Running {
-    /// Its pid.
+    /// Its process id.
     pub pid: u32,
-    /// When it started; see [`process_start_time`].
+    /// When it started, in the unit of [`process_start_time`](crate::process_start_time).
     pub start_time: u64,
-    /// Its address; `None` until it listens.
-    pub addr: Option<SocketAddr>,
+    /// Where it listens.
+    pub addr: SocketAddr,
 }
 
-/// The right to be the one running daemon of its kind. Pid and address files go with it.
+/// Says that this process is the daemon. Dropping it removes the daemon's files.
 #[derive(Debug)]
 pub struct RunLock {
     files: RunFiles,
-    /// Held, not used: the lock ends with it.
-    _file: File,
-}
-
-#[derive(Serialize, Deserialize)]
-struct PidFile {
-    pid: u32,
-    start_time: u64,
+    /// Closing it ends the lock.
+    lock: File,
 }
 
 impl RunFiles {
-    /// The files of `daemon` in `run_dir`.
+    /// The files of `daemon` in `run_dir`. Nothing is read or made.
     #[must_use]
     pub fn new(run_dir: &Path, daemon: &str) -> Self {
-        Self { daemon: daemon.to_owned(), folder: run_dir.to_owned() }
+        Self { folder: run_dir.to_owned(), daemon: daemon.to_owned() }
     }
 
-    /// Becomes the running daemon, or says who is.
+    /// The file with the process id.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.file("pid")
+    }
+
+    /// The file with the address.
+    #[must_use]
+    pub fn addr_file(&self) -> PathBuf {
+        self.file("addr")
+    }
+
+    /// The file that is locked.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.file("lock")
+    }
+
+    /// The daemon's log.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("logs").join(format!("{}.log", self.daemon))
+    }
+
+    /// Makes this process the daemon.
+    ///
+    /// # Errors
+    /// [`LifecycleError::AlreadyRunning`] if another process is it.
     pub fn acquire(&self) -> Result<RunLock, LifecycleError> {
-        let path = self.path("lock");
+        let path = self.lock_file();
         let failed = |source| LifecycleError::File { path: path.clone(), source };
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(failed)?;
-        match file.try_lock() {
+        fs::create_dir_all(&self.folder).map_err(failed)?;
+        let lock = private_file(&path).map_err(failed)?;
+        match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let running = self.read_running();
-                return Err(LifecycleError::AlreadyRunning {
-                    daemon: self.daemon.clone(),
-                    pid: running.map(|r| r.pid),
-                    addr: running.and_then(|r| r.addr),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::WouldBlock) => return Err(self.already_running()),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let _ = fs::remove_file(self.path("addr"));
-        let pid = std::process::id();
-        let content = PidFile { pid, start_time: process_start_time(pid).unwrap_or(0) };
-        let content = serde_json::to_string(&content).map_err(|e| failed(e.into()))?;
-        self.write("pid", &content)?;
-        Ok(RunLock { files: self.clone(), _file: file })
+        let lock = RunLock { files: self.clone(), lock };
+        lock.announce()?;
+        Ok(lock)
     }
 
-    /// The daemon that runs; `None` when its process is gone or another one has its pid.
+    /// The process that is the daemon, if there is one; it may not listen yet.
+    #[must_use]
+    pub fn holder(&self) -> Option<ProcessIdentity> {
+        self.identity().filter(|identity| identity.is_running())
+    }
+
+    /// The daemon, if it runs and listens. Files that a killed one left behind do not count.
     #[must_use]
     pub fn read_running(&self) -> Option<Running> {
-        let text = fs::read_to_string(self.path("pid")).ok()?;
-        let PidFile { pid, start_time } = serde_json::from_str(&text).ok()?;
-        if process_start_time(pid) != Some(start_time) {
-            return None;
+        let identity = self.holder()?;
+        let addr = self.address()?;
+        Some(Running { pid: identity.pid, start_time: identity.start_time, addr })
+    }
+
+    fn already_running(&self) -> LifecycleError {
+        LifecycleError::AlreadyRunning {
+            daemon: self.daemon.clone(),
+            pid: self.identity().map(|identity| identity.pid),
+            addr: self.address(),
         }
-        let addr = fs::read_to_string(self.path("addr")).ok();
-        Some(Running { pid, start_time, addr: addr.and_then(|a| a.trim().parse().ok()) })
     }
 
-    fn path(&self, kind: &str) -> PathBuf {
+    fn identity(&self) -> Option<ProcessIdentity> {
+        let text = fs::read_to_string(self.lock_file()).ok()?;
+        // Without its newline it is still being written.
+        let (pid, start_time) = text.strip_suffix('\n')?.split_once(' ')?;
+        Some(ProcessIdentity { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? })
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        fs::read_to_string(self.addr_file()).ok()?.trim().parse().ok()
+    }
+
+    fn file(&self, kind: &str) -> PathBuf {
         self.folder.join(format!("{}.{kind}", self.daemon))
-    }
-
-    /// Puts a whole file in place.
-    fn write(&self, kind: &str, content: &str) -> Result<(), LifecycleError> {
-        let path = self.path(kind);
-        let part = self.path(&format!("{kind}.part"));
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&part)?;
-            file.write_all(content.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&part, &path)
-        };
-        write().map_err(|source| LifecycleError::File { path: path.clone(), source })
     }
 }
 
 impl RunLock {
-    /// Tells others where this daemon listens.
+    /// Tells others where the daemon listens.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn publish_addr(&self, addr: SocketAddr) -> Result<(), LifecycleError> {
-        self.files.write("addr", &addr.to_string())
+        replace(&self.files.addr_file(), &format!("{addr}\n"))
+    }
+
+    fn announce(&self) -> Result<(), LifecycleError> {
+        remove(&self.files.addr_file())?;
+        let pid = std::process::id();
+        let start_time = crate::process_start_time(pid).unwrap_or(0);
+        let written = self
+            .lock
+            .set_len(0)
+            .and_then(|()| (&self.lock).write_all(format!("{pid} {start_time}\n").as_bytes()));
+        written.map_err(|source| LifecycleError::File { path: self.files.lock_file(), source })?;
+        replace(&self.files.pid_file(), &format!("{pid}\n"))
     }
 }
 
 impl Drop for RunLock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.files.path("addr"));
-        let _ = fs::remove_file(self.files.path("pid"));
+        // What remains is not believed, because this process no longer runs.
+        let _ = remove(&self.files.addr_file());
+        let _ = remove(&self.files.pid_file());
+        let _ = self.lock.set_len(0);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn private_file(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
 
-    #[test]
-    fn a_second_daemon_is_told_who_runs() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = RunFiles::new(folder.path(), "queen-rbee");
-        assert_eq!(files.read_running(), None);
-        let lock = files.acquire().unwrap();
-        lock.publish_addr("127.0.0.1:8500".parse().unwrap()).unwrap();
-        let error = files.acquire().unwrap_err().to_string();
-        let pid = std::process::id().to_string();
-        assert!(error.contains(&pid) && error.contains("127.0.0.1:8500"), "{error}");
-        assert_eq!(files.read_running().unwrap().pid, std::process::id());
-        drop(lock);
-        assert_eq!(files.read_running(), None);
-        files.acquire().unwrap();
-    }
+/// Replaces a file as a whole: who reads it sees the old text or the new one.
+fn replace(path: &Path, text: &str) -> Result<(), LifecycleError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let replace = || {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(path)?;
+        Ok(())
+    };
+    replace().map_err(|source| LifecycleError::File { path: path.to_owned(), source })
+}
 
-    #[test]
-    fn a_pid_that_another_process_got_later_is_nobodys() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = RunFiles::new(folder.path(), "queen-rbee");
-        let later = PidFile { pid: std::process::id(), start_time: 1 };
-        fs::write(folder.path().join("queen-rbee.pid"), serde_json::to_string(&later).unwrap())
-            .unwrap();
-        assert_eq!(files.read_running(), None);
-        fs::write(folder.path().join("queen-rbee.pid"), "damaged").unwrap();
-        assert_eq!(files.read_running(), None);
-    }
-
-    #[test]
-    fn of_many_at_once_one_becomes_the_daemon() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = RunFiles::new(folder.path(), "rbee-hive");
-        let outcomes: Vec<_> = std::thread::scope(|scope| {
-            let starting: Vec<_> = (0..8).map(|_| scope.spawn(|| files.acquire())).collect();
-            starting.into_iter().map(|s| s.join().unwrap()).collect()
-        });
-        assert_eq!(outcomes.iter().filter(|o| o.is_ok()).count(), 1);
+fn remove(path: &Path) -> Result<(), LifecycleError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(LifecycleError::File { path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
     }
 }

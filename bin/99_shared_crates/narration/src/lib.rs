@@ -14,10 +14,11 @@ pub const LOG_VARIABLE: &str = "RBEE_LOG";
 /// Sends the process's log events to stderr. Only the first call has an effect.
 pub fn init(daemon: &'static str) {
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_default();
-    let (filter, mistake) = match EnvFilter::try_new(if wanted.is_empty() { "info" } else { &wanted }) {
-        Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
-    };
+    let (filter, mistake) =
+        match EnvFilter::try_new(if wanted.is_empty() { "info" } else { &wanted }) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new("info"), Some(error)),
+        };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

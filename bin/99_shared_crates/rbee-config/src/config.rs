@@ -1,50 +1,114 @@
-//! What can be configured: one struct a concern.
+//! Every setting, its default and its bounds.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use worker_contract::HiveAlias;
 
-use crate::{ConfigError, Paths, PortRange, read};
+use crate::PortRange;
+use crate::bounds::{address, base_url, host_name, some_host_name, some_within, within};
 
-/// The whole configuration.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// All settings. Parsed values are within the bounds that the fields name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The queen.
+    /// `[queen]`: the queen's own.
     pub queen: QueenConfig,
-    /// The hive of this machine.
+    /// `[hive]`: those of the hive on this machine.
     pub hive: HiveConfig,
-    /// What workers are started with where a command does not say.
+    /// `[worker]`: what the hive gives its workers.
     pub worker: WorkerConfig,
-    /// Hives on other machines.
+    /// `[hives.NAME]`: machines that the queen reaches over the network.
     pub hives: BTreeMap<HiveAlias, RemoteHive>,
 }
 
-/// `[queen]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Settings of the queen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QueenConfig {
-    /// Where the queen listens; port 0 takes a free one.
+    /// Where it listens; port 0 takes a free one. Default `127.0.0.1:8500`.
+    #[serde(deserialize_with = "address")]
     pub bind: SocketAddr,
-    /// The largest request, in bytes.
+    /// The largest request body in bytes, 1 KiB to 1 GiB. Default 10 MiB.
+    #[serde(deserialize_with = "within::<_, _, 1024, 1_073_741_824>")]
     pub max_body_bytes: u64,
-    /// How many requests may wait for one model.
+    /// How many requests may wait for one model, 1 to 100,000. Default 256.
+    #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]
     pub max_queue_per_model: usize,
-    /// How long a request may take, in seconds.
+    /// How long a request may take in all, in seconds, up to a day. Default 600.
+    #[serde(deserialize_with = "within::<_, _, 1, 86_400>")]
     pub request_timeout_s: u64,
-    /// How many ended jobs are kept.
+    /// How many ended jobs are kept, 1 to 100,000. Default 1000.
+    #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]
     pub keep_jobs: usize,
-    /// How long running requests may take to end at shutdown, in seconds.
+    /// How long running requests may take to end at shutdown, in seconds, up to an hour.
+    /// Default 30.
+    #[serde(deserialize_with = "within::<_, _, 0, 3600>")]
     pub drain_s: u64,
+}
+
+/// Settings of the hive on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HiveConfig {
+    /// Where it listens; port 0 takes a free one. Default `127.0.0.1:9000`.
+    #[serde(deserialize_with = "address")]
+    pub bind: SocketAddr,
+    /// Its name among the queen's hives. Default `localhost`.
+    pub alias: HiveAlias,
+    /// The ports of its workers. Default `9300-9399`.
+    pub worker_ports: PortRange,
+    /// The queen's base URL, `http://HOST:PORT`, for heartbeats. Default: none.
+    #[serde(deserialize_with = "base_url")]
+    pub queen_url: Option<String>,
+    /// The host name or address under which the queen reaches this machine. Default: where it
+    /// listens.
+    #[serde(deserialize_with = "some_host_name")]
+    pub advertise: Option<String>,
+    /// How long a worker may take to end before it is killed, in seconds, up to an hour.
+    /// Default 10.
+    #[serde(deserialize_with = "within::<_, _, 0, 3600>")]
+    pub stop_grace_s: u64,
+    /// How long a worker may take until it is ready, in seconds, up to a day. Default 600.
+    #[serde(deserialize_with = "within::<_, _, 1, 86_400>")]
+    pub start_timeout_s: u64,
+}
+
+/// Settings of workers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// How many requests run at once in one worker, 1 to 256. Default 4.
+    #[serde(deserialize_with = "within::<_, _, 1, 256>")]
+    pub slots: u32,
+    /// The tokens of context that all slots of a worker share, 128 to 16,777,216. Default 8192.
+    #[serde(deserialize_with = "within::<_, _, 128, 16_777_216>")]
+    pub ctx_size: u32,
+    /// How often a worker reports to the queen, in milliseconds, 50 to 60,000. Default 2000.
+    #[serde(deserialize_with = "within::<_, _, 50, 60_000>")]
+    pub heartbeat_interval_ms: u64,
+    /// How many threads a worker computes with, 1 to 1024. Default: the worker chooses.
+    #[serde(deserialize_with = "some_within::<_, _, 1, 1024>")]
+    pub threads: Option<u32>,
+}
+
+/// A hive on another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteHive {
+    /// Its host name, address, or alias of `~/.ssh/config`.
+    #[serde(deserialize_with = "host_name")]
+    pub host: String,
+    /// The port of its hive. Default 9000.
+    #[serde(default = "hive_port", deserialize_with = "within::<_, _, 1, 65_535>")]
+    pub port: u16,
 }
 
 impl Default for QueenConfig {
     fn default() -> Self {
         Self {
-            bind: SocketAddr::from(([127, 0, 0, 1], 8500)),
+            bind: loopback(8500),
             max_body_bytes: 10 * 1024 * 1024,
             max_queue_per_model: 256,
             request_timeout_s: 600,
@@ -54,30 +118,10 @@ impl Default for QueenConfig {
     }
 }
 
-/// `[hive]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HiveConfig {
-    /// Where the hive listens; port 0 takes a free one.
-    pub bind: SocketAddr,
-    /// The hive's name.
-    pub alias: HiveAlias,
-    /// The ports that workers get.
-    pub worker_ports: PortRange,
-    /// The queen to report to; by default the one on this machine.
-    pub queen_url: Option<String>,
-    /// The name or address under which the queen reaches this machine.
-    pub advertise: Option<String>,
-    /// How long a worker may take to end after SIGTERM, in seconds.
-    pub stop_grace_s: u64,
-    /// How long a worker may take to be ready, in seconds.
-    pub start_timeout_s: u64,
-}
-
 impl Default for HiveConfig {
     fn default() -> Self {
         Self {
-            bind: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            bind: loopback(hive_port()),
             alias: HiveAlias::localhost(),
             worker_ports: PortRange { start: 9300, end: 9399 },
             queen_url: None,
@@ -88,150 +132,16 @@ impl Default for HiveConfig {
     }
 }
 
-/// `[worker]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WorkerConfig {
-    /// How many requests a worker runs at once.
-    pub slots: u32,
-    /// KV cache size in tokens, for all slots together.
-    pub ctx_size: u32,
-    /// The time between two reports to the queen, in milliseconds.
-    pub heartbeat_interval_ms: u64,
-    /// Threads of the processor; by default one for each physical core.
-    pub threads: Option<u32>,
-}
-
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self { slots: 4, ctx_size: 8192, heartbeat_interval_ms: 2000, threads: None }
     }
 }
 
-/// `[hives.NAME]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RemoteHive {
-    /// The machine's name or address, also an alias of `~/.ssh/config`.
-    pub host: String,
-    /// The hive's port.
-    #[serde(default = "default_hive_port")]
-    pub port: u16,
-}
-
-fn default_hive_port() -> u16 {
+fn hive_port() -> u16 {
     9000
 }
 
-impl Config {
-    /// Reads file and environment; a file that does not exist says nothing.
-    pub fn load(paths: &Paths) -> Result<Self, ConfigError> {
-        let file = &paths.config_file;
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(ConfigError::Unreadable { file: file.clone(), source }),
-        };
-        Self::parse(&text, file, std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }))
-    }
-
-    /// What `text` (of `file`) and the environment say together.
-    pub fn parse(
-        text: &str,
-        file: &Path,
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
-        let config = read::merged(text, file, env)?;
-        config.check()?;
-        Ok(config)
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let within = |key, value: u64, range: std::ops::RangeInclusive<u64>, allowed| {
-            if range.contains(&value) {
-                return Ok(());
-            }
-            Err(ConfigError::OutOfRange { key, value: value.to_string(), allowed })
-        };
-        let (queen, hive, worker) = (&self.queen, &self.hive, &self.worker);
-        let positive = 1..=u64::from(u32::MAX);
-        within("queen.max_body_bytes", queen.max_body_bytes, 1024..=1 << 30, "from 1024 to 1 GiB")?;
-        let queue = queen.max_queue_per_model as u64;
-        within("queen.max_queue_per_model", queue, 1..=65_536, "from 1 to 65536")?;
-        within("queen.request_timeout_s", queen.request_timeout_s, positive.clone(), "at least 1")?;
-        within("queen.keep_jobs", queen.keep_jobs as u64, 1..=1_000_000, "from 1 to 1000000")?;
-        within("hive.start_timeout_s", hive.start_timeout_s, positive, "at least 1")?;
-        within("worker.slots", u64::from(worker.slots), 1..=256, "from 1 to 256")?;
-        let context = u64::from(worker.ctx_size);
-        within("worker.ctx_size", context, 256..=1 << 24, "from 256 to 16777216")?;
-        let interval = worker.heartbeat_interval_ms;
-        within("worker.heartbeat_interval_ms", interval, 50..=600_000, "from 50 to 600000")?;
-        let threads = u64::from(worker.threads.unwrap_or(1));
-        within("worker.threads", threads, 1..=1024, "from 1 to 1024")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
-        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::parse(text, Path::new("config.toml"), env).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn nothing_said_is_the_default() {
-        assert_eq!(parse("", &[]).unwrap(), Config::default());
-    }
-
-    #[test]
-    fn the_environment_comes_before_the_file() {
-        let text = "[queen]\nbind = \"127.0.0.1:1\"\nkeep_jobs = 5\n";
-        let env = [("RBEE_QUEEN__BIND", "127.0.0.1:2"), ("RBEE_WORKER__SLOTS", "7")];
-        let config = parse(text, &env).unwrap();
-        assert_eq!(config.queen.bind.port(), 2);
-        assert_eq!((config.queen.keep_jobs, config.worker.slots), (5, 7));
-    }
-
-    #[test]
-    fn a_hive_elsewhere_is_known_by_its_alias() {
-        let config = parse("[hives.gpu-1]\nhost = \"gpu-1.home.arpa\"\n", &[]).unwrap();
-        let hive = &config.hives[&"gpu-1".parse().unwrap()];
-        assert_eq!((hive.host.as_str(), hive.port), ("gpu-1.home.arpa", 9000));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_place() {
-        let rows = [
-            ("[queen]\nbnid = \"x\"\n", ["line 2", "bnid", "bind"]),
-            ("\n\n[quen]\n", ["line 3", "quen", "queen"]),
-            ("[worker]\nslots = \"four\"\n", ["line 2", "slots", "four"]),
-            ("[worker]\nslots = \n", ["line 2", "config.toml", ""]),
-            ("[worker]\nslots = 0\n", ["worker.slots", "0", "from 1 to 256"]),
-            ("[hive]\nworker_ports = \"9-1\"\n", ["line 2", "9-1", "range of ports"]),
-            ("[hives.\"a/b\"]\nhost = \"x\"\n", ["a/b", "hive alias", "line 1"]),
-        ];
-        for (text, wanted) in rows {
-            let error = parse(text, &[]).unwrap_err();
-            assert!(wanted.iter().all(|part| error.contains(part)), "{wanted:?}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_variable_is_named() {
-        let rows = [
-            (("RBEE_QUEEN__BNID", "x"), ["RBEE_QUEEN__BNID", "bind"]),
-            (("RBEE_QUEN__BIND", "x"), ["RBEE_QUEN__BIND", "queen"]),
-            (("RBEE_WORKER__SLOTS", "many"), ["RBEE_WORKER__SLOTS", "many"]),
-            (("RBEE_WORKER__SLOTS", "-1"), ["RBEE_WORKER__SLOTS", "-1"]),
-        ];
-        for (variable, wanted) in rows {
-            let error = parse("", &[variable]).unwrap_err();
-            assert!(wanted.iter().all(|part| error.contains(part)), "{wanted:?}: {error}");
-        }
-        assert!(parse("", &[("RBEE_LOG", "debug"), ("RBEE_HOME", "/x")]).is_ok());
-    }
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
 }

@@ -1,13 +1,66 @@
-//! What can be wrong with configuration.
+//! What can be wrong with a configuration.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Configuration cannot be used.
+/// The configuration or its folders cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The file has a key that no part of rbee reads.
+    #[error("{}:{line}: unknown key `{key}`{}", file.display(), suggestion(nearest.as_deref()))]
+    UnknownKey {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key with its section: `queen.bidn`.
+        key: String,
+        /// The key that was probably meant.
+        nearest: Option<String>,
+    },
+    /// The file is not TOML.
+    #[error("{}:{line}: {message}", file.display())]
+    Syntax {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A value in the file has the wrong type or is out of bounds.
+    #[error("{}:{line}: `{key}`: {message}", file.display())]
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key with its section: `queen.bind`.
+        key: String,
+        /// What is wrong with its value.
+        message: String,
+    },
+    /// An environment variable looks like a setting, but there is no such setting.
+    #[error("the environment variable {variable} is no setting{}", suggestion(nearest.as_deref()))]
+    UnknownVariable {
+        /// The variable.
+        variable: String,
+        /// The variable that was probably meant.
+        nearest: Option<String>,
+    },
+    /// An environment variable has the wrong type or is out of bounds.
+    #[error("the environment variable {variable}: {message}")]
+    Variable {
+        /// The variable.
+        variable: String,
+        /// What is wrong with its value.
+        message: String,
+    },
+    /// Nothing says where this user's files are.
+    #[error("there is no home folder; set HOME, or RBEE_HOME to a folder for all of rbee's files")]
+    NoHome,
     /// The file cannot be read.
-    #[error("cannot read {file}")]
+    #[error("cannot read the configuration {}", file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -15,36 +68,8 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// The file says something that is not understood.
-    #[error("{file}, line {line}: {message}")]
-    Invalid {
-        /// The file.
-        file: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong, and what was perhaps meant.
-        message: String,
-    },
-    /// An environment variable says something that is not understood.
-    #[error("environment variable {name}: {message}")]
-    InvalidVariable {
-        /// The variable.
-        name: String,
-        /// What is wrong, and what was perhaps meant.
-        message: String,
-    },
-    /// A value is out of its range.
-    #[error("{key} is {value}: it must be {allowed}")]
-    OutOfRange {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What it may be.
-        allowed: &'static str,
-    },
-    /// A folder cannot be made.
-    #[error("cannot make the folder {folder}")]
+    /// A folder cannot be made, or not be closed to others.
+    #[error("cannot make the folder {}", folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,
@@ -52,7 +77,8 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// The operating system knows no home folder.
-    #[error("there is no home folder; set RBEE_HOME to the folder that rbee may use")]
-    NoHome,
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default()
 }

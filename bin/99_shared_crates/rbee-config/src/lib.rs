@@ -1,15 +1,19 @@
 //! Where rbee keeps its files, and what its configuration says.
 //!
-//! A value comes from the environment (`RBEE_QUEEN__BIND`: section, two underscores, key), else from
-//! the file, else it is the default; a daemon's flags come before all of them. What cannot be right
-//! is an error at start that names the key, the file and the line.
+//! A setting comes from a flag, else from an environment variable, else from the file, else it is
+//! the default. Flags are the daemons' own: they override fields of the same structs. What is
+//! wrong is told with the place where it is written: file and line, or the variable.
 #![warn(missing_docs)]
 
+mod bounds;
 mod config;
+mod environment;
 mod error;
+mod field_names;
+mod load;
 mod paths;
 mod port_range;
-mod read;
+mod unknown_keys;
 
 pub use config::{Config, HiveConfig, QueenConfig, RemoteHive, WorkerConfig};
 pub use error::ConfigError;

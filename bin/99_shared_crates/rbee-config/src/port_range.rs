@@ -1,38 +1,39 @@
-//! A range of ports.
+//! Ranges of ports.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// Ports from `start` to `end`, both included: `9300-9399`, or one port: `9300`. `0` means any free
-/// port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+/// Ports from `start` to `end`, both included: `9300-9399`, or one port: `9300`.
+///
+/// `0` alone means any free port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub struct PortRange {
-    /// The first port.
+    /// The lowest port.
     pub start: u16,
-    /// The last port.
+    /// The highest port; not below `start`.
     pub end: u16,
 }
 
-/// A text is no range of ports.
+/// A text is not a range of ports.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no range of ports: write 9300-9399, one port, or 0 for any free one")]
-pub struct InvalidPortRange(String);
+#[error(
+    "invalid ports {0:?}: write the first and the last, such as 9300-9399, or one port, or 0 for any free one"
+)]
+pub struct InvalidPortRange(pub String);
 
 impl PortRange {
-    /// All ports of the range.
-    #[must_use]
-    pub fn ports(self) -> RangeInclusive<u16> {
-        self.start..=self.end
+    /// Whether any free port will do.
+    pub fn is_any(self) -> bool {
+        self.end == 0
     }
 
-    /// Whether any free port will do.
-    #[must_use]
-    pub fn is_any(self) -> bool {
-        self.start == 0
+    /// The ports, the lowest first. Of "any free port" it is 0 alone.
+    pub fn ports(self) -> RangeInclusive<u16> {
+        self.start..=self.end
     }
 }
 
@@ -41,18 +42,29 @@ impl FromStr for PortRange {
 
     fn from_str(text: &str) -> Result<Self, InvalidPortRange> {
         let refused = || InvalidPortRange(text.chars().take(40).collect());
-        let port = |text: &str| text.trim().parse::<u16>().map_err(|_| refused());
         let (start, end) = text.split_once('-').unwrap_or((text, text));
-        let range = Self { start: port(start)?, end: port(end)? };
-        let is_ordered = range.start <= range.end && (range.start > 0 || range.end == 0);
-        if is_ordered { Ok(range) } else { Err(refused()) }
+        let start = port(start).ok_or_else(refused)?;
+        let end = port(end).ok_or_else(refused)?;
+        let is_any = start == 0 && end == 0;
+        if start > end || (start == 0 && !is_any) {
+            return Err(refused());
+        }
+        Ok(Self { start, end })
     }
 }
 
-impl TryFrom<String> for PortRange {
-    type Error = InvalidPortRange;
-    fn try_from(text: String) -> Result<Self, InvalidPortRange> {
-        text.parse()
+fn port(text: &str) -> Option<u16> {
+    let text = text.trim();
+    // `parse` would take a sign.
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.start == self.end {
+            return write!(f, "{}", self.start);
+        }
+        write!(f, "{}-{}", self.start, self.end)
     }
 }
 
@@ -62,13 +74,28 @@ impl From<PortRange> for String {
     }
 }
 
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.start == self.end {
-            write!(f, "{}", self.start)
-        } else {
-            write!(f, "{}-{}", self.start, self.end)
-        }
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RangeText)
+    }
+}
+
+/// One port may be written as a number.
+struct RangeText;
+
+impl de::Visitor<'_> for RangeText {
+    type Value = PortRange;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ports such as \"9300-9399\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<PortRange, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<PortRange, E> {
+        number.to_string().parse().map_err(E::custom)
     }
 }
 
@@ -77,12 +104,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_two_ports_in_order_or_one() {
-        for good in ["9300-9399", "9300", "0"] {
-            assert_eq!(String::from(good.parse::<PortRange>().unwrap()), good);
+    fn a_range_reads_back_as_it_is_written() {
+        for (text, first, last) in
+            [("9300-9399", 9300, 9399), ("9300", 9300, 9300), ("0", 0, 0), ("1-65535", 1, 65535)]
+        {
+            let range: PortRange = text.parse().unwrap();
+            assert_eq!(range.to_string(), text);
+            let ports: Vec<u16> = range.ports().collect();
+            assert_eq!((ports[0], ports[ports.len() - 1]), (first, last));
         }
-        for bad in ["", "-", "9399-9300", "0-5", "9300-", "70000", "a-b", "1-2-3"] {
-            assert!(bad.parse::<PortRange>().is_err(), "{bad:?}");
+        assert_eq!("9300 - 9301".parse(), Ok(PortRange { start: 9300, end: 9301 }));
+    }
+
+    #[test]
+    fn what_is_no_range_is_refused() {
+        for bad in
+            ["", "-", "9399-9300", "0-10", "65536", "9300-", "-9300", "1-2-3", "+1", "a", "1.5"]
+        {
+            let error = bad.parse::<PortRange>().unwrap_err().to_string();
+            assert!(error.contains("9300-9399"), "{bad:?}: {error}");
         }
     }
 }

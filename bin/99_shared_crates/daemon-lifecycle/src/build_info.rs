@@ -1,27 +1,30 @@
-//! What a daemon says of its own build.
+//! What a binary says of itself.
 
 use serde::{Deserialize, Serialize};
 
-/// The answer to `GET /v1/build-info`.
+/// How a daemon was built: the answer to `GET /v1/build-info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildInfo {
-    /// The daemon.
+    /// The binary.
     pub name: String,
     /// Its version.
     pub version: String,
     /// The cargo features that it was built with.
     pub features: Vec<String>,
-    /// The operating system and architecture that it was built for.
+    /// `release` or `debug`.
+    pub profile: String,
+    /// The processor and the system that it was built for: `x86_64-linux`.
     pub target: String,
 }
 
-/// What a daemon says of its own build.
+/// Describes the calling binary; profile and target are those of this build.
 #[must_use]
 pub fn build_info(name: &str, version: &str, features: &[&str]) -> BuildInfo {
     BuildInfo {
         name: name.to_owned(),
         version: version.to_owned(),
-        features: features.iter().map(|feature| (*feature).to_owned()).collect(),
+        features: features.iter().map(|&feature| feature.to_owned()).collect(),
+        profile: if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned(),
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
     }
 }

@@ -1,0 +1,115 @@
+//! Values that are checked while they are read, so that the error knows where they stand.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+
+use serde::Deserializer;
+use serde::de::{Error, Unexpected, Visitor};
+
+/// A whole number from `MIN` to `MAX`.
+pub(crate) fn within<'de, D, T, const MIN: u64, const MAX: u64>(
+    deserializer: D,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    deserializer.deserialize_u64(Within::<T, MIN, MAX>(PhantomData))
+}
+
+/// Like [`within`], for a setting that has no number by default.
+pub(crate) fn some_within<'de, D, T, const MIN: u64, const MAX: u64>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    within::<D, T, MIN, MAX>(deserializer).map(Some)
+}
+
+struct Within<T, const MIN: u64, const MAX: u64>(PhantomData<T>);
+
+impl<T: TryFrom<u64>, const MIN: u64, const MAX: u64> Visitor<'_> for Within<T, MIN, MAX> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a whole number from {MIN} to {MAX}")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        let refused = || E::invalid_value(Unexpected::Unsigned(number), &self);
+        if !(MIN..=MAX).contains(&number) {
+            return Err(refused());
+        }
+        T::try_from(number).map_err(|_| refused())
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<T, E> {
+        match u64::try_from(number) {
+            Ok(number) => self.visit_u64(number),
+            Err(_) => Err(E::invalid_value(Unexpected::Signed(number), &self)),
+        }
+    }
+}
+
+/// An IP address and a port.
+pub(crate) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let expected = "an IP address and a port such as \"127.0.0.1:8500\"";
+    checked(deserializer, expected, |text| text.parse().ok())
+}
+
+/// `http://HOST[:PORT]`, given without a slash at the end.
+pub(crate) fn base_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let expected = "a base URL such as \"http://queen.home.arpa:8500\"";
+    checked(deserializer, expected, |text| {
+        let text = text.trim_end_matches('/');
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;
+        let legal = |b: u8| b.is_ascii_graphic() && !b"@?#\"<>\\^`{|}".contains(&b);
+        let host = rest.split('/').next().unwrap_or("");
+        (!host.is_empty() && rest.bytes().all(legal)).then(|| text.to_owned())
+    })
+    .map(Some)
+}
+
+/// A host name or an IP address. It can become an argument of `ssh`, so it cannot begin like a flag.
+pub(crate) fn host_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    checked(deserializer, "a host name or an IP address", |text| {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-:".contains(&b);
+        let fits = (1..=253).contains(&text.len()) && text.bytes().all(legal);
+        (fits && !text.starts_with('-')).then(|| text.to_owned())
+    })
+}
+
+/// Like [`host_name`], for a setting that has none by default.
+pub(crate) fn some_host_name<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    host_name(deserializer).map(Some)
+}
+
+fn checked<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expected: &'static str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, D::Error> {
+    struct Text(&'static str);
+
+    impl Visitor<'_> for Text {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+    }
+
+    let text = deserializer.deserialize_str(Text(expected))?;
+    read(&text).ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+}

@@ -1,0 +1,130 @@
+//! Settings from environment variables: `RBEE_QUEEN__BIND` is `bind` of `[queen]`.
+//!
+//! Only variables with two underscores are settings; `RBEE_HOME` and the like mean other things.
+
+use serde::de::value::MapDeserializer;
+use serde::de::{Deserializer, IntoDeserializer, Visitor};
+use serde::{Deserialize, Serialize, forward_to_deserialize_any};
+
+use crate::unknown_keys::{keys_of, nearest};
+use crate::{Config, ConfigError};
+
+const PREFIX: &str = "RBEE_";
+const SEPARATOR: &str = "__";
+const SECTIONS: [&str; 3] = ["queen", "hive", "worker"];
+
+/// The variables of this process that could be settings; others may hold anything.
+pub(crate) fn of_process() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| {
+            let name = name.into_string().ok().filter(|name| name.starts_with(PREFIX))?;
+            Some((name, value.to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
+/// The configuration with the variables' values in their places.
+pub(crate) fn apply(
+    config: Config,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    let mut config = config;
+    for (variable, value) in env {
+        let Some(rest) = variable.strip_prefix(PREFIX) else { continue };
+        let Some((section, key)) = rest.split_once(SEPARATOR) else { continue };
+        if value.is_empty() {
+            continue;
+        }
+        let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
+        let known = keys_of(&section).and_then(|keys| keys.iter().find(|known| **known == key));
+        let Some(key) = known else {
+            return Err(unknown(variable));
+        };
+        let set = Setting { variable: &variable, key, value: &value };
+        match section.as_str() {
+            "queen" => config.queen = set.in_section(&config.queen)?,
+            "hive" => config.hive = set.in_section(&config.hive)?,
+            _ => config.worker = set.in_section(&config.worker)?,
+        }
+    }
+    Ok(config)
+}
+
+fn unknown(variable: String) -> ConfigError {
+    let all: Vec<String> = SECTIONS
+        .iter()
+        .flat_map(|section| {
+            let keys = keys_of(section).unwrap_or_default();
+            keys.iter().map(move |key| format!("{PREFIX}{section}{SEPARATOR}{key}"))
+        })
+        .map(|name| name.to_ascii_uppercase())
+        .collect();
+    let nearest = nearest(&variable, all.iter().map(String::as_str)).map(str::to_owned);
+    ConfigError::UnknownVariable { variable, nearest }
+}
+
+/// One setting that a variable makes.
+struct Setting<'s> {
+    variable: &'s str,
+    key: &'static str,
+    value: &'s str,
+}
+
+impl Setting<'_> {
+    /// The section with this setting in it.
+    fn in_section<'de, T>(&self, section: &T) -> Result<T, ConfigError>
+    where
+        T: Serialize + Deserialize<'de>,
+    {
+        let wrong =
+            |message: String| ConfigError::Variable { variable: self.variable.to_owned(), message };
+        let fields = toml::Table::try_from(section).map_err(|error| wrong(error.to_string()))?;
+        let others = fields.into_iter().filter(|(key, _)| key != self.key);
+        let all = others
+            .map(|(key, value)| (key, Value::Known(value)))
+            .chain([(self.key.to_owned(), Value::Text(self.value.to_owned()))]);
+        T::deserialize(MapDeserializer::new(all))
+            .map_err(|error: toml::de::Error| wrong(error.message().to_owned()))
+    }
+}
+
+/// A value of a section: one that is there already, or a text whose type the field decides.
+enum Value {
+    Known(toml::Value),
+    Text(String),
+}
+
+impl IntoDeserializer<'_, toml::de::Error> for Value {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Value {
+    type Error = toml::de::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self {
+            Self::Known(value) => value.deserialize_any(visitor),
+            Self::Text(text) => visitor.visit_string(text),
+        }
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self {
+            Self::Text(text) => match text.trim().parse() {
+                Ok(number) => visitor.visit_i64(number),
+                Err(_) => visitor.visit_string(text),
+            },
+            Self::Known(value) => value.deserialize_u64(visitor),
+        }
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
+        ignored_any
+    }
+}
