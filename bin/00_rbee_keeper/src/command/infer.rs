@@ -1,0 +1,183 @@
+//! `infer`: the text alone goes to stdout, as it comes.
+
+use std::io::Read;
+
+use rbee_operations::{Infer, JobEvent, Operation};
+use serde_json::Value;
+use worker_contract::{ModelAlias, Sampling};
+
+use super::{data, read};
+use crate::cli::{InferArgs, SamplingArgs};
+use crate::failure::Failure;
+use crate::job_run::{self, Listener};
+use crate::live::Live;
+use crate::output::Output;
+use crate::queen_client::Queen;
+use crate::render::{printable, progress};
+use crate::session::Session;
+
+/// The longest prompt that is read from stdin, in bytes; it fits into the queen's default limit.
+const MAX_PROMPT: u64 = 9 << 20;
+
+pub(super) async fn infer(session: &Session, args: InferArgs) -> Result<(), Failure> {
+    let InferArgs { positional, prompt, model, system, sampling } = args;
+    // clap demands exactly one of the two.
+    let prompt = match positional.or(prompt).unwrap_or_default() {
+        dash if dash == "-" => prompt_from_stdin().await?,
+        prompt => prompt,
+    };
+    if prompt.trim().is_empty() {
+        return Err(Failure::usage("the prompt is empty"));
+    }
+    let queen = session.queen().await?;
+    let model = match model {
+        Some(model) => model,
+        None => only_model(&queen).await?,
+    };
+    let operation = Operation::Infer(Infer { model, prompt, system, sampling: sampling.into() });
+    let mut answer = Answer::new(session.output);
+    let ended = job_run::run_with(session, &queen, &operation, &mut answer).await;
+    answer.end_line().await?;
+    conclude(session.output, answer.text, ended?).await
+}
+
+/// Tells what came besides the text.
+async fn conclude(output: Output, text: String, outcome: JobEvent) -> Result<(), Failure> {
+    let mut facts = data(outcome);
+    if output.is_json() {
+        if let Value::Object(facts) = &mut facts {
+            facts.insert("text".to_owned(), Value::String(text));
+        }
+        return output.document(&facts).await;
+    }
+    output.note(&progress::speed(&read(&facts)?));
+    Ok(())
+}
+
+/// The answer while it is being written.
+struct Answer {
+    output: Output,
+    live: Live,
+    /// The whole text, for `--json` only.
+    text: String,
+    ends_with_newline: bool,
+}
+
+impl Answer {
+    fn new(output: Output) -> Self {
+        Self { output, live: Live::new(output), text: String::new(), ends_with_newline: true }
+    }
+
+    /// Ends the last line in a terminal; a file gets the text and nothing else.
+    async fn end_line(&mut self) -> Result<(), Failure> {
+        if self.ends_with_newline || !self.output.stdout_is_terminal() {
+            return Ok(());
+        }
+        self.ends_with_newline = true;
+        self.output.text("\n").await
+    }
+}
+
+impl Listener for Answer {
+    async fn event(&mut self, event: &JobEvent) -> Result<(), Failure> {
+        if event.event != "token" {
+            self.live.show(event);
+            return Ok(());
+        }
+        self.live.clear();
+        let text = token_text(event);
+        if text.is_empty() {
+            return Ok(());
+        }
+        if self.output.is_json() {
+            self.text.push_str(text);
+            return Ok(());
+        }
+        self.ends_with_newline = text.ends_with('\n');
+        let shown =
+            if self.output.stdout_is_terminal() { printable(text) } else { text.to_owned() };
+        self.output.text(shown).await
+    }
+}
+
+/// The text of a `token` event: of its data, else of its message.
+fn token_text(event: &JobEvent) -> &str {
+    let in_data = event.data.as_ref().and_then(|data| data.get("text")).and_then(Value::as_str);
+    in_data.unwrap_or(&event.message)
+}
+
+/// The model of a queen that has only one.
+async fn only_model(queen: &Queen) -> Result<ModelAlias, Failure> {
+    let answer = queen.get("/v1/models").await?;
+    let models =
+        answer.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut names: Vec<&str> = models.iter().filter_map(|m| m.get("id")?.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    choose(&names)
+}
+
+/// The only name there is.
+fn choose(names: &[&str]) -> Result<ModelAlias, Failure> {
+    match names {
+        [] => Err(Failure::local("there is no model yet")
+            .with_hint("add one with `rbee-keeper model import FILE`")),
+        [name] => name.parse().map_err(|error| Failure::Protocol(format!("{error}"))),
+        names => Err(Failure::usage(format!("which of {} models?", names.len()))
+            .with_hint(format!("give --model with one of: {}", names.join(", ")))),
+    }
+}
+
+async fn prompt_from_stdin() -> Result<String, Failure> {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut prompt = String::new();
+        std::io::stdin().lock().take(MAX_PROMPT + 1).read_to_string(&mut prompt).map(|_| prompt)
+    });
+    let prompt = match read.await {
+        Ok(Ok(prompt)) => prompt,
+        Ok(Err(error)) => return Err(Failure::caused("cannot read the prompt from stdin", error)),
+        Err(_) => return Err(Failure::local("cannot read the prompt from stdin")),
+    };
+    if prompt.len() as u64 > MAX_PROMPT {
+        return Err(Failure::usage(format!("the prompt is longer than {MAX_PROMPT} bytes")));
+    }
+    Ok(prompt)
+}
+
+impl From<SamplingArgs> for Sampling {
+    fn from(args: SamplingArgs) -> Self {
+        Self {
+            temperature: args.temperature,
+            top_p: args.top_p,
+            top_k: args.top_k,
+            min_p: args.min_p,
+            seed: args.seed,
+            stop: args.stop,
+            max_tokens: args.max_tokens,
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_chosen_only_where_there_is_no_choice() {
+        assert_eq!(choose(&["a"]).unwrap().as_str(), "a");
+        assert!(choose(&[]).unwrap_err().hint().unwrap().contains("model import"));
+        let several = choose(&["a", "b"]).unwrap_err();
+        assert_eq!(several.exit_code(), 2);
+        assert!(several.hint().unwrap().contains("a, b"));
+    }
+
+    #[test]
+    fn the_text_of_a_token_is_taken_exactly() {
+        let event: JobEvent = serde_json::from_str(
+            r#"{"event":"token","message":"shown","at":"","data":{"text":" it\n","tokens":[1]}}"#,
+        )
+        .unwrap();
+        assert_eq!(token_text(&event), " it\n");
+    }
+}

@@ -1,0 +1,178 @@
+//! `job …`
+
+use rbee_operations::{JobEvent, JobSummary};
+use worker_contract::JobId;
+
+use crate::cli::JobCommand;
+use crate::failure::Failure;
+use crate::job_run::{self, Listener};
+use crate::live::Live;
+use crate::output::Output;
+use crate::queen_client::Queen;
+use crate::render::{detail, json, printable, table};
+use crate::session::Session;
+
+/// The length of a whole job id.
+const UUID: usize = 36;
+
+pub(super) async fn job(session: &Session, command: JobCommand) -> Result<(), Failure> {
+    let queen = session.queen().await?;
+    let output = session.output;
+    match command {
+        JobCommand::List => list_all(output, &queen).await,
+        JobCommand::Show(job) => {
+            let job = find(&queen, &job.job).await?;
+            let summary = queen.jobs.get(&job).await.map_err(|e| queen.failure(e))?;
+            tell(output, &summary, detail::job).await
+        }
+        JobCommand::Follow(job) => {
+            let job = find(&queen, &job.job).await?;
+            follow(output, &queen, &job).await
+        }
+        JobCommand::Cancel(job) => {
+            let job = find(&queen, &job.job).await?;
+            let summary = queen.jobs.cancel(&job).await.map_err(|e| queen.failure(e))?;
+            tell(output, &summary, cancelled).await
+        }
+    }
+}
+
+async fn list_all(output: Output, queen: &Queen) -> Result<(), Failure> {
+    let jobs = queen.jobs.list().await.map_err(|e| queen.failure(e))?;
+    if output.is_json() {
+        return output.document(&jobs).await;
+    }
+    if jobs.is_empty() {
+        return output.text("no jobs\n").await;
+    }
+    output.text(table::jobs(&jobs, jiff::Timestamp::now(), output.style())).await
+}
+
+async fn tell(
+    output: Output,
+    summary: &JobSummary,
+    text: impl FnOnce(&JobSummary) -> String,
+) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.document(summary).await;
+    }
+    output.text(text(summary)).await
+}
+
+/// What cancelling came to: the job may have ended by itself before.
+fn cancelled(summary: &JobSummary) -> String {
+    let (job, state) = (table::short_job_id(summary.job_id.as_str()), summary.state.as_str());
+    if summary.state.is_final() {
+        format!("job {job} has ended: {state}\n")
+    } else {
+        format!("job {job} is being cancelled\n")
+    }
+}
+
+/// Prints a job's events from its first one. With `--json` they are the items of one array, each
+/// written when it comes.
+async fn follow(output: Output, queen: &Queen, job: &JobId) -> Result<(), Failure> {
+    let mut events = Events { output, written: 0, live: Live::new(output) };
+    let ended = job_run::listen(queen, queen.jobs.follow(job, None), &mut events).await;
+    events.close().await?;
+    ended.map(drop)
+}
+
+/// The events of a followed job, on stdout.
+struct Events {
+    output: Output,
+    written: usize,
+    live: Live,
+}
+
+impl Events {
+    async fn close(&mut self) -> Result<(), Failure> {
+        self.live.clear();
+        match (self.output.is_json(), self.written) {
+            (false, _) => Ok(()),
+            (true, 0) => self.output.text("[]\n").await,
+            (true, _) => self.output.text("\n]\n").await,
+        }
+    }
+}
+
+impl Listener for Events {
+    async fn event(&mut self, event: &JobEvent) -> Result<(), Failure> {
+        let text = if self.output.is_json() {
+            let before = if self.written == 0 { "[\n" } else { ",\n" };
+            format!("{before}{}", json::line(event))
+        } else if event.progress().is_some() {
+            self.live.show(event);
+            return Ok(());
+        } else if event.event == "error" {
+            // The failure itself is told on stderr, once.
+            return Ok(());
+        } else if event.event == "token" {
+            event.message.clone()
+        } else {
+            self.live.clear();
+            format!("{}\n", event.message)
+        };
+        self.written += 1;
+        let shown = if self.output.stdout_is_terminal() { printable(&text) } else { text };
+        self.output.text(shown).await
+    }
+}
+
+/// The job whose id begins like this.
+async fn find(queen: &Queen, beginning: &str) -> Result<JobId, Failure> {
+    if beginning.len() >= UUID {
+        return beginning.parse().map_err(|error| Failure::usage(format!("{error}")));
+    }
+    let jobs = queen.jobs.list().await.map_err(|e| queen.failure(e))?;
+    only_match(&jobs, beginning)
+}
+
+fn only_match(jobs: &[JobSummary], beginning: &str) -> Result<JobId, Failure> {
+    let list = "`rbee-keeper job list` shows them all";
+    let matching: Vec<&JobSummary> =
+        jobs.iter().filter(|job| job.job_id.as_str().starts_with(beginning)).collect();
+    match matching.as_slice() {
+        [] => Err(Failure::local(format!("there is no job {beginning:?}")).with_hint(list)),
+        [job] => Ok(job.job_id.clone()),
+        several => Err(Failure::usage(format!("{} jobs begin with {beginning:?}", several.len()))
+            .with_hint(list)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbee_operations::JobState;
+
+    use super::*;
+
+    #[test]
+    fn the_beginning_of_an_id_is_enough_where_it_is_the_only_one() {
+        let jobs = [summary("aa11-1"), summary("aa22-1"), summary("bb33-1")];
+        assert_eq!(only_match(&jobs, "b").unwrap().as_str(), "bb33-1");
+        assert_eq!(only_match(&jobs, "aa22-1").unwrap().as_str(), "aa22-1");
+        assert_eq!(only_match(&jobs, "aa").unwrap_err().exit_code(), 2);
+        assert_eq!(only_match(&jobs, "cc").unwrap_err().exit_code(), 1);
+    }
+
+    #[test]
+    fn a_job_that_had_ended_is_not_said_to_be_cancelled() {
+        let mut job = summary("aa11-1");
+        assert_eq!(cancelled(&job), "job aa11 is being cancelled\n");
+        job.state = JobState::Succeeded;
+        assert_eq!(cancelled(&job), "job aa11 has ended: succeeded\n");
+    }
+
+    fn summary(id: &str) -> JobSummary {
+        JobSummary {
+            job_id: id.parse().unwrap(),
+            operation: "infer".to_owned(),
+            detail: serde_json::Value::Null,
+            caller: "local".to_owned(),
+            state: JobState::Running,
+            created_at: String::new(),
+            ended_at: None,
+            error: None,
+        }
+    }
+}

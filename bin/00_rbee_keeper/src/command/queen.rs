@@ -1,0 +1,122 @@
+//! `queen …`
+
+use serde_json::json;
+
+use super::SUCCESS;
+use super::status::absent;
+use crate::cli::{QueenCommand, RebuildArgs, StartArgs};
+use crate::failure::Failure;
+use crate::queen_build;
+use crate::queen_client::local_url;
+use crate::queen_process::{self, Daemon};
+use crate::render::detail::pairs;
+use crate::session::Session;
+
+pub(super) async fn queen(session: &Session, command: QueenCommand) -> Result<u8, Failure> {
+    match command {
+        QueenCommand::Start(args) => start(session, &args).await.map(|()| SUCCESS),
+        QueenCommand::Stop => stop(session).await.map(|()| SUCCESS),
+        QueenCommand::Status => status(session).await,
+        QueenCommand::Info => info(session).await.map(|()| SUCCESS),
+        QueenCommand::Rebuild(args) => rebuild(session, &args).await.map(|()| SUCCESS),
+    }
+}
+
+async fn start(session: &Session, args: &StartArgs) -> Result<(), Failure> {
+    session.only_local("queen start")?;
+    let started = queen_process::start(session, args.bind).await?;
+    let url = local_url(started.addr);
+    if session.output.is_json() {
+        let document = json!({ "address": url, "pid": started.pid, "started": started.fresh });
+        return session.output.document(&document).await;
+    }
+    let text = if started.fresh {
+        format!("queen-rbee is running at {url}, pid {}\n", started.pid)
+    } else {
+        format!("queen-rbee was running already at {url}, pid {}\n", started.pid)
+    };
+    session.output.text(text).await
+}
+
+async fn stop(session: &Session) -> Result<(), Failure> {
+    session.only_local("queen stop")?;
+    let ended = queen_process::stop(session, Daemon::Queen).await?;
+    if session.output.is_json() {
+        let document = match &ended {
+            Some(ended) => json!({ "stopped": true, "pid": ended.pid, "killed": ended.killed }),
+            None => json!({ "stopped": false }),
+        };
+        return session.output.document(&document).await;
+    }
+    let text = match ended {
+        Some(ended) if ended.killed => format!("killed queen-rbee, pid {}\n", ended.pid),
+        Some(ended) => format!("stopped queen-rbee, pid {}\n", ended.pid),
+        None => "queen-rbee was not running\n".to_owned(),
+    };
+    session.output.text(text).await
+}
+
+async fn status(session: &Session) -> Result<u8, Failure> {
+    let queen = match session.running_queen().await {
+        Ok(queen) => queen,
+        Err(failure @ (Failure::NotRunning | Failure::Unreachable { .. })) => {
+            return absent(session, &failure).await;
+        }
+        Err(failure) => return Err(failure),
+    };
+    if session.output.is_json() {
+        let document = json!({
+            "running": true,
+            "address": queen.url,
+            "version": queen.build.version,
+            "features": queen.build.features,
+        });
+        session.output.document(&document).await?;
+    } else {
+        let version = &queen.build.version;
+        session.output.text(format!("queen-rbee {version} is running at {}\n", queen.url)).await?;
+    }
+    Ok(SUCCESS)
+}
+
+async fn info(session: &Session) -> Result<(), Failure> {
+    let queen = session.running_queen().await?;
+    if session.output.is_json() {
+        return session.output.document(&queen.get("/v1/build-info").await?).await;
+    }
+    let features = match queen.build.features.as_slice() {
+        [] => "-".to_owned(),
+        features => features.join(", "),
+    };
+    let mut lines = vec![
+        ("name", queen.build.name.clone()),
+        ("version", queen.build.version.clone()),
+        ("features", features),
+        ("address", queen.url.clone()),
+    ];
+    if let Some(running) = queen_process::running(session, Daemon::Queen) {
+        lines.push(("pid", running.pid.to_string()));
+        lines.push(("log", queen_process::log(session, Daemon::Queen).display().to_string()));
+    }
+    session.output.text(pairs(&lines)).await
+}
+
+async fn rebuild(session: &Session, args: &RebuildArgs) -> Result<(), Failure> {
+    let source = args.source.as_deref();
+    let binary = queen_build::rebuild(session.output, source, args.with_local_hive).await?;
+    let is_running = queen_process::running(session, Daemon::Queen).is_some();
+    if session.output.is_json() {
+        let features = if args.with_local_hive { vec!["local-hive"] } else { Vec::new() };
+        let document =
+            json!({ "binary": binary, "features": features, "restart_needed": is_running });
+        return session.output.document(&document).await;
+    }
+    session.output.text(format!("queen-rbee is built: {}\n", binary.display())).await?;
+    if is_running {
+        session.output.note(
+            "the running queen is the one from before; take the new one with \
+             `rbee-keeper down && rbee-keeper up`",
+        );
+    }
+    Ok(())
+}

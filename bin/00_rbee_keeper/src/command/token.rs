@@ -1,0 +1,83 @@
+//! `token …`: the tokens of this machine's queen. They are a file; no queen has to run.
+
+use access_tokens::{NewToken, TokenError, TokenStore};
+use serde_json::{Value, json};
+
+use crate::cli::TokenCommand;
+use crate::failure::Failure;
+use crate::render::table;
+use crate::session::Session;
+
+pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<(), Failure> {
+    session.only_local("token")?;
+    let store = TokenStore::open(&session.paths.secrets);
+    match command {
+        TokenCommand::Create { name } => {
+            let token = create(&store, name).map_err(|e| failed("create", e))?;
+            tell_created(session, &token).await
+        }
+        TokenCommand::List => {
+            let tokens =
+                store.list().map_err(|error| Failure::caused("cannot list the tokens", error))?;
+            if session.output.is_json() {
+                return session.output.document(&tokens).await;
+            }
+            if tokens.is_empty() {
+                return session
+                    .output
+                    .text("no tokens: `rbee-keeper token create` makes one\n")
+                    .await;
+            }
+            session.output.text(table::tokens(&tokens, session.output.style())).await
+        }
+        TokenCommand::Revoke { token } => {
+            let revoked = store.revoke(&token).map_err(|e| failed("revoke", e))?;
+            if session.output.is_json() {
+                return session.output.document(&revoked).await;
+            }
+            session.output.text(format!("revoked token {} ({})\n", revoked.id, revoked.name)).await
+        }
+    }
+}
+
+/// Makes a token; without a name it gets the first one of `token-1`, `token-2`, … that is free.
+fn create(store: &TokenStore, name: Option<String>) -> Result<NewToken, TokenError> {
+    if let Some(name) = name {
+        return store.create(&name);
+    }
+    let taken = store.list()?;
+    let free = (1..).map(|number| format!("token-{number}"));
+    let mut free = free.filter(|name| taken.iter().all(|token| token.name != *name));
+    loop {
+        // There are finitely many tokens, so the iterator does not end.
+        let name = free.next().unwrap_or_default();
+        match store.create(&name) {
+            // Somebody else made one of this name in the meantime.
+            Err(TokenError::NameTaken(_)) => {}
+            made => return made,
+        }
+    }
+}
+
+/// The token alone on stdout, so that a script can take it; the explanation beside it.
+async fn tell_created(session: &Session, token: &NewToken) -> Result<(), Failure> {
+    let secret = token.secret.expose();
+    if session.output.is_json() {
+        let mut document = json!(token.info);
+        if let Value::Object(fields) = &mut document {
+            fields.insert("token".to_owned(), Value::String(secret.to_owned()));
+        }
+        return session.output.document(&document).await;
+    }
+    session.output.note(&format!(
+        "token {} ({}) is shown this once; give it to clients as RBEE_API_KEY or as \
+         Authorization: Bearer",
+        token.info.id, token.info.name
+    ));
+    session.output.text(format!("{secret}\n")).await
+}
+
+fn failed(verb: &str, error: TokenError) -> Failure {
+    Failure::caused(format!("cannot {verb} the token"), error)
+        .with_hint("`rbee-keeper token list` shows the tokens")
+}

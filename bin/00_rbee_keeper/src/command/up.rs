@@ -1,0 +1,46 @@
+//! `up`: the queen, and a hive beside it where it has none inside.
+
+use rbee_operations::{HiveTarget, Operation};
+use serde_json::json;
+use worker_contract::HiveAlias;
+
+use crate::cli::StartArgs;
+use crate::failure::Failure;
+use crate::job_run;
+use crate::queen_client::local_url;
+use crate::queen_process;
+use crate::render::detail::pairs;
+use crate::session::{Session, Target};
+
+pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failure> {
+    session.only_local("up")?;
+    let started = queen_process::start(session, args.bind).await?;
+    let target = Target::Running(local_url(started.addr));
+    let queen = session.reach(&target).await?;
+    let has_local_hive = queen.build.has_local_hive();
+    if !has_local_hive {
+        // Starting a hive that runs already is no error: the queen says that it runs.
+        let localhost = HiveTarget { hive_id: HiveAlias::localhost() };
+        job_run::run(session, &queen, &Operation::HiveStart(localhost)).await?;
+    }
+    if session.output.is_json() {
+        let document = json!({
+            "address": queen.url,
+            "pid": started.pid,
+            "started": started.fresh,
+            "version": queen.build.version,
+            "features": queen.build.features,
+            "hive": { "hive_id": "localhost", "in_queen": has_local_hive },
+        });
+        return session.output.document(&document).await;
+    }
+    let how = if started.fresh { "started" } else { "was running already" };
+    let hive =
+        if has_local_hive { "localhost, inside the queen" } else { "localhost, beside the queen" };
+    let text = pairs(&[
+        ("queen", format!("{how}, pid {}", started.pid)),
+        ("hive", hive.to_owned()),
+        ("endpoint", format!("{}/v1", queen.url)),
+    ]);
+    session.output.text(text).await
+}

@@ -1,0 +1,104 @@
+//! One thing in full: a name and a value on each line.
+
+use rbee_operations::JobSummary;
+use worker_contract::{ModelEntry, SupervisedWorker};
+
+use super::{Style, printable, table, unit};
+use crate::view;
+
+/// A worker.
+pub(crate) fn worker(worker: &SupervisedWorker, now: u64) -> String {
+    let (name, detail) = table::supervised(&worker.state);
+    let state = if detail.is_empty() { name.to_owned() } else { format!("{name} ({detail})") };
+    pairs(&[
+        ("worker", worker.worker_id.to_string()),
+        ("hive", worker.hive_id.to_string()),
+        ("model", worker.model.to_string()),
+        ("device", worker.device.to_string()),
+        ("state", state),
+        ("address", worker.address.clone()),
+        ("pid", worker.pid.to_string()),
+        ("started", format!("{} ago", unit::age(worker.started_at, now))),
+    ])
+}
+
+/// A model.
+pub(crate) fn model(model: &ModelEntry, now: u64) -> String {
+    let gguf = &model.gguf;
+    let unnamed = || "-".to_owned();
+    pairs(&[
+        ("model", model.alias.to_string()),
+        ("name", gguf.name.clone().unwrap_or_else(unnamed)),
+        ("architecture", gguf.architecture.clone()),
+        ("parameters", unit::parameters(gguf.parameters)),
+        ("quantization", gguf.quantization.clone()),
+        ("context", format!("{} tokens", gguf.context_length)),
+        ("chat template", if gguf.has_chat_template { "yes" } else { "no" }.to_owned()),
+        ("license", gguf.license.clone().unwrap_or_else(unnamed)),
+        ("size", unit::file_size(gguf.size_bytes)),
+        ("sha256", model.sha256.to_string()),
+        ("source", model.source.clone()),
+        ("added", format!("{} ago", unit::age(model.added_at, now))),
+    ])
+}
+
+/// What came out of comparing a model's file with its pinned digest.
+pub(crate) fn verification(found: &view::Verification) -> String {
+    if found.matches {
+        return format!("{} is unchanged: sha256 {}\n", found.alias, found.pinned);
+    }
+    pairs(&[
+        ("model", found.alias.clone()),
+        ("pinned sha256", found.pinned.clone()),
+        ("actual sha256", found.actual.clone()),
+    ])
+}
+
+/// A hive with all that it has.
+pub(crate) fn hive(hive: &view::Hive, now: u64, style: Style) -> String {
+    let mut text = pairs(&[
+        ("hive", hive.hive_id.clone()),
+        ("state", hive.liveness.clone().unwrap_or_else(|| "alive".to_owned())),
+        ("version", hive.version.clone()),
+        ("address", hive.address.clone().unwrap_or_else(|| "in the queen".to_owned())),
+    ]);
+    let mut section = |table: String| {
+        text.push('\n');
+        text.push_str(&table);
+    };
+    section(table::devices(&hive.devices, style));
+    if !hive.catalog.is_empty() {
+        section(table::models(&hive.catalog, now, style));
+    }
+    if !hive.workers.is_empty() {
+        section(table::workers(&hive.workers, now, style));
+    }
+    text
+}
+
+/// A job.
+pub(crate) fn job(job: &JobSummary) -> String {
+    let mut lines = vec![
+        ("job", job.job_id.to_string()),
+        ("operation", job.operation.clone()),
+        ("state", job.state.as_str().to_owned()),
+        ("caller", job.caller.clone()),
+        ("created", job.created_at.clone()),
+    ];
+    if let Some(ended) = &job.ended_at {
+        lines.push(("ended", ended.clone()));
+    }
+    if let Some(error) = &job.error {
+        lines.push(("error", error.clone()));
+    }
+    lines.push(("detail", job.detail.to_string()));
+    pairs(&lines)
+}
+
+/// Names and values, the values in one column.
+pub(crate) fn pairs(lines: &[(&str, String)]) -> String {
+    let widest = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    lines.iter().fold(String::new(), |text, (name, value)| {
+        text + &format!("{name:widest$}  {}\n", printable(value))
+    })
+}

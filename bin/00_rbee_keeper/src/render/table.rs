@@ -1,0 +1,215 @@
+//! Lists as tables: no borders, so that `awk` and a narrow terminal both can read them.
+
+use std::fmt::Display;
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, Color, ContentArrangement, Table};
+use rbee_operations::JobSummary;
+use worker_contract::{Device, ModelEntry, SupervisedState, SupervisedWorker};
+
+use super::{Style, printable, unit};
+use crate::view;
+
+/// Hives, one a row.
+pub(crate) fn hives(hives: &[view::Hive], style: Style) -> String {
+    let mut table = Rows::new(&["HIVE", "STATE", "ADDRESS", "DEVICES", "MODELS", "WORKERS"], style);
+    for hive in hives {
+        let devices = hive.devices.iter().map(|d| d.id.to_string()).collect::<Vec<_>>().join(" ");
+        table.row([
+            plain(&hive.hive_id),
+            state(hive.liveness.as_deref().unwrap_or("alive"), ""),
+            plain(hive.address.as_deref().unwrap_or("in the queen")),
+            plain(&devices),
+            plain(hive.catalog.len()),
+            plain(hive.workers.len()),
+        ]);
+    }
+    table.text()
+}
+
+/// The devices of a hive, one a row.
+pub(crate) fn devices(devices: &[Device], style: Style) -> String {
+    let mut table = Rows::new(&["DEVICE", "BACKEND", "MEMORY FREE", "MEMORY", "NAME"], style);
+    for device in devices {
+        table.row([
+            plain(device.id),
+            plain(&device.backend),
+            plain(unit::memory(device.memory_free_bytes)),
+            plain(unit::memory(device.memory_total_bytes)),
+            plain(&device.name),
+        ]);
+    }
+    table.text()
+}
+
+/// The workers of a hive, one a row; `now` in seconds since the Unix epoch.
+pub(crate) fn workers(workers: &[SupervisedWorker], now: u64, style: Style) -> String {
+    let mut table =
+        Rows::new(&["WORKER", "MODEL", "DEVICE", "STATE", "ADDRESS", "PID", "AGE"], style);
+    for worker in workers {
+        let (name, detail) = supervised(&worker.state);
+        table.row([
+            plain(&worker.worker_id),
+            plain(&worker.model),
+            plain(worker.device),
+            state(name, &detail),
+            plain(&worker.address),
+            plain(worker.pid),
+            plain(unit::age(worker.started_at, now)),
+        ]);
+    }
+    table.text()
+}
+
+/// The workers of all hives as the queen sees them, one a row.
+pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
+    let mut table = Rows::new(
+        &["WORKER", "HIVE", "MODEL", "DEVICE", "STATE", "SLOTS", "QUEUE", "KV", "TOK/S"],
+        style,
+    );
+    for worker in workers {
+        let silent = worker.liveness.as_deref().filter(|l| !matches!(*l, "alive" | "live" | "ok"));
+        let kv = match worker.kv_cache.capacity_tokens {
+            0 => "-".to_owned(),
+            capacity => {
+                format!("{}%", u64::from(worker.kv_cache.used_tokens) * 100 / u64::from(capacity))
+            }
+        };
+        table.row([
+            plain(&worker.worker_id),
+            plain(&worker.hive_id),
+            plain(&worker.model.name),
+            plain(worker.device),
+            state(silent.unwrap_or(&worker.state), worker.reason.as_deref().unwrap_or("")),
+            plain(format!("{}/{}", worker.slots.busy, worker.slots.total)),
+            plain(worker.queued),
+            plain(kv),
+            plain(format!("{:.1}", worker.tokens_per_second)),
+        ]);
+    }
+    table.text()
+}
+
+/// Models, one a row.
+pub(crate) fn models(models: &[ModelEntry], now: u64, style: Style) -> String {
+    let headers = ["MODEL", "ARCHITECTURE", "PARAMETERS", "QUANT", "CONTEXT", "SIZE", "ADDED"];
+    let mut table = Rows::new(&headers, style);
+    for model in models {
+        table.row([
+            plain(&model.alias),
+            plain(&model.gguf.architecture),
+            plain(unit::parameters(model.gguf.parameters)),
+            plain(&model.gguf.quantization),
+            plain(model.gguf.context_length),
+            plain(unit::file_size(model.gguf.size_bytes)),
+            plain(format!("{} ago", unit::age(model.added_at, now))),
+        ]);
+    }
+    table.text()
+}
+
+/// Jobs, one a row; `now` in RFC 3339 is not needed where a job tells both its ends.
+pub(crate) fn jobs(jobs: &[JobSummary], now: jiff::Timestamp, style: Style) -> String {
+    let mut table = Rows::new(&["JOB", "OPERATION", "STATE", "STARTED", "TOOK", "CALLER"], style);
+    for job in jobs {
+        let created: Option<jiff::Timestamp> = job.created_at.parse().ok();
+        let ended: Option<jiff::Timestamp> = job.ended_at.as_ref().and_then(|t| t.parse().ok());
+        let ago = created.map_or("-".to_owned(), |t| format!("{} ago", between(t, now)));
+        let took = created.zip(ended).map_or("-".to_owned(), |(from, to)| between(from, to));
+        table.row([
+            plain(short_job_id(job.job_id.as_str())),
+            plain(&job.operation),
+            state(job.state.as_str(), ""),
+            plain(ago),
+            plain(took),
+            plain(&job.caller),
+        ]);
+    }
+    table.text()
+}
+
+/// Tokens, one a row.
+pub(crate) fn tokens(tokens: &[access_tokens::TokenInfo], style: Style) -> String {
+    let mut table = Rows::new(&["ID", "NAME", "FINGERPRINT", "CREATED"], style);
+    for token in tokens {
+        table.row([
+            plain(&token.id),
+            plain(&token.name),
+            plain(&token.fingerprint),
+            plain(&token.created_at),
+        ]);
+    }
+    table.text()
+}
+
+/// The part of a job's id that lists show and commands accept: the first group of a UUID.
+pub(crate) fn short_job_id(id: &str) -> &str {
+    id.split('-').next().unwrap_or(id)
+}
+
+/// The state's name, and what a person wants to know besides.
+pub(crate) fn supervised(state: &SupervisedState) -> (&'static str, String) {
+    match state {
+        SupervisedState::Starting { progress } => ("starting", format!("{:.0}%", progress * 100.0)),
+        SupervisedState::Ready => ("ready", String::new()),
+        SupervisedState::Stopping => ("stopping", String::new()),
+        SupervisedState::Failed { reason } => ("failed", reason.clone()),
+    }
+}
+
+fn between(from: jiff::Timestamp, to: jiff::Timestamp) -> String {
+    let time = to.duration_since(from);
+    unit::span(time.unsigned_abs())
+}
+
+/// A table that is being filled.
+struct Rows(Table);
+
+impl Rows {
+    fn new(headers: &[&str], style: Style) -> Self {
+        let mut table = Table::new();
+        table.load_style(NOTHING).force_no_tty().set_header(headers.iter().map(Cell::new));
+        if style.color {
+            table.enforce_styling();
+        }
+        match style.width {
+            Some(width) => {
+                table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            }
+            None => {
+                table.set_content_arrangement(ContentArrangement::Disabled);
+            }
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        Self(table)
+    }
+
+    fn row<const N: usize>(&mut self, cells: [Cell; N]) {
+        self.0.add_row(cells);
+    }
+
+    fn text(self) -> String {
+        let mut text = self.0.trim_fmt();
+        text.push('\n');
+        text
+    }
+}
+
+fn plain(value: impl Display) -> Cell {
+    Cell::new(printable(&value.to_string()))
+}
+
+fn state(name: &str, detail: &str) -> Cell {
+    let text = if detail.is_empty() { name.to_owned() } else { format!("{name} ({detail})") };
+    let cell = plain(text);
+    match name {
+        "ready" | "alive" | "live" | "running" | "succeeded" => cell.fg(Color::Green),
+        "starting" | "loading" | "queued" | "stopping" | "draining" | "suspect" => {
+            cell.fg(Color::Yellow)
+        }
+        "failed" | "gone" | "dead" => cell.fg(Color::Red),
+        _ => cell,
+    }
+}

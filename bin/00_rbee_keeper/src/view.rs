@@ -1,0 +1,109 @@
+//! How the keeper reads the queen's answers: leniently, so that a queen that is a little older or
+//! newer can still be shown. What `--json` prints is the answer itself and never passes through here.
+
+use serde::Deserialize;
+use worker_contract::{
+    Device, DeviceId, KvCacheUse, ModelEntry, ModelInUse, Slots, SupervisedWorker,
+};
+
+/// `GET /v1/build-info`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct BuildInfo {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) features: Vec<String>,
+}
+
+impl BuildInfo {
+    /// Whether this machine's hive is a part of the queen's process.
+    pub(crate) fn has_local_hive(&self) -> bool {
+        self.features.iter().any(|feature| feature == "local-hive")
+    }
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) features: Vec<String>,
+    pub(crate) uptime_s: u64,
+    pub(crate) address: String,
+    pub(crate) hives: Vec<Hive>,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) jobs_running: u64,
+}
+
+/// A hive as the queen knows it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the API")]
+pub(crate) struct Hive {
+    pub(crate) hive_id: String,
+    /// `None` when the hive is a part of the queen's process.
+    pub(crate) address: Option<String>,
+    pub(crate) version: String,
+    #[serde(alias = "state")]
+    pub(crate) liveness: Option<String>,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) catalog: Vec<ModelEntry>,
+    pub(crate) workers: Vec<SupervisedWorker>,
+}
+
+/// A worker as the queen knows it: its last heartbeat, and what the queen adds.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the API")]
+pub(crate) struct Worker {
+    pub(crate) worker_id: String,
+    pub(crate) hive_id: String,
+    pub(crate) model: ModelInUse,
+    pub(crate) device: DeviceId,
+    pub(crate) state: String,
+    #[serde(default)]
+    pub(crate) slots: Slots,
+    #[serde(default)]
+    pub(crate) queued: u32,
+    #[serde(default)]
+    pub(crate) kv_cache: KvCacheUse,
+    #[serde(default)]
+    pub(crate) tokens_per_second: f32,
+    #[serde(default)]
+    pub(crate) liveness: Option<String>,
+    /// Of a worker that failed.
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+}
+
+/// The outcome of a `ModelVerify` job.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Verification {
+    pub(crate) alias: String,
+    pub(crate) pinned: String,
+    pub(crate) actual: String,
+    pub(crate) matches: bool,
+}
+
+/// The outcome of an `Infer` job, as far as people want to read it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Answer {
+    pub(crate) finish_reason: String,
+    pub(crate) usage: worker_contract::Usage,
+    pub(crate) timings: worker_contract::Timings,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_with_missing_and_unknown_fields_is_still_read() {
+        let status: Status = serde_json::from_str(
+            r#"{"version":"9.0.0","moon_phase":"full","hives":[{"hive_id":"localhost","weight":3}]}"#,
+        )
+        .unwrap();
+        assert_eq!(status.hives[0].hive_id, "localhost");
+        assert!(status.workers.is_empty());
+    }
+}

@@ -1,0 +1,195 @@
+//! The HTTP side of a queen, made of the same crates as the real one, whose jobs follow a script.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use access_tokens::{Authenticator, Secret};
+use axum::routing::get;
+use axum::{Json, Router};
+use daemon_http::{Edge, bind, edge, serve};
+use futures::future::BoxFuture;
+use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome, routes};
+use rbee_operations::{Infer, Operation, Progress};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A queen that is up until it is dropped.
+pub(crate) struct TestQueen {
+    pub(crate) url: String,
+    pub(crate) jobs: JobRegistry,
+    stop: CancellationToken,
+    _server: JoinSet<()>,
+}
+
+impl TestQueen {
+    /// A queen of this version that demands no token.
+    pub(crate) fn start() -> Self {
+        Self::with(env!("CARGO_PKG_VERSION"), "queen-rbee", Authenticator::open())
+    }
+
+    pub(crate) fn of_version(version: &str) -> Self {
+        Self::with(version, "queen-rbee", Authenticator::open())
+    }
+
+    /// Another daemon of rbee.
+    pub(crate) fn named(name: &str) -> Self {
+        Self::with(env!("CARGO_PKG_VERSION"), name, Authenticator::open())
+    }
+
+    pub(crate) fn with_token(secret: &str) -> Self {
+        let auth = Authenticator::fixed(Secret::from(secret.to_owned()));
+        Self::with(env!("CARGO_PKG_VERSION"), "queen-rbee", auth)
+    }
+
+    fn with(version: &str, name: &str, auth: Authenticator) -> Self {
+        let jobs = JobRegistry::in_memory(Limits::default());
+        let build = json!({ "name": name, "version": version, "features": [] });
+        let routes = Router::new()
+            .route("/v1/build-info", get(move || async { Json(build) }))
+            .route("/v1/models", get(|| async { Json(models()) }))
+            .route("/v1/status", get(|| async { Json(status()) }))
+            .merge(routes(jobs.clone(), Arc::new(Script)));
+        let routes = edge(routes, Edge { auth, max_body_bytes: 10 << 20 });
+        let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let stop = CancellationToken::new();
+        let mut server = JoinSet::new();
+        server.spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
+        Self { url: format!("http://{address}"), jobs, stop, _server: server }
+    }
+}
+
+impl Drop for TestQueen {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub(crate) fn worker() -> Value {
+    json!({
+        "worker_id": "w-1a2b3c4d", "hive_id": "localhost", "model": "smollm2-135m",
+        "device": "CPU-0", "address": "http://127.0.0.1:9300", "port": 9300, "pid": 4242,
+        "started_at": 1_700_000_000, "state": "ready",
+    })
+}
+
+pub(crate) fn model() -> Value {
+    json!({
+        "alias": "smollm2-135m", "sha256": "b".repeat(64), "source": "file:/models/m.gguf",
+        "added_at": 1_700_000_000, "architecture": "llama", "quantization": "Q4_1",
+        "parameters": 134_515_008, "context_length": 8192, "has_chat_template": true,
+        "size_bytes": 98_362_432,
+    })
+}
+
+pub(crate) fn hive() -> Value {
+    json!({
+        "hive_id": "localhost", "address": "http://127.0.0.1:9000", "version": "0.1.0",
+        "devices": [{
+            "id": "CPU-0", "backend": "CPU", "name": "a processor",
+            "memory_total_bytes": 16_000_000_000_u64, "memory_free_bytes": 8_000_000_000_u64,
+        }],
+        "catalog": [model()], "workers": [worker()], "liveness": "alive",
+    })
+}
+
+fn status() -> Value {
+    json!({
+        "version": "0.1.0", "features": ["local-hive"], "uptime_s": 7860,
+        "address": "http://127.0.0.1:8500", "hives": [hive()], "models": [], "jobs_running": 1,
+        "workers": [{
+            "worker_id": "w-1a2b3c4d", "hive_id": "localhost", "address": "http://127.0.0.1:9300",
+            "model": { "name": "smollm2-135m", "digest": null, "context_length": 2048 },
+            "device": "CPU-0", "state": "ready", "slots": { "total": 4, "busy": 1 }, "queued": 0,
+            "kv_cache": { "used_tokens": 100, "capacity_tokens": 1000 },
+            "tokens_per_second": 61.25, "engine_build": "llama.cpp", "pid": 4242,
+            "in_flight": 1, "last_seen_ms": 20, "liveness": "alive",
+        }],
+    })
+}
+
+fn models() -> Value {
+    json!({ "object": "list", "data": [{ "id": "smollm2-135m", "object": "model" }] })
+}
+
+/// What the jobs do.
+struct Script;
+
+impl Executor for Script {
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        Box::pin(async move {
+            match operation {
+                Operation::Infer(infer) => answer(infer, &job).await,
+                Operation::WorkerList(_) => {
+                    Ok(Outcome::new("1 worker", json!({ "workers": [worker()] })))
+                }
+                Operation::WorkerGet(_) => Ok(Outcome::new("Worker w-1a2b3c4d", worker())),
+                Operation::WorkerSpawn(_) => {
+                    job.say("Starting worker on CPU-0");
+                    for done in 0..=100 {
+                        let progress =
+                            Progress { done, total: Some(100), unit: "percent".to_owned() };
+                        job.progress("Loading", progress);
+                    }
+                    job.warn("The context is small");
+                    Ok(Outcome::new("Worker w-1a2b3c4d is ready", worker()))
+                }
+                Operation::ModelList(_) => Ok(Outcome::new("no models", json!({ "models": [] }))),
+                Operation::ModelGet(_) => Ok(Outcome::new("smollm2-135m", model())),
+                Operation::ModelVerify(_) => {
+                    let data = json!({
+                        "alias": "smollm2-135m", "pinned": "b".repeat(64),
+                        "actual": "c".repeat(64), "matches": false,
+                    });
+                    Ok(Outcome::new("changed", data))
+                }
+                Operation::HiveList {} => Ok(Outcome::new("1 hive", json!({ "hives": [hive()] }))),
+                Operation::HiveStatus(_) => Ok(Outcome::new("localhost", hive())),
+                Operation::HiveStart(_) => {
+                    Ok(Outcome::new("Hive localhost is ready", json!({ "hive_id": "localhost" })))
+                }
+                other => Err(JobError::new("unscripted", format!("no {} here", other.name()))
+                    .hint("ask for something else")),
+            }
+        })
+    }
+}
+
+async fn answer(infer: Infer, job: &JobContext) -> Result<Outcome, JobError> {
+    let token = |text: &str| job.event("token", text, json!({ "text": text, "tokens": [1] }));
+    job.say("Asking smollm2-135m");
+    match infer.prompt.as_str() {
+        "forever" => {
+            token("It was");
+            job.cancelled().cancelled().await;
+            return Err(JobError::new("cancelled", "cancelled"));
+        }
+        "flood" => {
+            while !job.cancelled().is_cancelled() {
+                token(&"a long line\n".repeat(1000));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            return Err(JobError::new("cancelled", "cancelled"));
+        }
+        "nothing" => {
+            return Err(JobError::new("model_not_found", "there is no model \"x\"")
+                .hint("rbee-keeper model list"));
+        }
+        prompt => {
+            token(prompt);
+            token(" – said");
+            token(" the bee.\n\n");
+        }
+    }
+    let data = json!({
+        "finish_reason": "stop",
+        "usage": { "prompt_tokens": 9, "completion_tokens": 42, "cached_tokens": 0 },
+        "timings": { "queue_ms": 0.1, "prefill_ms": 30.0, "ttft_ms": 35.4, "decode_ms": 601.0 },
+        "worker_id": "w-1a2b3c4d", "model": infer.model,
+    });
+    Ok(Outcome::new("done", data))
+}

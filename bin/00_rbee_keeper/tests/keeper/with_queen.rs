@@ -1,0 +1,294 @@
+//! Commands against a queen whose jobs follow a script: what goes to which stream, and how it ends.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::support::{Ended, Home, TestQueen, finish};
+use rbee_operations::JobState;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_text_alone_is_on_stdout() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    for line in ["infer --model smollm2-135m 'Hello'", "infer --prompt 'Hello'", "infer Hello -q"] {
+        let ended = run(&home, &queen, line).await.expect(0);
+        assert_eq!(ended.stdout, "Hello – said the bee.\n\n", "{line}");
+        let wants_stats = !line.ends_with("-q");
+        assert_eq!(ended.stderr.contains("68.2 tokens/s"), wants_stats, "{line}: {ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_can_come_from_stdin() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let mut command = home.command("infer -q -");
+    command.env("RBEE_QUEEN_URL", &queen.url).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all("two\nlines".as_bytes()).await.unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "two\nlines – said the bee.\n\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_as_json_is_one_object() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let ended = run(&home, &queen, "infer --json Hello").await.expect(0);
+    let answer = ended.json();
+    assert_eq!(answer["text"], "Hello – said the bee.\n\n");
+    assert_eq!(answer["finish_reason"], "stop");
+    assert_eq!(answer["usage"]["completion_tokens"], 42);
+    assert_eq!(answer["timings"]["ttft_ms"], 35.4);
+    assert_eq!(ended.stderr, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_arrays_and_things_are_objects() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    for (line, length) in [("worker list", 1), ("model list", 0), ("hive list", 1), ("job list", 3)]
+    {
+        let list = run(&home, &queen, &format!("{line} --json")).await.expect(0).json();
+        assert_eq!(list.as_array().map(Vec::len), Some(length), "{line}: {list}");
+    }
+    for (line, field, value) in [
+        ("worker spawn --model smollm2-135m", "state", "ready"),
+        ("worker get w-1a2b3c4d", "worker_id", "w-1a2b3c4d"),
+        ("model get smollm2-135m", "alias", "smollm2-135m"),
+        ("hive status", "hive_id", "localhost"),
+        ("hive start", "hive_id", "localhost"),
+        ("queen info", "name", "queen-rbee"),
+        ("status", "version", "0.1.0"),
+    ] {
+        let ended = run(&home, &queen, &format!("{line} --json")).await.expect(0);
+        assert_eq!(ended.json()[field], value, "{line}");
+        assert_eq!(ended.stderr, "", "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_is_told_on_stderr_and_the_result_on_stdout() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let ended = run(&home, &queen, "worker spawn --model smollm2-135m").await.expect(0);
+    assert_eq!(ended.stdout, "Worker w-1a2b3c4d is ready\n");
+    insta::assert_snapshot!(ended.stderr, @r"
+    Starting worker on CPU-0
+    Loading: 0%
+    Loading: 10%
+    Loading: 20%
+    Loading: 30%
+    Loading: 40%
+    Loading: 50%
+    Loading: 60%
+    Loading: 70%
+    Loading: 80%
+    Loading: 90%
+    Loading: 100%
+    warning: The context is small
+    ");
+    let quiet = run(&home, &queen, "-q worker spawn --model smollm2-135m").await.expect(0);
+    assert_eq!(
+        (quiet.stdout.as_str(), quiet.stderr.as_str()),
+        ("Worker w-1a2b3c4d is ready\n", "")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_job_is_a_failure_with_its_hint() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let ended = run(&home, &queen, "infer nothing").await.expect(1);
+    assert_eq!(ended.stdout, "");
+    assert!(ended.stderr.contains("error: there is no model \"x\"\n"), "{ended:?}");
+    assert!(ended.stderr.ends_with("hint: rbee-keeper model list\n"), "{ended:?}");
+    let error = run(&home, &queen, "infer nothing --json").await.expect(1).error();
+    assert_eq!(error["code"], "model_not_found");
+    assert_eq!(error["hint"], "rbee-keeper model list");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_model_file_shows_both_digests_and_fails() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let ended = run(&home, &queen, "model verify smollm2-135m").await.expect(1);
+    assert!(ended.stdout.contains(&"b".repeat(64)) && ended.stdout.contains(&"c".repeat(64)));
+    assert_eq!(
+        run(&home, &queen, "model verify m --json").await.expect(1).json()["matches"],
+        false
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_cancels_the_job_and_says_130() {
+    for signal in ["INT", "TERM"] {
+        let (home, queen) = (Home::new(), TestQueen::start());
+        let mut command = home.command("infer forever");
+        command.env("RBEE_QUEEN_URL", &queen.url).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut written = [0; 6];
+        child.stdout.as_mut().unwrap().read_exact(&mut written).await.unwrap();
+        assert_eq!(&written, b"It was");
+        let pid = child.id().unwrap().to_string();
+        Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(if signal == "INT" { 130 } else { 143 }),
+            "{output:?}"
+        );
+        assert_eq!(only_job(&queen), JobState::Cancelled);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_enough_ends_the_job_without_a_word() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let mut command = home.command("infer flood");
+    command.env("RBEE_QUEEN_URL", &queen.url).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = [0; 12];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut line).await.unwrap();
+    drop(stdout);
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!(output.status.code(), Some(141), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.contains("error"), "{stderr}");
+    until("the job to be cancelled", || only_job(&queen) == JobState::Cancelled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_found_by_the_beginning_of_its_id() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    run(&home, &queen, "infer Hello -q").await.expect(0);
+    let id = queen.jobs.list()[0].job_id.to_string();
+    let shown = run(&home, &queen, &format!("job show {} --json", &id[..8])).await.expect(0).json();
+    assert_eq!(shown["job_id"], *id);
+    assert_eq!(shown["state"], "succeeded");
+    assert!(!shown.to_string().contains("Hello"), "a prompt is not kept: {shown}");
+    let followed = run(&home, &queen, &format!("job follow {id} --json")).await.expect(0).json();
+    let names: Vec<&Value> = followed.as_array().unwrap().iter().map(|e| &e["event"]).collect();
+    assert_eq!(names, ["infer", "token", "token", "token", "infer"]);
+    let followed = run(&home, &queen, &format!("job follow {id}")).await.expect(0).stdout;
+    assert!(followed.contains("Hello – said the bee.\n"), "{followed}");
+    let cancelled = run(&home, &queen, &format!("job cancel {id}")).await.expect(0).stdout;
+    assert!(cancelled.contains("has ended: succeeded"), "{cancelled}");
+    let missing = run(&home, &queen, "job show 00000000").await.expect(1);
+    assert!(missing.stderr.contains("00000000"), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hive_inside_the_queen_is_recommended_and_no_script_is_stopped_by_it() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    for line in ["hive start localhost --yes", "hive start localhost"] {
+        let ended = run(&home, &queen, line).await.expect(0);
+        assert!(ended.stderr.contains("queen rebuild --with-local-hive"), "{ended:?}");
+        assert_eq!(ended.stdout, "Hive localhost is ready\n");
+    }
+    let other = run(&home, &queen, "hive start gpu-1").await.expect(0);
+    assert!(!other.stderr.contains("rebuild"), "{other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_on_one_screen() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let screen = run(&home, &queen, "status").await.expect(0).stdout;
+    for part in
+        ["up 2h11m", "local-hive", "1 job running", "CPU-0", "smollm2-135m", "w-1a2b3c4d", "1/4"]
+    {
+        assert!(screen.contains(part), "{part} is missing:\n{screen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_opens_a_queen_that_demands_one() {
+    let (home, queen) = (Home::new(), TestQueen::with_token("rbee_secret"));
+    let refused = run(&home, &queen, "worker list").await.expect(1);
+    assert!(refused.stderr.contains("demands a token"), "{refused:?}");
+    assert!(refused.stderr.contains("RBEE_API_KEY"), "{refused:?}");
+
+    let mut command = home.command("worker list --json");
+    command.env("RBEE_QUEEN_URL", &queen.url).env("RBEE_API_KEY", "rbee_wrong");
+    let refused = finish(command).await.expect(1);
+    assert!(!refused.stderr.contains("rbee_wrong"), "{refused:?}");
+    assert_eq!(refused.error()["type"], "authentication_error");
+
+    let mut command = home.command("worker list");
+    command.env("RBEE_QUEEN_URL", &queen.url).env("RBEE_API_KEY", "rbee_secret");
+    finish(command).await.expect(0);
+    std::fs::write(home.path().join("token"), "rbee_secret\n").unwrap();
+    run(&home, &queen, "worker list --token-file token").await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queen_of_another_version_is_told_of_and_used() {
+    let (home, queen) = (Home::new(), TestQueen::of_version("9.9.9"));
+    let ended = run(&home, &queen, "worker list").await.expect(0);
+    assert!(ended.stderr.starts_with("warning: queen-rbee"), "{ended:?}");
+    assert!(ended.stderr.contains("9.9.9"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_a_queen_is_called_what_it_is() {
+    let home = Home::new();
+    let hive = TestQueen::named("rbee-hive");
+    let ended = run(&home, &hive, "worker list").await.expect(1);
+    assert!(ended.stderr.contains("rbee-hive"), "{ended:?}");
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>",
+        "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+    ] {
+        let url = stranger(answer).await;
+        let ended = home.run(&format!("--queen {url} worker list")).await.expect(1);
+        assert!(ended.stderr.contains("not a queen"), "{answer}: {ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn colours_are_for_terminals() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    for line in ["status", "worker list", "infer nothing"] {
+        let ended = run(&home, &queen, line).await;
+        assert!(!ended.stdout.contains('\x1b') && !ended.stderr.contains('\x1b'), "{ended:?}");
+    }
+}
+
+/// Runs a command against the queen.
+async fn run(home: &Home, queen: &TestQueen, line: &str) -> Ended {
+    let mut command = home.command(line);
+    command.env("RBEE_QUEEN_URL", &queen.url);
+    finish(command).await
+}
+
+/// A server that gives every client the same bytes, for as long as the test runs.
+async fn stranger(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let listener = listener.into_std().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        for client in listener.incoming().flatten() {
+            use std::io::{Read, Write};
+            let mut client = client;
+            let _ = client.read(&mut [0; 1024]);
+            let _ = client.write_all(answer.as_bytes());
+        }
+    });
+    url
+}
+
+fn only_job(queen: &TestQueen) -> JobState {
+    let jobs = queen.jobs.list();
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+    jobs[0].state
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

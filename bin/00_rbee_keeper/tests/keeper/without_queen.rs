@@ -1,0 +1,143 @@
+//! Commands that need no queen, and what the others say when there is none.
+
+use crate::support::Home;
+
+#[tokio::test]
+async fn status_of_nothing_is_an_answer_with_its_own_exit_code() {
+    let home = Home::new();
+    for line in ["status", "queen status"] {
+        let ended = home.run(line).await.expect(3);
+        assert!(ended.stdout.contains("queen-rbee is not running"), "{ended:?}");
+        assert!(ended.stderr.contains("rbee-keeper up"), "{ended:?}");
+        let ended = home.run(&format!("{line} --json")).await.expect(3);
+        assert_eq!(ended.json()["running"], false, "{ended:?}");
+        assert_eq!(ended.stderr, "");
+    }
+}
+
+#[tokio::test]
+async fn stopping_nothing_succeeds() {
+    let home = Home::new();
+    assert_eq!(home.run("down").await.expect(0).stdout, "nothing was running\n");
+    let ended = home.run("down --json").await.expect(0);
+    assert_eq!(ended.json(), serde_json::json!({ "stopped": [] }));
+    assert_eq!(home.run("queen stop --json").await.expect(0).json()["stopped"], false);
+    assert!(!home.path().join("run").exists() && !home.path().join("data").exists());
+}
+
+#[tokio::test]
+async fn a_token_is_shown_once_listed_and_revoked() {
+    let home = Home::new();
+    assert_eq!(home.run("token list --json").await.expect(0).json(), serde_json::json!([]));
+    let created = home.run("token create --name laptop").await.expect(0);
+    let token = created.stdout.trim().to_owned();
+    assert!(token.starts_with("rbee_") && token.len() == 48, "{created:?}");
+    assert!(!created.stderr.contains(&token), "{created:?}");
+
+    let listed = home.run("token list --json").await.expect(0).json();
+    assert_eq!(listed[0]["name"], "laptop");
+    assert!(!listed.to_string().contains(&token));
+    let table = home.run("token list").await.expect(0).stdout;
+    assert!(table.contains("laptop") && !table.contains(&token), "{table}");
+
+    home.run("token revoke laptop").await.expect(0);
+    let again = home.run("token revoke laptop").await.expect(1);
+    assert!(again.stderr.contains("laptop") && again.stderr.contains("hint:"), "{again:?}");
+    assert_eq!(again.stdout, "");
+}
+
+#[tokio::test]
+async fn tokens_without_a_name_get_one_each() {
+    let home = Home::new();
+    let first = home.run("token create --json").await.expect(0).json();
+    let second = home.run("token create --json").await.expect(0).json();
+    assert_eq!((&first["name"], &second["name"]), (&"token-1".into(), &"token-2".into()));
+    assert!(first["token"].as_str().unwrap().starts_with("rbee_"));
+}
+
+#[tokio::test]
+async fn an_open_door_is_refused_with_the_command_that_closes_it() {
+    let home = Home::new();
+    for line in ["queen start --bind 0.0.0.0:0", "up --bind [::]:0"] {
+        let ended = home.run(line).await.expect(1);
+        assert!(ended.stderr.contains("rbee-keeper token create"), "{ended:?}");
+    }
+    let error = home.run("queen start --bind 0.0.0.0:0 --json").await.expect(1).error();
+    assert!(error["hint"].as_str().unwrap().contains("token create"), "{error}");
+}
+
+#[tokio::test]
+async fn a_queen_that_cannot_start_is_quoted() {
+    let home = Home::new();
+    for line in ["worker list", "up", "queen start"] {
+        let ended = home.run(line).await.expect(1);
+        assert!(ended.stderr.contains("the queen has a cold"), "{line}: {ended:?}");
+        assert!(ended.stderr.contains("queen-rbee.log"), "{line}: {ended:?}");
+        assert_eq!(ended.stdout, "", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_has_exit_code_2_and_says_so_in_json_too() {
+    let home = Home::new();
+    for line in
+        ["fly", "worker fly", "infer ''", "infer a --max-tokens -1", "--queen ftp://x status"]
+    {
+        let ended = home.run(line).await.expect(2);
+        assert_eq!(ended.stdout, "", "{line}");
+        assert!(ended.stderr.starts_with("error:"), "{line}: {ended:?}");
+        let error = home.run(&format!("{line} --json")).await.expect(2).error();
+        assert_eq!(error["code"], "usage", "{line}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn help_goes_to_stdout_and_succeeds() {
+    let home = Home::new();
+    for line in ["--help", "-h", "help", "infer --help", "queen rebuild --help", "--version"] {
+        let ended = home.run(line).await.expect(0);
+        assert!(!ended.stdout.is_empty() && ended.stderr.is_empty(), "{line}: {ended:?}");
+    }
+    let script = home.run("completions bash").await.expect(0).stdout;
+    assert!(script.contains("rbee-keeper"), "{script}");
+}
+
+#[tokio::test]
+async fn a_queen_that_was_named_and_does_not_answer_is_not_started() {
+    let home = Home::new();
+    let ended = home.run("--queen http://127.0.0.1:1 worker list").await.expect(1);
+    assert!(ended.stderr.contains("127.0.0.1:1"), "{ended:?}");
+    let ended = home.run("--queen 127.0.0.1:1 status").await.expect(3);
+    assert!(ended.stdout.contains("127.0.0.1:1"), "{ended:?}");
+    let ended = home.run("--queen http://127.0.0.1:1 up").await.expect(2);
+    assert!(ended.stderr.contains("--queen"), "{ended:?}");
+    let error = home.run("worker list --json --queen http://127.0.0.1:1").await.expect(1).error();
+    assert_eq!(error["code"], "queen_unreachable");
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_configuration_is_told_with_its_place() {
+    let home = Home::new();
+    home.configure("[hive]\nquene_url = \"http://x\"\n");
+    let ended = home.run("status").await.expect(1);
+    for part in ["quene_url", "queen_url", "config.toml:2"] {
+        assert!(ended.stderr.contains(part), "{part} is missing: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_without_checkout_or_cargo_says_what_is_missing() {
+    let home = Home::new();
+    let ended = home.run("queen rebuild --source .").await.expect(1);
+    assert!(ended.stderr.contains("not a checkout"), "{ended:?}");
+    // The home's PATH has no cargo.
+    let ended = home.run("queen rebuild").await.expect(1);
+    assert!(ended.stderr.contains("cargo") && ended.stderr.contains("rustup"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_model_file_that_is_not_there_is_refused_before_a_queen_is_started() {
+    let home = Home::new();
+    let ended = home.run("model import /nowhere/model.gguf").await.expect(1);
+    assert!(ended.stderr.contains("/nowhere/model.gguf"), "{ended:?}");
+}
