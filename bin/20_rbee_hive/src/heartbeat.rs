@@ -196,12 +196,12 @@ mod tests {
             receiver.recv().await.unwrap();
             assert!(silent.elapsed() >= Duration::from_millis(250), "{:?}", silent.elapsed());
 
-            let changed = Instant::now();
+            let told = Instant::now();
             for _ in 0..100 {
                 changes.note();
             }
             receiver.recv().await.unwrap();
-            assert!(changed.elapsed() < Duration::from_millis(250), "{:?}", changed.elapsed());
+            assert!(told.elapsed() < Duration::from_millis(250), "{:?}", told.elapsed());
 
             stop.cancel();
             receiver.recv().await.expect("a last one tells of the end");

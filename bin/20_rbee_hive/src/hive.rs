@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use access_tokens::local_secret;
@@ -50,8 +50,8 @@ pub(crate) struct Parts {
     pub(crate) changes: Changes,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// Held for as long as the hive exists.
-    _lock: File,
+    /// Held until the hive is shut down.
+    lock: Mutex<Option<File>>,
 }
 
 impl Hive {
@@ -88,7 +88,7 @@ impl Hive {
             changes,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         };
         let hive = Self { parts: Arc::new(parts) };
         hive.start_heartbeats(settings.heartbeats);
@@ -135,12 +135,14 @@ impl Hive {
     }
 
     /// Stops all workers at once, tells the queen, and lets nothing else start. Done when the last
-    /// process is gone, at the latest a moment after the grace for stopping.
+    /// process is gone, at the latest a moment after the grace for stopping. Another hive can take
+    /// over the files then.
     pub async fn shutdown(&self) {
         self.parts.supervisor.stop_all().await;
         self.parts.stop.cancel();
         self.parts.tasks.close();
         self.parts.tasks.wait().await;
+        drop(self.parts.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     fn start_heartbeats(&self, sink: crate::HeartbeatSink) {

@@ -40,11 +40,15 @@ fn main() -> ExitCode {
     match run(Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let reason = format!("{error:#}");
-            tracing::error!(reason, "the hive ends");
+            tell(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the last line is for whoever started the hive")]
+fn tell(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
 }
 
 #[tokio::main]

@@ -55,7 +55,7 @@ impl PortPool {
             Box::new(self.range.ports())
         };
         let found = candidates.find(|port| !leased.contains(port) && is_free(*port));
-        let port = found.ok_or_else(|| NoFreePort { range: self.range })?;
+        let port = found.ok_or(NoFreePort { range: self.range })?;
         leased.insert(port);
         drop(leased);
         Ok(self.as_lease(port))

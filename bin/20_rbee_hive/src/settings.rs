@@ -94,7 +94,7 @@ impl HiveSettings {
 /// Where the queen listens, or will listen, if she is on this machine too.
 fn queen_of_this_machine(paths: &Paths, config: &Config) -> Option<String> {
     let running = RunFiles::new(&paths.run, "queen-rbee").read_running();
-    let address = running.and_then(|queen| queen.addr).unwrap_or(config.queen.bind);
+    let address = running.map_or(config.queen.bind, |queen| queen.addr);
     let host = match address.ip() {
         ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -40,9 +40,12 @@ pub(crate) enum AskError {
     /// It cannot be run.
     #[error("the worker's binary cannot be run")]
     Run(#[source] std::io::Error),
-    /// It said no.
+    /// It looked, and said no; or the engine crashed over the question.
     #[error("{0}")]
     Refused(String),
+    /// It ended before it could look, for want of a library or because it knows no such question.
+    #[error("the worker's binary does not work here: {0}")]
+    Unusable(String),
     /// It took too long.
     #[error("the worker's binary gave no answer in {} s", .0.as_secs())]
     TimedOut(Duration),
@@ -99,10 +102,12 @@ impl WorkerBinary {
             .await
             .map_err(|_| AskError::TimedOut(patience))?
             .map_err(AskError::Run)?;
-        if !status.success() {
-            return Err(AskError::Refused(reason(&String::from_utf8_lossy(&words), status)));
+        let reason = || reason(&String::from_utf8_lossy(&words), status);
+        match status.code() {
+            Some(0) => serde_json::from_slice(&answer).map_err(AskError::Unreadable),
+            Some(1) | None => Err(AskError::Refused(reason())),
+            Some(_) => Err(AskError::Unusable(reason())),
         }
-        serde_json::from_slice(&answer).map_err(AskError::Unreadable)
     }
 }
 
@@ -159,6 +164,17 @@ mod tests {
         let endless = script(folder.path(), "head -c 5000000 /dev/zero | tr '\\0' 1");
         let asked = WorkerBinary::new(Some(endless)).devices().await;
         assert!(matches!(asked, Err(AskError::Unreadable(_))), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_binary_that_does_not_work_is_not_taken_for_one_that_says_no() {
+        let folder = tempfile::tempdir().unwrap();
+        let says_no = script(folder.path(), "echo 'error: the file is truncated' >&2; exit 1");
+        let asked = WorkerBinary::new(Some(says_no)).inspect(Path::new("/m.gguf")).await;
+        assert!(matches!(&asked, Err(AskError::Refused(why)) if why == "the file is truncated"));
+        let lacks_a_library = script(folder.path(), "echo 'no libggml.so' >&2; exit 127");
+        let asked = WorkerBinary::new(Some(lacks_a_library)).inspect(Path::new("/m.gguf")).await;
+        assert!(matches!(&asked, Err(AskError::Unusable(why)) if why == "no libggml.so"));
     }
 
     #[tokio::test]

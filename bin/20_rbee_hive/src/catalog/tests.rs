@@ -185,7 +185,7 @@ fn of_many_imports_at_once_under_one_name_one_wins() {
     let home = Home::new();
     let catalog = home.open();
     let files: Vec<PathBuf> =
-        (0..8).map(|n| home.file(&format!("{n}.gguf"), &[n; 100_000])).collect();
+        (0..8).map(|n| home.file(&format!("{n}.gguf"), &vec![n; 100_000])).collect();
     let added = std::thread::scope(|scope| {
         let threads: Vec<_> =
             files.iter().map(|file| scope.spawn(|| import(&catalog, file, "a"))).collect();

@@ -136,7 +136,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     Ok(passed.await?)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the clock only thins out what is told")]
 fn progress_of(job: JobContext, doing: String, bytes: u64) -> impl FnMut(u64) + Send + 'static {
     let mut told = Instant::now();
     move |done| {

@@ -7,13 +7,13 @@ use futures::future::join_all;
 use tokio::sync::watch;
 use worker_contract::SupervisedWorker;
 
+use super::Supervisor;
 use super::health::HealthPoll;
 use super::ledger::LedgerEntry;
 use super::log_file::LogFile;
 use super::machine::{Event, Machine};
 use super::process::WorkerProcess;
 use super::watch::{Run, Watch};
-use super::{Context, Supervisor};
 use crate::catalog::ModelUsage;
 
 /// How long a worker may take to say how it is before the hive goes on with its own start. One that

@@ -71,20 +71,20 @@ impl LogFile {
     }
 }
 
-/// Removes the logs of workers long gone: the newest [`KEPT_WORKERS`] stay.
-pub(super) fn forget_old(logs: &Path) -> io::Result<()> {
-    forget_all_but(logs, KEPT_WORKERS)
+/// Removes the logs of workers long gone: those on the list and the newest [`KEPT_WORKERS`] stay.
+pub(super) fn forget_old(logs: &Path, is_listed: impl Fn(&str) -> bool) -> io::Result<()> {
+    forget_all_but(logs, KEPT_WORKERS, is_listed)
 }
 
-fn forget_all_but(logs: &Path, kept: usize) -> io::Result<()> {
+fn forget_all_but(logs: &Path, kept: usize, is_listed: impl Fn(&str) -> bool) -> io::Result<()> {
     let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
     for file in fs::read_dir(logs)? {
         let file = file?;
         let name = file.file_name();
-        let is_worker_log = name.to_str().is_some_and(|name| {
-            name.starts_with("worker-") && Path::new(name).extension().is_some_and(|e| e == "log")
+        let worker = name.to_str().and_then(|name| {
+            name.strip_prefix("worker-").and_then(|rest| rest.strip_suffix(".log"))
         });
-        if is_worker_log {
+        if worker.is_some_and(|worker| !is_listed(worker)) {
             found.push((file.metadata()?.modified()?, file.path()));
         }
     }
@@ -141,9 +141,10 @@ mod tests {
             fs::write(folder.path().join(format!("worker-w-{n}.log")), "x").unwrap();
         }
         fs::write(folder.path().join("rbee-hive.log"), "x").unwrap();
-        forget_all_but(folder.path(), 2).unwrap();
+        forget_all_but(folder.path(), 2, |worker| worker == "w-0").unwrap();
         let left = fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(left, 3);
+        assert_eq!(left, 4);
+        assert!(folder.path().join("worker-w-0.log").exists(), "it is on the list");
         assert!(folder.path().join("rbee-hive.log").exists());
     }
 

@@ -143,7 +143,9 @@ impl Supervisor {
         if context.stop.is_cancelled() {
             return Err(StartError::Stopping);
         }
-        if let Err(error) = log_file::forget_old(&context.logs) {
+        let listed: Vec<String> = context.workers().keys().map(ToString::to_string).collect();
+        let is_listed = |worker: &str| listed.iter().any(|id| id == worker);
+        if let Err(error) = log_file::forget_old(&context.logs, is_listed) {
             tracing::debug!(%error, "old worker logs cannot be removed");
         }
         let id = WorkerId::random();

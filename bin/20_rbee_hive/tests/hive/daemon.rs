@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{SOON, hive_target, import, result, spawn};
+use crate::support::{SOON, hive_target, import, spawn};
 use rbee_operations::Operation;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ async fn a_model_is_imported_and_served_over_http_and_sigterm_leaves_no_process(
 
     let file = demo_model().unwrap();
     let run = api.run_job(&import(&file, Some("m"))).await.unwrap();
-    let told = run.events.iter().filter_map(|(_, event)| event.progress()).last();
+    let told = run.events.iter().filter_map(|(_, event)| event.progress()).next_back();
     let told = told.expect("an import tells of its progress");
     assert_eq!((told.done, told.unit.as_str()), (98_362_432, "bytes"));
     let model: ModelEntry = run.result().unwrap();
@@ -57,7 +57,7 @@ async fn a_hive_that_is_killed_and_started_again_has_the_same_worker() {
     let capabilities = daemon.api().get("/v1/capabilities").await.unwrap().json().unwrap();
     let workers: Vec<SupervisedWorker> =
         serde_json::from_value(capabilities["workers"].clone()).unwrap();
-    assert_eq!(workers, [worker.clone()]);
+    assert_eq!(workers, std::slice::from_ref(&worker));
 
     let asked = daemon.api().post("/v1/shutdown", &json!({})).await.unwrap();
     assert_eq!(asked.status, 202);
@@ -141,7 +141,7 @@ impl Daemon {
 
     async fn start_with(flags: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let config = "[hive]\nbind = \"127.0.0.1:0\"\nworker_ports = \"0\"\nstop_grace_s = 5\n\
+        let config = "[queen]\nbind = \"127.0.0.1:0\"\n\n[hive]\nbind = \"127.0.0.1:0\"\nworker_ports = \"0\"\nstop_grace_s = 5\n\
                       [worker]\nctx_size = 512\nthreads = 1\n";
         fs::write(home.path().join("config.toml"), config).unwrap();
         let child = command(home.path(), flags).spawn().unwrap();

@@ -150,10 +150,12 @@ async fn operations_for_another_hive_are_refused() {
 #[tokio::test]
 async fn two_hives_do_not_share_their_files() {
     let home = Home::new();
-    let _first = home.start_with(home.double("ready")).await.unwrap();
+    let first = home.start_with(home.double("ready")).await.unwrap();
     let second = home.start_with(home.double("ready")).await;
     let error = second.err().expect("the files are in use").to_string();
     assert!(error.contains("another hive"), "{error}");
+    first.hive.shutdown().await;
+    assert!(home.start_with(home.double("ready")).await.is_ok(), "the first gave them up");
 }
 
 #[tokio::test]
