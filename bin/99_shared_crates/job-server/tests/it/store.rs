@@ -70,14 +70,14 @@ async fn neither_prompt_nor_answer_is_ever_on_disk() {
     assert_eq!(follow(&registry, &id, None).await.len(), 503);
     within("the records", registry.shutdown(Duration::from_secs(5))).await;
 
-    // With the write-ahead log beside it, before it is merged.
+    // While the file is open, so that the write-ahead log is looked at too.
     let bytes = all_bytes(folder.path());
     let on_disk = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
     assert!(on_disk("queued at w-1") && on_disk("500 tokens"), "nothing was stored at all");
     for private in ["PROMPTTEXT", "SYSTEMTEXT", "ANSWERTEXT"] {
         assert!(!on_disk(private), "{private} is on disk");
     }
-    stop(registry).await;
+    drop(registry);
 
     let registry = JobRegistry::open(Limits::default(), &db).unwrap();
     let seen = follow(&registry, &id, None).await;
@@ -102,8 +102,10 @@ async fn only_the_latest_jobs_and_a_bounded_tail_of_each_are_stored() {
         ended(&registry, &id).await;
         ids.push(id);
     }
-    stop(registry).await;
+    within("the records", registry.shutdown(Duration::from_secs(5))).await;
+    // While the file is open: closing it merges the write-ahead log.
     assert!(all_bytes(folder.path()).len() < 2 << 20, "the files grow without bound");
+    drop(registry);
 
     let registry = JobRegistry::open(limits, &db).unwrap();
     let kept: Vec<_> = registry.list().into_iter().map(|job| job.job_id).collect();
