@@ -1,6 +1,7 @@
 //! The catalog on a real folder and a real SQLite file; the bytes of the models do not matter here.
 
 use tempfile::TempDir;
+use test_cluster::SmallDisk;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -138,6 +139,28 @@ fn a_file_that_grows_while_it_is_copied_is_refused() {
     let result = with_watcher(|watcher| catalog.import(candidate, alias("a"), summary(), watcher));
     assert_eq!(result.unwrap_err().code(), "file_changed");
     assert_eq!(fs::read_dir(home.models()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_disk_that_fills_up_during_the_copy_is_told_and_left_as_it_was() {
+    if let Some(reason) = SmallDisk::unavailable() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let home = Home::new();
+    let _disk = SmallDisk::mount(&home.models(), 8).unwrap();
+    let catalog = home.open();
+    let file = home.file("a.gguf", &vec![7; 6 << 20]);
+    let filler = home.models().join("filler");
+    let mut progress = |_| fs::write(&filler, vec![0; 4 << 20]).unwrap_or_default();
+    let cancel = CancellationToken::new();
+    let mut watcher = Watcher { cancel: &cancel, progress: &mut progress };
+    let candidate = Candidate::open(file.to_str().unwrap()).unwrap();
+    let error = catalog.import(candidate, alias("a"), summary(), &mut watcher).unwrap_err();
+    assert_eq!(error.code(), "disk_full");
+    assert!(error.to_string().contains("became full"), "{error}");
+    assert!(catalog.list().is_empty());
+    assert_eq!(home.model_files(), 1, "only the filler");
 }
 
 #[test]

@@ -5,13 +5,16 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{SOON, hive_target, import, spawn};
+use crate::support::{SOON, hive_target, import, kill_workers_left, spawn};
+use access_tokens::TokenStore;
+use axum::Json;
+use axum::http::{HeaderMap, StatusCode};
 use rbee_operations::Operation;
-use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_cluster::{Api, Binaries, Signal, demo_model, is_alive, send_signal, wait_until};
 use tokio::process::{Child, Command};
+use tokio::sync::watch;
 use worker_contract::{HiveHeartbeat, ModelEntry, SupervisedState, SupervisedWorker};
 
 #[tokio::test]
@@ -70,6 +73,8 @@ async fn the_queen_hears_of_each_change_and_is_told_where_the_hive_is() {
     let queen = DeafQueen::start().await;
     let daemon = Daemon::start_with(&["--queen", &queen.address, "--alias", "gpu-1"]).await;
     let first = queen.heartbeat(|_| true).await;
+    let secret = fs::read_to_string(daemon.home.path().join("data/secrets/local.token")).unwrap();
+    assert_eq!(*queen.bearer.borrow(), format!("Bearer {}", secret.trim()));
     assert_eq!(first.hive_id.as_str(), "gpu-1");
     assert_eq!(first.address.as_deref(), Some(daemon.address.as_str()));
     daemon.api().run_job(&import(&demo_model().unwrap(), Some("m"))).await.unwrap();
@@ -110,6 +115,24 @@ async fn bad_requests_have_the_right_status_and_an_error_object() {
     }
     let unknown = client.get(format!("{}/v1/nothing", daemon.address)).send().await.unwrap();
     assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn with_a_token_only_health_is_open() {
+    let daemon = Daemon::start().await;
+    let secrets = daemon.home.path().join("data/secrets");
+    let token = TokenStore::open(&secrets).create("test").unwrap();
+    let local = fs::read_to_string(secrets.join("local.token")).unwrap();
+    for (bearer, route, expected) in [
+        (None, "/health", 200),
+        (None, "/v1/capabilities", 401),
+        (Some("rbee_wrong"), "/v1/jobs", 401),
+        (Some(token.secret.expose()), "/v1/capabilities", 200),
+        (Some(local.trim()), "/v1/jobs", 200),
+    ] {
+        let answer = Api::new(&daemon.address, bearer).unwrap().get(route).await.unwrap();
+        assert_eq!(answer.status, expected, "{route} {bearer:?}");
+    }
 }
 
 #[tokio::test]
@@ -191,14 +214,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // A test that failed half way leaves workers: the ledger names them.
-        let ledger = fs::read_to_string(self.run_file("workers.json")).unwrap_or_default();
-        let ledger: Value = serde_json::from_str(&ledger).unwrap_or_default();
-        for worker in ledger["workers"].as_array().into_iter().flatten() {
-            if let Some(pid) = worker["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) {
-                send_signal(pid, Signal::KILL);
-            }
-        }
+        kill_workers_left(self.home.path());
     }
 }
 
@@ -217,14 +233,17 @@ fn command(home: &Path, flags: &[&str]) -> Command {
 /// Takes heartbeats and does nothing else.
 struct DeafQueen {
     address: String,
-    heard: tokio::sync::watch::Receiver<Vec<HiveHeartbeat>>,
+    heard: watch::Receiver<Vec<HiveHeartbeat>>,
+    bearer: watch::Receiver<String>,
     _server: tokio::task::JoinSet<()>,
 }
 
 impl DeafQueen {
     async fn start() -> Self {
-        let (sender, heard) = tokio::sync::watch::channel(Vec::new());
-        let take = async move |axum::Json(heartbeat): axum::Json<HiveHeartbeat>| {
+        let (sender, heard) = watch::channel(Vec::new());
+        let (authorization, bearer) = watch::channel(String::new());
+        let take = async move |headers: HeaderMap, Json(heartbeat): Json<HiveHeartbeat>| {
+            authorization.send_replace(headers["authorization"].to_str().unwrap().to_owned());
             sender.send_modify(|heard: &mut Vec<_>| heard.push(heartbeat));
             StatusCode::NO_CONTENT
         };
@@ -235,7 +254,7 @@ impl DeafQueen {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let mut server = tokio::task::JoinSet::new();
         server.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        Self { address, heard, _server: server }
+        Self { address, heard, bearer, _server: server }
     }
 
     async fn heartbeat(&self, wanted: impl Fn(&HiveHeartbeat) -> bool) -> HiveHeartbeat {

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use daemon_lifecycle::process_start_time;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_config::{Config, Paths};
 use rbee_hive::{HeartbeatSink, Hive, HiveSettings};
 use rbee_operations::{HiveTarget, ModelImport, ModelTarget, Operation, WorkerSpawn, WorkerTarget};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tempfile::TempDir;
-use test_cluster::{Binaries, wait_until};
+use test_cluster::{Binaries, Signal, send_signal, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{
     HiveAlias, ModelAlias, ModelEntry, SupervisedState, SupervisedWorker, WorkerId,
@@ -98,6 +100,26 @@ impl Home {
         let path = self.path().join("double.gguf");
         fs::write(&path, b"GGUF of a double").expect("the home can be written to");
         path
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        kill_workers_left(self.path());
+    }
+}
+
+/// Ends what a test that failed half way has left: the ledger of the home names it.
+pub(crate) fn kill_workers_left(home: &Path) {
+    let ledger = fs::read_to_string(home.join("run/workers.json")).unwrap_or_default();
+    let ledger: Value = serde_json::from_str(&ledger).unwrap_or_default();
+    for worker in ledger["workers"].as_array().into_iter().flatten() {
+        let pid = worker["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let Some(pid) = pid.filter(|pid| process_start_time(*pid) == worker["start_time"].as_u64())
+        else {
+            continue;
+        };
+        send_signal(pid, Signal::KILL);
     }
 }
 
