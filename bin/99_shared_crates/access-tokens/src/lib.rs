@@ -2,11 +2,13 @@
 //!
 //! A token is shown once and kept as its SHA-256. Beside the tokens that people make there is one
 //! local secret, which rbee's own processes of one user use among themselves.
-//! Nothing here logs; a damaged token file never opens access.
+//! A damaged token file never opens access.
 #![warn(missing_docs)]
 
 mod authenticator;
+mod digest;
 mod file;
+mod known;
 mod secret;
 mod store;
 

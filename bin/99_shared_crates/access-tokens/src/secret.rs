@@ -1,15 +1,15 @@
 //! Secrets that do not print themselves.
 
 use std::fmt;
-use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
 use crate::TokenError;
-use crate::file::{create_folder, lock, replace};
+use crate::digest::SecretDigest;
+use crate::file::{close_to_others, create_folder, lock, read, replace};
 
 /// A bearer secret. `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
@@ -27,6 +27,15 @@ impl Secret {
     }
 }
 
+/// Compares digests, in a time that does not depend on the secrets.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        SecretDigest::of(&self.0).matches(&SecretDigest::of(&other.0))
+    }
+}
+
+impl Eq for Secret {}
+
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Self(text)
@@ -39,24 +48,41 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The name of the local secret's file.
+pub(crate) const LOCAL_FILE: &str = "local.token";
+
+/// A secret with fewer characters could be guessed.
+const MIN_LENGTH: usize = 32;
+
 /// The secret of this user's own rbee processes, made at first use: `local.token`, mode 0600.
 ///
 /// Processes that ask at the same moment get the same secret.
+///
+/// # Errors
+/// When the file or its folder cannot be used, or the file holds no secret.
 pub fn local_secret(secrets_dir: &Path) -> Result<Secret, TokenError> {
-    let path = secrets_dir.join("local.token");
-    let unreadable = |source| TokenError::Unreadable { path: path.clone(), source };
-    create_folder(secrets_dir).map_err(unreadable)?;
-    let _lock = lock(secrets_dir).map_err(unreadable)?;
-    match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(Secret(text.trim().to_owned())),
-        // An empty file is what a full disk leaves behind.
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(unreadable(error)),
+    let path = secrets_dir.join(LOCAL_FILE);
+    let unusable = |source| TokenError::File { path: path.clone(), source };
+    create_folder(secrets_dir).map_err(unusable)?;
+    let _lock = lock(secrets_dir).map_err(unusable)?;
+    if let Some(secret) = existing_local_secret(&path)? {
+        close_to_others(&path, 0o600).map_err(unusable)?;
+        return Ok(secret);
     }
     let secret = Secret::random()?;
-    replace(&path, |file| writeln!(file, "{}", secret.expose())).map_err(unreadable)?;
+    replace(&path, |file| writeln!(file, "{}", secret.expose())).map_err(unusable)?;
     Ok(secret)
+}
+
+/// The local secret if it was made before.
+pub(crate) fn existing_local_secret(path: &Path) -> Result<Option<Secret>, TokenError> {
+    let unusable = |source| TokenError::File { path: path.to_owned(), source };
+    let Some(text) = read(path).map_err(unusable)? else { return Ok(None) };
+    let text = text.trim();
+    if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(TokenError::DamagedSecret { path: path.to_owned() });
+    }
+    Ok(Some(Secret(text.to_owned())))
 }
 
 /// RFC 4648, section 5, without padding.
@@ -90,28 +116,5 @@ mod tests {
         let secret = Secret::random().unwrap();
         assert_eq!(secret.expose().len(), "rbee_".len() + 43);
         assert_eq!(format!("{secret:?}"), "[secret]");
-    }
-
-    #[test]
-    fn processes_that_ask_at_once_get_the_same_secret() {
-        let folder = tempfile::tempdir().unwrap();
-        let ask = || local_secret(folder.path()).unwrap().expose().to_owned();
-        let all: Vec<String> = std::thread::scope(|scope| {
-            let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
-            asking.into_iter().map(|a| a.join().unwrap()).collect()
-        });
-        assert!(all.iter().all(|s| *s == all[0]));
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn only_the_owner_can_read_the_secret() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let secrets = folder.path().join("secrets");
-        local_secret(&secrets).unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&secrets), 0o700);
-        assert_eq!(mode(&secrets.join("local.token")), 0o600);
     }
 }

@@ -1,14 +1,13 @@
 //! The file of tokens: `tokens.json`, mode 0600.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::Secret;
-use crate::file::{create_folder, lock, replace};
+use crate::digest::SecretDigest;
+use crate::file::{self, create_folder, lock, replace};
 
 /// The most tokens at once.
 const MAX_TOKENS: usize = 1000;
@@ -46,7 +45,7 @@ pub struct NewToken {
 pub enum TokenError {
     /// A file cannot be read or written.
     #[error("cannot use {path}")]
-    Unreadable {
+    File {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -63,6 +62,12 @@ pub enum TokenError {
         /// Where.
         #[source]
         source: serde_json::Error,
+    },
+    /// The file of the local secret is damaged.
+    #[error("{path} holds no secret; remove it, so that another one is made, and restart rbee")]
+    DamagedSecret {
+        /// The file.
+        path: PathBuf,
     },
     /// The operating system gave no randomness.
     #[error("the operating system gave no random numbers")]
@@ -85,29 +90,7 @@ pub enum TokenError {
 pub(crate) struct StoredToken {
     #[serde(flatten)]
     pub(crate) info: TokenInfo,
-    sha256: String,
-}
-
-impl StoredToken {
-    /// The digest; a malformed one matches nothing.
-    pub(crate) fn digest(&self) -> Option<[u8; 32]> {
-        let mut digest = [0; 32];
-        if self.sha256.len() != 64 || !self.sha256.is_ascii() {
-            return None;
-        }
-        for (n, byte) in digest.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&self.sha256[2 * n..2 * n + 2], 16).ok()?;
-        }
-        Some(digest)
-    }
-}
-
-pub(crate) fn sha256(text: &str) -> [u8; 32] {
-    Sha256::digest(text.as_bytes()).into()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    pub(crate) sha256: SecretDigest,
 }
 
 impl TokenStore {
@@ -124,14 +107,16 @@ impl TokenStore {
             return Err(TokenError::BadName);
         }
         let secret = Secret::random()?;
-        let digest = hex(&sha256(secret.expose()));
+        let sha256 = SecretDigest::of(secret.expose());
+        let hex = sha256.to_hex();
         let info = TokenInfo {
-            id: format!("t-{}", &hex(&sha256(&digest))[..8]),
+            // Not a part of the secret's digest: that one is the fingerprint.
+            id: format!("t-{}", &SecretDigest::of(&hex).to_hex()[..8]),
             name: name.to_owned(),
-            fingerprint: digest[..8].to_owned(),
+            fingerprint: hex[..8].to_owned(),
             created_at: jiff::Timestamp::now().to_string(),
         };
-        let stored = StoredToken { info: info.clone(), sha256: digest };
+        let stored = StoredToken { info: info.clone(), sha256 };
         self.change(|tokens| {
             if tokens.iter().any(|t| t.info.name == name) {
                 return Err(TokenError::NameTaken(name.to_owned()));
@@ -166,10 +151,10 @@ impl TokenStore {
 
     pub(crate) fn read(&self) -> Result<Vec<StoredToken>, TokenError> {
         let path = self.path();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(TokenError::Unreadable { path, source }),
+        let text = match file::read(&path) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(Vec::new()),
+            Err(source) => return Err(TokenError::File { path, source }),
         };
         serde_json::from_str(&text).map_err(|source| TokenError::Damaged { path, source })
     }
@@ -179,54 +164,13 @@ impl TokenStore {
         change: impl FnOnce(&mut Vec<StoredToken>) -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
         let path = self.path();
-        let unreadable = |source| TokenError::Unreadable { path: path.clone(), source };
-        create_folder(&self.folder).map_err(unreadable)?;
-        let _lock = lock(&self.folder).map_err(unreadable)?;
+        let unusable = |source| TokenError::File { path: path.clone(), source };
+        create_folder(&self.folder).map_err(unusable)?;
+        let _lock = lock(&self.folder).map_err(unusable)?;
         let mut tokens = self.read()?;
         let outcome = change(&mut tokens)?;
         replace(&path, |file| Ok(serde_json::to_writer_pretty(file, &tokens)?))
-            .map_err(unreadable)?;
+            .map_err(unusable)?;
         Ok(outcome)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_is_listed_without_its_secret_until_it_is_revoked() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = TokenStore::open(folder.path());
-        let token = store.create("laptop").unwrap();
-        assert_eq!(store.list().unwrap(), [token.info.clone()]);
-        let kept = fs::read_to_string(store.path()).unwrap();
-        assert!(!kept.contains(token.secret.expose()));
-        assert!(matches!(store.create("laptop"), Err(TokenError::NameTaken(_))));
-        assert_eq!(store.revoke("laptop").unwrap(), token.info);
-        assert!(store.list().unwrap().is_empty());
-        assert!(matches!(store.revoke("laptop"), Err(TokenError::Unknown(_))));
-    }
-
-    #[test]
-    fn tokens_made_at_once_are_all_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        std::thread::scope(|scope| {
-            for n in 0..8 {
-                let store = TokenStore::open(folder.path());
-                scope.spawn(move || store.create(&format!("token-{n}")).unwrap());
-            }
-        });
-        assert_eq!(TokenStore::open(folder.path()).list().unwrap().len(), 8);
-    }
-
-    #[test]
-    fn a_bad_name_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let long = "x".repeat(65);
-        for name in ["", "a\nb", "a/b", long.as_str()] {
-            let made = TokenStore::open(folder.path()).create(name);
-            assert!(matches!(made, Err(TokenError::BadName)), "{name:?}");
-        }
     }
 }

@@ -11,7 +11,7 @@ use crate::bounds::{address, base_url, host_name, some_host_name, some_within, w
 
 /// All settings. Parsed values are within the bounds that the fields name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a section of settings")]
 pub struct Config {
     /// `[queen]`: the queen's own.
     pub queen: QueenConfig,
@@ -25,7 +25,7 @@ pub struct Config {
 
 /// Settings of the queen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a section of settings")]
 pub struct QueenConfig {
     /// Where it listens; port 0 takes a free one. Default `127.0.0.1:8500`.
     #[serde(deserialize_with = "address")]
@@ -50,7 +50,7 @@ pub struct QueenConfig {
 
 /// Settings of the hive on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a section of settings")]
 pub struct HiveConfig {
     /// Where it listens; port 0 takes a free one. Default `127.0.0.1:9000`.
     #[serde(deserialize_with = "address")]
@@ -77,7 +77,7 @@ pub struct HiveConfig {
 
 /// Settings of workers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, expecting = "a section of settings")]
 pub struct WorkerConfig {
     /// How many requests run at once in one worker, 1 to 256. Default 4.
     #[serde(deserialize_with = "within::<_, _, 1, 256>")]
@@ -95,7 +95,7 @@ pub struct WorkerConfig {
 
 /// A hive on another machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a section of settings")]
 pub struct RemoteHive {
     /// Its host name, address, or alias of `~/.ssh/config`.
     #[serde(deserialize_with = "host_name")]
