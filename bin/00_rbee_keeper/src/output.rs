@@ -27,8 +27,8 @@ impl Output {
         let stderr_is_terminal = io::stderr().is_terminal();
         let may_color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        // Without a terminal there is no width, and tables are not wrapped.
-        let width = comfy_table::Table::new().width();
+        // Without a terminal there is no width, and a terminal that tells none says 0.
+        let width = comfy_table::Table::new().width().filter(|&width| width > 0);
         Self {
             json: global.json,
             quiet: global.quiet,

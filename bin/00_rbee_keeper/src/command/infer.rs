@@ -80,9 +80,16 @@ impl Answer {
 
 impl Listener for Answer {
     async fn event(&mut self, event: &JobEvent) -> Result<(), Failure> {
-        if event.event != "token" {
-            self.live.show(event);
-            return Ok(());
+        match event.event.as_str() {
+            "token" => {}
+            // What is missing cannot be had again, and half an answer must not look like a whole one.
+            "gap" => {
+                return Err(Failure::local("a part of the answer is lost: it was read too late"));
+            }
+            _ => {
+                self.live.show(event);
+                return Ok(());
+            }
         }
         self.live.clear();
         let text = token_text(event);

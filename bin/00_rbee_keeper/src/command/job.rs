@@ -72,7 +72,7 @@ fn cancelled(summary: &JobSummary) -> String {
 /// Prints a job's events from its first one. With `--json` they are the items of one array, each
 /// written when it comes.
 async fn follow(output: Output, queen: &Queen, job: &JobId) -> Result<(), Failure> {
-    let mut events = Events { output, written: 0, live: Live::new(output) };
+    let mut events = Events { output, written: 0, mid_line: false, live: Live::new(output) };
     let ended = job_run::listen(queen, queen.jobs.follow(job, None), &mut events).await;
     events.close().await?;
     ended.map(drop)
@@ -82,6 +82,8 @@ async fn follow(output: Output, queen: &Queen, job: &JobId) -> Result<(), Failur
 struct Events {
     output: Output,
     written: usize,
+    /// Whether the last line is the beginning of an answer.
+    mid_line: bool,
     live: Live,
 }
 
@@ -108,10 +110,12 @@ impl Listener for Events {
             // The failure itself is told on stderr, once.
             return Ok(());
         } else if event.event == "token" {
+            self.mid_line = !event.message.ends_with('\n');
             event.message.clone()
         } else {
             self.live.clear();
-            format!("{}\n", event.message)
+            let before = if std::mem::take(&mut self.mid_line) { "\n" } else { "" };
+            format!("{before}{}\n", event.message)
         };
         self.written += 1;
         let shown = if self.output.stdout_is_terminal() { printable(&text) } else { text };

@@ -73,7 +73,7 @@ fn list(outcome: JobEvent, field: &str) -> Result<Value, Failure> {
 }
 
 /// Reads a result into a type, for people.
-fn read<T: DeserializeOwned>(value: &Value) -> Result<T, Failure> {
+pub(crate) fn read<T: DeserializeOwned>(value: &Value) -> Result<T, Failure> {
     T::deserialize(value).map_err(|error| Failure::Protocol(error.to_string()))
 }
 

@@ -28,7 +28,10 @@ pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<()
                     .text("no tokens: `rbee-keeper token create` makes one\n")
                     .await;
             }
-            session.output.text(table::tokens(&tokens, session.output.style())).await
+            session
+                .output
+                .text(table::tokens(&tokens, jiff::Timestamp::now(), session.output.style()))
+                .await
         }
         TokenCommand::Revoke { token } => {
             let revoked = store.revoke(&token).map_err(|e| failed("revoke", e))?;

@@ -54,3 +54,42 @@ fn section(text: &mut String, table: &str) {
     text.push('\n');
     text.push_str(table);
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::command::read;
+
+    #[test]
+    fn a_fresh_queen_says_what_to_do_next() {
+        let status = json!({
+            "version": "0.1.0", "features": ["local-hive"], "uptime_s": 3, "jobs_running": 0,
+            "address": "http://127.0.0.1:8500", "workers": [],
+            "hives": [{
+                "hive_id": "localhost", "address": null, "version": "0.1.0", "liveness": "alive",
+                "catalog": [], "workers": [],
+                "devices": [{
+                    "id": "CPU-0", "backend": "CPU", "name": "a processor",
+                    "memory_total_bytes": 16_777_216_000_u64,
+                    "memory_free_bytes": 8_388_608_000_u64,
+                }],
+            }],
+        });
+        let status: view::Status = read(&status).unwrap();
+        insta::assert_snapshot!(screen(&status, 0, Style::default()), @r"
+        queen-rbee 0.1.0 is running at http://127.0.0.1:8500, up 3s, with local-hive
+
+        HIVE       STATE  ADDRESS       DEVICES  MODELS  WORKERS
+        localhost  alive  in the queen  CPU-0    0       0
+
+        DEVICE  BACKEND  MEMORY FREE  MEMORY    NAME
+        CPU-0   CPU      7.8 GiB      15.6 GiB  a processor
+
+        no models: add one with `rbee-keeper model import FILE`
+
+        no workers: one starts with the first request for a model
+        ");
+    }
+}

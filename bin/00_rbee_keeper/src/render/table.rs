@@ -2,17 +2,28 @@
 
 use std::fmt::Display;
 
+use access_tokens::TokenInfo;
 use comfy_table::presets::NOTHING;
-use comfy_table::{Cell, Color, ContentArrangement, Table};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
+use jiff::Timestamp;
 use rbee_operations::JobSummary;
 use worker_contract::{Device, ModelEntry, SupervisedState, SupervisedWorker};
 
 use super::{Style, printable, unit};
 use crate::view;
 
+/// The room between two columns.
+const GAP: u16 = 2;
+/// How much of a reason a table shows, in characters.
+const REASON: usize = 48;
+
 /// Hives, one a row.
 pub(crate) fn hives(hives: &[view::Hive], style: Style) -> String {
-    let mut table = Rows::new(&["HIVE", "STATE", "ADDRESS", "DEVICES", "MODELS", "WORKERS"], style);
+    let mut table = Rows::new(
+        &["HIVE", "STATE", "ADDRESS", "DEVICES", "MODELS", "WORKERS"],
+        &["MODELS", "WORKERS", "ADDRESS"],
+        style,
+    );
     for hive in hives {
         let devices = hive.devices.iter().map(|d| d.id.to_string()).collect::<Vec<_>>().join(" ");
         table.row([
@@ -29,7 +40,11 @@ pub(crate) fn hives(hives: &[view::Hive], style: Style) -> String {
 
 /// The devices of a hive, one a row.
 pub(crate) fn devices(devices: &[Device], style: Style) -> String {
-    let mut table = Rows::new(&["DEVICE", "BACKEND", "MEMORY FREE", "MEMORY", "NAME"], style);
+    let mut table = Rows::new(
+        &["DEVICE", "BACKEND", "MEMORY FREE", "MEMORY", "NAME"],
+        &["NAME", "BACKEND"],
+        style,
+    );
     for device in devices {
         table.row([
             plain(device.id),
@@ -44,8 +59,11 @@ pub(crate) fn devices(devices: &[Device], style: Style) -> String {
 
 /// The workers of a hive, one a row; `now` in seconds since the Unix epoch.
 pub(crate) fn workers(workers: &[SupervisedWorker], now: u64, style: Style) -> String {
-    let mut table =
-        Rows::new(&["WORKER", "MODEL", "DEVICE", "STATE", "ADDRESS", "PID", "AGE"], style);
+    let mut table = Rows::new(
+        &["WORKER", "MODEL", "DEVICE", "STATE", "ADDRESS", "PID", "AGE"],
+        &["PID", "AGE", "ADDRESS"],
+        style,
+    );
     for worker in workers {
         let (name, detail) = supervised(&worker.state);
         table.row([
@@ -65,6 +83,7 @@ pub(crate) fn workers(workers: &[SupervisedWorker], now: u64, style: Style) -> S
 pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
     let mut table = Rows::new(
         &["WORKER", "HIVE", "MODEL", "DEVICE", "STATE", "SLOTS", "QUEUE", "KV", "TOK/S"],
+        &["KV", "QUEUE", "HIVE", "TOK/S"],
         style,
     );
     for worker in workers {
@@ -92,8 +111,11 @@ pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
 
 /// Models, one a row.
 pub(crate) fn models(models: &[ModelEntry], now: u64, style: Style) -> String {
-    let headers = ["MODEL", "ARCHITECTURE", "PARAMETERS", "QUANT", "CONTEXT", "SIZE", "ADDED"];
-    let mut table = Rows::new(&headers, style);
+    let mut table = Rows::new(
+        &["MODEL", "ARCHITECTURE", "PARAMETERS", "QUANT", "CONTEXT", "SIZE", "ADDED"],
+        &["ARCHITECTURE", "ADDED", "CONTEXT", "PARAMETERS"],
+        style,
+    );
     for model in models {
         table.row([
             plain(&model.alias),
@@ -108,19 +130,22 @@ pub(crate) fn models(models: &[ModelEntry], now: u64, style: Style) -> String {
     table.text()
 }
 
-/// Jobs, one a row; `now` in RFC 3339 is not needed where a job tells both its ends.
-pub(crate) fn jobs(jobs: &[JobSummary], now: jiff::Timestamp, style: Style) -> String {
-    let mut table = Rows::new(&["JOB", "OPERATION", "STATE", "STARTED", "TOOK", "CALLER"], style);
+/// Jobs, one a row.
+pub(crate) fn jobs(jobs: &[JobSummary], now: Timestamp, style: Style) -> String {
+    let mut table = Rows::new(
+        &["JOB", "OPERATION", "STATE", "CREATED", "TOOK", "CALLER"],
+        &["CALLER", "TOOK"],
+        style,
+    );
     for job in jobs {
-        let created: Option<jiff::Timestamp> = job.created_at.parse().ok();
-        let ended: Option<jiff::Timestamp> = job.ended_at.as_ref().and_then(|t| t.parse().ok());
-        let ago = created.map_or("-".to_owned(), |t| format!("{} ago", between(t, now)));
+        let created: Option<Timestamp> = job.created_at.parse().ok();
+        let ended: Option<Timestamp> = job.ended_at.as_ref().and_then(|t| t.parse().ok());
         let took = created.zip(ended).map_or("-".to_owned(), |(from, to)| between(from, to));
         table.row([
             plain(short_job_id(job.job_id.as_str())),
             plain(&job.operation),
             state(job.state.as_str(), ""),
-            plain(ago),
+            plain(ago(&job.created_at, now)),
             plain(took),
             plain(&job.caller),
         ]);
@@ -129,14 +154,15 @@ pub(crate) fn jobs(jobs: &[JobSummary], now: jiff::Timestamp, style: Style) -> S
 }
 
 /// Tokens, one a row.
-pub(crate) fn tokens(tokens: &[access_tokens::TokenInfo], style: Style) -> String {
-    let mut table = Rows::new(&["ID", "NAME", "FINGERPRINT", "CREATED"], style);
+pub(crate) fn tokens(tokens: &[TokenInfo], now: Timestamp, style: Style) -> String {
+    let mut table =
+        Rows::new(&["TOKEN", "NAME", "FINGERPRINT", "CREATED"], &["FINGERPRINT"], style);
     for token in tokens {
         table.row([
             plain(&token.id),
             plain(&token.name),
             plain(&token.fingerprint),
-            plain(&token.created_at),
+            plain(ago(&token.created_at, now)),
         ]);
     }
     table.text()
@@ -157,43 +183,68 @@ pub(crate) fn supervised(state: &SupervisedState) -> (&'static str, String) {
     }
 }
 
-fn between(from: jiff::Timestamp, to: jiff::Timestamp) -> String {
-    let time = to.duration_since(from);
-    unit::span(time.unsigned_abs())
+/// How long ago a moment was that is written in RFC 3339.
+fn ago(moment: &str, now: Timestamp) -> String {
+    moment.parse().map_or_else(|_| "-".to_owned(), |then| format!("{} ago", between(then, now)))
+}
+
+fn between(from: Timestamp, to: Timestamp) -> String {
+    unit::span(to.duration_since(from).unsigned_abs())
 }
 
 /// A table that is being filled.
-struct Rows(Table);
+struct Rows {
+    table: Table,
+    /// The columns that a narrow terminal can do without, the first one to go first.
+    spare: Vec<usize>,
+    style: Style,
+}
 
 impl Rows {
-    fn new(headers: &[&str], style: Style) -> Self {
+    /// A table with these columns, of which `spare` are left out where there is no room for all.
+    fn new(headers: &[&str], spare: &[&str], style: Style) -> Self {
         let mut table = Table::new();
         table.load_style(NOTHING).force_no_tty().set_header(headers.iter().map(Cell::new));
+        table.set_content_arrangement(ContentArrangement::Disabled);
         if style.color {
             table.enforce_styling();
         }
-        match style.width {
-            Some(width) => {
-                table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-            }
-            None => {
-                table.set_content_arrangement(ContentArrangement::Disabled);
-            }
-        }
         for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, GAP));
         }
-        Self(table)
+        let place = |name: &&str| headers.iter().position(|header| header == name);
+        Self { table, spare: spare.iter().filter_map(place).collect(), style }
     }
 
     fn row<const N: usize>(&mut self, cells: [Cell; N]) {
-        self.0.add_row(cells);
+        self.table.add_row(cells);
     }
 
-    fn text(self) -> String {
-        let mut text = self.0.trim_fmt();
+    fn text(mut self) -> String {
+        if let Some(width) = self.style.width {
+            self.fit(width);
+        }
+        let mut text = self.table.trim_fmt();
         text.push('\n');
         text
+    }
+
+    /// Leaves out columns until the rest fits; what does not fit even then is wrapped.
+    fn fit(&mut self, width: u16) {
+        let widths = self.table.column_max_content_widths();
+        let mut needed: u16 = widths.iter().map(|width| width.saturating_add(GAP)).sum();
+        for &column in &self.spare {
+            if needed <= width.saturating_add(GAP) {
+                return;
+            }
+            if let Some(column) = self.table.column_mut(column) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
+            needed = needed.saturating_sub(widths[column].saturating_add(GAP));
+        }
+        if needed > width.saturating_add(GAP) {
+            self.table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
     }
 }
 
@@ -202,7 +253,10 @@ fn plain(value: impl Display) -> Cell {
 }
 
 fn state(name: &str, detail: &str) -> Cell {
-    let text = if detail.is_empty() { name.to_owned() } else { format!("{name} ({detail})") };
+    let text = match brief(detail) {
+        detail if detail.is_empty() => name.to_owned(),
+        detail => format!("{name} ({detail})"),
+    };
     let cell = plain(text);
     match name {
         "ready" | "alive" | "live" | "running" | "succeeded" => cell.fg(Color::Green),
@@ -213,3 +267,15 @@ fn state(name: &str, detail: &str) -> Cell {
         _ => cell,
     }
 }
+
+/// The first line of a reason, as much of it as a table has room for.
+fn brief(detail: &str) -> String {
+    let line = detail.lines().next().unwrap_or_default();
+    match line.char_indices().nth(REASON) {
+        Some((end, _)) => format!("{}…", line[..end].trim_end()),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! How lists look.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::command::read;
+
+const NOW: u64 = 1_700_007_860;
+
+fn supervised_workers() -> Vec<SupervisedWorker> {
+    let mut ready = json!({
+        "worker_id": "w-1a2b3c4d", "hive_id": "localhost", "model": "smollm2-135m",
+        "device": "CPU-0", "address": "http://127.0.0.1:9300", "port": 9300, "pid": 4242,
+        "started_at": 1_700_000_000, "state": "ready",
+    });
+    let mut failed = ready.clone();
+    failed["worker_id"] = "w-2".into();
+    failed["device"] = "GPU-0".into();
+    failed["state"] = "failed".into();
+    failed["reason"] = "exit status 1: not enough memory on GPU-0, 8.1 GiB are missing\nlog".into();
+    let starting = json!({ "worker_id": "w-3", "state": "starting", "progress": 0.5 });
+    let mut third = ready.clone();
+    if let (Value::Object(third), Value::Object(starting)) = (&mut third, starting) {
+        third.extend(starting);
+    }
+    ready["started_at"] = 1_700_007_855.into();
+    read(&json!([ready, failed, third])).unwrap()
+}
+
+#[test]
+fn a_pipe_has_every_column_and_one_line_a_row() {
+    insta::assert_snapshot!(workers(&supervised_workers(), NOW, Style::default()), @r"
+    WORKER      MODEL         DEVICE  STATE                                                       ADDRESS                PID   AGE
+    w-1a2b3c4d  smollm2-135m  CPU-0   ready                                                       http://127.0.0.1:9300  4242  5s
+    w-2         smollm2-135m  GPU-0   failed (exit status 1: not enough memory on GPU-0, 8.1 G…)  http://127.0.0.1:9300  4242  2h11m
+    w-3         smollm2-135m  CPU-0   starting (50%)                                              http://127.0.0.1:9300  4242  2h11m
+    ");
+}
+
+#[test]
+fn a_narrow_terminal_has_fewer_columns_and_nothing_wider_than_itself() {
+    for width in [30, 60, 80, 200] {
+        let style = Style { color: false, width: Some(width) };
+        let table = workers(&supervised_workers(), NOW, style);
+        assert!(table.lines().all(|line| line.chars().count() <= width.into()), "{table}");
+    }
+    let style = Style { color: false, width: Some(100) };
+    insta::assert_snapshot!(workers(&supervised_workers(), NOW, style), @r"
+    WORKER      MODEL         DEVICE  STATE
+    w-1a2b3c4d  smollm2-135m  CPU-0   ready
+    w-2         smollm2-135m  GPU-0   failed (exit status 1: not enough memory on GPU-0, 8.1 G…)
+    w-3         smollm2-135m  CPU-0   starting (50%)
+    ");
+}
+
+#[test]
+fn colours_tell_good_from_bad() {
+    let style = Style { color: true, width: None };
+    let table = workers(&supervised_workers(), NOW, style);
+    assert!(table.contains("\x1b["), "{table:?}");
+}
+
+#[test]
+fn models_are_told_apart_at_a_glance() {
+    let model = json!({
+        "alias": "smollm2-135m", "sha256": "b".repeat(64), "source": "file:/models/m.gguf",
+        "added_at": 1_700_000_000, "architecture": "llama", "quantization": "Q4_1",
+        "parameters": 134_515_008, "context_length": 8192, "has_chat_template": true,
+        "size_bytes": 98_362_432,
+    });
+    let list: Vec<ModelEntry> = read(&json!([model])).unwrap();
+    insta::assert_snapshot!(models(&list, NOW, Style::default()), @r"
+    MODEL         ARCHITECTURE  PARAMETERS  QUANT  CONTEXT  SIZE     ADDED
+    smollm2-135m  llama         135M        Q4_1   8192     98.4 MB  2h11m ago
+    ");
+    insta::assert_snapshot!(crate::render::detail::model(&list[0], NOW), @r"
+    model          smollm2-135m
+    name           -
+    architecture   llama
+    parameters     135M
+    quantization   Q4_1
+    context        8192 tokens
+    chat template  yes
+    license        -
+    size           98.4 MB
+    sha256         bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
+    source         file:/models/m.gguf
+    added          2h11m ago
+    ");
+}
+
+#[test]
+fn jobs_show_when_they_began_and_how_long_they_took() {
+    let job = |state: &str, ended: Option<&str>| {
+        json!({
+            "job_id": "0f3c2b1a-0000-4000-8000-000000000000", "operation": "worker_spawn",
+            "detail": {}, "caller": "local", "state": state,
+            "created_at": "2026-11-24T10:00:00Z", "ended_at": ended,
+        })
+    };
+    let list: Vec<JobSummary> =
+        read(&json!([job("running", None), job("failed", Some("2026-11-24T10:01:30.5Z"))]))
+            .unwrap();
+    let now = "2026-11-24T12:11:00Z".parse().unwrap();
+    insta::assert_snapshot!(jobs(&list, now, Style::default()), @r"
+    JOB       OPERATION     STATE    CREATED    TOOK  CALLER
+    0f3c2b1a  worker_spawn  running  2h11m ago  -     local
+    0f3c2b1a  worker_spawn  failed   2h11m ago  1m    local
+    ");
+}
