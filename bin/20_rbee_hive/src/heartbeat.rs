@@ -180,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_hive_beats_at_its_interval_and_many_changes_are_told_as_one() {
-        let pace = Pace { interval: Duration::from_millis(300), pause: Duration::from_millis(20) };
+        let pace = Pace { interval: Duration::from_secs(1), pause: Duration::from_millis(20) };
         let (sender, mut receiver) = mpsc::channel(1);
         let sink = HeartbeatSink::Channel(sender);
         let (changes, stop) = (Changes::default(), CancellationToken::new());
@@ -194,14 +194,14 @@ mod tests {
             receiver.recv().await.unwrap();
             let silent = Instant::now();
             receiver.recv().await.unwrap();
-            assert!(silent.elapsed() >= Duration::from_millis(250), "{:?}", silent.elapsed());
+            assert!(silent.elapsed() >= Duration::from_millis(900), "{:?}", silent.elapsed());
 
             let told = Instant::now();
             for _ in 0..100 {
                 changes.note();
             }
             receiver.recv().await.unwrap();
-            assert!(told.elapsed() < Duration::from_millis(250), "{:?}", told.elapsed());
+            assert!(told.elapsed() < Duration::from_millis(900), "{:?}", told.elapsed());
 
             stop.cancel();
             receiver.recv().await.expect("a last one tells of the end");
@@ -219,7 +219,7 @@ mod tests {
         let beats = beat(sink, heartbeat, changes.subscribe(), stop.clone());
         let begun = Instant::now();
         tokio::join!(beats, async { stop.cancel() });
-        assert!(begun.elapsed() < LAST_PATIENCE + Duration::from_secs(1));
+        assert!(begun.elapsed() < LAST_PATIENCE + Duration::from_secs(5));
     }
 
     fn heartbeat() -> HiveHeartbeat {

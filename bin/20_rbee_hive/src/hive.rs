@@ -55,8 +55,8 @@ pub(crate) struct Parts {
 }
 
 impl Hive {
-    /// Opens the catalog, takes over the workers that an earlier hive left running, asks the engine
-    /// for devices, and begins to send heartbeats.
+    /// Opens the catalog, asks the engine for devices, takes over the workers that an earlier hive
+    /// left running, and begins to send heartbeats.
     ///
     /// A missing worker binary is no error here: it is told when somebody wants a worker.
     pub async fn start(settings: HiveSettings) -> Result<Self, HiveError> {
@@ -68,14 +68,12 @@ impl Hive {
         let (changes, usage) = (Changes::default(), ModelUsage::default());
         let binary = WorkerBinary::new(settings.worker_binary.clone());
         let devices = Devices::new(binary.clone(), changes.clone());
-        let (supervisor, asked) = tokio::join!(
-            Supervisor::start(setup(&settings, changes.clone()), &usage),
-            devices.refresh()
-        );
-        if let Err(error) = asked {
+        if let Err(error) = devices.refresh().await {
             let reason = with_causes(&error);
             tracing::warn!(reason, "the devices of this machine are not known");
         }
+        // The last wait: a start that is given up has adopted no worker.
+        let supervisor = Supervisor::start(setup(&settings, changes.clone()), &usage).await;
         let parts = Parts {
             alias: settings.alias,
             address: settings.address,

@@ -141,6 +141,7 @@ impl Watch {
     }
 
     fn publish(&self, state: SupervisedState) {
+        let is_ready = state == SupervisedState::Ready;
         let changed = self.state.send_if_modified(|worker| {
             let changed = worker.state != state;
             worker.state = state;
@@ -148,6 +149,9 @@ impl Watch {
         });
         if changed {
             self.context.changes.note();
+        }
+        if changed && is_ready {
+            tracing::info!(worker = %self.id, "worker is ready");
         }
     }
 
