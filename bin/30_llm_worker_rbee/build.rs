@@ -22,9 +22,14 @@ fn main() {
     let engine_dir = profile_dir.join("rbee-engine");
     fs::create_dir_all(&engine_dir).unwrap();
 
+    let has_broken_amx = compiler_breaks_amx();
     for folder in [build_out.join("lib"), build_out.join("lib64"), backends.clone()] {
         for library in shared_libraries(&folder) {
-            place(&library, &engine_dir);
+            if has_broken_amx && uses_amx(&library) {
+                let _ = fs::remove_file(engine_dir.join(library.file_name().unwrap()));
+            } else {
+                place(&library, &engine_dir);
+            }
         }
     }
     println!("cargo:rerun-if-changed={}", engine_dir.join("libllama.so.0").display());
@@ -41,6 +46,28 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,@executable_path/../lib/rbee-engine");
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", engine_dir.display());
     }
+}
+
+/// Whether the C++ compiler makes AMX code that ends with an illegal instruction.
+///
+/// Before GCC 14, `_tile_loadconfig` tells the optimiser that it reads only the first eight bytes of
+/// the tile configuration (`amxtileintrin.h`), so the stores of the rest are removed as dead.
+fn compiler_breaks_amx() -> bool {
+    let compiler = cc::Build::new().cpp(true).opt_level(3).get_compiler();
+    if !compiler.is_like_gnu() || compiler.is_like_clang() {
+        return false;
+    }
+    let version = compiler.to_command().arg("-dumpversion").output().ok();
+    let version = version.and_then(|output| String::from_utf8(output.stdout).ok());
+    let major = version.and_then(|text| text.trim().split('.').next()?.parse::<u32>().ok());
+    major.is_none_or(|major| major < 14)
+}
+
+/// Whether a CPU backend uses AMX: those for Sapphire Rapids and later do (ggml's CMakeLists.txt).
+/// Without it ggml takes the next best, with AVX-512.
+fn uses_amx(library: &Path) -> bool {
+    let name = library.file_name().unwrap_or_default().to_string_lossy();
+    ["sapphirerapids", "graniterapids", "diamondrapids"].iter().any(|cpu| name.contains(cpu))
 }
 
 /// The shared libraries of a folder by the names that a loader asks for: `libx.so.0` where it
