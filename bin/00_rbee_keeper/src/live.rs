@@ -89,9 +89,9 @@ impl Drop for Live {
 
 fn style(progress: &Progress) -> ProgressStyle {
     let template = match (progress.total.is_some(), progress.unit.as_str()) {
-        (true, "bytes") => "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        (true, _) => "{msg} [{bar:30}] {percent}%",
-        (false, "bytes") => "{msg} {spinner} {bytes} {bytes_per_sec}",
+        (true, "bytes") => "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {eta}",
+        (true, _) => "{msg} [{wide_bar}] {percent}%",
+        (false, "bytes") => "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}",
         (false, _) => "{msg} {spinner} {pos}",
     };
     ProgressStyle::with_template(template)

@@ -26,7 +26,7 @@ const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a starting queen is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a daemon may take to end beyond the time that it gives its requests and workers.
-const STOP_PATIENCE: Duration = Duration::from_secs(15);
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How much of a daemon's log an error tells, in lines.
 const LOG_LINES: usize = 5;
 
@@ -122,7 +122,11 @@ pub(crate) async fn stop(session: &Session, daemon: Daemon) -> Result<Option<End
     let grace = STOP_PATIENCE
         + Duration::from_secs(config.queen.drain_s)
         + Duration::from_secs(config.hive.stop_grace_s);
-    session.output.note(&format!("stopping {}", daemon.name()));
+    let drain = match daemon {
+        Daemon::Queen => format!("; what runs has up to {} s to end", config.queen.drain_s),
+        Daemon::Hive => String::new(),
+    };
+    session.output.note(&format!("stopping {}{drain}", daemon.name()));
     stop_process(&running, grace).await
 }
 

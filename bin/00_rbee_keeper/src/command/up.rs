@@ -1,16 +1,26 @@
 //! `up`: the queen, and a hive beside it where it has none inside.
 
+use std::time::Duration;
+
 use rbee_operations::{HiveTarget, Operation};
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 use worker_contract::HiveAlias;
 
+use super::read;
 use crate::cli::StartArgs;
 use crate::failure::Failure;
 use crate::job_run;
-use crate::queen_client::local_url;
+use crate::queen_client::{Queen, local_url};
 use crate::queen_process;
 use crate::render::detail::pairs;
 use crate::session::{Session, Target};
+use crate::view;
+
+/// How long the hive may take until its first report.
+const HIVE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the queen is asked for it.
+const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failure> {
     session.only_local("up")?;
@@ -23,6 +33,7 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
         let localhost = HiveTarget { hive_id: HiveAlias::localhost() };
         job_run::run(session, &queen, &Operation::HiveStart(localhost)).await?;
     }
+    wait_for_hive(session, &queen).await?;
     if session.output.is_json() {
         let document = json!({
             "address": queen.url,
@@ -43,4 +54,19 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
         ("endpoint", format!("{}/v1", queen.url)),
     ]);
     session.output.text(text).await
+}
+
+/// Waits until the queen has heard of this machine's hive, so that the next command finds it.
+async fn wait_for_hive(session: &Session, queen: &Queen) -> Result<(), Failure> {
+    let deadline = Instant::now() + HIVE_PATIENCE;
+    while Instant::now() < deadline {
+        let status: view::Status = read(&queen.get("/v1/status").await?)?;
+        let alias = session.config.hive.alias.as_str();
+        if status.hives.iter().any(|hive| hive.hive_id == alias) {
+            return Ok(());
+        }
+        sleep(LOOK).await;
+    }
+    session.output.warn("the hive of this machine has not reported to the queen yet");
+    Ok(())
 }

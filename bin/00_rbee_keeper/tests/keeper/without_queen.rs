@@ -1,5 +1,9 @@
 //! Commands that need no queen, and what the others say when there is none.
 
+use daemon_lifecycle::process_start_time;
+use serde_json::json;
+use tokio::process::Command;
+
 use crate::support::Home;
 
 #[tokio::test]
@@ -20,15 +24,38 @@ async fn stopping_nothing_succeeds() {
     let home = Home::new();
     assert_eq!(home.run("down").await.expect(0).stdout, "nothing was running\n");
     let ended = home.run("down --json").await.expect(0);
-    assert_eq!(ended.json(), serde_json::json!({ "stopped": [] }));
+    assert_eq!(ended.json(), json!({ "stopped": [] }));
     assert_eq!(home.run("queen stop --json").await.expect(0).json()["stopped"], false);
     assert!(!home.path().join("run").exists() && !home.path().join("data").exists());
 }
 
 #[tokio::test]
+async fn workers_that_a_killed_hive_left_behind_are_stopped() {
+    let home = Home::new();
+    let mut worker = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+    let mut stranger = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+    let entry = |id: &str, pid: u32, start_time: u64| json!({ "worker_id": id, "model": "m", "pid": pid, "start_time": start_time, "port": 9300 });
+    let (pid, other) = (worker.id().unwrap(), stranger.id().unwrap());
+    let start_time = process_start_time(pid).unwrap();
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    // The second entry is of a process that has ended and whose pid another one has got.
+    let ledger = json!({
+        "boot": boot.trim(),
+        "workers": [entry("w-1", pid, start_time), entry("w-2", other, start_time - 1)],
+    });
+    std::fs::create_dir_all(home.path().join("run")).unwrap();
+    std::fs::write(home.path().join("run/workers.json"), ledger.to_string()).unwrap();
+
+    let ended = home.run("down").await.expect(0);
+    assert_eq!(ended.stdout, format!("stopped worker w-1 (m), pid {pid}\n"));
+    assert!(!worker.wait().await.unwrap().success());
+    assert!(stranger.try_wait().unwrap().is_none(), "a process of somebody else was stopped");
+}
+
+#[tokio::test]
 async fn a_token_is_shown_once_listed_and_revoked() {
     let home = Home::new();
-    assert_eq!(home.run("token list --json").await.expect(0).json(), serde_json::json!([]));
+    assert_eq!(home.run("token list --json").await.expect(0).json(), json!([]));
     let created = home.run("token create --name laptop").await.expect(0);
     let token = created.stdout.trim().to_owned();
     assert!(token.starts_with("rbee_") && token.len() == 48, "{created:?}");
