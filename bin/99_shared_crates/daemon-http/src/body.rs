@@ -1,38 +1,90 @@
-//! JSON bodies.
+//! JSON bodies: bounded in size and time, and refused with the field that is at fault.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use std::time::Duration;
+
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use axum::http::header::EXPECT;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use crate::ApiError;
+
+/// How long a body may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How much of a refused body is taken in and thrown away, in bytes, and for how long. A client
+/// that still sends when the connection closes would see a broken connection and not the answer.
+const DISCARD_BYTES: u64 = 256 * 1024 * 1024;
+const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// The longest message about a body: serde quotes values, which can be long.
+const MAX_MESSAGE: usize = 500;
+
+/// The largest body, in bytes; the edge puts it into each request's extensions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyLimit(pub(crate) u64);
+
+impl BodyLimit {
+    const WITHOUT_EDGE: Self = Self(10 * 1024 * 1024);
+}
 
 /// A body that was JSON of the right shape.
 ///
 /// The content type is not looked at: `curl -d` sends another one. What is wrong is a 400 that
-/// names the field, or the line and column; too much is a 413.
+/// names the field, or the line and column; too much is a 413, too slow a 408.
 #[derive(Debug, Clone)]
 pub struct ApiJson<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|e| unread(&e))?;
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let bytes = timeout(PATIENCE, read(request)).await.unwrap_or_else(|_| {
+            let message = format!("the body did not arrive within {} s", PATIENCE.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+        })?;
         parse(&bytes).map(Self)
     }
 }
 
-fn unread(rejection: &BytesRejection) -> ApiError {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        return ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            "the body is larger than this server accepts",
-        );
+/// Reads the whole body.
+async fn read(request: Request) -> Result<Bytes, ApiError> {
+    let limit = request.extensions().get().copied().unwrap_or(BodyLimit::WITHOUT_EDGE);
+    let mut whole = BytesMut::new();
+    let (head, mut body) = request.into_parts();
+    while let Some(frame) = body.frame().await {
+        let incomplete =
+            |_| ApiError::bad_request("incomplete_body", "the body did not arrive whole");
+        let Ok(data) = frame.map_err(incomplete)?.into_data() else { continue };
+        if (whole.len() + data.len()) as u64 > limit.0 {
+            return Err(refuse_too_large(Request::from_parts(head, body), limit).await);
+        }
+        whole.extend_from_slice(&data);
     }
-    ApiError::bad_request("incomplete_body", "the body did not arrive whole")
+    Ok(whole.freeze())
+}
+
+/// The refusal of a body that is too large, after what the client still sends was thrown away.
+pub(crate) async fn refuse_too_large(request: Request, limit: BodyLimit) -> ApiError {
+    // Who waits for a "100 Continue" sends nothing, and reading would ask for it.
+    if !request.headers().contains_key(EXPECT) {
+        let _ = timeout(DISCARD_TIME, discard(request.into_body())).await;
+    }
+    ApiError::payload_too_large(limit.0)
+}
+
+async fn discard(mut body: Body) {
+    let mut seen = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        seen += frame.data_ref().map_or(0, |data| data.len() as u64);
+        if seen > DISCARD_BYTES {
+            return;
+        }
+    }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -41,18 +93,29 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         let path = error.path().to_string();
         let cause = error.into_inner();
         if !cause.is_data() {
-            let message = format!("the body is not valid JSON: {cause}");
-            return ApiError::bad_request("invalid_json", message);
+            return not_json(&cause);
         }
         let is_root = path == ".";
         let message = if is_root { cause.to_string() } else { format!("{path}: {cause}") };
-        let refused = ApiError::bad_request("invalid_type", message);
-        if is_root { refused } else { refused.param(path) }
+        let refused = ApiError::bad_request("invalid_type", cut(message, MAX_MESSAGE));
+        if is_root { refused } else { refused.param(cut(path, MAX_MESSAGE)) }
     })?;
-    json.end().map_err(|error| {
-        ApiError::bad_request("invalid_json", format!("the body is not valid JSON: {error}"))
-    })?;
+    json.end().map_err(|error| not_json(&error))?;
     Ok(parsed)
+}
+
+fn not_json(error: &serde_json::Error) -> ApiError {
+    let message = format!("the body is not valid JSON: {error}");
+    ApiError::bad_request("invalid_json", cut(message, MAX_MESSAGE))
+}
+
+/// The beginning of a text.
+pub(crate) fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -74,22 +137,20 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let rows = [
+        for (body, code, param) in [
             ("{", "invalid_json", None),
             ("", "invalid_json", None),
             (r#"{"sampling":{"max_tokens":1}} x"#, "invalid_json", None),
             (r#"{"sampling":{"max_tokens":-1}}"#, "invalid_type", Some("sampling.max_tokens")),
             (r#"{"sampling":{"max_tokens":"1"}}"#, "invalid_type", Some("sampling.max_tokens")),
             (r#"{"samplign":1}"#, "invalid_type", Some("samplign")),
+            ("{}", "invalid_type", None),
             ("[]", "invalid_type", None),
-        ];
-        for (body, code, param) in rows {
+        ] {
             let error = parse::<Body>(body.as_bytes()).unwrap_err();
             assert_eq!(error.status, StatusCode::BAD_REQUEST, "{body}");
             assert_eq!(error.detail.code.as_deref(), Some(code), "{body}: {error}");
-            if param.is_some() {
-                assert_eq!(error.detail.param.as_deref(), param, "{body}: {error}");
-            }
+            assert_eq!(error.detail.param.as_deref(), param, "{body}: {error}");
         }
     }
 
@@ -98,5 +159,21 @@ mod tests {
         let deep = "[".repeat(100_000);
         let error = parse::<serde_json::Value>(deep.as_bytes()).unwrap_err();
         assert_eq!(error.status, StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn a_long_wrong_value_is_not_sent_back_whole() {
+        let long = format!(r#"{{"sampling":{{"max_tokens":"{}"}}}}"#, "ä".repeat(10_000));
+        let error = parse::<Body>(long.as_bytes()).unwrap_err();
+        assert!(error.detail.message.len() < 2 * MAX_MESSAGE, "{}", error.detail.message.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let stuck = axum::body::Body::from_stream(futures::stream::pending::<
+            Result<Bytes, std::io::Error>,
+        >());
+        let refused = ApiJson::<serde_json::Value>::from_request(Request::new(stuck), &()).await;
+        assert_eq!(refused.unwrap_err().status, StatusCode::REQUEST_TIMEOUT);
     }
 }

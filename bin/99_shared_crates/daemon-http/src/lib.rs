@@ -5,6 +5,7 @@
 mod body;
 mod edge;
 mod error;
+mod foreign_page;
 mod listen;
 mod server;
 

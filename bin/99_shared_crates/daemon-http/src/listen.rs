@@ -3,14 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// An address cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens there.
     #[error(
-        "{address} is in use by another process; choose another port with --bind or --port, or port 0 for a free one"
+        "{address} is in use: another program listens there, perhaps a daemon of rbee that runs already; choose another address with --bind (a worker: --port) or `bind` in config.toml; port 0 takes a free one"
     )]
     Taken {
         /// The address.
@@ -32,9 +35,11 @@ pub enum BindError {
 /// To be called inside a tokio runtime.
 pub fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
     let listen = || {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A daemon that restarts must not wait for the connections of the one before.
+        socket.set_reuseaddr(cfg!(unix))?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
         let real = listener.local_addr()?;
         Ok((listener, real))
     };
@@ -70,7 +75,7 @@ mod tests {
         let (_held, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         assert_ne!(address.port(), 0);
         let error = bind(address).unwrap_err().to_string();
-        assert!(error.contains(&address.to_string()) && error.contains("in use"), "{error}");
+        assert!(error.contains(&address.to_string()) && error.contains("--bind"), "{error}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Serving connections until told to stop.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,81 +9,123 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The most connections at once; more wait in the system's backlog.
-const MAX_CONNECTIONS: usize = 16_384;
+#[cfg(test)]
+mod tests;
 
-/// How long a client may take to send a request's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest head of a request, in bytes; beyond it the answer is a bare 431.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// The largest head of a request, in bytes.
-const MAX_HEADER_BYTES: usize = 64 * 1024;
-
-/// How long accepting rests after the system refused (out of file descriptors, say).
+/// How long accepting rests after the system refused, for lack of file descriptors, say.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
-/// Serves `routes` until `stop`; then answers that are under way get `drain` to end.
+/// What one server takes on.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// The most connections at once; more wait in the system's backlog.
+    connections: usize,
+    /// How long a client may take to send a request's head, and how long a connection may idle
+    /// between requests.
+    head_time: Duration,
+}
+
+const BOUNDS: Bounds = Bounds { connections: 16_384, head_time: Duration::from_secs(30) };
+
+/// Serves `routes` until `stop`; then no connection is accepted, idle ones are closed, and answers
+/// that are under way get `drain` to end before they are cut.
 ///
 /// Each socket has `TCP_NODELAY`: without it a small event waits for a delayed acknowledgement.
+/// Heads of requests are bounded in size and time; connections are bounded in number.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
     stop: CancellationToken,
     drain: Duration,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    serve_within(BOUNDS, listener, routes, stop, drain).await;
+}
+
+async fn serve_within(
+    bounds: Bounds,
+    listener: TcpListener,
+    routes: Router,
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    let mut door = Door::new(listener, bounds.connections);
     let graceful = GracefulShutdown::new();
     let tasks = TaskTracker::new();
-    let kill = CancellationToken::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
-        };
-        let (stream, place) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_REST).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
+    let cut = CancellationToken::new();
+    while let Some((stream, place)) = stop.run_until_cancelled(door.next()).await {
         let service = TowerToHyperService::new(routes.clone());
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(MAX_HEADER_BYTES)
+            .header_read_timeout(bounds.head_time)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(2 * MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
-        let kill = kill.clone();
+        let cut = cut.clone();
         tasks.spawn(async move {
-            tokio::select! {
-                // A client that goes away is no error of ours.
-                _ = connection => {}
-                () = kill.cancelled() => {}
-            }
+            // A client that goes away is no error of ours.
+            let _ = cut.run_until_cancelled(connection).await;
             drop(place);
         });
     }
-    drop(listener);
-    if tokio::time::timeout(drain, graceful.shutdown()).await.is_err() {
+    drop(door);
+    if timeout(drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("answers were still under way at the end of the drain time");
     }
-    kill.cancel();
+    cut.cancel();
     tasks.close();
     tasks.wait().await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, Option<tokio::sync::OwnedSemaphorePermit>)> {
-    // The semaphore is never closed, so a place always comes.
-    let place = Arc::clone(places).acquire_owned().await.ok();
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    /// Whether the last attempt to accept failed; it is logged once in a row.
+    is_stuck: bool,
+}
+
+impl Door {
+    fn new(listener: TcpListener, places: usize) -> Self {
+        Self { listener, places: Arc::new(Semaphore::new(places)), is_stuck: false }
+    }
+
+    /// The next connection, when there is a place for it.
+    async fn next(&mut self) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+        // The semaphore is never closed, so a place always comes.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    self.is_stuck = false;
+                    // It fails only on a connection that is gone already.
+                    let _ = stream.set_nodelay(true);
+                    return (stream, place);
+                }
+                Err(error) if is_clients_fault(&error) => {}
+                Err(error) => {
+                    if !self.is_stuck {
+                        tracing::warn!(%error, "connections cannot be accepted; trying again");
+                    }
+                    self.is_stuck = true;
+                    sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether the error is that of one connection, which was gone before it was accepted.
+fn is_clients_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }

@@ -1,0 +1,189 @@
+use std::net::SocketAddr;
+
+use axum::body::{Body, Bytes};
+use axum::routing::get;
+use futures::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::*;
+use crate::bind;
+
+/// Longer than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn an_accepted_socket_sends_small_parts_at_once() {
+    let (listener, address) = local();
+    let mut door = Door::new(listener, 1);
+    let _client = TcpStream::connect(address).await.unwrap();
+    let (stream, place) = door.next().await;
+    assert!(stream.nodelay().unwrap());
+    assert!(place.is_some());
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_closes_the_connection() {
+    let bounds = Bounds { head_time: Duration::from_millis(50), ..BOUNDS };
+    let server = Server::start(bounds, LONG);
+    for beginning in ["", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+        let mut client = server.connect().await;
+        client.write_all(beginning.as_bytes()).await.unwrap();
+        assert_eq!(read_to_end(client).await, "", "{beginning:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_and_others_are_served_on() {
+    let server = Server::start(BOUNDS, LONG);
+    let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000));
+    let long_header = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(MAX_HEAD_BYTES));
+    let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "b".repeat(70_000));
+    for (request, status) in [
+        ("\u{16}\u{3}\u{1}\u{2}\r\n\r\n", "400"),
+        ("GET\r\n\r\n", "400"),
+        ("GET / HTTP/9.9\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "400"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""),
+        (&many_headers, "431"),
+        (&long_header, "431"),
+        (&long_path, "4"),
+    ] {
+        let mut client = server.connect().await;
+        // The server may close before it has read everything.
+        let _ = client.write_all(request.as_bytes()).await;
+        let answer = read_to_end(client).await;
+        let expected = if status.is_empty() { String::new() } else { format!("HTTP/1.1 {status}") };
+        let shown: String = request.chars().take(40).collect();
+        assert!(answer.starts_with(&expected), "{shown:?}: {answer}");
+        assert!(server.answers().await, "after {shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_too_many_waits_for_its_place() {
+    let server = Server::start(Bounds { connections: 1, ..BOUNDS }, LONG);
+    let mut first = server.connect().await;
+    first.write_all(HELLO).await.unwrap();
+    assert_eq!(first.read_u8().await.unwrap(), b'H');
+    let mut second = server.connect().await;
+    second.write_all(HELLO_AND_CLOSE).await.unwrap();
+    let early = timeout(Duration::from_millis(100), second.read_u8()).await;
+    assert!(early.is_err(), "the second was served beside the first: {early:?}");
+    drop(first);
+    assert!(read_to_end(second).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn a_drain_lets_answers_end_and_closes_idle_connections() {
+    let server = Server::start(BOUNDS, LONG);
+    let mut idle = server.connect().await;
+    idle.write_all(HELLO).await.unwrap();
+    assert_eq!(idle.read_u8().await.unwrap(), b'H');
+    let mut slow = server.connect().await;
+    slow.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut slow, "first").await;
+
+    server.stop.cancel();
+    assert!(read_to_end(idle).await.ends_with("hello"));
+    server.finish_slow.cancel();
+    assert!(read_to_end(slow).await.contains("last"));
+    let address = server.address;
+    server.ended().await;
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn at_the_end_of_the_drain_time_answers_are_cut() {
+    let server = Server::start(BOUNDS, Duration::from_millis(200));
+    let mut endless = server.connect().await;
+    endless.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut endless, "first").await;
+    let start = Instant::now();
+    server.stop.cancel();
+    server.ended().await;
+    assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
+    assert!(!read_to_end(endless).await.contains("last"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_answer() {
+    let server = Server::start(BOUNDS, LONG);
+    let mut client = server.connect().await;
+    client.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut client, "first").await;
+    drop(client);
+    timeout(LONG, server.slow_dropped.cancelled()).await.expect("the body is dropped");
+}
+
+const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const HELLO_AND_CLOSE: &[u8] =
+    b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    finish_slow: CancellationToken,
+    slow_dropped: CancellationToken,
+    running: JoinSet<()>,
+}
+
+impl Server {
+    /// `/hello` answers at once; `/slow` sends "first" and, when it is told to finish, "last".
+    fn start(bounds: Bounds, drain: Duration) -> Self {
+        let (listener, address) = local();
+        let [stop, finish_slow, slow_dropped] = std::array::from_fn(|_| CancellationToken::new());
+        let (finish, dropped) = (finish_slow.clone(), slow_dropped.clone());
+        let slow = move || {
+            let (finish, dropped) = (finish.clone(), dropped.clone().drop_guard());
+            let last = async move {
+                let _dropped = dropped;
+                finish.cancelled_owned().await;
+                Ok(Bytes::from_static(b"last"))
+            };
+            let first = futures::stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"first"))]);
+            std::future::ready(Body::from_stream(first.chain(futures::stream::once(last))))
+        };
+        let routes = Router::new().route("/hello", get(async || "hello")).route("/slow", get(slow));
+        let mut running = JoinSet::new();
+        running.spawn(serve_within(bounds, listener, routes, stop.clone(), drain));
+        Self { address, stop, finish_slow, slow_dropped, running }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn answers(&self) -> bool {
+        let mut client = self.connect().await;
+        client.write_all(HELLO_AND_CLOSE).await.unwrap();
+        read_to_end(client).await.ends_with("hello")
+    }
+
+    async fn ended(mut self) {
+        timeout(LONG, self.running.join_next()).await.expect("the server ends");
+    }
+}
+
+fn local() -> (TcpListener, SocketAddr) {
+    bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+/// Everything until the connection ends, also if it ends by a reset.
+async fn read_to_end(mut client: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let end = timeout(LONG, client.read_to_end(&mut bytes)).await;
+    assert!(end.is_ok(), "the connection stays open after {:?}", String::from_utf8_lossy(&bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+async fn read_until(client: &mut TcpStream, wanted: &str) {
+    let mut text = String::new();
+    while !text.contains(wanted) {
+        let byte = timeout(LONG, client.read_u8()).await.expect("an answer").unwrap();
+        text.push(char::from(byte));
+    }
+}
