@@ -172,9 +172,9 @@ mod tests {
     #[test]
     fn a_disk_without_room_is_told_with_both_numbers() {
         assert!(ensure_space(100, 100).is_ok());
-        let error = ensure_space(100, 99).unwrap_err();
+        let error = ensure_space(98_362_432, 2_500_000).unwrap_err();
         assert_eq!(error.code(), "disk_full");
         let text = error.to_string();
-        assert!(text.contains("100 bytes") && text.contains("99 bytes"), "{text}");
+        assert!(text.contains("98.4 MB") && text.contains("2.5 MB"), "{text}");
     }
 }

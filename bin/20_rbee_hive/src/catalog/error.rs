@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bytesize::ByteSize;
 use worker_contract::{ModelAlias, Sha256Digest};
 
 use super::copy::CopyError;
@@ -35,7 +36,11 @@ pub(crate) enum CatalogError {
     )]
     AliasTaken { alias: ModelAlias, pinned: Sha256Digest, given: Sha256Digest },
     /// The disk cannot hold the file.
-    #[error("the model needs {needed} bytes of disk, {free} bytes are free in the models folder")]
+    #[error(
+        "the model needs {} of disk, {} are free where models are kept",
+        ByteSize(*needed).display().si(),
+        ByteSize(*free).display().si()
+    )]
     NoSpace { needed: u64, free: u64 },
     /// The disk became full.
     #[error("the disk became full while the model was copied; the partial copy is removed")]

@@ -28,7 +28,7 @@ pub(crate) async fn carry_out(
         Operation::ModelDelete(target) => model::delete(parts, &target.model).await,
         Operation::ModelVerify(target) => model::verify(parts, target.model, job).await,
         Operation::HiveStatus(_) => Ok(status(parts)),
-        Operation::HiveRefresh(_) => refresh(parts).await,
+        Operation::HiveRefresh(_) => refresh(parts, job).await,
         Operation::HiveList {}
         | Operation::HiveStart(_)
         | Operation::HiveStop(_)
@@ -49,9 +49,17 @@ fn status(parts: &Parts) -> Outcome {
     outcome(message, &snapshot)
 }
 
-async fn refresh(parts: &Parts) -> Result<Outcome, JobError> {
-    parts.devices.refresh().await?;
+async fn refresh(parts: &Parts, job: &JobContext) -> Result<Outcome, JobError> {
+    unless_cancelled(job, parts.devices.refresh()).await??;
     Ok(status(parts))
+}
+
+/// Gives a question to the worker's binary up when the job is cancelled; its process ends with it.
+async fn unless_cancelled<T>(
+    job: &JobContext,
+    question: impl Future<Output = T>,
+) -> Result<T, JobError> {
+    job.cancelled().run_until_cancelled(question).await.ok_or_else(JobError::cancelled)
 }
 
 /// `localhost` is this machine to whoever speaks to it directly.

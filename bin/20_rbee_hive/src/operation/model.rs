@@ -8,7 +8,7 @@ use rbee_operations::{ModelImport, Progress};
 use serde_json::json;
 use worker_contract::ModelAlias;
 
-use super::outcome;
+use super::{outcome, unless_cancelled};
 use crate::catalog::{Candidate, CatalogError, Imported, Watcher};
 use crate::hive::Parts;
 use crate::worker_binary::AskError;
@@ -29,7 +29,8 @@ pub(super) async fn import(
         None => candidate.alias()?,
     };
     job.say(format!("Reading what {} contains", candidate.path().display()));
-    let gguf = parts.binary.inspect(candidate.path()).await.map_err(|error| match error {
+    let inspected = unless_cancelled(job, parts.binary.inspect(candidate.path())).await?;
+    let gguf = inspected.map_err(|error| match error {
         AskError::Refused(reason) => JobError::new("invalid_model", reason)
             .hint("a model is a whole GGUF file; get it again if it was cut short"),
         other => other.into(),

@@ -8,7 +8,7 @@ use serde_json::json;
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::model::{blocking, unknown_or_being_removed};
-use super::outcome;
+use super::{outcome, unless_cancelled};
 use crate::hive::Parts;
 use crate::supervisor::{Stage, Started, WorkerPlan};
 
@@ -27,7 +27,7 @@ pub(super) async fn spawn(
     let model_in_use =
         parts.usage.share(&model).ok_or_else(|| unknown_or_being_removed(parts, &model))?;
     let entry = parts.catalog.get(&model)?;
-    let device = parts.devices.choose(request.device).await?;
+    let device = unless_cancelled(job, parts.devices.choose(request.device)).await??;
     let binary = parts.binary.path()?;
     let (catalog, alias) = (parts.catalog.clone(), model.clone());
     let checking = format!("Checking the file of {model}");

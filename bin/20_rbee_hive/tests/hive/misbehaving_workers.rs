@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, SOON, TestHive, delete_worker, failure_reason, spawn};
+use crate::support::{Home, SOON, TestHive, delete_worker, failure_reason, import, spawn};
 use test_cluster::{is_alive, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::SupervisedState;
@@ -182,6 +182,21 @@ async fn a_file_that_crashes_the_engine_is_refused_and_the_hive_lives() {
     assert_eq!(error.code, "invalid_model");
     assert!(error.message.contains("SIGSEGV"), "{}", error.message);
     assert!(hive.hive.models().is_empty());
+}
+
+#[tokio::test]
+async fn an_import_is_cancelled_while_the_engine_looks_at_the_file() {
+    let home = Home::new();
+    let hive = home.start_with(home.double("inspect-hangs")).await.unwrap();
+    let cancel = CancellationToken::new();
+    let importing = hive.run_until(import(&home.double_model(), Some("m")), cancel.clone());
+    let cancelling = async {
+        let asked = async || home.path().join("inspecting").exists().then_some(());
+        wait_until("the question", SOON, asked).await.unwrap();
+        cancel.cancel();
+    };
+    let (ended, ()) = tokio::join!(importing, cancelling);
+    assert_eq!(ended.unwrap_err().code, "cancelled");
 }
 
 #[tokio::test]

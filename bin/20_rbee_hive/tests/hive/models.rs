@@ -78,7 +78,7 @@ async fn a_disk_that_is_too_small_is_told_before_anything_is_written() {
     let hive = home.start().await.unwrap();
     let error = hive.import(&demo_model().unwrap(), "m").await.unwrap_err();
     assert_eq!(error.code, "disk_full");
-    assert!(error.message.contains("98362432 bytes"), "{error}");
+    assert!(error.message.contains("98.4 MB"), "{error}");
     assert_eq!(fs::read_dir(home.models()).unwrap().count(), 0);
 }
 

@@ -41,6 +41,8 @@ def answer_question():
     else:
         if behaviour == "inspect-crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if behaviour == "inspect-hangs" and once("inspecting"):
+            threading.Event().wait()
         size = os.path.getsize(arguments[1])
         print(json.dumps({
             "architecture": "double", "quantization": "F32", "parameters": 1,
