@@ -1,5 +1,7 @@
 //! Several processes that ask for secrets at once. Each is this test program again.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -60,10 +62,10 @@ fn run_at_once(test: &str, secrets: &std::path::Path) -> Vec<String> {
         })
         .collect();
     let outputs = children.into_iter().map(|child| child.wait_with_output().unwrap());
-    outputs.map(checked).collect()
+    outputs.map(|output| checked(&output)).collect()
 }
 
-fn checked(output: Output) -> String {
+fn checked(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     text

@@ -13,7 +13,7 @@ fn a_token_is_listed_without_its_secret_until_it_is_revoked() {
     let store = TokenStore::open(folder.path());
     assert!(store.list().unwrap().is_empty());
     let token = store.create("laptop").unwrap();
-    assert_eq!(store.list().unwrap(), [token.info.clone()]);
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&token.info));
     assert_eq!(token.info.fingerprint.len(), 8);
     assert!(token.info.created_at.ends_with('Z'), "{}", token.info.created_at);
     let kept = fs::read_to_string(folder.path().join("tokens.json")).unwrap();

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::ApiError;
 
 /// How long a body may take to arrive.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How much of a refused body is taken in and thrown away, in bytes, and for how long. A client
 /// that still sends when the connection closes would see a broken connection and not the answer.

@@ -16,7 +16,7 @@ pub struct ApiError {
     /// The body's `error`.
     pub detail: ErrorDetail,
     /// When it is worth trying again, in seconds.
-    pub retry_after_s: Option<u64>,
+    pub retry_after_s: Option<u32>,
 }
 
 impl ApiError {
@@ -75,21 +75,26 @@ impl ApiError {
     /// 429: too many for the moment.
     #[must_use]
     pub fn too_many_requests(code: &str, message: impl Into<String>, retry_after_s: u64) -> Self {
-        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, code, message);
-        Self { retry_after_s: Some(retry_after_s), ..error }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, message).retry_after(retry_after_s)
     }
 
     /// 503: nothing can serve it at present.
     #[must_use]
     pub fn unavailable(code: &str, message: impl Into<String>, retry_after_s: u64) -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message);
-        Self { retry_after_s: Some(retry_after_s), ..error }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(retry_after_s)
     }
 
     /// 500: rbee is at fault.
     #[must_use]
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+
+    /// Says when it is worth trying again, in seconds.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds.try_into().unwrap_or(u32::MAX));
+        self
     }
 
     /// Names the request field that is at fault.

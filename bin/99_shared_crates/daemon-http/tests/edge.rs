@@ -1,5 +1,7 @@
 //! The edge as clients see it, over real sockets.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;

@@ -1,34 +1,118 @@
 //! How daemons write their logs: one line an event, to stderr.
 //!
 //! `RBEE_LOG` chooses what is written, in the syntax of `tracing_subscriber::EnvFilter`
-//! (`info`, `debug`, `warn,queen_rbee=debug`). The default is `info`.
+//! (`info`, `debug`, `warn,queen_rbee=debug`). The default is `info`. Time is UTC; colours are for
+//! terminals, unless `NO_COLOR` is set. A log that cannot be written, on a full disk say, is lost
+//! and stops nothing.
 #![warn(missing_docs)]
 
 use std::io::IsTerminal as _;
 
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// The environment variable that chooses what is written.
 pub const LOG_VARIABLE: &str = "RBEE_LOG";
 
+/// What is written where nothing is chosen.
+const DEFAULT: &str = "info";
+
 /// Sends the process's log events to stderr. Only the first call has an effect.
 pub fn init(daemon: &'static str) {
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_default();
-    let (filter, mistake) =
-        match EnvFilter::try_new(if wanted.is_empty() { "info" } else { &wanted }) {
-            Ok(filter) => (filter, None),
-            Err(error) => (EnvFilter::new("info"), Some(error)),
-        };
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_writer(std::io::stderr)
-        .finish();
+    let (filter, mistake) = filter(&wanted);
+    let is_colourful = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let subscriber = lines(filter, is_colourful, std::io::stderr);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return;
     }
-    if let Some(error) = mistake {
-        tracing::warn!(%error, daemon, "RBEE_LOG is not understood; writing at level info");
+    if let Some(mistake) = mistake {
+        tracing::warn!(daemon, mistake, "RBEE_LOG is not understood; writing at level info");
+    }
+}
+
+/// The wanted filter, or the default one and what is wrong with the wanted one.
+fn filter(wanted: &str) -> (EnvFilter, Option<String>) {
+    let wanted = if wanted.trim().is_empty() { DEFAULT } else { wanted };
+    match EnvFilter::try_new(wanted) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new(DEFAULT), Some(error.to_string())),
+    }
+}
+
+fn lines<W>(filter: EnvFilter, is_colourful: bool, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(is_colourful)
+        // It would be told on stderr, and a print there that fails is a panic.
+        .log_internal_errors(false)
+        .with_writer(writer)
+        .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Seek as _, Write};
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_with_level_message_and_fields() {
+        let log = written("", || {
+            tracing::info!(port = 8500, "queen listens");
+            tracing::debug!("not at this level");
+            let _request = tracing::info_span!("request", id = "r-1").entered();
+            tracing::warn!(reason = "a\nb", "no worker");
+        });
+        let all: Vec<&str> = log.lines().collect();
+        assert_eq!(all.len(), 2, "{log}");
+        assert!(all[0].ends_with("Z  INFO queen listens port=8500"), "{log}");
+        let expected = "Z  WARN request{id=\"r-1\"}: no worker reason=\"a\\nb\"";
+        assert!(all[1].ends_with(expected), "{log}");
+    }
+
+    #[test]
+    fn the_variable_chooses_the_level_and_a_wrong_one_is_told() {
+        let log = written("error", || tracing::warn!("w"));
+        assert_eq!(log, "");
+        let log = written("debug", || tracing::debug!("d"));
+        assert!(log.contains("DEBUG d"), "{log}");
+        for (wanted, is_wrong) in
+            [("", false), (" ", false), ("warn,x=debug", false), ("x=loud", true)]
+        {
+            assert_eq!(filter(wanted).1.is_some(), is_wrong, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_stops_nothing() {
+        struct FullDisk;
+
+        impl Write for FullDisk {
+            fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+        }
+
+        let subscriber = lines(filter("").0, false, || FullDisk);
+        tracing::subscriber::with_default(subscriber, || tracing::error!("lost"));
+    }
+
+    fn written(wanted: &str, log: impl FnOnce()) -> String {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let subscriber = lines(filter(wanted).0, false, Arc::clone(&file));
+        tracing::subscriber::with_default(subscriber, log);
+        (&*file).rewind().unwrap();
+        io::read_to_string(&*file).unwrap()
     }
 }
