@@ -44,7 +44,8 @@ pub(crate) async fn measure(rounds: usize) -> Result<String> {
             format!("{:.3}", median(&with_hive[side]) - median(&without[side])),
         ]
     };
-    let head = ["hive", "whole job, median ms", "whole job, p99 ms", "the operation alone, median ms"];
+    let head =
+        ["hive", "whole job, median ms", "whole job, p99 ms", "the operation alone, median ms"];
     let rows = vec![row("direct call (local-hive)", 0), row("over HTTP", 1)];
     let title = "A hive operation (WorkerList); aims: direct 0.1 ms, over HTTP 2 ms";
     Ok(table(title, &head, rows))

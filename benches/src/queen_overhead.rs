@@ -78,12 +78,7 @@ impl Samples {
     }
 }
 
-async fn run(
-    client: &reqwest::Client,
-    url: &str,
-    body: &Value,
-    streams: usize,
-) -> Result<Samples> {
+async fn run(client: &reqwest::Client, url: &str, body: &Value, streams: usize) -> Result<Samples> {
     let answers = (0..streams).map(|_| read_answer(client, url, body));
     let mut samples = Samples::default();
     for answer in futures::future::try_join_all(answers).await? {

@@ -59,8 +59,12 @@ async fn answer() -> impl axum::response::IntoResponse {
             tokio::time::sleep(PACE).await;
         }
         let event = match n {
-            0 => json!({"type": "started", "request_id": "bench", "prompt_tokens": 1, "cached_tokens": 0, "seed": 1}),
-            n if n <= TOKENS => json!({"type": "delta", "text": format!("{} ", micros()), "tokens": [n]}),
+            0 => {
+                json!({"type": "started", "request_id": "bench", "prompt_tokens": 1, "cached_tokens": 0, "seed": 1})
+            }
+            n if n <= TOKENS => {
+                json!({"type": "delta", "text": format!("{} ", micros()), "tokens": [n]})
+            }
             n if n == TOKENS + 1 => json!({
                 "type": "done", "finish_reason": "length",
                 "usage": {"prompt_tokens": 1, "completion_tokens": TOKENS, "cached_tokens": 0},

@@ -4,7 +4,10 @@
 //! instruction set into its own build folder. This script gathers them, under the names that the
 //! loader asks for, in one folder `rbee-engine/` beside the binary. The run path looks there first,
 //! then in `../lib/rbee-engine`, and last in the build's own `rbee-engine/`.
-#![expect(clippy::unwrap_used, reason = "a build script fails by panicking, with the cause in its text")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a build script fails by panicking, with the cause in its text"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,7 +80,9 @@ fn shared_libraries(folder: &Path) -> Vec<PathBuf> {
     let names: Vec<String> =
         entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
     let is_loaded_name = |name: &String| {
-        let Some((_, version)) = name.split_once(".so") else { return name.ends_with(".dylib") };
+        let Some((_, version)) = name.split_once(".so") else {
+            return Path::new(name).extension().is_some_and(|e| e == "dylib");
+        };
         match version {
             "" => !names.contains(&format!("{name}.0")),
             version => version.matches('.').count() == 1,

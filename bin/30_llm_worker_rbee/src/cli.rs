@@ -14,7 +14,12 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 ///     curl -N http://127.0.0.1:9300/v1/inference -H 'content-type: application/json' \
 ///       -d '{"task":{"type":"chat","messages":[{"role":"user","content":"Hello"}]}}'
 #[derive(Debug, Parser)]
-#[command(name = "llm-worker-rbee", version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "llm-worker-rbee",
+    version,
+    verbatim_doc_comment,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,

@@ -5,7 +5,7 @@
 //! whole characters only. It knows no other worker and keeps nothing between requests.
 
 pub mod batch;
-#[expect(unsafe_code, reason = "llama.cpp's header reader has no safe binding")]
+#[expect(unsafe_code, reason = "llama.cpp is C++: what has no safe binding is wrapped here")]
 pub mod engine;
 pub mod heartbeat;
 pub mod http;

@@ -11,6 +11,7 @@ use clap::{CommandFactory as _, Parser as _};
 use crate::cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    llm_worker_rbee::engine::llama::prepare_process();
     let cli = Cli::parse();
     let outcome = match (cli.command, cli.serve) {
         (Some(Command::Devices { json }), _) => print::devices(json),

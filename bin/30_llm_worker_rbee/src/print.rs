@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use llm_worker_rbee::engine::llama::{Runtime, build_name, devices as list, engine_folder, inspect as read};
+use llm_worker_rbee::engine::llama::{
+    Runtime, build_name, devices as list, engine_folder, inspect as read,
+};
 
 pub(crate) fn devices(json: bool) -> anyhow::Result<()> {
     let devices = list(&Runtime::init()?);
@@ -14,7 +16,10 @@ pub(crate) fn devices(json: bool) -> anyhow::Result<()> {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     for device in devices {
         let (free, total) = (gib(device.memory_free_bytes), gib(device.memory_total_bytes));
-        println!("{}  {}  {}  {free:.1} of {total:.1} GiB free", device.id, device.backend, device.name);
+        println!(
+            "{}  {}  {}  {free:.1} of {total:.1} GiB free",
+            device.id, device.backend, device.name
+        );
     }
     Ok(())
 }

@@ -125,13 +125,15 @@ impl Worker {
         let engine = LlamaEngine::new(&runtime, &model, context)?;
         let limits = engine.limits();
         let template = match model.chat_template() {
-            Some(source) => {
-                Some(ChatTemplate::new(source, model.bos_text(), model.eos_text())?)
-            }
+            Some(source) => Some(ChatTemplate::new(source, model.bos_text(), model.eos_text())?),
             None => None,
         };
-        let (scheduler, submitter) =
-            Scheduler::new(engine, Arc::clone(&model), settings.max_queue, Arc::clone(&self.gauges));
+        let (scheduler, submitter) = Scheduler::new(
+            engine,
+            Arc::clone(&model),
+            settings.max_queue,
+            Arc::clone(&self.gauges),
+        );
         let submitter = std::sync::Mutex::new(Some(submitter));
         let loaded = Loaded { model: Arc::clone(&model), template, limits, submitter };
         if self.loaded.set(loaded).is_err() {

@@ -127,9 +127,11 @@ impl Slot {
 
     /// The most tokens that the answer may still get.
     pub(super) fn may_add(&self) -> usize {
-        let left = self.request.sampling.max_tokens.map_or(usize::MAX, |most| {
-            (most as usize).saturating_sub(self.answer_len())
-        });
+        let left = self
+            .request
+            .sampling
+            .max_tokens
+            .map_or(usize::MAX, |most| (most as usize).saturating_sub(self.answer_len()));
         left.min(self.context_length.saturating_sub(self.tokens.len()))
     }
 
@@ -234,9 +236,8 @@ impl Slot {
         let started = self.started.unwrap_or(now);
         let prefilled = self.prefilled.unwrap_or(now);
         let first = self.first_token.unwrap_or(now);
-        let ms = |from: Instant, to: Instant| {
-            to.saturating_duration_since(from).as_secs_f64() * 1000.0
-        };
+        let ms =
+            |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
         self.send(InferenceEvent::Done {
             finish_reason,
             usage: Usage {

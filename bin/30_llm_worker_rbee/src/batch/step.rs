@@ -59,11 +59,7 @@ pub(super) fn plan(sequences: &[Sequence], batch_tokens: usize) -> Vec<Share> {
         if tokens == 0 {
             break;
         }
-        shares.push(Share {
-            slot: sequence.slot,
-            tokens,
-            completes: tokens == sequence.pending,
-        });
+        shares.push(Share { slot: sequence.slot, tokens, completes: tokens == sequence.pending });
         left -= tokens;
     }
     shares

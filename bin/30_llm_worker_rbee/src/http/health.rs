@@ -10,9 +10,7 @@ use worker_contract::{HealthReport, WorkerState};
 use crate::worker::Worker;
 
 /// 200 when requests are served, 503 when not (yet); the body says which.
-pub(super) async fn health(
-    State(worker): State<Arc<Worker>>,
-) -> (StatusCode, Json<HealthReport>) {
+pub(super) async fn health(State(worker): State<Arc<Worker>>) -> (StatusCode, Json<HealthReport>) {
     let report = worker.health();
     let status = match report.state {
         WorkerState::Ready | WorkerState::Draining => StatusCode::OK,

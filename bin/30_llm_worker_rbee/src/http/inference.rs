@@ -45,7 +45,9 @@ pub(super) async fn inference(
         task.await.map_err(|_| ApiError::internal("the request could not be prepared"))??
     };
     submitter.submit(prepared).map_err(|error| match error {
-        SubmitError::QueueFull(_) => ApiError::too_many_requests("queue_full", error.to_string(), 1),
+        SubmitError::QueueFull(_) => {
+            ApiError::too_many_requests("queue_full", error.to_string(), 1)
+        }
         SubmitError::Stopped => not_ready(),
     })?;
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
@@ -79,9 +81,7 @@ fn refuse_unless_ready(worker: &Worker) -> Result<(), ApiError> {
     match worker.health().state {
         WorkerState::Ready => Ok(()),
         WorkerState::Loading { .. } => Err(not_ready()),
-        WorkerState::Draining => {
-            Err(ApiError::unavailable("draining", "this worker is ending", 1))
-        }
+        WorkerState::Draining => Err(ApiError::unavailable("draining", "this worker is ending", 1)),
         WorkerState::Failed { reason } => Err(ApiError::unavailable("failed", reason, 1)),
     }
 }

@@ -22,12 +22,13 @@ pub struct InvalidSampling {
 
 /// Checks every field against its range.
 pub fn check(sampling: &Sampling) -> Result<(), InvalidSampling> {
-    let number = |field, value: Option<f32>, range: std::ops::RangeInclusive<f32>, allowed| {
-        match value.filter(|v| !range.contains(v)) {
+    let number =
+        |field, value: Option<f32>, range: std::ops::RangeInclusive<f32>, allowed| match value
+            .filter(|v| !range.contains(v))
+        {
             Some(value) => Err(InvalidSampling { field, value: value.to_string(), allowed }),
             None => Ok(()),
-        }
-    };
+        };
     number("temperature", sampling.temperature, 0.0..=2.0, "from 0 to 2")?;
     number("top_p", sampling.top_p, 0.0..=1.0, "from 0 to 1")?;
     number("min_p", sampling.min_p, 0.0..=1.0, "from 0 to 1")?;

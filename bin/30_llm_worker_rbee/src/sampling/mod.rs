@@ -64,7 +64,7 @@ impl TokenSampler {
     pub fn new(sampling: &Sampling, seed: u64, vocabulary: u32, context_length: u32) -> Self {
         let size = i32::try_from(vocabulary).unwrap_or(i32::MAX);
         let context = i32::try_from(context_length).unwrap_or(i32::MAX);
-        let repeat = sampling.repeat_penalty.filter(|p| *p != 1.0);
+        let repeat = sampling.repeat_penalty.filter(|p| (p - 1.0).abs() > f32::EPSILON);
         let frequency = sampling.frequency_penalty.unwrap_or(0.0);
         let presence = sampling.presence_penalty.unwrap_or(0.0);
         let has_presence = frequency != 0.0 || presence != 0.0;
@@ -132,13 +132,13 @@ fn to_token(index: usize) -> TokenId {
 mod tests {
     use super::*;
 
-    fn sampler(sampling: Sampling) -> TokenSampler {
-        TokenSampler::new(&sampling, 7, 4, 64)
+    fn sampler(sampling: &Sampling) -> TokenSampler {
+        TokenSampler::new(sampling, 7, 4, 64)
     }
 
     #[test]
     fn temperature_zero_takes_the_likeliest_token() {
-        let mut greedy = sampler(Sampling { temperature: Some(0.0), ..Sampling::default() });
+        let mut greedy = sampler(&Sampling { temperature: Some(0.0), ..Sampling::default() });
         let mut room = Candidates::default();
         assert_eq!(greedy.choose(&[0.0, 3.0, 1.0, 2.0], 0, &mut room), 1);
     }
@@ -147,7 +147,8 @@ mod tests {
     fn the_same_seed_and_position_give_the_same_token() {
         let logits = [0.0, 0.1, 0.2, 0.3];
         let mut room = Candidates::default();
-        let mut draw = |position| sampler(Sampling::default()).choose(&logits, position, &mut room);
+        let mut draw =
+            |position| sampler(&Sampling::default()).choose(&logits, position, &mut room);
         let first: Vec<_> = (0..50).map(&mut draw).collect();
         let again: Vec<_> = (0..50).map(&mut draw).collect();
         assert_eq!(first, again);
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn top_k_one_leaves_no_choice() {
-        let mut one = sampler(Sampling { top_k: Some(1), ..Sampling::default() });
+        let mut one = sampler(&Sampling { top_k: Some(1), ..Sampling::default() });
         let mut room = Candidates::default();
         for position in 0..50 {
             assert_eq!(one.choose(&[0.0, 0.3, 0.2, 0.1], position, &mut room), 1);
@@ -165,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_frequency_penalty_pushes_a_repeated_token_away() {
-        let mut penal = sampler(Sampling {
+        let mut penal = sampler(&Sampling {
             temperature: Some(0.0),
             frequency_penalty: Some(2.0),
             ..Sampling::default()
@@ -180,10 +181,10 @@ mod tests {
     fn a_prompt_counts_for_repetition_but_not_for_presence() {
         let base = Sampling { temperature: Some(0.0), ..Sampling::default() };
         let mut room = Candidates::default();
-        let mut repeat = sampler(Sampling { repeat_penalty: Some(4.0), ..base.clone() });
+        let mut repeat = sampler(&Sampling { repeat_penalty: Some(4.0), ..base.clone() });
         repeat.see_prompt(&[0]);
         assert_eq!(repeat.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room), 1);
-        let mut presence = sampler(Sampling { presence_penalty: Some(2.0), ..base });
+        let mut presence = sampler(&Sampling { presence_penalty: Some(2.0), ..base });
         presence.see_prompt(&[0]);
         assert_eq!(presence.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room), 0);
     }

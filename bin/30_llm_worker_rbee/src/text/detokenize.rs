@@ -85,14 +85,18 @@ mod tests {
         #[test]
         fn any_cut_of_a_text_gives_the_text(text in "\\PC{0,40}", mut cuts in prop::collection::vec(any::<usize>(), 0..10)) {
             let bytes = text.as_bytes();
-            cuts.iter_mut().for_each(|c| *c %= bytes.len() + 1);
+            for cut in &mut cuts {
+                *cut %= bytes.len() + 1;
+            }
             cuts.sort_unstable();
             prop_assert_eq!(streamed(bytes, &cuts).0, text);
         }
 
         #[test]
         fn any_bytes_give_what_the_lossy_conversion_gives(bytes in prop::collection::vec(any::<u8>(), 0..40), mut cuts in prop::collection::vec(any::<usize>(), 0..10)) {
-            cuts.iter_mut().for_each(|c| *c %= bytes.len() + 1);
+            for cut in &mut cuts {
+                *cut %= bytes.len() + 1;
+            }
             cuts.sort_unstable();
             prop_assert_eq!(streamed(&bytes, &cuts).0, String::from_utf8_lossy(&bytes).into_owned());
         }

@@ -66,13 +66,15 @@ impl Bare {
         let mut answers = vec![Vec::new(); prompts.len()];
         let mut positions: Vec<i32> = Vec::new();
         let mut rows = Vec::new();
-        for (sequence, prompt) in (0..).zip(prompts) {
+        for (sequence, prompt) in prompts.iter().enumerate() {
+            let id = i32::try_from(sequence).expect("few sequences");
+            let length = i32::try_from(prompt.len()).expect("a short prompt");
             for (position, token) in (0..).zip(prompt) {
-                let is_last = position as usize + 1 == prompt.len();
-                batch.add(*token, position, &[sequence], is_last).expect("the prompts fit");
+                let is_last = position + 1 == length;
+                batch.add(*token, position, &[id], is_last).expect("the prompts fit");
             }
-            rows.push((sequence as usize, batch.n_tokens() - 1));
-            positions.push(i32::try_from(prompt.len()).expect("a short prompt"));
+            rows.push((sequence, batch.n_tokens() - 1));
+            positions.push(length);
         }
         context.decode(&mut batch).expect("the prompts are computed");
         while !rows.is_empty() {

@@ -1,7 +1,5 @@
 //! The worker finds its engine wherever it is put.
 
-
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,4 +1,10 @@
 //! Tests of the worker as a process, and of the whole chain in front of it, on the real model.
+#![expect(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    unreachable_pub,
+    reason = "a test ends by panicking, and its helpers are written for short calls"
+)]
 
 mod bare_loop;
 mod installed;

@@ -1,12 +1,10 @@
 //! The worker as a process of its own, on the real demo model.
 
-
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use serde_json::{Value, json};
 use crate::support::{WorkerProcess, block_on, client, demo_model, events, text, tokens};
+use serde_json::{Value, json};
 
 fn chat(content: &str, sampling: Value) -> Value {
     json!({

@@ -50,7 +50,8 @@ impl WorkerProcess {
     /// Starts the worker with a model file.
     pub fn start(model: &Path, args: &[&str]) -> Self {
         let model = model.to_str().expect("a plain path");
-        let args = [&["--model", model], args].concat();
+        // One thread each: tests run side by side.
+        let args = [&["--model", model, "--threads", "1"], args].concat();
         Self::start_binary(Path::new(env!("CARGO_BIN_EXE_llm-worker-rbee")), &args)
     }
 

@@ -13,12 +13,12 @@ const TOKENS: usize = 48;
 async fn greedy_text_through_the_whole_chain_is_that_of_llama_cpps_own_loop() {
     let engine_folder = llm_worker_rbee::engine::llama::engine_folder().unwrap();
     let bare = Bare::load(&demo_model(), &engine_folder);
-    let mut context = bare.context(1, 2048, 2);
+    let mut context = bare.context(1, 2048, 1);
     let prompt = bare.tokenize(PROMPT);
     let answers = bare.greedy(&mut context, &[prompt], TOKENS, true);
     let wanted = bare.text(&answers[0]);
 
-    let mut cluster = Cluster::builder().integrated().start().await.unwrap();
+    let cluster = Cluster::builder().integrated().start().await.unwrap();
     cluster.import_demo_model().await.unwrap();
     let body = json!({
         "model": test_cluster::DEMO_ALIAS,

@@ -8,7 +8,7 @@ mod job;
 mod operation;
 
 pub use job::{
-    EventLevel, JobCreated, JobEvent, JobState, JobSummary, Progress, SubmitJob, DONE_MARKER,
+    DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Progress, SubmitJob,
 };
 pub use operation::{
     HiveTarget, Infer, ModelImport, ModelTarget, Operation, WorkerSpawn, WorkerTarget,

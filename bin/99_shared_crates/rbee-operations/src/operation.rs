@@ -191,11 +191,9 @@ impl Operation {
     #[must_use]
     pub fn redacted(&self) -> Self {
         match self {
-            Self::Infer(infer) => Self::Infer(Infer {
-                prompt: String::new(),
-                system: None,
-                ..infer.clone()
-            }),
+            Self::Infer(infer) => {
+                Self::Infer(Infer { prompt: String::new(), system: None, ..infer.clone() })
+            }
             other => other.clone(),
         }
     }
@@ -211,8 +209,10 @@ mod tests {
 
     #[test]
     fn the_operation_of_the_design_is_understood() {
-        let op = parse(r#"{"WorkerSpawn":{"hive_id":"localhost","model":"smollm2-135m","device":"GPU-0"}}"#)
-            .unwrap();
+        let op = parse(
+            r#"{"WorkerSpawn":{"hive_id":"localhost","model":"smollm2-135m","device":"GPU-0"}}"#,
+        )
+        .unwrap();
         assert_eq!(op.name(), "worker_spawn");
         assert!(op.should_forward_to_hive());
         assert_eq!(op.hive_id().map(HiveAlias::as_str), Some("localhost"));
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_redacted_operation_holds_no_prompt() {
-        let op = parse(r#"{"Infer":{"model":"m","prompt":"secret","system":"secret"}}"#).unwrap();
+        let op = parse(r#"{"Infer":{"model":"m","prompt":"secret","system":"secret","sampling":{"stop":["secret"]}}}"#).unwrap();
         let kept = serde_json::to_string(&op.redacted()).unwrap();
         assert!(!kept.contains("secret"), "{kept}");
     }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// A name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid {what} {value:?}: use 1 to {max} letters, digits, {extra}, starting with a letter or a digit")]
+#[error(
+    "invalid {what} {value:?}: use 1 to {max} letters, digits, {extra}, starting with a letter or a digit"
+)]
 pub struct InvalidName {
     /// What kind of name it was meant to be.
     pub what: &'static str,
@@ -20,7 +22,12 @@ pub struct InvalidName {
 }
 
 /// Checks one name against the rule that all names share.
-fn check(what: &'static str, max: usize, extra: &'static str, value: &str) -> Result<(), InvalidName> {
+fn check(
+    what: &'static str,
+    max: usize,
+    extra: &'static str,
+    value: &str,
+) -> Result<(), InvalidName> {
     let legal = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
     let starts_well = value.starts_with(|c: char| c.is_ascii_alphanumeric());
     if starts_well && value.len() <= max && value.chars().all(legal) && !value.contains("..") {

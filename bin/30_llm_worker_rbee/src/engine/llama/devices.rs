@@ -36,10 +36,7 @@ pub fn placement(_runtime: &Runtime, wanted: DeviceId) -> Result<Vec<usize>, NoS
 fn numbered() -> Vec<(Device, usize)> {
     let all = list_llama_ggml_backend_devices();
     let is_gpu = |d: &&LlamaBackendDevice| {
-        matches!(
-            d.device_type,
-            LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
-        )
+        matches!(d.device_type, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu)
     };
     let cpus = all.iter().filter(|d| d.device_type == LlamaBackendDeviceType::Cpu);
     let cpus = cpus.zip(0..).map(|(d, n)| (described(d, DeviceKind::Cpu, n), d.index));

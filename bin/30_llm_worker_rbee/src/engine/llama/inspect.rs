@@ -36,7 +36,9 @@ pub enum InspectError {
         path: String,
     },
     /// Its end is missing.
-    #[error("{path} is truncated: it has {actual} bytes and its header promises {expected}; download or copy it again")]
+    #[error(
+        "{path} is truncated: it has {actual} bytes and its header promises {expected}; download or copy it again"
+    )]
     Truncated {
         /// The file.
         path: String,
@@ -69,9 +71,8 @@ pub fn inspect(file: &Path) -> Result<GgufSummary, InspectError> {
     }
     let missing =
         |key: &str| InspectError::Incomplete { path: path.clone(), missing: key.to_owned() };
-    let architecture = header
-        .text("general.architecture")
-        .ok_or_else(|| missing("general.architecture"))?;
+    let architecture =
+        header.text("general.architecture").ok_or_else(|| missing("general.architecture"))?;
     if parameters == 0 {
         return Err(missing("any tensor"));
     }
@@ -179,43 +180,45 @@ impl Header {
     /// The name of `general.file_type`, as llama.cpp gives it: `Q4_K - Medium` becomes `Q4_K_M`.
     fn file_type(&self) -> Option<String> {
         // The numbers: llama.cpp, include/llama.h, enum llama_ftype.
-        Some(match self.number("general.file_type")? {
-            0 => "F32",
-            1 => "F16",
-            2 => "Q4_0",
-            3 => "Q4_1",
-            7 => "Q8_0",
-            8 => "Q5_0",
-            9 => "Q5_1",
-            10 => "Q2_K",
-            11 => "Q3_K_S",
-            12 => "Q3_K_M",
-            13 => "Q3_K_L",
-            14 => "Q4_K_S",
-            15 => "Q4_K_M",
-            16 => "Q5_K_S",
-            17 => "Q5_K_M",
-            18 => "Q6_K",
-            19 => "IQ2_XXS",
-            20 => "IQ2_XS",
-            21 => "Q2_K_S",
-            22 => "IQ3_XS",
-            23 => "IQ3_XXS",
-            24 => "IQ1_S",
-            25 => "IQ4_NL",
-            26 => "IQ3_S",
-            27 => "IQ3_M",
-            28 => "IQ2_S",
-            29 => "IQ2_M",
-            30 => "IQ4_XS",
-            31 => "IQ1_M",
-            32 => "BF16",
-            36 => "TQ1_0",
-            37 => "TQ2_0",
-            38 => "MXFP4",
-            _ => return None,
-        }
-        .to_owned())
+        Some(
+            match self.number("general.file_type")? {
+                0 => "F32",
+                1 => "F16",
+                2 => "Q4_0",
+                3 => "Q4_1",
+                7 => "Q8_0",
+                8 => "Q5_0",
+                9 => "Q5_1",
+                10 => "Q2_K",
+                11 => "Q3_K_S",
+                12 => "Q3_K_M",
+                13 => "Q3_K_L",
+                14 => "Q4_K_S",
+                15 => "Q4_K_M",
+                16 => "Q5_K_S",
+                17 => "Q5_K_M",
+                18 => "Q6_K",
+                19 => "IQ2_XXS",
+                20 => "IQ2_XS",
+                21 => "Q2_K_S",
+                22 => "IQ3_XS",
+                23 => "IQ3_XXS",
+                24 => "IQ1_S",
+                25 => "IQ4_NL",
+                26 => "IQ3_S",
+                27 => "IQ3_M",
+                28 => "IQ2_S",
+                29 => "IQ2_M",
+                30 => "IQ4_XS",
+                31 => "IQ1_M",
+                32 => "BF16",
+                36 => "TQ1_0",
+                37 => "TQ2_0",
+                38 => "MXFP4",
+                _ => return None,
+            }
+            .to_owned(),
+        )
     }
 }
 

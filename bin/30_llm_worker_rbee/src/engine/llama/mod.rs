@@ -12,4 +12,4 @@ pub use devices::{devices, placement};
 pub use inspect::{InspectError, inspect};
 pub use libraries::{LibraryError, engine_folder};
 pub use model::{LoadError, Model, ModelSettings};
-pub use runtime::{Runtime, build_name};
+pub use runtime::{Runtime, build_name, prepare_process};

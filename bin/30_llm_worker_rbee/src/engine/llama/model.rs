@@ -80,8 +80,9 @@ impl Model {
                 on_progress(done);
                 true
             });
-        let llama = LlamaModel::load_from_file(&runtime.backend, Path::new(&settings.file), &params)
-            .map_err(|_| refused("see the log lines above for its reason".to_owned()))?;
+        let llama =
+            LlamaModel::load_from_file(&runtime.backend, Path::new(&settings.file), &params)
+                .map_err(|_| refused("see the log lines above for its reason".to_owned()))?;
         let model = Self { llama, architecture: summary.architecture };
         let causal = model.meta(&format!("{}.attention.causal", model.architecture));
         if causal.as_deref() == Some("false") {
