@@ -191,9 +191,12 @@ impl Operation {
     #[must_use]
     pub fn redacted(&self) -> Self {
         match self {
-            Self::Infer(infer) => {
-                Self::Infer(Infer { prompt: String::new(), system: None, ..infer.clone() })
-            }
+            Self::Infer(infer) => Self::Infer(Infer {
+                prompt: String::new(),
+                system: None,
+                sampling: Sampling { stop: Vec::new(), ..infer.sampling.clone() },
+                ..infer.clone()
+            }),
             other => other.clone(),
         }
     }
