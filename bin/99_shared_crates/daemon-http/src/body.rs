@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::ApiError;
 
 /// How long a body may take to arrive.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How much of a refused body is taken in and thrown away, in bytes, and for how long. A client
 /// that still sends when the connection closes would see a broken connection and not the answer.
@@ -109,10 +109,11 @@ fn not_json(error: &serde_json::Error) -> ApiError {
     ApiError::bad_request("invalid_json", cut(message, MAX_MESSAGE))
 }
 
-/// The beginning of a text.
+/// The beginning of a text, of at most `most` bytes.
 pub(crate) fn cut(mut text: String, most: usize) -> String {
     if text.len() > most {
-        text.truncate(text.floor_char_boundary(most));
+        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
         text.push('…');
     }
     text

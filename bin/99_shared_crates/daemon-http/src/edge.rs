@@ -98,6 +98,10 @@ async fn with_caller(
 
 fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> {
     let bearer = bearer(headers);
+    // A page that can show a token was given it.
+    if let Some(caller) = auth.holder(bearer) {
+        return Ok(caller);
+    }
     let caller = auth.verify(bearer).map_err(|denied| {
         let hint = match denied {
             Denied::Missing => {
@@ -107,9 +111,7 @@ fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> 
         };
         ApiError::unauthorized(denied.to_string()).hint(hint)
     })?;
-    // Where a token is needed, no page can know one.
-    let is_open = !auth.is_required() && auth.holder(bearer).is_none();
-    if is_open && foreign_page::could_have_sent(headers) {
+    if foreign_page::could_have_sent(headers) {
         let message = "without an API token, only programs and pages of this machine may ask, by \
                        its address or as localhost";
         return Err(ApiError::forbidden("foreign_origin", message).hint(

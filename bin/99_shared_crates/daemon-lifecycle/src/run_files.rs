@@ -40,7 +40,6 @@ pub struct Running {
 #[derive(Debug)]
 pub struct RunLock {
     files: RunFiles,
-    /// Closing it ends the lock.
     lock: File,
 }
 
@@ -160,6 +159,8 @@ impl Drop for RunLock {
         let _ = remove(&self.files.addr_file());
         let _ = remove(&self.files.pid_file());
         let _ = self.lock.set_len(0);
+        // Not left to the end of the file: a child that is just being started has it open too.
+        let _ = self.lock.unlock();
     }
 }
 
