@@ -1,3 +1,76 @@
-//! The brain of rbee: every decision, and one OpenAI-compatible endpoint.
+//! `queen-rbee`: the queen as a daemon.
 
-fn main() {}
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use access_tokens::Authenticator;
+use anyhow::Context as _;
+use clap::Parser;
+use daemon_http::{bind, require_safe_bind, serve};
+use daemon_lifecycle::{RunFiles, shutdown_token};
+use queen_rbee::{App, Settings};
+use rbee_config::{Config, Paths};
+
+/// The brain of rbee: one OpenAI-compatible endpoint for all workers.
+#[derive(Debug, Parser)]
+#[command(name = "queen-rbee", version)]
+struct Flags {
+    /// Where to listen; `[queen] bind` if left out
+    #[arg(long, value_name = "IP:PORT")]
+    bind: Option<SocketAddr>,
+    /// The configuration file; that of RBEE_HOME or of the user if left out
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    narration::init("queen-rbee");
+    match run(Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last line is for whoever started the queen")]
+fn tell(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+#[tokio::main]
+async fn run(flags: Flags) -> anyhow::Result<()> {
+    let mut paths = Paths::from_env()?;
+    if let Some(file) = flags.config {
+        paths.config_file = file;
+    }
+    let mut config = Config::load(&paths)?;
+    config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
+    paths.create_all()?;
+    let stop = shutdown_token()?;
+    let run_lock = RunFiles::new(&paths.run, "queen-rbee").acquire()?;
+
+    let auth = Authenticator::from_store(&paths.secrets)?;
+    require_safe_bind(config.queen.bind, auth.is_required())?;
+    let (listener, address) = bind(config.queen.bind)?;
+    let drain = Duration::from_secs(config.queen.drain_s);
+    let app = App::start(Settings {
+        paths,
+        config,
+        address,
+        auth,
+        stop: stop.clone(),
+        with_local_hive: true,
+    })
+    .await?;
+    run_lock.publish_addr(address).context("the queen's address cannot be written")?;
+    tracing::info!(%address, features = ?queen_rbee::FEATURES, "queen listens");
+
+    serve(listener, app.router(), stop, drain).await;
+    app.shutdown().await;
+    tracing::info!("queen stopped");
+    Ok(())
+}

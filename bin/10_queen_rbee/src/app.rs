@@ -1,0 +1,210 @@
+//! All parts of the queen, built once, in the order of their dependence.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use access_tokens::{Authenticator, local_secret};
+use anyhow::Context as _;
+use axum::Router;
+use daemon_http::{Edge, edge};
+use daemon_lifecycle::{RunFiles, build_info};
+use job_server::{Executor, JobRegistry, Limits};
+use rbee_config::{Config, Paths};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use worker_contract::HiveAlias;
+
+use crate::FEATURES;
+use crate::dispatch::Dispatcher;
+#[cfg(feature = "local-hive")]
+use crate::hive_client::LocalHive;
+use crate::hive_client::{HIVE_PROGRAM, HiveClients};
+use crate::http::{Facts, Handlers, now, router};
+use crate::operation::Operations;
+use crate::registry::Registry;
+use crate::relay::Relay;
+use crate::spawner::Spawner;
+
+/// How often it is looked who has been silent for too long.
+const SWEEP: Duration = Duration::from_millis(250);
+/// How long cancelled jobs may take to clean up.
+const JOB_GRACE: Duration = Duration::from_secs(3);
+
+/// What a queen is built from.
+#[derive(Debug)]
+pub struct Settings {
+    /// Her files.
+    pub paths: Paths,
+    /// Her configuration.
+    pub config: Config,
+    /// The address at which she listens.
+    pub address: SocketAddr,
+    /// Who may come in.
+    pub auth: Authenticator,
+    /// Ends her.
+    pub stop: CancellationToken,
+    /// Whether the hive of this machine is part of her process, in a build that has it.
+    pub with_local_hive: bool,
+}
+
+/// All parts of a queen.
+#[derive(Debug)]
+pub struct App {
+    router: Router,
+    jobs: JobRegistry,
+    hives: HiveClients,
+    tasks: TaskTracker,
+    background: CancellationToken,
+}
+
+impl App {
+    /// Builds all parts, and starts the hive of this machine where it is one of them.
+    pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let Settings { paths, config, address, auth, stop, with_local_hive } = settings;
+        let secret = local_secret(&paths.secrets)?;
+        let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+        let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
+        let registry = registry(&config, with_local_hive, &hive_files);
+
+        let queen_url = url_for_this_machine(address);
+        #[cfg(feature = "local-hive")]
+        let local = with_local_hive.then(|| {
+            LocalHive::new(paths.clone(), config.clone(), queen_url.clone(), registry.clone())
+        });
+        let hives = HiveClients::new(
+            registry.clone(),
+            &config.hives,
+            hive_files,
+            secret.clone(),
+            #[cfg(feature = "local-hive")]
+            local,
+        );
+        let spawner =
+            Spawner::new(hives.clone(), registry.clone(), tasks.clone(), background.clone());
+        let dispatcher =
+            Dispatcher::new(registry.clone(), spawner, config.queen.max_queue_per_model);
+        let relay = Relay::new(dispatcher, secret.clone()).context("no HTTP client can be made")?;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
+        let executor: Arc<dyn Executor> = Arc::new(Operations {
+            relay: relay.clone(),
+            registry: registry.clone(),
+            hives: hives.clone(),
+            http: http.clone(),
+            secret,
+            request_timeout,
+            #[cfg(not(feature = "local-hive"))]
+            hive_process: crate::operation::HiveProcess {
+                paths: paths.clone(),
+                queen_url,
+                stop_grace: Duration::from_secs(config.hive.stop_grace_s),
+                http,
+            },
+        });
+        let jobs = open_jobs(&paths, config.queen.keep_jobs).await?;
+        let facts = Facts {
+            build: build_info("queen-rbee", env!("CARGO_PKG_VERSION"), FEATURES),
+            began: Instant::now(),
+            began_at: now(),
+            address: format!("http://{address}"),
+            request_timeout,
+            stop,
+        };
+        let handlers = Handlers {
+            relay,
+            registry: registry.clone(),
+            jobs: jobs.clone(),
+            facts: Arc::new(facts),
+        };
+        let max_body_bytes = config.queen.max_body_bytes;
+        let router = edge(router(handlers, executor), Edge { auth, max_body_bytes });
+        tasks.spawn(sweep(registry, background.clone()));
+        let app = Self { router, jobs, hives, tasks, background };
+        app.start_local_hive().await;
+        Ok(app)
+    }
+
+    /// All routes, behind the edge.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Ends what still runs: jobs, the hive of this process with its workers, background tasks. To be
+    /// called when no more requests come in.
+    pub async fn shutdown(&self) {
+        self.jobs.shutdown(JOB_GRACE).await;
+        self.stop_local_hive().await;
+        self.background.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    #[cfg(feature = "local-hive")]
+    async fn start_local_hive(&self) {
+        let Some(local) = self.hives.local() else { return };
+        // A queen without her hive still serves the workers of others, and says why it is missing.
+        if let Err(error) = local.start().await {
+            tracing::error!(reason = %error, "the hive of this machine could not be started");
+        }
+    }
+
+    #[cfg(feature = "local-hive")]
+    async fn stop_local_hive(&self) {
+        let Some(local) = self.hives.local() else { return };
+        if let Err(error) = local.stop().await {
+            tracing::error!(reason = %error, "the hive of this machine could not be stopped");
+        }
+    }
+
+    #[cfg(not(feature = "local-hive"))]
+    #[expect(clippy::unused_async, reason = "the other build has a hive to start")]
+    async fn start_local_hive(&self) {
+        let _ = &self.hives;
+    }
+
+    #[cfg(not(feature = "local-hive"))]
+    #[expect(clippy::unused_async, reason = "the other build has a hive to stop")]
+    async fn stop_local_hive(&self) {}
+}
+
+/// A registry that waits, for a moment after the start, for the hives that should report.
+fn registry(config: &Config, with_local_hive: bool, hive_files: &RunFiles) -> Registry {
+    let mut expected: Vec<HiveAlias> = config.hives.keys().cloned().collect();
+    let is_inside = cfg!(feature = "local-hive") && with_local_hive;
+    if is_inside || hive_files.read_running().is_some() {
+        expected.push(HiveAlias::localhost());
+    }
+    let interval = Duration::from_millis(config.worker.heartbeat_interval_ms);
+    Registry::new(interval, expected, Instant::now())
+}
+
+async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistry> {
+    let file = paths.data.join("queen.db");
+    let limits = Limits { keep_jobs, ..Limits::default() };
+    let shown = file.display().to_string();
+    let opened = tokio::task::spawn_blocking(move || JobRegistry::open(limits, &file)).await?;
+    opened.with_context(|| format!("the jobs in {shown} cannot be opened"))
+}
+
+async fn sweep(registry: Registry, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => registry.sweep(Instant::now()),
+        }
+    }
+}
+
+/// The base URL under which processes of this machine reach an address.
+fn url_for_this_machine(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}")
+}

@@ -1,0 +1,55 @@
+//! OpenAI's API: chat completions, completions, models.
+//!
+//! The wire types are our own instead of those of the crate `openai-protocol`. Its request types
+//! refuse what cannot be parsed without naming the field in OpenAI's words, know no prompt of token
+//! ids, and drop unknown fields in silence; its response types own a `String` for each field of each
+//! chunk and cannot say `"usage": null`, which `stream_options.include_usage` demands.
+
+mod chat;
+mod completions;
+mod content;
+mod error;
+mod fields;
+mod models;
+mod sampling;
+mod usage;
+mod writer;
+
+use worker_contract::{InferenceRequest, RequestId};
+
+pub use self::chat::read_chat;
+pub use self::completions::read_completion;
+pub use self::error::unknown_model;
+pub use self::models::{Model, ModelList};
+pub use self::writer::{Head, Kind, Writer, whole};
+
+/// A request in OpenAI's words, understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Understood {
+    /// The model as the client wrote it.
+    pub model: String,
+    /// What a worker is asked; its `model` is not set.
+    pub request: InferenceRequest,
+    /// Whether the answer is to be streamed.
+    pub stream: bool,
+    /// Whether the last chunk of a stream carries the usage.
+    pub include_usage: bool,
+}
+
+/// The object of a request's body.
+pub type Body = serde_json::Map<String, serde_json::Value>;
+
+fn request(
+    request_id: RequestId,
+    task: worker_contract::Task,
+    sampling: worker_contract::Sampling,
+) -> InferenceRequest {
+    InferenceRequest {
+        request_id,
+        model: None,
+        task,
+        sampling,
+        deadline_ms: None,
+        resume: Vec::new(),
+    }
+}

@@ -1,0 +1,172 @@
+//! The hive in the queen's own process: operations are direct calls into its library.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use job_server::{JobContext, JobError, Outcome};
+use rbee_config::{Config, Paths};
+use rbee_hive::{Hive, HiveSettings};
+use rbee_operations::Operation;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+use worker_contract::{HiveAlias, HiveHeartbeat};
+
+use super::HiveClient;
+use crate::registry::Registry;
+
+/// The hive in this process. A clone is the same hive.
+#[derive(Debug, Clone)]
+pub struct LocalHive {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    paths: Paths,
+    config: Config,
+    queen_url: String,
+    registry: Registry,
+    tasks: TaskTracker,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Stopped,
+    /// Being started or stopped.
+    Changing,
+    Running(Running),
+}
+
+#[derive(Debug)]
+struct Running {
+    hive: Hive,
+    /// Takes its reports until the last one.
+    reports: JoinHandle<()>,
+}
+
+impl LocalHive {
+    /// A hive that is not started yet. Its workers report to `queen_url`.
+    #[must_use]
+    pub fn new(paths: Paths, config: Config, queen_url: String, registry: Registry) -> Self {
+        let state = Mutex::new(State::Stopped);
+        let tasks = TaskTracker::new();
+        Self { shared: Arc::new(Shared { paths, config, queen_url, registry, tasks, state }) }
+    }
+
+    /// Whether operations can be carried out.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(*self.state(), State::Running(_))
+    }
+
+    /// Starts it. False if it was running.
+    pub async fn start(&self) -> Result<bool, JobError> {
+        let mut change = {
+            let mut state = self.state();
+            match &*state {
+                State::Running(_) => return Ok(false),
+                State::Changing => return Err(busy()),
+                State::Stopped => *state = State::Changing,
+            }
+            Change { hive: self, outcome: State::Stopped }
+        };
+        let (sender, reports) = mpsc::channel(1);
+        let Shared { paths, config, queen_url, .. } = &*self.shared;
+        let settings = HiveSettings::local(paths.clone(), config, queen_url.clone(), sender);
+        let hive = Hive::start(settings)
+            .await
+            .map_err(|error| JobError::new("hive_start_failed", with_causes(&error)))?;
+        self.report(hive.snapshot());
+        let reports = self.shared.tasks.spawn(take_reports(self.clone(), reports));
+        change.outcome = State::Running(Running { hive, reports });
+        Ok(true)
+    }
+
+    /// Stops it and all its workers. False if it was not running.
+    pub async fn stop(&self) -> Result<bool, JobError> {
+        let (running, _change) = {
+            let mut state = self.state();
+            match std::mem::replace(&mut *state, State::Changing) {
+                State::Running(running) => {
+                    (running, Change { hive: self, outcome: State::Stopped })
+                }
+                State::Changing => return Err(busy()),
+                State::Stopped => {
+                    *state = State::Stopped;
+                    return Ok(false);
+                }
+            }
+        };
+        let Running { hive, reports } = running;
+        hive.shutdown().await;
+        drop(hive);
+        if reports.await.is_err() {
+            tracing::warn!("the reports of the hive in this process ended early");
+        }
+        Ok(true)
+    }
+
+    fn report(&self, report: HiveHeartbeat) {
+        if let Err(error) = self.shared.registry.hive_beat(report, Instant::now()) {
+            tracing::warn!(%error, "a report of the hive in this process was refused");
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HiveClient for LocalHive {
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        let hive = match &*self.state() {
+            State::Running(running) => Ok(running.hive.clone()),
+            State::Stopped | State::Changing => Err(busy()),
+        };
+        Box::pin(async move { hive?.execute(operation, job).await })
+    }
+}
+
+/// Puts the outcome of a change in place, also when the change is given up halfway.
+struct Change<'a> {
+    hive: &'a LocalHive,
+    outcome: State,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        *self.hive.state() = std::mem::replace(&mut self.outcome, State::Stopped);
+    }
+}
+
+/// Takes the hive's reports until it has been stopped.
+async fn take_reports(hive: LocalHive, mut reports: mpsc::Receiver<HiveHeartbeat>) {
+    while let Some(report) = reports.recv().await {
+        hive.report(report);
+    }
+    hive.shared.registry.hive_stopped(&HiveAlias::localhost());
+}
+
+fn busy() -> JobError {
+    JobError::new("hive_busy", "the hive of this machine is being started or stopped")
+        .hint("try again in a moment")
+}
+
+/// The whole chain of causes in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        text.push_str(": ");
+        text.push_str(&deeper.to_string());
+        cause = deeper.source();
+    }
+    text
+}

@@ -1,0 +1,75 @@
+//! A hive that is another process: operations go over HTTP as jobs of that hive.
+
+use access_tokens::Secret;
+use futures::future::BoxFuture;
+use job_client::{ClientError, JobClient, JobEnd};
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{JobEvent, Operation};
+
+use super::HiveClient;
+
+/// A hive at a base URL.
+#[derive(Debug, Clone)]
+pub(super) struct HttpHive {
+    jobs: JobClient,
+}
+
+impl HttpHive {
+    pub(super) fn new(address: &str, secret: Secret) -> Self {
+        let advice = "is rbee-hive running there? `rbee-keeper hive list` shows who reports";
+        Self { jobs: JobClient::new(address, Some(secret)).with_advice(advice) }
+    }
+}
+
+impl HiveClient for HttpHive {
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        let jobs = self.jobs.clone();
+        Box::pin(async move { run(&jobs, &operation, &job).await })
+    }
+}
+
+async fn run(
+    jobs: &JobClient,
+    operation: &Operation,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    // The last event is the hive's result, which becomes ours; only those before are passed on.
+    let mut held: Option<JobEvent> = None;
+    let pass_on = |event: &JobEvent| {
+        if let Some(earlier) = held.replace(event.clone()) {
+            job.forward(earlier);
+        }
+    };
+    match jobs.run_until(operation, job.cancelled(), pass_on).await {
+        Ok(JobEnd::Succeeded(last)) => {
+            Ok(Outcome::new(last.message, last.data.unwrap_or_default()))
+        }
+        Ok(JobEnd::Failed(last)) => {
+            let code = last.code.unwrap_or_else(|| "hive_failed".to_owned());
+            Err(JobError { code, message: last.message, hint: last.hint })
+        }
+        Ok(JobEnd::Cancelled) => Err(JobError::cancelled()),
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+fn failure(error: &ClientError) -> JobError {
+    let code = match error {
+        ClientError::Api { detail, .. } => detail.code.as_deref().unwrap_or("hive_refused"),
+        ClientError::Unreachable { .. } | ClientError::InvalidUrl { .. } => "hive_unreachable",
+        ClientError::StreamLost { .. } | ClientError::Protocol { .. } => "hive_lost",
+    };
+    let message = match error {
+        ClientError::Api { .. } => error.to_string(),
+        _ => format!("the hive cannot be asked: {error}"),
+    };
+    let failed = JobError::new(code, message);
+    match error.hint() {
+        Some(hint) => failed.hint(hint),
+        None => failed,
+    }
+}

@@ -1,0 +1,55 @@
+//! Failures of an answer as HTTP errors.
+
+use std::time::Instant;
+
+use axum::http::StatusCode;
+use daemon_http::ApiError;
+
+use crate::dialect::openai::unknown_model;
+use crate::dispatch::NoPlace;
+use crate::registry::Registry;
+use crate::relay::Failure;
+
+/// What a client is told about a failure. The registry knows the models that there are instead of an
+/// unknown one.
+pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
+    let message = failure.to_string();
+    match failure {
+        Failure::Refused { status, detail } => ApiError { status, detail, retry_after_s: None },
+        Failure::WorkerFailed { .. } => {
+            ApiError::new(StatusCode::BAD_GATEWAY, "worker_failed", message)
+                .hint("send the request again: another worker will take it")
+        }
+        Failure::Deadline { .. } => timeout(message),
+        Failure::NoPlace(no_place) => not_placed(no_place, message, registry),
+    }
+}
+
+fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiError {
+    match no_place {
+        NoPlace::QueueFull(_) => ApiError::too_many_requests("queue_full", message, 1),
+        NoPlace::Deadline { .. } => timeout(message),
+        NoPlace::UnknownModel { model } => {
+            unknown_model(model.as_str(), registry.models(Instant::now()).keys())
+        }
+        NoPlace::HiveGone { hive, retry_after_s, .. } => {
+            ApiError::unavailable("hive_gone", message, retry_after_s)
+                .hint(format!("start it: rbee-keeper hive start {hive}"))
+        }
+        NoPlace::NoWorkerLeft { retry_after_s, .. } => {
+            ApiError::unavailable("no_worker", message, retry_after_s)
+        }
+        NoPlace::SpawnFailed { source, .. } => {
+            let error = ApiError::unavailable(&source.code, message, 5);
+            match source.hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            }
+        }
+    }
+}
+
+fn timeout(message: String) -> ApiError {
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
+        .hint("allow more time: [queen] request_timeout_s, or the header x-rbee-deadline-ms")
+}

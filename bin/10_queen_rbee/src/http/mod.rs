@@ -1,0 +1,14 @@
+//! The queen's HTTP API: verify, convert, hand over. All routes are on one page, in `router`.
+
+mod error;
+mod health;
+mod heartbeat;
+mod inference;
+mod models;
+mod router;
+mod status;
+mod stream_body;
+
+pub(crate) use error::describe;
+pub(crate) use inference::now;
+pub(crate) use router::{Facts, Handlers, router};

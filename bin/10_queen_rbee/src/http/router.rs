@@ -1,0 +1,79 @@
+//! Every route of the queen.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::routing::{get, post};
+use daemon_lifecycle::BuildInfo;
+use job_server::{Executor, JobRegistry};
+use tokio_util::sync::CancellationToken;
+
+use super::{health, heartbeat, inference, models, status};
+use crate::registry::Registry;
+use crate::relay::Relay;
+
+/// What handlers hand over to. Each handler takes the part that it uses.
+#[derive(Clone)]
+pub(crate) struct Handlers {
+    pub(crate) relay: Relay,
+    pub(crate) registry: Registry,
+    pub(crate) jobs: JobRegistry,
+    pub(crate) facts: Arc<Facts>,
+}
+
+/// What does not change while the queen runs.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) build: BuildInfo,
+    pub(crate) began: Instant,
+    /// Seconds since the Unix epoch.
+    pub(crate) began_at: u64,
+    pub(crate) address: String,
+    pub(crate) request_timeout: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+/// All routes, without the edge that every daemon has.
+pub(crate) fn router(handlers: Handlers, executor: Arc<dyn Executor>) -> Router {
+    let jobs = handlers.jobs.clone();
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/v1/build-info", get(health::build_info))
+        .route("/v1/shutdown", post(health::shutdown))
+        .route("/v1/status", get(status::status))
+        .route("/v1/worker-heartbeat", post(heartbeat::worker))
+        .route("/v1/hive-heartbeat", post(heartbeat::hive))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::get))
+        .route("/v1/chat/completions", post(inference::chat))
+        .route("/v1/completions", post(inference::completion))
+        .with_state(handlers)
+        .merge(job_server::routes(jobs, executor))
+}
+
+macro_rules! part {
+    ($field:ident: $part:ty) => {
+        impl FromRef<Handlers> for $part {
+            fn from_ref(handlers: &Handlers) -> Self {
+                handlers.$field.clone()
+            }
+        }
+    };
+}
+
+part!(relay: Relay);
+part!(registry: Registry);
+part!(jobs: JobRegistry);
+part!(facts: Arc<Facts>);
+
+impl FromRef<Handlers> for inference::Endpoint {
+    fn from_ref(handlers: &Handlers) -> Self {
+        Self {
+            relay: handlers.relay.clone(),
+            registry: handlers.registry.clone(),
+            facts: Arc::clone(&handlers.facts),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `GET /v1/status`: all that the queen knows, on one page.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use job_server::JobRegistry;
+use serde::Serialize;
+use worker_contract::ModelAlias;
+
+use super::router::Facts;
+use crate::registry::{HiveReport, ModelReport, Registry, WorkerReport};
+use crate::relay::Relay;
+
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: String,
+    features: Vec<String>,
+    uptime_s: u64,
+    address: String,
+    hives: Vec<HiveReport>,
+    workers: Vec<WorkerReport>,
+    models: Vec<Model>,
+    /// Requests that wait for a worker.
+    waiting: usize,
+    jobs_running: usize,
+}
+
+#[derive(Serialize)]
+struct Model {
+    id: ModelAlias,
+    #[serde(flatten)]
+    report: ModelReport,
+}
+
+pub(super) async fn status(
+    State(facts): State<Arc<Facts>>,
+    State(registry): State<Registry>,
+    State(relay): State<Relay>,
+    State(jobs): State<JobRegistry>,
+) -> Json<Status> {
+    let now = Instant::now();
+    let models = registry.models(now).into_iter().map(|(id, report)| Model { id, report });
+    Json(Status {
+        version: facts.build.version.clone(),
+        features: facts.build.features.clone(),
+        uptime_s: now.saturating_duration_since(facts.began).as_secs(),
+        address: facts.address.clone(),
+        hives: registry.hives(now),
+        workers: registry.workers(now),
+        models: models.collect(),
+        waiting: relay.waiting(),
+        jobs_running: jobs.running(),
+    })
+}

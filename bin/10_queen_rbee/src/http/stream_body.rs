@@ -1,0 +1,84 @@
+//! The body of a streamed answer: chunks as they come, comments while nothing does.
+//!
+//! The body is pulled: a reader that is slow slows its own worker's connection, and nothing is kept
+//! for it. A reader that goes away drops the body, and with it the request down the chain.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt as _, stream};
+use tokio::time::timeout;
+
+use super::describe;
+use super::inference::Parts;
+use crate::dialect::openai::Writer;
+use crate::registry::Registry;
+use crate::relay::{Failure, Part};
+
+/// How long a stream may be silent.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Room for a chunk of one token.
+const CHUNK: usize = 512;
+
+struct StreamBody {
+    writer: Writer,
+    first: Option<Part>,
+    parts: Parts,
+    registry: Registry,
+    has_failed: bool,
+}
+
+/// The pieces of the body. A `first` part was taken from `parts` already.
+pub(super) fn stream_body(
+    writer: Writer,
+    first: Option<Part>,
+    parts: Parts,
+    registry: Registry,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    let is_late = first.is_none();
+    let body = StreamBody { writer, first, parts, registry, has_failed: false };
+    let comment = stream::iter(is_late.then(|| Ok(comment())));
+    comment.chain(stream::unfold(body, |mut body| async move {
+        body.piece().await.map(|piece| (Ok(piece), body))
+    }))
+}
+
+impl StreamBody {
+    async fn piece(&mut self) -> Option<Bytes> {
+        if self.has_failed {
+            return None;
+        }
+        let mut out = BytesMut::with_capacity(CHUNK);
+        // What stands for nothing in this dialect is not worth a piece of its own.
+        while out.is_empty() {
+            let part = match self.first.take() {
+                Some(first) => Ok(first),
+                None => match timeout(KEEP_ALIVE, self.parts.next()).await {
+                    Ok(next) => next?,
+                    Err(_) => return Some(comment()),
+                },
+            };
+            self.write(part, &mut out);
+        }
+        Some(out.freeze())
+    }
+
+    fn write(&mut self, part: Result<Part, Failure>, out: &mut BytesMut) {
+        match part {
+            Ok(Part::Started { .. }) => self.writer.begin(out),
+            Ok(Part::Text { text, .. }) => self.writer.text(&text, out),
+            Ok(Part::Done { finish_reason, usage, .. }) => {
+                self.writer.end(finish_reason, usage, out);
+            }
+            Err(failure) => {
+                self.has_failed = true;
+                self.writer.fail(describe(failure, &self.registry).detail, out);
+            }
+        }
+    }
+}
+
+fn comment() -> Bytes {
+    Bytes::from_static(b": keep-alive\n\n")
+}

@@ -1,0 +1,30 @@
+//! Operations that the hive carries out which owns the worker or the model.
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::Operation;
+use serde::Deserialize as _;
+use worker_contract::{HiveAlias, SupervisedWorker};
+
+use super::Operations;
+
+impl Operations {
+    pub(super) async fn forward(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> Result<Outcome, JobError> {
+        debug_assert!(operation.should_forward_to_hive());
+        let hive = operation.hive_id().cloned().unwrap_or_else(HiveAlias::localhost);
+        let client = self.hives.get(&hive)?;
+        let Operation::WorkerSpawn(spawn) = &operation else {
+            return client.execute(operation, job).await;
+        };
+        // Requests for the model wait for this worker instead of starting another one.
+        let _mark = self.registry.begin_spawn(&spawn.model);
+        let outcome = client.execute(operation, job).await?;
+        if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
+            self.registry.supervised(&worker);
+        }
+        Ok(outcome)
+    }
+}

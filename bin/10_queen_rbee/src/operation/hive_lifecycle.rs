@@ -1,0 +1,217 @@
+//! Operations on hives, which the queen carries out herself.
+
+use std::time::{Duration, Instant};
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{HiveTarget, Operation};
+use reqwest::StatusCode;
+use serde::Deserialize as _;
+use serde_json::json;
+use tokio::time::timeout;
+use worker_contract::{HiveAlias, HiveHeartbeat};
+
+use super::{Operations, outcome};
+use crate::registry::{HiveReport, Liveness};
+
+/// How long a hive may take to accept that it is to stop.
+const CALL: Duration = Duration::from_secs(5);
+/// How long a hive elsewhere may take to stop its workers and end.
+const END: Duration = Duration::from_mins(1);
+/// How long between two looks whether a hive has ended.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl Operations {
+    pub(super) fn hive_list(&self) -> Outcome {
+        let mut hives = self.registry.hives(Instant::now());
+        for (alias, address) in self.hives.configured() {
+            if !hives.iter().any(|hive| hive.said.hive_id == *alias) {
+                hives.push(silent(alias, address));
+            }
+        }
+        let message = match hives.len() {
+            1 => "1 hive".to_owned(),
+            n => format!("{n} hives"),
+        };
+        outcome(message, &json!({ "hives": hives }))
+    }
+
+    pub(super) fn hive_status(&self, id: &HiveAlias) -> Result<Outcome, JobError> {
+        let hives = self.registry.hives(Instant::now());
+        if let Some(hive) = hives.into_iter().find(|hive| hive.said.hive_id == *id) {
+            return Ok(outcome(summary(&hive.said), &hive));
+        }
+        // Says what is known instead, if nothing is configured either.
+        self.hives.get(id)?;
+        let address = self.hives.address(id).unwrap_or_default();
+        Ok(outcome(format!("Hive {id} has not reported yet"), &silent(id, &address)))
+    }
+
+    /// Asks the hive at once instead of waiting for its next report.
+    pub(super) async fn hive_refresh(
+        &self,
+        id: &HiveAlias,
+        job: JobContext,
+    ) -> Result<Outcome, JobError> {
+        let operation = Operation::HiveRefresh(HiveTarget { hive_id: id.clone() });
+        let answer = self.hives.get(id)?.execute(operation, job).await?;
+        let report = HiveHeartbeat::deserialize(&answer.data).map_err(|error| {
+            JobError::new("hive_lost", format!("hive {id} gave an unexpected report: {error}"))
+        })?;
+        let reported_as = report.hive_id.clone();
+        self.registry
+            .hive_beat(report, Instant::now())
+            .map_err(|error| JobError::new("hive_refused", error.to_string()))?;
+        self.hive_status(&reported_as)
+    }
+
+    pub(super) async fn hive_restart(
+        &self,
+        id: &HiveAlias,
+        job: &JobContext,
+    ) -> Result<Outcome, JobError> {
+        if !id.is_localhost() {
+            return Err(elsewhere(id, "restarted"));
+        }
+        self.hive_stop(id, job).await?;
+        self.hive_start(id, job).await
+    }
+
+    pub(super) async fn hive_start(
+        &self,
+        id: &HiveAlias,
+        job: &JobContext,
+    ) -> Result<Outcome, JobError> {
+        if !id.is_localhost() {
+            let hives = self.registry.hives(Instant::now());
+            let running = hives.into_iter().find(|hive| hive.said.hive_id == *id);
+            return match running.filter(|hive| hive.liveness != Liveness::Gone) {
+                Some(hive) => Ok(outcome(format!("Hive {id} is running"), &hive)),
+                None => Err(elsewhere(id, "started")),
+            };
+        }
+        job.say("Starting the hive of this machine");
+        let is_fresh = self.start_local(job).await?;
+        let status = self.hive_status(id)?;
+        let message = if is_fresh { "has started" } else { "was running already" };
+        Ok(Outcome::new(format!("Hive {id} {message}"), status.data))
+    }
+
+    pub(super) async fn hive_stop(
+        &self,
+        id: &HiveAlias,
+        job: &JobContext,
+    ) -> Result<Outcome, JobError> {
+        job.say(format!("Stopping hive {id} and its workers"));
+        let was_running =
+            if id.is_localhost() { self.stop_local().await? } else { self.stop_remote(id).await? };
+        self.registry.hive_stopped(id);
+        let message = if was_running { "has stopped" } else { "was not running" };
+        Ok(outcome(format!("Hive {id} {message}"), &json!({ "hive_id": id })))
+    }
+
+    #[cfg(feature = "local-hive")]
+    async fn start_local(&self, _job: &JobContext) -> Result<bool, JobError> {
+        match self.hives.local() {
+            Some(local) => local.start().await,
+            None => Err(JobError::new("no_local_hive", "this queen was started without her hive")),
+        }
+    }
+
+    #[cfg(feature = "local-hive")]
+    async fn stop_local(&self) -> Result<bool, JobError> {
+        match self.hives.local().filter(|local| local.is_running()) {
+            Some(local) => local.stop().await,
+            None => self.stop_remote(&HiveAlias::localhost()).await,
+        }
+    }
+
+    #[cfg(not(feature = "local-hive"))]
+    async fn start_local(&self, job: &JobContext) -> Result<bool, JobError> {
+        let is_fresh = self.hive_process.start(job).await?;
+        // Its first report can be late; what it says now is what the next operation needs.
+        let localhost = HiveAlias::localhost();
+        let operation = Operation::HiveStatus(HiveTarget { hive_id: localhost.clone() });
+        let silent = JobContext::silent(&operation, job.caller(), job.cancelled().clone());
+        let answer = self.hives.get(&localhost)?.execute(operation, silent).await?;
+        if let Ok(report) = HiveHeartbeat::deserialize(&answer.data)
+            && let Err(error) = self.registry.hive_beat(report, Instant::now())
+        {
+            return Err(JobError::new("hive_refused", error.to_string()));
+        }
+        Ok(is_fresh)
+    }
+
+    #[cfg(not(feature = "local-hive"))]
+    async fn stop_local(&self) -> Result<bool, JobError> {
+        let asked = self.stop_remote(&HiveAlias::localhost()).await;
+        let ended = self.hive_process.stop().await?;
+        Ok(asked.unwrap_or(false) || ended)
+    }
+
+    /// Asks a hive over HTTP to stop, and waits until nothing listens there any longer.
+    async fn stop_remote(&self, id: &HiveAlias) -> Result<bool, JobError> {
+        let Some(address) = self.hives.address(id) else {
+            if id.is_localhost() {
+                return Ok(false);
+            }
+            // Names the hives that there are.
+            return self.hives.get(id).map(|_| false);
+        };
+        let call = self.http.post(format!("{address}/v1/shutdown"));
+        let call = call.bearer_auth(self.secret.expose()).timeout(CALL);
+        match call.send().await {
+            Ok(answer) if answer.status() == StatusCode::ACCEPTED => {}
+            Ok(answer) => {
+                let message = format!("hive {id} refused to stop: HTTP {}", answer.status());
+                return Err(JobError::new("hive_refused", message));
+            }
+            Err(error) if error.is_connect() => return Ok(false),
+            Err(_) => {
+                let message = format!("hive {id} does not answer at {address}");
+                return Err(JobError::new("hive_unreachable", message));
+            }
+        }
+        let ended = async {
+            while self.http.get(format!("{address}/health")).timeout(CALL).send().await.is_ok() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        timeout(END, ended).await.map_err(|_| {
+            let message = format!("hive {id} was asked to stop and has not ended");
+            JobError::new("hive_does_not_end", message)
+        })?;
+        Ok(true)
+    }
+}
+
+fn summary(hive: &HiveHeartbeat) -> String {
+    format!(
+        "Hive {}: {} devices, {} models, {} workers",
+        hive.hive_id,
+        hive.devices.len(),
+        hive.catalog.len(),
+        hive.workers.len()
+    )
+}
+
+/// A hive that is known by the configuration only.
+fn silent(id: &HiveAlias, address: &str) -> HiveReport {
+    HiveReport {
+        said: HiveHeartbeat {
+            hive_id: id.clone(),
+            address: Some(address.to_owned()),
+            version: String::new(),
+            devices: Vec::new(),
+            catalog: Vec::new(),
+            workers: Vec::new(),
+        },
+        last_seen_ms: 0,
+        liveness: Liveness::Gone,
+    }
+}
+
+fn elsewhere(id: &HiveAlias, what: &str) -> JobError {
+    let message = format!("hive {id} is on another machine and cannot be {what} from here");
+    JobError::new("hive_elsewhere", message)
+        .hint("run rbee-hive on that machine, with --queen and the URL of this queen")
+}

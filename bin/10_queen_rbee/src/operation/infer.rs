@@ -1,0 +1,100 @@
+//! `Infer`: the same way as a chat completion; the text comes as the job's `token` events.
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::Infer;
+use serde_json::json;
+use tokio::time::Instant;
+use worker_contract::{
+    ChatMessage, InferenceRequest, Prompt, RequestId, Role, Sampling, Task, WorkerId,
+};
+
+use super::Operations;
+use crate::http::describe;
+use crate::relay::{Failure, Part};
+
+/// What a worker answers whose model knows no conversation.
+const NO_TEMPLATE: &str = "no_chat_template";
+
+impl Operations {
+    pub(super) async fn infer(&self, infer: Infer, job: &JobContext) -> Result<Outcome, JobError> {
+        let result = tokio::select! {
+            biased;
+            () = job.cancelled().cancelled() => return Err(JobError::cancelled()),
+            result = self.run(&infer, job) => result,
+        };
+        result.map_err(|failure| {
+            let detail = describe(failure, &self.registry).detail;
+            let code = detail.code.unwrap_or_else(|| "inference_failed".to_owned());
+            JobError { code, message: detail.message, hint: detail.hint }
+        })
+    }
+
+    async fn run(&self, infer: &Infer, job: &JobContext) -> Result<Outcome, Failure> {
+        let deadline = Instant::now() + self.request_timeout;
+        let chat = Task::Chat { messages: messages(infer) };
+        match self.stream(infer, chat, deadline, job).await {
+            // A model without a template continues the prompt as plain text.
+            Err(Failure::Refused { detail, .. })
+                if detail.code.as_deref() == Some(NO_TEMPLATE) && infer.system.is_none() =>
+            {
+                let prompt = Prompt::Text(infer.prompt.clone());
+                self.stream(infer, Task::Completion { prompt }, deadline, job).await
+            }
+            result => result,
+        }
+    }
+
+    async fn stream(
+        &self,
+        infer: &Infer,
+        task: Task,
+        deadline: Instant,
+        job: &JobContext,
+    ) -> Result<Outcome, Failure> {
+        let request = request(task, infer.sampling.clone(), job);
+        let mut answer = self.relay.answer(infer.model.clone(), request, deadline, job.caller());
+        let mut worker: Option<WorkerId> = None;
+        while let Some(part) = answer.next().await {
+            match part? {
+                Part::Started { worker_id } => worker = Some(worker_id),
+                Part::Text { text, tokens } => {
+                    let data = json!({"text": text, "tokens": tokens});
+                    job.event("token", text, data);
+                }
+                Part::Done { finish_reason, usage, timings } => {
+                    let data = json!({
+                        "model": infer.model,
+                        "worker_id": worker,
+                        "finish_reason": finish_reason,
+                        "usage": usage,
+                        "timings": timings,
+                    });
+                    let tokens = usage.completion_tokens;
+                    return Ok(Outcome::new(format!("{tokens} tokens"), data));
+                }
+            }
+        }
+        // The relay ends every answer with `Done` or a failure.
+        Ok(Outcome::said("no tokens"))
+    }
+}
+
+fn messages(infer: &Infer) -> Vec<ChatMessage> {
+    let message =
+        |role, content: &String| ChatMessage { role, content: content.clone(), name: None };
+    let system = infer.system.as_ref().map(|system| message(Role::System, system));
+    system.into_iter().chain([message(Role::User, &infer.prompt)]).collect()
+}
+
+/// The job's id is the request's: one name in all logs.
+fn request(task: Task, sampling: Sampling, job: &JobContext) -> InferenceRequest {
+    let id = job.job_id().as_str().parse().unwrap_or_else(|_| RequestId::random());
+    InferenceRequest {
+        request_id: id,
+        model: None,
+        task,
+        sampling,
+        deadline_ms: None,
+        resume: Vec::new(),
+    }
+}

@@ -1,0 +1,74 @@
+//! The three paths of an operation: carried out by the queen herself, by the hive that it concerns,
+//! or as inference.
+
+mod forward;
+mod hive_lifecycle;
+#[cfg(not(feature = "local-hive"))]
+mod hive_process;
+mod infer;
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use job_server::{Executor, JobContext, JobError, Outcome};
+use rbee_operations::Operation;
+
+use crate::hive_client::HiveClients;
+use crate::registry::Registry;
+use crate::relay::Relay;
+
+#[cfg(not(feature = "local-hive"))]
+pub(crate) use self::hive_process::HiveProcess;
+
+/// Carries out the operations of all jobs. A clone shares its parts.
+#[derive(Debug, Clone)]
+pub(crate) struct Operations {
+    pub(crate) relay: Relay,
+    pub(crate) registry: Registry,
+    pub(crate) hives: HiveClients,
+    pub(crate) http: reqwest::Client,
+    pub(crate) secret: access_tokens::Secret,
+    pub(crate) request_timeout: Duration,
+    #[cfg(not(feature = "local-hive"))]
+    pub(crate) hive_process: HiveProcess,
+}
+
+impl Executor for Operations {
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        let parts = self.clone();
+        Box::pin(async move { parts.route(operation, job).await })
+    }
+}
+
+impl Operations {
+    async fn route(&self, operation: Operation, job: JobContext) -> Result<Outcome, JobError> {
+        match operation {
+            Operation::HiveList {} => Ok(self.hive_list()),
+            Operation::HiveStart(target) => self.hive_start(&target.hive_id, &job).await,
+            Operation::HiveStop(target) => self.hive_stop(&target.hive_id, &job).await,
+            Operation::HiveRestart(target) => self.hive_restart(&target.hive_id, &job).await,
+            Operation::HiveStatus(target) => self.hive_status(&target.hive_id),
+            Operation::HiveRefresh(target) => self.hive_refresh(&target.hive_id, job).await,
+            Operation::Infer(infer) => self.infer(infer, &job).await,
+            forwarded @ (Operation::WorkerSpawn(_)
+            | Operation::WorkerList(_)
+            | Operation::WorkerGet(_)
+            | Operation::WorkerDelete(_)
+            | Operation::ModelImport(_)
+            | Operation::ModelList(_)
+            | Operation::ModelGet(_)
+            | Operation::ModelDelete(_)
+            | Operation::ModelVerify(_)) => self.forward(forwarded, job).await,
+        }
+    }
+}
+
+/// A result of plain data.
+fn outcome(message: impl Into<String>, data: &impl serde::Serialize) -> Outcome {
+    let data = serde_json::to_value(data).expect("a report is plain data");
+    Outcome::new(message, data)
+}

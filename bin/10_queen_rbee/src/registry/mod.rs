@@ -1,0 +1,245 @@
+//! What the queen knows of workers and hives: built from their reports alone, never stored.
+//!
+//! One owner, one short lock. Whoever waits for a change subscribes to it; a decision and the
+//! reservation that follows from it happen under the same lock, so that two requests never take the
+//! same place.
+
+mod hives;
+mod liveness;
+mod report;
+#[cfg(test)]
+mod tests;
+mod workers;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use worker_contract::{
+    HiveAlias, HiveHeartbeat, ModelAlias, SupervisedWorker, WorkerHeartbeat, WorkerId,
+};
+
+pub use self::liveness::{Liveness, liveness};
+pub use self::report::{HiveReport, ModelReport, WorkerReport};
+pub use self::workers::Target;
+use self::{hives::Hives, workers::Workers};
+use crate::scheduler::{Decision, Demand, Snapshot, schedule};
+
+/// How long a fresh queen waits for hives that she expects.
+const WARM_UP: Duration = Duration::from_secs(3);
+
+/// What the queen knows of workers and hives. A clone is another handle to the same knowledge.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+/// A report was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// The address is not a base URL.
+    #[error("address {address:?} is not a base URL such as http://127.0.0.1:9300")]
+    Address {
+        /// What was reported.
+        address: String,
+    },
+    /// There are too many already.
+    #[error("{limit} are known already, as many as can be")]
+    TooMany {
+        /// How many can be known.
+        limit: usize,
+    },
+}
+
+/// A request's place at a worker. Dropping it gives the place back.
+#[derive(Debug)]
+pub struct Place {
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// Where it takes requests.
+    pub target: Arc<Target>,
+    registry: Registry,
+}
+
+/// What became of a request: a [`Decision`] whose dispatch is carried out.
+#[derive(Debug)]
+pub enum Placed {
+    /// It has a place.
+    At(Place),
+    /// Anything else.
+    Not(Decision),
+}
+
+/// A worker for a model is being started, for as long as this exists.
+#[derive(Debug)]
+pub struct SpawnMark {
+    model: ModelAlias,
+    registry: Registry,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+    /// The interval of workers' reports.
+    interval: Duration,
+}
+
+#[derive(Debug)]
+struct State {
+    workers: Workers,
+    hives: Hives,
+    spawning: Vec<ModelAlias>,
+    expected: Vec<HiveAlias>,
+    began: Instant,
+}
+
+impl Registry {
+    /// A registry that knows nothing yet. Workers report every `interval`; hives that are `expected`
+    /// are waited for, a moment, before a model is said to be unknown.
+    #[must_use]
+    pub fn new(interval: Duration, expected: Vec<HiveAlias>, now: Instant) -> Self {
+        let state = State {
+            workers: Workers::default(),
+            hives: Hives::default(),
+            spawning: Vec::new(),
+            expected,
+            began: now,
+        };
+        let changed = watch::Sender::new(());
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed, interval }) }
+    }
+
+    /// Takes a worker's report.
+    pub fn worker_beat(&self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
+        self.state().workers.beat(beat, now)?;
+        self.touch();
+        Ok(())
+    }
+
+    /// Takes a hive's report.
+    pub fn hive_beat(&self, beat: HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
+        let mut state = self.state();
+        state.workers.listed(&beat.hive_id, &beat.workers);
+        state.hives.beat(beat, now)?;
+        drop(state);
+        self.touch();
+        Ok(())
+    }
+
+    /// Takes a hive's word on one worker, such as the result of its start.
+    pub fn supervised(&self, worker: &SupervisedWorker) {
+        self.state().workers.supervised(worker);
+        self.touch();
+    }
+
+    /// A hive was stopped on purpose.
+    pub fn hive_stopped(&self, id: &HiveAlias) {
+        let mut state = self.state();
+        state.workers.remove_hive(id);
+        state.hives.stopped(id);
+        drop(state);
+        self.touch();
+    }
+
+    /// A connection to a worker has failed.
+    pub fn worker_failed(&self, id: &WorkerId) {
+        self.state().workers.failed(id);
+        self.touch();
+    }
+
+    /// A worker has answered that it cannot take more at present.
+    pub fn worker_rests(&self, id: &WorkerId, until: Instant) {
+        self.state().workers.rest(id, until);
+        self.touch();
+    }
+
+    /// Notices who has been silent for too long, and who has rested. To be called a few times a second.
+    pub fn sweep(&self, now: Instant) {
+        let changed = self.state().workers.sweep(self.shared.interval, now);
+        if changed {
+            self.touch();
+        }
+    }
+
+    /// Decides what becomes of a request, and takes the place that the decision names.
+    pub fn place(&self, demand: &Demand<'_>, now: Instant) -> Placed {
+        let mut state = self.state();
+        let decision = schedule(&state.snapshot(self.shared.interval, now), demand);
+        let Decision::Dispatch { worker } = &decision else { return Placed::Not(decision) };
+        match state.workers.reserve(worker) {
+            Some(target) => {
+                let registry = self.clone();
+                Placed::At(Place { worker_id: worker.clone(), target, registry })
+            }
+            None => Placed::Not(Decision::Wait),
+        }
+    }
+
+    /// Marks that a worker for a model is being started, so that nobody starts another one.
+    #[must_use]
+    pub fn begin_spawn(&self, model: &ModelAlias) -> SpawnMark {
+        self.state().spawning.push(model.clone());
+        SpawnMark { model: model.clone(), registry: self.clone() }
+    }
+
+    /// The base URL that a hive has reported; `None` if it has not, or is in this process.
+    #[must_use]
+    pub fn hive_address(&self, id: &HiveAlias) -> Option<String> {
+        self.state().hives.get(id).and_then(|hive| hive.beat.address.clone())
+    }
+
+    /// Tells of every change from now on. Several changes may be told as one.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changed.subscribe()
+    }
+
+    /// Wakes everybody who waits for a change.
+    pub fn touch(&self) {
+        self.shared.changed.send_replace(());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics under this lock halfway through a change.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn snapshot(&self, interval: Duration, now: Instant) -> Snapshot<'_> {
+        let workers = self.workers.iter().map(|(id, worker)| {
+            let hive = self.hives.liveness(&worker.hive_id, now);
+            worker.view(id, worker.liveness(interval, hive, now))
+        });
+        Snapshot {
+            workers: workers.collect(),
+            hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
+            spawning: &self.spawning,
+            warming_up: self.is_warming_up(now),
+        }
+    }
+
+    fn is_warming_up(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) < WARM_UP
+            && self.expected.iter().any(|hive| self.hives.get(hive).is_none())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.registry.state().workers.release(&self.worker_id);
+        self.registry.touch();
+    }
+}
+
+impl Drop for SpawnMark {
+    fn drop(&mut self) {
+        let mut state = self.registry.state();
+        if let Some(index) = state.spawning.iter().position(|model| *model == self.model) {
+            state.spawning.swap_remove(index);
+        }
+        drop(state);
+        self.registry.touch();
+    }
+}

@@ -1,0 +1,108 @@
+//! What the registry tells about itself: `GET /v1/status`, `GET /v1/models`, `HiveList`.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Serialize;
+use worker_contract::{HiveAlias, HiveHeartbeat, ModelAlias, WorkerHeartbeat, WorkerId};
+
+use super::{Liveness, Registry};
+
+/// A worker, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkerReport {
+    /// What it said last; its state is what is known by now.
+    #[serde(flatten)]
+    pub said: WorkerHeartbeat,
+    /// Requests that this queen sent it and that have not ended.
+    pub in_flight: u32,
+    /// How long ago it reported, in milliseconds.
+    pub last_seen_ms: u64,
+    /// Whether it reports on time.
+    pub liveness: Liveness,
+}
+
+/// A hive, as it is shown.
+#[derive(Debug, Clone, Serialize)]
+pub struct HiveReport {
+    /// What it said last.
+    #[serde(flatten)]
+    pub said: HiveHeartbeat,
+    /// How long ago it reported, in milliseconds.
+    pub last_seen_ms: u64,
+    /// Whether it reports on time.
+    pub liveness: Liveness,
+}
+
+/// A model that some catalog has or some worker runs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ModelReport {
+    /// When it was added to the first catalog: seconds since the Unix epoch; `None` where only a
+    /// worker runs it.
+    pub added_at: Option<u64>,
+    /// The hives whose catalogs have it.
+    pub hives: Vec<HiveAlias>,
+    /// The workers that run it.
+    pub workers: Vec<WorkerId>,
+}
+
+impl Registry {
+    /// All workers that have reported themselves and are not gone.
+    #[must_use]
+    pub fn workers(&self, now: Instant) -> Vec<WorkerReport> {
+        let (state, interval) = (self.state(), self.shared.interval);
+        let reports = state.workers.iter().filter_map(|(_, worker)| {
+            let said = worker.said.as_ref()?;
+            let liveness = worker.liveness(interval, Liveness::Gone, now);
+            (liveness != Liveness::Gone).then(|| WorkerReport {
+                said: WorkerHeartbeat { state: worker.state(), ..said.beat.clone() },
+                in_flight: worker.in_flight,
+                last_seen_ms: millis_since(said.at, now),
+                liveness,
+            })
+        });
+        reports.collect()
+    }
+
+    /// All hives that have reported.
+    #[must_use]
+    pub fn hives(&self, now: Instant) -> Vec<HiveReport> {
+        let state = self.state();
+        let reports = state.hives.iter().map(|hive| HiveReport {
+            said: hive.beat.clone(),
+            last_seen_ms: millis_since(hive.at, now),
+            liveness: hive.liveness(now),
+        });
+        reports.collect()
+    }
+
+    /// All models that some catalog has or some worker runs.
+    #[must_use]
+    pub fn models(&self, now: Instant) -> BTreeMap<ModelAlias, ModelReport> {
+        let (state, interval) = (self.state(), self.shared.interval);
+        let mut models: BTreeMap<ModelAlias, ModelReport> = BTreeMap::new();
+        for hive in state.hives.iter() {
+            if hive.liveness(now) == Liveness::Gone {
+                continue;
+            }
+            for entry in &hive.beat.catalog {
+                let model = models.entry(entry.alias.clone()).or_default();
+                model.added_at =
+                    Some(model.added_at.map_or(entry.added_at, |at| at.min(entry.added_at)));
+                model.hives.push(hive.beat.hive_id.clone());
+            }
+        }
+        for (id, worker) in state.workers.iter() {
+            let hive = state.hives.liveness(&worker.hive_id, now);
+            let is_gone = worker.liveness(interval, hive, now) == Liveness::Gone;
+            if !is_gone && matches!(worker.state().name(), "ready" | "loading") {
+                models.entry(worker.model.clone()).or_default().workers.push(id.clone());
+            }
+        }
+        models
+    }
+}
+
+fn millis_since(at: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,223 @@
+use worker_contract::{KvCacheUse, ModelInUse, Slots, SupervisedState, WorkerState};
+
+use super::*;
+use crate::scheduler::RejectReason;
+
+#[test]
+fn a_worker_is_used_from_its_first_report_until_it_is_silent_for_five_intervals() {
+    let (registry, start) = registry();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), start).unwrap();
+    let gone = take(&registry, start).expect("it is ready").target.gone.clone();
+
+    registry.sweep(after(start, 9));
+    assert!(take(&registry, after(start, 9)).is_some(), "suspect is better than none");
+    assert!(!gone.is_cancelled());
+
+    registry.sweep(after(start, 10));
+    assert!(take(&registry, after(start, 10)).is_none());
+    assert!(gone.is_cancelled(), "requests that run on it learn of it");
+    assert!(registry.workers(after(start, 10)).is_empty());
+
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), after(start, 11)).unwrap();
+    let place = take(&registry, after(start, 11)).expect("it is back");
+    assert!(!place.target.gone.is_cancelled());
+}
+
+#[test]
+fn a_place_is_counted_until_it_is_dropped() {
+    let (registry, now) = registry();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    let (first, second) = (take(&registry, now).unwrap(), take(&registry, now).unwrap());
+    assert!(take(&registry, now).is_none(), "one slot takes two");
+    assert_eq!(registry.workers(now)[0].in_flight, 2);
+    drop(first);
+    assert!(take(&registry, now).is_some());
+    drop(second);
+    assert_eq!(registry.workers(now)[0].in_flight, 0);
+}
+
+#[test]
+fn what_others_send_is_told_from_our_own() {
+    let (registry, now) = registry();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    let _ours = take(&registry, now).unwrap();
+    registry.worker_beat(beat("a", WorkerState::Ready, 1), now).unwrap();
+    let mut other = beat("b", WorkerState::Ready, 0);
+    other.slots.total = 2;
+    other.slots.busy = 1;
+    registry.worker_beat(other, now).unwrap();
+    assert_eq!(take(&registry, now).unwrap().worker_id.as_str(), "b", "1 of 2 before 1 of 1");
+}
+
+#[test]
+fn a_failed_connection_makes_suspect_until_the_next_report() {
+    let (registry, now) = registry();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    registry.worker_failed(&id("a"));
+    assert_eq!(registry.workers(now)[0].liveness, Liveness::Suspect);
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    assert_eq!(registry.workers(now)[0].liveness, Liveness::Alive);
+}
+
+#[test]
+fn a_worker_that_refuses_rests_and_is_asked_again() {
+    let (registry, now) = registry();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    registry.worker_rests(&id("a"), after(now, 1));
+    assert!(take(&registry, now).is_none());
+    let mut changes = registry.changes();
+    registry.sweep(after(now, 1));
+    assert!(changes.has_changed().unwrap(), "who waits for it is woken");
+    changes.mark_unchanged();
+    assert!(take(&registry, after(now, 1)).is_some());
+}
+
+#[test]
+fn a_hive_knows_first_that_its_worker_is_ready_has_failed_or_is_gone() {
+    let (registry, now) = registry();
+    let tell = |state| registry.hive_beat(hive(vec![listed("a", state)]), now).unwrap();
+    tell(SupervisedState::Starting { progress: 0.5 });
+    assert!(matches!(decide(&registry, now), Decision::Wait));
+    tell(SupervisedState::Ready);
+    let gone = take(&registry, now).expect("before its first own report").target.gone.clone();
+
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    tell(SupervisedState::Failed { reason: "signal 9".into() });
+    assert!(gone.is_cancelled());
+    assert!(take(&registry, now).is_none());
+    let shown = &registry.workers(now)[0].said.state;
+    assert_eq!(*shown, WorkerState::Failed { reason: "signal 9".into() });
+
+    registry.hive_beat(hive(Vec::new()), now).unwrap();
+    assert!(registry.workers(now).is_empty());
+}
+
+#[test]
+fn a_silent_worker_does_not_come_back_to_life_by_its_hives_word() {
+    let (registry, now) = registry();
+    let ready = || hive(vec![listed("a", SupervisedState::Ready)]);
+    registry.hive_beat(ready(), now).unwrap();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    let later = after(now, 60);
+    registry.hive_beat(ready(), later).unwrap();
+    registry.sweep(later);
+    registry.hive_beat(ready(), later).unwrap();
+    assert!(take(&registry, later).is_none());
+}
+
+#[test]
+fn a_worker_that_no_hive_lists_is_no_less_a_worker() {
+    let (registry, now) = registry();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    registry.hive_beat(hive(Vec::new()), now).unwrap();
+    assert!(take(&registry, now).is_some());
+}
+
+#[test]
+fn a_stopped_hive_takes_its_workers_with_it() {
+    let (registry, now) = registry();
+    registry.hive_beat(hive(vec![listed("a", SupervisedState::Ready)]), now).unwrap();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    registry.hive_stopped(&HiveAlias::localhost());
+    assert!(take(&registry, now).is_none());
+    assert_eq!(registry.hives(now)[0].liveness, Liveness::Gone);
+}
+
+#[test]
+fn a_fresh_queen_waits_for_the_hives_that_she_expects_but_not_for_long() {
+    let now = Instant::now();
+    let registry = Registry::new(SECOND * 2, vec![HiveAlias::localhost()], now);
+    assert!(matches!(decide(&registry, now), Decision::Wait));
+    let unknown =
+        |decision| matches!(decision, Decision::Reject { reason: RejectReason::UnknownModel, .. });
+    assert!(unknown(decide(&registry, after(now, 3))));
+    registry.hive_beat(hive(Vec::new()), now).unwrap();
+    assert!(unknown(decide(&registry, now)));
+}
+
+#[test]
+fn an_address_that_is_no_base_url_is_refused() {
+    let (registry, now) = registry();
+    for address in ["", "127.0.0.1:9300", "file:///etc/passwd", "http://h/path", "https://h"] {
+        let beat = WorkerHeartbeat { address: address.into(), ..beat("a", WorkerState::Ready, 0) };
+        assert!(registry.worker_beat(beat, now).is_err(), "{address:?}");
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn registry() -> (Registry, Instant) {
+    let now = Instant::now();
+    (Registry::new(SECOND * 2, Vec::new(), now), now)
+}
+
+fn after(now: Instant, seconds: u32) -> Instant {
+    now + SECOND * seconds
+}
+
+fn take(registry: &Registry, now: Instant) -> Option<Place> {
+    let model = model();
+    match registry.place(&Demand { model: &model, failed: &[] }, now) {
+        Placed::At(place) => Some(place),
+        Placed::Not(_) => None,
+    }
+}
+
+fn decide(registry: &Registry, now: Instant) -> Decision {
+    let model = model();
+    match registry.place(&Demand { model: &model, failed: &[] }, now) {
+        Placed::At(place) => Decision::Dispatch { worker: place.worker_id.clone() },
+        Placed::Not(decision) => decision,
+    }
+}
+
+/// A worker of one slot.
+fn beat(name: &str, state: WorkerState, busy: u32) -> WorkerHeartbeat {
+    WorkerHeartbeat {
+        worker_id: id(name),
+        hive_id: HiveAlias::localhost(),
+        address: "http://127.0.0.1:9300".into(),
+        model: ModelInUse { name: model(), digest: None, context_length: 2048 },
+        device: "CPU-0".parse().unwrap(),
+        state,
+        slots: Slots { total: 1, busy },
+        queued: 0,
+        kv_cache: KvCacheUse::default(),
+        tokens_per_second: 0.0,
+        engine_build: String::new(),
+        pid: 1,
+    }
+}
+
+fn listed(name: &str, state: SupervisedState) -> SupervisedWorker {
+    SupervisedWorker {
+        worker_id: id(name),
+        hive_id: HiveAlias::localhost(),
+        model: model(),
+        device: "CPU-0".parse().unwrap(),
+        address: "http://127.0.0.1:9300".into(),
+        port: 9300,
+        pid: 1,
+        started_at: 0,
+        state,
+    }
+}
+
+fn hive(workers: Vec<SupervisedWorker>) -> HiveHeartbeat {
+    HiveHeartbeat {
+        hive_id: HiveAlias::localhost(),
+        address: None,
+        version: String::new(),
+        devices: Vec::new(),
+        catalog: Vec::new(),
+        workers,
+    }
+}
+
+fn model() -> ModelAlias {
+    "m".parse().unwrap()
+}
+
+fn id(name: &str) -> WorkerId {
+    name.parse().unwrap()
+}

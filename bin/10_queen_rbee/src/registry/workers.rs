@@ -1,0 +1,285 @@
+//! The workers, as they and their hives report them. Pure: `now` is passed in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use reqwest::Url;
+use tokio_util::sync::CancellationToken;
+use worker_contract::{
+    DeviceId, HiveAlias, ModelAlias, SupervisedState, SupervisedWorker, WorkerHeartbeat, WorkerId,
+    WorkerState,
+};
+
+use super::{Liveness, ReportError, liveness};
+use crate::scheduler::{Readiness, WorkerView};
+
+/// The most workers that are kept in mind.
+const MAX_WORKERS: usize = 4096;
+
+/// All workers that somebody reports.
+#[derive(Debug, Default)]
+pub(super) struct Workers {
+    by_id: BTreeMap<WorkerId, Worker>,
+}
+
+/// A worker that somebody reports.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) hive_id: HiveAlias,
+    pub(super) model: ModelAlias,
+    pub(super) device: DeviceId,
+    pub(super) target: Arc<Target>,
+    /// What it said last; `None` while only its hive has reported it.
+    pub(super) said: Option<Said>,
+    /// What its hive says; `None` where no hive lists it.
+    listed: Option<SupervisedState>,
+    /// Requests that were sent to it and have not ended.
+    pub(super) in_flight: u32,
+    /// Requests of others, when it last reported.
+    foreign: u32,
+    /// It answered that it cannot take more at present.
+    resting_until: Option<Instant>,
+}
+
+/// A heartbeat, and when it came.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) beat: WorkerHeartbeat,
+    pub(super) at: Instant,
+    /// A connection has failed since.
+    has_failed: bool,
+}
+
+/// Where a worker takes requests.
+#[derive(Debug)]
+pub struct Target {
+    /// The URL of its `POST /v1/inference`.
+    pub inference: Url,
+    /// Fires when the worker is known to be gone: nothing more comes from it.
+    pub gone: CancellationToken,
+}
+
+impl Workers {
+    /// Takes a worker's own report.
+    pub(super) fn beat(&mut self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
+        let url = inference_url(&beat.address)?;
+        let full = self.by_id.len() >= MAX_WORKERS;
+        let worker = match self.by_id.get_mut(&beat.worker_id) {
+            Some(worker) => worker,
+            None if full => return Err(ReportError::TooMany { limit: MAX_WORKERS }),
+            None => {
+                let worker = Worker::new(&beat.hive_id, &beat.model.name, beat.device, url.clone());
+                self.by_id.entry(beat.worker_id.clone()).or_insert(worker)
+            }
+        };
+        if worker.target.inference != url {
+            worker.target.gone.cancel();
+            worker.target = Target::new(url);
+        }
+        worker.hive_id.clone_from(&beat.hive_id);
+        worker.model.clone_from(&beat.model.name);
+        worker.device = beat.device;
+        worker.foreign =
+            beat.slots.busy.saturating_add(beat.queued).saturating_sub(worker.in_flight);
+        worker.resting_until = None;
+        worker.said = Some(Said { beat, at: now, has_failed: false });
+        Ok(())
+    }
+
+    /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone.
+    pub(super) fn listed(&mut self, hive: &HiveAlias, list: &[SupervisedWorker]) {
+        let is_left_out = |id: &WorkerId, worker: &Worker| {
+            worker.hive_id == *hive
+                && worker.listed.is_some()
+                && !list.iter().any(|listed| listed.worker_id == *id)
+        };
+        self.by_id.retain(|id, worker| {
+            let left_out = is_left_out(id, worker);
+            if left_out {
+                worker.target.gone.cancel();
+            }
+            !left_out
+        });
+        for listed in list {
+            self.supervised(listed);
+        }
+    }
+
+    /// Takes a hive's word on one of its workers.
+    pub(super) fn supervised(&mut self, listed: &SupervisedWorker) {
+        if !self.by_id.contains_key(&listed.worker_id) {
+            let Ok(url) = inference_url(&listed.address) else { return };
+            if self.by_id.len() >= MAX_WORKERS {
+                return;
+            }
+            let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, url);
+            self.by_id.insert(listed.worker_id.clone(), worker);
+        }
+        if let Some(worker) = self.by_id.get_mut(&listed.worker_id) {
+            worker.listed = Some(listed.state.clone());
+            if matches!(listed.state, SupervisedState::Failed { .. }) {
+                worker.target.gone.cancel();
+            }
+        }
+    }
+
+    /// Forgets all workers of a hive that has stopped.
+    pub(super) fn remove_hive(&mut self, hive: &HiveAlias) {
+        self.by_id.retain(|_, worker| {
+            let is_of_it = worker.hive_id == *hive && worker.listed.is_some();
+            if is_of_it {
+                worker.target.gone.cancel();
+            }
+            !is_of_it
+        });
+    }
+
+    /// Ends what is gone and wakes what has rested. Whether anything changed.
+    pub(super) fn sweep(&mut self, interval: Duration, now: Instant) -> bool {
+        let before = self.by_id.len();
+        let mut changed = false;
+        self.by_id.retain(|_, worker| {
+            if worker.resting_until.is_some_and(|until| until <= now) {
+                worker.resting_until = None;
+                changed = true;
+            }
+            let is_gone = worker.silence(interval, now) == Some(Liveness::Gone);
+            if is_gone && !worker.target.gone.is_cancelled() {
+                worker.target.gone.cancel();
+                changed = true;
+            }
+            // One that its hive lists stays, so that the hive's word does not bring it back to life.
+            !is_gone || worker.listed.is_some()
+        });
+        changed || self.by_id.len() != before
+    }
+
+    /// Counts a request that is being sent.
+    pub(super) fn reserve(&mut self, id: &WorkerId) -> Option<Arc<Target>> {
+        let worker = self.by_id.get_mut(id)?;
+        worker.in_flight += 1;
+        Some(Arc::clone(&worker.target))
+    }
+
+    /// A request has ended.
+    pub(super) fn release(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.in_flight = worker.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// A connection to it has failed.
+    pub(super) fn failed(&mut self, id: &WorkerId) {
+        if let Some(said) = self.by_id.get_mut(id).and_then(|worker| worker.said.as_mut()) {
+            said.has_failed = true;
+        }
+    }
+
+    /// It cannot take more for a while.
+    pub(super) fn rest(&mut self, id: &WorkerId, until: Instant) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.resting_until = Some(until);
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        self.by_id.iter()
+    }
+}
+
+impl Worker {
+    fn new(hive_id: &HiveAlias, model: &ModelAlias, device: DeviceId, url: Url) -> Self {
+        Self {
+            hive_id: hive_id.clone(),
+            model: model.clone(),
+            device,
+            target: Target::new(url),
+            said: None,
+            listed: None,
+            in_flight: 0,
+            foreign: 0,
+            resting_until: None,
+        }
+    }
+
+    /// The liveness by its own reports; `None` while it has sent none.
+    fn silence(&self, interval: Duration, now: Instant) -> Option<Liveness> {
+        let said = self.said.as_ref()?;
+        Some(liveness(now.saturating_duration_since(said.at), interval, said.has_failed))
+    }
+
+    /// Its liveness: by its own reports, else that of the hive that lists it.
+    pub(super) fn liveness(&self, interval: Duration, hive: Liveness, now: Instant) -> Liveness {
+        self.silence(interval, now).unwrap_or(hive)
+    }
+
+    /// Its state. That it ends is believed of either side; everything else it knows best itself.
+    pub(super) fn state(&self) -> WorkerState {
+        match (&self.listed, &self.said) {
+            (Some(SupervisedState::Failed { reason }), _) => {
+                WorkerState::Failed { reason: reason.clone() }
+            }
+            (Some(SupervisedState::Stopping), _) => WorkerState::Draining,
+            (_, Some(said)) => said.beat.state.clone(),
+            (Some(SupervisedState::Starting { progress }), None) => {
+                WorkerState::Loading { progress: *progress }
+            }
+            (Some(SupervisedState::Ready), None) => WorkerState::Ready,
+            (None, None) => WorkerState::Loading { progress: 0.0 },
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let by_hive = match &self.listed {
+            Some(SupervisedState::Failed { .. } | SupervisedState::Stopping) => Readiness::Ending,
+            Some(SupervisedState::Ready) => Readiness::Ready,
+            Some(SupervisedState::Starting { .. }) | None => Readiness::Coming,
+        };
+        let by_itself = self.said.as_ref().map(|said| match said.beat.state {
+            WorkerState::Loading { .. } => Readiness::Coming,
+            WorkerState::Ready => Readiness::Ready,
+            WorkerState::Draining | WorkerState::Failed { .. } => Readiness::Ending,
+        });
+        match (by_hive, by_itself) {
+            (Readiness::Ending, _) => Readiness::Ending,
+            // The hive learned of it before the worker's own report arrived.
+            (Readiness::Ready, Some(Readiness::Coming)) => Readiness::Ready,
+            (_, Some(by_itself)) => by_itself,
+            (by_hive, None) => by_hive,
+        }
+    }
+
+    /// How the scheduler sees it.
+    pub(super) fn view<'a>(&'a self, id: &'a WorkerId, liveness: Liveness) -> WorkerView<'a> {
+        let readiness = match self.readiness() {
+            Readiness::Ready if self.resting_until.is_some() => Readiness::Coming,
+            readiness => readiness,
+        };
+        WorkerView {
+            id,
+            model: &self.model,
+            readiness,
+            liveness,
+            slots: self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1),
+            in_flight: self.in_flight,
+            foreign: self.foreign,
+        }
+    }
+}
+
+impl Target {
+    fn new(inference: Url) -> Arc<Self> {
+        Arc::new(Self { inference, gone: CancellationToken::new() })
+    }
+}
+
+/// The URL of a worker's inference, from its base URL.
+fn inference_url(address: &str) -> Result<Url, ReportError> {
+    let refused = || ReportError::Address { address: address.chars().take(80).collect() };
+    let base = Url::parse(address).map_err(|_| refused())?;
+    if base.scheme() != "http" || !base.has_host() || !matches!(base.path(), "/" | "") {
+        return Err(refused());
+    }
+    base.join("/v1/inference").map_err(|_| refused())
+}

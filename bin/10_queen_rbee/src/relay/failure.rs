@@ -1,0 +1,82 @@
+//! How an answer ends that has no good end.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use worker_contract::{ErrorDetail, WorkerId};
+
+use crate::dispatch::NoPlace;
+
+/// Why a request has no answer, or only a part of one.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// No worker took it.
+    #[error(transparent)]
+    NoPlace(#[from] NoPlace),
+    /// The worker says that the request is at fault.
+    #[error("{}", .detail.message)]
+    Refused {
+        /// The worker's status.
+        status: StatusCode,
+        /// The worker's words.
+        detail: ErrorDetail,
+    },
+    /// The worker failed.
+    #[error("worker {worker_id} failed: {reason}")]
+    WorkerFailed {
+        /// The worker.
+        worker_id: WorkerId,
+        /// How.
+        reason: String,
+    },
+    /// Its time is over.
+    #[error("the request's deadline has passed after {} tokens", .tokens)]
+    Deadline {
+        /// How many tokens the client has got.
+        tokens: usize,
+    },
+}
+
+/// How an exchange with one worker failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The request is at fault; another worker would say the same.
+    #[error("{}", .detail.message)]
+    Refused {
+        /// The worker's status.
+        status: StatusCode,
+        /// The worker's words.
+        detail: ErrorDetail,
+    },
+    /// The worker cannot take it at present; another may, or this one a little later.
+    #[error("{reason}")]
+    Busy {
+        /// Why.
+        reason: String,
+        /// When to ask it again.
+        rest: Duration,
+    },
+    /// The worker failed.
+    #[error("{reason}")]
+    Failed {
+        /// How.
+        reason: String,
+        /// Whether its connection broke, so that it may be gone altogether.
+        is_connection: bool,
+    },
+    /// The request's time is over.
+    #[error("the request's deadline has passed")]
+    Deadline,
+}
+
+impl Trouble {
+    /// A worker that answers, but not as a worker does.
+    pub(super) fn garbage(reason: impl Into<String>) -> Self {
+        Self::Failed { reason: reason.into(), is_connection: false }
+    }
+
+    /// A worker whose connection broke.
+    pub(super) fn connection(reason: impl Into<String>) -> Self {
+        Self::Failed { reason: reason.into(), is_connection: true }
+    }
+}

@@ -1,0 +1,81 @@
+//! An inference request from its place in the queue to its last token.
+//!
+//! The relay sends the request to the worker that the dispatcher names and passes its events on, one
+//! by one and only as fast as the reader takes them. It keeps the ids of all tokens that were passed
+//! on. Dropping an [`Answer`] closes the connection to the worker, which ends the request there.
+
+mod answer;
+mod failure;
+mod progress;
+mod sse;
+mod worker;
+
+use access_tokens::Secret;
+use tokio::time::Instant;
+use worker_contract::{
+    FinishReason, InferenceRequest, ModelAlias, Timings, TokenId, Usage, WorkerId,
+};
+
+pub use self::answer::Answer;
+pub use self::failure::Failure;
+use self::worker::WorkerClient;
+use crate::dispatch::Dispatcher;
+
+/// Carries inference requests to workers. A clone shares connections.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    dispatcher: Dispatcher,
+    workers: WorkerClient,
+}
+
+/// A part of an answer, in the order `Started`, any number of `Text`, `Done`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// The first token is there: from now on the answer comes from this worker.
+    Started {
+        /// The worker.
+        worker_id: WorkerId,
+    },
+    /// Text, never empty, with the tokens that it stands for.
+    Text {
+        /// Whole characters.
+        text: String,
+        /// The tokens, those of earlier parts without text included.
+        tokens: Vec<TokenId>,
+    },
+    /// The answer is complete.
+    Done {
+        /// Why it ended.
+        finish_reason: FinishReason,
+        /// How many tokens it took.
+        usage: Usage,
+        /// How long it took.
+        timings: Timings,
+    },
+}
+
+impl Relay {
+    /// A relay that proves itself to workers with `secret`.
+    pub fn new(dispatcher: Dispatcher, secret: Secret) -> Result<Self, reqwest::Error> {
+        Ok(Self { dispatcher, workers: WorkerClient::new(secret)? })
+    }
+
+    /// Begins an answer of `model`. Nothing happens until it is asked for its first part.
+    #[must_use]
+    pub fn answer(
+        &self,
+        model: ModelAlias,
+        request: InferenceRequest,
+        deadline: Instant,
+        caller: &str,
+    ) -> Answer {
+        let (dispatcher, workers) = (self.dispatcher.clone(), self.workers.clone());
+        Answer::new(dispatcher, workers, model, request, deadline, caller)
+    }
+
+    /// How many requests wait for a worker.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.dispatcher.waiting()
+    }
+}

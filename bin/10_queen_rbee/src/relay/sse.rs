@@ -1,0 +1,151 @@
+//! Server-sent events out of bytes, as they come in. Pure.
+//!
+//! Only what the worker's contract uses is understood: `data:` lines; comments and other fields are
+//! skipped. An event of a single line, the usual one, is given without a copy.
+
+/// The longest event, in bytes.
+const MAX_EVENT: usize = 1 << 20;
+
+/// Cuts bytes into the data of events.
+#[derive(Debug, Default)]
+pub(super) struct EventCutter {
+    buffer: Vec<u8>,
+    /// The bytes of the buffer that were given.
+    done: usize,
+    /// The bytes of the buffer in which no end of a line is.
+    searched: usize,
+    /// The data of an event of which more lines come.
+    data: Vec<u8>,
+}
+
+/// An event is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it sent an event of more than {MAX_EVENT} bytes")]
+pub(super) struct TooLong;
+
+impl EventCutter {
+    /// Takes bytes in.
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        if self.done > 0 {
+            self.buffer.drain(..self.done);
+            self.searched -= self.done;
+            self.done = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Calls `with` with the data of the next whole event; `None` if more bytes are needed.
+    pub(super) fn next<T>(&mut self, with: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, TooLong> {
+        loop {
+            let Some(length) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') else {
+                self.searched = self.buffer.len();
+                let pending = self.buffer.len() - self.done + self.data.len();
+                return if pending > MAX_EVENT { Err(TooLong) } else { Ok(None) };
+            };
+            let (begin, end) = (self.done, self.searched + length);
+            self.done = end + 1;
+            self.searched = self.done;
+            let line =
+                self.buffer[begin..end].strip_suffix(b"\r").unwrap_or(&self.buffer[begin..end]);
+            if line.is_empty() {
+                if self.data.is_empty() {
+                    continue;
+                }
+                let result = with(&self.data);
+                self.data.clear();
+                return Ok(Some(result));
+            }
+            let Some(value) = line.strip_prefix(b"data:") else { continue };
+            let value = value.strip_prefix(b" ").unwrap_or(value);
+            if self.data.len() + value.len() > MAX_EVENT {
+                return Err(TooLong);
+            }
+            let is_whole = self.data.is_empty() && self.buffer.get(self.done) == Some(&b'\n');
+            if is_whole {
+                self.done += 1;
+                self.searched = self.done;
+                return Ok(Some(with(value)));
+            }
+            if !self.data.is_empty() {
+                self.data.push(b'\n');
+            }
+            self.data.extend_from_slice(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lines_become_events() {
+        check("data: a\n\ndata:b\n\n", &["a", "b"]);
+        check("data: a\r\n\r\n", &["a"]);
+        check(": comment\n\nevent: x\ndata: 1\ndata: 2\n\n", &["1\n2"]);
+        check("\n\n\ndata: a\n\ndata: incomplete\n", &["a"]);
+    }
+
+    #[test]
+    fn an_event_without_an_end_is_refused() {
+        let mut cutter = EventCutter::default();
+        let mut refused = false;
+        let piece = vec![b'x'; 64 * 1024];
+        for _ in 0..40 {
+            cutter.feed(&piece);
+            refused |= cutter.next(|_| ()).is_err();
+        }
+        assert!(refused);
+        let mut cutter = EventCutter::default();
+        let line = format!("data: {}\n", "x".repeat(64 * 1024));
+        assert!((0..40).any(|_| {
+            cutter.feed(line.as_bytes());
+            cutter.next(|_| ()).is_err()
+        }));
+    }
+
+    proptest! {
+        #[test]
+        fn events_are_the_same_however_the_bytes_are_cut(
+            events in prop::collection::vec("[a-z ]{1,20}", 0..8),
+            cuts in prop::collection::vec(1_usize..12, 1..40),
+            crlf in any::<bool>(),
+        ) {
+            let end = if crlf { "\r\n" } else { "\n" };
+            let text = events.iter().fold(String::new(), |all, event| {
+                format!("{all}data: {event}{end}{end}")
+            });
+            let mut pieces = Vec::new();
+            let mut rest = text.as_bytes();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(piece.to_vec());
+                rest = after;
+            }
+            prop_assert_eq!(cut(&pieces), events);
+        }
+    }
+
+    fn check(text: &str, expected: &[&str]) {
+        assert_eq!(cut(&[text.as_bytes().to_vec()]), expected);
+    }
+
+    fn cut(pieces: &[Vec<u8>]) -> Vec<String> {
+        let mut cutter = EventCutter::default();
+        let mut events = Vec::new();
+        for piece in pieces {
+            cutter.feed(piece);
+            while let Some(event) =
+                cutter.next(|data| String::from_utf8(data.to_vec()).unwrap()).unwrap()
+            {
+                events.push(event);
+            }
+        }
+        events
+    }
+}

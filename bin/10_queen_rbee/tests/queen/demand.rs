@@ -1,0 +1,90 @@
+//! Models that no worker runs yet.
+
+use rbee_operations::{Operation, WorkerSpawn};
+use serde_json::json;
+use worker_contract::HiveAlias;
+
+use crate::support::{HiveDouble, Queen, Reply, chat, until};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn the_first_requests_start_one_worker_and_all_wait_for_it() {
+    let (queen, hive) = queen_with_hive(false).await;
+    let body = chat();
+    let asked = async {
+        tokio::join!(queen.ask(CHAT, &body), queen.ask(CHAT, &body), queen.ask(CHAT, &body))
+    };
+    let started = async {
+        until("all three wait", async || queen.status().await["waiting"] == 3).await;
+        hive.let_start();
+    };
+    let ((a, b, c), ()) = tokio::join!(asked, started);
+    for reply in [a, b, c] {
+        assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world");
+        assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0");
+    }
+    assert_eq!(hive.spawns(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_start_is_the_answer_to_all_who_wait_and_is_tried_once() {
+    let (queen, hive) = queen_with_hive(true).await;
+    let mut streamed = chat();
+    streamed["stream"] = json!(true);
+    let body = chat();
+    let asked = async {
+        tokio::join!(queen.ask(CHAT, &body), queen.ask(CHAT, &streamed), queen.ask(CHAT, &body))
+    };
+    let failed = async {
+        until("all three wait", async || queen.status().await["waiting"] == 3).await;
+        hive.let_start();
+    };
+    let ((a, b, c), ()) = tokio::join!(asked, failed);
+    for reply in [a, b, c] {
+        let error = reply.error(503, "worker_failed");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("tensor data is truncated"), "{message}");
+    }
+    assert_eq!(hive.spawns(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_somebody_else_is_starting_is_waited_for() {
+    let (queen, hive) = queen_with_hive(false).await;
+    let spawn = Operation::WorkerSpawn(WorkerSpawn {
+        hive_id: HiveAlias::localhost(),
+        model: "m".parse().unwrap(),
+        device: None,
+        slots: None,
+        ctx_size: None,
+    });
+    let created = queen.ask("/v1/jobs", &json!({ "operation": spawn })).await;
+    assert!(created.status < 300, "{created:?}");
+    until("the hive was asked", async || hive.spawns() == 1).await;
+    let body = chat();
+    let started = async {
+        until("a request waits", async || queen.status().await["waiting"] == 1).await;
+        hive.let_start();
+    };
+    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), started);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(hive.spawns(), 1);
+}
+
+#[tokio::test]
+async fn the_deadline_holds_while_a_worker_is_being_started() {
+    let (queen, hive) = queen_with_hive(false).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "200").json(&chat());
+    Reply::read(request).await.error(504, "deadline_exceeded");
+    hive.let_start();
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.status, 200, "the start was seen through: {reply:?}");
+    assert_eq!(hive.spawns(), 1);
+}
+
+async fn queen_with_hive(fails: bool) -> (Queen, HiveDouble) {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(fails).await);
+    queen.hive_beat(&hive.beat()).await;
+    (queen, hive)
+}

@@ -1,0 +1,83 @@
+//! Clients that go away or do not read.
+
+use crate::support::{Queen, Script, WorkerDouble, chat, until};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn a_client_that_closes_its_stream_ends_the_request_at_the_worker() {
+    let (queen, worker) = queen_with(Script::Hangs(&["Hello"])).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    assert_eq!(worker.open(), 1);
+    drop(stream);
+    until("the worker's connection is closed", async || worker.open() == 0).await;
+    until("its place is free", async || queen.in_flight("w-1").await == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_before_the_whole_answer_ends_it_too() {
+    for script in [Script::Hangs(&["Hello"]), Script::Silent] {
+        let (queen, worker) = queen_with(script).await;
+        {
+            let (body, work) = (chat(), until("the worker has it", async || worker.open() == 1));
+            tokio::select! {
+                _ = queen.ask(CHAT, &body) => panic!("nobody answers"),
+                () = work => {}
+            }
+        }
+        until("the worker's connection is closed", async || worker.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_while_it_waits_leaves_the_queue() {
+    let hang = || Script::Hangs(&["Hello"]);
+    let worker = WorkerDouble::start("w-1", [hang(), hang()]).await;
+    let queen = Queen::start().await;
+    let mut beat = worker.beat();
+    beat.slots.total = 1;
+    queen.worker_beat(&beat).await;
+    let first = queen.stream(CHAT, &chat()).await.begun().await;
+    let second = queen.stream(CHAT, &chat()).await.begun().await;
+    {
+        let (body, waits) =
+            (chat(), until("a request waits", async || queen.status().await["waiting"] == 1));
+        tokio::select! {
+            _ = queen.ask(CHAT, &body) => panic!("nobody answers"),
+            () = waits => {}
+        }
+    }
+    until("nobody waits", async || queen.status().await["waiting"] == 0).await;
+    drop((first, second));
+    until("all places are free", async || queen.in_flight("w-1").await == 0).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    assert_eq!(worker.requests().len(), 3, "who left was not sent on");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
+    let (queen, worker) = queen_with(Script::Pours).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    let mut before = 0;
+    until("the worker is slowed to a stop", async || {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        std::mem::replace(&mut before, worker.poured()) == worker.poured()
+    })
+    .await;
+    // What is on its way fits the sockets' buffers, a few MiB; the queen has no queue of her own.
+    assert!(worker.poured() < 8192, "{} pieces of 4 KiB", worker.poured());
+    let stopped_at = worker.poured();
+    for _ in 0..stopped_at {
+        stream.until_text().await;
+    }
+    until("it goes on when it is read", async || worker.poured() > stopped_at).await;
+}
+
+async fn queen_with(script: Script) -> (Queen, WorkerDouble) {
+    let worker = WorkerDouble::start("w-1", [script]).await;
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    (queen, worker)
+}

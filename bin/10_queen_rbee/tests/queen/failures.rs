@@ -1,0 +1,145 @@
+//! Workers that fail.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use worker_contract::SupervisedState;
+
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn before_the_first_token_another_worker_takes_over_and_nobody_notices() {
+    for trouble in [
+        Script::Dies(&[]),
+        Script::Babbles,
+        Script::Fails(&[], "engine_error"),
+        Script::Refuses(500, "internal"),
+        Script::Refuses(401, "invalid_api_key"),
+    ] {
+        for stream in [false, true] {
+            let failing = WorkerDouble::start("w-1", [trouble.clone()]).await;
+            let other = WorkerDouble::start("w-2", []).await;
+            let queen = Queen::start().await;
+            queen.worker_beat(&failing.beat()).await;
+            queen.worker_beat(&other.beat()).await;
+            if stream {
+                let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+                assert_eq!(transcript.text(), "Hello world", "{trouble:?}");
+                assert!(transcript.is_done && transcript.error.is_none());
+            } else {
+                let reply = queen.ask(CHAT, &chat()).await;
+                assert_eq!(reply.status, 200, "{trouble:?}: {reply:?}");
+                assert_eq!(reply.header("x-rbee-worker"), "w-2");
+            }
+            assert_eq!((failing.requests().len(), other.requests().len()), (1, 1), "{trouble:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_be_reached_is_not_asked_twice() {
+    let gone = WorkerDouble::start("w-1", []).await;
+    let other = WorkerDouble::start("w-2", []).await;
+    let queen = Queen::start().await;
+    let beat = gone.beat();
+    drop(gone);
+    queen.worker_beat(&beat).await;
+    queen.worker_beat(&other.beat()).await;
+    for _ in 0..2 {
+        assert_eq!(queen.ask(CHAT, &chat()).await.header("x-rbee-worker"), "w-2");
+    }
+    let status = queen.status().await;
+    let first = &status["workers"][0];
+    assert_eq!((&first["worker_id"], &first["liveness"]), (&json!("w-1"), &json!("suspect")));
+}
+
+#[tokio::test]
+async fn in_the_middle_of_a_stream_the_client_is_told_and_nothing_is_said_to_be_done() {
+    let worker =
+        WorkerDouble::start("w-1", [Script::Dies(&["Hello"]), Script::Dies(&["Hello"])]).await;
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+    assert_eq!(transcript.text(), "Hello");
+    let error = transcript.error.expect("an error object");
+    assert_eq!((&error["code"], &error["type"]), (&json!("worker_failed"), &json!("server_error")));
+    assert!(error["message"].as_str().unwrap().contains("worker w-1"), "{error}");
+    assert!(!transcript.is_done);
+
+    queen.worker_beat(&worker.beat()).await;
+    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert_eq!(queen.in_flight("w-1").await, 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_talks_nonsense_is_tried_three_times_and_not_quoted() {
+    let worker =
+        WorkerDouble::start("w-1", [Script::Babbles, Script::Babbles, Script::Babbles]).await;
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    reply.error(502, "worker_failed");
+    assert!(!reply.text.contains("secret"), "{reply:?}");
+    assert_eq!(worker.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_not_ready_after_all_is_waited_for() {
+    let scripts = [Script::Refuses(503, "loading"), Script::Refuses(429, "queue_full")];
+    let worker = WorkerDouble::start("w-1", scripts).await;
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(worker.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn the_deadline_ends_what_hangs() {
+    for trouble in [Script::Silent, Script::Hangs(&[])] {
+        for stream in [false, true] {
+            let worker = WorkerDouble::start("w-1", [trouble.clone()]).await;
+            let queen = Queen::start().await;
+            queen.worker_beat(&worker.beat()).await;
+            let mut body = chat();
+            body["stream"] = json!(stream);
+            let began = Instant::now();
+            let request = queen.post(CHAT).header("x-rbee-deadline-ms", "200").json(&body);
+            Reply::read(request).await.error(504, "deadline_exceeded");
+            assert!(began.elapsed() >= Duration::from_millis(200));
+            crate::support::until("the worker is let go", async || worker.open() == 0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_ends_a_stream_in_its_middle_by_an_error() {
+    for trouble in [Script::Hangs(&["Hello"]), Script::Fails(&["Hello"], "deadline_exceeded")] {
+        let worker = WorkerDouble::start("w-1", [trouble]).await;
+        let queen = Queen::start().await;
+        queen.worker_beat(&worker.beat()).await;
+        let mut body = chat();
+        body["stream"] = json!(true);
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&body);
+        let transcript = crate::support::Stream::open(request).await.begun().await.rest().await;
+        assert_eq!(transcript.text(), "Hello");
+        assert_eq!(transcript.error.unwrap()["code"], "deadline_exceeded");
+        assert!(!transcript.is_done);
+    }
+}
+
+#[tokio::test]
+async fn a_hive_that_sees_its_worker_die_ends_what_hangs_on_it() {
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]).await;
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false).await);
+    queen.worker_beat(&worker.beat()).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    let mut beat = hive.beat();
+    beat.workers.push(worker.listed(SupervisedState::Failed { reason: "signal 9".into() }));
+    queen.hive_beat(&beat).await;
+    let transcript = stream.rest().await;
+    assert_eq!(transcript.error.unwrap()["code"], "worker_failed");
+}

@@ -1,0 +1,11 @@
+//! The queen's router on a free port, with scripted doubles of workers and hives that speak the real
+//! contracts over real connections.
+#![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
+
+mod answers;
+mod demand;
+mod disconnect;
+mod failures;
+mod jobs;
+mod requests;
+mod support;

@@ -1,0 +1,109 @@
+//! Requests that cannot be served as they are.
+
+use serde_json::json;
+
+use crate::support::{Queen, Reply, Script, WorkerDouble, chat, completion};
+
+#[tokio::test]
+async fn what_cannot_be_right_is_refused_with_an_error_object() {
+    let queen = Queen::start().await;
+    for (body, code, param) in [
+        (r#"{"model": "m""#, "invalid_json", json!(null)),
+        ("", "invalid_json", json!(null)),
+        ("[]", "invalid_type", json!(null)),
+        (r#"{"model":"m"}"#, "missing_required_parameter", json!("messages")),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":-1}"#,
+            "integer_below_min_value",
+            json!("max_tokens"),
+        ),
+        (
+            r#"{"model":"m","messages":[{"role":"user","content":"x"}],"n":2}"#,
+            "unsupported_parameter",
+            json!("n"),
+        ),
+    ] {
+        let request = queen.post("/v1/chat/completions").body(body);
+        let error = Reply::read(request).await.error(400, code);
+        assert_eq!(error["param"], param, "{body}: {error}");
+        assert_eq!(error["type"], "invalid_request_error", "{body}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_not_found_whatever_its_name_looks_like() {
+    let queen = Queen::start().await;
+    let worker = WorkerDouble::start("w-1", []).await;
+    queen.worker_beat(&worker.beat()).await;
+    for model in ["n", "../../etc/passwd", "", "gpt-4o"] {
+        let mut body = chat();
+        body["model"] = json!(model);
+        for stream in [false, true] {
+            body["stream"] = json!(stream);
+            let error =
+                queen.ask("/v1/chat/completions", &body).await.error(404, "model_not_found");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("Available: m."), "{message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_worker_refuses_as_too_long_is_passed_on_with_both_lengths() {
+    let too_long = || Script::Refuses(400, "context_length_exceeded");
+    let worker = WorkerDouble::start("w-1", [too_long(), too_long(), too_long()]).await;
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+
+    let whole = queen.ask("/v1/chat/completions", &chat()).await;
+    let error = whole.error(400, "context_length_exceeded");
+    assert_eq!(
+        (&error["param"], &error["type"]),
+        (&json!("messages"), &json!("invalid_request_error"))
+    );
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("9000") && message.contains("2048"), "{message}");
+
+    let stream = queen.stream("/v1/chat/completions", &chat()).await.refused().await;
+    stream.error(400, "context_length_exceeded");
+
+    let prompt = queen.ask("/v1/completions", &completion()).await;
+    assert_eq!(prompt.error(400, "context_length_exceeded")["param"], "prompt");
+    assert_eq!(worker.requests().len(), 3, "nothing is tried again that cannot be served");
+}
+
+#[tokio::test]
+async fn a_deadline_that_is_no_time_is_refused() {
+    let queen = Queen::start().await;
+    for deadline in ["0", "-1", "soon"] {
+        let request = queen.post("/v1/chat/completions").header("x-rbee-deadline-ms", deadline);
+        let error = Reply::read(request.json(&chat())).await.error(400, "invalid_value");
+        assert_eq!(error["param"], "x-rbee-deadline-ms");
+    }
+}
+
+#[tokio::test]
+async fn more_requests_than_may_wait_are_told_to_come_back() {
+    let hang = || Script::Hangs(&[]);
+    let worker = WorkerDouble::start("w-1", [hang(), hang(), hang()]).await;
+    let queen = Queen::configured(|config| config.queen.max_queue_per_model = 1).await;
+    let mut beat = worker.beat();
+    beat.slots.total = 1;
+    queen.worker_beat(&beat).await;
+    let (path, body) = ("/v1/chat/completions", chat());
+    let waiting = async {
+        tokio::join!(queen.ask(path, &body), queen.ask(path, &body), queen.ask(path, &body))
+    };
+    let one_more = async {
+        crate::support::until("one request waits", async || queen.status().await["waiting"] == 1)
+            .await;
+        queen.ask(path, &body).await
+    };
+    tokio::select! {
+        _ = waiting => panic!("nobody answers these"),
+        reply = one_more => {
+            reply.error(429, "queue_full");
+            assert_eq!(reply.header("retry-after"), "1");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A double of a hive: real jobs over HTTP, and worker doubles instead of processes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use access_tokens::Authenticator;
+use daemon_http::{Edge, edge};
+use futures::future::BoxFuture;
+use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
+use rbee_operations::Operation;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
+use worker_contract::{GgufSummary, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedState};
+
+use super::WorkerDouble;
+
+/// A running double whose catalog has the model `m`.
+pub(crate) struct HiveDouble {
+    url: String,
+    stage: Arc<Stage>,
+    _server: AbortOnDropHandle<()>,
+}
+
+struct Stage {
+    /// Each start of a worker takes one.
+    may_start: Semaphore,
+    fails: bool,
+    spawns: AtomicUsize,
+    workers: Mutex<Vec<WorkerDouble>>,
+}
+
+impl HiveDouble {
+    /// A hive whose starts of workers wait for [`let_start`](Self::let_start), and then fail or not.
+    pub(crate) async fn start(fails: bool) -> Self {
+        let stage = Arc::new(Stage {
+            may_start: Semaphore::new(0),
+            fails,
+            spawns: AtomicUsize::new(0),
+            workers: Mutex::default(),
+        });
+        let executor: Arc<dyn Executor> = Arc::new(Double(Arc::clone(&stage)));
+        let routes = job_server::routes(JobRegistry::in_memory(Limits::default()), executor);
+        let open = Edge { auth: Authenticator::open(), max_body_bytes: 1 << 20 };
+        let (address, server) = super::serve(edge(routes, open));
+        Self { url: format!("http://{address}"), stage, _server: server }
+    }
+
+    /// Lets workers that are being started come up, or fail.
+    pub(crate) fn let_start(&self) {
+        self.stage.may_start.add_permits(100);
+    }
+
+    /// How many workers it was asked to start.
+    pub(crate) fn spawns(&self) -> usize {
+        self.stage.spawns.load(Ordering::SeqCst)
+    }
+
+    /// Its report.
+    pub(crate) fn beat(&self) -> HiveHeartbeat {
+        HiveHeartbeat {
+            hive_id: HiveAlias::localhost(),
+            address: Some(self.url.clone()),
+            version: "0".into(),
+            devices: Vec::new(),
+            catalog: vec![entry()],
+            workers: Vec::new(),
+        }
+    }
+}
+
+struct Double(Arc<Stage>);
+
+impl Executor for Double {
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        let stage = Arc::clone(&self.0);
+        Box::pin(async move {
+            match operation {
+                Operation::WorkerSpawn(_) => spawn(&stage, &job).await,
+                Operation::ModelList(_) => {
+                    job.say("looking");
+                    job.say("found");
+                    Ok(Outcome::new("1 model", json!({"models": [entry()]})))
+                }
+                _ => Err(JobError::new("not_in_the_script", "what?").hint("ask something else")),
+            }
+        })
+    }
+}
+
+async fn spawn(stage: &Stage, job: &JobContext) -> Result<Outcome, JobError> {
+    let number = stage.spawns.fetch_add(1, Ordering::SeqCst);
+    let permit = tokio::select! {
+        permit = stage.may_start.acquire() => permit,
+        () = job.cancelled().cancelled() => return Err(JobError::cancelled()),
+    };
+    drop(permit);
+    if stage.fails {
+        return Err(JobError::new("worker_failed", "worker w-9 failed: tensor data is truncated"));
+    }
+    let worker = WorkerDouble::start(&format!("w-spawned-{number}"), []).await;
+    let listed = worker.listed(SupervisedState::Ready);
+    stage.workers.lock().unwrap().push(worker);
+    Ok(Outcome::new("ready", serde_json::to_value(listed).unwrap()))
+}
+
+fn entry() -> ModelEntry {
+    ModelEntry {
+        alias: "m".parse().unwrap(),
+        sha256: "0".repeat(64).parse().unwrap(),
+        source: "test".into(),
+        added_at: 1_700_000_000,
+        gguf: GgufSummary {
+            architecture: "llama".into(),
+            name: None,
+            license: None,
+            quantization: "Q4_1".into(),
+            parameters: 1,
+            context_length: 2048,
+            has_chat_template: true,
+            size_bytes: 1,
+        },
+    }
+}

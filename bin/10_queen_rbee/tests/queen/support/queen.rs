@@ -1,0 +1,110 @@
+//! A queen in this process, with a home of her own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use access_tokens::Authenticator;
+use queen_rbee::{App, Settings};
+use rbee_config::{Config, Paths};
+use reqwest::{Client, RequestBuilder};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use worker_contract::{HiveHeartbeat, WorkerHeartbeat};
+
+use super::{Reply, Stream};
+
+/// A running queen. Dropping it ends her abruptly.
+pub(crate) struct Queen {
+    pub(crate) url: String,
+    http: Client,
+    server: Option<JoinHandle<()>>,
+    _home: TempDir,
+}
+
+impl Queen {
+    pub(crate) async fn start() -> Self {
+        Self::configured(|_| {}).await
+    }
+
+    pub(crate) async fn configured(configure: impl FnOnce(&mut Config)) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let paths = Paths::under(home.path());
+        paths.create_all().unwrap();
+        let mut config = Config::default();
+        configure(&mut config);
+        let (listener, address): (_, SocketAddr) =
+            daemon_http::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let stop = CancellationToken::new();
+        let auth = Authenticator::from_store(&paths.secrets).unwrap();
+        let settings =
+            Settings { paths, config, address, auth, stop: stop.clone(), with_local_hive: false };
+        let app = App::start(settings).await.unwrap();
+        let serve =
+            daemon_http::serve(listener, app.router(), stop.clone(), Duration::from_secs(10));
+        let server = TaskTracker::new().spawn(async move {
+            serve.await;
+            app.shutdown().await;
+        });
+        let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
+        let url = format!("http://{address}");
+        Self { url, http, server: Some(server), _home: home }
+    }
+
+    /// Waits until she has ended by herself.
+    pub(crate) async fn ended(&mut self) {
+        self.server.take().unwrap().await.unwrap();
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.http.get(format!("{}{path}", self.url))
+    }
+
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.http.post(format!("{}{path}", self.url))
+    }
+
+    /// Sends a body and reads the whole answer.
+    pub(crate) async fn ask(&self, path: &str, body: &Value) -> Reply {
+        Reply::read(self.post(path).json(body)).await
+    }
+
+    /// Sends a body, with `stream`, and reads the answer piece by piece.
+    pub(crate) async fn stream(&self, path: &str, body: &Value) -> Stream {
+        let mut body = body.clone();
+        body["stream"] = Value::Bool(true);
+        Stream::open(self.post(path).json(&body)).await
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        Reply::read(self.get("/v1/status")).await.json()
+    }
+
+    pub(crate) async fn worker_beat(&self, beat: &WorkerHeartbeat) {
+        let answer = self.post("/v1/worker-heartbeat").json(beat).send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+    }
+
+    pub(crate) async fn hive_beat(&self, beat: &HiveHeartbeat) {
+        let answer = self.post("/v1/hive-heartbeat").json(beat).send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+    }
+
+    /// Requests that run on a worker.
+    pub(crate) async fn in_flight(&self, worker: &str) -> u64 {
+        let status = self.status().await;
+        let workers = status["workers"].as_array().unwrap();
+        let found = workers.iter().find(|w| w["worker_id"] == worker).expect("a known worker");
+        found["in_flight"].as_u64().unwrap()
+    }
+}
+
+impl Drop for Queen {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.abort();
+        }
+    }
+}
