@@ -156,7 +156,7 @@ mod tests {
         assert!(queue.is_next(&again, now) && !queue.is_next(&waiting, now));
     }
 
-    const HOUR: Duration = Duration::from_hours(1);
+    const HOUR: Duration = Duration::from_secs(3600);
 
     proptest! {
         #[test]

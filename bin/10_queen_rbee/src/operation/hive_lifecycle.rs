@@ -16,7 +16,7 @@ use crate::registry::{HiveReport, Liveness};
 /// How long a hive may take to accept that it is to stop.
 const CALL: Duration = Duration::from_secs(5);
 /// How long a hive elsewhere may take to stop its workers and end.
-const END: Duration = Duration::from_mins(1);
+const END: Duration = Duration::from_secs(60);
 /// How long between two looks whether a hive has ended.
 const LOOK: Duration = Duration::from_millis(50);
 

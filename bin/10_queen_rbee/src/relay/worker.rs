@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// How long a worker may take to begin its answer, which it does before it reads the prompt.
 const BEGIN: Duration = Duration::from_secs(30);
 /// How long an unused connection is kept.
-const IDLE: Duration = Duration::from_mins(1);
+const IDLE: Duration = Duration::from_secs(60);
 /// The longest error, in bytes.
 const MAX_ERROR: usize = 64 << 10;
 /// How long a worker rests that is busy and does not say for how long.
