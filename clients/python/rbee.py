@@ -12,6 +12,7 @@ import openai
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-135m"
 
+# One thread a worker: several rbees and their tests share the machine's cores.
 CONFIG = """\
 [queen]
 bind = "127.0.0.1:0"
@@ -19,6 +20,10 @@ bind = "127.0.0.1:0"
 [hive]
 bind = "127.0.0.1:0"
 worker_ports = "0"
+
+[worker]
+heartbeat_interval_ms = 200
+threads = 1
 """
 
 

@@ -90,5 +90,5 @@ def test_an_unknown_path_is_an_error_object(client):
 def test_an_error_leaves_the_worker_as_it_was(client, rbee):
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=-1)
-    answer = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=2)
+    answer = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=2, temperature=0)
     assert answer.usage.completion_tokens == 2
