@@ -71,7 +71,7 @@ build() {
   - 'signal: 9' or 'Killed': the machine ran out of memory. Run: CARGO_BUILD_JOBS=1 $0
   - 'failed to download' or 'Could not resolve host': the build needs the network once.
   - after an upgrade of compiler or CMake: cargo clean --release -p llama-cpp-sys-2, and run this again."
-    say "Built in $((SECONDS - began)) s: $bin"
+    say "Built in $((SECONDS - began)) s"
     keeper=$bin/rbee-keeper
 }
 
@@ -114,6 +114,8 @@ show_next_steps() {
         key='<your token>'
         header=" -H 'Authorization: Bearer <your token>'"
     fi
+    local command=$keeper
+    if [[ $came_from == "$root" ]]; then command=./${keeper#"$root"/}; fi
     if [[ -n ${RBEE_HOME-} ]]; then home="RBEE_HOME=$(printf %q "$RBEE_HOME") "; fi
     cat <<TEXT
 
@@ -128,11 +130,12 @@ With Python (pip install openai):
   client = OpenAI(base_url="http://$address/v1", api_key="$key")
   print(client.chat.completions.create(model="$MODEL", messages=[{"role": "user", "content": "Hello!"}]).choices[0].message.content)
 
-See it:   $home$keeper status
-Stop it:  $home$keeper down
+See it:   $home$command status
+Stop it:  $home$command down
 TEXT
 }
 
+came_from=$PWD
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/requirements.sh
 source "$root/scripts/requirements.sh"
