@@ -77,7 +77,7 @@ build() {
 
 start_model() {
     step "Starting rbee"
-    "$keeper" up || stop "rbee did not start; the reason is above. Its logs are in the folder run/logs of RBEE_HOME, or in ~/.local/state/rbee/logs."
+    "$keeper" up || stop "rbee did not start; the reason is above."
 
     step "Loading the demo model SmolLM2-135M-Instruct (98 MB, Apache-2.0)"
     if ! "$keeper" model get "$MODEL" --json >/dev/null 2>&1; then
