@@ -104,6 +104,7 @@ ask() {
     step "$PROMPT"
     "$keeper" infer --quiet --model "$MODEL" --temperature 0 --max-tokens 200 --prompt "$PROMPT" ||
         stop "the model did not answer; the reason is above."
+    [[ -t 1 ]] || echo # a terminal has its line end from the keeper
 }
 
 show_next_steps() {
