@@ -241,13 +241,17 @@ fn as_wanted(running: Started, bind: Option<SocketAddr>) -> Result<Started, Fail
     }
 }
 
-/// The end of what was written to the log since `start`.
+/// Why a daemon ended, by what it has written to its log since `start`: its `error:`, or else its
+/// last lines.
 fn last_words(log: &Path, start: u64) -> String {
     let Ok(bytes) = std::fs::read(log) else { return String::new() };
     let since = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
     let text = String::from_utf8_lossy(since.unwrap_or(&bytes));
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    match lines.iter().rev().find_map(|line| line.strip_prefix("error: ")) {
+        Some(reason) => reason.to_owned(),
+        None => lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"),
+    }
 }
 
 #[cfg(test)]
@@ -273,9 +277,10 @@ mod tests {
     fn the_last_words_are_those_of_this_start() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("queen.log");
-        std::fs::write(&log, "before\nerror: taken\n\n").unwrap();
-        assert_eq!(last_words(&log, 7), "error: taken");
-        assert_eq!(last_words(&log, 999), "before\nerror: taken", "the log was put aside");
+        std::fs::write(&log, "error: old\nbegins\nends\n\n").unwrap();
+        assert_eq!(last_words(&log, 11), "begins\nends");
+        assert_eq!(last_words(&log, 0), "old");
+        assert_eq!(last_words(&log, 999), "old", "the log was put aside and is a fresh one");
         assert_eq!(last_words(&folder.path().join("none"), 0), "");
     }
 }
