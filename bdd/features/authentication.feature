@@ -48,8 +48,8 @@ Feature: Authentication
     And I run "rbee-keeper model import $MODEL --alias smollm2-135m"
     Then it succeeds
     When I use the token
-    And I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    And I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
     And the worker demands a token of its own
 
     Examples:

@@ -13,7 +13,7 @@ Feature: Bad input
       | the messages are missing    | {"model":"smollm2-135m"}                                                                        | 400    |                 |             | messages     |
       | there is no message         | {"model":"smollm2-135m","messages":[]}                                                          | 400    |                 | messages    |              |
       | messages is a text          | {"model":"smollm2-135m","messages":"Hi"}                                                        | 400    |                 | messages    |              |
-      | a role is unknown           | {"model":"smollm2-135m","messages":[{"role":"robot","content":"Hi"}]}                           | 400    |                 |             | robot        |
+      | a role is unknown           | {"model":"smollm2-135m","messages":[{"role":"robot","content":"Hi"}]}                           | 400    |                 | messages[0].role | assistant |
       | max_tokens is negative      | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"max_tokens":-1}            | 400    |                 | max_tokens  | -1           |
       | max_tokens is zero          | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"max_tokens":0}             | 400    |                 | max_tokens  |              |
       | max_tokens is a text        | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"max_tokens":"ten"}         | 400    |                 | max_tokens  |              |

@@ -28,7 +28,7 @@ Feature: Broken models
   Scenario: a request to a model that cannot be loaded gets an error, not silence
     Given an integrated cluster with the demo model
     And the model's file was replaced by a broken one
-    When I ask "What is the capital of France?" and expect no answer
+    When I ask "What is the capital of Japan?" and expect no answer
     Then the status is one of 500, 502, 503
     And the answer is an error object
     And queen and hive are healthy
@@ -45,8 +45,8 @@ Feature: Broken models
     Given an integrated cluster with the demo model
     When I try to import a missing file as "smollm2-135m"
     Then the job fails
-    When I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    When I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
 
   @root
   Scenario: a full disk is named, and nothing half is left behind

@@ -4,8 +4,8 @@ Feature: First prompt
 
   Scenario Outline: a model answers in an <topology> cluster
     Given an <topology> cluster with a worker
-    When I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    When I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
     And the answer is from the model "smollm2-135m"
     And its usage adds up
 
@@ -22,8 +22,8 @@ Feature: First prompt
 
   Scenario: four people ask at once
     Given an integrated cluster with a worker
-    When 4 people ask "What is the capital of France?" at once
-    Then each of the 4 answers contains "Paris"
+    When 4 people ask "What is the capital of Japan?" at once
+    Then each of the 4 answers contains "Tokyo"
 
   Scenario: a text is continued without any template
     Given an integrated cluster with a worker

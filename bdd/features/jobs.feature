@@ -2,8 +2,8 @@ Feature: Jobs
   Every operation is a job. Its events are kept, replayed and never doubled.
 
   Scenario: a stream can be opened late, twice, and from any event on
-    Given an integrated cluster with the demo model
-    And a job that has succeeded
+    Given an integrated cluster with a worker
+    And a job that writes an answer of 16 tokens
     When I follow the job
     And I follow the job
     Then both times I saw the same events
@@ -12,6 +12,7 @@ Feature: Jobs
     Then I saw the same events without the first
     When I follow the job from after its last event
     Then I saw only [DONE]
+    And the job is "succeeded"
 
   Scenario: a stream is taken up again in the middle of an answer
     Given an integrated cluster with a worker

@@ -7,8 +7,8 @@ Feature: A worker is killed
     When the worker is killed
     Then the stream ends with an error that names the worker's end
     And the hive lists 1 worker that is failed
-    When I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    When I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
     And another process than the killed one has answered
 
     Examples:
@@ -19,8 +19,8 @@ Feature: A worker is killed
   Scenario: killed while it is idle
     Given an integrated cluster with a worker
     When the worker is killed
-    And I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    And I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
 
   Scenario: killed while a job reads its answer
     Given an integrated cluster with a worker

@@ -3,8 +3,8 @@ Feature: A worker on demand
 
   Scenario Outline: the first request to a model starts its worker in an <topology> cluster
     Given an <topology> cluster with the demo model
-    When I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    When I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
     And the queen lists 1 worker that is ready
 
     Examples:
@@ -14,7 +14,7 @@ Feature: A worker on demand
 
   Scenario: several first requests start one worker, not several
     Given an integrated cluster with the demo model
-    When 4 people ask "What is the capital of France?" at once
-    Then each of the 4 answers contains "Paris"
+    When 4 people ask "What is the capital of Japan?" at once
+    Then each of the 4 answers contains "Tokyo"
     And the queen lists 1 worker that is ready
     And 1 worker process runs

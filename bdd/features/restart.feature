@@ -8,8 +8,8 @@ Feature: Daemons restart
     Then the worker is the same process as before
     And the queen lists 1 worker that is ready
     And the job is "succeeded"
-    When I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    When I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
 
   Scenario Outline: the queen of an <topology> cluster is killed and started again
     Given an <topology> cluster with a worker
@@ -18,8 +18,8 @@ Feature: Daemons restart
     Then the worker is the same process as before
     And the queen lists 1 worker that is ready
     And the job is "succeeded"
-    When I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    When I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
 
     Examples:
       | topology    |
@@ -31,14 +31,14 @@ Feature: Daemons restart
     And a job that writes a very long answer
     When the queen is killed and started again
     Then the job is "failed"
-    And the job's error mentions "interrupted"
+    And the job's stream ends with the error "interrupted" and [DONE]
     And every slot is free within 5 seconds
 
   Scenario: the hive is killed and adopts its workers when it starts again
     Given a distributed cluster with a worker
     When the hive is killed
-    And I ask "What is the capital of France?"
-    Then the answer contains "Paris"
+    And I ask "What is the capital of Japan?"
+    Then the answer contains "Tokyo"
     When the hive starts again
     Then the worker is the same process as before
     And the hive lists 1 worker that is ready

@@ -10,13 +10,13 @@ Feature: Streaming
 
   Scenario: the usage comes last when it is asked for
     Given an integrated cluster with a worker
-    When I ask "What is the capital of France?" in pieces, with usage
+    When I ask "What is the capital of Japan?" in pieces, with usage
     Then the last chunk holds the usage and no choice
     And its usage adds up
 
   Scenario: no usage comes when nobody asked
     Given an integrated cluster with a worker
-    When I ask "What is the capital of France?" in pieces
+    When I ask "What is the capital of Japan?" in pieces
     Then no chunk holds a usage
 
   Scenario: characters of several bytes are never cut

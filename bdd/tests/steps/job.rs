@@ -118,18 +118,20 @@ async fn newest_job_is(world: &mut Rbee, state: String) -> Step {
     job_is(world, state).await
 }
 
-#[then(regex = r#"^the job's error mentions "([^"]+)"$"#)]
-async fn job_error(world: &mut Rbee, wanted: String) -> Step {
-    let summary = world.api()?.job(world.job()?).await?;
-    Ok(mentions(summary.error.as_deref().unwrap_or_default(), &wanted)?)
-}
-
 #[then(regex = r#"^the job's stream ends with a "(\w+)" event and \[DONE\]$"#)]
 async fn stream_ends_with(world: &mut Rbee, event: String) -> Step {
     follow_after(world, None).await?;
     let run = world.job_run()?;
     let (_, last) = run.events.last().context("the job had no event")?;
     ensure!(last.event == event && run.done, "it ends with {last:?}, [DONE]: {}", run.done);
+    Ok(())
+}
+
+#[then(regex = r#"^the job's stream ends with the error "(\w+)" and \[DONE\]$"#)]
+async fn stream_ends_with_error(world: &mut Rbee, code: String) -> Step {
+    follow_after(world, None).await?;
+    let failure = failure(world)?;
+    ensure!(failure.code.as_deref() == Some(&code), "it ends with {failure:?}");
     Ok(())
 }
 

@@ -114,8 +114,9 @@ fn has_field(world: &mut Rbee, field: String, wanted: String) -> Step {
 async fn same_as_api(world: &mut Rbee) -> Step {
     let body = serde_json::json!({
         "model": DEMO_ALIAS,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "messages": [{"role": "user", "content": "What is the capital of Japan?"}],
         "temperature": 0,
+        "max_tokens": 32,
     });
     let answer = world.api()?.post("/v1/chat/completions", &body).await?.expect_status(200)?;
     let (printed, wanted) = (&world.keeper_run()?.stdout, text(&answer)?);
