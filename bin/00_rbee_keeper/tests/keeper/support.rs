@@ -15,7 +15,7 @@ use tokio::process::Command;
 pub(crate) use queen::TestQueen;
 
 /// The longest that a command may take.
-const DEADLINE: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_secs(50);
 
 /// A temporary `RBEE_HOME` whose queen would listen where nothing can.
 pub(crate) struct Home(TempDir);
