@@ -83,8 +83,8 @@ async fn the_worker_gets_what_was_asked_and_the_time_that_is_left() {
 #[tokio::test]
 async fn requests_are_shared_between_the_workers_of_a_model() {
     let hang = || [Script::Hangs(&["a"]), Script::Hangs(&["a"])];
-    let first = WorkerDouble::start("w-1", hang()).await;
-    let second = WorkerDouble::start("w-2", hang()).await;
+    let first = WorkerDouble::start("w-1", hang());
+    let second = WorkerDouble::start("w-2", hang());
     let queen = Queen::start().await;
     queen.worker_beat(&first.beat()).await;
     queen.worker_beat(&second.beat()).await;
@@ -126,7 +126,7 @@ async fn a_queen_that_is_asked_to_end_lets_a_running_answer_end_first() {
 }
 
 async fn queen_with_worker(scripts: impl IntoIterator<Item = Script>) -> (Queen, WorkerDouble) {
-    let worker = WorkerDouble::start("w-1", scripts).await;
+    let worker = WorkerDouble::start("w-1", scripts);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
     (queen, worker)

@@ -84,7 +84,7 @@ async fn the_deadline_holds_while_a_worker_is_being_started() {
 }
 
 async fn queen_with_hive(fails: bool) -> (Queen, HiveDouble) {
-    let (queen, hive) = (Queen::start().await, HiveDouble::start(fails).await);
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(fails));
     queen.hive_beat(&hive.beat()).await;
     (queen, hive)
 }

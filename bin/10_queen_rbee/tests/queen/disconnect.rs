@@ -33,7 +33,7 @@ async fn a_client_that_goes_away_before_the_whole_answer_ends_it_too() {
 #[tokio::test]
 async fn a_client_that_goes_away_while_it_waits_leaves_the_queue() {
     let hang = || Script::Hangs(&["Hello"]);
-    let worker = WorkerDouble::start("w-1", [hang(), hang()]).await;
+    let worker = WorkerDouble::start("w-1", [hang(), hang()]);
     let queen = Queen::start().await;
     let mut beat = worker.beat();
     beat.slots.total = 1;
@@ -76,7 +76,7 @@ async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
 }
 
 async fn queen_with(script: Script) -> (Queen, WorkerDouble) {
-    let worker = WorkerDouble::start("w-1", [script]).await;
+    let worker = WorkerDouble::start("w-1", [script]);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
     (queen, worker)

@@ -19,8 +19,8 @@ async fn before_the_first_token_another_worker_takes_over_and_nobody_notices() {
         Script::Refuses(401, "invalid_api_key"),
     ] {
         for stream in [false, true] {
-            let failing = WorkerDouble::start("w-1", [trouble.clone()]).await;
-            let other = WorkerDouble::start("w-2", []).await;
+            let failing = WorkerDouble::start("w-1", [trouble.clone()]);
+            let other = WorkerDouble::start("w-2", []);
             let queen = Queen::start().await;
             queen.worker_beat(&failing.beat()).await;
             queen.worker_beat(&other.beat()).await;
@@ -40,8 +40,8 @@ async fn before_the_first_token_another_worker_takes_over_and_nobody_notices() {
 
 #[tokio::test]
 async fn a_worker_that_cannot_be_reached_is_not_asked_twice() {
-    let gone = WorkerDouble::start("w-1", []).await;
-    let other = WorkerDouble::start("w-2", []).await;
+    let gone = WorkerDouble::start("w-1", []);
+    let other = WorkerDouble::start("w-2", []);
     let queen = Queen::start().await;
     let beat = gone.beat();
     drop(gone);
@@ -57,8 +57,7 @@ async fn a_worker_that_cannot_be_reached_is_not_asked_twice() {
 
 #[tokio::test]
 async fn in_the_middle_of_a_stream_the_client_is_told_and_nothing_is_said_to_be_done() {
-    let worker =
-        WorkerDouble::start("w-1", [Script::Dies(&["Hello"]), Script::Dies(&["Hello"])]).await;
+    let worker = WorkerDouble::start("w-1", [Script::Dies(&["Hello"]), Script::Dies(&["Hello"])]);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
     let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
@@ -75,8 +74,7 @@ async fn in_the_middle_of_a_stream_the_client_is_told_and_nothing_is_said_to_be_
 
 #[tokio::test]
 async fn a_worker_that_talks_nonsense_is_tried_three_times_and_not_quoted() {
-    let worker =
-        WorkerDouble::start("w-1", [Script::Babbles, Script::Babbles, Script::Babbles]).await;
+    let worker = WorkerDouble::start("w-1", [Script::Babbles, Script::Babbles, Script::Babbles]);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
     let reply = queen.ask(CHAT, &chat()).await;
@@ -88,7 +86,7 @@ async fn a_worker_that_talks_nonsense_is_tried_three_times_and_not_quoted() {
 #[tokio::test]
 async fn a_worker_that_is_not_ready_after_all_is_waited_for() {
     let scripts = [Script::Refuses(503, "loading"), Script::Refuses(429, "queue_full")];
-    let worker = WorkerDouble::start("w-1", scripts).await;
+    let worker = WorkerDouble::start("w-1", scripts);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
     let reply = queen.ask(CHAT, &chat()).await;
@@ -100,7 +98,7 @@ async fn a_worker_that_is_not_ready_after_all_is_waited_for() {
 async fn the_deadline_ends_what_hangs() {
     for trouble in [Script::Silent, Script::Hangs(&[])] {
         for stream in [false, true] {
-            let worker = WorkerDouble::start("w-1", [trouble.clone()]).await;
+            let worker = WorkerDouble::start("w-1", [trouble.clone()]);
             let queen = Queen::start().await;
             queen.worker_beat(&worker.beat()).await;
             let mut body = chat();
@@ -117,7 +115,7 @@ async fn the_deadline_ends_what_hangs() {
 #[tokio::test]
 async fn the_deadline_ends_a_stream_in_its_middle_by_an_error() {
     for trouble in [Script::Hangs(&["Hello"]), Script::Fails(&["Hello"], "deadline_exceeded")] {
-        let worker = WorkerDouble::start("w-1", [trouble]).await;
+        let worker = WorkerDouble::start("w-1", [trouble]);
         let queen = Queen::start().await;
         queen.worker_beat(&worker.beat()).await;
         let mut body = chat();
@@ -132,8 +130,8 @@ async fn the_deadline_ends_a_stream_in_its_middle_by_an_error() {
 
 #[tokio::test]
 async fn a_hive_that_sees_its_worker_die_ends_what_hangs_on_it() {
-    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]).await;
-    let (queen, hive) = (Queen::start().await, HiveDouble::start(false).await);
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]);
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     queen.worker_beat(&worker.beat()).await;
     let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
     stream.until_text().await;

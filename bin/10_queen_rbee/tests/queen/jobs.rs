@@ -73,7 +73,7 @@ async fn a_failed_inference_says_why() {
 
 #[tokio::test]
 async fn a_hives_events_are_passed_on_once_and_its_result_and_errors_become_ours() {
-    let (queen, hive) = (Queen::start().await, HiveDouble::start(false).await);
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     queen.hive_beat(&hive.beat()).await;
     let (events, end) = run(&queen, &Operation::ModelList(localhost())).await;
     let messages: Vec<_> = events.iter().map(|event| event.message.as_str()).collect();
@@ -89,7 +89,7 @@ async fn a_hives_events_are_passed_on_once_and_its_result_and_errors_become_ours
 
 #[tokio::test]
 async fn hives_are_listed_and_an_unknown_one_names_the_known() {
-    let (queen, hive) = (Queen::start().await, HiveDouble::start(false).await);
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     let (_, end) = run(&queen, &Operation::WorkerList(localhost())).await;
     let JobEnd::Failed(error) = end else { panic!("{end:?}") };
     assert_eq!(error.code.as_deref(), Some("hive_not_running"));
@@ -108,7 +108,7 @@ async fn hives_are_listed_and_an_unknown_one_names_the_known() {
 }
 
 async fn queen_with_worker(scripts: impl IntoIterator<Item = Script>) -> (Queen, WorkerDouble) {
-    let worker = WorkerDouble::start("w-1", scripts).await;
+    let worker = WorkerDouble::start("w-1", scripts);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
     (queen, worker)

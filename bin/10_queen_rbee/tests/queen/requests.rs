@@ -33,7 +33,7 @@ async fn what_cannot_be_right_is_refused_with_an_error_object() {
 #[tokio::test]
 async fn an_unknown_model_is_not_found_whatever_its_name_looks_like() {
     let queen = Queen::start().await;
-    let worker = WorkerDouble::start("w-1", []).await;
+    let worker = WorkerDouble::start("w-1", []);
     queen.worker_beat(&worker.beat()).await;
     for model in ["n", "../../etc/passwd", "", "gpt-4o"] {
         let mut body = chat();
@@ -51,7 +51,7 @@ async fn an_unknown_model_is_not_found_whatever_its_name_looks_like() {
 #[tokio::test]
 async fn what_the_worker_refuses_as_too_long_is_passed_on_with_both_lengths() {
     let too_long = || Script::Refuses(400, "context_length_exceeded");
-    let worker = WorkerDouble::start("w-1", [too_long(), too_long(), too_long()]).await;
+    let worker = WorkerDouble::start("w-1", [too_long(), too_long(), too_long()]);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
 
@@ -85,7 +85,7 @@ async fn a_deadline_that_is_no_time_is_refused() {
 #[tokio::test]
 async fn more_requests_than_may_wait_are_told_to_come_back() {
     let hang = || Script::Hangs(&[]);
-    let worker = WorkerDouble::start("w-1", [hang(), hang(), hang()]).await;
+    let worker = WorkerDouble::start("w-1", [hang(), hang(), hang()]);
     let queen = Queen::configured(|config| config.queen.max_queue_per_model = 1).await;
     let mut beat = worker.beat();
     beat.slots.total = 1;

@@ -131,7 +131,7 @@ impl Stream {
 
 impl Transcript {
     pub(crate) fn text(&self) -> String {
-        self.chunks.iter().map(|chunk| text_of(chunk)).collect()
+        self.chunks.iter().map(text_of).collect()
     }
 }
 

@@ -32,7 +32,7 @@ struct Stage {
 
 impl HiveDouble {
     /// A hive whose starts of workers wait for [`let_start`](Self::let_start), and then fail or not.
-    pub(crate) async fn start(fails: bool) -> Self {
+    pub(crate) fn start(fails: bool) -> Self {
         let stage = Arc::new(Stage {
             may_start: Semaphore::new(0),
             fails,
@@ -102,7 +102,7 @@ async fn spawn(stage: &Stage, job: &JobContext) -> Result<Outcome, JobError> {
     if stage.fails {
         return Err(JobError::new("worker_failed", "worker w-9 failed: tensor data is truncated"));
     }
-    let worker = WorkerDouble::start(&format!("w-spawned-{number}"), []).await;
+    let worker = WorkerDouble::start(&format!("w-spawned-{number}"), []);
     let listed = worker.listed(SupervisedState::Ready);
     stage.workers.lock().unwrap().push(worker);
     Ok(Outcome::new("ready", serde_json::to_value(listed).unwrap()))

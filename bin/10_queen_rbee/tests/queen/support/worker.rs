@@ -65,7 +65,7 @@ const USUAL: Script = Script::Says(&["Hello", " world"]);
 
 impl WorkerDouble {
     /// A worker that does what is written, one script a request, and then the usual.
-    pub(crate) async fn start(name: &str, scripts: impl IntoIterator<Item = Script>) -> Self {
+    pub(crate) fn start(name: &str, scripts: impl IntoIterator<Item = Script>) -> Self {
         let stage = Arc::new(Stage {
             scripts: Mutex::new(scripts.into_iter().collect()),
             requests: Mutex::default(),
