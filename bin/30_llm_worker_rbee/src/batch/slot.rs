@@ -188,12 +188,8 @@ impl Slot {
         Progress::Goes
     }
 
-    /// Ends the answer: everything held back is shown.
+    /// Ends the answer: all text held back is shown, half a character is not.
     pub(super) fn finish(&mut self, reason: FinishReason, now: Instant) -> Progress {
-        let mut rest = String::new();
-        self.utf8.finish_into(&mut rest);
-        // A stop text cannot be completed by what was an unfinished character.
-        self.stops.push(&rest, &mut self.text);
         self.stops.finish(&mut self.text);
         if !self.text.is_empty() || !self.unshown.is_empty() {
             self.show();

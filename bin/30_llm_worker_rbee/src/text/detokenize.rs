@@ -1,8 +1,8 @@
 //! Bytes of tokens to whole characters.
 //!
 //! A token can end in the middle of a UTF-8 character. What is not whole stays until the next
-//! token; bytes that can never become a character are shown as U+FFFD, as the standard library's
-//! lossy conversion does.
+//! token, and is never shown where the answer ends before it; bytes that can never become a
+//! character are shown as U+FFFD, as the standard library's lossy conversion does.
 
 /// Collects bytes and gives whole characters.
 #[derive(Debug, Default)]
@@ -41,12 +41,6 @@ impl Utf8Stream {
         let keep_from = self.pending.len() - rest.len();
         self.pending.drain(..keep_from);
     }
-
-    /// Gives what is left at the end of the answer; a broken character becomes U+FFFD.
-    pub fn finish_into(&mut self, text: &mut String) {
-        text.push_str(&String::from_utf8_lossy(&self.pending));
-        self.pending.clear();
-    }
 }
 
 #[cfg(test)]
@@ -54,7 +48,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn streamed(bytes: &[u8], cuts: &[usize]) -> (String, Vec<String>) {
+    /// The pieces that are shown, and the bytes that are left at the end.
+    fn streamed(bytes: &[u8], cuts: &[usize]) -> (Vec<String>, Vec<u8>) {
         let mut stream = Utf8Stream::default();
         let mut pieces = Vec::new();
         let mut from = 0;
@@ -68,17 +63,21 @@ mod tests {
             stream.drain_into(&mut piece);
             pieces.push(piece);
         }
-        let mut end = String::new();
-        stream.finish_into(&mut end);
-        pieces.push(end);
-        (pieces.concat(), pieces)
+        (pieces, stream.pending)
     }
 
     #[test]
     fn a_character_in_two_tokens_appears_once_and_whole() {
-        let (text, pieces) = streamed("a🦀b".as_bytes(), &[3]);
-        assert_eq!(text, "a🦀b");
-        assert_eq!(pieces[0], "a");
+        let (pieces, left) = streamed("a🦀b".as_bytes(), &[3]);
+        assert_eq!(pieces, ["a", "🦀b"]);
+        assert!(left.is_empty());
+    }
+
+    #[test]
+    fn half_a_character_at_the_end_is_not_shown() {
+        let (pieces, left) = streamed(&"a🦀".as_bytes()[..3], &[]);
+        assert_eq!(pieces, ["a"]);
+        assert_eq!(left.len(), 2);
     }
 
     proptest! {
@@ -89,7 +88,7 @@ mod tests {
                 *cut %= bytes.len() + 1;
             }
             cuts.sort_unstable();
-            prop_assert_eq!(streamed(bytes, &cuts).0, text);
+            prop_assert_eq!(streamed(bytes, &cuts).0.concat(), text);
         }
 
         #[test]
@@ -98,7 +97,9 @@ mod tests {
                 *cut %= bytes.len() + 1;
             }
             cuts.sort_unstable();
-            prop_assert_eq!(streamed(&bytes, &cuts).0, String::from_utf8_lossy(&bytes).into_owned());
+            let (pieces, left) = streamed(&bytes, &cuts);
+            let all = pieces.concat() + &String::from_utf8_lossy(&left);
+            prop_assert_eq!(all, String::from_utf8_lossy(&bytes).into_owned());
         }
     }
 }
