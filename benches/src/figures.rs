@@ -19,6 +19,6 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 /// A plain table.
 pub(crate) fn table(title: &str, head: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::ASCII_MARKDOWN).set_header(head).add_rows(rows);
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(head).add_rows(rows);
     format!("{title}\n\n{table}")
 }

@@ -35,6 +35,9 @@ fn main() {
             }
         }
     }
+    for folder in ["", "deps", "examples"] {
+        remove_dangling_links(&profile_dir.join(folder));
+    }
     println!("cargo:rerun-if-changed={}", engine_dir.join("libllama.so.0").display());
     println!("cargo:rustc-env=RBEE_BUILD_ENGINE_DIR={}", engine_dir.display());
 
@@ -48,6 +51,20 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,@executable_path/rbee-engine");
         println!("cargo:rustc-link-arg=-Wl,-rpath,@executable_path/../lib/rbee-engine");
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", engine_dir.display());
+    }
+}
+
+/// Removes the links to shared libraries that `llama-cpp-sys-2` leaves in the target folder.
+///
+/// They point to names that are not there, so nothing uses them; but its build script fails on them
+/// when it runs a second time in the same target folder, after an upgrade for one.
+fn remove_dangling_links(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_library = path.file_name().is_some_and(|n| n.to_string_lossy().contains(".so"));
+        if is_library && path.is_symlink() && !path.exists() {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

@@ -13,14 +13,14 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 
 /// A model as llama.cpp loads it.
-pub struct Bare {
+pub(crate) struct Bare {
     backend: LlamaBackend,
     model: LlamaModel,
 }
 
 impl Bare {
     /// Loads `file` on the processor, with the backends of `folder`.
-    pub fn load(file: &Path, folder: &Path) -> Self {
+    pub(crate) fn load(file: &Path, folder: &Path) -> Self {
         llama_cpp_2::llama_backend::load_backends_from_path(folder);
         let backend = LlamaBackend::init().expect("llama.cpp starts");
         let params = LlamaModelParams::default().with_n_gpu_layers(0);
@@ -29,7 +29,7 @@ impl Bare {
     }
 
     /// A context for `sequences` sequences, set up as the worker's.
-    pub fn context(&self, sequences: u32, kv_tokens: u32, threads: i32) -> LlamaContext<'_> {
+    pub(crate) fn context(&self, sequences: u32, kv_tokens: u32, threads: i32) -> LlamaContext<'_> {
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(kv_tokens))
             .with_n_batch(512)
@@ -43,18 +43,18 @@ impl Bare {
     }
 
     /// The tokens of a text.
-    pub fn tokenize(&self, text: &str) -> Vec<LlamaToken> {
+    pub(crate) fn tokenize(&self, text: &str) -> Vec<LlamaToken> {
         self.model.vocab().tokenize(text.as_bytes(), true, false)
     }
 
     /// The text of tokens.
-    pub fn text(&self, tokens: &[LlamaToken]) -> String {
+    pub(crate) fn text(&self, tokens: &[LlamaToken]) -> String {
         let bytes = tokens.iter().flat_map(|t| self.model.vocab().token_to_piece(*t, false, None));
         String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
     }
 
     /// Continues each prompt by up to `count` tokens, greedily, all in one batch a step.
-    pub fn greedy(
+    pub(crate) fn greedy(
         &self,
         context: &mut LlamaContext<'_>,
         prompts: &[Vec<LlamaToken>],
