@@ -84,7 +84,7 @@ impl App {
             Spawner::new(hives.clone(), registry.clone(), tasks.clone(), background.clone());
         let dispatcher =
             Dispatcher::new(registry.clone(), spawner, config.queen.max_queue_per_model);
-        let relay = Relay::new(dispatcher, secret.clone()).context("no HTTP client can be made")?;
+        let relay = Relay::new(dispatcher, &secret);
         let http = reqwest::Client::builder().no_proxy().build()?;
         let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
         let executor: Arc<dyn Executor> = Arc::new(Operations {

@@ -21,7 +21,7 @@ use worker_contract::{
 
 pub use self::liveness::{Liveness, liveness};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
-pub use self::workers::Target;
+pub use self::workers::{Address, Target};
 use self::{hives::Hives, workers::Workers};
 use crate::scheduler::{Decision, Demand, Snapshot, schedule};
 

@@ -51,11 +51,22 @@ pub(super) struct Said {
     has_failed: bool,
 }
 
+/// Where a worker listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Its host's name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Both, as in a URL and in the header `host`.
+    pub authority: String,
+}
+
 /// Where a worker takes requests.
 #[derive(Debug)]
 pub struct Target {
-    /// The URL of its `POST /v1/inference`.
-    pub inference: Url,
+    /// Where it listens.
+    pub address: Address,
     /// Fires when the worker is known to be gone: nothing more comes from it.
     pub gone: CancellationToken,
 }
@@ -63,19 +74,20 @@ pub struct Target {
 impl Workers {
     /// Takes a worker's own report.
     pub(super) fn beat(&mut self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
-        let url = inference_url(&beat.address)?;
+        let address = parse_address(&beat.address)?;
         let full = self.by_id.len() >= MAX_WORKERS;
         let worker = match self.by_id.get_mut(&beat.worker_id) {
             Some(worker) => worker,
             None if full => return Err(ReportError::TooMany { limit: MAX_WORKERS }),
             None => {
-                let worker = Worker::new(&beat.hive_id, &beat.model.name, beat.device, url.clone());
+                let worker =
+                    Worker::new(&beat.hive_id, &beat.model.name, beat.device, address.clone());
                 self.by_id.entry(beat.worker_id.clone()).or_insert(worker)
             }
         };
-        if worker.target.inference != url {
+        if worker.target.address != address {
             worker.target.gone.cancel();
-            worker.target = Target::new(url);
+            worker.target = Target::new(address);
         }
         worker.hive_id.clone_from(&beat.hive_id);
         worker.model.clone_from(&beat.model.name);
@@ -109,11 +121,11 @@ impl Workers {
     /// Takes a hive's word on one of its workers.
     pub(super) fn supervised(&mut self, listed: &SupervisedWorker) {
         if !self.by_id.contains_key(&listed.worker_id) {
-            let Ok(url) = inference_url(&listed.address) else { return };
+            let Ok(address) = parse_address(&listed.address) else { return };
             if self.by_id.len() >= MAX_WORKERS {
                 return;
             }
-            let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, url);
+            let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address);
             self.by_id.insert(listed.worker_id.clone(), worker);
         }
         if let Some(worker) = self.by_id.get_mut(&listed.worker_id) {
@@ -189,12 +201,12 @@ impl Workers {
 }
 
 impl Worker {
-    fn new(hive_id: &HiveAlias, model: &ModelAlias, device: DeviceId, url: Url) -> Self {
+    fn new(hive_id: &HiveAlias, model: &ModelAlias, device: DeviceId, address: Address) -> Self {
         Self {
             hive_id: hive_id.clone(),
             model: model.clone(),
             device,
-            target: Target::new(url),
+            target: Target::new(address),
             said: None,
             listed: None,
             in_flight: 0,
@@ -269,17 +281,19 @@ impl Worker {
 }
 
 impl Target {
-    fn new(inference: Url) -> Arc<Self> {
-        Arc::new(Self { inference, gone: CancellationToken::new() })
+    fn new(address: Address) -> Arc<Self> {
+        Arc::new(Self { address, gone: CancellationToken::new() })
     }
 }
 
-/// The URL of a worker's inference, from its base URL.
-fn inference_url(address: &str) -> Result<Url, ReportError> {
-    let refused = || ReportError::Address { address: address.chars().take(80).collect() };
-    let base = Url::parse(address).map_err(|_| refused())?;
-    if base.scheme() != "http" || !base.has_host() || !matches!(base.path(), "/" | "") {
-        return Err(refused());
-    }
-    base.join("/v1/inference").map_err(|_| refused())
+/// The address in a worker's base URL.
+fn parse_address(base_url: &str) -> Result<Address, ReportError> {
+    let refused = || ReportError::Address { address: base_url.chars().take(80).collect() };
+    let url = Url::parse(base_url).map_err(|_| refused())?;
+    let is_base = url.scheme() == "http" && matches!(url.path(), "/" | "") && url.query().is_none();
+    let host = url.host_str().filter(|_| is_base).ok_or_else(refused)?;
+    let port = url.port_or_known_default().ok_or_else(refused)?;
+    // An IPv6 address is in brackets in a URL only.
+    let name = host.trim_matches(['[', ']']);
+    Ok(Address { host: name.to_owned(), port, authority: format!("{host}:{port}") })
 }

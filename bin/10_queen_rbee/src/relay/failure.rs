@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::StatusCode;
+use axum::http::StatusCode;
 use worker_contract::{ErrorDetail, WorkerId};
 
 use crate::dispatch::NoPlace;

@@ -5,6 +5,7 @@
 //! on. Dropping an [`Answer`] closes the connection to the worker, which ends the request there.
 
 mod answer;
+mod connection;
 mod failure;
 mod progress;
 mod sse;
@@ -56,8 +57,9 @@ pub enum Part {
 
 impl Relay {
     /// A relay that proves itself to workers with `secret`.
-    pub fn new(dispatcher: Dispatcher, secret: Secret) -> Result<Self, reqwest::Error> {
-        Ok(Self { dispatcher, workers: WorkerClient::new(secret)? })
+    #[must_use]
+    pub fn new(dispatcher: Dispatcher, secret: &Secret) -> Self {
+        Self { dispatcher, workers: WorkerClient::new(secret) }
     }
 
     /// Begins an answer of `model`. Nothing happens until it is asked for its first part.

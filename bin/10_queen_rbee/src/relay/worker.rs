@@ -4,54 +4,54 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use access_tokens::Secret;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, response};
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::time::{Instant, sleep_until, timeout};
 use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceEvent, InferenceRequest};
 
+use super::connection::{Broken, Exchange, Pool};
 use super::failure::Trouble;
 use super::sse::EventCutter;
 use crate::registry::Target;
 
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(3);
 /// How long a worker may take to begin its answer, which it does before it reads the prompt.
 const BEGIN: Duration = Duration::from_secs(30);
-/// How long an unused connection is kept.
-const IDLE: Duration = Duration::from_secs(60);
 /// The longest error, in bytes.
 const MAX_ERROR: usize = 64 << 10;
+/// How long the text of an error may take.
+const ERROR_TEXT: Duration = Duration::from_secs(3);
 /// How long a worker rests that is busy and does not say for how long.
 const REST: Duration = Duration::from_secs(1);
 /// How long the end of a complete answer is waited for, so that its connection can be used again.
 const LAST_BYTES: Duration = Duration::from_millis(20);
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// Sends requests to workers over connections that are kept.
 #[derive(Debug, Clone)]
 pub(super) struct WorkerClient {
-    http: Client,
-    secret: Secret,
+    pool: Pool,
+    authorization: HeaderValue,
 }
 
 /// The events of an answer as they come. Dropping it closes the connection.
 #[derive(Debug)]
 pub(super) struct WorkerEvents {
-    response: Response,
+    exchange: Exchange,
     cutter: EventCutter,
     target: Arc<Target>,
 }
 
 impl WorkerClient {
-    pub(super) fn new(secret: Secret) -> Result<Self, reqwest::Error> {
-        let http = Client::builder()
-            .no_proxy()
-            .redirect(Policy::none())
-            .tcp_nodelay(true)
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(IDLE)
-            .build()?;
-        Ok(Self { http, secret })
+    /// A client that proves itself with `secret`.
+    pub(super) fn new(secret: &Secret) -> Self {
+        // A secret that fits no header is none that a worker could have been given.
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
+            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+        authorization.set_sensitive(true);
+        Self { pool: Pool::default(), authorization }
     }
 
     /// Sends a request; gives its events once the worker has accepted it.
@@ -61,33 +61,41 @@ impl WorkerClient {
         request: &InferenceRequest,
         deadline: Instant,
     ) -> Result<WorkerEvents, Trouble> {
-        let call = self
-            .http
-            .post(target.inference.clone())
-            .bearer_auth(self.secret.expose())
-            .header("x-request-id", request.request_id.as_str())
-            .json(request)
-            .send();
-        let response = tokio::select! {
+        let body = match serde_json::to_vec(request) {
+            Ok(body) => Bytes::from(body),
+            Err(error) => return Err(Trouble::garbage(format!("it cannot be asked: {error}"))),
+        };
+        let build = || self.http_request(&target, request, body.clone());
+        let sent = tokio::select! {
             biased;
             () = target.gone.cancelled() => return Err(gone()),
+            sent = timeout(BEGIN, self.pool.send(&target.address, build)) => sent,
             () = sleep_until(deadline) => return Err(Trouble::Deadline),
-            response = timeout(BEGIN, call) => response,
         };
-        let response = match response {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(Trouble::connection(reason(&error))),
-            Err(_) => {
-                return Err(Trouble::connection(format!(
-                    "it was silent for {} s",
-                    BEGIN.as_secs()
-                )));
+        match sent {
+            Ok(Ok((head, exchange))) if head.status == StatusCode::OK => {
+                understood(&head.headers, exchange, target)
             }
-        };
-        if response.status() == StatusCode::OK {
-            return understood(response, target);
+            Ok(Ok((head, exchange))) => Err(refusal(&head, exchange).await),
+            Ok(Err(broken)) => Err(Trouble::connection(broken.to_string())),
+            Err(_) => Err(Trouble::connection(format!("it was silent for {} s", BEGIN.as_secs()))),
         }
-        Err(refusal(response).await)
+    }
+
+    fn http_request(
+        &self,
+        target: &Target,
+        request: &InferenceRequest,
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
+        Request::post("/v1/inference")
+            .header(HOST, &target.address.authority)
+            .header(AUTHORIZATION, &self.authorization)
+            .header(CONTENT_TYPE, "application/json")
+            .header(REQUEST_ID, request.request_id.as_str())
+            .body(Full::new(body))
+            // The authority came out of a URL, and a request id is of plain letters.
+            .expect("every header was checked where it entered")
     }
 }
 
@@ -104,49 +112,57 @@ impl WorkerEvents {
             }
             let chunk = tokio::select! {
                 biased;
-                chunk = self.response.chunk() => chunk,
+                chunk = self.exchange.chunk() => chunk,
                 () = self.target.gone.cancelled() => return Err(gone()),
             };
             match chunk {
                 Ok(Some(bytes)) => self.cutter.feed(&bytes),
-                Ok(None) => {
+                Ok(None) | Err(Broken::Http(_)) => {
                     return Err(Trouble::connection("it ended in the middle of the answer"));
                 }
-                Err(error) => {
-                    let reason = reason(&error);
-                    return Err(Trouble::connection(format!("its connection broke: {reason}")));
-                }
+                Err(broken) => return Err(Trouble::connection(broken.to_string())),
             }
         }
     }
 
     /// Reads the end of a complete answer, so that the connection can be used again.
     pub(super) async fn finish(mut self) {
-        let rest = async { while let Ok(Some(_)) = self.response.chunk().await {} };
-        let _ = timeout(LAST_BYTES, rest).await;
+        let rest = async { while let Ok(Some(_)) = self.exchange.chunk().await {} };
+        if timeout(LAST_BYTES, rest).await.is_ok() {
+            self.exchange.keep();
+        }
     }
 }
 
-fn understood(response: Response, target: Arc<Target>) -> Result<WorkerEvents, Trouble> {
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+fn understood(
+    headers: &HeaderMap,
+    exchange: Exchange,
+    target: Arc<Target>,
+) -> Result<WorkerEvents, Trouble> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
-        return Ok(WorkerEvents { response, cutter: EventCutter::default(), target });
+        return Ok(WorkerEvents { exchange, cutter: EventCutter::default(), target });
     }
     Err(Trouble::garbage("its answer is not text/event-stream"))
 }
 
 /// What an answer that is not 200 means.
-async fn refusal(mut response: Response) -> Trouble {
-    let status = response.status();
-    let retry_after =
-        response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+async fn refusal(head: &response::Parts, mut exchange: Exchange) -> Trouble {
+    let status = head.status;
+    let retry_after = head.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
     let rest = retry_after.map_or(REST, |seconds: u64| Duration::from_secs(seconds.min(10)));
     let mut body = Vec::new();
-    while let Ok(Ok(Some(chunk))) = timeout(CONNECT, response.chunk()).await {
-        body.extend_from_slice(&chunk);
-        if body.len() > MAX_ERROR {
-            break;
+    let read = async {
+        while let Ok(Some(chunk)) = exchange.chunk().await {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ERROR {
+                return false;
+            }
         }
+        true
+    };
+    if timeout(ERROR_TEXT, read).await == Ok(true) {
+        exchange.keep();
     }
     let detail = match serde_json::from_slice::<ApiErrorBody>(&body) {
         Ok(body) => body.error,
@@ -166,14 +182,5 @@ fn at_fault(detail: ErrorDetail) -> ErrorDetail {
 }
 
 fn gone() -> Trouble {
-    Trouble::connection("it is gone")
-}
-
-/// The cause at the end of the chain: `Connection refused` instead of `error sending request`.
-fn reason(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
+    Trouble::connection("its process has ended, or is silent")
 }
