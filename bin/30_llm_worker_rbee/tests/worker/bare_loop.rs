@@ -22,7 +22,8 @@ impl Bare {
     /// Loads `file` on the processor, with the backends of `folder`.
     pub(crate) fn load(file: &Path, folder: &Path) -> Self {
         llama_cpp_2::llama_backend::load_backends_from_path(folder);
-        let backend = LlamaBackend::init().expect("llama.cpp starts");
+        let mut backend = LlamaBackend::init().expect("llama.cpp starts");
+        backend.void_logs();
         let params = LlamaModelParams::default().with_n_gpu_layers(0);
         let model = LlamaModel::load_from_file(&backend, file, &params).expect("the model loads");
         Self { backend, model }
