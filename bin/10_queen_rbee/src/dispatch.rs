@@ -87,15 +87,16 @@ impl Dispatcher {
     }
 
     /// Waits for a place at a worker, at most until `deadline`. `failed` are the workers that failed
-    /// this request; one that has failed before is next again. Dropping the returned future gives the
-    /// turn up.
+    /// this request; one that `had_a_place` before has waited already and is next. Dropping the
+    /// returned future gives the turn up.
     pub async fn place(
         &self,
         model: &ModelAlias,
         failed: &[WorkerId],
+        had_a_place: bool,
         deadline: Instant,
     ) -> Result<Place, NoPlace> {
-        let turn = self.enter(model, !failed.is_empty(), deadline)?;
+        let turn = self.enter(model, had_a_place, deadline)?;
         let demand = Demand { model, failed };
         let mut changes = self.registry.changes();
         let mut attempt: Option<Attempt> = None;
@@ -152,11 +153,11 @@ impl Dispatcher {
     fn enter(
         &self,
         model: &ModelAlias,
-        is_again: bool,
+        had_a_place: bool,
         deadline: Instant,
     ) -> Result<Turn<'_>, QueueFull> {
         let mut admission = self.admission();
-        let ticket = if is_again {
+        let ticket = if had_a_place {
             admission.enter_again(model, deadline)
         } else {
             admission.enter(model, deadline, Instant::now())?

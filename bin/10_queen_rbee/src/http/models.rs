@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use daemon_http::ApiError;
 use worker_contract::ModelAlias;
@@ -25,9 +26,11 @@ pub(super) async fn list(
 pub(super) async fn get(
     State(registry): State<Registry>,
     State(facts): State<Arc<Facts>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
     let models = registry.models(Instant::now());
+    // What is no text is no name of a model either.
+    let id = id.map_or_else(|_| String::new(), |Path(id)| id);
     let found = id.parse::<ModelAlias>().ok().and_then(|id| models.get_key_value(&id));
     match found {
         Some((id, model)) => {

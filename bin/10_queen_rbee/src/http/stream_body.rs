@@ -18,6 +18,8 @@ use crate::relay::{Failure, Part};
 
 /// How long a stream may be silent.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// What is sent while there is nothing to send.
+const COMMENT: &[u8] = b": keep-alive\n\n";
 /// Room for a chunk of one token.
 const CHUNK: usize = 512;
 
@@ -29,6 +31,12 @@ struct StreamBody {
     has_failed: bool,
 }
 
+enum Next {
+    Part(Result<Part, Failure>),
+    /// Nothing came for a while.
+    Silence,
+}
+
 /// The pieces of the body. A `first` part was taken from `parts` already.
 pub(super) fn stream_body(
     writer: Writer,
@@ -38,7 +46,7 @@ pub(super) fn stream_body(
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let is_late = first.is_none();
     let body = StreamBody { writer, first, parts, registry, has_failed: false };
-    let comment = stream::iter(is_late.then(|| Ok(comment())));
+    let comment = stream::iter(is_late.then(|| Ok(Bytes::from_static(COMMENT))));
     comment.chain(stream::unfold(body, |mut body| async move {
         body.piece().await.map(|piece| (Ok(piece), body))
     }))
@@ -46,22 +54,32 @@ pub(super) fn stream_body(
 
 impl StreamBody {
     async fn piece(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::with_capacity(CHUNK);
+        let mut is_begun = false;
+        // The first text is there when an answer has started: both go out as one piece. What stands
+        // for nothing in this dialect is not worth a piece at all.
+        while out.is_empty() || is_begun {
+            let Some(part) = self.next_part().await else { break };
+            is_begun = matches!(part, Next::Part(Ok(Part::Started { .. })));
+            match part {
+                Next::Part(part) => self.write(part, &mut out),
+                Next::Silence => out.extend_from_slice(COMMENT),
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    async fn next_part(&mut self) -> Option<Next> {
         if self.has_failed {
             return None;
         }
-        let mut out = BytesMut::with_capacity(CHUNK);
-        // What stands for nothing in this dialect is not worth a piece of its own.
-        while out.is_empty() {
-            let part = match self.first.take() {
-                Some(first) => Ok(first),
-                None => match timeout(KEEP_ALIVE, self.parts.next()).await {
-                    Ok(next) => next?,
-                    Err(_) => return Some(comment()),
-                },
-            };
-            self.write(part, &mut out);
+        if let Some(first) = self.first.take() {
+            return Some(Next::Part(Ok(first)));
         }
-        Some(out.freeze())
+        match timeout(KEEP_ALIVE, self.parts.next()).await {
+            Ok(next) => next.map(Next::Part),
+            Err(_) => Some(Next::Silence),
+        }
     }
 
     fn write(&mut self, part: Result<Part, Failure>, out: &mut BytesMut) {
@@ -77,8 +95,4 @@ impl StreamBody {
             }
         }
     }
-}
-
-fn comment() -> Bytes {
-    Bytes::from_static(b": keep-alive\n\n")
 }

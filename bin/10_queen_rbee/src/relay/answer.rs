@@ -115,7 +115,10 @@ impl Answer {
     /// Finds a worker and sends it the request.
     async fn seek(&mut self) -> Result<(), Failure> {
         let (model, failed) = (&self.model, self.progress.failed());
-        let place = self.dispatcher.place(model, failed, self.deadline.into_std()).await?;
+        let place = self
+            .dispatcher
+            .place(model, failed, self.record.worker_id.is_some(), self.deadline.into_std())
+            .await?;
         let left = self.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
         self.record.worker_id = Some(place.worker_id.clone());

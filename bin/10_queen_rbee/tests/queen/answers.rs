@@ -109,6 +109,7 @@ async fn models_are_those_of_catalogs_and_of_workers() {
     assert_eq!(ids, ["m", "other"]);
     let one = Reply::read(queen.get("/v1/models/other")).await.json();
     assert_eq!((&one["object"], &one["owned_by"]), (&json!("model"), &json!("rbee")));
+    Reply::read(queen.get("/v1/models/%FF")).await.error(404, "model_not_found");
     let none = Reply::read(queen.get("/v1/models/othr")).await.error(404, "model_not_found");
     assert!(none["message"].as_str().unwrap().contains("Did you mean 'other'?"), "{none}");
 }

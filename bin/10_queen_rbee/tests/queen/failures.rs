@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use worker_contract::SupervisedState;
 
-use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat};
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -53,6 +53,24 @@ async fn a_worker_that_cannot_be_reached_is_not_asked_twice() {
     let status = queen.status().await;
     let first = &status["workers"][0];
     assert_eq!((&first["worker_id"], &first["liveness"]), (&json!("w-1"), &json!("suspect")));
+}
+
+#[tokio::test]
+async fn a_connection_that_the_worker_closed_while_it_was_idle_is_no_failure() {
+    let worker = WorkerDouble::start("w-1", []);
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    let port = worker.port;
+    drop(worker);
+    let mut again = None;
+    until("the same port is free", async || {
+        again = WorkerDouble::start_at(port, "w-1", []);
+        again.is_some()
+    })
+    .await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    assert_eq!(queen.status().await["workers"][0]["liveness"], "alive");
 }
 
 #[tokio::test]
@@ -107,7 +125,7 @@ async fn the_deadline_ends_what_hangs() {
             let request = queen.post(CHAT).header("x-rbee-deadline-ms", "200").json(&body);
             Reply::read(request).await.error(504, "deadline_exceeded");
             assert!(began.elapsed() >= Duration::from_millis(200));
-            crate::support::until("the worker is let go", async || worker.open() == 0).await;
+            until("the worker is let go", async || worker.open() == 0).await;
         }
     }
 }

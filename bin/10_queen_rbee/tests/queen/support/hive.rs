@@ -10,7 +10,7 @@ use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
 use rbee_operations::Operation;
 use serde_json::json;
 use tokio::sync::Semaphore;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::DropGuard;
 use worker_contract::{GgufSummary, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedState};
 
 use super::WorkerDouble;
@@ -19,7 +19,7 @@ use super::WorkerDouble;
 pub(crate) struct HiveDouble {
     url: String,
     stage: Arc<Stage>,
-    _server: AbortOnDropHandle<()>,
+    _server: DropGuard,
 }
 
 struct Stage {
@@ -42,7 +42,7 @@ impl HiveDouble {
         let executor: Arc<dyn Executor> = Arc::new(Double(Arc::clone(&stage)));
         let routes = job_server::routes(JobRegistry::in_memory(Limits::default()), executor);
         let open = Edge { auth: Authenticator::open(), max_body_bytes: 1 << 20 };
-        let (address, server) = super::serve(edge(routes, open));
+        let (address, server) = super::serve(edge(routes, open), 0).unwrap();
         Self { url: format!("http://{address}"), stage, _server: server }
     }
 

@@ -5,7 +5,11 @@ mod hive;
 mod queen;
 mod worker;
 
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 pub(crate) use client::{Reply, Stream, chat, completion};
 pub(crate) use hive::HiveDouble;
@@ -26,13 +30,11 @@ pub(crate) async fn until(missing: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "not within {PATIENCE:?}: {missing}");
 }
 
-/// Serves a router on a free port for as long as the handle lives.
-pub(crate) fn serve(
-    routes: axum::Router,
-) -> (std::net::SocketAddr, tokio_util::task::AbortOnDropHandle<()>) {
-    let (listener, address) = daemon_http::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let tasks = tokio_util::task::TaskTracker::new();
-    let server = tasks.spawn(daemon_http::serve(listener, routes, stop, Duration::ZERO));
-    (address, tokio_util::task::AbortOnDropHandle::new(server))
+/// Serves a router on a free port, or on the one given, until the guard is dropped; then listener and
+/// connections are closed at once.
+pub(crate) fn serve(routes: axum::Router, port: u16) -> Option<(SocketAddr, DropGuard)> {
+    let (listener, address) = daemon_http::bind(([127, 0, 0, 1], port).into()).ok()?;
+    let stop = CancellationToken::new();
+    TaskTracker::new().spawn(daemon_http::serve(listener, routes, stop.clone(), Duration::ZERO));
+    Some((address, stop.drop_guard()))
 }

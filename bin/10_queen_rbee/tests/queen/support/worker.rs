@@ -16,7 +16,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::DropGuard;
 use worker_contract::{
     HiveAlias, InferenceRequest, KvCacheUse, ModelInUse, Slots, SupervisedState, SupervisedWorker,
     WorkerHeartbeat, WorkerState,
@@ -47,8 +47,9 @@ pub(crate) enum Script {
 pub(crate) struct WorkerDouble {
     pub(crate) name: String,
     pub(crate) url: String,
+    pub(crate) port: u16,
     stage: Arc<Stage>,
-    _server: AbortOnDropHandle<()>,
+    _server: DropGuard,
 }
 
 struct Stage {
@@ -66,6 +67,15 @@ const USUAL: Script = Script::Says(&["Hello", " world"]);
 impl WorkerDouble {
     /// A worker that does what is written, one script a request, and then the usual.
     pub(crate) fn start(name: &str, scripts: impl IntoIterator<Item = Script>) -> Self {
+        Self::start_at(0, name, scripts).unwrap()
+    }
+
+    /// The same on a given port, if that is free.
+    pub(crate) fn start_at(
+        port: u16,
+        name: &str,
+        scripts: impl IntoIterator<Item = Script>,
+    ) -> Option<Self> {
         let stage = Arc::new(Stage {
             scripts: Mutex::new(scripts.into_iter().collect()),
             requests: Mutex::default(),
@@ -74,9 +84,9 @@ impl WorkerDouble {
         });
         let routes =
             axum::Router::new().route("/v1/inference", post(infer)).with_state(Arc::clone(&stage));
-        let (address, server) = super::serve(routes);
-        let url = format!("http://{address}");
-        Self { name: name.to_owned(), url, stage, _server: server }
+        let (address, server) = super::serve(routes, port)?;
+        let (name, url) = (name.to_owned(), format!("http://{address}"));
+        Some(Self { name, url, port: address.port(), stage, _server: server })
     }
 
     /// Its report, as a ready worker of the model `m` with four slots.
