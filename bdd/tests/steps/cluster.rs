@@ -1,14 +1,10 @@
 //! What runs when a scenario begins, and what runs at its end.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, bail};
 use cucumber::{given, then, when};
 use test_cluster::{Cluster, ClusterBuilder, Topology, wait_until};
 
-use super::{Rbee, Step};
-
-const SOON: Duration = Duration::from_secs(15);
+use super::{Rbee, SOON, Step};
 
 #[given(regex = r"^an? (integrated|distributed) cluster$")]
 async fn cluster(world: &mut Rbee, topology: String) -> Step {
@@ -32,6 +28,17 @@ async fn cluster_with_worker(world: &mut Rbee, topology: String) -> Step {
 #[given(regex = r"^an? (integrated|distributed) cluster with a worker of 1 slot$")]
 async fn cluster_with_one_slot(world: &mut Rbee, topology: String) -> Step {
     with_worker(world, builder(&topology)?.env("RBEE_WORKER__SLOTS", "1")).await
+}
+
+#[given("an integrated cluster with a worker of 1 slot and a queue of 1")]
+async fn cluster_with_short_queue(world: &mut Rbee) -> Step {
+    let builder = Cluster::builder().env("RBEE_WORKER__SLOTS", "1");
+    with_worker(world, builder.env("RBEE_QUEEN__MAX_QUEUE_PER_MODEL", "1")).await
+}
+
+#[given("an integrated cluster with a worker and a deadline of 2 seconds")]
+async fn cluster_with_deadline(world: &mut Rbee) -> Step {
+    with_worker(world, Cluster::builder().env("RBEE_QUEEN__REQUEST_TIMEOUT_S", "2")).await
 }
 
 #[given(regex = r"^an? (integrated|distributed) cluster that is not running$")]
@@ -77,6 +84,13 @@ async fn hive_killed(world: &mut Rbee) -> Step {
 #[when("the hive starts again")]
 async fn hive_starts_again(world: &mut Rbee) -> Step {
     world.cluster_mut()?.hive()?.start_again().await?;
+    Ok(())
+}
+
+#[then(regex = r"^the queen ended with exit code (\d+)$")]
+fn queen_ended(world: &mut Rbee, code: i32) -> Step {
+    let status = world.ended.context("the queen has not ended")?;
+    ensure!(status.code() == Some(code), "the queen ended with {status}");
     Ok(())
 }
 

@@ -1,16 +1,12 @@
 //! Workers that end before their time.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use anyhow::Context;
 use cucumber::{then, when};
 use serde_json::Value;
+use std::process::Stdio;
 use test_cluster::{Signal, is_alive, send_signal, wait_until, write_broken_model};
 
-use super::{Rbee, Step};
-
-const SOON: Duration = Duration::from_secs(20);
+use super::{Rbee, SOON, Step};
 
 #[when("the worker is killed")]
 async fn kill_worker(world: &mut Rbee) -> Step {

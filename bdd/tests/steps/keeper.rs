@@ -110,6 +110,12 @@ fn has_field(world: &mut Rbee, field: String, wanted: String) -> Step {
     Ok(())
 }
 
+#[then("its stdout is some text")]
+fn stdout_is_text(world: &mut Rbee) -> Step {
+    ensure!(!world.keeper_run()?.stdout.trim().is_empty(), "its stdout is empty");
+    Ok(())
+}
+
 #[then("its stdout is the text that the API gives")]
 async fn same_as_api(world: &mut Rbee) -> Step {
     let body = serde_json::json!({

@@ -16,6 +16,7 @@ mod files;
 mod job;
 mod keeper;
 mod lists;
+mod machine;
 mod model;
 mod request;
 mod stream;
@@ -25,6 +26,8 @@ mod worker;
 
 use std::fmt;
 use std::net::TcpListener;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cucumber::World;
@@ -32,8 +35,11 @@ use test_cluster::{
     Answer, Api, ChatStream, Cluster, JobRun, KeeperRun, RunningKeeper, SmallDisk, Transcript,
 };
 use tokio::process::Child;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use worker_contract::{JobId, SupervisedWorker};
+
+/// How long a change may take to be seen.
+const SOON: Duration = Duration::from_secs(20);
 
 /// What one scenario has and remembers.
 #[derive(Debug, Default, World)]
@@ -45,7 +51,8 @@ pub(crate) struct Rbee {
     stream: Option<ChatStream>,
     open_streams: Vec<ChatStream>,
     transcripts: Vec<Transcript>,
-    waiting: Option<JoinHandle<Result<Answer>>>,
+    /// Aborted when the scenario ends.
+    waiting: JoinSet<Result<Answer>>,
     worker: Option<SupervisedWorker>,
     killed: Vec<u32>,
     job: Option<JobId>,
@@ -54,6 +61,7 @@ pub(crate) struct Rbee {
     running_keeper: Option<RunningKeeper>,
     hand_worker: Option<Child>,
     hand_stderr: String,
+    ended: Option<ExitStatus>,
     port: Option<TcpListener>,
     secret: Option<String>,
 }

@@ -68,6 +68,14 @@ fn status_is(world: &mut Rbee, status: u16) -> Step {
     Ok(())
 }
 
+#[then("the answer says when to come again")]
+fn retry_after(world: &mut Rbee) -> Step {
+    let told = world.answer()?.headers.get("retry-after").context("there is no Retry-After")?;
+    let seconds: u64 = told.to_str()?.parse()?;
+    ensure!((1..=600).contains(&seconds), "it says {seconds} s");
+    Ok(())
+}
+
 #[then(regex = r"^the status is one of (\d+), (\d+), (\d+)$")]
 fn status_of(world: &mut Rbee, a: u16, b: u16, c: u16) -> Step {
     let answer = world.answer()?;

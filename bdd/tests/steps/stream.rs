@@ -7,10 +7,12 @@ use cucumber::{given, then, when};
 use serde_json::{Value, json};
 use test_cluster::{ChatStream, Transcript, ask, wait_until};
 
-use super::{Rbee, Step};
+use super::{Rbee, SOON, Step};
 
 /// The pieces that have come before something happens to a stream.
 const SOME_PIECES: usize = 5;
+/// More requests than a worker with one slot takes.
+const MOST_IN_WORKER: usize = 8;
 
 #[when(regex = r#"^I ask "([^"]+)" in pieces$"#)]
 async fn ask_in_pieces(world: &mut Rbee, prompt: String) -> Step {
@@ -50,18 +52,58 @@ async fn long_streams(world: &mut Rbee, count: usize) -> Step {
 
 #[given("a second request that waits for the slot")]
 async fn waiting_request(world: &mut Rbee) -> Step {
-    let api = world.api()?;
-    world.waiting =
-        Some(spawn_owned(async move { api.post("/v1/chat/completions", &very_long()).await }));
+    send_waiting(world)?;
     let cluster = world.cluster()?;
     let waits = |worker: &Value| worker["queued"] == 1 || worker["in_flight"] == 2;
     cluster.wait_for_worker("a request that waits for the slot", waits).await?;
     Ok(())
 }
 
+#[given("as many requests wait as may wait")]
+async fn full_queue(world: &mut Rbee) -> Step {
+    // Some wait in the worker, one in the queen.
+    for _ in 0..MOST_IN_WORKER {
+        send_waiting(world)?;
+        let (cluster, sent) = (world.cluster()?, world.waiting.len() as u64 + 1);
+        let known = wait_until("the queen to know the request", SOON, async || {
+            let status = cluster.status().await.ok()?;
+            let waiting = status["waiting"].as_u64()?;
+            let in_flight = status["workers"][0]["in_flight"].as_u64()?;
+            (waiting + in_flight == sent).then_some(waiting)
+        });
+        if known.await? == 1 {
+            return Ok(());
+        }
+    }
+    Err(anyhow::anyhow!("the worker takes {MOST_IN_WORKER} requests and more").into())
+}
+
+#[when(regex = r#"^I ask "([^"]+)" in pieces, while the queen is told to end$"#)]
+async fn ask_while_ending(world: &mut Rbee, prompt: String) -> Step {
+    let mut body = ask(&prompt);
+    body["max_tokens"] = 100.into();
+    let mut stream = world.api()?.chat_stream(&body).await?;
+    let mut transcript = Transcript::default();
+    stream.read_pieces(SOME_PIECES, &mut transcript).await?;
+    let queen = world.cluster_mut()?.queen()?;
+    let (read, end) = tokio::join!(stream.read_rest(&mut transcript), queen.terminate());
+    read?;
+    world.ended = Some(end?);
+    world.transcripts.push(transcript);
+    Ok(())
+}
+
+#[when("I ask for a very long answer")]
+async fn ask_for_long(world: &mut Rbee) -> Step {
+    let answer = world.api()?.post("/v1/chat/completions", &very_long()).await?;
+    world.answers.push(answer);
+    Ok(())
+}
+
 #[when("the second request is given up")]
 async fn give_up(world: &mut Rbee) -> Step {
-    world.waiting.take().context("nobody waits")?.abort();
+    ensure!(!world.waiting.is_empty(), "nobody waits");
+    world.waiting.shutdown().await;
     let cluster = world.cluster()?;
     let gone = |worker: &Value| worker["queued"] == 0 && worker["in_flight"] == 1;
     cluster.wait_for_worker("the end of the request that waited", gone).await?;
@@ -185,9 +227,9 @@ async fn read_all(world: &mut Rbee, body: &Value) -> Step {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the world owns the handle, and the step aborts it")]
-fn spawn_owned<T: Send + 'static>(
-    task: impl Future<Output = Result<T>> + Send + 'static,
-) -> tokio::task::JoinHandle<Result<T>> {
-    tokio::spawn(task)
+/// Asks for a long answer, which is not read before the scenario ends.
+fn send_waiting(world: &mut Rbee) -> Result<()> {
+    let api = world.api()?;
+    world.waiting.spawn(async move { api.post("/v1/chat/completions", &very_long()).await });
+    Ok(())
 }

@@ -1,7 +1,5 @@
 //! Workers, as hive and queen tell of them.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 use cucumber::{then, when};
 use rbee_operations::{HiveTarget, Operation, WorkerSpawn, WorkerTarget};
@@ -9,9 +7,7 @@ use serde_json::Value;
 use test_cluster::{Cluster, DEMO_ALIAS, wait_until};
 use worker_contract::{HiveAlias, SupervisedWorker};
 
-use super::{Rbee, Step};
-
-const SOON: Duration = Duration::from_secs(20);
+use super::{Rbee, SOON, Step};
 
 #[when("I spawn a worker")]
 async fn spawn(world: &mut Rbee) -> Step {

@@ -1,7 +1,8 @@
 //! A queen, its hive, its workers.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -45,7 +46,16 @@ pub struct Cluster {
     topology: Topology,
     environment: Vec<(String, String)>,
     token: Option<String>,
+    machines: Vec<Machine>,
     // The last field: it is dropped, and kills what is left, after the handles above.
+    home: Home,
+}
+
+/// Another machine of the house, as far as one computer can be two.
+#[derive(Debug)]
+struct Machine {
+    // Dropped first, as in a cluster.
+    _hive: StartedDaemon,
     home: Home,
 }
 
@@ -84,11 +94,7 @@ impl ClusterBuilder {
     /// Makes the home and starts the daemons.
     pub async fn start(self) -> Result<Cluster> {
         let home = Home::create(self.topology)?;
-        let path = |path: PathBuf| path.to_string_lossy().into_owned();
-        let mut environment = vec![
-            ("RBEE_HOME".to_owned(), path(home.path().to_owned())),
-            ("RBEE_BIN_DIR".to_owned(), path(home.bin())),
-        ];
+        let mut environment = environment_of(&home);
         environment.extend(self.environment);
         let mut cluster = Cluster {
             queen: None,
@@ -96,6 +102,7 @@ impl ClusterBuilder {
             topology: self.topology,
             environment,
             token: None,
+            machines: Vec::new(),
             home,
         };
         if self.with_daemons {
@@ -166,20 +173,30 @@ impl Cluster {
         found
     }
 
-    /// Imports the demo model as [`DEMO_ALIAS`].
+    /// Imports the demo model as [`DEMO_ALIAS`] on the queen's machine.
     pub async fn import_demo_model(&self) -> Result<ModelEntry> {
+        self.import_demo_model_on(&HiveAlias::localhost()).await
+    }
+
+    /// Imports the demo model as [`DEMO_ALIAS`] on a machine.
+    pub async fn import_demo_model_on(&self, hive: &HiveAlias) -> Result<ModelEntry> {
         let import = ModelImport {
-            hive_id: HiveAlias::localhost(),
+            hive_id: hive.clone(),
             path: demo_model()?.to_string_lossy().into_owned(),
             alias: Some(DEMO_ALIAS.parse()?),
         };
         self.api()?.run_job(&Operation::ModelImport(import)).await?.result()
     }
 
-    /// Spawns a worker for the demo model and waits until the queen can use it.
+    /// Spawns a worker for the demo model on the queen's machine and waits until she can use it.
     pub async fn spawn_worker(&self) -> Result<SupervisedWorker> {
+        self.spawn_worker_on(&HiveAlias::localhost()).await
+    }
+
+    /// Spawns a worker for the demo model on a machine and waits until the queen can use it.
+    pub async fn spawn_worker_on(&self, hive: &HiveAlias) -> Result<SupervisedWorker> {
         let spawn = WorkerSpawn {
-            hive_id: HiveAlias::localhost(),
+            hive_id: hive.clone(),
             model: DEMO_ALIAS.parse()?,
             device: Some("CPU-0".parse()?),
             slots: None,
@@ -267,24 +284,69 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until the queen lists the hive of its own machine.
+    /// Adds a machine: a hive with a home of its own, which has the queen's secret.
+    pub async fn add_machine(&mut self, alias: &HiveAlias) -> Result<()> {
+        let home = Home::create(Topology::Distributed)?;
+        let secrets = home.path().join("data/secrets");
+        fs::create_dir_all(&secrets)?;
+        let secret = self.home.path().join("data/secrets/local.token");
+        fs::copy(secret, secrets.join("local.token")).context("the queen has no secret")?;
+
+        let mut environment = environment_of(&home);
+        environment.push(("RBEE_HIVE__ALIAS".to_owned(), alias.to_string()));
+        environment.push(("RBEE_HIVE__QUEEN_URL".to_owned(), self.home.address(QUEEN)?));
+        let launch = launch(&home, HIVE, "RBEE_HIVE__BIND", environment);
+        let hive = StartedDaemon::start(launch).await?;
+        self.machines.push(Machine { _hive: hive, home });
+        self.wait_for_hive_called(alias).await
+    }
+
+    /// Takes the power of the machine that was added last: its processes are killed at once.
+    pub fn cut_power(&mut self) -> Result<()> {
+        let machine = self.machines.pop().context("no machine was added")?;
+        drop(machine.home);
+        Ok(())
+    }
+
+    /// Waits until the queen lists the hive of her own machine.
     pub async fn wait_for_hive(&self) -> Result<()> {
-        wait_until("the hive in the queen's list", SOON, async || {
+        self.wait_for_hive_called(&HiveAlias::localhost()).await
+    }
+
+    async fn wait_for_hive_called(&self, alias: &HiveAlias) -> Result<()> {
+        wait_until(&format!("the hive {alias} in the queen's list"), SOON, async || {
             let status = self.status().await.ok()?;
             let hives = status["hives"].as_array()?;
-            hives.iter().any(|hive| hive["hive_id"] == "localhost").then_some(())
+            hives.iter().any(|hive| hive["hive_id"] == alias.as_str()).then_some(())
         })
         .await
     }
 
     fn launch(&self, name: &'static str, bind_variable: &'static str) -> Launch {
-        Launch {
-            name,
-            bind_variable,
-            binary: self.home.bin().join(name),
-            environment: self.environment.clone(),
-            log: self.home.logs().join(format!("{name}.log")),
-            address_file: self.home.path().join("run").join(format!("{name}.addr")),
-        }
+        launch(&self.home, name, bind_variable, self.environment.clone())
     }
+}
+
+fn launch(
+    home: &Home,
+    name: &'static str,
+    bind_variable: &'static str,
+    environment: Vec<(String, String)>,
+) -> Launch {
+    Launch {
+        name,
+        bind_variable,
+        binary: home.bin().join(name),
+        environment,
+        log: home.logs().join(format!("{name}.log")),
+        address_file: home.path().join("run").join(format!("{name}.addr")),
+    }
+}
+
+fn environment_of(home: &Home) -> Vec<(String, String)> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    vec![
+        ("RBEE_HOME".to_owned(), text(home.path())),
+        ("RBEE_BIN_DIR".to_owned(), text(&home.bin())),
+    ]
 }
