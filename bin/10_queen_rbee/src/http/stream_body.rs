@@ -96,3 +96,72 @@ impl StreamBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::time::Instant;
+
+    use tokio::sync::mpsc;
+    use worker_contract::{FinishReason, Timings, Usage};
+
+    use super::*;
+    use crate::dialect::openai::{Head, Kind};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_kept_alive_by_comments_and_loses_nothing() {
+        let (sender, mut body) = body(None);
+        assert_eq!(next(&mut body).await, ": keep-alive\n\n", "it began without a part");
+        assert_eq!(next(&mut body).await, ": keep-alive\n\n", "nothing came for a while");
+        sender.send(Ok(started())).await.unwrap();
+        sender.send(Ok(text("Hi"))).await.unwrap();
+        let first = next(&mut body).await;
+        assert!(first.contains(r#""role":"assistant""#) && first.contains("Hi"), "{first}");
+        assert_eq!(next(&mut body).await, ": keep-alive\n\n");
+        sender.send(Ok(done())).await.unwrap();
+        drop(sender);
+        assert!(next(&mut body).await.ends_with("data: [DONE]\n\n"));
+        assert!(body.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_the_last_that_comes() {
+        let (sender, mut body) = body(Some(started()));
+        sender.send(Ok(text("Hi"))).await.unwrap();
+        assert!(next(&mut body).await.contains("Hi"));
+        sender.send(Err(Failure::Deadline { tokens: 1 })).await.unwrap();
+        sender.send(Ok(text("too late"))).await.unwrap();
+        let last = next(&mut body).await;
+        assert!(last.starts_with(r#"data: {"error":{"message":"#), "{last}");
+        assert!(body.next().await.is_none());
+    }
+
+    type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + Send>>;
+
+    fn body(first: Option<Part>) -> (mpsc::Sender<Result<Part, Failure>>, Body) {
+        let (sender, mut receiver) = mpsc::channel(8);
+        let parts = stream::poll_fn(move |context| receiver.poll_recv(context));
+        let head = Head { id: "x-1".into(), created: 5, model: "m".into() };
+        let writer = Writer::new(Kind::Chat, head, false);
+        let registry = Registry::new(Duration::from_secs(2), Vec::new(), Instant::now());
+        (sender, Box::pin(stream_body(writer, first, Box::pin(parts), registry)))
+    }
+
+    async fn next(body: &mut Body) -> String {
+        let Some(Ok(piece)) = body.next().await else { panic!("the body has ended") };
+        String::from_utf8(piece.to_vec()).unwrap()
+    }
+
+    fn started() -> Part {
+        Part::Started { worker_id: "w-1".parse().unwrap() }
+    }
+
+    fn text(text: &str) -> Part {
+        Part::Text { text: text.into(), tokens: vec![1] }
+    }
+
+    fn done() -> Part {
+        let (usage, timings) = (Usage::default(), Timings::default());
+        Part::Done { finish_reason: FinishReason::Stop, usage, timings }
+    }
+}
