@@ -1,9 +1,10 @@
 //! Workers that end before their time.
 
+use std::process::Stdio;
+
 use anyhow::Context;
 use cucumber::{then, when};
 use serde_json::Value;
-use std::process::Stdio;
 use test_cluster::{Signal, is_alive, send_signal, wait_until, write_broken_model};
 
 use super::{Rbee, SOON, Step};
