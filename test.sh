@@ -7,8 +7,8 @@ usage() {
 usage: ./test.sh [--quick]
 
 Checks format, lints, licences and documentation, builds everything, and runs the unit tests, the
-features of bdd/ and the client tests of clients/. The first run compiles llama.cpp: about 40
-minutes on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
+features of bdd/ and the client tests of clients/. The first run compiles llama.cpp: about half an
+hour on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
 
   --quick   install nothing: fail where something is missing
   --help    this text
