@@ -123,7 +123,7 @@ async fn an_import_that_is_cancelled_leaves_nothing() {
     let home = Home::new();
     let hive = home.start_with(home.double("ready")).await.unwrap();
     let large = home.path().join("large.gguf");
-    fs::File::create(&large).unwrap().set_len(64 << 30).unwrap();
+    fs::File::create(&large).unwrap().set_len(4 << 30).unwrap();
     let cancel = CancellationToken::new();
     let importing = hive.run_until(import(&large, Some("m")), cancel.clone());
     let cancelling = async {
