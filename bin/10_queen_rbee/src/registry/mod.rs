@@ -156,7 +156,11 @@ impl Registry {
 
     /// Notices who has been silent for too long, and who has rested. To be called a few times a second.
     pub fn sweep(&self, now: Instant) {
-        let changed = self.state().workers.sweep(self.shared.interval, now);
+        let changed = {
+            let state = &mut *self.state();
+            let hive_is_gone = |id: &HiveAlias| state.hives.liveness(id, now) == Liveness::Gone;
+            state.workers.sweep(self.shared.interval, now, hive_is_gone)
+        };
         if changed {
             self.touch();
         }

@@ -103,6 +103,10 @@ fn a_silent_worker_does_not_come_back_to_life_by_its_hives_word() {
     registry.sweep(later);
     registry.hive_beat(ready(), later).unwrap();
     assert!(take(&registry, later).is_none());
+    assert_eq!(registry.state().workers.iter().count(), 1);
+
+    registry.sweep(after(later, 60));
+    assert_eq!(registry.state().workers.iter().count(), 0, "nobody speaks for it any longer");
 }
 
 #[test]

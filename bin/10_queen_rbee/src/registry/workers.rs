@@ -148,7 +148,12 @@ impl Workers {
     }
 
     /// Ends what is gone and wakes what has rested. Whether anything changed.
-    pub(super) fn sweep(&mut self, interval: Duration, now: Instant) -> bool {
+    pub(super) fn sweep(
+        &mut self,
+        interval: Duration,
+        now: Instant,
+        hive_is_gone: impl Fn(&HiveAlias) -> bool,
+    ) -> bool {
         let before = self.by_id.len();
         let mut changed = false;
         self.by_id.retain(|_, worker| {
@@ -162,7 +167,7 @@ impl Workers {
                 changed = true;
             }
             // One that its hive lists stays, so that the hive's word does not bring it back to life.
-            !is_gone || worker.listed.is_some()
+            !is_gone || (worker.listed.is_some() && !hive_is_gone(&worker.hive_id))
         });
         changed || self.by_id.len() != before
     }
