@@ -81,7 +81,7 @@ async fn full_queue(world: &mut Rbee) -> Step {
 #[when(regex = r#"^I ask "([^"]+)" in pieces, while the queen is told to end$"#)]
 async fn ask_while_ending(world: &mut Rbee, prompt: String) -> Step {
     let mut body = ask(&prompt);
-    body["max_tokens"] = 100.into();
+    body["max_tokens"] = 40.into();
     let mut stream = world.api()?.chat_stream(&body).await?;
     let mut transcript = Transcript::default();
     stream.read_pieces(SOME_PIECES, &mut transcript).await?;
