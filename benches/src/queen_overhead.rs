@@ -6,7 +6,7 @@
 use anyhow::{Context as _, Result, ensure};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
-use test_cluster::Cluster;
+use test_cluster::{Api, Cluster};
 use worker_contract::{
     DeviceId, DeviceKind, HiveAlias, KvCacheUse, ModelInUse, Slots, WorkerHeartbeat, WorkerId,
     WorkerState,
@@ -21,6 +21,8 @@ pub(crate) async fn measure(rounds: usize) -> Result<String> {
     let stand_in = StandIn::start().await?;
     let cluster = Cluster::builder().integrated().start().await?;
     let api = cluster.api()?;
+    let secret = std::fs::read_to_string(cluster.home().path().join("data/secrets/local.token"))?;
+    let reports = Api::new(api.base(), Some(secret.trim()))?;
     let client = reqwest::Client::builder().tcp_nodelay(true).build()?;
     let direct_body = json!({"task": {"type": "completion", "prompt": "x"}});
     let queen_body = json!({"model": MODEL, "prompt": "x", "stream": true, "max_tokens": TOKENS});
@@ -31,7 +33,7 @@ pub(crate) async fn measure(rounds: usize) -> Result<String> {
         let (mut direct, mut queen) = (Samples::default(), Samples::default());
         for round in 0..=rounds {
             let beat = serde_json::to_value(heartbeat(&stand_in.url)?)?;
-            api.post("/v1/worker-heartbeat", &beat).await?.expect_status(204)?;
+            reports.post("/v1/worker-heartbeat", &beat).await?.expect_status(204)?;
             let one = run(&client, &direct_url, &direct_body, streams).await?;
             let two = run(&client, &queen_url, &queen_body, streams).await?;
             // The first round opens connections.

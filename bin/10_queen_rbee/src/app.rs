@@ -118,7 +118,7 @@ impl App {
             facts: Arc::new(facts),
         };
         let max_body_bytes = config.queen.max_body_bytes;
-        let router = edge(router(handlers, executor), Edge { auth, max_body_bytes });
+        let router = edge(router(handlers, executor, auth.clone()), Edge { auth, max_body_bytes });
         tasks.spawn(sweep(registry, background.clone()));
         let app = Self { router, jobs, hives, tasks, background };
         app.start_local_hive().await;

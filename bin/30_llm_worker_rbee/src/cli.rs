@@ -86,7 +86,7 @@ pub(crate) struct Serve {
     /// The pinned digest of the file, as the queen is to be told.
     #[arg(long, value_name = "SHA256")]
     pub(crate) digest: Option<Sha256Digest>,
-    /// The queen to report to; none by default.
+    /// The queen to report to, who demands her secret (--token-file); none by default.
     #[arg(long, value_name = "URL")]
     pub(crate) queen: Option<String>,
     /// This worker's base URL as the queen can reach it; by default the address it listens on.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access_tokens::Authenticator;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, post};
+use daemon_http::demand_secret;
 use daemon_lifecycle::BuildInfo;
 use job_server::{Executor, JobRegistry};
 use tokio_util::sync::CancellationToken;
@@ -36,19 +38,27 @@ pub(crate) struct Facts {
 }
 
 /// All routes, without the edge that every daemon has.
-pub(crate) fn router(handlers: Handlers, executor: Arc<dyn Executor>) -> Router {
+///
+/// A report decides where requests and the local secret are sent, so it needs that secret, always.
+pub(crate) fn router(
+    handlers: Handlers,
+    executor: Arc<dyn Executor>,
+    auth: Authenticator,
+) -> Router {
     let jobs = handlers.jobs.clone();
+    let reports = Router::new()
+        .route("/v1/worker-heartbeat", post(heartbeat::worker))
+        .route("/v1/hive-heartbeat", post(heartbeat::hive));
     Router::new()
         .route("/health", get(health::health))
         .route("/v1/build-info", get(health::build_info))
         .route("/v1/shutdown", post(health::shutdown))
         .route("/v1/status", get(status::status))
-        .route("/v1/worker-heartbeat", post(heartbeat::worker))
-        .route("/v1/hive-heartbeat", post(heartbeat::hive))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::get))
         .route("/v1/chat/completions", post(inference::chat))
         .route("/v1/completions", post(inference::completion))
+        .merge(demand_secret(reports, auth))
         .with_state(handlers)
         .merge(job_server::routes(jobs, executor))
 }

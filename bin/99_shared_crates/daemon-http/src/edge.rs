@@ -121,6 +121,24 @@ fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> 
     Ok(caller)
 }
 
+/// Lets in only who shows a valid secret, also where the edge needs none: for routes whose callers
+/// are rbee's own processes, and whose word sends requests and secrets somewhere.
+pub fn demand_secret<S: Clone + Send + Sync + 'static>(
+    routes: Router<S>,
+    auth: Authenticator,
+) -> Router<S> {
+    routes.route_layer(from_fn_with_state(auth, with_secret))
+}
+
+async fn with_secret(State(auth): State<Authenticator>, request: Request, next: Next) -> Response {
+    if auth.holder(bearer(request.headers())).is_some() {
+        return next.run(request).await;
+    }
+    ApiError::unauthorized("only rbee's own processes may report here")
+        .hint("start a worker with --token-file and the queen's data/secrets/local.token")
+        .into_response()
+}
+
 /// The secret of `Authorization: Bearer …`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, secret) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;

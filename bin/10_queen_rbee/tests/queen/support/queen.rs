@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use access_tokens::Authenticator;
+use access_tokens::{Authenticator, Secret, local_secret};
 use queen_rbee::{App, Settings};
 use rbee_config::{Config, Paths};
 use reqwest::{Client, RequestBuilder};
@@ -20,6 +20,7 @@ use super::{Reply, Stream};
 pub(crate) struct Queen {
     pub(crate) url: String,
     http: Client,
+    secret: Secret,
     server: Option<JoinHandle<()>>,
     _home: TempDir,
 }
@@ -39,6 +40,7 @@ impl Queen {
             daemon_http::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let stop = CancellationToken::new();
         let auth = Authenticator::from_store(&paths.secrets).unwrap();
+        let secret = local_secret(&paths.secrets).unwrap();
         let settings =
             Settings { paths, config, address, auth, stop: stop.clone(), with_local_hive: false };
         let app = App::start(settings).await.unwrap();
@@ -50,7 +52,7 @@ impl Queen {
         });
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         let url = format!("http://{address}");
-        Self { url, http, server: Some(server), _home: home }
+        Self { url, http, secret, server: Some(server), _home: home }
     }
 
     /// Waits until she has ended by herself.
@@ -64,6 +66,11 @@ impl Queen {
 
     pub(crate) fn post(&self, path: &str) -> RequestBuilder {
         self.http.post(format!("{}{path}", self.url))
+    }
+
+    /// A report, as rbee's own processes send it.
+    fn report(&self, path: &str) -> RequestBuilder {
+        self.post(path).bearer_auth(self.secret.expose())
     }
 
     /// Sends a body and reads the whole answer.
@@ -83,12 +90,12 @@ impl Queen {
     }
 
     pub(crate) async fn worker_beat(&self, beat: &WorkerHeartbeat) {
-        let answer = self.post("/v1/worker-heartbeat").json(beat).send().await.unwrap();
+        let answer = self.report("/v1/worker-heartbeat").json(beat).send().await.unwrap();
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     }
 
     pub(crate) async fn hive_beat(&self, beat: &HiveHeartbeat) {
-        let answer = self.post("/v1/hive-heartbeat").json(beat).send().await.unwrap();
+        let answer = self.report("/v1/hive-heartbeat").json(beat).send().await.unwrap();
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     }
 
