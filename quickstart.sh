@@ -116,7 +116,7 @@ show_next_steps() {
         header=" -H 'Authorization: Bearer <your token>'"
     fi
     local command=$keeper
-    if [[ $came_from == "$root" ]]; then command=./${keeper#"$root"/}; fi
+    if [[ $came_from == "$root" && $keeper == "$root"/* ]]; then command=./${keeper#"$root"/}; fi
     if [[ -n ${RBEE_HOME-} ]]; then home="RBEE_HOME=$(printf %q "$RBEE_HOME") "; fi
     cat <<TEXT
 
