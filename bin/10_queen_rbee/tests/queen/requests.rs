@@ -107,3 +107,18 @@ async fn more_requests_than_may_wait_are_told_to_come_back() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_report_without_the_secret_is_refused_although_nobody_has_made_a_token() {
+    let queen = Queen::start().await;
+    let worker = WorkerDouble::start("w-1", []);
+    for path in ["/v1/worker-heartbeat", "/v1/hive-heartbeat"] {
+        let report = json!(worker.beat());
+        queen.ask(path, &report).await.error(401, "invalid_api_key");
+        let guess = queen.post(path).bearer_auth("rbee_guess").json(&report);
+        Reply::read(guess).await.error(401, "invalid_api_key");
+    }
+    assert_eq!(queen.status().await["workers"], json!([]));
+    queen.worker_beat(&worker.beat()).await;
+    assert_eq!(queen.status().await["workers"][0]["worker_id"], "w-1");
+}
