@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use worker_contract::{InferenceRequest, ModelAlias, Prompt, Task, TokenId};
+use worker_contract::{InferenceRequest, ModelAlias, Prompt, Sampling, Task, TokenId};
 
-use crate::batch::{Answer, Prepared};
+use crate::batch::{Answer, Choice, Ends, Prepared};
 use crate::engine::llama::Model;
-use crate::sampling::{InvalidSampling, check};
-use crate::text::{ChatTemplate, TemplateError};
+use crate::sampling::{InvalidSampling, TokenSampler, check};
+use crate::text::{ChatTemplate, OutputReader, TemplateError};
 
 /// What requests are checked against.
 #[derive(Debug)]
@@ -42,6 +42,9 @@ pub enum PrepareError {
     /// The model cannot chat.
     #[error("{0} has no chat template, so it cannot chat; send its prompt to /v1/completions")]
     NoTemplate(ModelAlias),
+    /// The model cannot do this at all.
+    #[error("{0} cannot do what this request asks for")]
+    NotServed(ModelAlias),
     /// The template refuses the messages.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -86,13 +89,23 @@ impl Preparer<'_> {
                 context_length: self.context_length,
             });
         }
+        let seed = request.sampling.seed.unwrap_or_else(random_seed);
         let deadline = request.deadline_ms.map(Duration::from_millis);
         Ok(Prepared {
             request_id: request.request_id,
+            choices: vec![Choice {
+                index: request.first_choice,
+                resume: request.resume,
+                sampler: self.sampler(&request.sampling, seed, &prompt),
+                output: OutputReader::plain(),
+            }],
+            ends: Ends {
+                max_tokens: request.sampling.max_tokens,
+                stop: request.sampling.stop,
+                ignore_eos: request.sampling.ignore_eos,
+            },
             prompt,
-            resume: request.resume,
-            seed: request.sampling.seed.unwrap_or_else(random_seed),
-            sampling: request.sampling,
+            seed,
             arrived,
             deadline: deadline.and_then(|left| arrived.checked_add(left)),
             answer,
@@ -101,18 +114,28 @@ impl Preparer<'_> {
 
     fn tokens(&self, task: Task) -> Result<Vec<TokenId>, PrepareError> {
         let tokens = match task {
-            Task::Chat { messages } if messages.is_empty() => {
+            Task::Chat(chat) if chat.messages.is_empty() => {
                 return Err(PrepareError::Empty("messages"));
             }
-            Task::Chat { messages } => {
+            Task::Chat(chat) => {
                 let template =
                     self.template.ok_or_else(|| PrepareError::NoTemplate(self.name.clone()))?;
-                self.model.tokenize(&template.render(&messages)?, true)
+                self.model.tokenize(&template.render(&chat.messages)?, true)
             }
             Task::Completion { prompt: Prompt::Text(text) } => self.model.tokenize(&text, false),
             Task::Completion { prompt: Prompt::Tokens(tokens) } => tokens,
+            Task::Infill { .. } | Task::Embed { .. } | Task::Rerank { .. } => {
+                return Err(PrepareError::NotServed(self.name.clone()));
+            }
         };
         if tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(tokens) }
+    }
+
+    fn sampler(&self, sampling: &Sampling, seed: u64, prompt: &[TokenId]) -> TokenSampler {
+        let vocabulary = self.model.vocabulary_size();
+        let mut sampler = TokenSampler::new(sampling, seed, vocabulary, self.context_length);
+        sampler.see_prompt(prompt);
+        sampler
     }
 
     /// A token from outside must be in the vocabulary: llama.cpp refuses a whole batch for it.

@@ -31,7 +31,7 @@ impl Operations {
 
     async fn run(&self, infer: &Infer, job: &JobContext) -> Result<Outcome, Failure> {
         let deadline = Instant::now() + self.request_timeout;
-        let chat = Task::Chat { messages: messages(infer) };
+        let chat = Task::Chat(messages(infer).into());
         match self.stream(infer, chat, deadline, job).await {
             // A model without a template continues the prompt as plain text.
             Err(Failure::Refused { detail, .. })
@@ -80,8 +80,7 @@ impl Operations {
 }
 
 fn messages(infer: &Infer) -> Vec<ChatMessage> {
-    let message =
-        |role, content: &String| ChatMessage { role, content: content.clone(), name: None };
+    let message = |role, content: &String| ChatMessage::text(role, content.clone());
     let system = infer.system.as_ref().map(|system| message(Role::System, system));
     system.into_iter().chain([message(Role::User, &infer.prompt)]).collect()
 }
@@ -89,12 +88,5 @@ fn messages(infer: &Infer) -> Vec<ChatMessage> {
 /// The job's id is the request's: one name in all logs.
 fn request(task: Task, sampling: Sampling, job: &JobContext) -> InferenceRequest {
     let id = job.job_id().as_str().parse().unwrap_or_else(|_| RequestId::random());
-    InferenceRequest {
-        request_id: id,
-        model: None,
-        task,
-        sampling,
-        deadline_ms: None,
-        resume: Vec::new(),
-    }
+    InferenceRequest { sampling, ..InferenceRequest::new(id, task) }
 }

@@ -43,10 +43,13 @@ impl Progress {
             }
             InferenceEvent::Error { error } => Step::Fail(error),
             _ if !self.is_started => Step::OutOfOrder,
-            InferenceEvent::Delta { text, tokens } => self.on_delta(text, tokens),
+            InferenceEvent::Delta(delta) => self.on_delta(delta.text, delta.tokens),
             InferenceEvent::Done { finish_reason, usage, timings } => {
                 Step::Give(Part::Done { finish_reason, usage, timings })
             }
+            InferenceEvent::ChoiceDone { .. }
+            | InferenceEvent::Embedding { .. }
+            | InferenceEvent::Score { .. } => Step::OutOfOrder,
         }
     }
 
@@ -160,7 +163,11 @@ mod tests {
     }
 
     fn delta(text: &str, tokens: &[TokenId]) -> InferenceEvent {
-        InferenceEvent::Delta { text: text.into(), tokens: tokens.to_vec() }
+        InferenceEvent::Delta(worker_contract::Delta {
+            text: text.into(),
+            tokens: tokens.to_vec(),
+            ..Default::default()
+        })
     }
 
     fn done() -> InferenceEvent {

@@ -20,7 +20,7 @@ async fn an_answer_comes_as_token_events_and_its_figures_as_the_result() {
     let data = last.data.unwrap();
     assert_eq!((&data["worker_id"], &data["finish_reason"]), (&json!("w-1"), &json!("stop")));
     assert_eq!(data["usage"]["completion_tokens"], 2);
-    assert!(matches!(&worker.requests()[0].task, Task::Chat { messages } if messages.len() == 1));
+    assert!(matches!(&worker.requests()[0].task, Task::Chat(chat) if chat.messages.len() == 1));
 }
 
 #[tokio::test]

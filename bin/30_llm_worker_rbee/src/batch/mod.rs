@@ -10,6 +10,6 @@ mod scheduler_tests;
 mod slot;
 mod step;
 
-pub use request::{Answer, EventReceiver, Prepared, answer_channel};
+pub use request::{Answer, Choice, Ends, EventReceiver, Prepared, answer_channel};
 pub use scheduler::{Gauges, Scheduler, SubmitError, Submitter};
 pub use slot::TextModel;

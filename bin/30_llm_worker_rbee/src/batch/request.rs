@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use worker_contract::{InferenceEvent, RequestId, Sampling, TokenId};
+use worker_contract::{InferenceEvent, RequestId, TokenId};
+
+use crate::sampling::TokenSampler;
+use crate::text::OutputReader;
 
 /// How many events an answer can be ahead of its reader before its sequence rests.
 const ANSWER_CAPACITY: usize = 64;
@@ -15,10 +18,10 @@ pub struct Prepared {
     pub request_id: RequestId,
     /// The prompt.
     pub prompt: Vec<TokenId>,
-    /// Tokens of the answer that the client already has.
-    pub resume: Vec<TokenId>,
-    /// How tokens are chosen, and when to end.
-    pub sampling: Sampling,
+    /// The answers that are made of it, at least one.
+    pub choices: Vec<Choice>,
+    /// When an answer ends.
+    pub ends: Ends,
     /// The seed in use.
     pub seed: u64,
     /// When it came.
@@ -27,6 +30,30 @@ pub struct Prepared {
     pub deadline: Option<Instant>,
     /// Where the answer goes.
     pub answer: Answer,
+}
+
+/// One answer that is made of a prompt.
+#[derive(Debug)]
+pub struct Choice {
+    /// Its number among the request's answers.
+    pub index: u32,
+    /// Tokens of it that the client already has.
+    pub resume: Vec<TokenId>,
+    /// How its tokens are chosen.
+    pub sampler: TokenSampler,
+    /// What its text is.
+    pub output: OutputReader,
+}
+
+/// When an answer ends.
+#[derive(Debug, Clone, Default)]
+pub struct Ends {
+    /// The most tokens.
+    pub max_tokens: Option<u32>,
+    /// The texts that it ends before.
+    pub stop: Vec<String>,
+    /// Whether it goes on after the model's end-of-text token.
+    pub ignore_eos: bool,
 }
 
 /// The sending end of an answer. The reader ends the request by dropping its own end.

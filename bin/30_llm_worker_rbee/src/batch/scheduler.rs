@@ -151,7 +151,9 @@ impl<E: Engine, M: TextModel> Scheduler<E, M> {
     }
 
     fn admit(&mut self, request: Prepared) {
-        let slot = Slot::new(request, &*self.model, self.limits.context_length);
+        let mut request = request;
+        let Some(choice) = request.choices.pop() else { return };
+        let slot = Slot::new(request, choice, &*self.model, self.limits.context_length);
         self.waiting.push_back(slot);
     }
 

@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use worker_contract::{FinishReason, InferenceEvent, RequestId, Sampling, TokenId, Usage};
+use worker_contract::{Delta, FinishReason, InferenceEvent, RequestId, Sampling, TokenId, Usage};
 
-use super::request::{Answer, EventReceiver, Prepared, answer_channel};
+use super::request::{Answer, Choice, Ends, EventReceiver, Prepared, answer_channel};
 use super::scheduler::{Gauges, Scheduler, SubmitError, Submitter};
 use super::slot::TextModel;
 use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits};
+use crate::sampling::TokenSampler;
+use crate::text::OutputReader;
 
 const VOCABULARY: u32 = 64;
 
@@ -39,7 +41,8 @@ fn an_answer_cut_anywhere_goes_on_as_if_it_had_not_been_cut() {
     let whole = TestLoop::new(limits(1, 4096)).answer(3);
     for cut in 0..whole.tokens.len() {
         let machine = TestLoop::new(limits(1, 4096));
-        let rest = collect(machine.start(3, |r| r.resume = whole.tokens[..cut].to_vec()));
+        let rest =
+            collect(machine.start(3, |r| r.choices[0].resume = whole.tokens[..cut].to_vec()));
         assert_eq!(rest.tokens, whole.tokens[cut..], "cut at {cut}");
         assert_eq!(rest.usage, whole.usage, "cut at {cut}");
         assert!(whole.text.ends_with(&rest.text), "cut at {cut}");
@@ -49,7 +52,7 @@ fn an_answer_cut_anywhere_goes_on_as_if_it_had_not_been_cut() {
 #[test]
 fn a_reader_that_goes_away_frees_its_slot() {
     let machine = TestLoop::new(limits(1, 4096));
-    let mut first = machine.start(1, |r| r.sampling.max_tokens = None);
+    let mut first = machine.start(1, |r| r.ends.max_tokens = None);
     assert!(matches!(first.blocking_recv(), Some(InferenceEvent::Started { .. })));
     drop(first);
     assert_eq!(machine.answer(2), TestLoop::new(limits(1, 4096)).answer(2));
@@ -59,7 +62,7 @@ fn a_reader_that_goes_away_frees_its_slot() {
 #[test]
 fn a_reader_that_does_not_read_holds_up_nobody_else() {
     let machine = TestLoop::new(limits(2, 4096));
-    let slow = machine.start(1, |r| r.sampling.max_tokens = Some(400));
+    let slow = machine.start(1, |r| r.ends.max_tokens = Some(400));
     assert_eq!(machine.answer(2).usage.completion_tokens, 40);
     let slow = collect(slow);
     assert_eq!(slow.tokens.len(), 400);
@@ -80,7 +83,7 @@ fn a_passed_deadline_ends_a_request_with_an_error() {
 #[test]
 fn the_end_of_the_context_ends_an_answer_by_length() {
     let machine = TestLoop::new(limits(1, 100));
-    let answer = collect(machine.start(1, |r| r.sampling.max_tokens = None));
+    let answer = collect(machine.start(1, |r| r.ends.max_tokens = None));
     assert_eq!(answer.finish_reason, FinishReason::Length);
     assert_eq!(answer.usage.prompt_tokens + answer.usage.completion_tokens, 100);
 }
@@ -172,9 +175,6 @@ impl TextModel for Letters {
     fn is_end(&self, token: TokenId) -> bool {
         token == 0
     }
-    fn vocabulary_size(&self) -> u32 {
-        VOCABULARY
-    }
 }
 
 /// A running loop.
@@ -234,12 +234,18 @@ fn limits(sequences: u32, kv_tokens: u32) -> EngineLimits {
 }
 
 fn request(number: i32, answer: Answer) -> Prepared {
+    let seed = u64::from(number.unsigned_abs());
     Prepared {
         request_id: RequestId::random(),
         prompt: (0..20 + number).map(|n| 1 + n % 26).collect(),
-        resume: Vec::new(),
-        sampling: Sampling { max_tokens: Some(40), ..Sampling::default() },
-        seed: u64::from(number.unsigned_abs()),
+        choices: vec![Choice {
+            index: 0,
+            resume: Vec::new(),
+            sampler: TokenSampler::new(&Sampling::default(), seed, VOCABULARY, 4096),
+            output: OutputReader::plain(),
+        }],
+        ends: Ends { max_tokens: Some(40), ..Ends::default() },
+        seed,
         arrived: Instant::now(),
         deadline: None,
         answer,
@@ -259,7 +265,7 @@ fn collect(mut events: EventReceiver) -> Collected {
     assert!(matches!(events.blocking_recv(), Some(InferenceEvent::Started { .. })));
     while let Some(event) = events.blocking_recv() {
         match event {
-            InferenceEvent::Delta { text: part, tokens: ids } => {
+            InferenceEvent::Delta(Delta { text: part, tokens: ids, .. }) => {
                 text.push_str(&part);
                 tokens.extend(ids);
             }

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use worker_contract::{
-    ErrorDetail, ErrorKind, FinishReason, InferenceEvent, Timings, TokenId, Usage,
+    Delta, ErrorDetail, ErrorKind, FinishReason, InferenceEvent, Timings, TokenId, Usage,
 };
 
-use super::request::Prepared;
-use crate::sampling::{Candidates, TokenSampler};
+use super::request::{Choice, Prepared};
+use crate::sampling::Candidates;
 use crate::text::{StopMatch, StopTexts, Utf8Stream};
 
 /// What a slot needs to know of the model to turn tokens into text.
@@ -16,8 +16,6 @@ pub trait TextModel {
     fn append_piece(&self, token: TokenId, bytes: &mut Vec<u8>);
     /// Whether a token ends the text.
     fn is_end(&self, token: TokenId) -> bool;
-    /// The number of tokens in the vocabulary.
-    fn vocabulary_size(&self) -> u32;
 }
 
 impl TextModel for crate::engine::llama::Model {
@@ -26,9 +24,6 @@ impl TextModel for crate::engine::llama::Model {
     }
     fn is_end(&self, token: TokenId) -> bool {
         Self::is_end(self, token)
-    }
-    fn vocabulary_size(&self) -> u32 {
-        Self::vocabulary_size(self)
     }
 }
 
@@ -46,7 +41,7 @@ pub(super) struct Slot {
     /// The longest that `tokens` may become.
     context_length: usize,
     pub(super) serial: u64,
-    sampler: TokenSampler,
+    choice: Choice,
     utf8: Utf8Stream,
     stops: StopTexts,
     /// Tokens of the answer whose text was not shown yet.
@@ -70,19 +65,20 @@ impl Slot {
     ///
     /// Tokens that the client already has pass through detokenizer, stop texts and penalties as if
     /// they had just been made, and are not shown again.
-    pub(super) fn new(request: Prepared, model: &impl TextModel, context_length: u32) -> Self {
-        let vocabulary = model.vocabulary_size();
-        let mut sampler =
-            TokenSampler::new(&request.sampling, request.seed, vocabulary, context_length);
-        sampler.see_prompt(&request.prompt);
+    pub(super) fn new(
+        request: Prepared,
+        choice: Choice,
+        model: &impl TextModel,
+        context_length: u32,
+    ) -> Self {
         let mut slot = Self {
             tokens: request.prompt.clone(),
             held: 0,
             context_length: context_length as usize,
             serial: 0,
-            sampler,
+            choice,
             utf8: Utf8Stream::default(),
-            stops: StopTexts::new(request.sampling.stop.clone()),
+            stops: StopTexts::new(request.ends.stop.clone()),
             unshown: Vec::new(),
             text: String::new(),
             started: None,
@@ -90,7 +86,7 @@ impl Slot {
             prefilled: None,
             request,
         };
-        for token in std::mem::take(&mut slot.request.resume) {
+        for token in std::mem::take(&mut slot.choice.resume) {
             slot.take(token, model);
         }
         slot.text.clear();
@@ -129,7 +125,7 @@ impl Slot {
     pub(super) fn may_add(&self) -> usize {
         let left = self
             .request
-            .sampling
+            .ends
             .max_tokens
             .map_or(usize::MAX, |most| (most as usize).saturating_sub(self.answer_len()));
         left.min(self.context_length.saturating_sub(self.tokens.len()))
@@ -169,9 +165,9 @@ impl Slot {
     ) -> Progress {
         self.prefilled.get_or_insert(now);
         let position = self.answer_len() as u64;
-        let token = self.sampler.choose(logits, position, room);
+        let token = self.choice.sampler.choose(logits, position, room).token;
         self.first_token.get_or_insert(now);
-        if model.is_end(token) && !self.request.sampling.ignore_eos {
+        if model.is_end(token) && !self.request.ends.ignore_eos {
             self.tokens.push(token);
             return self.finish(FinishReason::Stop, now);
         }
@@ -214,7 +210,7 @@ impl Slot {
     fn take(&mut self, token: TokenId, model: &impl TextModel) -> StopMatch {
         self.tokens.push(token);
         self.unshown.push(token);
-        self.sampler.see_answer(token);
+        self.choice.sampler.see_answer(token);
         model.append_piece(token, self.utf8.buffer());
         let mut piece = String::new();
         self.utf8.drain_into(&mut piece);
@@ -224,7 +220,7 @@ impl Slot {
     fn show(&mut self) {
         let text = std::mem::take(&mut self.text);
         let tokens = std::mem::take(&mut self.unshown);
-        self.send(InferenceEvent::Delta { text, tokens });
+        self.send(InferenceEvent::Delta(Delta { text, tokens, ..Delta::default() }));
     }
 
     fn finish_without_rest(&mut self, finish_reason: FinishReason, now: Instant) -> Progress {
@@ -246,6 +242,7 @@ impl Slot {
                 prefill_ms: ms(started, prefilled),
                 ttft_ms: ms(arrived, first),
                 decode_ms: ms(first, now),
+                ..Timings::default()
             },
         });
         Progress::Ended

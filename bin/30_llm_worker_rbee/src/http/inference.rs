@@ -93,11 +93,11 @@ fn not_ready() -> ApiError {
 /// About how many bytes a request has.
 fn size(request: &InferenceRequest) -> usize {
     match &request.task {
-        worker_contract::Task::Chat { messages } => messages.iter().map(|m| m.content.len()).sum(),
+        worker_contract::Task::Chat(chat) => chat.messages.iter().map(|m| m.content.len()).sum(),
         worker_contract::Task::Completion { prompt: worker_contract::Prompt::Text(text) } => {
             text.len()
         }
-        worker_contract::Task::Completion { prompt: worker_contract::Prompt::Tokens(_) } => 0,
+        _ => 0,
     }
 }
 
@@ -113,6 +113,9 @@ fn refused(error: &PrepareError) -> ApiError {
         PrepareError::Empty(field) => ApiError::bad_request("empty", message).param(*field),
         PrepareError::NoTemplate(_) => {
             ApiError::bad_request("no_chat_template", message).param("messages")
+        }
+        PrepareError::NotServed(_) => {
+            ApiError::bad_request("unsupported_task", message).param("task")
         }
         PrepareError::Template(_) => {
             ApiError::bad_request("chat_template_error", message).param("messages")

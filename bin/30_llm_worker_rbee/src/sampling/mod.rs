@@ -8,7 +8,7 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-use worker_contract::{Sampling, TokenId};
+use worker_contract::{Sampling, TokenId, TokenLogprobs};
 
 mod defaults;
 mod draw;
@@ -55,6 +55,16 @@ impl Candidates {
             .data
             .extend(candidates.map(|(id, logit)| LlamaTokenData::new(LlamaToken(id), *logit, 0.0)));
     }
+}
+
+/// A token that was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    /// The token.
+    pub token: TokenId,
+    /// How likely it and others were, where the request asks for it. The texts of the tokens are not
+    /// filled in: the sampler does not know them.
+    pub logprobs: Option<TokenLogprobs>,
 }
 
 impl TokenSampler {
@@ -104,7 +114,11 @@ impl TokenSampler {
     }
 
     /// Chooses the token at `position` of the answer.
-    pub fn choose(&mut self, logits: &[f32], position: u64, room: &mut Candidates) -> TokenId {
+    pub fn choose(&mut self, logits: &[f32], position: u64, room: &mut Candidates) -> Chosen {
+        Chosen { token: self.choose_token(logits, position, room), logprobs: None }
+    }
+
+    fn choose_token(&mut self, logits: &[f32], position: u64, room: &mut Candidates) -> TokenId {
         if self.greedy && self.repeat.is_none() && self.presence.is_none() {
             return draw::likeliest(logits.iter().copied()).map_or(0, to_token);
         }
@@ -140,7 +154,7 @@ mod tests {
     fn temperature_zero_takes_the_likeliest_token() {
         let mut greedy = sampler(&Sampling { temperature: Some(0.0), ..Sampling::default() });
         let mut room = Candidates::default();
-        assert_eq!(greedy.choose(&[0.0, 3.0, 1.0, 2.0], 0, &mut room), 1);
+        assert_eq!(greedy.choose(&[0.0, 3.0, 1.0, 2.0], 0, &mut room).token, 1);
     }
 
     #[test]
@@ -148,7 +162,7 @@ mod tests {
         let logits = [0.0, 0.1, 0.2, 0.3];
         let mut room = Candidates::default();
         let mut draw =
-            |position| sampler(&Sampling::default()).choose(&logits, position, &mut room);
+            |position| sampler(&Sampling::default()).choose(&logits, position, &mut room).token;
         let first: Vec<_> = (0..50).map(&mut draw).collect();
         let again: Vec<_> = (0..50).map(&mut draw).collect();
         assert_eq!(first, again);
@@ -160,7 +174,7 @@ mod tests {
         let mut one = sampler(&Sampling { top_k: Some(1), ..Sampling::default() });
         let mut room = Candidates::default();
         for position in 0..50 {
-            assert_eq!(one.choose(&[0.0, 0.3, 0.2, 0.1], position, &mut room), 1);
+            assert_eq!(one.choose(&[0.0, 0.3, 0.2, 0.1], position, &mut room).token, 1);
         }
     }
 
@@ -172,9 +186,9 @@ mod tests {
             ..Sampling::default()
         });
         let mut room = Candidates::default();
-        assert_eq!(penal.choose(&[1.0, 0.0, 0.0, 0.0], 0, &mut room), 0);
+        assert_eq!(penal.choose(&[1.0, 0.0, 0.0, 0.0], 0, &mut room).token, 0);
         penal.see_answer(0);
-        assert_eq!(penal.choose(&[1.0, 0.5, 0.0, 0.0], 1, &mut room), 1);
+        assert_eq!(penal.choose(&[1.0, 0.5, 0.0, 0.0], 1, &mut room).token, 1);
     }
 
     #[test]
@@ -183,9 +197,9 @@ mod tests {
         let mut room = Candidates::default();
         let mut repeat = sampler(&Sampling { repeat_penalty: Some(4.0), ..base.clone() });
         repeat.see_prompt(&[0]);
-        assert_eq!(repeat.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room), 1);
+        assert_eq!(repeat.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room).token, 1);
         let mut presence = sampler(&Sampling { presence_penalty: Some(2.0), ..base });
         presence.see_prompt(&[0]);
-        assert_eq!(presence.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room), 0);
+        assert_eq!(presence.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room).token, 0);
     }
 }

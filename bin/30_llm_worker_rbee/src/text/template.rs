@@ -76,7 +76,7 @@ mod tests {
     use worker_contract::Role;
 
     fn message(role: Role, content: &str) -> ChatMessage {
-        ChatMessage { role, content: content.to_owned(), name: None }
+        ChatMessage::text(role, content)
     }
 
     fn render(source: &str, messages: &[ChatMessage]) -> Result<String, TemplateError> {

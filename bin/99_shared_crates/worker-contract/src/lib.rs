@@ -19,7 +19,8 @@ pub use heartbeat::{
 };
 pub use ids::{HiveAlias, InvalidName, JobId, ModelAlias, RequestId, WorkerId};
 pub use inference::{
-    ChatMessage, FinishReason, InferenceEvent, InferenceRequest, Prompt, Role, Sampling, Task,
-    Timings, TokenId, Usage,
+    Chat, ChatMessage, Delta, FinishReason, InferenceEvent, InferenceRequest, OutputFormat, Prompt,
+    Role, Sampling, Task, Timings, TokenId, TokenLogprob, TokenLogprobs, Tool, ToolCall,
+    ToolCallDelta, ToolChoice, Usage,
 };
 pub use model::{GgufSummary, ModelEntry, Sha256Digest};

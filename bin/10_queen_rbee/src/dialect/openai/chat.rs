@@ -21,7 +21,7 @@ pub fn read_chat(body: Body, request_id: RequestId) -> Result<Understood, ApiErr
     fields.finish()?;
     Ok(Understood {
         model,
-        request: request(request_id, Task::Chat { messages }, sampling),
+        request: request(request_id, Task::Chat(messages.into()), sampling),
         stream: streaming.stream,
         include_usage: streaming.include_usage,
     })
@@ -72,16 +72,15 @@ mod tests {
         }))
         .unwrap();
         let message = |role, content: &str, name: Option<&str>| ChatMessage {
-            role,
-            content: content.into(),
             name: name.map(str::to_owned),
+            ..ChatMessage::text(role, content)
         };
         let messages = vec![
             message(Role::System, "Be brief.", None),
             message(Role::User, "one\ntwo", Some("ann")),
             message(Role::Assistant, "ok", None),
         ];
-        assert_eq!(understood.request.task, Task::Chat { messages });
+        assert_eq!(understood.request.task, Task::Chat(messages.into()));
         assert_eq!(
             understood.request.sampling,
             Sampling {
@@ -96,6 +95,7 @@ mod tests {
                 stop: vec!["\n".into()],
                 max_tokens: Some(5),
                 ignore_eos: true,
+                ..Sampling::default()
             }
         );
         assert!(understood.stream && understood.include_usage);

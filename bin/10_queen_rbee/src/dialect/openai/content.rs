@@ -36,7 +36,7 @@ fn read_message(param: &str, message: Value) -> Result<ChatMessage, ApiError> {
     match message.into_iter().find(|(_, value)| !is_empty(value)) {
         // An answer that is sent back carries fields that are empty as long as tools are not served.
         Some((field, _)) => Err(unsupported(&format!("{param}.{}", shown(&field)), "")),
-        None => Ok(ChatMessage { role, content, name }),
+        None => Ok(ChatMessage { name, ..ChatMessage::text(role, content) }),
     }
 }
 

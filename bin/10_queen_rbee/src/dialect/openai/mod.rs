@@ -44,12 +44,5 @@ fn request(
     task: worker_contract::Task,
     sampling: worker_contract::Sampling,
 ) -> InferenceRequest {
-    InferenceRequest {
-        request_id,
-        model: None,
-        task,
-        sampling,
-        deadline_ms: None,
-        resume: Vec::new(),
-    }
+    InferenceRequest { sampling, ..InferenceRequest::new(request_id, task) }
 }

@@ -35,6 +35,7 @@ pub(super) fn read_sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         stop: stop(fields)?,
         max_tokens: max_tokens(fields)?,
         ignore_eos: fields.flag("ignore_eos")?,
+        ..Sampling::default()
     })
 }
 
