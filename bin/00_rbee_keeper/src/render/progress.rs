@@ -110,7 +110,7 @@ mod tests {
         let answer = Answer {
             finish_reason: "stop".to_owned(),
             usage: Usage { prompt_tokens: 9, completion_tokens: 42, cached_tokens: 0 },
-            timings: Timings { queue_ms: 0.1, prefill_ms: 30.0, ttft_ms: 35.4, decode_ms: 601.0 },
+            timings: Timings { ttft_ms: 35.4, decode_ms: 601.0, ..Timings::default() },
         };
         assert_eq!(speed(&answer), "42 tokens, 68.2 tokens/s, first token after 35 ms");
         assert_eq!(speed(&Answer::default()), "0 tokens");
