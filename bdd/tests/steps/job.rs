@@ -234,7 +234,7 @@ fn infer(prompt: &str, tokens: u32) -> Result<Operation> {
         ..Sampling::default()
     };
     let (model, prompt) = (DEMO_ALIAS.parse()?, prompt.to_owned());
-    Ok(Operation::Infer(Infer { model, prompt, system: None, sampling }))
+    Ok(Operation::Infer(Box::new(Infer { model, prompt, system: None, sampling })))
 }
 
 fn parse(event: &SseEvent) -> Result<(u64, JobEvent)> {

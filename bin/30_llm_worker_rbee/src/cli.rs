@@ -51,6 +51,15 @@ pub(crate) enum Command {
     },
 }
 
+/// How the next tokens are guessed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Draft {
+    /// From what followed the last few tokens before, in prompt and answer; only while it pays.
+    Ngram,
+    /// Not at all.
+    Off,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The GGUF file.
@@ -83,6 +92,17 @@ pub(crate) struct Serve {
     /// How many requests may wait for a slot.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) max_queue: u32,
+    /// Make each answer depend on nothing but request, seed, model and build: alone, in a crowd or
+    /// resumed, it is the same. Sequences are computed one by one, so several at once are slower.
+    #[arg(long)]
+    pub(crate) batch_invariant: bool,
+    /// How much of the machine's memory may keep computed prompts that had to leave the KV cache, in
+    /// MiB; 0 keeps none.
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) prompt_cache_mib: u32,
+    /// How the next tokens are guessed, to be verified in one step; answers do not depend on it.
+    #[arg(long, value_enum, default_value = "ngram")]
+    pub(crate) draft: Draft,
     /// The pinned digest of the file, as the queen is to be told.
     #[arg(long, value_name = "SHA256")]
     pub(crate) digest: Option<Sha256Digest>,

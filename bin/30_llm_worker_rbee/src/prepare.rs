@@ -20,6 +20,8 @@ pub struct Preparer<'a> {
     pub template: Option<&'a ChatTemplate>,
     /// The longest prompt and answer together, in tokens.
     pub context_length: u32,
+    /// Whether no answer depends on what else is computed.
+    pub batch_invariant: bool,
 }
 
 /// A request cannot be served; it is the request's fault.
@@ -42,6 +44,9 @@ pub enum PrepareError {
     /// The model cannot chat.
     #[error("{0} has no chat template, so it cannot chat; send its prompt to /v1/completions")]
     NoTemplate(ModelAlias),
+    /// Only a worker in batch-invariant mode can promise this.
+    #[error("this worker cannot make a deterministic answer: start it with --batch-invariant")]
+    NotDeterministic,
     /// The model cannot do this at all.
     #[error("{0} cannot do what this request asks for")]
     NotServed(ModelAlias),
@@ -78,6 +83,9 @@ impl Preparer<'_> {
     ) -> Result<Prepared, PrepareError> {
         if let Some(wanted) = request.model.filter(|wanted| wanted != self.name) {
             return Err(PrepareError::WrongModel { loaded: self.name.clone(), wanted });
+        }
+        if request.deterministic && !self.batch_invariant {
+            return Err(PrepareError::NotDeterministic);
         }
         check(&request.sampling)?;
         let prompt = self.tokens(request.task)?;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_contract::{ModelAlias, WorkerId, WorkerState};
 
-use crate::cli::Serve;
+use crate::cli::{Draft, Serve};
 
 /// How long running requests may take to end after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -128,6 +128,9 @@ fn load_settings(args: &Serve) -> LoadSettings {
         ctx_size: args.ctx_size,
         threads: args.threads,
         max_queue: args.max_queue,
+        batch_invariant: args.batch_invariant,
+        prompt_cache_mib: args.prompt_cache_mib,
+        drafts: args.draft == Draft::Ngram,
     }
 }
 

@@ -11,7 +11,7 @@ use worker_contract::{
     WorkerHeartbeat, WorkerId, WorkerState,
 };
 
-use crate::batch::{Gauges, Scheduler, Submitter};
+use crate::batch::{Gauges, Scheduler, SchedulerSettings, Submitter};
 use crate::engine::llama::{
     ContextSettings, LlamaEngine, Model, ModelSettings, Runtime, build_name,
 };
@@ -49,6 +49,12 @@ pub struct LoadSettings {
     pub threads: Option<u32>,
     /// The most requests that wait for a slot.
     pub max_queue: u32,
+    /// Whether no answer may depend on what else is computed.
+    pub batch_invariant: bool,
+    /// How much of the machine's memory may keep computed prompts, in MiB.
+    pub prompt_cache_mib: u32,
+    /// Whether the next tokens are guessed from the text so far.
+    pub drafts: bool,
 }
 
 /// The worker, shared by its HTTP handlers, its heartbeat and its engine's thread.
@@ -115,12 +121,13 @@ impl Worker {
         )?;
         let model = Arc::new(model);
         let context = ContextSettings {
-            sequences: settings.slots,
+            slots: settings.slots,
             kv_tokens: settings.ctx_size.min(
                 // More than each slot can use would only be lost memory.
                 model.trained_context().saturating_mul(settings.slots),
             ),
             threads: settings.threads,
+            batch_invariant: settings.batch_invariant,
         };
         let engine = LlamaEngine::new(&runtime, &model, context)?;
         let limits = engine.limits();
@@ -131,7 +138,11 @@ impl Worker {
         let (scheduler, submitter) = Scheduler::new(
             engine,
             Arc::clone(&model),
-            settings.max_queue,
+            SchedulerSettings {
+                max_queue: settings.max_queue,
+                prompt_cache_bytes: (settings.prompt_cache_mib as usize) << 20,
+                drafts: settings.drafts,
+            },
             Arc::clone(&self.gauges),
         );
         let submitter = std::sync::Mutex::new(Some(submitter));
@@ -149,7 +160,7 @@ impl Worker {
         });
         tracing::info!(
             model = %self.identity.alias,
-            slots = limits.sequences,
+            slots = limits.slots,
             context_length = limits.context_length,
             "the model is loaded"
         );
@@ -166,6 +177,7 @@ impl Worker {
             model: &loaded.model,
             template: loaded.template.as_ref(),
             context_length: loaded.limits.context_length,
+            batch_invariant: loaded.limits.batch_invariant,
         })
     }
 

@@ -34,7 +34,8 @@ pub(super) async fn infer(session: &Session, args: InferArgs) -> Result<(), Fail
         Some(model) => model,
         None => only_model(&queen).await?,
     };
-    let operation = Operation::Infer(Infer { model, prompt, system, sampling: sampling.into() });
+    let infer = Infer { model, prompt, system, sampling: sampling.into() };
+    let operation = Operation::Infer(Box::new(infer));
     let mut answer = Answer::new(session.output);
     let ended = job_run::run_with(session, &queen, &operation, &mut answer).await;
     answer.end_line().await?;

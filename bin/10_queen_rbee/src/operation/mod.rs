@@ -53,7 +53,7 @@ impl Operations {
             Operation::HiveRestart(target) => self.hive_restart(&target.hive_id, &job).await,
             Operation::HiveStatus(target) => self.hive_status(&target.hive_id),
             Operation::HiveRefresh(target) => self.hive_refresh(&target.hive_id, job).await,
-            Operation::Infer(infer) => self.infer(infer, &job).await,
+            Operation::Infer(infer) => self.infer(*infer, &job).await,
             forwarded @ (Operation::WorkerSpawn(_)
             | Operation::WorkerList(_)
             | Operation::WorkerGet(_)

@@ -125,12 +125,12 @@ fn client(queen: &Queen) -> JobClient {
 }
 
 fn infer(system: Option<&str>) -> Operation {
-    Operation::Infer(Infer {
+    Operation::Infer(Box::new(Infer {
         model: "m".parse().unwrap(),
         prompt: "Hi".into(),
         system: system.map(str::to_owned),
         sampling: Sampling::default(),
-    })
+    }))
 }
 
 fn localhost() -> HiveTarget {

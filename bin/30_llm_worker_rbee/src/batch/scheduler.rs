@@ -5,111 +5,91 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use worker_contract::FinishReason;
 
+use super::draft::{MOST, StepCost};
+use super::gauges::{Gauges, Submitter};
+use super::kv_cache::KvCache;
 use super::request::Prepared;
-use super::slot::{Progress, Slot, TextModel};
-use super::step::{Sequence, Share, has_room, plan, victim};
+use super::sampling::{Sampled, sample_all};
+use super::sequences::common_prefix;
+use super::slot::{Outcome, Slot, TextModel, slots};
+use super::step::{Sequence, Share, has_room, plan, plan_alone, victim};
 use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits};
-use crate::sampling::Candidates;
 
 /// How long the loop rests when every sequence waits for its reader.
 const STALL_REST: Duration = Duration::from_millis(2);
 
-/// What the outside may know of the loop at any moment.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    /// Slots with a running request.
-    pub busy: AtomicU32,
-    /// Requests that wait for a slot.
-    pub queued: AtomicU32,
-    /// Tokens in the KV cache.
-    pub kv_used: AtomicU32,
-    /// Tokens of answers, since the start.
-    pub tokens: AtomicU64,
-    /// Whether the engine's thread has ended.
-    pub ended: AtomicBool,
-}
+/// How many more tokens a running prompt must come to share with a request for the request to wait
+/// for it.
+const WORTH_WAITING: usize = 64;
 
-/// Hands requests to the loop. The loop ends when the last one is dropped and all is answered.
-#[derive(Debug, Clone)]
-pub struct Submitter {
-    inbox: SyncSender<Prepared>,
-    gauges: Arc<Gauges>,
-    max_queue: u32,
-}
+/// What guesses may add to a step beside other streams, as a part of it.
+const BESIDE_OTHERS: f32 = 0.05;
 
-/// A request was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SubmitError {
-    /// Too many wait already.
-    #[error("the worker's queue is full: {0} requests wait")]
-    QueueFull(u32),
-    /// The engine's thread has ended.
-    #[error("the engine has stopped")]
-    Stopped,
-}
-
-impl Submitter {
-    /// Puts a request into the queue.
-    pub fn submit(&self, request: Prepared) -> Result<(), SubmitError> {
-        let one_more = |waiting| (waiting < self.max_queue).then_some(waiting + 1);
-        self.gauges
-            .queued
-            .fetch_update(Relaxed, Relaxed, one_more)
-            .map_err(SubmitError::QueueFull)?;
-        self.inbox.try_send(request).map_err(|error| {
-            self.gauges.queued.fetch_sub(1, Relaxed);
-            match error {
-                TrySendError::Full(_) => SubmitError::QueueFull(self.max_queue),
-                TrySendError::Disconnected(_) => SubmitError::Stopped,
-            }
-        })
-    }
+/// How the loop works.
+#[derive(Debug, Clone, Copy)]
+pub struct SchedulerSettings {
+    /// At most this many answers wait for a slot.
+    pub max_queue: u32,
+    /// How many bytes of computed prompts are kept outside the engine; 0 is none.
+    pub prompt_cache_bytes: usize,
+    /// Whether the next tokens are guessed and verified in one step.
+    pub drafts: bool,
 }
 
 /// The loop.
-pub struct Scheduler<E, M> {
-    engine: E,
+pub struct Scheduler<E: Engine, M> {
+    cache: KvCache<E>,
     limits: EngineLimits,
+    drafts: bool,
     model: Arc<M>,
     inbox: Receiver<Prepared>,
     gauges: Arc<Gauges>,
     waiting: VecDeque<Slot>,
     slots: Vec<Option<Slot>>,
     next_serial: u64,
+    /// The slot that was computed last, where each is computed alone.
+    last_alone: usize,
+    step_cost: StepCost,
     batch: Vec<BatchEntry>,
-    room: Candidates,
 }
 
-impl<E, M> std::fmt::Debug for Scheduler<E, M> {
+impl<E: Engine, M> std::fmt::Debug for Scheduler<E, M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scheduler").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
-impl<E: Engine, M: TextModel> Scheduler<E, M> {
-    /// A loop on an engine; at most `max_queue` requests wait for a slot.
-    pub fn new(engine: E, model: Arc<M>, max_queue: u32, gauges: Arc<Gauges>) -> (Self, Submitter) {
+impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
+    /// A loop on an engine.
+    pub fn new(
+        engine: E,
+        model: Arc<M>,
+        settings: SchedulerSettings,
+        gauges: Arc<Gauges>,
+    ) -> (Self, Submitter) {
         let limits = engine.limits();
-        let (inbox_in, inbox) = sync_channel(max_queue as usize);
+        let (inbox_in, inbox) = sync_channel(settings.max_queue as usize);
         let scheduler = Self {
-            engine,
+            cache: KvCache::new(engine, settings.prompt_cache_bytes),
             limits,
+            drafts: settings.drafts && limits.has_parts && !limits.batch_invariant,
             model,
             inbox,
             gauges: Arc::clone(&gauges),
             waiting: VecDeque::new(),
-            slots: (0..limits.sequences).map(|_| None).collect(),
+            slots: (0..limits.slots).map(|_| None).collect(),
             next_serial: 0,
+            last_alone: 0,
+            step_cost: StepCost::default(),
             batch: Vec::with_capacity(limits.batch_tokens as usize),
-            room: Candidates::default(),
         };
-        (scheduler, Submitter { inbox: inbox_in, gauges, max_queue })
+        (scheduler, Submitter::new(inbox_in, gauges, settings.max_queue))
     }
 
     /// Runs until the last [`Submitter`] is gone and everything is answered.
@@ -118,7 +98,8 @@ impl<E: Engine, M: TextModel> Scheduler<E, M> {
         loop {
             let open = self.receive();
             self.end_abandoned_and_overdue(Instant::now());
-            self.fill_slots(Instant::now());
+            self.fill_slots();
+            self.begin_sequences(Instant::now());
             self.step();
             self.publish();
             if !open && self.waiting.is_empty() && self.slots.iter().all(Option::is_none) {
@@ -134,7 +115,7 @@ impl<E: Engine, M: TextModel> Scheduler<E, M> {
         let is_idle = self.waiting.is_empty() && self.slots.iter().all(Option::is_none);
         let first = if is_idle {
             self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else if self.sequences().iter().all(|s| s.stalled) {
+        } else if self.running().all(|(index, slot)| slot.as_sequence(index).rests) {
             self.inbox.recv_timeout(STALL_REST)
         } else {
             self.inbox.recv_timeout(Duration::ZERO)
@@ -151,18 +132,17 @@ impl<E: Engine, M: TextModel> Scheduler<E, M> {
     }
 
     fn admit(&mut self, request: Prepared) {
-        let mut request = request;
-        let Some(choice) = request.choices.pop() else { return };
-        let slot = Slot::new(request, choice, &*self.model, self.limits.context_length);
-        self.waiting.push_back(slot);
+        let context_length = self.limits.context_length;
+        self.waiting.extend(slots(request, &*self.model, context_length, self.drafts));
     }
 
     fn end_abandoned_and_overdue(&mut self, now: Instant) {
         let ends = |slot: &Slot| {
-            if slot.is_overdue(now) {
-                slot.fail("deadline_exceeded", "the request's deadline has passed".to_owned());
+            if slot.reply.is_overdue(now) {
+                let message = "the request's deadline has passed".to_owned();
+                slot.reply.fail("deadline_exceeded", message);
             }
-            slot.is_abandoned() || slot.is_overdue(now)
+            slot.reply.is_abandoned()
         };
         let before = self.waiting.len();
         self.waiting.retain(|slot| !ends(slot));
@@ -175,23 +155,55 @@ impl<E: Engine, M: TextModel> Scheduler<E, M> {
     }
 
     /// Gives free slots to those that wait, in order, while there is room for them.
-    fn fill_slots(&mut self, now: Instant) {
+    fn fill_slots(&mut self) {
         while let Some(next) = self.waiting.front() {
             let Some(free) = self.slots.iter().position(Option::is_none) else { return };
-            let kv_tokens = self.limits.kv_tokens as usize;
-            if !has_room(&self.sequences(), kv_tokens, next.len(), next.may_add()) {
+            let tokens = next.tokens();
+            let shared = self.running().map(|(_, slot)| common_prefix(slot.tokens(), tokens)).max();
+            let own = tokens.len() - shared.unwrap_or(0);
+            let (used, most) = (self.cache.used_by_running(), self.limits.kv_tokens as usize);
+            if !has_room(&self.sequences(), used, most, own, next.may_add()) {
                 return;
             }
             let Some(mut slot) = self.waiting.pop_front() else { return };
             self.count_off_queue(1);
-            slot.start(self.next_serial, now);
+            slot.serial = self.next_serial;
             self.next_serial += 1;
-            if slot.may_add() == 0 {
-                slot.finish(FinishReason::Length, now);
-                continue;
-            }
             self.slots[free] = Some(slot);
         }
+    }
+
+    /// Lets slots begin that have no sequence yet: with what is known of their tokens, or later, when
+    /// a running prompt will have computed more of them.
+    fn begin_sequences(&mut self, now: Instant) {
+        for index in 0..self.slots.len() {
+            let Some(slot) = self.slots[index].as_ref().filter(|s| s.sequence.is_none()) else {
+                continue;
+            };
+            if slot.may_add() == 0 {
+                self.finish(index, FinishReason::Length, now);
+                continue;
+            }
+            let tokens = slot.reusable();
+            if self.soon_known(tokens) >= self.cache.known(tokens) + WORTH_WAITING {
+                continue;
+            }
+            let Some((sequence, held)) = self.cache.acquire(tokens) else { continue };
+            if let Some(slot) = &mut self.slots[index] {
+                slot.sequence = Some(sequence);
+                slot.held = held;
+                slot.reply.start(held.min(slot.reply.prompt_tokens), now);
+            }
+        }
+    }
+
+    /// How many of `tokens` a prompt that is being computed begins with.
+    fn soon_known(&self, tokens: &[i32]) -> usize {
+        if self.limits.batch_invariant || !self.limits.has_parts {
+            return 0;
+        }
+        let prompts = self.running().filter(|(_, s)| s.sequence.is_some() && s.pending().len() > 1);
+        prompts.map(|(_, slot)| common_prefix(slot.tokens(), tokens)).max().unwrap_or(0)
     }
 
     /// Computes one batch and sends its tokens.
@@ -200,61 +212,134 @@ impl<E: Engine, M: TextModel> Scheduler<E, M> {
         if shares.is_empty() {
             return;
         }
-        self.batch.clear();
-        for share in &shares {
-            let Some(slot) = &self.slots[share.slot] else { continue };
-            let sequence = u32::try_from(share.slot).unwrap_or(u32::MAX);
-            let first = slot.held();
-            let tokens = slot.pending()[..share.tokens].iter().enumerate();
-            self.batch.extend(tokens.map(|(n, token)| BatchEntry {
-                token: *token,
-                position: u32::try_from(first + n).unwrap_or(u32::MAX),
-                sequence,
-                wants_logits: share.completes && n + 1 == share.tokens,
-            }));
-        }
-        match self.engine.step(&self.batch) {
-            Ok(()) => self.sample(&shares),
-            Err(EngineError::KvCacheFull) => self.make_room(),
+        self.fill_batch(&shares);
+        let begin = Instant::now();
+        match self.cache.engine.step(&self.batch) {
+            Ok(()) => {
+                let outcomes = self.sample(&shares, begin);
+                self.settle(&shares, &outcomes);
+            }
+            Err(EngineError::KvCacheFull) => {
+                if !self.cache.drop_oldest(None) {
+                    self.make_room();
+                }
+            }
             Err(error @ EngineError::Failed(_)) => {
                 tracing::error!(%error, "a step failed");
                 for share in &shares {
                     if let Some(slot) = &self.slots[share.slot] {
-                        slot.fail("engine_error", error.to_string());
+                        slot.reply.fail("engine_error", error.to_string());
                     }
-                    self.release(share.slot);
+                    self.abandon(share.slot);
                 }
             }
         }
     }
 
-    /// The next step's shares, after the youngest sequences gave way if all do not fit.
+    /// The next step's shares, after idle sequences and then the youngest running ones gave way if
+    /// all do not fit.
     fn plan_within_kv_cache(&mut self) -> Vec<Share> {
+        self.draft();
         loop {
             let sequences = self.sequences();
-            let shares = plan(&sequences, self.limits.batch_tokens as usize);
-            let held: usize = sequences.iter().map(|s| s.held).sum();
-            let adds: usize = shares.iter().map(|s| s.tokens).sum();
-            if held + adds <= self.limits.kv_tokens as usize || shares.is_empty() {
+            let shares = if self.limits.batch_invariant {
+                plan_alone(&sequences, self.last_alone)
+            } else {
+                plan(&sequences, self.limits.batch_tokens as usize)
+            };
+            let adds = shares.iter().map(Share::rows).sum();
+            if shares.is_empty() || self.cache.make_room(adds, None) {
+                if let ([share], true) = (&shares[..], self.limits.batch_invariant) {
+                    self.last_alone = share.slot;
+                }
                 return shares;
             }
-            self.make_room();
+            let guesses = self.slots.iter_mut().flatten().any(|slot| {
+                let had_some = !slot.guess.is_empty();
+                slot.guess.clear();
+                had_some
+            });
+            if !guesses {
+                self.make_room();
+            }
         }
     }
 
-    fn sample(&mut self, shares: &[Share]) {
-        let now = Instant::now();
-        let mut row = 0;
-        for share in shares {
-            row += share.tokens;
-            let Some(slot) = &mut self.slots[share.slot] else { continue };
-            slot.advance(share.tokens);
-            if !share.completes {
-                continue;
+    /// Lets streams guess, as long as that costs the others next to nothing.
+    fn draft(&mut self) {
+        if !self.drafts {
+            return;
+        }
+        let awake = |slot: &Slot| slot.sequence.is_some() && !slot.reply.is_behind();
+        let decoding = self.slots.iter().flatten().filter(|s| awake(s) && s.pending().len() == 1);
+        let streams = decoding.count();
+        let cost = self.step_cost.of_one_more(streams);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small positive number"
+        )]
+        let mut left = if streams > 1 { (BESIDE_OTHERS / cost) as usize } else { MOST };
+        for slot in self.slots.iter_mut().flatten() {
+            if awake(slot) {
+                slot.draft(left, cost);
+                left -= slot.guess.len();
             }
-            let logits = self.engine.logits(row - 1);
-            self.gauges.tokens.fetch_add(1, Relaxed);
-            if slot.decode(logits, &*self.model, &mut self.room, now) == Progress::Ended {
+        }
+    }
+
+    fn fill_batch(&mut self, shares: &[Share]) {
+        self.batch.clear();
+        for share in shares {
+            let Some(slot) = &self.slots[share.slot] else { continue };
+            let Some(sequence) = slot.sequence else { continue };
+            let pending = slot.pending()[..share.tokens].iter();
+            let guessed = slot.guess[..share.guessed].iter();
+            self.batch.extend(pending.chain(guessed).zip(0..).map(|(token, n)| BatchEntry {
+                token: *token,
+                position: u32::try_from(slot.held + n).unwrap_or(u32::MAX),
+                sequence,
+                wants_logits: share.completes && n + 1 >= share.tokens,
+            }));
+        }
+    }
+
+    /// Chooses tokens, for all shares that are complete at once.
+    fn sample(&mut self, shares: &[Share], begin: Instant) -> Vec<Outcome> {
+        let mut row = 0;
+        let mut work = Vec::with_capacity(shares.len());
+        let mut slots: Vec<Option<&mut Slot>> = self.slots.iter_mut().map(Option::as_mut).collect();
+        let is_decoding = shares.iter().all(|share| share.completes && share.tokens == 1);
+        for share in shares {
+            let first = row + share.tokens - 1;
+            row += share.rows();
+            let Some(slot) = slots[share.slot].take() else { continue };
+            let rows = if share.completes { first..row } else { 0..0 };
+            let rows: Vec<&[f32]> = rows.map(|row| self.cache.engine.logits(row)).collect();
+            work.push(Sampled { slot, rows });
+        }
+        // The engine may compute until somebody looks at its logits.
+        let now = Instant::now();
+        if is_decoding {
+            self.step_cost.observe(self.batch.len(), now.saturating_duration_since(begin));
+        }
+        sample_all(&mut work, &*self.model, now)
+    }
+
+    /// Books what a step has computed.
+    fn settle(&mut self, shares: &[Share], outcomes: &[Outcome]) {
+        for (share, outcome) in shares.iter().zip(outcomes) {
+            let Some(slot) = &mut self.slots[share.slot] else { continue };
+            let Some(sequence) = slot.sequence else { continue };
+            let computed = share.tokens + outcome.accepted;
+            let tokens = &slot.tokens()[slot.held..slot.held + computed];
+            self.cache.append(sequence, tokens);
+            slot.held += computed;
+            if outcome.accepted < share.guessed {
+                self.cache.drop_beyond(sequence);
+            }
+            self.gauges.tokens.fetch_add(outcome.tokens as u64, Relaxed);
+            if outcome.ended.is_some() {
                 self.release(share.slot);
             }
         }
@@ -265,50 +350,60 @@ impl<E: Engine, M: TextModel> Scheduler<E, M> {
         if let Some(index) = victim(&self.sequences()) {
             if let Some(mut slot) = self.slots[index].take() {
                 tracing::debug!(slot = index, "the KV cache is full: a request waits");
-                slot.give_way();
+                if let Some(sequence) = slot.sequence.take() {
+                    self.cache.rest(sequence);
+                }
+                slot.held = 0;
                 self.waiting.push_front(slot);
                 self.gauges.queued.fetch_add(1, Relaxed);
             }
-            self.engine.forget(u32::try_from(index).unwrap_or(u32::MAX));
-            return;
-        }
-        if let Some(index) = self.slots.iter().position(Option::is_some) {
-            if let Some(slot) = &mut self.slots[index] {
-                slot.finish(FinishReason::Length, Instant::now());
-            }
-            self.release(index);
+        } else if let Some(index) = self.slots.iter().position(Option::is_some) {
+            self.finish(index, FinishReason::Length, Instant::now());
         }
     }
 
-    /// Frees a slot and its part of the KV cache.
+    fn finish(&mut self, index: usize, reason: FinishReason, now: Instant) {
+        if let Some(slot) = &mut self.slots[index] {
+            slot.reply.start(0, now);
+            slot.finish(reason, now);
+        }
+        self.release(index);
+    }
+
+    /// Frees a slot; what it computed may be reused.
     fn release(&mut self, index: usize) {
-        self.slots[index] = None;
-        self.engine.forget(u32::try_from(index).unwrap_or(u32::MAX));
+        if let Some(sequence) = self.slots[index].take().and_then(|slot| slot.sequence) {
+            self.cache.rest(sequence);
+        }
+    }
+
+    /// Frees a slot whose sequence is in an unknown state.
+    fn abandon(&mut self, index: usize) {
+        if let Some(sequence) = self.slots[index].take().and_then(|slot| slot.sequence) {
+            self.cache.rest(sequence);
+            self.cache.forget(sequence);
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
     }
 
     fn sequences(&self) -> Vec<Sequence> {
-        let running = self.slots.iter().enumerate();
-        let running = running.filter_map(|(index, slot)| Some((index, slot.as_ref()?)));
-        running
-            .map(|(index, slot)| Sequence {
-                slot: index,
-                serial: slot.serial,
-                pending: slot.pending().len(),
-                held: slot.held(),
-                stalled: slot.is_stalled(),
-            })
-            .collect()
+        self.running().map(|(index, slot)| slot.as_sequence(index)).collect()
     }
 
     fn publish(&self) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let running = self.slots.iter().flatten();
-        self.gauges.kv_used.store(count(running.clone().map(Slot::held).sum()), Relaxed);
-        self.gauges.busy.store(count(running.count()), Relaxed);
+        let running = self.cache.used_by_running();
+        self.gauges.kv_used.store(count(running), Relaxed);
+        self.gauges.kv_idle.store(count(self.cache.used() - running), Relaxed);
+        self.gauges.prompt_cache_bytes.store(self.cache.host_bytes() as u64, Relaxed);
+        self.gauges.busy.store(count(self.running().count()), Relaxed);
     }
 
-    fn count_off_queue(&self, requests: usize) {
-        self.gauges.queued.fetch_sub(u32::try_from(requests).unwrap_or(u32::MAX), Relaxed);
+    fn count_off_queue(&self, answers: usize) {
+        self.gauges.queued.fetch_sub(u32::try_from(answers).unwrap_or(u32::MAX), Relaxed);
     }
 }
 

@@ -1,18 +1,22 @@
 //! The loop on an engine of arithmetic: what the loop does must not show in an answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use worker_contract::{Delta, FinishReason, InferenceEvent, RequestId, Sampling, TokenId, Usage};
+use proptest::prelude::*;
+use worker_contract::{
+    Delta, FinishReason, InferenceEvent, RequestId, Sampling, Timings, TokenId, Usage,
+};
 
+use super::gauges::{Gauges, SubmitError, Submitter};
 use super::request::{Answer, Choice, Ends, EventReceiver, Prepared, answer_channel};
-use super::scheduler::{Gauges, Scheduler, SubmitError, Submitter};
+use super::scheduler::{Scheduler, SchedulerSettings};
 use super::slot::TextModel;
-use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits};
+use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits, SavedSequence};
 use crate::sampling::TokenSampler;
 use crate::text::OutputReader;
 
@@ -112,39 +116,283 @@ fn a_failed_step_ends_its_requests_with_an_error_and_the_next_one_is_served() {
     assert_eq!(machine.answer(2).usage.completion_tokens, 40);
 }
 
+#[test]
+fn a_prompt_that_was_seen_before_is_not_computed_again() {
+    let machine = TestLoop::new(limits(2, 4096));
+    let long = |r: &mut Prepared| r.prompt = text(400, 1);
+    let first = collect(machine.start(1, long));
+    let mut again = None;
+    let computed = machine.computed_by(|| again = Some(collect(machine.start(1, long))));
+    let again = again.unwrap();
+    assert_eq!(again.tokens, first.tokens);
+    assert_eq!((first.usage.cached_tokens, again.usage.cached_tokens), (0, 399));
+    assert!(computed < 100, "{computed} tokens were computed");
+}
+
+#[test]
+fn a_conversation_goes_on_where_it_was() {
+    let machine = TestLoop::new(limits(1, 4096));
+    let prompt = text(200, 1);
+    let first = collect(machine.start(1, |r| r.prompt.clone_from(&prompt)));
+    let next: Vec<_> = prompt.iter().chain(&first.tokens).copied().chain(text(9, 3)).collect();
+    let second = collect(machine.start(1, |r| r.prompt = next));
+    // All of the first request is there but its last token, which nothing was computed after.
+    assert_eq!(second.usage.cached_tokens, 200 + 40 - 1);
+}
+
+#[test]
+fn requests_at_once_with_the_same_beginning_compute_it_once() {
+    let machine = TestLoop::new(limits(8, 8192));
+    let prompt = |n| [text(600, 1), text(20, n)].concat();
+    let computed = machine.computed_by(|| {
+        let all: Vec<_> = (2..10).map(|n| machine.start(n, |r| r.prompt = prompt(n))).collect();
+        for (answer, n) in all.into_iter().map(collect).zip(2..) {
+            let alone = TestLoop::new(limits(1, 4096));
+            let wanted = collect(alone.start(n, |r| r.prompt = prompt(n)));
+            assert_eq!(answer.tokens, wanted.tokens, "request {n}");
+        }
+    });
+    assert!(computed < 2 * 600, "{computed} tokens were computed");
+}
+
+#[test]
+fn several_answers_share_their_prompt_and_are_those_of_single_requests() {
+    let machine = TestLoop::new(limits(4, 4096));
+    let mut prompt_tokens = 0;
+    let several = |r: &mut Prepared| {
+        r.prompt = text(300, 1);
+        prompt_tokens = r.prompt.len();
+        r.choices = (0..3).map(|n| choice(n, 70 + u64::from(n))).collect();
+    };
+    let mut events = Vec::new();
+    let computed = machine.computed_by(|| {
+        let mut reader = machine.start(1, several);
+        events = std::iter::from_fn(|| reader.blocking_recv()).collect();
+    });
+    assert!(computed < 300 + 300, "{computed} tokens were computed");
+    for n in 0..3 {
+        let alone = TestLoop::new(limits(1, 4096));
+        let wanted = collect(alone.start(1, |r| {
+            r.prompt = text(300, 1);
+            r.choices = vec![choice(n, 70 + u64::from(n))];
+        }));
+        let of_it = events.iter().filter_map(|event| match event {
+            InferenceEvent::Delta(delta) if delta.index == n => Some(delta.tokens.clone()),
+            _ => None,
+        });
+        assert_eq!(of_it.collect::<Vec<_>>().concat(), wanted.tokens, "answer {n}");
+    }
+    let ends = |e: &&InferenceEvent| matches!(e, InferenceEvent::ChoiceDone { .. });
+    assert_eq!(events.iter().filter(ends).count(), 3);
+    let Some(InferenceEvent::Done { usage, .. }) = events.last() else { panic!("no end") };
+    assert_eq!((usage.prompt_tokens, usage.completion_tokens), (300, 3 * 40));
+}
+
+#[test]
+fn guesses_change_no_answer_and_save_steps() {
+    // A text that goes round: whatever comes after three tokens came after them before.
+    let prompt = || (0..200).map(|n| 1 + n % 5).collect::<Vec<TokenId>>();
+    let ask = |machine: &TestLoop| {
+        let ask = |r: &mut Prepared| {
+            r.prompt = prompt();
+            r.ends.max_tokens = Some(300);
+        };
+        collect_with_timings(machine.start(1, ask))
+    };
+    let (plain, none) = ask(&TestLoop::with(limits(1, 4096), 0, false));
+    let (guessed, timings) = ask(&TestLoop::with(limits(1, 4096), 0, true));
+    assert_eq!(guessed, plain);
+    assert_eq!(none.drafted_tokens, 0);
+    assert!(timings.drafted_tokens > 0, "{timings:?}");
+    assert!(timings.accepted_tokens <= timings.drafted_tokens, "{timings:?}");
+}
+
+#[test]
+fn a_prompt_that_left_the_kv_cache_comes_back_from_memory() {
+    let machine = TestLoop::with(limits(1, 500), 1 << 20, true);
+    let first = collect(machine.start(1, |r| r.prompt = text(300, 1)));
+    collect(machine.start(1, |r| r.prompt = text(400, 2)));
+    machine.wait_until("the first prompt is in memory", |gauges| {
+        gauges.prompt_cache_bytes.load(Relaxed) > 0
+    });
+    let again = collect(machine.start(1, |r| r.prompt = text(300, 1)));
+    assert_eq!(again.tokens, first.tokens);
+    assert_eq!(again.usage.cached_tokens, 299);
+}
+
+#[test]
+fn a_model_without_parts_reuses_only_what_it_goes_on_from() {
+    let whole = EngineLimits { has_parts: false, sequences: 2, ..limits(2, 4096) };
+    let machine = TestLoop::new(whole);
+    let prompt = text(200, 1);
+    let first = collect(machine.start(1, |r| r.prompt.clone_from(&prompt)));
+    let same = collect(machine.start(1, |r| r.prompt.clone_from(&prompt)));
+    assert_eq!((same.tokens, same.usage.cached_tokens), (first.tokens.clone(), 0));
+    let next: Vec<_> = prompt.iter().chain(&first.tokens).copied().chain(text(9, 3)).collect();
+    assert_eq!(collect(machine.start(1, |r| r.prompt = next)).usage.cached_tokens, 239);
+}
+
+#[test]
+fn alone_by_order_answers_are_the_same_and_only_whole_chunks_are_reused() {
+    let alone = EngineLimits { batch_invariant: true, sequences: 3, ..limits(3, 8192) };
+    let alone = EngineLimits { batch_tokens: 512, ..alone };
+    let machine = TestLoop::new(alone);
+    let wanted: Vec<_> = (0..6).map(|n| TestLoop::new(limits(1, 4096)).answer(n)).collect();
+    let running: Vec<_> = (0..6).map(|n| machine.start(n, |_| {})).collect();
+    assert_eq!(running.into_iter().map(collect).collect::<Vec<_>>(), wanted);
+    let long = |r: &mut Prepared| r.prompt = text(300, 1);
+    let first = collect(machine.start(1, long));
+    let again = collect(machine.start(1, long));
+    assert_eq!(again.tokens, first.tokens);
+    assert_eq!(again.usage.cached_tokens, 256);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Whatever comes and goes, each answer that is read to its end is the one that it is alone, and
+    /// nothing stays in use.
+    #[test]
+    fn answers_are_exact_whatever_else_happens(
+        requests in prop::collection::vec(
+            (0_i32..4, 0_usize..3, 1_u32..60, prop::option::of(0_usize..20), 0_usize..30), 1..14,
+        ),
+        kv_tokens in 260_u32..900,
+        slots in 1_u32..5,
+        memory in prop::sample::select(vec![0_usize, 20_000, 1_000_000]),
+        has_parts: bool,
+    ) {
+        let machine =
+            TestLoop::with(EngineLimits { has_parts, ..limits(slots, kv_tokens) }, memory, true);
+        let set = |first: i32, tail: usize, most: u32, resume: &[TokenId]| {
+            let resume = resume.to_vec();
+            move |r: &mut Prepared| {
+                r.prompt = [text(100, first), text(tail * 40, 9)].concat();
+                r.ends.max_tokens = Some(most);
+                r.choices[0].resume = resume;
+            }
+        };
+        let mut running = Vec::new();
+        for (first, tail, most, stops_reading, cut) in requests {
+            let alone = TestLoop::with(limits(1, 4096), 0, false);
+            let whole = collect(alone.start(first, set(first, tail, most, &[])));
+            let cut = cut.min(whole.tokens.len().saturating_sub(1));
+            let resume = &whole.tokens[..cut];
+            let mut events = loop {
+                let (answer, events) = answer_channel();
+                let mut prepared = request(first, answer);
+                set(first, tail, most, resume)(&mut prepared);
+                if machine.submitter().submit(prepared).is_ok() {
+                    break events;
+                }
+                std::thread::yield_now();
+            };
+            if let Some(events_read) = stops_reading {
+                for _ in 0..events_read {
+                    if events.blocking_recv().is_none() {
+                        break;
+                    }
+                }
+                continue;
+            }
+            running.push((collect_later(events), whole, cut));
+        }
+        for (answer, whole, cut) in running {
+            let answer = answer.join().unwrap();
+            prop_assert_eq!(&answer.tokens[..], &whole.tokens[cut..]);
+            prop_assert!(whole.text.ends_with(&answer.text));
+            prop_assert_eq!(answer.usage.completion_tokens, whole.usage.completion_tokens);
+            prop_assert_eq!(answer.finish_reason, whole.finish_reason);
+        }
+        machine.wait_until("all slots are free", |gauges| {
+            gauges.busy.load(Relaxed) == 0 && gauges.queued.load(Relaxed) == 0
+        });
+        machine.wait_until("nothing is in use", |gauges| gauges.kv_used.load(Relaxed) == 0);
+        let idle = machine.gauges.kv_idle.load(Relaxed) as usize;
+        prop_assert_eq!(idle, machine.used.load(Relaxed), "the books agree with the engine");
+    }
+}
+
+/// A text of its own for each `first`.
+fn text(length: usize, first: i32) -> Vec<TokenId> {
+    (0..).map(|n: i32| 1 + (first * 7 + n * n * (first + 1)) % 26).take(length).collect()
+}
+
 /// A token that the engine cannot compute.
 const POISON: TokenId = 63;
 
 /// An engine whose next token depends on every token of its sequence, and which insists that
-/// positions follow each other.
+/// positions follow each other. Sequences share cells as those of llama.cpp do.
 struct Arithmetic {
     limits: EngineLimits,
-    sequences: HashMap<u32, Vec<TokenId>>,
+    sequences: HashMap<u32, Vec<(Cell, TokenId)>>,
+    next_cell: Cell,
     rows: Vec<Vec<f32>>,
+    /// Cells in use, told to the test.
+    used: Arc<AtomicUsize>,
+    /// Tokens that were computed, told to the test.
+    computed: Arc<AtomicUsize>,
+}
+
+type Cell = u64;
+
+fn hash(tokens: &[TokenId]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    tokens.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl SavedSequence for Vec<TokenId> {
+    fn bytes(&self) -> usize {
+        self.len() * 100
+    }
+}
+
+impl Arithmetic {
+    fn add(&mut self, sequence: u32, token: TokenId) -> &[(Cell, TokenId)] {
+        self.next_cell += 1;
+        let tokens = self.sequences.entry(sequence).or_default();
+        tokens.push((self.next_cell, token));
+        tokens
+    }
+
+    fn count(&self) {
+        let cells = self.sequences.values().flatten().map(|(cell, _)| cell);
+        self.used.store(cells.collect::<HashSet<_>>().len(), Relaxed);
+    }
 }
 
 impl Engine for Arithmetic {
+    type Saved = Vec<TokenId>;
+
     fn limits(&self) -> EngineLimits {
         self.limits
     }
 
     fn step(&mut self, batch: &[BatchEntry]) -> Result<(), EngineError> {
         assert!(batch.len() <= self.limits.batch_tokens as usize);
-        let held: usize = self.sequences.values().map(Vec::len).sum();
-        if held + batch.len() > self.limits.kv_tokens as usize {
+        self.count();
+        if self.used.load(Relaxed) + batch.len() > self.limits.kv_tokens as usize {
             return Err(EngineError::KvCacheFull);
         }
         if batch.iter().any(|entry| entry.token == POISON) {
             return Err(EngineError::Failed("poison".to_owned()));
         }
+        if self.limits.batch_invariant {
+            let alone: HashSet<u32> = batch.iter().map(|entry| entry.sequence).collect();
+            assert_eq!(alone.len(), 1, "each sequence is computed alone");
+        }
+        self.computed.fetch_add(batch.len(), Relaxed);
         self.rows.clear();
         for entry in batch {
-            let tokens = self.sequences.entry(entry.sequence).or_default();
-            assert_eq!(tokens.len(), entry.position as usize, "positions follow each other");
-            tokens.push(entry.token);
-            let mut hasher = DefaultHasher::new();
-            tokens.hash(&mut hasher);
-            let next = 1 + hasher.finish() % 26;
+            let held = self.sequences.get(&entry.sequence).map_or(0, Vec::len);
+            assert_eq!(held, entry.position as usize, "positions follow each other");
+            let tokens = self.add(entry.sequence, entry.token);
+            let tokens: Vec<TokenId> = tokens.iter().map(|(_, token)| *token).collect();
+            // Mostly the last tokens decide, so that texts repeat themselves and guesses hit.
+            let recent = &tokens[tokens.len().saturating_sub(3)..];
+            let decides = if hash(recent).is_multiple_of(4) { &tokens } else { recent };
+            let next = 1 + hash(decides) % 26;
             let logit = |token: u32| if u64::from(token) == next { 5.0 } else { 0.0 };
             self.rows.push(if entry.wants_logits {
                 (0..VOCABULARY).map(logit).collect()
@@ -152,6 +400,7 @@ impl Engine for Arithmetic {
                 Vec::new()
             });
         }
+        self.count();
         Ok(())
     }
 
@@ -162,6 +411,41 @@ impl Engine for Arithmetic {
 
     fn forget(&mut self, sequence: u32) {
         self.sequences.remove(&sequence);
+        self.count();
+    }
+
+    fn truncate(&mut self, sequence: u32, tokens: u32) -> bool {
+        if !self.limits.has_parts {
+            return false;
+        }
+        if let Some(held) = self.sequences.get_mut(&sequence) {
+            held.truncate(tokens as usize);
+        }
+        self.count();
+        true
+    }
+
+    fn share(&mut self, from: u32, to: u32, tokens: u32) {
+        let tokens = self.sequences[&from][..tokens as usize].to_vec();
+        assert!(self.sequences.insert(to, tokens).is_none_or(|held| held.is_empty()));
+        self.count();
+    }
+
+    fn has_beginning(&self, _sequence: u32) -> bool {
+        true
+    }
+
+    fn save(&self, sequence: u32) -> Option<Vec<TokenId>> {
+        Some(self.sequences.get(&sequence)?.iter().map(|(_, token)| *token).collect())
+    }
+
+    fn restore(&mut self, sequence: u32, saved: &Vec<TokenId>) -> bool {
+        assert!(self.sequences.get(&sequence).is_none_or(Vec::is_empty));
+        for token in saved {
+            self.add(sequence, *token);
+        }
+        self.count();
+        true
     }
 }
 
@@ -169,8 +453,8 @@ impl Engine for Arithmetic {
 struct Letters;
 
 impl TextModel for Letters {
-    fn append_piece(&self, token: TokenId, bytes: &mut Vec<u8>) {
-        bytes.push(b'a' + u8::try_from(token - 1).unwrap_or(0) % 26);
+    fn append_piece(&self, token: TokenId, _with_control: bool, bytes: &mut Vec<u8>) {
+        bytes.push(b'a' + u8::try_from((token - 1).rem_euclid(26)).unwrap_or(0));
     }
     fn is_end(&self, token: TokenId) -> bool {
         token == 0
@@ -181,17 +465,39 @@ impl TextModel for Letters {
 struct TestLoop {
     submitter: Option<Submitter>,
     gauges: Arc<Gauges>,
+    used: Arc<AtomicUsize>,
+    computed: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl TestLoop {
     fn new(limits: EngineLimits) -> Self {
-        let engine = Arithmetic { limits, sequences: HashMap::new(), rows: Vec::new() };
+        Self::with(limits, 0, true)
+    }
+
+    fn with(limits: EngineLimits, prompt_cache_bytes: usize, drafts: bool) -> Self {
+        let (used, computed) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let engine = Arithmetic {
+            limits,
+            sequences: HashMap::new(),
+            next_cell: 0,
+            rows: Vec::new(),
+            used: Arc::clone(&used),
+            computed: Arc::clone(&computed),
+        };
         let gauges = Arc::new(Gauges::default());
+        let settings = SchedulerSettings { max_queue: 16, prompt_cache_bytes, drafts };
         let (scheduler, submitter) =
-            Scheduler::new(engine, Arc::new(Letters), 16, Arc::clone(&gauges));
+            Scheduler::new(engine, Arc::new(Letters), settings, Arc::clone(&gauges));
         let thread = std::thread::spawn(|| scheduler.run());
-        Self { submitter: Some(submitter), gauges, thread: Some(thread) }
+        Self { submitter: Some(submitter), gauges, used, computed, thread: Some(thread) }
+    }
+
+    /// Tokens that the engine computed in the meantime.
+    fn computed_by(&self, work: impl FnOnce()) -> usize {
+        let before = self.computed.load(Relaxed);
+        work();
+        self.computed.load(Relaxed) - before
     }
 
     fn submitter(&self) -> &Submitter {
@@ -229,26 +535,38 @@ impl Drop for TestLoop {
     }
 }
 
-fn limits(sequences: u32, kv_tokens: u32) -> EngineLimits {
-    EngineLimits { kv_tokens, context_length: kv_tokens, sequences, batch_tokens: 64 }
+fn limits(slots: u32, kv_tokens: u32) -> EngineLimits {
+    EngineLimits {
+        kv_tokens,
+        context_length: kv_tokens,
+        slots,
+        sequences: slots + 4,
+        batch_tokens: 64,
+        has_parts: true,
+        batch_invariant: false,
+    }
 }
 
 fn request(number: i32, answer: Answer) -> Prepared {
     let seed = u64::from(number.unsigned_abs());
     Prepared {
         request_id: RequestId::random(),
-        prompt: (0..20 + number).map(|n| 1 + n % 26).collect(),
-        choices: vec![Choice {
-            index: 0,
-            resume: Vec::new(),
-            sampler: TokenSampler::new(&Sampling::default(), seed, VOCABULARY, 4096),
-            output: OutputReader::plain(),
-        }],
+        prompt: (0..20 + number).map(|n| 1 + (n + number) % 26).collect(),
+        choices: vec![choice(0, seed)],
         ends: Ends { max_tokens: Some(40), ..Ends::default() },
         seed,
         arrived: Instant::now(),
         deadline: None,
         answer,
+    }
+}
+
+fn choice(index: u32, seed: u64) -> Choice {
+    Choice {
+        index,
+        resume: Vec::new(),
+        sampler: TokenSampler::new(&Sampling::default(), seed, VOCABULARY, 4096),
+        output: OutputReader::plain(),
     }
 }
 
@@ -260,7 +578,15 @@ struct Collected {
     usage: Usage,
 }
 
-fn collect(mut events: EventReceiver) -> Collected {
+fn collect_later(events: EventReceiver) -> JoinHandle<Collected> {
+    std::thread::spawn(move || collect(events))
+}
+
+fn collect(events: EventReceiver) -> Collected {
+    collect_with_timings(events).0
+}
+
+fn collect_with_timings(mut events: EventReceiver) -> (Collected, Timings) {
     let (mut text, mut tokens) = (String::new(), Vec::new());
     assert!(matches!(events.blocking_recv(), Some(InferenceEvent::Started { .. })));
     while let Some(event) = events.blocking_recv() {
@@ -269,8 +595,8 @@ fn collect(mut events: EventReceiver) -> Collected {
                 text.push_str(&part);
                 tokens.extend(ids);
             }
-            InferenceEvent::Done { finish_reason, usage, .. } => {
-                return Collected { text, tokens, finish_reason, usage };
+            InferenceEvent::Done { finish_reason, usage, timings } => {
+                return (Collected { text, tokens, finish_reason, usage }, timings);
             }
             other => panic!("unexpected {other:?}"),
         }

@@ -1,119 +1,132 @@
-//! The state of one running request.
+//! The state of one running answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use worker_contract::{
-    Delta, ErrorDetail, ErrorKind, FinishReason, InferenceEvent, Timings, TokenId, Usage,
-};
+use worker_contract::{Delta, FinishReason, InferenceEvent, TokenId, TokenLogprob, TokenLogprobs};
 
+use super::draft::Drafter;
+use super::reply::{Ended, Reply};
 use super::request::{Choice, Prepared};
+use super::sequences::SequenceId;
+use super::step::Sequence;
 use crate::sampling::Candidates;
 use crate::text::{StopMatch, StopTexts, Utf8Stream};
 
 /// What a slot needs to know of the model to turn tokens into text.
 pub trait TextModel {
-    /// Appends a token's bytes; control tokens have none.
-    fn append_piece(&self, token: TokenId, bytes: &mut Vec<u8>);
+    /// Appends a token's bytes. Control tokens have some only where `with_control` is set.
+    fn append_piece(&self, token: TokenId, with_control: bool, bytes: &mut Vec<u8>);
     /// Whether a token ends the text.
     fn is_end(&self, token: TokenId) -> bool;
 }
 
 impl TextModel for crate::engine::llama::Model {
-    fn append_piece(&self, token: TokenId, bytes: &mut Vec<u8>) {
-        Self::append_piece(self, token, bytes);
+    fn append_piece(&self, token: TokenId, with_control: bool, bytes: &mut Vec<u8>) {
+        Self::append_piece(self, token, with_control, bytes);
     }
     fn is_end(&self, token: TokenId) -> bool {
         Self::is_end(self, token)
     }
 }
 
-/// Events that a step can send at most for one sequence: `started`, a last `delta`, and `done`.
-const EVENTS_A_STEP: usize = 3;
-
-/// A request with its tokens, its text and its clock.
+/// One answer with its tokens and its text.
 #[derive(Debug)]
 pub(super) struct Slot {
-    request: Prepared,
+    pub(super) reply: Arc<Reply>,
+    choice: Choice,
+    is_first: bool,
     /// Prompt and answer.
     tokens: Vec<TokenId>,
-    /// How many of `tokens` are in the KV cache.
-    held: usize,
     /// The longest that `tokens` may become.
     context_length: usize,
     pub(super) serial: u64,
-    choice: Choice,
+    /// The sequence that it computes in; `None` while it waits for another one's prefix.
+    pub(super) sequence: Option<SequenceId>,
+    /// How many of `tokens` are in the KV cache.
+    pub(super) held: usize,
     utf8: Utf8Stream,
     stops: StopTexts,
-    /// Tokens of the answer whose text was not shown yet.
-    unshown: Vec<TokenId>,
-    /// Text of the next delta.
-    text: String,
-    started: Option<Instant>,
-    first_token: Option<Instant>,
-    prefilled: Option<Instant>,
+    /// A token's text, kept for its room.
+    piece: String,
+    /// Text behind the stop texts, kept for its room.
+    passed: String,
+    /// What is to be shown next.
+    delta: Delta,
+    drafter: Option<Drafter>,
+    pub(super) guess: Vec<TokenId>,
+    drafted: usize,
+    accepted: usize,
 }
 
-/// Whether a sequence goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Progress {
-    Goes,
-    Ended,
+/// What came of a step for one answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Tokens that were sampled.
+    pub(super) tokens: usize,
+    /// Guesses that were right.
+    pub(super) accepted: usize,
+    /// Why the answer ended, if it did.
+    pub(super) ended: Option<FinishReason>,
+    /// The time to the request's first token, where this step made it.
+    pub(super) ttft: Option<std::time::Duration>,
+}
+
+/// The slots of a request, one for each of its answers, which have computed nothing.
+///
+/// Tokens that the client already has pass through detokenizer, stop texts and penalties as if they
+/// had just been made, and are not shown again.
+pub(super) fn slots(
+    request: Prepared,
+    model: &impl TextModel,
+    context_length: u32,
+    drafts: bool,
+) -> Vec<Slot> {
+    let clock = (request.arrived, request.deadline);
+    let reply = Arc::new(Reply::new(
+        request.request_id,
+        request.ends,
+        request.prompt.len(),
+        request.seed,
+        clock,
+        request.answer,
+        request.choices.len(),
+    ));
+    let prompt = request.prompt;
+    let choices = request.choices.into_iter().enumerate();
+    let slots = choices.map(|(number, mut choice)| {
+        let resume = std::mem::take(&mut choice.resume);
+        let mut slot = Slot {
+            stops: StopTexts::new(reply.ends.stop.clone()),
+            reply: Arc::clone(&reply),
+            choice,
+            is_first: number == 0,
+            tokens: prompt.clone(),
+            context_length: context_length as usize,
+            serial: 0,
+            sequence: None,
+            held: 0,
+            utf8: Utf8Stream::default(),
+            piece: String::new(),
+            passed: String::new(),
+            delta: Delta::default(),
+            drafter: drafts.then(Drafter::default),
+            guess: Vec::new(),
+            drafted: 0,
+            accepted: 0,
+        };
+        for token in resume {
+            slot.take(token, None, model);
+        }
+        slot.delta = slot.empty_delta();
+        slot
+    });
+    slots.collect()
 }
 
 impl Slot {
-    /// The state of a request that has computed nothing.
-    ///
-    /// Tokens that the client already has pass through detokenizer, stop texts and penalties as if
-    /// they had just been made, and are not shown again.
-    pub(super) fn new(
-        request: Prepared,
-        choice: Choice,
-        model: &impl TextModel,
-        context_length: u32,
-    ) -> Self {
-        let mut slot = Self {
-            tokens: request.prompt.clone(),
-            held: 0,
-            context_length: context_length as usize,
-            serial: 0,
-            choice,
-            utf8: Utf8Stream::default(),
-            stops: StopTexts::new(request.ends.stop.clone()),
-            unshown: Vec::new(),
-            text: String::new(),
-            started: None,
-            first_token: None,
-            prefilled: None,
-            request,
-        };
-        for token in std::mem::take(&mut slot.choice.resume) {
-            slot.take(token, model);
-        }
-        slot.text.clear();
-        slot.unshown.clear();
-        slot
-    }
-
-    /// Whether nobody reads the answer any more.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.request.answer.is_closed()
-    }
-
-    /// Whether the reader is so far behind that a step's events might not fit.
-    pub(super) fn is_stalled(&self) -> bool {
-        self.request.answer.capacity() < EVENTS_A_STEP
-    }
-
-    pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        self.request.deadline.is_some_and(|deadline| deadline <= now)
-    }
-
-    pub(super) fn held(&self) -> usize {
-        self.held
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.tokens.len()
+    pub(super) fn tokens(&self) -> &[TokenId] {
+        &self.tokens
     }
 
     /// The tokens that are not in the KV cache yet.
@@ -121,148 +134,187 @@ impl Slot {
         &self.tokens[self.held..]
     }
 
+    /// The tokens that can be taken from elsewhere: the last one must be computed, for its logits.
+    pub(super) fn reusable(&self) -> &[TokenId] {
+        &self.tokens[..self.tokens.len().saturating_sub(1)]
+    }
+
     /// The most tokens that the answer may still get.
     pub(super) fn may_add(&self) -> usize {
-        let left = self
-            .request
-            .ends
-            .max_tokens
-            .map_or(usize::MAX, |most| (most as usize).saturating_sub(self.answer_len()));
+        let most = self.reply.ends.max_tokens;
+        let left =
+            most.map_or(usize::MAX, |most| (most as usize).saturating_sub(self.answer_len()));
         left.min(self.context_length.saturating_sub(self.tokens.len()))
     }
 
-    /// Begins, or goes on after it gave its room up.
-    pub(super) fn start(&mut self, serial: u64, now: Instant) {
-        self.serial = serial;
-        if self.started.is_none() {
-            self.started = Some(now);
-            self.send(InferenceEvent::Started {
-                request_id: self.request.request_id.clone(),
-                prompt_tokens: count(self.request.prompt.len()),
-                cached_tokens: 0,
-                seed: self.request.seed,
-            });
+    /// What a step is planned by.
+    pub(super) fn as_sequence(&self, slot: usize) -> Sequence {
+        Sequence {
+            slot,
+            serial: self.serial,
+            pending: self.pending().len(),
+            held: self.held,
+            prompt: self.reply.prompt_tokens,
+            guessed: self.guess.len(),
+            rests: self.sequence.is_none() || self.reply.is_behind(),
         }
     }
 
-    /// Gives its room in the KV cache up; its tokens are computed again later.
-    pub(super) fn give_way(&mut self) {
-        self.held = 0;
+    /// Guesses the next tokens, at most `most`; `cost` is what each adds to a step, as a part of it.
+    pub(super) fn draft(&mut self, most: usize, cost: f32) {
+        self.guess.clear();
+        let most = most.min(self.may_add().saturating_sub(1));
+        if let (Some(drafter), 1) = (&mut self.drafter, self.tokens.len() - self.held) {
+            drafter.propose(&self.tokens, most, cost, &mut self.guess);
+        }
     }
 
-    /// Counts tokens as computed.
-    pub(super) fn advance(&mut self, tokens: usize) {
-        self.held += tokens;
-    }
-
-    /// Chooses the next token and sends what can be shown.
+    /// Chooses the next token after each row, as long as the guess was right, and sends what can be
+    /// shown. The last pending token's logits are the first row.
     pub(super) fn decode(
         &mut self,
-        logits: &[f32],
+        rows: &[&[f32]],
         model: &impl TextModel,
         room: &mut Candidates,
         now: Instant,
-    ) -> Progress {
-        self.prefilled.get_or_insert(now);
-        let position = self.answer_len() as u64;
-        let token = self.choice.sampler.choose(logits, position, room).token;
-        self.first_token.get_or_insert(now);
-        if model.is_end(token) && !self.request.ends.ignore_eos {
-            self.tokens.push(token);
-            return self.finish(FinishReason::Stop, now);
+    ) -> Outcome {
+        let mut outcome = Outcome { ttft: self.reply.sampled(now), ..Outcome::default() };
+        for (number, logits) in rows.iter().enumerate() {
+            let position = self.answer_len() as u64;
+            let chosen = self.choice.sampler.choose(logits, position, room);
+            outcome.tokens += 1;
+            outcome.ended = self.after(chosen.token, chosen.logprobs, model);
+            let guess = self.guess.get(number).filter(|_| number + 1 < rows.len());
+            if outcome.ended.is_some() || guess != Some(&chosen.token) {
+                break;
+            }
+            outcome.accepted += 1;
         }
-        if self.take(token, model) == StopMatch::Found {
-            self.show();
-            return self.finish_without_rest(FinishReason::Stop, now);
+        let guessed = rows.len() - 1;
+        if let Some(drafter) = &mut self.drafter {
+            // A guess behind the answer's end was neither right nor wrong.
+            let judged = if outcome.ended.is_some() { outcome.accepted } else { guessed };
+            drafter.learn(judged, outcome.accepted);
         }
-        if self.may_add() == 0 {
-            return self.finish(FinishReason::Length, now);
+        self.drafted += guessed;
+        self.accepted += outcome.accepted;
+        match outcome.ended {
+            Some(reason) => self.end(reason, now),
+            None if has_content(&self.delta) => self.show(),
+            _ => {}
         }
-        if !self.text.is_empty() {
-            self.show();
-        }
-        Progress::Goes
+        outcome
     }
 
     /// Ends the answer: all text held back is shown, half a character is not.
-    pub(super) fn finish(&mut self, reason: FinishReason, now: Instant) -> Progress {
-        self.stops.finish(&mut self.text);
-        if !self.text.is_empty() || !self.unshown.is_empty() {
-            self.show();
-        }
-        self.finish_without_rest(reason, now)
+    pub(super) fn finish(&mut self, reason: FinishReason, now: Instant) {
+        self.release_text();
+        self.end(reason, now);
     }
 
-    /// Ends the answer by an error.
-    pub(super) fn fail(&self, code: &str, message: String) {
-        self.send(InferenceEvent::Error {
-            error: ErrorDetail {
-                message,
-                kind: ErrorKind::ServerError,
-                param: None,
-                code: Some(code.to_owned()),
-                hint: None,
-            },
-        });
+    /// What a chosen token leads to.
+    fn after(
+        &mut self,
+        token: TokenId,
+        logprobs: Option<TokenLogprobs>,
+        model: &impl TextModel,
+    ) -> Option<FinishReason> {
+        if model.is_end(token) && !self.reply.ends.ignore_eos {
+            self.tokens.push(token);
+            self.release_text();
+            return Some(self.stop_reason());
+        }
+        if self.take(token, logprobs, model) == StopMatch::Found {
+            self.choice.output.finish(&mut self.delta);
+            return Some(self.stop_reason());
+        }
+        if self.may_add() == 0 {
+            self.release_text();
+            return Some(FinishReason::Length);
+        }
+        None
     }
 
     /// Takes a token into the answer.
-    fn take(&mut self, token: TokenId, model: &impl TextModel) -> StopMatch {
+    fn take(
+        &mut self,
+        token: TokenId,
+        logprobs: Option<TokenLogprobs>,
+        model: &impl TextModel,
+    ) -> StopMatch {
         self.tokens.push(token);
-        self.unshown.push(token);
+        self.delta.tokens.push(token);
+        self.delta.logprobs.extend(logprobs.map(|entry| with_texts(entry, model)));
         self.choice.sampler.see_answer(token);
-        model.append_piece(token, self.utf8.buffer());
-        let mut piece = String::new();
-        self.utf8.drain_into(&mut piece);
-        self.stops.push(&piece, &mut self.text)
+        let with_control = self.choice.output.needs_control_tokens();
+        model.append_piece(token, with_control, self.utf8.buffer());
+        self.piece.clear();
+        self.utf8.drain_into(&mut self.piece);
+        self.passed.clear();
+        let stop = self.stops.push(&self.piece, &mut self.passed);
+        if !self.passed.is_empty() {
+            self.choice.output.push(&self.passed, &mut self.delta);
+        }
+        stop
+    }
+
+    /// Text that was held back for a stop text, a call or a mark that did not come.
+    fn release_text(&mut self) {
+        self.passed.clear();
+        self.stops.finish(&mut self.passed);
+        if !self.passed.is_empty() {
+            self.choice.output.push(&self.passed, &mut self.delta);
+        }
+        self.choice.output.finish(&mut self.delta);
+    }
+
+    fn stop_reason(&self) -> FinishReason {
+        if self.choice.output.has_tool_calls() {
+            FinishReason::ToolCalls
+        } else {
+            FinishReason::Stop
+        }
+    }
+
+    fn end(&mut self, reason: FinishReason, now: Instant) {
+        if has_content(&self.delta) || !self.delta.tokens.is_empty() {
+            self.show();
+        }
+        let ended = Ended {
+            index: self.choice.index,
+            is_first: self.is_first,
+            reason,
+            tokens: self.answer_len(),
+            drafted: self.drafted,
+            accepted: self.accepted,
+        };
+        self.reply.end(ended, now);
     }
 
     fn show(&mut self) {
-        let text = std::mem::take(&mut self.text);
-        let tokens = std::mem::take(&mut self.unshown);
-        self.send(InferenceEvent::Delta(Delta { text, tokens, ..Delta::default() }));
+        let next = self.empty_delta();
+        let delta = std::mem::replace(&mut self.delta, next);
+        self.reply.send(InferenceEvent::Delta(delta));
     }
 
-    fn finish_without_rest(&mut self, finish_reason: FinishReason, now: Instant) -> Progress {
-        let arrived = self.request.arrived;
-        let started = self.started.unwrap_or(now);
-        let prefilled = self.prefilled.unwrap_or(now);
-        let first = self.first_token.unwrap_or(now);
-        let ms =
-            |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
-        self.send(InferenceEvent::Done {
-            finish_reason,
-            usage: Usage {
-                prompt_tokens: count(self.request.prompt.len()),
-                completion_tokens: count(self.answer_len()),
-                cached_tokens: 0,
-            },
-            timings: Timings {
-                queue_ms: ms(arrived, started),
-                prefill_ms: ms(started, prefilled),
-                ttft_ms: ms(arrived, first),
-                decode_ms: ms(first, now),
-                ..Timings::default()
-            },
-        });
-        Progress::Ended
+    fn empty_delta(&self) -> Delta {
+        Delta { index: self.choice.index, ..Delta::default() }
     }
 
     fn answer_len(&self) -> usize {
-        self.tokens.len() - self.request.prompt.len()
-    }
-
-    /// Sends an event. There is room, because a stalled sequence is not computed; a reader that is
-    /// gone is noticed before the next step.
-    fn send(&self, event: InferenceEvent) {
-        if let Err(tokio::sync::mpsc::error::TrySendError::Full(_)) =
-            self.request.answer.try_send(event)
-        {
-            tracing::error!(request_id = %self.request.request_id, "an event found no room");
-        }
+        self.tokens.len() - self.reply.prompt_tokens
     }
 }
 
-fn count(tokens: usize) -> u32 {
-    u32::try_from(tokens).unwrap_or(u32::MAX)
+/// Whether a delta has anything that a client sees.
+fn has_content(delta: &Delta) -> bool {
+    !delta.text.is_empty() || !delta.reasoning.is_empty() || !delta.tool_calls.is_empty()
+}
+
+/// The same entry with the texts of its tokens.
+fn with_texts(mut entry: TokenLogprobs, model: &impl TextModel) -> TokenLogprobs {
+    let fill = |one: &mut TokenLogprob| model.append_piece(one.token, true, &mut one.bytes);
+    fill(&mut entry.chosen);
+    entry.top.iter_mut().for_each(fill);
+    entry
 }

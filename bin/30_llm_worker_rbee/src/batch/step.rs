@@ -1,18 +1,25 @@
 //! What one step computes: pure.
 //!
-//! Each step is one batch. Every sequence that decodes gets its one token; what is left of the
-//! batch goes to prompts, the oldest first. While anybody decodes, prompts get at most
-//! [`PREFILL_BESIDE_DECODE`] tokens a step, so that a long prompt delays a running stream by no
-//! more than one such chunk at a time.
+//! Each step is one batch. Every sequence that decodes gets its one token, and room for its guesses;
+//! what is left of the batch goes to prompts. While anybody decodes, prompts get at most
+//! [`PREFILL_BESIDE_DECODE`] tokens a step, so that a long prompt delays a running stream by no more
+//! than one such chunk at a time. Prompts share their part evenly, so a short one is soon through
+//! beside a long one; what one does not need is the others'.
+//!
+//! Where results must not depend on other sequences ([`plan_alone`]), a step computes one sequence:
+//! a chunk of its prompt that begins and ends at fixed places, or one token.
 
 /// The most prompt tokens of a step that also decodes.
 pub(super) const PREFILL_BESIDE_DECODE: usize = 128;
+
+/// Where chunks of a prompt begin that is computed alone: at the multiples of this.
+pub(super) const ALIGNED_CHUNK: usize = 128;
 
 /// How many tokens a request is given room for beyond those it has, when it starts.
 const HEADROOM: usize = 256;
 
 /// What a step needs to know of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sequence {
     /// The slot that holds it.
     pub(super) slot: usize,
@@ -22,8 +29,12 @@ pub(super) struct Sequence {
     pub(super) pending: usize,
     /// Tokens that are in the KV cache.
     pub(super) held: usize,
-    /// Whether its reader is behind: it rests until there is room for its output.
-    pub(super) stalled: bool,
+    /// The length of its prompt.
+    pub(super) prompt: usize,
+    /// Tokens that are guessed to follow.
+    pub(super) guessed: usize,
+    /// Whether it rests: its reader is behind, or it waits for another one's prefix.
+    pub(super) rests: bool,
 }
 
 /// The share of one sequence in a step.
@@ -33,51 +44,95 @@ pub(super) struct Share {
     pub(super) slot: usize,
     /// How many of its pending tokens are computed.
     pub(super) tokens: usize,
+    /// How many of the guessed ones are computed after them.
+    pub(super) guessed: usize,
     /// Whether these are the last pending ones, so that a token is sampled after them.
     pub(super) completes: bool,
 }
 
+impl Share {
+    /// How many rows of the batch it takes.
+    pub(super) fn rows(&self) -> usize {
+        self.tokens + self.guessed
+    }
+}
+
 /// Shares of the next step. Empty when nobody can go on.
 pub(super) fn plan(sequences: &[Sequence], batch_tokens: usize) -> Vec<Share> {
-    let awake = || sequences.iter().filter(|s| !s.stalled);
+    let awake = || sequences.iter().filter(|s| !s.rests);
     let mut left = batch_tokens;
     let mut shares = Vec::with_capacity(sequences.len());
     for sequence in awake().filter(|s| s.pending == 1) {
         if left == 0 {
             return shares;
         }
-        shares.push(Share { slot: sequence.slot, tokens: 1, completes: true });
+        shares.push(Share { slot: sequence.slot, tokens: 1, guessed: 0, completes: true });
         left -= 1;
+    }
+    for (share, sequence) in shares.iter_mut().zip(awake().filter(|s| s.pending == 1)) {
+        share.guessed = sequence.guessed.min(left);
+        left -= share.guessed;
     }
     if !shares.is_empty() {
         left = left.min(PREFILL_BESIDE_DECODE);
     }
     let mut prompts: Vec<&Sequence> = awake().filter(|s| s.pending > 1).collect();
     prompts.sort_by_key(|s| s.serial);
-    for sequence in prompts {
-        let tokens = sequence.pending.min(left);
-        if tokens == 0 {
-            break;
-        }
-        shares.push(Share { slot: sequence.slot, tokens, completes: tokens == sequence.pending });
-        left -= tokens;
+    let tokens = divide(&prompts.iter().map(|s| s.pending).collect::<Vec<_>>(), left);
+    for (sequence, tokens) in prompts.into_iter().zip(tokens).filter(|(_, tokens)| *tokens > 0) {
+        let completes = tokens == sequence.pending;
+        shares.push(Share { slot: sequence.slot, tokens, guessed: 0, completes });
     }
     shares
 }
 
+/// Divides `left` among those that want some: evenly, but to nobody more than it wants; what one
+/// leaves is the others'.
+fn divide(wants: &[usize], mut left: usize) -> Vec<usize> {
+    let mut by_size: Vec<usize> = (0..wants.len()).collect();
+    by_size.sort_by_key(|index| wants[*index]);
+    let mut gets = vec![0; wants.len()];
+    for (done, index) in by_size.into_iter().enumerate() {
+        let even = left / (wants.len() - done);
+        gets[index] = wants[index].min(even);
+        left -= gets[index];
+    }
+    gets
+}
+
+/// The share of the one sequence that the next step computes, where each is computed alone: the next
+/// one awake after the slot `last`.
+pub(super) fn plan_alone(sequences: &[Sequence], last: usize) -> Vec<Share> {
+    let awake = || sequences.iter().filter(|s| !s.rests);
+    let next = awake().find(|s| s.slot > last).or_else(|| awake().next());
+    let share = next.map(|sequence| {
+        let tokens = aligned_chunk(sequence.held, sequence.prompt);
+        let completes = tokens == sequence.pending;
+        Share { slot: sequence.slot, tokens, guessed: 0, completes }
+    });
+    share.into_iter().collect()
+}
+
+/// How many tokens are computed next where `held` are there: of a prompt as many as there are up to
+/// the next multiple of [`ALIGNED_CHUNK`], of an answer one. Nothing else may matter here.
+fn aligned_chunk(held: usize, prompt: usize) -> usize {
+    if held < prompt { (ALIGNED_CHUNK - held % ALIGNED_CHUNK).min(prompt - held) } else { 1 }
+}
+
 /// Whether a request can start beside those that run.
 ///
-/// It needs room for what it has and some headroom (less if it may make fewer tokens). Alone it
+/// `used` cells are in use by running sequences. The request needs room for the `tokens` that it
+/// has and shares with none of them, and some headroom (less if it may make fewer tokens). Alone it
 /// can always start: its prompt was checked against the context when it arrived.
 pub(super) fn has_room(
     running: &[Sequence],
+    used: usize,
     kv_tokens: usize,
-    request_tokens: usize,
+    tokens: usize,
     may_add: usize,
 ) -> bool {
-    let promised: usize =
-        running.iter().map(|s| s.held + s.pending + HEADROOM.min(kv_tokens / 8)).sum();
-    running.is_empty() || promised + request_tokens + may_add.min(HEADROOM) <= kv_tokens
+    let promised: usize = running.iter().map(|s| s.pending + HEADROOM.min(kv_tokens / 8)).sum();
+    running.is_empty() || used + promised + tokens + may_add.min(HEADROOM) <= kv_tokens
 }
 
 /// The sequence that gives its room up when the KV cache is full: the one that started last.
@@ -96,16 +151,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn sequence(slot: usize, pending: usize) -> Sequence {
-        Sequence { slot, serial: slot as u64, pending, held: 0, stalled: false }
+        Sequence { slot, serial: slot as u64, pending, ..Sequence::default() }
+    }
+
+    fn of(shares: &[Share], slot: usize) -> Share {
+        *shares.iter().find(|share| share.slot == slot).expect("it has a share")
     }
 
     #[test]
     fn a_long_prompt_leaves_running_streams_their_token_in_each_step() {
         let shares = plan(&[sequence(0, 5000), sequence(1, 1), sequence(2, 1)], 512);
-        let of = |slot| shares.iter().find(|s| s.slot == slot).copied();
-        assert_eq!(of(1), Some(Share { slot: 1, tokens: 1, completes: true }));
-        assert_eq!(of(2), Some(Share { slot: 2, tokens: 1, completes: true }));
-        let prompt = of(0).unwrap();
+        for slot in [1, 2] {
+            let decodes = Share { slot, tokens: 1, guessed: 0, completes: true };
+            assert_eq!(of(&shares, slot), decodes);
+        }
+        let prompt = of(&shares, 0);
         assert_eq!((prompt.tokens, prompt.completes), (PREFILL_BESIDE_DECODE, false));
     }
 
@@ -115,15 +175,54 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_sequence_rests() {
-        let stalled = Sequence { stalled: true, ..sequence(0, 1) };
-        assert!(plan(&[stalled], 512).is_empty());
+    fn prompts_share_a_step_and_a_short_one_is_through_at_once() {
+        let shares = plan(&[sequence(0, 5000), sequence(1, 40), sequence(2, 900)], 512);
+        assert_eq!(of(&shares, 1), Share { slot: 1, tokens: 40, guessed: 0, completes: true });
+        assert_eq!((of(&shares, 0).tokens, of(&shares, 2).tokens), (236, 236));
+        assert_eq!(divide(&[5, 1, 5], 7), [3, 1, 3]);
+    }
+
+    #[test]
+    fn guesses_are_computed_after_everybody_has_a_token() {
+        let guessing = Sequence { guessed: 9, ..sequence(0, 1) };
+        let shares = plan(&[guessing, sequence(1, 1), sequence(2, 1)], 8);
+        assert_eq!(of(&shares, 0).guessed, 5);
+        assert_eq!(of(&shares, 2).tokens, 1);
+    }
+
+    #[test]
+    fn a_resting_sequence_has_no_share() {
+        let resting = Sequence { rests: true, ..sequence(0, 1) };
+        assert!(plan(&[resting], 512).is_empty() && plan_alone(&[resting], 0).is_empty());
+    }
+
+    #[test]
+    fn alone_a_prompt_comes_in_chunks_at_fixed_places_and_an_answer_token_by_token() {
+        let at = |held, prompt, pending| {
+            let sequence = Sequence { held, prompt, ..sequence(0, pending) };
+            let share = plan_alone(&[sequence], 9)[0];
+            (share.tokens, share.completes)
+        };
+        assert_eq!(at(0, 300, 300), (128, false));
+        assert_eq!(at(128, 300, 172), (128, false));
+        assert_eq!(at(256, 300, 44), (44, true));
+        assert_eq!(at(256, 300, 50), (44, false), "resumed tokens are no part of the prompt");
+        assert_eq!(at(300, 300, 6), (1, false));
+        assert_eq!(at(310, 300, 1), (1, true));
+    }
+
+    #[test]
+    fn alone_sequences_take_turns() {
+        let all = [sequence(0, 1), sequence(2, 1), sequence(5, 1)];
+        let next = |last| plan_alone(&all, last)[0].slot;
+        assert_eq!([next(0), next(2), next(5), next(9)], [2, 5, 0, 0]);
     }
 
     #[test]
     fn a_request_alone_always_has_room() {
-        assert!(has_room(&[], 100, 100, 5000));
-        assert!(!has_room(&[sequence(0, 90)], 100, 20, 1));
+        assert!(has_room(&[], 0, 100, 100, 5000));
+        assert!(!has_room(&[sequence(0, 1)], 90, 100, 20, 1));
+        assert!(has_room(&[sequence(0, 1)], 900, 4000, 1000, 1));
     }
 
     #[test]
@@ -135,25 +234,27 @@ mod tests {
     proptest! {
         #[test]
         fn a_plan_fits_the_batch_and_never_starves(
-            pendings in prop::collection::vec((1_usize..3000, any::<bool>()), 0..40),
+            pendings in prop::collection::vec((1_usize..3000, 0_usize..20, any::<bool>()), 0..40),
             batch in 64_usize..1024,
         ) {
             let sequences: Vec<_> = pendings
                 .iter()
                 .enumerate()
-                .map(|(slot, (pending, stalled))| Sequence {
-                    stalled: *stalled,
+                .map(|(slot, (pending, guessed, rests))| Sequence {
+                    rests: *rests,
+                    guessed: *guessed,
                     ..sequence(slot, *pending)
                 })
                 .collect();
             let shares = plan(&sequences, batch);
-            prop_assert!(shares.iter().map(|s| s.tokens).sum::<usize>() <= batch);
+            prop_assert!(shares.iter().map(Share::rows).sum::<usize>() <= batch);
             for share in &shares {
                 let of = sequences[share.slot];
-                prop_assert!(!of.stalled && share.tokens >= 1 && share.tokens <= of.pending);
+                prop_assert!(!of.rests && share.tokens >= 1 && share.tokens <= of.pending);
+                prop_assert!(share.guessed <= of.guessed);
                 prop_assert_eq!(share.completes, share.tokens == of.pending);
             }
-            let awake: Vec<_> = sequences.iter().filter(|s| !s.stalled).collect();
+            let awake: Vec<_> = sequences.iter().filter(|s| !s.rests).collect();
             if !awake.is_empty() {
                 prop_assert!(!shares.is_empty());
             }

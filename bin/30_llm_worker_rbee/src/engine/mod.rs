@@ -14,7 +14,7 @@ pub struct BatchEntry {
     pub token: TokenId,
     /// Its position in its sequence, from 0.
     pub position: u32,
-    /// The sequence, which is the number of the slot.
+    /// The sequence.
     pub sequence: u32,
     /// Whether the logits after this token are wanted.
     pub wants_logits: bool,
@@ -27,10 +27,17 @@ pub struct EngineLimits {
     pub kv_tokens: u32,
     /// The longest sequence, in tokens.
     pub context_length: u32,
-    /// How many sequences can be held at once.
+    /// How many requests run at once.
+    pub slots: u32,
+    /// How many sequences can be held at once; those beyond `slots` hold what may be reused.
     pub sequences: u32,
     /// The most tokens of one step.
     pub batch_tokens: u32,
+    /// Whether a part of a sequence can be dropped or shared. Recurrent models cannot do that: their
+    /// state is that after the last token.
+    pub has_parts: bool,
+    /// Whether each step is to compute one sequence alone, so that no result depends on another one.
+    pub batch_invariant: bool,
 }
 
 /// A step failed.
@@ -44,8 +51,17 @@ pub enum EngineError {
     Failed(String),
 }
 
+/// The KV cache entries of a sequence, outside the engine.
+pub trait SavedSequence {
+    /// Its size in memory.
+    fn bytes(&self) -> usize;
+}
+
 /// Turns batches of tokens into logits, and remembers sequences in its KV cache.
 pub trait Engine {
+    /// A sequence that was taken out.
+    type Saved: SavedSequence;
+
     /// What the engine can hold and do at once.
     fn limits(&self) -> EngineLimits;
 
@@ -59,4 +75,20 @@ pub trait Engine {
 
     /// Forgets a whole sequence.
     fn forget(&mut self, sequence: u32);
+
+    /// Forgets all of a sequence but its first `tokens`. `false` if that is not possible: then the
+    /// sequence is as it was.
+    fn truncate(&mut self, sequence: u32, tokens: u32) -> bool;
+
+    /// Gives the empty sequence `to` the first `tokens` of `from`; both share the cells.
+    fn share(&mut self, from: u32, to: u32, tokens: u32);
+
+    /// Whether a sequence still has its first tokens; sliding-window models drop them.
+    fn has_beginning(&self, sequence: u32) -> bool;
+
+    /// A copy of a sequence, outside the engine; `None` if it cannot be had.
+    fn save(&self, sequence: u32) -> Option<Self::Saved>;
+
+    /// Puts a copy into an empty sequence. `false` if there is no room: then it is empty still.
+    fn restore(&mut self, sequence: u32, saved: &Self::Saved) -> bool;
 }

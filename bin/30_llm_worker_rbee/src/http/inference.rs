@@ -114,6 +114,9 @@ fn refused(error: &PrepareError) -> ApiError {
         PrepareError::NoTemplate(_) => {
             ApiError::bad_request("no_chat_template", message).param("messages")
         }
+        PrepareError::NotDeterministic => {
+            ApiError::bad_request("not_deterministic", message).param("deterministic")
+        }
         PrepareError::NotServed(_) => {
             ApiError::bad_request("unsupported_task", message).param("task")
         }

@@ -45,7 +45,7 @@ impl JobClient {
                         if event.id > last {
                             last = event.id;
                             patience.renew();
-                            yield event;
+                            yield *event;
                         }
                         continue;
                     }

@@ -15,7 +15,7 @@ const MAX_EVENT: usize = 16 << 20;
 
 /// What a stream says.
 pub(crate) enum Message {
-    Event(FollowedEvent),
+    Event(Box<FollowedEvent>),
     Done,
 }
 
@@ -104,7 +104,7 @@ fn understand(
     let event: JobEvent = serde_json::from_str(&event.data).map_err(|error| {
         client.protocol(format!("an event that is wrong at column {} of its JSON", error.column()))
     })?;
-    Ok(Message::Event(FollowedEvent { id, event }))
+    Ok(Message::Event(Box::new(FollowedEvent { id, event })))
 }
 
 #[cfg(test)]

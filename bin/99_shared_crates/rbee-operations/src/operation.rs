@@ -37,7 +37,7 @@ pub enum Operation {
     /// Computes a model's SHA-256 again and compares it with the pinned one.
     ModelVerify(ModelTarget),
     /// Runs a prompt and gives the answer as the job's events.
-    Infer(Infer),
+    Infer(Box<Infer>),
 }
 
 /// A hive.
@@ -191,12 +191,17 @@ impl Operation {
     #[must_use]
     pub fn redacted(&self) -> Self {
         match self {
-            Self::Infer(infer) => Self::Infer(Infer {
-                prompt: String::new(),
-                system: None,
-                sampling: Sampling { stop: Vec::new(), ..infer.sampling.clone() },
-                ..infer.clone()
-            }),
+            Self::Infer(infer) => {
+                let sampling = Sampling {
+                    stop: Vec::new(),
+                    dry_sequence_breakers: None,
+                    logit_bias: Vec::new(),
+                    ..infer.sampling.clone()
+                };
+                let model = infer.model.clone();
+                let prompt = String::new();
+                Self::Infer(Box::new(Infer { model, prompt, system: None, sampling }))
+            }
             other => other.clone(),
         }
     }
@@ -236,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_redacted_operation_holds_no_prompt() {
-        let op = parse(r#"{"Infer":{"model":"m","prompt":"secret","system":"secret","sampling":{"stop":["secret"]}}}"#).unwrap();
+        let op = parse(r#"{"Infer":{"model":"m","prompt":"secret","system":"secret","sampling":{"stop":["secret"],"dry_sequence_breakers":["secret"]}}}"#).unwrap();
         let kept = serde_json::to_string(&op.redacted()).unwrap();
         assert!(!kept.contains("secret"), "{kept}");
     }

@@ -123,7 +123,7 @@ impl Executor for Script {
     ) -> BoxFuture<'static, Result<Outcome, JobError>> {
         Box::pin(async move {
             match operation {
-                Operation::Infer(infer) => answer(infer, &job).await,
+                Operation::Infer(infer) => answer(*infer, &job).await,
                 Operation::WorkerList(_) => {
                     Ok(Outcome::new("1 worker", json!({ "workers": [worker()] })))
                 }

@@ -5,26 +5,35 @@ use std::num::NonZeroU32;
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 
 use super::model::Model;
 use super::runtime::Runtime;
-use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits};
+use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits, SavedSequence};
 
 /// The most tokens of one step: llama.cpp's default for `--ubatch-size`, so that a step is one
 /// pass over the weights.
 const BATCH_TOKENS: u32 = 512;
 
+/// How many computed prompts are kept for reuse beside the running ones, at most.
+const SPARE_SEQUENCES: u32 = 16;
+
+/// llama.cpp's `LLAMA_MAX_SEQ`.
+const MOST_SEQUENCES: u32 = 256;
+
 /// How a context is made.
 #[derive(Debug, Clone, Copy)]
 pub struct ContextSettings {
-    /// How many sequences can be held at once.
-    pub sequences: u32,
+    /// How many requests run at once.
+    pub slots: u32,
     /// KV cache size in tokens, for all sequences together.
     pub kv_tokens: u32,
     /// Threads of the processor; `None` for all physical cores.
     pub threads: Option<u32>,
+    /// Whether no result may depend on what else is computed.
+    pub batch_invariant: bool,
 }
 
 /// A context on a model.
@@ -43,11 +52,11 @@ impl std::fmt::Debug for LlamaEngine<'_> {
 /// There is not enough memory for the context, or the model does not allow it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "llama.cpp cannot make a context of {kv_tokens} tokens for {sequences} slots; a smaller --ctx-size needs less memory"
+    "llama.cpp cannot make a context of {kv_tokens} tokens for {slots} slots; a smaller --ctx-size needs less memory"
 )]
 pub struct ContextError {
     kv_tokens: u32,
-    sequences: u32,
+    slots: u32,
 }
 
 impl<'model> LlamaEngine<'model> {
@@ -57,7 +66,13 @@ impl<'model> LlamaEngine<'model> {
         model: &'model Model,
         settings: ContextSettings,
     ) -> Result<Self, ContextError> {
-        let ContextSettings { sequences, kv_tokens, threads } = settings;
+        let ContextSettings { slots, kv_tokens, threads, batch_invariant } = settings;
+        let llama = &model.llama;
+        let has_parts = !llama.is_recurrent() && !llama.is_hybrid();
+        // Each sequence of a recurrent model costs its state. In a cache of its own, a sequence has
+        // its cells in the order of its tokens, whatever others do.
+        let spare = if has_parts && !batch_invariant { SPARE_SEQUENCES } else { 0 };
+        let sequences = slots.saturating_add(spare).min(MOST_SEQUENCES);
         let threads = threads.unwrap_or_else(default_threads);
         let threads = i32::try_from(threads).unwrap_or(i32::MAX);
         let params = LlamaContextParams::default()
@@ -65,27 +80,43 @@ impl<'model> LlamaEngine<'model> {
             .with_n_batch(BATCH_TOKENS)
             .with_n_ubatch(BATCH_TOKENS)
             .with_n_seq_max(sequences)
-            .with_kv_unified(true)
+            .with_kv_unified(!batch_invariant)
             .with_n_threads(threads)
             .with_n_threads_batch(threads)
             .with_no_perf(true);
         let context = model
             .llama
             .new_context(&runtime.backend, params)
-            .map_err(|_| ContextError { kv_tokens, sequences })?;
+            .map_err(|_| ContextError { kv_tokens, slots })?;
         let kv_tokens = context.n_ctx();
+        let longest = if batch_invariant { kv_tokens / slots.max(1) } else { kv_tokens };
         let limits = EngineLimits {
             kv_tokens,
-            context_length: kv_tokens.min(model.trained_context()),
+            context_length: longest.min(model.trained_context()),
+            slots,
             sequences,
             batch_tokens: BATCH_TOKENS,
+            has_parts,
+            batch_invariant,
         };
         let batch = LlamaBatch::new(BATCH_TOKENS as usize, 1);
         Ok(Self { context, batch, limits })
     }
 }
 
+/// A sequence's KV cache entries in the machine's memory.
+#[derive(Debug)]
+pub struct SavedState(SeqState);
+
+impl SavedSequence for SavedState {
+    fn bytes(&self) -> usize {
+        self.0.byte_len()
+    }
+}
+
 impl Engine for LlamaEngine<'_> {
+    type Saved = SavedState;
+
     fn limits(&self) -> EngineLimits {
         self.limits
     }
@@ -94,9 +125,8 @@ impl Engine for LlamaEngine<'_> {
         self.batch.clear();
         for entry in batch {
             let position = i32::try_from(entry.position).unwrap_or(i32::MAX);
-            let sequence = i32::try_from(entry.sequence).unwrap_or(i32::MAX);
             self.batch
-                .add(LlamaToken(entry.token), position, &[sequence], entry.wants_logits)
+                .add(LlamaToken(entry.token), position, &[id(entry.sequence)], entry.wants_logits)
                 .map_err(|error| EngineError::Failed(error.to_string()))?;
         }
         self.context.decode(&mut self.batch).map_err(|error| match error {
@@ -110,12 +140,45 @@ impl Engine for LlamaEngine<'_> {
     }
 
     fn forget(&mut self, sequence: u32) {
-        let sequence = i32::try_from(sequence).unwrap_or(i32::MAX);
-        if let Err(error) = self.context.kv_cache_seq_rm(sequence, None, None) {
+        if let Err(error) = self.context.kv_cache_seq_rm(id(sequence), None, None) {
             // A whole sequence can always be removed; only parts can be refused.
             tracing::error!(%error, sequence, "llama.cpp did not forget a sequence");
         }
     }
+
+    fn truncate(&mut self, sequence: u32, tokens: u32) -> bool {
+        self.context.kv_cache_seq_rm(id(sequence), Some(tokens), None).is_ok()
+    }
+
+    fn share(&mut self, from: u32, to: u32, tokens: u32) {
+        let (from, to) = (id(from), id(to));
+        if let Err(error) = self.context.kv_cache_seq_cp(from, to, Some(0), Some(tokens)) {
+            // Only a position above what a context can have is refused.
+            tracing::error!(%error, from, to, "llama.cpp did not share a sequence");
+        }
+    }
+
+    fn has_beginning(&self, sequence: u32) -> bool {
+        self.context.kv_cache_seq_pos_min(id(sequence)) == 0
+    }
+
+    fn save(&self, sequence: u32) -> Option<SavedState> {
+        let saved = self.context.state_seq_get(id(sequence), LlamaStateSeqFlags::empty());
+        saved.map(SavedState).ok()
+    }
+
+    fn restore(&mut self, sequence: u32, saved: &SavedState) -> bool {
+        let restored = self.context.state_seq_set(&saved.0, id(sequence)).is_ok();
+        if !restored {
+            self.forget(sequence);
+        }
+        restored
+    }
+}
+
+/// A sequence's number as llama.cpp takes it.
+fn id(sequence: u32) -> i32 {
+    i32::try_from(sequence).unwrap_or(i32::MAX)
 }
 
 /// One thread for each physical core: a second one on the same core slows matrix products down.

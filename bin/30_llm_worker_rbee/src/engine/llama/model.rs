@@ -116,10 +116,10 @@ impl Model {
         tokens.into_iter().map(|token| token.0).collect()
     }
 
-    /// Appends a token's bytes; control tokens have none.
-    pub fn append_piece(&self, token: TokenId, bytes: &mut Vec<u8>) {
+    /// Appends a token's bytes. Control tokens have some only where `with_control` is set.
+    pub fn append_piece(&self, token: TokenId, with_control: bool, bytes: &mut Vec<u8>) {
         // The binding overwrites from the start of the spare room, so a second buffer is not needed.
-        self.llama.vocab().token_to_piece_into(LlamaToken(token), bytes, false, None);
+        self.llama.vocab().token_to_piece_into(LlamaToken(token), bytes, with_control, None);
     }
 
     /// Whether a token ends the text.
