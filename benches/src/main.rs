@@ -5,11 +5,15 @@
 
 #[path = "../../bin/30_llm_worker_rbee/tests/worker/bare_loop.rs"]
 mod bare_loop;
+mod drafting;
 mod figures;
+mod footprint;
 mod hive_operation;
+mod prefix;
 mod queen_overhead;
 mod stand_in;
 mod token_rate;
+mod worker;
 
 use clap::{Parser, ValueEnum};
 
@@ -23,12 +27,21 @@ struct Cli {
     /// Rounds of each comparison; the median is told.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Be the other side of the footprint comparison.
+    #[arg(long, hide = true)]
+    bare_process: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum What {
     /// Tokens per second of a worker over HTTP against llama.cpp's own loop.
     Tokens,
+    /// What it saves to know a prompt already.
+    Prefix,
+    /// What guessing ahead gives and costs.
+    Draft,
+    /// Memory and start of a worker against llama.cpp's own loop.
+    Footprint,
     /// What the queen adds to the first token and to each further one.
     Queen,
     /// A hive operation by direct call against one over HTTP.
@@ -36,7 +49,13 @@ enum What {
 }
 
 fn main() -> anyhow::Result<()> {
+    let begin = std::time::Instant::now();
+    llm_worker_rbee::engine::llama::prepare_process();
     let cli = Cli::parse();
+    if cli.bare_process {
+        println!("{}", footprint::run_bare(begin)?);
+        return Ok(());
+    }
     let wanted = |what| cli.what.is_empty() || cli.what.contains(&what);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if wanted(What::Queen) {
@@ -47,6 +66,15 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(What::Tokens) {
         println!("{}\n", token_rate::measure(&runtime, cli.rounds)?);
+    }
+    if wanted(What::Prefix) {
+        println!("{}\n", prefix::measure(&runtime, cli.rounds)?);
+    }
+    if wanted(What::Draft) {
+        println!("{}\n", drafting::measure(&runtime, cli.rounds)?);
+    }
+    if wanted(What::Footprint) {
+        println!("{}\n", footprint::measure(&runtime, cli.rounds)?);
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod engine;
 pub mod heartbeat;
 pub mod http;
+pub mod metrics;
 pub mod prepare;
 pub mod sampling;
 pub mod text;

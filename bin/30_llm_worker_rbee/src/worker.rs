@@ -16,6 +16,7 @@ use crate::engine::llama::{
     ContextSettings, LlamaEngine, Model, ModelSettings, Runtime, build_name,
 };
 use crate::engine::{Engine as _, EngineLimits};
+use crate::metrics::Metrics;
 use crate::prepare::Preparer;
 use crate::text::ChatTemplate;
 
@@ -65,6 +66,7 @@ pub struct Worker {
     settings: LoadSettings,
     state: watch::Sender<WorkerState>,
     gauges: Arc<Gauges>,
+    metrics: Metrics,
     loaded: OnceLock<Loaded>,
 }
 
@@ -87,6 +89,7 @@ impl Worker {
             settings,
             state: watch::Sender::new(WorkerState::Loading { progress: 0.0 }),
             gauges: Arc::default(),
+            metrics: Metrics::default(),
             loaded: OnceLock::new(),
         })
     }
@@ -144,6 +147,7 @@ impl Worker {
                 drafts: settings.drafts,
             },
             Arc::clone(&self.gauges),
+            self.metrics.clone(),
         );
         let submitter = std::sync::Mutex::new(Some(submitter));
         let loaded = Loaded { model: Arc::clone(&model), template, limits, submitter };
@@ -222,6 +226,13 @@ impl Worker {
     #[must_use]
     pub fn tokens_made(&self) -> u64 {
         self.gauges.tokens.load(Relaxed)
+    }
+
+    /// The answer to `GET /metrics`.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        let kv_tokens = self.loaded.get().map_or(0, |l| l.limits.kv_tokens);
+        self.metrics.text(&self.gauges, self.settings.slots, kv_tokens)
     }
 
     /// The answer to `GET /health`.

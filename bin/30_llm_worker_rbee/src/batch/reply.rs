@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::error::TrySendError;
 use worker_contract::{
-    ErrorDetail, ErrorKind, FinishReason, InferenceEvent, RequestId, Timings, Usage,
+    ErrorDetail, ErrorKind, FinishReason, InferenceEvent, RequestId, Timings, TokenId, Usage,
 };
 
-use super::request::{Answer, Ends};
+use super::request::{Answer, Choice, Ends, Prepared};
+use crate::metrics::Metrics;
 
 /// Events that a step can send at most for one answer: `started`, a last `delta`, its end, and the
 /// request's.
@@ -26,6 +27,7 @@ pub(super) struct Reply {
     answer: Answer,
     /// How many answers there are.
     count: usize,
+    pub(super) metrics: Metrics,
     state: Mutex<State>,
 }
 
@@ -42,7 +44,8 @@ struct State {
     completion_tokens: usize,
     drafted_tokens: usize,
     accepted_tokens: usize,
-    is_failed: bool,
+    /// The code of the error that has ended all answers.
+    failed: Option<&'static str>,
 }
 
 /// One answer, at its end.
@@ -59,22 +62,27 @@ pub(super) struct Ended {
 }
 
 impl Reply {
-    pub(super) fn new(
-        request_id: RequestId,
-        ends: Ends,
-        prompt_tokens: usize,
-        seed: u64,
-        (arrived, deadline): (Instant, Option<Instant>),
-        answer: Answer,
-        count: usize,
-    ) -> Self {
-        let state = Mutex::default();
-        Self { request_id, ends, prompt_tokens, seed, deadline, arrived, answer, count, state }
+    /// The common part of a request's answers, and what is each one's own: the prompt's tokens and
+    /// the answers to be made.
+    pub(super) fn of(request: Prepared, metrics: Metrics) -> (Self, Vec<TokenId>, Vec<Choice>) {
+        let reply = Self {
+            request_id: request.request_id,
+            ends: request.ends,
+            prompt_tokens: request.prompt.len(),
+            seed: request.seed,
+            deadline: request.deadline,
+            arrived: request.arrived,
+            answer: request.answer,
+            count: request.choices.len(),
+            metrics,
+            state: Mutex::default(),
+        };
+        (reply, request.prompt, request.choices)
     }
 
     /// Whether nobody reads the answers any more, or an error has ended them.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.answer.is_closed() || self.state().is_failed
+        self.answer.is_closed() || self.state().failed.is_some()
     }
 
     /// Whether the reader is so far behind that a step's events might not fit.
@@ -96,6 +104,7 @@ impl Reply {
             state.started = Some(now);
             state.cached_tokens = cached_tokens;
         }
+        self.metrics.prompt(self.prompt_tokens, cached_tokens);
         self.send(InferenceEvent::Started {
             request_id: self.request_id.clone(),
             prompt_tokens: count(self.prompt_tokens),
@@ -104,15 +113,14 @@ impl Reply {
         });
     }
 
-    /// A token was sampled. The time from the request's arrival, if it is the first one of all.
-    pub(super) fn sampled(&self, now: Instant) -> Option<std::time::Duration> {
+    /// A token was sampled.
+    pub(super) fn sampled(&self, now: Instant) {
         let mut state = self.state();
         state.prefilled.get_or_insert(now);
-        if state.first_token.is_some() {
-            return None;
+        if state.first_token.is_none() {
+            state.first_token = Some(now);
+            self.metrics.first_token(now.saturating_duration_since(self.arrived));
         }
-        state.first_token = Some(now);
-        Some(now.saturating_duration_since(self.arrived))
     }
 
     /// One answer is complete, and with the last one everything is.
@@ -146,8 +154,8 @@ impl Reply {
     }
 
     /// All answers end by an error.
-    pub(super) fn fail(&self, code: &str, message: String) {
-        if std::mem::replace(&mut self.state().is_failed, true) {
+    pub(super) fn fail(&self, code: &'static str, message: String) {
+        if self.state().failed.replace(code).is_some() {
             return;
         }
         self.send(InferenceEvent::Error {
@@ -187,6 +195,15 @@ impl Reply {
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let state = self.state();
+        let reason = state.reason.filter(|_| state.ended == self.count);
+        let end = state.failed.or(reason.map(FinishReason::as_str)).unwrap_or("cancelled");
+        self.metrics.request_ended(end);
     }
 }
 

@@ -20,6 +20,7 @@ use super::sequences::common_prefix;
 use super::slot::{Outcome, Slot, TextModel, slots};
 use super::step::{Sequence, Share, has_room, plan, plan_alone, victim};
 use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits};
+use crate::metrics::Metrics;
 
 /// How long the loop rests when every sequence waits for its reader.
 const STALL_REST: Duration = Duration::from_millis(2);
@@ -50,6 +51,7 @@ pub struct Scheduler<E: Engine, M> {
     model: Arc<M>,
     inbox: Receiver<Prepared>,
     gauges: Arc<Gauges>,
+    metrics: Metrics,
     waiting: VecDeque<Slot>,
     slots: Vec<Option<Slot>>,
     next_serial: u64,
@@ -72,6 +74,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
         model: Arc<M>,
         settings: SchedulerSettings,
         gauges: Arc<Gauges>,
+        metrics: Metrics,
     ) -> (Self, Submitter) {
         let limits = engine.limits();
         let (inbox_in, inbox) = sync_channel(settings.max_queue as usize);
@@ -82,6 +85,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             model,
             inbox,
             gauges: Arc::clone(&gauges),
+            metrics,
             waiting: VecDeque::new(),
             slots: (0..limits.slots).map(|_| None).collect(),
             next_serial: 0,
@@ -133,7 +137,9 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
 
     fn admit(&mut self, request: Prepared) {
         let context_length = self.limits.context_length;
-        self.waiting.extend(slots(request, &*self.model, context_length, self.drafts));
+        let metrics = self.metrics.clone();
+        let slots = slots(request, &*self.model, metrics, context_length, self.drafts);
+        self.waiting.extend(slots);
     }
 
     fn end_abandoned_and_overdue(&mut self, now: Instant) {
@@ -213,6 +219,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             return;
         }
         self.fill_batch(&shares);
+        self.metrics.step(self.batch.len());
         let begin = Instant::now();
         match self.cache.engine.step(&self.batch) {
             Ok(()) => {

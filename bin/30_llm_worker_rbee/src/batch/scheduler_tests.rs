@@ -17,6 +17,7 @@ use super::request::{Answer, Choice, Ends, EventReceiver, Prepared, answer_chann
 use super::scheduler::{Scheduler, SchedulerSettings};
 use super::slot::TextModel;
 use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits, SavedSequence};
+use crate::metrics::Metrics;
 use crate::sampling::TokenSampler;
 use crate::text::OutputReader;
 
@@ -142,7 +143,7 @@ fn a_conversation_goes_on_where_it_was() {
 
 #[test]
 fn requests_at_once_with_the_same_beginning_compute_it_once() {
-    let machine = TestLoop::new(limits(8, 8192));
+    let machine = TestLoop::with(limits(8, 8192), 0, false);
     let prompt = |n| [text(600, 1), text(20, n)].concat();
     let computed = machine.computed_by(|| {
         let all: Vec<_> = (2..10).map(|n| machine.start(n, |r| r.prompt = prompt(n))).collect();
@@ -157,7 +158,7 @@ fn requests_at_once_with_the_same_beginning_compute_it_once() {
 
 #[test]
 fn several_answers_share_their_prompt_and_are_those_of_single_requests() {
-    let machine = TestLoop::new(limits(4, 4096));
+    let machine = TestLoop::with(limits(4, 4096), 0, false);
     let mut prompt_tokens = 0;
     let several = |r: &mut Prepared| {
         r.prompt = text(300, 1);
@@ -487,8 +488,13 @@ impl TestLoop {
         };
         let gauges = Arc::new(Gauges::default());
         let settings = SchedulerSettings { max_queue: 16, prompt_cache_bytes, drafts };
-        let (scheduler, submitter) =
-            Scheduler::new(engine, Arc::new(Letters), settings, Arc::clone(&gauges));
+        let (scheduler, submitter) = Scheduler::new(
+            engine,
+            Arc::new(Letters),
+            settings,
+            Arc::clone(&gauges),
+            Metrics::default(),
+        );
         let thread = std::thread::spawn(|| scheduler.run());
         Self { submitter: Some(submitter), gauges, used, computed, thread: Some(thread) }
     }

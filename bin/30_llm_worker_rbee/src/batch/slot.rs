@@ -10,6 +10,7 @@ use super::reply::{Ended, Reply};
 use super::request::{Choice, Prepared};
 use super::sequences::SequenceId;
 use super::step::Sequence;
+use crate::metrics::Metrics;
 use crate::sampling::Candidates;
 use crate::text::{StopMatch, StopTexts, Utf8Stream};
 
@@ -57,6 +58,8 @@ pub(super) struct Slot {
     pub(super) guess: Vec<TokenId>,
     drafted: usize,
     accepted: usize,
+    /// When its last token was chosen.
+    decoded: Option<Instant>,
 }
 
 /// What came of a step for one answer.
@@ -68,8 +71,6 @@ pub(super) struct Outcome {
     pub(super) accepted: usize,
     /// Why the answer ended, if it did.
     pub(super) ended: Option<FinishReason>,
-    /// The time to the request's first token, where this step made it.
-    pub(super) ttft: Option<std::time::Duration>,
 }
 
 /// The slots of a request, one for each of its answers, which have computed nothing.
@@ -79,21 +80,13 @@ pub(super) struct Outcome {
 pub(super) fn slots(
     request: Prepared,
     model: &impl TextModel,
+    metrics: Metrics,
     context_length: u32,
     drafts: bool,
 ) -> Vec<Slot> {
-    let clock = (request.arrived, request.deadline);
-    let reply = Arc::new(Reply::new(
-        request.request_id,
-        request.ends,
-        request.prompt.len(),
-        request.seed,
-        clock,
-        request.answer,
-        request.choices.len(),
-    ));
-    let prompt = request.prompt;
-    let choices = request.choices.into_iter().enumerate();
+    let (reply, prompt, choices) = Reply::of(request, metrics);
+    let reply = Arc::new(reply);
+    let choices = choices.into_iter().enumerate();
     let slots = choices.map(|(number, mut choice)| {
         let resume = std::mem::take(&mut choice.resume);
         let mut slot = Slot {
@@ -114,6 +107,7 @@ pub(super) fn slots(
             guess: Vec::new(),
             drafted: 0,
             accepted: 0,
+            decoded: None,
         };
         for token in resume {
             slot.take(token, None, model);
@@ -178,7 +172,8 @@ impl Slot {
         room: &mut Candidates,
         now: Instant,
     ) -> Outcome {
-        let mut outcome = Outcome { ttft: self.reply.sampled(now), ..Outcome::default() };
+        self.reply.sampled(now);
+        let mut outcome = Outcome::default();
         for (number, logits) in rows.iter().enumerate() {
             let position = self.answer_len() as u64;
             let chosen = self.choice.sampler.choose(logits, position, room);
@@ -196,6 +191,8 @@ impl Slot {
             let judged = if outcome.ended.is_some() { outcome.accepted } else { guessed };
             drafter.learn(judged, outcome.accepted);
         }
+        let since = self.decoded.replace(now).map(|last| now.saturating_duration_since(last));
+        self.reply.metrics.tokens(outcome.tokens, guessed, outcome.accepted, since);
         self.drafted += guessed;
         self.accepted += outcome.accepted;
         match outcome.ended {

@@ -2,6 +2,7 @@
 
 mod health;
 mod inference;
+mod metrics;
 mod router;
 
 pub use router::router;

@@ -7,7 +7,9 @@
 )]
 
 mod bare_loop;
+mod determinism;
 mod installed;
 mod real_model;
+mod reuse;
 mod support;
 mod whole_chain;
