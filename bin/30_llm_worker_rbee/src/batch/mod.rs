@@ -5,6 +5,7 @@
 //! owns the engine, by way of `kv_cache`, and runs the decisions on a thread of its own.
 
 mod draft;
+mod draft_model;
 mod gauges;
 mod host_cache;
 mod kv_cache;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use worker_contract::FinishReason;
 
 use super::draft::{MOST, StepCost};
+use super::draft_model::DraftModel;
 use super::gauges::{Gauges, Submitter};
 use super::kv_cache::KvCache;
 use super::request::Prepared;
@@ -48,6 +49,7 @@ pub struct Scheduler<E: Engine, M> {
     cache: KvCache<E>,
     limits: EngineLimits,
     drafts: bool,
+    draft_model: Option<DraftModel<E>>,
     model: Arc<M>,
     inbox: Receiver<Prepared>,
     gauges: Arc<Gauges>,
@@ -81,7 +83,8 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
         let scheduler = Self {
             cache: KvCache::new(engine, settings.prompt_cache_bytes),
             limits,
-            drafts: settings.drafts && limits.has_parts && !limits.batch_invariant,
+            drafts: settings.drafts && may_draft(limits),
+            draft_model: None,
             model,
             inbox,
             gauges: Arc::clone(&gauges),
@@ -94,6 +97,17 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             batch: Vec::with_capacity(limits.batch_tokens as usize),
         };
         (scheduler, Submitter::new(inbox_in, gauges, settings.max_queue))
+    }
+
+    /// Lets a second, smaller model guess ahead. It has the same vocabulary and as many slots.
+    ///
+    /// Nothing happens where guesses cannot be taken back, or where each sequence is computed alone.
+    #[must_use]
+    pub fn with_draft_model(mut self, engine: E) -> Self {
+        if may_draft(self.limits) && engine.limits().has_parts {
+            self.draft_model = Some(DraftModel::new(engine));
+        }
+        self
     }
 
     /// Runs until the last [`Submitter`] is gone and everything is answered.
@@ -274,7 +288,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
 
     /// Lets streams guess, as long as that costs the others next to nothing.
     fn draft(&mut self) {
-        if !self.drafts {
+        if !self.drafts && self.draft_model.is_none() {
             return;
         }
         let awake = |slot: &Slot| slot.sequence.is_some() && !slot.reply.is_behind();
@@ -293,6 +307,16 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
                 left -= slot.guess.len();
             }
         }
+        let Some(model) = &mut self.draft_model else { return };
+        let cost = cost + self.step_cost.of_other(&model.step_cost, streams);
+        let mut wanted = Vec::new();
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let slot = slot.as_mut().filter(|slot| awake(slot));
+            let one = slot.and_then(|slot| slot.wanted_of_model(index, left, cost));
+            left -= one.as_ref().map_or(0, |one| one.most);
+            wanted.extend(one);
+        }
+        model.propose(&mut wanted);
     }
 
     fn fill_batch(&mut self, shares: &[Share]) {
@@ -412,6 +436,11 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
     fn count_off_queue(&self, answers: usize) {
         self.gauges.queued.fetch_sub(u32::try_from(answers).unwrap_or(u32::MAX), Relaxed);
     }
+}
+
+/// Whether guesses can be taken back, and may be computed beside other tokens.
+fn may_draft(limits: EngineLimits) -> bool {
+    limits.has_parts && !limits.batch_invariant
 }
 
 /// Marks the loop as ended, also when it panicked.

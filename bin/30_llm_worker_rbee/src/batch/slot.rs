@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use worker_contract::{Delta, FinishReason, InferenceEvent, TokenId, TokenLogprob, TokenLogprobs};
 
-use super::draft::Drafter;
+use super::draft::{Drafter, Luck};
+use super::draft_model::Wanted;
 use super::reply::{Ended, Reply};
 use super::request::{Choice, Prepared};
 use super::sequences::SequenceId;
@@ -55,6 +56,9 @@ pub(super) struct Slot {
     /// What is to be shown next.
     delta: Delta,
     drafter: Option<Drafter>,
+    /// How often a second model was right.
+    model_luck: Luck,
+    is_guess_of_model: bool,
     pub(super) guess: Vec<TokenId>,
     drafted: usize,
     accepted: usize,
@@ -104,6 +108,8 @@ pub(super) fn slots(
             passed: String::new(),
             delta: Delta::default(),
             drafter: drafts.then(Drafter::default),
+            model_luck: Luck::default(),
+            is_guess_of_model: false,
             guess: Vec::new(),
             drafted: 0,
             accepted: 0,
@@ -157,10 +163,28 @@ impl Slot {
     /// Guesses the next tokens, at most `most`; `cost` is what each adds to a step, as a part of it.
     pub(super) fn draft(&mut self, most: usize, cost: f32) {
         self.guess.clear();
+        self.is_guess_of_model = false;
         let most = most.min(self.may_add().saturating_sub(1));
         if let (Some(drafter), 1) = (&mut self.drafter, self.tokens.len() - self.held) {
             drafter.propose(&self.tokens, most, cost, &mut self.guess);
         }
+    }
+
+    /// What a second model is to guess for the slot `index`, where nothing was guessed yet.
+    pub(super) fn wanted_of_model(
+        &mut self,
+        index: usize,
+        most: usize,
+        cost: f32,
+    ) -> Option<Wanted<'_>> {
+        let most = most.min(self.may_add().saturating_sub(1));
+        if !self.guess.is_empty() || self.tokens.len() - self.held != 1 || self.model_luck.rests() {
+            return None;
+        }
+        let most = self.model_luck.count(most, cost);
+        self.is_guess_of_model = true;
+        let guess = &mut self.guess;
+        (most > 0).then_some(Wanted { slot: index, tokens: &self.tokens, most, guess })
     }
 
     /// Chooses the next token after each row, as long as the guess was right, and sends what can be
@@ -186,9 +210,11 @@ impl Slot {
             outcome.accepted += 1;
         }
         let guessed = rows.len() - 1;
-        if let Some(drafter) = &mut self.drafter {
-            // A guess behind the answer's end was neither right nor wrong.
-            let judged = if outcome.ended.is_some() { outcome.accepted } else { guessed };
+        // A guess behind the answer's end was neither right nor wrong.
+        let judged = if outcome.ended.is_some() { outcome.accepted } else { guessed };
+        if self.is_guess_of_model {
+            self.model_luck.learn(judged, outcome.accepted);
+        } else if let Some(drafter) = &mut self.drafter {
             drafter.learn(judged, outcome.accepted);
         }
         let since = self.decoded.replace(now).map(|last| now.saturating_duration_since(last));

@@ -6,6 +6,7 @@
     reason = "a test ends by panicking, and its helpers are written for short calls"
 )]
 
+mod arithmetic;
 mod bare_loop;
 mod determinism;
 mod installed;
