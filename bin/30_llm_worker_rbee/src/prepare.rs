@@ -2,12 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use worker_contract::{InferenceRequest, ModelAlias, Prompt, Sampling, Task, TokenId};
+use worker_contract::{
+    InferenceRequest, ModelAlias, OutputFormat, Prompt, Sampling, Task, TokenId,
+};
 
 use crate::batch::{Answer, Choice, Ends, Prepared};
 use crate::engine::llama::Model;
-use crate::sampling::{InvalidSampling, TokenSampler, check};
+use crate::sampling::constraint::{
+    Constraint, ConstraintFactory, InvalidFormat, LazyConstraintFactory, NoVocabulary,
+};
+use crate::sampling::{Dry, InvalidSampling, TokenSampler, check, choice_seed};
 use crate::text::{ChatTemplate, OutputReader, TemplateError};
+
+/// The most answers that are made of one prompt.
+const MAX_CHOICES: u32 = 16;
+
+/// The largest number that an answer can have.
+const MAX_CHOICE: u32 = 65_535;
 
 /// What requests are checked against.
 #[derive(Debug)]
@@ -18,6 +29,8 @@ pub struct Preparer<'a> {
     pub model: &'a Model,
     /// Its chat template, where it has one.
     pub template: Option<&'a ChatTemplate>,
+    /// What makes grammars for its vocabulary.
+    pub constraints: &'a LazyConstraintFactory,
     /// The longest prompt and answer together, in tokens.
     pub context_length: u32,
     /// Whether no answer depends on what else is computed.
@@ -38,6 +51,12 @@ pub enum PrepareError {
     /// A sampling field is out of its range.
     #[error(transparent)]
     Sampling(#[from] InvalidSampling),
+    /// The answer's format cannot be followed.
+    #[error(transparent)]
+    Format(#[from] InvalidFormat),
+    /// The model cannot be held to a format.
+    #[error(transparent)]
+    NoVocabulary(#[from] NoVocabulary),
     /// There is nothing to answer.
     #[error("{0} is empty")]
     Empty(&'static str),
@@ -81,13 +100,14 @@ impl Preparer<'_> {
         answer: Answer,
         arrived: Instant,
     ) -> Result<Prepared, PrepareError> {
+        check_choices(&request)?;
         if let Some(wanted) = request.model.filter(|wanted| wanted != self.name) {
             return Err(PrepareError::WrongModel { loaded: self.name.clone(), wanted });
         }
         if request.deterministic && !self.batch_invariant {
             return Err(PrepareError::NotDeterministic);
         }
-        check(&request.sampling)?;
+        check(&request.sampling, self.model.vocabulary_size())?;
         let prompt = self.tokens(request.task)?;
         self.check_tokens(&prompt)?;
         self.check_tokens(&request.resume)?;
@@ -99,14 +119,19 @@ impl Preparer<'_> {
         }
         let seed = request.sampling.seed.unwrap_or_else(random_seed);
         let deadline = request.deadline_ms.map(Duration::from_millis);
+        let constraint = self.constraint(&request.format)?;
+        let sampler = self.sampler(&request.sampling, constraint, seed, &prompt);
+        // Only one answer can be resumed.
+        let choice = |index| Choice {
+            index,
+            resume: request.resume.clone(),
+            sampler: sampler.for_choice(choice_seed(seed, index)),
+            output: OutputReader::plain(),
+        };
+        let indices = request.first_choice..request.first_choice + request.n;
         Ok(Prepared {
             request_id: request.request_id,
-            choices: vec![Choice {
-                index: request.first_choice,
-                resume: request.resume,
-                sampler: self.sampler(&request.sampling, seed, &prompt),
-                output: OutputReader::plain(),
-            }],
+            choices: indices.map(choice).collect(),
             ends: Ends {
                 max_tokens: request.sampling.max_tokens,
                 stop: request.sampling.stop,
@@ -139,9 +164,37 @@ impl Preparer<'_> {
         if tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(tokens) }
     }
 
-    fn sampler(&self, sampling: &Sampling, seed: u64, prompt: &[TokenId]) -> TokenSampler {
+    /// What makes grammars for the model's vocabulary; the first call takes a while.
+    pub fn constraint_factory(&self) -> Result<&ConstraintFactory, NoVocabulary> {
+        self.constraints.get(|| self.model.token_environment())
+    }
+
+    fn constraint(&self, format: &OutputFormat) -> Result<Option<Constraint>, PrepareError> {
+        if format.is_text() {
+            return Ok(None);
+        }
+        Ok(self.constraint_factory()?.constraint(format)?)
+    }
+
+    fn sampler(
+        &self,
+        sampling: &Sampling,
+        constraint: Option<Constraint>,
+        seed: u64,
+        prompt: &[TokenId],
+    ) -> TokenSampler {
         let vocabulary = self.model.vocabulary_size();
         let mut sampler = TokenSampler::new(sampling, seed, vocabulary, self.context_length);
+        if let Some(dry) = Dry::of(sampling, self.context_length) {
+            sampler = sampler.with_dry(self.model.dry_sampler(&dry), dry.last_n);
+        }
+        if let Some(constraint) = constraint {
+            sampler = sampler.with_constraint(if sampling.ignore_eos {
+                constraint.ignoring_ends()
+            } else {
+                constraint
+            });
+        }
         sampler.see_prompt(prompt);
         sampler
     }
@@ -157,6 +210,25 @@ impl Preparer<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a request takes long to prepare, whatever the length of its prompt.
+#[must_use]
+pub fn is_slow_to_prepare(request: &InferenceRequest) -> bool {
+    !request.format.is_text() || request.sampling.dry_multiplier.is_some_and(|m| m > 0.0)
+}
+
+fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {
+    if !(1..=MAX_CHOICES).contains(&request.n) {
+        return Err(InvalidSampling::new("n", request.n, "from 1 to 16"));
+    }
+    if request.first_choice > MAX_CHOICE {
+        return Err(InvalidSampling::new("first_choice", request.first_choice, "at most 65535"));
+    }
+    if request.n > 1 && !request.resume.is_empty() {
+        return Err(InvalidSampling::new("n", request.n, "1 where resume is given"));
+    }
+    Ok(())
 }
 
 /// A seed that nobody chose. JSON numbers are exact up to 2^53.

@@ -18,6 +18,7 @@ use crate::engine::llama::{
 use crate::engine::{Engine as _, EngineLimits};
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
+use crate::sampling::constraint::LazyConstraintFactory;
 use crate::text::ChatTemplate;
 
 /// Who this worker is.
@@ -75,6 +76,7 @@ pub struct Worker {
 struct Loaded {
     model: Arc<Model>,
     template: Option<ChatTemplate>,
+    constraints: LazyConstraintFactory,
     limits: EngineLimits,
     /// Taken away at shutdown, so that the engine's thread ends.
     submitter: std::sync::Mutex<Option<Submitter>>,
@@ -150,7 +152,9 @@ impl Worker {
             self.metrics.clone(),
         );
         let submitter = std::sync::Mutex::new(Some(submitter));
-        let loaded = Loaded { model: Arc::clone(&model), template, limits, submitter };
+        let constraints = LazyConstraintFactory::default();
+        let model_in_use = Arc::clone(&model);
+        let loaded = Loaded { model: model_in_use, template, constraints, limits, submitter };
         if self.loaded.set(loaded).is_err() {
             return Err("a worker loads one model, once".into());
         }
@@ -180,6 +184,7 @@ impl Worker {
             name: &self.identity.alias,
             model: &loaded.model,
             template: loaded.template.as_ref(),
+            constraints: &loaded.constraints,
             context_length: loaded.limits.context_length,
             batch_invariant: loaded.limits.batch_invariant,
         })

@@ -14,13 +14,14 @@ use futures::stream;
 use worker_contract::{InferenceEvent, InferenceRequest, WorkerState};
 
 use crate::batch::{EventReceiver, SubmitError, answer_channel};
-use crate::prepare::PrepareError;
+use crate::prepare::{PrepareError, is_slow_to_prepare};
 use crate::worker::Worker;
 
 /// How many events go into one piece of the body when the reader is behind.
 const EVENTS_A_PIECE: usize = 32;
 
-/// Prompts above this size are tokenized off the threads that serve other connections.
+/// Prompts above this size are tokenized off the threads that serve other connections; so are
+/// requests that take long for another reason.
 const INLINE_BYTES: usize = 16 * 1024;
 
 pub(super) async fn inference(
@@ -38,7 +39,7 @@ pub(super) async fn inference(
             preparer.prepare(request, answer, arrived).map_err(|e| refused(&e))
         }
     };
-    let prepared = if size(&request) <= INLINE_BYTES {
+    let prepared = if size(&request) <= INLINE_BYTES && !is_slow_to_prepare(&request) {
         prepare(request)?
     } else {
         let task = tokio::task::spawn_blocking(move || prepare(request));
@@ -109,6 +110,12 @@ fn refused(error: &PrepareError) -> ApiError {
         }
         PrepareError::Sampling(invalid) => {
             ApiError::bad_request("invalid_value", message).param(invalid.field)
+        }
+        PrepareError::Format(invalid) => {
+            ApiError::bad_request("invalid_format", message).param(invalid.field)
+        }
+        PrepareError::NoVocabulary(_) => {
+            ApiError::bad_request("unsupported_format", message).param("format")
         }
         PrepareError::Empty(field) => ApiError::bad_request("empty", message).param(*field),
         PrepareError::NoTemplate(_) => {

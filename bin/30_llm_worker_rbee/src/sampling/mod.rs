@@ -1,32 +1,60 @@
 //! Choosing a token from logits.
 //!
-//! Filters and penalties are llama.cpp's samplers, in its default order: penalties, top_k, top_p,
-//! min_p, temperature. The draw itself is keyed by (seed, position of the token in the answer), not
-//! by a running generator, so that an answer can be continued elsewhere from any token on.
+//! The order is that of llama.cpp's default chain (`common/common.h`): bias and grammar, penalties,
+//! DRY, `top_k`, `typical_p`, `top_p`, `min_p`, XTC, temperature. The grammar comes before every
+//! filter, so that something that it allows is always left to choose. Randomness is keyed by (seed,
+//! position of the token in the answer), not taken from a running generator, so that an answer can
+//! be continued elsewhere from any token on.
+//!
+//! Filters, penalties and DRY are llama.cpp's own; only the steps that would touch the whole
+//! vocabulary several times are written here (`select`, `adjust`, `softmax`).
+
+mod adjust;
+pub mod constraint;
+mod defaults;
+mod draw;
+mod logprobs;
+mod select;
+mod softmax;
+#[cfg(test)]
+mod tests;
+mod xtc;
 
 use llama_cpp_2::sampling::LlamaSampler;
-use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token::data::LlamaTokenData;
 use llama_cpp_2::token::data_array::LlamaTokenDataArray;
 use worker_contract::{Sampling, TokenId, TokenLogprobs};
 
-mod defaults;
-mod draw;
+use adjust::Adjustments;
+use constraint::Constraint;
+use draw::Purpose;
+use select::Top;
+use xtc::Xtc;
 
-pub use defaults::{InvalidSampling, check};
+pub use defaults::{Dry, InvalidSampling, check};
+pub use draw::choice_seed;
 
-/// How far back the repetition penalty looks, in tokens (llama.cpp's `penalty_last_n`).
-const REPEAT_LAST_N: i32 = 64;
+/// How far below the likeliest a logit is that `typical_p` is not shown: its probability is 0 in
+/// single precision, and llama.cpp takes the logarithm of it.
+const TYPICAL_REACH: f32 = 80.0;
 
 /// Chooses the tokens of one answer.
+///
+/// It belongs to one sequence; samplers of different sequences can be used at the same time.
 pub struct TokenSampler {
     seed: u64,
-    greedy: bool,
-    /// Sees the prompt and the answer.
-    repeat: Option<LlamaSampler>,
-    /// Sees the answer only.
-    presence: Option<LlamaSampler>,
-    filters: LlamaSampler,
+    /// 0 is greedy.
+    temperature: f32,
+    /// `None` for all.
+    top_k: Option<usize>,
+    typical_p: Option<LlamaSampler>,
+    /// `top_p` and `min_p`.
+    nucleus: Option<LlamaSampler>,
+    xtc: Option<Xtc>,
+    adjustments: Adjustments,
+    constraint: Option<Constraint>,
+    /// How many of the likeliest tokens are told with each.
+    logprobs: Option<usize>,
 }
 
 impl std::fmt::Debug for TokenSampler {
@@ -35,25 +63,16 @@ impl std::fmt::Debug for TokenSampler {
     }
 }
 
-/// Room for one row of candidates, reused from token to token.
+/// Room for one row of candidates, reused from token to token. Each thread that chooses needs one.
 #[derive(Debug)]
-pub struct Candidates(LlamaTokenDataArray);
+pub struct Candidates {
+    array: LlamaTokenDataArray,
+    adjusted: Vec<f32>,
+}
 
 impl Default for Candidates {
     fn default() -> Self {
-        Self(LlamaTokenDataArray::new(Vec::new(), false))
-    }
-}
-
-impl Candidates {
-    fn fill(&mut self, logits: &[f32]) {
-        self.0.data.clear();
-        self.0.sorted = false;
-        self.0.selected = None;
-        let candidates = (0_i32..).zip(logits);
-        self.0
-            .data
-            .extend(candidates.map(|(id, logit)| LlamaTokenData::new(LlamaToken(id), *logit, 0.0)));
+        Self { array: LlamaTokenDataArray::new(Vec::new(), false), adjusted: Vec::new() }
     }
 }
 
@@ -69,137 +88,180 @@ pub struct Chosen {
 
 impl TokenSampler {
     /// A sampler for one answer; `vocabulary` is the number of logits in a row, `context_length`
-    /// bounds what the presence and frequency penalties remember.
+    /// bounds what penalties remember.
     #[must_use]
     pub fn new(sampling: &Sampling, seed: u64, vocabulary: u32, context_length: u32) -> Self {
-        let size = i32::try_from(vocabulary).unwrap_or(i32::MAX);
-        let context = i32::try_from(context_length).unwrap_or(i32::MAX);
-        let repeat = sampling.repeat_penalty.filter(|p| (p - 1.0).abs() > f32::EPSILON);
-        let frequency = sampling.frequency_penalty.unwrap_or(0.0);
-        let presence = sampling.presence_penalty.unwrap_or(0.0);
-        let has_presence = frequency != 0.0 || presence != 0.0;
-        let temperature = sampling.temperature.unwrap_or(defaults::TEMPERATURE);
         let top_k = sampling.top_k.unwrap_or(defaults::TOP_K);
         let top_p = sampling.top_p.unwrap_or(defaults::TOP_P);
         let min_p = sampling.min_p.unwrap_or(defaults::MIN_P);
-        let filters = [
-            (top_k > 0).then(|| LlamaSampler::top_k(i32::try_from(top_k).unwrap_or(i32::MAX))),
+        let typical_p = sampling.typical_p.filter(|p| *p < 1.0);
+        let nucleus = [
             (top_p < 1.0).then(|| LlamaSampler::top_p(top_p, 1)),
             (min_p > 0.0).then(|| LlamaSampler::min_p(min_p, 1)),
-            Some(LlamaSampler::temp(temperature)),
         ];
+        let has_nucleus = nucleus.iter().any(Option::is_some);
+        let threshold = sampling.xtc_threshold.unwrap_or(defaults::XTC_THRESHOLD);
+        let xtc = sampling.xtc_probability.filter(|probability| *probability > 0.0);
         Self {
             seed,
-            greedy: temperature == 0.0,
-            repeat: repeat.map(|p| LlamaSampler::penalties(size, REPEAT_LAST_N, p, 0.0, 0.0)),
-            presence: has_presence
-                .then(|| LlamaSampler::penalties(size, context, 1.0, frequency, presence)),
-            filters: LlamaSampler::chain(filters.into_iter().flatten(), true),
+            temperature: sampling.temperature.unwrap_or(defaults::TEMPERATURE),
+            top_k: (top_k > 0).then_some(top_k as usize),
+            typical_p: typical_p.map(|p| LlamaSampler::typical(p, 1)),
+            nucleus: has_nucleus.then(|| LlamaSampler::chain(nucleus.into_iter().flatten(), true)),
+            xtc: xtc.map(|probability| Xtc { probability, threshold }),
+            adjustments: Adjustments::new(sampling, vocabulary, context_length),
+            constraint: None,
+            logprobs: sampling.logprobs.map(|top| top as usize),
+        }
+    }
+
+    /// With llama.cpp's DRY sampler, which looks `last_n` tokens back.
+    #[must_use]
+    pub fn with_dry(mut self, dry: LlamaSampler, last_n: u32) -> Self {
+        self.adjustments.set_dry(dry, last_n);
+        self
+    }
+
+    /// Held to a grammar, from the first token of the answer on.
+    #[must_use]
+    pub fn with_constraint(mut self, constraint: Constraint) -> Self {
+        self.constraint = Some(constraint);
+        self
+    }
+
+    /// The sampler of another answer to the same prompt, at the same place, with its own seed.
+    #[must_use]
+    pub fn for_choice(&self, seed: u64) -> Self {
+        Self {
+            seed,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            typical_p: self.typical_p.clone(),
+            nucleus: self.nucleus.clone(),
+            xtc: self.xtc,
+            adjustments: self.adjustments.clone(),
+            constraint: self.constraint.as_ref().map(Constraint::fork),
+            logprobs: self.logprobs,
         }
     }
 
     /// Tells the sampler the prompt.
     pub fn see_prompt(&mut self, prompt: &[TokenId]) {
-        if let Some(repeat) = &mut self.repeat {
-            let from = prompt.len().saturating_sub(REPEAT_LAST_N.unsigned_abs() as usize);
-            prompt[from..].iter().for_each(|token| repeat.accept(LlamaToken(*token)));
+        self.adjustments.see_prompt(prompt);
+    }
+
+    /// Tells the sampler a token of the answer, also of a part that was made elsewhere.
+    ///
+    /// A grammar may be [finished](Self::is_finished) afterwards, or have [failed](Self::failed).
+    pub fn see_answer(&mut self, token: TokenId) {
+        self.adjustments.see_answer(token);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(token);
         }
     }
 
-    /// Tells the sampler a token of the answer.
-    pub fn see_answer(&mut self, token: TokenId) {
-        for penalty in self.repeat.iter_mut().chain(&mut self.presence) {
-            penalty.accept(LlamaToken(token));
-        }
+    /// Whether a grammar allows nothing more: the answer is complete, without an end token.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_finished)
+    }
+
+    /// Why a grammar cannot be followed any further. The answer must end by this error: tokens that
+    /// are chosen afterwards are not held to anything.
+    #[must_use]
+    pub fn failed(&self) -> Option<&str> {
+        self.constraint.as_ref()?.failed()
     }
 
     /// Chooses the token at `position` of the answer.
+    ///
+    /// With a grammar, the caller looks at [`Self::failed`] before it uses the token.
     pub fn choose(&mut self, logits: &[f32], position: u64, room: &mut Candidates) -> Chosen {
-        Chosen { token: self.choose_token(logits, position, room), logprobs: None }
+        let token = self.choose_token(logits, position, room);
+        let logprobs = self.logprobs;
+        let data = &mut room.array.data;
+        Chosen { token, logprobs: logprobs.map(|top| logprobs::logprobs(logits, token, top, data)) }
     }
 
     fn choose_token(&mut self, logits: &[f32], position: u64, room: &mut Candidates) -> TokenId {
-        if self.greedy && self.repeat.is_none() && self.presence.is_none() {
-            return draw::likeliest(logits.iter().copied()).map_or(0, to_token);
+        let Candidates { array, adjusted } = room;
+        let logits = if self.adjustments.is_none() {
+            logits
+        } else {
+            adjusted.clear();
+            adjusted.extend_from_slice(logits);
+            self.adjustments.apply(adjusted, array);
+            adjusted
+        };
+        if self.temperature <= 0.0 {
+            return self.likeliest(logits);
         }
-        room.fill(logits);
-        let candidates = &mut room.0;
-        for penalty in self.repeat.iter_mut().chain(&mut self.presence) {
-            candidates.apply_sampler(penalty);
+        let fallback = self.narrow(logits, position, array);
+        let uniform = draw::uniform(self.seed, position, Purpose::Token);
+        let drawn = draw::weighted(&mut array.data, self.temperature, uniform);
+        drawn.map_or(fallback, |index| array.data[index].id().0)
+    }
+
+    /// The likeliest token that the grammar allows.
+    ///
+    /// The grammar is asked about the likeliest of all first, which is much less work than to find
+    /// out all that it allows and cannot give another token.
+    fn likeliest(&mut self, logits: &[f32]) -> TokenId {
+        let likeliest = select::likeliest(logits).unwrap_or(0);
+        let Some(constraint) = &mut self.constraint else { return likeliest };
+        if constraint.allows(likeliest) {
+            return likeliest;
         }
-        if self.greedy {
-            let at = draw::likeliest(candidates.data.iter().map(LlamaTokenData::logit));
-            return at.map_or(0, |at| candidates.data[at].id().0);
+        constraint.likeliest(logits).unwrap_or(likeliest)
+    }
+
+    /// Fills in the candidates that bias, grammar and filters leave; gives the token to take where
+    /// that is none, because no logit is a number.
+    ///
+    /// The grammar's whole mask is needed even when the likeliest tokens are allowed: to draw first
+    /// and to draw again among the allowed when the grammar refuses would change the distribution.
+    fn narrow(
+        &mut self,
+        logits: &[f32],
+        position: u64,
+        candidates: &mut LlamaTokenDataArray,
+    ) -> TokenId {
+        let mask = self.constraint.as_mut().and_then(Constraint::mask);
+        let mut fallback = 0;
+        let k = self.top_k.unwrap_or(usize::MAX);
+        let mut top = Top::new(k.min(logits.len()), &mut candidates.data);
+        match mask {
+            None => top.offer_all(logits),
+            Some(mask) => {
+                fallback = mask.first_bit_set().and_then(|t| t.try_into().ok()).unwrap_or(0);
+                mask.iter_set_entries(|token| {
+                    if let Some(logit) = logits.get(token) {
+                        top.offer(token, *logit);
+                    }
+                });
+            }
         }
-        candidates.apply_sampler(&mut self.filters);
-        let logits = || candidates.data.iter().map(LlamaTokenData::logit);
-        let at = draw::weighted(logits, draw::uniform(self.seed, position));
-        at.map_or(0, |at| candidates.data[at].id().0)
-    }
-}
-
-fn to_token(index: usize) -> TokenId {
-    TokenId::try_from(index).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sampler(sampling: &Sampling) -> TokenSampler {
-        TokenSampler::new(sampling, 7, 4, 64)
-    }
-
-    #[test]
-    fn temperature_zero_takes_the_likeliest_token() {
-        let mut greedy = sampler(&Sampling { temperature: Some(0.0), ..Sampling::default() });
-        let mut room = Candidates::default();
-        assert_eq!(greedy.choose(&[0.0, 3.0, 1.0, 2.0], 0, &mut room).token, 1);
-    }
-
-    #[test]
-    fn the_same_seed_and_position_give_the_same_token() {
-        let logits = [0.0, 0.1, 0.2, 0.3];
-        let mut room = Candidates::default();
-        let mut draw =
-            |position| sampler(&Sampling::default()).choose(&logits, position, &mut room).token;
-        let first: Vec<_> = (0..50).map(&mut draw).collect();
-        let again: Vec<_> = (0..50).map(&mut draw).collect();
-        assert_eq!(first, again);
-        assert!(first.iter().any(|token| *token != first[0]), "{first:?}");
-    }
-
-    #[test]
-    fn top_k_one_leaves_no_choice() {
-        let mut one = sampler(&Sampling { top_k: Some(1), ..Sampling::default() });
-        let mut room = Candidates::default();
-        for position in 0..50 {
-            assert_eq!(one.choose(&[0.0, 0.3, 0.2, 0.1], position, &mut room).token, 1);
+        candidates.sorted = self.top_k.is_some();
+        candidates.selected = None;
+        if candidates.sorted {
+            top.finish();
         }
-    }
-
-    #[test]
-    fn a_frequency_penalty_pushes_a_repeated_token_away() {
-        let mut penal = sampler(&Sampling {
-            temperature: Some(0.0),
-            frequency_penalty: Some(2.0),
-            ..Sampling::default()
-        });
-        let mut room = Candidates::default();
-        assert_eq!(penal.choose(&[1.0, 0.0, 0.0, 0.0], 0, &mut room).token, 0);
-        penal.see_answer(0);
-        assert_eq!(penal.choose(&[1.0, 0.5, 0.0, 0.0], 1, &mut room).token, 1);
-    }
-
-    #[test]
-    fn a_prompt_counts_for_repetition_but_not_for_presence() {
-        let base = Sampling { temperature: Some(0.0), ..Sampling::default() };
-        let mut room = Candidates::default();
-        let mut repeat = sampler(&Sampling { repeat_penalty: Some(4.0), ..base.clone() });
-        repeat.see_prompt(&[0]);
-        assert_eq!(repeat.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room).token, 1);
-        let mut presence = sampler(&Sampling { presence_penalty: Some(2.0), ..base });
-        presence.see_prompt(&[0]);
-        assert_eq!(presence.choose(&[1.0, 0.5, 0.0, 0.0], 0, &mut room).token, 0);
+        // llama.cpp's filters abort the process where there is no candidate.
+        if candidates.data.is_empty() {
+            return fallback;
+        }
+        if let Some(typical_p) = &mut self.typical_p {
+            let logits = candidates.data.iter().map(LlamaTokenData::logit);
+            let lowest = logits.fold(f32::NEG_INFINITY, f32::max) - TYPICAL_REACH;
+            candidates.data.retain(|candidate| candidate.logit() >= lowest);
+            candidates.apply_sampler(typical_p);
+        }
+        if let Some(nucleus) = &mut self.nucleus {
+            candidates.apply_sampler(nucleus);
+        }
+        if let Some(xtc) = self.xtc {
+            xtc.apply(candidates, draw::uniform(self.seed, position, Purpose::Xtc));
+        }
+        fallback
     }
 }

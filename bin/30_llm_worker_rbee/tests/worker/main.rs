@@ -9,6 +9,7 @@
 mod arithmetic;
 mod bare_loop;
 mod determinism;
+mod formats;
 mod installed;
 mod real_model;
 mod reuse;

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use worker_contract::{DeviceId, TokenId};
 
 use super::devices::{NoSuchDevice, placement};
 use super::inspect::{InspectError, inspect};
 use super::runtime::Runtime;
+use crate::sampling::Dry;
+use crate::sampling::constraint::TokenEnvironment;
 
 /// What is to be loaded, and where to.
 #[derive(Debug, Clone)]
@@ -144,6 +147,30 @@ impl Model {
     #[must_use]
     pub fn eos_text(&self) -> String {
         self.special_text(self.llama.vocab().eos()).unwrap_or_default()
+    }
+
+    /// The vocabulary as grammars see it; `None` where no token ends a text. It walks the whole
+    /// vocabulary: some hundred milliseconds where that is large.
+    #[must_use]
+    pub fn token_environment(&self) -> Option<TokenEnvironment> {
+        let vocab = self.llama.vocab();
+        let has_end = vocab.eot().0 >= 0 || vocab.eos().0 >= 0;
+        has_end.then(|| LlamaSampler::llguidance_tok_env(&self.llama))
+    }
+
+    /// llama.cpp's DRY sampler. It walks the whole vocabulary for each sequence breaker.
+    #[must_use]
+    pub fn dry_sampler(&self, dry: &Dry) -> LlamaSampler {
+        let int = |number| i32::try_from(number).unwrap_or(i32::MAX);
+        LlamaSampler::dry(
+            &self.llama,
+            dry.multiplier,
+            dry.base,
+            int(dry.allowed_length),
+            int(dry.last_n),
+            // The binding panics at a zero byte; requests that have one are refused before.
+            dry.sequence_breakers.iter().filter(|text| !text.contains('\0')),
+        )
     }
 
     fn special_text(&self, token: LlamaToken) -> Option<String> {
