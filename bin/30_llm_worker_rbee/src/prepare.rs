@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use worker_contract::{
-    InferenceRequest, ModelAlias, OutputFormat, Prompt, Sampling, Task, TokenId,
+    InferenceRequest, ModelAlias, OutputFormat, Prompt, Sampling, Task, TokenId, ToolChoice,
 };
 
 use crate::batch::{Answer, Choice, Ends, Prepared};
@@ -12,7 +12,7 @@ use crate::sampling::constraint::{
     Constraint, ConstraintFactory, InvalidFormat, LazyConstraintFactory, NoVocabulary,
 };
 use crate::sampling::{Dry, InvalidSampling, TokenSampler, check, choice_seed};
-use crate::text::{ChatTemplate, OutputReader, TemplateError};
+use crate::text::{ChatError, ChatTemplate, ChatTurn, OutputReader};
 
 /// The most answers that are made of one prompt.
 const MAX_CHOICES: u32 = 16;
@@ -57,6 +57,11 @@ pub enum PrepareError {
     /// The model cannot be held to a format.
     #[error(transparent)]
     NoVocabulary(#[from] NoVocabulary),
+    /// The answer cannot be both.
+    #[error(
+        "an answer that must call a function has no text of a format; leave out one of the two, or let the model choose"
+    )]
+    FormatAndCall,
     /// There is nothing to answer.
     #[error("{0} is empty")]
     Empty(&'static str),
@@ -69,9 +74,14 @@ pub enum PrepareError {
     /// The model cannot do this at all.
     #[error("{0} cannot do what this request asks for")]
     NotServed(ModelAlias),
-    /// The template refuses the messages.
+    /// The conversation cannot be answered.
     #[error(transparent)]
-    Template(#[from] TemplateError),
+    Chat(#[from] ChatError),
+    /// The model cannot fill in the middle.
+    #[error(
+        "{0} has no infill tokens, so it cannot fill in the middle; models made for code completion can"
+    )]
+    NoInfillTokens(ModelAlias),
     /// A token is not in the vocabulary.
     #[error("token {token} is not in the vocabulary: it has the tokens 0 to {last}")]
     UnknownToken {
@@ -108,7 +118,8 @@ impl Preparer<'_> {
             return Err(PrepareError::NotDeterministic);
         }
         check(&request.sampling, self.model.vocabulary_size())?;
-        let prompt = self.tokens(request.task)?;
+        let is_formatted = !request.format.is_text();
+        let Input { tokens: prompt, turn } = self.input(request.task, is_formatted)?;
         self.check_tokens(&prompt)?;
         self.check_tokens(&request.resume)?;
         if prompt.len() + request.resume.len() >= self.context_length as usize {
@@ -117,21 +128,27 @@ impl Preparer<'_> {
                 context_length: self.context_length,
             });
         }
+        let reader = |choice| match &turn {
+            Some(turn) => turn.reader(&request.request_id, choice),
+            None => OutputReader::plain(),
+        };
         let seed = request.sampling.seed.unwrap_or_else(random_seed);
         let deadline = request.deadline_ms.map(Duration::from_millis);
-        let constraint = self.constraint(&request.format)?;
+        let calls = turn.as_ref().and_then(|turn| turn.grammar.as_deref());
+        let constraint = self.constraint(&request.format, calls)?;
         let sampler = self.sampler(&request.sampling, constraint, seed, &prompt);
         // Only one answer can be resumed.
         let choice = |index| Choice {
             index,
             resume: request.resume.clone(),
             sampler: sampler.for_choice(choice_seed(seed, index)),
-            output: OutputReader::plain(),
+            output: reader(index),
         };
         let indices = request.first_choice..request.first_choice + request.n;
+        let choices = indices.map(choice).collect();
         Ok(Prepared {
             request_id: request.request_id,
-            choices: indices.map(choice).collect(),
+            choices,
             ends: Ends {
                 max_tokens: request.sampling.max_tokens,
                 stop: request.sampling.stop,
@@ -145,23 +162,31 @@ impl Preparer<'_> {
         })
     }
 
-    fn tokens(&self, task: Task) -> Result<Vec<TokenId>, PrepareError> {
-        let tokens = match task {
+    fn input(&self, task: Task, is_formatted: bool) -> Result<Input, PrepareError> {
+        let plain = |tokens| Input { tokens, turn: None };
+        let input = match task {
             Task::Chat(chat) if chat.messages.is_empty() => {
                 return Err(PrepareError::Empty("messages"));
             }
             Task::Chat(chat) => {
                 let template =
                     self.template.ok_or_else(|| PrepareError::NoTemplate(self.name.clone()))?;
-                self.model.tokenize(&template.render(&chat.messages)?, true)
+                let turn = ChatTurn::new(template, &chat, is_formatted)?;
+                Input { tokens: self.model.tokenize(&turn.prompt, true), turn: Some(turn) }
             }
-            Task::Completion { prompt: Prompt::Text(text) } => self.model.tokenize(&text, false),
-            Task::Completion { prompt: Prompt::Tokens(tokens) } => tokens,
-            Task::Infill { .. } | Task::Embed { .. } | Task::Rerank { .. } => {
+            Task::Completion { prompt: Prompt::Text(text) } => {
+                plain(self.model.tokenize(&text, false))
+            }
+            Task::Completion { prompt: Prompt::Tokens(tokens) } => plain(tokens),
+            Task::Infill { prefix, suffix } => {
+                let tokens = self.model.tokenize_infill(&prefix, &suffix);
+                plain(tokens.ok_or_else(|| PrepareError::NoInfillTokens(self.name.clone()))?)
+            }
+            Task::Embed { .. } | Task::Rerank { .. } => {
                 return Err(PrepareError::NotServed(self.name.clone()));
             }
         };
-        if tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(tokens) }
+        if input.tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(input) }
     }
 
     /// What makes grammars for the model's vocabulary; the first call takes a while.
@@ -169,11 +194,18 @@ impl Preparer<'_> {
         self.constraints.get(|| self.model.token_environment())
     }
 
-    fn constraint(&self, format: &OutputFormat) -> Result<Option<Constraint>, PrepareError> {
-        if format.is_text() {
-            return Ok(None);
+    /// What holds the answer to its format, or to calls in the grammar `calls`.
+    fn constraint(
+        &self,
+        format: &OutputFormat,
+        calls: Option<&str>,
+    ) -> Result<Option<Constraint>, PrepareError> {
+        match (format.is_text(), calls) {
+            (true, None) => Ok(None),
+            (false, None) => Ok(self.constraint_factory()?.constraint(format)?),
+            (true, Some(grammar)) => Ok(Some(self.constraint_factory()?.lark(grammar)?)),
+            (false, Some(_)) => Err(PrepareError::FormatAndCall),
         }
-        Ok(self.constraint_factory()?.constraint(format)?)
     }
 
     fn sampler(
@@ -215,7 +247,10 @@ impl Preparer<'_> {
 /// Whether a request takes long to prepare, whatever the length of its prompt.
 #[must_use]
 pub fn is_slow_to_prepare(request: &InferenceRequest) -> bool {
-    !request.format.is_text() || request.sampling.dry_multiplier.is_some_and(|m| m > 0.0)
+    let must_call = matches!(&request.task, Task::Chat(chat)
+        if matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_)));
+    let has_dry = request.sampling.dry_multiplier.is_some_and(|m| m > 0.0);
+    must_call || has_dry || !request.format.is_text()
 }
 
 fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {
@@ -229,6 +264,14 @@ fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {
         return Err(InvalidSampling::new("n", request.n, "1 where resume is given"));
     }
     Ok(())
+}
+
+/// What a task is for the engine.
+#[derive(Debug)]
+struct Input {
+    tokens: Vec<TokenId>,
+    /// Where it is a conversation.
+    turn: Option<ChatTurn>,
 }
 
 /// A seed that nobody chose. JSON numbers are exact up to 2^53.

@@ -137,7 +137,11 @@ impl Worker {
         let engine = LlamaEngine::new(&runtime, &model, context)?;
         let limits = engine.limits();
         let template = match model.chat_template() {
-            Some(source) => Some(ChatTemplate::new(source, model.bos_text(), model.eos_text())?),
+            Some(source) => {
+                Some(ChatTemplate::new(&source, model.bos_text(), model.eos_text(), |text| {
+                    model.is_control_token(text)
+                })?)
+            }
             None => None,
         };
         let (scheduler, submitter) = Scheduler::new(

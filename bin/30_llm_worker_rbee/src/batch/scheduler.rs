@@ -200,8 +200,8 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             let Some(slot) = self.slots[index].as_ref().filter(|s| s.sequence.is_none()) else {
                 continue;
             };
-            if slot.may_add() == 0 {
-                self.finish(index, FinishReason::Length, now);
+            if let Some(reason) = slot.ends_at_once() {
+                self.finish(index, reason, now);
                 continue;
             }
             let tokens = slot.reusable();

@@ -64,6 +64,8 @@ pub(super) struct Slot {
     accepted: usize,
     /// When its last token was chosen.
     decoded: Option<Instant>,
+    /// Whether the tokens that the client already has are the whole answer.
+    is_complete: bool,
 }
 
 /// What came of a step for one answer.
@@ -73,8 +75,17 @@ pub(super) struct Outcome {
     pub(super) tokens: usize,
     /// Guesses that were right.
     pub(super) accepted: usize,
-    /// Why the answer ended, if it did.
-    pub(super) ended: Option<FinishReason>,
+    /// How the answer ended, if it did.
+    pub(super) ended: Option<End>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// As it should.
+    Finished(FinishReason),
+    /// By an error: the form that it must have cannot be kept.
+    Failed,
 }
 
 /// The slots of a request, one for each of its answers, which have computed nothing.
@@ -114,10 +125,17 @@ pub(super) fn slots(
             drafted: 0,
             accepted: 0,
             decoded: None,
+            is_complete: false,
         };
         for token in resume {
-            slot.take(token, None, model);
+            let stop = slot.take(token, None, model);
+            let is_end = model.is_end(token) && !slot.reply.ends.ignore_eos;
+            slot.is_complete = stop == StopMatch::Found || is_end;
+            if slot.is_complete {
+                break;
+            }
         }
+        slot.is_complete |= slot.choice.sampler.is_finished();
         slot.delta = slot.empty_delta();
         slot
     });
@@ -137,6 +155,14 @@ impl Slot {
     /// The tokens that can be taken from elsewhere: the last one must be computed, for its logits.
     pub(super) fn reusable(&self) -> &[TokenId] {
         &self.tokens[..self.tokens.len().saturating_sub(1)]
+    }
+
+    /// Why the answer ends before anything is computed for it, if it does.
+    pub(super) fn ends_at_once(&self) -> Option<FinishReason> {
+        if self.is_complete {
+            return Some(self.stop_reason());
+        }
+        (self.may_add() == 0).then_some(FinishReason::Length)
     }
 
     /// The most tokens that the answer may still get.
@@ -201,6 +227,10 @@ impl Slot {
         for (number, logits) in rows.iter().enumerate() {
             let position = self.answer_len() as u64;
             let chosen = self.choice.sampler.choose(logits, position, room);
+            if self.has_failed() {
+                outcome.ended = Some(End::Failed);
+                break;
+            }
             outcome.tokens += 1;
             outcome.ended = self.after(chosen.token, chosen.logprobs, model);
             let guess = self.guess.get(number).filter(|_| number + 1 < rows.len());
@@ -222,7 +252,7 @@ impl Slot {
         self.drafted += guessed;
         self.accepted += outcome.accepted;
         match outcome.ended {
-            Some(reason) => self.end(reason, now),
+            Some(End::Finished(reason)) => self.end(reason, now),
             None if has_content(&self.delta) => self.show(),
             _ => {}
         }
@@ -241,21 +271,37 @@ impl Slot {
         token: TokenId,
         logprobs: Option<TokenLogprobs>,
         model: &impl TextModel,
-    ) -> Option<FinishReason> {
+    ) -> Option<End> {
         if model.is_end(token) && !self.reply.ends.ignore_eos {
             self.tokens.push(token);
             self.release_text();
-            return Some(self.stop_reason());
+            return Some(End::Finished(self.stop_reason()));
         }
         if self.take(token, logprobs, model) == StopMatch::Found {
             self.choice.output.finish(&mut self.delta);
-            return Some(self.stop_reason());
+            return Some(End::Finished(self.stop_reason()));
+        }
+        if self.has_failed() {
+            return Some(End::Failed);
+        }
+        if self.choice.sampler.is_finished() {
+            self.release_text();
+            return Some(End::Finished(self.stop_reason()));
         }
         if self.may_add() == 0 {
             self.release_text();
-            return Some(FinishReason::Length);
+            return Some(End::Finished(FinishReason::Length));
         }
         None
+    }
+
+    /// Ends the request by an error if the answer cannot have the form that it must have.
+    fn has_failed(&self) -> bool {
+        let failure = self.choice.sampler.failed();
+        if let Some(reason) = failure {
+            self.reply.fail("format_failed", reason.to_owned());
+        }
+        failure.is_some()
     }
 
     /// Takes a token into the answer.

@@ -15,6 +15,7 @@ use worker_contract::{InferenceEvent, InferenceRequest, WorkerState};
 
 use crate::batch::{EventReceiver, SubmitError, answer_channel};
 use crate::prepare::{PrepareError, is_slow_to_prepare};
+use crate::text::ChatError;
 use crate::worker::Worker;
 
 /// How many events go into one piece of the body when the reader is behind.
@@ -121,14 +122,23 @@ fn refused(error: &PrepareError) -> ApiError {
         PrepareError::NoTemplate(_) => {
             ApiError::bad_request("no_chat_template", message).param("messages")
         }
+        PrepareError::FormatAndCall => {
+            ApiError::bad_request("invalid_format", message).param("tool_choice")
+        }
         PrepareError::NotDeterministic => {
             ApiError::bad_request("not_deterministic", message).param("deterministic")
         }
         PrepareError::NotServed(_) => {
             ApiError::bad_request("unsupported_task", message).param("task")
         }
-        PrepareError::Template(_) => {
+        PrepareError::Chat(ChatError::Invalid(invalid)) => {
+            ApiError::bad_request("invalid_value", message).param(invalid.param.clone())
+        }
+        PrepareError::Chat(ChatError::Template(_)) => {
             ApiError::bad_request("chat_template_error", message).param("messages")
+        }
+        PrepareError::NoInfillTokens(_) => {
+            ApiError::bad_request("no_infill_tokens", message).param("task")
         }
         PrepareError::UnknownToken { .. } => {
             ApiError::bad_request("invalid_token", message).param("prompt")

@@ -52,7 +52,7 @@ pub struct TokenSampler {
     nucleus: Option<LlamaSampler>,
     xtc: Option<Xtc>,
     adjustments: Adjustments,
-    constraint: Option<Constraint>,
+    constraint: Option<Box<Constraint>>,
     /// How many of the likeliest tokens are told with each.
     logprobs: Option<usize>,
 }
@@ -125,7 +125,7 @@ impl TokenSampler {
     /// Held to a grammar, from the first token of the answer on.
     #[must_use]
     pub fn with_constraint(mut self, constraint: Constraint) -> Self {
-        self.constraint = Some(constraint);
+        self.constraint = Some(Box::new(constraint));
         self
     }
 
@@ -140,7 +140,7 @@ impl TokenSampler {
             nucleus: self.nucleus.clone(),
             xtc: self.xtc,
             adjustments: self.adjustments.clone(),
-            constraint: self.constraint.as_ref().map(Constraint::fork),
+            constraint: self.constraint.as_ref().map(|constraint| Box::new(constraint.fork())),
             logprobs: self.logprobs,
         }
     }
@@ -163,7 +163,7 @@ impl TokenSampler {
     /// Whether a grammar allows nothing more: the answer is complete, without an end token.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.constraint.as_ref().is_some_and(Constraint::is_finished)
+        self.constraint.as_ref().is_some_and(|constraint| constraint.is_finished())
     }
 
     /// Why a grammar cannot be followed any further. The answer must end by this error: tokens that
@@ -226,7 +226,7 @@ impl TokenSampler {
         position: u64,
         candidates: &mut LlamaTokenDataArray,
     ) -> TokenId {
-        let mask = self.constraint.as_mut().and_then(Constraint::mask);
+        let mask = self.constraint.as_mut().and_then(|constraint| constraint.mask());
         let mut fallback = 0;
         let k = self.top_k.unwrap_or(usize::MAX);
         let mut top = Top::new(k.min(logits.len()), &mut candidates.data);

@@ -160,7 +160,9 @@ fn llama_chain(sampling: &Sampling, vocabulary: usize, answer: &[TokenId]) -> Ll
         sampling.frequency_penalty.unwrap_or(0.0),
         sampling.presence_penalty.unwrap_or(0.0),
     );
-    answer.iter().for_each(|token| penalties.accept(LlamaToken(*token)));
+    for token in answer {
+        penalties.accept(LlamaToken(*token));
+    }
     let biases: Vec<_> = sampling
         .logit_bias
         .iter()
@@ -210,7 +212,9 @@ proptest! {
         answer in prop::collection::vec(0_i32..300, 0..30),
     ) {
         let mut ours = TokenSampler::new(&sampling, 1, 300, 64);
-        answer.iter().for_each(|token| ours.see_answer(*token));
+        for token in &answer {
+            ours.see_answer(*token);
+        }
         let mut room = Candidates::default();
         ours.choose(&logits, 0, &mut room);
         let mut chain = llama_chain(&sampling, 300, &answer);
@@ -240,7 +244,9 @@ proptest! {
         let mut run = |known: &[TokenId], to: usize| {
             let mut sampler = TokenSampler::new(&sampling, 9, 300, 64);
             sampler.see_prompt(&[1, 2, 3]);
-            known.iter().for_each(|token| sampler.see_answer(*token));
+            for token in known {
+                sampler.see_answer(*token);
+            }
             let mut answer = known.to_vec();
             for position in known.len()..to {
                 let token = sampler.choose(&logits(position), position as u64, &mut room).token;
@@ -255,7 +261,10 @@ proptest! {
 }
 
 /// The end token of the vocabulary of single bytes.
-const END: usize = 261;
+const END: TokenId = 261;
+
+/// How many tokens it has.
+const BYTES: usize = 262;
 
 /// Logits that follow from nothing but the position: a model that has no idea of JSON.
 fn noise(position: usize, vocabulary: usize) -> Vec<f32> {
@@ -270,13 +279,15 @@ fn noise(position: usize, vocabulary: usize) -> Vec<f32> {
 fn run(mut sampler: TokenSampler, known: &[TokenId]) -> Vec<TokenId> {
     let mut room = Candidates::default();
     let mut answer = known.to_vec();
-    known.iter().for_each(|token| sampler.see_answer(*token));
+    for token in known {
+        sampler.see_answer(*token);
+    }
     while !sampler.is_finished() {
         assert!(answer.len() < 2000, "the answer does not end");
         let position = answer.len();
-        let token = sampler.choose(&noise(position, END + 1), position as u64, &mut room).token;
+        let token = sampler.choose(&noise(position, BYTES), position as u64, &mut room).token;
         assert_eq!(sampler.failed(), None);
-        if token == END as TokenId {
+        if token == END {
             break;
         }
         sampler.see_answer(token);
@@ -342,10 +353,10 @@ fn greedy_with_a_grammar_takes_the_likeliest_of_all_that_it_allows() {
     let mut follower = constraint.fork();
     let mut room = Candidates::default();
     for position in 0..60 {
-        let logits = noise(position, END + 1);
+        let logits = noise(position, BYTES);
         let chosen = sampler.choose(&logits, 0, &mut room).token;
         assert_eq!(Some(chosen), follower.likeliest(&logits), "at {position}");
-        if chosen == END as TokenId {
+        if chosen == END {
             break;
         }
         sampler.see_answer(chosen);

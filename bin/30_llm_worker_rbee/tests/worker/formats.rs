@@ -24,7 +24,8 @@ struct Noise(HashMap<usize, Vec<f32>>);
 impl Noise {
     fn at(&mut self, position: usize, vocabulary: u32) -> &[f32] {
         self.0.entry(position).or_insert_with(|| {
-            let mix = |token: u32| (token ^ (position as u32) << 20).wrapping_mul(0x9E37_79B9);
+            let key = u32::try_from(position).unwrap() << 20;
+            let mix = |token: u32| (token ^ key).wrapping_mul(0x9E37_79B9);
             let number = |token: u32| (mix(mix(token) >> 3) >> 8) as f32 / (1 << 24) as f32;
             (0..vocabulary).map(|token| number(token) * 20.0 - 10.0).collect()
         })
@@ -43,7 +44,9 @@ fn run(
     let mut sampler = TokenSampler::new(sampling, 11, size, 2048).with_constraint(constraint);
     let mut room = Candidates::default();
     let mut answer = known.to_vec();
-    known.iter().for_each(|token| sampler.see_answer(*token));
+    for token in known {
+        sampler.see_answer(*token);
+    }
     while !sampler.is_finished() {
         assert!(answer.len() < 1000, "the answer does not end");
         let logits = noise.at(answer.len(), size);
@@ -61,7 +64,7 @@ fn run(
 fn written(model: &Model, tokens: &[TokenId]) -> String {
     let pieces = tokens.iter().flat_map(|token| {
         let mut piece = Vec::new();
-        model.append_piece(*token, &mut piece);
+        model.append_piece(*token, false, &mut piece);
         piece
     });
     String::from_utf8(pieces.collect()).unwrap()
@@ -103,7 +106,7 @@ fn dry_punishes_what_would_go_on_with_a_repetition_but_not_across_a_breaker() {
     let delta = model.tokenize("gamma delta", false)[model.tokenize("gamma", false).len()];
     let mut logits = vec![0.0; model.vocabulary_size() as usize];
     logits[usize::try_from(delta).unwrap()] = 0.5;
-    let mut choice = |breakers: &[&str]| {
+    let choice = |breakers: &[&str]| {
         let sampling = Sampling {
             temperature: Some(0.0),
             dry_multiplier: Some(1.0),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{WorkerProcess, block_on, client, events, tokens};
+use crate::support::{WorkerProcess, block_on, client, events, text, tokens};
 
 fn ask(prompt: &str, sampling: Value) -> Value {
     json!({"task": {"type": "completion", "prompt": prompt}, "sampling": sampling})
@@ -64,6 +64,25 @@ fn requests_at_once_share_the_beginning_of_their_prompts() {
     })));
     let shared = bodies.iter().filter(|body| cached(&events(body)) > 200).count();
     assert_eq!(shared, 3, "all but the first one");
+}
+
+#[test]
+fn several_answers_are_told_apart_and_counted_together() {
+    let worker = WorkerProcess::ready(&["--slots", "3"]);
+    let mut request = ask("My favourite", json!({"seed": 3, "max_tokens": 12, "ignore_eos": true}));
+    request["n"] = json!(3);
+    let all = worker.events(&request);
+    let of = |index: u64| -> Vec<Value> {
+        let index_of = |event: &Value| event["index"].as_u64().unwrap_or(0);
+        all.iter().filter(|e| e["type"] == "delta" && index_of(e) == index).cloned().collect()
+    };
+    for index in 0..3 {
+        assert_eq!(tokens(&of(index)).len(), 12, "answer {index}");
+        let ends = |e: &&Value| e["type"] == "choice_done" && e["index"] == index;
+        assert_eq!(all.iter().filter(ends).count(), 1, "answer {index}");
+    }
+    assert!(text(&of(0)) != text(&of(1)) || text(&of(1)) != text(&of(2)), "all are the same");
+    assert_eq!(all.last().unwrap()["usage"]["completion_tokens"], 36);
 }
 
 #[test]

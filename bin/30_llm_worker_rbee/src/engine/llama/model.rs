@@ -119,6 +119,34 @@ impl Model {
         tokens.into_iter().map(|token| token.0).collect()
     }
 
+    /// The tokens of a text that is to be filled in between two others, in the order prefix, suffix,
+    /// middle, as llama-server's `/infill` has them; `None` where the model has no tokens for it.
+    #[must_use]
+    pub fn tokenize_infill(&self, prefix: &str, suffix: &str) -> Option<Vec<TokenId>> {
+        let vocab = self.llama.vocab();
+        let [pre, suf, mid] = [vocab.fim_pre(), vocab.fim_suf(), vocab.fim_mid()];
+        if [pre, suf, mid].iter().any(|token| token.0 < 0) {
+            return None;
+        }
+        let bos = Some(vocab.bos()).filter(|bos| vocab.should_add_bos() && bos.0 >= 0);
+        let mut tokens: Vec<_> = bos.into_iter().chain([pre]).collect();
+        tokens.extend(vocab.tokenize(prefix.as_bytes(), false, false));
+        tokens.push(suf);
+        tokens.extend(vocab.tokenize(suffix.as_bytes(), false, false));
+        tokens.push(mid);
+        Some(tokens.into_iter().map(|token| token.0).collect())
+    }
+
+    /// Whether a text is one control token.
+    #[must_use]
+    pub fn is_control_token(&self, text: &str) -> bool {
+        let vocab = self.llama.vocab();
+        match vocab.tokenize(text.as_bytes(), false, true).as_slice() {
+            [token] => vocab.is_control(*token),
+            _ => false,
+        }
+    }
+
     /// Appends a token's bytes. Control tokens have some only where `with_control` is set.
     pub fn append_piece(&self, token: TokenId, with_control: bool, bytes: &mut Vec<u8>) {
         // The binding overwrites from the start of the spare room, so a second buffer is not needed.

@@ -106,9 +106,13 @@ impl Constraint {
         }
         match self.matcher.compute_mask_or_eos() {
             Ok(mut mask) => {
-                self.unwanted_ends.iter().for_each(|end| mask.disallow_token(*end));
+                for end in &self.unwanted_ends {
+                    mask.disallow_token(*end);
+                }
                 if mask.is_zero() {
-                    self.unwanted_ends.iter().for_each(|end| mask.allow_token(*end));
+                    for end in &self.unwanted_ends {
+                        mask.allow_token(*end);
+                    }
                 }
                 Some(mask)
             }
