@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    compile_memory_breakdown();
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").unwrap());
     // OUT_DIR is <target>/<profile>/build/<package>-<hash>/out
     let profile_dir = out_dir.ancestors().nth(3).unwrap();
@@ -52,6 +53,25 @@ fn main() {
         println!("cargo:rustc-link-arg=-Wl,-rpath,@executable_path/../lib/rbee-engine");
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", engine_dir.display());
     }
+}
+
+/// Compiles the one file of C++, with the header of llama.cpp that is not installed: the sources
+/// that `llama-cpp-sys-2` was built from are named in its CMake cache.
+fn compile_memory_breakdown() {
+    const FILE: &str = "src/engine/llama/memory_breakdown.cpp";
+    println!("cargo:rerun-if-changed={FILE}");
+    let built = PathBuf::from(std::env::var_os("DEP_LLAMA_ROOT").unwrap());
+    let cache = fs::read_to_string(built.join("build/CMakeCache.txt")).unwrap();
+    let home = cache.lines().find_map(|l| l.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="));
+    let sources = PathBuf::from(home.expect("a CMake cache names its sources"));
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .file(FILE)
+        .include(sources.join("src"))
+        .include(sources.join("include"))
+        .include(sources.join("ggml/include"))
+        .compile("rbee_memory_breakdown");
 }
 
 /// Removes the links to shared libraries that `llama-cpp-sys-2` leaves in the target folder.

@@ -4,6 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use llm_worker_rbee::engine::llama::{
+    AdapterSettings, CacheType, FlashAttention, GpuLayers, SplitMode,
+};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 /// Loads one GGUF model with llama.cpp and streams tokens over HTTP.
@@ -80,9 +83,32 @@ pub(crate) struct Serve {
     /// The hive that starts it.
     #[arg(long, default_value = "localhost", value_name = "ALIAS")]
     pub(crate) hive_id: HiveAlias,
-    /// The device that holds the model: CPU-0, GPU-0, …
-    #[arg(long, default_value = "CPU-0")]
-    pub(crate) device: DeviceId,
+    /// What holds the model: CPU-0, a GPU, or several GPUs that share it: GPU-0,GPU-1.
+    #[arg(long, default_value = "CPU-0", value_name = "DEVICE,…", value_delimiter = ',')]
+    pub(crate) device: Vec<DeviceId>,
+    /// How many layers GPUs hold: a number, all, or auto for what fits into their free memory. The
+    /// processor holds the rest; by default there is none.
+    #[arg(long, value_name = "auto|all|N", alias = "gpu-layers")]
+    pub(crate) n_gpu_layers: Option<GpuLayers>,
+    /// How several GPUs share the model: layer (each has layers), row (each has rows of every
+    /// matrix; CUDA and ROCm), none (one GPU).
+    #[arg(long, default_value = "layer", value_name = "layer|row|none")]
+    pub(crate) split_mode: SplitMode,
+    /// Each GPU's share, in the order of --device; by default its part of the free memory.
+    #[arg(long, value_name = "3,1", value_delimiter = ',', allow_negative_numbers = true)]
+    pub(crate) tensor_split: Vec<f32>,
+    /// The type of cached keys: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    pub(crate) cache_type_k: CacheType,
+    /// The type of cached values; the quantised ones need flash attention.
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    pub(crate) cache_type_v: CacheType,
+    /// Attention as one operation, which needs less memory; auto: where the device can do it.
+    #[arg(long, default_value = "auto", value_name = "auto|on|off")]
+    pub(crate) flash_attention: FlashAttention,
+    /// A LoRA adapter (GGUF) for the model, at a scale, 1 by default. May be given several times.
+    #[arg(long, value_name = "FILE[:SCALE]")]
+    pub(crate) lora: Vec<AdapterSettings>,
     /// How many requests run at once.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) slots: u32,

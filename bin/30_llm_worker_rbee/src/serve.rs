@@ -8,6 +8,7 @@ use std::time::Duration;
 use access_tokens::{Authenticator, Secret};
 use anyhow::Context as _;
 use daemon_http::Edge;
+use llm_worker_rbee::engine::llama::{AttentionSettings, Placement};
 use llm_worker_rbee::heartbeat::{self, HeartbeatSettings};
 use llm_worker_rbee::http::router;
 use llm_worker_rbee::worker::{Identity, LoadSettings, Worker};
@@ -36,6 +37,7 @@ pub(crate) fn run(args: Serve) -> anyhow::Result<()> {
 }
 
 async fn serve(args: Serve) -> anyhow::Result<()> {
+    let settings = load_settings(&args)?;
     let signal = daemon_lifecycle::shutdown_token()?;
     let token = args.token_file.as_deref().map(read_token).transpose()?;
     let bind = SocketAddr::new(args.bind, args.port);
@@ -44,7 +46,7 @@ async fn serve(args: Serve) -> anyhow::Result<()> {
     let identity = identity(&args, address)?;
     tracing::info!(%address, worker_id = %identity.worker_id, model = %identity.alias, "listening");
 
-    let worker = Worker::new(identity, load_settings(&args));
+    let worker = Worker::new(identity, settings);
     let engine_ended = CancellationToken::new();
     let engine = worker.start_engine({
         let ended = engine_ended.clone();
@@ -120,10 +122,25 @@ fn alias_of(file: &Path) -> anyhow::Result<ModelAlias> {
     })
 }
 
-fn load_settings(args: &Serve) -> LoadSettings {
-    LoadSettings {
+fn load_settings(args: &Serve) -> anyhow::Result<LoadSettings> {
+    let placement = Placement {
+        devices: args.device.clone(),
+        gpu_layers: args.n_gpu_layers,
+        split_mode: args.split_mode,
+        tensor_split: args.tensor_split.clone(),
+    };
+    placement.check()?;
+    let attention = AttentionSettings {
+        cache_type_k: args.cache_type_k,
+        cache_type_v: args.cache_type_v,
+        flash_attention: args.flash_attention,
+    };
+    attention.check()?;
+    Ok(LoadSettings {
         file: args.model.clone(),
-        device: args.device,
+        placement,
+        adapters: args.lora.clone(),
+        attention,
         slots: args.slots,
         ctx_size: args.ctx_size,
         threads: args.threads,
@@ -131,7 +148,7 @@ fn load_settings(args: &Serve) -> LoadSettings {
         batch_invariant: args.batch_invariant,
         prompt_cache_mib: args.prompt_cache_mib,
         drafts: args.draft == Draft::Ngram,
-    }
+    })
 }
 
 fn read_token(file: &Path) -> anyhow::Result<Secret> {

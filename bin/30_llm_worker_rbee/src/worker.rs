@@ -7,13 +7,14 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 use worker_contract::{
-    DeviceId, HealthReport, HiveAlias, KvCacheUse, ModelAlias, ModelInUse, Sha256Digest, Slots,
+    HealthReport, HiveAlias, KvCacheUse, ModelAlias, ModelInUse, Sha256Digest, Slots,
     WorkerHeartbeat, WorkerId, WorkerState,
 };
 
 use crate::batch::{Gauges, Scheduler, SchedulerSettings, Submitter};
 use crate::engine::llama::{
-    ContextSettings, LlamaEngine, Model, ModelSettings, Runtime, build_name,
+    AdapterSettings, AttentionSettings, ContextSettings, LlamaEngine, Model, ModelSettings,
+    Placement, Runtime, build_name,
 };
 use crate::engine::{Engine as _, EngineLimits};
 use crate::metrics::Metrics;
@@ -41,8 +42,12 @@ pub struct Identity {
 pub struct LoadSettings {
     /// The GGUF file.
     pub file: PathBuf,
-    /// The device.
-    pub device: DeviceId,
+    /// Where its layers go.
+    pub placement: Placement,
+    /// The LoRA adapters that apply to it.
+    pub adapters: Vec<AdapterSettings>,
+    /// How attention is computed, and what the KV cache is made of.
+    pub attention: AttentionSettings,
     /// How many requests run at once.
     pub slots: u32,
     /// KV cache size in tokens, for all slots together.
@@ -117,24 +122,23 @@ impl Worker {
         let runtime = Runtime::init()?;
         let settings = &self.settings;
         let state = self.state.clone();
-        let model = Model::load(
-            &runtime,
-            &ModelSettings { file: settings.file.clone(), device: settings.device },
-            move |progress| {
-                state.send_replace(WorkerState::Loading { progress });
-            },
-        )?;
-        let model = Arc::new(model);
         let context = ContextSettings {
             slots: settings.slots,
-            kv_tokens: settings.ctx_size.min(
-                // More than each slot can use would only be lost memory.
-                model.trained_context().saturating_mul(settings.slots),
-            ),
+            kv_tokens: settings.ctx_size,
             threads: settings.threads,
             batch_invariant: settings.batch_invariant,
+            attention: settings.attention,
         };
-        let engine = LlamaEngine::new(&runtime, &model, context)?;
+        let model = ModelSettings {
+            file: settings.file.clone(),
+            placement: settings.placement.clone(),
+            adapters: settings.adapters.clone(),
+        };
+        let model = Model::load(&runtime, &model, &context, move |progress| {
+            state.send_replace(WorkerState::Loading { progress });
+        })?;
+        let model = Arc::new(model);
+        let engine = LlamaEngine::new(&runtime, &model, context.clamped(model.trained_context()))?;
         let limits = engine.limits();
         let template = match model.chat_template() {
             Some(source) => {
@@ -270,7 +274,7 @@ impl Worker {
                 digest: self.identity.digest.clone(),
                 context_length: health.context_length,
             },
-            device: self.settings.device,
+            device: self.settings.placement.main_device(),
             state: health.state,
             slots: health.slots,
             queued: health.queued,

@@ -22,9 +22,15 @@ pub struct WorkerProcess {
 impl WorkerProcess {
     /// Starts `binary` with arguments and waits until it listens.
     pub fn start_binary(binary: &Path, args: &[&str]) -> Self {
+        Self::start_with(binary, args, &[])
+    }
+
+    /// The same with more variables in its environment.
+    pub fn start_with(binary: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(binary)
             .args(["--port", "0"])
             .args(args)
+            .envs(environment.iter().copied())
             .env("RBEE_LOG", "info")
             .stderr(Stdio::piped())
             .stdout(Stdio::null())

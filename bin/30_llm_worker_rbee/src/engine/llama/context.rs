@@ -7,15 +7,20 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_sys_2 as sys;
 
+use super::attention::AttentionSettings;
+use super::engine_log;
+use super::lora;
 use super::model::Model;
 use super::runtime::Runtime;
 use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits, SavedSequence};
 
 /// The most tokens of one step: llama.cpp's default for `--ubatch-size`, so that a step is one
 /// pass over the weights.
-const BATCH_TOKENS: u32 = 512;
+pub(super) const BATCH_TOKENS: u32 = 512;
 
 /// How many computed prompts are kept for reuse beside the running ones, at most.
 const SPARE_SEQUENCES: u32 = 16;
@@ -34,6 +39,64 @@ pub struct ContextSettings {
     pub threads: Option<u32>,
     /// Whether no result may depend on what else is computed.
     pub batch_invariant: bool,
+    /// How attention is computed, and what the KV cache is made of.
+    pub attention: AttentionSettings,
+}
+
+impl ContextSettings {
+    /// The same with no more tokens than all slots can use: more would only be lost memory.
+    #[must_use]
+    pub fn clamped(self, trained_context: u32) -> Self {
+        let most = trained_context.saturating_mul(self.slots);
+        Self { kv_tokens: self.kv_tokens.min(most), ..self }
+    }
+
+    /// What the context is made with.
+    pub(super) fn params(&self, sequences: u32) -> LlamaContextParams {
+        let threads = self.threads.unwrap_or_else(default_threads);
+        let threads = i32::try_from(threads).unwrap_or(i32::MAX);
+        LlamaContextParams::default()
+            .with_n_ctx(NonZeroU32::new(self.kv_tokens))
+            .with_n_batch(BATCH_TOKENS)
+            .with_n_ubatch(BATCH_TOKENS)
+            .with_n_seq_max(sequences)
+            .with_kv_unified(!self.batch_invariant)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_type_k(self.attention.cache_type_k.engine())
+            .with_type_v(self.attention.cache_type_v.engine())
+            .with_flash_attention_policy(self.attention.flash_attention.engine())
+            .with_no_perf(true)
+    }
+
+    /// The parts of [`Self::params`] that memory depends on, as llama.cpp has them.
+    pub(super) fn for_fit(&self) -> sys::llama_context_params {
+        // SAFETY: it takes nothing and gives values.
+        let mut params = unsafe { sys::llama_context_default_params() };
+        params.n_ctx = self.kv_tokens;
+        params.n_batch = BATCH_TOKENS;
+        params.n_ubatch = BATCH_TOKENS;
+        params.n_seq_max = self.sequences(true);
+        params.kv_unified = !self.batch_invariant;
+        params.type_k = self.attention.cache_type_k.engine().into();
+        params.type_v = self.attention.cache_type_v.engine().into();
+        params.flash_attn_type = self.attention.flash_attention.engine();
+        params
+    }
+
+    /// How many sequences the context holds; `has_parts`: whether a sequence can be cut.
+    ///
+    /// Each sequence of a recurrent model costs its state. In a cache of its own, a sequence has
+    /// its cells in the order of its tokens, whatever others do.
+    pub(super) fn sequences(&self, has_parts: bool) -> u32 {
+        let spare = if has_parts && !self.batch_invariant { SPARE_SEQUENCES } else { 0 };
+        self.slots.saturating_add(spare).min(MOST_SEQUENCES)
+    }
+}
+
+/// Whether parts of a sequence can be kept and the rest forgotten.
+pub(super) fn has_parts(llama: &LlamaModel) -> bool {
+    !llama.is_recurrent() && !llama.is_hybrid()
 }
 
 /// A context on a model.
@@ -51,12 +114,11 @@ impl std::fmt::Debug for LlamaEngine<'_> {
 
 /// There is not enough memory for the context, or the model does not allow it.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "llama.cpp cannot make a context of {kv_tokens} tokens for {slots} slots; a smaller --ctx-size needs less memory"
-)]
+#[error("llama.cpp cannot make a context of {kv_tokens} tokens for {slots} slots: {reason}")]
 pub struct ContextError {
     kv_tokens: u32,
     slots: u32,
+    reason: String,
 }
 
 impl<'model> LlamaEngine<'model> {
@@ -66,28 +128,16 @@ impl<'model> LlamaEngine<'model> {
         model: &'model Model,
         settings: ContextSettings,
     ) -> Result<Self, ContextError> {
-        let ContextSettings { slots, kv_tokens, threads, batch_invariant } = settings;
-        let llama = &model.llama;
-        let has_parts = !llama.is_recurrent() && !llama.is_hybrid();
-        // Each sequence of a recurrent model costs its state. In a cache of its own, a sequence has
-        // its cells in the order of its tokens, whatever others do.
-        let spare = if has_parts && !batch_invariant { SPARE_SEQUENCES } else { 0 };
-        let sequences = slots.saturating_add(spare).min(MOST_SEQUENCES);
-        let threads = threads.unwrap_or_else(default_threads);
-        let threads = i32::try_from(threads).unwrap_or(i32::MAX);
-        let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(kv_tokens))
-            .with_n_batch(BATCH_TOKENS)
-            .with_n_ubatch(BATCH_TOKENS)
-            .with_n_seq_max(sequences)
-            .with_kv_unified(!batch_invariant)
-            .with_n_threads(threads)
-            .with_n_threads_batch(threads)
-            .with_no_perf(true);
-        let context = model
+        let ContextSettings { slots, kv_tokens, batch_invariant, .. } = settings;
+        let failed = |reason| ContextError { kv_tokens, slots, reason };
+        let has_parts = has_parts(&model.llama);
+        let sequences = settings.sequences(has_parts);
+        engine_log::forget_errors();
+        let mut context = model
             .llama
-            .new_context(&runtime.backend, params)
-            .map_err(|_| ContextError { kv_tokens, slots })?;
+            .new_context(&runtime.backend, settings.params(sequences))
+            .map_err(|error| failed(engine_log::last_errors().unwrap_or_else(|| error.to_string())))?;
+        lora::set(&mut context, &model.adapters).map_err(|error| failed(error.to_string()))?;
         let kv_tokens = context.n_ctx();
         let longest = if batch_invariant { kv_tokens / slots.max(1) } else { kv_tokens };
         let limits = EngineLimits {

@@ -19,21 +19,24 @@ pub struct NoSuchDevice {
     present: String,
 }
 
-/// The engine's numbers of the devices to offload to: none for the processor.
-pub fn placement(_runtime: &Runtime, wanted: DeviceId) -> Result<Vec<usize>, NoSuchDevice> {
+/// The engine's numbers of the devices to offload to, in the order wanted: none for the processor.
+pub(super) fn gpus(_runtime: &Runtime, wanted: &[DeviceId]) -> Result<Vec<usize>, NoSuchDevice> {
     let all = numbered();
-    match all.iter().find(|(device, _)| device.id == wanted) {
-        Some((device, _)) if device.id.kind == DeviceKind::Cpu => Ok(Vec::new()),
-        Some((_, index)) => Ok(vec![*index]),
-        None => {
+    let mut gpus = Vec::new();
+    for wanted in wanted {
+        let Some((device, index)) = all.iter().find(|(device, _)| device.id == *wanted) else {
             let present: Vec<String> = all.iter().map(|(d, _)| d.id.to_string()).collect();
-            Err(NoSuchDevice { wanted, present: present.join(", ") })
+            return Err(NoSuchDevice { wanted: *wanted, present: present.join(", ") });
+        };
+        if device.id.kind == DeviceKind::Gpu {
+            gpus.push(*index);
         }
     }
+    Ok(gpus)
 }
 
 /// Each device with the engine's number for it.
-fn numbered() -> Vec<(Device, usize)> {
+pub(super) fn numbered() -> Vec<(Device, usize)> {
     let all = list_llama_ggml_backend_devices();
     let is_gpu = |d: &&LlamaBackendDevice| {
         matches!(d.device_type, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu)

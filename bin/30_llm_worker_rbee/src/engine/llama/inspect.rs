@@ -89,7 +89,7 @@ pub fn inspect(file: &Path) -> Result<GgufSummary, InspectError> {
     })
 }
 
-fn check_magic(file: &Path, path: &str) -> Result<(), InspectError> {
+pub(super) fn check_magic(file: &Path, path: &str) -> Result<(), InspectError> {
     use std::io::Read as _;
     let mut magic = [0; 4];
     let mut opened = std::fs::File::open(file)
@@ -101,10 +101,10 @@ fn check_magic(file: &Path, path: &str) -> Result<(), InspectError> {
 }
 
 /// An open header; no tensor is in memory.
-struct Header(NonNull<sys::gguf_context>);
+pub(super) struct Header(NonNull<sys::gguf_context>);
 
 impl Header {
-    fn read(file: &Path) -> Option<Self> {
+    pub(super) fn read(file: &Path) -> Option<Self> {
         let path = CString::new(file.to_str()?).ok()?;
         let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
         // SAFETY: `path` is a C string that outlives the call, and the parameters ask for no tensor
@@ -125,7 +125,21 @@ impl Header {
         (kind == wanted).then_some(index)
     }
 
-    fn text(&self, key: &str) -> Option<String> {
+    /// Whether there is such a key, with whatever value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        // SAFETY: the context is open while `self` lives, and the name is a C string.
+        CString::new(key)
+            .is_ok_and(|name| unsafe { sys::gguf_find_key(self.0.as_ptr(), name.as_ptr()) >= 0 })
+    }
+
+    /// The number of elements of a list.
+    pub(super) fn array_length(&self, key: &str) -> Option<u64> {
+        let index = self.key(key, sys::GGUF_TYPE_ARRAY)?;
+        // SAFETY: the value at `index` is an array.
+        Some(unsafe { sys::gguf_get_arr_n(self.0.as_ptr(), index) } as u64)
+    }
+
+    pub(super) fn text(&self, key: &str) -> Option<String> {
         let index = self.key(key, sys::GGUF_TYPE_STRING)?;
         // SAFETY: the value at `index` is a string, which ggml ends with a NUL and keeps while the
         // context is open.
@@ -133,7 +147,7 @@ impl Header {
         Some(text.to_string_lossy().into_owned())
     }
 
-    fn number(&self, key: &str) -> Option<u32> {
+    pub(super) fn number(&self, key: &str) -> Option<u32> {
         if let Some(index) = self.key(key, sys::GGUF_TYPE_UINT32) {
             // SAFETY: the value at `index` is a uint32.
             return Some(unsafe { sys::gguf_get_val_u32(self.0.as_ptr(), index) });

@@ -1,15 +1,30 @@
 //! llama.cpp, by the crate `llama-cpp-2`.
 
+mod attention;
 mod context;
 mod devices;
+mod engine_log;
+mod host_memory;
 mod inspect;
 mod libraries;
+mod lora;
+mod memory_check;
+mod memory_estimate;
+mod memory_need;
 mod model;
+mod model_params;
+mod placement;
+mod raw;
 mod runtime;
 
+pub use attention::{AttentionSettings, CacheType, FlashAttention, NeedsFlashAttention};
 pub use context::{ContextSettings, LlamaEngine, default_threads};
-pub use devices::{devices, placement};
+pub use devices::devices;
 pub use inspect::{InspectError, inspect};
 pub use libraries::{LibraryError, engine_folder};
+pub use lora::{AdapterError, AdapterSettings};
+pub use memory_need::NotEnoughMemory;
 pub use model::{LoadError, Model, ModelSettings};
+pub use model_params::NoFit;
+pub use placement::{GpuLayers, Placement, PlacementError, SplitMode};
 pub use runtime::{Runtime, build_name, prepare_process};

@@ -1,15 +1,24 @@
 //! A loaded model: weights, vocabulary and chat template.
 
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use worker_contract::{DeviceId, TokenId};
 
-use super::devices::{NoSuchDevice, placement};
-use super::inspect::{InspectError, inspect};
+use super::attention::NeedsFlashAttention;
+use super::context::ContextSettings;
+use super::devices::{NoSuchDevice, gpus};
+use super::engine_log;
+use super::inspect::{Header, InspectError, inspect};
+use super::lora::{self, Adapter, AdapterError, AdapterSettings};
+use super::memory_check::{Plan, check};
+use super::memory_estimate::Facts;
+use super::memory_need::NotEnoughMemory;
+use super::model_params::{ModelParams, NoFit};
+use super::placement::{GpuLayers, Placement, PlacementError};
 use super::runtime::Runtime;
 use crate::sampling::Dry;
 use crate::sampling::constraint::TokenEnvironment;
@@ -19,8 +28,10 @@ use crate::sampling::constraint::TokenEnvironment;
 pub struct ModelSettings {
     /// The GGUF file.
     pub file: PathBuf,
-    /// The device that holds all layers.
-    pub device: DeviceId,
+    /// Where its layers go.
+    pub placement: Placement,
+    /// The LoRA adapters that apply to it.
+    pub adapters: Vec<AdapterSettings>,
 }
 
 /// A model cannot be loaded.
@@ -32,6 +43,21 @@ pub enum LoadError {
     /// The device does not exist.
     #[error(transparent)]
     Device(#[from] NoSuchDevice),
+    /// The placement contradicts itself.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The attention's settings contradict themselves.
+    #[error(transparent)]
+    Attention(#[from] NeedsFlashAttention),
+    /// No number of layers fits.
+    #[error(transparent)]
+    NoFit(#[from] NoFit),
+    /// A device is too small.
+    #[error(transparent)]
+    Memory(#[from] NotEnoughMemory),
+    /// An adapter is at fault.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// llama.cpp refused it.
     #[error("llama.cpp cannot load {path} on {device}: {reason}")]
     Refused {
@@ -56,37 +82,50 @@ pub enum LoadError {
 #[derive(Debug)]
 pub struct Model {
     pub(super) llama: LlamaModel,
+    pub(super) adapters: Vec<Adapter>,
     architecture: String,
 }
 
 impl Model {
     /// Loads a model; `on_progress` is told the part that is done, 0 to 1.
+    ///
+    /// `context` is what it is to be used in: a device that cannot hold both is refused before
+    /// anything is loaded.
     pub fn load(
         runtime: &Runtime,
         settings: &ModelSettings,
-        mut on_progress: impl FnMut(f32) + 'static,
+        context: &ContextSettings,
+        on_progress: impl FnMut(f32),
     ) -> Result<Self, LoadError> {
+        let placement = &settings.placement;
+        placement.check()?;
+        context.attention.check()?;
         let summary = inspect(&settings.file)?;
         let path = settings.file.display().to_string();
         let refused = |reason: String| LoadError::Refused {
             path: path.clone(),
-            device: settings.device,
+            device: placement.main_device(),
             reason,
         };
-        let gpus = placement(runtime, settings.device)?;
-        let layers = if gpus.is_empty() { 0 } else { u32::from(u16::MAX) };
-        let params = LlamaModelParams::default()
-            .with_n_gpu_layers(layers)
-            .with_devices(&gpus)
-            .map_err(|e| refused(e.to_string()))?
-            .with_progress_callback(move |done| {
-                on_progress(done);
-                true
-            });
-        let llama =
-            LlamaModel::load_from_file(&runtime.backend, Path::new(&settings.file), &params)
-                .map_err(|_| refused("see the log lines above for its reason".to_owned()))?;
-        let model = Self { llama, architecture: summary.architecture };
+        let file = c_path(&settings.file)
+            .ok_or_else(|| refused("its path is no plain text".to_owned()))?;
+        let gpus = gpus(runtime, &placement.devices)?;
+        let context = &context.clamped(summary.context_length);
+        let mut params = ModelParams::new(runtime, placement, &gpus);
+        engine_log::forget_errors();
+        if placement.layers() == GpuLayers::Auto {
+            params.fit(&file, context)?;
+        }
+        let facts = Header::read(&settings.file)
+            .and_then(|header| Facts::read(&header, summary.size_bytes));
+        check(runtime, Plan { file: &file, placement, params: &params, context, facts })?;
+        engine_log::forget_errors();
+        let mut llama = params.load(&file, on_progress).ok_or_else(|| {
+            refused(engine_log::last_errors().unwrap_or_else(|| "it does not say why".to_owned()))
+        })?;
+        tell_layers(placement, &params, &llama);
+        let adapters = lora::load(&mut llama, &summary.architecture, &settings.adapters)?;
+        let model = Self { llama, adapters, architecture: summary.architecture };
         let causal = model.meta(&format!("{}.attention.causal", model.architecture));
         if causal.as_deref() == Some("false") {
             return Err(LoadError::NotGenerative { path, architecture: model.architecture });
@@ -211,4 +250,27 @@ impl Model {
     fn meta(&self, key: &str) -> Option<String> {
         self.llama.meta_val_str(key).ok()
     }
+}
+
+/// A path as llama.cpp takes it.
+fn c_path(file: &Path) -> Option<CString> {
+    CString::new(file.to_str()?).ok()
+}
+
+/// Logs what the GPUs hold, for a number that was chosen by the fit above all.
+fn tell_layers(placement: &Placement, params: &ModelParams, llama: &LlamaModel) {
+    if placement.is_processor() {
+        return;
+    }
+    // The output layer counts as one.
+    let layers = llama.n_layer() + 1;
+    let devices: Vec<String> = placement.devices.iter().map(ToString::to_string).collect();
+    tracing::info!(
+        devices = devices.join(","),
+        wanted = %placement.layers(),
+        layers,
+        layers_on_gpus = params.layers_on_gpus(layers),
+        parts_on_processor = params.parts_on_processor(),
+        "the model's layers are placed"
+    );
 }

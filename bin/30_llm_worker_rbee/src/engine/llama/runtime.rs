@@ -2,6 +2,7 @@
 
 use llama_cpp_2::llama_backend::{LlamaBackend, load_backends_from_path};
 
+use super::engine_log;
 use super::libraries::{LibraryError, engine_folder};
 
 /// Proof that llama.cpp is initialised.
@@ -30,6 +31,7 @@ impl Runtime {
     /// Loads the backends that this machine can use and initialises llama.cpp, once a process.
     pub fn init() -> Result<Self, RuntimeError> {
         llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+        engine_log::listen();
         load_backends_from_path(&engine_folder()?);
         let backend = LlamaBackend::init().map_err(RuntimeError::Init)?;
         Ok(Self { backend })

@@ -1,0 +1,165 @@
+//! Refuses a model that its devices cannot hold, before anything is taken.
+//!
+//! llama.cpp can load a model and make a context without taking memory for tensors, and then say
+//! what they would have taken. Its own reaction to too little of it is late and different for each
+//! device: on the processor the kernel ends the process.
+
+use std::ffi::CStr;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_sys_2 as sys;
+use worker_contract::{Device, DeviceId, DeviceKind};
+
+use super::context::ContextSettings;
+use super::devices::numbered;
+use super::engine_log;
+use super::host_memory;
+use super::memory_estimate::Facts;
+use super::memory_need::{Bytes, Need, NotEnoughMemory, crowded, judge};
+use super::model_params::ModelParams;
+use super::placement::Placement;
+use super::raw;
+use super::runtime::Runtime;
+
+/// The largest context that is measured; a larger one is reckoned from it. llama.cpp takes memory
+/// for the bookkeeping of each token even when it measures.
+const MEASURED_TOKENS: u32 = 1 << 20;
+
+/// What is to be checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) file: &'a CStr,
+    pub(super) placement: &'a Placement,
+    pub(super) params: &'a ModelParams,
+    pub(super) context: &'a ContextSettings,
+    pub(super) facts: Option<Facts>,
+}
+
+/// Whether the devices of a plan can hold it. Writes a warning where they can barely.
+pub(super) fn check(runtime: &Runtime, plan: Plan<'_>) -> Result<(), NotEnoughMemory> {
+    let devices = numbered();
+    if fits_easily(&devices, plan) {
+        return Ok(());
+    }
+    let Some(needs) = measure(runtime, &devices, plan) else {
+        // Whatever is wrong, loading in earnest will meet it too and say it.
+        return Ok(());
+    };
+    for need in &needs {
+        tracing::info!(
+            device = %need.device,
+            weights_bytes = need.weights + need.mapped,
+            context_bytes = need.context,
+            compute_bytes = need.compute,
+            free_bytes = need.free,
+            "memory that the model needs"
+        );
+    }
+    let gpus = devices.iter().filter(|(device, _)| device.id.kind == DeviceKind::Gpu).count();
+    judge(&needs, plan.context.kv_tokens, gpus > plan.placement.devices.len())?;
+    for need in crowded(&needs) {
+        tracing::warn!(
+            device = %need.device,
+            weights = %Bytes(need.mapped),
+            free = %Bytes(need.free.unwrap_or(0)),
+            "the weights do not fit into free memory: they are read from the disk again and again"
+        );
+    }
+    Ok(())
+}
+
+/// Whether even an upper bound is far below what is free.
+fn fits_easily(devices: &[(Device, usize)], plan: Plan<'_>) -> bool {
+    let Some(facts) = plan.facts else { return false };
+    let context = facts.context_at_most(plan.context);
+    let all = facts.file_bytes.saturating_add(context);
+    let is_far_below = |most: u64, free: Option<u64>| free.is_some_and(|free| most < free / 2);
+    if plan.placement.is_processor() {
+        // Some of the weights are kept a second time, in the order that the processor likes.
+        return is_far_below(all, host_memory::available());
+    }
+    plan.placement.devices.iter().all(|id| is_far_below(all, free_on(devices, *id)))
+}
+
+/// What is free on a device, where it tells.
+fn free_on(devices: &[(Device, usize)], id: DeviceId) -> Option<u64> {
+    if id.kind == DeviceKind::Cpu {
+        return host_memory::available();
+    }
+    let (device, _) = devices.iter().find(|(device, _)| device.id == id)?;
+    (device.memory_total_bytes > 0).then_some(device.memory_free_bytes)
+}
+
+/// What each device needs; `None` when llama.cpp cannot make the model or the context at all.
+fn measure(runtime: &Runtime, devices: &[(Device, usize)], plan: Plan<'_>) -> Option<Vec<Need>> {
+    let _quiet = engine_log::Quiet::new();
+    let tokens = plan.context.kv_tokens.min(MEASURED_TOKENS);
+    let settings = ContextSettings { kv_tokens: tokens, ..*plan.context };
+    let model = plan.params.rehearse(plan.file)?;
+    let context = model.new_context(&runtime.backend, settings.params()).ok()?;
+    let processor = DeviceId { kind: DeviceKind::Cpu, index: 0 };
+    let ids = std::iter::once(processor)
+        .chain(plan.placement.devices.iter().copied().filter(|id| id.kind == DeviceKind::Gpu));
+    let mut needs: Vec<Need> = ids.map(|id| Need::nothing(id, free_on(devices, id))).collect();
+    let factor = u64::from(plan.context.kv_tokens).div_ceil(u64::from(tokens.max(1)));
+    for buffer in breakdown(&context)? {
+        let id = device_of(devices, &buffer);
+        let Some(need) = needs.iter_mut().find(|need| need.device == id) else { continue };
+        // SAFETY: it takes nothing and gives a pointer to a static.
+        let ordinary = unsafe { sys::ggml_backend_cpu_buffer_type() };
+        let weights = if buffer.kind == ordinary { &mut need.mapped } else { &mut need.weights };
+        *weights += buffer.model as u64;
+        need.context += (buffer.context as u64).saturating_mul(factor);
+        need.compute += (buffer.compute as u64).saturating_mul(factor);
+    }
+    Some(needs)
+}
+
+/// The device whose memory a buffer takes.
+fn device_of(devices: &[(Device, usize)], buffer: &BufferUse) -> DeviceId {
+    let processor = DeviceId { kind: DeviceKind::Cpu, index: 0 };
+    // SAFETY: the type comes from llama.cpp's breakdown of a context that lives.
+    let (is_host, device) = unsafe {
+        (
+            sys::ggml_backend_buft_is_host(buffer.kind),
+            sys::ggml_backend_buft_get_device(buffer.kind),
+        )
+    };
+    if is_host {
+        return processor;
+    }
+    let found = devices.iter().find(|(_, index)| {
+        // SAFETY: the numbers come from llama.cpp's own list, which does not shrink.
+        unsafe { sys::ggml_backend_dev_get(*index) == device }
+    });
+    found.map_or(processor, |(device, _)| device.id)
+}
+
+/// What a context and its model take in buffers of one type, in bytes: `rbee_buffer_use` of
+/// memory_breakdown.cpp.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+struct BufferUse {
+    kind: sys::ggml_backend_buffer_type_t,
+    model: usize,
+    context: usize,
+    compute: usize,
+}
+
+unsafe extern "C" {
+    fn rbee_memory_breakdown(
+        context: *const sys::llama_context,
+        out: *mut BufferUse,
+        capacity: usize,
+    ) -> usize;
+}
+
+fn breakdown(context: &LlamaContext<'_>) -> Option<Vec<BufferUse>> {
+    let pointer = raw::context_pointer(context)?;
+    let nothing = BufferUse { kind: std::ptr::null_mut(), model: 0, context: 0, compute: 0 };
+    let mut uses = vec![nothing; 256];
+    // SAFETY: the context lives, and there is room for as many entries as are said.
+    let count = unsafe { rbee_memory_breakdown(pointer.as_ptr(), uses.as_mut_ptr(), uses.len()) };
+    uses.truncate(count);
+    (count > 0).then_some(uses)
+}

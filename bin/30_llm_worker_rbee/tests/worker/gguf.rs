@@ -1,0 +1,83 @@
+//! Small GGUF files, written by tests, and changed copies of the demo model.
+//!
+//! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+use std::path::Path;
+
+/// A value of a file's header.
+pub enum Value {
+    Text(&'static str),
+    Number(f32),
+}
+
+/// A tensor of 32-bit floats; `shape` begins with the dimension that is contiguous.
+pub struct Tensor {
+    pub name: String,
+    pub shape: [u64; 2],
+    pub values: Vec<f32>,
+}
+
+impl Tensor {
+    /// Values between −`most` and `most` that look random and depend on `seed` alone.
+    pub fn noise(name: String, shape: [u64; 2], most: f32, seed: &mut u64) -> Self {
+        let count = usize::try_from(shape[0] * shape[1]).unwrap();
+        let mut next = || {
+            // Knuth's MMIX generator.
+            *seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let part = u16::try_from(*seed >> 48).unwrap();
+            (f32::from(part) / f32::from(u16::MAX) * 2.0 - 1.0) * most
+        };
+        Self { name, shape, values: (0..count).map(|_| next()).collect() }
+    }
+}
+
+/// Writes a file of that header and those tensors.
+pub fn write(file: &Path, header: &[(&str, Value)], tensors: &[Tensor]) {
+    const ALIGNMENT: usize = 32;
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3_u32.to_le_bytes());
+    bytes.extend((tensors.len() as u64).to_le_bytes());
+    bytes.extend((header.len() as u64).to_le_bytes());
+    for (key, value) in header {
+        put_text(&mut bytes, key);
+        match value {
+            Value::Text(text) => {
+                bytes.extend(8_u32.to_le_bytes());
+                put_text(&mut bytes, text);
+            }
+            Value::Number(number) => {
+                bytes.extend(6_u32.to_le_bytes());
+                bytes.extend(number.to_le_bytes());
+            }
+        }
+    }
+    let mut data = Vec::new();
+    for tensor in tensors {
+        put_text(&mut bytes, &tensor.name);
+        bytes.extend(2_u32.to_le_bytes());
+        tensor.shape.iter().for_each(|length| bytes.extend(length.to_le_bytes()));
+        bytes.extend(0_u32.to_le_bytes());
+        bytes.extend((data.len() as u64).to_le_bytes());
+        tensor.values.iter().for_each(|value| data.extend(value.to_le_bytes()));
+        data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+    }
+    bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
+    bytes.extend(data);
+    std::fs::write(file, bytes).unwrap();
+}
+
+fn put_text(bytes: &mut Vec<u8>, text: &str) {
+    bytes.extend((text.len() as u64).to_le_bytes());
+    bytes.extend(text.as_bytes());
+}
+
+/// A copy of a model with the bytes after the first `place` replaced.
+pub fn changed_copy(model: &Path, copy: &Path, place: &[u8], skip: usize, with: &[u8]) {
+    let mut bytes = std::fs::read(model).unwrap();
+    let found = bytes.windows(place.len()).position(|window| window == place);
+    let at = found.expect("the header has that place") + place.len() + skip;
+    bytes[at..at + with.len()].copy_from_slice(with);
+    std::fs::write(copy, bytes).unwrap();
+}
