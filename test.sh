@@ -4,13 +4,15 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: ./test.sh [--quick]
+usage: ./test.sh [--quick] [--vulkan]
 
 Checks format, lints, licences and documentation, builds everything, and runs the unit tests, the
 features of bdd/ and the client tests of clients/. The first run compiles llama.cpp: about half an
 hour on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
 
   --quick   install nothing: fail where something is missing
+  --vulkan  also build the Vulkan backend (five more minutes on two cores) and run the model on it;
+            Mesa's software driver will do
   --help    this text
 TEXT
 }
@@ -26,6 +28,7 @@ main() {
     for argument in "$@"; do
         case $argument in
         --quick) quick=yes ;;
+        --vulkan) vulkan=yes ;;
         -h | --help)
             usage
             return 0
@@ -116,9 +119,26 @@ run_tests() {
         cargo test --quiet --release --locked --workspace "${LOCAL_HIVE[@]}" --test bdd
     suite "Clients: Python" pytest \
         "$python" -m pytest clients/python
+    [[ $vulkan == no ]] || test_vulkan
 
     printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     ((failed == 0))
+}
+
+# The worker's tests of a GPU backend as a module.
+test_vulkan() {
+    local options=()
+    [[ $quick == no ]] || options=(--quick)
+    compgen -G '/usr/share/vulkan/icd.d/*.json' >/dev/null || {
+        [[ $quick == no && $(system) == debian ]] ||
+            stop "no Vulkan driver is here. Install Mesa's (on Debian: mesa-vulkan-drivers)."
+        apt_install mesa-vulkan-drivers
+    }
+    RBEE_TEST_VULKAN_BACKEND=$(scripts/build-backend.sh "${options[@]}" vulkan "$target/vulkan")
+    export RBEE_TEST_VULKAN_BACKEND
+    suite "The Vulkan backend" vulkan \
+        cargo nextest run --release --locked --workspace "${LOCAL_HIVE[@]}" \
+        --no-fail-fast --run-ignored only -E 'package(llm-worker-rbee) and test(/^vulkan::/)'
 }
 
 passed=0 failed=0 skipped=0
@@ -149,11 +169,12 @@ count() {
 }
 
 summary_of_nextest() { grep -E '^ *Summary \[' | tail -n 1 || true; }
+summary_of_vulkan() { summary_of_nextest; }
 summary_of_cucumber() { grep -E '^[0-9]+ scenarios? \(' | tail -n 1 || true; }
 summary_of_pytest() { grep -E '^=* ?[0-9]+ [a-z]+.* in [0-9.]+s' | tail -n 1 || true; }
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-quick=no
+quick=no vulkan=no
 # shellcheck source=scripts/requirements.sh
 source "$root/scripts/requirements.sh"
 main "$@"

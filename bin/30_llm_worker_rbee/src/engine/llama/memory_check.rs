@@ -17,7 +17,7 @@ use super::host_memory;
 use super::memory_estimate::Facts;
 use super::memory_need::{Bytes, Need, NotEnoughMemory, crowded, judge};
 use super::model_params::ModelParams;
-use super::placement::Placement;
+use super::placement::{Placement, SplitMode};
 use super::raw;
 use super::runtime::Runtime;
 
@@ -68,17 +68,14 @@ pub(super) fn check(runtime: &Runtime, plan: Plan<'_>) -> Result<(), NotEnoughMe
     Ok(())
 }
 
-/// Whether even an upper bound is far below what is free.
+/// Whether even an upper bound is far below what is free, wherever that is known.
 fn fits_easily(devices: &[(Device, usize)], plan: Plan<'_>) -> bool {
     let Some(facts) = plan.facts else { return false };
     let context = facts.context_at_most(plan.context);
     let all = facts.file_bytes.saturating_add(context);
-    let is_far_below = |most: u64, free: Option<u64>| free.is_some_and(|free| most < free / 2);
-    if plan.placement.is_processor() {
-        // Some of the weights are kept a second time, in the order that the processor likes.
-        return is_far_below(all, host_memory::available());
-    }
-    plan.placement.devices.iter().all(|id| is_far_below(all, free_on(devices, *id)))
+    // Half: on the processor, some weights are kept a second time, in the order that it likes.
+    let mut free = plan.placement.devices.iter().map(|id| free_on(devices, *id));
+    free.all(|free| free.is_none_or(|free| all < free / 2))
 }
 
 /// What is free on a device, where it tells.
@@ -100,8 +97,11 @@ fn measure(runtime: &Runtime, devices: &[(Device, usize)], plan: Plan<'_>) -> Op
     let processor = DeviceId { kind: DeviceKind::Cpu, index: 0 };
     let ids = std::iter::once(processor)
         .chain(plan.placement.devices.iter().copied().filter(|id| id.kind == DeviceKind::Gpu));
-    let mut needs: Vec<Need> = ids.map(|id| Need::nothing(id, free_on(devices, id))).collect();
-    let factor = u64::from(plan.context.kv_tokens).div_ceil(u64::from(tokens.max(1)));
+    // Rows of all GPUs are in buffers that name one of them: what each needs cannot be told.
+    let is_by_rows = plan.placement.split_mode == SplitMode::Row;
+    let is_told = |id: DeviceId| id.kind == DeviceKind::Cpu || !is_by_rows;
+    let free = |id| if is_told(id) { free_on(devices, id) } else { None };
+    let mut needs: Vec<Need> = ids.map(|id| Need::nothing(id, free(id))).collect();
     for buffer in breakdown(&context)? {
         let id = device_of(devices, &buffer);
         let Some(need) = needs.iter_mut().find(|need| need.device == id) else { continue };
@@ -109,10 +109,16 @@ fn measure(runtime: &Runtime, devices: &[(Device, usize)], plan: Plan<'_>) -> Op
         let ordinary = unsafe { sys::ggml_backend_cpu_buffer_type() };
         let weights = if buffer.kind == ordinary { &mut need.mapped } else { &mut need.weights };
         *weights += buffer.model as u64;
-        need.context += (buffer.context as u64).saturating_mul(factor);
-        need.compute += (buffer.compute as u64).saturating_mul(factor);
+        need.context += scaled(buffer.context as u64, plan.context.kv_tokens, tokens);
+        need.compute += buffer.compute as u64;
     }
     Some(needs)
+}
+
+/// What was measured for `measured` tokens, for `tokens`.
+fn scaled(bytes: u64, tokens: u32, measured: u32) -> u64 {
+    let bytes = u128::from(bytes) * u128::from(tokens) / u128::from(measured.max(1));
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// The device whose memory a buffer takes.
