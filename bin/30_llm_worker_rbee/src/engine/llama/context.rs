@@ -133,10 +133,10 @@ impl<'model> LlamaEngine<'model> {
         let has_parts = has_parts(&model.llama);
         let sequences = settings.sequences(has_parts);
         engine_log::forget_errors();
-        let mut context = model
-            .llama
-            .new_context(&runtime.backend, settings.params(sequences))
-            .map_err(|error| failed(engine_log::last_errors().unwrap_or_else(|| error.to_string())))?;
+        let mut context =
+            model.llama.new_context(&runtime.backend, settings.params(sequences)).map_err(
+                |error| failed(engine_log::last_errors().unwrap_or_else(|| error.to_string())),
+            )?;
         lora::set(&mut context, &model.adapters).map_err(|error| failed(error.to_string()))?;
         let kv_tokens = context.n_ctx();
         let longest = if batch_invariant { kv_tokens / slots.max(1) } else { kv_tokens };

@@ -10,7 +10,7 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_sys_2 as sys;
 use worker_contract::{Device, DeviceId, DeviceKind};
 
-use super::context::ContextSettings;
+use super::context::{ContextSettings, has_parts};
 use super::devices::numbered;
 use super::engine_log;
 use super::host_memory;
@@ -93,7 +93,8 @@ fn measure(runtime: &Runtime, devices: &[(Device, usize)], plan: Plan<'_>) -> Op
     let tokens = plan.context.kv_tokens.min(MEASURED_TOKENS);
     let settings = ContextSettings { kv_tokens: tokens, ..*plan.context };
     let model = plan.params.rehearse(plan.file)?;
-    let context = model.new_context(&runtime.backend, settings.params()).ok()?;
+    let params = settings.params(settings.sequences(has_parts(&model)));
+    let context = model.new_context(&runtime.backend, params).ok()?;
     let processor = DeviceId { kind: DeviceKind::Cpu, index: 0 };
     let ids = std::iter::once(processor)
         .chain(plan.placement.devices.iter().copied().filter(|id| id.kind == DeviceKind::Gpu));

@@ -91,7 +91,7 @@ mod tests {
 
     fn context(kv_tokens: u32) -> ContextSettings {
         let attention = AttentionSettings::default();
-        ContextSettings { sequences: 4, kv_tokens, threads: None, attention }
+        ContextSettings { slots: 4, kv_tokens, threads: None, batch_invariant: false, attention }
     }
 
     #[test]
