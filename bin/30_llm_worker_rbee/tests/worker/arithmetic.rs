@@ -4,10 +4,10 @@
 //! equally likely; here the same tokens are computed in different batches (teacher forcing), and
 //! their logits are compared.
 
-use llm_worker_rbee::engine::llama::{ContextSettings, LlamaEngine, Model, ModelSettings, Runtime};
+use llm_worker_rbee::engine::llama::LlamaEngine;
 use llm_worker_rbee::engine::{BatchEntry, Engine as _};
 
-use crate::support::demo_model;
+use crate::support::model_here;
 
 /// How far logits may be apart. Measured on the demo model (Q4_1): 1.5 at most, where logits span
 /// about 40.
@@ -20,11 +20,7 @@ const TEXT: &str = "The ferry crossed the bay every evening, and every evening i
 
 #[test]
 fn logits_in_mixed_batches_are_those_of_the_sequence_alone_up_to_rounding() {
-    let runtime = Runtime::init().unwrap();
-    let settings = ModelSettings { file: demo_model(), device: "CPU-0".parse().unwrap() };
-    let model = Model::load(&runtime, &settings, |_| {}).unwrap();
-    let context =
-        ContextSettings { slots: 4, kv_tokens: 4096, threads: Some(1), batch_invariant: false };
+    let (runtime, model, context) = model_here(4, 4096);
     let tokens = model.tokenize(&TEXT.repeat(2), false);
     assert!(tokens.len() > 120);
 

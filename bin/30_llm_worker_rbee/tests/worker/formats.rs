@@ -2,18 +2,16 @@
 
 use std::collections::HashMap;
 
-use llm_worker_rbee::engine::llama::{Model, ModelSettings, Runtime};
+use llm_worker_rbee::engine::llama::{Model, Runtime};
 use llm_worker_rbee::sampling::constraint::{Constraint, ConstraintFactory};
 use llm_worker_rbee::sampling::{Candidates, Dry, TokenSampler};
 use serde_json::{Value, json};
 use worker_contract::{Sampling, TokenId};
 
-use crate::support::{WorkerProcess, demo_model, text, tokens};
+use crate::support::{WorkerProcess, model_here, text, tokens};
 
 fn load() -> (Runtime, Model) {
-    let runtime = Runtime::init().unwrap();
-    let settings = ModelSettings { file: demo_model(), device: "CPU-0".parse().unwrap() };
-    let model = Model::load(&runtime, &settings, |_| {}).unwrap();
+    let (runtime, model, _) = model_here(1, 512);
     (runtime, model)
 }
 

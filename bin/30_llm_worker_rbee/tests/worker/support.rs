@@ -6,6 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use llm_worker_rbee::engine::llama::{
+    AttentionSettings, ContextSettings, Model, ModelSettings, Placement, Runtime, SplitMode,
+};
 use serde_json::Value;
 
 /// How long anything may take before a test gives up.
@@ -174,4 +177,28 @@ pub fn text(events: &[Value]) -> String {
 pub fn tokens(events: &[Value]) -> Vec<i64> {
     let lists = events.iter().filter_map(|e| e["tokens"].as_array());
     lists.flatten().filter_map(Value::as_i64).collect()
+}
+
+/// llama.cpp in this process, with the demo model on the processor, one thread.
+pub fn model_here(slots: u32, kv_tokens: u32) -> (Runtime, Model, ContextSettings) {
+    let runtime = Runtime::init().expect("llama.cpp starts");
+    let context = ContextSettings {
+        slots,
+        kv_tokens,
+        threads: Some(1),
+        batch_invariant: false,
+        attention: AttentionSettings::default(),
+    };
+    let settings = ModelSettings {
+        file: demo_model(),
+        placement: Placement {
+            devices: vec!["CPU-0".parse().expect("a device")],
+            gpu_layers: None,
+            split_mode: SplitMode::default(),
+            tensor_split: Vec::new(),
+        },
+        adapters: Vec::new(),
+    };
+    let model = Model::load(&runtime, &settings, &context, |_| {}).expect("the model loads");
+    (runtime, model, context)
 }
