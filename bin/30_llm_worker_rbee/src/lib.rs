@@ -7,6 +7,7 @@
 pub mod batch;
 #[expect(unsafe_code, reason = "llama.cpp is C++: what has no safe binding is wrapped here")]
 pub mod engine;
+pub mod gguf;
 pub mod heartbeat;
 pub mod http;
 pub mod metrics;

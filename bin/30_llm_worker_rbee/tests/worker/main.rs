@@ -8,9 +8,10 @@
 
 mod arithmetic;
 mod bare_loop;
+mod crafted_file;
 mod determinism;
-mod formats;
 mod devices;
+mod formats;
 mod gguf;
 mod installed;
 mod lora;

@@ -1,15 +1,15 @@
-//! What a GGUF file says of itself, and whether all of it is there.
+//! What a GGUF file says of itself, and whether llama.cpp can be trusted with it.
 //!
-//! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. llama.cpp's own reader
-//! parses it; a hive calls this in a process of its own, so a hostile file can end only that one.
+//! The header is read by [`crate::gguf`]: llama.cpp never sees a file that is refused here. A hive
+//! calls this in a process of its own all the same.
 
-use std::collections::BTreeMap;
-use std::ffi::{CStr, CString};
-use std::path::Path;
-use std::ptr::NonNull;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 
-use llama_cpp_sys_2 as sys;
 use worker_contract::GgufSummary;
+
+use crate::gguf::{GgufError, Header};
 
 /// A file cannot be used as a model.
 #[derive(Debug, thiserror::Error)]
@@ -29,11 +29,14 @@ pub enum InspectError {
         /// The file.
         path: String,
     },
-    /// Its header is damaged.
-    #[error("{path} is a damaged GGUF file: its header cannot be read")]
+    /// Its header is damaged, or made to do damage.
+    #[error("{path} is a damaged GGUF file")]
     Damaged {
         /// The file.
         path: String,
+        /// What is wrong, where, and what to do.
+        #[source]
+        source: GgufError,
     },
     /// Its end is missing.
     #[error(
@@ -57,188 +60,106 @@ pub enum InspectError {
     },
 }
 
-/// Reads a GGUF file's header and checks that the tensors it promises are in the file.
+/// Reads a GGUF file's header and checks that the tensors it promises are in the file. The other
+/// parts of a split model are checked as well.
 pub fn inspect(file: &Path) -> Result<GgufSummary, InspectError> {
-    let path = file.display().to_string();
-    let unreadable = |source| InspectError::Unreadable { path: path.clone(), source };
-    let size_bytes = std::fs::metadata(file).map_err(unreadable)?.len();
-    check_magic(file, &path)?;
-    let header = Header::read(file).ok_or_else(|| InspectError::Damaged { path: path.clone() })?;
+    let (header, size_bytes) = read(file)?;
+    for part in parts(file).into_iter().skip(1) {
+        read(&part)?;
+    }
+    header
+        .summary(size_bytes)
+        .map_err(|missing| InspectError::Incomplete { path: file.display().to_string(), missing })
+}
 
-    let (expected, parameters, quantization) = header.tensors();
-    if size_bytes < expected {
-        return Err(InspectError::Truncated { path, actual: size_bytes, expected });
-    }
-    let missing =
-        |key: &str| InspectError::Incomplete { path: path.clone(), missing: key.to_owned() };
-    let architecture =
-        header.text("general.architecture").ok_or_else(|| missing("general.architecture"))?;
-    if parameters == 0 {
-        return Err(missing("any tensor"));
-    }
-    let context_key = format!("{architecture}.context_length");
-    Ok(GgufSummary {
-        context_length: header.number(&context_key).ok_or_else(|| missing(&context_key))?,
-        name: header.text("general.name"),
-        license: header.text("general.license"),
-        quantization: header.file_type().unwrap_or(quantization),
-        parameters,
-        has_chat_template: header.text("tokenizer.chat_template").is_some(),
-        size_bytes,
-        architecture,
+/// The checked header of a file that llama.cpp is to read: a model, an adapter, a projector.
+pub fn check_file(file: &Path) -> Result<Header, InspectError> {
+    read(file).map(|(header, _)| header)
+}
+
+/// The files of a split model, by the name of its first; that one alone where it is whole.
+///
+/// They are named as llama.cpp looks for them: `NAME-00001-of-00003.gguf`. A part that is missing is
+/// not in the list; llama.cpp says so.
+#[must_use]
+pub fn parts(file: &Path) -> Vec<PathBuf> {
+    let others = || {
+        let name = file.file_name()?.to_str()?.strip_suffix(".gguf")?;
+        let (stem, count) = name.rsplit_once("-of-")?;
+        let stem = stem.strip_suffix("-00001")?;
+        let count: u16 = count.parse().ok()?;
+        let part = |n| file.with_file_name(format!("{stem}-{n:05}-of-{count:05}.gguf"));
+        Some((2..=count).map(part).filter(|part| part.exists()).collect())
+    };
+    let others: Vec<PathBuf> = others().unwrap_or_default();
+    std::iter::once(file.to_owned()).chain(others).collect()
+}
+
+/// A checked header, and the size of its file in bytes.
+fn read(file: &Path) -> Result<(Header, u64), InspectError> {
+    let path = || file.display().to_string();
+    let unreadable = |source| InspectError::Unreadable { path: path(), source };
+    let opened = File::open(file).map_err(unreadable)?;
+    let size = opened.metadata().map_err(unreadable)?.len();
+    let checked = Header::read(BufReader::new(opened), size).and_then(|header| {
+        header.check_model()?;
+        Ok(header)
+    });
+    checked.map(|header| (header, size)).map_err(|error| match error {
+        GgufError::NotGguf => InspectError::NotGguf { path: path() },
+        GgufError::Truncated { actual, expected } => {
+            InspectError::Truncated { path: path(), actual, expected }
+        }
+        GgufError::Unreadable { source, .. } => unreadable(source),
+        source => InspectError::Damaged { path: path(), source },
     })
 }
 
-pub(super) fn check_magic(file: &Path, path: &str) -> Result<(), InspectError> {
-    use std::io::Read as _;
-    let mut magic = [0; 4];
-    let mut opened = std::fs::File::open(file)
-        .map_err(|source| InspectError::Unreadable { path: path.to_owned(), source })?;
-    match opened.read_exact(&mut magic) {
-        Ok(()) if &magic == b"GGUF" => Ok(()),
-        _ => Err(InspectError::NotGguf { path: path.to_owned() }),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::ffi::CStr;
 
-/// An open header; no tensor is in memory.
-pub(super) struct Header(NonNull<sys::gguf_context>);
+    use llama_cpp_sys_2 as sys;
 
-impl Header {
-    pub(super) fn read(file: &Path) -> Option<Self> {
-        let path = CString::new(file.to_str()?).ok()?;
-        let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
-        // SAFETY: `path` is a C string that outlives the call, and the parameters ask for no tensor
-        // context. A null result is handled by `NonNull::new`.
-        NonNull::new(unsafe { sys::gguf_init_from_file(path.as_ptr(), params) }).map(Self)
-    }
+    use super::*;
+    use crate::gguf::TensorType;
 
-    /// The index of a key, where its value has the wanted type.
-    fn key(&self, key: &str, wanted: sys::gguf_type) -> Option<i64> {
-        let name = CString::new(key).ok()?;
-        // SAFETY: the context is open while `self` lives, and `name` is a C string.
-        let index = unsafe { sys::gguf_find_key(self.0.as_ptr(), name.as_ptr()) };
-        if index < 0 {
-            return None;
-        }
-        // SAFETY: as above, and `index` was just found.
-        let kind = unsafe { sys::gguf_get_kv_type(self.0.as_ptr(), index) };
-        (kind == wanted).then_some(index)
-    }
-
-    /// Whether there is such a key, with whatever value.
-    pub(super) fn has(&self, key: &str) -> bool {
-        // SAFETY: the context is open while `self` lives, and the name is a C string.
-        CString::new(key)
-            .is_ok_and(|name| unsafe { sys::gguf_find_key(self.0.as_ptr(), name.as_ptr()) >= 0 })
-    }
-
-    /// The number of elements of a list.
-    pub(super) fn array_length(&self, key: &str) -> Option<u64> {
-        let index = self.key(key, sys::GGUF_TYPE_ARRAY)?;
-        // SAFETY: the value at `index` is an array.
-        Some(unsafe { sys::gguf_get_arr_n(self.0.as_ptr(), index) } as u64)
-    }
-
-    pub(super) fn text(&self, key: &str) -> Option<String> {
-        let index = self.key(key, sys::GGUF_TYPE_STRING)?;
-        // SAFETY: the value at `index` is a string, which ggml ends with a NUL and keeps while the
-        // context is open.
-        let text = unsafe { CStr::from_ptr(sys::gguf_get_val_str(self.0.as_ptr(), index)) };
-        Some(text.to_string_lossy().into_owned())
-    }
-
-    pub(super) fn number(&self, key: &str) -> Option<u32> {
-        if let Some(index) = self.key(key, sys::GGUF_TYPE_UINT32) {
-            // SAFETY: the value at `index` is a uint32.
-            return Some(unsafe { sys::gguf_get_val_u32(self.0.as_ptr(), index) });
-        }
-        let index = self.key(key, sys::GGUF_TYPE_UINT64)?;
-        // SAFETY: the value at `index` is a uint64.
-        u32::try_from(unsafe { sys::gguf_get_val_u64(self.0.as_ptr(), index) }).ok()
-    }
-
-    /// The size that the file must have at least, the number of weights, and the tensor type that
-    /// holds most of them.
-    fn tensors(&self) -> (u64, u64, String) {
-        let context = self.0.as_ptr();
-        // SAFETY: the context is open while `self` lives; tensor numbers are below the count.
-        let (count, data) =
-            unsafe { (sys::gguf_get_n_tensors(context), sys::gguf_get_data_offset(context)) };
-        let mut end = 0_u64;
-        let mut weights_by_type: BTreeMap<String, u64> = BTreeMap::new();
-        for tensor in 0..count {
-            // SAFETY: as above.
-            let (offset, size, kind) = unsafe {
-                (
-                    sys::gguf_get_tensor_offset(context, tensor),
-                    sys::gguf_get_tensor_size(context, tensor),
-                    sys::gguf_get_tensor_type(context, tensor),
-                )
+    #[test]
+    fn the_tensor_types_are_those_of_the_engine() {
+        for id in 0..64_u32 {
+            let is_known = id < sys::GGML_TYPE_COUNT;
+            // SAFETY: ggml has a row for each number below the count.
+            let (name, weights, bytes) = unsafe {
+                if is_known {
+                    let name = CStr::from_ptr(sys::ggml_type_name(id)).to_string_lossy();
+                    (name.to_uppercase(), sys::ggml_blck_size(id), sys::ggml_type_size(id))
+                } else {
+                    (String::new(), 0, 0)
+                }
             };
-            end = end.max((offset as u64).saturating_add(size as u64));
-            // SAFETY: `kind` comes from a header that ggml has checked.
-            let (name, block, block_bytes) = unsafe {
-                let name = CStr::from_ptr(sys::ggml_type_name(kind));
-                (name, sys::ggml_blck_size(kind), sys::ggml_type_size(kind))
-            };
-            let blocks = size as u64 / (block_bytes as u64).max(1);
-            let weights = blocks.saturating_mul(u64::try_from(block).unwrap_or(1));
-            *weights_by_type.entry(name.to_string_lossy().to_uppercase()).or_default() += weights;
-        }
-        let total = weights_by_type.values().sum();
-        let most = weights_by_type.into_iter().max_by_key(|(_, weights)| *weights);
-        let most = most.map_or_else(String::new, |(name, _)| name);
-        ((data as u64).saturating_add(end), total, most)
-    }
-
-    /// The name of `general.file_type`, as llama.cpp gives it: `Q4_K - Medium` becomes `Q4_K_M`.
-    fn file_type(&self) -> Option<String> {
-        // The numbers: llama.cpp, include/llama.h, enum llama_ftype.
-        Some(
-            match self.number("general.file_type")? {
-                0 => "F32",
-                1 => "F16",
-                2 => "Q4_0",
-                3 => "Q4_1",
-                7 => "Q8_0",
-                8 => "Q5_0",
-                9 => "Q5_1",
-                10 => "Q2_K",
-                11 => "Q3_K_S",
-                12 => "Q3_K_M",
-                13 => "Q3_K_L",
-                14 => "Q4_K_S",
-                15 => "Q4_K_M",
-                16 => "Q5_K_S",
-                17 => "Q5_K_M",
-                18 => "Q6_K",
-                19 => "IQ2_XXS",
-                20 => "IQ2_XS",
-                21 => "Q2_K_S",
-                22 => "IQ3_XS",
-                23 => "IQ3_XXS",
-                24 => "IQ1_S",
-                25 => "IQ4_NL",
-                26 => "IQ3_S",
-                27 => "IQ3_M",
-                28 => "IQ2_S",
-                29 => "IQ2_M",
-                30 => "IQ4_XS",
-                31 => "IQ1_M",
-                32 => "BF16",
-                36 => "TQ1_0",
-                37 => "TQ2_0",
-                38 => "MXFP4",
-                _ => return None,
+            match TensorType::by_id(id) {
+                Some(kind) => {
+                    assert_eq!(kind.name, name);
+                    assert_eq!(kind.block_weights, u64::try_from(weights).unwrap(), "{name}");
+                    assert_eq!(kind.block_bytes, bytes as u64, "{name}");
+                }
+                // A type that was removed has blocks of nothing.
+                None => assert_eq!(weights, 0, "type {id}, {name}"),
             }
-            .to_owned(),
-        )
+        }
     }
-}
 
-impl Drop for Header {
-    fn drop(&mut self) {
-        // SAFETY: the context was made by `gguf_init_from_file` and is freed once.
-        unsafe { sys::gguf_free(self.0.as_ptr()) }
+    #[test]
+    fn the_parts_of_a_split_model_are_found_and_checked_by_its_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |n: u32| folder.path().join(format!("m-0000{n}-of-00003.gguf"));
+        let empty = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        std::fs::write(file(1), empty).unwrap();
+        std::fs::write(file(3), empty).unwrap();
+        assert_eq!(parts(&file(1)), [file(1), file(3)]);
+        assert_eq!(parts(&file(3)), [file(3)]);
+        assert!(matches!(inspect(&file(1)), Err(InspectError::Incomplete { .. })));
+        std::fs::write(file(3), b"nothing").unwrap();
+        assert!(matches!(inspect(&file(1)), Err(InspectError::NotGguf { .. })));
     }
 }

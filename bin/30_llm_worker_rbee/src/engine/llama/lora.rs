@@ -8,7 +8,7 @@ use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_sys_2 as sys;
 
 use super::engine_log;
-use super::inspect::{Header, InspectError, check_magic};
+use super::inspect::{InspectError, check_file};
 use super::raw;
 
 /// An adapter that is wanted, written `FILE` or `FILE:SCALE`.
@@ -119,9 +119,8 @@ pub(super) fn load(
 /// Whether a file says that it is a LoRA adapter for such a model.
 fn check(file: &Path, architecture: &str) -> Result<(), AdapterError> {
     let path = file.display().to_string();
-    check_magic(file, &path)?;
-    let header = Header::read(file).ok_or_else(|| InspectError::Damaged { path: path.clone() })?;
-    let said = |key: &str| header.text(key).unwrap_or_else(|| "not given".to_owned());
+    let header = check_file(file)?;
+    let said = |key: &str| header.text(key).unwrap_or("not given").to_owned();
     let kind = said("general.type");
     if kind != "adapter" {
         return Err(AdapterError::NotAnAdapter { path, found: kind });
@@ -130,7 +129,7 @@ fn check(file: &Path, architecture: &str) -> Result<(), AdapterError> {
     if kind != "lora" {
         return Err(AdapterError::NotLora { path, found: kind });
     }
-    if header.has("adapter.alora.invocation_tokens") {
+    if header.get("adapter.alora.invocation_tokens").is_some() {
         // It would have to be switched on by the tokens of each request.
         return Err(AdapterError::NotLora { path, found: "activated lora".into() });
     }

@@ -4,7 +4,7 @@
 //! for all the rest. Where even this bound fits easily, nothing need be measured.
 
 use super::context::ContextSettings;
-use super::inspect::Header;
+use crate::gguf::{Header, Value};
 
 /// The numbers of a header that memory depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +24,15 @@ pub(super) struct Facts {
 impl Facts {
     /// The facts of a model in one file, where the header has them.
     pub(super) fn read(header: &Header, file_bytes: u64) -> Option<Self> {
-        if header.has("split.count") {
+        if header.get("split.count").is_some() {
             return None;
         }
         let architecture = header.text("general.architecture")?;
-        let number = |key: &str| header.number(&format!("{architecture}.{key}")).map(u64::from);
+        let number = |key: &str| {
+            let number = header.get(&format!("{architecture}.{key}"))?.as_integer()?;
+            u64::try_from(number).ok()
+        };
+        let Some(Value::Array(tokens)) = header.get("tokenizer.ggml.tokens") else { return None };
         let embedding = number("embedding_length")?;
         let heads = number("attention.head_count")?;
         let cached_heads = number("attention.head_count_kv").unwrap_or(heads);
@@ -43,7 +47,7 @@ impl Facts {
             heads,
             embedding,
             feed_forward: number("feed_forward_length")?,
-            vocabulary: header.array_length("tokenizer.ggml.tokens")?,
+            vocabulary: tokens.length,
         })
     }
 

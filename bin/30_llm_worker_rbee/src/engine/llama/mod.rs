@@ -20,7 +20,7 @@ mod runtime;
 pub use attention::{AttentionSettings, CacheType, FlashAttention, NeedsFlashAttention};
 pub use context::{ContextSettings, LlamaEngine, default_threads};
 pub use devices::devices;
-pub use inspect::{InspectError, inspect};
+pub use inspect::{InspectError, check_file, inspect, parts};
 pub use libraries::{LibraryError, engine_folder};
 pub use lora::{AdapterError, AdapterSettings};
 pub use memory_need::NotEnoughMemory;

@@ -12,7 +12,7 @@ use super::attention::NeedsFlashAttention;
 use super::context::ContextSettings;
 use super::devices::{NoSuchDevice, gpus};
 use super::engine_log;
-use super::inspect::{Header, InspectError, inspect};
+use super::inspect::{InspectError, check_file, inspect};
 use super::lora::{self, Adapter, AdapterError, AdapterSettings};
 use super::memory_check::{Plan, check};
 use super::memory_estimate::Facts;
@@ -116,8 +116,7 @@ impl Model {
         if placement.layers() == GpuLayers::Auto {
             params.fit(&file, context)?;
         }
-        let facts = Header::read(&settings.file)
-            .and_then(|header| Facts::read(&header, summary.size_bytes));
+        let facts = Facts::read(&check_file(&settings.file)?, summary.size_bytes);
         check(runtime, Plan { file: &file, placement, params: &params, context, facts })?;
         engine_log::forget_errors();
         let mut llama = params.load(&file, on_progress).ok_or_else(|| {
