@@ -7,7 +7,7 @@ usage() {
 usage: ./test.sh [--quick] [--vulkan]
 
 Checks format, lints, licences and documentation, builds everything, and runs the unit tests, the
-features of bdd/ and the client tests of clients/. The first run compiles llama.cpp: about half an
+features of bdd/, the client tests of clients/ and some seconds of each fuzz target. The first run compiles llama.cpp: about half an
 hour on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
 
   --quick   install nothing: fail where something is missing
@@ -22,6 +22,7 @@ LOCAL_HIVE=(--features queen-rbee/local-hive)
 EVERYTHING=(--release --locked --workspace --all-targets)
 CARGO_DENY=0.20.2
 CARGO_NEXTEST=0.9.143
+FUZZ_SECONDS=8
 
 main() {
     local argument
@@ -74,6 +75,8 @@ cargo_tool() {
 check() {
     step "Format"
     cargo fmt --all --check || stop "run: cargo fmt --all"
+    cargo fmt --manifest-path fuzz/Cargo.toml --check ||
+        stop "run: cargo fmt --manifest-path fuzz/Cargo.toml"
     step "Shell scripts"
     shellcheck --external-sources ./*.sh .ci/run scripts/*.sh
     step "Licences, sources and versions of dependencies"
@@ -120,6 +123,8 @@ run_tests() {
     suite "Clients: Python" pytest \
         "$python" -m pytest clients/python
     [[ $vulkan == no ]] || test_vulkan
+    suite "Fuzz targets" fuzz \
+        scripts/fuzz.sh "$FUZZ_SECONDS"
 
     printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     ((failed == 0))
@@ -171,6 +176,7 @@ count() {
 summary_of_nextest() { grep -E '^ *Summary \[' | tail -n 1 || true; }
 summary_of_vulkan() { summary_of_nextest; }
 summary_of_cucumber() { grep -E '^[0-9]+ scenarios? \(' | tail -n 1 || true; }
+summary_of_fuzz() { grep -E '^[0-9]+ passed, [0-9]+ failed$' | tail -n 1 || true; }
 summary_of_pytest() { grep -E '^=* ?[0-9]+ [a-z]+.* in [0-9.]+s' | tail -n 1 || true; }
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
