@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use llm_worker_rbee::engine::llama::{
     AdapterSettings, CacheType, FlashAttention, GpuLayers, SplitMode,
 };
+use llm_worker_rbee::sandbox::Mode;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 /// Loads one GGUF model with llama.cpp and streams tokens over HTTP.
@@ -147,4 +148,10 @@ pub(crate) struct Serve {
     /// Threads of the processor; by default one for each physical core.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// Whether to give up the rights to files, network and system calls that a worker does not need.
+    ///
+    /// The log says what the kernel enforces. Start `llm-worker-rbee devices` once after boot where
+    /// NVIDIA's driver makes its device files at the first use: a worker that gave up its rights cannot.
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub(crate) sandbox: Mode,
 }

@@ -28,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reports until `stop`, and once more then, so that the queen learns of the end.
 pub async fn run(worker: Arc<Worker>, settings: HeartbeatSettings, stop: CancellationToken) {
-    let client = reqwest::Client::builder().timeout(TIMEOUT).build().unwrap_or_default();
+    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap_or_default();
     let url = format!("{}/v1/worker-heartbeat", settings.queen.trim_end_matches('/'));
     let mut state = worker.watch_state();
     let mut ticks = tokio::time::interval(settings.interval);

@@ -13,5 +13,6 @@ pub mod http;
 pub mod metrics;
 pub mod prepare;
 pub mod sampling;
+pub mod sandbox;
 pub mod text;
 pub mod worker;

@@ -8,13 +8,14 @@ use std::time::Duration;
 use access_tokens::{Authenticator, Secret};
 use anyhow::Context as _;
 use daemon_http::Edge;
-use llm_worker_rbee::engine::llama::{AttentionSettings, Placement};
+use llm_worker_rbee::engine::llama::{AttentionSettings, Placement, engine_folder, parts};
 use llm_worker_rbee::heartbeat::{self, HeartbeatSettings};
 use llm_worker_rbee::http::router;
+use llm_worker_rbee::sandbox::{Needs, QueenAddress, Sandbox};
 use llm_worker_rbee::worker::{Identity, LoadSettings, Worker};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use worker_contract::{ModelAlias, WorkerId, WorkerState};
+use worker_contract::{DeviceKind, ModelAlias, WorkerId, WorkerState};
 
 use crate::cli::{Draft, Serve};
 
@@ -28,18 +29,20 @@ const SHOW_FAILURE: Duration = Duration::from_secs(2);
 const MAX_BODY_BYTES: u64 = 16 * 1024 * 1024;
 
 pub(crate) fn run(args: Serve) -> anyhow::Result<()> {
+    let token = args.token_file.as_deref().map(read_token).transpose()?;
+    // Before there is a second thread: it binds those that are started afterwards.
+    let sandbox = Sandbox::enter(args.sandbox, needs(&args));
     // The engine's threads do the work; two are enough to talk.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?
-        .block_on(serve(args))
+        .block_on(serve(args, token, sandbox))
 }
 
-async fn serve(args: Serve) -> anyhow::Result<()> {
-    let settings = load_settings(&args)?;
+async fn serve(args: Serve, token: Option<Secret>, sandbox: Sandbox) -> anyhow::Result<()> {
+    let settings = load_settings(&args, sandbox)?;
     let signal = daemon_lifecycle::shutdown_token()?;
-    let token = args.token_file.as_deref().map(read_token).transpose()?;
     let bind = SocketAddr::new(args.bind, args.port);
     daemon_http::require_safe_bind(bind, token.is_some())?;
     let (listener, address) = daemon_http::bind(bind)?;
@@ -122,7 +125,7 @@ fn alias_of(file: &Path) -> anyhow::Result<ModelAlias> {
     })
 }
 
-fn load_settings(args: &Serve) -> anyhow::Result<LoadSettings> {
+fn load_settings(args: &Serve, sandbox: Sandbox) -> anyhow::Result<LoadSettings> {
     let placement = Placement {
         devices: args.device.clone(),
         gpu_layers: args.n_gpu_layers,
@@ -148,7 +151,24 @@ fn load_settings(args: &Serve) -> anyhow::Result<LoadSettings> {
         batch_invariant: args.batch_invariant,
         prompt_cache_mib: args.prompt_cache_mib,
         drafts: args.draft == Draft::Ngram,
+        sandbox,
     })
+}
+
+/// What the process goes on needing once it has read its arguments.
+fn needs(args: &Serve) -> Needs {
+    Needs {
+        files: parts(&args.model)
+            .into_iter()
+            .chain(args.lora.iter().map(|a| a.file.clone()))
+            .collect(),
+        // Where there is none, the engine says so when it starts. After `cargo install` the first
+        // look copies the libraries, which is not possible later.
+        engine: engine_folder().ok(),
+        listen: args.port,
+        queen: args.queen.as_deref().and_then(QueenAddress::of),
+        device: args.device.first().map_or(DeviceKind::Cpu, |device| device.kind),
+    }
 }
 
 fn read_token(file: &Path) -> anyhow::Result<Secret> {

@@ -20,6 +20,7 @@ use crate::engine::{Engine as _, EngineLimits};
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
 use crate::sampling::constraint::LazyConstraintFactory;
+use crate::sandbox::Sandbox;
 use crate::text::ChatTemplate;
 
 /// Who this worker is.
@@ -62,6 +63,8 @@ pub struct LoadSettings {
     pub prompt_cache_mib: u32,
     /// Whether the next tokens are guessed from the text so far.
     pub drafts: bool,
+    /// What is given up once the model is loaded.
+    pub sandbox: Sandbox,
 }
 
 /// The worker, shared by its HTTP handlers, its heartbeat and its engine's thread.
@@ -166,6 +169,7 @@ impl Worker {
         if self.loaded.set(loaded).is_err() {
             return Err("a worker loads one model, once".into());
         }
+        self.settings.sandbox.after_load();
         self.state.send_if_modified(|state| {
             // A worker that was told to end while it loaded goes on draining.
             let was_loading = matches!(state, WorkerState::Loading { .. });

@@ -17,6 +17,7 @@ mod installed;
 mod lora;
 mod real_model;
 mod reuse;
+mod sandboxed;
 mod support;
 mod vulkan;
 mod whole_chain;

@@ -123,6 +123,10 @@ impl WorkerProcess {
         events(&text)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         let done = Command::new("kill").args([signal, &pid]).status().expect("kill runs");
