@@ -112,6 +112,7 @@ run_tests() {
     model=$(scripts/fetch-demo-model.sh)
     RBEE_TEST_MODELS=$(dirname "$model")
     export RBEE_TEST_MODELS
+    scripts/fetch-embedding-model.sh >/dev/null
     unset RBEE_HOME RBEE_QUEEN_URL RBEE_API_KEY
 
     suite "Unit and integration tests" nextest \

@@ -10,7 +10,7 @@ stop() {
 }
 
 if [[ ${2-} == -* ]]; then
-    echo "usage: fetch-demo-model.sh|fetch-gemma-model.sh [DIR]   (by default \$RBEE_TEST_MODELS or ~/.cache/rbee-test-models)" >&2
+    echo "usage: fetch-demo-model.sh|fetch-gemma-model.sh|fetch-embedding-model.sh [DIR]   (by default \$RBEE_TEST_MODELS or ~/.cache/rbee-test-models)" >&2
     [[ $2 == -h || $2 == --help ]]
     exit
 fi

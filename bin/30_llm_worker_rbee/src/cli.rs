@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use llm_worker_rbee::engine::llama::{
-    AdapterSettings, CacheType, FlashAttention, GpuLayers, SplitMode,
+    AdapterSettings, CacheType, FlashAttention, GpuLayers, Pooling, SplitMode,
 };
 use llm_worker_rbee::sandbox::Mode;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
@@ -116,6 +116,9 @@ pub(crate) struct Serve {
     /// KV cache size in tokens, for all slots together.
     #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u32).range(256..=16_777_216))]
     pub(crate) ctx_size: u32,
+    /// Make vectors (mean, cls, last) or scores (rank) instead of text; by default as the file says.
+    #[arg(long, value_name = "mean|cls|last|rank")]
+    pub(crate) pooling: Option<Pooling>,
     /// How many requests may wait for a slot.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) max_queue: u32,

@@ -5,6 +5,7 @@
 //! whole characters only. It knows no other worker and keeps nothing between requests.
 
 pub mod batch;
+pub mod embedding;
 #[expect(unsafe_code, reason = "llama.cpp is C++: what has no safe binding is wrapped here")]
 pub mod engine;
 pub mod gguf;

@@ -71,9 +71,11 @@ pub enum PrepareError {
     /// Only a worker in batch-invariant mode can promise this.
     #[error("this worker cannot make a deterministic answer: start it with --batch-invariant")]
     NotDeterministic,
-    /// The model cannot do this at all.
-    #[error("{0} cannot do what this request asks for")]
-    NotServed(ModelAlias),
+    /// The model makes text, and vectors or scores are wanted.
+    #[error(
+        "{0} makes text, not vectors: send texts to an embedding model; a worker that is started with --pooling makes vectors with any model"
+    )]
+    MakesNoVectors(ModelAlias),
     /// The conversation cannot be answered.
     #[error(transparent)]
     Chat(#[from] ChatError),
@@ -183,7 +185,7 @@ impl Preparer<'_> {
                 plain(tokens.ok_or_else(|| PrepareError::NoInfillTokens(self.name.clone()))?)
             }
             Task::Embed { .. } | Task::Rerank { .. } => {
-                return Err(PrepareError::NotServed(self.name.clone()));
+                return Err(PrepareError::MakesNoVectors(self.name.clone()));
             }
         };
         if input.tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(input) }

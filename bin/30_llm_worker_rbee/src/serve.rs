@@ -146,6 +146,7 @@ fn load_settings(args: &Serve, sandbox: Sandbox) -> anyhow::Result<LoadSettings>
         attention,
         slots: args.slots,
         ctx_size: args.ctx_size,
+        pooling: args.pooling,
         threads: args.threads,
         max_queue: args.max_queue,
         batch_invariant: args.batch_invariant,

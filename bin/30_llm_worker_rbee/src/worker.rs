@@ -1,5 +1,7 @@
 //! The worker's parts, and the way from an empty process to a ready one.
 
+mod vectors;
+
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
@@ -7,14 +9,15 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 use worker_contract::{
-    HealthReport, HiveAlias, KvCacheUse, ModelAlias, ModelInUse, Sha256Digest, Slots,
+    HealthReport, HiveAlias, KvCacheUse, ModelAlias, ModelInUse, ModelKind, Sha256Digest, Slots,
     WorkerHeartbeat, WorkerId, WorkerState,
 };
 
+use self::vectors::Vectors;
 use crate::batch::{Gauges, Scheduler, SchedulerSettings, Submitter};
 use crate::engine::llama::{
     AdapterSettings, AttentionSettings, ContextSettings, LlamaEngine, Model, ModelSettings,
-    Placement, Runtime, build_name,
+    Placement, Pooling, Purpose, Runtime, build_name,
 };
 use crate::engine::{Engine as _, EngineLimits};
 use crate::metrics::Metrics;
@@ -51,8 +54,11 @@ pub struct LoadSettings {
     pub attention: AttentionSettings,
     /// How many requests run at once.
     pub slots: u32,
-    /// KV cache size in tokens, for all slots together.
+    /// KV cache size in tokens, for all slots together; of an embedding or reranking model the
+    /// longest text, where the model itself allows that much.
     pub ctx_size: u32,
+    /// How the model makes vectors or scores; `None` for what its file says.
+    pub pooling: Option<Pooling>,
     /// Threads of the processor; `None` for all physical cores.
     pub threads: Option<u32>,
     /// The most requests that wait for a slot.
@@ -77,6 +83,8 @@ pub struct Worker {
     gauges: Arc<Gauges>,
     metrics: Metrics,
     loaded: OnceLock<Loaded>,
+    /// In the place of `loaded`, where the model makes vectors or scores.
+    vectors: OnceLock<Vectors>,
 }
 
 /// A model that is ready.
@@ -101,6 +109,7 @@ impl Worker {
             gauges: Arc::default(),
             metrics: Metrics::default(),
             loaded: OnceLock::new(),
+            vectors: OnceLock::new(),
         })
     }
 
@@ -136,11 +145,15 @@ impl Worker {
             file: settings.file.clone(),
             placement: settings.placement.clone(),
             adapters: settings.adapters.clone(),
+            pooling: settings.pooling,
         };
         let model = Model::load(&runtime, &model, &context, move |progress| {
             state.send_replace(WorkerState::Loading { progress });
         })?;
         let model = Arc::new(model);
+        if let Purpose::Pooled(pooling) = model.purpose() {
+            return self.run_vectors(&runtime, &model, pooling);
+        }
         let engine = LlamaEngine::new(&runtime, &model, context.clamped(model.trained_context()))?;
         let limits = engine.limits();
         let template = match model.chat_template() {
@@ -169,6 +182,18 @@ impl Worker {
         if self.loaded.set(loaded).is_err() {
             return Err("a worker loads one model, once".into());
         }
+        self.become_ready();
+        tracing::info!(
+            model = %self.identity.alias,
+            slots = limits.slots,
+            context_length = limits.context_length,
+            "the model is loaded"
+        );
+        scheduler.run();
+        Ok(())
+    }
+
+    fn become_ready(&self) {
         self.settings.sandbox.after_load();
         self.state.send_if_modified(|state| {
             // A worker that was told to end while it loaded goes on draining.
@@ -178,14 +203,6 @@ impl Worker {
             }
             was_loading
         });
-        tracing::info!(
-            model = %self.identity.alias,
-            slots = limits.slots,
-            context_length = limits.context_length,
-            "the model is loaded"
-        );
-        scheduler.run();
-        Ok(())
     }
 
     /// What requests are checked against; `None` until the model is loaded.
@@ -231,6 +248,9 @@ impl Worker {
         if let Some(loaded) = self.loaded.get() {
             *loaded.submitter.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         }
+        if let Some(vectors) = self.vectors.get() {
+            vectors.close();
+        }
     }
 
     /// Whether no request runs or waits.
@@ -239,7 +259,7 @@ impl Worker {
         self.gauges.busy.load(Relaxed) == 0 && self.gauges.queued.load(Relaxed) == 0
     }
 
-    /// Tokens of answers since the start.
+    /// Tokens of answers since the start; of an embedding or reranking model those of the texts.
     #[must_use]
     pub fn tokens_made(&self) -> u64 {
         self.gauges.tokens.load(Relaxed)
@@ -261,7 +281,8 @@ impl Worker {
             state: self.state.borrow().clone(),
             slots: self.slots(),
             queued: self.gauges.queued.load(Relaxed),
-            context_length: self.loaded.get().map_or(0, |l| l.limits.context_length),
+            context_length: self.context_length(),
+            kind: self.vectors.get().map_or(ModelKind::Generative, Vectors::kind),
         }
     }
 
@@ -277,6 +298,7 @@ impl Worker {
                 name: health.model,
                 digest: self.identity.digest.clone(),
                 context_length: health.context_length,
+                kind: health.kind,
             },
             device: self.settings.placement.main_device(),
             state: health.state,
@@ -290,6 +312,11 @@ impl Worker {
             engine_build: build_name(),
             pid: std::process::id(),
         }
+    }
+
+    fn context_length(&self) -> u32 {
+        let text = self.loaded.get().map(|loaded| loaded.limits.context_length);
+        text.or_else(|| self.vectors.get().map(Vectors::context_length)).unwrap_or(0)
     }
 
     fn slots(&self) -> Slots {

@@ -1,4 +1,4 @@
-use worker_contract::{KvCacheUse, ModelInUse, Slots, SupervisedState, WorkerState};
+use worker_contract::{KvCacheUse, ModelInUse, ModelKind, Slots, SupervisedState, WorkerState};
 
 use super::*;
 use crate::scheduler::RejectReason;
@@ -181,7 +181,12 @@ fn beat(name: &str, state: WorkerState, busy: u32) -> WorkerHeartbeat {
         worker_id: id(name),
         hive_id: HiveAlias::localhost(),
         address: "http://127.0.0.1:9300".into(),
-        model: ModelInUse { name: model(), digest: None, context_length: 2048 },
+        model: ModelInUse {
+            name: model(),
+            digest: None,
+            context_length: 2048,
+            kind: ModelKind::Generative,
+        },
         device: "CPU-0".parse().unwrap(),
         state,
         slots: Slots { total: 1, busy },

@@ -4,8 +4,11 @@
 //! `unsafe` code of the workspace.
 
 pub mod llama;
+mod pooled;
 
 use worker_contract::TokenId;
+
+pub use pooled::{PooledEngine, PooledLimits};
 
 /// One token of a step's batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

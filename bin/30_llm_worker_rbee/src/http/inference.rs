@@ -10,9 +10,10 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use daemon_http::{ApiError, ApiJson};
-use futures::stream;
+use futures::stream::{self, Stream};
 use worker_contract::{InferenceEvent, InferenceRequest, WorkerState};
 
+use super::vectors;
 use crate::batch::{EventReceiver, SubmitError, answer_channel};
 use crate::prepare::{PrepareError, is_slow_to_prepare};
 use crate::text::ChatError;
@@ -23,7 +24,7 @@ const EVENTS_A_PIECE: usize = 32;
 
 /// Prompts above this size are tokenized off the threads that serve other connections; so are
 /// requests that take long for another reason.
-const INLINE_BYTES: usize = 16 * 1024;
+pub(super) const INLINE_BYTES: usize = 16 * 1024;
 
 pub(super) async fn inference(
     State(worker): State<Arc<Worker>>,
@@ -31,6 +32,9 @@ pub(super) async fn inference(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     refuse_unless_ready(&worker)?;
+    if worker.embedding_preparer().is_some() {
+        return vectors::inference(worker, request, arrived).await;
+    }
     let submitter = worker.submitter().ok_or_else(not_ready)?;
     let (answer, events) = answer_channel();
     let prepare = {
@@ -46,18 +50,27 @@ pub(super) async fn inference(
         let task = tokio::task::spawn_blocking(move || prepare(request));
         task.await.map_err(|_| ApiError::internal("the request could not be prepared"))??
     };
-    submitter.submit(prepared).map_err(|error| match error {
+    submitter.submit(prepared).map_err(not_taken)?;
+    Ok(stream(events))
+}
+
+pub(super) fn not_taken(error: SubmitError) -> ApiError {
+    match error {
         SubmitError::QueueFull(_) => {
             ApiError::too_many_requests("queue_full", error.to_string(), 1)
         }
         SubmitError::Stopped => not_ready(),
-    })?;
+    }
+}
+
+/// The answer, as its events come.
+pub(super) fn stream(events: EventReceiver) -> Response {
     let headers = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
-    Ok((headers, Body::from_stream(body(events))).into_response())
+    (headers, Body::from_stream(body(events))).into_response()
 }
 
 /// The events as the body's pieces; dropping the body ends the request.
-fn body(events: EventReceiver) -> impl stream::Stream<Item = Result<Bytes, Infallible>> {
+fn body(events: EventReceiver) -> impl Stream<Item = Result<Bytes, Infallible>> {
     stream::unfold((events, Vec::new()), |(mut events, mut ready)| async move {
         if events.recv_many(&mut ready, EVENTS_A_PIECE).await == 0 {
             return None;
@@ -88,7 +101,7 @@ fn refuse_unless_ready(worker: &Worker) -> Result<(), ApiError> {
     }
 }
 
-fn not_ready() -> ApiError {
+pub(super) fn not_ready() -> ApiError {
     ApiError::unavailable("loading", "the model is being loaded", 1)
 }
 
@@ -128,7 +141,7 @@ fn refused(error: &PrepareError) -> ApiError {
         PrepareError::NotDeterministic => {
             ApiError::bad_request("not_deterministic", message).param("deterministic")
         }
-        PrepareError::NotServed(_) => {
+        PrepareError::MakesNoVectors(_) => {
             ApiError::bad_request("unsupported_task", message).param("task")
         }
         PrepareError::Chat(ChatError::Invalid(invalid)) => {

@@ -4,5 +4,6 @@ mod health;
 mod inference;
 mod metrics;
 mod router;
+mod vectors;
 
 pub use router::router;

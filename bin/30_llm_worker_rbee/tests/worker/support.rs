@@ -66,7 +66,12 @@ impl WorkerProcess {
 
     /// Starts the worker with the demo model and waits until it is ready.
     pub fn ready(args: &[&str]) -> Self {
-        let worker = Self::start(&demo_model(), args);
+        Self::ready_with(&demo_model(), args)
+    }
+
+    /// Starts the worker with a model file and waits until it is ready.
+    pub fn ready_with(model: &Path, args: &[&str]) -> Self {
+        let worker = Self::start(model, args);
         worker.wait_for_state("ready");
         worker
     }
@@ -202,6 +207,7 @@ pub fn model_here(slots: u32, kv_tokens: u32) -> (Runtime, Model, ContextSetting
             tensor_split: Vec::new(),
         },
         adapters: Vec::new(),
+        pooling: None,
     };
     let model = Model::load(&runtime, &settings, &context, |_| {}).expect("the model loads");
     (runtime, model, context)

@@ -50,7 +50,9 @@ pub use daemon::StartedDaemon;
 pub use home::Home;
 pub use jobs::JobRun;
 pub use keeper::{KeeperRun, RunningKeeper};
-pub use model::{demo_model, write_broken_model, write_truncated_model};
+pub use model::{
+    demo_model, embedding_model, embedding_reference, write_broken_model, write_truncated_model,
+};
 pub use processes::{ProcessInfo, Signal, is_alive, send_signal};
 pub use small_disk::SmallDisk;
 pub use sse::{SseEvent, SseStream};

@@ -9,14 +9,30 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-
 /// The demo model's file, fetched with `scripts/fetch-demo-model.sh` if it is not there yet.
 ///
 /// It lies in `$RBEE_TEST_MODELS`, else in `~/.cache/rbee-test-models`.
 pub fn demo_model() -> Result<PathBuf> {
     static MODEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let found = MODEL.get_or_init(|| find_or_fetch().map_err(|error| format!("{error:#}")));
+    once(&MODEL, "SmolLM2-135M-Instruct.Q4_1.gguf", "fetch-demo-model.sh")
+}
+
+/// An embedding model's file (all-MiniLM-L6-v2, F16), fetched with
+/// `scripts/fetch-embedding-model.sh` if it is not there yet; it lies where the demo model does.
+pub fn embedding_model() -> Result<PathBuf> {
+    static MODEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&MODEL, "all-MiniLM-L6-v2.F16.gguf", "fetch-embedding-model.sh")
+}
+
+/// What the embedding model's original weights make of some sentences, as JSON.
+pub fn embedding_reference() -> Result<PathBuf> {
+    static FILE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&FILE, "all-MiniLM-L6-v2.reference.json", "fetch-embedding-model.sh")
+}
+
+fn once(place: &OnceLock<Result<PathBuf, String>>, file: &str, script: &str) -> Result<PathBuf> {
+    let found =
+        place.get_or_init(|| find_or_fetch(file, script).map_err(|error| format!("{error:#}")));
     found.clone().map_err(|error| anyhow!(error))
 }
 
@@ -45,21 +61,21 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn find_or_fetch() -> Result<PathBuf> {
+fn find_or_fetch(file: &str, script: &str) -> Result<PathBuf> {
     let dir = match env::var_os("RBEE_TEST_MODELS") {
         Some(dir) => PathBuf::from(dir),
         None => env::home_dir().context("no home folder")?.join(".cache/rbee-test-models"),
     };
-    let file = dir.join(FILE);
+    let file = dir.join(file);
     if file.is_file() {
         return Ok(file);
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../scripts/fetch-demo-model.sh");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../scripts").join(script);
     let run = Command::new(&script)
         .arg(&dir)
         .output()
         .with_context(|| format!("{} cannot be run", script.display()))?;
     let said = String::from_utf8_lossy(&run.stderr);
-    ensure!(run.status.success() && file.is_file(), "the demo model cannot be fetched: {said}");
+    ensure!(run.status.success() && file.is_file(), "{} failed: {said}", script.display());
     Ok(file)
 }

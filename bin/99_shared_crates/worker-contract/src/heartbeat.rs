@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, DeviceId, HiveAlias, ModelAlias, ModelEntry, Sha256Digest, WorkerId};
+use crate::{
+    Device, DeviceId, HiveAlias, ModelAlias, ModelEntry, ModelKind, Sha256Digest, WorkerId,
+};
 
 /// The state of a worker, as it says itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,8 +65,12 @@ pub struct ModelInUse {
     /// The digest of its file, where the hive gave one.
     #[serde(default)]
     pub digest: Option<Sha256Digest>,
-    /// The longest prompt and answer together that one request can have, in tokens.
+    /// The longest prompt and answer together that one request can have, in tokens; of an embedding
+    /// or reranking model the longest text.
     pub context_length: u32,
+    /// What it can do.
+    #[serde(default)]
+    pub kind: ModelKind,
 }
 
 /// A worker's report to the queen: `POST /v1/worker-heartbeat`.
@@ -173,6 +179,10 @@ pub struct HealthReport {
     pub slots: Slots,
     /// Requests that wait for a slot.
     pub queued: u32,
-    /// The longest prompt and answer together that one request can have, in tokens; 0 while loading.
+    /// The longest prompt and answer together that one request can have, in tokens, of an embedding
+    /// or reranking model the longest text; 0 while loading.
     pub context_length: u32,
+    /// What the model can do; known when it is loaded.
+    #[serde(default)]
+    pub kind: ModelKind,
 }

@@ -23,4 +23,4 @@ pub use inference::{
     Role, Sampling, Task, Timings, TokenId, TokenLogprob, TokenLogprobs, Tool, ToolCall,
     ToolCallDelta, ToolChoice, Usage,
 };
-pub use model::{GgufSummary, ModelEntry, Sha256Digest};
+pub use model::{GgufSummary, ModelEntry, ModelKind, Sha256Digest};

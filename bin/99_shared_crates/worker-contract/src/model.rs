@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ModelAlias;
+use crate::{ModelAlias, Task};
 
 /// A SHA-256 digest, written as 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +46,43 @@ impl From<Sha256Digest> for String {
 impl fmt::Display for Sha256Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// What a model can do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelKind {
+    /// It makes text.
+    #[default]
+    Generative,
+    /// It makes vectors of texts, and ranks documents by the cosine of theirs.
+    Embedding,
+    /// It scores how well a document answers a query.
+    Reranking,
+}
+
+impl ModelKind {
+    /// Its name as it is in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Generative => "generative",
+            Self::Embedding => "embedding",
+            Self::Reranking => "reranking",
+        }
+    }
+
+    /// Whether a model of this kind can do such a task at all.
+    #[must_use]
+    pub fn serves(self, task: &Task) -> bool {
+        match task {
+            Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => {
+                self == Self::Generative
+            }
+            Task::Embed { .. } => self == Self::Embedding,
+            Task::Rerank { .. } => self != Self::Generative,
+        }
     }
 }
 

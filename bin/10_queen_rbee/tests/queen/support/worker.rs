@@ -18,8 +18,8 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio_util::sync::DropGuard;
 use worker_contract::{
-    HiveAlias, InferenceRequest, KvCacheUse, ModelInUse, Slots, SupervisedState, SupervisedWorker,
-    WorkerHeartbeat, WorkerState,
+    HiveAlias, InferenceRequest, KvCacheUse, ModelInUse, ModelKind, Slots, SupervisedState,
+    SupervisedWorker, WorkerHeartbeat, WorkerState,
 };
 
 /// What a worker does with one request.
@@ -95,7 +95,12 @@ impl WorkerDouble {
             worker_id: self.name.parse().unwrap(),
             hive_id: HiveAlias::localhost(),
             address: self.url.clone(),
-            model: ModelInUse { name: "m".parse().unwrap(), digest: None, context_length: 2048 },
+            model: ModelInUse {
+                name: "m".parse().unwrap(),
+                digest: None,
+                context_length: 2048,
+                kind: ModelKind::Generative,
+            },
             device: "CPU-0".parse().unwrap(),
             state: WorkerState::Ready,
             slots: Slots { total: 4, busy: 0 },

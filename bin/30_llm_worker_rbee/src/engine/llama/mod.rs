@@ -14,7 +14,10 @@ mod memory_need;
 mod model;
 mod model_params;
 mod placement;
+mod pooled;
+mod pooling;
 mod raw;
+mod rerank;
 mod runtime;
 
 pub use attention::{AttentionSettings, CacheType, FlashAttention, NeedsFlashAttention};
@@ -27,4 +30,6 @@ pub use memory_need::NotEnoughMemory;
 pub use model::{LoadError, Model, ModelSettings};
 pub use model_params::NoFit;
 pub use placement::{GpuLayers, Placement, PlacementError, SplitMode};
+pub use pooled::{LlamaPooledEngine, PooledContextError, PooledSettings};
+pub use pooling::{Pooling, Purpose, PurposeError};
 pub use runtime::{Runtime, build_name, prepare_process};

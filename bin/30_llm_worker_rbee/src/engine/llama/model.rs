@@ -19,7 +19,10 @@ use super::memory_estimate::Facts;
 use super::memory_need::NotEnoughMemory;
 use super::model_params::{ModelParams, NoFit};
 use super::placement::{GpuLayers, Placement, PlacementError};
+use super::pooling::{Metadata, Pooling, Purpose, PurposeError};
+use super::rerank::has_classifier;
 use super::runtime::Runtime;
+use crate::gguf::{Header, Value};
 use crate::sampling::Dry;
 use crate::sampling::constraint::TokenEnvironment;
 
@@ -32,6 +35,9 @@ pub struct ModelSettings {
     pub placement: Placement,
     /// The LoRA adapters that apply to it.
     pub adapters: Vec<AdapterSettings>,
+    /// Makes it an embedding or reranking model, or changes how it pools; `None` for what the file
+    /// says.
+    pub pooling: Option<Pooling>,
 }
 
 /// A model cannot be loaded.
@@ -68,13 +74,14 @@ pub enum LoadError {
         /// llama.cpp's words.
         reason: String,
     },
-    /// It makes no text.
-    #[error("{path} is an embedding model ({architecture}): it makes no text")]
-    NotGenerative {
+    /// It is for nothing that the worker does.
+    #[error("cannot use {path}")]
+    Purpose {
         /// The file.
         path: String,
-        /// Its architecture.
-        architecture: String,
+        /// Why.
+        #[source]
+        source: PurposeError,
     },
 }
 
@@ -83,7 +90,7 @@ pub enum LoadError {
 pub struct Model {
     pub(super) llama: LlamaModel,
     pub(super) adapters: Vec<Adapter>,
-    architecture: String,
+    purpose: Purpose,
 }
 
 impl Model {
@@ -109,6 +116,9 @@ impl Model {
         };
         let file = c_path(&settings.file)
             .ok_or_else(|| refused("its path is no plain text".to_owned()))?;
+        let header = check_file(&settings.file)?;
+        let purpose = purpose(&header, &summary.architecture, settings)
+            .map_err(|source| LoadError::Purpose { path: path.clone(), source })?;
         let gpus = gpus(runtime, &placement.devices)?;
         let context = &context.clamped(summary.context_length);
         let mut params = ModelParams::new(runtime, placement, &gpus);
@@ -116,20 +126,24 @@ impl Model {
         if placement.layers() == GpuLayers::Auto {
             params.fit(&file, context)?;
         }
-        let facts = Facts::read(&check_file(&settings.file)?, summary.size_bytes);
-        check(runtime, Plan { file: &file, placement, params: &params, context, facts })?;
+        // A model for vectors has no KV cache of that size.
+        if purpose == Purpose::Text {
+            let facts = Facts::read(&header, summary.size_bytes);
+            check(runtime, Plan { file: &file, placement, params: &params, context, facts })?;
+        }
         engine_log::forget_errors();
         let mut llama = params.load(&file, on_progress).ok_or_else(|| {
             refused(engine_log::last_errors().unwrap_or_else(|| "it does not say why".to_owned()))
         })?;
         tell_layers(placement, &params, &llama);
         let adapters = lora::load(&mut llama, &summary.architecture, &settings.adapters)?;
-        let model = Self { llama, adapters, architecture: summary.architecture };
-        let causal = model.meta(&format!("{}.attention.causal", model.architecture));
-        if causal.as_deref() == Some("false") {
-            return Err(LoadError::NotGenerative { path, architecture: model.architecture });
-        }
-        Ok(model)
+        Ok(Self { llama, adapters, purpose })
+    }
+
+    /// What the model is for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     /// The longest context that the model was trained for, in tokens.
@@ -245,10 +259,26 @@ impl Model {
         }
         Some(self.llama.vocab().text(token)?.to_string_lossy().into_owned())
     }
+}
 
-    fn meta(&self, key: &str) -> Option<String> {
-        self.llama.meta_val_str(key).ok()
+fn purpose(
+    header: &Header,
+    architecture: &str,
+    settings: &ModelSettings,
+) -> Result<Purpose, PurposeError> {
+    let value = |key: &str| header.get(&format!("{architecture}.{key}"));
+    let causal = match value("attention.causal") {
+        Some(Value::Bool(causal)) => Some(*causal),
+        _ => None,
+    };
+    let pooling = value("pooling_type").and_then(Value::as_integer);
+    let pooling = pooling.and_then(|number| number.try_into().ok());
+    let metadata = Metadata { architecture, causal, pooling };
+    let purpose = metadata.purpose(settings.pooling)?;
+    if purpose == Purpose::Pooled(Pooling::Rank) && !has_classifier(header) {
+        return Err(PurposeError::NoClassifier);
     }
+    Ok(purpose)
 }
 
 /// A path as llama.cpp takes it.
