@@ -20,6 +20,11 @@ Feature: Bad input
       | the temperature is too high | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"temperature":9}            | 400    |                 | temperature |              |
       | top_p is negative           | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"top_p":-0.5}               | 400    |                 | top_p       |              |
       | stream is a text            | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"stream":"yes"}             | 400    |                 | stream      |              |
+      | there are too many answers  | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"n":17}                     | 400    |                 | n           | 16           |
+      | a bias is of no token       | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"logit_bias":{"bee":5}}     | 400    |                 | logit_bias  | token id     |
+      | a call of nothing is wanted | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"tool_choice":"required"}   | 400    |                 | tool_choice | tools        |
+      | a function has no name      | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"tools":[{"type":"function","function":{}}]} | 400    |                 | tools[0].function.name |              |
+      | the form is unknown         | {"model":"smollm2-135m","messages":[{"role":"user","content":"Hi"}],"response_format":{"type":"xml"}} | 400    |                 | response_format.type | json_schema  |
       | the model's name is a path  | {"model":"../../etc/passwd","messages":[{"role":"user","content":"Hi"}]}                        | 404    |                 |             |              |
       | the model is unknown        | {"model":"smollm2-135n","messages":[{"role":"user","content":"Hi"}]}                            | 404    | model_not_found |             | smollm2-135m |
     And queen and hive are healthy

@@ -13,16 +13,16 @@ use axum::response::{IntoResponse as _, Response};
 use daemon_http::{ApiError, ApiJson, CallerExt};
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, timeout};
-use worker_contract::{ModelAlias, RequestId, WorkerId};
+use worker_contract::{InferenceRequest, ModelAlias, RequestId, WorkerId};
 
 use super::describe;
 use super::router::Facts;
 use super::stream_body::stream_body;
 use crate::dialect::openai::{
-    Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model, whole,
+    Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
 };
 use crate::registry::Registry;
-use crate::relay::{Failure, Part, Relay};
+use crate::relay::{Answer, Failure, Part, Relay};
 
 /// The parts of an answer as they come.
 pub(super) type Parts = Pin<Box<dyn Stream<Item = Result<Part, Failure>> + Send>>;
@@ -44,7 +44,8 @@ pub(super) async fn chat(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let understood = read_chat(body, request_id)?;
-    endpoint.answer(Kind::Chat, understood, &headers, &caller).await
+    let answer = endpoint.text(Kind::Chat, understood, &headers, &caller).await;
+    answer.map_err(|error| about(error, "messages"))
 }
 
 pub(super) async fn completion(
@@ -55,7 +56,8 @@ pub(super) async fn completion(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let understood = read_completion(body, request_id)?;
-    endpoint.answer(Kind::Completion, understood, &headers, &caller).await.map_err(about_prompt)
+    let answer = endpoint.text(Kind::Completion, understood, &headers, &caller).await;
+    answer.map_err(|error| about(error, "prompt"))
 }
 
 /// What both endpoints use.
@@ -67,7 +69,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    async fn answer(
+    async fn text(
         self,
         kind: Kind,
         understood: Understood,
@@ -75,22 +77,34 @@ impl Endpoint {
         caller: &CallerExt,
     ) -> Result<Response, ApiError> {
         let Understood { model, request, stream, include_usage } = understood;
-        let deadline = Instant::now() + self.time_allowed(headers)?;
-        // What cannot be an alias cannot be the name of a model that exists.
-        let Ok(alias) = model.parse::<ModelAlias>() else {
-            let models = self.registry.models(std::time::Instant::now());
-            return Err(unknown_model(&model, models.keys()));
-        };
+        let n = request.n;
+        let answer = self.begin(&model, request, headers, caller)?;
         let head = Head::new(kind, model, now());
-        let answer = self.relay.answer(alias, request, deadline, &caller.0.to_string());
         let parts = stream::unfold(answer, |mut answer| async move {
             answer.next().await.map(|part| (part, answer))
         });
         if stream {
-            self.streamed(Writer::new(kind, head, include_usage), Box::pin(parts)).await
+            self.streamed(Writer::new(kind, head, include_usage, n), Box::pin(parts)).await
         } else {
-            self.whole(kind, &head, Box::pin(parts)).await
+            self.whole(kind, &head, n, Box::pin(parts)).await
         }
+    }
+
+    /// The answer to a request, of which nothing has come yet.
+    pub(super) fn begin(
+        &self,
+        model: &str,
+        request: InferenceRequest,
+        headers: &HeaderMap,
+        caller: &CallerExt,
+    ) -> Result<Answer, ApiError> {
+        let deadline = Instant::now() + self.time_allowed(headers)?;
+        // What cannot be an alias cannot be the name of a model that exists.
+        let Ok(alias) = model.parse::<ModelAlias>() else {
+            let models = self.registry.models(std::time::Instant::now());
+            return Err(unknown_model(model, models.keys()));
+        };
+        Ok(self.relay.answer(alias, request, deadline, &caller.0.to_string()))
     }
 
     /// The time that a request may take: the server's, or the client's if that is less.
@@ -116,7 +130,7 @@ impl Endpoint {
             }
             Ok(Some(Ok(other))) => (Some(other), None),
             Ok(Some(Err(failure))) => return Err(describe(failure, &self.registry)),
-            Ok(None) => return Err(ApiError::internal("the answer ended before it began")),
+            Ok(None) => return Err(unfinished()),
             Err(_) => (None, None),
         };
         let body = HttpBody::from_stream(stream_body(writer, first, parts, self.registry));
@@ -124,24 +138,37 @@ impl Endpoint {
         Ok(with_worker((head, body).into_response(), worker))
     }
 
-    async fn whole(self, kind: Kind, head: &Head, mut parts: Parts) -> Result<Response, ApiError> {
-        let (mut text, mut worker, mut end) = (String::new(), None, None);
+    async fn whole(
+        self,
+        kind: Kind,
+        head: &Head,
+        n: u32,
+        mut parts: Parts,
+    ) -> Result<Response, ApiError> {
+        let (mut assembly, mut worker, mut end) = (Assembly::new(n), None, None);
         while let Some(part) = parts.next().await {
             match part.map_err(|failure| describe(failure, &self.registry))? {
                 Part::Started { worker_id } => worker = Some(worker_id),
-                Part::Text { text: piece, .. } => text.push_str(&piece),
+                Part::Delta(delta) => assembly.add(delta),
+                Part::ChoiceDone { index, finish_reason } => assembly.end(index, finish_reason),
                 Part::Done { finish_reason, usage, .. } => end = Some((finish_reason, usage)),
+                // The relay gives these to who asks for them only.
+                Part::Embedding { .. } | Part::Score { .. } => {}
             }
         }
-        let Some((reason, usage)) = end else {
-            return Err(ApiError::internal("the answer ended before it was done"));
-        };
-        let answer = Json(whole(kind, head, &text, reason, usage)).into_response();
+        let (reason, usage) = end.ok_or_else(unfinished)?;
+        let answer = Json(assembly.answer(kind, head, reason, usage)).into_response();
         Ok(with_worker(answer, worker))
     }
 }
 
-fn with_worker(mut response: Response, worker: Option<WorkerId>) -> Response {
+/// An answer ended without an end, which the relay does not let happen.
+pub(super) fn unfinished() -> ApiError {
+    ApiError::internal("the answer ended before it was done")
+}
+
+/// The response with the name of the worker in its head.
+pub(super) fn with_worker(mut response: Response, worker: Option<WorkerId>) -> Response {
     let value = worker.and_then(|worker| HeaderValue::from_str(worker.as_str()).ok());
     if let Some(value) = value {
         response.headers_mut().insert(WORKER, value);
@@ -149,11 +176,14 @@ fn with_worker(mut response: Response, worker: Option<WorkerId>) -> Response {
     response
 }
 
-/// Workers know messages and prompts; this endpoint has a prompt only.
-fn about_prompt(mut error: ApiError) -> ApiError {
-    if error.detail.param.as_deref() == Some("messages") {
-        error.detail.param = Some("prompt".to_owned());
-    }
+/// A worker names the fields of its own contract; this endpoint's text is in the field `text`, and
+/// what can be done depends on the model.
+pub(super) fn about(mut error: ApiError, text: &str) -> ApiError {
+    error.detail.param = error.detail.param.map(|param| match param.as_str() {
+        "messages" | "prompt" | "inputs" | "documents" => text.to_owned(),
+        "task" => "model".to_owned(),
+        _ => param,
+    });
     error
 }
 

@@ -85,7 +85,12 @@ impl StreamBody {
     fn write(&mut self, part: Result<Part, Failure>, out: &mut BytesMut) {
         match part {
             Ok(Part::Started { .. }) => self.writer.begin(out),
-            Ok(Part::Text { text, .. }) => self.writer.text(&text, out),
+            Ok(Part::Delta(delta)) => self.writer.delta(&delta, out),
+            Ok(Part::ChoiceDone { index, finish_reason }) => {
+                self.writer.choice_done(index, finish_reason, out);
+            }
+            // The relay gives these to who asks for them only.
+            Ok(Part::Embedding { .. } | Part::Score { .. }) => {}
             Ok(Part::Done { finish_reason, usage, .. }) => {
                 self.writer.end(finish_reason, usage, out);
             }
@@ -103,7 +108,7 @@ mod tests {
     use std::time::Instant;
 
     use tokio::sync::mpsc;
-    use worker_contract::{FinishReason, Timings, Usage};
+    use worker_contract::{Delta, FinishReason, Timings, Usage};
 
     use super::*;
     use crate::dialect::openai::{Head, Kind};
@@ -142,7 +147,7 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel(8);
         let parts = stream::poll_fn(move |context| receiver.poll_recv(context));
         let head = Head { id: "x-1".into(), created: 5, model: "m".into() };
-        let writer = Writer::new(Kind::Chat, head, false);
+        let writer = Writer::new(Kind::Chat, head, false, 1);
         let registry = Registry::new(Duration::from_secs(2), Vec::new(), Instant::now());
         (sender, Box::pin(stream_body(writer, first, Box::pin(parts), registry)))
     }
@@ -157,7 +162,7 @@ mod tests {
     }
 
     fn text(text: &str) -> Part {
-        Part::Text { text: text.into(), tokens: vec![1] }
+        Part::Delta(Delta { text: text.into(), tokens: vec![1], ..Delta::default() })
     }
 
     fn done() -> Part {

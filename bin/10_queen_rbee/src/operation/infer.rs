@@ -5,7 +5,7 @@ use rbee_operations::Infer;
 use serde_json::json;
 use tokio::time::Instant;
 use worker_contract::{
-    ChatMessage, InferenceRequest, Prompt, RequestId, Role, Sampling, Task, WorkerId,
+    ChatMessage, Delta, InferenceRequest, Prompt, RequestId, Role, Sampling, Task, WorkerId,
 };
 
 use super::Operations;
@@ -57,10 +57,15 @@ impl Operations {
         while let Some(part) = answer.next().await {
             match part? {
                 Part::Started { worker_id } => worker = Some(worker_id),
-                Part::Text { text, tokens } => {
-                    let data = json!({"text": text, "tokens": tokens});
+                Part::Delta(Delta { reasoning, text, tokens, .. }) => {
+                    let mut data = json!({"text": text, "tokens": tokens});
+                    if !reasoning.is_empty() {
+                        data["reasoning"] = reasoning.into();
+                    }
                     job.event("token", text, data);
                 }
+                // Of one text, without functions, nothing else can come.
+                Part::ChoiceDone { .. } | Part::Embedding { .. } | Part::Score { .. } => {}
                 Part::Done { finish_reason, usage, timings } => {
                     let data = json!({
                         "model": infer.model,

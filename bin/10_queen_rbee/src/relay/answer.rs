@@ -59,6 +59,7 @@ impl Answer {
         caller: &str,
     ) -> Self {
         request.model = Some(model.clone());
+        let progress = Progress::of(&request);
         let record = Record {
             caller: caller.to_owned(),
             began: Instant::now(),
@@ -73,7 +74,7 @@ impl Answer {
             request,
             deadline,
             alarm: Box::pin(sleep_until(deadline)),
-            progress: Progress::default(),
+            progress,
             state: State::Seeking,
             ready: VecDeque::new(),
             record,
@@ -106,10 +107,10 @@ impl Answer {
         }
     }
 
-    /// The tokens that were passed on.
+    /// The tokens of one of the answers that were passed on.
     #[must_use]
-    pub fn tokens(&self) -> &[TokenId] {
-        self.progress.given()
+    pub fn tokens(&self, choice: usize) -> &[TokenId] {
+        self.progress.given(choice)
     }
 
     /// Finds a worker and sends it the request.
@@ -181,7 +182,7 @@ impl Answer {
         let (reason, is_connection) = match trouble {
             Trouble::Refused { status, detail } => return Err(Failure::Refused { status, detail }),
             Trouble::Deadline => {
-                return Err(Failure::Deadline { tokens: self.progress.given().len() });
+                return Err(Failure::Deadline { tokens: self.progress.tokens() });
             }
             Trouble::Busy { reason, rest } => {
                 tracing::debug!(%worker_id, reason, "a worker is busy");
@@ -232,7 +233,7 @@ impl Drop for Answer {
             model = %self.model,
             worker_id = worker_id.as_ref().map(tracing::field::display),
             prompt_tokens = usage.map(|usage| usage.prompt_tokens),
-            tokens = usage.map_or(self.progress.given().len(), |u| u.completion_tokens as usize),
+            tokens = usage.map_or(self.progress.tokens(), |u| u.completion_tokens as usize),
             ms = millis(began.elapsed()),
             outcome,
             "inference ended"

@@ -5,6 +5,7 @@
 //! on. Dropping an [`Answer`] closes the connection to the worker, which ends the request there.
 
 mod answer;
+mod choice;
 mod connection;
 mod failure;
 mod progress;
@@ -14,7 +15,7 @@ mod worker;
 use access_tokens::Secret;
 use tokio::time::Instant;
 use worker_contract::{
-    FinishReason, InferenceRequest, ModelAlias, Timings, TokenId, Usage, WorkerId,
+    Delta, FinishReason, InferenceRequest, ModelAlias, Timings, Usage, WorkerId,
 };
 
 pub use self::answer::Answer;
@@ -29,24 +30,41 @@ pub struct Relay {
     workers: WorkerClient,
 }
 
-/// A part of an answer, in the order `Started`, any number of `Text`, `Done`.
+/// A part of an answer, in the order `Started`, any number of others, `Done`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
-    /// The first token is there: from now on the answer comes from this worker.
+    /// The first token, vector or score is there: from now on the answer comes from this worker.
     Started {
         /// The worker.
         worker_id: WorkerId,
     },
-    /// Text, never empty, with the tokens that it stands for.
-    Text {
-        /// Whole characters.
-        text: String,
-        /// The tokens, those of earlier parts without text included.
-        tokens: Vec<TokenId>,
-    },
-    /// The answer is complete.
-    Done {
+    /// Text, reasoning or calls, never nothing, with the tokens that it stands for, those of earlier
+    /// parts that said nothing included.
+    Delta(Delta),
+    /// One of several answers is complete; where there is only one, `Done` tells it.
+    ChoiceDone {
+        /// Which one.
+        index: u32,
         /// Why it ended.
+        finish_reason: FinishReason,
+    },
+    /// The vector of one text; each comes once.
+    Embedding {
+        /// Which text.
+        index: u32,
+        /// The vector.
+        vector: Vec<f32>,
+    },
+    /// How well one document answers the query; each comes once.
+    Score {
+        /// Which document.
+        index: u32,
+        /// How well.
+        score: f32,
+    },
+    /// Everything is answered.
+    Done {
+        /// Why the answer ended, or the first of several.
         finish_reason: FinishReason,
         /// How many tokens it took.
         usage: Usage,

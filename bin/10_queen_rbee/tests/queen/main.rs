@@ -2,6 +2,7 @@
 //! contracts over real connections.
 #![expect(clippy::unwrap_used, reason = "what cannot be unwrapped fails the test")]
 
+mod abilities;
 mod answers;
 mod demand;
 mod disconnect;

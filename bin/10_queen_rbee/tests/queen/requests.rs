@@ -18,9 +18,9 @@ async fn what_cannot_be_right_is_refused_with_an_error_object() {
             json!("max_tokens"),
         ),
         (
-            r#"{"model":"m","messages":[{"role":"user","content":"x"}],"n":2}"#,
+            r#"{"model":"m","messages":[{"role":"user","content":"x"}],"functions":[{"name":"f"}]}"#,
             "unsupported_parameter",
-            json!("n"),
+            json!("functions"),
         ),
     ] {
         let request = queen.post("/v1/chat/completions").body(body);

@@ -2,46 +2,103 @@
 
 use daemon_http::ApiError;
 use serde_json::{Value, json};
-use worker_contract::{RequestId, Task};
+use worker_contract::{Chat, ChatMessage, InferenceRequest, RequestId, Role, Task};
 
 use super::content::read_messages;
+use super::error::{conflict, invalid};
 use super::fields::{Fields, is_empty};
-use super::sampling::{read_sampling, read_streaming, refuse_unserved};
-use super::{Body, Understood, request};
+use super::format::read_format;
+use super::sampling::{read_n, read_sampling, read_streaming, refuse_unserved};
+use super::tools::read_tools;
+use super::{Body, Understood};
+
+/// As many likely tokens as can be told with each token.
+const MAX_TOP_LOGPROBS: u32 = 20;
 
 /// Understands a chat request, or says which field is wrong.
 pub fn read_chat(body: Body, request_id: RequestId) -> Result<Understood, ApiError> {
     let mut fields = Fields::new(body);
     let model = fields.required_text("model")?;
     let messages = read_messages(fields.required("messages")?)?;
-    let sampling = read_sampling(&mut fields)?;
+    let mut sampling = read_sampling(&mut fields)?;
+    sampling.logprobs = read_logprobs(&mut fields)?;
+    let format = read_format(&mut fields)?;
+    let tools = read_tools(&mut fields)?;
     let streaming = read_streaming(&mut fields)?;
+    let n = read_n(&mut fields)?;
+    let deterministic = fields.flag("deterministic")?;
+    let chat = Chat {
+        continue_last: read_continuation(&mut fields, &messages)?,
+        template_variables: fields.object("chat_template_kwargs")?,
+        messages,
+        tools: tools.tools,
+        tool_choice: tools.choice,
+        parallel_tool_calls: tools.parallel,
+    };
     refuse_unserved(&mut fields)?;
     refuse_unserved_chat(&mut fields)?;
     fields.finish()?;
-    Ok(Understood {
-        model,
-        request: request(request_id, Task::Chat(messages.into()), sampling),
-        stream: streaming.stream,
-        include_usage: streaming.include_usage,
-    })
+    let request = InferenceRequest {
+        sampling,
+        format,
+        n,
+        deterministic,
+        ..InferenceRequest::new(request_id, Task::Chat(chat))
+    };
+    let include_usage = streaming.include_usage;
+    Ok(Understood { model, request, stream: streaming.stream, include_usage })
+}
+
+/// `logprobs` switches them on; `top_logprobs` says how many others come with each.
+fn read_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
+    let is_on = fields.flag("logprobs")?;
+    let top = fields.count_to("top_logprobs", 0, MAX_TOP_LOGPROBS)?;
+    match top {
+        Some(1..) if !is_on => {
+            let message = "'top_logprobs' is only allowed when 'logprobs' is true.";
+            Err(conflict("top_logprobs", message))
+        }
+        top => Ok(is_on.then(|| top.unwrap_or(0))),
+    }
+}
+
+/// Whether the last message is the beginning of the answer: by itself where it is the assistant's, as
+/// in llama-server; vLLM's two fields can say something else.
+fn read_continuation(fields: &mut Fields, messages: &[ChatMessage]) -> Result<bool, ApiError> {
+    const CONTINUE: &str = "continue_final_message";
+    const GENERATE: &str = "add_generation_prompt";
+    let (goes_on, begins) = (fields.choice(CONTINUE)?, fields.choice(GENERATE)?);
+    if goes_on == Some(true) && begins == Some(true) {
+        let message = format!("'{CONTINUE}' and '{GENERATE}' cannot both be true.");
+        return Err(conflict(CONTINUE, message));
+    }
+    let (last, others) = messages.split_last().map_or((None, messages), |(l, o)| (Some(l), o));
+    // A call is complete: its results come next.
+    let is_open =
+        |message: &ChatMessage| message.role == Role::Assistant && message.tool_calls.is_empty();
+    let can_go_on = last.is_some_and(is_open);
+    if goes_on == Some(true) && !can_go_on {
+        return Err(invalid(CONTINUE, "the last message is not a text of the assistant"));
+    }
+    let goes_on = can_go_on && goes_on != Some(false) && begins != Some(true);
+    if begins == Some(false) && !goes_on {
+        let why = "without it there is nothing to answer, unless the last message is continued";
+        return Err(invalid(GENERATE, why));
+    }
+    if goes_on && others.last().is_some_and(is_open) {
+        let why = "the last two messages are the assistant's, and only one can be continued";
+        return Err(invalid("messages", why));
+    }
+    Ok(goes_on)
 }
 
 fn refuse_unserved_chat(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.harmless(&["parallel_tool_calls", "prediction"]);
-    let says = |words: &'static [&str]| move |value: &Value| words.iter().any(|word| value == word);
-    fields.only("tools", is_empty, "")?;
-    fields.only("functions", is_empty, "")?;
-    fields.only("tool_choice", says(&["none", "auto"]), "")?;
-    fields.only("function_call", says(&["none", "auto"]), "")?;
-    fields.only("response_format", |format| format["type"] == "text", " but as text")?;
+    fields.harmless(&["prediction"]);
     fields.only("modalities", |modalities| *modalities == json!(["text"]), " but as text")?;
-    fields.only("top_logprobs", |count| *count == json!(0), "")?;
-    for name in ["audio", "web_search_options", "reasoning_effort", "verbosity", "reasoning"] {
-        fields.only(name, is_empty, "")?;
-    }
-    for name in ["chat_template", "chat_template_kwargs", "add_generation_prompt"] {
-        fields.only(name, |value| is_empty(value) || *value == json!(true), "")?;
+    let to_template = "; models that know it take it in 'chat_template_kwargs'";
+    fields.only("reasoning_effort", is_empty, to_template)?;
+    for name in ["audio", "web_search_options", "verbosity", "reasoning", "chat_template"] {
+        fields.only(name, |value: &Value| is_empty(value), "")?;
     }
     Ok(())
 }
@@ -49,7 +106,7 @@ fn refuse_unserved_chat(fields: &mut Fields) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use worker_contract::{ChatMessage, Role, Sampling};
+    use worker_contract::{OutputFormat, Sampling, Tool, ToolCall, ToolChoice};
 
     use super::*;
 
@@ -63,11 +120,18 @@ mod tests {
                     {"type": "text", "text": "one"}, {"type": "text", "text": "two"},
                 ], "name": "ann"},
                 {"role": "assistant", "content": "ok", "refusal": null, "tool_calls": [],
-                 "annotations": [], "audio": null},
+                 "annotations": [], "audio": null, "function_call": null},
+                {"role": "user", "content": "And now?"},
             ],
             "temperature": 0.5, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1.25,
             "presence_penalty": -2, "frequency_penalty": 2, "seed": 7, "stop": "\n",
-            "max_completion_tokens": 5, "ignore_eos": true,
+            "max_completion_tokens": 5, "ignore_eos": true, "typical_p": 0.5,
+            "xtc_probability": 0.25, "xtc_threshold": 0.125, "dry_multiplier": 1.5, "dry_base": 2,
+            "dry_allowed_length": 3, "dry_penalty_last_n": 100, "dry_sequence_breakers": ["\n"],
+            "repeat_last_n": 32, "logit_bias": {"15": -100, "7": 1.5}, "logprobs": true,
+            "top_logprobs": 3, "n": 4, "deterministic": true,
+            "response_format": {"type": "json_object"},
+            "chat_template_kwargs": {"enable_thinking": false},
             "stream": true, "stream_options": {"include_usage": true, "include_obfuscation": false},
         }))
         .unwrap();
@@ -79,10 +143,19 @@ mod tests {
             message(Role::System, "Be brief.", None),
             message(Role::User, "one\ntwo", Some("ann")),
             message(Role::Assistant, "ok", None),
+            message(Role::User, "And now?", None),
         ];
-        assert_eq!(understood.request.task, Task::Chat(messages.into()));
+        let variables = json!({"enable_thinking": false});
+        let chat = Chat {
+            template_variables: variables.as_object().unwrap().clone(),
+            ..Chat::from(messages)
+        };
+        let request = understood.request;
+        assert_eq!(request.task, Task::Chat(chat));
+        assert_eq!((request.n, request.deterministic), (4, true));
+        assert_eq!(request.format, OutputFormat::JsonObject);
         assert_eq!(
-            understood.request.sampling,
+            request.sampling,
             Sampling {
                 temperature: Some(0.5),
                 top_p: Some(1.0),
@@ -95,7 +168,17 @@ mod tests {
                 stop: vec!["\n".into()],
                 max_tokens: Some(5),
                 ignore_eos: true,
-                ..Sampling::default()
+                typical_p: Some(0.5),
+                xtc_probability: Some(0.25),
+                xtc_threshold: Some(0.125),
+                dry_multiplier: Some(1.5),
+                dry_base: Some(2.0),
+                dry_allowed_length: Some(3),
+                dry_penalty_last_n: Some(100),
+                dry_sequence_breakers: Some(vec!["\n".into()]),
+                repeat_last_n: Some(32),
+                logit_bias: vec![(15, -100.0), (7, 1.5)],
+                logprobs: Some(3),
             }
         );
         assert!(understood.stream && understood.include_usage);
@@ -111,6 +194,10 @@ mod tests {
             json!({"stream": false, "stream_options": {"include_usage": true}}),
             json!({"temperature": null, "stop": null, "tools": null, "anything": null}),
             json!({"max_tokens": 5, "max_completion_tokens": 5, "seed": -1, "stop": []}),
+            json!({"functions": [], "function_call": "auto", "tool_choice": "auto"}),
+            json!({"add_generation_prompt": true, "continue_final_message": false}),
+            json!({"repeat_penalty": 1.5, "repetition_penalty": 1.5, "chat_template_kwargs": {}}),
+            json!({"reasoning_effort": null, "deterministic": false, "min_tokens": 0}),
         ] {
             read(&with(&field)).unwrap_or_else(|error| panic!("{field}: {error}"));
         }
@@ -121,6 +208,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_in_the_words_of_the_api() {
+        let many: std::collections::HashMap<_, _> =
+            (0..1025).map(|id| (id.to_string(), 1)).collect();
         let rows = [
             (
                 json!({"max_tokens": -1}),
@@ -182,6 +271,59 @@ mod tests {
                 "messages[0].content[0].text",
                 "text",
             ),
+            (json!({"n": 0}), "integer_below_min_value", "n", ">= 1"),
+            (json!({"n": 17}), "integer_above_max_value", "n", "<= 16"),
+            (json!({"logprobs": 3}), "invalid_type", "logprobs", "a boolean"),
+            (
+                json!({"logprobs": true, "top_logprobs": 21}),
+                "integer_above_max_value",
+                "top_logprobs",
+                "<= 20",
+            ),
+            (
+                json!({"top_logprobs": 3}),
+                "invalid_parameter_combination",
+                "top_logprobs",
+                "'logprobs' is true",
+            ),
+            (json!({"logit_bias": [[5, 1]]}), "invalid_type", "logit_bias", "an object"),
+            (json!({"logit_bias": {"the": 1}}), "invalid_value", "logit_bias", "a token id"),
+            (json!({"logit_bias": {"-5": 1}}), "invalid_value", "logit_bias", "a token id"),
+            (json!({"logit_bias": {"5": "x"}}), "invalid_type", "logit_bias.5", "a decimal"),
+            (
+                json!({"logit_bias": {"5": 101}}),
+                "decimal_above_max_value",
+                "logit_bias.5",
+                "<= 100",
+            ),
+            (json!({"logit_bias": many}), "array_above_max_length", "logit_bias", "length 1024"),
+            (json!({"xtc_probability": 2}), "decimal_above_max_value", "xtc_probability", "<= 1"),
+            (json!({"dry_base": 0.5}), "decimal_below_min_value", "dry_base", ">= 1"),
+            (
+                json!({"dry_penalty_last_n": -2}),
+                "integer_below_min_value",
+                "dry_penalty_last_n",
+                ">= -1",
+            ),
+            (
+                json!({"dry_sequence_breakers": ["a", 5]}),
+                "invalid_type",
+                "dry_sequence_breakers[1]",
+                "a string",
+            ),
+            (
+                json!({"repeat_penalty": 1.5, "repetition_penalty": 1.25}),
+                "invalid_parameter_combination",
+                "repeat_penalty",
+                "send one",
+            ),
+            (json!({"deterministic": "yes"}), "invalid_type", "deterministic", "a boolean"),
+            (
+                json!({"chat_template_kwargs": []}),
+                "invalid_type",
+                "chat_template_kwargs",
+                "an object",
+            ),
             (json!({"max_token": 5}), "unknown_parameter", "max_token", "Unknown parameter"),
         ];
         for (field, code, param, mentions) in rows {
@@ -194,20 +336,26 @@ mod tests {
     #[test]
     fn what_is_not_served_is_never_ignored() {
         for (field, param) in [
-            (json!({"n": 2}), "n"),
-            (json!({"tools": [{"type": "function"}]}), "tools"),
-            (json!({"tool_choice": "required"}), "tool_choice"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
-            (json!({"logprobs": true}), "logprobs"),
-            (json!({"top_logprobs": 3}), "top_logprobs"),
-            (json!({"logit_bias": {"5": 1}}), "logit_bias"),
+            (json!({"functions": [{"name": "f"}]}), "functions"),
+            (json!({"function_call": {"name": "f"}}), "function_call"),
+            (json!({"min_tokens": 5}), "min_tokens"),
+            (json!({"stop_token_ids": [5]}), "stop_token_ids"),
+            (json!({"chat_template": "{{ x }}"}), "chat_template"),
             (json!({"modalities": ["audio"]}), "modalities"),
             (json!({"reasoning_effort": "high"}), "reasoning_effort"),
             (json!({"grammar": "root ::= x"}), "grammar"),
-            (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+            (json!({"messages": [{"role": "function", "content": "x"}]}), "messages[0].role"),
             (
-                json!({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}),
+                json!({"messages": [{"role": "user", "content": "", "tool_calls": [{}]}]}),
                 "messages[0].tool_calls",
+            ),
+            (
+                json!({"messages": [{"role": "user", "content": "", "tool_call_id": "c"}]}),
+                "messages[0].tool_call_id",
+            ),
+            (
+                json!({"messages": [{"role": "assistant", "content": "", "function_call": {"name": "f"}}]}),
+                "messages[0].function_call",
             ),
             (
                 json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
@@ -216,6 +364,113 @@ mod tests {
         ] {
             check(&field, "unsupported_parameter", param, "not served");
         }
+    }
+
+    #[test]
+    fn calls_and_their_results_arrive() {
+        let call = |id: &str, arguments: Value| {
+            json!({"id": id, "type": "function", "index": 0,
+                   "function": {"name": "add", "arguments": arguments}})
+        };
+        let messages = json!([
+            {"role": "user", "content": "1+2? 3+4?"},
+            {"role": "assistant", "content": null, "reasoning_content": "Two sums.", "tool_calls": [
+                call("c1", json!("{\"a\": 1}")), call("c2", json!({"a": 3})), call("c3", json!("")),
+            ]},
+            {"role": "tool", "tool_call_id": "c1", "content": "3"},
+            {"role": "tool", "tool_call_id": "c2", "content": [{"type": "text", "text": "7"}]},
+        ]);
+        let tools = json!([{"type": "function", "function": {"name": "add"}}]);
+        let fields = json!({"messages": messages, "tools": tools, "tool_choice": "required"});
+        let Task::Chat(chat) = read(&with(&fields)).unwrap().request.task else { panic!("a chat") };
+        let made = |id: &str, arguments: &str| ToolCall {
+            id: id.into(),
+            name: "add".into(),
+            arguments: arguments.into(),
+        };
+        let calls = [made("c1", "{\"a\": 1}"), made("c2", "{\"a\":3}"), made("c3", "{}")];
+        assert_eq!(chat.messages[1].tool_calls, calls);
+        assert_eq!(chat.messages[1].content, "");
+        assert_eq!(chat.messages[1].reasoning.as_deref(), Some("Two sums."));
+        let result =
+            ChatMessage { tool_call_id: Some("c2".into()), ..ChatMessage::text(Role::Tool, "7") };
+        assert_eq!(chat.messages[3], result);
+        let tool = Tool { name: "add".into(), description: None, parameters: None, strict: false };
+        assert_eq!((chat.tools, chat.tool_choice), (vec![tool], ToolChoice::Required));
+        assert!(chat.parallel_tool_calls && !chat.continue_last);
+
+        let message = |message: Value| json!({"messages": [message]});
+        let answered = |call: Value| message(json!({"role": "assistant", "tool_calls": [call]}));
+        let missing = "missing_required_parameter";
+        for (fields, code, param) in [
+            (message(json!({"role": "tool", "content": "x"})), missing, "messages[0].tool_call_id"),
+            (message(json!({"role": "assistant"})), missing, "messages[0].content"),
+            (
+                message(json!({"role": "assistant", "tool_calls": []})),
+                missing,
+                "messages[0].content",
+            ),
+            (answered(json!({"type": "function"})), missing, "messages[0].tool_calls[0].id"),
+            (
+                answered(call("c", json!(5))),
+                "invalid_type",
+                "messages[0].tool_calls[0].function.arguments",
+            ),
+            (
+                message(json!({"role": "assistant", "reasoning_content": "a", "reasoning": "b"})),
+                "invalid_parameter_combination",
+                "messages[0].reasoning_content",
+            ),
+        ] {
+            check(&fields, code, param, param);
+        }
+    }
+
+    #[test]
+    fn a_last_message_of_the_assistant_is_continued_unless_it_is_complete() {
+        let ends = |last: Value, more: Value| {
+            let mut fields = json!({"messages": [{"role": "user", "content": "Hi"}, last]});
+            fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            with(&fields)
+        };
+        let continues =
+            |last: &Value, more: Value| match read(&ends(last.clone(), more)).unwrap().request.task
+            {
+                Task::Chat(chat) => chat.continue_last,
+                other => panic!("{other:?}"),
+            };
+        let (begun, asked) = (
+            json!({"role": "assistant", "content": "The"}),
+            json!({"role": "user", "content": "x"}),
+        );
+        let called = json!({"role": "assistant", "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]});
+        assert!(continues(&begun, json!({})));
+        assert!(continues(&begun, json!({"add_generation_prompt": false})));
+        assert!(continues(&begun, json!({"continue_final_message": true})));
+        assert!(!continues(&begun, json!({"continue_final_message": false})));
+        assert!(!continues(&begun, json!({"add_generation_prompt": true})));
+        assert!(!continues(&asked, json!({})));
+        assert!(!continues(&called, json!({})));
+
+        let (goes_on, begins) = ("continue_final_message", "add_generation_prompt");
+        for (last, more, code, param) in [
+            (&asked, json!({goes_on: true}), "invalid_value", goes_on),
+            (&called, json!({goes_on: true}), "invalid_value", goes_on),
+            (&asked, json!({begins: false}), "invalid_value", begins),
+            (
+                &begun,
+                json!({goes_on: true, begins: true}),
+                "invalid_parameter_combination",
+                goes_on,
+            ),
+        ] {
+            let error = read(&ends(last.clone(), more.clone())).expect_err(&more.to_string());
+            assert_eq!(error.detail.code.as_deref(), Some(code), "{more}: {error}");
+            assert_eq!(error.detail.param.as_deref(), Some(param), "{more}: {error}");
+        }
+        let twice = json!({"messages": [begun, begun]});
+        check(&twice, "invalid_value", "messages", "the last two");
     }
 
     proptest! {
@@ -254,9 +509,20 @@ mod tests {
         "tools",
         "tool_choice",
         "response_format",
+        "structured_outputs",
+        "guided_choice",
+        "json_schema",
+        "logit_bias",
+        "dry_sequence_breakers",
+        "dry_penalty_last_n",
+        "chat_template_kwargs",
+        "deterministic",
         "logprobs",
         "unheard_of",
     ];
+
+    const KEYS: &[&str] =
+        &["role", "content", "type", "text", "function", "name", "tool_calls", "id", "schema", "5"];
 
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
@@ -267,7 +533,7 @@ mod tests {
             "\\PC{0,8}".prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 16, 4, |inner| {
-            let key = prop_oneof![Just("role"), Just("content"), Just("type"), Just("text")];
+            let key = prop::sample::select(KEYS);
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
                 prop::collection::vec((key, inner), 0..4).prop_map(|entries| {

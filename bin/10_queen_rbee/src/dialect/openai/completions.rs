@@ -1,32 +1,54 @@
 //! `POST /v1/completions`: the request.
 
 use daemon_http::ApiError;
-use serde_json::{Value, json};
-use worker_contract::{Prompt, RequestId, Task, TokenId};
+use serde_json::Value;
+use worker_contract::{InferenceRequest, Prompt, RequestId, Task, TokenId};
 
 use super::error::{unsupported, wrong_type};
 use super::fields::{Fields, is_empty};
-use super::sampling::{read_sampling, read_streaming, refuse_unserved};
-use super::{Body, Understood, request};
+use super::format::read_format;
+use super::sampling::{read_n, read_sampling, read_streaming, refuse_unserved};
+use super::{Body, Understood};
+
+/// As many likely tokens as this endpoint tells with each token.
+const MAX_LOGPROBS: u32 = 5;
 
 /// Understands a completion request, or says which field is wrong.
 pub fn read_completion(body: Body, request_id: RequestId) -> Result<Understood, ApiError> {
     let mut fields = Fields::new(body);
     let model = fields.required_text("model")?;
     let prompt = read_prompt(fields.required("prompt")?)?;
-    let sampling = read_sampling(&mut fields)?;
+    let mut sampling = read_sampling(&mut fields)?;
+    sampling.logprobs = fields.count_to("logprobs", 0, MAX_LOGPROBS)?;
+    let format = read_format(&mut fields)?;
     let streaming = read_streaming(&mut fields)?;
+    let n = read_n(&mut fields)?;
+    let deterministic = fields.flag("deterministic")?;
+    let task = read_task(&mut fields, prompt)?;
     refuse_unserved(&mut fields)?;
     fields.only("echo", is_empty, "")?;
-    fields.only("suffix", is_empty, "")?;
-    fields.only("best_of", |n| *n == json!(1), "")?;
+    fields.only("best_of", |best_of| *best_of == n, " but with the same value as 'n'")?;
     fields.finish()?;
-    Ok(Understood {
-        model,
-        request: request(request_id, Task::Completion { prompt }, sampling),
-        stream: streaming.stream,
-        include_usage: streaming.include_usage,
-    })
+    let request = InferenceRequest {
+        sampling,
+        format,
+        n,
+        deterministic,
+        ..InferenceRequest::new(request_id, task)
+    };
+    let include_usage = streaming.include_usage;
+    Ok(Understood { model, request, stream: streaming.stream, include_usage })
+}
+
+/// What stands after the text makes it a gap to be filled.
+fn read_task(fields: &mut Fields, prompt: Prompt) -> Result<Task, ApiError> {
+    match (fields.text("suffix")?.filter(|suffix| !suffix.is_empty()), prompt) {
+        (None, prompt) => Ok(Task::Completion { prompt }),
+        (Some(suffix), Prompt::Text(prefix)) => Ok(Task::Infill { prefix, suffix }),
+        (Some(_), Prompt::Tokens(_)) => {
+            Err(unsupported("suffix", " with a prompt of token ids; send the prompt as text"))
+        }
+    }
 }
 
 /// A text, token ids, or an array of one of these.
@@ -51,20 +73,24 @@ fn read_prompt(prompt: Value) -> Result<Prompt, ApiError> {
         [first, ..] if is_list(first) => {
             Err(unsupported("prompt", " with several prompts; send the request for each"))
         }
-        tokens => read_tokens(tokens),
+        tokens => read_tokens("prompt", tokens).map(Prompt::Tokens),
     }
 }
 
-fn read_tokens(tokens: &[Value]) -> Result<Prompt, ApiError> {
+/// Token ids out of an array that is at `path`.
+pub(super) fn read_tokens(path: &str, tokens: &[Value]) -> Result<Vec<TokenId>, ApiError> {
     let read = |(index, token): (usize, &Value)| {
         let id = token.as_i64().and_then(|id| TokenId::try_from(id).ok()).filter(|id| *id >= 0);
-        id.ok_or_else(|| wrong_type(&format!("prompt[{index}]"), "a token id", token))
+        id.ok_or_else(|| wrong_type(&format!("{path}[{index}]"), "a token id", token))
     };
-    tokens.iter().enumerate().map(read).collect::<Result<_, _>>().map(Prompt::Tokens)
+    tokens.iter().enumerate().map(read).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use worker_contract::OutputFormat;
+
     use super::*;
 
     #[test]
@@ -97,9 +123,15 @@ mod tests {
             (json!({"prompt": [1, -2]}), "invalid_type", "prompt[1]"),
             (json!({"prompt": [1, 99_999_999_999_u64]}), "invalid_type", "prompt[1]"),
             (json!({"prompt": "x", "echo": true}), "unsupported_parameter", "echo"),
-            (json!({"prompt": "x", "suffix": "y"}), "unsupported_parameter", "suffix"),
+            (json!({"prompt": [1], "suffix": "y"}), "unsupported_parameter", "suffix"),
+            (json!({"prompt": "x", "suffix": 5}), "invalid_type", "suffix"),
             (json!({"prompt": "x", "best_of": 2}), "unsupported_parameter", "best_of"),
-            (json!({"prompt": "x", "logprobs": 1}), "unsupported_parameter", "logprobs"),
+            (json!({"prompt": "x", "n": 2, "best_of": 3}), "unsupported_parameter", "best_of"),
+            (json!({"prompt": "x", "n": 17}), "integer_above_max_value", "n"),
+            (json!({"prompt": "x", "logprobs": true}), "invalid_type", "logprobs"),
+            (json!({"prompt": "x", "logprobs": 6}), "integer_above_max_value", "logprobs"),
+            (json!({"prompt": "x", "top_logprobs": 1}), "unknown_parameter", "top_logprobs"),
+            (json!({"prompt": "x", "tools": []}), "unknown_parameter", "tools"),
             (json!({"prompt": "x", "messages": []}), "unknown_parameter", "messages"),
         ] {
             let error = read(field.clone()).expect_err(&field.to_string());
@@ -108,6 +140,25 @@ mod tests {
         }
         let harmless = json!({"prompt": "x", "echo": false, "suffix": null, "best_of": 1, "n": 1});
         assert!(read(harmless).is_ok());
+    }
+
+    #[test]
+    fn what_only_this_endpoint_has_arrives() {
+        let fields = json!({
+            "prompt": ["a ="], "suffix": "\nreturn a", "n": 3, "best_of": 3, "logprobs": 5,
+            "deterministic": true, "guided_regex": "[0-9]+",
+        });
+        let request = read(fields).unwrap().request;
+        let (prefix, suffix) = ("a =".into(), "\nreturn a".into());
+        assert_eq!(request.task, Task::Infill { prefix, suffix });
+        assert_eq!(
+            (request.n, request.sampling.logprobs, request.deterministic),
+            (3, Some(5), true)
+        );
+        assert_eq!(request.format, OutputFormat::Regex { pattern: "[0-9]+".into() });
+        let none = read(json!({"prompt": "x", "logprobs": 0, "suffix": ""})).unwrap().request;
+        assert_eq!(none.sampling.logprobs, Some(0));
+        assert!(matches!(none.task, Task::Completion { .. }));
     }
 
     fn read(mut body: Value) -> Result<Understood, ApiError> {

@@ -1,11 +1,12 @@
 //! Messages: who speaks, and what is said.
 
 use daemon_http::ApiError;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use worker_contract::{ChatMessage, Role};
 
-use super::error::{missing, unsupported, wrong_type, wrong_value};
-use super::fields::is_empty;
+use super::error::{empty_array, missing, unsupported, wrong_type, wrong_value};
+use super::fields::{Fields, one_of};
+use super::tools::read_calls;
 
 /// The conversation of a chat request.
 pub(super) fn read_messages(messages: Value) -> Result<Vec<ChatMessage>, ApiError> {
@@ -14,90 +15,73 @@ pub(super) fn read_messages(messages: Value) -> Result<Vec<ChatMessage>, ApiErro
         other => return Err(wrong_type("messages", "an array of objects", &other)),
     };
     if messages.is_empty() {
-        let message = "Invalid 'messages': empty array. Expected an array with minimum length 1.";
-        return Err(ApiError::bad_request("empty_array", message).param("messages"));
+        return Err(empty_array("messages"));
     }
-    let read = |(index, message)| read_message(&format!("messages[{index}]"), message);
+    let read = |(index, message)| read_message(format!("messages[{index}]"), message);
     messages.into_iter().enumerate().map(read).collect()
 }
 
-fn read_message(param: &str, message: Value) -> Result<ChatMessage, ApiError> {
-    let mut message = match message {
-        Value::Object(message) => message,
-        other => return Err(wrong_type(param, "an object", &other)),
-    };
-    let role = read_role(&format!("{param}.role"), message.remove("role"))?;
-    let content = read_content(&format!("{param}.content"), message.remove("content"))?;
-    let name = match message.remove("name") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(name)) => Some(name),
-        Some(other) => return Err(wrong_type(&format!("{param}.name"), "a string", &other)),
-    };
-    match message.into_iter().find(|(_, value)| !is_empty(value)) {
-        // An answer that is sent back carries fields that are empty as long as tools are not served.
-        Some((field, _)) => Err(unsupported(&format!("{param}.{}", shown(&field)), "")),
-        None => Ok(ChatMessage { name, ..ChatMessage::text(role, content) }),
+fn read_message(at: String, message: Value) -> Result<ChatMessage, ApiError> {
+    let mut fields = Fields::of(at, message)?;
+    let role = read_role(&fields.path("role"), &fields.required_text("role")?)?;
+    let name = fields.text("name")?;
+    let mut message = ChatMessage { name, ..ChatMessage::text(role, "") };
+    match role {
+        Role::Assistant => {
+            let (deepseek, vllm) = ("reasoning_content", "reasoning");
+            let (first, second) = (fields.text(deepseek)?, fields.text(vllm)?);
+            message.reasoning =
+                one_of((&fields.path(deepseek), first), (&fields.path(vllm), second))?;
+            message.tool_calls = read_calls(&mut fields)?;
+        }
+        Role::Tool => message.tool_call_id = Some(fields.required_text("tool_call_id")?),
+        Role::System | Role::User => {}
     }
+    let path = fields.path("content");
+    message.content = match fields.take("content") {
+        Some(content) => read_content(&path, content)?,
+        // Who calls a function, or thinks, need not speak as well.
+        None if !message.tool_calls.is_empty() || message.reasoning.is_some() => String::new(),
+        None => return Err(missing(&path)),
+    };
+    fields.finish_sent_back()?;
+    Ok(message)
 }
 
-fn read_role(param: &str, role: Option<Value>) -> Result<Role, ApiError> {
+fn read_role(param: &str, role: &str) -> Result<Role, ApiError> {
     match role {
-        None | Some(Value::Null) => Err(missing(param)),
-        Some(Value::String(role)) => match role.as_str() {
-            "system" | "developer" => Ok(Role::System),
-            "user" => Ok(Role::User),
-            "assistant" => Ok(Role::Assistant),
-            "tool" | "function" => Err(unsupported(param, " with the results of tools")),
-            other => {
-                Err(wrong_value(param, other, "'system', 'developer', 'user' and 'assistant'"))
-            }
-        },
-        Some(other) => Err(wrong_type(param, "a string", &other)),
+        "system" | "developer" => Ok(Role::System),
+        "user" => Ok(Role::User),
+        "assistant" => Ok(Role::Assistant),
+        "tool" => Ok(Role::Tool),
+        "function" => Err(unsupported(param, " as 'function'; use 'tool'")),
+        other => {
+            Err(wrong_value(param, other, "'system', 'developer', 'user', 'assistant' and 'tool'"))
+        }
     }
 }
 
 /// A text, or parts of text, which are joined by line ends as llama.cpp and vLLM do.
-fn read_content(param: &str, content: Option<Value>) -> Result<String, ApiError> {
+fn read_content(param: &str, content: Value) -> Result<String, ApiError> {
     match content {
-        None | Some(Value::Null) => Err(missing(param)),
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(parts)) => {
+        Value::String(text) => Ok(text),
+        Value::Array(parts) => {
             let read = |(index, part)| read_part(&format!("{param}[{index}]"), part);
             let texts: Vec<String> =
                 parts.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
             Ok(texts.join("\n"))
         }
-        Some(other) => Err(wrong_type(param, "a string or an array of parts", &other)),
+        other => Err(wrong_type(param, "a string or an array of parts", &other)),
     }
 }
 
 fn read_part(param: &str, part: Value) -> Result<String, ApiError> {
-    let mut part: Map<String, Value> = match part {
-        Value::Object(part) => part,
-        other => return Err(wrong_type(param, "an object", &other)),
-    };
-    match part.remove("type") {
-        Some(Value::String(kind)) if kind == "text" => {}
-        Some(Value::String(kind)) if is_known_part(&kind) => {
-            return Err(unsupported(param, &format!(" as {kind}: only text is")));
+    let mut fields = Fields::of(param, part)?;
+    match fields.required_text("type")?.as_str() {
+        "text" => fields.required_text("text"),
+        kind @ ("image_url" | "input_audio" | "video_url" | "audio_url" | "file" | "refusal") => {
+            Err(unsupported(param, &format!(" as {kind}: only text is")))
         }
-        Some(Value::String(kind)) => {
-            return Err(wrong_value(&format!("{param}.type"), &kind, "'text'"));
-        }
-        None | Some(Value::Null) => return Err(missing(&format!("{param}.type"))),
-        Some(other) => return Err(wrong_type(&format!("{param}.type"), "a string", &other)),
+        other => Err(wrong_value(&fields.path("type"), other, "'text'")),
     }
-    match part.remove("text") {
-        Some(Value::String(text)) => Ok(text),
-        None | Some(Value::Null) => Err(missing(&format!("{param}.text"))),
-        Some(other) => Err(wrong_type(&format!("{param}.text"), "a string", &other)),
-    }
-}
-
-fn is_known_part(kind: &str) -> bool {
-    matches!(kind, "image_url" | "input_audio" | "video_url" | "audio_url" | "file" | "refusal")
-}
-
-fn shown(field: &str) -> String {
-    field.chars().filter(|c| !c.is_control()).take(40).collect()
 }

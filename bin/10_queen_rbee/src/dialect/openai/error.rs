@@ -68,12 +68,36 @@ pub(super) fn unsupported(param: &str, instead: &str) -> ApiError {
     ApiError::bad_request("unsupported_parameter", message).param(param)
 }
 
-/// A field that nobody knows.
-pub(super) fn unknown(param: &str, known: &[&str]) -> ApiError {
-    let param = shown(param);
+/// A field has a value that cannot be; `why` is a whole sentence's end.
+pub(super) fn invalid(param: &str, why: &str) -> ApiError {
+    ApiError::bad_request("invalid_value", format!("Invalid '{param}': {why}.")).param(param)
+}
+
+/// Fields that do not go together.
+pub(super) fn conflict(param: &str, message: impl Into<String>) -> ApiError {
+    ApiError::bad_request("invalid_parameter_combination", message).param(param)
+}
+
+/// An array has nothing in it.
+pub(super) fn empty_array(param: &str) -> ApiError {
+    let message =
+        format!("Invalid '{param}': empty array. Expected an array with minimum length 1.");
+    ApiError::bad_request("empty_array", message).param(param)
+}
+
+/// An array has too many items.
+pub(super) fn too_long(param: &str, max: usize, got: usize) -> ApiError {
+    let message = format!(
+        "Invalid '{param}': array too long. Expected an array with maximum length {max}, but got an array with length {got} instead."
+    );
+    ApiError::bad_request("array_above_max_length", message).param(param)
+}
+
+/// A field that nobody knows: `param` is where it is, `name` the last part of that.
+pub(super) fn unknown(param: &str, name: &str, known: &[&str]) -> ApiError {
     let message = format!("Unknown parameter: '{param}'.");
-    let error = ApiError::bad_request("unknown_parameter", message).param(param.clone());
-    match nearest(&param, known.iter().copied()) {
+    let error = ApiError::bad_request("unknown_parameter", message).param(param);
+    match nearest(name, known.iter().copied()) {
         Some(near) => error.hint(format!("did you mean '{near}'?")),
         None => error.hint("leave it out: rbee does not ignore what could change the answer"),
     }
@@ -107,7 +131,8 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
     best.map(|(_, other)| other)
 }
 
-fn shown(text: &str) -> String {
+/// As much of a name as an error repeats.
+pub(super) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect()
 }
 

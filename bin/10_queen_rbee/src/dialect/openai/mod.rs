@@ -5,23 +5,30 @@
 //! ids, and drop unknown fields in silence; its response types own a `String` for each field of each
 //! chunk and cannot say `"usage": null`, which `stream_options.include_usage` demands.
 
+mod answer;
 mod chat;
 mod completions;
 mod content;
 mod error;
 mod fields;
+mod format;
+mod logprobs;
 mod models;
 mod sampling;
+mod tools;
 mod usage;
+mod whole;
 mod writer;
 
-use worker_contract::{InferenceRequest, RequestId};
+use worker_contract::InferenceRequest;
 
+pub use self::answer::{Head, Kind};
 pub use self::chat::read_chat;
 pub use self::completions::read_completion;
 pub use self::error::unknown_model;
 pub use self::models::{Model, ModelList};
-pub use self::writer::{Head, Kind, Writer, whole};
+pub use self::whole::Assembly;
+pub use self::writer::Writer;
 
 /// A request in OpenAI's words, understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,11 +45,3 @@ pub struct Understood {
 
 /// The object of a request's body.
 pub type Body = serde_json::Map<String, serde_json::Value>;
-
-fn request(
-    request_id: RequestId,
-    task: worker_contract::Task,
-    sampling: worker_contract::Sampling,
-) -> InferenceRequest {
-    InferenceRequest { sampling, ..InferenceRequest::new(request_id, task) }
-}

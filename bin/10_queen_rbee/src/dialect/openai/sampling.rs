@@ -2,15 +2,23 @@
 
 use daemon_http::ApiError;
 use serde_json::{Value, json};
-use worker_contract::Sampling;
+use worker_contract::{Sampling, TokenId};
 
-use super::error::{unsupported, wrong_type};
-use super::fields::{Fields, is_empty};
+use super::error::{Bound, invalid, out_of_range, too_long, unsupported, wrong_type};
+use super::fields::{Fields, is_empty, one_of};
 
 /// As many stop texts as a worker takes.
 const MAX_STOPS: usize = 16;
 /// The longest stop text, in bytes.
 const MAX_STOP_BYTES: usize = 256;
+/// As many biased tokens as a worker takes.
+const MAX_BIASES: usize = 1024;
+/// As many texts that end a repetition as a worker takes.
+const MAX_BREAKERS: usize = 64;
+/// As many answers to one prompt as a worker gives.
+const MAX_CHOICES: u32 = 16;
+/// As far as the repetition penalty can look back, in tokens.
+const MAX_REPEAT_LAST_N: u32 = 65_536;
 
 /// What a request says about its stream.
 pub(super) struct Streaming {
@@ -18,7 +26,8 @@ pub(super) struct Streaming {
     pub(super) include_usage: bool,
 }
 
-/// Takes the sampling fields, those of llama.cpp and vLLM included.
+/// Takes the sampling fields, those of llama.cpp and vLLM included. How log probabilities are asked
+/// for is different in each endpoint.
 pub(super) fn read_sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
     let repeat = fields.decimal("repeat_penalty", 0.01, 10.0)?;
     let repetition = fields.decimal("repetition_penalty", 0.01, 10.0)?;
@@ -28,15 +37,32 @@ pub(super) fn read_sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         // -1 means all in vLLM, 0 in llama.cpp.
         top_k: fields.integer("top_k")?.map(|k| u32::try_from(k.max(0)).unwrap_or(u32::MAX)),
         min_p: fields.decimal("min_p", 0.0, 1.0)?,
-        repeat_penalty: repeat.or(repetition),
+        typical_p: fields.decimal("typical_p", 0.0, 1.0)?,
+        xtc_probability: fields.decimal("xtc_probability", 0.0, 1.0)?,
+        xtc_threshold: fields.decimal("xtc_threshold", 0.0, 1.0)?,
+        dry_multiplier: fields.decimal("dry_multiplier", 0.0, 100.0)?,
+        dry_base: fields.decimal("dry_base", 1.0, 10.0)?,
+        dry_allowed_length: fields.count("dry_allowed_length", 0)?,
+        // -1 means the whole context in llama.cpp, as does leaving it out.
+        dry_penalty_last_n: look_back(fields, "dry_penalty_last_n")?.flatten(),
+        dry_sequence_breakers: breakers(fields)?,
+        repeat_penalty: one_of(("repeat_penalty", repeat), ("repetition_penalty", repetition))?,
+        repeat_last_n: look_back(fields, "repeat_last_n")?
+            .map(|tokens| tokens.unwrap_or(u32::MAX).min(MAX_REPEAT_LAST_N)),
         presence_penalty: fields.decimal("presence_penalty", -2.0, 2.0)?,
         frequency_penalty: fields.decimal("frequency_penalty", -2.0, 2.0)?,
+        logit_bias: logit_bias(fields)?,
+        logprobs: None,
         seed: seed(fields)?,
         stop: stop(fields)?,
         max_tokens: max_tokens(fields)?,
         ignore_eos: fields.flag("ignore_eos")?,
-        ..Sampling::default()
     })
+}
+
+/// Takes the number of answers.
+pub(super) fn read_n(fields: &mut Fields) -> Result<u32, ApiError> {
+    Ok(fields.count_to("n", 1, MAX_CHOICES)?.unwrap_or(1))
 }
 
 /// Takes the fields about the stream.
@@ -44,14 +70,7 @@ pub(super) fn read_streaming(fields: &mut Fields) -> Result<Streaming, ApiError>
     let stream = fields.flag("stream")?;
     let include_usage = match fields.take("stream_options") {
         None => false,
-        Some(Value::Object(mut options)) => match options.remove("include_usage") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(include)) => include,
-            Some(other) => {
-                return Err(wrong_type("stream_options.include_usage", "a boolean", &other));
-            }
-        },
-        Some(other) => return Err(wrong_type("stream_options", "an object", &other)),
+        Some(options) => Fields::of("stream_options", options)?.flag("include_usage")?,
     };
     Ok(Streaming { stream, include_usage })
 }
@@ -60,14 +79,59 @@ pub(super) fn read_streaming(fields: &mut Fields) -> Result<Streaming, ApiError>
 pub(super) fn refuse_unserved(fields: &mut Fields) -> Result<(), ApiError> {
     fields.harmless(&["user", "metadata", "store", "service_tier", "safety_identifier"]);
     fields.harmless(&["prompt_cache_key", "prompt_cache_retention", "cache_prompt", "keep_alive"]);
-    fields.only("n", |n| *n == json!(1), "; send the request several times")?;
-    for name in ["logit_bias", "logprobs", "guided_json", "guided_regex", "guided_choice"] {
-        fields.only(name, is_empty, "")?;
-    }
-    for name in ["grammar", "json_schema", "min_tokens", "stop_token_ids", "use_beam_search"] {
+    for name in ["min_tokens", "stop_token_ids", "use_beam_search"] {
         fields.only(name, |value| is_empty(value) || *value == json!(0), "")?;
     }
     Ok(())
+}
+
+/// A number of tokens; `Some(None)` for -1, which means all.
+fn look_back(fields: &mut Fields, name: &'static str) -> Result<Option<Option<u32>>, ApiError> {
+    match fields.integer(name)? {
+        None => Ok(None),
+        Some(-1) => Ok(Some(None)),
+        Some(tokens) if tokens < -1 => {
+            Err(out_of_range(&fields.path(name), true, Bound::Min(-1.0), &tokens))
+        }
+        Some(tokens) => Ok(Some(Some(u32::try_from(tokens).unwrap_or(u32::MAX)))),
+    }
+}
+
+fn breakers(fields: &mut Fields) -> Result<Option<Vec<String>>, ApiError> {
+    let name = "dry_sequence_breakers";
+    let texts = fields.texts(name, MAX_BREAKERS)?;
+    if let Some(at) = texts.iter().position(|text| text.len() > MAX_STOP_BYTES) {
+        let why = format!("a text must have at most {MAX_STOP_BYTES} bytes");
+        return Err(invalid(&format!("{name}[{at}]"), &why));
+    }
+    Ok((!texts.is_empty()).then_some(texts))
+}
+
+/// An object of token ids and what is added to their logits.
+fn logit_bias(fields: &mut Fields) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let biases = fields.object("logit_bias")?;
+    if biases.len() > MAX_BIASES {
+        return Err(too_long("logit_bias", MAX_BIASES, biases.len()));
+    }
+    let read = |(token, bias): (String, Value)| {
+        let id = token.parse::<TokenId>().ok().filter(|id| *id >= 0);
+        let Some(id) = id else {
+            return Err(invalid("logit_bias", "each key must be a token id, such as \"50256\""));
+        };
+        let path = || format!("logit_bias.{id}");
+        let Some(bias) = bias.as_f64() else {
+            return Err(wrong_type(&path(), "a decimal", &bias));
+        };
+        if bias < -100.0 {
+            return Err(out_of_range(&path(), false, Bound::Min(-100.0), &bias));
+        }
+        if bias > 100.0 {
+            return Err(out_of_range(&path(), false, Bound::Max(100.0), &bias));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "samplers count in f32")]
+        Ok((id, bias as f32))
+    };
+    biases.into_iter().map(read).collect()
 }
 
 /// A negative seed is a seed too; -1 asks for a random one, as in llama.cpp.
@@ -84,14 +148,7 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
 fn max_tokens(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     let older = fields.count("max_tokens", 1)?;
     let newer = fields.count("max_completion_tokens", 1)?;
-    match (older, newer) {
-        (Some(older), Some(newer)) if older != newer => {
-            let message =
-                "'max_tokens' and 'max_completion_tokens' say different things; send one.";
-            Err(ApiError::bad_request("invalid_parameter_combination", message).param("max_tokens"))
-        }
-        _ => Ok(newer.or(older)),
-    }
+    one_of(("max_tokens", older), ("max_completion_tokens", newer))
 }
 
 fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
@@ -111,8 +168,7 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         return Err(unsupported("stop", &format!(" with more than {MAX_STOPS} texts")));
     }
     if texts.iter().any(|text| text.is_empty() || text.len() > MAX_STOP_BYTES) {
-        let message = format!("Invalid 'stop': each text must have 1 to {MAX_STOP_BYTES} bytes.");
-        return Err(ApiError::bad_request("invalid_value", message).param("stop"));
+        return Err(invalid("stop", &format!("each text must have 1 to {MAX_STOP_BYTES} bytes")));
     }
     Ok(texts)
 }

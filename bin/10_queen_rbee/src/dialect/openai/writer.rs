@@ -1,45 +1,12 @@
-//! Answers in OpenAI's words: the chunks of a stream, and whole answers.
+//! Streamed answers in OpenAI's words: their chunks.
 
 use bytes::{BufMut as _, BytesMut};
 use serde::Serialize;
-use worker_contract::{ApiErrorBody, ErrorDetail, FinishReason};
+use worker_contract::{ApiErrorBody, Delta, ErrorDetail, FinishReason};
 
+use super::answer::{CallPieces, Choice, Content, FINGERPRINT, Head, Kind, Piece};
+use super::logprobs::{Logprobs, characters};
 use super::usage::Usage;
-
-/// Which of the two endpoints answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completion,
-}
-
-/// What is the same in all parts of an answer.
-#[derive(Debug, Clone)]
-pub struct Head {
-    /// The answer's id.
-    pub id: String,
-    /// When it began: seconds since the Unix epoch.
-    pub created: u64,
-    /// The model.
-    pub model: String,
-}
-
-impl Head {
-    /// A head with a fresh id.
-    #[must_use]
-    pub fn new(kind: Kind, model: String, created: u64) -> Self {
-        let prefix = match kind {
-            Kind::Chat => "chatcmpl",
-            Kind::Completion => "cmpl",
-        };
-        Self { id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()), created, model }
-    }
-}
-
-/// Same program, same words: what answers with the same seed can be compared by.
-const FINGERPRINT: &str = concat!("rbee-", env!("CARGO_PKG_VERSION"));
 
 /// Writes the chunks of a stream.
 #[derive(Debug)]
@@ -47,41 +14,63 @@ pub struct Writer {
     kind: Kind,
     head: Head,
     include_usage: bool,
+    /// For each choice, how many characters the tokens have whose log probabilities were told.
+    offsets: Vec<usize>,
 }
 
 impl Writer {
-    /// A writer for one stream.
+    /// A writer for one stream with `n` choices.
     #[must_use]
-    pub fn new(kind: Kind, head: Head, include_usage: bool) -> Self {
-        Self { kind, head, include_usage }
+    pub fn new(kind: Kind, head: Head, include_usage: bool, n: u32) -> Self {
+        Self { kind, head, include_usage, offsets: vec![0; n as usize] }
     }
 
-    /// The first chunk of a chat says who speaks.
+    /// The first chunk of each choice of a chat says who speaks.
     pub fn begin(&self, out: &mut BytesMut) {
-        if self.kind == Kind::Chat {
-            let delta = Delta { role: Some("assistant"), content: Some("") };
-            self.write(Some(Content::Delta(delta)), None, None, out);
+        if self.kind == Kind::Completion {
+            return;
+        }
+        for (index, _) in (0..).zip(&self.offsets) {
+            let role = Some("assistant");
+            let content = Content::Delta(Piece { role, content: Some(""), ..Piece::default() });
+            self.write(Some(Choice { index, content, logprobs: None, finish_reason: None }), out);
         }
     }
 
-    /// A piece of text.
-    pub fn text(&self, text: &str, out: &mut BytesMut) {
+    /// A part of a choice.
+    pub fn delta(&mut self, delta: &Delta, out: &mut BytesMut) {
+        let logprobs = if delta.logprobs.is_empty() { None } else { Some(self.logprobs(delta)) };
         let content = match self.kind {
-            Kind::Chat => Content::Delta(Delta { role: None, content: Some(text) }),
-            Kind::Completion => Content::Text(text),
+            Kind::Chat => Content::Delta(Piece {
+                role: None,
+                reasoning_content: unless_empty(&delta.reasoning),
+                content: unless_empty(&delta.text),
+                tool_calls: CallPieces(&delta.tool_calls),
+            }),
+            Kind::Completion => Content::Text(&delta.text),
         };
-        self.write(Some(content), None, None, out);
+        let index = delta.index;
+        self.write(Some(Choice { index, content, logprobs, finish_reason: None }), out);
     }
 
-    /// The end: why, how many tokens if that was asked for, `[DONE]`.
-    pub fn end(&self, reason: FinishReason, usage: worker_contract::Usage, out: &mut BytesMut) {
+    /// One of several choices is complete.
+    pub fn choice_done(&self, index: u32, reason: FinishReason, out: &mut BytesMut) {
         let content = match self.kind {
-            Kind::Chat => Content::Delta(Delta { role: None, content: None }),
+            Kind::Chat => Content::Delta(Piece::default()),
             Kind::Completion => Content::Text(""),
         };
-        self.write(Some(content), Some(reason.as_str()), None, out);
+        let finish_reason = Some(reason.as_str());
+        self.write(Some(Choice { index, content, logprobs: None, finish_reason }), out);
+    }
+
+    /// The end: why, if that was not said of each of several choices; how many tokens, if that was
+    /// asked for; `[DONE]`.
+    pub fn end(&self, reason: FinishReason, usage: worker_contract::Usage, out: &mut BytesMut) {
+        if self.offsets.len() == 1 {
+            self.choice_done(0, reason, out);
+        }
         if self.include_usage {
-            self.write(None, None, Some(usage.into()), out);
+            self.write_chunk(None, ChunkUsage::Told(usage.into()), out);
         }
         out.put_slice(b"data: [DONE]\n\n");
     }
@@ -91,15 +80,23 @@ impl Writer {
         write_event(&ApiErrorBody { error }, out);
     }
 
-    fn write(
-        &self,
-        content: Option<Content<'_>>,
-        finish_reason: Option<&'static str>,
-        usage: Option<Usage>,
-        out: &mut BytesMut,
-    ) {
-        let choice =
-            content.map(|content| Choice { index: 0, content, logprobs: (), finish_reason });
+    fn logprobs<'a>(&mut self, delta: &'a Delta) -> Logprobs<'a> {
+        match (self.kind, self.offsets.get_mut(delta.index as usize)) {
+            (Kind::Completion, Some(offset)) => {
+                let begin = *offset;
+                *offset += characters(&delta.logprobs);
+                Logprobs::legacy(&delta.logprobs, begin)
+            }
+            _ => Logprobs::chat(&delta.logprobs),
+        }
+    }
+
+    fn write(&self, choice: Option<Choice<'_>>, out: &mut BytesMut) {
+        let usage = if self.include_usage { ChunkUsage::Null(()) } else { ChunkUsage::LeftOut };
+        self.write_chunk(choice, usage, out);
+    }
+
+    fn write_chunk(&self, choice: Option<Choice<'_>>, usage: ChunkUsage, out: &mut BytesMut) {
         let chunk = Chunk {
             id: &self.head.id,
             object: match self.kind {
@@ -110,51 +107,14 @@ impl Writer {
             model: &self.head.model,
             system_fingerprint: FINGERPRINT,
             choices: choice.as_slice(),
-            usage: match usage {
-                _ if !self.include_usage => ChunkUsage::LeftOut,
-                None => ChunkUsage::Null(()),
-                Some(usage) => ChunkUsage::Told(usage),
-            },
+            usage,
         };
         write_event(&chunk, out);
     }
 }
 
-/// A whole answer.
-#[must_use]
-pub fn whole<'a>(
-    kind: Kind,
-    head: &'a Head,
-    text: &'a str,
-    reason: FinishReason,
-    usage: worker_contract::Usage,
-) -> impl Serialize + use<'a> {
-    let message = Message { role: "assistant", content: text, refusal: () };
-    let (object, content) = match kind {
-        Kind::Chat => ("chat.completion", Content::Message(message)),
-        Kind::Completion => ("text_completion", Content::Text(text)),
-    };
-    let finish_reason = Some(reason.as_str());
-    Whole {
-        id: &head.id,
-        object,
-        created: head.created,
-        model: &head.model,
-        system_fingerprint: FINGERPRINT,
-        choices: [Choice { index: 0, content, logprobs: (), finish_reason }],
-        usage: usage.into(),
-    }
-}
-
-#[derive(Serialize)]
-struct Whole<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    system_fingerprint: &'static str,
-    choices: [Choice<'a>; 1],
-    usage: Usage,
+fn unless_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 #[derive(Serialize)]
@@ -186,38 +146,6 @@ impl ChunkUsage {
     }
 }
 
-#[derive(Serialize)]
-struct Choice<'a> {
-    index: u32,
-    #[serde(flatten)]
-    content: Content<'a>,
-    logprobs: (),
-    finish_reason: Option<&'static str>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Content<'a> {
-    Delta(Delta<'a>),
-    Message(Message<'a>),
-    Text(&'a str),
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
-    refusal: (),
-}
-
-#[derive(Serialize)]
-struct Delta<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    role: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a str>,
-}
-
 fn write_event(event: &impl Serialize, out: &mut BytesMut) {
     out.put_slice(b"data: ");
     // Neither these types nor this writer can fail: they are text and numbers, into memory.
@@ -229,11 +157,14 @@ fn write_event(event: &impl Serialize, out: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
+    use worker_contract::{TokenLogprob, TokenLogprobs, ToolCallDelta};
+
     use super::*;
 
     #[test]
     fn a_chat_stream_is_as_the_api_reference_shows_it() {
-        insta::assert_snapshot!(stream(Kind::Chat, false), @r#"
+        let deltas = [text(0, "Hi \"you\"\n🐝")];
+        insta::assert_snapshot!(stream(Kind::Chat, false, &deltas), @r#"
         data: {"id":"x-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"rbee-0.1.0","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}
 
         data: {"id":"x-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"rbee-0.1.0","choices":[{"index":0,"delta":{"content":"Hi \"you\"\n🐝"},"logprobs":null,"finish_reason":null}]}
@@ -246,7 +177,8 @@ mod tests {
 
     #[test]
     fn the_usage_is_null_until_the_last_chunk_which_has_no_choice() {
-        insta::assert_snapshot!(stream(Kind::Completion, true), @r#"
+        let deltas = [text(0, "Hi \"you\"\n🐝")];
+        insta::assert_snapshot!(stream(Kind::Completion, true, &deltas), @r#"
         data: {"id":"x-1","object":"text_completion","created":5,"model":"m","system_fingerprint":"rbee-0.1.0","choices":[{"index":0,"text":"Hi \"you\"\n🐝","logprobs":null,"finish_reason":null}],"usage":null}
 
         data: {"id":"x-1","object":"text_completion","created":5,"model":"m","system_fingerprint":"rbee-0.1.0","choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"stop"}],"usage":null}
@@ -258,69 +190,67 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_chat_answer_is_as_the_api_reference_shows_it() {
-        let head = head();
-        let answer = whole(Kind::Chat, &head, "Hi", FinishReason::Length, usage());
-        insta::assert_json_snapshot!(answer, @r#"
-        {
-          "id": "x-1",
-          "object": "chat.completion",
-          "created": 5,
-          "model": "m",
-          "system_fingerprint": "rbee-0.1.0",
-          "choices": [
-            {
-              "index": 0,
-              "message": {
-                "role": "assistant",
-                "content": "Hi",
-                "refusal": null
-              },
-              "logprobs": null,
-              "finish_reason": "length"
-            }
-          ],
-          "usage": {
-            "prompt_tokens": 7,
-            "completion_tokens": 2,
-            "total_tokens": 9,
-            "prompt_tokens_details": {
-              "cached_tokens": 3
-            }
-          }
-        }
+    fn reasoning_and_calls_come_piece_by_piece() {
+        let reasoning = Delta { reasoning: "Hm. ".into(), ..Delta::default() };
+        let call = |id: Option<&str>, arguments: &str| Delta {
+            tool_calls: vec![ToolCallDelta {
+                index: 0,
+                id: id.map(str::to_owned),
+                name: id.map(|_| "add".to_owned()),
+                arguments: arguments.into(),
+            }],
+            ..Delta::default()
+        };
+        let deltas = [reasoning, call(Some("call_1"), ""), call(None, "{\"a\":1}")];
+        insta::assert_snapshot!(deltas_of(&stream(Kind::Chat, false, &deltas)), @r#"
+        {"content":"","role":"assistant"}
+        {"reasoning_content":"Hm. "}
+        {"tool_calls":[{"function":{"arguments":"","name":"add"},"id":"call_1","index":0,"type":"function"}]}
+        {"tool_calls":[{"function":{"arguments":"{\"a\":1}"},"index":0}]}
+        {}
         "#);
     }
 
     #[test]
-    fn a_whole_completion_is_as_the_api_reference_shows_it() {
-        let head = head();
-        let answer = whole(Kind::Completion, &head, "Hi", FinishReason::Stop, usage());
-        insta::assert_json_snapshot!(answer, @r#"
-        {
-          "id": "x-1",
-          "object": "text_completion",
-          "created": 5,
-          "model": "m",
-          "system_fingerprint": "rbee-0.1.0",
-          "choices": [
-            {
-              "index": 0,
-              "text": "Hi",
-              "logprobs": null,
-              "finish_reason": "stop"
-            }
-          ],
-          "usage": {
-            "prompt_tokens": 7,
-            "completion_tokens": 2,
-            "total_tokens": 9,
-            "prompt_tokens_details": {
-              "cached_tokens": 3
-            }
-          }
-        }
+    fn a_chat_tells_log_probabilities_with_the_text_that_they_are_of() {
+        let deltas = [likely(0, "é"), text(0, "b")];
+        insta::assert_snapshot!(choices_of(&stream(Kind::Chat, false, &deltas)), @r#"
+        {"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}
+        {"delta":{"content":"é"},"finish_reason":null,"index":0,"logprobs":{"content":[{"bytes":[195,169],"logprob":-0.5,"token":"é","top_logprobs":[{"bytes":[195,169],"logprob":-0.5,"token":"é"}]}],"refusal":null}}
+        {"delta":{"content":"b"},"finish_reason":null,"index":0,"logprobs":null}
+        {"delta":{},"finish_reason":"stop","index":0,"logprobs":null}
         "#);
+    }
+
+    #[test]
+    fn a_completion_tells_where_in_the_text_of_its_choice_each_token_begins() {
+        let deltas = [likely(0, "é"), likely(0, "abc"), likely(0, "d")];
+        insta::assert_snapshot!(choices_of(&stream(Kind::Completion, false, &deltas)), @r#"
+        {"finish_reason":null,"index":0,"logprobs":{"text_offset":[0],"token_logprobs":[-0.5],"tokens":["é"],"top_logprobs":[{"é":-0.5}]},"text":"é"}
+        {"finish_reason":null,"index":0,"logprobs":{"text_offset":[1],"token_logprobs":[-0.5],"tokens":["abc"],"top_logprobs":[{"abc":-0.5}]},"text":"abc"}
+        {"finish_reason":null,"index":0,"logprobs":{"text_offset":[4],"token_logprobs":[-0.5],"tokens":["d"],"top_logprobs":[{"d":-0.5}]},"text":"d"}
+        {"finish_reason":"stop","index":0,"logprobs":null,"text":""}
+        "#);
+    }
+
+    #[test]
+    fn several_choices_come_mixed_and_each_has_its_own_begin_and_end() {
+        let (mut writer, mut out) = (Writer::new(Kind::Chat, head(), false, 2), BytesMut::new());
+        writer.begin(&mut out);
+        writer.delta(&text(1, "b"), &mut out);
+        writer.delta(&text(0, "a"), &mut out);
+        writer.choice_done(1, FinishReason::Length, &mut out);
+        writer.choice_done(0, FinishReason::ToolCalls, &mut out);
+        writer.end(FinishReason::ToolCalls, usage(), &mut out);
+        insta::assert_snapshot!(choices_of(&written(&out)), @r#"
+        {"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}
+        {"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":1,"logprobs":null}
+        {"delta":{"content":"b"},"finish_reason":null,"index":1,"logprobs":null}
+        {"delta":{"content":"a"},"finish_reason":null,"index":0,"logprobs":null}
+        {"delta":{},"finish_reason":"length","index":1,"logprobs":null}
+        {"delta":{},"finish_reason":"tool_calls","index":0,"logprobs":null}
+        "#);
+        assert!(written(&out).ends_with("data: [DONE]\n\n"));
     }
 
     #[test]
@@ -333,25 +263,45 @@ mod tests {
             code: Some("worker_failed".into()),
             hint: None,
         };
-        Writer::new(Kind::Chat, head(), false).fail(error, &mut out);
-        insta::assert_snapshot!(text(&out), @r#"data: {"error":{"message":"worker w-1 failed","type":"server_error","param":null,"code":"worker_failed"}}"#);
+        Writer::new(Kind::Chat, head(), false, 1).fail(error, &mut out);
+        insta::assert_snapshot!(written(&out), @r#"data: {"error":{"message":"worker w-1 failed","type":"server_error","param":null,"code":"worker_failed"}}"#);
     }
 
-    #[test]
-    fn ids_tell_the_endpoint_and_are_fresh() {
-        let id = |kind| Head::new(kind, "m".into(), 5).id;
-        assert!(
-            id(Kind::Chat).starts_with("chatcmpl-") && id(Kind::Completion).starts_with("cmpl-")
-        );
-        assert_ne!(id(Kind::Chat), id(Kind::Chat));
-    }
-
-    fn stream(kind: Kind, include_usage: bool) -> String {
-        let (writer, mut out) = (Writer::new(kind, head(), include_usage), BytesMut::new());
+    fn stream(kind: Kind, include_usage: bool, deltas: &[Delta]) -> String {
+        let (mut writer, mut out) = (Writer::new(kind, head(), include_usage, 1), BytesMut::new());
         writer.begin(&mut out);
-        writer.text("Hi \"you\"\n🐝", &mut out);
+        deltas.iter().for_each(|delta| writer.delta(delta, &mut out));
         writer.end(FinishReason::Stop, usage(), &mut out);
-        text(&out)
+        written(&out)
+    }
+
+    fn text(index: u32, text: &str) -> Delta {
+        Delta { index, text: text.into(), tokens: vec![1], ..Delta::default() }
+    }
+
+    /// Text of one token with its log probability.
+    fn likely(index: u32, word: &str) -> Delta {
+        let chosen = TokenLogprob { token: 7, logprob: -0.5, bytes: word.into() };
+        let logprobs = vec![TokenLogprobs { chosen: chosen.clone(), top: vec![chosen] }];
+        Delta { logprobs, ..text(index, word) }
+    }
+
+    /// The only choice of each chunk, one a line.
+    fn choices_of(stream: &str) -> String {
+        let chunks = stream.lines().filter_map(|line| line.strip_prefix("data: {"));
+        let choice = |chunk: &str| {
+            let chunk: serde_json::Value = serde_json::from_str(&format!("{{{chunk}")).unwrap();
+            chunk["choices"][0].to_string()
+        };
+        chunks.map(choice).collect::<Vec<_>>().join("\n")
+    }
+
+    fn deltas_of(stream: &str) -> String {
+        let deltas = choices_of(stream);
+        let delta = |choice: &str| {
+            serde_json::from_str::<serde_json::Value>(choice).unwrap()["delta"].to_string()
+        };
+        deltas.lines().map(delta).collect::<Vec<_>>().join("\n")
     }
 
     fn head() -> Head {
@@ -362,7 +312,7 @@ mod tests {
         worker_contract::Usage { prompt_tokens: 7, completion_tokens: 2, cached_tokens: 3 }
     }
 
-    fn text(out: &[u8]) -> String {
+    fn written(out: &[u8]) -> String {
         String::from_utf8(out.to_vec()).unwrap()
     }
 }

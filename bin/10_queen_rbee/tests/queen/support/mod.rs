@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use client::{Reply, Stream, chat, completion};
 pub(crate) use hive::HiveDouble;
 pub(crate) use queen::Queen;
-pub(crate) use worker::{Script, WorkerDouble};
+pub(crate) use worker::{Script, WorkerDouble, done};
 
 /// The longest that a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -27,6 +27,8 @@ use worker_contract::{
 pub(crate) enum Script {
     /// Gives these pieces of text, then `done`.
     Says(&'static [&'static str]),
+    /// Gives these events, with `started` before them; `done` must be one of them.
+    Plays(Vec<Value>),
     /// Gives these pieces of text, then its connection breaks.
     Dies(&'static [&'static str]),
     /// Gives these pieces of text, then nothing.
@@ -63,6 +65,15 @@ struct Stage {
 
 /// What it says when nothing else is written down.
 const USUAL: Script = Script::Says(&["Hello", " world"]);
+
+/// A `done` event after so many tokens.
+pub(crate) fn done(tokens: usize, reason: &str) -> Value {
+    json!({
+        "type": "done", "finish_reason": reason,
+        "usage": {"prompt_tokens": 7, "completion_tokens": tokens, "cached_tokens": 3},
+        "timings": {"queue_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 1.0, "decode_ms": 1.0},
+    })
+}
 
 impl WorkerDouble {
     /// A worker that does what is written, one script a request, and then the usual.
@@ -158,7 +169,12 @@ async fn infer(State(stage): State<Arc<Stage>>, Json(request): Json<InferenceReq
     let open = Open(Arc::clone(&stage));
     let script = stage.scripts.lock().unwrap().pop_front().unwrap_or(USUAL);
     match script {
-        Script::Says(texts) => answer(open, told(texts), End::Event(done(texts.len()))),
+        Script::Says(texts) => answer(open, told(texts), End::Event(done(texts.len(), "stop"))),
+        Script::Plays(events) => {
+            let mut events: VecDeque<Value> = events.into();
+            let last = events.pop_back().unwrap();
+            answer(open, [started()].into_iter().chain(events).collect(), End::Event(last))
+        }
         Script::Dies(texts) => answer(open, told(texts), End::Break),
         Script::Hangs(texts) => answer(open, told(texts), End::Never),
         Script::Fails(texts, code) => {
@@ -233,14 +249,6 @@ fn told(texts: &[&str]) -> Vec<Value> {
         return vec![started()];
     }
     [started(), silent].into_iter().chain(deltas).collect()
-}
-
-fn done(tokens: usize) -> Value {
-    json!({
-        "type": "done", "finish_reason": "stop",
-        "usage": {"prompt_tokens": 7, "completion_tokens": tokens, "cached_tokens": 3},
-        "timings": {"queue_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 1.0, "decode_ms": 1.0},
-    })
 }
 
 fn bytes_of(event: &Value) -> Bytes {

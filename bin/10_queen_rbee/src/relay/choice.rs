@@ -1,0 +1,144 @@
+//! One of the answers to a request: which of its tokens were passed on, and whether it is over. Pure.
+
+use worker_contract::{Delta, TokenId, TokenLogprobs, ToolCallDelta};
+
+/// One answer.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    /// The tokens that were passed on.
+    given: Vec<TokenId>,
+    /// Tokens that stand for nothing yet.
+    pending: Vec<TokenId>,
+    pending_logprobs: Vec<TokenLogprobs>,
+    /// How many calls have begun.
+    calls: u32,
+    is_ended: bool,
+}
+
+/// A part that cannot come here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OutOfOrder;
+
+impl Choice {
+    /// Takes a part; gives it on as soon as it says something, with the tokens of earlier ones that
+    /// did not.
+    pub(super) fn take(&mut self, mut delta: Delta) -> Result<Option<Delta>, OutOfOrder> {
+        if self.is_ended {
+            return Err(OutOfOrder);
+        }
+        self.check_calls(&delta.tool_calls)?;
+        let says_something =
+            !(delta.text.is_empty() && delta.reasoning.is_empty() && delta.tool_calls.is_empty());
+        if !says_something {
+            self.pending.append(&mut delta.tokens);
+            self.pending_logprobs.append(&mut delta.logprobs);
+            return Ok(None);
+        }
+        if !self.pending.is_empty() {
+            put_before(&mut delta.tokens, &mut self.pending);
+            put_before(&mut delta.logprobs, &mut self.pending_logprobs);
+        }
+        self.given.extend_from_slice(&delta.tokens);
+        Ok(Some(delta))
+    }
+
+    /// Ends it. False if it has ended already.
+    pub(super) fn end(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_ended, true)
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    /// The tokens that were passed on.
+    pub(super) fn given(&self) -> &[TokenId] {
+        &self.given
+    }
+
+    /// Drops what was not passed on: another worker makes it again.
+    pub(super) fn forget_pending(&mut self) {
+        self.pending.clear();
+        self.pending_logprobs.clear();
+    }
+
+    /// A call begins with its id and its name, and calls begin in the order of their numbers.
+    fn check_calls(&mut self, deltas: &[ToolCallDelta]) -> Result<(), OutOfOrder> {
+        for delta in deltas {
+            let begins = delta.id.is_some() && delta.name.is_some();
+            match delta.index {
+                index if index == self.calls && begins => self.calls += 1,
+                index if index < self.calls && delta.id.is_none() && delta.name.is_none() => {}
+                _ => return Err(OutOfOrder),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves all items of `first` before those of `items`.
+fn put_before<T>(items: &mut Vec<T>, first: &mut Vec<T>) {
+    first.append(items);
+    std::mem::swap(items, first);
+}
+
+#[cfg(test)]
+mod tests {
+    use worker_contract::TokenLogprob;
+
+    use super::*;
+
+    #[test]
+    fn what_says_nothing_yet_comes_with_what_does() {
+        let mut choice = Choice::default();
+        assert_eq!(choice.take(part("", 1)), Ok(None));
+        let given = choice.take(part("🐝", 2)).unwrap().unwrap();
+        assert_eq!(
+            (given.tokens.as_slice(), choice.given()),
+            ([1, 2].as_slice(), [1, 2].as_slice())
+        );
+        let tokens: Vec<_> = given.logprobs.iter().map(|entry| entry.chosen.token).collect();
+        assert_eq!(tokens, [1, 2]);
+        let reasoning = Delta { reasoning: "Hm".into(), ..part("", 3) };
+        assert_eq!(choice.take(reasoning.clone()), Ok(Some(reasoning)));
+        assert_eq!(choice.take(part("", 4)), Ok(None));
+        choice.forget_pending();
+        assert_eq!(choice.take(part("x", 5)).unwrap().unwrap().tokens, [5]);
+        assert_eq!(choice.given(), [1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn a_call_begins_once_with_id_and_name_and_in_order() {
+        let begin = |index| call(index, Some("c"), Some("f"));
+        let more = |index| call(index, None, None);
+        let mut choice = Choice::default();
+        for bad in [begin(1), more(0), call(0, Some("c"), None), call(0, None, Some("f"))] {
+            assert_eq!(choice.take(bad), Err(OutOfOrder));
+        }
+        for good in [begin(0), more(0), begin(1), more(0), more(1)] {
+            assert!(choice.take(good).unwrap().is_some());
+        }
+        for bad in [begin(0), begin(3), more(2)] {
+            assert_eq!(choice.take(bad), Err(OutOfOrder));
+        }
+        assert!(choice.end() && !choice.end() && choice.is_ended());
+        assert_eq!(choice.take(more(0)), Err(OutOfOrder));
+    }
+
+    fn part(text: &str, token: TokenId) -> Delta {
+        let chosen = TokenLogprob { token, logprob: -0.5, bytes: Vec::new() };
+        Delta {
+            text: text.into(),
+            tokens: vec![token],
+            logprobs: vec![TokenLogprobs { chosen, top: Vec::new() }],
+            ..Delta::default()
+        }
+    }
+
+    fn call(index: u32, id: Option<&str>, name: Option<&str>) -> Delta {
+        let arguments = "{".to_owned();
+        let (id, name) = (id.map(str::to_owned), name.map(str::to_owned));
+        Delta { tool_calls: vec![ToolCallDelta { index, id, name, arguments }], ..Delta::default() }
+    }
+}
