@@ -8,6 +8,7 @@ mod models;
 mod router;
 mod status;
 mod stream_body;
+mod vectors;
 
 pub(crate) use error::describe;
 pub(crate) use inference::now;

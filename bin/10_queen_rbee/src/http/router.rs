@@ -12,7 +12,7 @@ use daemon_lifecycle::BuildInfo;
 use job_server::{Executor, JobRegistry};
 use tokio_util::sync::CancellationToken;
 
-use super::{health, heartbeat, inference, models, status};
+use super::{health, heartbeat, inference, models, status, vectors};
 use crate::registry::Registry;
 use crate::relay::Relay;
 
@@ -58,6 +58,8 @@ pub(crate) fn router(
         .route("/v1/models/{id}", get(models::get))
         .route("/v1/chat/completions", post(inference::chat))
         .route("/v1/completions", post(inference::completion))
+        .route("/v1/embeddings", post(vectors::embed))
+        .route("/v1/rerank", post(vectors::rerank))
         .merge(demand_secret(reports, auth))
         .with_state(handlers)
         .merge(job_server::routes(jobs, executor))

@@ -10,3 +10,4 @@ mod failures;
 mod jobs;
 mod requests;
 mod support;
+mod vectors;

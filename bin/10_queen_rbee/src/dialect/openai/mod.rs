@@ -1,4 +1,5 @@
-//! OpenAI's API: chat completions, completions, models.
+//! OpenAI's API: chat completions, completions, embeddings, models; and reranking, which belongs to
+//! the same clients.
 //!
 //! The wire types are our own instead of those of the crate `openai-protocol`. Its request types
 //! refuse what cannot be parsed without naming the field in OpenAI's words, know no prompt of token
@@ -9,11 +10,13 @@ mod answer;
 mod chat;
 mod completions;
 mod content;
+mod embeddings;
 mod error;
 mod fields;
 mod format;
 mod logprobs;
 mod models;
+mod rerank;
 mod sampling;
 mod tools;
 mod usage;
@@ -25,8 +28,10 @@ use worker_contract::InferenceRequest;
 pub use self::answer::{Head, Kind};
 pub use self::chat::read_chat;
 pub use self::completions::read_completion;
+pub use self::embeddings::{Embeddings, Encoding, check_dimensions, embeddings, read_embeddings};
 pub use self::error::unknown_model;
 pub use self::models::{Model, ModelList};
+pub use self::rerank::{Rerank, ranking, read_rerank};
 pub use self::whole::Assembly;
 pub use self::writer::Writer;
 

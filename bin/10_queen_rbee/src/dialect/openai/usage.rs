@@ -27,3 +27,16 @@ impl From<worker_contract::Usage> for Usage {
         }
     }
 }
+
+/// `usage` of an answer that is no text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct InputUsage {
+    prompt_tokens: u32,
+    total_tokens: u32,
+}
+
+impl From<worker_contract::Usage> for InputUsage {
+    fn from(usage: worker_contract::Usage) -> Self {
+        Self { prompt_tokens: usage.prompt_tokens, total_tokens: usage.prompt_tokens }
+    }
+}

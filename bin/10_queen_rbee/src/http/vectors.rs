@@ -1,0 +1,89 @@
+//! `POST /v1/embeddings` and `/v1/rerank`: answers that are numbers, and never streamed.
+
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Response};
+use daemon_http::{ApiError, ApiJson, CallerExt};
+use worker_contract::{RequestId, Usage, WorkerId};
+
+use super::describe;
+use super::inference::{Endpoint, about, unfinished, with_worker};
+use crate::dialect::openai::{
+    Body, Embeddings, Rerank, check_dimensions, embeddings, ranking, read_embeddings, read_rerank,
+};
+use crate::relay::{Answer, Part};
+
+pub(super) async fn embed(
+    State(endpoint): State<Endpoint>,
+    Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<CallerExt>,
+    headers: HeaderMap,
+    ApiJson(body): ApiJson<Body>,
+) -> Result<Response, ApiError> {
+    let Embeddings { model, request, inputs, encoding, dimensions } =
+        read_embeddings(body, request_id)?;
+    let answer = endpoint.begin(&model, request, &headers, &caller)?;
+    let found = collect(&endpoint, answer, inputs, |part| match part {
+        Part::Embedding { index, vector } => Some((index, vector)),
+        _ => None,
+    });
+    let Found { items, usage, worker } = found.await.map_err(|error| about(error, "input"))?;
+    for vector in &items {
+        check_dimensions(dimensions, vector)?;
+    }
+    Ok(with_worker(Json(embeddings(&model, &items, encoding, usage)).into_response(), worker))
+}
+
+pub(super) async fn rerank(
+    State(endpoint): State<Endpoint>,
+    Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<CallerExt>,
+    headers: HeaderMap,
+    ApiJson(body): ApiJson<Body>,
+) -> Result<Response, ApiError> {
+    let Rerank { model, request, documents, top_n, returned } = read_rerank(body, request_id)?;
+    let answer = endpoint.begin(&model, request, &headers, &caller)?;
+    let found = collect(&endpoint, answer, documents, |part| match part {
+        Part::Score { index, score } => Some((index, score)),
+        _ => None,
+    });
+    let Found { items, usage, worker } = found.await.map_err(|error| about(error, "documents"))?;
+    let answer = ranking(&model, &items, top_n, returned.as_deref(), usage);
+    Ok(with_worker(Json(answer).into_response(), worker))
+}
+
+/// The items of an answer in their order, and what is known besides.
+struct Found<T> {
+    items: Vec<T>,
+    usage: Usage,
+    worker: Option<WorkerId>,
+}
+
+/// Reads an answer of `count` items to its end.
+async fn collect<T: Clone>(
+    endpoint: &Endpoint,
+    mut answer: Answer,
+    count: usize,
+    item: impl Fn(Part) -> Option<(u32, T)>,
+) -> Result<Found<T>, ApiError> {
+    let (mut items, mut worker): (Vec<Option<T>>, _) = (vec![None; count], None);
+    while let Some(part) = answer.next().await {
+        match part.map_err(|failure| describe(failure, &endpoint.registry))? {
+            Part::Started { worker_id } => worker = Some(worker_id),
+            Part::Done { usage, .. } => {
+                // The relay lets no answer be done that is not complete.
+                let items = items.into_iter().collect::<Option<_>>().ok_or_else(unfinished)?;
+                return Ok(Found { items, usage, worker });
+            }
+            part => {
+                if let Some((index, value)) = item(part)
+                    && let Some(place) = items.get_mut(index as usize)
+                {
+                    *place = Some(value);
+                }
+            }
+        }
+    }
+    Err(unfinished())
+}
