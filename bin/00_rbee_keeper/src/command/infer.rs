@@ -62,11 +62,22 @@ struct Answer {
     /// The whole text, for `--json` only.
     text: String,
     ends_with_newline: bool,
+    /// Whether the last that was shown is reasoning.
+    is_thinking: bool,
 }
 
 impl Answer {
     fn new(output: Output) -> Self {
-        Self { output, live: Live::new(output), text: String::new(), ends_with_newline: true }
+        let (live, text) = (Live::new(output), String::new());
+        Self { output, live, text, ends_with_newline: true, is_thinking: false }
+    }
+
+    /// Shows how the model comes to its answer, to a person who waits for it.
+    fn think(&mut self, reasoning: &str) {
+        if !self.output.is_silent() && self.output.stderr_is_terminal() && !reasoning.is_empty() {
+            self.is_thinking = true;
+            Output::stderr(&printable(reasoning));
+        }
     }
 
     /// Ends the last line in a terminal; a file gets the text and nothing else.
@@ -93,9 +104,13 @@ impl Listener for Answer {
             }
         }
         self.live.clear();
+        self.think(reasoning(event));
         let text = token_text(event);
         if text.is_empty() {
             return Ok(());
+        }
+        if std::mem::take(&mut self.is_thinking) {
+            Output::stderr("\n\n");
         }
         if self.output.is_json() {
             self.text.push_str(text);
@@ -112,6 +127,12 @@ impl Listener for Answer {
 fn token_text(event: &JobEvent) -> &str {
     let in_data = event.data.as_ref().and_then(|data| data.get("text")).and_then(Value::as_str);
     in_data.unwrap_or(&event.message)
+}
+
+/// The reasoning in a `token` event.
+fn reasoning(event: &JobEvent) -> &str {
+    let in_data = event.data.as_ref().and_then(|data| data.get("reasoning"));
+    in_data.and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The model of a queen that has only one.
@@ -186,6 +207,11 @@ mod tests {
             r#"{"event":"token","message":"shown","at":"","data":{"text":" it\n","tokens":[1]}}"#,
         )
         .unwrap();
-        assert_eq!(token_text(&event), " it\n");
+        assert_eq!((token_text(&event), reasoning(&event)), (" it\n", ""));
+        let event: JobEvent = serde_json::from_str(
+            r#"{"event":"token","message":"","at":"","data":{"text":"","reasoning":"Hm","tokens":[1]}}"#,
+        )
+        .unwrap();
+        assert_eq!((token_text(&event), reasoning(&event)), ("", "Hm"));
     }
 }
