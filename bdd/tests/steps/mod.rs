@@ -9,6 +9,7 @@ macro_rules! ensure {
     };
 }
 
+mod answer;
 mod chat;
 mod cluster;
 mod disaster;
