@@ -11,6 +11,7 @@ import openai
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-135m"
+EMBEDDING_MODEL = "all-minilm-l6-v2"
 
 # One thread a worker: several rbees and their tests share the machine's cores.
 CONFIG = """\
@@ -59,8 +60,14 @@ class Rbee:
         return done.stdout
 
     def load_model(self, slots: int) -> None:
-        self.keeper("model", "import", str(model_file()), "--alias", MODEL)
-        self.keeper("worker", "spawn", "--model", MODEL, "--device", "CPU-0", "--slots", str(slots))
+        self._load(MODEL, model_file("fetch-demo-model.sh"), slots)
+
+    def load_embedding_model(self) -> None:
+        self._load(EMBEDDING_MODEL, model_file("fetch-embedding-model.sh"), slots=1)
+
+    def _load(self, alias: str, file: Path, slots: int) -> None:
+        self.keeper("model", "import", str(file), "--alias", alias)
+        self.keeper("worker", "spawn", "--model", alias, "--device", "CPU-0", "--slots", str(slots))
         wait_until("the worker is ready", lambda: "ready" in [w["state"] for w in self.workers()])
 
     @property
@@ -77,6 +84,20 @@ class Rbee:
         """The workers as the queen knows them."""
         with urllib.request.urlopen(f"{self.address}/v1/status", timeout=10) as answer:
             return json.load(answer)["workers"]
+
+    def run_job(self, operation: dict) -> list:
+        """Runs an operation to its end and gives its events."""
+        request = urllib.request.Request(
+            f"{self.address}/v1/jobs",
+            data=json.dumps({"operation": operation}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            job = json.load(answer)["job_id"]
+        with urllib.request.urlopen(f"{self.address}/v1/jobs/{job}/stream", timeout=60) as stream:
+            lines = (line.decode().strip() for line in stream)
+            data = (line.removeprefix("data: ") for line in lines if line.startswith("data: "))
+            return [json.loads(event) for event in data if event != "[DONE]"]
 
     def busy_slots(self) -> int:
         """Slots with a running request, and requests that the queen has sent on."""
@@ -102,9 +123,7 @@ def bin_folder() -> Path:
     return Path(os.environ.get("RBEE_BIN_DIR") or ROOT / "target" / "release")
 
 
-def model_file() -> Path:
-    """The demo model, fetched if it is not there."""
-    done = subprocess.run(
-        [str(ROOT / "scripts" / "fetch-demo-model.sh")], stdout=subprocess.PIPE, text=True, check=True
-    )
+def model_file(script: str) -> Path:
+    """The model's file, fetched if it is not there."""
+    done = subprocess.run([str(ROOT / "scripts" / script)], stdout=subprocess.PIPE, text=True, check=True)
     return Path(done.stdout.strip())

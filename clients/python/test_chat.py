@@ -70,6 +70,30 @@ def test_a_system_message_is_part_of_the_prompt(client):
     assert instructed.usage.prompt_tokens != plain.usage.prompt_tokens
 
 
+def test_a_last_message_of_the_assistant_is_continued_unless_it_is_said_to_be_complete(client):
+    """Seen from the prompt: a message that is continued has no end, and nothing begins after it."""
+
+    def prompt_tokens(*more: dict, **fields) -> int:
+        created = client.chat.completions.create(
+            model=MODEL, messages=[*SEA, *more], max_tokens=1, extra_body=fields
+        )
+        return created.usage.prompt_tokens
+
+    begun = {"role": "assistant", "content": "The sea is"}
+    continued = prompt_tokens(begun)
+    assert prompt_tokens() < continued < prompt_tokens(begun, continue_final_message=False)
+    assert prompt_tokens(begun, continue_final_message=True, add_generation_prompt=False) == continued
+
+
+def test_variables_that_the_chat_template_does_not_know_change_nothing(client):
+    """The demo model's template knows none, so the prompt stays the same."""
+    plain = client.chat.completions.create(model=MODEL, messages=SEA, max_tokens=1)
+    told = client.chat.completions.create(
+        model=MODEL, messages=SEA, max_tokens=1, extra_body={"chat_template_kwargs": {"enable_thinking": False}}
+    )
+    assert told.usage.prompt_tokens == plain.usage.prompt_tokens
+
+
 def test_a_message_of_content_parts_is_a_message(client):
     parts = [{"type": "text", "text": "Write one sentence "}, {"type": "text", "text": "about the sea."}]
     messages = [{"role": "user", "content": parts}]

@@ -1,5 +1,8 @@
 """`client.completions` and `client.models`."""
 
+import openai
+import pytest
+
 from rbee import MODEL
 
 
@@ -37,6 +40,13 @@ def test_a_completion_uses_no_chat_template(client):
 def test_a_prompt_of_token_ids_is_used_as_it_is(client):
     answer = client.completions.create(model=MODEL, prompt=[100, 200, 300], max_tokens=1)
     assert answer.usage.prompt_tokens == 3
+
+
+def test_a_text_with_a_gap_needs_a_model_that_fills_gaps(client):
+    """The demo model has no tokens for that, and says so instead of writing something else."""
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.completions.create(model=MODEL, prompt="def add(a, b):", suffix="return c", max_tokens=4)
+    assert MODEL in raised.value.message
 
 
 def test_models_are_listed_and_retrieved_by_alias(client):
