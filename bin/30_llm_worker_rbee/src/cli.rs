@@ -133,6 +133,10 @@ pub(crate) struct Serve {
     /// How the next tokens are guessed, to be verified in one step; answers do not depend on it.
     #[arg(long, value_enum, default_value = "ngram")]
     pub(crate) draft: Draft,
+    /// A smaller model with the same vocabulary, which guesses the next tokens where they are not
+    /// guessed from the text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) draft_model: Option<PathBuf>,
     /// The pinned digest of the file, as the queen is to be told.
     #[arg(long, value_name = "SHA256")]
     pub(crate) digest: Option<Sha256Digest>,

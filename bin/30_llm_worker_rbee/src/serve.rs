@@ -1,7 +1,7 @@
 //! The worker as a server: bind, load, report, serve, drain.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,6 +152,7 @@ fn load_settings(args: &Serve, sandbox: Sandbox) -> anyhow::Result<LoadSettings>
         batch_invariant: args.batch_invariant,
         prompt_cache_mib: args.prompt_cache_mib,
         drafts: args.draft == Draft::Ngram,
+        draft_model: args.draft_model.clone(),
         sandbox,
     })
 }
@@ -159,10 +160,7 @@ fn load_settings(args: &Serve, sandbox: Sandbox) -> anyhow::Result<LoadSettings>
 /// What the process goes on needing once it has read its arguments.
 fn needs(args: &Serve) -> Needs {
     Needs {
-        files: parts(&args.model)
-            .into_iter()
-            .chain(args.lora.iter().map(|a| a.file.clone()))
-            .collect(),
+        files: files_to_read(args),
         // Where there is none, the engine says so when it starts. After `cargo install` the first
         // look copies the libraries, which is not possible later.
         engine: engine_folder().ok(),
@@ -170,6 +168,13 @@ fn needs(args: &Serve) -> Needs {
         queen: args.queen.as_deref().and_then(QueenAddress::of),
         device: args.device.first().map_or(DeviceKind::Cpu, |device| device.kind),
     }
+}
+
+/// The model, what it is used with, and the other parts of those that are split.
+fn files_to_read(args: &Serve) -> Vec<PathBuf> {
+    let models = [Some(&args.model), args.draft_model.as_ref()].into_iter().flatten();
+    let adapters = args.lora.iter().map(|adapter| adapter.file.clone());
+    models.flat_map(|model| parts(model)).chain(adapters).collect()
 }
 
 fn read_token(file: &Path) -> anyhow::Result<Secret> {

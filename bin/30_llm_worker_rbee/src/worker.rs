@@ -2,7 +2,7 @@
 
 mod vectors;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -69,8 +69,22 @@ pub struct LoadSettings {
     pub prompt_cache_mib: u32,
     /// Whether the next tokens are guessed from the text so far.
     pub drafts: bool,
+    /// A smaller model that guesses them.
+    pub draft_model: Option<PathBuf>,
     /// What is given up once the model is loaded.
     pub sandbox: Sandbox,
+}
+
+impl LoadSettings {
+    fn context(&self) -> ContextSettings {
+        ContextSettings {
+            slots: self.slots,
+            kv_tokens: self.ctx_size,
+            threads: self.threads,
+            batch_invariant: self.batch_invariant,
+            attention: self.attention,
+        }
+    }
 }
 
 /// The worker, shared by its HTTP handlers, its heartbeat and its engine's thread.
@@ -134,13 +148,7 @@ impl Worker {
         let runtime = Runtime::init()?;
         let settings = &self.settings;
         let state = self.state.clone();
-        let context = ContextSettings {
-            slots: settings.slots,
-            kv_tokens: settings.ctx_size,
-            threads: settings.threads,
-            batch_invariant: settings.batch_invariant,
-            attention: settings.attention,
-        };
+        let context = settings.context();
         let model = ModelSettings {
             file: settings.file.clone(),
             placement: settings.placement.clone(),
@@ -154,6 +162,8 @@ impl Worker {
         if let Purpose::Pooled(pooling) = model.purpose() {
             return self.run_vectors(&runtime, &model, pooling);
         }
+        let small = settings.draft_model.as_ref();
+        let small = small.map(|file| self.load_draft_model(&runtime, file, &model)).transpose()?;
         let engine = LlamaEngine::new(&runtime, &model, context.clamped(model.trained_context()))?;
         let limits = engine.limits();
         let template = match model.chat_template() {
@@ -189,8 +199,41 @@ impl Worker {
             context_length = limits.context_length,
             "the model is loaded"
         );
+        let scheduler = match &small {
+            Some(small) => {
+                let context = context.clamped(small.trained_context());
+                scheduler.with_draft_model(LlamaEngine::new(&runtime, small, context)?)
+            }
+            None => scheduler,
+        };
         scheduler.run();
         Ok(())
+    }
+
+    fn load_draft_model(
+        &self,
+        runtime: &Runtime,
+        file: &Path,
+        model: &Model,
+    ) -> Result<Model, Box<dyn std::error::Error>> {
+        let settings = ModelSettings {
+            file: file.to_owned(),
+            placement: self.settings.placement.clone(),
+            adapters: Vec::new(),
+            pooling: None,
+        };
+        let small = Model::load(runtime, &settings, &self.settings.context(), |_| {})?;
+        if small.purpose() != Purpose::Text {
+            return Err(format!("the draft model {} makes no text", file.display()).into());
+        }
+        if !small.has_vocabulary_of(model) {
+            let file = file.display();
+            return Err(format!(
+                "the draft model {file} has another vocabulary than the model; use a smaller one of the same family"
+            )
+            .into());
+        }
+        Ok(small)
     }
 
     fn become_ready(&self) {

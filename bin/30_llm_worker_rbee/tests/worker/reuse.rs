@@ -109,3 +109,16 @@ fn metrics_tell_what_was_done() {
             && text.contains("rbee_worker_slots 1")
     });
 }
+
+#[test]
+fn a_second_model_guesses_and_the_answer_stays() {
+    let model = crate::support::demo_model();
+    let path = model.to_str().unwrap();
+    let plain = WorkerProcess::ready(&["--slots", "1", "--draft", "off"]);
+    let guessing = WorkerProcess::ready(&["--slots", "1", "--draft", "off", "--draft-model", path]);
+    let request = ask("Once upon a time", json!({"temperature": 0, "max_tokens": 24}));
+    let wanted = plain.events(&request);
+    let got = guessing.events(&request);
+    assert_eq!(tokens(&got), tokens(&wanted));
+    assert!(got.last().unwrap()["timings"]["drafted_tokens"].as_u64().unwrap() > 0, "{got:?}");
+}

@@ -146,6 +146,19 @@ impl Model {
         self.purpose
     }
 
+    /// Whether each token stands for the same text as in another model.
+    #[must_use]
+    pub fn has_vocabulary_of(&self, other: &Self) -> bool {
+        let piece = |model: &Self, token| {
+            let mut bytes = Vec::new();
+            model.append_piece(token, true, &mut bytes);
+            (bytes, model.is_end(token))
+        };
+        let size = self.vocabulary_size();
+        let mut tokens = (0..).take(size as usize);
+        size == other.vocabulary_size() && tokens.all(|t| piece(self, t) == piece(other, t))
+    }
+
     /// The longest context that the model was trained for, in tokens.
     #[must_use]
     pub fn trained_context(&self) -> u32 {
