@@ -31,7 +31,7 @@ pub fn read_chat(body: Body, request_id: RequestId) -> Result<Understood, ApiErr
         continue_last: read_continuation(&mut fields, &messages)?,
         template_variables: fields.object("chat_template_kwargs")?,
         messages,
-        tools: tools.tools,
+        tools: tools.list,
         tool_choice: tools.choice,
         parallel_tool_calls: tools.parallel,
     };

@@ -107,7 +107,7 @@ pub fn embeddings<'a>(
     encoding: Encoding,
     usage: worker_contract::Usage,
 ) -> impl Serialize + use<'a> {
-    let written = |(index, numbers): (usize, &'a Vec<f32>)| Embedding {
+    let written = |(index, numbers): (usize, &'a Vec<f32>)| Item {
         object: "embedding",
         index,
         embedding: Vector { numbers, encoding },
@@ -123,13 +123,13 @@ pub fn embeddings<'a>(
 #[derive(Serialize)]
 struct List<'a> {
     object: &'static str,
-    data: Vec<Embedding<'a>>,
+    data: Vec<Item<'a>>,
     model: &'a str,
     usage: InputUsage,
 }
 
 #[derive(Serialize)]
-struct Embedding<'a> {
+struct Item<'a> {
     object: &'static str,
     index: usize,
     embedding: Vector<'a>,

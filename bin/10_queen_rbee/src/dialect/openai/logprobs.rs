@@ -50,7 +50,7 @@ impl Serialize for Entries<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(
             self.0.iter().map(|entry| Entry {
-                token: Token::of(&entry.chosen),
+                token: Likely::of(&entry.chosen),
                 top_logprobs: Top(&entry.top),
             }),
         )
@@ -60,7 +60,7 @@ impl Serialize for Entries<'_> {
 #[derive(Serialize)]
 struct Entry<'a> {
     #[serde(flatten)]
-    token: Token<'a>,
+    token: Likely<'a>,
     top_logprobs: Top<'a>,
 }
 
@@ -68,18 +68,18 @@ struct Top<'a>(&'a [TokenLogprob]);
 
 impl Serialize for Top<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(Token::of))
+        serializer.collect_seq(self.0.iter().map(Likely::of))
     }
 }
 
 #[derive(Serialize)]
-struct Token<'a> {
+struct Likely<'a> {
     token: Cow<'a, str>,
     logprob: f32,
     bytes: &'a [u8],
 }
 
-impl<'a> Token<'a> {
+impl<'a> Likely<'a> {
     fn of(token: &'a TokenLogprob) -> Self {
         let TokenLogprob { logprob, bytes, .. } = token;
         Self { token: shown(bytes), logprob: *logprob, bytes }

@@ -43,12 +43,11 @@ pub(super) fn read_sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         dry_multiplier: fields.decimal("dry_multiplier", 0.0, 100.0)?,
         dry_base: fields.decimal("dry_base", 1.0, 10.0)?,
         dry_allowed_length: fields.count("dry_allowed_length", 0)?,
-        // -1 means the whole context in llama.cpp, as does leaving it out.
-        dry_penalty_last_n: look_back(fields, "dry_penalty_last_n")?.flatten(),
+        // The whole context is what leaving it out means.
+        dry_penalty_last_n: look_back(fields, "dry_penalty_last_n")?.filter(|n| *n != u32::MAX),
         dry_sequence_breakers: breakers(fields)?,
         repeat_penalty: one_of(("repeat_penalty", repeat), ("repetition_penalty", repetition))?,
-        repeat_last_n: look_back(fields, "repeat_last_n")?
-            .map(|tokens| tokens.unwrap_or(u32::MAX).min(MAX_REPEAT_LAST_N)),
+        repeat_last_n: look_back(fields, "repeat_last_n")?.map(|n| n.min(MAX_REPEAT_LAST_N)),
         presence_penalty: fields.decimal("presence_penalty", -2.0, 2.0)?,
         frequency_penalty: fields.decimal("frequency_penalty", -2.0, 2.0)?,
         logit_bias: logit_bias(fields)?,
@@ -85,15 +84,13 @@ pub(super) fn refuse_unserved(fields: &mut Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A number of tokens; `Some(None)` for -1, which means all.
-fn look_back(fields: &mut Fields, name: &'static str) -> Result<Option<Option<u32>>, ApiError> {
+/// How many tokens back something looks; -1 means all, as in llama.cpp, and is `u32::MAX`.
+fn look_back(fields: &mut Fields, name: &'static str) -> Result<Option<u32>, ApiError> {
     match fields.integer(name)? {
-        None => Ok(None),
-        Some(-1) => Ok(Some(None)),
         Some(tokens) if tokens < -1 => {
             Err(out_of_range(&fields.path(name), true, Bound::Min(-1.0), &tokens))
         }
-        Some(tokens) => Ok(Some(Some(u32::try_from(tokens).unwrap_or(u32::MAX)))),
+        tokens => Ok(tokens.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX))),
     }
 }
 

@@ -19,7 +19,7 @@ const MAX_NAME: usize = 128;
 /// What a request says about functions.
 #[derive(Debug)]
 pub(super) struct Tools {
-    pub(super) tools: Vec<Tool>,
+    pub(super) list: Vec<Tool>,
     pub(super) choice: ToolChoice,
     pub(super) parallel: bool,
 }
@@ -42,7 +42,7 @@ pub(super) fn read_tools(fields: &mut Fields) -> Result<Tools, ApiError> {
     }
     let choice = read_choice(fields, &mut tools)?;
     let parallel = fields.choice("parallel_tool_calls")?.unwrap_or(true);
-    Ok(Tools { tools, choice, parallel })
+    Ok(Tools { list: tools, choice, parallel })
 }
 
 /// The calls of an assistant's message.
@@ -208,7 +208,7 @@ mod tests {
             strict: true,
         };
         let now = Tool { name: "mcp:now".into(), ..tool() };
-        assert_eq!(read.tools, [weather, now]);
+        assert_eq!(read.list, [weather, now]);
         assert_eq!((read.choice, read.parallel), (ToolChoice::Auto, false));
     }
 
@@ -225,8 +225,8 @@ mod tests {
             (allowed("auto"), ToolChoice::Auto, 1),
             (allowed("required"), ToolChoice::Required, 1),
         ] {
-            let read = read(two(json!({"tool_choice": choice}))).unwrap();
-            assert_eq!((read.choice, read.tools.len()), (expected, left), "{choice}");
+            let read = read(two(&json!({"tool_choice": choice}))).unwrap();
+            assert_eq!((read.choice, read.list.len()), (expected, left), "{choice}");
         }
         assert!(read(json!({"tool_choice": "none", "tools": []})).is_ok());
     }
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn what_is_wrong_with_functions_is_named() {
         let function = |inner: Value| json!({"tools": [{"type": "function", "function": inner}]});
-        let choice = |choice: Value| two(json!({"tool_choice": choice}));
+        let choice = |choice: Value| two(&json!({"tool_choice": choice}));
         let named = |name: &str| json!({"type": "function", "function": {"name": name}});
         for (fields, code, param) in [
             (json!({"tools": {}}), "invalid_type", "tools"),
@@ -263,7 +263,7 @@ mod tests {
                 "tools[0].function.strcit",
             ),
             (
-                two(json!({"tools": [named("a"), named("a")]})),
+                two(&json!({"tools": [named("a"), named("a")]})),
                 "invalid_value",
                 "tools[1].function.name",
             ),
@@ -312,7 +312,7 @@ mod tests {
     }
 
     /// The functions `a` and `b`, and some more fields.
-    fn two(more: Value) -> Value {
+    fn two(more: &Value) -> Value {
         let function = |name: &str| json!({"type": "function", "function": {"name": name}});
         let mut fields = json!({"tools": [function("a"), function("b")]});
         fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

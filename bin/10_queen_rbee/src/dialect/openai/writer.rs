@@ -33,7 +33,7 @@ impl Writer {
         for (index, _) in (0..).zip(&self.offsets) {
             let role = Some("assistant");
             let content = Content::Delta(Piece { role, content: Some(""), ..Piece::default() });
-            self.write(Some(Choice { index, content, logprobs: None, finish_reason: None }), out);
+            self.write(Choice { index, content, logprobs: None, finish_reason: None }, out);
         }
     }
 
@@ -50,7 +50,7 @@ impl Writer {
             Kind::Completion => Content::Text(&delta.text),
         };
         let index = delta.index;
-        self.write(Some(Choice { index, content, logprobs, finish_reason: None }), out);
+        self.write(Choice { index, content, logprobs, finish_reason: None }, out);
     }
 
     /// One of several choices is complete.
@@ -60,7 +60,7 @@ impl Writer {
             Kind::Completion => Content::Text(""),
         };
         let finish_reason = Some(reason.as_str());
-        self.write(Some(Choice { index, content, logprobs: None, finish_reason }), out);
+        self.write(Choice { index, content, logprobs: None, finish_reason }, out);
     }
 
     /// The end: why, if that was not said of each of several choices; how many tokens, if that was
@@ -70,7 +70,7 @@ impl Writer {
             self.choice_done(0, reason, out);
         }
         if self.include_usage {
-            self.write_chunk(None, ChunkUsage::Told(usage.into()), out);
+            self.write_chunk(&[], ChunkUsage::Told(usage.into()), out);
         }
         out.put_slice(b"data: [DONE]\n\n");
     }
@@ -91,12 +91,12 @@ impl Writer {
         }
     }
 
-    fn write(&self, choice: Option<Choice<'_>>, out: &mut BytesMut) {
+    fn write(&self, choice: Choice<'_>, out: &mut BytesMut) {
         let usage = if self.include_usage { ChunkUsage::Null(()) } else { ChunkUsage::LeftOut };
-        self.write_chunk(choice, usage, out);
+        self.write_chunk(&[choice], usage, out);
     }
 
-    fn write_chunk(&self, choice: Option<Choice<'_>>, usage: ChunkUsage, out: &mut BytesMut) {
+    fn write_chunk(&self, choices: &[Choice<'_>], usage: ChunkUsage, out: &mut BytesMut) {
         let chunk = Chunk {
             id: &self.head.id,
             object: match self.kind {
@@ -106,7 +106,7 @@ impl Writer {
             created: self.head.created,
             model: &self.head.model,
             system_fingerprint: FINGERPRINT,
-            choices: choice.as_slice(),
+            choices,
             usage,
         };
         write_event(&chunk, out);
@@ -270,7 +270,9 @@ mod tests {
     fn stream(kind: Kind, include_usage: bool, deltas: &[Delta]) -> String {
         let (mut writer, mut out) = (Writer::new(kind, head(), include_usage, 1), BytesMut::new());
         writer.begin(&mut out);
-        deltas.iter().for_each(|delta| writer.delta(delta, &mut out));
+        for delta in deltas {
+            writer.delta(delta, &mut out);
+        }
         writer.end(FinishReason::Stop, usage(), &mut out);
         written(&out)
     }
