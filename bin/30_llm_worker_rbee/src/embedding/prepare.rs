@@ -12,6 +12,10 @@ use crate::engine::llama::Model;
 /// The most texts of one request: as OpenAI's API has it for embeddings.
 const MAX_TEXTS: usize = 2048;
 
+/// The most bytes of the query, counted once for each document with which it is read: as much as the
+/// largest request.
+const MAX_QUERY_BYTES: usize = 16 * 1024 * 1024;
+
 /// What requests for vectors and scores are checked against.
 #[derive(Debug)]
 pub struct EmbeddingPreparer<'a> {
@@ -64,6 +68,16 @@ pub enum RefusedEmbedding {
         field: &'static str,
         /// How many it has.
         count: usize,
+    },
+    /// The query would be read too often.
+    #[error(
+        "the query of {query_bytes} bytes is too long for {documents} documents, each of which is read with it; shorten it, or send fewer documents at once"
+    )]
+    LongQuery {
+        /// The length of the query.
+        query_bytes: usize,
+        /// How many documents there are.
+        documents: usize,
     },
     /// A token is not in the vocabulary.
     #[error("token {token} in {field} is not in the vocabulary: it has the tokens 0 to {last}")]
@@ -146,6 +160,7 @@ impl EmbeddingPreparer<'_> {
     ) -> Result<Vec<Vec<TokenId>>, RefusedEmbedding> {
         check_count("documents", documents.len())?;
         not_empty(query, || "query".to_owned())?;
+        check_query(query.len(), documents.len())?;
         let pair = |(index, document): (usize, &String)| {
             not_empty(document, || format!("documents[{index}]"))?;
             let tokens = self.model.query_and_document(query, document);
@@ -230,6 +245,13 @@ fn check_count(field: &'static str, count: usize) -> Result<(), RefusedEmbedding
     }
 }
 
+fn check_query(query_bytes: usize, documents: usize) -> Result<(), RefusedEmbedding> {
+    if query_bytes.saturating_mul(documents) > MAX_QUERY_BYTES {
+        return Err(RefusedEmbedding::LongQuery { query_bytes, documents });
+    }
+    Ok(())
+}
+
 fn not_empty(text: &str, field: impl FnOnce() -> String) -> Result<(), RefusedEmbedding> {
     if text.is_empty() { Err(RefusedEmbedding::Empty(field())) } else { Ok(()) }
 }
@@ -293,6 +315,16 @@ mod tests {
         assert_eq!(check_count("inputs", 0), Err(RefusedEmbedding::Empty("inputs".into())));
         let said = check_count("inputs", 2049).expect_err("it is too many").to_string();
         assert!(said.contains("2049") && said.contains("2048"), "{said}");
+    }
+
+    #[test]
+    fn a_long_query_is_not_read_with_thousands_of_documents() {
+        assert_eq!(check_query(8_192, 2048), Ok(()));
+        assert_eq!(check_query(1 << 20, 16), Ok(()));
+        for (query_bytes, documents) in [(8_193, 2048), (1 << 20, 17)] {
+            let refused = RefusedEmbedding::LongQuery { query_bytes, documents };
+            assert_eq!(check_query(query_bytes, documents), Err(refused));
+        }
     }
 
     fn embed() -> Task {

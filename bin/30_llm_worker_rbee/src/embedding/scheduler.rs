@@ -15,6 +15,7 @@ use super::plan::{Pending, Share, plan, settled, start};
 use super::request::{EmbeddingRequest, Running};
 use crate::batch::Gauges;
 use crate::engine::{PooledEngine, PooledLimits};
+use crate::metrics::Metrics;
 
 /// How long the loop rests when every request waits for its reader.
 const STALL_REST: Duration = Duration::from_millis(2);
@@ -25,6 +26,7 @@ pub struct EmbeddingScheduler<E> {
     limits: PooledLimits,
     inbox: Receiver<EmbeddingRequest>,
     load: Arc<Load>,
+    metrics: Metrics,
     running: Vec<Running>,
     /// The tokens that everybody has had who has something to compute. It never goes back.
     clock: u64,
@@ -40,10 +42,16 @@ impl<E: PooledEngine> EmbeddingScheduler<E> {
     /// A loop on an engine, with at most `slots` and `max_queue` requests together.
     ///
     /// All of them take turns; the gauges show those beyond `slots` as waiting.
-    pub fn new(engine: E, slots: u32, max_queue: u32, gauges: Arc<Gauges>) -> (Self, Submitter) {
+    pub fn new(
+        engine: E,
+        slots: u32,
+        max_queue: u32,
+        gauges: Arc<Gauges>,
+        metrics: Metrics,
+    ) -> (Self, Submitter) {
         let (submitter, inbox, load) = way_in(slots, max_queue, gauges);
         let limits = engine.limits();
-        (Self { engine, limits, inbox, load, running: Vec::new(), clock: 0 }, submitter)
+        (Self { engine, limits, inbox, load, metrics, running: Vec::new(), clock: 0 }, submitter)
     }
 
     /// Runs until the last [`Submitter`] is gone and everything is answered.
@@ -90,10 +98,13 @@ impl<E: PooledEngine> EmbeddingScheduler<E> {
 
     fn end_abandoned_and_overdue(&mut self, now: Instant) {
         self.end(|running| {
-            if running.is_overdue(now) {
-                running.fail("deadline_exceeded", "the request's deadline has passed");
+            if running.is_abandoned() {
+                return Some("cancelled");
             }
-            running.is_abandoned() || running.is_overdue(now)
+            running.is_overdue(now).then(|| {
+                running.fail("deadline_exceeded", "the request's deadline has passed");
+                "deadline_exceeded"
+            })
         });
     }
 
@@ -116,6 +127,7 @@ impl<E: PooledEngine> EmbeddingScheduler<E> {
             .iter()
             .flat_map(|share| self.running[share.request].next_texts(share.texts))
             .collect();
+        self.metrics.step(shares.iter().map(|share| share.tokens).sum());
         let failures = match self.engine.compute(&texts) {
             Ok(()) => self.deliver(&shares),
             Err(error) => {
@@ -126,10 +138,10 @@ impl<E: PooledEngine> EmbeddingScheduler<E> {
         self.fail(&failures);
         let now = Instant::now();
         self.end(|running| {
-            if running.is_complete() {
+            running.is_complete().then(|| {
                 running.finish(now);
-            }
-            running.is_complete()
+                "stop"
+            })
         });
     }
 
@@ -142,6 +154,7 @@ impl<E: PooledEngine> EmbeddingScheduler<E> {
             let running = &mut self.running[share.request];
             running.served += share.tokens as u64;
             self.load.gauges().tokens.fetch_add(share.tokens as u64, Relaxed);
+            self.metrics.prompt(share.tokens, 0);
             let rows = row..row + share.texts;
             row = rows.end;
             for row in rows {
@@ -161,22 +174,23 @@ impl<E: PooledEngine> EmbeddingScheduler<E> {
         self.end(|running| {
             let failure = failures.iter().find(|(request, _)| *request == index);
             index += 1;
-            if let Some((_, reason)) = failure {
+            failure.map(|(_, reason)| {
                 running.fail("engine_error", reason);
-            }
-            failure.is_some()
+                "engine_error"
+            })
         });
     }
 
-    /// Lets go of the requests for which `ends` is true.
-    fn end(&mut self, mut ends: impl FnMut(&Running) -> bool) {
-        let load = &self.load;
+    /// Lets go of the requests for which `ends` tells how they ended.
+    fn end(&mut self, mut ends: impl FnMut(&Running) -> Option<&'static str>) {
+        let (load, metrics) = (&self.load, &self.metrics);
         self.running.retain(|running| {
-            let is_over = ends(running);
-            if is_over {
+            let end = ends(running);
+            if let Some(end) = end {
                 load.remove_one();
+                metrics.request_ended(end);
             }
-            !is_over
+            end.is_none()
         });
     }
 }

@@ -13,6 +13,7 @@ use super::request::{EmbeddingRequest, Wanted};
 use super::scheduler::EmbeddingScheduler;
 use crate::batch::{EventReceiver, Gauges, SubmitError, answer_channel};
 use crate::engine::{EngineError, PooledEngine, PooledLimits};
+use crate::metrics::Metrics;
 
 const LIMITS: PooledLimits = PooledLimits { text_tokens: 64, batch_tokens: 32, batch_texts: 8 };
 /// A token that the engine cannot compute.
@@ -230,7 +231,8 @@ impl TestLoop {
         let gauges: Arc<Gauges> = Arc::default();
         let computed: Arc<Mutex<usize>> = Arc::default();
         let engine = Arithmetic { leave, computed: Arc::clone(&computed), rows: Vec::new() };
-        let (scheduler, submitter) = EmbeddingScheduler::new(engine, 2, 14, Arc::clone(&gauges));
+        let (scheduler, submitter) =
+            EmbeddingScheduler::new(engine, 2, 14, Arc::clone(&gauges), Metrics::default());
         let thread = Some(std::thread::spawn(|| scheduler.run()));
         Self { submitter: Some(submitter), gauges, gate: Mutex::new(None), computed, thread }
     }

@@ -69,6 +69,9 @@ fn refused(error: &RefusedEmbedding) -> ApiError {
         RefusedEmbedding::TooMany { field, .. } => {
             ApiError::bad_request("too_many_texts", message).param(*field)
         }
+        RefusedEmbedding::LongQuery { .. } => {
+            ApiError::bad_request("query_too_long", message).param("query")
+        }
         RefusedEmbedding::UnknownToken { field, .. } => {
             ApiError::bad_request("invalid_token", message).param(field.clone())
         }

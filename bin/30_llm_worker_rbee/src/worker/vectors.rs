@@ -52,8 +52,13 @@ impl Worker {
         let engine = LlamaPooledEngine::new(runtime, model, context)?;
         let limits = engine.limits();
         let gauges = Arc::clone(&self.gauges);
-        let (scheduler, submitter) =
-            EmbeddingScheduler::new(engine, settings.slots, settings.max_queue, gauges);
+        let (scheduler, submitter) = EmbeddingScheduler::new(
+            engine,
+            settings.slots,
+            settings.max_queue,
+            gauges,
+            self.metrics.clone(),
+        );
         let submitter = Mutex::new(Some(submitter));
         let vectors = Vectors { model: Arc::clone(model), limits, submitter };
         if self.vectors.set(vectors).is_err() {

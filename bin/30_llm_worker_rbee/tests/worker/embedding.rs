@@ -151,6 +151,9 @@ fn documents_are_ranked_by_the_cosine_of_their_vectors() {
     }
     assert_eq!(scores.len(), 2);
     assert!(scores[1] > scores[0] + 0.3, "{scores:?}");
+    let metrics = worker.metrics();
+    assert!(metrics.contains("rbee_worker_requests_total{end=\"stop\"} 2\n"), "{metrics}");
+    assert!(!metrics.contains("rbee_worker_prompt_tokens_total 0\n"), "{metrics}");
 }
 
 #[test]

@@ -96,6 +96,12 @@ impl WorkerProcess {
         block_on(answer.json()).expect("health is JSON")
     }
 
+    /// What Prometheus reads.
+    pub fn metrics(&self) -> String {
+        let answer = block_on(async { client().get(format!("{}/metrics", self.url)).send().await });
+        block_on(answer.expect("the worker answers").text()).expect("metrics are text")
+    }
+
     pub fn wait_for_state(&self, state: &str) {
         self.wait_until(&format!("state {state}"), |health| health["state"] == state);
     }
