@@ -1,6 +1,7 @@
 //! llama.cpp, by the crate `llama-cpp-2`.
 
 mod attention;
+mod cache_tensor;
 mod context;
 mod devices;
 mod engine_log;
@@ -21,6 +22,7 @@ mod rerank;
 mod runtime;
 
 pub use attention::{AttentionSettings, CacheType, FlashAttention, NeedsFlashAttention};
+pub use cache_tensor::CacheTensorTooLarge;
 pub use context::{ContextSettings, LlamaEngine, default_threads};
 pub use devices::devices;
 pub use inspect::{InspectError, check_file, inspect, parts};

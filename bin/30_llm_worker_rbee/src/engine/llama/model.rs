@@ -9,8 +9,9 @@ use llama_cpp_2::token::LlamaToken;
 use worker_contract::{DeviceId, TokenId};
 
 use super::attention::NeedsFlashAttention;
+use super::cache_tensor::{self, CacheTensorTooLarge};
 use super::context::ContextSettings;
-use super::devices::{NoSuchDevice, gpus};
+use super::devices::{NoSuchDevice, gpus, numbered};
 use super::engine_log;
 use super::inspect::{InspectError, check_file, inspect};
 use super::lora::{self, Adapter, AdapterError, AdapterSettings};
@@ -61,6 +62,9 @@ pub enum LoadError {
     /// A device is too small.
     #[error(transparent)]
     Memory(#[from] NotEnoughMemory),
+    /// A GPU's buffers are too small.
+    #[error(transparent)]
+    CacheTensor(#[from] CacheTensorTooLarge),
     /// An adapter is at fault.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
@@ -122,13 +126,18 @@ impl Model {
         let gpus = gpus(runtime, &placement.devices)?;
         let context = &context.clamped(summary.context_length);
         let mut params = ModelParams::new(runtime, placement, &gpus);
+        let facts = Facts::read(&header, summary.size_bytes);
+        if let Some(facts) = facts
+            && purpose == Purpose::Text
+        {
+            cache_tensor::check(&numbered(), placement, context, facts)?;
+        }
         engine_log::forget_errors();
         if placement.layers() == GpuLayers::Auto {
             params.fit(&file, context)?;
         }
         // A model for vectors has no KV cache of that size.
         if purpose == Purpose::Text {
-            let facts = Facts::read(&header, summary.size_bytes);
             check(runtime, Plan { file: &file, placement, params: &params, context, facts })?;
         }
         engine_log::forget_errors();
