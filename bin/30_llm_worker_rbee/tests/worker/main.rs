@@ -6,12 +6,14 @@
     reason = "a test ends by panicking, and its helpers are written for short calls"
 )]
 
+mod abuse;
 mod arithmetic;
 mod bare_loop;
 mod crafted_file;
 mod determinism;
 mod devices;
 mod embedding;
+mod forced;
 mod formats;
 mod gguf;
 mod installed;
