@@ -116,7 +116,11 @@ fn a_second_model_guesses_and_the_answer_stays() {
     let path = model.to_str().unwrap();
     let plain = WorkerProcess::ready(&["--slots", "1", "--draft", "off"]);
     let guessing = WorkerProcess::ready(&["--slots", "1", "--draft", "off", "--draft-model", path]);
-    let request = ask("Once upon a time", json!({"temperature": 0, "max_tokens": 24}));
+    // So plain that its first token is surely guessed; after that a model of the same size is seen
+    // to cost too much.
+    let counted = "One two three four five six seven eight nine ten. ".repeat(3);
+    let prompt = format!("{counted}One two three four");
+    let request = ask(&prompt, json!({"temperature": 0, "max_tokens": 24}));
     let wanted = plain.events(&request);
     let got = guessing.events(&request);
     assert_eq!(tokens(&got), tokens(&wanted));
