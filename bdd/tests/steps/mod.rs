@@ -20,6 +20,7 @@ mod lists;
 mod machine;
 mod model;
 mod request;
+mod reuse;
 mod stream;
 mod table;
 mod token;

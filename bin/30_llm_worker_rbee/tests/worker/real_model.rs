@@ -50,14 +50,14 @@ fn max_tokens_is_exact_and_ends_by_length() {
 
 #[test]
 fn greedy_answers_are_the_same_alone_and_repeated() {
-    let worker = WorkerProcess::ready(&["--slots", "1"]);
+    let worker = WorkerProcess::ready(&["--slots", "1", "--batch-invariant"]);
     let ask = completion("The sea is", json!({"temperature": 0, "max_tokens": 24}));
     assert_eq!(tokens(&worker.events(&ask)), tokens(&worker.events(&ask)));
 }
 
 #[test]
 fn a_seed_gives_the_same_answer_and_another_seed_another() {
-    let worker = WorkerProcess::ready(&["--slots", "1"]);
+    let worker = WorkerProcess::ready(&["--slots", "1", "--batch-invariant"]);
     let ask = |seed: u64| completion("My favourite", json!({"seed": seed, "max_tokens": 24}));
     let one = tokens(&worker.events(&ask(1)));
     assert_eq!(one, tokens(&worker.events(&ask(1))));

@@ -1,0 +1,28 @@
+Feature: Prompts that were computed before
+  A worker computes the beginning that prompts share once: for the next question of a conversation, and for everybody
+  who has the same instructions. The usage tells how much that was.
+
+  Scenario: a long prompt that comes again is not computed again
+    Given an integrated cluster with a worker
+    When I ask a long question
+    Then little of the prompt was known
+    When I ask the same long question again
+    Then all of the prompt but its end was known
+
+  Scenario: a conversation goes on where it was
+    Given an integrated cluster with a worker
+    When I ask a long question
+    And I go on with the conversation
+    Then all of the first prompt was known
+
+  Scenario: people with the same instructions share them, also at once
+    Given an integrated cluster with a worker
+    When 4 people with the same long instructions ask at once
+    Then all but one had the instructions computed for them
+    And every slot is free within 10 seconds
+
+  Scenario: more people than slots are served one after another
+    Given an integrated cluster with a worker
+    When 12 people ask "What is a lighthouse?" at once
+    Then each of the 12 answers is some text
+    And every slot is free within 10 seconds
