@@ -12,6 +12,9 @@ use crate::support::{WorkerProcess, demo_model, tokens};
 /// Shows Mesa's software driver to ggml, which passes over it by default.
 const FIRST_DEVICE: (&str, &str) = ("GGML_VK_VISIBLE_DEVICES", "0");
 
+/// The same device as two of them.
+const FIRST_DEVICE_TWICE: (&str, &str) = ("GGML_VK_VISIBLE_DEVICES", "0,0");
+
 /// A copy of the worker whose engine folder has the Vulkan module too.
 struct Installed {
     _folder: tempfile::TempDir,
@@ -52,13 +55,20 @@ impl Installed {
     /// Devices round differently, so where two tokens are about equally likely their texts part.
     /// These have no such place.
     fn greedy(&self, args: &[&str], wanted_log: &str) -> [Vec<i64>; 2] {
+        let mut worker = self.start(args, FIRST_DEVICE);
+        worker.wait_for_log(wanted_log);
+        Self::greedy_of(&worker)
+    }
+
+    fn start(&self, args: &[&str], devices: (&str, &str)) -> WorkerProcess {
         let model = demo_model();
         let common = ["--model", model.to_str().unwrap(), "--slots", "1", "--ctx-size", "512"];
-        let args = [&common[..], args].concat();
-        let mut worker = WorkerProcess::start_with(&self.worker, &args, &[FIRST_DEVICE]);
-        worker.wait_for_log(wanted_log);
+        WorkerProcess::start_with(&self.worker, &[&common[..], args].concat(), &[devices])
+    }
+
+    fn greedy_of(worker: &WorkerProcess) -> [Vec<i64>; 2] {
         worker.wait_for_state("ready");
-        ["Once upon a time, there was a", "Monday, Tuesday, Wednesday,"].map(|prompt| {
+        ["Once upon a time, there was a", "1, 2, 3, 4, 5, 6, 7, 8,"].map(|prompt| {
             tokens(&worker.events(&json!({
                 "task": {"type": "completion", "prompt": prompt},
                 "sampling": {"temperature": 0, "max_tokens": 12, "ignore_eos": true},
@@ -80,6 +90,23 @@ fn vulkan_gives_the_same_first_greedy_tokens_as_the_processor() {
         let on_gpu = installed.greedy(&args, &format!("layers_on_gpus={wanted} "));
         assert_eq!(on_gpu, on_processor, "{layers}");
     }
+}
+
+#[test]
+#[ignore = "needs the Vulkan module and a driver: ./test.sh --vulkan"]
+fn two_gpus_share_the_layers_as_they_are_told() {
+    let installed = install();
+    let on_processor = installed.greedy(&["--device", "CPU-0"], "the model is loaded");
+    let args = ["--device", "GPU-0,GPU-1", "--tensor-split", "3,1"];
+    let mut worker = installed.start(&args, FIRST_DEVICE_TWICE);
+    // The cache lies with its layers: 24 and 6 of 30, for the output layer is with the last ones.
+    let mib = [0, 1].map(|gpu| {
+        let line = worker.wait_for_log(&format!("Vulkan{gpu} KV buffer size"));
+        let size = line.split("KV buffer size =").nth(1).unwrap().trim();
+        size.split(' ').next().unwrap().parse::<f32>().unwrap()
+    });
+    assert!((mib[0] / mib[1] - 4.0).abs() < 0.1, "{mib:?}");
+    assert_eq!(Installed::greedy_of(&worker), on_processor);
 }
 
 #[test]
