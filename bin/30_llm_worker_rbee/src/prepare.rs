@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use worker_contract::{
-    InferenceRequest, ModelAlias, OutputFormat, Prompt, Sampling, Task, TokenId, ToolChoice,
+    InferenceRequest, ModelAlias, OutputFormat, Prompt, Sampling, Task, TokenId,
 };
 
 use crate::batch::{Answer, Choice, Ends, Prepared};
@@ -136,8 +136,7 @@ impl Preparer<'_> {
         };
         let seed = request.sampling.seed.unwrap_or_else(random_seed);
         let deadline = request.deadline_ms.map(Duration::from_millis);
-        let calls = turn.as_ref().and_then(|turn| turn.grammar.as_deref());
-        let constraint = self.constraint(&request.format, calls)?;
+        let constraint = self.constraint(&request.format, turn.as_ref())?;
         let sampler = self.sampler(&request.sampling, constraint, seed, &prompt);
         // Only one answer can be resumed.
         let choice = |index| Choice {
@@ -196,16 +195,23 @@ impl Preparer<'_> {
         self.constraints.get(|| self.model.token_environment())
     }
 
-    /// What holds the answer to its format, or to calls in the grammar `calls`.
+    /// What holds the answer to its format, or to calls where it must make one.
     fn constraint(
         &self,
         format: &OutputFormat,
-        calls: Option<&str>,
+        turn: Option<&ChatTurn>,
     ) -> Result<Option<Constraint>, PrepareError> {
+        let calls = turn.and_then(|turn| Some((turn.grammar.as_deref()?, turn.offer()?)));
         match (format.is_text(), calls) {
             (true, None) => Ok(None),
             (false, None) => Ok(self.constraint_factory()?.constraint(format)?),
-            (true, Some(grammar)) => Ok(Some(self.constraint_factory()?.lark(grammar)?)),
+            (true, Some((grammar, offer))) => {
+                let in_tools = |invalid: InvalidFormat| invalid.at("tools");
+                for schema in offer.tools().iter().filter_map(|tool| tool.parameters.as_ref()) {
+                    ConstraintFactory::checked_schema(schema).map_err(in_tools)?;
+                }
+                Ok(Some(self.constraint_factory()?.lark(grammar).map_err(in_tools)?))
+            }
             (false, Some(_)) => Err(PrepareError::FormatAndCall),
         }
     }
@@ -249,10 +255,9 @@ impl Preparer<'_> {
 /// Whether a request takes long to prepare, whatever the length of its prompt.
 #[must_use]
 pub fn is_slow_to_prepare(request: &InferenceRequest) -> bool {
-    let must_call = matches!(&request.task, Task::Chat(chat)
-        if matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_)));
+    let has_tools = matches!(&request.task, Task::Chat(chat) if !chat.tools.is_empty());
     let has_dry = request.sampling.dry_multiplier.is_some_and(|m| m > 0.0);
-    must_call || has_dry || !request.format.is_text()
+    has_tools || has_dry || !request.format.is_text()
 }
 
 fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {

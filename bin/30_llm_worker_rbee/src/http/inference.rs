@@ -112,6 +112,7 @@ fn size(request: &InferenceRequest) -> usize {
         worker_contract::Task::Completion { prompt: worker_contract::Prompt::Text(text) } => {
             text.len()
         }
+        worker_contract::Task::Infill { prefix, suffix } => prefix.len() + suffix.len(),
         _ => 0,
     }
 }

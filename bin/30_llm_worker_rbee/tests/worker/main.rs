@@ -9,6 +9,7 @@
 mod abuse;
 mod arithmetic;
 mod bare_loop;
+mod conversations;
 mod crafted_file;
 mod determinism;
 mod devices;
