@@ -315,7 +315,7 @@ impl Slot {
         self.delta.tokens.push(token);
         self.delta.logprobs.extend(logprobs.map(|entry| with_texts(entry, model)));
         self.choice.sampler.see_answer(token);
-        let with_control = self.choice.output.needs_control_tokens();
+        let with_control = self.choice.output.needs_control_tokens() && !model.is_end(token);
         model.append_piece(token, with_control, self.utf8.buffer());
         self.piece.clear();
         self.utf8.drain_into(&mut self.piece);

@@ -84,7 +84,7 @@ fn answers_are_exact_while_others_come_go_and_resume() {
             .map(|n| {
                 let given = tokens(&whole[*n]);
                 let mut cut = request(*n);
-                cut["resume"] = json!(given[..1 + (n * 5) % (given.len() - 1)]);
+                cut["resume"] = json!(given[..=(n * 5) % (given.len() - 1)]);
                 (*n, cut)
             })
             .collect();
