@@ -159,6 +159,7 @@ fn load_settings(args: &Serve, sandbox: Sandbox) -> anyhow::Result<LoadSettings>
 
 /// What the process goes on needing once it has read its arguments.
 fn needs(args: &Serve) -> Needs {
+    let has_gpu = args.device.iter().any(|device| device.kind == DeviceKind::Gpu);
     Needs {
         files: files_to_read(args),
         // Where there is none, the engine says so when it starts. After `cargo install` the first
@@ -166,7 +167,7 @@ fn needs(args: &Serve) -> Needs {
         engine: engine_folder().ok(),
         listen: args.port,
         queen: args.queen.as_deref().and_then(QueenAddress::of),
-        device: args.device.first().map_or(DeviceKind::Cpu, |device| device.kind),
+        device: if has_gpu { DeviceKind::Gpu } else { DeviceKind::Cpu },
     }
 }
 

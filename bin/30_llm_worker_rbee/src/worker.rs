@@ -185,6 +185,13 @@ impl Worker {
             Arc::clone(&self.gauges),
             self.metrics.clone(),
         );
+        let scheduler = match &small {
+            Some(small) => {
+                let context = context.clamped(small.trained_context());
+                scheduler.with_draft_model(LlamaEngine::new(&runtime, small, context)?)
+            }
+            None => scheduler,
+        };
         let submitter = std::sync::Mutex::new(Some(submitter));
         let constraints = LazyConstraintFactory::default();
         let model_in_use = Arc::clone(&model);
@@ -199,13 +206,6 @@ impl Worker {
             context_length = limits.context_length,
             "the model is loaded"
         );
-        let scheduler = match &small {
-            Some(small) => {
-                let context = context.clamped(small.trained_context());
-                scheduler.with_draft_model(LlamaEngine::new(&runtime, small, context)?)
-            }
-            None => scheduler,
-        };
         scheduler.run();
         Ok(())
     }
