@@ -159,6 +159,6 @@ pub(crate) struct Serve {
     ///
     /// The log says what the kernel enforces. Start `llm-worker-rbee devices` once after boot where
     /// NVIDIA's driver makes its device files at the first use: a worker that gave up its rights cannot.
-    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    #[arg(long, value_enum, default_value_t = Mode::Auto, env = "RBEE_SANDBOX")]
     pub(crate) sandbox: Mode,
 }
