@@ -117,7 +117,8 @@ fn read(file: &Path) -> Result<(Header, u64), InspectError> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::CStr;
+    use std::collections::BTreeSet;
+    use std::ffi::{CStr, CString};
 
     use llama_cpp_sys_2 as sys;
 
@@ -147,6 +148,39 @@ mod tests {
                 None => assert_eq!(weights, 0, "type {id}, {name}"),
             }
         }
+    }
+
+    #[test]
+    fn a_real_header_is_read_as_llama_cpp_reads_it() {
+        let file = test_cluster::demo_model().unwrap();
+        let (header, size) = read(&file).unwrap();
+        let path = CString::new(file.to_str().unwrap()).unwrap();
+        let params = sys::gguf_init_params { no_alloc: true, ctx: std::ptr::null_mut() };
+        // SAFETY: `path` is a C string, and the parameters ask for no tensors. The context is used
+        // while it is open, with indices below the counts that it gives, and freed once; names are C
+        // strings that live as long as it does.
+        let (keys, tensors, data) = unsafe {
+            let context = sys::gguf_init_from_file(path.as_ptr(), params);
+            assert!(!context.is_null());
+            let text = |text| CStr::from_ptr(text).to_str().unwrap().to_owned();
+            let keys = 0..sys::gguf_get_n_kv(context);
+            let keys: BTreeSet<_> = keys.map(|i| text(sys::gguf_get_key(context, i))).collect();
+            let tensors = (0..sys::gguf_get_n_tensors(context)).map(|i| {
+                let name = text(sys::gguf_get_tensor_name(context, i));
+                let kind = sys::gguf_get_tensor_type(context, i);
+                let bytes = sys::gguf_get_tensor_size(context, i);
+                (name, kind, bytes as u64, sys::gguf_get_tensor_offset(context, i) as u64)
+            });
+            let tensors: Vec<_> = tensors.collect();
+            let data = sys::gguf_get_data_offset(context) as u64;
+            sys::gguf_free(context);
+            (keys, tensors, data)
+        };
+        assert_eq!(header.keys().map(str::to_owned).collect::<BTreeSet<_>>(), keys);
+        let own = header.tensors.iter().map(|t| (t.name.clone(), t.kind.id, t.bytes, t.offset));
+        assert_eq!(own.collect::<Vec<_>>(), tensors);
+        let last = header.tensors.last().unwrap();
+        assert!(data + last.offset + last.bytes <= size);
     }
 
     #[test]
