@@ -1,6 +1,6 @@
 //! What was computed before, as the usage tells it.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use cucumber::{then, when};
 use futures::future::try_join_all;
 use serde_json::{Value, json};
