@@ -102,7 +102,11 @@ def test_the_conversation_goes_on_with_the_result_of_the_call(client):
         model=MODEL, messages=[*ASK, message, result], tools=[WEATHER], tool_choice="none", max_tokens=8
     )
     assert answer.choices[0].message.role == "assistant"
-    assert answer.usage.prompt_tokens > asked.usage.prompt_tokens
+    # Functions that may not be called are not in the prompt.
+    without = client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=[WEATHER], tool_choice="none", max_tokens=1
+    )
+    assert answer.usage.prompt_tokens > without.usage.prompt_tokens
 
 
 @pytest.mark.parametrize(
