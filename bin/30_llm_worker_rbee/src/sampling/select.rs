@@ -26,7 +26,11 @@ pub(super) fn largest(logits: &[f32]) -> f32 {
 /// The token with the largest logit; the first one among equals, as llama.cpp's greedy sampler.
 pub(super) fn likeliest(logits: &[f32]) -> Option<TokenId> {
     let largest = largest(logits);
-    let index = logits.iter().position(|logit| *logit >= largest)?;
+    let (rows, _) = logits.as_chunks::<LANES>();
+    // Up to the row that has it, rows are compared as a whole.
+    let has_it = |row: &[f32; LANES]| row.iter().filter(|logit| **logit >= largest).count() > 0;
+    let start = rows.iter().position(has_it).unwrap_or(rows.len()) * LANES;
+    let index = start + logits[start..].iter().position(|logit| *logit >= largest)?;
     TokenId::try_from(index).ok()
 }
 

@@ -121,7 +121,9 @@ fn outcome(format: &OutputFormat) -> (Result<String, String>, Duration) {
     let mut longest = Duration::ZERO;
     for n in 0..200_usize {
         let started = Instant::now();
-        let Some(mask) = constraint.mask() else { break };
+        let mask = constraint.mask();
+        longest = longest.max(started.elapsed());
+        let Some(mask) = mask else { break };
         if constraint.is_finished() {
             break;
         }
@@ -249,15 +251,15 @@ fn formats_that_are_costly_cost_a_bounded_time() {
         regex(&"(a?)".repeat(8000)),
         regex(&format!("{}a{}", "(".repeat(8000), ")*".repeat(8000))),
         regex(r"(\p{L}|\p{N}){1,500}x(\p{L}|\p{N}){1,500}y"),
-        lark(format!("start: {}", "a?".repeat(16_000)) + "\na: \"a\""),
-        lark(format!("start: \"x\" {}", "a?".repeat(16_000)) + "\na: \"a\""),
+        lark(format!("start: {}", "a? ".repeat(10_000)) + "\na: \"a\""),
+        lark(format!("start: \"x\" {}", "a? ".repeat(10_000)) + "\na: \"a\""),
         lark(format!("start: \"x\" ({})", "|a".repeat(16_000)) + "\na: \"a\""),
         lark("start: a\na: a a | a a a | \"b\" | "),
         lark("start: a*\na: b?\nb: a | \"x\""),
         lark(format!("start: /{}/", "(x+x+)+y".repeat(200))),
         lark(
-            (0..3000).map(|n| format!("s{n}: s{} \"x\"", n + 1)).collect::<Vec<_>>().join("\n")
-                + "\nstart: s0\ns3000: \"y\"",
+            (0..1500).map(|n| format!("s{n}: s{} \"x\"", n + 1)).collect::<Vec<_>>().join("\n")
+                + "\nstart: s0\ns1500: \"y\"",
         ),
         lark("start: %regex {\"substring_chars\": \"abc\"}"),
         lark("start: %json {\"$ref\": \"#\"}"),
