@@ -31,12 +31,12 @@ const LIMITS: ParserLimits = ParserLimits {
     verbose_errors: false,
 };
 
-/// The longest regular expression, in bytes.
-const MAX_REGEX_BYTES: usize = 32 * 1024;
+/// The longest regular expression, in bytes. The engine's time for a token can grow with the square
+/// of it.
+pub(super) const MAX_REGEX_BYTES: usize = 16 * 1024;
 
-/// The longest Lark grammar of a request, in bytes. The engine's time for a token can grow with the
-/// square of it.
-const MAX_LARK_BYTES: usize = 32 * 1024;
+/// The longest Lark grammar of a request, in bytes, for the same reason.
+const MAX_LARK_BYTES: usize = 16 * 1024;
 
 /// The longest Lark grammar that is made here of JSON schemas, in bytes.
 const MAX_OWN_LARK_BYTES: usize = 1024 * 1024;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
+use super::factory::MAX_REGEX_BYTES;
 use super::termination::can_end;
 
 /// The largest schema, in bytes as JSON without white space.
@@ -40,17 +41,21 @@ pub(super) fn objection(schema: &Value) -> Option<String> {
     if !schema.is_object() && !schema.is_boolean() {
         return Some("it is neither an object nor a boolean".to_owned());
     }
-    let (mut parts, mut most_optional) = (0, 0);
+    let (mut parts, mut most_optional, mut pattern_bytes) = (0, 0, 0);
     visit(schema, &mut |value| match value {
         Value::Object(members) => {
             parts += 1;
             most_optional = most_optional.max(optional_properties(members));
+            pattern_bytes += patterns(members).map(str::len).sum::<usize>();
         }
         Value::Bool(_) => parts += 1,
         _ => {}
     });
     if parts > MAX_PARTS {
         return Some(format!("it has more than {MAX_PARTS} schemas in it"));
+    }
+    if pattern_bytes > MAX_REGEX_BYTES {
+        return Some(format!("its patterns have more than {MAX_REGEX_BYTES} bytes"));
     }
     if most_optional > MAX_OPTIONAL {
         return Some(format!(
@@ -78,6 +83,14 @@ fn optional_properties(members: &Map<String, Value>) -> usize {
     let Some(properties) = members.get("properties").and_then(Value::as_object) else { return 0 };
     let required = members.get("required").and_then(Value::as_array).map_or(0, Vec::len);
     properties.len().saturating_sub(required)
+}
+
+/// The regular expressions in the keywords of one schema.
+fn patterns(members: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let values = ["pattern", "whitespace_pattern"].into_iter();
+    let names = members.get("patternProperties").and_then(Value::as_object);
+    let names = names.into_iter().flat_map(Map::keys).map(String::as_str);
+    values.filter_map(move |key| members.get(key)?.as_str()).chain(names)
 }
 
 /// Whether arrays and objects are nested more than `levels` deep.
@@ -138,6 +151,14 @@ mod tests {
         assert!(refused(&object(4000, 3000)).contains("1000 optional"));
         assert!(refused(&object(5000, 5000)).contains("schemas"));
         assert_eq!(refused(&json!({"enum": vec!["x"; 10_000]})), "");
+        let half = "x".repeat(MAX_REGEX_BYTES / 2);
+        let pattern = |more: &str| {
+            let names =
+                Value::Object([(half.clone(), json!({"pattern": more}))].into_iter().collect());
+            json!({"pattern": half, "patternProperties": names, "x-guidance": {}})
+        };
+        assert_eq!(refused(&pattern("")), "");
+        assert!(refused(&pattern("y")).contains("patterns"));
         assert!(refused(&json!([1])).contains("object"));
         assert_eq!(refused(&json!(true)), "");
         let endless = json!({"type": "array", "minItems": 1, "items": {"$ref": "#"}});

@@ -248,18 +248,19 @@ fn formats_that_are_costly_cost_a_bounded_time() {
         regex("(a|b)*a(a|b){1000}"),
         regex(r"(\w{1,1000}){1,1000}(\w{1,1000}){1,1000}"),
         regex("(((a{0,100}){0,100}){0,100}){0,100}"),
-        regex(&"(a?)".repeat(8000)),
-        regex(&format!("{}a{}", "(".repeat(8000), ")*".repeat(8000))),
+        regex(&"(a?)".repeat(4000)),
+        schema(json!({"pattern": "(a?)".repeat(4000), "type": "string"})),
+        regex(&format!("{}a{}", "(".repeat(5000), ")*".repeat(5000))),
         regex(r"(\p{L}|\p{N}){1,500}x(\p{L}|\p{N}){1,500}y"),
-        lark(format!("start: {}", "a? ".repeat(10_000)) + "\na: \"a\""),
-        lark(format!("start: \"x\" {}", "a? ".repeat(10_000)) + "\na: \"a\""),
-        lark(format!("start: \"x\" ({})", "|a".repeat(16_000)) + "\na: \"a\""),
+        lark(format!("start: {}", "a? ".repeat(5000)) + "\na: \"a\""),
+        lark(format!("start: \"x\" {}", "a? ".repeat(5000)) + "\na: \"a\""),
+        lark(format!("start: \"x\" ({})", "|a".repeat(8000)) + "\na: \"a\""),
         lark("start: a\na: a a | a a a | \"b\" | "),
         lark("start: a*\na: b?\nb: a | \"x\""),
         lark(format!("start: /{}/", "(x+x+)+y".repeat(200))),
         lark(
-            (0..1500).map(|n| format!("s{n}: s{} \"x\"", n + 1)).collect::<Vec<_>>().join("\n")
-                + "\nstart: s0\ns1500: \"y\"",
+            (0..800).map(|n| format!("s{n}: s{} \"x\"", n + 1)).collect::<Vec<_>>().join("\n")
+                + "\nstart: s0\ns800: \"y\"",
         ),
         lark("start: %regex {\"substring_chars\": \"abc\"}"),
         lark("start: %json {\"$ref\": \"#\"}"),
@@ -275,7 +276,7 @@ fn formats_that_are_costly_cost_a_bounded_time() {
         let shown: String = format!("{outcome:?}").chars().take(160).collect();
         println!("{took:?}, one token {longest:?}: {label} => {shown}");
         // Ten times what they take alone on one core.
-        if took > Duration::from_secs(20) || longest > Duration::from_secs(3) {
+        if took > Duration::from_secs(20) || longest > Duration::from_secs(2) {
             slow.push(format!("{took:?}, one token {longest:?}: {label}"));
         }
     }
