@@ -44,8 +44,7 @@ pub(super) async fn chat(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let understood = read_chat(body, request_id)?;
-    let answer = endpoint.text(Kind::Chat, understood, &headers, &caller).await;
-    answer.map_err(|error| about(error, "messages"))
+    endpoint.text(Kind::Chat, understood, &headers, &caller).await
 }
 
 pub(super) async fn completion(
@@ -56,8 +55,7 @@ pub(super) async fn completion(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let understood = read_completion(body, request_id)?;
-    let answer = endpoint.text(Kind::Completion, understood, &headers, &caller).await;
-    answer.map_err(|error| about(error, "prompt"))
+    endpoint.text(Kind::Completion, understood, &headers, &caller).await
 }
 
 /// What both endpoints use.
@@ -76,18 +74,19 @@ impl Endpoint {
         headers: &HeaderMap,
         caller: &CallerExt,
     ) -> Result<Response, ApiError> {
-        let Understood { model, request, stream, include_usage } = understood;
+        let Understood { model, request, fields, stream, include_usage } = understood;
         let n = request.n;
         let answer = self.begin(&model, request, headers, caller)?;
         let head = Head::new(kind, model, now());
         let parts = stream::unfold(answer, |mut answer| async move {
             answer.next().await.map(|part| (part, answer))
         });
-        if stream {
+        let answer = if stream {
             self.streamed(Writer::new(kind, head, include_usage, n), Box::pin(parts)).await
         } else {
             self.whole(kind, &head, n, Box::pin(parts)).await
-        }
+        };
+        answer.map_err(|error| fields.reword(error))
     }
 
     /// The answer to a request, of which nothing has come yet.
@@ -174,17 +173,6 @@ pub(super) fn with_worker(mut response: Response, worker: Option<WorkerId>) -> R
         response.headers_mut().insert(WORKER, value);
     }
     response
-}
-
-/// A worker names the fields of its own contract; this endpoint's text is in the field `text`, and
-/// what can be done depends on the model.
-pub(super) fn about(mut error: ApiError, text: &str) -> ApiError {
-    error.detail.param = error.detail.param.map(|param| match param.as_str() {
-        "messages" | "prompt" | "inputs" | "documents" => text.to_owned(),
-        "task" => "model".to_owned(),
-        _ => param,
-    });
-    error
 }
 
 /// Seconds since the Unix epoch.

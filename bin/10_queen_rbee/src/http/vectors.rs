@@ -8,9 +8,10 @@ use daemon_http::{ApiError, ApiJson, CallerExt};
 use worker_contract::{RequestId, Usage, WorkerId};
 
 use super::describe;
-use super::inference::{Endpoint, about, unfinished, with_worker};
+use super::inference::{Endpoint, unfinished, with_worker};
 use crate::dialect::openai::{
-    Body, Embeddings, Rerank, check_dimensions, embeddings, ranking, read_embeddings, read_rerank,
+    Body, Embeddings, FieldNames, Rerank, check_dimensions, embeddings, ranking, read_embeddings,
+    read_rerank,
 };
 use crate::relay::{Answer, Part};
 
@@ -28,7 +29,8 @@ pub(super) async fn embed(
         Part::Embedding { index, vector } => Some((index, vector)),
         _ => None,
     });
-    let Found { items, usage, worker } = found.await.map_err(|error| about(error, "input"))?;
+    let Found { items, usage, worker } =
+        found.await.map_err(|error| FieldNames::of("input").reword(error))?;
     for vector in &items {
         check_dimensions(dimensions, vector)?;
     }
@@ -48,7 +50,8 @@ pub(super) async fn rerank(
         Part::Score { index, score } => Some((index, score)),
         _ => None,
     });
-    let Found { items, usage, worker } = found.await.map_err(|error| about(error, "documents"))?;
+    let Found { items, usage, worker } =
+        found.await.map_err(|error| FieldNames::of("documents").reword(error))?;
     let answer = ranking(&model, &items, top_n, returned.as_deref(), usage);
     Ok(with_worker(Json(answer).into_response(), worker))
 }

@@ -10,7 +10,7 @@ use super::fields::{Fields, is_empty};
 use super::format::read_format;
 use super::sampling::{read_n, read_sampling, read_streaming, refuse_unserved};
 use super::tools::read_tools;
-use super::{Body, Understood};
+use super::{Body, FieldNames, Understood};
 
 /// As many likely tokens as can be told with each token.
 const MAX_TOP_LOGPROBS: u32 = 20;
@@ -22,7 +22,7 @@ pub fn read_chat(body: Body, request_id: RequestId) -> Result<Understood, ApiErr
     let messages = read_messages(fields.required("messages")?)?;
     let mut sampling = read_sampling(&mut fields)?;
     sampling.logprobs = read_logprobs(&mut fields)?;
-    let format = read_format(&mut fields)?;
+    let (format, format_field) = read_format(&mut fields)?;
     let tools = read_tools(&mut fields)?;
     let streaming = read_streaming(&mut fields)?;
     let n = read_n(&mut fields)?;
@@ -45,8 +45,13 @@ pub fn read_chat(body: Body, request_id: RequestId) -> Result<Understood, ApiErr
         deterministic,
         ..InferenceRequest::new(request_id, Task::Chat(chat))
     };
-    let include_usage = streaming.include_usage;
-    Ok(Understood { model, request, stream: streaming.stream, include_usage })
+    Ok(Understood {
+        model,
+        request,
+        fields: FieldNames::of("messages").with_format(format_field),
+        stream: streaming.stream,
+        include_usage: streaming.include_usage,
+    })
 }
 
 /// `logprobs` switches them on; `top_logprobs` says how many others come with each.

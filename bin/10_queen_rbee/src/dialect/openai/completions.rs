@@ -8,7 +8,7 @@ use super::error::{unsupported, wrong_type};
 use super::fields::{Fields, is_empty};
 use super::format::read_format;
 use super::sampling::{read_n, read_sampling, read_streaming, refuse_unserved};
-use super::{Body, Understood};
+use super::{Body, FieldNames, Understood};
 
 /// As many likely tokens as this endpoint tells with each token.
 const MAX_LOGPROBS: u32 = 5;
@@ -20,7 +20,7 @@ pub fn read_completion(body: Body, request_id: RequestId) -> Result<Understood, 
     let prompt = read_prompt(fields.required("prompt")?)?;
     let mut sampling = read_sampling(&mut fields)?;
     sampling.logprobs = fields.count_to("logprobs", 0, MAX_LOGPROBS)?;
-    let format = read_format(&mut fields)?;
+    let (format, format_field) = read_format(&mut fields)?;
     let streaming = read_streaming(&mut fields)?;
     let n = read_n(&mut fields)?;
     let deterministic = fields.flag("deterministic")?;
@@ -36,8 +36,13 @@ pub fn read_completion(body: Body, request_id: RequestId) -> Result<Understood, 
         deterministic,
         ..InferenceRequest::new(request_id, task)
     };
-    let include_usage = streaming.include_usage;
-    Ok(Understood { model, request, stream: streaming.stream, include_usage })
+    Ok(Understood {
+        model,
+        request,
+        fields: FieldNames::of("prompt").with_format(format_field),
+        stream: streaming.stream,
+        include_usage: streaming.include_usage,
+    })
 }
 
 /// What stands after the text makes it a gap to be filled.

@@ -36,15 +36,19 @@ const STRUCTURED: &[(&str, Reader)] = &[
     ("grammar", lark),
 ];
 
-/// Takes all fields that say what form the answer must have; at most one of them may.
-pub(super) fn read_format(fields: &mut Fields) -> Result<OutputFormat, ApiError> {
-    only_form(fields, FIELDS)
+/// Takes all fields that say what form the answer must have; at most one of them may. Tells which one
+/// it was.
+pub(super) fn read_format(fields: &mut Fields) -> Result<(OutputFormat, Option<String>), ApiError> {
+    Ok(match only_form(fields, FIELDS)? {
+        Some((path, format)) => (format, Some(path)),
+        None => (OutputFormat::Text, None),
+    })
 }
 
 fn only_form(
     fields: &mut Fields,
     readers: &[(&'static str, Reader)],
-) -> Result<OutputFormat, ApiError> {
+) -> Result<Option<(String, OutputFormat)>, ApiError> {
     let mut found: Option<(String, OutputFormat)> = None;
     for (name, read) in readers {
         // An object that is empty is a schema that everything obeys.
@@ -60,7 +64,7 @@ fn only_form(
         }
         found = Some((path, format));
     }
-    Ok(found.map_or(OutputFormat::Text, |(_, format)| format))
+    Ok(found)
 }
 
 fn both(first: &str, second: &str) -> ApiError {
@@ -174,7 +178,7 @@ fn structured_outputs(path: &str, value: Value) -> Result<OutputFormat, ApiError
     let mut fields = Fields::of(path, value)?;
     let format = only_form(&mut fields, STRUCTURED)?;
     fields.finish()?;
-    Ok(format)
+    Ok(format.map_or(OutputFormat::Text, |(_, format)| format))
 }
 
 fn text(path: &str, value: Value) -> Result<String, ApiError> {
@@ -297,6 +301,6 @@ mod tests {
 
     fn read(fields: &Value) -> (Result<OutputFormat, ApiError>, Fields) {
         let mut fields = Fields::new(fields.as_object().unwrap().clone());
-        (read_format(&mut fields), fields)
+        (read_format(&mut fields).map(|(format, _)| format), fields)
     }
 }

@@ -12,6 +12,7 @@ mod completions;
 mod content;
 mod embeddings;
 mod error;
+mod field_names;
 mod fields;
 mod format;
 mod logprobs;
@@ -30,6 +31,7 @@ pub use self::chat::read_chat;
 pub use self::completions::read_completion;
 pub use self::embeddings::{Embeddings, Encoding, check_dimensions, embeddings, read_embeddings};
 pub use self::error::unknown_model;
+pub use self::field_names::FieldNames;
 pub use self::models::{Model, ModelList};
 pub use self::rerank::{Rerank, ranking, read_rerank};
 pub use self::whole::Assembly;
@@ -42,6 +44,8 @@ pub struct Understood {
     pub model: String,
     /// What a worker is asked; its `model` is not set.
     pub request: InferenceRequest,
+    /// What the client calls the fields of the worker's contract.
+    pub fields: FieldNames,
     /// Whether the answer is to be streamed.
     pub stream: bool,
     /// Whether the last chunk of a stream carries the usage.
