@@ -1,6 +1,5 @@
 //! The functions that a request offers, and whether they can be offered.
 
-use openai_protocol::common::{Function, Tool as Declaration};
 use serde_json::{Map, Value, json};
 use worker_contract::{Chat, Tool, ToolChoice};
 
@@ -85,20 +84,11 @@ impl Offer {
         self.tools.iter().map(tool_json).collect()
     }
 
-    /// The functions as the crate `tool-parser` expects them.
+    /// The schema of an argument, where the function is offered and says what it is.
     #[must_use]
-    pub fn declarations(&self) -> Vec<Declaration> {
-        let declaration = |tool: &Tool| Declaration {
-            tool_type: "function".to_owned(),
-            function: Function {
-                name: tool.name.clone(),
-                description: tool.description.clone(),
-                parameters: parameters(tool),
-                strict: Some(tool.strict),
-                extra: Map::new(),
-            },
-        };
-        self.tools.iter().map(declaration).collect()
+    pub fn argument_schema(&self, function: &str, argument: &str) -> Option<&Value> {
+        let tool = self.tools.iter().find(|tool| tool.name == function)?;
+        tool.parameters.as_ref()?.get("properties")?.get(argument)
     }
 }
 

@@ -77,6 +77,7 @@ const QWEN_XML: &str = "<tool_call><function=";
 const GLM: &str = "<tool_call><arg_key> <think>";
 const GEMMA4: &str = "<|tool_call> <|channel>thought <channel|>";
 const KIMI: &str = "<|tool_calls_section_begin|>";
+const MINIMAX: &str = "<minimax:tool_call> <think>";
 const COHERE: &str = "<|START_ACTION|> <|START_THINKING|>";
 
 type Case = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str]);
@@ -190,7 +191,7 @@ const CASES: &[Case] = &[
         "Sure.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=n>\n3\n</parameter>\n</function>\n</tool_call>",
         "Sure.",
         "",
-        &["get_weather({\"city\": \"Oslo\", \"n\": 3})"],
+        &["get_weather({\"city\":\"Oslo\",\"n\":3})"],
     ),
     (
         QWEN_XML,
@@ -205,28 +206,35 @@ const CASES: &[Case] = &[
         "<think>hm</think><tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n</tool_call>",
         "",
         "hm",
-        &["get_weather({\"city\": \"Oslo\"})"],
+        &["get_weather({\"city\":\"Oslo\"})"],
     ),
     (
         GEMMA4,
         "<|channel>thought\nhm<channel|>Sure.<|tool_call>call:get_weather{city:<|\"|>Oslo<|\"|>,n:3}<tool_call|>",
         "Sure.",
         "hm",
-        &["get_weather({\"city\": \"Oslo\", \"n\": 3})"],
+        &["get_weather({\"city\":\"Oslo\",\"n\":3})"],
     ),
     (
         KIMI,
         "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0<|tool_call_argument_begin|>{\"a\": 1}<|tool_call_end|><|tool_calls_section_end|>",
         "",
         "",
-        &["now({\"a\": 1})"],
+        &["now({\"a\":1})"],
+    ),
+    (
+        MINIMAX,
+        "<think>hm</think>\n\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"n\">3</parameter>\n</invoke>\n</minimax:tool_call>",
+        "",
+        "hm",
+        &["get_weather({\"n\":3})"],
     ),
     (
         COHERE,
         "<|START_THINKING|>hm<|END_THINKING|><|START_ACTION|>[{\"tool_call_id\": \"0\", \"tool_name\": \"now\", \"parameters\": {\"a\": 1}}]<|END_ACTION|>",
         "",
         "hm",
-        &["now({\"a\": 1})"],
+        &["now({\"a\":1})"],
     ),
 ];
 
@@ -235,19 +243,8 @@ fn each_family_is_read_and_broken_calls_are_not_lost() {
     for (source, text, content, reasoning, calls) in CASES {
         let read = summary(&read(&shape(source, true), [*text]));
         let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            normal(read),
-            normal((content.to_string(), reasoning.to_string(), calls)),
-            "{text}"
-        );
+        assert_eq!(read, (content.to_string(), reasoning.to_string(), calls), "{text}");
     }
-}
-
-/// Parsers of other people write JSON without spaces.
-fn normal(
-    (content, reasoning, calls): (String, String, Vec<String>),
-) -> (String, String, Vec<String>) {
-    (content, reasoning, calls.iter().map(|call| call.replace([' ', '\n'], "")).collect())
 }
 
 #[test]
@@ -300,42 +297,6 @@ fn arguments_are_streamed_as_they_come() {
     assert_eq!((first[0].name.as_deref(), first[0].arguments.as_str()), (Some("now"), "{\"a\""));
     let next = parts(": 1");
     assert_eq!((next[0].name.as_deref(), next[0].arguments.as_str()), (None, ": 1"));
-}
-
-/// What `tool-parser` makes of a whole text, where its answer is beyond doubt.
-#[test]
-fn whole_answers_are_read_as_tool_parser_reads_them() {
-    use futures::FutureExt as _;
-    use tool_parser::{
-        DeepSeek31Parser, DeepSeekParser, LlamaParser, MistralParser, QwenParser, ToolParser,
-    };
-    let parsers: [(&str, &str, Box<dyn ToolParser>); 5] = [
-        (HERMES, "<tool_call>\n{\"name\"", Box::new(QwenParser::new())),
-        (LLAMA, "{\"name\": \"now\", \"parameters\"", Box::new(LlamaParser::new())),
-        (MISTRAL, "[TOOL_CALLS] [", Box::new(MistralParser::new())),
-        (DEEPSEEK, "▁begin｜>now<", Box::new(DeepSeek31Parser::new())),
-        (DEEPSEEK, "▁begin｜>function<", Box::new(DeepSeekParser::new())),
-    ];
-    let mut compared = 0;
-    for (source, text, _, _, calls) in CASES {
-        let parser = parsers.iter().find(|(s, marker, _)| s == source && text.contains(marker));
-        let Some((_, _, parser)) = parser.filter(|_| calls.iter().all(|c| c.ends_with("})")))
-        else {
-            continue;
-        };
-        let (_, theirs) = parser.parse_complete(text).now_or_never().unwrap().unwrap();
-        if theirs.len() != calls.len() || calls.is_empty() {
-            continue;
-        }
-        let ours = read(&shape(source, true), [*text]);
-        for (ours, theirs) in ours.calls.iter().zip(theirs) {
-            assert_eq!(ours.1, theirs.function.name);
-            let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-            assert_eq!(value(&ours.2), value(&theirs.function.arguments), "{text}");
-        }
-        compared += 1;
-    }
-    assert!(compared >= 5, "only {compared} answers were compared");
 }
 
 /// The pieces of a text between cuts.
@@ -401,6 +362,21 @@ fn scrambled() -> impl Strategy<Value = String> {
         "<",
         "<function=now>",
         "</function>",
+        "<parameter=city>",
+        "</parameter>",
+        "<arg_key>n</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+        "<|\"|>",
+        "city:",
+        "<|tool_calls_section_begin|><|tool_call_begin|>",
+        "<|tool_call_argument_begin|>",
+        "<|tool_call_end|>",
+        "<minimax:tool_call>",
+        "<invoke name=\"now\">",
+        "</invoke>",
+        "<|START_ACTION|>",
+        "<|END_ACTION|>",
         "<|tool_call>",
         "call:now{",
         "<tool_call|>",
@@ -408,8 +384,8 @@ fn scrambled() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(parts), 0..30).prop_map(|parts| parts.concat())
 }
 
-const SOURCES: [&str; 10] =
-    [HERMES, LLAMA, MISTRAL, DEEPSEEK, HARMONY, QWEN_XML, GLM, GEMMA4, KIMI, COHERE];
+const SOURCES: [&str; 11] =
+    [HERMES, LLAMA, MISTRAL, DEEPSEEK, HARMONY, QWEN_XML, GLM, GEMMA4, KIMI, MINIMAX, COHERE];
 
 proptest! {
     #[test]

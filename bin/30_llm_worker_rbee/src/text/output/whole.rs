@@ -1,21 +1,24 @@
-//! Calls that are read when they are complete, by the crate `tool-parser`.
+//! Calls that are read when they are complete.
 //!
-//! Its parsers know many formats. Their streaming halves are not used: they read all of a call again
-//! with each piece, so that long arguments take quadratic time; what they give depends on where the
-//! pieces end; and some drop text. So the text from a call's first marker to its last is collected
-//! here, and read once.
+//! These formats say what a value is only when it has ended, or need the function's schema to tell a
+//! number from a text. So the text from a call's first marker to its last is collected here, and read
+//! once, by a reader for each kind of format: from a text to its calls, or to nothing where one of
+//! them is not as the format says. Then all of it is content.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+mod gemma;
+mod json;
+mod tagged;
+mod value;
 
-use futures::FutureExt as _;
-use tool_parser::parsers::{
-    CohereParser, Gemma4Parser, Glm4MoeParser, KimiK2Parser, MinimaxM2Parser, QwenXmlParser,
-};
-use tool_parser::{FunctionCall, ToolParser};
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value};
 use worker_contract::Delta;
 
 use super::calls::CallWriter;
 use super::scan::{Markers, Spaced};
+use crate::text::tools::Offer;
 
 /// A format whose calls are read whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,16 +75,30 @@ impl WholeSyntax {
         }
     }
 
-    fn parser(self) -> Box<dyn ToolParser> {
+    /// The calls in the text between the markers.
+    fn read(self, text: &str, offer: &Offer) -> Option<Vec<Call>> {
         match self {
-            Self::QwenXml => Box::new(QwenXmlParser::new()),
-            Self::Glm => Box::new(Glm4MoeParser::glm47()),
-            Self::Gemma4 => Box::new(Gemma4Parser::new()),
-            Self::KimiK2 => Box::new(KimiK2Parser::new()),
-            Self::MiniMax => Box::new(MinimaxM2Parser::new()),
-            Self::Cohere => Box::new(CohereParser::new()),
+            Self::QwenXml => tagged::read(&tagged::QWEN, text, offer),
+            Self::MiniMax => tagged::read(&tagged::MINIMAX, text, offer),
+            Self::Glm => tagged::read_glm(text, offer).map(|call| vec![call]),
+            Self::Gemma4 => gemma::read(text, offer).map(|call| vec![call]),
+            Self::KimiK2 => json::read_kimi(text),
+            Self::Cohere => json::read_cohere(text),
         }
     }
+
+    /// Whether a call can be told to be complete without the last marker, so that an answer may end
+    /// at a token that stands for it. One of GLM's could have gone on with another argument.
+    fn ends_by_itself(self) -> bool {
+        self != Self::Glm
+    }
+}
+
+/// A call as it was read.
+#[derive(Debug, Clone, PartialEq)]
+struct Call {
+    name: String,
+    arguments: Map<String, Value>,
 }
 
 /// The most text that is collected for one call, in bytes; more than that is text.
@@ -120,73 +137,47 @@ impl WholeCalls {
         let found = self.markers.push(c, &[end], &mut text);
         call.push_str(&text);
         if let Some(end) = found {
-            call.push_str(end);
-            self.read_call(delta);
+            if !self.read_call(delta) {
+                self.show_call(end, delta);
+            }
         } else if call.len() > LONGEST_CALL {
-            self.show_call(delta);
+            self.show_call("", delta);
         }
     }
 
     /// Gives what was held back, at the end of the answer.
     pub(super) fn finish(&mut self, delta: &mut Delta) {
         let partial = self.markers.take();
-        match &mut self.call {
-            // The answer can end at a token that stands for the last marker.
-            Some(call) => {
-                call.push_str(&partial);
-                let without_end = call.len();
-                call.push_str(self.syntax.markers().1);
-                if !self.try_call(delta) {
-                    self.call.iter_mut().for_each(|call| call.truncate(without_end));
-                    self.show_call(delta);
-                }
-            }
-            None => self.text.push_str(&partial, &mut delta.text),
+        if self.call.is_none() {
+            self.text.push_str(&partial, &mut delta.text);
+        } else if !(self.syntax.ends_by_itself() && self.read_call(delta)) {
+            self.show_call(&partial, delta);
         }
         self.text.finish(&mut delta.text);
     }
 
-    fn read_call(&mut self, delta: &mut Delta) {
-        if !self.try_call(delta) {
-            self.show_call(delta);
-        }
-    }
-
     /// Reads what was collected; `false` where it is no call of an offered function.
-    fn try_call(&mut self, delta: &mut Delta) -> bool {
-        let Some(text) = &self.call else { return false };
-        let calls = self.parse(text);
-        let offered = |call: &FunctionCall| self.writer.offer().contains(&call.name);
-        if calls.is_empty() || !calls.iter().all(offered) {
+    fn read_call(&mut self, delta: &mut Delta) -> bool {
+        let (begin, _) = self.syntax.markers();
+        let text = self.call.as_deref().and_then(|call| call.strip_prefix(begin));
+        let offer = self.writer.offer();
+        let calls = text.and_then(|text| self.syntax.read(text, offer)).unwrap_or_default();
+        if calls.is_empty() || !calls.iter().all(|call| offer.contains(&call.name)) {
             return false;
         }
         self.call = None;
         self.text.interrupt();
-        for call in calls {
-            self.writer.begin(&call.name, delta);
-            self.writer.arguments(&call.arguments, delta);
+        for Call { name, arguments } in calls {
+            self.writer.begin(&name, delta);
+            self.writer.arguments(&Value::Object(arguments).to_string(), delta);
         }
         true
     }
 
-    /// The calls in a text; none where the parser fails.
-    ///
-    /// A parser is other people's code on text that a model made: if it panics, or waits for
-    /// something, the text is no call.
-    fn parse(&self, text: &str) -> Vec<FunctionCall> {
-        let parser = self.syntax.parser();
-        let tools = self.writer.offer().declarations();
-        let parsed = catch_unwind(AssertUnwindSafe(|| {
-            parser.parse_complete_with_tools(text, &tools).now_or_never()
-        }));
-        match parsed {
-            Ok(Some(Ok((_, calls)))) => calls.into_iter().map(|call| call.function).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn show_call(&mut self, delta: &mut Delta) {
+    /// What was collected is text, and so is what follows it.
+    fn show_call(&mut self, rest: &str, delta: &mut Delta) {
         let call = self.call.take().unwrap_or_default();
         self.text.push_str(&call, &mut delta.text);
+        self.text.push_str(rest, &mut delta.text);
     }
 }
