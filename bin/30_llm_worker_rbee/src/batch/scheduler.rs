@@ -204,7 +204,9 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
                 self.finish(index, reason, now);
                 continue;
             }
-            let tokens = slot.reusable();
+            // A part of an answer is computed token by token, and must not come from somebody's chunk.
+            let alone = self.limits.batch_invariant;
+            let tokens = if alone { slot.reusable_prompt() } else { slot.reusable() };
             if self.soon_known(tokens) >= self.cache.known(tokens) + WORTH_WAITING {
                 continue;
             }
@@ -222,7 +224,10 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
         if self.limits.batch_invariant || !self.limits.has_parts {
             return 0;
         }
-        let prompts = self.running().filter(|(_, s)| s.sequence.is_some() && s.pending().len() > 1);
+        let computes = |(index, slot): &(usize, &Slot)| {
+            slot.pending().len() > 1 && !slot.as_sequence(*index).rests
+        };
+        let prompts = self.running().filter(computes);
         prompts.map(|(_, slot)| common_prefix(slot.tokens(), tokens)).max().unwrap_or(0)
     }
 

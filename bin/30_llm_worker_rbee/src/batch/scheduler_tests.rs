@@ -271,6 +271,13 @@ fn alone_by_order_answers_are_the_same_and_only_whole_chunks_are_reused() {
     let again = collect(machine.start(1, long));
     assert_eq!(again.tokens, first.tokens);
     assert_eq!(again.usage.cached_tokens, 256);
+    // The same tokens as another one's chunks, but here they are a resumed answer for the most part.
+    let resumed = collect(machine.start(1, |r| {
+        r.prompt = text(150, 1);
+        r.choices[0].resume = text(300, 1)[150..].to_vec();
+        r.ends.max_tokens = Some(200);
+    }));
+    assert_eq!(resumed.usage.cached_tokens, 128);
 }
 
 proptest! {

@@ -157,6 +157,12 @@ impl Slot {
         &self.tokens[..self.tokens.len().saturating_sub(1)]
     }
 
+    /// Those of them that are computed in chunks.
+    pub(super) fn reusable_prompt(&self) -> &[TokenId] {
+        let reusable = self.reusable();
+        &reusable[..reusable.len().min(self.reply.prompt_tokens)]
+    }
+
     /// Why the answer ends before anything is computed for it, if it does.
     pub(super) fn ends_at_once(&self) -> Option<FinishReason> {
         if self.is_complete {

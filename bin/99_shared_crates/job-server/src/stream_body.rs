@@ -99,7 +99,7 @@ mod tests {
         let mut body = Box::pin(stream_body(Cursor::new(reader, 1), KEEP_ALIVE));
         let chunk = next(&mut body).await;
         assert!(chunk.starts_with("id: 3\ndata: {\"event\":\"gap\""), "{chunk}");
-        assert!(chunk.contains(r#""data":{"first_available":4,"missed":2}"#), "{chunk}");
+        assert!(chunk.contains(r#""data":{"missed":2,"first_available":4}"#), "{chunk}");
         assert!(chunk.ends_with("\n\nid: 4\ndata: {}\n\nid: 5\ndata: {}\n\n"), "{chunk}");
     }
 

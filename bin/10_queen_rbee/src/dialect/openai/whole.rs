@@ -121,30 +121,30 @@ mod tests {
     fn a_whole_chat_answer_is_as_the_api_reference_shows_it() {
         insta::assert_json_snapshot!(answer(Kind::Chat, 1, [text(0, "H"), text(0, "i")]), @r#"
         {
+          "id": "x-1",
+          "object": "chat.completion",
+          "created": 5,
+          "model": "m",
+          "system_fingerprint": "rbee-0.1.0",
           "choices": [
             {
-              "finish_reason": "length",
               "index": 0,
-              "logprobs": null,
               "message": {
+                "role": "assistant",
                 "content": "Hi",
-                "refusal": null,
-                "role": "assistant"
-              }
+                "refusal": null
+              },
+              "logprobs": null,
+              "finish_reason": "length"
             }
           ],
-          "created": 5,
-          "id": "x-1",
-          "model": "m",
-          "object": "chat.completion",
-          "system_fingerprint": "rbee-0.1.0",
           "usage": {
-            "completion_tokens": 2,
             "prompt_tokens": 7,
+            "completion_tokens": 2,
+            "total_tokens": 9,
             "prompt_tokens_details": {
               "cached_tokens": 3
-            },
-            "total_tokens": 9
+            }
           }
         }
         "#);
@@ -155,26 +155,26 @@ mod tests {
         let answer = answer(Kind::Completion, 1, [text(0, "Hi")]);
         insta::assert_json_snapshot!(answer, @r#"
         {
+          "id": "x-1",
+          "object": "text_completion",
+          "created": 5,
+          "model": "m",
+          "system_fingerprint": "rbee-0.1.0",
           "choices": [
             {
-              "finish_reason": "length",
               "index": 0,
+              "text": "Hi",
               "logprobs": null,
-              "text": "Hi"
+              "finish_reason": "length"
             }
           ],
-          "created": 5,
-          "id": "x-1",
-          "model": "m",
-          "object": "text_completion",
-          "system_fingerprint": "rbee-0.1.0",
           "usage": {
-            "completion_tokens": 2,
             "prompt_tokens": 7,
+            "completion_tokens": 2,
+            "total_tokens": 9,
             "prompt_tokens_details": {
               "cached_tokens": 3
-            },
-            "total_tokens": 9
+            }
           }
         }
         "#);
@@ -203,33 +203,33 @@ mod tests {
         insta::assert_json_snapshot!(answer["choices"], @r#"
         [
           {
-            "finish_reason": "length",
             "index": 0,
-            "logprobs": null,
             "message": {
-              "content": null,
-              "reasoning_content": "Two sums.",
-              "refusal": null,
               "role": "assistant",
+              "reasoning_content": "Two sums.",
+              "content": null,
+              "refusal": null,
               "tool_calls": [
                 {
-                  "function": {
-                    "arguments": "{\"a\":1}",
-                    "name": "add"
-                  },
                   "id": "c0",
-                  "type": "function"
+                  "type": "function",
+                  "function": {
+                    "name": "add",
+                    "arguments": "{\"a\":1}"
+                  }
                 },
                 {
-                  "function": {
-                    "arguments": "{}",
-                    "name": "add"
-                  },
                   "id": "c1",
-                  "type": "function"
+                  "type": "function",
+                  "function": {
+                    "name": "add",
+                    "arguments": "{}"
+                  }
                 }
               ]
-            }
+            },
+            "logprobs": null,
+            "finish_reason": "length"
           }
         ]
         "#);
@@ -252,31 +252,31 @@ mod tests {
         insta::assert_json_snapshot!(answer["choices"], @r#"
         [
           {
-            "finish_reason": "stop",
             "index": 0,
+            "text": "aA",
             "logprobs": null,
-            "text": "aA"
+            "finish_reason": "stop"
           },
           {
-            "finish_reason": "length",
             "index": 1,
+            "text": "b",
             "logprobs": {
-              "text_offset": [
-                0
+              "tokens": [
+                "b"
               ],
               "token_logprobs": [
                 -0.5
-              ],
-              "tokens": [
-                "b"
               ],
               "top_logprobs": [
                 {
                   "b": -0.5
                 }
+              ],
+              "text_offset": [
+                0
               ]
             },
-            "text": "b"
+            "finish_reason": "length"
           }
         ]
         "#);

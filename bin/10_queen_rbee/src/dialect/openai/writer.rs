@@ -203,10 +203,10 @@ mod tests {
         };
         let deltas = [reasoning, call(Some("call_1"), ""), call(None, "{\"a\":1}")];
         insta::assert_snapshot!(deltas_of(&stream(Kind::Chat, false, &deltas)), @r#"
-        {"content":"","role":"assistant"}
+        {"role":"assistant","content":""}
         {"reasoning_content":"Hm. "}
-        {"tool_calls":[{"function":{"arguments":"","name":"add"},"id":"call_1","index":0,"type":"function"}]}
-        {"tool_calls":[{"function":{"arguments":"{\"a\":1}"},"index":0}]}
+        {"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"add","arguments":""}}]}
+        {"tool_calls":[{"index":0,"function":{"arguments":"{\"a\":1}"}}]}
         {}
         "#);
     }
@@ -215,10 +215,10 @@ mod tests {
     fn a_chat_tells_log_probabilities_with_the_text_that_they_are_of() {
         let deltas = [likely(0, "é"), text(0, "b")];
         insta::assert_snapshot!(choices_of(&stream(Kind::Chat, false, &deltas)), @r#"
-        {"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}
-        {"delta":{"content":"é"},"finish_reason":null,"index":0,"logprobs":{"content":[{"bytes":[195,169],"logprob":-0.5,"token":"é","top_logprobs":[{"bytes":[195,169],"logprob":-0.5,"token":"é"}]}],"refusal":null}}
-        {"delta":{"content":"b"},"finish_reason":null,"index":0,"logprobs":null}
-        {"delta":{},"finish_reason":"stop","index":0,"logprobs":null}
+        {"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}
+        {"index":0,"delta":{"content":"é"},"logprobs":{"content":[{"token":"é","logprob":-0.5,"bytes":[195,169],"top_logprobs":[{"token":"é","logprob":-0.5,"bytes":[195,169]}]}],"refusal":null},"finish_reason":null}
+        {"index":0,"delta":{"content":"b"},"logprobs":null,"finish_reason":null}
+        {"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}
         "#);
     }
 
@@ -226,10 +226,10 @@ mod tests {
     fn a_completion_tells_where_in_the_text_of_its_choice_each_token_begins() {
         let deltas = [likely(0, "é"), likely(0, "abc"), likely(0, "d")];
         insta::assert_snapshot!(choices_of(&stream(Kind::Completion, false, &deltas)), @r#"
-        {"finish_reason":null,"index":0,"logprobs":{"text_offset":[0],"token_logprobs":[-0.5],"tokens":["é"],"top_logprobs":[{"é":-0.5}]},"text":"é"}
-        {"finish_reason":null,"index":0,"logprobs":{"text_offset":[1],"token_logprobs":[-0.5],"tokens":["abc"],"top_logprobs":[{"abc":-0.5}]},"text":"abc"}
-        {"finish_reason":null,"index":0,"logprobs":{"text_offset":[4],"token_logprobs":[-0.5],"tokens":["d"],"top_logprobs":[{"d":-0.5}]},"text":"d"}
-        {"finish_reason":"stop","index":0,"logprobs":null,"text":""}
+        {"index":0,"text":"é","logprobs":{"tokens":["é"],"token_logprobs":[-0.5],"top_logprobs":[{"é":-0.5}],"text_offset":[0]},"finish_reason":null}
+        {"index":0,"text":"abc","logprobs":{"tokens":["abc"],"token_logprobs":[-0.5],"top_logprobs":[{"abc":-0.5}],"text_offset":[1]},"finish_reason":null}
+        {"index":0,"text":"d","logprobs":{"tokens":["d"],"token_logprobs":[-0.5],"top_logprobs":[{"d":-0.5}],"text_offset":[4]},"finish_reason":null}
+        {"index":0,"text":"","logprobs":null,"finish_reason":"stop"}
         "#);
     }
 
@@ -243,12 +243,12 @@ mod tests {
         writer.choice_done(0, FinishReason::ToolCalls, &mut out);
         writer.end(FinishReason::ToolCalls, usage(), &mut out);
         insta::assert_snapshot!(choices_of(&written(&out)), @r#"
-        {"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":0,"logprobs":null}
-        {"delta":{"content":"","role":"assistant"},"finish_reason":null,"index":1,"logprobs":null}
-        {"delta":{"content":"b"},"finish_reason":null,"index":1,"logprobs":null}
-        {"delta":{"content":"a"},"finish_reason":null,"index":0,"logprobs":null}
-        {"delta":{},"finish_reason":"length","index":1,"logprobs":null}
-        {"delta":{},"finish_reason":"tool_calls","index":0,"logprobs":null}
+        {"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}
+        {"index":1,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}
+        {"index":1,"delta":{"content":"b"},"logprobs":null,"finish_reason":null}
+        {"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null}
+        {"index":1,"delta":{},"logprobs":null,"finish_reason":"length"}
+        {"index":0,"delta":{},"logprobs":null,"finish_reason":"tool_calls"}
         "#);
         assert!(written(&out).ends_with("data: [DONE]\n\n"));
     }
