@@ -299,7 +299,7 @@ impl Worker {
     /// Whether no request runs or waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.gauges.busy.load(Relaxed) == 0 && self.gauges.queued.load(Relaxed) == 0
+        self.gauges.is_idle()
     }
 
     /// Tokens of answers since the start; of an embedding or reranking model those of the texts.

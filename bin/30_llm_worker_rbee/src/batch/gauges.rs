@@ -1,7 +1,10 @@
 //! What the outside may know of the loop, and the way into it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
 use std::sync::mpsc::{SyncSender, TrySendError};
 
 use super::request::Prepared;
@@ -23,6 +26,15 @@ pub struct Gauges {
     pub tokens: AtomicU64,
     /// Whether the engine's thread has ended.
     pub ended: AtomicBool,
+}
+
+impl Gauges {
+    /// Whether no answer runs or waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        // In this order: what leaves the queue was counted as running before.
+        self.queued.load(Acquire) == 0 && self.busy.load(Acquire) == 0
+    }
 }
 
 /// Hands requests to the loop. The loop ends when the last one is dropped and all is answered.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -186,6 +186,8 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
                 return;
             }
             let Some(mut slot) = self.waiting.pop_front() else { return };
+            // Counted here before it is not counted there: who asks must never see it nowhere.
+            self.gauges.busy.fetch_add(1, Relaxed);
             self.count_off_queue(1);
             slot.serial = self.next_serial;
             self.next_serial += 1;
@@ -439,7 +441,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
     }
 
     fn count_off_queue(&self, answers: usize) {
-        self.gauges.queued.fetch_sub(u32::try_from(answers).unwrap_or(u32::MAX), Relaxed);
+        self.gauges.queued.fetch_sub(u32::try_from(answers).unwrap_or(u32::MAX), Release);
     }
 }
 

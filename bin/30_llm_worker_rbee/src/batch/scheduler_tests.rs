@@ -337,9 +337,7 @@ proptest! {
             prop_assert_eq!(answer.usage.completion_tokens, whole.usage.completion_tokens);
             prop_assert_eq!(answer.finish_reason, whole.finish_reason);
         }
-        machine.wait_until("all slots are free", |gauges| {
-            gauges.busy.load(Relaxed) == 0 && gauges.queued.load(Relaxed) == 0
-        });
+        machine.wait_until("all slots are free", Gauges::is_idle);
         machine.wait_until("nothing is in use", |gauges| gauges.kv_used.load(Relaxed) == 0);
         let idle = machine.gauges.kv_idle.load(Relaxed) as usize;
         prop_assert_eq!(idle, machine.used.load(Relaxed), "the books agree with the engine");

@@ -105,7 +105,13 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let mut child =
             Command::new("sleep").arg("60").env("RBEE_HOME", home.path()).spawn().unwrap();
-        let found = of_home(home.path());
+        // Until it has become `sleep`, it is a copy of this process, with its environment.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut found = of_home(home.path());
+        while found.is_empty() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+            found = of_home(home.path());
+        }
         assert_eq!(found.iter().map(|p| p.pid).collect::<Vec<_>>(), [child.id()]);
         assert_eq!(found[0].name, "sleep");
 
