@@ -17,7 +17,7 @@ use self::vectors::Vectors;
 use crate::batch::{Gauges, Scheduler, SchedulerSettings, Submitter};
 use crate::engine::llama::{
     AdapterSettings, AttentionSettings, ContextSettings, LlamaEngine, Model, ModelSettings,
-    Placement, Pooling, Purpose, Runtime, build_name,
+    Placement, Pooling, Purpose, Runtime, build_name, default_threads,
 };
 use crate::engine::{Engine as _, EngineLimits};
 use crate::metrics::Metrics;
@@ -200,6 +200,12 @@ impl Worker {
             return Err("a worker loads one model, once".into());
         }
         self.become_ready();
+        // Made here: what samples has no more rights than this thread, and need not ask for the number
+        // of processors.
+        let threads = settings.threads.unwrap_or_else(default_threads) as usize;
+        if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global() {
+            tracing::warn!(%error, "tokens are sampled on one thread");
+        }
         tracing::info!(
             model = %self.identity.alias,
             slots = limits.slots,
