@@ -26,3 +26,20 @@ Feature: Prompts that were computed before
     When 12 people ask "What is a lighthouse?" at once
     Then each of the 12 answers is some text
     And every slot is free within 10 seconds
+
+  Scenario Outline: a worker that promises it gives the same answer, whatever else it does, <where>
+    Given <where> cluster with a worker that was told "--batch-invariant"
+    When I ask for a deterministic answer
+    And 4 people with the same long instructions ask at once, beside one who wants that answer again
+    Then both deterministic answers have the same text
+
+    Examples:
+      | where          |
+      | an integrated  |
+      | a distributed  |
+
+  Scenario: a worker that cannot promise it says so
+    Given an integrated cluster with a worker
+    When I ask for a deterministic answer in vain
+    Then the status is 400
+    And the error code is "not_deterministic"

@@ -30,6 +30,11 @@ async fn cluster_with_one_slot(world: &mut Rbee, topology: String) -> Step {
     with_worker(world, builder(&topology)?.env("RBEE_WORKER__SLOTS", "1")).await
 }
 
+#[given(regex = r#"^an? (integrated|distributed) cluster with a worker that was told "([^"]+)"$"#)]
+async fn cluster_with_told_worker(world: &mut Rbee, topology: String, arguments: String) -> Step {
+    with_worker(world, builder(&topology)?.env("RBEE_WORKER__ARGUMENTS", &arguments)).await
+}
+
 #[given("an integrated cluster with a worker of 1 slot and a queue of 1")]
 async fn cluster_with_short_queue(world: &mut Rbee) -> Step {
     let builder = Cluster::builder().env("RBEE_WORKER__SLOTS", "1");

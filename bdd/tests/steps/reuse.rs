@@ -55,6 +55,52 @@ async fn ask_alike(world: &mut Rbee, people: usize) -> Step {
     Ok(())
 }
 
+/// A request whose answer is to depend on nothing else.
+fn deterministic() -> Value {
+    json!({
+        "model": DEMO_ALIAS,
+        "messages": [{"role": "user", "content": "Tell me about the sea."}],
+        "seed": 7,
+        "max_tokens": 40,
+        "deterministic": true,
+    })
+}
+
+#[when("I ask for a deterministic answer")]
+async fn ask_deterministic(world: &mut Rbee) -> Step {
+    let answer = world.api()?.post("/v1/chat/completions", &deterministic()).await?;
+    world.answers.push(answer.expect_status(200)?);
+    Ok(())
+}
+
+#[when("I ask for a deterministic answer in vain")]
+async fn ask_deterministic_in_vain(world: &mut Rbee) -> Step {
+    let answer = world.api()?.post("/v1/chat/completions", &deterministic()).await?;
+    world.answers.push(answer);
+    Ok(())
+}
+
+#[when(
+    regex = r"^(\d+) people with the same long instructions ask at once, beside one who wants that answer again$"
+)]
+async fn ask_beside_others(world: &mut Rbee, people: usize) -> Step {
+    let api = world.api()?;
+    let others = (0..people).map(|n| body(&conversation(&format!("What is the number {n}?"))));
+    let bodies: Vec<Value> = others.chain([deterministic()]).collect();
+    let asked = bodies.iter().map(|body| api.post("/v1/chat/completions", body));
+    let last = try_join_all(asked).await?.pop().context("nobody asked")?;
+    world.answers.push(last.expect_status(200)?);
+    Ok(())
+}
+
+#[then("both deterministic answers have the same text")]
+fn same_answer(world: &mut Rbee) -> Step {
+    let texts = world.answers.iter().map(text).collect::<Result<Vec<_>>>()?;
+    ensure!(texts.len() == 2 && !texts[0].is_empty(), "{texts:?}");
+    ensure!(texts[0] == texts[1], "{texts:?}");
+    Ok(())
+}
+
 #[then("little of the prompt was known")]
 fn little_known(world: &mut Rbee) -> Step {
     let (prompt, cached) = counts(world, 0)?;

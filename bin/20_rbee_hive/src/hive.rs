@@ -197,6 +197,7 @@ fn setup(settings: &HiveSettings, changes: Changes) -> Setup {
             token_file: paths.secrets.join(TOKEN_FILE),
             heartbeat_interval: Duration::from_millis(worker.heartbeat_interval_ms),
             threads: worker.threads,
+            arguments: worker.arguments.clone(),
         },
         ports: PortPool::new(settings.worker_host, hive.worker_ports),
         logs: paths.logs.clone(),

@@ -34,6 +34,8 @@ pub(crate) struct Surroundings {
     pub(crate) token_file: PathBuf,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) threads: Option<u32>,
+    /// What the operator adds for all workers.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Surroundings {
@@ -79,6 +81,7 @@ impl Surroundings {
         if let Some(threads) = self.threads {
             add("--threads", threads.to_string().into());
         }
+        arguments.extend(self.arguments.iter().map(OsString::from));
         arguments
     }
 }
@@ -98,7 +101,7 @@ mod tests {
                 "--model /models/m.gguf --port 9300 --bind 127.0.0.1 --alias m --worker-id w-1 \
                  --hive-id localhost --device GPU-0 --slots 4 --ctx-size 8192 --digest {digest} \
                  --advertise http://gpu-1.home.arpa:9300 --token-file /secrets/local.token \
-                 --heartbeat-interval-ms 2000 --queen http://127.0.0.1:8500 --threads 2"
+                 --heartbeat-interval-ms 2000 --queen http://127.0.0.1:8500 --threads 2 --cache-type-k q8_0"
             )
         );
     }
@@ -124,6 +127,7 @@ mod tests {
             token_file: "/secrets/local.token".into(),
             heartbeat_interval: Duration::from_secs(2),
             threads: Some(2),
+            arguments: vec!["--cache-type-k".into(), "q8_0".into()],
         }
     }
 

@@ -32,6 +32,11 @@ impl<S: SavedSequence> HostCache<S> {
         Self { entries: VecDeque::new(), bytes: 0, most_bytes }
     }
 
+    /// Whether anything can be kept.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.most_bytes > 0
+    }
+
     /// Whether a sequence is worth being saved here: it is long enough, might fit, and is not a part
     /// of what is here already.
     pub(super) fn wants(&self, tokens: &[TokenId]) -> bool {

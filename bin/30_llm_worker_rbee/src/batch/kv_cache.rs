@@ -157,6 +157,15 @@ impl<E: Engine> KvCache<E> {
         true
     }
 
+    /// Moves idle sequences out of the way of the running ones, as far as they can be kept elsewhere.
+    pub(super) fn clear_the_way(&mut self) {
+        let most = self.limits.idle_tokens as usize;
+        while self.host.is_in_use()
+            && self.sequences.used() - self.sequences.used_by_running() > most
+            && self.drop_oldest(None)
+        {}
+    }
+
     /// The longest usable beginning of `tokens` that the engine holds.
     fn inside(&self, tokens: &[TokenId]) -> Option<(SequenceId, usize)> {
         let whole =

@@ -217,6 +217,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
                 slot.sequence = Some(sequence);
                 slot.held = held;
                 slot.reply.start(held.min(slot.reply.prompt_tokens), now);
+                self.cache.clear_the_way();
             }
         }
     }

@@ -247,6 +247,20 @@ fn a_prompt_that_left_the_kv_cache_comes_back_from_memory() {
 }
 
 #[test]
+fn idle_prompts_make_way_for_running_ones_and_come_back() {
+    let few = EngineLimits { idle_tokens: 100, ..limits(2, 4096) };
+    let machine = TestLoop::with(few, 1 << 20, true);
+    let first = collect(machine.start(1, |r| r.prompt = text(300, 1)));
+    let running = machine.start(1, |r| r.prompt = text(300, 2));
+    machine.wait_until("the first prompt is in memory", |gauges| {
+        gauges.prompt_cache_bytes.load(Relaxed) > 0
+    });
+    collect(running);
+    let again = collect(machine.start(1, |r| r.prompt = text(300, 1)));
+    assert_eq!((again.tokens, again.usage.cached_tokens), (first.tokens, 299));
+}
+
+#[test]
 fn a_model_without_parts_reuses_only_what_it_goes_on_from() {
     let whole = EngineLimits { has_parts: false, sequences: 2, ..limits(2, 4096) };
     let machine = TestLoop::new(whole);
@@ -294,9 +308,10 @@ proptest! {
         slots in 1_u32..5,
         memory in prop::sample::select(vec![0_usize, 20_000, 1_000_000]),
         has_parts: bool,
+        idle_tokens in prop::sample::select(vec![0, 100, 1000]),
     ) {
-        let machine =
-            TestLoop::with(EngineLimits { has_parts, ..limits(slots, kv_tokens) }, memory, true);
+        let limits = EngineLimits { idle_tokens, has_parts, ..limits(slots, kv_tokens) };
+        let machine = TestLoop::with(limits, memory, true);
         let set = |first: i32, tail: usize, most: u32, resume: &[TokenId]| {
             let resume = resume.to_vec();
             move |r: &mut Prepared| {
@@ -307,7 +322,7 @@ proptest! {
         };
         let mut running = Vec::new();
         for (first, tail, most, stops_reading, cut) in requests {
-            let alone = TestLoop::with(limits(1, 4096), 0, false);
+            let alone = TestLoop::with(roomy(), 0, false);
             let whole = collect(alone.start(first, set(first, tail, most, &[])));
             let cut = cut.min(whole.tokens.len().saturating_sub(1));
             let resume = &whole.tokens[..cut];
@@ -594,6 +609,7 @@ fn limits(slots: u32, kv_tokens: u32) -> EngineLimits {
         context_length: kv_tokens,
         slots,
         sequences: slots + 4,
+        idle_tokens: kv_tokens,
         batch_tokens: 64,
         has_parts: true,
         batch_invariant: false,
@@ -612,6 +628,10 @@ fn request(number: i32, answer: Answer) -> Prepared {
         deadline: None,
         answer,
     }
+}
+
+fn roomy() -> EngineLimits {
+    limits(1, 4096)
 }
 
 fn choice(index: u32, seed: u64) -> Choice {

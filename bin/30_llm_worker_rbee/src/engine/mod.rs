@@ -34,6 +34,9 @@ pub struct EngineLimits {
     pub slots: u32,
     /// How many sequences can be held at once; those beyond `slots` hold what may be reused.
     pub sequences: u32,
+    /// How many tokens may lie idle beside running sequences: where each step goes over all cells, more
+    /// would slow every stream down.
+    pub idle_tokens: u32,
     /// The most tokens of one step.
     pub batch_tokens: u32,
     /// Whether a part of a sequence can be dropped or shared. Recurrent models cannot do that: their

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use worker_contract::HiveAlias;
 
 use crate::PortRange;
+use crate::arguments::arguments;
 use crate::bounds::{address, base_url, host_name, some_host_name, some_within, within};
 
 /// All settings. Parsed values are within the bounds that the fields name.
@@ -91,6 +92,10 @@ pub struct WorkerConfig {
     /// How many threads a worker computes with, 1 to 1024. Default: the worker chooses.
     #[serde(deserialize_with = "some_within::<_, _, 1, 1024>")]
     pub threads: Option<u32>,
+    /// Further arguments of each worker that a hive starts, as `llm-worker-rbee --help` lists them; in
+    /// the environment, words between spaces. Default: none.
+    #[serde(deserialize_with = "arguments")]
+    pub arguments: Vec<String>,
 }
 
 /// A hive on another machine.
@@ -134,7 +139,13 @@ impl Default for HiveConfig {
 
 impl Default for WorkerConfig {
     fn default() -> Self {
-        Self { slots: 4, ctx_size: 8192, heartbeat_interval_ms: 2000, threads: None }
+        Self {
+            slots: 4,
+            ctx_size: 8192,
+            heartbeat_interval_ms: 2000,
+            threads: None,
+            arguments: Vec::new(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! wrong is told with the place where it is written: file and line, or the variable.
 #![warn(missing_docs)]
 
+mod arguments;
 mod bounds;
 mod config;
 mod environment;

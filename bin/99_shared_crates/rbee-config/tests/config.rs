@@ -36,6 +36,7 @@ fn every_setting_can_be_written_in_the_file() {
         ctx_size = 128
         heartbeat_interval_ms = 50
         threads = 1
+        arguments = ["--lora", "my adapter.gguf"]
 
         [hives.gpu-2]
         host = "gpu-2.home.arpa"
@@ -48,6 +49,7 @@ fn every_setting_can_be_written_in_the_file() {
     assert_eq!(config.hive.worker_ports, PortRange { start: 9300, end: 9300 });
     assert_eq!(config.hive.queen_url.as_deref(), Some("http://queen.home.arpa:8500"));
     assert_eq!(config.worker.threads, Some(1));
+    assert_eq!(config.worker.arguments, ["--lora", "my adapter.gguf"]);
     let ports: Vec<u16> = config.hives.values().map(|hive| hive.port).collect();
     assert_eq!(ports, [9000, 1]);
     assert_eq!(config.hive.bind.to_string(), "[::1]:0");
@@ -84,6 +86,11 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
             "[worker]\nctx_size = -1\n",
             "rbee.toml:2: `worker.ctx_size`: invalid value: integer `-1`, expected a whole number \
              from 128 to 16777216",
+        ),
+        (
+            "[worker]\narguments = [\"\"]\n",
+            "rbee.toml:2: `worker.arguments`: invalid length 1, expected a list of at most 64 \
+             arguments, each of 1 to 4096 bytes without NUL",
         ),
         (
             "[worker]\nthreads = 1.5\n",
@@ -155,6 +162,7 @@ fn a_variable_comes_before_the_file_and_leaves_the_rest() {
         ("RBEE_HIVE__WORKER_PORTS", "9500"),
         ("RBEE_HIVE__ALIAS", "12345"),
         ("RBEE_HIVE__ADVERTISE", "gpu-1"),
+        ("RBEE_WORKER__ARGUMENTS", "--cache-type-k q8_0"),
         ("RBEE_QUEEN__DRAIN_S", ""),
         ("RBEE_LOG", "debug"),
         ("RBEE_HOME", "anywhere"),
@@ -163,6 +171,7 @@ fn a_variable_comes_before_the_file_and_leaves_the_rest() {
     let config = parse(text, &variables).unwrap();
     assert_eq!((config.queen.bind.port(), config.queen.keep_jobs), (2, 5));
     assert_eq!((config.worker.slots, config.worker.threads), (7, Some(3)));
+    assert_eq!(config.worker.arguments, ["--cache-type-k", "q8_0"]);
     assert_eq!(config.hive.worker_ports.to_string(), "9500");
     assert_eq!((config.hive.alias.as_str(), config.queen.drain_s), ("12345", 30));
     assert_eq!(config.hive.advertise.as_deref(), Some("gpu-1"));

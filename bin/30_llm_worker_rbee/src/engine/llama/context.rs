@@ -25,6 +25,11 @@ pub(super) const BATCH_TOKENS: u32 = 512;
 /// How many computed prompts are kept for reuse beside the running ones, at most.
 const SPARE_SEQUENCES: u32 = 16;
 
+/// How many idle tokens cost next to nothing on the processor, whose attention looks at each cell of
+/// the cache, whether it belongs to the sequence or not. GPUs pass over blocks of them.
+/// Measured: sixteen streams on two cores lose 20 % beside 5,000 idle tokens.
+const IDLE_BESIDE_RUNNING: u32 = 256;
+
 /// llama.cpp's `LLAMA_MAX_SEQ`.
 const MOST_SEQUENCES: u32 = 256;
 
@@ -145,6 +150,7 @@ impl<'model> LlamaEngine<'model> {
             context_length: longest.min(model.trained_context()),
             slots,
             sequences,
+            idle_tokens: if model.is_on_processor() { IDLE_BESIDE_RUNNING } else { kv_tokens },
             batch_tokens: BATCH_TOKENS,
             has_parts,
             batch_invariant,

@@ -63,13 +63,19 @@ pub enum InspectError {
 /// Reads a GGUF file's header and checks that the tensors it promises are in the file. The other
 /// parts of a split model are checked as well.
 pub fn inspect(file: &Path) -> Result<GgufSummary, InspectError> {
+    inspect_with_header(file).map(|(summary, _)| summary)
+}
+
+/// The same, with the header itself.
+pub(super) fn inspect_with_header(file: &Path) -> Result<(GgufSummary, Header), InspectError> {
     let (header, size_bytes) = read(file)?;
     for part in parts(file).into_iter().skip(1) {
         read(&part)?;
     }
-    header
-        .summary(size_bytes)
-        .map_err(|missing| InspectError::Incomplete { path: file.display().to_string(), missing })
+    match header.summary(size_bytes) {
+        Ok(summary) => Ok((summary, header)),
+        Err(missing) => Err(InspectError::Incomplete { path: file.display().to_string(), missing }),
+    }
 }
 
 /// The checked header of a file that llama.cpp is to read: a model, an adapter, a projector.

@@ -13,7 +13,7 @@ use super::cache_tensor::{self, CacheTensorTooLarge};
 use super::context::ContextSettings;
 use super::devices::{NoSuchDevice, gpus, numbered};
 use super::engine_log;
-use super::inspect::{InspectError, check_file, inspect};
+use super::inspect::{InspectError, inspect_with_header};
 use super::lora::{self, Adapter, AdapterError, AdapterSettings};
 use super::memory_check::{Plan, check};
 use super::memory_estimate::Facts;
@@ -95,6 +95,7 @@ pub struct Model {
     pub(super) llama: LlamaModel,
     pub(super) adapters: Vec<Adapter>,
     purpose: Purpose,
+    is_on_processor: bool,
 }
 
 impl Model {
@@ -111,7 +112,7 @@ impl Model {
         let placement = &settings.placement;
         placement.check()?;
         context.attention.check()?;
-        let summary = inspect(&settings.file)?;
+        let (summary, header) = inspect_with_header(&settings.file)?;
         let path = settings.file.display().to_string();
         let refused = |reason: String| LoadError::Refused {
             path: path.clone(),
@@ -120,7 +121,6 @@ impl Model {
         };
         let file = c_path(&settings.file)
             .ok_or_else(|| refused("its path is no plain text".to_owned()))?;
-        let header = check_file(&settings.file)?;
         let purpose = purpose(&header, &summary.architecture, settings)
             .map_err(|source| LoadError::Purpose { path: path.clone(), source })?;
         let gpus = gpus(runtime, &placement.devices)?;
@@ -146,7 +146,12 @@ impl Model {
         })?;
         tell_layers(placement, &params, &llama);
         let adapters = lora::load(&mut llama, &summary.architecture, &settings.adapters)?;
-        Ok(Self { llama, adapters, purpose })
+        Ok(Self { llama, adapters, purpose, is_on_processor: placement.is_processor() })
+    }
+
+    /// Whether the processor computes it, and holds its KV cache.
+    pub(super) fn is_on_processor(&self) -> bool {
+        self.is_on_processor
     }
 
     /// What the model is for.
