@@ -25,10 +25,12 @@ pub(super) const BATCH_TOKENS: u32 = 512;
 /// How many computed prompts are kept for reuse beside the running ones, at most.
 const SPARE_SEQUENCES: u32 = 16;
 
-/// How many idle tokens cost next to nothing on the processor, whose attention looks at each cell of
-/// the cache, whether it belongs to the sequence or not. GPUs pass over blocks of them.
-/// Measured: sixteen streams on two cores lose 20 % beside 5,000 idle tokens.
-const IDLE_BESIDE_RUNNING: u32 = 256;
+/// How many tokens may lie idle beside running sequences on the processor. Its attention looks at each
+/// cell up to the last one in use, whosever it is; GPUs pass over blocks of them. And the last cell of
+/// an idle sequence is a late one, for cells are given out in turns.
+/// Measured: sixteen streams on two cores lose 20 % beside 5,000 idle tokens. A few may stay: the end of
+/// a prompt whose beginning a running one shares is not worth a copy.
+const IDLE_BESIDE_RUNNING: u32 = 32;
 
 /// llama.cpp's `LLAMA_MAX_SEQ`.
 const MOST_SEQUENCES: u32 = 256;
