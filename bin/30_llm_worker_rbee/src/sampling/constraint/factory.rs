@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use worker_contract::OutputFormat;
 
 use super::Constraint;
-use super::schema;
+use super::schema::{self, MAX_REGEX_BYTES};
 
 /// A model's vocabulary as `llguidance` walks it.
 pub type TokenEnvironment = TokEnv;
@@ -30,10 +30,6 @@ const LIMITS: ParserLimits = ParserLimits {
     // The state of the parser in an error would hold the answer's tokens.
     verbose_errors: false,
 };
-
-/// The longest regular expression, in bytes. The engine's time for a token can grow with the square
-/// of it.
-pub(super) const MAX_REGEX_BYTES: usize = 16 * 1024;
 
 /// The longest Lark grammar of a request, in bytes, for the same reason.
 const MAX_LARK_BYTES: usize = 16 * 1024;

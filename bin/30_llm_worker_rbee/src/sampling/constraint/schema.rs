@@ -4,8 +4,11 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use super::factory::MAX_REGEX_BYTES;
 use super::termination::can_end;
+
+/// The longest regular expression, in bytes; also all those of one schema together. The engine's time
+/// for a token can grow with the square of it.
+pub(super) const MAX_REGEX_BYTES: usize = 16 * 1024;
 
 /// The largest schema, in bytes as JSON without white space.
 const MAX_BYTES: usize = 256 * 1024;

@@ -69,7 +69,8 @@ async fn what_a_killed_daemon_left_behind_does_not_count() {
     // It is not waited for, so it stays a zombie with its pid.
     until("the daemon to be gone", || files.read_running().is_none().then_some(())).await;
     assert!(files.addr_file().exists());
-    let lock = files.acquire().unwrap();
+    // Its first thread is gone; the lock is free when the last one is.
+    let lock = until("the lock to be free", || files.acquire().ok()).await;
     assert_eq!(files.read_running(), None, "the old address belongs to nobody");
     lock.publish_addr("127.0.0.1:1".parse().unwrap()).unwrap();
     assert_eq!(files.read_running().unwrap().pid, std::process::id());
