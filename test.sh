@@ -7,8 +7,8 @@ usage() {
 usage: ./test.sh [--quick] [--vulkan]
 
 Checks format, lints, licences and documentation, builds everything, and runs the unit tests, the
-features of bdd/, the client tests of clients/ and some seconds of each fuzz target. The first run compiles llama.cpp: about half an
-hour on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
+features of bdd/, the client tests of clients/ and some seconds of each fuzz target. The first run
+compiles llama.cpp: about half an hour on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
 
   --quick   install nothing: fail where something is missing
   --vulkan  also build the Vulkan backend (five more minutes on two cores) and run the model on it;

@@ -2,7 +2,8 @@
 //!
 //! It loads a GGUF file with llama.cpp, runs requests side by side in one context, and streams
 //! tokens. It promises that a closed connection frees its slot within one step, and that text is
-//! whole characters only. It knows no other worker and keeps nothing between requests.
+//! whole characters only. It knows no other worker, and what it keeps between requests saves only
+//! work: it can be killed at any instant.
 
 pub mod batch;
 pub mod embedding;
