@@ -110,6 +110,9 @@ pub(crate) struct Serve {
     /// A LoRA adapter (GGUF) for the model, at a scale, 1 by default. May be given several times.
     #[arg(long, value_name = "FILE[:SCALE]")]
     pub(crate) lora: Vec<AdapterSettings>,
+    /// The model's projector (GGUF), which lets it see images.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mmproj: Option<PathBuf>,
     /// How many requests run at once.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) slots: u32,

@@ -12,6 +12,8 @@ pub mod engine;
 pub mod gguf;
 pub mod heartbeat;
 pub mod http;
+pub mod images;
+pub mod media;
 pub mod metrics;
 pub mod prepare;
 pub mod sampling;

@@ -8,6 +8,8 @@ use worker_contract::{
 
 use crate::batch::{Answer, Choice, Ends, Prepared};
 use crate::engine::llama::Model;
+use crate::images::{Eyes, ImageError, Seen};
+use crate::media::{Placed, is_media};
 use crate::sampling::constraint::{
     Constraint, ConstraintFactory, InvalidFormat, LazyConstraintFactory, NoVocabulary,
 };
@@ -35,6 +37,8 @@ pub struct Preparer<'a> {
     pub context_length: u32,
     /// Whether no answer depends on what else is computed.
     pub batch_invariant: bool,
+    /// What sees images, where there is a projector.
+    pub eyes: Option<&'a Eyes>,
 }
 
 /// A request cannot be served; it is the request's fault.
@@ -76,6 +80,14 @@ pub enum PrepareError {
         "{0} makes text, not vectors: send texts to an embedding model; a worker that is started with --pooling makes vectors with any model"
     )]
     MakesNoVectors(ModelAlias),
+    /// The model cannot see.
+    #[error(
+        "{0} sees no images: a model that can is started with its projector file (llm-worker-rbee --mmproj FILE)"
+    )]
+    NoEyes(ModelAlias),
+    /// Images cannot be used.
+    #[error(transparent)]
+    Images(#[from] ImageError),
     /// The conversation cannot be answered.
     #[error(transparent)]
     Chat(#[from] ChatError),
@@ -121,8 +133,9 @@ impl Preparer<'_> {
         }
         check(&request.sampling, self.model.vocabulary_size())?;
         let is_formatted = !request.format.is_text();
-        let Input { tokens: prompt, turn } = self.input(request.task, is_formatted)?;
-        self.check_tokens(&prompt)?;
+        let is_wanted = || !answer.is_closed();
+        let Input { tokens: prompt, media, turn } =
+            self.input(request.task, is_formatted, is_wanted)?;
         self.check_tokens(&request.resume)?;
         if prompt.len() + request.resume.len() >= self.context_length as usize {
             return Err(PrepareError::TooLong {
@@ -156,6 +169,7 @@ impl Preparer<'_> {
                 ignore_eos: request.sampling.ignore_eos,
             },
             prompt,
+            media: media.into(),
             seed,
             arrived,
             deadline: deadline.and_then(|left| arrived.checked_add(left)),
@@ -163,22 +177,43 @@ impl Preparer<'_> {
         })
     }
 
-    fn input(&self, task: Task, is_formatted: bool) -> Result<Input, PrepareError> {
-        let plain = |tokens| Input { tokens, turn: None };
+    fn input(
+        &self,
+        task: Task,
+        is_formatted: bool,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Input, PrepareError> {
+        let plain = |tokens| Input { tokens, media: Vec::new(), turn: None };
         let input = match task {
             Task::Chat(chat) if chat.messages.is_empty() => {
                 return Err(PrepareError::Empty("messages"));
             }
-            Task::Chat(chat) => {
+            Task::Chat(mut chat) => {
                 let template =
                     self.template.ok_or_else(|| PrepareError::NoTemplate(self.name.clone()))?;
+                if chat.messages.iter().all(|message| message.images.is_empty()) {
+                    let turn = ChatTurn::new(template, &chat, is_formatted)?;
+                    return non_empty(Input {
+                        tokens: self.model.tokenize(&turn.prompt, true),
+                        media: Vec::new(),
+                        turn: Some(turn),
+                    });
+                }
+                let eyes = self.eyes.ok_or_else(|| PrepareError::NoEyes(self.name.clone()))?;
+                let pictures = eyes.take_pictures(&mut chat.messages)?;
                 let turn = ChatTurn::new(template, &chat, is_formatted)?;
-                Input { tokens: self.model.tokenize(&turn.prompt, true), turn: Some(turn) }
+                let with_start = !self.model.starts_itself(&turn.prompt);
+                let Seen { tokens, media } =
+                    eyes.see(&turn.prompt, with_start, &pictures, is_wanted)?;
+                Input { tokens, media, turn: Some(turn) }
             }
             Task::Completion { prompt: Prompt::Text(text) } => {
                 plain(self.model.tokenize(&text, false))
             }
-            Task::Completion { prompt: Prompt::Tokens(tokens) } => plain(tokens),
+            Task::Completion { prompt: Prompt::Tokens(tokens) } => {
+                self.check_tokens(&tokens)?;
+                plain(tokens)
+            }
             Task::Infill { prefix, suffix } => {
                 let tokens = self.model.tokenize_infill(&prefix, &suffix);
                 plain(tokens.ok_or_else(|| PrepareError::NoInfillTokens(self.name.clone()))?)
@@ -187,7 +222,7 @@ impl Preparer<'_> {
                 return Err(PrepareError::MakesNoVectors(self.name.clone()));
             }
         };
-        if input.tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(input) }
+        non_empty(input)
     }
 
     /// What makes grammars for the model's vocabulary; the first call takes a while.
@@ -235,7 +270,8 @@ impl Preparer<'_> {
                 constraint
             });
         }
-        sampler.see_prompt(prompt);
+        let text: Vec<TokenId> = prompt.iter().copied().filter(|token| !is_media(*token)).collect();
+        sampler.see_prompt(&text);
         sampler
     }
 
@@ -256,8 +292,12 @@ impl Preparer<'_> {
 #[must_use]
 pub fn is_slow_to_prepare(request: &InferenceRequest) -> bool {
     let has_tools = matches!(&request.task, Task::Chat(chat) if !chat.tools.is_empty());
+    let has_images = match &request.task {
+        Task::Chat(chat) => chat.messages.iter().any(|message| !message.images.is_empty()),
+        _ => false,
+    };
     let has_dry = request.sampling.dry_multiplier.is_some_and(|m| m > 0.0);
-    has_tools || has_dry || !request.format.is_text()
+    has_tools || has_images || has_dry || !request.format.is_text()
 }
 
 fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {
@@ -277,8 +317,14 @@ fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {
 #[derive(Debug)]
 struct Input {
     tokens: Vec<TokenId>,
+    /// The images among them.
+    media: Vec<Placed>,
     /// Where it is a conversation.
     turn: Option<ChatTurn>,
+}
+
+fn non_empty(input: Input) -> Result<Input, PrepareError> {
+    if input.tokens.is_empty() { Err(PrepareError::Empty("prompt")) } else { Ok(input) }
 }
 
 /// A seed that nobody chose. JSON numbers are exact up to 2^53.

@@ -26,7 +26,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 const SHOW_FAILURE: Duration = Duration::from_secs(2);
 
 /// The largest request.
-const MAX_BODY_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(args: Serve) -> anyhow::Result<()> {
     let token = args.token_file.as_deref().map(read_token).transpose()?;
@@ -153,6 +153,7 @@ fn load_settings(args: &Serve, sandbox: Sandbox) -> anyhow::Result<LoadSettings>
         prompt_cache_mib: args.prompt_cache_mib,
         drafts: args.draft == Draft::Ngram,
         draft_model: args.draft_model.clone(),
+        projector: args.mmproj.clone(),
         sandbox,
     })
 }
@@ -175,7 +176,7 @@ fn needs(args: &Serve) -> Needs {
 fn files_to_read(args: &Serve) -> Vec<PathBuf> {
     let models = [Some(&args.model), args.draft_model.as_ref()].into_iter().flatten();
     let adapters = args.lora.iter().map(|adapter| adapter.file.clone());
-    models.flat_map(|model| parts(model)).chain(adapters).collect()
+    models.flat_map(|model| parts(model)).chain(adapters).chain(args.mmproj.clone()).collect()
 }
 
 fn read_token(file: &Path) -> anyhow::Result<Secret> {

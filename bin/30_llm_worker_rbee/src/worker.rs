@@ -17,9 +17,11 @@ use self::vectors::Vectors;
 use crate::batch::{Gauges, Scheduler, SchedulerSettings, Submitter};
 use crate::engine::llama::{
     AdapterSettings, AttentionSettings, ContextSettings, LlamaEngine, Model, ModelSettings,
-    Placement, Pooling, Purpose, Runtime, build_name, default_threads,
+    Placement, Pooling, Purpose, Runtime, Vision, VisionError, VisionSettings, build_name,
+    default_threads,
 };
 use crate::engine::{Engine as _, EngineLimits};
+use crate::images::Eyes;
 use crate::metrics::Metrics;
 use crate::prepare::Preparer;
 use crate::sampling::constraint::LazyConstraintFactory;
@@ -71,6 +73,8 @@ pub struct LoadSettings {
     pub drafts: bool,
     /// A smaller model that guesses them.
     pub draft_model: Option<PathBuf>,
+    /// What turns images into what the model takes.
+    pub projector: Option<PathBuf>,
     /// What is given up once the model is loaded.
     pub sandbox: Sandbox,
 }
@@ -107,6 +111,7 @@ struct Loaded {
     model: Arc<Model>,
     template: Option<ChatTemplate>,
     constraints: LazyConstraintFactory,
+    eyes: Option<Eyes>,
     limits: EngineLimits,
     /// Taken away at shutdown, so that the engine's thread ends.
     submitter: std::sync::Mutex<Option<Submitter>>,
@@ -162,6 +167,8 @@ impl Worker {
         if let Purpose::Pooled(pooling) = model.purpose() {
             return self.run_vectors(&runtime, &model, pooling);
         }
+        let eyes = settings.projector.as_deref().map(|file| self.open_eyes(&runtime, file, &model));
+        let eyes = eyes.transpose()?;
         let small = settings.draft_model.as_ref();
         let small = small.map(|file| self.load_draft_model(&runtime, file, &model)).transpose()?;
         let engine = LlamaEngine::new(&runtime, &model, context.clamped(model.trained_context()))?;
@@ -195,7 +202,7 @@ impl Worker {
         let submitter = std::sync::Mutex::new(Some(submitter));
         let constraints = LazyConstraintFactory::default();
         let model_in_use = Arc::clone(&model);
-        let loaded = Loaded { model: model_in_use, template, constraints, limits, submitter };
+        let loaded = Loaded { model: model_in_use, template, constraints, eyes, limits, submitter };
         if self.loaded.set(loaded).is_err() {
             return Err("a worker loads one model, once".into());
         }
@@ -214,6 +221,19 @@ impl Worker {
         );
         scheduler.run();
         Ok(())
+    }
+
+    fn open_eyes(
+        &self,
+        runtime: &Runtime,
+        file: &Path,
+        model: &Arc<Model>,
+    ) -> Result<Eyes, VisionError> {
+        let (placement, threads) = (&self.settings.placement, self.settings.threads);
+        let settings = VisionSettings { file, device: placement.main_device(), threads };
+        let vision = Vision::load(runtime, model, &settings)?;
+        tracing::info!(file = %file.display(), "the model sees images");
+        Ok(Eyes::new(vision))
     }
 
     fn load_draft_model(
@@ -265,6 +285,7 @@ impl Worker {
             constraints: &loaded.constraints,
             context_length: loaded.limits.context_length,
             batch_invariant: loaded.limits.batch_invariant,
+            eyes: loaded.eyes.as_ref(),
         })
     }
 

@@ -3,7 +3,7 @@
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Operation;
 use serde::Deserialize as _;
-use worker_contract::{HiveAlias, SupervisedWorker};
+use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
 
 use super::Operations;
 
@@ -17,7 +17,13 @@ impl Operations {
         let hive = operation.hive_id().cloned().unwrap_or_else(HiveAlias::localhost);
         let client = self.hives.get(&hive)?;
         let Operation::WorkerSpawn(spawn) = &operation else {
-            return client.execute(operation, job).await;
+            let removes = matches!(operation, Operation::ModelDelete(_));
+            let outcome = client.execute(operation, job).await?;
+            // Who has just added a model wants to use it before the hive's next report.
+            if let (false, Ok(model)) = (removes, ModelEntry::deserialize(&outcome.data)) {
+                self.registry.catalogued(&hive, model);
+            }
+            return Ok(outcome);
         };
         // Requests for the model wait for this worker instead of starting another one.
         let _mark = self.registry.begin_spawn(&spawn.model);

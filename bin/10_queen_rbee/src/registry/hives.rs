@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use worker_contract::{HiveAlias, HiveHeartbeat};
+use worker_contract::{HiveAlias, HiveHeartbeat, ModelEntry};
 
 use super::{Liveness, ReportError, liveness};
 use crate::scheduler::HiveView;
@@ -37,6 +37,16 @@ impl Hives {
         let hive = Hive { beat, at: now, is_stopped: false };
         self.by_id.insert(hive.beat.hive_id.clone(), hive);
         Ok(())
+    }
+
+    /// A hive has a model.
+    pub(super) fn catalogued(&mut self, id: &HiveAlias, model: ModelEntry) {
+        let Some(hive) = self.by_id.get_mut(id) else { return };
+        let catalog = &mut hive.beat.catalog;
+        match catalog.iter_mut().find(|known| known.alias == model.alias) {
+            Some(known) => *known = model,
+            None => catalog.push(model),
+        }
     }
 
     /// A hive was stopped on purpose: nothing is expected of it, at once.

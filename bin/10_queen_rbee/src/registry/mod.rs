@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use worker_contract::{
-    HiveAlias, HiveHeartbeat, ModelAlias, SupervisedWorker, WorkerHeartbeat, WorkerId,
+    HiveAlias, HiveHeartbeat, ModelAlias, ModelEntry, SupervisedWorker, WorkerHeartbeat, WorkerId,
 };
 
 pub use self::liveness::{Liveness, liveness};
@@ -130,6 +130,12 @@ impl Registry {
     /// Takes a hive's word on one worker, such as the result of its start.
     pub fn supervised(&self, worker: &SupervisedWorker) {
         self.state().workers.supervised(worker);
+        self.touch();
+    }
+
+    /// Takes a hive's word on a model that it has.
+    pub fn catalogued(&self, hive: &HiveAlias, model: ModelEntry) {
+        self.state().hives.catalogued(hive, model);
         self.touch();
     }
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 use worker_contract::TokenId;
 
 use super::draft::StepCost;
-use super::sequences::common_prefix;
 use crate::engine::{BatchEntry, Engine};
+use crate::media::common_prefix;
 
 /// A guess that the small model gives less than this probability is not made, nor any after it.
 const LEAST_PROBABILITY: f32 = 0.5;

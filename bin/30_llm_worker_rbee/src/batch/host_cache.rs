@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use worker_contract::TokenId;
 
-use super::sequences::common_prefix;
 use crate::engine::SavedSequence;
+use crate::media::common_prefix;
 
 /// Prompts below this size are computed again about as fast as they are copied.
 pub(super) const LEAST_TOKENS: usize = 64;

@@ -13,6 +13,7 @@ use super::host_cache::HostCache;
 use super::sequences::{SequenceId, Sequences};
 use super::step::ALIGNED_CHUNK;
 use crate::engine::{Engine, EngineLimits};
+use crate::media::{common_prefix, cut, positions};
 
 /// A shorter common beginning than this is computed again: that costs less than to arrange it.
 const LEAST_SHARED: usize = 16;
@@ -83,7 +84,7 @@ impl<E: Engine> KvCache<E> {
             return Some((found, length));
         }
         if let Some(id) = self.empty_sequence(Some(found)) {
-            self.engine.share(found, id, count(length));
+            self.engine.share(found, id, self.position(found, length));
             self.sequences.share(found, id, length);
             return Some((id, length));
         }
@@ -105,7 +106,7 @@ impl<E: Engine> KvCache<E> {
     /// Drops tokens that the engine computed for a running sequence and that were not appended.
     pub(super) fn drop_beyond(&mut self, id: SequenceId) {
         // Guesses are made only where parts can be dropped.
-        let held = count(self.sequences.held(id));
+        let held = self.position(id, self.sequences.held(id));
         if !self.engine.truncate(id, held) {
             tracing::error!(sequence = id, "the engine kept tokens that were only guessed");
         }
@@ -193,7 +194,7 @@ impl<E: Engine> KvCache<E> {
             return None;
         }
         self.sequences.append(id, &kept.tokens, false);
-        let length = super::sequences::common_prefix(&kept.tokens, tokens);
+        let length = common_prefix(&kept.tokens, tokens);
         if length < kept.tokens.len() {
             self.truncate(id, length);
             // Its end may be wanted again.
@@ -202,11 +203,16 @@ impl<E: Engine> KvCache<E> {
         Some((id, self.sequences.held(id)))
     }
 
+    /// The engine's position behind the first `length` places of a sequence.
+    fn position(&self, id: SequenceId, length: usize) -> u32 {
+        positions(&self.sequences.tokens(id)[..length])
+    }
+
     fn truncate(&mut self, id: SequenceId, length: usize) -> bool {
         if length == self.sequences.held(id) {
             return true;
         }
-        let done = self.engine.truncate(id, count(length));
+        let done = self.engine.truncate(id, self.position(id, length));
         if done {
             self.sequences.truncate(id, length);
         } else {
@@ -230,8 +236,8 @@ impl<E: Engine> KvCache<E> {
     /// put at the same places are the very same, and only in the sequence that has them.
     fn acquire_aligned(&mut self, tokens: &[TokenId]) -> Option<(SequenceId, usize)> {
         let aligned = |id: SequenceId| {
-            let common = super::sequences::common_prefix(self.sequences.tokens(id), tokens);
-            common.min(self.sequences.chunked(id)) / ALIGNED_CHUNK * ALIGNED_CHUNK
+            let common = common_prefix(self.sequences.tokens(id), tokens);
+            whole_chunks(tokens, common.min(self.sequences.chunked(id)))
         };
         let best = self.sequences.idle().map(|id| (aligned(id), id)).max();
         match (best, self.sequences.free()) {
@@ -249,6 +255,13 @@ impl<E: Engine> KvCache<E> {
     }
 }
 
-fn count(tokens: usize) -> u32 {
-    u32::try_from(tokens).unwrap_or(u32::MAX)
+/// How many of the first `length` places are whole chunks, with no image cut.
+fn whole_chunks(tokens: &[TokenId], mut length: usize) -> usize {
+    loop {
+        let chunks = length / ALIGNED_CHUNK * ALIGNED_CHUNK;
+        length = cut(tokens, chunks);
+        if length == chunks {
+            return length;
+        }
+    }
 }

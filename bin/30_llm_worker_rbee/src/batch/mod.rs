@@ -4,6 +4,8 @@
 //! one answer's state and `reply` what the answers of one request share. `scheduler` is the loop that
 //! owns the engine, by way of `kv_cache`, and runs the decisions on a thread of its own.
 
+#[cfg(test)]
+mod arithmetic;
 mod draft;
 mod draft_model;
 mod gauges;

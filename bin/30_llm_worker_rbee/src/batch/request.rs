@@ -1,10 +1,12 @@
 //! A request that is ready for the engine, and the way its answer goes back.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 use worker_contract::{InferenceEvent, RequestId, TokenId};
 
+use crate::media::Placed;
 use crate::sampling::TokenSampler;
 use crate::text::OutputReader;
 
@@ -18,6 +20,8 @@ pub struct Prepared {
     pub request_id: RequestId,
     /// The prompt.
     pub prompt: Vec<TokenId>,
+    /// The images in it, in their order.
+    pub media: Arc<[Placed]>,
     /// The answers that are made of it, at least one.
     pub choices: Vec<Choice>,
     /// When an answer ends.

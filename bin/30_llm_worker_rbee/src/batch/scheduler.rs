@@ -17,10 +17,10 @@ use super::gauges::{Gauges, Submitter};
 use super::kv_cache::KvCache;
 use super::request::Prepared;
 use super::sampling::{Sampled, sample_all};
-use super::sequences::common_prefix;
 use super::slot::{Outcome, Slot, TextModel, slots};
-use super::step::{Sequence, Share, has_room, plan, plan_alone, victim};
+use super::step::{ImageShare, Sequence, Share, Step, has_room, plan, plan_alone, victim};
 use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits};
+use crate::media::common_prefix;
 use crate::metrics::Metrics;
 
 /// How long the loop rests when every sequence waits for its reader.
@@ -215,7 +215,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             let Some((sequence, held)) = self.cache.acquire(tokens) else { continue };
             if let Some(slot) = &mut self.slots[index] {
                 slot.sequence = Some(sequence);
-                slot.held = held;
+                slot.hold(held);
                 slot.reply.start(held.min(slot.reply.prompt_tokens), now);
                 self.cache.clear_the_way();
             }
@@ -228,7 +228,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             return 0;
         }
         let computes = |(index, slot): &(usize, &Slot)| {
-            slot.pending().len() > 1 && !slot.as_sequence(*index).rests
+            slot.tokens().len() - slot.held > 1 && !slot.as_sequence(*index).rests
         };
         let prompts = self.running().filter(computes);
         prompts.map(|(_, slot)| common_prefix(slot.tokens(), tokens)).max().unwrap_or(0)
@@ -236,8 +236,9 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
 
     /// Computes one batch and sends its tokens.
     fn step(&mut self) {
-        let shares = self.plan_within_kv_cache();
-        if shares.is_empty() {
+        let Step { image, shares } = self.plan_within_kv_cache();
+        let has_room = image.is_none_or(|image| self.compute_image(image));
+        if shares.is_empty() || !has_room {
             return;
         }
         self.fill_batch(&shares);
@@ -248,40 +249,69 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
                 let outcomes = self.sample(&shares, begin);
                 self.settle(&shares, &outcomes);
             }
-            Err(EngineError::KvCacheFull) => {
-                if !self.cache.drop_oldest(None) {
-                    self.make_room();
-                }
-            }
+            Err(EngineError::KvCacheFull) => self.make_room_at_once(),
             Err(error @ EngineError::Failed(_)) => {
-                tracing::error!(%error, "a step failed");
-                for share in &shares {
-                    if let Some(slot) = &self.slots[share.slot] {
-                        slot.reply.fail("engine_error", error.to_string());
-                    }
-                    self.abandon(share.slot);
-                }
+                self.fail_step(&error, shares.iter().map(|share| share.slot));
             }
+        }
+    }
+
+    /// Computes a part of an image. `false` if there was no room for it: then the step is to be planned
+    /// again.
+    fn compute_image(&mut self, image: ImageShare) -> bool {
+        let Some(slot) = &mut self.slots[image.slot] else { return true };
+        let Some(part) = slot.image_part(image.places) else { return true };
+        self.metrics.step(image.places);
+        let sequence = part.sequence;
+        match self.cache.engine.step_media(part) {
+            Ok(()) => {
+                let held = slot.held + image.places;
+                self.cache.append(sequence, &slot.tokens()[slot.held..held]);
+                slot.hold(held);
+            }
+            Err(EngineError::KvCacheFull) => {
+                self.make_room_at_once();
+                return false;
+            }
+            Err(error @ EngineError::Failed(_)) => self.fail_step(&error, [image.slot]),
+        }
+        true
+    }
+
+    /// The engine had no room, whatever the books say.
+    fn make_room_at_once(&mut self) {
+        if !self.cache.drop_oldest(None) {
+            self.make_room();
+        }
+    }
+
+    fn fail_step(&mut self, error: &EngineError, slots: impl IntoIterator<Item = usize>) {
+        tracing::error!(%error, "a step failed");
+        for index in slots {
+            if let Some(slot) = &self.slots[index] {
+                slot.reply.fail("engine_error", error.to_string());
+            }
+            self.abandon(index);
         }
     }
 
     /// The next step's shares, after idle sequences and then the youngest running ones gave way if
     /// all do not fit.
-    fn plan_within_kv_cache(&mut self) -> Vec<Share> {
+    fn plan_within_kv_cache(&mut self) -> Step {
         self.draft();
         loop {
             let sequences = self.sequences();
-            let shares = if self.limits.batch_invariant {
+            let step = if self.limits.batch_invariant {
                 plan_alone(&sequences, self.last_alone)
             } else {
                 plan(&sequences, self.limits.batch_tokens as usize)
             };
-            let adds = shares.iter().map(Share::rows).sum();
-            if shares.is_empty() || self.cache.make_room(adds, None) {
-                if let ([share], true) = (&shares[..], self.limits.batch_invariant) {
-                    self.last_alone = share.slot;
+            if step.is_empty() || self.cache.make_room(step.places(), None) {
+                let slot = step.shares.first().map(|share| share.slot);
+                if let Some(slot) = slot.or(step.image.map(|image| image.slot)) {
+                    self.last_alone = slot;
                 }
-                return shares;
+                return step;
             }
             let guesses = self.slots.iter_mut().flatten().any(|slot| {
                 let had_some = !slot.guess.is_empty();
@@ -300,7 +330,8 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             return;
         }
         let awake = |slot: &Slot| slot.sequence.is_some() && !slot.reply.is_behind();
-        let decoding = self.slots.iter().flatten().filter(|s| awake(s) && s.pending().len() == 1);
+        let is_decoding = |slot: &Slot| slot.tokens().len() - slot.held == 1;
+        let decoding = self.slots.iter().flatten().filter(|s| awake(s) && is_decoding(s));
         let streams = decoding.count();
         let cost = self.step_cost.of_one_more(streams);
         #[expect(
@@ -336,9 +367,9 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             let guessed = slot.guess[..share.guessed].iter();
             self.batch.extend(pending.chain(guessed).zip(0..).map(|(token, n)| BatchEntry {
                 token: *token,
-                position: u32::try_from(slot.held + n).unwrap_or(u32::MAX),
+                position: slot.position + n,
                 sequence,
-                wants_logits: share.completes && n + 1 >= share.tokens,
+                wants_logits: share.completes && n as usize + 1 >= share.tokens,
             }));
         }
     }
@@ -373,7 +404,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             let computed = share.tokens + outcome.accepted;
             let tokens = &slot.tokens()[slot.held..slot.held + computed];
             self.cache.append(sequence, tokens);
-            slot.held += computed;
+            slot.hold_text(computed);
             if outcome.accepted < share.guessed {
                 self.cache.drop_beyond(sequence);
             }
@@ -392,7 +423,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
                 if let Some(sequence) = slot.sequence.take() {
                     self.cache.rest(sequence);
                 }
-                slot.held = 0;
+                slot.hold(0);
                 self.waiting.push_front(slot);
                 self.gauges.queued.fetch_add(1, Relaxed);
             }

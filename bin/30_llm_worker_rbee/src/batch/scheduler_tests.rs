@@ -1,7 +1,5 @@
 //! The loop on an engine of arithmetic: what the loop does must not show in an answer.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -12,16 +10,16 @@ use worker_contract::{
     Delta, FinishReason, InferenceEvent, RequestId, Sampling, Timings, TokenId, Usage,
 };
 
+use super::arithmetic::{Arithmetic, POISON, VOCABULARY};
 use super::gauges::{Gauges, SubmitError, Submitter};
 use super::request::{Answer, Choice, Ends, EventReceiver, Prepared, answer_channel};
 use super::scheduler::{Scheduler, SchedulerSettings};
 use super::slot::TextModel;
-use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits, SavedSequence};
+use crate::engine::EngineLimits;
+use crate::media::{Layout, Media, Placed};
 use crate::metrics::Metrics;
 use crate::sampling::TokenSampler;
 use crate::text::OutputReader;
-
-const VOCABULARY: u32 = 64;
 
 #[test]
 fn requests_beside_each_other_answer_as_they_do_alone() {
@@ -294,6 +292,63 @@ fn alone_by_order_answers_are_the_same_and_only_whole_chunks_are_reused() {
     assert_eq!(resumed.usage.cached_tokens, 128);
 }
 
+#[test]
+fn an_image_is_computed_once_and_decides_what_is_answered() {
+    for (seen, other) in [
+        (image(1.0, 150, false), image(2.0, 150, false)),
+        (image(1.0, 60, true), image(2.0, 60, true)),
+        (plane(1.0), plane(2.0)),
+    ] {
+        let machine = TestLoop::with(limits(2, 4096), 0, false);
+        let ask = |image: &Media, question: i32| {
+            let ask = |r: &mut Prepared| {
+                r.prompt = text(50, 1);
+                show(r, image);
+                r.prompt.extend(text(30, question));
+            };
+            collect(machine.start(1, ask))
+        };
+        let first = ask(&seen, 2);
+        let tokens = 50 + seen.tokens + 30;
+        assert_eq!((first.usage.prompt_tokens, first.usage.cached_tokens), (tokens, 0));
+        assert_eq!(ask(&seen, 2).tokens, first.tokens);
+        assert_eq!(ask(&seen, 3).usage.cached_tokens, 50 + seen.tokens);
+        let unlike = ask(&other, 2);
+        assert_eq!(unlike.usage.cached_tokens, 50, "another image is not the same one");
+        assert_ne!(unlike.tokens, first.tokens);
+    }
+}
+
+#[test]
+fn a_stream_goes_on_while_an_image_is_computed() {
+    let machine = TestLoop::with(limits(2, 8192), 0, false);
+    let wanted = machine.answer(5);
+    let long = image(1.0, 3000, false);
+    let seeing = machine.start(1, |r| {
+        show(r, &long);
+        r.prompt.push(1);
+    });
+    assert_eq!(machine.answer(5).tokens, wanted.tokens);
+    assert_eq!(collect(seeing).usage.completion_tokens, 40);
+}
+
+#[test]
+fn an_image_gives_the_same_answer_alone_by_order_and_is_not_reused_in_part() {
+    let alone = EngineLimits { batch_invariant: true, batch_tokens: 512, ..limits(2, 8192) };
+    let machine = TestLoop::new(EngineLimits { sequences: 2, ..alone });
+    for seen in [image(1.0, 300, false), image(1.0, 60, true), plane(1.0)] {
+        let ask = |r: &mut Prepared| {
+            r.prompt = text(140, 1);
+            show(r, &seen);
+            r.prompt.extend(text(150, 2));
+        };
+        let wanted = collect(TestLoop::with(roomy(), 0, false).start(1, ask));
+        let answers = [machine.start(1, ask), machine.start(1, ask)].map(collect);
+        assert!(answers.iter().all(|answer| answer.tokens == wanted.tokens));
+        assert_eq!(collect(machine.start(1, ask)).usage.cached_tokens, 128);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
@@ -315,7 +370,13 @@ proptest! {
         let set = |first: i32, tail: usize, most: u32, resume: &[TokenId]| {
             let resume = resume.to_vec();
             move |r: &mut Prepared| {
-                r.prompt = [text(100, first), text(tail * 40, 9)].concat();
+                r.prompt = text(100, first);
+                match first {
+                    2 => show(r, &plane(0.5)),
+                    3 => show(r, &image(0.25, 40, true)),
+                    _ => {}
+                }
+                r.prompt.extend(text(tail * 40 + 1, 9));
                 r.ends.max_tokens = Some(most);
                 r.choices[0].resume = resume;
             }
@@ -359,151 +420,29 @@ proptest! {
     }
 }
 
+/// Puts an image at the end of a prompt.
+fn show(request: &mut Prepared, image: &Media) {
+    let placed = Placed { at: request.prompt.len(), media: Arc::new(image.clone()) };
+    request.prompt.extend(image.ids());
+    request.media = request.media.iter().cloned().chain([placed]).collect();
+}
+
+/// An image of its own for each `what`.
+fn image(what: f32, tokens: u32, whole: bool) -> Media {
+    let mut digest = [0; 32];
+    digest[..4].copy_from_slice(&what.to_le_bytes());
+    let embeddings = (0..tokens).map(|place| what + place as f32).collect();
+    Media { digest, embeddings, tokens, layout: Layout::Line, whole }
+}
+
+/// One of 60 places that moves what follows by 10.
+fn plane(what: f32) -> Media {
+    Media { layout: Layout::Planes { places: Vec::new(), length: 10 }, ..image(what, 60, false) }
+}
+
 /// A text of its own for each `first`.
 fn text(length: usize, first: i32) -> Vec<TokenId> {
     (0..).map(|n: i32| 1 + (first * 7 + n * n * (first + 1)) % 26).take(length).collect()
-}
-
-/// A token that the engine cannot compute.
-const POISON: TokenId = 63;
-
-/// An engine whose next token depends on every token of its sequence, and which insists that
-/// positions follow each other. Sequences share cells as those of llama.cpp do.
-struct Arithmetic {
-    limits: EngineLimits,
-    sequences: HashMap<u32, Vec<(Cell, TokenId)>>,
-    next_cell: Cell,
-    rows: Vec<Vec<f32>>,
-    /// Cells in use, told to the test.
-    used: Arc<AtomicUsize>,
-    /// Tokens that were computed, told to the test.
-    computed: Arc<AtomicUsize>,
-}
-
-type Cell = u64;
-
-fn hash(tokens: &[TokenId]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    tokens.hash(&mut hasher);
-    hasher.finish()
-}
-
-impl SavedSequence for Vec<TokenId> {
-    fn bytes(&self) -> usize {
-        self.len() * 100
-    }
-}
-
-impl Arithmetic {
-    fn new(limits: EngineLimits) -> Self {
-        Self {
-            limits,
-            sequences: HashMap::new(),
-            next_cell: 0,
-            rows: Vec::new(),
-            used: Arc::default(),
-            computed: Arc::default(),
-        }
-    }
-
-    fn add(&mut self, sequence: u32, token: TokenId) -> &[(Cell, TokenId)] {
-        self.next_cell += 1;
-        let tokens = self.sequences.entry(sequence).or_default();
-        tokens.push((self.next_cell, token));
-        tokens
-    }
-
-    fn count(&self) {
-        let cells = self.sequences.values().flatten().map(|(cell, _)| cell);
-        self.used.store(cells.collect::<HashSet<_>>().len(), Relaxed);
-    }
-}
-
-impl Engine for Arithmetic {
-    type Saved = Vec<TokenId>;
-
-    fn limits(&self) -> EngineLimits {
-        self.limits
-    }
-
-    fn step(&mut self, batch: &[BatchEntry]) -> Result<(), EngineError> {
-        assert!(batch.len() <= self.limits.batch_tokens as usize);
-        self.count();
-        if self.used.load(Relaxed) + batch.len() > self.limits.kv_tokens as usize {
-            return Err(EngineError::KvCacheFull);
-        }
-        if batch.iter().any(|entry| entry.token == POISON) {
-            return Err(EngineError::Failed("poison".to_owned()));
-        }
-        if self.limits.batch_invariant {
-            let alone: HashSet<u32> = batch.iter().map(|entry| entry.sequence).collect();
-            assert_eq!(alone.len(), 1, "each sequence is computed alone");
-        }
-        self.computed.fetch_add(batch.len(), Relaxed);
-        self.rows.clear();
-        for entry in batch {
-            let held = self.sequences.get(&entry.sequence).map_or(0, Vec::len);
-            assert_eq!(held, entry.position as usize, "positions follow each other");
-            let tokens = self.add(entry.sequence, entry.token);
-            let tokens: Vec<TokenId> = tokens.iter().map(|(_, token)| *token).collect();
-            // Mostly the last tokens decide, so that texts repeat themselves and guesses hit.
-            let recent = &tokens[tokens.len().saturating_sub(3)..];
-            let decides = if hash(recent).is_multiple_of(4) { &tokens } else { recent };
-            let next = 1 + hash(decides) % 26;
-            let logit = |token: u32| if u64::from(token) == next { 5.0 } else { 0.0 };
-            self.rows.push(if entry.wants_logits {
-                (0..VOCABULARY).map(logit).collect()
-            } else {
-                Vec::new()
-            });
-        }
-        self.count();
-        Ok(())
-    }
-
-    fn logits(&self, row: usize) -> &[f32] {
-        assert!(!self.rows[row].is_empty(), "logits were asked for");
-        &self.rows[row]
-    }
-
-    fn forget(&mut self, sequence: u32) {
-        self.sequences.remove(&sequence);
-        self.count();
-    }
-
-    fn truncate(&mut self, sequence: u32, tokens: u32) -> bool {
-        if !self.limits.has_parts {
-            return false;
-        }
-        if let Some(held) = self.sequences.get_mut(&sequence) {
-            held.truncate(tokens as usize);
-        }
-        self.count();
-        true
-    }
-
-    fn share(&mut self, from: u32, to: u32, tokens: u32) {
-        let tokens = self.sequences[&from][..tokens as usize].to_vec();
-        assert!(self.sequences.insert(to, tokens).is_none_or(|held| held.is_empty()));
-        self.count();
-    }
-
-    fn has_beginning(&self, _sequence: u32) -> bool {
-        true
-    }
-
-    fn save(&self, sequence: u32) -> Option<Vec<TokenId>> {
-        Some(self.sequences.get(&sequence)?.iter().map(|(_, token)| *token).collect())
-    }
-
-    fn restore(&mut self, sequence: u32, saved: &Vec<TokenId>) -> bool {
-        assert!(self.sequences.get(&sequence).is_none_or(Vec::is_empty));
-        for token in saved {
-            self.add(sequence, *token);
-        }
-        self.count();
-        true
-    }
 }
 
 /// Token n is the n-th letter.
@@ -621,6 +560,7 @@ fn request(number: i32, answer: Answer) -> Prepared {
     Prepared {
         request_id: RequestId::random(),
         prompt: (0..20 + number).map(|n| 1 + (n + number) % 26).collect(),
+        media: [].into(),
         choices: vec![choice(0, seed)],
         ends: Ends { max_tokens: Some(40), ..Ends::default() },
         seed,

@@ -7,6 +7,8 @@
 
 use worker_contract::TokenId;
 
+use crate::media::common_prefix;
+
 /// The number of a sequence in the engine.
 pub(super) type SequenceId = u32;
 
@@ -238,11 +240,6 @@ impl Sequences {
         *runners -= 1;
         self.used_by_running -= usize::from(*runners == 0);
     }
-}
-
-/// How many tokens two lists begin with in common.
-pub(super) fn common_prefix(one: &[TokenId], other: &[TokenId]) -> usize {
-    one.iter().zip(other).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use super::draft_model::Wanted;
 use super::reply::{Ended, Reply};
 use super::request::{Choice, Prepared};
 use super::sequences::SequenceId;
-use super::step::Sequence;
+use super::step::{NextImage, Sequence};
+use crate::engine::MediaPart;
+use crate::media::{Placed, is_media, positions};
 use crate::metrics::Metrics;
 use crate::sampling::Candidates;
 use crate::text::{StopMatch, StopTexts, Utf8Stream};
@@ -45,8 +47,12 @@ pub(super) struct Slot {
     pub(super) serial: u64,
     /// The sequence that it computes in; `None` while it waits for another one's prefix.
     pub(super) sequence: Option<SequenceId>,
+    /// The images among `tokens`, in their order.
+    media: Arc<[Placed]>,
     /// How many of `tokens` are in the KV cache.
     pub(super) held: usize,
+    /// The position behind those.
+    pub(super) position: u32,
     utf8: Utf8Stream,
     stops: StopTexts,
     /// A token's text, kept for its room.
@@ -99,6 +105,7 @@ pub(super) fn slots(
     context_length: u32,
     drafts: bool,
 ) -> Vec<Slot> {
+    let media = Arc::clone(&request.media);
     let (reply, prompt, choices) = Reply::of(request, metrics);
     let reply = Arc::new(reply);
     let choices = choices.into_iter().enumerate();
@@ -110,10 +117,12 @@ pub(super) fn slots(
             choice,
             is_first: number == 0,
             tokens: prompt.clone(),
+            media: Arc::clone(&media),
             context_length: context_length as usize,
             serial: 0,
             sequence: None,
             held: 0,
+            position: 0,
             utf8: Utf8Stream::default(),
             piece: String::new(),
             passed: String::new(),
@@ -147,9 +156,44 @@ impl Slot {
         &self.tokens
     }
 
-    /// The tokens that are not in the KV cache yet.
+    /// The tokens that are not in the KV cache yet, up to the next image.
     pub(super) fn pending(&self) -> &[TokenId] {
-        &self.tokens[self.held..]
+        let image = self.next_image();
+        &self.tokens[self.held..image.map_or(self.tokens.len(), |image| image.at.max(self.held))]
+    }
+
+    /// The image that comes next or is computed in part.
+    pub(super) fn next_image(&self) -> Option<&Placed> {
+        self.media.iter().find(|image| image.end() > self.held)
+    }
+
+    /// Whether there is an image in the prompt.
+    pub(super) fn has_images(&self) -> bool {
+        !self.media.is_empty()
+    }
+
+    /// Takes note that the KV cache holds the first `held` of the tokens.
+    pub(super) fn hold(&mut self, held: usize) {
+        self.position = positions(&self.tokens[..held]);
+        self.held = held;
+    }
+
+    /// Takes note that it holds `more` tokens of text.
+    pub(super) fn hold_text(&mut self, more: usize) {
+        self.held += more;
+        self.position += u32::try_from(more).unwrap_or(u32::MAX);
+    }
+
+    /// What the engine computes next, where the first of `places` are an image's.
+    pub(super) fn image_part(&self, places: usize) -> Option<MediaPart<'_>> {
+        let image = self.next_image()?;
+        let from = self.held.checked_sub(image.at)?;
+        Some(MediaPart {
+            media: &image.media,
+            places: from..from + places,
+            position: positions(&self.tokens[..image.at]),
+            sequence: self.sequence?,
+        })
     }
 
     /// The tokens that can be taken from elsewhere: the last one must be computed, for its logits.
@@ -181,10 +225,18 @@ impl Slot {
 
     /// What a step is planned by.
     pub(super) fn as_sequence(&self, slot: usize) -> Sequence {
+        let pending = self.pending().len();
+        let image = self
+            .next_image()
+            .filter(|_| pending == 0)
+            .map(|image| NextImage { left: image.end() - self.held, whole: image.media.whole });
+        let left = image.map_or(0, |image| image.left);
         Sequence {
             slot,
             serial: self.serial,
-            pending: self.pending().len(),
+            pending,
+            image,
+            behind: self.tokens.len() - self.held - pending - left,
             held: self.held,
             prompt: self.reply.prompt_tokens,
             guessed: self.guess.len(),
@@ -199,6 +251,8 @@ impl Slot {
         let most = most.min(self.may_add().saturating_sub(1));
         if let (Some(drafter), 1) = (&mut self.drafter, self.tokens.len() - self.held) {
             drafter.propose(&self.tokens, most, cost, &mut self.guess);
+            let text = self.guess.iter().take_while(|token| !is_media(**token)).count();
+            self.guess.truncate(text);
         }
     }
 
@@ -210,7 +264,10 @@ impl Slot {
         cost: f32,
     ) -> Option<Wanted<'_>> {
         let most = most.min(self.may_add().saturating_sub(1));
-        if !self.guess.is_empty() || self.tokens.len() - self.held != 1 || self.model_luck.rests() {
+        let is_decoding = self.tokens.len() - self.held == 1;
+        // The second model does not see the images.
+        let may_guess = is_decoding && !self.has_images() && !self.model_luck.rests();
+        if !self.guess.is_empty() || !may_guess {
             return None;
         }
         let most = self.model_luck.count(most, cost);

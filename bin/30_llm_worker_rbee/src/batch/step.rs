@@ -25,8 +25,12 @@ pub(super) struct Sequence {
     pub(super) slot: usize,
     /// When it started, as a serial number.
     pub(super) serial: u64,
-    /// Tokens that are not in the KV cache yet, at least 1.
+    /// Tokens that are not in the KV cache yet, up to the next image; none where one comes next.
     pub(super) pending: usize,
+    /// What is to be computed behind those, before a token can be sampled.
+    pub(super) behind: usize,
+    /// The image that comes next, or what is left of it.
+    pub(super) image: Option<NextImage>,
     /// Tokens that are in the KV cache.
     pub(super) held: usize,
     /// The length of its prompt.
@@ -35,6 +39,43 @@ pub(super) struct Sequence {
     pub(super) guessed: usize,
     /// Whether it rests: its reader is behind, or it waits for another one's prefix.
     pub(super) rests: bool,
+}
+
+/// What is left of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NextImage {
+    /// How many places.
+    pub(super) left: usize,
+    /// Whether they must be computed at once.
+    pub(super) whole: bool,
+}
+
+impl Sequence {
+    fn is_decoding(&self) -> bool {
+        self.pending == 1 && self.behind == 0
+    }
+
+    fn is_awake(&self) -> bool {
+        !self.rests && self.image.is_none()
+    }
+
+    /// Places that are not in the KV cache yet.
+    fn to_compute(&self) -> usize {
+        self.pending + self.behind + self.image.map_or(0, |image| image.left)
+    }
+
+    fn completes(&self, tokens: usize) -> bool {
+        tokens == self.pending && self.behind == 0
+    }
+}
+
+/// The places of an image that a step computes, beside the tokens of other sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ImageShare {
+    /// The slot.
+    pub(super) slot: usize,
+    /// How many places.
+    pub(super) places: usize,
 }
 
 /// The share of one sequence in a step.
@@ -57,33 +98,72 @@ impl Share {
     }
 }
 
-/// Shares of the next step. Empty when nobody can go on.
-pub(super) fn plan(sequences: &[Sequence], batch_tokens: usize) -> Vec<Share> {
-    let awake = || sequences.iter().filter(|s| !s.rests);
+/// What one step computes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Step {
+    /// In a batch of its own, before the others: nothing is sampled after it.
+    pub(super) image: Option<ImageShare>,
+    /// In one batch.
+    pub(super) shares: Vec<Share>,
+}
+
+impl Step {
+    /// Whether nobody can go on.
+    pub(super) fn is_empty(&self) -> bool {
+        self.image.is_none() && self.shares.is_empty()
+    }
+
+    /// How many places it adds to sequences.
+    pub(super) fn places(&self) -> usize {
+        let image = self.image.map_or(0, |image| image.places);
+        image + self.shares.iter().map(Share::rows).sum::<usize>()
+    }
+}
+
+/// The next step.
+pub(super) fn plan(sequences: &[Sequence], batch_tokens: usize) -> Step {
+    let image = plan_image(sequences, batch_tokens);
+    Step { image, shares: plan_tokens(sequences, batch_tokens) }
+}
+
+fn plan_tokens(sequences: &[Sequence], batch_tokens: usize) -> Vec<Share> {
+    let awake = || sequences.iter().filter(|s| s.is_awake());
     let mut left = batch_tokens;
     let mut shares = Vec::with_capacity(sequences.len());
-    for sequence in awake().filter(|s| s.pending == 1) {
+    for sequence in awake().filter(|s| s.is_decoding()) {
         if left == 0 {
             return shares;
         }
         shares.push(Share { slot: sequence.slot, tokens: 1, guessed: 0, completes: true });
         left -= 1;
     }
-    for (share, sequence) in shares.iter_mut().zip(awake().filter(|s| s.pending == 1)) {
+    for (share, sequence) in shares.iter_mut().zip(awake().filter(|s| s.is_decoding())) {
         share.guessed = sequence.guessed.min(left);
         left -= share.guessed;
     }
     if !shares.is_empty() {
         left = left.min(PREFILL_BESIDE_DECODE);
     }
-    let mut prompts: Vec<&Sequence> = awake().filter(|s| s.pending > 1).collect();
+    let mut prompts: Vec<&Sequence> = awake().filter(|s| !s.is_decoding()).collect();
     prompts.sort_by_key(|s| s.serial);
     let tokens = divide(&prompts.iter().map(|s| s.pending).collect::<Vec<_>>(), left);
     for (sequence, tokens) in prompts.into_iter().zip(tokens).filter(|(_, tokens)| *tokens > 0) {
-        let completes = tokens == sequence.pending;
+        let completes = sequence.completes(tokens);
         shares.push(Share { slot: sequence.slot, tokens, guessed: 0, completes });
     }
     shares
+}
+
+/// The image that the next step computes, or a part of one: images take turns in the order of their
+/// requests, and have a batch of their own. Beside streams it is as short as a prompt's part.
+fn plan_image(sequences: &[Sequence], batch_tokens: usize) -> Option<ImageShare> {
+    let awake = || sequences.iter().filter(|s| !s.rests);
+    let (sequence, image) =
+        awake().filter_map(|s| Some((s, s.image?))).min_by_key(|(s, _)| s.serial)?;
+    let beside_streams = awake().any(|s| s.image.is_none() && s.is_decoding());
+    let most = if beside_streams { PREFILL_BESIDE_DECODE.min(batch_tokens) } else { batch_tokens };
+    let places = if image.whole { image.left } else { image.left.min(most) };
+    Some(ImageShare { slot: sequence.slot, places })
 }
 
 /// Divides `left` among those that want some: evenly, but to nobody more than it wants; what one
@@ -100,17 +180,23 @@ fn divide(wants: &[usize], mut left: usize) -> Vec<usize> {
     gets
 }
 
-/// The share of the one sequence that the next step computes, where each is computed alone: the next
-/// one awake after the slot `last`.
-pub(super) fn plan_alone(sequences: &[Sequence], last: usize) -> Vec<Share> {
+/// The next step where each sequence is computed alone: a share of the next one awake after the slot
+/// `last`.
+pub(super) fn plan_alone(sequences: &[Sequence], last: usize) -> Step {
     let awake = || sequences.iter().filter(|s| !s.rests);
-    let next = awake().find(|s| s.slot > last).or_else(|| awake().next());
-    let share = next.map(|sequence| {
-        let tokens = aligned_chunk(sequence.held, sequence.prompt);
-        let completes = tokens == sequence.pending;
-        Share { slot: sequence.slot, tokens, guessed: 0, completes }
-    });
-    share.into_iter().collect()
+    let mut step = Step::default();
+    let Some(next) = awake().find(|s| s.slot > last).or_else(|| awake().next()) else {
+        return step;
+    };
+    let slot = next.slot;
+    if let Some(NextImage { left, whole }) = next.image {
+        let places = if whole { left } else { left.min(ALIGNED_CHUNK) };
+        step.image = Some(ImageShare { slot, places });
+    } else {
+        let tokens = aligned_chunk(next.held, next.prompt).min(next.pending);
+        step.shares.push(Share { slot, tokens, guessed: 0, completes: next.completes(tokens) });
+    }
+    step
 }
 
 /// How many tokens are computed next where `held` are there: of a prompt as many as there are up to
@@ -131,7 +217,8 @@ pub(super) fn has_room(
     tokens: usize,
     may_add: usize,
 ) -> bool {
-    let promised: usize = running.iter().map(|s| s.pending + HEADROOM.min(kv_tokens / 8)).sum();
+    let reserve = HEADROOM.min(kv_tokens / 8);
+    let promised: usize = running.iter().map(|s| s.to_compute() + reserve).sum();
     running.is_empty() || used + promised + tokens + may_add.min(HEADROOM) <= kv_tokens
 }
 
@@ -160,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_long_prompt_leaves_running_streams_their_token_in_each_step() {
-        let shares = plan(&[sequence(0, 5000), sequence(1, 1), sequence(2, 1)], 512);
+        let shares = plan(&[sequence(0, 5000), sequence(1, 1), sequence(2, 1)], 512).shares;
         for slot in [1, 2] {
             let decodes = Share { slot, tokens: 1, guessed: 0, completes: true };
             assert_eq!(of(&shares, slot), decodes);
@@ -171,12 +258,12 @@ mod tests {
 
     #[test]
     fn a_prompt_alone_gets_the_whole_batch() {
-        assert_eq!(plan(&[sequence(0, 5000)], 512)[0].tokens, 512);
+        assert_eq!(plan(&[sequence(0, 5000)], 512).shares[0].tokens, 512);
     }
 
     #[test]
     fn prompts_share_a_step_and_a_short_one_is_through_at_once() {
-        let shares = plan(&[sequence(0, 5000), sequence(1, 40), sequence(2, 900)], 512);
+        let shares = plan(&[sequence(0, 5000), sequence(1, 40), sequence(2, 900)], 512).shares;
         assert_eq!(of(&shares, 1), Share { slot: 1, tokens: 40, guessed: 0, completes: true });
         assert_eq!((of(&shares, 0).tokens, of(&shares, 2).tokens), (236, 236));
         assert_eq!(divide(&[5, 1, 5], 7), [3, 1, 3]);
@@ -185,7 +272,7 @@ mod tests {
     #[test]
     fn guesses_are_computed_after_everybody_has_a_token() {
         let guessing = Sequence { guessed: 9, ..sequence(0, 1) };
-        let shares = plan(&[guessing, sequence(1, 1), sequence(2, 1)], 8);
+        let shares = plan(&[guessing, sequence(1, 1), sequence(2, 1)], 8).shares;
         assert_eq!(of(&shares, 0).guessed, 5);
         assert_eq!(of(&shares, 2).tokens, 1);
     }
@@ -200,7 +287,7 @@ mod tests {
     fn alone_a_prompt_comes_in_chunks_at_fixed_places_and_an_answer_token_by_token() {
         let at = |held, prompt, pending| {
             let sequence = Sequence { held, prompt, ..sequence(0, pending) };
-            let share = plan_alone(&[sequence], 9)[0];
+            let share = plan_alone(&[sequence], 9).shares[0];
             (share.tokens, share.completes)
         };
         assert_eq!(at(0, 300, 300), (128, false));
@@ -214,8 +301,35 @@ mod tests {
     #[test]
     fn alone_sequences_take_turns() {
         let all = [sequence(0, 1), sequence(2, 1), sequence(5, 1)];
-        let next = |last| plan_alone(&all, last)[0].slot;
+        let next = |last| plan_alone(&all, last).shares[0].slot;
         assert_eq!([next(0), next(2), next(5), next(9)], [2, 5, 0, 0]);
+    }
+
+    #[test]
+    fn text_before_an_image_is_no_answer_yet() {
+        let asked = Sequence { behind: 40, ..sequence(0, 1) };
+        for step in [plan(&[asked], 512), plan_alone(&[Sequence { prompt: 41, ..asked }], 9)] {
+            assert_eq!(step.shares, [Share { slot: 0, tokens: 1, guessed: 0, completes: false }]);
+        }
+    }
+
+    #[test]
+    fn an_image_leaves_running_streams_their_token_in_each_step() {
+        let image =
+            |whole| Sequence { image: Some(NextImage { left: 300, whole }), ..sequence(0, 0) };
+        let step = plan(&[image(false), sequence(1, 1)], 512);
+        assert_eq!(step.image, Some(ImageShare { slot: 0, places: PREFILL_BESIDE_DECODE }));
+        assert_eq!(step.shares, [Share { slot: 1, tokens: 1, guessed: 0, completes: true }]);
+        assert_eq!(step.places(), PREFILL_BESIDE_DECODE + 1);
+        for (sequences, places) in [
+            (vec![image(false)], 300),
+            (vec![image(false), sequence(1, 900)], 300),
+            (vec![image(true), sequence(1, 1)], 300),
+        ] {
+            assert_eq!(plan(&sequences, 512).image, Some(ImageShare { slot: 0, places }));
+        }
+        let alone = |whole| plan_alone(&[image(whole)], 9).image.map(|image| image.places);
+        assert_eq!((alone(false), alone(true)), (Some(ALIGNED_CHUNK), Some(300)));
     }
 
     #[test]
@@ -246,7 +360,7 @@ mod tests {
                     ..sequence(slot, *pending)
                 })
                 .collect();
-            let shares = plan(&sequences, batch);
+            let shares = plan(&sequences, batch).shares;
             prop_assert!(shares.iter().map(Share::rows).sum::<usize>() <= batch);
             for share in &shares {
                 let of = sequences[share.slot];

@@ -6,9 +6,13 @@
 pub mod llama;
 mod pooled;
 
+use std::ops::Range;
+
 use worker_contract::TokenId;
 
 pub use pooled::{PooledEngine, PooledLimits};
+
+use crate::media::Media;
 
 /// One token of a step's batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,19 @@ pub struct BatchEntry {
     pub sequence: u32,
     /// Whether the logits after this token are wanted.
     pub wants_logits: bool,
+}
+
+/// A part of an image in a sequence.
+#[derive(Debug, Clone)]
+pub struct MediaPart<'a> {
+    /// The image.
+    pub media: &'a Media,
+    /// Which of its places; all of them where it must be computed as a whole.
+    pub places: Range<usize>,
+    /// The position of the image's first place in the sequence.
+    pub position: u32,
+    /// The sequence.
+    pub sequence: u32,
 }
 
 /// What the engine can hold and do at once.
@@ -74,6 +91,10 @@ pub trait Engine {
     /// Computes one batch, of at most `batch_tokens` entries.
     fn step(&mut self, batch: &[BatchEntry]) -> Result<(), EngineError>;
 
+    /// Computes a part of an image, of at most `batch_tokens` places. The logits of the last batch are
+    /// lost.
+    fn step_media(&mut self, part: MediaPart<'_>) -> Result<(), EngineError>;
+
     /// The logits after the batch entry `row`, one for each token of the vocabulary.
     ///
     /// Only for entries of the last batch that wanted logits.
@@ -82,12 +103,12 @@ pub trait Engine {
     /// Forgets a whole sequence.
     fn forget(&mut self, sequence: u32);
 
-    /// Forgets all of a sequence but its first `tokens`. `false` if that is not possible: then the
+    /// Forgets all of a sequence from a position on. `false` if that is not possible: then the
     /// sequence is as it was.
-    fn truncate(&mut self, sequence: u32, tokens: u32) -> bool;
+    fn truncate(&mut self, sequence: u32, position: u32) -> bool;
 
-    /// Gives the empty sequence `to` the first `tokens` of `from`; both share the cells.
-    fn share(&mut self, from: u32, to: u32, tokens: u32);
+    /// Gives the empty sequence `to` what `from` has before a position; both share the cells.
+    fn share(&mut self, from: u32, to: u32, position: u32);
 
     /// Whether a sequence still has its first tokens; sliding-window models drop them.
     fn has_beginning(&self, sequence: u32) -> bool;

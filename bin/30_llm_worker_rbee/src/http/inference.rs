@@ -15,6 +15,8 @@ use worker_contract::{InferenceEvent, InferenceRequest, WorkerState};
 
 use super::vectors;
 use crate::batch::{EventReceiver, SubmitError, answer_channel};
+use crate::engine::llama::EncodeError;
+use crate::images::ImageError;
 use crate::prepare::{PrepareError, is_slow_to_prepare};
 use crate::text::ChatError;
 use crate::worker::Worker;
@@ -144,6 +146,16 @@ fn refused(error: &PrepareError) -> ApiError {
         }
         PrepareError::MakesNoVectors(_) => {
             ApiError::bad_request("unsupported_task", message).param("task")
+        }
+        PrepareError::NoEyes(_) => {
+            ApiError::bad_request("unsupported_image", message).param("messages")
+        }
+        PrepareError::Images(ImageError::Encode(EncodeError::Failed(_))) => {
+            tracing::error!(%message, "an image failed");
+            ApiError::internal(message)
+        }
+        PrepareError::Images(_) => {
+            ApiError::bad_request("invalid_image", message).param("messages")
         }
         PrepareError::Chat(ChatError::Invalid(invalid)) => {
             ApiError::bad_request("invalid_value", message).param(invalid.param.clone())

@@ -15,7 +15,7 @@ use llama_cpp_2::token::LlamaToken;
 /// A model as llama.cpp loads it.
 pub(crate) struct Bare {
     backend: LlamaBackend,
-    model: LlamaModel,
+    pub(crate) model: LlamaModel,
 }
 
 impl Bare {

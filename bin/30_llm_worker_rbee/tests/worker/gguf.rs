@@ -8,19 +8,30 @@ use std::path::Path;
 pub enum Value {
     Text(&'static str),
     Number(f32),
+    Count(u32),
+    Yes,
+    Texts(Vec<String>),
+    Numbers(Vec<f32>),
+    Integers(Vec<i32>),
 }
 
 /// A tensor of 32-bit floats; `shape` begins with the dimension that is contiguous.
 pub struct Tensor {
     pub name: String,
-    pub shape: [u64; 2],
+    pub shape: Vec<u64>,
     pub values: Vec<f32>,
 }
 
 impl Tensor {
     /// Values between −`most` and `most` that look random and depend on `seed` alone.
-    pub fn noise(name: String, shape: [u64; 2], most: f32, seed: &mut u64) -> Self {
-        let count = usize::try_from(shape[0] * shape[1]).unwrap();
+    pub fn noise(
+        name: impl Into<String>,
+        shape: impl Into<Vec<u64>>,
+        most: f32,
+        seed: &mut u64,
+    ) -> Self {
+        let (name, shape) = (name.into(), shape.into());
+        let count = usize::try_from(shape.iter().product::<u64>()).unwrap();
         let mut next = || {
             // Knuth's MMIX generator.
             *seed = seed
@@ -34,14 +45,14 @@ impl Tensor {
 }
 
 /// Writes a file of that header and those tensors.
-pub fn write(file: &Path, header: &[(&str, Value)], tensors: &[Tensor]) {
+pub fn write(file: &Path, header: &[(impl AsRef<str>, Value)], tensors: &[Tensor]) {
     const ALIGNMENT: usize = 32;
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3_u32.to_le_bytes());
     bytes.extend((tensors.len() as u64).to_le_bytes());
     bytes.extend((header.len() as u64).to_le_bytes());
     for (key, value) in header {
-        put_text(&mut bytes, key);
+        put_text(&mut bytes, key.as_ref());
         match value {
             Value::Text(text) => {
                 bytes.extend(8_u32.to_le_bytes());
@@ -51,12 +62,29 @@ pub fn write(file: &Path, header: &[(&str, Value)], tensors: &[Tensor]) {
                 bytes.extend(6_u32.to_le_bytes());
                 bytes.extend(number.to_le_bytes());
             }
+            Value::Count(count) => {
+                bytes.extend(4_u32.to_le_bytes());
+                bytes.extend(count.to_le_bytes());
+            }
+            Value::Yes => {
+                bytes.extend(7_u32.to_le_bytes());
+                bytes.push(1);
+            }
+            Value::Texts(texts) => {
+                put_array(&mut bytes, 8, texts, |bytes, text| put_text(bytes, text));
+            }
+            Value::Numbers(numbers) => {
+                put_array(&mut bytes, 6, numbers, |bytes, n| bytes.extend(n.to_le_bytes()));
+            }
+            Value::Integers(integers) => {
+                put_array(&mut bytes, 5, integers, |bytes, n| bytes.extend(n.to_le_bytes()));
+            }
         }
     }
     let mut data = Vec::new();
     for tensor in tensors {
         put_text(&mut bytes, &tensor.name);
-        bytes.extend(2_u32.to_le_bytes());
+        bytes.extend(u32::try_from(tensor.shape.len()).unwrap().to_le_bytes());
         tensor.shape.iter().for_each(|length| bytes.extend(length.to_le_bytes()));
         bytes.extend(0_u32.to_le_bytes());
         bytes.extend((data.len() as u64).to_le_bytes());
@@ -66,6 +94,13 @@ pub fn write(file: &Path, header: &[(&str, Value)], tensors: &[Tensor]) {
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
     bytes.extend(data);
     std::fs::write(file, bytes).unwrap();
+}
+
+fn put_array<T>(bytes: &mut Vec<u8>, kind: u32, values: &[T], put: impl Fn(&mut Vec<u8>, &T)) {
+    bytes.extend(9_u32.to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend((values.len() as u64).to_le_bytes());
+    values.iter().for_each(|value| put(bytes, value));
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {

@@ -183,6 +183,26 @@ pub struct ChatMessage {
     /// The call that this message is the result of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// Images that are shown, in the order of their places.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
+}
+
+/// An image in a message, for models that see.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Where in the message's content it stands, as an offset in bytes of UTF-8.
+    #[serde(default)]
+    pub at: u64,
+    /// The bytes of a PNG, JPEG, WebP, GIF or BMP file, in base64.
+    pub data: String,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("at", &self.at).finish_non_exhaustive()
+    }
 }
 
 impl ChatMessage {
@@ -196,6 +216,7 @@ impl ChatMessage {
             reasoning: None,
             tool_calls: Vec::new(),
             tool_call_id: None,
+            images: Vec::new(),
         }
     }
 }

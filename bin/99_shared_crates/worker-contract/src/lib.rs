@@ -19,8 +19,8 @@ pub use heartbeat::{
 };
 pub use ids::{HiveAlias, InvalidName, JobId, ModelAlias, RequestId, WorkerId};
 pub use inference::{
-    Chat, ChatMessage, Delta, FinishReason, InferenceEvent, InferenceRequest, OutputFormat, Prompt,
-    Role, Sampling, Task, Timings, TokenId, TokenLogprob, TokenLogprobs, Tool, ToolCall,
+    Chat, ChatMessage, Delta, FinishReason, Image, InferenceEvent, InferenceRequest, OutputFormat,
+    Prompt, Role, Sampling, Task, Timings, TokenId, TokenLogprob, TokenLogprobs, Tool, ToolCall,
     ToolCallDelta, ToolChoice, Usage,
 };
 pub use model::{GgufSummary, ModelEntry, ModelKind, Sha256Digest};

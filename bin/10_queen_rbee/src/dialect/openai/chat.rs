@@ -363,11 +363,56 @@ mod tests {
                 "messages[0].function_call",
             ),
             (
-                json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+                json!({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}),
+                "messages[0].content[0]",
+            ),
+            (
+                json!({"messages": [{"role": "system", "content": [
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}}]}]}),
                 "messages[0].content[0]",
             ),
         ] {
             check(&field, "unsupported_parameter", param, "not served");
+        }
+    }
+
+    #[test]
+    fn images_stand_where_they_were_among_the_text() {
+        let image = |data: &str| {
+            let url = format!("data:image/png;base64,{data}");
+            json!({"type": "image_url", "image_url": {"url": url, "detail": "low"}})
+        };
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let content = json!([
+            text("ä"),
+            image("AAAA"),
+            image("BBBB"),
+            text("two"),
+            text("three"),
+            image("CCCC")
+        ]);
+        let body = with(&json!({"messages": [{"role": "user", "content": content}]}));
+        let Task::Chat(chat) = read(&body).unwrap().request.task else { panic!("not a chat") };
+        assert_eq!(chat.messages[0].content, "ätwo\nthree");
+        let images: Vec<_> =
+            chat.messages[0].images.iter().map(|image| (image.at, image.data.as_str())).collect();
+        assert_eq!(images, [(2, "AAAA"), (2, "BBBB"), (11, "CCCC")]);
+    }
+
+    #[test]
+    fn an_image_is_sent_and_not_fetched() {
+        let at = "messages[0].content[0].image_url";
+        for (image, code, param, said) in [
+            (json!({"url": "https://x.org/a.png"}), "invalid_value", ".url", "fetches nothing"),
+            (json!("HTTP://x.org/a.png"), "invalid_value", "", "fetches nothing"),
+            (json!({"url": "data:image/png,abc"}), "invalid_value", ".url", "data URL"),
+            (json!({"url": "/etc/passwd"}), "invalid_value", ".url", "data URL"),
+            (json!({}), "missing_required_parameter", ".url", "required"),
+            (json!(7), "invalid_type", "", "object"),
+        ] {
+            let part = json!({"type": "image_url", "image_url": image});
+            let field = json!({"messages": [{"role": "user", "content": [part]}]});
+            check(&field, code, &format!("{at}{param}"), said);
         }
     }
 

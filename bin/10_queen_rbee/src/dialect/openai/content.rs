@@ -2,9 +2,9 @@
 
 use daemon_http::ApiError;
 use serde_json::Value;
-use worker_contract::{ChatMessage, Role};
+use worker_contract::{ChatMessage, Image, Role};
 
-use super::error::{empty_array, missing, unsupported, wrong_type, wrong_value};
+use super::error::{empty_array, invalid, missing, unsupported, wrong_type, wrong_value};
 use super::fields::{Fields, one_of};
 use super::tools::read_calls;
 
@@ -38,10 +38,13 @@ fn read_message(at: String, message: Value) -> Result<ChatMessage, ApiError> {
         Role::System | Role::User => {}
     }
     let path = fields.path("content");
-    message.content = match fields.take("content") {
-        Some(content) => read_content(&path, content)?,
+    let shows_images = matches!(role, Role::User | Role::Tool);
+    (message.content, message.images) = match fields.take("content") {
+        Some(content) => read_content(&path, content, shows_images)?,
         // Who calls a function, or thinks, need not speak as well.
-        None if !message.tool_calls.is_empty() || message.reasoning.is_some() => String::new(),
+        None if !message.tool_calls.is_empty() || message.reasoning.is_some() => {
+            (String::new(), Vec::new())
+        }
         None => return Err(missing(&path)),
     };
     fields.finish_sent_back()?;
@@ -61,27 +64,90 @@ fn read_role(param: &str, role: &str) -> Result<Role, ApiError> {
     }
 }
 
-/// A text, or parts of text, which are joined by line ends as llama.cpp and vLLM do.
-fn read_content(param: &str, content: Value) -> Result<String, ApiError> {
-    match content {
-        Value::String(text) => Ok(text),
-        Value::Array(parts) => {
-            let read = |(index, part)| read_part(&format!("{param}[{index}]"), part);
-            let texts: Vec<String> =
-                parts.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
-            Ok(texts.join("\n"))
+/// A text, or parts. Parts of text are joined by line ends, and images stand between them without any,
+/// as llama.cpp has it.
+fn read_content(
+    param: &str,
+    content: Value,
+    shows_images: bool,
+) -> Result<(String, Vec<Image>), ApiError> {
+    let parts = match content {
+        Value::String(text) => return Ok((text, Vec::new())),
+        Value::Array(parts) => parts,
+        other => return Err(wrong_type(param, "a string or an array of parts", &other)),
+    };
+    let (mut text, mut images) = (String::new(), Vec::new());
+    let mut follows_text = false;
+    for (index, part) in parts.into_iter().enumerate() {
+        let path = format!("{param}[{index}]");
+        let is_text = match read_part(&path, part)? {
+            Part::Text(more) => {
+                if follows_text {
+                    text.push('\n');
+                }
+                text.push_str(&more);
+                true
+            }
+            Part::Image(_) if !shows_images => {
+                return Err(unsupported(&path, " as image_url: only users and tools show images"));
+            }
+            Part::Image(data) => {
+                images.push(Image { at: text.len() as u64, data });
+                false
+            }
+        };
+        follows_text = is_text;
+    }
+    Ok((text, images))
+}
+
+enum Part {
+    Text(String),
+    /// In base64.
+    Image(String),
+}
+
+fn read_part(param: &str, part: Value) -> Result<Part, ApiError> {
+    let mut fields = Fields::of(param, part)?;
+    match fields.required_text("type")?.as_str() {
+        "text" => fields.required_text("text").map(Part::Text),
+        "image_url" => read_image(&mut fields).map(Part::Image),
+        kind @ ("input_audio" | "video_url" | "audio_url" | "file" | "refusal") => {
+            Err(unsupported(param, &format!(" as {kind}: text and image_url are")))
         }
-        other => Err(wrong_type(param, "a string or an array of parts", &other)),
+        other => Err(wrong_value(&fields.path("type"), other, "'text' and 'image_url'")),
     }
 }
 
-fn read_part(param: &str, part: Value) -> Result<String, ApiError> {
-    let mut fields = Fields::of(param, part)?;
-    match fields.required_text("type")?.as_str() {
-        "text" => fields.required_text("text"),
-        kind @ ("image_url" | "input_audio" | "video_url" | "audio_url" | "file" | "refusal") => {
-            Err(unsupported(param, &format!(" as {kind}: only text is")))
-        }
-        other => Err(wrong_value(&fields.path("type"), other, "'text'")),
+/// An image's data, from `{"url": "data:image/png;base64,…", "detail": "auto"}`. `detail` is for models
+/// that scale images in more than one way: the model's projector alone decides here.
+fn read_image(fields: &mut Fields) -> Result<String, ApiError> {
+    let path = fields.path("image_url");
+    let mut url = match fields.take("image_url") {
+        Some(Value::String(url)) => return image_data(&path, url),
+        Some(image) => Fields::of(&path, image)?,
+        None => return Err(missing(&path)),
+    };
+    let path = url.path("url");
+    let text = url.required_text("url")?;
+    image_data(&path, text)
+}
+
+fn image_data(param: &str, mut url: String) -> Result<String, ApiError> {
+    let wanted = "a data URL: 'data:image/png;base64,…'";
+    let start = url.get(..5).unwrap_or_default().to_ascii_lowercase();
+    if start.starts_with("http") {
+        let why = format!(
+            "rbee fetches nothing from the network for a request; send the image itself as {wanted}"
+        );
+        return Err(invalid(param, &why));
     }
+    let marker = ";base64,";
+    let at = url.find(marker).filter(|at| start == "data:" && *at < 100);
+    let Some(at) = at else {
+        let shown: String = url.chars().take(32).collect();
+        return Err(wrong_value(param, &shown, wanted));
+    };
+    url.drain(..at + marker.len());
+    Ok(url)
 }

@@ -14,9 +14,10 @@ use llama_cpp_sys_2 as sys;
 use super::attention::AttentionSettings;
 use super::engine_log;
 use super::lora;
+use super::media_batch;
 use super::model::Model;
 use super::runtime::Runtime;
-use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits, SavedSequence};
+use crate::engine::{BatchEntry, Engine, EngineError, EngineLimits, MediaPart, SavedSequence};
 
 /// The most tokens of one step: llama.cpp's default for `--ubatch-size`, so that a step is one
 /// pass over the weights.
@@ -193,6 +194,10 @@ impl Engine for LlamaEngine<'_> {
         })
     }
 
+    fn step_media(&mut self, part: MediaPart<'_>) -> Result<(), EngineError> {
+        media_batch::decode(&mut self.context, &part)
+    }
+
     fn logits(&self, row: usize) -> &[f32] {
         self.context.get_logits_ith(i32::try_from(row).unwrap_or(i32::MAX))
     }
@@ -204,13 +209,13 @@ impl Engine for LlamaEngine<'_> {
         }
     }
 
-    fn truncate(&mut self, sequence: u32, tokens: u32) -> bool {
-        self.context.kv_cache_seq_rm(id(sequence), Some(tokens), None).is_ok()
+    fn truncate(&mut self, sequence: u32, position: u32) -> bool {
+        self.context.kv_cache_seq_rm(id(sequence), Some(position), None).is_ok()
     }
 
-    fn share(&mut self, from: u32, to: u32, tokens: u32) {
+    fn share(&mut self, from: u32, to: u32, position: u32) {
         let (from, to) = (id(from), id(to));
-        if let Err(error) = self.context.kv_cache_seq_cp(from, to, Some(0), Some(tokens)) {
+        if let Err(error) = self.context.kv_cache_seq_cp(from, to, Some(0), Some(position)) {
             // Only a position above what a context can have is refused.
             tracing::error!(%error, from, to, "llama.cpp did not share a sequence");
         }

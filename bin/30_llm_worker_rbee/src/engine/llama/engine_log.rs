@@ -45,7 +45,10 @@ pub(super) fn listen() {
     // comes second because setting llama.cpp's sets both.
     unsafe {
         sys::llama_log_set(Some(overhear), pointer(LLAMA.get_or_init(|| llama)));
-        sys::ggml_log_set(Some(overhear), pointer(GGML.get_or_init(|| ggml)));
+        let ggml = pointer(GGML.get_or_init(|| ggml));
+        sys::ggml_log_set(Some(overhear), ggml);
+        // The projector's own log is the process's error output unless it is told otherwise.
+        sys::mtmd_log_set(Some(overhear), ggml);
     }
 }
 

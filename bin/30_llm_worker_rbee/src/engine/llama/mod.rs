@@ -9,6 +9,7 @@ mod host_memory;
 mod inspect;
 mod libraries;
 mod lora;
+mod media_batch;
 mod memory_check;
 mod memory_estimate;
 mod memory_need;
@@ -20,6 +21,7 @@ mod pooling;
 mod raw;
 mod rerank;
 mod runtime;
+mod vision;
 
 pub use attention::{AttentionSettings, CacheType, FlashAttention, NeedsFlashAttention};
 pub use cache_tensor::CacheTensorTooLarge;
@@ -35,3 +37,6 @@ pub use placement::{GpuLayers, Placement, PlacementError, SplitMode};
 pub use pooled::{LlamaPooledEngine, PooledContextError, PooledSettings};
 pub use pooling::{Pooling, Purpose, PurposeError};
 pub use runtime::{Runtime, build_name, prepare_process};
+pub use vision::{
+    Chunk, Chunks, EncodeError, ImageChunk, Picture, Vision, VisionError, VisionSettings,
+};

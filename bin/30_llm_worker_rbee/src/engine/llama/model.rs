@@ -191,11 +191,17 @@ impl Model {
     /// in it are those tokens and the start token is already there, if the model wants one.
     #[must_use]
     pub fn tokenize(&self, text: &str, template_output: bool) -> Vec<TokenId> {
+        let starts_with_bos = template_output && self.starts_itself(text);
         let vocab = self.llama.vocab();
-        let starts_with_bos = template_output
-            && self.special_text(vocab.bos()).is_some_and(|bos| text.starts_with(&bos));
         let tokens = vocab.tokenize(text.as_bytes(), !starts_with_bos, template_output);
         tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    /// Whether a template's text has the start token already.
+    #[must_use]
+    pub fn starts_itself(&self, text: &str) -> bool {
+        let bos = self.special_text(self.llama.vocab().bos());
+        bos.is_some_and(|bos| text.starts_with(&bos))
     }
 
     /// The tokens of a text that is to be filled in between two others, in the order prefix, suffix,

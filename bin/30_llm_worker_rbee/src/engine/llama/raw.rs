@@ -20,6 +20,15 @@ pub(super) unsafe fn own_model(pointer: NonNull<sys::llama_model>) -> LlamaModel
     unsafe { std::mem::transmute::<NonNull<sys::llama_model>, LlamaModel>(pointer) }
 }
 
+/// llama.cpp's pointer of a model, valid as long as the model is.
+pub(super) fn model_pointer(model: &LlamaModel) -> *mut sys::llama_model {
+    const {
+        assert!(size_of::<LlamaModel>() == size_of::<*mut sys::llama_model>());
+    }
+    // SAFETY: `LlamaModel` is `repr(transparent)` over its pointer, which is not null.
+    unsafe { std::mem::transmute_copy::<LlamaModel, *mut sys::llama_model>(model) }
+}
+
 /// llama.cpp's pointer of an adapter, valid as long as its model is.
 pub(super) fn adapter_pointer(adapter: &LlamaLoraAdapter) -> *mut sys::llama_adapter_lora {
     const {
