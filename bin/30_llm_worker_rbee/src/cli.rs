@@ -47,6 +47,15 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what a model would take of each device's memory, with the arguments of a worker.
+    Fit {
+        /// The worker's arguments; those that memory does not depend on are ignored.
+        #[command(flatten)]
+        serve: Box<Serve>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the worker's version, its engine's, and where the engine's libraries are.
     Version {
         /// As JSON.

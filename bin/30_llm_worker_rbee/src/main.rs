@@ -16,6 +16,9 @@ fn main() -> ExitCode {
     let outcome = match (cli.command, cli.serve) {
         (Some(Command::Devices { json }), _) => print::devices(json),
         (Some(Command::Inspect { file, json }), _) => print::inspect(&file, json),
+        (Some(Command::Fit { serve, json }), _) => {
+            serve::memory_needs(&serve).and_then(|needs| print::memory_needs(&needs, json))
+        }
         (Some(Command::Version { json }), _) => print::version(json),
         (None, Some(serve)) => {
             narration::init("llm-worker-rbee");

@@ -6,6 +6,7 @@ use std::path::Path;
 use llm_worker_rbee::engine::llama::{
     Runtime, build_name, devices as list, engine_folder, inspect as read,
 };
+use worker_contract::MemoryNeed;
 
 pub(crate) fn devices(json: bool) -> anyhow::Result<()> {
     let devices = list(&Runtime::init()?);
@@ -38,6 +39,26 @@ pub(crate) fn inspect(file: &Path, json: bool) -> anyhow::Result<()> {
     println!("context length  {}", summary.context_length);
     println!("chat template   {}", if summary.has_chat_template { "yes" } else { "no" });
     println!("size            {} bytes", summary.size_bytes);
+    Ok(())
+}
+
+pub(crate) fn memory_needs(needs: &[MemoryNeed], json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(needs)?);
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    for need in needs {
+        println!(
+            "{}  {:.1} MiB: weights {:.1}, mapped from the file {:.1}, context {:.1}, computing {:.1}",
+            need.device,
+            mib(need.total_bytes()),
+            mib(need.weights_bytes),
+            mib(need.mapped_bytes),
+            mib(need.context_bytes),
+            mib(need.compute_bytes)
+        );
+    }
     Ok(())
 }
 

@@ -8,14 +8,16 @@ use std::time::Duration;
 use access_tokens::{Authenticator, Secret};
 use anyhow::Context as _;
 use daemon_http::Edge;
-use llm_worker_rbee::engine::llama::{AttentionSettings, Placement, engine_folder, parts};
+use llm_worker_rbee::engine::llama::{
+    AttentionSettings, Model, Placement, Runtime, engine_folder, parts,
+};
 use llm_worker_rbee::heartbeat::{self, HeartbeatSettings};
 use llm_worker_rbee::http::router;
 use llm_worker_rbee::sandbox::{Needs, QueenAddress, Sandbox};
 use llm_worker_rbee::worker::{Identity, LoadSettings, Worker};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use worker_contract::{DeviceKind, ModelAlias, WorkerId, WorkerState};
+use worker_contract::{DeviceKind, MemoryNeed, ModelAlias, WorkerId, WorkerState};
 
 use crate::cli::{Draft, Serve};
 
@@ -156,6 +158,39 @@ fn load_settings(args: &Serve, sandbox: Sandbox) -> anyhow::Result<LoadSettings>
         projector: args.mmproj.clone(),
         sandbox,
     })
+}
+
+/// What a worker with these arguments would take of each device.
+pub(crate) fn memory_needs(args: &Serve) -> anyhow::Result<Vec<MemoryNeed>> {
+    let settings = load_settings(args, Sandbox::enter(args.sandbox, needs(args)))?;
+    let (runtime, context) = (Runtime::init()?, settings.context());
+    let mut needs = Model::memory_needs(&runtime, &settings.model(), &context)?;
+    let mut add = |device, weights_bytes, more: &MemoryNeed| {
+        if let Some(need) = needs.iter_mut().find(|need| need.device == device) {
+            need.weights_bytes += weights_bytes + more.weights_bytes;
+            need.mapped_bytes += more.mapped_bytes;
+            need.context_bytes += more.context_bytes;
+            need.compute_bytes += more.compute_bytes;
+        }
+    };
+    if let Some(small) = settings.draft_model() {
+        for need in Model::memory_needs(&runtime, &small, &context)? {
+            add(need.device, 0, &need);
+        }
+    }
+    if let Some(projector) = &settings.projector {
+        let size = std::fs::metadata(projector).map_or(0, |file| file.len());
+        let device = settings.placement.main_device();
+        let nothing = MemoryNeed {
+            device,
+            weights_bytes: 0,
+            mapped_bytes: 0,
+            context_bytes: 0,
+            compute_bytes: 0,
+        };
+        add(device, size, &nothing);
+    }
+    Ok(needs)
 }
 
 /// What the process goes on needing once it has read its arguments.

@@ -80,7 +80,28 @@ pub struct LoadSettings {
 }
 
 impl LoadSettings {
-    fn context(&self) -> ContextSettings {
+    /// What is loaded of it as a model.
+    #[must_use]
+    pub fn model(&self) -> ModelSettings {
+        ModelSettings {
+            file: self.file.clone(),
+            placement: self.placement.clone(),
+            adapters: self.adapters.clone(),
+            pooling: self.pooling,
+        }
+    }
+
+    /// What takes memory beside the model, as a model of its own.
+    #[must_use]
+    pub fn draft_model(&self) -> Option<ModelSettings> {
+        let file = self.draft_model.clone()?;
+        let placement = self.placement.clone();
+        Some(ModelSettings { file, placement, adapters: Vec::new(), pooling: None })
+    }
+
+    /// What the model is used in.
+    #[must_use]
+    pub fn context(&self) -> ContextSettings {
         ContextSettings {
             slots: self.slots,
             kv_tokens: self.ctx_size,
@@ -154,13 +175,7 @@ impl Worker {
         let settings = &self.settings;
         let state = self.state.clone();
         let context = settings.context();
-        let model = ModelSettings {
-            file: settings.file.clone(),
-            placement: settings.placement.clone(),
-            adapters: settings.adapters.clone(),
-            pooling: settings.pooling,
-        };
-        let model = Model::load(&runtime, &model, &context, move |progress| {
+        let model = Model::load(&runtime, &settings.model(), &context, move |progress| {
             state.send_replace(WorkerState::Loading { progress });
         })?;
         let model = Arc::new(model);
@@ -169,8 +184,9 @@ impl Worker {
         }
         let eyes = settings.projector.as_deref().map(|file| self.open_eyes(&runtime, file, &model));
         let eyes = eyes.transpose()?;
-        let small = settings.draft_model.as_ref();
-        let small = small.map(|file| self.load_draft_model(&runtime, file, &model)).transpose()?;
+        let small = settings.draft_model();
+        let small =
+            small.map(|small| self.load_draft_model(&runtime, &small, &model)).transpose()?;
         let engine = LlamaEngine::new(&runtime, &model, context.clamped(model.trained_context()))?;
         let limits = engine.limits();
         let template = match model.chat_template() {
@@ -239,16 +255,11 @@ impl Worker {
     fn load_draft_model(
         &self,
         runtime: &Runtime,
-        file: &Path,
+        settings: &ModelSettings,
         model: &Model,
     ) -> Result<Model, Box<dyn std::error::Error>> {
-        let settings = ModelSettings {
-            file: file.to_owned(),
-            placement: self.settings.placement.clone(),
-            adapters: Vec::new(),
-            pooling: None,
-        };
-        let small = Model::load(runtime, &settings, &self.settings.context(), |_| {})?;
+        let file = &settings.file;
+        let small = Model::load(runtime, settings, &self.settings.context(), |_| {})?;
         if small.purpose() != Purpose::Text {
             return Err(format!("the draft model {} makes no text", file.display()).into());
         }

@@ -60,7 +60,7 @@ impl Sequence {
     }
 
     /// Places that are not in the KV cache yet.
-    fn to_compute(&self) -> usize {
+    fn uncomputed(&self) -> usize {
         self.pending + self.behind + self.image.map_or(0, |image| image.left)
     }
 
@@ -218,7 +218,7 @@ pub(super) fn has_room(
     may_add: usize,
 ) -> bool {
     let reserve = HEADROOM.min(kv_tokens / 8);
-    let promised: usize = running.iter().map(|s| s.to_compute() + reserve).sum();
+    let promised: usize = running.iter().map(|s| s.uncomputed() + reserve).sum();
     running.is_empty() || used + promised + tokens + may_add.min(HEADROOM) <= kv_tokens
 }
 

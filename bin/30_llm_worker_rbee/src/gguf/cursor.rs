@@ -1,12 +1,9 @@
 //! Bytes, one after the other, never past the end of the file or the limit for headers.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use super::error::{GgufError, Place};
 use super::limits::MAX_HEADER_BYTES;
-
-/// How much is read past at once.
-const SKIP_BYTES: usize = 8192;
 
 /// Reads a header.
 pub(super) struct Cursor<R> {
@@ -16,7 +13,7 @@ pub(super) struct Cursor<R> {
     size: u64,
 }
 
-impl<R: Read> Cursor<R> {
+impl<R: BufRead> Cursor<R> {
     pub(super) fn new(input: R, size: u64) -> Self {
         Self { input, position: 0, size }
     }
@@ -70,11 +67,16 @@ impl<R: Read> Cursor<R> {
     /// Reads past so many bytes.
     pub(super) fn skip(&mut self, length: u64, of: &'static str) -> Result<(), GgufError> {
         self.require(length, of)?;
-        let mut room = [0; SKIP_BYTES];
         let mut left = length;
         while left > 0 {
-            let part = usize::try_from(left).unwrap_or(SKIP_BYTES).min(SKIP_BYTES);
-            self.fill(&mut room[..part], of)?;
+            let read = self.input.fill_buf().map(<[u8]>::len);
+            let read = read.map_err(|source| self.failed(source, of))?;
+            if read == 0 {
+                return Err(self.failed(io::ErrorKind::UnexpectedEof.into(), of));
+            }
+            let part = usize::try_from(left).unwrap_or(usize::MAX).min(read);
+            self.input.consume(part);
+            self.position += part as u64;
             left -= part as u64;
         }
         Ok(())
@@ -92,15 +94,19 @@ impl<R: Read> Cursor<R> {
 
     fn fill(&mut self, bytes: &mut [u8], of: &'static str) -> Result<(), GgufError> {
         self.require(bytes.len() as u64, of)?;
+        self.input.read_exact(bytes).map_err(|source| self.failed(source, of))?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error, of: &'static str) -> GgufError {
         let position = self.position;
-        self.input.read_exact(bytes).map_err(|source| match source.kind() {
+        match source.kind() {
             // It has become shorter while it is read.
             io::ErrorKind::UnexpectedEof => {
                 GgufError::EndsEarly { inside: of, position, size: self.size }
             }
             _ => GgufError::Unreadable { position, source },
-        })?;
-        self.position += bytes.len() as u64;
-        Ok(())
+        }
     }
 }

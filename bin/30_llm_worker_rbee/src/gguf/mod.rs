@@ -29,7 +29,7 @@ mod sample;
 mod tests;
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Read;
+use std::io::BufRead;
 
 pub use error::{GgufError, Place};
 pub use tensor::{Tensor, TensorType};
@@ -51,9 +51,7 @@ pub struct Header {
 
 impl Header {
     /// Reads the header of a file of `size` bytes and checks that its tensors' data is in the file.
-    ///
-    /// `input` should be buffered.
-    pub fn read(input: impl Read, size: u64) -> Result<Self, GgufError> {
+    pub fn read(input: impl BufRead, size: u64) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(input, size);
         if size < 4 || cursor.bytes("the magic")? != *b"GGUF" {
             return Err(GgufError::NotGguf);
@@ -105,7 +103,7 @@ impl Header {
     }
 }
 
-fn count<R: Read>(
+fn count<R: BufRead>(
     cursor: &mut Cursor<R>,
     what: &'static str,
     limit: u64,
@@ -116,7 +114,7 @@ fn count<R: Read>(
     Ok(count)
 }
 
-fn read_keys<R: Read>(
+fn read_keys<R: BufRead>(
     cursor: &mut Cursor<R>,
     count: u64,
 ) -> Result<BTreeMap<String, Value>, GgufError> {
@@ -152,7 +150,7 @@ fn alignment(keys: &BTreeMap<String, Value>) -> Result<u64, GgufError> {
     Ok(alignment)
 }
 
-fn read_tensors<R: Read>(cursor: &mut Cursor<R>, count: u64) -> Result<Vec<Tensor>, GgufError> {
+fn read_tensors<R: BufRead>(cursor: &mut Cursor<R>, count: u64) -> Result<Vec<Tensor>, GgufError> {
     // Grows with what is there, not with what the count promises.
     let mut tensors = Vec::new();
     let mut seen = HashSet::new();

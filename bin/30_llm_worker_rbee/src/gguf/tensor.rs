@@ -1,6 +1,6 @@
 //! The tensors that a header lists: shapes, types and where their data is.
 
-use std::io::Read;
+use std::io::BufRead;
 
 use super::cursor::Cursor;
 use super::error::{GgufError, Place};
@@ -87,7 +87,7 @@ const TYPES: [(u32, &str, u64, u64); 35] = [
 ];
 
 impl Tensor {
-    pub(super) fn read<R: Read>(cursor: &mut Cursor<R>) -> Result<Self, GgufError> {
+    pub(super) fn read<R: BufRead>(cursor: &mut Cursor<R>) -> Result<Self, GgufError> {
         let place = cursor.place();
         let name = cursor.text("a tensor's name", MAX_TENSOR_NAME_BYTES)?;
         let name = String::from_utf8(name).ok().filter(|name| !name.contains(char::is_control));

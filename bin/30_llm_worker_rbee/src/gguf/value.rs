@@ -1,7 +1,7 @@
 //! The values of keys. What nobody asks for is checked and read past.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::io::BufRead;
 
 use super::cursor::Cursor;
 use super::error::{GgufError, Place};
@@ -63,7 +63,7 @@ pub enum ValueType {
 }
 
 impl ValueType {
-    fn read<R: Read>(cursor: &mut Cursor<R>) -> Result<Self, GgufError> {
+    fn read<R: BufRead>(cursor: &mut Cursor<R>) -> Result<Self, GgufError> {
         let place = cursor.place();
         Ok(match cursor.u32("a value's type")? {
             0 => Self::U8,
@@ -100,7 +100,7 @@ impl ValueType {
 }
 
 impl Value {
-    pub(super) fn read<R: Read>(cursor: &mut Cursor<R>, key: &str) -> Result<Self, GgufError> {
+    pub(super) fn read<R: BufRead>(cursor: &mut Cursor<R>, key: &str) -> Result<Self, GgufError> {
         match ValueType::read(cursor)? {
             ValueType::Array => Array::read(cursor, key).map(Self::Array),
             ValueType::Text => {
@@ -127,7 +127,7 @@ impl Value {
 }
 
 impl Array {
-    fn read<R: Read>(cursor: &mut Cursor<R>, key: &str) -> Result<Self, GgufError> {
+    fn read<R: BufRead>(cursor: &mut Cursor<R>, key: &str) -> Result<Self, GgufError> {
         let element = ValueType::read(cursor)?;
         let length = cursor.u64("an array's length")?;
         let at_key = || Place::Key(key.to_owned());
@@ -159,10 +159,11 @@ impl Array {
 }
 
 /// Reads past the vocabulary and refuses a token that comes twice: llama.cpp ends the process then.
-fn read_tokens<R: Read>(cursor: &mut Cursor<R>, length: u64) -> Result<(), GgufError> {
+fn read_tokens<R: BufRead>(cursor: &mut Cursor<R>, length: u64) -> Result<(), GgufError> {
     let at_key = || Place::Key(TOKENS.to_owned());
     at_key().check_limit("the number of tokens", length, MAX_VOCABULARY)?;
-    let mut seen = HashSet::new();
+    // Grows with what is there; a token has a byte of length at the very least.
+    let mut seen = HashSet::with_capacity(usize::try_from(length).unwrap_or(0).min(1 << 20));
     for index in 0..length {
         let mut token = cursor.text("the vocabulary", MAX_KEPT_TEXT_BYTES)?;
         if token.is_empty() {
@@ -176,7 +177,7 @@ fn read_tokens<R: Read>(cursor: &mut Cursor<R>, length: u64) -> Result<(), GgufE
     Ok(())
 }
 
-fn integer<R: Read>(cursor: &mut Cursor<R>, kind: ValueType) -> Result<i128, GgufError> {
+fn integer<R: BufRead>(cursor: &mut Cursor<R>, kind: ValueType) -> Result<i128, GgufError> {
     Ok(match kind {
         ValueType::U8 => u8::from_le_bytes(cursor.bytes("a value")?).into(),
         ValueType::I8 => i8::from_le_bytes(cursor.bytes("a value")?).into(),

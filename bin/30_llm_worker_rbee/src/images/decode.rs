@@ -49,9 +49,9 @@ pub(super) fn picture(base64: &str) -> Result<Picture, InvalidImage> {
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(undecodable)?;
     let orientation = decoder.orientation().map_err(undecodable)?;
-    let mut decoded = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
-    decoded.apply_orientation(orientation);
-    let rgb = on_white(decoded);
+    let mut pixels = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    pixels.apply_orientation(orientation);
+    let rgb = on_white(pixels);
     let (width, height) = rgb.dimensions();
     Ok(Picture { width, height, rgb: rgb.into_raw(), digest })
 }

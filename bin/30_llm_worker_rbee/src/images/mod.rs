@@ -91,7 +91,7 @@ impl Eyes {
             let mut done = 0;
             for (index, image) in images.into_iter().enumerate() {
                 let invalid = |source| ImageError::Invalid { message: number, index, source };
-                let at = image.at as usize;
+                let at = usize::try_from(image.at).unwrap_or(usize::MAX);
                 let before = message.content.get(done..at).ok_or(InvalidImage::Place);
                 shown.push_str(before.map_err(invalid)?);
                 shown.push_str(self.vision.marker());

@@ -100,7 +100,9 @@ fn put_array<T>(bytes: &mut Vec<u8>, kind: u32, values: &[T], put: impl Fn(&mut 
     bytes.extend(9_u32.to_le_bytes());
     bytes.extend(kind.to_le_bytes());
     bytes.extend((values.len() as u64).to_le_bytes());
-    values.iter().for_each(|value| put(bytes, value));
+    for value in values {
+        put(bytes, value);
+    }
 }
 
 fn put_text(bytes: &mut Vec<u8>, text: &str) {

@@ -14,6 +14,7 @@ mod crafted_file;
 mod determinism;
 mod devices;
 mod embedding;
+mod fit;
 mod forced;
 mod formats;
 mod gguf;

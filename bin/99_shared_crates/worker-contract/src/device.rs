@@ -87,6 +87,36 @@ pub struct Device {
     pub memory_free_bytes: u64,
 }
 
+/// What a model takes of a device's memory, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryNeed {
+    /// The device.
+    pub device: DeviceId,
+    /// Weights that take memory.
+    pub weights_bytes: u64,
+    /// Weights that are read from the file as they are wanted: they need memory to be fast, and none
+    /// of their own.
+    pub mapped_bytes: u64,
+    /// The KV cache, or what the model has in its place.
+    pub context_bytes: u64,
+    /// Room to compute a batch.
+    pub compute_bytes: u64,
+}
+
+impl MemoryNeed {
+    /// What must be there at once, mapped weights left out.
+    #[must_use]
+    pub fn least_bytes(&self) -> u64 {
+        self.weights_bytes.saturating_add(self.context_bytes).saturating_add(self.compute_bytes)
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.least_bytes().saturating_add(self.mapped_bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

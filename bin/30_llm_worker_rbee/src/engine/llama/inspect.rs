@@ -11,6 +11,9 @@ use worker_contract::GgufSummary;
 
 use crate::gguf::{GgufError, Header};
 
+/// How much of a file is read at once.
+const READ_BYTES: usize = 1 << 18;
+
 /// A file cannot be used as a model.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
@@ -107,10 +110,11 @@ fn read(file: &Path) -> Result<(Header, u64), InspectError> {
     let unreadable = |source| InspectError::Unreadable { path: path(), source };
     let opened = File::open(file).map_err(unreadable)?;
     let size = opened.metadata().map_err(unreadable)?.len();
-    let checked = Header::read(BufReader::new(opened), size).and_then(|header| {
-        header.check_model()?;
-        Ok(header)
-    });
+    let checked =
+        Header::read(BufReader::with_capacity(READ_BYTES, opened), size).and_then(|header| {
+            header.check_model()?;
+            Ok(header)
+        });
     checked.map(|header| (header, size)).map_err(|error| match error {
         GgufError::NotGguf => InspectError::NotGguf { path: path() },
         GgufError::Truncated { actual, expected } => {

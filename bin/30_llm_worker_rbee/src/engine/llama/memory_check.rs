@@ -8,7 +8,7 @@ use std::ffi::CStr;
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_sys_2 as sys;
-use worker_contract::{Device, DeviceId, DeviceKind};
+use worker_contract::{Device, DeviceId, DeviceKind, MemoryNeed};
 
 use super::context::{ContextSettings, has_parts};
 use super::devices::numbered;
@@ -18,6 +18,8 @@ use super::memory_estimate::Facts;
 use super::memory_need::{Bytes, Need, NotEnoughMemory, crowded, judge};
 use super::model_params::ModelParams;
 use super::placement::{Placement, SplitMode};
+use super::pooled::{BATCH_TEXTS, PooledSettings};
+use super::pooling::Purpose;
 use super::raw;
 use super::runtime::Runtime;
 
@@ -41,7 +43,7 @@ pub(super) fn check(runtime: &Runtime, plan: Plan<'_>) -> Result<(), NotEnoughMe
     if fits_easily(&devices, plan) {
         return Ok(());
     }
-    let Some(needs) = measure(runtime, &devices, plan) else {
+    let Some(needs) = measure(runtime, &devices, plan, Purpose::Text) else {
         // Whatever is wrong, loading in earnest will meet it too and say it.
         return Ok(());
     };
@@ -87,13 +89,51 @@ fn free_on(devices: &[(Device, usize)], id: DeviceId) -> Option<u64> {
     (device.memory_total_bytes > 0).then_some(device.memory_free_bytes)
 }
 
+/// What a model takes of each device in a plan; `None` when llama.cpp cannot make the model or the
+/// context at all.
+pub(super) fn needs(
+    runtime: &Runtime,
+    plan: Plan<'_>,
+    purpose: Purpose,
+) -> Option<Vec<MemoryNeed>> {
+    let needs = measure(runtime, &numbered(), plan, purpose)?;
+    let told = needs.into_iter().map(|need| MemoryNeed {
+        device: need.device,
+        weights_bytes: need.weights,
+        mapped_bytes: need.mapped,
+        context_bytes: need.context,
+        compute_bytes: need.compute,
+    });
+    Some(told.collect())
+}
+
 /// What each device needs; `None` when llama.cpp cannot make the model or the context at all.
-fn measure(runtime: &Runtime, devices: &[(Device, usize)], plan: Plan<'_>) -> Option<Vec<Need>> {
+fn measure(
+    runtime: &Runtime,
+    devices: &[(Device, usize)],
+    plan: Plan<'_>,
+    purpose: Purpose,
+) -> Option<Vec<Need>> {
     let _quiet = engine_log::Quiet::new();
-    let tokens = plan.context.kv_tokens.min(MEASURED_TOKENS);
-    let settings = ContextSettings { kv_tokens: tokens, ..*plan.context };
     let model = plan.params.rehearse(plan.file)?;
-    let params = settings.params(settings.sequences(has_parts(&model)));
+    let (tokens, sequences, params) = match purpose {
+        Purpose::Text => {
+            let tokens = plan.context.kv_tokens.min(MEASURED_TOKENS);
+            let settings = ContextSettings { kv_tokens: tokens, ..*plan.context };
+            let sequences = settings.sequences(has_parts(&model));
+            (tokens, sequences, settings.params(sequences))
+        }
+        Purpose::Pooled(pooling) => {
+            let settings = PooledSettings {
+                pooling,
+                text_tokens: plan.context.kv_tokens,
+                threads: plan.context.threads,
+                batch_invariant: plan.context.batch_invariant,
+            };
+            let params = settings.clamped(model.n_ctx_train()).params();
+            (plan.context.kv_tokens, BATCH_TEXTS, params)
+        }
+    };
     let context = model.new_context(&runtime.backend, params).ok()?;
     let processor = DeviceId { kind: DeviceKind::Cpu, index: 0 };
     let ids = std::iter::once(processor)
@@ -112,6 +152,11 @@ fn measure(runtime: &Runtime, devices: &[(Device, usize)], plan: Plan<'_>) -> Op
         *weights += buffer.model as u64;
         need.context += scaled(buffer.context as u64, plan.context.kv_tokens, tokens);
         need.compute += buffer.compute as u64;
+    }
+    // llama.cpp does not count where it puts the results, in the machine's memory.
+    if let Some(processor) = needs.first_mut() {
+        let results = model.n_vocab().max(0).unsigned_abs() + model.n_embd().max(0).unsigned_abs();
+        processor.compute += u64::from(sequences) * u64::from(results) * 4;
     }
     Some(needs)
 }

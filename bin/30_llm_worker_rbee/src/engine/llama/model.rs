@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
-use worker_contract::{DeviceId, TokenId};
+use worker_contract::{DeviceId, MemoryNeed, TokenId};
 
 use super::attention::NeedsFlashAttention;
 use super::cache_tensor::{self, CacheTensorTooLarge};
@@ -15,7 +15,7 @@ use super::devices::{NoSuchDevice, gpus, numbered};
 use super::engine_log;
 use super::inspect::{InspectError, inspect_with_header};
 use super::lora::{self, Adapter, AdapterError, AdapterSettings};
-use super::memory_check::{Plan, check};
+use super::memory_check::{Plan, check, needs};
 use super::memory_estimate::Facts;
 use super::memory_need::NotEnoughMemory;
 use super::model_params::{ModelParams, NoFit};
@@ -110,43 +110,30 @@ impl Model {
         on_progress: impl FnMut(f32),
     ) -> Result<Self, LoadError> {
         let placement = &settings.placement;
-        placement.check()?;
-        context.attention.check()?;
-        let (summary, header) = inspect_with_header(&settings.file)?;
-        let path = settings.file.display().to_string();
-        let refused = |reason: String| LoadError::Refused {
-            path: path.clone(),
-            device: placement.main_device(),
-            reason,
-        };
-        let file = c_path(&settings.file)
-            .ok_or_else(|| refused("its path is no plain text".to_owned()))?;
-        let purpose = purpose(&header, &summary.architecture, settings)
-            .map_err(|source| LoadError::Purpose { path: path.clone(), source })?;
-        let gpus = gpus(runtime, &placement.devices)?;
-        let context = &context.clamped(summary.context_length);
-        let mut params = ModelParams::new(runtime, placement, &gpus);
-        let facts = Facts::read(&header, summary.size_bytes);
-        if let Some(facts) = facts
-            && purpose == Purpose::Text
-        {
-            cache_tensor::check(&numbered(), placement, context, facts)?;
-        }
-        engine_log::forget_errors();
-        if placement.layers() == GpuLayers::Auto {
-            params.fit(&file, context)?;
-        }
+        let prepared = Prepared::new(runtime, settings, context)?;
+        let Prepared { purpose, file, params, .. } = &prepared;
         // A model for vectors has no KV cache of that size.
-        if purpose == Purpose::Text {
-            check(runtime, Plan { file: &file, placement, params: &params, context, facts })?;
+        if *purpose == Purpose::Text {
+            check(runtime, prepared.plan(settings))?;
         }
         engine_log::forget_errors();
-        let mut llama = params.load(&file, on_progress).ok_or_else(|| {
-            refused(engine_log::last_errors().unwrap_or_else(|| "it does not say why".to_owned()))
-        })?;
-        tell_layers(placement, &params, &llama);
-        let adapters = lora::load(&mut llama, &summary.architecture, &settings.adapters)?;
-        Ok(Self { llama, adapters, purpose, is_on_processor: placement.is_processor() })
+        let mut llama = params.load(file, on_progress).ok_or_else(|| refused(settings))?;
+        tell_layers(placement, params, &llama);
+        let adapters = lora::load(&mut llama, &prepared.architecture, &settings.adapters)?;
+        let is_on_processor = placement.is_processor();
+        Ok(Self { llama, adapters, purpose: *purpose, is_on_processor })
+    }
+
+    /// What a model would take of each device, by llama.cpp's own reckoning: it reads the file's
+    /// metadata and takes no memory for tensors.
+    pub fn memory_needs(
+        runtime: &Runtime,
+        settings: &ModelSettings,
+        context: &ContextSettings,
+    ) -> Result<Vec<MemoryNeed>, LoadError> {
+        let prepared = Prepared::new(runtime, settings, context)?;
+        let plan = prepared.plan(settings);
+        needs(runtime, plan, prepared.purpose).ok_or_else(|| refused(settings))
     }
 
     /// Whether the processor computes it, and holds its KV cache.
@@ -291,6 +278,71 @@ impl Model {
             return None;
         }
         Some(self.llama.vocab().text(token)?.to_string_lossy().into_owned())
+    }
+}
+
+/// What is known of a model before it is loaded.
+struct Prepared {
+    architecture: String,
+    purpose: Purpose,
+    file: CString,
+    params: ModelParams,
+    context: ContextSettings,
+    facts: Option<Facts>,
+}
+
+impl Prepared {
+    fn new(
+        runtime: &Runtime,
+        settings: &ModelSettings,
+        context: &ContextSettings,
+    ) -> Result<Self, LoadError> {
+        let placement = &settings.placement;
+        placement.check()?;
+        context.attention.check()?;
+        let (summary, header) = inspect_with_header(&settings.file)?;
+        let path = || settings.file.display().to_string();
+        let file = c_path(&settings.file).ok_or_else(|| LoadError::Refused {
+            path: path(),
+            device: placement.main_device(),
+            reason: "its path is no plain text".to_owned(),
+        })?;
+        let purpose = purpose(&header, &summary.architecture, settings)
+            .map_err(|source| LoadError::Purpose { path: path(), source })?;
+        let gpus = gpus(runtime, &placement.devices)?;
+        let context = context.clamped(summary.context_length);
+        let mut params = ModelParams::new(runtime, placement, &gpus);
+        let facts = Facts::read(&header, summary.size_bytes);
+        if let Some(facts) = facts
+            && purpose == Purpose::Text
+        {
+            cache_tensor::check(&numbered(), placement, &context, facts)?;
+        }
+        engine_log::forget_errors();
+        if placement.layers() == GpuLayers::Auto {
+            params.fit(&file, &context)?;
+        }
+        Ok(Self { architecture: summary.architecture, purpose, file, params, context, facts })
+    }
+
+    fn plan<'a>(&'a self, settings: &'a ModelSettings) -> Plan<'a> {
+        Plan {
+            file: &self.file,
+            placement: &settings.placement,
+            params: &self.params,
+            context: &self.context,
+            facts: self.facts,
+        }
+    }
+}
+
+/// llama.cpp's words about a model that it does not take.
+fn refused(settings: &ModelSettings) -> LoadError {
+    let reason = engine_log::last_errors();
+    LoadError::Refused {
+        path: settings.file.display().to_string(),
+        device: settings.placement.main_device(),
+        reason: reason.unwrap_or_else(|| "it does not say why".to_owned()),
     }
 }
 

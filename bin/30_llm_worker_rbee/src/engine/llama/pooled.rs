@@ -19,7 +19,7 @@ use crate::engine::{EngineError, PooledEngine, PooledLimits};
 const BATCH_TOKENS: u32 = 512;
 
 /// The most texts of a batch; llama.cpp's own limit (`LLAMA_MAX_SEQ`) is 256.
-const BATCH_TEXTS: u32 = 64;
+pub(super) const BATCH_TEXTS: u32 = 64;
 
 /// llama.cpp makes room for the logits of each token of a batch, also where it computes none: from
 /// this many bytes on, the user is told.
@@ -36,6 +36,36 @@ pub struct PooledSettings {
     pub threads: Option<u32>,
     /// Whether each text is computed alone, so that nothing beside it can change its last digits.
     pub batch_invariant: bool,
+}
+
+impl PooledSettings {
+    /// The same with texts no longer than the model allows.
+    pub(super) fn clamped(self, trained_context: u32) -> Self {
+        Self { text_tokens: self.text_tokens.min(trained_context).max(1), ..self }
+    }
+
+    /// A text must be computed in one piece, so the longest one is the size of everything.
+    fn capacity(&self) -> u32 {
+        self.text_tokens.max(BATCH_TOKENS)
+    }
+
+    /// What the context is made with.
+    pub(super) fn params(&self) -> LlamaContextParams {
+        let capacity = self.capacity();
+        let threads = self.threads.unwrap_or_else(default_threads);
+        let threads = i32::try_from(threads).unwrap_or(i32::MAX);
+        LlamaContextParams::default()
+            .with_embeddings(true)
+            .with_pooling_type(pooling_type(self.pooling))
+            .with_n_ctx(NonZeroU32::new(capacity))
+            .with_n_batch(capacity)
+            .with_n_ubatch(capacity)
+            .with_n_seq_max(BATCH_TEXTS)
+            .with_kv_unified(true)
+            .with_n_threads(threads)
+            .with_n_threads_batch(threads)
+            .with_no_perf(true)
+    }
 }
 
 /// A context on an embedding or reranking model.
@@ -67,25 +97,11 @@ impl<'model> LlamaPooledEngine<'model> {
         model: &'model Model,
         settings: PooledSettings,
     ) -> Result<Self, PooledContextError> {
-        let text_tokens = settings.text_tokens.min(model.trained_context()).max(1);
-        // A text must be computed in one piece, so the longest one is the size of everything.
-        let capacity = text_tokens.max(BATCH_TOKENS);
-        let threads = settings.threads.unwrap_or_else(default_threads);
-        let threads = i32::try_from(threads).unwrap_or(i32::MAX);
-        let params = LlamaContextParams::default()
-            .with_embeddings(true)
-            .with_pooling_type(pooling_type(settings.pooling))
-            .with_n_ctx(NonZeroU32::new(capacity))
-            .with_n_batch(capacity)
-            .with_n_ubatch(capacity)
-            .with_n_seq_max(BATCH_TEXTS)
-            .with_kv_unified(true)
-            .with_n_threads(threads)
-            .with_n_threads_batch(threads)
-            .with_no_perf(true);
+        let settings = settings.clamped(model.trained_context());
+        let text_tokens = settings.text_tokens;
         let context = model
             .llama
-            .new_context(&runtime.backend, params)
+            .new_context(&runtime.backend, settings.params())
             .map_err(|_| PooledContextError(text_tokens))?;
         let output_bytes = u64::from(text_tokens) * u64::from(model.vocabulary_size()) * 4;
         if output_bytes > LARGE_OUTPUT {
@@ -97,7 +113,12 @@ impl<'model> LlamaPooledEngine<'model> {
         }
         let batch_texts = if settings.batch_invariant { 1 } else { BATCH_TEXTS };
         let limits = PooledLimits { text_tokens, batch_tokens: BATCH_TOKENS, batch_texts };
-        Ok(Self { context, batch: LlamaBatch::new(capacity as usize, 1), limits, held: 0 })
+        Ok(Self {
+            context,
+            batch: LlamaBatch::new(settings.capacity() as usize, 1),
+            limits,
+            held: 0,
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! model's context: it is done by whoever prepares a request, one chunk at a time.
 
 use std::ffi::{CStr, CString};
+use std::fmt::Write as _;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -385,7 +386,8 @@ impl Bitmap {
         }
         let mut id = format!("{number}/");
         for byte in digest {
-            id.push_str(&format!("{byte:02x}"));
+            // Writing into a text does not fail.
+            let _ = write!(id, "{byte:02x}");
         }
         let id = CString::new(id).ok()?;
         // SAFETY: there are as many bytes as width and height say; both calls copy what they are given.
