@@ -5,6 +5,7 @@
 
 #[path = "../../bin/30_llm_worker_rbee/tests/worker/bare_loop.rs"]
 mod bare_loop;
+mod download;
 mod drafting;
 mod figures;
 mod footprint;
@@ -44,6 +45,8 @@ enum What {
     Footprint,
     /// What the queen adds to the first token and to each further one.
     Queen,
+    /// A download by the hive against one by curl.
+    Download,
     /// A hive operation by direct call against one over HTTP.
     Hive,
 }
@@ -63,6 +66,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(What::Hive) {
         println!("{}\n", runtime.block_on(hive_operation::measure(cli.rounds))?);
+    }
+    if wanted(What::Download) {
+        println!("{}\n", runtime.block_on(download::measure(cli.rounds))?);
     }
     if wanted(What::Tokens) {
         println!("{}\n", token_rate::measure(&runtime, cli.rounds)?);

@@ -20,6 +20,7 @@ async fn try_import(world: &mut Rbee, what: String, alias: String) -> Step {
         hive_id: HiveAlias::localhost(),
         path: path.to_string_lossy().into_owned(),
         alias: Some(alias.parse()?),
+        link: false,
     };
     world.run_job(&Operation::ModelImport(import)).await
 }

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Parser, Subcommand, ValueHint};
-use worker_contract::{DeviceId, HiveAlias, ModelAlias, WorkerId};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use rbee_operations::ModelRef;
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 /// Run language models on the computers that you own.
 #[derive(Debug, Parser)]
@@ -17,7 +18,7 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias, WorkerId};
     after_help = "\
 Examples:
   rbee-keeper up                                        start rbee on this machine
-  rbee-keeper model import ./smollm2.gguf --alias smollm2
+  rbee-keeper model download hf:OWNER/REPO               fetch a model; model import takes a file
   rbee-keeper worker spawn --model smollm2 --device CPU-0
   rbee-keeper infer --model smollm2 'Why is the sky blue?'
   rbee-keeper status                                    everything on one screen
@@ -209,30 +210,107 @@ pub(crate) struct WorkerArg {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Add a GGUF file to a hive's catalog; its SHA-256 is pinned
+    /// Download a model into a hive's catalog; its SHA-256 is pinned
+    ///
+    /// A download that was ended goes on with what it has when the same command is given again.
+    #[command(after_help = "\
+Examples:
+  rbee-keeper model download hf:bartowski/Llama-3.2-3B-Instruct-GGUF
+  rbee-keeper model download hf:bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M@main --alias llama
+  rbee-keeper model download https://example.com/models/llama.gguf --hive gpu-1
+
+Without a quantization the best one is taken that fits the machine. HF_ENDPOINT names a mirror;
+`rbee-keeper token huggingface` stores a token for private models.")]
+    Download(DownloadArgs),
+    /// Add a GGUF file, or a folder of them, to a hive's catalog; each SHA-256 is pinned
     #[command(after_help = "\
 Examples:
   rbee-keeper model import ./SmolLM2-135M-Instruct.Q4_1.gguf --alias smollm2-135m
-  rbee-keeper model import /srv/models/llama.gguf --hive gpu-1")]
+  rbee-keeper model import /srv/models/llama.gguf --hive gpu-1
+  rbee-keeper model import ~/models --link
+  rbee-keeper model import --from ollama")]
     Import(ImportArgs),
     /// List a hive's models
-    List(OnHive),
+    List(ListModelsArgs),
     /// Show one model
     Get(ModelArg),
     /// Remove a model from the catalog and its copy from the disk
     Delete(ModelArg),
     /// Compare a model's file with the SHA-256 that was pinned
     Verify(ModelArg),
+    /// Pin a model to its file as it lies on the disk; shows both digests and asks
+    Pin(AcceptArgs),
+    /// Give a model a further name
+    Alias {
+        #[command(flatten)]
+        model: ModelArg,
+        /// The further name
+        #[arg(value_name = "NAME")]
+        alias: ModelAlias,
+    },
+    /// Look whether a model's source has another file by now; shows both digests and asks
+    Update(AcceptArgs),
+    /// Remove what unfinished downloads have left; `model list --partial` shows it
+    Gc(OnHive),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownloadArgs {
+    /// hf:OWNER/REPO[:QUANT][@REVISION], https://HOST/FILE.gguf, or file:/PATH on the hive's machine
+    #[arg(value_name = "REFERENCE")]
+    pub(crate) reference: ModelRef,
+    /// The name in requests [default: made from the file's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) alias: Option<ModelAlias>,
+    #[command(flatten)]
+    pub(crate) on: OnHive,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListModelsArgs {
+    #[command(flatten)]
+    pub(crate) on: OnHive,
+    /// List what unfinished downloads have left instead
+    #[arg(long)]
+    pub(crate) partial: bool,
+}
+
+/// A change of a pin, which somebody has to agree to.
+#[derive(Debug, Args)]
+pub(crate) struct AcceptArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// Agree to this digest and no other, without being asked
+    #[arg(long, value_name = "SHA256")]
+    pub(crate) accept: Option<Sha256Digest>,
+    /// Agree to whatever is there, without being asked
+    #[arg(long, short, conflicts_with = "accept")]
+    pub(crate) yes: bool,
+}
+
+/// A program whose models can be taken over.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FromStore {
+    /// Ollama
+    Ollama,
+    /// LM Studio
+    Lmstudio,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
-    /// The GGUF file; for another machine's hive an absolute path there
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
+    /// The GGUF file, or a folder of them; for another machine's hive an absolute path there
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath, required_unless_present = "from")]
+    pub(crate) file: Option<PathBuf>,
     /// The name in requests [default: made from the file's name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
     pub(crate) alias: Option<ModelAlias>,
+    /// Share the file with its owner instead of copying it; once changed it is refused
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) link: bool,
+    /// Take over the models of another program, without a copy; PATH is its folder then
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) from: Option<FromStore>,
     #[command(flatten)]
     pub(crate) on: OnHive,
 }
@@ -331,6 +409,17 @@ machine. Only the token is printed on stdout:
     },
     /// List the tokens, without their secrets
     List,
+    /// Store a token for Hugging Face, read from stdin, for private models on this machine
+    #[command(after_help = "\
+The token is kept in the secrets folder of this machine, mode 0600, and sent to the hub alone.
+Examples:
+  rbee-keeper token huggingface < token.txt
+  rbee-keeper token huggingface --remove")]
+    Huggingface {
+        /// Remove it
+        #[arg(long)]
+        remove: bool,
+    },
     /// Make a token invalid
     Revoke {
         /// The token's id or name
@@ -396,6 +485,16 @@ mod tests {
             "worker delete w-1 --hive gpu-1",
             "model import file.gguf --alias m",
             "model verify m",
+            "model download hf:o/r:Q4_K_M@main --alias m --hive gpu-1",
+            "model import --from ollama",
+            "model import /srv/store --from lmstudio",
+            "model import folder --link",
+            "model list --partial",
+            "model pin m --yes",
+            "model alias m n --hive gpu-1",
+            "model update m --accept 0000000000000000000000000000000000000000000000000000000000000000",
+            "model gc",
+            "token huggingface --remove",
             "infer -",
             "infer hello --temperature 0 --stop a --stop b",
             "infer --prompt hello --model qwen2.5:7b --seed 18446744073709551615",

@@ -4,8 +4,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rbee_operations::{JobEvent, Progress};
 
 use crate::output::Output;
-use crate::render::printable;
-use crate::render::progress::{Tenths, amount, line};
+use crate::render::progress::{Tenths, amount, line, pace};
+use crate::render::{printable, unit};
 
 /// Shows events as they come.
 ///
@@ -54,7 +54,11 @@ impl Live {
         if !self.output.stderr_is_terminal() {
             if self.tenths.admits(&event.message, progress) {
                 let message = printable(&event.message);
-                Output::stderr(&format!("{message}: {}\n", amount(progress)));
+                let pace = match pace(&event.pace()) {
+                    none if none.is_empty() => none,
+                    pace => format!(", {pace}"),
+                };
+                Output::stderr(&format!("{message}: {}{pace}\n", amount(progress)));
             }
             return;
         }
@@ -69,6 +73,11 @@ impl Live {
             }
         }
         bar.set_message(printable(&event.message));
+        bar.set_prefix(match pace(&event.pace()) {
+            // Whoever tells no pace leaves it to the bar to reckon.
+            none if none.is_empty() => format!("{} left", unit::span(bar.eta())),
+            pace => pace,
+        });
         bar.set_position(progress.done);
     }
 
@@ -89,7 +98,7 @@ impl Drop for Live {
 
 fn style(progress: &Progress) -> ProgressStyle {
     let template = match (progress.total.is_some(), progress.unit.as_str()) {
-        (true, "bytes") => "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {eta}",
+        (true, "bytes") => "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {prefix}",
         (true, _) => "{msg} [{wide_bar}] {percent}%",
         (false, "bytes") => "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}",
         (false, _) => "{msg} {spinner} {pos}",

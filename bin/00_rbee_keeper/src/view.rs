@@ -84,6 +84,29 @@ pub(crate) struct Verification {
     pub(crate) matches: bool,
 }
 
+/// What an unfinished download has left, or a file that no name stands for.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Garbage {
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) what: Option<String>,
+    pub(crate) bytes: u64,
+    #[serde(default)]
+    pub(crate) total: Option<u64>,
+    #[serde(default)]
+    pub(crate) changed_at: Option<u64>,
+}
+
+/// What a model's source has, beside what the model is pinned to.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Update {
+    pub(crate) alias: String,
+    pub(crate) source: String,
+    pub(crate) pinned: String,
+    pub(crate) offered: Option<String>,
+    pub(crate) changed: bool,
+}
+
 /// The outcome of an `Infer` job, as far as people want to read it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

@@ -17,6 +17,7 @@ use worker_contract::{Device, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedWo
 use crate::catalog::{Catalog, ModelUsage};
 use crate::changes::Changes;
 use crate::device::Devices;
+use crate::download::Downloads;
 use crate::heartbeat::beat;
 use crate::operation;
 use crate::ports::PortPool;
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) supervisor: Supervisor,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) usage: ModelUsage,
+    pub(crate) downloads: Arc<Downloads>,
     pub(crate) devices: Devices,
     pub(crate) changes: Changes,
     tasks: TaskTracker,
@@ -66,6 +68,7 @@ impl Hive {
         local_secret(&paths.secrets).map_err(HiveError::Secret)?;
         let catalog = open_catalog(paths.data.join("hive.db"), paths.models.clone()).await?;
         let (changes, usage) = (Changes::default(), ModelUsage::default());
+        let downloads = Downloads::new(&settings.hive, paths.secrets.clone(), catalog.partial());
         let binary = WorkerBinary::new(settings.worker_binary.clone());
         let devices = Devices::new(binary.clone(), changes.clone());
         if let Err(error) = devices.refresh().await {
@@ -82,6 +85,7 @@ impl Hive {
             supervisor: supervisor.map_err(HiveError::Client)?,
             catalog: Arc::new(catalog),
             usage,
+            downloads: Arc::new(downloads),
             devices,
             changes,
             tasks: TaskTracker::new(),
@@ -126,6 +130,12 @@ impl Hive {
         self.parts.catalog.list()
     }
 
+    /// How many bytes of models came over the network since the start.
+    #[must_use]
+    pub fn downloaded_bytes(&self) -> u64 {
+        self.parts.downloads.received_bytes()
+    }
+
     /// The workers, those that failed included, in the order of their start.
     #[must_use]
     pub fn workers(&self) -> Vec<SupervisedWorker> {
@@ -136,6 +146,7 @@ impl Hive {
     /// process is gone, at the latest a moment after the grace for stopping. Another hive can take
     /// over the files then.
     pub async fn shutdown(&self) {
+        self.parts.downloads.shutdown().await;
         self.parts.supervisor.stop_all().await;
         self.parts.stop.cancel();
         self.parts.tasks.close();

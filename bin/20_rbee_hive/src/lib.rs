@@ -8,6 +8,7 @@
 mod catalog;
 mod changes;
 mod device;
+mod download;
 mod error;
 mod heartbeat;
 mod hive;

@@ -65,7 +65,7 @@ async fn status(session: &Session, hive: HiveArg) -> Result<(), Failure> {
 }
 
 /// Asks on the terminal; only yes is yes.
-async fn ask(question: &str) -> Result<bool, Failure> {
+pub(super) async fn ask(question: &str) -> Result<bool, Failure> {
     Output::stderr(question);
     let answer = tokio::task::spawn_blocking(|| {
         let mut line = String::new();

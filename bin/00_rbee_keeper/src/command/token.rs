@@ -1,12 +1,19 @@
 //! `token …`: the tokens of this machine's queen. They are a file; no queen has to run.
 
-use access_tokens::{NewToken, TokenError, TokenStore};
+use std::io::{BufRead as _, Read as _};
+
+use access_tokens::{NewToken, Secret, TokenError, TokenStore, forget_secret, store_secret};
 use serde_json::{Value, json};
 
 use crate::cli::TokenCommand;
 use crate::failure::Failure;
 use crate::render::table;
 use crate::session::Session;
+
+/// Where the hives of this machine look for it.
+const HUB_TOKEN: &str = "huggingface.token";
+/// The longest token that is read, in bytes.
+const MAX_TOKEN: u64 = 4096;
 
 pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<(), Failure> {
     session.only_local("token")?;
@@ -33,6 +40,7 @@ pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<()
                 .text(table::tokens(&tokens, jiff::Timestamp::now(), session.output.style()))
                 .await
         }
+        TokenCommand::Huggingface { remove } => huggingface(session, remove).await,
         TokenCommand::Revoke { token } => {
             let revoked = store.revoke(&token).map_err(|e| failed("revoke", e))?;
             if session.output.is_json() {
@@ -40,6 +48,44 @@ pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<()
             }
             session.output.text(format!("revoked token {} ({})\n", revoked.id, revoked.name)).await
         }
+    }
+}
+
+/// Stores the token for the hub, or removes it. It never stands on a command line.
+async fn huggingface(session: &Session, remove: bool) -> Result<(), Failure> {
+    let secrets = &session.paths.secrets;
+    let message = if remove {
+        let removed = forget_secret(secrets, HUB_TOKEN)
+            .map_err(|error| Failure::caused("cannot remove the token", error))?;
+        if removed {
+            "the token for Hugging Face is removed"
+        } else {
+            "there was no token for Hugging Face"
+        }
+    } else {
+        if session.output.can_ask() {
+            session.output.note("paste the token and press Enter");
+        }
+        let secret = secret_from_stdin().await?;
+        store_secret(secrets, HUB_TOKEN, &secret)
+            .map_err(|error| Failure::caused("cannot store the token", error))?;
+        "the token for Hugging Face is stored"
+    };
+    if session.output.is_json() {
+        return session.output.document(&json!({ "message": message })).await;
+    }
+    session.output.text(format!("{message}\n")).await
+}
+
+async fn secret_from_stdin() -> Result<Secret, Failure> {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().lock().take(MAX_TOKEN).read_line(&mut line).map(|_| line)
+    });
+    match read.await {
+        Ok(Ok(line)) => Ok(Secret::from(line.trim().to_owned())),
+        Ok(Err(error)) => Err(Failure::caused("cannot read the token from stdin", error)),
+        Err(_) => Err(Failure::local("cannot read the token from stdin")),
     }
 }
 

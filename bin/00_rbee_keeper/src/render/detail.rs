@@ -54,6 +54,19 @@ pub(crate) fn verification(found: &view::Verification) -> String {
     ])
 }
 
+/// What a model's source has, beside what the model is pinned to.
+pub(crate) fn update(found: &view::Update) -> String {
+    if !found.changed {
+        return format!("{} is what its source has: sha256 {}\n", found.alias, found.pinned);
+    }
+    pairs(&[
+        ("model", found.alias.clone()),
+        ("source", found.source.clone()),
+        ("pinned sha256", found.pinned.clone()),
+        ("offered sha256", found.offered.clone().unwrap_or_default()),
+    ])
+}
+
 /// A hive with all that it has.
 pub(crate) fn hive(hive: &view::Hive, now: u64, style: Style) -> String {
     let mut text = pairs(&[

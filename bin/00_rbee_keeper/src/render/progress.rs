@@ -1,6 +1,8 @@
 //! A job's events as lines, and the one line about an answer's speed.
 
-use rbee_operations::{EventLevel, JobEvent, Progress};
+use std::time::Duration;
+
+use rbee_operations::{EventLevel, JobEvent, Pace, Progress};
 
 use super::{error, printable, unit};
 use crate::view::Answer;
@@ -27,6 +29,13 @@ pub(crate) fn amount(progress: &Progress) -> String {
         }
         _ => in_unit(progress.done),
     }
+}
+
+/// How fast it goes and how long it takes: `12.3 MB/s, 40s left`; nothing where that is not known.
+pub(crate) fn pace(pace: &Pace) -> String {
+    let rate = pace.per_second.map(|rate| format!("{}/s", unit::file_size(rate)));
+    let rest = pace.eta_s.map(|eta| format!("{} left", unit::span(Duration::from_secs(eta))));
+    rate.into_iter().chain(rest).collect::<Vec<_>>().join(", ")
 }
 
 /// The part that is done, 0 to 100, where the whole is known.
@@ -92,6 +101,17 @@ mod tests {
             (progress(u64::MAX, Some(1), "percent"), "100%"),
         ] {
             assert_eq!(amount(&given), text);
+        }
+    }
+
+    #[test]
+    fn the_pace_says_what_is_known() {
+        for (per_second, eta_s, text) in [
+            (Some(12_300_000), Some(100), "12.3 MB/s, 1m left"),
+            (Some(0), None, "0 B/s"),
+            (None, None, ""),
+        ] {
+            assert_eq!(pace(&Pace { per_second, eta_s }), text);
         }
     }
 

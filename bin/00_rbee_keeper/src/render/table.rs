@@ -130,6 +130,22 @@ pub(crate) fn models(models: &[ModelEntry], now: u64, style: Style) -> String {
     table.text()
 }
 
+/// What unfinished downloads have left, one a row.
+pub(crate) fn garbage(garbage: &[view::Garbage], now: u64, style: Style) -> String {
+    let mut table = Rows::new(&["WHAT", "THERE", "OF", "CHANGED", "FILE"], &["FILE", "OF"], style);
+    for file in garbage {
+        let changed = file.changed_at.map(|then| format!("{} ago", unit::age(then, now)));
+        table.row([
+            plain(file.what.as_deref().unwrap_or("no model's file")),
+            plain(unit::file_size(file.bytes)),
+            plain(file.total.map_or("-".to_owned(), unit::file_size)),
+            plain(changed.as_deref().unwrap_or("-")),
+            plain(&file.name),
+        ]);
+    }
+    table.text()
+}
+
 /// Jobs, one a row.
 pub(crate) fn jobs(jobs: &[JobSummary], now: Timestamp, style: Style) -> String {
     let mut table = Rows::new(

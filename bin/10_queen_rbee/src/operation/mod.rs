@@ -58,11 +58,17 @@ impl Operations {
             | Operation::WorkerList(_)
             | Operation::WorkerGet(_)
             | Operation::WorkerDelete(_)
+            | Operation::ModelDownload(_)
             | Operation::ModelImport(_)
+            | Operation::ModelImportStore(_)
             | Operation::ModelList(_)
             | Operation::ModelGet(_)
             | Operation::ModelDelete(_)
-            | Operation::ModelVerify(_)) => self.forward(forwarded, job).await,
+            | Operation::ModelVerify(_)
+            | Operation::ModelUpdate(_)
+            | Operation::ModelPin(_)
+            | Operation::ModelAlias(_)
+            | Operation::ModelGarbage(_)) => self.forward(forwarded, job).await,
         }
     }
 }

@@ -320,6 +320,7 @@ fn entry() -> ModelEntry {
         sha256: "0".repeat(64).parse().unwrap(),
         source: String::new(),
         added_at: 0,
+        shards: Vec::new(),
         gguf: GgufSummary {
             architecture: String::new(),
             name: None,

@@ -2,6 +2,8 @@
 
 use worker_contract::ModelAlias;
 
+use super::shard::Shard;
+
 /// The longest alias that is made, in bytes.
 const MAX_BYTES: usize = 96;
 
@@ -9,15 +11,26 @@ const MAX_BYTES: usize = 96;
 pub(crate) fn from_file_name(file_name: &str) -> Option<ModelAlias> {
     let lower = file_name.to_lowercase();
     let stem = lower.strip_suffix(".gguf").unwrap_or(&lower);
+    let stem = Shard::of(stem).map_or(stem, |shard| shard.stem);
     let legal = legalised(without_quantization(stem));
     legal.parse().ok()
 }
 
+/// The quantization that a file's name ends with: `Q4_K_M`, `f16`, `UD-Q4_K_XL`.
+pub(crate) fn quantization_in(stem: &str) -> Option<&str> {
+    let cut = quantization_at(&stem.to_ascii_lowercase())?;
+    stem.get(cut + 1..)
+}
+
 /// Cuts off the last part if it names a quantization: `-q4_k_m`, `.f16`, `-ud-q4_k_xl`.
 fn without_quantization(stem: &str) -> &str {
-    let separators = stem.match_indices(['.', '-', '_']).map(|(at, _)| at);
-    let cut = separators.into_iter().find(|at| names_quantization(&stem[at + 1..]));
-    cut.map_or(stem, |at| &stem[..at])
+    quantization_at(stem).map_or(stem, |at| &stem[..at])
+}
+
+/// Where the separator before the quantization is, in a name of small letters.
+fn quantization_at(stem: &str) -> Option<usize> {
+    let mut separators = stem.match_indices(['.', '-', '_', '/']).map(|(at, _)| at);
+    separators.find(|at| names_quantization(&stem[at + 1..]))
 }
 
 fn names_quantization(text: &str) -> bool {
@@ -67,6 +80,7 @@ mod tests {
             ("Qwen3-0.6B-Q4_K_M.gguf", Some("qwen3-0.6b")),
             ("gemma-3-270m-it-UD-IQ2_XXS.gguf", Some("gemma-3-270m-it")),
             ("model.f16.gguf", Some("model")),
+            ("big-Q8_0-00001-of-00002.gguf", Some("big")),
             ("stories260K.gguf", Some("stories260k")),
             ("qwen_q8_0.gguf", Some("qwen")),
             ("My Model (copy).gguf", Some("my-model-copy")),

@@ -1,43 +1,116 @@
-//! A file on its way into the catalog: opened and checked, then copied into the models folder.
+//! Files on their way into the catalog: opened and checked, then copied or shared.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 use worker_contract::{ModelAlias, Sha256Digest};
 
 use super::alias::from_file_name;
 use super::copy::{Watcher, copy_and_hash, hash};
 use super::error::CatalogError;
-use super::store::FileStamp;
+use super::shard::{self, Shard};
+use super::staged::{Place, Staged, StagedFile, digest_of};
+use super::store::Stamp;
 
 /// How the names of unfinished copies begin, so that those of a killed hive can be cleaned away.
 pub(super) const PARTIAL_PREFIX: &str = ".import-";
 
-/// A readable regular file that somebody wants to add.
+/// A model that somebody wants to add: one readable regular file, or all parts of a split one.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    path: PathBuf,
-    file: File,
-    stamp: FileStamp,
+    /// In the order of the parts.
+    files: Vec<Opened>,
 }
 
-/// A complete copy in the models folder that has no name yet; dropping it removes it.
 #[derive(Debug)]
-pub(super) struct Copied {
-    pub(super) sha256: Sha256Digest,
-    pub(super) file: NamedTempFile,
+struct Opened {
+    path: PathBuf,
+    file: File,
+    metadata: fs::Metadata,
+}
+
+/// How a file gets into the models folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// As a file of the catalog's own, which shares the blocks of the other where the disk can.
+    Own,
+    /// As the same file under a second name, where that is possible.
+    Linked,
 }
 
 impl Candidate {
-    /// Opens the file and refuses what cannot be a model.
+    /// Opens the file, or all parts of which it is one, and refuses what cannot be a model.
     pub(crate) fn open(path: &str) -> Result<Self, CatalogError> {
-        let shown = || path.chars().take(300).collect::<String>();
         if !Path::new(path).is_absolute() || path.contains('\0') {
-            return Err(CatalogError::RelativePath { path: shown() });
+            return Err(CatalogError::RelativePath { path: shown(path) });
         }
+        let first = Opened::open(Path::new(path))?;
+        let name = first.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some(part) = name.strip_suffix(".gguf").and_then(Shard::of) else {
+            return Ok(Self { files: vec![first] });
+        };
+        let parts = (1..=part.count).map(|index| {
+            let path = first.path.with_file_name(shard::name(part.stem, index, part.count));
+            Opened::open(&path)
+        });
+        Ok(Self { files: parts.collect::<Result<_, _>>()? })
+    }
+
+    /// The file, or the first part.
+    pub(crate) fn path(&self) -> &Path {
+        &self.files[0].path
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.metadata.len()).sum()
+    }
+
+    /// The name that a user who gives none would expect.
+    pub(crate) fn alias(&self) -> Result<ModelAlias, CatalogError> {
+        let name = self.path().file_name().unwrap_or_default().to_string_lossy();
+        from_file_name(&name).ok_or_else(|| CatalogError::NoAlias { file_name: name.into_owned() })
+    }
+
+    /// Its digest, without a copy.
+    pub(super) fn hash(&mut self, watcher: &mut Watcher<'_>) -> Result<Sha256Digest, CatalogError> {
+        let mut digests = Vec::with_capacity(self.files.len());
+        let mut before = 0;
+        for opened in &mut self.files {
+            opened.rewind()?;
+            let digest = watcher.after(before, |watcher| hash(&mut opened.file, watcher));
+            digests.push(digest.map_err(CatalogError::of_copy)?);
+            opened.check_unmoved()?;
+            before += opened.metadata.len();
+        }
+        Ok(digest_of(&digests))
+    }
+
+    /// Brings it into the folder: by reference or under a second name where the file system can,
+    /// else byte by byte after a look at the free space. The digest is that of the bytes there.
+    pub(super) fn stage(
+        &mut self,
+        models: &Path,
+        sharing: Sharing,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<Staged, CatalogError> {
+        let mut parts = Vec::with_capacity(self.files.len());
+        let mut before = 0;
+        for opened in &mut self.files {
+            let part = watcher.after(before, |watcher| opened.stage(models, sharing, watcher));
+            parts.push(part?);
+            before += opened.metadata.len();
+        }
+        Ok(Staged::new(parts))
+    }
+}
+
+impl Opened {
+    fn open(path: &Path) -> Result<Self, CatalogError> {
+        let shown = || shown(&path.display().to_string());
         // Without O_NONBLOCK, opening a named pipe would wait for a writer.
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         let file = File::options()
@@ -50,59 +123,53 @@ impl Candidate {
         if !metadata.is_file() {
             return Err(CatalogError::NotAFile { path: shown() });
         }
-        Ok(Self { path: path.into(), stamp: stamp(&metadata), file })
+        Ok(Self { path: path.into(), file, metadata })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Its size in bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        u64::try_from(self.stamp.bytes).unwrap_or(0)
-    }
-
-    /// The name that a user who gives none would expect.
-    pub(crate) fn alias(&self) -> Result<ModelAlias, CatalogError> {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        from_file_name(&name).ok_or_else(|| CatalogError::NoAlias { file_name: name.into_owned() })
-    }
-
-    /// Its digest, without a copy.
-    pub(super) fn hash(&mut self, watcher: &mut Watcher<'_>) -> Result<Sha256Digest, CatalogError> {
-        self.rewind()?;
-        let digest = hash(&mut self.file, watcher).map_err(CatalogError::of_copy)?;
-        self.check_unmoved()?;
-        Ok(digest)
-    }
-
-    /// Copies it into the folder: by reference where the file system can, else byte by byte after
-    /// a look at the free space. The digest is that of the bytes in the copy.
-    pub(super) fn copy_into(
+    fn stage(
         &mut self,
         models: &Path,
+        sharing: Sharing,
         watcher: &mut Watcher<'_>,
-    ) -> Result<Copied, CatalogError> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(PARTIAL_PREFIX).suffix(".part");
-        let mut copy = builder.tempfile_in(models).map_err(CatalogError::of_write)?;
+    ) -> Result<StagedFile, CatalogError> {
         self.rewind()?;
-        let sha256 = if by_reference(&self.file, copy.as_file()) {
-            hash(copy.as_file_mut(), watcher)
+        let linked = (sharing == Sharing::Linked).then(|| self.link(models)).flatten();
+        let (sha256, path, is_copy) = if let Some(path) = linked {
+            (hash(&mut self.file, watcher), path, false)
         } else {
-            ensure_space(self.bytes(), free_space(models)?)?;
-            copy_and_hash(&mut self.file, copy.as_file_mut(), watcher)
+            let mut copy = part_file(models)?;
+            let shared = by_reference(&self.file, copy.as_file());
+            let sha256 = if shared {
+                hash(copy.as_file_mut(), watcher)
+            } else {
+                ensure_space(self.metadata.len(), free_space(models).map_err(reading)?)?;
+                copy_and_hash(&mut self.file, copy.as_file_mut(), watcher)
+            };
+            if sha256.is_ok() {
+                copy.as_file().sync_all().map_err(CatalogError::of_write)?;
+            }
+            (sha256, copy.into_temp_path(), !shared)
         };
         let sha256 = sha256.map_err(CatalogError::of_copy)?;
-        copy.as_file().sync_all().map_err(CatalogError::of_write)?;
         self.check_unmoved()?;
-        Ok(Copied { sha256, file: copy })
+        let (bytes, place) = (self.metadata.len(), Place::Temporary(path));
+        Ok(StagedFile { sha256, bytes, place, is_copy })
+    }
+
+    /// A second name for the file; `None` where it is on another disk or belongs to somebody else.
+    fn link(&self, models: &Path) -> Option<TempPath> {
+        // A symbolic link is not the file.
+        let path = self.path.canonicalize().ok()?;
+        let name = part_file(models).ok()?.into_temp_path();
+        let beside = name.with_extension("link");
+        fs::hard_link(path, &beside).ok()?;
+        TempPath::try_from_path(beside).ok()
     }
 
     /// The summary was read from one state of the file, the copy must be of the same.
     fn check_unmoved(&self) -> Result<(), CatalogError> {
         let metadata = self.file.metadata().map_err(reading)?;
-        if stamp(&metadata) == self.stamp {
+        if Stamp::of(&metadata) == Stamp::of(&self.metadata) {
             return Ok(());
         }
         Err(CatalogError::Moving { path: self.path.display().to_string() })
@@ -113,11 +180,14 @@ impl Candidate {
     }
 }
 
-/// What tells a changed file from an unchanged one.
-pub(super) fn stamp(metadata: &std::fs::Metadata) -> FileStamp {
-    let mtime =
-        metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-    FileStamp { bytes: i64::try_from(metadata.len()).unwrap_or(i64::MAX), mtime }
+fn part_file(models: &Path) -> Result<NamedTempFile, CatalogError> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(PARTIAL_PREFIX).suffix(".part");
+    builder.tempfile_in(models).map_err(CatalogError::of_write)
+}
+
+fn shown(path: &str) -> String {
+    path.chars().take(300).collect()
 }
 
 fn ensure_space(needed: u64, free: u64) -> Result<(), CatalogError> {
@@ -127,8 +197,9 @@ fn ensure_space(needed: u64, free: u64) -> Result<(), CatalogError> {
     Ok(())
 }
 
-fn free_space(folder: &Path) -> Result<u64, CatalogError> {
-    let stat = rustix::fs::statvfs(folder).map_err(|error| reading(error.into()))?;
+/// How many bytes this user may still write to the disk of a folder.
+pub(crate) fn free_space(folder: &Path) -> std::io::Result<u64> {
+    let stat = rustix::fs::statvfs(folder)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 

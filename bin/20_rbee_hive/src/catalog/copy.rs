@@ -17,6 +17,15 @@ pub(crate) struct Watcher<'a> {
     pub(crate) progress: &'a mut dyn FnMut(u64),
 }
 
+impl Watcher<'_> {
+    /// The same for the next of several files, when so many bytes are done.
+    pub(super) fn after<R>(&mut self, before: u64, pass: impl FnOnce(&mut Watcher<'_>) -> R) -> R {
+        let progress = &mut *self.progress;
+        let mut onward = |done| progress(before + done);
+        pass(&mut Watcher { cancel: self.cancel, progress: &mut onward })
+    }
+}
+
 /// A pass did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CopyError {
@@ -45,7 +54,7 @@ pub(super) fn copy_and_hash(
             return Err(CopyError::Cancelled);
         }
         let read = match from.read(&mut chunk) {
-            Ok(0) => return Ok(digest(hasher)),
+            Ok(0) => return Ok(hex_digest(hasher)),
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(CopyError::Read(error)),
@@ -57,6 +66,11 @@ pub(super) fn copy_and_hash(
     }
 }
 
+/// The digest of a text.
+pub(crate) fn hex_digest_of(bytes: &[u8]) -> Sha256Digest {
+    hex_digest(Sha256::new_with_prefix(bytes))
+}
+
 /// The digest of all of `from`.
 pub(super) fn hash(
     from: &mut impl Read,
@@ -65,7 +79,8 @@ pub(super) fn hash(
     copy_and_hash(from, &mut io::sink(), watcher)
 }
 
-fn digest(hasher: Sha256) -> Sha256Digest {
+/// What a hasher came to.
+pub(crate) fn hex_digest(hasher: Sha256) -> Sha256Digest {
     use std::fmt::Write as _;
 
     let mut hex = String::with_capacity(64);

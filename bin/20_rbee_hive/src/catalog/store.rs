@@ -1,12 +1,15 @@
 //! The catalog's table in SQLite (`hive.db`, table `models`), which an operator can open.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rusqlite::{Connection, Row, params};
-use worker_contract::{GgufSummary, ModelAlias, ModelEntry, Sha256Digest};
+use serde::{Deserialize, Serialize};
+use worker_contract::{GgufSummary, ModelAlias, ModelEntry, ModelShard, Sha256Digest};
 
 /// The version of the table's layout, in `PRAGMA user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS models (
@@ -15,24 +18,68 @@ CREATE TABLE IF NOT EXISTS models (
     source     TEXT NOT NULL,     -- where the model came from, as the user gave it
     added_at   INTEGER NOT NULL,  -- seconds since the Unix epoch
     gguf       TEXT NOT NULL,     -- what the file says of itself, as JSON
-    file_bytes INTEGER NOT NULL,  -- the file's size when its digest was last computed
-    file_mtime INTEGER NOT NULL   -- and its time of change, in nanoseconds since the Unix epoch
+    files      TEXT NOT NULL      -- its file, or its parts in their order, as JSON: digest, size, and
+                                  -- time of change when the digest was last computed
 ) STRICT;";
 
-/// Size and time of change of a file: as long as both stay, its digest is not computed again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileStamp {
-    /// In bytes.
-    pub(super) bytes: i64,
+/// From the layout before: one file a model, its stamp in columns of its own.
+const FROM_1: &str = "
+BEGIN;
+ALTER TABLE models ADD COLUMN files TEXT NOT NULL DEFAULT '[]';
+UPDATE models SET files =
+    json_array(json_object('sha256', sha256, 'bytes', file_bytes, 'mtime', file_mtime));
+ALTER TABLE models DROP COLUMN file_bytes;
+ALTER TABLE models DROP COLUMN file_mtime;
+PRAGMA user_version = 2;
+COMMIT;";
+
+/// The time of change of a file that was never looked at since it got into the table.
+const NEVER: i64 = -1;
+
+/// Size and time of change of a file: what tells a changed one from an unchanged one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    bytes: u64,
     /// In nanoseconds since the Unix epoch.
-    pub(super) mtime: i64,
+    mtime: i64,
 }
 
-/// A row: the entry, and the file as it was when its digest was last computed.
+/// One file: as long as its stamp stays, its digest is not computed again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PinnedFile {
+    pub(super) sha256: Sha256Digest,
+    #[serde(flatten)]
+    pub(super) stamp: Stamp,
+}
+
+/// A row: the entry, and its files as they were when their digests were last computed.
 #[derive(Debug, Clone)]
 pub(super) struct Pinned {
     pub(super) entry: ModelEntry,
-    pub(super) stamp: FileStamp,
+    pub(super) files: Vec<PinnedFile>,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        let mtime =
+            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+        Self { bytes: metadata.len(), mtime }
+    }
+}
+
+impl Pinned {
+    /// A row for files whose digests are to be computed before they are used.
+    pub(super) fn unchecked(entry: ModelEntry) -> Self {
+        let file = |sha256: &Sha256Digest, bytes| PinnedFile {
+            sha256: sha256.clone(),
+            stamp: Stamp { bytes, mtime: NEVER },
+        };
+        let files = match entry.shards.as_slice() {
+            [] => vec![file(&entry.sha256, entry.gguf.size_bytes)],
+            shards => shards.iter().map(|shard| file(&shard.sha256, shard.size_bytes)).collect(),
+        };
+        Self { entry, files }
+    }
 }
 
 /// The table cannot be used.
@@ -50,6 +97,9 @@ pub(crate) enum StoreError {
         /// The version in the file.
         found: i64,
     },
+    /// The damaged file cannot be renamed.
+    #[error("the damaged file cannot be kept aside")]
+    SetAside(#[source] std::io::Error),
     /// A row is not what this program writes.
     #[error("the row of model {alias:?} is not readable: {reason}")]
     Row {
@@ -58,6 +108,20 @@ pub(crate) enum StoreError {
         /// What is wrong.
         reason: String,
     },
+}
+
+impl StoreError {
+    /// Whether the file holds nothing that can be used, whoever reads it.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
+            ),
+            Self::Damaged(_) | Self::Row { .. } => true,
+            Self::Layout { .. } | Self::SetAside(_) => false,
+        }
+    }
 }
 
 /// The open table.
@@ -79,7 +143,7 @@ impl Store {
             return Err(StoreError::Layout { found });
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.execute_batch(CREATE)?;
+        connection.execute_batch(if found == 1 { FROM_1 } else { CREATE })?;
         connection.pragma_update(None, "user_version", LAYOUT)?;
         Ok(Self { connection })
     }
@@ -90,34 +154,34 @@ impl Store {
         rows.map(|row| row?).collect()
     }
 
-    pub(super) fn insert(&self, pinned: &Pinned) -> Result<(), StoreError> {
-        let Pinned { entry, stamp } = pinned;
+    /// Writes a row; one that the name has already is replaced.
+    pub(super) fn put(&self, pinned: &Pinned) -> Result<(), StoreError> {
+        let Pinned { entry, files } = pinned;
         let gguf = serde_json::to_string(&entry.gguf).expect("a summary is plain data");
         let added_at = i64::try_from(entry.added_at).unwrap_or(i64::MAX);
         self.connection.execute(
-            "INSERT INTO models (alias, sha256, source, added_at, gguf, file_bytes, file_mtime)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR REPLACE INTO models (alias, sha256, source, added_at, gguf, files)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 entry.alias.as_str(),
                 entry.sha256.as_hex(),
                 entry.source,
                 added_at,
                 gguf,
-                stamp.bytes,
-                stamp.mtime
+                json(files),
             ],
         )?;
         Ok(())
     }
 
-    pub(super) fn set_stamp(
+    pub(super) fn set_files(
         &self,
         digest: &Sha256Digest,
-        stamp: FileStamp,
+        files: &[PinnedFile],
     ) -> Result<(), StoreError> {
         self.connection.execute(
-            "UPDATE models SET file_bytes = ?2, file_mtime = ?3 WHERE sha256 = ?1",
-            params![digest.as_hex(), stamp.bytes, stamp.mtime],
+            "UPDATE models SET files = ?2 WHERE sha256 = ?1",
+            params![digest.as_hex(), json(files)],
         )?;
         Ok(())
     }
@@ -135,13 +199,24 @@ fn read(row: &Row<'_>) -> Result<Pinned, StoreError> {
     let added_at: i64 = row.get("added_at")?;
     let gguf: String = row.get("gguf")?;
     let gguf: GgufSummary = serde_json::from_str(&gguf).map_err(|e| unreadable(e.to_string()))?;
+    let files: String = row.get("files")?;
+    let files: Vec<PinnedFile> =
+        serde_json::from_str(&files).map_err(|e| unreadable(e.to_string()))?;
+    let shard = |file: &PinnedFile| ModelShard {
+        sha256: file.sha256.clone(),
+        size_bytes: file.stamp.bytes,
+    };
     let entry = ModelEntry {
         alias: alias.parse().map_err(|e| unreadable(format!("{e}")))?,
         sha256: sha256.parse().map_err(unreadable)?,
         source: row.get("source")?,
         added_at: u64::try_from(added_at).unwrap_or(0),
+        shards: if files.len() < 2 { Vec::new() } else { files.iter().map(shard).collect() },
         gguf,
     };
-    let stamp = FileStamp { bytes: row.get("file_bytes")?, mtime: row.get("file_mtime")? };
-    Ok(Pinned { entry, stamp })
+    Ok(Pinned { entry, files })
+}
+
+fn json(files: &[PinnedFile]) -> String {
+    serde_json::to_string(files).expect("files are plain data")
 }

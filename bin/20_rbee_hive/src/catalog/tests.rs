@@ -1,9 +1,14 @@
 //! The catalog on a real folder and a real SQLite file; the bytes of the models do not matter here.
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
 use tempfile::TempDir;
 use test_cluster::SmallDisk;
 use tokio_util::sync::CancellationToken;
+use worker_contract::GgufSummary;
 
+use super::check::Verified;
 use super::*;
 
 #[test]
@@ -123,7 +128,8 @@ fn a_cancelled_import_leaves_nothing() {
     let mut progress = |_| cancel.cancel();
     let mut watcher = Watcher { cancel: &cancel, progress: &mut progress };
     let candidate = Candidate::open(file.to_str().unwrap()).unwrap();
-    let error = catalog.import(candidate, alias("a"), summary(), &mut watcher).unwrap_err();
+    let error =
+        catalog.import(candidate, alias("a"), summary(), Sharing::Own, &mut watcher).unwrap_err();
     assert_eq!(error.code(), "cancelled");
     assert!(catalog.list().is_empty());
     assert_eq!(fs::read_dir(home.models()).unwrap().count(), 0);
@@ -136,7 +142,9 @@ fn a_file_that_grows_while_it_is_copied_is_refused() {
     let file = home.file("a.gguf", b"model a");
     let candidate = Candidate::open(file.to_str().unwrap()).unwrap();
     fs::write(&file, b"model a and more").unwrap();
-    let result = with_watcher(|watcher| catalog.import(candidate, alias("a"), summary(), watcher));
+    let result = with_watcher(|watcher| {
+        catalog.import(candidate, alias("a"), summary(), Sharing::Own, watcher)
+    });
     assert_eq!(result.unwrap_err().code(), "file_changed");
     assert_eq!(fs::read_dir(home.models()).unwrap().count(), 0);
 }
@@ -156,7 +164,8 @@ fn a_disk_that_fills_up_during_the_copy_is_told_and_left_as_it_was() {
     let cancel = CancellationToken::new();
     let mut watcher = Watcher { cancel: &cancel, progress: &mut progress };
     let candidate = Candidate::open(file.to_str().unwrap()).unwrap();
-    let error = catalog.import(candidate, alias("a"), summary(), &mut watcher).unwrap_err();
+    let error =
+        catalog.import(candidate, alias("a"), summary(), Sharing::Own, &mut watcher).unwrap_err();
     assert_eq!(error.code(), "disk_full");
     assert!(error.to_string().contains("became full"), "{error}");
     assert!(catalog.list().is_empty());
@@ -184,12 +193,149 @@ fn an_unknown_model_names_the_nearest() {
 }
 
 #[test]
-fn a_damaged_database_is_refused() {
+fn a_catalog_that_is_lost_or_damaged_is_made_again_from_the_folder() {
+    for damage in [None, Some(vec![b'x'; 8192])] {
+        let home = Home::new();
+        let catalog = home.open();
+        import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+        import(&catalog, &home.file("b.gguf", b"model b"), "b").unwrap();
+        catalog.name(&alias("a"), alias("c")).unwrap();
+        catalog.remove(&alias("b")).unwrap();
+        let before = catalog.list();
+        drop(catalog);
+        for suffix in ["-wal", "-shm"] {
+            let _ = fs::remove_file(home.0.path().join(format!("hive.db{suffix}")));
+        }
+        match &damage {
+            None => fs::remove_file(home.database()).unwrap(),
+            Some(bytes) => fs::write(home.database(), bytes).unwrap(),
+        }
+        let catalog = home.open();
+        assert_eq!(catalog.list(), before, "names, sources and pins are those that were");
+        let kept = fs::read_dir(home.0.path()).unwrap().flatten();
+        let kept = kept.filter(|f| f.file_name().to_string_lossy().contains(".damaged-")).count();
+        assert_eq!(kept, usize::from(damage.is_some()), "what was damaged is kept aside");
+        assert_eq!(passes_of_checked_file(&catalog, "a"), 1, "no file is believed unseen");
+        fs::write(checked_file(&catalog, "c").unwrap(), b"model X").unwrap();
+        assert_eq!(checked_file(&catalog, "a").unwrap_err().code(), "model_changed");
+    }
+}
+
+#[test]
+fn a_catalog_of_the_layout_before_is_read() {
     let home = Home::new();
-    import(&home.open(), &home.file("a.gguf", b"1"), "a").unwrap();
-    fs::write(home.database(), vec![b'x'; 8192]).unwrap();
-    let error = Catalog::open(&home.database(), &home.models()).unwrap_err();
-    assert!(error.to_string().contains("not a database"), "{error}");
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let before = catalog.list();
+    drop(catalog);
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    let back = "ALTER TABLE models ADD COLUMN file_bytes INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE models ADD COLUMN file_mtime INTEGER NOT NULL DEFAULT 0;
+        UPDATE models SET file_bytes = json_extract(files, '$[0].bytes'),
+                          file_mtime = json_extract(files, '$[0].mtime');
+        ALTER TABLE models DROP COLUMN files;
+        PRAGMA user_version = 1;";
+    database.execute_batch(back).unwrap();
+    drop(database);
+    let catalog = home.open();
+    assert_eq!(catalog.list(), before);
+    assert_eq!(passes_of_checked_file(&catalog, "a"), 0);
+}
+
+#[test]
+fn the_parts_of_a_split_model_are_one_model() {
+    let home = Home::new();
+    let catalog = home.open();
+    let (one, two) = ("m-Q4_0-00001-of-00002.gguf", "m-Q4_0-00002-of-00002.gguf");
+    home.file(one, b"first");
+    assert_eq!(
+        import(&catalog, &home.0.path().join(one), "m").unwrap_err().code(),
+        "file_not_found"
+    );
+    home.file(two, b"second");
+    // Whichever part is named.
+    import(&catalog, &home.0.path().join(two), "m").unwrap();
+    let entry = catalog.get(&alias("m")).unwrap();
+    assert_eq!((entry.shards.len(), entry.gguf.size_bytes), (2, 11));
+    let first = checked_file(&catalog, "m").unwrap();
+    assert_eq!(first.file_name().unwrap(), "model-00001-of-00002.gguf");
+    let second = first.with_file_name("model-00002-of-00002.gguf");
+    assert_eq!(fs::read(&second).unwrap(), b"second");
+    drop(catalog);
+
+    let catalog = home.open();
+    assert_eq!(catalog.get(&alias("m")).unwrap(), entry);
+    assert!(verify(&catalog, "m").is_ok_and(|found| found.pinned == found.actual));
+    fs::write(&second, b"secone").unwrap();
+    assert_eq!(checked_file(&catalog, "m").unwrap_err().code(), "model_changed");
+    fs::remove_file(&second).unwrap();
+    assert_eq!(checked_file(&catalog, "m").unwrap_err().code(), "model_file_gone");
+    catalog.remove(&alias("m")).unwrap();
+    assert_eq!(home.model_files(), 0);
+}
+
+#[test]
+fn a_linked_file_takes_no_disk_and_is_refused_once_its_owner_changed_it() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let home = Home::new();
+    let catalog = home.open();
+    let file = home.file("a.gguf", b"model a");
+    let candidate = Candidate::open(file.to_str().unwrap()).unwrap();
+    let (_, is_copy) = with_watcher(|watcher| {
+        catalog.import(candidate, alias("a"), summary(), Sharing::Linked, watcher)
+    })
+    .unwrap();
+    assert!(!is_copy);
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(&checked_file(&catalog, "a").unwrap()), inode(&file));
+    fs::write(&file, b"model X").unwrap();
+    assert_eq!(checked_file(&catalog, "a").unwrap_err().code(), "model_changed");
+    catalog.remove(&alias("a")).unwrap();
+    assert!(file.exists(), "its owner keeps it");
+}
+
+#[test]
+fn a_changed_file_is_pinned_only_with_the_digest_that_was_agreed_to() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    catalog.name(&alias("a"), alias("b")).unwrap();
+    fs::write(checked_file(&catalog, "a").unwrap(), b"model X").unwrap();
+    let found = verify(&catalog, "a").unwrap();
+    let pin = |digest: &Sha256Digest| {
+        with_watcher(|watcher| catalog.pin(&alias("a"), digest, &summary(), watcher))
+    };
+    assert_eq!(pin(&found.pinned).unwrap_err().code(), "model_changed");
+    assert_eq!(pin(&found.actual).unwrap().sha256, found.actual);
+    for name in ["a", "b"] {
+        assert_eq!(fs::read(checked_file(&catalog, name).unwrap()).unwrap(), b"model X");
+    }
+    assert_eq!(home.model_files(), 1);
+}
+
+#[test]
+fn what_belongs_to_no_model_is_listed_and_removed_unless_it_is_being_downloaded() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let nameless = format!("{}.gguf", "0".repeat(64));
+    fs::write(home.models().join(&nameless), "12345").unwrap();
+    fs::create_dir(catalog.partial()).unwrap();
+    for key in ["busy", "idle"] {
+        fs::write(catalog.partial().join(format!("{key}.part")), "123").unwrap();
+    }
+    fs::write(home.models().join("readme.txt"), "not ours").unwrap();
+    let names = |found: &[super::garbage::Garbage]| -> Vec<String> {
+        found.iter().map(|garbage| garbage.name.clone()).collect()
+    };
+    let is_busy = |key: &str| key == "busy";
+    let expected = [nameless, "partial/idle.part".to_owned()];
+    assert_eq!(names(&catalog.garbage(is_busy)), expected);
+    assert_eq!(names(&catalog.remove_garbage(is_busy)), expected);
+    assert!(catalog.garbage(is_busy).is_empty());
+    assert!(catalog.partial().join("busy.part").exists());
+    assert!(checked_file(&catalog, "a").is_ok());
 }
 
 #[test]
@@ -247,14 +393,17 @@ impl Home {
         path
     }
 
+    /// What takes disk: not the names beside the files.
     fn model_files(&self) -> usize {
-        fs::read_dir(self.models()).unwrap().count()
+        let files = fs::read_dir(self.models()).unwrap().flatten();
+        files.filter(|file| !file.file_name().to_string_lossy().ends_with(".json")).count()
     }
 }
 
 fn import(catalog: &Catalog, file: &Path, name: &str) -> Result<Imported, CatalogError> {
     let candidate = Candidate::open(file.to_str().unwrap())?;
-    with_watcher(|watcher| catalog.import(candidate, alias(name), summary(), watcher))
+    with_watcher(|watcher| catalog.import(candidate, alias(name), summary(), Sharing::Own, watcher))
+        .map(|(imported, _)| imported)
 }
 
 fn checked_file(catalog: &Catalog, name: &str) -> Result<PathBuf, CatalogError> {

@@ -5,6 +5,7 @@ use job_server::JobError;
 use super::with_causes;
 use crate::catalog::CatalogError;
 use crate::device::{DeviceError, NoDevice};
+use crate::download::DownloadError;
 use crate::supervisor::{StartError, UnknownWorker};
 use crate::worker_binary::AskError;
 
@@ -14,6 +15,16 @@ impl From<CatalogError> for JobError {
             return Self::cancelled();
         }
         with_hint(Self::new(error.code(), with_causes(&error)), error.hint())
+    }
+}
+
+impl From<&DownloadError> for JobError {
+    fn from(error: &DownloadError) -> Self {
+        if matches!(error, DownloadError::Cancelled) {
+            return Self::cancelled();
+        }
+        let hint = error.hint().map(str::to_owned);
+        with_hint(Self::new(error.code(), with_causes(error)), hint)
     }
 }
 

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::hub::Hub;
 use crate::support::{SOON, hive_target, import, kill_workers_left, spawn};
 use access_tokens::TokenStore;
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
-use rbee_operations::Operation;
+use rbee_operations::{ModelDownload, Operation};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_cluster::{Api, Binaries, Signal, demo_model, is_alive, send_signal, wait_until};
@@ -66,6 +67,46 @@ async fn a_hive_that_is_killed_and_started_again_has_the_same_worker() {
     assert_eq!(asked.status, 202);
     assert!(daemon.end().await.success());
     assert!(!is_alive(worker.pid));
+}
+
+#[tokio::test]
+async fn a_download_that_a_killed_hive_left_is_gone_on_with() {
+    let hub = Hub::start().await;
+    let bytes = fs::read(demo_model().unwrap()).unwrap();
+    let size = bytes.len() as u64;
+    hub.put("SmolLM2-135M-Instruct.Q4_1.gguf", bytes);
+    hub.faults().slow = Some(128 << 10);
+    let keys = format!("hf_endpoint = {:?}", hub.address);
+    let mut daemon = Daemon::start_configured(&[], &keys).await;
+    let download = Operation::ModelDownload(ModelDownload {
+        hive_id: worker_contract::HiveAlias::localhost(),
+        reference: "hf:me/smol".parse().unwrap(),
+        alias: Some("m".parse().unwrap()),
+    });
+    let body = json!({ "operation": download });
+    assert!(daemon.api().post("/v1/jobs", &body).await.unwrap().status < 300);
+    let partial = daemon.home.path().join("models/partial");
+    let noted = async || {
+        let files = fs::read_dir(&partial).ok()?.flatten();
+        let mut notes =
+            files.map(|file| file.path()).filter(|p| p.extension() == Some("json".as_ref()));
+        let note: Value = serde_json::from_slice(&fs::read(notes.next()?).ok()?).ok()?;
+        (!note["done"].as_array()?.is_empty()).then_some(())
+    };
+    wait_until("a note of what is there", SOON, noted).await.unwrap();
+    daemon.signal(Signal::KILL);
+    daemon.end().await;
+
+    let before = hub.sent();
+    assert!(before < size, "it was killed in the middle");
+    hub.faults().slow = None;
+    daemon.start_again().await;
+    let model: ModelEntry = daemon.api().run_job(&download).await.unwrap().result().unwrap();
+    assert_eq!(model.gguf.size_bytes, size);
+    assert!(hub.sent() - before < size, "it went on with what was there");
+    let worker: SupervisedWorker =
+        daemon.api().run_job(&spawn("m")).await.unwrap().result().unwrap();
+    assert_eq!(worker.state, SupervisedState::Ready);
 }
 
 #[tokio::test]
@@ -164,9 +205,16 @@ impl Daemon {
     }
 
     async fn start_with(flags: &[&str]) -> Self {
+        Self::start_configured(flags, "").await
+    }
+
+    /// With further keys of the section `[hive]`.
+    async fn start_configured(flags: &[&str], hive_keys: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let config = "[queen]\nbind = \"127.0.0.1:0\"\n\n[hive]\nbind = \"127.0.0.1:0\"\nworker_ports = \"0\"\nstop_grace_s = 5\n\
-                      [worker]\nctx_size = 512\nthreads = 1\n";
+        let config = format!(
+            "[queen]\nbind = \"127.0.0.1:0\"\n\n[hive]\nbind = \"127.0.0.1:0\"\nworker_ports = \"0\"\nstop_grace_s = 5\n\
+                      {hive_keys}\n[worker]\nctx_size = 512\nthreads = 1\n"
+        );
         fs::write(home.path().join("config.toml"), config).unwrap();
         let child = command(home.path(), flags).spawn().unwrap();
         let flags = flags.iter().map(ToString::to_string).collect();

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod daemon;
+mod downloads;
+mod hub;
 mod misbehaving_workers;
 mod models;
 mod support;

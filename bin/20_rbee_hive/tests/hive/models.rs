@@ -159,11 +159,20 @@ async fn two_hives_do_not_share_their_files() {
 }
 
 #[tokio::test]
-async fn a_damaged_catalog_is_told_at_start() {
+async fn a_hive_whose_catalog_is_damaged_starts_with_the_same_models() {
     let home = Home::new();
-    fs::create_dir_all(home.path().join("data")).unwrap();
-    fs::write(home.path().join("data/hive.db"), "this is no database at all, not at all").unwrap();
-    let error = home.start_with(home.double("ready")).await.err().expect("it cannot start");
-    let error = error.to_string();
-    assert!(error.contains("hive.db") && error.contains("Move it away"), "{error}");
+    let hive = home.start_with(home.double("ready")).await.unwrap();
+    let entry = hive.import(&home.double_model(), "m").await.unwrap();
+    hive.hive.shutdown().await;
+    drop(hive);
+    let data = home.path().join("data");
+    let _ = fs::remove_file(data.join("hive.db-wal"));
+    fs::write(data.join("hive.db"), "this is no database at all, not at all").unwrap();
+
+    let hive = home.start_with(home.double("ready")).await.unwrap();
+    assert_eq!(hive.hive.models(), [entry]);
+    let kept = fs::read_dir(data).unwrap().flatten();
+    assert!(kept.into_iter().any(|f| f.file_name().to_string_lossy().contains("hive.db.damaged-")));
+    hive.spawn("m").await.unwrap();
+    hive.hive.shutdown().await;
 }

@@ -11,7 +11,9 @@ mod file;
 mod known;
 mod secret;
 mod store;
+mod stored;
 
 pub use authenticator::{Authenticator, Caller, Denied};
 pub use secret::{Secret, local_secret};
 pub use store::{NewToken, TokenError, TokenInfo, TokenStore};
+pub use stored::{forget_secret, store_secret, stored_secret};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rbee_operations::{EventLevel, JobEvent, Operation, Progress};
+use rbee_operations::{EventLevel, JobEvent, Operation, Pace, Progress};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -89,6 +89,16 @@ impl JobContext {
         let Progress { done, total, unit } = progress;
         let data = json!({"progress": {"done": done, "total": total, "unit": unit}});
         self.tell(EventLevel::Info, message.into(), Some(data));
+    }
+
+    /// The same, with how fast it goes.
+    pub fn progress_at(&self, message: impl Into<String>, progress: Progress, pace: Pace) {
+        let Progress { done, total, unit } = progress;
+        let Pace { per_second, eta_s } = pace;
+        let progress = json!({
+            "done": done, "total": total, "unit": unit, "per_second": per_second, "eta_s": eta_s,
+        });
+        self.tell(EventLevel::Info, message.into(), Some(json!({ "progress": progress })));
     }
 
     /// Tells of something under a name of its own, with data or `None`. Events named `token` are

@@ -74,6 +74,18 @@ pub struct HiveConfig {
     /// How long a worker may take until it is ready, in seconds, up to a day. Default 600.
     #[serde(deserialize_with = "within::<_, _, 1, 86_400>")]
     pub start_timeout_s: u64,
+    /// The hub of `hf:` models, or a mirror of it. Default: `HF_ENDPOINT`, else Hugging Face.
+    #[serde(deserialize_with = "base_url")]
+    pub hf_endpoint: Option<String>,
+    /// How many connections fetch one file, 1 to 16. Default 4.
+    #[serde(deserialize_with = "within::<_, _, 1, 16>")]
+    pub download_connections: u32,
+    /// How long a download waits for a silent server, in seconds, up to an hour. Default 30.
+    #[serde(deserialize_with = "within::<_, _, 1, 3600>")]
+    pub download_stall_s: u64,
+    /// How often a download tries again without having got anything, up to 100. Default 8.
+    #[serde(deserialize_with = "within::<_, _, 0, 100>")]
+    pub download_retries: u32,
 }
 
 /// Settings of workers.
@@ -133,6 +145,10 @@ impl Default for HiveConfig {
             advertise: None,
             stop_grace_s: 10,
             start_timeout_s: 600,
+            hf_endpoint: None,
+            download_connections: 4,
+            download_stall_s: 30,
+            download_retries: 8,
         }
     }
 }

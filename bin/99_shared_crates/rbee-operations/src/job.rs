@@ -106,6 +106,17 @@ pub struct Progress {
     pub unit: String,
 }
 
+/// How fast a long step goes; beside its [`Progress`] in the same object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// How much of the progress's unit is done in a second.
+    #[serde(default)]
+    pub per_second: Option<u64>,
+    /// How many seconds the rest takes at this pace.
+    #[serde(default)]
+    pub eta_s: Option<u64>,
+}
+
 /// One event of a job's stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobEvent {
@@ -130,6 +141,13 @@ pub struct JobEvent {
 }
 
 impl JobEvent {
+    /// The pace that this event carries beside its progress; empty if it carries none.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        let progress = self.data.as_ref().and_then(|data| data.get("progress"));
+        progress.and_then(|progress| Pace::deserialize(progress).ok()).unwrap_or_default()
+    }
+
     /// The progress that this event carries, if it is a progress event.
     #[must_use]
     pub fn progress(&self) -> Option<Progress> {

@@ -5,11 +5,16 @@
 #![warn(missing_docs)]
 
 mod job;
+mod model;
+mod model_ref;
 mod operation;
 
 pub use job::{
-    DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Progress, SubmitJob,
+    DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Pace, Progress, SubmitJob,
 };
-pub use operation::{
-    HiveTarget, Infer, ModelImport, ModelTarget, Operation, WorkerSpawn, WorkerTarget,
+pub use model::{
+    ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName, ModelPin, ModelStore,
+    ModelUpdate,
 };
+pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
+pub use operation::{HiveTarget, Infer, ModelTarget, Operation, WorkerSpawn, WorkerTarget};

@@ -3,6 +3,10 @@
 use serde::{Deserialize, Serialize};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sampling, WorkerId};
 
+use crate::model::{
+    ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName, ModelPin, ModelUpdate,
+};
+
 /// One thing that a job does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Operation {
@@ -26,8 +30,12 @@ pub enum Operation {
     WorkerGet(WorkerTarget),
     /// Stops a worker and forgets it.
     WorkerDelete(WorkerTarget),
-    /// Adds a GGUF file to a hive's catalog.
+    /// Fetches a model into a hive's catalog.
+    ModelDownload(ModelDownload),
+    /// Adds a GGUF file, or a folder of them, to a hive's catalog.
     ModelImport(ModelImport),
+    /// Adds the models of another program to a hive's catalog.
+    ModelImportStore(ModelImportStore),
     /// Lists the models of a hive.
     ModelList(HiveTarget),
     /// Shows one model.
@@ -36,6 +44,14 @@ pub enum Operation {
     ModelDelete(ModelTarget),
     /// Computes a model's SHA-256 again and compares it with the pinned one.
     ModelVerify(ModelTarget),
+    /// Looks whether a model's source has another file, and takes it if the operator agreed.
+    ModelUpdate(ModelUpdate),
+    /// Pins a model to the file that lies on the disk.
+    ModelPin(ModelPin),
+    /// Gives a model a further name.
+    ModelAlias(ModelName),
+    /// Lists or removes what is left of unfinished downloads.
+    ModelGarbage(ModelGarbage),
     /// Runs a prompt and gives the answer as the job's events.
     Infer(Box<Infer>),
 }
@@ -80,20 +96,6 @@ pub struct WorkerTarget {
     pub worker_id: WorkerId,
 }
 
-/// A file that becomes a model of a catalog.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelImport {
-    /// Into which hive's catalog; `localhost` if left out.
-    #[serde(default = "HiveAlias::localhost")]
-    pub hive_id: HiveAlias,
-    /// The file, as an absolute path on the hive's machine.
-    pub path: String,
-    /// The name in requests; by default made from the file's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alias: Option<ModelAlias>,
-}
-
 /// A model of a hive's catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,11 +138,17 @@ impl Operation {
             Self::WorkerList(_) => "worker_list",
             Self::WorkerGet(_) => "worker_get",
             Self::WorkerDelete(_) => "worker_delete",
+            Self::ModelDownload(_) => "model_download",
             Self::ModelImport(_) => "model_import",
+            Self::ModelImportStore(_) => "model_import_store",
             Self::ModelList(_) => "model_list",
             Self::ModelGet(_) => "model_get",
             Self::ModelDelete(_) => "model_delete",
             Self::ModelVerify(_) => "model_verify",
+            Self::ModelUpdate(_) => "model_update",
+            Self::ModelPin(_) => "model_pin",
+            Self::ModelAlias(_) => "model_alias",
+            Self::ModelGarbage(_) => "model_garbage",
             Self::Infer(_) => "infer",
         }
     }
@@ -153,11 +161,17 @@ impl Operation {
             | Self::WorkerList(_)
             | Self::WorkerGet(_)
             | Self::WorkerDelete(_)
+            | Self::ModelDownload(_)
             | Self::ModelImport(_)
+            | Self::ModelImportStore(_)
             | Self::ModelList(_)
             | Self::ModelGet(_)
             | Self::ModelDelete(_)
-            | Self::ModelVerify(_) => true,
+            | Self::ModelVerify(_)
+            | Self::ModelUpdate(_)
+            | Self::ModelPin(_)
+            | Self::ModelAlias(_)
+            | Self::ModelGarbage(_) => true,
             Self::HiveList {}
             | Self::HiveStart(_)
             | Self::HiveStop(_)
@@ -181,7 +195,13 @@ impl Operation {
             | Self::ModelList(t) => Some(&t.hive_id),
             Self::WorkerSpawn(s) => Some(&s.hive_id),
             Self::WorkerGet(t) | Self::WorkerDelete(t) => Some(&t.hive_id),
+            Self::ModelDownload(d) => Some(&d.hive_id),
             Self::ModelImport(i) => Some(&i.hive_id),
+            Self::ModelImportStore(i) => Some(&i.hive_id),
+            Self::ModelUpdate(u) => Some(&u.hive_id),
+            Self::ModelPin(p) => Some(&p.hive_id),
+            Self::ModelAlias(a) => Some(&a.hive_id),
+            Self::ModelGarbage(g) => Some(&g.hive_id),
             Self::ModelGet(t) | Self::ModelDelete(t) | Self::ModelVerify(t) => Some(&t.hive_id),
             Self::HiveList {} | Self::Infer(_) => None,
         }
@@ -201,6 +221,11 @@ impl Operation {
                 let model = infer.model.clone();
                 let prompt = String::new();
                 Self::Infer(Box::new(Infer { model, prompt, system: None, sampling }))
+            }
+            Self::ModelDownload(download) => {
+                let shown = download.reference.without_secrets();
+                let reference = shown.parse().unwrap_or_else(|_| download.reference.clone());
+                Self::ModelDownload(ModelDownload { reference, ..download.clone() })
             }
             other => other.clone(),
         }
@@ -237,6 +262,13 @@ mod tests {
         assert!(parse(r#"{"WorkerSpwan":{}}"#).unwrap_err().contains("WorkerSpwan"));
         let error = parse(r#"{"WorkerSpawn":{"model":"m","devcie":"CPU-0"}}"#).unwrap_err();
         assert!(error.contains("devcie"), "{error}");
+    }
+
+    #[test]
+    fn a_redacted_download_holds_no_signature() {
+        let op = parse(r#"{"ModelDownload":{"reference":"https://h/a.gguf?sig=secret"}}"#).unwrap();
+        let kept = serde_json::to_string(&op.redacted()).unwrap();
+        assert!(kept.contains("https://h/a.gguf") && !kept.contains("secret"), "{kept}");
     }
 
     #[test]

@@ -184,6 +184,7 @@ impl Cluster {
             hive_id: hive.clone(),
             path: demo_model()?.to_string_lossy().into_owned(),
             alias: Some(DEMO_ALIAS.parse()?),
+            link: false,
         };
         self.api()?.run_job(&Operation::ModelImport(import)).await?.result()
     }

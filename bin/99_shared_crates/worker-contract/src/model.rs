@@ -109,6 +109,15 @@ pub struct GgufSummary {
     pub size_bytes: u64,
 }
 
+/// A part of a model that is split into several files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelShard {
+    /// The pinned digest of the part.
+    pub sha256: Sha256Digest,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+}
+
 /// A model of a hive's catalog.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
@@ -120,6 +129,10 @@ pub struct ModelEntry {
     pub source: String,
     /// When it was added: seconds since the Unix epoch.
     pub added_at: u64,
+    /// Of a model that is split: its parts in their order. `sha256` is that of their digests as lines
+    /// of text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shards: Vec<ModelShard>,
     /// What the file says of itself.
     #[serde(flatten)]
     pub gguf: GgufSummary,

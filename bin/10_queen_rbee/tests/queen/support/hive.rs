@@ -114,6 +114,7 @@ fn entry() -> ModelEntry {
         sha256: "0".repeat(64).parse().unwrap(),
         source: "test".into(),
         added_at: 1_700_000_000,
+        shards: Vec::new(),
         gguf: GgufSummary {
             architecture: "llama".into(),
             name: None,

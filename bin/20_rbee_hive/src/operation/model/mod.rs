@@ -1,54 +1,42 @@
 //! Operations on models.
 
+mod download;
+mod garbage;
+mod import;
+mod update;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{ModelImport, Progress};
+use rbee_operations::Progress;
 use serde_json::json;
-use worker_contract::ModelAlias;
+use worker_contract::{GgufSummary, ModelAlias};
+
+pub(super) use self::download::download;
+pub(super) use self::garbage::garbage;
+pub(super) use self::import::{import, import_store};
+pub(super) use self::update::{name, pin, update};
 
 use super::{outcome, unless_cancelled};
-use crate::catalog::{Candidate, CatalogError, Imported, Watcher};
+use crate::catalog::{CatalogError, Watcher};
 use crate::hive::Parts;
 use crate::worker_binary::AskError;
 
 /// The shortest time between two progress events.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// Adds a file: the worker's binary reads what is in it, then it is copied and pinned.
-pub(super) async fn import(
+/// What the worker's binary says of a file, or of a split model by its first part.
+async fn inspect(
     parts: &Parts,
-    request: ModelImport,
+    file: &std::path::Path,
     job: &JobContext,
-) -> Result<Outcome, JobError> {
-    let path = request.path;
-    let candidate = off_thread(move || Candidate::open(&path)).await?;
-    let alias = match request.alias {
-        Some(alias) => alias,
-        None => candidate.alias()?,
-    };
-    job.say(format!("Reading what {} contains", candidate.path().display()));
-    let inspected = unless_cancelled(job, parts.binary.inspect(candidate.path())).await?;
-    let gguf = inspected.map_err(|error| match error {
+) -> Result<GgufSummary, JobError> {
+    let inspected = unless_cancelled(job, parts.binary.inspect(file)).await?;
+    inspected.map_err(|error| match error {
         AskError::Refused(reason) => JobError::new("invalid_model", reason)
             .hint("a model is a whole GGUF file; get it again if it was cut short"),
         other => other.into(),
-    })?;
-    let (catalog, bytes) = (Arc::clone(&parts.catalog), candidate.bytes());
-    let copying = format!("Importing {alias}");
-    let imported = blocking(job, &copying, bytes, move |watcher| {
-        catalog.import(candidate, alias, gguf, watcher)
-    })
-    .await?;
-    Ok(match imported {
-        Imported::Added(entry) => {
-            parts.changes.note();
-            outcome(format!("Model {} is in the catalog", entry.alias), &entry)
-        }
-        Imported::AlreadyThere(entry) => {
-            outcome(format!("Model {} was in the catalog already", entry.alias), &entry)
-        }
     })
 }
 

@@ -1,0 +1,211 @@
+//! Adding, naming, replacing and removing models: row, files, label and view together.
+
+use worker_contract::{GgufSummary, ModelAlias, ModelEntry, Sha256Digest};
+
+use super::candidate::{Candidate, Sharing};
+use super::copy::Watcher;
+use super::staged::{Staged, digest_of};
+use super::store::{Pinned, PinnedFile, Store};
+use super::{Catalog, CatalogError, files};
+
+/// What came of adding a model.
+#[derive(Debug)]
+pub(crate) enum Imported {
+    /// The model is in the catalog.
+    Added(ModelEntry),
+    /// It already was, under this very name.
+    AlreadyThere(ModelEntry),
+}
+
+impl Catalog {
+    /// Brings a file, or the parts of a split one, into the models folder and pins the digest.
+    /// Blocking. Also says whether bytes were copied.
+    ///
+    /// The same file under the same name again is fine; another file under a used name is not.
+    pub(crate) fn import(
+        &self,
+        mut candidate: Candidate,
+        alias: ModelAlias,
+        gguf: GgufSummary,
+        sharing: Sharing,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<(Imported, bool), CatalogError> {
+        if let Ok(pinned) = self.pinned(&alias) {
+            let given = candidate.hash(watcher)?;
+            let there = same_or_taken(pinned.entry, given)?;
+            if self.checked_file(&alias, watcher).is_err() {
+                let staged = candidate.stage(&self.models, sharing, watcher)?;
+                self.restore(staged)?;
+            }
+            return Ok((Imported::AlreadyThere(there), false));
+        }
+        let source = candidate.path().display().to_string();
+        let staged = candidate.stage(&self.models, sharing, watcher)?;
+        let is_copy = staged.is_copy();
+        Ok((self.add(staged, alias, source, gguf)?, is_copy))
+    }
+
+    /// Gives complete files a name. Blocking.
+    pub(crate) fn add(
+        &self,
+        staged: Staged,
+        alias: ModelAlias,
+        source: String,
+        gguf: GgufSummary,
+    ) -> Result<Imported, CatalogError> {
+        let store = self.store();
+        let digest = staged.digest();
+        if let Ok(pinned) = self.pinned(&alias) {
+            let there = same_or_taken(pinned.entry, digest)?;
+            staged.discard();
+            return Ok(Imported::AlreadyThere(there));
+        }
+        self.put(&store, staged, alias, source, gguf).map(Imported::Added)
+    }
+
+    /// Gives a name to other files than it had. Blocking. The caller sees to it that no worker runs
+    /// the model.
+    pub(crate) fn replace(
+        &self,
+        staged: Staged,
+        alias: ModelAlias,
+        source: String,
+        gguf: GgufSummary,
+    ) -> Result<ModelEntry, CatalogError> {
+        let store = self.store();
+        let before = self.get(&alias)?;
+        let entry = self.put(&store, staged, alias, source, gguf)?;
+        self.forget_files(&before);
+        Ok(entry)
+    }
+
+    /// Gives a model a further name. Blocking.
+    pub(crate) fn name(
+        &self,
+        model: &ModelAlias,
+        alias: ModelAlias,
+    ) -> Result<Imported, CatalogError> {
+        let store = self.store();
+        let Pinned { entry, files } = self.pinned(model)?;
+        if let Ok(pinned) = self.pinned(&alias) {
+            return same_or_taken(pinned.entry, entry.sha256).map(Imported::AlreadyThere);
+        }
+        let entry = ModelEntry { alias, added_at: super::unix_now(), ..entry };
+        self.write(&store, Pinned { entry: entry.clone(), files })?;
+        Ok(Imported::Added(entry))
+    }
+
+    /// Pins a model, and all names of its files, to the files as they lie on the disk, if those have
+    /// the digest that the operator agreed to. Blocking.
+    pub(crate) fn pin(
+        &self,
+        alias: &ModelAlias,
+        accepted: &Sha256Digest,
+        gguf: &GgufSummary,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<ModelEntry, CatalogError> {
+        let (found, unmoved) = self.hash_files(alias, watcher)?;
+        let digests: Vec<_> = found.iter().map(|file| file.sha256.clone()).collect();
+        let actual = digest_of(&digests);
+        let store = self.store();
+        let before = self.pinned(alias)?.entry;
+        if actual != *accepted || !unmoved {
+            let (alias, pinned) = (alias.clone(), before.sha256);
+            return Err(CatalogError::Changed { alias, pinned, actual });
+        }
+        if actual == before.sha256 {
+            return Ok(before);
+        }
+        let parts = before.shards.len();
+        files::rename(&self.models, &before.sha256, &actual, parts)
+            .map_err(CatalogError::of_write)?;
+        let view = self.view();
+        for pinned in view.values().filter(|pinned| pinned.entry.sha256 == before.sha256) {
+            let mut pinned = pinned.clone();
+            pinned.entry.sha256 = actual.clone();
+            pinned.entry.gguf = gguf.clone();
+            for (shard, file) in pinned.entry.shards.iter_mut().zip(&found) {
+                shard.sha256 = file.sha256.clone();
+            }
+            pinned.files.clone_from(&found);
+            self.write(&store, pinned)?;
+        }
+        files::label(&self.models, &before.sha256, Vec::new());
+        self.get(alias)
+    }
+
+    /// Takes a model off the list, and its files off the disk unless another name stands for them.
+    /// Blocking. The caller sees to it that no worker runs it.
+    pub(crate) fn remove(&self, alias: &ModelAlias) -> Result<ModelEntry, CatalogError> {
+        let store = self.store();
+        let entry = self.get(alias)?;
+        store.delete(alias)?;
+        self.change_view(|view| {
+            view.remove(alias);
+        });
+        self.forget_files(&entry);
+        Ok(entry)
+    }
+
+    /// Puts back the files of a model whose own are gone or were changed.
+    pub(crate) fn restore(&self, staged: Staged) -> Result<(), CatalogError> {
+        let store = self.store();
+        let digest = staged.digest();
+        let files = staged.put_in_place(&self.models)?;
+        self.note_files(&store, &digest, &files)
+    }
+
+    fn put(
+        &self,
+        store: &Store,
+        staged: Staged,
+        alias: ModelAlias,
+        source: String,
+        mut gguf: GgufSummary,
+    ) -> Result<ModelEntry, CatalogError> {
+        let (sha256, shards) = (staged.digest(), staged.shards());
+        // What the first part says of its size is not all.
+        gguf.size_bytes = staged.bytes();
+        let is_first = self.with_digest(&sha256).is_none();
+        let parts = shards.len();
+        // Also replaces files that another name stands for: their bytes may have been tampered with.
+        let found: Vec<PinnedFile> = staged.put_in_place(&self.models)?;
+        self.note_files(store, &sha256, &found)?;
+        let added_at = super::unix_now();
+        let entry = ModelEntry { alias, sha256, source, added_at, shards, gguf };
+        let written = self.write(store, Pinned { entry: entry.clone(), files: found });
+        if written.is_err() && is_first {
+            let _ = files::remove(&self.models, &entry.sha256, parts);
+        }
+        written.map(|()| entry)
+    }
+
+    fn write(&self, store: &Store, pinned: Pinned) -> Result<(), CatalogError> {
+        store.put(&pinned)?;
+        let digest = pinned.entry.sha256.clone();
+        self.change_view(|view| {
+            view.insert(pinned.entry.alias.clone(), pinned);
+        });
+        self.label(&digest);
+        Ok(())
+    }
+
+    /// Removes files that no name stands for any more, and what was written of the names.
+    fn forget_files(&self, entry: &ModelEntry) {
+        self.label(&entry.sha256);
+        if self.with_digest(&entry.sha256).is_some() {
+            return;
+        }
+        let removed = files::remove(&self.models, &entry.sha256, entry.shards.len());
+        if let Err(error) = removed {
+            tracing::warn!(model = %entry.alias, %error, "the file of a deleted model stays on disk");
+        }
+    }
+}
+
+fn same_or_taken(there: ModelEntry, given: Sha256Digest) -> Result<ModelEntry, CatalogError> {
+    if there.sha256 == given {
+        return Ok(there);
+    }
+    Err(CatalogError::AliasTaken { alias: there.alias, pinned: there.sha256, given })
+}

@@ -1,0 +1,104 @@
+//! Whether the files of a model are those that were added.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use worker_contract::{ModelAlias, Sha256Digest};
+
+use super::copy::{self, Watcher};
+use super::staged::digest_of;
+use super::store::{PinnedFile, Stamp, Store};
+use super::{Catalog, CatalogError};
+
+/// What came of computing a digest again.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    pub(crate) pinned: Sha256Digest,
+    pub(crate) actual: Sha256Digest,
+}
+
+impl Catalog {
+    /// The file of a model, or its first part, after a check that all are those that were added.
+    /// Blocking.
+    ///
+    /// Digests are computed again only if size or time of change differ from the last time.
+    pub(crate) fn checked_file(
+        &self,
+        alias: &ModelAlias,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<PathBuf, CatalogError> {
+        let pinned = self.pinned(alias)?;
+        let paths = self.files_of(&pinned.entry);
+        let mut unchanged = true;
+        for (path, file) in paths.iter().zip(&pinned.files) {
+            let metadata = fs::metadata(path);
+            let metadata = metadata.map_err(|_| CatalogError::FileGone { alias: alias.clone() })?;
+            unchanged &= file.stamp == Stamp::of(&metadata);
+        }
+        let Some(first) = paths.into_iter().next().filter(|_| !pinned.files.is_empty()) else {
+            return Err(CatalogError::FileGone { alias: alias.clone() });
+        };
+        if unchanged {
+            return Ok(first);
+        }
+        let Verified { pinned, actual } = self.verify(alias, watcher)?;
+        if pinned == actual {
+            return Ok(first);
+        }
+        Err(CatalogError::Changed { alias: alias.clone(), pinned, actual })
+    }
+
+    /// Computes the digest of a model's files. Blocking.
+    pub(crate) fn verify(
+        &self,
+        alias: &ModelAlias,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<Verified, CatalogError> {
+        let entry = self.pinned(alias)?.entry;
+        let (files, unmoved) = self.hash_files(alias, watcher)?;
+        let digests: Vec<_> = files.iter().map(|file| file.sha256.clone()).collect();
+        let actual = digest_of(&digests);
+        if actual == entry.sha256 && unmoved {
+            self.note_files(&self.store(), &actual, &files)?;
+        }
+        Ok(Verified { pinned: entry.sha256, actual })
+    }
+
+    /// The files of a model as they lie on the disk, and whether none changed meanwhile. Blocking.
+    pub(super) fn hash_files(
+        &self,
+        alias: &ModelAlias,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<(Vec<PinnedFile>, bool), CatalogError> {
+        let reading = |source| CatalogError::Io { doing: "the model file cannot be read", source };
+        let (mut files, mut unmoved, mut before) = (Vec::new(), true, 0);
+        for path in self.files_of(&self.pinned(alias)?.entry) {
+            let opened = File::open(path);
+            let mut file = opened.map_err(|_| CatalogError::FileGone { alias: alias.clone() })?;
+            let metadata = file.metadata().map_err(reading)?;
+            let sha256 = watcher.after(before, |watcher| copy::hash(&mut file, watcher));
+            let sha256 = sha256.map_err(CatalogError::of_copy)?;
+            let stamp = Stamp::of(&metadata);
+            unmoved &= Stamp::of(&file.metadata().map_err(reading)?) == stamp;
+            files.push(PinnedFile { sha256, stamp });
+            before += metadata.len();
+        }
+        Ok((files, unmoved))
+    }
+
+    /// Remembers the state of files whose digests are known, for all names that stand for them.
+    pub(super) fn note_files(
+        &self,
+        store: &Store,
+        digest: &Sha256Digest,
+        files: &[PinnedFile],
+    ) -> Result<(), CatalogError> {
+        store.set_files(digest, files)?;
+        self.change_view(|view| {
+            for pinned in view.values_mut().filter(|pinned| pinned.entry.sha256 == *digest) {
+                pinned.files = files.to_vec();
+            }
+        });
+        Ok(())
+    }
+}

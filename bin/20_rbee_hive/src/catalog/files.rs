@@ -1,0 +1,106 @@
+//! Where the files of models lie: `models/<sha256>.gguf`, or the parts of one together in a folder
+//! `models/<sha256>/`; and beside them the names, `models/<sha256>.json`, from which a catalog can be
+//! made again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use worker_contract::{ModelEntry, Sha256Digest};
+
+use super::shard::{MAX_SHARDS, shard_name};
+
+/// The largest file of names, in bytes.
+const MAX_LABEL: u64 = 4 << 20;
+
+/// What the file of names holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Label {
+    models: Vec<ModelEntry>,
+}
+
+/// The files of a model of so many parts, in their order.
+pub(super) fn of(models: &Path, digest: &Sha256Digest, parts: usize) -> Vec<PathBuf> {
+    if parts < 2 {
+        return vec![models.join(format!("{digest}.gguf"))];
+    }
+    let folder = models.join(digest.as_hex());
+    (1..=parts.min(MAX_SHARDS)).map(|index| folder.join(shard_name(index, parts))).collect()
+}
+
+/// Removes a model's files.
+pub(super) fn remove(models: &Path, digest: &Sha256Digest, parts: usize) -> io::Result<()> {
+    let removed = if parts < 2 {
+        fs::remove_file(models.join(format!("{digest}.gguf")))
+    } else {
+        fs::remove_dir_all(models.join(digest.as_hex()))
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives a model's files the place of another digest.
+pub(super) fn rename(
+    models: &Path,
+    from: &Sha256Digest,
+    to: &Sha256Digest,
+    parts: usize,
+) -> io::Result<()> {
+    let suffix = if parts < 2 { ".gguf" } else { "" };
+    fs::rename(models.join(format!("{from}{suffix}")), models.join(format!("{to}{suffix}")))
+}
+
+/// Writes down under which names a file is known; with none, removes what was written.
+pub(super) fn label(models: &Path, digest: &Sha256Digest, names: Vec<ModelEntry>) {
+    let path = models.join(format!("{digest}.json"));
+    let written = if names.is_empty() {
+        fs::remove_file(&path).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+    } else {
+        write(&path, &Label { models: names })
+    };
+    if let Err(error) = written {
+        // The catalog is what counts; this is for the day when it is lost.
+        tracing::warn!(%digest, %error, "the names of a model cannot be written beside it");
+    }
+}
+
+/// All that labels say, of files that are there.
+pub(super) fn labelled(models: &Path) -> Vec<ModelEntry> {
+    let Ok(folder) = fs::read_dir(models) else { return Vec::new() };
+    let mut entries: Vec<ModelEntry> = folder
+        .flatten()
+        .map(|file| file.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .filter_map(|path| read(&path))
+        .flat_map(|label| label.models)
+        .filter(|entry| {
+            of(models, &entry.sha256, entry.shards.len()).iter().all(|file| file.is_file())
+        })
+        .collect();
+    entries.sort_by(|a, b| (&a.alias, a.added_at).cmp(&(&b.alias, b.added_at)));
+    entries.dedup_by(|a, b| a.alias == b.alias);
+    entries
+}
+
+fn write(path: &Path, label: &Label) -> io::Result<()> {
+    let beside = path.with_extension("json.new");
+    fs::write(&beside, serde_json::to_vec_pretty(label).map_err(io::Error::other)?)?;
+    fs::rename(beside, path)
+}
+
+fn read(path: &Path) -> Option<Label> {
+    if fs::metadata(path).ok()?.len() > MAX_LABEL {
+        return None;
+    }
+    let read = serde_json::from_slice(&fs::read(path).ok()?);
+    if let Err(error) = &read {
+        tracing::warn!(file = %path.display(), %error, "the names beside a model cannot be read");
+    }
+    read.ok()
+}

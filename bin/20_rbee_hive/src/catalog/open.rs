@@ -1,0 +1,106 @@
+//! Opening the catalog, also when its table is lost or damaged.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::candidate::PARTIAL_PREFIX;
+use super::store::{Pinned, Store, StoreError};
+use super::{Catalog, files};
+
+impl Catalog {
+    /// Opens the catalog, and removes the unfinished copies of a hive that was killed.
+    ///
+    /// A table that is damaged is kept aside; one that is damaged or not there is made again from what
+    /// is written beside the files. Their digests are computed before they are used.
+    pub(crate) fn open(database: &Path, models: &Path) -> Result<Self, StoreError> {
+        let is_lost = !database.exists();
+        let (store, rows, rebuild) = match load(database) {
+            Ok((store, rows)) => (store, rows, is_lost),
+            Err(error) if error.is_damage() => {
+                let kept = set_aside(database)?;
+                tracing::error!(
+                    reason = %error, kept = %kept.display(),
+                    "the catalog is damaged: it is kept aside and made again from the models folder"
+                );
+                let (store, rows) = load(database)?;
+                (store, rows, true)
+            }
+            Err(error) => return Err(error),
+        };
+        let view = rows.into_iter().map(|pinned| (pinned.entry.alias.clone(), pinned));
+        let view = Mutex::new(Arc::new(view.collect()));
+        remove_partial_copies(models);
+        let catalog = Self { models: models.into(), view, store: Mutex::new(store) };
+        if rebuild {
+            catalog.rebuild()?;
+        }
+        catalog.label_all();
+        Ok(catalog)
+    }
+
+    fn rebuild(&self) -> Result<(), StoreError> {
+        let store = self.store();
+        let found = files::labelled(&self.models);
+        for entry in &found {
+            let pinned = Pinned::unchecked(entry.clone());
+            store.put(&pinned)?;
+            self.change_view(|view| {
+                view.insert(entry.alias.clone(), pinned);
+            });
+        }
+        if !found.is_empty() {
+            let models = found.len();
+            tracing::warn!(models, "the catalog is made again from the models folder");
+        }
+        Ok(())
+    }
+
+    /// A catalog of an earlier version has written nothing beside its files.
+    fn label_all(&self) {
+        let view = self.view();
+        for pinned in view.values() {
+            let digest = &pinned.entry.sha256;
+            if !self.models.join(format!("{digest}.json")).exists() {
+                self.label(digest);
+            }
+        }
+    }
+}
+
+fn load(database: &Path) -> Result<(Store, Vec<Pinned>), StoreError> {
+    let store = Store::open(database)?;
+    let rows = store.all()?;
+    Ok((store, rows))
+}
+
+/// Renames a database and what SQLite keeps beside it.
+fn set_aside(database: &Path) -> Result<PathBuf, StoreError> {
+    let name = database.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mark = super::unix_now();
+    let free = (0_u32..).map(|n| match n {
+        0 => database.with_file_name(format!("{name}.damaged-{mark}")),
+        n => database.with_file_name(format!("{name}.damaged-{mark}-{n}")),
+    });
+    let kept = free.into_iter().find(|path| !path.exists()).unwrap_or_else(|| database.into());
+    fs::rename(database, &kept).map_err(StoreError::SetAside)?;
+    for suffix in ["-wal", "-shm"] {
+        let beside = database.with_file_name(format!("{name}{suffix}"));
+        let mut to = kept.clone().into_os_string();
+        to.push(suffix);
+        let _ = fs::rename(beside, to);
+    }
+    Ok(kept)
+}
+
+fn remove_partial_copies(models: &Path) {
+    let Ok(files) = fs::read_dir(models) else {
+        return;
+    };
+    for file in files.flatten() {
+        if file.file_name().to_string_lossy().starts_with(PARTIAL_PREFIX) {
+            tracing::info!(file = ?file.file_name(), "removing an unfinished copy");
+            let _ = fs::remove_file(file.path());
+        }
+    }
+}

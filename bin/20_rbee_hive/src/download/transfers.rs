@@ -1,0 +1,201 @@
+//! Downloads that run, each once: whoever wants the same files waits for the same transfer.
+//!
+//! A transfer is a task of the hive's own. It ends early when nobody waits for it any more, and keeps
+//! what arrived.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::error::DownloadError;
+use super::fetch::{Fetched, Fetcher, Hears, Remote};
+
+/// How many transfers run at once; one more waits.
+const AT_ONCE: usize = 3;
+
+/// How a transfer ended.
+type Ended = Result<Vec<Fetched>, Arc<DownloadError>>;
+
+/// The transfers of a hive.
+#[derive(Debug)]
+pub(crate) struct Transfers {
+    fetcher: Arc<Fetcher>,
+    table: Arc<Mutex<HashMap<String, Running>>>,
+    slots: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// The unfinished files that it writes to.
+    keys: Vec<String>,
+    waiting: Weak<Waiting>,
+    state: watch::Receiver<State>,
+}
+
+/// Held by each who waits; the transfer ends with the last.
+#[derive(Debug)]
+struct Waiting {
+    _cancel: DropGuard,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    done: u64,
+    total: Option<u64>,
+    notes: u64,
+    note: String,
+    ended: Option<Ended>,
+}
+
+impl Transfers {
+    pub(crate) fn new(fetcher: Fetcher) -> Self {
+        Self {
+            fetcher: Arc::new(fetcher),
+            table: Arc::default(),
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// What fetches the files.
+    pub(crate) fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
+    }
+
+    /// Fetches the files of one model, or waits for whoever does it already.
+    pub(crate) async fn get(
+        &self,
+        files: Vec<Remote>,
+        hears: &dyn Hears,
+        cancel: &CancellationToken,
+    ) -> Ended {
+        let (_waiting, mut state) = loop {
+            match self.join(&files) {
+                Ok(joined) => break joined,
+                // It was given up a moment ago and still writes down what it has.
+                Err(mut ending) => {
+                    let _ = ending.wait_for(|state| state.ended.is_some()).await;
+                }
+            }
+        };
+        let ended = async {
+            let mut notes_told = 0;
+            loop {
+                let now = state.borrow_and_update().clone();
+                if now.notes > notes_told {
+                    notes_told = now.notes;
+                    hears.note(now.note);
+                }
+                hears.reached(now.done, now.total);
+                if let Some(ended) = now.ended {
+                    return ended;
+                }
+                if state.changed().await.is_err() {
+                    return Err(Arc::new(DownloadError::Cancelled));
+                }
+            }
+        };
+        let ended = cancel.run_until_cancelled(ended).await;
+        ended.unwrap_or_else(|| Err(Arc::new(DownloadError::Cancelled)))
+    }
+
+    /// Whether an unfinished file is being written to.
+    pub(crate) fn is_busy(&self, key: &str) -> bool {
+        self.table().values().any(|running| running.keys.iter().any(|busy| busy == key))
+    }
+
+    /// Ends all transfers, and lets no other begin. Done when all have written down what they have.
+    pub(crate) async fn shutdown(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn join(
+        &self,
+        files: &[Remote],
+    ) -> Result<(Arc<Waiting>, watch::Receiver<State>), watch::Receiver<State>> {
+        let keys: Vec<String> = files.iter().map(Remote::key).collect();
+        let key = keys.join(" ");
+        let mut table = self.table();
+        if let Some(running) = table.get(&key) {
+            let state = running.state.clone();
+            return match running.waiting.upgrade() {
+                Some(waiting) => Ok((waiting, state)),
+                None => Err(state),
+            };
+        }
+        let cancel = self.stop.child_token();
+        let waiting = Arc::new(Waiting { _cancel: cancel.clone().drop_guard() });
+        let (sender, state) = watch::channel(State::default());
+        let running = Running { keys, waiting: Arc::downgrade(&waiting), state: state.clone() };
+        table.insert(key.clone(), running);
+        let (fetcher, slots) = (Arc::clone(&self.fetcher), Arc::clone(&self.slots));
+        let (table, files) = (Arc::clone(&self.table), files.to_vec());
+        self.tasks.spawn(async move {
+            let ended = transfer(&fetcher, &slots, &files, &sender, &cancel).await;
+            // First off the table: whoever hears of the end may begin anew.
+            table.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            sender.send_modify(|state| state.ended = Some(ended.map_err(Arc::new)));
+        });
+        Ok((waiting, state))
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn transfer(
+    fetcher: &Fetcher,
+    slots: &Semaphore,
+    files: &[Remote],
+    sender: &watch::Sender<State>,
+    cancel: &CancellationToken,
+) -> Result<Vec<Fetched>, DownloadError> {
+    let part = Part { sender, before: 0, total: None };
+    if slots.available_permits() == 0 {
+        part.note("waiting for other downloads to end".to_owned());
+    }
+    let slot = cancel.run_until_cancelled(slots.acquire()).await;
+    let _slot = slot.and_then(Result::ok).ok_or(DownloadError::Cancelled)?;
+    let total: Option<u64> = files.iter().map(|file| file.size).sum();
+    let mut complete: Vec<Fetched> = Vec::with_capacity(files.len());
+    for file in files {
+        let before = complete.iter().map(|file| file.bytes).sum();
+        // Of one file the server knows the size where nobody else does.
+        let total = if files.len() == 1 { None } else { total };
+        let part = Part { sender, before, total };
+        complete.push(fetcher.fetch(file, &part, cancel).await?);
+    }
+    Ok(complete)
+}
+
+/// One of several files: its progress is a part of theirs.
+struct Part<'a> {
+    sender: &'a watch::Sender<State>,
+    before: u64,
+    total: Option<u64>,
+}
+
+impl Hears for Part<'_> {
+    fn reached(&self, done: u64, total: Option<u64>) {
+        self.sender.send_modify(|state| {
+            state.done = self.before + done;
+            state.total = self.total.or(total);
+        });
+    }
+
+    fn note(&self, words: String) {
+        self.sender.send_modify(|state| {
+            state.notes += 1;
+            state.note = words;
+        });
+    }
+}

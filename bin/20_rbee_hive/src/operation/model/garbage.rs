@@ -1,0 +1,32 @@
+//! What unfinished downloads have left.
+
+use std::sync::Arc;
+
+use job_server::{JobError, Outcome};
+use rbee_operations::ModelGarbage;
+use serde_json::json;
+
+use super::{off_thread, outcome};
+use crate::hive::Parts;
+
+/// Lists it, or removes it. What is being downloaded is left alone.
+pub(in crate::operation) async fn garbage(
+    parts: &Parts,
+    request: ModelGarbage,
+) -> Result<Outcome, JobError> {
+    let (catalog, downloads) = (Arc::clone(&parts.catalog), Arc::clone(&parts.downloads));
+    let found = off_thread(move || {
+        let is_busy = |key: &str| downloads.is_busy(key);
+        Ok(if request.remove { catalog.remove_garbage(is_busy) } else { catalog.garbage(is_busy) })
+    })
+    .await?;
+    let bytes: u64 = found.iter().map(|garbage| garbage.bytes).sum();
+    let size = bytesize::ByteSize(bytes).display().si();
+    let what = match found.len() {
+        1 => "1 unfinished or nameless file".to_owned(),
+        n => format!("{n} unfinished or nameless files"),
+    };
+    let message =
+        if request.remove { format!("Removed {what}: {size}") } else { format!("{what}: {size}") };
+    Ok(outcome(message, &json!({ "garbage": found, "removed": request.remove })))
+}

@@ -1,0 +1,116 @@
+//! Changing what a name stands for, which only happens when the operator agreed to a digest.
+
+use std::sync::Arc;
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{ModelName, ModelPin, ModelRef, ModelUpdate};
+use serde_json::json;
+
+use super::download::{fetch, find, look, staged};
+use super::{blocking, in_use, inspect, off_thread, outcome};
+use crate::catalog::{CatalogError, Imported};
+use crate::hive::Parts;
+
+/// Looks whether a model's source has another file by now; takes it if that is the one agreed to.
+pub(in crate::operation) async fn update(
+    parts: &Parts,
+    request: ModelUpdate,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let alias = request.model;
+    let entry = parts.catalog.get(&alias)?;
+    let reference = entry.source.parse::<ModelRef>().ok();
+    let on_a_server = |r: &ModelRef| matches!(r, ModelRef::Hub(_) | ModelRef::Url(_));
+    let Some(reference) = reference.filter(on_a_server) else {
+        let message = format!("{alias} comes from {}, which is no server", entry.source);
+        return Err(JobError::new("no_source", message)
+            .hint("import the file under another name, or delete the model first"));
+    };
+    let mut wanted = find(parts, &reference, job).await?;
+    let report = |offered: Option<&str>, updated: bool| {
+        json!({
+            "alias": alias, "source": entry.source, "pinned": entry.sha256,
+            "offered": offered, "changed": offered != Some(entry.sha256.as_hex()),
+            "updated": updated,
+        })
+    };
+    let offered = wanted.digest();
+    if offered.as_ref() == Some(&entry.sha256) {
+        let message = format!("Model {alias} is what its source has");
+        return Ok(outcome(message, &report(Some(entry.sha256.as_hex()), false)));
+    }
+    if let (Some(offered), None) = (&offered, &request.accept) {
+        let message = format!(
+            "The source of {alias} has another file: its SHA-256 is {offered}, that of {alias} is {}",
+            entry.sha256
+        );
+        return Ok(outcome(message, &report(Some(offered.as_hex()), false)));
+    }
+    // A server that tells no digest has to be read to the end; what arrives is kept for the answer.
+    let fetched = fetch(parts, &mut wanted, &alias, job).await?;
+    let _turn = parts.downloads.turn().await;
+    let actual = staged(&fetched).digest();
+    if actual == entry.sha256 {
+        staged(&fetched).discard();
+        let message = format!("Model {alias} is what its source has");
+        return Ok(outcome(message, &report(Some(actual.as_hex()), false)));
+    }
+    if request.accept.as_ref() != Some(&actual) {
+        let message = format!(
+            "The source of {alias} has another file: its SHA-256 is {actual}, that of {alias} is {}",
+            entry.sha256
+        );
+        return Ok(outcome(message, &report(Some(actual.as_hex()), false)));
+    }
+    let (staged, gguf) = look(parts, &fetched, &alias, job).await?;
+    let change = parts.usage.exclude(&alias).ok_or_else(|| in_use(parts, &alias))?;
+    let (catalog, name, source) = (Arc::clone(&parts.catalog), alias.clone(), wanted.source);
+    let replaced = off_thread(move || {
+        let replaced = catalog.replace(staged, name, source, gguf);
+        drop(change);
+        replaced
+    });
+    let replaced = replaced.await?;
+    parts.changes.note();
+    let message = format!("Model {alias} is pinned to {}", replaced.sha256);
+    Ok(outcome(message, &report(Some(replaced.sha256.as_hex()), true)))
+}
+
+/// Pins a model to its file as it lies on the disk.
+pub(in crate::operation) async fn pin(
+    parts: &Parts,
+    request: ModelPin,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let alias = request.model;
+    let entry = parts.catalog.get(&alias)?;
+    let file = parts.catalog.first_file(&entry);
+    let gguf = inspect(parts, &file, job).await?;
+    let change = parts.usage.exclude(&alias).ok_or_else(|| in_use(parts, &alias))?;
+    let (catalog, name, accept) = (Arc::clone(&parts.catalog), alias.clone(), request.accept);
+    let reading = format!("Verifying {alias}");
+    let pinned = blocking(job, &reading, entry.gguf.size_bytes, move |watcher| {
+        let pinned = catalog.pin(&name, &accept, &gguf, watcher);
+        drop(change);
+        pinned
+    });
+    let pinned = pinned.await?;
+    parts.changes.note();
+    Ok(outcome(format!("Model {alias} is pinned to {}", pinned.sha256), &pinned))
+}
+
+/// Gives a model a further name.
+pub(in crate::operation) async fn name(
+    parts: &Parts,
+    request: ModelName,
+) -> Result<Outcome, JobError> {
+    let model = request.model;
+    // Held, so that a removal cannot come between.
+    let _in_use =
+        parts.usage.share(&model).ok_or_else(|| super::unknown_or_being_removed(parts, &model))?;
+    let (catalog, from, alias) = (Arc::clone(&parts.catalog), model.clone(), request.alias);
+    let named = off_thread(move || -> Result<_, CatalogError> { catalog.name(&from, alias) });
+    let (Imported::Added(entry) | Imported::AlreadyThere(entry)) = named.await?;
+    parts.changes.note();
+    Ok(outcome(format!("Model {model} is also called {}", entry.alias), &entry))
+}

@@ -1,0 +1,531 @@
+//! Downloads from a server that speaks Hugging Face's API, with all that can go wrong on the way.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use job_server::{Executor, JobError, JobRegistry, Limits, Replayed};
+use rbee_hive::HiveSettings;
+use rbee_operations::{JobEvent, ModelDownload, ModelGarbage, ModelUpdate, Operation};
+use test_cluster::{SmallDisk, demo_model, wait_until};
+use tokio_util::sync::CancellationToken;
+use worker_contract::{HiveAlias, ModelEntry, Sha256Digest};
+
+use crate::hub::{Hub, sha256};
+use crate::support::{Home, SOON, TestHive, alias, hive_target, model_target, result};
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_model_of_the_hub_is_downloaded_pinned_and_read_by_the_real_worker() {
+    let hub = Hub::start().await;
+    let bytes = fs::read(demo_model().unwrap()).unwrap();
+    hub.put("SmolLM2-135M-Instruct.Q4_1.gguf", bytes);
+    let home = Home::new();
+    let hive = start_real(&home, &hub).await;
+    let model = hive.download("hf:me/smol").await.unwrap();
+    assert_eq!(model.alias.as_str(), "smollm2-135m-instruct");
+    assert_eq!(model.source, "hf:me/smol:Q4_1");
+    assert_eq!(model.gguf.architecture, "llama");
+    assert_eq!(hive.hive.downloaded_bytes(), 98_362_432);
+    let verified = hive.run(Operation::ModelVerify(model_target("smollm2-135m-instruct"))).await;
+    assert_eq!(verified.unwrap().data["matches"], true);
+    let ranges = hub.asked().iter().filter(|asked| asked.range.is_some()).count();
+    assert!(ranges > 4, "several ranges at once: {ranges}");
+    assert_eq!(home.leftovers(), [""; 0]);
+
+    let again = hive.run(download("hf:me/smol", None)).await.unwrap();
+    assert!(again.message.contains("already"), "{}", again.message);
+    let named = hive.run(download("hf:me/smol:Q4_1", Some("second"))).await.unwrap();
+    assert!(named.message.contains("there already"), "{}", named.message);
+    assert_eq!(hub.sent(), 98_362_432, "nothing is fetched twice");
+    assert_eq!(hive.hive.models().len(), 2);
+}
+
+#[tokio::test]
+async fn of_several_quantizations_the_one_that_fits_is_taken_and_told() {
+    let hub = Hub::start().await;
+    let bytes = fs::read(demo_model().unwrap()).unwrap();
+    hub.put("m-Q4_1.gguf", bytes.clone());
+    hub.put("m-F16.gguf", bytes);
+    let home = Home::new();
+    let hive = start_real(&home, &hub).await;
+    let (outcome, events) = hive.told(download("hf:me/smol", None)).await;
+    let model: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
+    assert_eq!(model.source, "hf:me/smol:Q4_1");
+    let taken = events.iter().find(|e| e.message.starts_with("Taking")).expect("it says which");
+    assert!(taken.message.contains("the best of 2") && taken.message.contains("CPU-0"));
+    let error = hive.download("hf:me/smol:Q8_0").await.unwrap_err();
+    assert_eq!(error.code, "quantization_not_found");
+    assert!(error.hint.unwrap().contains("F16, Q4_1"));
+}
+
+#[tokio::test]
+async fn progress_tells_bytes_rate_and_time_left() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    hub.put("m.gguf", body(8 * MIB));
+    hub.faults().slow = Some(64 << 10);
+    let hive = start(&home, &hub).await;
+    let (outcome, events) = hive.told(download("hf:me/m", None)).await;
+    outcome.unwrap();
+    let told: Vec<_> = events.iter().filter(|event| event.progress().is_some()).collect();
+    let with_pace =
+        told.iter().filter(|e| e.pace().per_second > Some(0) && e.pace().eta_s.is_some());
+    assert!(with_pace.count() > 0, "{told:?}");
+    let last = told.last().and_then(|event| event.progress()).unwrap();
+    assert_eq!((last.done, last.total), (8 << 20, Some(8 << 20)));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_or_silent_is_gone_on_with_where_it_ended() {
+    for (faults, name) in [(true, "cut"), (false, "stall")] {
+        let (hub, home) = (Hub::start().await, Home::new());
+        let bytes = body(12 * MIB);
+        hub.put("m.gguf", bytes.clone());
+        {
+            let mut now = hub.faults();
+            (now.cut_after, now.cuts) = (faults.then_some(MIB), 3);
+            (now.stall_after, now.stalls) = ((!faults).then_some(MIB), 2);
+        }
+        let hive = start(&home, &hub).await;
+        let (outcome, events) = hive.told(download("hf:me/m", None)).await;
+        let model: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
+        assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+        let came = hive.hive.downloaded_bytes();
+        assert_eq!(came, bytes.len() as u64, "{name}: no byte came twice");
+        assert!(events.iter().any(|event| event.message.contains("trying again")), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_sends_whole_files_only_is_begun_anew_after_a_cut() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    let bytes = body(6 * MIB);
+    hub.put("m.gguf", bytes.clone());
+    {
+        let mut now = hub.faults();
+        (now.no_ranges, now.cut_after, now.cuts) = (true, Some(2 * MIB), 2);
+    }
+    let hive = start(&home, &hub).await;
+    let model = hive.download("hf:me/m").await.unwrap();
+    assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+    assert_eq!(home.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_not_the_file_is_refused_with_a_reason_and_thrown_away() {
+    for (name, fault, code) in [
+        ("wrong bytes", fault(|f| f.wrong_bytes = true), "wrong_digest"),
+        ("wrong length", fault(|f| f.wrong_length = Some(17)), "wrong_size"),
+        ("too few bytes", fault(|f| f.too_few = 1000), "download_cut"),
+        (
+            "unauthorized",
+            fault(|f| (f.status, f.statuses) = (Some(401), 99)),
+            "download_unauthorized",
+        ),
+        ("forbidden", fault(|f| (f.status, f.statuses) = (Some(403), 99)), "download_unauthorized"),
+        ("not found", fault(|f| (f.status, f.statuses) = (Some(404), 99)), "download_not_found"),
+        ("broken", fault(|f| (f.status, f.statuses) = (Some(500), 99)), "server_failed"),
+        (
+            "busy",
+            fault(|f| {
+                (f.status, f.statuses, f.retry_after) = (Some(429), 99, Some(99_999));
+            }),
+            "download_rate_limited",
+        ),
+        ("around and around", fault(|f| f.redirect_loop = true), "bad_redirect"),
+    ] {
+        let (hub, home) = (Hub::start().await, Home::new());
+        hub.put("m.gguf", body(MIB));
+        fault(&mut hub.faults());
+        let hive = start(&home, &hub).await;
+        let error = hive.download("hf:me/m").await.unwrap_err();
+        assert_eq!(error.code, code, "{name}: {error}");
+        assert!(hive.hive.models().is_empty(), "{name}");
+        assert!(error.message.len() > 10, "{name}: {error}");
+        if code.starts_with("wrong") {
+            assert_eq!(home.leftovers(), [""; 0], "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_passes_by_itself_is_waited_for() {
+    for (status, retry_after) in [(429, Some(1)), (500, None), (503, None)] {
+        let (hub, home) = (Hub::start().await, Home::new());
+        hub.put("m.gguf", body(MIB));
+        {
+            let mut now = hub.faults();
+            (now.status, now.statuses, now.retry_after) = (Some(status), 2, retry_after);
+        }
+        let hive = start(&home, &hub).await;
+        hive.download("hf:me/m").await.unwrap_or_else(|error| panic!("{status}: {error}"));
+        assert_eq!(hub.faults().statuses, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_repository_that_is_not_there_or_has_no_model_is_told() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    hub.put("README.md", "hello");
+    let hive = start(&home, &hub).await;
+    for (reference, code) in [
+        ("hf:me/gone", "download_not_found"),
+        ("hf:me/m", "no_model"),
+        ("http://127.0.0.1:9/m.gguf", "server_unreachable"),
+    ] {
+        let error = hive.download(reference).await.unwrap_err();
+        assert_eq!(error.code, code, "{reference}: {error}");
+        assert!(error.hint.is_some(), "{reference}");
+    }
+    hub.put("m.gguf", "this is no model");
+    let home = Home::new();
+    let hive = start_real(&home, &hub).await;
+    let error = hive.download("hf:me/m").await.unwrap_err();
+    assert_eq!(error.code, "invalid_model", "{error}");
+    assert_eq!(home.leftovers(), [""; 0], "what is no model is not kept");
+}
+
+#[tokio::test]
+async fn a_token_of_the_secrets_folder_opens_private_models_and_goes_to_no_other_host() {
+    let (hub, cdn, home) = (Hub::start().await, Hub::start().await, Home::new());
+    for server in [&hub, &cdn] {
+        server.put("m.gguf", body(MIB));
+    }
+    {
+        let mut now = hub.faults();
+        (now.token, now.cdn) = (Some("hf_secret".into()), Some(cdn.address.clone()));
+    }
+    let hive = start(&home, &hub).await;
+    let error = hive.download("hf:me/m").await.unwrap_err();
+    assert_eq!(error.code, "download_unauthorized");
+    assert!(error.hint.unwrap().contains("token huggingface"));
+
+    let secrets = home.path().join("data/secrets");
+    let token = access_tokens::Secret::from("hf_secret".to_owned());
+    access_tokens::store_secret(&secrets, "huggingface.token", &token).unwrap();
+    hive.download("hf:me/m").await.unwrap();
+    assert!(hub.asked().iter().any(|asked| asked.token.as_deref() == Some("Bearer hf_secret")));
+    assert!(!cdn.asked().is_empty() && cdn.asked().iter().all(|asked| asked.token.is_none()));
+}
+
+#[tokio::test]
+async fn two_downloads_of_one_file_are_one() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    hub.put("m.gguf", body(8 * MIB));
+    hub.faults().slow = Some(128 << 10);
+    let hive = start(&home, &hub).await;
+    let (one, two, three) = tokio::join!(
+        hive.run(download("hf:me/m", Some("one"))),
+        hive.run(download("hf:me/m", Some("two"))),
+        hive.run(download("hf:me/m", Some("one"))),
+    );
+    for outcome in [one, two, three] {
+        outcome.unwrap();
+    }
+    assert_eq!(hub.sent(), 8 << 20, "each byte came once");
+    assert_eq!(hive.hive.models().len(), 2);
+    assert_eq!(home.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn one_of_two_who_wait_can_go_and_the_other_still_gets_the_file() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    hub.put("m.gguf", body(8 * MIB));
+    hub.faults().slow = Some(128 << 10);
+    let hive = start(&home, &hub).await;
+    let cancel = CancellationToken::new();
+    let first = hive.run_until(download("hf:me/m", Some("one")), cancel.clone());
+    let goes = async {
+        hub.has_sent(MIB).await;
+        cancel.cancel();
+    };
+    let (first, second, ()) = tokio::join!(first, hive.run(download("hf:me/m", Some("two"))), goes);
+    assert_eq!(first.unwrap_err().code, "cancelled");
+    second.unwrap();
+    assert_eq!(hub.sent(), 8 << 20);
+}
+
+#[tokio::test]
+async fn a_cancelled_download_is_listed_gone_on_with_or_removed() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    let bytes = body(16 * MIB);
+    hub.put("m.gguf", bytes.clone());
+    hub.faults().slow = Some(64 << 10);
+    let hive = start(&home, &hub).await;
+    hive.cancelled_after(&hub, 2 * MIB).await;
+    let garbage = hive.garbage(false).await;
+    let (kept, total) = (garbage[0]["bytes"].as_u64().unwrap(), &garbage[0]["total"]);
+    assert!(kept > 0 && *total == 16 << 20 && garbage[0]["what"] == "m.gguf", "{garbage:?}");
+
+    let before = hub.sent();
+    hub.faults().slow = None;
+    let model = hive.download("hf:me/m").await.unwrap();
+    assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+    assert_eq!(hub.sent() - before, (16 << 20) - kept, "only the rest came");
+    assert!(hive.garbage(false).await.is_empty());
+
+    hive.run(Operation::ModelDelete(model_target("m"))).await.unwrap();
+    hub.faults().slow = Some(64 << 10);
+    hive.cancelled_after(&hub, 2 * MIB).await;
+    assert_eq!(hive.garbage(true).await.len(), 1);
+    assert_eq!(home.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_file_that_changed_on_the_server_is_not_mixed_with_what_was_there() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    hub.put("m.gguf", body(16 * MIB));
+    hub.faults().slow = Some(64 << 10);
+    let hive = start(&home, &hub).await;
+    let url = hub.url("m.gguf");
+    let cancel = CancellationToken::new();
+    let ends = async {
+        hub.has_sent(2 * MIB).await;
+        cancel.cancel();
+    };
+    let (ended, ()) = tokio::join!(hive.run_until(download(&url, None), cancel.clone()), ends);
+    assert_eq!(ended.unwrap_err().code, "cancelled");
+
+    let other: Vec<u8> = body(16 * MIB).iter().map(|byte| byte ^ 0x55).collect();
+    hub.put("m.gguf", other.clone());
+    hub.faults().slow = None;
+    let model: ModelEntry = result(hive.run(download(&url, None)).await.unwrap());
+    assert_eq!(model.sha256.as_hex(), sha256(&other));
+}
+
+#[tokio::test]
+async fn a_file_of_unknown_size_without_digest_is_taken_as_it_comes() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    let bytes = body(3 * MIB);
+    hub.put("m.gguf", bytes.clone());
+    {
+        let mut now = hub.faults();
+        (now.no_ranges, now.nameless) = (true, true);
+    }
+    let hive = start(&home, &hub).await;
+    let model: ModelEntry = result(hive.run(download(&hub.url("m.gguf"), None)).await.unwrap());
+    assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+    assert_eq!(model.source, hub.url("m.gguf"));
+}
+
+#[tokio::test]
+async fn a_split_model_is_one_model_whose_parts_lie_together() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    for n in 1..=3_usize {
+        hub.put(&format!("Q4/big-Q4_0-0000{n}-of-00003.gguf"), body(n * MIB));
+    }
+    let hive = start(&home, &hub).await;
+    let (outcome, events) = hive.told(download("hf:me/big", None)).await;
+    let model: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
+    assert_eq!((model.alias.as_str(), model.shards.len()), ("big", 3));
+    assert_eq!(model.gguf.size_bytes, 6 << 20);
+    let last = events.iter().filter_map(JobEvent::progress).next_back().unwrap();
+    assert_eq!((last.done, last.total), (6 << 20, Some(6 << 20)), "all parts together");
+    for n in 1..=3 {
+        let part = format!("{}/model-0000{n}-of-00003.gguf", model.sha256);
+        assert!(home.models().join(part).is_file());
+    }
+    hive.spawn("big").await.unwrap();
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_or_becomes_too_small_is_told_and_what_arrived_is_kept() {
+    if let Some(reason) = SmallDisk::unavailable() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let (hub, home) = (Hub::start().await, Home::new());
+    let _disk = SmallDisk::mount(&home.models(), 12).unwrap();
+    hub.put("large.gguf", body(16 * MIB));
+    hub.put("m.gguf", body(8 * MIB));
+    let hive = start(&home, &hub).await;
+    let error = hive.download("hf:me/m:large.gguf").await.unwrap_err();
+    assert_eq!(error.code, "disk_full");
+    assert!(error.message.contains("16.8 MB"), "{error}");
+    assert_eq!(hub.sent(), 0, "nothing was fetched");
+
+    hub.faults().slow = Some(64 << 10);
+    let filler = home.models().join("filler");
+    let fills = async {
+        hub.has_sent(MIB).await;
+        fs::write(&filler, vec![0; 7 * MIB]).unwrap();
+    };
+    let (ended, ()) = tokio::join!(hive.download("hf:me/m:m.gguf"), fills);
+    let error = ended.unwrap_err();
+    assert_eq!(error.code, "disk_full", "{error}");
+    let before = hub.sent();
+    fs::remove_file(filler).unwrap();
+    hive.download("hf:me/m:m.gguf").await.unwrap();
+    assert!(hub.sent() - before < 8 << 20, "it went on with what was there");
+}
+
+#[tokio::test]
+async fn an_update_shows_both_digests_and_changes_nothing_unless_it_is_agreed_to() {
+    let (hub, home) = (Hub::start().await, Home::new());
+    hub.put("m.gguf", body(MIB));
+    let hive = start(&home, &hub).await;
+    let first = hive.download("hf:me/m").await.unwrap();
+    let update = |accept: Option<&str>| {
+        Operation::ModelUpdate(ModelUpdate {
+            hive_id: HiveAlias::localhost(),
+            model: alias("m"),
+            accept: accept.map(|digest| digest.parse::<Sha256Digest>().unwrap()),
+        })
+    };
+    let same = hive.run(update(None)).await.unwrap();
+    assert_eq!(same.data["changed"], false);
+
+    let other = body(2 * MIB);
+    hub.put("m.gguf", other.clone());
+    let found = hive.run(update(None)).await.unwrap();
+    let offered = sha256(&other);
+    assert_eq!(found.data["pinned"], first.sha256.as_hex());
+    assert_eq!(found.data["offered"], *offered);
+    assert_eq!(hive.hive.models(), std::slice::from_ref(&first));
+    let error = hive.download("hf:me/m").await.unwrap_err();
+    assert_eq!(error.code, "alias_taken");
+    assert!(error.message.contains(&offered) && error.message.contains(first.sha256.as_hex()));
+
+    let not_agreed = hive.run(update(Some(&"0".repeat(64)))).await.unwrap();
+    assert_eq!(not_agreed.data["updated"], false);
+    assert_eq!(hive.hive.models(), [first]);
+    let done = hive.run(update(Some(&offered))).await.unwrap();
+    assert_eq!(done.data["updated"], true);
+    let models = hive.hive.models();
+    assert_eq!((models.len(), models[0].sha256.as_hex()), (1, offered.as_str()));
+    assert_eq!(home.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn without_a_network_what_is_there_serves() {
+    let home = Home::new();
+    let hub = Hub::start().await;
+    hub.put("m.gguf", body(MIB));
+    let hive = start(&home, &hub).await;
+    let model = hive.download("hf:me/m").await.unwrap();
+    hive.hive.shutdown().await;
+    drop((hive, hub));
+    let hive = start_at(&home, "http://127.0.0.1:9", home.double("ready")).await;
+    let (outcome, events) = hive.told(download("hf:me/m", None)).await;
+    let there: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
+    assert_eq!(there, model);
+    assert!(events.iter().any(|event| event.message.contains("cannot be reached")));
+    let listed = hive.run(Operation::ModelList(hive_target())).await.unwrap();
+    assert_eq!(listed.data["models"][0]["alias"], "m");
+}
+
+/// A server's fault, as a function that makes it.
+fn fault(make: fn(&mut crate::hub::Faults)) -> fn(&mut crate::hub::Faults) {
+    make
+}
+
+/// Bytes that differ from place to place.
+fn body(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_u32;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()
+    };
+    let mut bytes: Vec<u8> = std::iter::repeat_with(&mut next).take(length / 4).flatten().collect();
+    bytes[..4].copy_from_slice(b"GGUF");
+    bytes
+}
+
+fn download(reference: &str, name: Option<&str>) -> Operation {
+    Operation::ModelDownload(ModelDownload {
+        hive_id: HiveAlias::localhost(),
+        reference: reference.parse().expect("test references are legal"),
+        alias: name.map(alias),
+    })
+}
+
+async fn start(home: &Home, hub: &Hub) -> TestHive {
+    start_at(home, &hub.address, home.double("ready")).await
+}
+
+async fn start_real(home: &Home, hub: &Hub) -> TestHive {
+    let worker = test_cluster::Binaries::find().and_then(|found| found.get("llm-worker-rbee"));
+    start_at(home, &hub.address, worker.unwrap()).await
+}
+
+async fn start_at(home: &Home, endpoint: &str, worker: PathBuf) -> TestHive {
+    let mut settings: HiveSettings = home.settings(worker).unwrap();
+    settings.hive.hf_endpoint = Some(endpoint.to_owned());
+    settings.hive.download_stall_s = 1;
+    settings.hive.download_retries = 3;
+    TestHive { hive: rbee_hive::Hive::start(settings).await.unwrap() }
+}
+
+impl Home {
+    /// What lies among the models and is none, nor the names of one.
+    fn leftovers(&self) -> Vec<String> {
+        let names = |folder: PathBuf| -> Vec<String> {
+            let files = fs::read_dir(folder).into_iter().flatten().flatten();
+            files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
+        };
+        let mut left = names(self.models().join("partial"));
+        left.extend(names(self.models()).into_iter().filter(|name| name.starts_with('.')));
+        left
+    }
+}
+
+impl Hub {
+    async fn has_sent(&self, bytes: usize) {
+        let sent = async || (self.sent() >= bytes as u64).then_some(());
+        wait_until("the first bytes", SOON, sent).await.unwrap();
+    }
+}
+
+impl TestHive {
+    async fn download(&self, reference: &str) -> Result<ModelEntry, JobError> {
+        Ok(result(self.run(download(reference, None)).await?))
+    }
+
+    async fn garbage(&self, remove: bool) -> Vec<serde_json::Value> {
+        let hive_id = HiveAlias::localhost();
+        let outcome = self.run(Operation::ModelGarbage(ModelGarbage { hive_id, remove })).await;
+        outcome.unwrap().data["garbage"].as_array().unwrap().clone()
+    }
+
+    async fn cancelled_after(&self, hub: &Hub, bytes: usize) {
+        let cancel = CancellationToken::new();
+        let from = usize::try_from(hub.sent()).unwrap();
+        let ends = async {
+            hub.has_sent(from + bytes).await;
+            cancel.cancel();
+        };
+        let running = self.run_until(download("hf:me/m", Some("m")), cancel.clone());
+        let (ended, ()) = tokio::join!(running, ends);
+        assert_eq!(ended.unwrap_err().code, "cancelled");
+        // The transfer writes down what it has after its last listener has gone.
+        let idle = async || (!self.garbage(false).await.is_empty()).then_some(());
+        wait_until("the unfinished download in the list", SOON, idle).await.unwrap();
+    }
+
+    /// Runs an operation as a job, and hears what it tells.
+    async fn told(
+        &self,
+        operation: Operation,
+    ) -> (Result<job_server::Outcome, JobError>, Vec<JobEvent>) {
+        let jobs = JobRegistry::in_memory(Limits::default());
+        let executor: Arc<dyn Executor> = Arc::new(self.hive.clone());
+        let id = jobs.submit(&operation, "test", &executor).unwrap();
+        let replayed = jobs.follow(&id, None).unwrap().collect::<Vec<_>>().await;
+        let events = replayed.into_iter().filter_map(|replayed| match replayed {
+            Replayed::Event { event, .. } => Some(event),
+            _ => None,
+        });
+        let mut events: Vec<JobEvent> = events.collect();
+        let last = events.pop().expect("a job does not end without a word");
+        let ended = match last.code {
+            Some(code) => Err(JobError::new(code, last.message)),
+            None => Ok(job_server::Outcome::new(last.message, last.data.unwrap_or_default())),
+        };
+        (ended, events)
+    }
+}
