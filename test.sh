@@ -78,7 +78,7 @@ check() {
     cargo fmt --manifest-path fuzz/Cargo.toml --check ||
         stop "run: cargo fmt --manifest-path fuzz/Cargo.toml"
     step "Shell scripts"
-    shellcheck --external-sources ./*.sh .ci/run scripts/*.sh
+    shellcheck --external-sources ./*.sh .ci/run scripts/*.sh testbed/*.sh bin/*/src/*/script/*.sh
     step "Licences, sources and versions of dependencies"
     cargo deny --log-level error --locked check bans licenses sources
     step "Lints, without and with the hive inside the queen"

@@ -23,6 +23,11 @@ require_packages() {
     if [[ $1 == test ]]; then
         python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(venv)
         have shellcheck || missing+=(shellcheck)
+        if [[ $(uname -s) == Linux ]]; then
+            [[ -x /usr/sbin/sshd ]] || missing+=(sshd)
+            have ssh || missing+=(ssh)
+            have ip || missing+=(ip)
+        fi
     fi
     ((${#missing[@]})) || return 0
     case $(system) in
@@ -126,6 +131,14 @@ package_names() {
         debian:pip) names+=(python3 python3-pip) ;;
         debian:venv) names+=(python3-venv) ;;
         debian:curl) names+=(curl ca-certificates) ;;
+        debian:sshd) names+=(openssh-server) ;;
+        debian:ssh) names+=(openssh-client) ;;
+        debian:ip) names+=(iproute2) ;;
+        fedora:sshd) names+=(openssh-server) ;;
+        fedora:ssh) names+=(openssh-clients) ;;
+        fedora:ip) names+=(iproute) ;;
+        arch:sshd | arch:ssh) names+=(openssh) ;;
+        arch:ip) names+=(iproute2) ;;
         fedora:c++) names+=(gcc-c++) ;;
         fedora:libclang) names+=(clang clang-devel) ;;
         fedora:pip | fedora:venv) names+=(python3-pip) ;;

@@ -46,6 +46,8 @@ pub(crate) struct Hive {
     pub(crate) version: String,
     #[serde(alias = "state")]
     pub(crate) liveness: Option<String>,
+    /// How long ago it reported; `None` if it never did.
+    pub(crate) last_seen_ms: Option<u64>,
     pub(crate) devices: Vec<Device>,
     pub(crate) catalog: Vec<ModelEntry>,
     pub(crate) workers: Vec<SupervisedWorker>,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access_tokens::{Authenticator, local_secret};
+use access_tokens::{Authenticator, HiveSecrets, local_secret};
 use anyhow::Context as _;
 use axum::Router;
 use daemon_http::{Edge, edge};
@@ -21,9 +21,12 @@ use crate::dispatch::Dispatcher;
 use crate::hive_client::LocalHive;
 use crate::hive_client::{HIVE_PROGRAM, HiveClients};
 use crate::http::{Facts, Handlers, now, router};
+use crate::inventory::Inventory;
+use crate::keyring::Keyring;
 use crate::operation::Operations;
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::remote_hive::{QueenAddress, RemoteHives};
 use crate::spawner::Spawner;
 
 /// How often it is looked who has been silent for too long.
@@ -62,7 +65,10 @@ impl App {
     /// Builds all parts, and starts the hive of this machine where it is one of them.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let Settings { paths, config, address, auth, stop, with_local_hive } = settings;
-        let secret = local_secret(&paths.secrets)?;
+        let hive_secrets = HiveSecrets::open(&paths.secrets)?;
+        let auth = auth.with_hives(hive_secrets.clone());
+        let keyring = Keyring::new(local_secret(&paths.secrets)?, hive_secrets);
+        let inventory = Inventory::open(paths.data.join("hives.json"), &config.hives)?;
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
         let registry = registry(&config, with_local_hive, &hive_files);
@@ -74,9 +80,9 @@ impl App {
         });
         let hives = HiveClients::new(
             registry.clone(),
-            &config.hives,
+            inventory.clone(),
             hive_files,
-            secret.clone(),
+            keyring.clone(),
             #[cfg(feature = "local-hive")]
             local,
         );
@@ -84,7 +90,7 @@ impl App {
             Spawner::new(hives.clone(), registry.clone(), tasks.clone(), background.clone());
         let dispatcher =
             Dispatcher::new(registry.clone(), spawner, config.queen.max_queue_per_model);
-        let relay = Relay::new(dispatcher, &secret);
+        let relay = Relay::new(dispatcher, keyring.clone());
         let http = reqwest::Client::builder().no_proxy().build()?;
         let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
         let executor: Arc<dyn Executor> = Arc::new(Operations {
@@ -92,7 +98,15 @@ impl App {
             registry: registry.clone(),
             hives: hives.clone(),
             http: http.clone(),
-            secret,
+            remote: RemoteHives::new(
+                inventory.clone(),
+                keyring.clone(),
+                registry.clone(),
+                QueenAddress { bound: address, advertise: config.queen.advertise.clone() },
+            ),
+            inventory,
+            keyring,
+            logs: paths.logs.clone(),
             request_timeout,
             #[cfg(not(feature = "local-hive"))]
             hive_process: crate::operation::HiveProcess {

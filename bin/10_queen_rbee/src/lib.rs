@@ -3,19 +3,25 @@
 //! [`App`] is all parts, built once. A request comes in by `http`, is understood by a `dialect`, waits
 //! in `admission`, gets its place from the `scheduler`, and its answer through the `relay`. What the
 //! queen knows of workers and hives is in the `registry`, made from their reports alone. Everything
-//! that is no inference is a job, which `operation` carries out here or at a hive.
+//! that is no inference is a job, which `operation` carries out here or at a hive. The hives that she
+//! was told of are in the `inventory`; `remote_hive` puts them on other machines by way of `ssh`.
 
 pub mod admission;
 mod app;
 pub mod dialect;
+mod discovery;
 pub mod dispatch;
 pub mod hive_client;
 mod http;
+pub mod inventory;
+pub mod keyring;
 mod operation;
 pub mod registry;
 pub mod relay;
+mod remote_hive;
 pub mod scheduler;
 pub mod spawner;
+mod ssh;
 
 pub use app::{App, Settings};
 

@@ -42,6 +42,7 @@ pub struct Hive {
 pub(crate) struct Parts {
     pub(crate) alias: HiveAlias,
     pub(crate) address: Option<String>,
+    host: String,
     pub(crate) worker: WorkerConfig,
     pub(crate) binary: WorkerBinary,
     pub(crate) supervisor: Supervisor,
@@ -80,6 +81,7 @@ impl Hive {
         let parts = Parts {
             alias: settings.alias,
             address: settings.address,
+            host: settings.advertised_host,
             worker: settings.worker,
             binary,
             supervisor: supervisor.map_err(HiveError::Client)?,
@@ -116,6 +118,18 @@ impl Hive {
     #[must_use]
     pub fn alias(&self) -> &HiveAlias {
         &self.parts.alias
+    }
+
+    /// Its base URL as the queen reaches it; `None` when it is part of the queen's process.
+    #[must_use]
+    pub fn address(&self) -> Option<&str> {
+        self.parts.address.as_deref()
+    }
+
+    /// The host name or IP under which the queen reaches it and its workers.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.parts.host
     }
 
     /// The devices of this machine, as they were when the engine was last asked.

@@ -5,6 +5,7 @@
 //! inference, and never reads a model file's contents itself: the worker's binary does.
 #![warn(missing_docs)]
 
+mod announce;
 mod catalog;
 mod changes;
 mod device;
@@ -19,6 +20,7 @@ mod settings;
 mod supervisor;
 mod worker_binary;
 
+pub use announce::Announcement;
 pub use error::HiveError;
 pub use heartbeat::HeartbeatSink;
 pub use hive::Hive;

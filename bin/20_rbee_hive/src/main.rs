@@ -1,17 +1,19 @@
 //! `rbee-hive`: the hive as a daemon of its own.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use access_tokens::{Authenticator, local_secret};
 use anyhow::Context;
 use clap::Parser;
-use daemon_http::{Edge, bind, edge, require_safe_bind, serve};
+use daemon_http::{Edge, bind, edge, serve};
 use daemon_lifecycle::{RunFiles, build_info, shutdown_token};
 use job_server::{JobRegistry, Limits};
 use rbee_config::{Config, Paths};
-use rbee_hive::{Hive, HiveSettings, router};
+use rbee_hive::{Announcement, Hive, HiveSettings, router};
 use worker_contract::HiveAlias;
 
 /// The largest request body, in bytes: an operation is small.
@@ -51,6 +53,36 @@ fn tell(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }
 
+/// A network without mDNS is no reason not to run.
+fn announce(hive: &Hive, host: &str, port: u16) -> Option<Announcement> {
+    match Announcement::start(hive.alias(), host, port) {
+        Ok(announcement) => Some(announcement),
+        Err(error) => {
+            tracing::warn!(%error, "the hive cannot be announced on the network");
+            None
+        }
+    }
+}
+
+/// Tells what a queen needs to know of this hive: the secret itself to a person at a console only.
+fn tell_how_to_join(hive: &Hive, secret_file: &Path) {
+    let Some(url) = hive.address() else { return };
+    let alias = hive.alias();
+    let command = format!("rbee-keeper hive add {alias} --url {url} --secret-file FILE");
+    let file = secret_file.display();
+    tracing::info!(command, secret = %file, "a queen elsewhere takes this hive in by its secret");
+    if std::io::stderr().is_terminal()
+        && let Ok(secret) = std::fs::read_to_string(secret_file)
+    {
+        tell_secret(secret.trim());
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a secret is for the console, never for a log")]
+fn tell_secret(secret: &str) {
+    eprintln!("the secret of this hive, for `hive add`: {secret}");
+}
+
 #[tokio::main]
 async fn run(flags: Flags) -> anyhow::Result<()> {
     let paths = Paths::from_env()?;
@@ -59,10 +91,10 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let stop = shutdown_token()?;
     let run_lock = RunFiles::new(&paths.run, "rbee-hive").acquire()?;
 
-    let auth = Authenticator::from_store(&paths.secrets)?;
-    require_safe_bind(config.hive.bind, auth.is_required())?;
+    let auth = authenticator(&paths, config.hive.bind)?;
     let (listener, address) = bind(config.hive.bind)?;
     let secret = local_secret(&paths.secrets)?;
+    let secret_file = paths.secrets.join("local.token");
     let settings = HiveSettings::standalone(paths, &config, address, secret)?;
     let hive = Hive::start(settings).await?;
     let jobs = JobRegistry::in_memory(Limits::default());
@@ -71,17 +103,33 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });
     run_lock.publish_addr(address).context("the hive's address cannot be written")?;
     tracing::info!(%address, hive = %hive.alias(), "hive listens");
+    let can_be_reached = !address.ip().to_canonical().is_loopback();
+    if can_be_reached {
+        tell_how_to_join(&hive, &secret_file);
+    }
+    let announcement = (can_be_reached && config.hive.announce)
+        .then(|| announce(&hive, hive.host(), address.port()))
+        .flatten();
 
     let grace = Duration::from_secs(config.hive.stop_grace_s);
     let drained = async {
         stop.cancelled().await;
         tracing::info!("stopping all workers");
+        if let Some(announcement) = announcement {
+            announcement.end().await;
+        }
         jobs.shutdown(grace).await;
         hive.shutdown().await;
     };
     tokio::join!(serve(listener, routes, stop.clone(), grace), drained);
     tracing::info!("hive stopped");
     Ok(())
+}
+
+/// Who may come in: where other machines can reach the hive, only who shows its secret or a token.
+fn authenticator(paths: &Paths, bind: SocketAddr) -> anyhow::Result<Authenticator> {
+    let auth = Authenticator::from_store(&paths.secrets)?;
+    Ok(if bind.ip().to_canonical().is_loopback() { auth } else { auth.demanding() })
 }
 
 /// The configuration, with what the command line says in its place.

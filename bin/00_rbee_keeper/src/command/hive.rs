@@ -1,9 +1,15 @@
 //! `hive …`
 
-use rbee_operations::{HiveTarget, Operation};
+use std::io::Read as _;
+use std::path::Path;
+
+use rbee_operations::{
+    DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveTarget, HiveUninstall,
+    Operation, SshHost,
+};
 
 use super::{data, list, now, read, run, run_and_tell};
-use crate::cli::{HiveArg, HiveCommand};
+use crate::cli::{HiveAddArgs, HiveArg, HiveCommand, NamedHive};
 use crate::failure::Failure;
 use crate::job_run;
 use crate::output::Output;
@@ -12,13 +18,104 @@ use crate::render::{detail, table};
 use crate::session::Session;
 use crate::view;
 
+/// The longest secret that is read from stdin, in bytes.
+const MAX_SECRET: u64 = 4096;
+
 pub(super) async fn hive(session: &Session, command: HiveCommand) -> Result<(), Failure> {
     match command {
         HiveCommand::List => list_all(session).await,
         HiveCommand::Start { hive, yes } => start(session, hive, yes).await,
         HiveCommand::Stop(hive) => run_and_tell(session, Operation::HiveStop(target(hive))).await,
         HiveCommand::Status(hive) => status(session, hive).await,
+        HiveCommand::Restart(hive) => {
+            run_and_tell(session, Operation::HiveRestart(target(hive))).await
+        }
+        HiveCommand::Refresh(hive) => {
+            run_and_tell(session, Operation::HiveRefresh(target(hive))).await
+        }
+        HiveCommand::Logs { hive, lines } => logs(session, hive, lines).await,
+        HiveCommand::Add(args) => run_and_tell(session, add(args).await?).await,
+        HiveCommand::Discover { wait } => discover(session, wait).await,
+        HiveCommand::ImportSsh => ssh_hosts(session).await,
+        HiveCommand::Remove(hive) => {
+            run_and_tell(session, Operation::HiveRemove(HiveTarget { hive_id: hive.alias })).await
+        }
+        HiveCommand::Install { hive: NamedHive { alias }, queen_url } => {
+            let install = HiveInstall { hive_id: alias, queen_url };
+            run_and_tell(session, Operation::HiveInstall(install)).await
+        }
+        HiveCommand::Uninstall { hive: NamedHive { alias }, purge } => {
+            let uninstall = HiveUninstall { hive_id: alias, purge };
+            run_and_tell(session, Operation::HiveUninstall(uninstall)).await
+        }
     }
+}
+
+/// The operation, with the secret that a file or stdin holds: on the command line others could see it.
+async fn add(args: HiveAddArgs) -> Result<Operation, Failure> {
+    let HiveAddArgs { alias, ssh, url, secret_file, port, advertise } = args;
+    let secret = match secret_file {
+        Some(file) => Some(read_secret(&file).await?),
+        None => None,
+    };
+    Ok(Operation::HiveAdd(HiveAdd { hive_id: alias, ssh, url, secret, port, advertise }))
+}
+
+async fn read_secret(file: &Path) -> Result<String, Failure> {
+    let file = file.to_owned();
+    let shown = file.display().to_string();
+    let read = tokio::task::spawn_blocking(move || {
+        if file != Path::new("-") {
+            return std::fs::read_to_string(&file);
+        }
+        let mut text = String::new();
+        std::io::stdin().take(MAX_SECRET).read_to_string(&mut text).map(|_| text)
+    });
+    match read.await {
+        Ok(Ok(text)) => Ok(text.trim().to_owned()),
+        Ok(Err(error)) => {
+            Err(Failure::caused(format!("cannot read the secret from {shown}"), error))
+        }
+        Err(error) => Err(Failure::caused("cannot read the secret", error)),
+    }
+}
+
+async fn logs(session: &Session, hive: HiveArg, lines: u16) -> Result<(), Failure> {
+    let logs = HiveLogs { hive_id: hive.alias, lines };
+    let data = data(run(session, Operation::HiveLogs(logs)).await?);
+    let text = data["text"].as_str().map(crate::render::printable).unwrap_or_default();
+    session.output.result(&data, |_| Ok(text.clone())).await
+}
+
+async fn discover(session: &Session, wait: u32) -> Result<(), Failure> {
+    let operation = Operation::HiveDiscover(HiveDiscover { wait_ms: wait.saturating_mul(1000) });
+    let hives = list(run(session, operation).await?, "hives")?;
+    session
+        .output
+        .result(&hives, |style| {
+            let hives: Vec<DiscoveredHive> = read(&hives)?;
+            Ok(if hives.is_empty() {
+                "no hive announces itself on this network\n".to_owned()
+            } else {
+                table::discovered(&hives, style)
+            })
+        })
+        .await
+}
+
+async fn ssh_hosts(session: &Session) -> Result<(), Failure> {
+    let hosts = list(run(session, Operation::HiveSshHosts {}).await?, "hosts")?;
+    session
+        .output
+        .result(&hosts, |style| {
+            let hosts: Vec<SshHost> = read(&hosts)?;
+            Ok(if hosts.is_empty() {
+                "~/.ssh/config names no host: `rbee-keeper hive add ALIAS --ssh USER@HOST` needs none\n".to_owned()
+            } else {
+                table::ssh_hosts(&hosts, style)
+            })
+        })
+        .await
 }
 
 async fn list_all(session: &Session) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use access_tokens::TokenInfo;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use jiff::Timestamp;
-use rbee_operations::JobSummary;
+use rbee_operations::{DiscoveredHive, JobSummary, SshHost};
 use worker_contract::{Device, ModelEntry, SupervisedState, SupervisedWorker};
 
 use super::{Style, printable, unit};
@@ -20,8 +20,18 @@ const REASON: usize = 48;
 /// Hives, one a row.
 pub(crate) fn hives(hives: &[view::Hive], style: Style) -> String {
     let mut table = Rows::new(
-        &["HIVE", "STATE", "ADDRESS", "DEVICES", "MODELS", "WORKERS"],
-        &["MODELS", "WORKERS", "ADDRESS"],
+        &[
+            "HIVE",
+            "STATE",
+            "SEEN",
+            "ADDRESS",
+            "DEVICES",
+            "MEMORY FREE",
+            "MODELS",
+            "WORKERS",
+            "VERSION",
+        ],
+        &["VERSION", "MEMORY FREE", "MODELS", "WORKERS", "ADDRESS", "SEEN"],
         style,
     );
     for hive in hives {
@@ -29,10 +39,72 @@ pub(crate) fn hives(hives: &[view::Hive], style: Style) -> String {
         table.row([
             plain(&hive.hive_id),
             state(hive.liveness.as_deref().unwrap_or("alive"), ""),
-            plain(hive.address.as_deref().unwrap_or("in the queen")),
+            plain(seen(hive)),
+            plain(match hive.address.as_deref() {
+                None => "in the queen",
+                Some("") => "-",
+                Some(address) => address,
+            }),
             plain(&devices),
+            plain(memory(&hive.devices)),
             plain(hive.catalog.len()),
             plain(hive.workers.len()),
+            plain(if hive.version.is_empty() { "-" } else { &hive.version }),
+        ]);
+    }
+    table.text()
+}
+
+/// How long ago a hive reported.
+fn seen(hive: &view::Hive) -> String {
+    match hive.last_seen_ms {
+        Some(ms) if !hive.version.is_empty() => {
+            format!("{} ago", unit::span(std::time::Duration::from_secs(ms / 1000)))
+        }
+        _ => "never".to_owned(),
+    }
+}
+
+/// The memory of a hive's devices, each kind by itself.
+fn memory(devices: &[Device]) -> String {
+    let free = devices.iter().map(|device| unit::memory(device.memory_free_bytes));
+    let free: Vec<String> = free.collect();
+    if free.is_empty() { "-".to_owned() } else { free.join(" ") }
+}
+
+/// Hives that announce themselves, one a row, and how one joins.
+pub(crate) fn discovered(hives: &[DiscoveredHive], style: Style) -> String {
+    let mut table = Rows::new(&["HIVE", "URL", "VERSION", "STATE"], &["VERSION"], style);
+    for hive in hives {
+        table.row([
+            plain(&hive.hive_id),
+            plain(&hive.url),
+            plain(&hive.version),
+            plain(if hive.is_known { "joined" } else { "not joined" }),
+        ]);
+    }
+    let mut text = table.text();
+    if let Some(hive) = hives.iter().find(|hive| !hive.is_known) {
+        let DiscoveredHive { hive_id, url, .. } = hive;
+        text.push_str(&printable(&format!(
+            "\nto join: rbee-keeper hive add {hive_id} --url {url} --secret-file FILE\n\
+             its secret is on its console, and on its machine in data/secrets/local.token of its RBEE_HOME\n"
+        )));
+    }
+    text
+}
+
+/// Hosts of `~/.ssh/config`, one a row.
+pub(crate) fn ssh_hosts(hosts: &[SshHost], style: Style) -> String {
+    let mut table =
+        Rows::new(&["HOST", "ADDRESS", "USER", "PORT", "HIVE"], &["PORT", "USER"], style);
+    for host in hosts {
+        table.row([
+            plain(&host.alias),
+            plain(&host.host),
+            plain(host.user.as_deref().unwrap_or("-")),
+            plain(host.port.map_or("-".to_owned(), |port| port.to_string())),
+            plain(host.hive_id.as_ref().map_or("-", |hive| hive.as_str())),
         ]);
     }
     table.text()

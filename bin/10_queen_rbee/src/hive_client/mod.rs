@@ -5,20 +5,20 @@
 mod local;
 mod remote;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use access_tokens::Secret;
 use daemon_lifecycle::RunFiles;
 use futures::future::BoxFuture;
 use job_server::{JobContext, JobError, Outcome};
-use rbee_config::RemoteHive;
 use rbee_operations::Operation;
 use worker_contract::HiveAlias;
 
 #[cfg(feature = "local-hive")]
 pub use self::local::LocalHive;
 use self::remote::HttpHive;
+use crate::inventory::Inventory;
+use crate::keyring::Keyring;
 use crate::registry::Registry;
 
 /// The name of the hive's program, and of its files in the run folder.
@@ -43,31 +43,30 @@ pub struct HiveClients {
 #[derive(Debug)]
 struct Shared {
     registry: Registry,
-    configured: BTreeMap<HiveAlias, String>,
+    inventory: Inventory,
     run_files: RunFiles,
-    secret: Secret,
-    /// Clients by base URL, so that connections are used again.
-    remote: Mutex<HashMap<String, HttpHive>>,
+    keyring: Keyring,
+    /// Clients by name, so that connections are used again.
+    remote: Mutex<HashMap<HiveAlias, HttpHive>>,
     #[cfg(feature = "local-hive")]
     local: Option<LocalHive>,
 }
 
 impl HiveClients {
-    /// Clients for the hives of the configuration, and for those that report.
+    /// Clients for the hives of the inventory, and for those that report.
     #[must_use]
     pub fn new(
         registry: Registry,
-        configured: &BTreeMap<HiveAlias, RemoteHive>,
+        inventory: Inventory,
         run_files: RunFiles,
-        secret: Secret,
+        keyring: Keyring,
         #[cfg(feature = "local-hive")] local: Option<LocalHive>,
     ) -> Self {
-        let configured = configured.iter().map(|(alias, hive)| (alias.clone(), base_url(hive)));
         let shared = Shared {
             registry,
-            configured: configured.collect(),
+            inventory,
             run_files,
-            secret,
+            keyring,
             remote: Mutex::default(),
             #[cfg(feature = "local-hive")]
             local,
@@ -82,7 +81,7 @@ impl HiveClients {
             return Ok(Arc::new(local.clone()));
         }
         match self.address(id) {
-            Some(address) => Ok(Arc::new(self.remote(&address))),
+            Some(address) => Ok(Arc::new(self.remote(id, &address))),
             None => Err(self.unknown(id)),
         }
     }
@@ -97,8 +96,8 @@ impl HiveClients {
     /// The base URL of a hive that is another process.
     #[must_use]
     pub fn address(&self, id: &HiveAlias) -> Option<String> {
-        if let Some(url) = self.shared.configured.get(id) {
-            return Some(url.clone());
+        if let Some(url) = self.shared.inventory.url(id) {
+            return Some(url);
         }
         if let Some(url) = self.shared.registry.hive_address(id) {
             return Some(url);
@@ -107,19 +106,19 @@ impl HiveClients {
         Some(format!("http://{}", beside.addr))
     }
 
-    /// The hives that the configuration names.
-    pub fn configured(&self) -> impl Iterator<Item = (&HiveAlias, &String)> {
-        self.shared.configured.iter()
-    }
-
-    fn remote(&self, address: &str) -> HttpHive {
+    fn remote(&self, id: &HiveAlias, address: &str) -> HttpHive {
+        let secret = self.shared.keyring.secret(id);
         let mut remote = self.shared.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        // Hives that come back under other addresses must not fill this up.
+        if let Some(known) = remote.get(id).filter(|known| known.is_at(address, &secret)) {
+            return known.clone();
+        }
+        // Hives that come and go must not fill this up.
         if remote.len() > 1024 {
             remote.clear();
         }
-        let new = || HttpHive::new(address, self.shared.secret.clone());
-        remote.entry(address.to_owned()).or_insert_with(new).clone()
+        let hive = HttpHive::new(address, secret);
+        remote.insert(id.clone(), hive.clone());
+        hive
     }
 
     fn unknown(&self, id: &HiveAlias) -> JobError {
@@ -127,7 +126,7 @@ impl HiveClients {
             return JobError::new("hive_not_running", "the hive of this machine is not running")
                 .hint("start it: rbee-keeper hive start localhost");
         }
-        let mut known: Vec<_> = self.shared.configured.keys().cloned().collect();
+        let mut known = self.shared.inventory.names();
         let reported = self.shared.registry.hives(std::time::Instant::now());
         known.extend(reported.into_iter().map(|hive| hive.said.hive_id));
         known.sort();
@@ -139,16 +138,6 @@ impl HiveClients {
             format!("there is no hive {id}; known are: {known}")
         };
         JobError::new("hive_not_found", message)
-            .hint(format!("name its machine in config.toml: [hives.{id}] host = \"…\""))
-    }
-}
-
-/// `http://host:port`, an IPv6 address in brackets.
-fn base_url(hive: &RemoteHive) -> String {
-    let RemoteHive { host, port } = hive;
-    if host.contains(':') {
-        format!("http://[{host}]:{port}")
-    } else {
-        format!("http://{host}:{port}")
+            .hint(format!("make its machine known: rbee-keeper hive add {id} --ssh USER@HOST"))
     }
 }

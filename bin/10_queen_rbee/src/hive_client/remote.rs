@@ -11,13 +11,21 @@ use super::HiveClient;
 /// A hive at a base URL.
 #[derive(Debug, Clone)]
 pub(super) struct HttpHive {
+    address: String,
+    secret: Secret,
     jobs: JobClient,
 }
 
 impl HttpHive {
     pub(super) fn new(address: &str, secret: Secret) -> Self {
         let advice = "is rbee-hive running there? `rbee-keeper hive list` shows who reports";
-        Self { jobs: JobClient::new(address, Some(secret)).with_advice(advice) }
+        let jobs = JobClient::new(address, Some(secret.clone())).with_advice(advice);
+        Self { address: address.to_owned(), secret, jobs }
+    }
+
+    /// Whether this is the client for an address and a secret.
+    pub(super) fn is_at(&self, address: &str, secret: &Secret) -> bool {
+        self.address == address && self.secret == *secret
     }
 }
 

@@ -2,27 +2,46 @@
 
 use std::time::Instant;
 
+use access_tokens::Caller;
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use daemon_http::{ApiError, ApiJson};
-use worker_contract::{HiveHeartbeat, WorkerHeartbeat};
+use daemon_http::{ApiError, ApiJson, CallerExt};
+use worker_contract::{HiveAlias, HiveHeartbeat, WorkerHeartbeat};
 
 use crate::registry::{Registry, ReportError};
 
 pub(super) async fn worker(
     State(registry): State<Registry>,
+    Extension(caller): Extension<CallerExt>,
     ApiJson(beat): ApiJson<WorkerHeartbeat>,
 ) -> Result<StatusCode, ApiError> {
+    ensure_own(&caller, &beat.hive_id)?;
     registry.worker_beat(beat, Instant::now()).map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn hive(
     State(registry): State<Registry>,
+    Extension(caller): Extension<CallerExt>,
     ApiJson(beat): ApiJson<HiveHeartbeat>,
 ) -> Result<StatusCode, ApiError> {
+    ensure_own(&caller, &beat.hive_id)?;
     registry.hive_beat(beat, Instant::now()).map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A hive's secret speaks for that hive and its workers only.
+fn ensure_own(CallerExt(caller): &CallerExt, reported: &HiveAlias) -> Result<(), ApiError> {
+    match caller {
+        Caller::Hive(hive) if hive != reported => {
+            let message = format!("this secret is that of hive {hive}, not of {reported}");
+            Err(ApiError::forbidden("other_hive", message).hint(format!(
+                "the hive's name must be the one it was added by: [hive] alias = \"{hive}\""
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is the end of the error")]
@@ -31,6 +50,9 @@ fn refused(error: ReportError) -> ApiError {
     match error {
         ReportError::Address { .. } => {
             ApiError::bad_request("invalid_value", message).param("address")
+        }
+        ReportError::Taken { .. } | ReportError::SameName { .. } => {
+            ApiError::new(StatusCode::CONFLICT, "name_taken", message)
         }
         ReportError::TooMany { .. } => ApiError::unavailable("too_many", message, 60),
     }

@@ -7,7 +7,7 @@ use access_tokens::Authenticator;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, post};
-use daemon_http::demand_secret;
+use daemon_http::{demand_secret, refuse_hives};
 use daemon_lifecycle::BuildInfo;
 use job_server::{Executor, JobRegistry};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,8 @@ pub(crate) struct Facts {
 
 /// All routes, without the edge that every daemon has.
 ///
-/// A report decides where requests and the local secret are sent, so it needs that secret, always.
+/// A report decides where requests and secrets are sent, so it needs a secret, always: the local one,
+/// or that of the hive that it is about, which opens nothing else.
 pub(crate) fn router(
     handlers: Handlers,
     executor: Arc<dyn Executor>,
@@ -49,7 +50,7 @@ pub(crate) fn router(
     let reports = Router::new()
         .route("/v1/worker-heartbeat", post(heartbeat::worker))
         .route("/v1/hive-heartbeat", post(heartbeat::hive));
-    Router::new()
+    let api = Router::new()
         .route("/health", get(health::health))
         .route("/v1/build-info", get(health::build_info))
         .route("/v1/shutdown", post(health::shutdown))
@@ -60,9 +61,9 @@ pub(crate) fn router(
         .route("/v1/completions", post(inference::completion))
         .route("/v1/embeddings", post(vectors::embed))
         .route("/v1/rerank", post(vectors::rerank))
-        .merge(demand_secret(reports, auth))
-        .with_state(handlers)
-        .merge(job_server::routes(jobs, executor))
+        .with_state(handlers.clone())
+        .merge(job_server::routes(jobs, executor));
+    refuse_hives(api).merge(demand_secret(reports, auth).with_state(handlers))
 }
 
 macro_rules! part {

@@ -23,9 +23,9 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Operations {
     pub(super) fn hive_list(&self) -> Outcome {
         let mut hives = self.registry.hives(Instant::now());
-        for (alias, address) in self.hives.configured() {
-            if !hives.iter().any(|hive| hive.said.hive_id == *alias) {
-                hives.push(silent(alias, address));
+        for alias in self.inventory.names() {
+            if !hives.iter().any(|hive| hive.said.hive_id == alias) {
+                hives.push(silent(&alias, self.inventory.url(&alias)));
             }
         }
         let message = match hives.len() {
@@ -40,10 +40,12 @@ impl Operations {
         if let Some(hive) = hives.into_iter().find(|hive| hive.said.hive_id == *id) {
             return Ok(outcome(summary(&hive.said), &hive));
         }
-        // Says what is known instead, if nothing is configured either.
-        self.hives.get(id)?;
-        let address = self.hives.address(id).unwrap_or_default();
-        Ok(outcome(format!("Hive {id} has not reported yet"), &silent(id, &address)))
+        if !self.inventory.names().contains(id) {
+            // Says what is known instead, if nothing is.
+            self.hives.get(id)?;
+        }
+        let address = self.hives.address(id);
+        Ok(outcome(format!("Hive {id} has not reported yet"), &silent(id, address)))
     }
 
     /// Asks the hive at once instead of waiting for its next report.
@@ -69,7 +71,7 @@ impl Operations {
         id: &HiveAlias,
         job: &JobContext,
     ) -> Result<Outcome, JobError> {
-        if !id.is_localhost() {
+        if !id.is_localhost() && !self.remote.has(id) {
             return Err(elsewhere(id, "restarted"));
         }
         self.hive_stop(id, job).await?;
@@ -86,6 +88,11 @@ impl Operations {
             let running = hives.into_iter().find(|hive| hive.said.hive_id == *id);
             return match running.filter(|hive| hive.liveness != Liveness::Gone) {
                 Some(hive) => Ok(outcome(format!("Hive {id} is running"), &hive)),
+                None if self.remote.has(id) => {
+                    self.remote.start(id, job).await?;
+                    let status = self.hive_status(id)?;
+                    Ok(Outcome::new(format!("Hive {id} has started"), status.data))
+                }
                 None => Err(elsewhere(id, "started")),
             };
         }
@@ -102,8 +109,14 @@ impl Operations {
         job: &JobContext,
     ) -> Result<Outcome, JobError> {
         job.say(format!("Stopping hive {id} and its workers"));
-        let was_running =
-            if id.is_localhost() { self.stop_local().await? } else { self.stop_remote(id).await? };
+        let was_running = if id.is_localhost() {
+            self.stop_local().await?
+        } else if self.remote.has(id) {
+            // Also ends what would start it again.
+            self.remote.halt(id).await?
+        } else {
+            self.stop_remote(id).await?
+        };
         self.registry.hive_stopped(id);
         let message = if was_running { "has stopped" } else { "was not running" };
         Ok(outcome(format!("Hive {id} {message}"), &json!({ "hive_id": id })))
@@ -158,7 +171,7 @@ impl Operations {
             return self.hives.get(id).map(|_| false);
         };
         let call = self.http.post(format!("{address}/v1/shutdown"));
-        let call = call.bearer_auth(self.secret.expose()).timeout(CALL);
+        let call = call.bearer_auth(self.keyring.secret(id).expose()).timeout(CALL);
         match call.send().await {
             Ok(answer) if answer.status() == StatusCode::ACCEPTED => {}
             Ok(answer) => {
@@ -194,12 +207,13 @@ fn summary(hive: &HiveHeartbeat) -> String {
     )
 }
 
-/// A hive that is known by the configuration only.
-fn silent(id: &HiveAlias, address: &str) -> HiveReport {
+/// A hive that the queen was told of and that has not reported.
+fn silent(id: &HiveAlias, address: Option<String>) -> HiveReport {
     HiveReport {
         said: HiveHeartbeat {
             hive_id: id.clone(),
-            address: Some(address.to_owned()),
+            // An address that is not known is not that of the queen's own process.
+            address: Some(address.unwrap_or_default()),
             version: String::new(),
             devices: Vec::new(),
             catalog: Vec::new(),
@@ -213,5 +227,5 @@ fn silent(id: &HiveAlias, address: &str) -> HiveReport {
 fn elsewhere(id: &HiveAlias, what: &str) -> JobError {
     let message = format!("hive {id} is on another machine and cannot be {what} from here");
     JobError::new("hive_elsewhere", message)
-        .hint("run rbee-hive on that machine, with --queen and the URL of this queen")
+        .hint(format!("let the queen do it by SSH: rbee-keeper hive add {id} --ssh USER@HOST"))
 }

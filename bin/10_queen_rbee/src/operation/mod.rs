@@ -2,11 +2,13 @@
 //! or as inference.
 
 mod forward;
+mod hive_inventory;
 mod hive_lifecycle;
 #[cfg(not(feature = "local-hive"))]
 mod hive_process;
 mod infer;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -14,8 +16,11 @@ use job_server::{Executor, JobContext, JobError, Outcome};
 use rbee_operations::Operation;
 
 use crate::hive_client::HiveClients;
+use crate::inventory::Inventory;
+use crate::keyring::Keyring;
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::remote_hive::RemoteHives;
 
 #[cfg(not(feature = "local-hive"))]
 pub(crate) use self::hive_process::HiveProcess;
@@ -27,7 +32,11 @@ pub(crate) struct Operations {
     pub(crate) registry: Registry,
     pub(crate) hives: HiveClients,
     pub(crate) http: reqwest::Client,
-    pub(crate) secret: access_tokens::Secret,
+    pub(crate) remote: RemoteHives,
+    pub(crate) inventory: Inventory,
+    pub(crate) keyring: Keyring,
+    /// Where the logs of this machine's daemons are.
+    pub(crate) logs: PathBuf,
     pub(crate) request_timeout: Duration,
     #[cfg(not(feature = "local-hive"))]
     pub(crate) hive_process: HiveProcess,
@@ -53,6 +62,13 @@ impl Operations {
             Operation::HiveRestart(target) => self.hive_restart(&target.hive_id, &job).await,
             Operation::HiveStatus(target) => self.hive_status(&target.hive_id),
             Operation::HiveRefresh(target) => self.hive_refresh(&target.hive_id, job).await,
+            Operation::HiveAdd(add) => self.hive_add(add),
+            Operation::HiveRemove(target) => self.hive_remove(&target.hive_id),
+            Operation::HiveInstall(install) => self.hive_install(install, &job).await,
+            Operation::HiveUninstall(uninstall) => self.hive_uninstall(&uninstall, &job).await,
+            Operation::HiveLogs(logs) => self.hive_logs(&logs).await,
+            Operation::HiveDiscover(discover) => self.hive_discover(&discover, &job).await,
+            Operation::HiveSshHosts {} => self.hive_ssh_hosts(),
             Operation::Infer(infer) => self.infer(*infer, &job).await,
             forwarded @ (Operation::WorkerSpawn(_)
             | Operation::WorkerList(_)

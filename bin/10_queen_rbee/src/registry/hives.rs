@@ -10,6 +10,8 @@ use crate::scheduler::HiveView;
 
 /// The interval of a hive's reports.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How much later than its interval a report of a hive that runs can come.
+const SLACK: Duration = Duration::from_millis(500);
 /// The most hives that are kept in mind.
 const MAX_HIVES: usize = 1024;
 
@@ -29,14 +31,28 @@ pub(super) struct Hive {
 }
 
 impl Hives {
-    /// Takes a hive's report.
-    pub(super) fn beat(&mut self, beat: HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
-        if self.by_id.len() >= MAX_HIVES && !self.by_id.contains_key(&beat.hive_id) {
-            return Err(ReportError::TooMany { limit: MAX_HIVES });
+    /// Whether a hive's report can be taken. Two machines under one name would take turns in being
+    /// it, so the second one is refused for as long as the first one reports.
+    pub(super) fn check(&self, beat: &HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
+        match self.by_id.get(&beat.hive_id) {
+            Some(known) if known.is_elsewhere(beat, now) => Err(ReportError::SameName {
+                hive: beat.hive_id.clone(),
+                address: known.beat.address.clone().unwrap_or_else(|| "the queen's own".to_owned()),
+            }),
+            None if self.by_id.len() >= MAX_HIVES => Err(ReportError::TooMany { limit: MAX_HIVES }),
+            _ => Ok(()),
         }
+    }
+
+    /// Takes a hive's report.
+    pub(super) fn beat(&mut self, beat: HiveHeartbeat, now: Instant) {
         let hive = Hive { beat, at: now, is_stopped: false };
         self.by_id.insert(hive.beat.hive_id.clone(), hive);
-        Ok(())
+    }
+
+    /// Forgets a hive.
+    pub(super) fn forget(&mut self, id: &HiveAlias) {
+        self.by_id.remove(id);
     }
 
     /// A hive has a model.
@@ -72,6 +88,12 @@ impl Hives {
 }
 
 impl Hive {
+    /// Whether the report is of another one that runs beside it.
+    fn is_elsewhere(&self, beat: &HiveHeartbeat, now: Instant) -> bool {
+        let is_late = now.saturating_duration_since(self.at) > INTERVAL + SLACK;
+        self.beat.address != beat.address && !self.is_stopped && !is_late
+    }
+
     pub(super) fn liveness(&self, now: Instant) -> Liveness {
         if self.is_stopped {
             return Liveness::Gone;

@@ -43,6 +43,24 @@ pub enum ReportError {
         /// What was reported.
         address: String,
     },
+    /// The worker's id is that of another hive's worker.
+    #[error("worker {worker} belongs to hive {hive}")]
+    Taken {
+        /// The worker.
+        worker: WorkerId,
+        /// Its hive.
+        hive: HiveAlias,
+    },
+    /// Another machine reports under the same name.
+    #[error(
+        "a hive {hive} at {address} reports already: give this one another name, [hive] alias = \"…\""
+    )]
+    SameName {
+        /// The name.
+        hive: HiveAlias,
+        /// Where the other one is.
+        address: String,
+    },
     /// There are too many already.
     #[error("{limit} are known already, as many as can be")]
     TooMany {
@@ -120,8 +138,9 @@ impl Registry {
     /// Takes a hive's report.
     pub fn hive_beat(&self, beat: HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
         let mut state = self.state();
+        state.hives.check(&beat, now)?;
         state.workers.listed(&beat.hive_id, &beat.workers);
-        state.hives.beat(beat, now)?;
+        state.hives.beat(beat, now);
         drop(state);
         self.touch();
         Ok(())
@@ -144,6 +163,15 @@ impl Registry {
         let mut state = self.state();
         state.workers.remove_hive(id);
         state.hives.stopped(id);
+        drop(state);
+        self.touch();
+    }
+
+    /// Forgets a hive and its workers.
+    pub fn forget_hive(&self, id: &HiveAlias) {
+        let mut state = self.state();
+        state.workers.remove_hive(id);
+        state.hives.forget(id);
         drop(state);
         self.touch();
     }

@@ -175,6 +175,44 @@ fn decide(registry: &Registry, now: Instant) -> Decision {
     }
 }
 
+#[test]
+fn a_worker_is_heard_through_its_own_hive_only() {
+    let (registry, begin) = registry();
+    registry.worker_beat(beat("w-1", WorkerState::Ready, 0), begin).unwrap();
+    let stranger: HiveAlias = "gpu-1".parse().unwrap();
+    let mut stolen = beat("w-1", WorkerState::Ready, 0);
+    stolen.hive_id = stranger.clone();
+    stolen.address = "http://10.1.0.9:9300".into();
+    let refused = registry.worker_beat(stolen, begin).unwrap_err();
+    assert!(matches!(refused, ReportError::Taken { .. }), "{refused}");
+
+    // Nor does another hive's list end it.
+    let mut listed = listed("w-1", SupervisedState::Failed { reason: "no".into() });
+    listed.hive_id = stranger.clone();
+    let report = HiveHeartbeat { hive_id: stranger, ..hive(vec![listed]) };
+    registry.hive_beat(report, begin).unwrap();
+    let workers = registry.workers(begin);
+    assert_eq!((workers.len(), workers[0].said.state.name()), (1, "ready"));
+    assert_eq!(workers[0].said.address, "http://127.0.0.1:9300");
+}
+
+#[test]
+fn two_machines_cannot_be_one_hive_at_once() {
+    let (registry, begin) = registry();
+    let at = |port: u16| HiveHeartbeat {
+        address: Some(format!("http://10.1.0.2:{port}")),
+        ..hive(Vec::new())
+    };
+    registry.hive_beat(at(9000), begin).unwrap();
+    let refused = registry.hive_beat(at(9001), begin + Duration::from_secs(2)).unwrap_err();
+    assert!(refused.to_string().contains("http://10.1.0.2:9000"), "{refused}");
+    // The first one is late, so it was this one that moved.
+    registry.hive_beat(at(9001), begin + Duration::from_secs(3)).unwrap();
+    // One that was stopped on purpose is nobody's rival.
+    registry.hive_stopped(&HiveAlias::localhost());
+    registry.hive_beat(at(9000), begin + Duration::from_secs(3)).unwrap();
+}
+
 /// A worker of one slot.
 fn beat(name: &str, state: WorkerState, busy: u32) -> WorkerHeartbeat {
     WorkerHeartbeat {

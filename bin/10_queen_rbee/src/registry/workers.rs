@@ -67,6 +67,8 @@ pub struct Address {
 pub struct Target {
     /// Where it listens.
     pub address: Address,
+    /// The hive that started it, whose secret it takes.
+    pub hive_id: HiveAlias,
     /// Fires when the worker is known to be gone: nothing more comes from it.
     pub gone: CancellationToken,
 }
@@ -77,6 +79,13 @@ impl Workers {
         let address = parse_address(&beat.address)?;
         let full = self.by_id.len() >= MAX_WORKERS;
         let worker = match self.by_id.get_mut(&beat.worker_id) {
+            // Only its own hive's secret may speak for a worker.
+            Some(worker) if worker.hive_id != beat.hive_id => {
+                return Err(ReportError::Taken {
+                    worker: beat.worker_id,
+                    hive: worker.hive_id.clone(),
+                });
+            }
             Some(worker) => worker,
             None if full => return Err(ReportError::TooMany { limit: MAX_WORKERS }),
             None => {
@@ -87,9 +96,8 @@ impl Workers {
         };
         if worker.target.address != address {
             worker.target.gone.cancel();
-            worker.target = Target::new(address);
+            worker.target = Target::new(address, &beat.hive_id);
         }
-        worker.hive_id.clone_from(&beat.hive_id);
         worker.model.clone_from(&beat.model.name);
         worker.device = beat.device;
         worker.foreign =
@@ -113,7 +121,7 @@ impl Workers {
             }
             !left_out
         });
-        for listed in list {
+        for listed in list.iter().filter(|listed| listed.hive_id == *hive) {
             self.supervised(listed);
         }
     }
@@ -128,7 +136,8 @@ impl Workers {
             let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address);
             self.by_id.insert(listed.worker_id.clone(), worker);
         }
-        if let Some(worker) = self.by_id.get_mut(&listed.worker_id) {
+        let known = self.by_id.get_mut(&listed.worker_id);
+        if let Some(worker) = known.filter(|worker| worker.hive_id == listed.hive_id) {
             worker.listed = Some(listed.state.clone());
             if matches!(listed.state, SupervisedState::Failed { .. }) {
                 worker.target.gone.cancel();
@@ -211,7 +220,7 @@ impl Worker {
             hive_id: hive_id.clone(),
             model: model.clone(),
             device,
-            target: Target::new(address),
+            target: Target::new(address, hive_id),
             said: None,
             listed: None,
             in_flight: 0,
@@ -286,8 +295,8 @@ impl Worker {
 }
 
 impl Target {
-    fn new(address: Address) -> Arc<Self> {
-        Arc::new(Self { address, gone: CancellationToken::new() })
+    fn new(address: Address, hive: &HiveAlias) -> Arc<Self> {
+        Arc::new(Self { address, hive_id: hive.clone(), gone: CancellationToken::new() })
     }
 }
 

@@ -12,7 +12,6 @@ mod progress;
 mod sse;
 mod worker;
 
-use access_tokens::Secret;
 use tokio::time::Instant;
 use worker_contract::{
     Delta, FinishReason, InferenceRequest, ModelAlias, Timings, Usage, WorkerId,
@@ -22,6 +21,7 @@ pub use self::answer::Answer;
 pub use self::failure::Failure;
 use self::worker::WorkerClient;
 use crate::dispatch::Dispatcher;
+use crate::keyring::Keyring;
 
 /// Carries inference requests to workers. A clone shares connections.
 #[derive(Debug, Clone)]
@@ -74,10 +74,10 @@ pub enum Part {
 }
 
 impl Relay {
-    /// A relay that proves itself to workers with `secret`.
+    /// A relay that proves itself to workers with the secrets of `keyring`.
     #[must_use]
-    pub fn new(dispatcher: Dispatcher, secret: &Secret) -> Self {
-        Self { dispatcher, workers: WorkerClient::new(secret) }
+    pub fn new(dispatcher: Dispatcher, keyring: Keyring) -> Self {
+        Self { dispatcher, workers: WorkerClient::new(keyring) }
     }
 
     /// Begins an answer of `model`. Nothing happens until it is asked for its first part.

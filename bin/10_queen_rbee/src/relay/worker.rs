@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use access_tokens::Secret;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, response};
+use axum::http::{HeaderMap, HeaderName, Request, StatusCode, response};
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -14,6 +13,7 @@ use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceEvent, Infe
 use super::connection::{Broken, Exchange, Pool};
 use super::failure::Trouble;
 use super::sse::EventCutter;
+use crate::keyring::Keyring;
 use crate::registry::Target;
 
 /// How long a worker may take to begin its answer, which it does before it reads the prompt.
@@ -33,7 +33,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug, Clone)]
 pub(super) struct WorkerClient {
     pool: Pool,
-    authorization: HeaderValue,
+    keyring: Keyring,
 }
 
 /// The events of an answer as they come. Dropping it closes the connection.
@@ -45,13 +45,9 @@ pub(super) struct WorkerEvents {
 }
 
 impl WorkerClient {
-    /// A client that proves itself with `secret`.
-    pub(super) fn new(secret: &Secret) -> Self {
-        // A secret that fits no header is none that a worker could have been given.
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
-            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
-        authorization.set_sensitive(true);
-        Self { pool: Pool::default(), authorization }
+    /// A client that proves itself to each worker with the secret of its hive.
+    pub(super) fn new(keyring: Keyring) -> Self {
+        Self { pool: Pool::default(), keyring }
     }
 
     /// Sends a request; gives its events once the worker has accepted it.
@@ -90,7 +86,7 @@ impl WorkerClient {
     ) -> Request<Full<Bytes>> {
         Request::post("/v1/inference")
             .header(HOST, &target.address.authority)
-            .header(AUTHORIZATION, &self.authorization)
+            .header(AUTHORIZATION, self.keyring.authorization(&target.hive_id))
             .header(CONTENT_TYPE, "application/json")
             .header(REQUEST_ID, request.request_id.as_str())
             .body(Full::new(body))

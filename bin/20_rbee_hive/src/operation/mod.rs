@@ -39,6 +39,13 @@ pub(crate) async fn carry_out(
         | Operation::HiveStart(_)
         | Operation::HiveStop(_)
         | Operation::HiveRestart(_)
+        | Operation::HiveAdd(_)
+        | Operation::HiveRemove(_)
+        | Operation::HiveInstall(_)
+        | Operation::HiveUninstall(_)
+        | Operation::HiveLogs(_)
+        | Operation::HiveDiscover(_)
+        | Operation::HiveSshHosts {}
         | Operation::Infer(_) => Err(not_for_a_hive(&operation)),
     }
 }

@@ -178,18 +178,25 @@ async fn with_a_token_only_health_is_open() {
 }
 
 #[tokio::test]
-async fn two_hives_in_one_home_and_a_bind_off_loopback_are_refused() {
+async fn two_hives_in_one_home_are_refused() {
     let daemon = Daemon::start().await;
     let second = daemon.command(&[]).output().await.unwrap();
     assert!(!second.status.success());
     let words = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(words.contains("runs already"), "{words}");
+}
 
-    let home = tempfile::tempdir().unwrap();
-    let open = command(home.path(), &["--bind", "0.0.0.0:0"]).output().await.unwrap();
-    assert!(!open.status.success());
-    let words = String::from_utf8_lossy(&open.stderr).into_owned();
-    assert!(words.contains("rbee-keeper token create"), "{words}");
+#[tokio::test]
+async fn a_hive_that_others_can_reach_demands_its_secret_without_any_token() {
+    let daemon = Daemon::start_with(&["--bind", "0.0.0.0:0", "--advertise", "127.0.0.1"]).await;
+    let port = daemon.address.rsplit_once(':').unwrap().1;
+    let address = format!("http://127.0.0.1:{port}");
+    let secret = daemon.home.path().join("data/secrets/local.token");
+    let secret = fs::read_to_string(secret).unwrap();
+    for (bearer, expected) in [(None, 401), (Some("rbee_wrong"), 401), (Some(secret.trim()), 200)] {
+        let answer = Api::new(&address, bearer).unwrap().get("/v1/capabilities").await.unwrap();
+        assert_eq!(answer.status, expected, "{bearer:?}");
+    }
 }
 
 struct Daemon {

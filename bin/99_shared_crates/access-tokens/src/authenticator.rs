@@ -4,13 +4,19 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use worker_contract::HiveAlias;
+
 use crate::digest::SecretDigest;
 use crate::known::KnownSecrets;
-use crate::{Secret, TokenError};
+use crate::{HiveSecrets, Secret, TokenError};
 
 /// Verifies bearer secrets. Clones share what they have read.
 #[derive(Debug, Clone)]
-pub struct Authenticator(Arc<Rule>);
+pub struct Authenticator {
+    rule: Arc<Rule>,
+    hives: Option<HiveSecrets>,
+    always: bool,
+}
 
 #[derive(Debug)]
 enum Rule {
@@ -34,6 +40,8 @@ pub enum Caller {
         /// Its fingerprint, which logs name it by.
         fingerprint: String,
     },
+    /// A hive of another machine, or one of its workers: it may report itself, and nothing else.
+    Hive(HiveAlias),
 }
 
 impl fmt::Display for Caller {
@@ -41,6 +49,7 @@ impl fmt::Display for Caller {
         match self {
             Self::Local => f.write_str("local"),
             Self::Token { fingerprint, .. } => f.write_str(fingerprint),
+            Self::Hive(hive) => write!(f, "hive {hive}"),
         }
     }
 }
@@ -60,14 +69,14 @@ impl Authenticator {
     /// Nobody needs a token.
     #[must_use]
     pub fn open() -> Self {
-        Self(Arc::new(Rule::Open))
+        Self::by(Rule::Open)
     }
 
     /// Exactly one secret is accepted.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "it keeps no secret, so the caller need not")]
     pub fn fixed(secret: Secret) -> Self {
-        Self(Arc::new(Rule::Fixed(SecretDigest::of(secret.expose()))))
+        Self::by(Rule::Fixed(SecretDigest::of(secret.expose())))
     }
 
     /// The tokens of a secrets folder and the local secret are accepted. As long as there was no
@@ -78,17 +87,35 @@ impl Authenticator {
     /// # Errors
     /// When the file of tokens is damaged, or the folder cannot be used.
     pub fn from_store(secrets_dir: &Path) -> Result<Self, TokenError> {
-        KnownSecrets::read(secrets_dir).map(|known| Self(Arc::new(Rule::Store(known))))
+        KnownSecrets::read(secrets_dir).map(|known| Self::by(Rule::Store(known)))
+    }
+
+    /// Also accepts the secrets of hives, each as [`Caller::Hive`].
+    #[must_use]
+    pub fn with_hives(self, hives: HiveSecrets) -> Self {
+        Self { hives: Some(hives), ..self }
+    }
+
+    /// Needs a secret of everybody, also while there is no token: for a daemon that only rbee's own
+    /// processes talk to.
+    #[must_use]
+    pub fn demanding(self) -> Self {
+        Self { always: true, ..self }
+    }
+
+    fn by(rule: Rule) -> Self {
+        Self { rule: Arc::new(rule), hives: None, always: false }
     }
 
     /// Whether a request without a token is refused.
     #[must_use]
     pub fn is_required(&self) -> bool {
-        match &*self.0 {
+        let by_rule = match &*self.rule {
             Rule::Open => false,
             Rule::Fixed(_) => true,
             Rule::Store(known) => known.are_needed(),
-        }
+        };
+        by_rule || self.always
     }
 
     /// Who sends this bearer secret. Where no token is needed, anybody is [`Caller::Local`].
@@ -108,10 +135,11 @@ impl Authenticator {
     #[must_use]
     pub fn holder(&self, bearer: Option<&str>) -> Option<Caller> {
         let digest = SecretDigest::of(bearer?);
-        match &*self.0 {
+        let holder = match &*self.rule {
             Rule::Open => None,
             Rule::Fixed(secret) => secret.matches(&digest).then_some(Caller::Local),
             Rule::Store(known) => known.holder(&digest),
-        }
+        };
+        holder.or_else(|| self.hives.as_ref()?.holder(&digest).map(Caller::Hive))
     }
 }

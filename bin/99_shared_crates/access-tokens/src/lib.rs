@@ -1,19 +1,22 @@
 //! API tokens: made, listed, revoked and verified.
 //!
 //! A token is shown once and kept as its SHA-256. Beside the tokens that people make there is one
-//! local secret, which rbee's own processes of one user use among themselves.
+//! local secret, which rbee's own processes of one user use among themselves, and one secret for each
+//! hive of another machine, which opens that hive's reports and nothing else.
 //! A damaged token file never opens access.
 #![warn(missing_docs)]
 
 mod authenticator;
 mod digest;
 mod file;
+mod hive_secrets;
 mod known;
 mod secret;
 mod store;
 mod stored;
 
 pub use authenticator::{Authenticator, Caller, Denied};
+pub use hive_secrets::HiveSecrets;
 pub use secret::{Secret, local_secret};
 pub use store::{NewToken, TokenError, TokenInfo, TokenStore};
 pub use stored::{forget_secret, store_secret, stored_secret};

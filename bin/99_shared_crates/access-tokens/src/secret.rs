@@ -19,6 +19,11 @@ impl Secret {
         &self.0
     }
 
+    /// Whether it is one printable word that could not be guessed.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.0.len() >= MIN_LENGTH && self.0.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+
     /// `rbee_` and 32 random bytes in base64url, without padding.
     pub(crate) fn random() -> Result<Self, TokenError> {
         let mut bytes = [0_u8; 32];
@@ -78,11 +83,11 @@ pub fn local_secret(secrets_dir: &Path) -> Result<Secret, TokenError> {
 pub(crate) fn existing_local_secret(path: &Path) -> Result<Option<Secret>, TokenError> {
     let unusable = |source| TokenError::File { path: path.to_owned(), source };
     let Some(text) = read(path).map_err(unusable)? else { return Ok(None) };
-    let text = text.trim();
-    if text.len() < MIN_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let secret = Secret(text.trim().to_owned());
+    if !secret.is_usable() {
         return Err(TokenError::DamagedSecret { path: path.to_owned() });
     }
-    Ok(Some(Secret(text.to_owned())))
+    Ok(Some(secret))
 }
 
 /// RFC 4648, section 5, without padding.

@@ -69,6 +69,9 @@ pub enum TokenError {
         /// The file.
         path: PathBuf,
     },
+    /// What should be a secret is none.
+    #[error("a secret is one word of at least 32 printable characters")]
+    NoSecret,
     /// The operating system gave no randomness.
     #[error("the operating system gave no random numbers")]
     NoRandomness,

@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use access_tokens::{Authenticator, Caller, Denied, Secret, TokenError, TokenStore, local_secret};
+use access_tokens::{
+    Authenticator, Caller, Denied, HiveSecrets, Secret, TokenError, TokenStore, local_secret,
+};
 
 #[test]
 fn a_token_is_listed_without_its_secret_until_it_is_revoked() {
@@ -165,4 +167,50 @@ fn only_the_owner_can_read_the_files() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     local_secret(&secrets).unwrap();
     assert_eq!(mode(&file), 0o600);
+}
+
+#[test]
+fn the_secret_of_a_hive_names_that_hive_until_it_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let hives = HiveSecrets::open(folder.path()).unwrap();
+    let door = Authenticator::from_store(folder.path()).unwrap().with_hives(hives.clone());
+    let (one, two) = ("gpu-1".parse().unwrap(), "gpu-2".parse().unwrap());
+    let secret = hives.get_or_make(&one).unwrap();
+    assert_eq!(hives.get_or_make(&one).unwrap(), secret);
+    assert_ne!(hives.get_or_make(&two).unwrap(), secret);
+    assert_eq!(door.holder(Some(secret.expose())), Some(Caller::Hive(one.clone())));
+
+    let file = folder.path().join("hives/gpu-1.token");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let reread = HiveSecrets::open(folder.path()).unwrap();
+    assert_eq!(reread.get(&one), Some(secret.clone()));
+
+    hives.remove(&one).unwrap();
+    hives.remove(&one).unwrap();
+    assert!(!file.exists());
+    assert_eq!(door.holder(Some(secret.expose())), None);
+}
+
+#[test]
+fn a_hive_cannot_be_given_what_is_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let hives = HiveSecrets::open(folder.path()).unwrap();
+    let hive = "gpu-1".parse().unwrap();
+    for bad in ["", "short", &"two words ".repeat(5), &"é".repeat(40)] {
+        let refused = hives.set(&hive, Secret::from(bad.to_owned()));
+        assert!(matches!(refused, Err(TokenError::NoSecret)), "{bad:?}");
+    }
+    fs::create_dir_all(folder.path().join("hives")).unwrap();
+    fs::write(folder.path().join("hives/gpu-1.token"), "short").unwrap();
+    assert_eq!(HiveSecrets::open(folder.path()).unwrap().get(&hive), None);
+}
+
+#[test]
+fn a_demanding_door_needs_a_secret_before_there_is_any_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let door = Authenticator::from_store(folder.path()).unwrap().demanding();
+    assert!(door.is_required());
+    assert_eq!(door.verify(None), Err(Denied::Missing));
+    let local = local_secret(folder.path()).unwrap();
+    assert_eq!(door.verify(Some(local.expose())), Ok(Caller::Local));
 }

@@ -121,8 +121,8 @@ fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> 
     Ok(caller)
 }
 
-/// Lets in only who shows a valid secret, also where the edge needs none: for routes whose callers
-/// are rbee's own processes, and whose word sends requests and secrets somewhere.
+/// Lets in only rbee's own processes, also where the edge needs no token: for routes whose callers'
+/// word sends requests and secrets somewhere. A client's token is none of theirs.
 pub fn demand_secret<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     auth: Authenticator,
@@ -131,12 +131,30 @@ pub fn demand_secret<S: Clone + Send + Sync + 'static>(
 }
 
 async fn with_secret(State(auth): State<Authenticator>, request: Request, next: Next) -> Response {
-    if auth.holder(bearer(request.headers())).is_some() {
+    let holder = auth.holder(bearer(request.headers()));
+    if matches!(holder, Some(Caller::Local | Caller::Hive(_))) {
         return next.run(request).await;
     }
     ApiError::unauthorized("only rbee's own processes may report here")
         .hint("start a worker with --token-file and the queen's data/secrets/local.token")
         .into_response()
+}
+
+/// Keeps hives of other machines out: their secrets are for their reports.
+pub fn refuse_hives<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.route_layer(from_fn(without_hives))
+}
+
+async fn without_hives(request: Request, next: Next) -> Response {
+    match request.extensions().get::<CallerExt>() {
+        Some(CallerExt(Caller::Hive(hive))) => {
+            let message = format!("the secret of hive {hive} is for its reports only");
+            ApiError::forbidden("hive_secret", message)
+                .hint("use an API token: `rbee-keeper token create` makes one")
+                .into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 /// The secret of `Authorization: Bearer …`.

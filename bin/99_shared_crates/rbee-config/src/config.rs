@@ -8,7 +8,7 @@ use worker_contract::HiveAlias;
 
 use crate::PortRange;
 use crate::arguments::arguments;
-use crate::bounds::{address, base_url, host_name, some_host_name, some_within, within};
+use crate::bounds::{address, base_url, flag, host_name, some_host_name, some_within, within};
 
 /// All settings. Parsed values are within the bounds that the fields name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,10 @@ pub struct QueenConfig {
     /// Where it listens; port 0 takes a free one. Default `127.0.0.1:8500`.
     #[serde(deserialize_with = "address")]
     pub bind: SocketAddr,
+    /// The host name or address under which hives of other machines reach it. Default: found out when
+    /// a hive is installed.
+    #[serde(deserialize_with = "some_host_name")]
+    pub advertise: Option<String>,
     /// The largest request body in bytes, 1 KiB to 1 GiB. Default 10 MiB.
     #[serde(deserialize_with = "within::<_, _, 1024, 1_073_741_824>")]
     pub max_body_bytes: u64,
@@ -67,6 +71,9 @@ pub struct HiveConfig {
     /// listens.
     #[serde(deserialize_with = "some_host_name")]
     pub advertise: Option<String>,
+    /// Whether it announces itself by mDNS where other machines can reach it. Default true.
+    #[serde(deserialize_with = "flag")]
+    pub announce: bool,
     /// How long a worker may take to end before it is killed, in seconds, up to an hour.
     /// Default 10.
     #[serde(deserialize_with = "within::<_, _, 0, 3600>")]
@@ -126,6 +133,7 @@ impl Default for QueenConfig {
     fn default() -> Self {
         Self {
             bind: loopback(8500),
+            advertise: None,
             max_body_bytes: 10 * 1024 * 1024,
             max_queue_per_model: 256,
             request_timeout_s: 600,
@@ -143,6 +151,7 @@ impl Default for HiveConfig {
             worker_ports: PortRange { start: 9300, end: 9399 },
             queen_url: None,
             advertise: None,
+            announce: true,
             stop_grace_s: 10,
             start_timeout_s: 600,
             hf_endpoint: None,

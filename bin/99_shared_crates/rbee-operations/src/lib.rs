@@ -5,12 +5,17 @@
 #![warn(missing_docs)]
 
 mod job;
+mod machine;
 mod model;
 mod model_ref;
 mod operation;
+mod ssh_target;
 
 pub use job::{
     DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Pace, Progress, SubmitJob,
+};
+pub use machine::{
+    DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, SshHost,
 };
 pub use model::{
     ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName, ModelPin, ModelStore,
@@ -18,3 +23,4 @@ pub use model::{
 };
 pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
 pub use operation::{HiveTarget, Infer, ModelTarget, Operation, WorkerSpawn, WorkerTarget};
+pub use ssh_target::{InvalidSshTarget, SshTarget};

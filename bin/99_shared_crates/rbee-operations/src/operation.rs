@@ -6,6 +6,7 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sampling, WorkerId};
 use crate::model::{
     ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName, ModelPin, ModelUpdate,
 };
+use crate::{HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall};
 
 /// One thing that a job does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,20 @@ pub enum Operation {
     HiveStatus(HiveTarget),
     /// Asks a hive for its devices, models and workers at once.
     HiveRefresh(HiveTarget),
+    /// Makes a hive of another machine known to the queen.
+    HiveAdd(HiveAdd),
+    /// Forgets a hive that was added.
+    HiveRemove(HiveTarget),
+    /// Puts a hive and its worker on another machine over SSH, or brings them up to date.
+    HiveInstall(HiveInstall),
+    /// Takes a hive off another machine.
+    HiveUninstall(HiveUninstall),
+    /// Shows the end of a hive's log.
+    HiveLogs(HiveLogs),
+    /// Looks for hives that announce themselves on the network.
+    HiveDiscover(HiveDiscover),
+    /// Lists the hosts of the queen's `~/.ssh/config`, which could be added.
+    HiveSshHosts {},
     /// Starts a worker for a model.
     WorkerSpawn(WorkerSpawn),
     /// Lists the workers of a hive.
@@ -134,6 +149,13 @@ impl Operation {
             Self::HiveRestart(_) => "hive_restart",
             Self::HiveStatus(_) => "hive_status",
             Self::HiveRefresh(_) => "hive_refresh",
+            Self::HiveAdd(_) => "hive_add",
+            Self::HiveRemove(_) => "hive_remove",
+            Self::HiveInstall(_) => "hive_install",
+            Self::HiveUninstall(_) => "hive_uninstall",
+            Self::HiveLogs(_) => "hive_logs",
+            Self::HiveDiscover(_) => "hive_discover",
+            Self::HiveSshHosts {} => "hive_ssh_hosts",
             Self::WorkerSpawn(_) => "worker_spawn",
             Self::WorkerList(_) => "worker_list",
             Self::WorkerGet(_) => "worker_get",
@@ -178,6 +200,13 @@ impl Operation {
             | Self::HiveRestart(_)
             | Self::HiveStatus(_)
             | Self::HiveRefresh(_)
+            | Self::HiveAdd(_)
+            | Self::HiveRemove(_)
+            | Self::HiveInstall(_)
+            | Self::HiveUninstall(_)
+            | Self::HiveLogs(_)
+            | Self::HiveDiscover(_)
+            | Self::HiveSshHosts {}
             | Self::Infer(_) => false,
         }
     }
@@ -191,6 +220,7 @@ impl Operation {
             | Self::HiveRestart(t)
             | Self::HiveStatus(t)
             | Self::HiveRefresh(t)
+            | Self::HiveRemove(t)
             | Self::WorkerList(t)
             | Self::ModelList(t) => Some(&t.hive_id),
             Self::WorkerSpawn(s) => Some(&s.hive_id),
@@ -203,11 +233,17 @@ impl Operation {
             Self::ModelAlias(a) => Some(&a.hive_id),
             Self::ModelGarbage(g) => Some(&g.hive_id),
             Self::ModelGet(t) | Self::ModelDelete(t) | Self::ModelVerify(t) => Some(&t.hive_id),
-            Self::HiveList {} | Self::Infer(_) => None,
+            Self::HiveAdd(a) => Some(&a.hive_id),
+            Self::HiveInstall(i) => Some(&i.hive_id),
+            Self::HiveUninstall(u) => Some(&u.hive_id),
+            Self::HiveLogs(l) => Some(&l.hive_id),
+            Self::HiveList {} | Self::HiveDiscover(_) | Self::HiveSshHosts {} | Self::Infer(_) => {
+                None
+            }
         }
     }
 
-    /// A copy without what is private: a prompt is not kept in lists, logs or the job store.
+    /// A copy without what is private: a prompt or a secret is not kept in lists, logs or the job store.
     #[must_use]
     pub fn redacted(&self) -> Self {
         match self {
@@ -222,6 +258,7 @@ impl Operation {
                 let prompt = String::new();
                 Self::Infer(Box::new(Infer { model, prompt, system: None, sampling }))
             }
+            Self::HiveAdd(add) => Self::HiveAdd(HiveAdd { secret: None, ..add.clone() }),
             Self::ModelDownload(download) => {
                 let shown = download.reference.without_secrets();
                 let reference = shown.parse().unwrap_or_else(|_| download.reference.clone());
@@ -262,6 +299,15 @@ mod tests {
         assert!(parse(r#"{"WorkerSpwan":{}}"#).unwrap_err().contains("WorkerSpwan"));
         let error = parse(r#"{"WorkerSpawn":{"model":"m","devcie":"CPU-0"}}"#).unwrap_err();
         assert!(error.contains("devcie"), "{error}");
+    }
+
+    #[test]
+    fn a_redacted_operation_holds_no_secret() {
+        let op =
+            parse(r#"{"HiveAdd":{"hive_id":"h","url":"http://h:9000","secret":"hush"}}"#).unwrap();
+        let kept = serde_json::to_string(&op.redacted()).unwrap();
+        assert!(!kept.contains("hush"), "{kept}");
+        assert!(!format!("{op:?}").contains("hush"), "{op:?}");
     }
 
     #[test]

@@ -1,0 +1,136 @@
+//! Starting, stopping and taking away a hive that is installed on another machine.
+
+use std::time::{Duration, Instant};
+
+use job_server::{JobContext, JobError};
+use rbee_operations::HiveUninstall;
+use tokio::time::timeout;
+use worker_contract::HiveAlias;
+
+use super::{RemoteHives, Shell, StepFailed, fact};
+use crate::registry::Liveness;
+
+/// How long a hive may take until its first report.
+const REPORT: Duration = Duration::from_secs(30);
+/// How long a hive may take to end, in seconds: it gives its workers time.
+const HALT: &str = "60";
+/// How much of its log tells why a hive did not start, in lines.
+const LAST_WORDS: &str = "15";
+
+impl RemoteHives {
+    /// Starts an installed hive and waits until it has reported.
+    pub(crate) async fn start(&self, hive: &HiveAlias, job: &JobContext) -> Result<(), JobError> {
+        let (_, target) = self.machine(hive)?;
+        job.say(format!("Connecting to {target}"));
+        let shell = Shell::connect(hive, &target).await?;
+        job.say(format!("Starting hive {hive}"));
+        let since = Instant::now();
+        shell.run("start the hive", &["start"], b"").await?;
+        job.say("Waiting for its first report");
+        let outcome = self.until_reported(hive, &shell, since).await;
+        shell.ssh.close().await;
+        outcome
+    }
+
+    /// Stops a hive and its workers. False if it did not run.
+    pub(crate) async fn halt(&self, hive: &HiveAlias) -> Result<bool, JobError> {
+        let (_, target) = self.machine(hive)?;
+        let shell = Shell::connect(hive, &target).await?;
+        let was_running = shell.probe().await?.is_running;
+        shell.run("stop the hive", &["halt", HALT], b"").await?;
+        shell.ssh.close().await;
+        Ok(was_running)
+    }
+
+    /// The last lines of a hive's log.
+    pub(crate) async fn logs(&self, hive: &HiveAlias, lines: u16) -> Result<String, JobError> {
+        let (_, target) = self.machine(hive)?;
+        let shell = Shell::connect(hive, &target).await?;
+        let text = shell.run("read the log", &["logs", &lines.to_string()], b"").await?;
+        shell.ssh.close().await;
+        Ok(text)
+    }
+
+    /// Takes a hive off its machine. Gives the folder with its models, where that stays.
+    pub(crate) async fn uninstall(
+        &self,
+        request: &HiveUninstall,
+        job: &JobContext,
+    ) -> Result<Option<String>, JobError> {
+        let hive = &request.hive_id;
+        let (_, target) = self.machine(hive)?;
+        job.say(format!("Connecting to {target}"));
+        let shell = Shell::connect(hive, &target).await?;
+        let installed = shell.probe().await?.installed;
+        if let Some(other) = installed.filter(|found| found.alias != hive.as_str()) {
+            let message = format!("hive {}, and not {hive}, is installed there", other.alias);
+            return Err(JobError::new("other_hive", message));
+        }
+        job.say("Stopping the hive and its workers");
+        shell.run("stop the hive", &["halt", HALT], b"").await?;
+        job.say("Taking it away");
+        let purge = if request.purge { "yes" } else { "no" };
+        let gone = shell.run("take it away", &["uninstall", purge], b"").await?;
+        shell.ssh.close().await;
+        let kept = fact(&gone, "kept");
+        Ok((!kept.is_empty()).then(|| kept.to_owned()))
+    }
+
+    /// Starts what was just installed in the place of the hive that runs.
+    pub(super) async fn replace(&self, hive: &HiveAlias, shell: &Shell) -> Result<(), JobError> {
+        let since = Instant::now();
+        shell.run("replace the hive that runs", &["replace"], b"").await?;
+        self.until_reported(hive, shell, since).await
+    }
+
+    async fn until_reported(
+        &self,
+        hive: &HiveAlias,
+        shell: &Shell,
+        since: Instant,
+    ) -> Result<(), JobError> {
+        let mut changes = self.registry.changes();
+        let reported = async {
+            while !self.has_reported(hive, since) {
+                // The registry lives as long as the queen.
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        if timeout(REPORT, reported).await.is_ok() {
+            return Ok(());
+        }
+        Err(self.why_silent(hive, shell).await?)
+    }
+
+    fn has_reported(&self, hive: &HiveAlias, since: Instant) -> bool {
+        let now = Instant::now();
+        let silent = |ms| Duration::from_millis(ms);
+        self.registry.hives(now).iter().any(|known| {
+            known.said.hive_id == *hive
+                && known.liveness == Liveness::Alive
+                && silent(known.last_seen_ms) < now.duration_since(since)
+        })
+    }
+
+    /// Why a hive that was started does not report. One that does not run is not tried any longer.
+    async fn why_silent(&self, hive: &HiveAlias, shell: &Shell) -> Result<JobError, StepFailed> {
+        let seconds = REPORT.as_secs();
+        if shell.probe().await?.is_running {
+            let message = format!(
+                "hive {hive} runs, and no report of it has reached the queen in {seconds} s"
+            );
+            return Ok(JobError::new("hive_silent", message).hint(format!(
+                "its machine must reach the queen: see `rbee-keeper hive logs {hive}`; if her address is \
+                 wrong there, install again with --queen-url URL; a firewall may be in between"
+            )));
+        }
+        let words = shell.run("read the log", &["logs", LAST_WORDS], b"").await;
+        shell.run("stop the hive", &["halt", HALT], b"").await?;
+        let words = words.unwrap_or_default();
+        let message =
+            format!("hive {hive} does not run after {seconds} s; its log ends with:\n{words}");
+        Ok(JobError::new("hive_start_failed", message))
+    }
+}

@@ -1,0 +1,139 @@
+//! The secrets that a queen shares with hives of other machines: one for each, `hives/NAME.token`.
+//!
+//! A hive's secret opens nothing but the reports of that hive and its workers, and the queen shows it
+//! to nobody else. So a machine that falls into wrong hands gives away itself alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use worker_contract::HiveAlias;
+
+use crate::digest::SecretDigest;
+use crate::file::{create_folder, replace};
+use crate::secret::existing_local_secret;
+use crate::{Secret, TokenError};
+
+/// The most hives with a secret of their own.
+const MAX_HIVES: usize = 1024;
+
+/// The secrets of one queen's hives. A clone is another handle to the same ones.
+#[derive(Debug, Clone)]
+pub struct HiveSecrets {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    known: Mutex<BTreeMap<HiveAlias, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    secret: Secret,
+    digest: SecretDigest,
+}
+
+impl HiveSecrets {
+    /// Reads the secrets of a folder, which need not exist. A file that holds no secret lets nobody in.
+    pub fn open(secrets_dir: &Path) -> Result<Self, TokenError> {
+        let folder = secrets_dir.join("hives");
+        let unusable = |source| TokenError::File { path: folder.clone(), source };
+        let mut known = BTreeMap::new();
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(unusable)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(unusable(error)),
+        };
+        for path in entries.into_iter().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".token"));
+            let Some(Ok(hive)) = name.map(str::parse::<HiveAlias>) else { continue };
+            match existing_local_secret(&path) {
+                Ok(Some(secret)) => {
+                    known.insert(hive, Known::from(secret));
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(%hive, %error, "a hive's secret cannot be read"),
+            }
+        }
+        Ok(Self { shared: Arc::new(Shared { folder, known: Mutex::new(known) }) })
+    }
+
+    /// The secret of a hive, where it has one of its own.
+    #[must_use]
+    pub fn get(&self, hive: &HiveAlias) -> Option<Secret> {
+        self.known().get(hive).map(|known| known.secret.clone())
+    }
+
+    /// The secret of a hive, made at first use.
+    pub fn get_or_make(&self, hive: &HiveAlias) -> Result<Secret, TokenError> {
+        if let Some(secret) = self.get(hive) {
+            return Ok(secret);
+        }
+        let secret = Secret::random()?;
+        self.set(hive, secret.clone())?;
+        Ok(secret)
+    }
+
+    /// Keeps the secret that a hive was given otherwise.
+    pub fn set(&self, hive: &HiveAlias, secret: Secret) -> Result<(), TokenError> {
+        if !secret.is_usable() {
+            return Err(TokenError::NoSecret);
+        }
+        let mut known = self.known();
+        if known.len() >= MAX_HIVES && !known.contains_key(hive) {
+            return Err(TokenError::TooMany);
+        }
+        let path = self.file(hive);
+        create_folder(&self.shared.folder)
+            .and_then(|()| replace(&path, |file| writeln!(file, "{}", secret.expose())))
+            .map_err(|source| TokenError::File { path, source })?;
+        known.insert(hive.clone(), Known::from(secret));
+        Ok(())
+    }
+
+    /// Forgets a hive's secret: nothing that it says is heard from then on.
+    pub fn remove(&self, hive: &HiveAlias) -> Result<(), TokenError> {
+        let mut known = self.known();
+        let path = self.file(hive);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(TokenError::File { path, source: error });
+            }
+            _ => {}
+        }
+        known.remove(hive);
+        Ok(())
+    }
+
+    /// The hive that has the secret with this digest.
+    pub(crate) fn holder(&self, digest: &SecretDigest) -> Option<HiveAlias> {
+        let mut holder = None;
+        // Every secret is compared, so that the time does not tell which one matched.
+        for (hive, known) in &*self.known() {
+            if known.digest.matches(digest) {
+                holder = Some(hive.clone());
+            }
+        }
+        holder
+    }
+
+    fn file(&self, hive: &HiveAlias) -> PathBuf {
+        self.shared.folder.join(format!("{hive}.token"))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<HiveAlias, Known>> {
+        // Nothing panics under this lock halfway through a change.
+        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Secret> for Known {
+    fn from(secret: Secret) -> Self {
+        let digest = SecretDigest::of(secret.expose());
+        Self { secret, digest }
+    }
+}
