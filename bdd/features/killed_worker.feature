@@ -6,7 +6,7 @@ Feature: A worker is killed
     And a very long answer that is being streamed to me
     When the worker is killed
     Then the stream ends with an error that names the worker's end
-    And the hive lists 1 worker that is failed
+    And the hive lists 1 worker that is ready
     When I ask "What is the capital of Japan?"
     Then the answer is some text
     And another process than the killed one has answered

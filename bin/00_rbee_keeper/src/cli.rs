@@ -259,6 +259,26 @@ Examples:
     Get(WorkerArg),
     /// Stop a worker
     Delete(WorkerArg),
+    /// Start a worker again, be it running or given up after too many failures
+    Restart(WorkerArg),
+    /// Show what a worker's engine has written
+    #[command(after_help = "\
+Examples:
+  rbee-keeper worker logs w-1 -n 20
+  rbee-keeper worker logs w-1 --follow        until Ctrl-C, or the worker is deleted")]
+    Logs(LogsArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) worker: WorkerArg,
+    /// Go on with what is written from now on
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// How many of the last lines
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 100, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) lines: u32,
 }
 
 #[derive(Debug, Args)]
@@ -574,6 +594,9 @@ mod tests {
             "worker spawn --model m --device gpu-0 --hive gpu-1 --slots 2 --ctx-size 4096",
             "worker get w-1",
             "worker delete w-1 --hive gpu-1",
+            "worker restart w-1",
+            "worker logs w-1 -f -n 20 --hive gpu-1",
+            "worker logs w-1 --follow --lines 0",
             "model import file.gguf --alias m",
             "model verify m",
             "model download hf:o/r:Q4_K_M@main --alias m --hive gpu-1",
@@ -614,6 +637,8 @@ mod tests {
             ("worker spawn --model m --device TPU-0", "--device"),
             ("worker spawn --model m --slots 0", "--slots"),
             ("worker get ../x", "WORKER"),
+            ("worker logs w-1 -n -1", "--lines"),
+            ("worker logs w-1 -n 10001", "--lines"),
             ("hive status a/b", "ALIAS"),
             ("hive add gpu-1", "--ssh"),
             ("hive add gpu-1 --ssh=-oProxyCommand=id", "--ssh"),

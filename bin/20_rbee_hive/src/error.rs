@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::catalog::StoreError;
+use crate::supervisor::SetupError;
 
 /// A hive cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum HiveError {
         /// Why.
         reason: String,
     },
+    /// What the workers of an earlier hive are recognized by cannot be read or made.
+    #[error("the file worker-tokens in the run folder cannot be written")]
+    WorkerTokens(#[source] io::Error),
     /// No HTTP client can be made.
     #[error("no HTTP client can be made")]
     Client(#[source] reqwest::Error),
@@ -66,6 +70,13 @@ pub enum HiveError {
 }
 
 impl HiveError {
+    pub(crate) fn supervisor(error: SetupError) -> Self {
+        match error {
+            SetupError::Client(source) => Self::Client(source),
+            SetupError::Tokens(source) => Self::WorkerTokens(source),
+        }
+    }
+
     pub(crate) fn catalog(file: PathBuf, error: &StoreError) -> Self {
         Self::Catalog { file, reason: error.to_string() }
     }

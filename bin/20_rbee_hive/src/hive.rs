@@ -1,7 +1,8 @@
 //! The hive itself: its parts, made once, and what others can ask of it.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::changes::Changes;
 use crate::device::Devices;
 use crate::download::Downloads;
 use crate::heartbeat::beat;
+use crate::metrics::{self, Sample};
 use crate::operation;
 use crate::ports::PortPool;
 use crate::supervisor::{Setup, Supervisor, Surroundings};
@@ -44,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) address: Option<String>,
     host: String,
     pub(crate) worker: WorkerConfig,
+    /// The folder of the models.
+    models: PathBuf,
     pub(crate) binary: WorkerBinary,
     pub(crate) supervisor: Supervisor,
     pub(crate) catalog: Arc<Catalog>,
@@ -53,6 +57,8 @@ pub(crate) struct Parts {
     pub(crate) changes: Changes,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Whether the workers are to go on when the hive ends.
+    leaves_workers: AtomicBool,
     /// Held until the hive is shut down.
     lock: Mutex<Option<File>>,
 }
@@ -83,8 +89,9 @@ impl Hive {
             address: settings.address,
             host: settings.advertised_host,
             worker: settings.worker,
+            models: settings.paths.models.clone(),
             binary,
-            supervisor: supervisor.map_err(HiveError::Client)?,
+            supervisor: supervisor.map_err(HiveError::supervisor)?,
             catalog: Arc::new(catalog),
             usage,
             downloads: Arc::new(downloads),
@@ -92,6 +99,7 @@ impl Hive {
             changes,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            leaves_workers: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         };
         let hive = Self { parts: Arc::new(parts) };
@@ -156,12 +164,32 @@ impl Hive {
         self.parts.supervisor.list()
     }
 
+    /// The answer to `GET /metrics`.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        let free = |stat: rustix::fs::StatVfs| stat.f_bavail.saturating_mul(stat.f_frsize);
+        metrics::text(Sample {
+            hive: self.snapshot(),
+            restarts: self.parts.supervisor.restarts(),
+            disk_free_bytes: rustix::fs::statvfs(&self.parts.models).ok().map(free),
+        })
+    }
+
+    /// Lets the workers go on when the hive is shut down: the next hive of these files adopts them.
+    pub fn leave_workers(&self) {
+        self.parts.leaves_workers.store(true, Ordering::Relaxed);
+    }
+
     /// Stops all workers at once, tells the queen, and lets nothing else start. Done when the last
     /// process is gone, at the latest a moment after the grace for stopping. Another hive can take
     /// over the files then.
     pub async fn shutdown(&self) {
         self.parts.downloads.shutdown().await;
-        self.parts.supervisor.stop_all().await;
+        if self.parts.leaves_workers.load(Ordering::Relaxed) {
+            self.parts.supervisor.leave_all().await;
+        } else {
+            self.parts.supervisor.stop_all().await;
+        }
         self.parts.stop.cancel();
         self.parts.tasks.close();
         self.parts.tasks.wait().await;
@@ -226,17 +254,17 @@ fn setup(settings: &HiveSettings, changes: Changes) -> Setup {
         },
         ports: PortPool::new(settings.worker_host, hive.worker_ports),
         logs: paths.logs.clone(),
-        ledger: paths.run.join("workers.json"),
+        run: paths.run.clone(),
         start_timeout: Duration::from_secs(hive.start_timeout_s),
         stop_grace: Duration::from_secs(hive.stop_grace_s),
+        silence: Duration::from_secs(hive.unresponsive_after_s),
+        max_failures: hive.max_failures as usize,
+        failure_window: Duration::from_secs(hive.failure_window_s),
         changes,
     }
 }
 
-async fn open_catalog(
-    file: std::path::PathBuf,
-    models: std::path::PathBuf,
-) -> Result<Catalog, HiveError> {
+async fn open_catalog(file: PathBuf, models: PathBuf) -> Result<Catalog, HiveError> {
     let opened = tokio::task::spawn_blocking(move || {
         Catalog::open(&file, &models).map_err(|error| HiveError::catalog(file, &error))
     });

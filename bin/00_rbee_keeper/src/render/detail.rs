@@ -8,9 +8,9 @@ use crate::view;
 
 /// A worker.
 pub(crate) fn worker(worker: &SupervisedWorker, now: u64) -> String {
-    let (name, detail) = table::supervised(&worker.state);
+    let (name, detail) = table::supervised(worker);
     let state = if detail.is_empty() { name.to_owned() } else { format!("{name} ({detail})") };
-    pairs(&[
+    let mut lines = vec![
         ("worker", worker.worker_id.to_string()),
         ("hive", worker.hive_id.to_string()),
         ("model", worker.model.to_string()),
@@ -19,7 +19,19 @@ pub(crate) fn worker(worker: &SupervisedWorker, now: u64) -> String {
         ("address", worker.address.clone()),
         ("pid", worker.pid.to_string()),
         ("started", format!("{} ago", unit::age(worker.started_at, now))),
-    ])
+    ];
+    match &worker.restarts {
+        Some(_) if worker.is_given_up() => {
+            let advice = format!("rbee-keeper worker restart {}", worker.worker_id);
+            lines.push(("try again", advice));
+        }
+        Some(restarts) if !restarts.waiting => {
+            let reason = restarts.reason.lines().next().unwrap_or_default();
+            lines.push(("restarts", format!("{}, the last one after: {reason}", restarts.count)));
+        }
+        _ => {}
+    }
+    pairs(&lines)
 }
 
 /// A model.

@@ -137,7 +137,7 @@ pub(crate) fn workers(workers: &[SupervisedWorker], now: u64, style: Style) -> S
         style,
     );
     for worker in workers {
-        let (name, detail) = supervised(&worker.state);
+        let (name, detail) = supervised(worker);
         table.row([
             plain(&worker.worker_id),
             plain(&worker.model),
@@ -262,8 +262,12 @@ pub(crate) fn short_job_id(id: &str) -> &str {
 }
 
 /// The state's name, and what a person wants to know besides.
-pub(crate) fn supervised(state: &SupervisedState) -> (&'static str, String) {
-    match state {
+pub(crate) fn supervised(worker: &SupervisedWorker) -> (&'static str, String) {
+    match &worker.state {
+        SupervisedState::Starting { .. } if worker.is_between_processes() => {
+            let reason = worker.restarts.as_ref().map(|restarts| restarts.reason.clone());
+            ("restarting", reason.unwrap_or_default())
+        }
         SupervisedState::Starting { progress } => ("starting", format!("{:.0}%", progress * 100.0)),
         SupervisedState::Ready => ("ready", String::new()),
         SupervisedState::Stopping => ("stopping", String::new()),
@@ -348,7 +352,7 @@ fn state(name: &str, detail: &str) -> Cell {
     let cell = plain(text);
     match name {
         "ready" | "alive" | "live" | "running" | "succeeded" => cell.fg(Color::Green),
-        "starting" | "loading" | "queued" | "stopping" | "draining" | "suspect" => {
+        "starting" | "restarting" | "loading" | "queued" | "stopping" | "draining" | "suspect" => {
             cell.fg(Color::Yellow)
         }
         "failed" | "gone" | "dead" => cell.fg(Color::Red),

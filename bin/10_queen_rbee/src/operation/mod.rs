@@ -75,6 +75,8 @@ impl Operations {
             | Operation::WorkerGet(_)
             | Operation::WorkerDelete(_)
             | Operation::ModelDownload(_)
+            | Operation::WorkerRestart(_)
+            | Operation::WorkerLogs(_)
             | Operation::ModelImport(_)
             | Operation::ModelImportStore(_)
             | Operation::ModelList(_)

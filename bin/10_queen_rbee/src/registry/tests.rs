@@ -1,4 +1,6 @@
-use worker_contract::{KvCacheUse, ModelInUse, ModelKind, Slots, SupervisedState, WorkerState};
+use worker_contract::{
+    KvCacheUse, ModelInUse, ModelKind, Restarts, Slots, SupervisedState, WorkerState,
+};
 
 use super::*;
 use crate::scheduler::RejectReason;
@@ -90,6 +92,56 @@ fn a_hive_knows_first_that_its_worker_is_ready_has_failed_or_is_gone() {
 
     registry.hive_beat(hive(Vec::new()), now).unwrap();
     assert!(registry.workers(now).is_empty());
+}
+
+#[test]
+fn what_one_process_of_a_worker_said_is_not_believed_of_the_next() {
+    let (registry, now) = registry();
+    let tell = |worker| registry.hive_beat(hive(vec![worker]), now).unwrap();
+    let ready = SupervisedState::Ready;
+    tell(listed("a", ready.clone()));
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    let first = take(&registry, now).expect("it is ready").target.gone.clone();
+
+    tell(between_processes("a"));
+    assert!(first.is_cancelled(), "requests that run on it learn of it");
+    assert!(matches!(decide(&registry, now), Decision::Wait), "no other one is started");
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    assert!(take(&registry, now).is_none(), "its last words, come late");
+
+    let mut next = listed("a", SupervisedState::Starting { progress: 0.0 });
+    (next.pid, next.address) = (2, "http://127.0.0.1:9301".into());
+    tell(next.clone());
+    assert!(take(&registry, now).is_none());
+    tell(SupervisedWorker { state: ready, ..next });
+    let place = take(&registry, now).expect("the next one is ready");
+    assert_eq!(place.target.address.port, 9301);
+    assert!(!place.target.gone.is_cancelled());
+    drop(place);
+
+    let mut said = beat("a", WorkerState::Ready, 0);
+    (said.pid, said.address) = (2, "http://127.0.0.1:9301".into());
+    registry.worker_beat(said, now).unwrap();
+    tell(between_processes("a"));
+    assert!(take(&registry, now).is_some(), "an old list does not end the next process");
+}
+
+#[test]
+fn a_worker_that_reports_from_its_next_process_before_its_hive_does_is_used_at_once() {
+    let (registry, now) = registry();
+    registry.hive_beat(hive(vec![listed("a", SupervisedState::Ready)]), now).unwrap();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    let first = take(&registry, now).expect("it is ready").target.gone.clone();
+    let mut next = beat("a", WorkerState::Ready, 0);
+    next.pid = 2;
+    registry.worker_beat(next, now).unwrap();
+    assert!(first.is_cancelled());
+    let place = take(&registry, now).expect("the next one is ready");
+    registry.hive_beat(hive(vec![listed("a", SupervisedState::Ready)]), now).unwrap();
+    let mut listed = listed("a", SupervisedState::Ready);
+    listed.pid = 2;
+    registry.hive_beat(hive(vec![listed]), now).unwrap();
+    assert!(!place.target.gone.is_cancelled(), "its hive only says the same later");
 }
 
 #[test]
@@ -247,7 +299,15 @@ fn listed(name: &str, state: SupervisedState) -> SupervisedWorker {
         pid: 1,
         started_at: 0,
         state,
+        restarts: None,
     }
+}
+
+/// It starts again, and its process 1 has ended.
+fn between_processes(name: &str) -> SupervisedWorker {
+    let restarts = Restarts { count: 0, reason: "signal 9".into(), waiting: true };
+    let state = SupervisedState::Starting { progress: 0.0 };
+    SupervisedWorker { restarts: Some(restarts), ..listed(name, state) }
 }
 
 fn hive(workers: Vec<SupervisedWorker>) -> HiveHeartbeat {

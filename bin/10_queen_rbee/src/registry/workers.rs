@@ -34,12 +34,21 @@ pub(super) struct Worker {
     pub(super) said: Option<Said>,
     /// What its hive says; `None` where no hive lists it.
     listed: Option<SupervisedState>,
+    /// The process that its hive named last, and whether it had ended then.
+    process: Option<Process>,
     /// Requests that were sent to it and have not ended.
     pub(super) in_flight: u32,
     /// Requests of others, when it last reported.
     foreign: u32,
     /// It answered that it cannot take more at present.
     resting_until: Option<Instant>,
+}
+
+/// A process of a worker, which keeps its id when its hive starts it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    pid: u32,
+    has_ended: bool,
 }
 
 /// A heartbeat, and when it came.
@@ -94,7 +103,12 @@ impl Workers {
                 self.by_id.entry(beat.worker_id.clone()).or_insert(worker)
             }
         };
-        if worker.target.address != address {
+        if worker.process == Some(Process { pid: beat.pid, has_ended: true }) {
+            // Its last words, come late.
+            return Ok(());
+        }
+        let is_another = worker.said.as_ref().is_some_and(|said| said.beat.pid != beat.pid);
+        if worker.target.address != address || is_another {
             worker.target.gone.cancel();
             worker.target = Target::new(address, &beat.hive_id);
         }
@@ -139,9 +153,7 @@ impl Workers {
         let known = self.by_id.get_mut(&listed.worker_id);
         if let Some(worker) = known.filter(|worker| worker.hive_id == listed.hive_id) {
             worker.listed = Some(listed.state.clone());
-            if matches!(listed.state, SupervisedState::Failed { .. }) {
-                worker.target.gone.cancel();
-            }
+            worker.process(listed);
         }
     }
 
@@ -223,9 +235,35 @@ impl Worker {
             target: Target::new(address, hive_id),
             said: None,
             listed: None,
+            process: None,
             in_flight: 0,
             foreign: 0,
             resting_until: None,
+        }
+    }
+
+    /// Takes a hive's word on its process. What one process said is not believed of the next.
+    fn process(&mut self, listed: &SupervisedWorker) {
+        if matches!(listed.state, SupervisedState::Failed { .. }) {
+            self.target.gone.cancel();
+        }
+        let process = Process { pid: listed.pid, has_ended: listed.is_between_processes() };
+        let before = self.process.replace(process);
+        let is_heard = self.said.as_ref().is_some_and(|said| said.beat.pid == listed.pid);
+        if process.has_ended {
+            if is_heard || self.said.is_none() {
+                self.target.gone.cancel();
+                self.said = None;
+            }
+            return;
+        }
+        let is_another = before.is_some_and(|before| before.pid != listed.pid);
+        if is_another && !is_heard {
+            self.target.gone.cancel();
+            self.said = None;
+            if let Ok(address) = parse_address(&listed.address) {
+                self.target = Target::new(address);
+            }
         }
     }
 

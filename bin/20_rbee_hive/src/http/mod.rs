@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use daemon_http::ApiError;
 use daemon_lifecycle::BuildInfo;
 use job_server::JobRegistry;
 use serde_json::{Value, json};
@@ -15,15 +18,25 @@ use crate::Hive;
 
 /// The routes. Who may use them is the business of the HTTP edge around them.
 ///
-/// `POST /v1/shutdown` cancels `stop`; what ends then is the caller's business.
+/// `POST /v1/shutdown` cancels `stop`; what ends then is the caller's business. With `?workers=keep`
+/// the workers are left to the next hive, as for an upgrade.
 pub fn router(hive: &Hive, jobs: JobRegistry, build: BuildInfo, stop: CancellationToken) -> Router {
-    let shutdown = move || {
+    let shutdown = async move |State(hive): State<Hive>, RawQuery(query): RawQuery| {
+        match query.as_deref() {
+            None | Some("" | "workers=stop") => {}
+            Some("workers=keep") => hive.leave_workers(),
+            Some(_) => {
+                let message = "the only parameter is workers, which is stop or keep";
+                return Err(ApiError::bad_request("invalid_value", message).param("workers"));
+            }
+        }
         tracing::info!("asked to shut down");
         stop.cancel();
-        std::future::ready((StatusCode::ACCEPTED, Json(json!({ "state": "stopping" }))))
+        Ok((StatusCode::ACCEPTED, Json(json!({ "state": "stopping" }))))
     };
     Router::new()
         .route("/health", get(health))
+        .route("/metrics", get(metrics))
         .route("/v1/build-info", get(async || Json(build)))
         .route("/v1/capabilities", get(capabilities))
         .route("/v1/shutdown", post(shutdown))
@@ -33,6 +46,12 @@ pub fn router(hive: &Hive, jobs: JobRegistry, build: BuildInfo, stop: Cancellati
 
 async fn health(State(hive): State<Hive>) -> Json<Value> {
     Json(json!({ "status": "ok", "hive_id": hive.alias() }))
+}
+
+/// What Prometheus reads.
+async fn metrics(State(hive): State<Hive>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], hive.metrics_text())
 }
 
 async fn capabilities(State(hive): State<Hive>) -> Json<Value> {

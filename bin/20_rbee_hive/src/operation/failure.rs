@@ -6,7 +6,7 @@ use super::with_causes;
 use crate::catalog::CatalogError;
 use crate::device::{DeviceError, NoDevice};
 use crate::download::DownloadError;
-use crate::supervisor::{StartError, UnknownWorker};
+use crate::supervisor::{NoRestart, StartError, UnknownWorker};
 use crate::worker_binary::AskError;
 
 impl From<CatalogError> for JobError {
@@ -36,6 +36,13 @@ impl From<StartError> for JobError {
                 let hint =
                     "delete a worker, or widen the range: [hive] worker_ports = \"9300-9399\"";
                 ("no_free_port", Some(hint.to_owned()))
+            }
+            StartError::GivenUp { worker, .. } => {
+                let hint = format!(
+                    "try it again: rbee-keeper worker restart {worker}; or take it off the list: \
+                     rbee-keeper worker delete {worker}"
+                );
+                ("worker_given_up", Some(hint))
             }
             StartError::Log(_) => ("log_not_writable", None),
             StartError::Process(_) => ("worker_start_failed", None),
@@ -69,6 +76,19 @@ impl From<UnknownWorker> for JobError {
     fn from(error: UnknownWorker) -> Self {
         Self::new("worker_not_found", error.to_string())
             .hint("see which there are: rbee-keeper worker list")
+    }
+}
+
+impl From<NoRestart> for JobError {
+    fn from(error: NoRestart) -> Self {
+        let message = error.to_string();
+        match error {
+            NoRestart::Unknown(unknown) => unknown.into(),
+            NoRestart::Busy(_) => Self::new("worker_busy", message),
+            NoRestart::NoPlan(worker) => Self::new("worker_plan_unknown", message).hint(format!(
+                "delete it and spawn another one: rbee-keeper worker delete {worker}"
+            )),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod failure;
 mod model;
 mod worker;
+mod worker_logs;
 
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Operation;
@@ -23,6 +24,8 @@ pub(crate) async fn carry_out(
         Operation::WorkerGet(target) => worker::get(parts, &target.worker_id),
         Operation::WorkerDelete(target) => worker::delete(parts, &target.worker_id, job).await,
         Operation::ModelDownload(request) => model::download(parts, request, job).await,
+        Operation::WorkerRestart(target) => worker::restart(parts, &target.worker_id, job).await,
+        Operation::WorkerLogs(request) => worker_logs::show(parts, &request, job).await,
         Operation::ModelImport(request) => model::import(parts, request, job).await,
         Operation::ModelImportStore(request) => model::import_store(parts, request, job).await,
         Operation::ModelList(_) => Ok(model::list(parts)),

@@ -5,12 +5,20 @@ use std::ops::RangeInclusive;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{Progress, WorkerSpawn};
 use serde_json::json;
-use worker_contract::{ModelAlias, WorkerId};
+use worker_contract::{DeviceId, ModelAlias, WorkerId};
 
 use super::model::{blocking, unknown_or_being_removed};
 use super::{outcome, unless_cancelled};
 use crate::hive::Parts;
-use crate::supervisor::{Stage, Started, WorkerPlan};
+use crate::supervisor::{Holdings, Stage, Started, WorkerPlan};
+
+/// What a worker is to be.
+struct Wanted {
+    model: ModelAlias,
+    device: Option<DeviceId>,
+    slots: u32,
+    ctx_size: u32,
+}
 
 /// Starts a worker and waits until it is ready. Cancelling stops it; one that fails stays listed.
 pub(super) async fn spawn(
@@ -18,16 +26,59 @@ pub(super) async fn spawn(
     request: WorkerSpawn,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    let slots = request.slots.unwrap_or(parts.worker.slots);
-    let ctx_size = request.ctx_size.unwrap_or(parts.worker.ctx_size);
+    let wanted = Wanted {
+        model: request.model,
+        device: request.device,
+        slots: request.slots.unwrap_or(parts.worker.slots),
+        ctx_size: request.ctx_size.unwrap_or(parts.worker.ctx_size),
+    };
+    let (plan, held) = plan(parts, wanted, job).await?;
+    let model = plan.model.clone();
+    job.say(format!("Starting worker for {model} on {}", plan.device));
+    let started = parts.supervisor.spawn(plan, held)?;
+    until_ready(started, &model, job).await
+}
+
+/// Stops a worker, if it runs, and starts it again with nothing held against it, however often it has
+/// failed. It keeps its id.
+pub(super) async fn restart(
+    parts: &Parts,
+    id: &WorkerId,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let restarting = parts.supervisor.restarting(id)?;
+    let before = &restarting.plan;
+    let wanted = Wanted {
+        model: before.model.clone(),
+        device: Some(before.device),
+        slots: before.slots,
+        ctx_size: before.ctx_size,
+    };
+    // Before the worker is stopped: one that could not be started again goes on running.
+    let (plan, held) = plan(parts, wanted, job).await?;
+    let model = plan.model.clone();
+    job.say(format!("Stopping worker {id}"));
+    // Somebody may have taken it off the list meanwhile, which comes to the same.
+    let _ = parts.supervisor.delete(id).await;
+    job.say(format!("Starting worker {id} for {model} on {}", plan.device));
+    let started = parts.supervisor.start_again(&restarting, plan, held)?;
+    until_ready(started, &model, job).await
+}
+
+/// Looks up and checks all that a worker needs, and takes what it is to hold.
+async fn plan(
+    parts: &Parts,
+    wanted: Wanted,
+    job: &JobContext,
+) -> Result<(WorkerPlan, Holdings), JobError> {
+    let Wanted { model, device, slots, ctx_size } = wanted;
     ensure_within("slots", slots, 1..=256)?;
     ensure_within("ctx_size", ctx_size, 256..=16_777_216)?;
-    let model = request.model;
     // Held from the first look at the catalog, so that a delete cannot come between.
     let model_in_use =
         parts.usage.share(&model).ok_or_else(|| unknown_or_being_removed(parts, &model))?;
     let entry = parts.catalog.get(&model)?;
-    let device = unless_cancelled(job, parts.devices.choose(request.device)).await??;
+    let device = unless_cancelled(job, parts.devices.choose(device)).await??;
     let binary = parts.binary.path()?;
     let (catalog, alias) = (parts.catalog.clone(), model.clone());
     let checking = format!("Checking the file of {model}");
@@ -35,18 +86,9 @@ pub(super) async fn spawn(
         catalog.checked_file(&alias, watcher)
     })
     .await?;
-    let plan = WorkerPlan {
-        binary,
-        model: model.clone(),
-        model_file,
-        digest: entry.sha256,
-        device,
-        slots,
-        ctx_size,
-    };
-    job.say(format!("Starting worker for {model} on {device}"));
-    let started = parts.supervisor.spawn(plan, model_in_use)?;
-    until_ready(started, &model, job).await
+    let digest = entry.sha256;
+    let plan = WorkerPlan { binary, model, model_file, digest, device, slots, ctx_size };
+    Ok((plan, Holdings::new(Some(model_in_use))))
 }
 
 async fn until_ready(
@@ -77,7 +119,10 @@ async fn until_ready(
                     "worker_failed",
                     format!("worker {id} failed: {reason}"),
                 )
-                .hint(format!("take it off the list: rbee-keeper worker delete {id}")));
+                .hint(format!(
+                    "see its log: rbee-keeper worker logs {id}; take it off the list: \
+                     rbee-keeper worker delete {id}"
+                )));
             }
             Stage::Stopped => {
                 let message = format!("worker {id} was stopped before it was ready");

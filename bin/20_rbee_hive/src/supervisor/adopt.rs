@@ -1,28 +1,32 @@
-//! Taking over the workers that an earlier hive process left running.
+//! Taking over the workers that an earlier hive process left running, and ending what it lost sight of.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use daemon_lifecycle::{ProcessIdentity, find_started_with};
 use futures::future::join_all;
 use tokio::sync::watch;
-use worker_contract::SupervisedWorker;
+use worker_contract::{SupervisedWorker, WorkerState};
 
 use super::Supervisor;
 use super::health::HealthPoll;
+use super::holdings::Holdings;
 use super::ledger::LedgerEntry;
-use super::log_file::LogFile;
 use super::machine::{Event, Machine};
 use super::process::WorkerProcess;
+use super::token;
 use super::watch::{Run, Watch};
 use crate::catalog::ModelUsage;
 
 /// How long a worker may take to say how it is before the hive goes on with its own start. One that
-/// is silent is watched all the same, as one that is still loading.
+/// is silent is watched all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
     /// Watches each process of the list that is still the one that was started, and forgets the rest.
     pub(super) async fn adopt(&self, left: Vec<LedgerEntry>, usage: &ModelUsage) {
+        self.end_strays(&left);
         let found = join_all(left.into_iter().map(|entry| self.find(entry))).await;
         for (entry, run) in found.into_iter().flatten() {
             self.take_over(entry, run, usage);
@@ -31,19 +35,36 @@ impl Supervisor {
 
     async fn find(&self, entry: LedgerEntry) -> Option<(LedgerEntry, Run)> {
         let context = &self.context;
-        let Some(process) = WorkerProcess::adopt(entry.pid, entry.start_time) else {
+        let identity = ProcessIdentity { pid: entry.pid, start_time: entry.start_time };
+        let Some(process) = WorkerProcess::adopt(identity, entry.token.as_deref()) else {
             tracing::info!(worker = %entry.worker_id, "worker ended while no hive was running");
+            context.ledger.remove(&entry.worker_id);
             return None;
         };
-        let port = context.ports.claim(entry.port)?;
-        let mut machine = Machine::new(context.patience, Instant::now());
+        let Some(port) = context.ports.claim(entry.port) else {
+            tracing::warn!(worker = %entry.worker_id, port = entry.port, "two workers with one port");
+            return None;
+        };
+        let patience = context.patience;
         let address = context.surroundings.own_address(entry.port);
-        let health = HealthPoll::new(context.client.clone(), &address, entry.worker_id.clone());
-        let said = tokio::time::timeout(PATIENCE, health.ask()).await;
-        if let Ok(Some(state)) = said {
-            machine.step(Event::Health(state), Instant::now());
+        let health = HealthPoll::new(
+            context.client.clone(),
+            &address,
+            entry.worker_id.clone(),
+            patience.silence,
+        );
+        let said = tokio::time::timeout(PATIENCE, health.ask()).await.ok().flatten();
+        let now = Instant::now();
+        let is_loading = matches!(said, Some(WorkerState::Loading { .. }));
+        let mut machine = if entry.was_ready && !is_loading {
+            Machine::resumed(patience, now)
+        } else {
+            Machine::new(patience, now)
+        };
+        if let Some(state) = said {
+            machine.step(Event::Health(state), now);
         }
-        Some((entry, Run { process, port, machine }))
+        Some((entry, Run { process, port, machine, log_start: 0 }))
     }
 
     fn take_over(&self, entry: LedgerEntry, run: Run, usage: &ModelUsage) {
@@ -60,14 +81,33 @@ impl Supervisor {
             pid: entry.pid,
             started_at: entry.started_at,
             state: run.machine.state(),
+            restarts: None,
         };
-        let model_in_use = usage.share(&entry.model);
-        let log = LogFile::of(&context.logs, &id);
+        let (plan, was_ready) = (entry.plan.clone(), entry.was_ready);
+        let holdings = Holdings::new(usage.share(&entry.model));
         context.ledger.add(entry);
         let (state, seen) = watch::channel(worker);
-        let stop = context.list(&id, seen);
-        let context = Arc::clone(context);
-        let watch = Watch { context, id, plan: None, log, state, stop, model_in_use };
-        self.tracker.spawn(watch.run(run));
+        let stop = context.list(&id, plan.clone(), seen);
+        let watch = Watch::new(Arc::clone(context), id, plan, holdings, state, stop);
+        self.tracker.spawn(watch.was_ready(was_ready).run(run));
+    }
+
+    /// Ends processes that a hive of these files started, as their environment proves, and that no
+    /// entry names: the hive was killed before it could note them, or the list was lost.
+    fn end_strays(&self, left: &[LedgerEntry]) {
+        let context = &self.context;
+        let named: HashSet<&str> = left.iter().filter_map(|entry| entry.token.as_deref()).collect();
+        let strays = find_started_with(token::VARIABLE, |token| {
+            context.tokens.is_ours(token) && !named.contains(token)
+        });
+        for (stray, _) in strays {
+            tracing::warn!(pid = stray.pid, "ending a worker that no list names any longer");
+            let grace = context.patience.stop;
+            self.tracker.spawn(async move {
+                if let Err(error) = daemon_lifecycle::stop(stray, grace).await {
+                    tracing::warn!(pid = stray.pid, %error, "it cannot be ended");
+                }
+            });
+        }
     }
 }

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use crate::settings::base_url;
 
-/// What one worker is to be.
-#[derive(Debug, Clone)]
+/// What one worker is to be. The ledger keeps it, so that the next hive can start the worker again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkerPlan {
     pub(crate) binary: PathBuf,
     pub(crate) model: ModelAlias,

@@ -1,6 +1,7 @@
 //! Why a worker failed, in words: its exit status, its own last error, its last log lines. Pure.
 
 use std::fmt;
+use std::time::Duration;
 
 /// How many of the last log lines are shown.
 const SHOWN_LINES: usize = 8;
@@ -52,6 +53,18 @@ pub(super) fn explain(exit: Exit, log: &str) -> String {
     text
 }
 
+/// What is said of a worker that failed too often: the first line tells that, the rest why.
+pub(super) fn given_up(failures: usize, window: Duration, last: &str) -> String {
+    let time = match window.as_secs() {
+        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        seconds => format!("{seconds} s"),
+    };
+    match failures {
+        1 => last.to_owned(),
+        _ => format!("{failures} failures within {time}, the last one: {last}"),
+    }
+}
+
 /// Whether the worker's own words say that it could not listen on its port.
 pub(super) fn says_port_taken(log: &str) -> bool {
     own_words(log).is_some_and(|words| {
@@ -91,6 +104,15 @@ mod tests {
     fn a_long_log_is_cut() {
         let log = "x".repeat(5000) + "\n" + &"line\n".repeat(500);
         assert!(explain(Exit::Status(1), &log).len() < 4000);
+    }
+
+    #[test]
+    fn a_worker_that_was_given_up_says_how_often_it_failed_and_why_the_last_time() {
+        let ten_minutes = Duration::from_mins(10);
+        let text = given_up(5, ten_minutes, "signal 9\n  a line");
+        assert_eq!(text, "5 failures within 10 min, the last one: signal 9\n  a line");
+        assert_eq!(given_up(1, ten_minutes, "signal 9"), "signal 9");
+        assert!(given_up(2, Duration::from_secs(5), "x").contains("within 5 s"));
     }
 
     #[test]

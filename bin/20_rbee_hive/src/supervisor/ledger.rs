@@ -1,8 +1,9 @@
 //! Which worker processes this hive has started, on disk: `run/workers.json`.
 //!
 //! A hive that is killed leaves its workers running; the next one finds them here. An entry names a
-//! process by pid and start time, so that a process that got the same pid later is never taken for
-//! it; a ledger that was written before a reboot is worth nothing.
+//! process by pid, start time and token, so that a process that got the same pid later is never taken
+//! for it; a ledger that was written before a reboot is worth nothing. Entries that an earlier hive
+//! left stay until they are adopted or removed: a hive that is killed over that loses none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use worker_contract::{DeviceId, ModelAlias, WorkerId};
+
+use super::command::WorkerPlan;
 
 /// A worker process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,13 +30,22 @@ pub(super) struct LedgerEntry {
     pub(super) address: String,
     /// Seconds since the Unix epoch.
     pub(super) started_at: u64,
+    /// What is in the process's environment, and in no other's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token: Option<String>,
+    /// Whether it has ever been ready.
+    #[serde(default)]
+    pub(super) was_ready: bool,
+    /// How to start it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) plan: Option<WorkerPlan>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Page {
+struct Page<Entry> {
     /// Which run of the machine the start times are of.
     boot: String,
-    workers: Vec<LedgerEntry>,
+    workers: Vec<Entry>,
 }
 
 /// The file and what is in it.
@@ -46,13 +59,24 @@ impl Ledger {
     /// The ledger, and what an earlier hive left in it.
     pub(super) fn open(file: PathBuf) -> (Self, Vec<LedgerEntry>) {
         let left = read(&file, &boot());
-        (Self { file, entries: Mutex::default() }, left)
+        let entries = left.iter().map(|entry| (entry.worker_id.clone(), entry.clone()));
+        let entries = Mutex::new(entries.collect());
+        (Self { file, entries }, left)
     }
 
     /// Notes a process. Only the machine's own end could lose it, and with it goes the process.
     pub(super) fn add(&self, entry: LedgerEntry) {
         self.change(|entries| {
             entries.insert(entry.worker_id.clone(), entry);
+        });
+    }
+
+    /// Notes that a worker's process has become ready.
+    pub(super) fn ready(&self, worker: &WorkerId) {
+        self.change(|entries| {
+            if let Some(entry) = entries.get_mut(worker) {
+                entry.was_ready = true;
+            }
         });
     }
 
@@ -76,22 +100,38 @@ impl Ledger {
 }
 
 fn read(file: &Path, boot: &str) -> Vec<LedgerEntry> {
-    let Ok(text) = fs::read_to_string(file) else {
-        return Vec::new();
-    };
-    match serde_json::from_str::<Page>(&text) {
-        Ok(page) if page.boot == boot => page.workers,
-        Ok(_) => Vec::new(),
+    let text = match fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            let message = "the list of worker processes cannot be read; \
-                           workers of an earlier hive, if any, are not adopted";
-            tracing::warn!(file = %file.display(), %error, "{message}");
-            Vec::new()
+            unreadable(file, &error);
+            return Vec::new();
         }
+    };
+    // One by one, so that an entry that makes no sense takes no other with it.
+    let page: Page<Value> = match serde_json::from_slice(&text) {
+        Ok(page) => page,
+        Err(error) => {
+            unreadable(file, &error);
+            return Vec::new();
+        }
+    };
+    if page.boot != boot {
+        return Vec::new();
     }
+    let entries = page.workers.into_iter().filter_map(|entry| {
+        LedgerEntry::deserialize(entry).inspect_err(|error| unreadable(file, error)).ok()
+    });
+    entries.collect()
 }
 
-fn write(file: &Path, page: &Page) -> std::io::Result<()> {
+fn unreadable(file: &Path, error: &dyn std::error::Error) {
+    let message = "the list of worker processes, or a part of it, cannot be read; \
+                   workers that it named cannot be adopted and are ended";
+    tracing::warn!(file = %file.display(), %error, "{message}");
+}
+
+fn write(file: &Path, page: &Page<LedgerEntry>) -> std::io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut fresh = tempfile::NamedTempFile::new_in(folder)?;
     fresh.write_all(&serde_json::to_vec_pretty(page)?)?;
@@ -123,6 +163,32 @@ mod tests {
     }
 
     #[test]
+    fn a_hive_that_is_killed_before_it_has_adopted_all_loses_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("workers.json");
+        let (ledger, _) = Ledger::open(file.clone());
+        ledger.add(entry("w-1"));
+        ledger.add(entry("w-2"));
+        let (ledger, _) = Ledger::open(file.clone());
+        ledger.add(entry("w-3"));
+        ledger.ready(&"w-2".parse().unwrap());
+        let (_ledger, left) = Ledger::open(file);
+        let ready = LedgerEntry { was_ready: true, ..entry("w-2") };
+        assert_eq!(left, [entry("w-1"), ready, entry("w-3")]);
+    }
+
+    #[test]
+    fn an_entry_of_an_older_hive_and_one_beside_noise_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("workers.json");
+        let old = r#"{"worker_id":"w-1","pid":1,"start_time":2,"port":9300,"model":"m",
+            "device":"CPU-0","address":"http://127.0.0.1:9300","started_at":3}"#;
+        fs::write(&file, format!(r#"{{"boot":"b","workers":[{{"pid":-1}},{old},7]}}"#)).unwrap();
+        let plain = LedgerEntry { token: None, plan: None, ..entry("w-1") };
+        assert_eq!(read(&file, "b"), [plain]);
+    }
+
+    #[test]
     fn a_ledger_of_another_boot_or_of_noise_is_empty() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("workers.json");
@@ -130,8 +196,10 @@ mod tests {
         write(&file, &page).unwrap();
         assert_eq!(read(&file, "earlier").len(), 1);
         assert_eq!(read(&file, "later"), []);
-        fs::write(&file, "{").unwrap();
-        assert_eq!(read(&file, "earlier"), []);
+        for noise in [&b"{"[..], b"", b"[]", &[0xff, 0x00]] {
+            fs::write(&file, noise).unwrap();
+            assert_eq!(read(&file, "earlier"), []);
+        }
     }
 
     fn entry(id: &str) -> LedgerEntry {
@@ -144,6 +212,17 @@ mod tests {
             device: "CPU-0".parse().unwrap(),
             address: "http://127.0.0.1:9300".into(),
             started_at: 3,
+            token: Some("t".into()),
+            was_ready: false,
+            plan: Some(WorkerPlan {
+                binary: "/bin/worker".into(),
+                model: "m".parse().unwrap(),
+                model_file: "/models/m.gguf".into(),
+                digest: "ab".repeat(32).parse().unwrap(),
+                device: "CPU-0".parse().unwrap(),
+                slots: 4,
+                ctx_size: 8192,
+            }),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The log of one worker: `worker-<id>.log`, and `worker-<id>.log.1` before it.
 //!
 //! The worker writes straight into the file, so that it goes on when the hive is killed. The file
-//! is opened for appending: when it is cut, the next line is written at its start.
+//! is opened for appending: when it is cut, the next line is written at its start. A worker that is
+//! started again goes on in the same file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -29,12 +30,13 @@ impl LogFile {
         Self { path: logs.join(format!("worker-{worker}.log")) }
     }
 
-    /// Moves an earlier log aside and opens an empty one.
-    pub(super) fn open(&self) -> io::Result<File> {
-        if self.path.exists() {
-            fs::rename(&self.path, self.previous())?;
-        }
-        OpenOptions::new().create(true).append(true).open(&self.path)
+    /// Opens the log for another process, and tells where its lines will begin.
+    pub(super) fn open(&self) -> io::Result<(File, u64)> {
+        let mut options = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.create(true).append(true).open(&self.path)?;
+        let start = file.metadata()?.len();
+        Ok((file, start))
     }
 
     /// Keeps the log below its greatest size while the worker writes on.
@@ -42,12 +44,12 @@ impl LogFile {
         self.cap_at(MAX_BYTES)
     }
 
-    /// The end of the log; empty if it cannot be read.
-    pub(super) fn tail(&self) -> String {
-        self.read_tail().unwrap_or_default()
+    /// The end of the log, nothing before `start`; empty if it cannot be read.
+    pub(super) fn tail(&self, start: u64) -> String {
+        self.read_tail(start).unwrap_or_default()
     }
 
-    fn cap_at(&self, max: u64) -> io::Result<()> {
+    pub(super) fn cap_at(&self, max: u64) -> io::Result<()> {
         if fs::metadata(&self.path)?.len() <= max {
             return Ok(());
         }
@@ -55,18 +57,26 @@ impl LogFile {
         OpenOptions::new().write(true).open(&self.path)?.set_len(0)
     }
 
-    fn read_tail(&self) -> io::Result<String> {
+    fn read_tail(&self, start: u64) -> io::Result<String> {
         let mut file = File::open(&self.path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        // A log that is shorter was cut since.
+        let start = if start <= length { start } else { 0 };
+        let from = length.saturating_sub(TAIL_BYTES).max(start);
+        file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
-        let whole_lines = if length > TAIL_BYTES { text.split_once('\n') } else { None };
+        let whole_lines = if from > start { text.split_once('\n') } else { None };
         Ok(whole_lines.map_or(text.as_ref(), |(_, rest)| rest).to_owned())
     }
 
-    fn previous(&self) -> PathBuf {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the part is that was cut off last.
+    pub(super) fn previous(&self) -> PathBuf {
         self.path.with_extension("log.1")
     }
 }
@@ -104,23 +114,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_run_begins_an_empty_log_and_keeps_the_one_before() {
-        let (folder, log) = log();
-        log.open().unwrap().write_all(b"first\n").unwrap();
-        log.open().unwrap().write_all(b"second\n").unwrap();
-        assert_eq!(log.tail(), "second\n");
-        let previous = fs::read_to_string(folder.path().join("worker-w-1.log.1")).unwrap();
-        assert_eq!(previous, "first\n");
+    fn the_next_process_goes_on_in_the_same_log_and_its_lines_are_told_from_those_before() {
+        let (_folder, log) = log();
+        let (mut first, start) = log.open().unwrap();
+        first.write_all(b"first\n").unwrap();
+        assert_eq!(start, 0);
+        let (mut second, start) = log.open().unwrap();
+        second.write_all(b"second\n").unwrap();
+        assert_eq!(log.tail(start), "second\n");
+        assert_eq!(log.tail(0), "first\nsecond\n");
+        log.cap_at(3).unwrap();
+        second.write_all(b"x\n").unwrap();
+        assert_eq!(log.tail(start), "x\n", "a cut log has no lines of before");
     }
 
     #[test]
     fn a_log_that_grows_is_cut_while_it_is_written() {
         let (folder, log) = log();
-        let mut writer = log.open().unwrap();
+        let (mut writer, _) = log.open().unwrap();
         writer.write_all(&b"before\n".repeat(100)).unwrap();
         log.cap_at(100).unwrap();
         writer.write_all(b"after\n").unwrap();
-        assert_eq!(log.tail(), "after\n");
+        assert_eq!(log.tail(0), "after\n");
         let previous = fs::read_to_string(folder.path().join("worker-w-1.log.1")).unwrap();
         assert_eq!(previous.lines().count(), 100);
     }
@@ -128,8 +143,8 @@ mod tests {
     #[test]
     fn the_tail_of_a_long_log_begins_with_a_whole_line() {
         let (_folder, log) = log();
-        log.open().unwrap().write_all(&b"0123456789abcde\n".repeat(2000)).unwrap();
-        let tail = log.tail();
+        log.open().unwrap().0.write_all(&b"0123456789abcde\n".repeat(2000)).unwrap();
+        let tail = log.tail(0);
         assert!(tail.len() as u64 <= TAIL_BYTES);
         assert!(tail.lines().all(|line| line == "0123456789abcde"));
     }

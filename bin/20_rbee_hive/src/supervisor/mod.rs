@@ -2,40 +2,49 @@
 
 mod adopt;
 mod command;
+mod context;
+mod error;
 mod failure;
 mod health;
+mod holdings;
 mod ledger;
 mod log_file;
+mod log_reader;
 mod machine;
 mod process;
+mod restart;
+mod restarting;
 mod started;
+mod token;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_contract::{ModelAlias, SupervisedState, SupervisedWorker, WorkerId};
 
+use self::context::{Context, Listed, unix_now};
 use self::ledger::Ledger;
 use self::log_file::LogFile;
 use self::machine::Patience;
+use self::restart::RestartPolicy;
+use self::restarting::{Marks, Restarting};
+use self::token::WorkerTokens;
 use self::watch::Watch;
-use crate::catalog::{InUse, ModelUsage};
+use crate::catalog::ModelUsage;
 use crate::changes::Changes;
-use crate::ports::{NoFreePort, PortPool};
+use crate::ports::PortPool;
 
 pub(crate) use self::command::{Surroundings, WorkerPlan};
+pub(crate) use self::error::{NoRestart, SetupError, StartError, UnknownWorker};
+pub(crate) use self::holdings::Holdings;
+pub(crate) use self::log_reader::LogReader;
 pub(crate) use self::started::{Stage, Started};
 
-/// How many workers that failed stay on the list.
-const KEPT_FAILURES: usize = 20;
 /// How long a worker that was never ready has to end.
 const STOP_UNREADY: Duration = Duration::from_secs(1);
 /// How long a worker that said that it failed has to end by itself.
@@ -48,10 +57,15 @@ pub(crate) struct Setup {
     pub(crate) ports: PortPool,
     /// The folder of the workers' logs.
     pub(crate) logs: PathBuf,
-    /// The list of processes for the next hive.
-    pub(crate) ledger: PathBuf,
+    /// The folder of what the next hive finds the workers by.
+    pub(crate) run: PathBuf,
     pub(crate) start_timeout: Duration,
     pub(crate) stop_grace: Duration,
+    /// How long a ready worker may be silent.
+    pub(crate) silence: Duration,
+    /// The failure within `failure_window` that is one too many.
+    pub(crate) max_failures: usize,
+    pub(crate) failure_window: Duration,
     pub(crate) changes: Changes,
 }
 
@@ -60,87 +74,89 @@ pub(crate) struct Setup {
 pub(crate) struct Supervisor {
     context: Arc<Context>,
     tracker: TaskTracker,
+    restarting: Marks,
 }
-
-/// What the tasks of all workers share.
-#[derive(Debug)]
-struct Context {
-    surroundings: Surroundings,
-    ports: PortPool,
-    logs: PathBuf,
-    ledger: Ledger,
-    patience: Patience,
-    client: Client,
-    changes: Changes,
-    /// Ends all workers.
-    stop: CancellationToken,
-    workers: Mutex<BTreeMap<WorkerId, Listed>>,
-    next_number: AtomicU64,
-}
-
-/// A worker as others see it; its task has the other end.
-#[derive(Debug, Clone)]
-struct Listed {
-    number: u64,
-    state: tokio::sync::watch::Receiver<SupervisedWorker>,
-    stop: CancellationToken,
-}
-
-/// A worker could not be started.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
-    /// The hive ends.
-    #[error("the hive is stopping")]
-    Stopping,
-    /// No port is left.
-    #[error(transparent)]
-    Ports(#[from] NoFreePort),
-    /// Its log file cannot be made.
-    #[error("the worker's log file cannot be written")]
-    Log(#[source] io::Error),
-    /// The system refused the process.
-    #[error("the worker's process cannot be started")]
-    Process(#[source] io::Error),
-}
-
-/// There is no such worker.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no worker {0} on this hive")]
-pub(crate) struct UnknownWorker(pub(crate) WorkerId);
 
 impl Supervisor {
     /// An idle supervisor with the workers that an earlier one left running.
-    pub(crate) async fn start(setup: Setup, usage: &ModelUsage) -> reqwest::Result<Self> {
-        let (ledger, left) = Ledger::open(setup.ledger);
+    pub(crate) async fn start(setup: Setup, usage: &ModelUsage) -> Result<Self, SetupError> {
+        let tokens = WorkerTokens::open(&setup.run.join("worker-tokens"));
+        let (ledger, left) = Ledger::open(setup.run.join("workers.json"));
         let patience = Patience {
             start: setup.start_timeout,
             stop: setup.stop_grace,
             stop_unready: STOP_UNREADY.min(setup.stop_grace),
             last_words: LAST_WORDS,
+            silence: setup.silence,
         };
         let context = Arc::new(Context {
             surroundings: setup.surroundings,
             ports: setup.ports,
             logs: setup.logs,
             ledger,
+            tokens: tokens.map_err(SetupError::Tokens)?,
             patience,
-            client: health::client()?,
+            restart_policy: RestartPolicy {
+                max_failures: setup.max_failures,
+                window: setup.failure_window,
+            },
+            client: health::client().map_err(SetupError::Client)?,
             changes: setup.changes,
             stop: CancellationToken::new(),
+            leave: CancellationToken::new(),
+            restarts: AtomicU64::new(0),
             workers: Mutex::default(),
             next_number: AtomicU64::new(0),
         });
-        let supervisor = Self { context, tracker: TaskTracker::new() };
+        let restarting = Marks::default();
+        let supervisor = Self { context, tracker: TaskTracker::new(), restarting };
         supervisor.adopt(left, usage).await;
         Ok(supervisor)
     }
 
     /// Starts a worker. It is on the list at once; [`Started`] tells when it is ready.
-    pub(crate) fn spawn(&self, plan: WorkerPlan, model: InUse) -> Result<Started, StartError> {
+    ///
+    /// Refused where the same model on the same device has failed too often: whoever asks for workers
+    /// on demand would else go on where the supervision gave up.
+    pub(crate) fn spawn(&self, plan: WorkerPlan, held: Holdings) -> Result<Started, StartError> {
+        let is_the_same = |worker: &SupervisedWorker| {
+            worker.is_given_up() && worker.model == plan.model && worker.device == plan.device
+        };
+        if let Some(worker) = self.list().into_iter().find(is_the_same)
+            && let SupervisedState::Failed { reason } = worker.state
+        {
+            let SupervisedWorker { worker_id: worker, model, device, .. } = worker;
+            return Err(StartError::GivenUp { worker, model, device, reason });
+        }
+        self.start_as(WorkerId::random(), plan, held)
+    }
+
+    /// Keeps others from restarting the worker, and gives the plan to start it by.
+    pub(crate) fn restarting(&self, id: &WorkerId) -> Result<Restarting, NoRestart> {
+        let plan = self.context.find(id)?.plan.ok_or_else(|| NoRestart::NoPlan(id.clone()))?;
+        self.restarting.mark(id, plan).ok_or_else(|| NoRestart::Busy(id.clone()))
+    }
+
+    /// Starts a worker again that was [taken off the list](Self::delete), with nothing held against it.
+    pub(crate) fn start_again(
+        &self,
+        restarting: &Restarting,
+        plan: WorkerPlan,
+        held: Holdings,
+    ) -> Result<Started, StartError> {
+        self.start_as(restarting.worker.clone(), plan, held)
+    }
+
+    fn start_as(
+        &self,
+        id: WorkerId,
+        plan: WorkerPlan,
+        held: Holdings,
+    ) -> Result<Started, StartError> {
         // While the token exists, `stop_all` waits: a worker cannot slip in behind it.
         let _open = self.tracker.token();
         let context = &self.context;
-        if context.stop.is_cancelled() {
+        if context.stop.is_cancelled() || context.leave.is_cancelled() {
             return Err(StartError::Stopping);
         }
         let listed: Vec<String> = context.workers().keys().map(ToString::to_string).collect();
@@ -148,9 +164,7 @@ impl Supervisor {
         if let Err(error) = log_file::forget_old(&context.logs, is_listed) {
             tracing::debug!(%error, "old worker logs cannot be removed");
         }
-        let id = WorkerId::random();
-        let log = LogFile::of(&context.logs, &id);
-        let run = context.launch(&plan, &id, &log)?;
+        let run = context.launch(&plan, &id, &LogFile::of(&context.logs, &id), false)?;
         let worker = SupervisedWorker {
             worker_id: id.clone(),
             hive_id: context.surroundings.hive_id.clone(),
@@ -161,18 +175,11 @@ impl Supervisor {
             pid: run.process.pid(),
             started_at: unix_now(),
             state: run.machine.state(),
+            restarts: None,
         };
         let (state, seen) = tokio::sync::watch::channel(worker);
-        let stop = context.list(&id, seen.clone());
-        let watch = Watch {
-            context: Arc::clone(context),
-            id,
-            plan: Some(plan),
-            log,
-            state,
-            stop: stop.clone(),
-            model_in_use: Some(model),
-        };
+        let stop = context.list(&id, Some(plan.clone()), seen.clone());
+        let watch = Watch::new(Arc::clone(context), id, Some(plan), held, state, stop.clone());
         self.tracker.spawn(watch.run(run));
         Ok(Started::new(seen, stop))
     }
@@ -187,6 +194,15 @@ impl Supervisor {
     /// One worker.
     pub(crate) fn get(&self, id: &WorkerId) -> Result<SupervisedWorker, UnknownWorker> {
         self.context.find(id).map(|listed| listed.state.borrow().clone())
+    }
+
+    /// What a worker has written; of one that is off the list as long as its log is kept.
+    pub(crate) fn log(&self, id: &WorkerId) -> Result<LogReader, UnknownWorker> {
+        let log = LogFile::of(&self.context.logs, id);
+        if !log.path().exists() {
+            return Err(UnknownWorker(id.clone()));
+        }
+        Ok(LogReader::new(log))
     }
 
     /// The workers that have a process with this model.
@@ -207,6 +223,18 @@ impl Supervisor {
         Ok(())
     }
 
+    /// How often workers were started again since this hive began.
+    pub(crate) fn restarts(&self) -> u64 {
+        self.context.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Ends the watching and no worker, and lets no other start: the next hive adopts them.
+    pub(crate) async fn leave_all(&self) {
+        self.context.leave.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     /// Stops all workers at once and lets no other start; done when the last process is gone, which
     /// takes no longer than the grace.
     pub(crate) async fn stop_all(&self) {
@@ -214,51 +242,4 @@ impl Supervisor {
         self.tracker.close();
         self.tracker.wait().await;
     }
-}
-
-impl Context {
-    fn list(
-        &self,
-        id: &WorkerId,
-        state: tokio::sync::watch::Receiver<SupervisedWorker>,
-    ) -> CancellationToken {
-        let stop = self.stop.child_token();
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        self.workers().insert(id.clone(), Listed { number, state, stop: stop.clone() });
-        self.changes.note();
-        stop
-    }
-
-    fn find(&self, id: &WorkerId) -> Result<Listed, UnknownWorker> {
-        self.workers().get(id).cloned().ok_or_else(|| UnknownWorker(id.clone()))
-    }
-
-    fn forget(&self, id: &WorkerId) {
-        self.workers().remove(id);
-        self.changes.note();
-    }
-
-    fn forget_oldest_failures(&self) {
-        let mut workers = self.workers();
-        let mut failed: Vec<(u64, WorkerId)> = workers
-            .iter()
-            .filter(|(_, listed)| {
-                matches!(listed.state.borrow().state, SupervisedState::Failed { .. })
-            })
-            .map(|(id, listed)| (listed.number, id.clone()))
-            .collect();
-        failed.sort();
-        let surplus = failed.len().saturating_sub(KEPT_FAILURES);
-        for (_, id) in failed.into_iter().take(surplus) {
-            workers.remove(&id);
-        }
-    }
-
-    fn workers(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Listed>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn unix_now() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
 }

@@ -6,17 +6,14 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
-use daemon_lifecycle::process_start_time;
+use daemon_lifecycle::{ProcessHandle, ProcessIdentity, process_start_time, started_with};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::failure::Exit;
 use super::machine::Action;
-
-/// How often a process that is not a child is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+use super::token;
 
 /// A worker's process, for as long as nobody has taken in its end.
 #[derive(Debug)]
@@ -31,15 +28,22 @@ enum Kind {
     /// Started by this hive.
     Child(Child),
     /// Started by an earlier one.
-    Adopted(foreign::Process),
+    Adopted(ProcessHandle),
 }
 
 impl WorkerProcess {
     /// Starts a process that outlives this one: it has a process group of its own, so that a Ctrl-C
-    /// at the hive's terminal is not also sent to it, and writes straight into its log file.
-    pub(super) fn start(binary: &Path, arguments: &[OsString], log: &File) -> io::Result<Self> {
+    /// at the hive's terminal is not also sent to it, and writes straight into its log file. By the
+    /// token the next hive knows it again.
+    pub(super) fn start(
+        binary: &Path,
+        arguments: &[OsString],
+        token: &str,
+        log: &File,
+    ) -> io::Result<Self> {
         let child = Command::new(binary)
             .args(arguments)
+            .env(token::VARIABLE, token)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log.try_clone()?)
@@ -52,10 +56,19 @@ impl WorkerProcess {
         Ok(Self { pid, start_time, kind: Kind::Child(child) })
     }
 
-    /// The running process that an earlier hive started, if it is still that one.
-    pub(super) fn adopt(pid: u32, start_time: u64) -> Option<Self> {
-        let process = foreign::Process::open(pid, start_time)?;
-        Some(Self { pid, start_time, kind: Kind::Adopted(process) })
+    /// The running process that an earlier hive started, if it is still that one: it has the pid, the
+    /// start time and, where the ledger has one and the system shows it, the token.
+    pub(super) fn adopt(process: ProcessIdentity, token: Option<&str>) -> Option<Self> {
+        let handle = ProcessHandle::open(process)?;
+        // Asked after the handle was opened: if that is the right process, so is the environment.
+        let is_proven = match token {
+            Some(token) if cfg!(target_os = "linux") => {
+                started_with(process.pid, token::VARIABLE).as_deref() == Some(token)
+            }
+            _ => true,
+        };
+        let ProcessIdentity { pid, start_time } = process;
+        is_proven.then_some(Self { pid, start_time, kind: Kind::Adopted(handle) })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -78,9 +91,7 @@ impl WorkerProcess {
                 Err(_) => Exit::Unknown,
             },
             Kind::Adopted(process) => {
-                while !process.has_ended() {
-                    tokio::time::sleep(LOOK_EVERY).await;
-                }
+                process.ended().await;
                 Exit::Unknown
             }
         }
@@ -110,65 +121,4 @@ impl WorkerProcess {
 
 fn as_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
-}
-
-/// A process that is not a child: held by a handle that stays with it whatever its pid becomes.
-#[cfg(target_os = "linux")]
-mod foreign {
-    use std::os::fd::OwnedFd;
-
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
-    #[derive(Debug)]
-    pub(super) struct Process(OwnedFd);
-
-    impl Process {
-        pub(super) fn open(pid: u32, start_time: u64) -> Option<Self> {
-            let handle = pidfd_open(super::as_pid(pid)?, PidfdFlags::empty()).ok()?;
-            // Asked after the handle was opened: if the process is the right one, so is the handle.
-            let is_same = super::process_start_time(pid) == Some(start_time);
-            is_same.then_some(Self(handle))
-        }
-
-        pub(super) fn has_ended(&self) -> bool {
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let mut asked = [PollFd::new(&self.0, PollFlags::IN)];
-            poll(&mut asked, Some(&at_once)).is_ok_and(|ready| ready > 0)
-        }
-
-        pub(super) fn signal(&self, signal: Signal) -> rustix::io::Result<()> {
-            pidfd_send_signal(&self.0, signal)
-        }
-    }
-}
-
-/// A process that is not a child: known by pid and start time, which are compared before each use.
-#[cfg(not(target_os = "linux"))]
-mod foreign {
-    use rustix::process::{Signal, kill_process};
-
-    #[derive(Debug)]
-    pub(super) struct Process {
-        pid: u32,
-        start_time: u64,
-    }
-
-    impl Process {
-        pub(super) fn open(pid: u32, start_time: u64) -> Option<Self> {
-            let process = Self { pid, start_time };
-            (!process.has_ended()).then_some(process)
-        }
-
-        pub(super) fn has_ended(&self) -> bool {
-            super::process_start_time(self.pid) != Some(self.start_time)
-        }
-
-        pub(super) fn signal(&self, signal: Signal) -> rustix::io::Result<()> {
-            match super::as_pid(self.pid) {
-                Some(pid) if !self.has_ended() => kill_process(pid, signal),
-                _ => Ok(()),
-            }
-        }
-    }
 }

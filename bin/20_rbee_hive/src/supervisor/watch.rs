@@ -1,27 +1,29 @@
 //! The task that owns one worker: it feeds the machine with what happens and does what it says.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{SupervisedState, SupervisedWorker, WorkerId};
+use worker_contract::{Restarts, SupervisedState, SupervisedWorker, WorkerId};
 
-use super::Context;
-use super::StartError;
 use super::command::WorkerPlan;
-use super::failure::{explain, says_port_taken};
+use super::context::{Context, unix_now};
+use super::failure::{Exit, explain, given_up, says_port_taken};
 use super::health::HealthPoll;
-use super::ledger::LedgerEntry;
+use super::holdings::Holdings;
 use super::log_file::LogFile;
-use super::machine::{Action, End, Event, Machine};
+use super::machine::{Action, End, Event, Interest, Machine};
 use super::process::WorkerProcess;
-use crate::catalog::InUse;
+use super::restart::{FailureHistory, Verdict};
+use crate::hive::with_causes;
 use crate::ports::{PortLease, is_free};
 
 /// How often another port is tried when one is snatched away between choosing it and listening.
 const PORT_TRIES: u32 = 4;
-/// How often the size of the log is looked at.
+/// How often the size of the log is looked at. More than the health poll takes for one question, which
+/// each look interrupts.
 const LOG_LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A process with all that belongs to it.
@@ -30,100 +32,171 @@ pub(super) struct Run {
     pub(super) process: WorkerProcess,
     pub(super) port: PortLease,
     pub(super) machine: Machine,
+    /// Where its lines begin in the log.
+    pub(super) log_start: u64,
 }
 
 /// A worker under watch. Its task ends when its process has ended for good.
 #[derive(Debug)]
 pub(super) struct Watch {
-    pub(super) context: Arc<Context>,
-    pub(super) id: WorkerId,
-    /// How to start it again; `None` for one that was adopted.
-    pub(super) plan: Option<WorkerPlan>,
-    pub(super) log: LogFile,
-    pub(super) state: watch::Sender<SupervisedWorker>,
-    pub(super) stop: CancellationToken,
-    /// Keeps the model from being deleted.
-    pub(super) model_in_use: Option<InUse>,
+    context: Arc<Context>,
+    id: WorkerId,
+    /// How to start it again; `None` for one that a hive started which kept no plans.
+    plan: Option<WorkerPlan>,
+    holdings: Holdings,
+    log: LogFile,
+    state: watch::Sender<SupervisedWorker>,
+    stop: CancellationToken,
+    /// Whether it is worth another start: what keeps a worker from ever being ready is not mended by
+    /// trying again, and whoever asked for it is told.
+    was_ready: bool,
+    failures: FailureHistory,
+}
+
+/// Why nothing is left to watch.
+enum Last {
+    /// As somebody wished.
+    Stopped,
+    /// It failed, and is not started again.
+    Failed {
+        reason: String,
+        /// Whether it was started again before, and too often.
+        given_up: bool,
+    },
+    /// The next hive takes over.
+    Left,
 }
 
 impl Watch {
-    /// Watches until the end. A worker that was stopped is off the list then; one that failed stays
-    /// on it with its reason.
-    pub(super) async fn run(self, run: Run) {
-        let end = self.until_last_end(run).await;
-        self.finish(end);
+    pub(super) fn new(
+        context: Arc<Context>,
+        id: WorkerId,
+        plan: Option<WorkerPlan>,
+        holdings: Holdings,
+        state: watch::Sender<SupervisedWorker>,
+        stop: CancellationToken,
+    ) -> Self {
+        let log = LogFile::of(&context.logs, &id);
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let failures = FailureHistory::new(context.restart_policy, hasher.finish());
+        Self { context, id, plan, holdings, log, state, stop, was_ready: false, failures }
     }
 
-    /// Watches one process after the other, for as long as their ports are snatched away.
-    async fn until_last_end(&self, mut run: Run) -> End {
-        let mut tries = 1;
+    /// The same, of a worker that was adopted.
+    pub(super) fn was_ready(mut self, was_ready: bool) -> Self {
+        self.was_ready = was_ready;
+        self
+    }
+
+    /// Watches until the end. A worker that was stopped is off the list then; one that failed for good
+    /// stays on it with its reason.
+    pub(super) async fn run(mut self, run: Run) {
+        match self.until_last_end(run).await {
+            Last::Stopped => self.stopped(),
+            Last::Failed { reason, given_up } => self.failed(reason, given_up),
+            Last::Left => tracing::info!(worker = %self.id, "worker is left to the next hive"),
+        }
+    }
+
+    /// Watches one process after the other.
+    async fn until_last_end(&mut self, mut run: Run) -> Last {
+        let mut port_tries = 1;
         loop {
-            let end = self.until_end(&mut run).await;
-            if end != End::PortTaken {
-                return end;
-            }
-            if self.stop.is_cancelled() {
-                return End::Stopped;
-            }
+            let Some(end) = self.until_end(&mut run).await else { return Last::Left };
             let port = run.port.port();
-            let Some(plan) = self.plan.as_ref().filter(|_| tries < PORT_TRIES) else {
-                return End::Failed(format!("another program took port {port} first"));
+            // Its process is gone, and so its port is free.
+            drop(run);
+            self.context.ledger.remove(&self.id);
+            let failure = match end {
+                End::Stopped => return Last::Stopped,
+                End::PortTaken if self.stop.is_cancelled() => return Last::Stopped,
+                End::PortTaken if port_tries < PORT_TRIES => {
+                    port_tries += 1;
+                    tracing::info!(worker = %self.id, port, "another program took the port, trying another");
+                    match self.launch() {
+                        Ok(next) => {
+                            run = next;
+                            continue;
+                        }
+                        Err(reason) => reason,
+                    }
+                }
+                End::PortTaken => format!("another program took port {port} first"),
+                End::Failed(reason) => reason,
             };
-            tracing::info!(worker = %self.id, port, "another program took the port, trying another");
-            match self.context.launch(plan, &self.id, &self.log) {
-                Ok(next) => run = next,
-                Err(error) => return End::Failed(error.to_string()),
-            }
-            self.publish_process(&run);
-            tries += 1;
+            run = match self.again(failure).await {
+                Ok(next) => next,
+                Err(last) => return last,
+            };
+            port_tries = 1;
         }
     }
 
-    fn finish(mut self, end: End) {
-        self.context.ledger.remove(&self.id);
-        drop(self.model_in_use.take());
-        match end {
-            End::Failed(reason) => {
-                let first_line = reason.lines().next().unwrap_or_default();
-                tracing::warn!(worker = %self.id, reason = first_line, "worker failed");
-                self.publish(SupervisedState::Failed { reason });
-                self.context.forget_oldest_failures();
+    /// Starts the worker again after a failure, when it is time, if that is worth trying.
+    async fn again(&mut self, mut failure: String) -> Result<Run, Last> {
+        loop {
+            if !self.was_ready || self.plan.is_none() {
+                return Err(Last::Failed { reason: failure, given_up: false });
             }
-            End::Stopped | End::PortTaken => {
-                tracing::info!(worker = %self.id, "worker stopped");
-                self.context.forget(&self.id);
+            let pause = match self.failures.failed(Instant::now()) {
+                Verdict::Again(pause) => pause,
+                Verdict::GiveUp { failures } => {
+                    let window = self.context.restart_policy.window;
+                    let reason = given_up(failures, window, &failure);
+                    return Err(Last::Failed { reason, given_up: true });
+                }
+            };
+            let first_line = failure.lines().next().unwrap_or_default();
+            tracing::warn!(worker = %self.id, reason = first_line, ?pause, "worker failed, starting it again");
+            self.publish_between(failure);
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(Last::Stopped),
+                () = self.context.leave.cancelled() => return Err(Last::Left),
+                () = tokio::time::sleep(pause) => {}
+            }
+            match self.launch() {
+                Ok(run) => return Ok(run),
+                Err(reason) => failure = reason,
             }
         }
     }
 
-    async fn until_end(&self, run: &mut Run) -> End {
-        let port = run.port.port();
-        let address = self.context.surroundings.own_address(port);
-        let mut health = HealthPoll::new(self.context.client.clone(), &address, self.id.clone());
+    /// Starts another process.
+    fn launch(&self) -> Result<Run, String> {
+        let Some(plan) = &self.plan else { return Err("nobody knows how it was started".into()) };
+        let run = self.context.launch(plan, &self.id, &self.log, self.was_ready);
+        let run = run.map_err(|error| with_causes(&error))?;
+        self.publish_process(&run);
+        Ok(run)
+    }
+
+    /// Watches one process to its end; `None` if it is left to the next hive.
+    async fn until_end(&mut self, run: &mut Run) -> Option<End> {
+        let address = self.context.surroundings.own_address(run.port.port());
+        let silence = self.context.patience.silence;
+        let client = self.context.client.clone();
+        let mut health = HealthPoll::new(client, &address, self.id.clone(), silence);
         let mut log_look = tokio::time::interval(LOG_LOOK_EVERY);
         let mut stop_seen = false;
         loop {
             if let Some(end) = run.machine.end() {
-                return end.clone();
+                return Some(end.clone());
             }
             self.publish(run.machine.state());
+            let interest = run.machine.interest();
             let event = tokio::select! {
                 biased;
-                exit = run.process.ended() => {
-                    let log = self.log.tail();
-                    let listens_on = self.context.surroundings.host;
-                    let port_taken = says_port_taken(&log) || !is_free(listens_on, port);
-                    Event::Exited { explanation: explain(exit, &log), port_taken }
-                }
+                exit = run.process.ended() => self.exited(exit, run),
                 () = self.stop.cancelled(), if !stop_seen => {
                     stop_seen = true;
                     Event::StopAsked
                 }
+                () = self.context.leave.cancelled() => return None,
                 () = until(run.machine.wake_at()) => Event::Tick,
-                said = health.next(), if run.machine.asks_for_health() => match said {
-                    Some(state) => Event::Health(state),
-                    None => continue,
-                },
+                said = health.next(interest.unwrap_or(Interest::SignOfLife)), if interest.is_some() => {
+                    said.map_or(Event::NoAnswer, Event::Health)
+                }
                 _ = log_look.tick() => {
                     if let Err(error) = self.log.cap() {
                         tracing::debug!(worker = %self.id, %error, "the log cannot be cut");
@@ -140,59 +213,91 @@ impl Watch {
         }
     }
 
-    fn publish(&self, state: SupervisedState) {
-        let is_ready = state == SupervisedState::Ready;
+    fn exited(&self, exit: Exit, run: &Run) -> Event {
+        let log = self.log.tail(run.log_start);
+        let listens_on = self.context.surroundings.host;
+        let port_taken = says_port_taken(&log) || !is_free(listens_on, run.port.port());
+        Event::Exited { explanation: explain(exit, &log), port_taken }
+    }
+
+    /// Shows a state of the process. That it failed is told only when it is clear what becomes of the
+    /// worker, if it may be started again.
+    fn publish(&mut self, state: SupervisedState) {
+        match state {
+            SupervisedState::Failed { reason } if self.was_ready && self.plan.is_some() => {
+                self.publish_between(reason);
+            }
+            SupervisedState::Ready => {
+                if !self.was_ready {
+                    self.was_ready = true;
+                    self.context.ledger.ready(&self.id);
+                }
+                if self.change(|worker| worker.state = SupervisedState::Ready) {
+                    tracing::info!(worker = %self.id, "worker is ready");
+                }
+            }
+            state => {
+                self.change(|worker| worker.state = state);
+            }
+        }
+    }
+
+    /// Shows a worker whose process failed and that will be started again.
+    fn publish_between(&self, reason: String) {
+        self.change(|worker| {
+            let count = worker.restarts.as_ref().map_or(0, |restarts| restarts.count);
+            worker.state = SupervisedState::Starting { progress: 0.0 };
+            worker.restarts = Some(Restarts { count, reason, waiting: true });
+        });
+    }
+
+    fn publish_process(&self, run: &Run) {
+        self.change(|worker| {
+            worker.port = run.port.port();
+            worker.address = self.context.surroundings.address(worker.port);
+            worker.pid = run.process.pid();
+            worker.started_at = unix_now();
+            if let Some(restarts) = worker.restarts.as_mut().filter(|restarts| restarts.waiting) {
+                restarts.count += 1;
+                restarts.waiting = false;
+                self.context.count_restart();
+            }
+        });
+    }
+
+    /// Whether that changed anything.
+    fn change(&self, change: impl FnOnce(&mut SupervisedWorker)) -> bool {
         let changed = self.state.send_if_modified(|worker| {
-            let changed = worker.state != state;
-            worker.state = state;
-            changed
+            let before = worker.clone();
+            change(worker);
+            *worker != before
         });
         if changed {
             self.context.changes.note();
         }
-        if changed && is_ready {
-            tracing::info!(worker = %self.id, "worker is ready");
-        }
+        changed
     }
 
-    fn publish_process(&self, run: &Run) {
-        self.state.send_modify(|worker| {
-            worker.port = run.port.port();
-            worker.address = self.context.surroundings.address(worker.port);
-            worker.pid = run.process.pid();
-        });
-        self.context.changes.note();
+    fn stopped(self) {
+        let Self { context, id, holdings, .. } = self;
+        drop(holdings);
+        tracing::info!(worker = %id, "worker stopped");
+        context.forget(&id);
     }
-}
 
-impl Context {
-    /// Starts a process for the plan on a free port.
-    pub(super) fn launch(
-        &self,
-        plan: &WorkerPlan,
-        id: &WorkerId,
-        log: &LogFile,
-    ) -> Result<Run, StartError> {
-        let port = self.ports.lease()?;
-        let arguments = self.surroundings.arguments(plan, id, port.port());
-        let output = log.open().map_err(StartError::Log)?;
-        let process =
-            WorkerProcess::start(&plan.binary, &arguments, &output).map_err(StartError::Process)?;
-        self.ledger.add(LedgerEntry {
-            worker_id: id.clone(),
-            pid: process.pid(),
-            start_time: process.start_time(),
-            port: port.port(),
-            model: plan.model.clone(),
-            device: plan.device,
-            address: self.surroundings.address(port.port()),
-            started_at: super::unix_now(),
+    fn failed(self, reason: String, is_given_up: bool) {
+        let Self { context, id, holdings, state, .. } = self;
+        drop(holdings);
+        let first_line = reason.lines().next().unwrap_or_default();
+        tracing::warn!(worker = %id, reason = first_line, "worker failed");
+        state.send_modify(|worker| {
+            let count = worker.restarts.as_ref().map_or(0, |restarts| restarts.count);
+            worker.restarts =
+                is_given_up.then(|| Restarts { count, reason: reason.clone(), waiting: false });
+            worker.state = SupervisedState::Failed { reason };
         });
-        let machine = Machine::new(self.patience, Instant::now());
-        let (model, device) = (&plan.model, plan.device);
-        let (port_number, pid) = (port.port(), process.pid());
-        tracing::info!(worker = %id, %model, %device, port = port_number, pid, "worker started");
-        Ok(Run { process, port, machine })
+        context.changes.note();
+        context.forget_oldest_failures();
     }
 }
 

@@ -6,7 +6,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::hub::Hub;
-use crate::support::{SOON, hive_target, import, kill_workers_left, spawn};
+use crate::support::{
+    SOON, delete_worker, hive_target, import, kill_workers_left, spawn, worker_logs,
+};
 use access_tokens::TokenStore;
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
@@ -41,10 +43,86 @@ async fn a_model_is_imported_and_served_over_http_and_sigterm_leaves_no_process(
     let status: HiveHeartbeat = status.result().unwrap();
     assert_eq!(status.address.as_deref(), Some(daemon.address.as_str()));
 
+    let metrics = api.get("/metrics").await.unwrap().text;
+    for line in [
+        "rbee_hive_workers{state=\"ready\"} 1",
+        "rbee_hive_worker_restarts_total 0",
+        "rbee_hive_catalog_models 1",
+        "rbee_hive_catalog_bytes 98362432",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
+    }
+    for begin in ["rbee_hive_device_memory_bytes{device=\"CPU-0\"} ", "rbee_hive_disk_free_bytes "]
+    {
+        assert!(metrics.lines().any(|l| l.starts_with(begin)), "{begin} is not in\n{metrics}");
+    }
+
     daemon.signal(Signal::TERM);
     assert!(daemon.end().await.success());
     assert!(!is_alive(worker.pid));
     assert!(!daemon.run_file("rbee-hive.addr").exists(), "run files are gone");
+}
+
+#[tokio::test]
+async fn a_hive_that_is_replaced_leaves_its_worker_and_shows_its_log_on() {
+    let mut daemon = Daemon::start().await;
+    daemon.api().run_job(&import(&demo_model().unwrap(), Some("m"))).await.unwrap();
+    let worker: SupervisedWorker =
+        daemon.api().run_job(&spawn("m")).await.unwrap().result().unwrap();
+    let odd = daemon.api().post("/v1/shutdown?workers=maybe", &json!({})).await.unwrap();
+    assert_eq!(odd.status, 400);
+    let asked = daemon.api().post("/v1/shutdown?workers=keep", &json!({})).await.unwrap();
+    assert_eq!(asked.status, 202);
+    assert!(daemon.end().await.success());
+    assert!(is_alive(worker.pid));
+
+    daemon.start_again().await;
+    let api = daemon.api();
+    let capabilities = api.get("/v1/capabilities").await.unwrap().json().unwrap();
+    assert_eq!(capabilities["workers"][0]["pid"], worker.pid);
+    let lines = logged(&api, &worker_logs(&worker.worker_id, 1000)).await;
+    assert!(lines.iter().any(|line| line.contains("the model is loaded")), "{lines:?}");
+    let last = logged(&api, &worker_logs(&worker.worker_id, 1)).await;
+    assert_eq!(last, lines[lines.len() - 1..]);
+
+    send_signal(worker.pid, Signal::KILL);
+    let next = wait_until("another process", SOON, async || {
+        let answer = api.get("/v1/capabilities").await.ok()?.json().ok()?;
+        let next: SupervisedWorker = serde_json::from_value(answer["workers"][0].clone()).ok()?;
+        (next.pid != worker.pid && next.state == SupervisedState::Ready).then_some(next)
+    });
+    let next = next.await.unwrap();
+    let metrics = api.get("/metrics").await.unwrap().text;
+    assert!(metrics.contains("rbee_hive_worker_restarts_total 1\n"), "{metrics}");
+    let both = logged(&api, &worker_logs(&worker.worker_id, 1000)).await;
+    assert!(both.starts_with(&lines) && both.len() > lines.len(), "both processes are in the log");
+
+    let Operation::WorkerLogs(mut follow) = worker_logs(&worker.worker_id, 0) else {
+        unreachable!("it is what the function makes");
+    };
+    follow.follow = true;
+    let follow = Operation::WorkerLogs(follow);
+    let deleting = async {
+        let begun = async || {
+            let jobs = api.get("/v1/jobs").await.ok()?.text;
+            (jobs.contains("worker_logs") && jobs.contains("running")).then_some(())
+        };
+        wait_until("a job that follows the log", SOON, begun).await.unwrap();
+        api.run_job(&delete_worker(&worker.worker_id)).await.unwrap();
+    };
+    let (followed, ()) = tokio::join!(logged(&api, &follow), deleting);
+    assert!(followed.iter().any(|line| line.contains("draining")), "{followed:?}");
+    assert!(!is_alive(next.pid));
+
+    daemon.signal(Signal::TERM);
+    assert!(daemon.end().await.success());
+}
+
+/// The lines that a job shows.
+async fn logged(api: &Api, operation: &Operation) -> Vec<String> {
+    let run = api.run_job(operation).await.unwrap();
+    let shown = run.events.iter().filter(|(_, event)| event.event == "log");
+    shown.flat_map(|(_, event)| event.message.lines().map(str::to_owned)).collect()
 }
 
 #[tokio::test]

@@ -7,5 +7,6 @@ mod downloads;
 mod hub;
 mod misbehaving_workers;
 mod models;
+mod supervision;
 mod support;
 mod workers;

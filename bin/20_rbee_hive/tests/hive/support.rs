@@ -12,7 +12,9 @@ use daemon_lifecycle::process_start_time;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_config::{Config, Paths};
 use rbee_hive::{HeartbeatSink, Hive, HiveSettings};
-use rbee_operations::{HiveTarget, ModelImport, ModelTarget, Operation, WorkerSpawn, WorkerTarget};
+use rbee_operations::{
+    HiveTarget, ModelImport, ModelTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -95,6 +97,21 @@ impl Home {
         path
     }
 
+    /// Tells a double something: the contents of a file that it looks for.
+    pub(crate) fn tell_double(&self, name: &str, what: &str) {
+        fs::write(self.path().join(name), what).expect("the home can be written to");
+    }
+
+    pub(crate) fn untell_double(&self, name: &str) {
+        fs::remove_file(self.path().join(name)).expect("it was told before");
+    }
+
+    /// The list of processes that a hive keeps for the next one.
+    pub(crate) fn ledger(&self) -> Value {
+        let text = fs::read_to_string(self.path().join("run/workers.json"));
+        serde_json::from_str(&text.expect("it is there")).expect("it is JSON")
+    }
+
     /// A file that the double takes for a model.
     pub(crate) fn double_model(&self) -> PathBuf {
         let path = self.path().join("double.gguf");
@@ -150,6 +167,17 @@ impl TestHive {
         self.run(delete_worker(id)).await
     }
 
+    /// Waits for another process of the worker that is ready.
+    pub(crate) async fn wait_for_next(&self, before: &SupervisedWorker) -> SupervisedWorker {
+        self.wait_for_worker("the next process of the worker", |next| {
+            next.worker_id == before.worker_id
+                && next.pid != before.pid
+                && next.state == SupervisedState::Ready
+        })
+        .await
+        .expect("it comes")
+    }
+
     /// Waits for a state of the only worker.
     pub(crate) async fn wait_for_worker(
         &self,
@@ -188,6 +216,17 @@ pub(crate) fn spawn_request(model: &str) -> WorkerSpawn {
 pub(crate) fn delete_worker(id: &WorkerId) -> Operation {
     let target = WorkerTarget { hive_id: HiveAlias::localhost(), worker_id: id.clone() };
     Operation::WorkerDelete(target)
+}
+
+pub(crate) fn restart_worker(id: &WorkerId) -> Operation {
+    let target = WorkerTarget { hive_id: HiveAlias::localhost(), worker_id: id.clone() };
+    Operation::WorkerRestart(target)
+}
+
+pub(crate) fn worker_logs(id: &WorkerId, lines: u32) -> Operation {
+    let hive_id = HiveAlias::localhost();
+    let (worker_id, lines, follow) = (id.clone(), Some(lines), false);
+    Operation::WorkerLogs(WorkerLogs { hive_id, worker_id, lines, follow })
 }
 
 pub(crate) fn model_target(model: &str) -> ModelTarget {

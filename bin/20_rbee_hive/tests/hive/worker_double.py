@@ -50,6 +50,21 @@ def answer_question():
         }))
 
 
+def end_when_told():
+    """Ends with the exit status in the file `end`, in each of its lives, as long as that is there."""
+    while True:
+        time.sleep(0.02)
+        try:
+            with open(os.path.join(home, "end")) as file:
+                status = int(file.read())
+        except (FileNotFoundError, ValueError):
+            continue
+        # Not before the hive has seen it ready.
+        time.sleep(0.3)
+        print(f"error: told to end with {status}", file=sys.stderr, flush=True)
+        os._exit(status)
+
+
 state = {"state": "loading", "progress": 0.25}
 
 
@@ -91,6 +106,8 @@ def serve():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         time.sleep(1)
         fail("the file is truncated")
+    if behaviour == "ends-when-told":
+        threading.Thread(target=end_when_told, daemon=True).start()
     if behaviour not in ("loads-for-ever", "loads-and-ignores-sigterm"):
         state.clear()
         state.update(state="ready")

@@ -3,8 +3,7 @@
 use std::net::TcpListener;
 
 use crate::support::{
-    Home, SOON, TestHive, failure_reason, in_a_life_that_ends_at_once, model_target, result, spawn,
-    spawn_request,
+    Home, SOON, TestHive, in_a_life_that_ends_at_once, model_target, result, spawn, spawn_request,
 };
 use rbee_operations::Operation;
 use test_cluster::{Signal, demo_model, is_alive, send_signal, wait_until};
@@ -60,18 +59,27 @@ async fn a_port_range_that_is_used_up_is_told() {
 }
 
 #[tokio::test]
-async fn a_killed_worker_is_noticed_and_listed_with_its_reason() {
+async fn a_killed_worker_is_started_again_under_its_id() {
     let (_home, hive) = hive_with_model().await;
     let worker = hive.spawn("m").await.unwrap();
     send_signal(worker.pid, Signal::KILL);
-    let failed = hive
-        .wait_for_worker("the failed worker", |worker| failure_reason(worker).is_some())
+    let next = hive
+        .wait_for_worker("the next process", |next| {
+            next.pid != worker.pid && next.state == SupervisedState::Ready
+        })
         .await
         .unwrap();
-    assert!(failure_reason(&failed).unwrap().contains("SIGKILL"), "{failed:?}");
-    // Its model and its port are free.
-    hive.run(Operation::ModelDelete(model_target("m"))).await.unwrap();
-    TcpListener::bind(("127.0.0.1", worker.port)).unwrap();
+    assert_eq!(next.worker_id, worker.worker_id);
+    assert!(next.started_at >= worker.started_at);
+    let restarts = next.restarts.unwrap();
+    assert_eq!((restarts.count, restarts.waiting), (1, false));
+    assert!(restarts.reason.contains("SIGKILL"), "{}", restarts.reason);
+    let health = reqwest::get(format!("{}/health", next.address)).await.unwrap();
+    assert_eq!(health.status(), 200);
+    let error = hive.run(Operation::ModelDelete(model_target("m"))).await.unwrap_err();
+    assert_eq!(error.code, "model_in_use", "its model is held all the time");
+    hive.hive.shutdown().await;
+    assert!(!is_alive(next.pid));
 }
 
 #[tokio::test]
@@ -157,15 +165,18 @@ fn a_killed_hive_leaves_its_workers_to_the_next_one() {
         let other = hive.spawn("m").await.unwrap();
         assert_ne!(other.port, left.port);
 
-        // The end of an adopted worker is noticed too.
+        // An adopted worker is watched like any other.
         send_signal(left.pid, Signal::KILL);
-        hive.wait_for_worker("the failed worker", |worker| {
-            worker.worker_id == left.worker_id && failure_reason(worker).is_some()
-        })
-        .await
-        .unwrap();
+        let next = hive
+            .wait_for_worker("the next process", |worker| {
+                worker.worker_id == left.worker_id
+                    && worker.pid != left.pid
+                    && worker.state == SupervisedState::Ready
+            })
+            .await
+            .unwrap();
         hive.hive.shutdown().await;
-        assert!(!is_alive(other.pid));
+        assert!(!is_alive(other.pid) && !is_alive(next.pid));
     });
 }
 

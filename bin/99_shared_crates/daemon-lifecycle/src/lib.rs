@@ -7,7 +7,9 @@
 
 mod binary;
 mod build_info;
+mod environment;
 mod error;
+mod handle;
 mod log_file;
 mod process;
 mod run_files;
@@ -17,7 +19,9 @@ mod stop;
 
 pub use binary::find_binary;
 pub use build_info::{BuildInfo, build_info};
+pub use environment::{find_started_with, started_with};
 pub use error::LifecycleError;
+pub use handle::ProcessHandle;
 pub use process::{ProcessIdentity, process_start_time};
 pub use run_files::{RunFiles, RunLock, Running};
 pub use shutdown::shutdown_token;

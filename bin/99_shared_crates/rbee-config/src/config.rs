@@ -93,6 +93,17 @@ pub struct HiveConfig {
     /// How often a download tries again without having got anything, up to 100. Default 8.
     #[serde(deserialize_with = "within::<_, _, 0, 100>")]
     pub download_retries: u32,
+    /// How long a ready worker may give no sign of life until it is ended and started again, in
+    /// seconds, up to an hour. Default 15.
+    #[serde(deserialize_with = "within::<_, _, 1, 3600>")]
+    pub unresponsive_after_s: u64,
+    /// How often a worker may fail within `failure_window_s` until it is not started again, 1 to 100.
+    /// Default 5.
+    #[serde(deserialize_with = "within::<_, _, 1, 100>")]
+    pub max_failures: u32,
+    /// For how long a failure counts, in seconds, up to a day. Default 600.
+    #[serde(deserialize_with = "within::<_, _, 1, 86_400>")]
+    pub failure_window_s: u64,
 }
 
 /// Settings of workers.
@@ -158,6 +169,9 @@ impl Default for HiveConfig {
             download_connections: 4,
             download_stall_s: 30,
             download_retries: 8,
+            unresponsive_after_s: 15,
+            max_failures: 5,
+            failure_window_s: 600,
         }
     }
 }

@@ -47,6 +47,10 @@ pub enum Operation {
     WorkerDelete(WorkerTarget),
     /// Fetches a model into a hive's catalog.
     ModelDownload(ModelDownload),
+    /// Starts a worker again, under its id, be it running or given up.
+    WorkerRestart(WorkerTarget),
+    /// Shows what a worker's engine has written, as the job's events.
+    WorkerLogs(WorkerLogs),
     /// Adds a GGUF file, or a folder of them, to a hive's catalog.
     ModelImport(ModelImport),
     /// Adds the models of another program to a hive's catalog.
@@ -111,6 +115,24 @@ pub struct WorkerTarget {
     pub worker_id: WorkerId,
 }
 
+/// A part of a worker's log. Each event `log` of the job has some of its lines as its message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerLogs {
+    /// Its hive; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// How many of the last lines, up to 10,000; 100 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u32>,
+    /// Whether to go on with those that are written from now on, until the job is cancelled or the
+    /// worker is gone.
+    #[serde(default)]
+    pub follow: bool,
+}
+
 /// A model of a hive's catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,6 +183,8 @@ impl Operation {
             Self::WorkerGet(_) => "worker_get",
             Self::WorkerDelete(_) => "worker_delete",
             Self::ModelDownload(_) => "model_download",
+            Self::WorkerRestart(_) => "worker_restart",
+            Self::WorkerLogs(_) => "worker_logs",
             Self::ModelImport(_) => "model_import",
             Self::ModelImportStore(_) => "model_import_store",
             Self::ModelList(_) => "model_list",
@@ -184,6 +208,8 @@ impl Operation {
             | Self::WorkerGet(_)
             | Self::WorkerDelete(_)
             | Self::ModelDownload(_)
+            | Self::WorkerRestart(_)
+            | Self::WorkerLogs(_)
             | Self::ModelImport(_)
             | Self::ModelImportStore(_)
             | Self::ModelList(_)
@@ -224,8 +250,9 @@ impl Operation {
             | Self::WorkerList(t)
             | Self::ModelList(t) => Some(&t.hive_id),
             Self::WorkerSpawn(s) => Some(&s.hive_id),
-            Self::WorkerGet(t) | Self::WorkerDelete(t) => Some(&t.hive_id),
             Self::ModelDownload(d) => Some(&d.hive_id),
+            Self::WorkerGet(t) | Self::WorkerDelete(t) | Self::WorkerRestart(t) => Some(&t.hive_id),
+            Self::WorkerLogs(l) => Some(&l.hive_id),
             Self::ModelImport(i) => Some(&i.hive_id),
             Self::ModelImportStore(i) => Some(&i.hive_id),
             Self::ModelUpdate(u) => Some(&u.hive_id),

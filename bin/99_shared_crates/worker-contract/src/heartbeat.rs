@@ -123,6 +123,21 @@ pub enum SupervisedState {
     },
 }
 
+/// How a hive has kept a worker running whose processes ended.
+///
+/// Beside a failed state it says that the hive has given up: the worker failed too often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarts {
+    /// How often it was started again since somebody asked for it.
+    pub count: u32,
+    /// Why its last process ended, for a person.
+    pub reason: String,
+    /// Whether it is between two processes: the last one has ended or is being ended, the next one is
+    /// not started. The state is that of a worker that starts.
+    #[serde(default)]
+    pub waiting: bool,
+}
+
 /// A worker in a hive's list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SupervisedWorker {
@@ -138,13 +153,30 @@ pub struct SupervisedWorker {
     pub address: String,
     /// Its port.
     pub port: u16,
-    /// Its process id.
+    /// Its process id; between two processes that of the last one.
     pub pid: u32,
-    /// When it was started: seconds since the Unix epoch.
+    /// When its process was started: seconds since the Unix epoch.
     pub started_at: u64,
     /// Its state.
     #[serde(flatten)]
     pub state: SupervisedState,
+    /// How it was kept running; `None` while its first process does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<Restarts>,
+}
+
+impl SupervisedWorker {
+    /// Whether it is between two processes.
+    #[must_use]
+    pub fn is_between_processes(&self) -> bool {
+        self.restarts.as_ref().is_some_and(|restarts| restarts.waiting)
+    }
+
+    /// Whether its hive has given up, because it failed too often.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        matches!(self.state, SupervisedState::Failed { .. }) && self.restarts.is_some()
+    }
 }
 
 /// A hive's report to the queen: `POST /v1/hive-heartbeat`.

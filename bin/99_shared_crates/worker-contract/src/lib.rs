@@ -14,8 +14,8 @@ mod model;
 pub use device::{Device, DeviceId, DeviceKind, InvalidDeviceId, MemoryNeed};
 pub use error::{ApiErrorBody, ErrorDetail, ErrorKind};
 pub use heartbeat::{
-    HealthReport, HiveHeartbeat, KvCacheUse, ModelInUse, Slots, SupervisedState, SupervisedWorker,
-    WorkerHeartbeat, WorkerState,
+    HealthReport, HiveHeartbeat, KvCacheUse, ModelInUse, Restarts, Slots, SupervisedState,
+    SupervisedWorker, WorkerHeartbeat, WorkerState,
 };
 pub use ids::{HiveAlias, InvalidName, JobId, ModelAlias, RequestId, WorkerId};
 pub use inference::{

@@ -61,6 +61,57 @@ fn colours_tell_good_from_bad() {
 }
 
 #[test]
+fn a_worker_that_failed_and_one_that_is_started_again_say_why() {
+    let worker = |state: serde_json::Value, restarts: serde_json::Value| {
+        let mut worker = json!({
+            "worker_id": "w-1", "hive_id": "localhost", "model": "m", "device": "CPU-0",
+            "address": "http://127.0.0.1:9300", "port": 9300, "pid": 7, "started_at": NOW - 60,
+            "restarts": restarts,
+        });
+        worker.as_object_mut().unwrap().extend(state.as_object().unwrap().clone());
+        read::<SupervisedWorker>(&worker).unwrap()
+    };
+    let starting = json!({"state": "starting", "progress": 0.0});
+    let between = json!({"count": 1, "reason": "signal 9\n  a line", "waiting": true});
+    let once = json!({"count": 1, "reason": "signal 9\n  a line"});
+    let too_often =
+        json!({"state": "failed", "reason": "5 failures within 10 min, the last one: no"});
+    let list = [
+        worker(starting, between),
+        worker(json!({"state": "ready"}), once.clone()),
+        worker(too_often, once),
+    ];
+    insta::assert_snapshot!(workers(&list, NOW, Style::default()), @r"
+    WORKER  MODEL  DEVICE  STATE                                                ADDRESS                PID  AGE
+    w-1     m      CPU-0   restarting (signal 9)                                http://127.0.0.1:9300  7    1m
+    w-1     m      CPU-0   ready                                                http://127.0.0.1:9300  7    1m
+    w-1     m      CPU-0   failed (5 failures within 10 min, the last one: no)  http://127.0.0.1:9300  7    1m
+    ");
+    insta::assert_snapshot!(crate::render::detail::worker(&list[1], NOW), @r"
+    worker    w-1
+    hive      localhost
+    model     m
+    device    CPU-0
+    state     ready
+    address   http://127.0.0.1:9300
+    pid       7
+    started   1m ago
+    restarts  1, the last one after: signal 9
+    ");
+    insta::assert_snapshot!(crate::render::detail::worker(&list[2], NOW), @r"
+    worker     w-1
+    hive       localhost
+    model      m
+    device     CPU-0
+    state      failed (5 failures within 10 min, the last one: no)
+    address    http://127.0.0.1:9300
+    pid        7
+    started    1m ago
+    try again  rbee-keeper worker restart w-1
+    ");
+}
+
+#[test]
 fn models_are_told_apart_at_a_glance() {
     let model = json!({
         "alias": "smollm2-135m", "sha256": "b".repeat(64), "source": "file:/models/m.gguf",

@@ -135,6 +135,7 @@ impl WorkerDouble {
             pid: 1,
             started_at: 0,
             state,
+            restarts: None,
         }
     }
 

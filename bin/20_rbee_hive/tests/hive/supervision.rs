@@ -1,0 +1,271 @@
+//! Workers that fail are started again, up to a point, and hives take over from each other.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use crate::support::{
+    Home, SOON, TestHive, failure_reason, in_a_life_that_ends_at_once, restart_worker, result,
+    spawn,
+};
+use daemon_lifecycle::process_start_time;
+use test_cluster::{Signal, is_alive, send_signal, wait_until};
+use worker_contract::{SupervisedState, SupervisedWorker};
+
+#[tokio::test]
+async fn a_worker_that_keeps_failing_is_given_up_until_somebody_restarts_it() {
+    for status in [0, 1] {
+        let (home, hive) = hive_with("ends-when-told", |_| {}).await;
+        let worker = hive.spawn("double").await.unwrap();
+        home.tell_double("end", &status.to_string());
+        let failed = hive
+            .wait_for_worker("the failed worker", |worker| failure_reason(worker).is_some())
+            .await
+            .unwrap();
+        assert_eq!(failed.worker_id, worker.worker_id);
+        assert!(failed.is_given_up());
+        let reason = failure_reason(&failed).unwrap();
+        let expected = format!("5 failures within 10 min, the last one: told to end with {status}");
+        assert!(reason.starts_with(&expected), "{reason}");
+        assert!(reason.contains("last log lines"), "{reason}");
+        assert_eq!(failed.restarts.unwrap().count, 4);
+
+        let error = hive.spawn("double").await.unwrap_err();
+        assert_eq!(error.code, "worker_given_up", "on-demand starts do not go on where it gave up");
+        assert!(error.hint.unwrap().contains(&format!("worker restart {}", worker.worker_id)));
+
+        home.untell_double("end");
+        let again: SupervisedWorker =
+            result(hive.run(restart_worker(&worker.worker_id)).await.unwrap());
+        assert_eq!(again.worker_id, worker.worker_id);
+        assert_eq!((again.state, again.restarts), (SupervisedState::Ready, None));
+        assert_eq!(hive.hive.workers().len(), 1);
+        hive.hive.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_failures_is_configured() {
+    let (home, hive) = hive_with("ends-when-told", |settings| settings.hive.max_failures = 1).await;
+    hive.spawn("double").await.unwrap();
+    home.tell_double("end", "3");
+    let failed = hive
+        .wait_for_worker("the failed worker", |worker| failure_reason(worker).is_some())
+        .await
+        .unwrap();
+    assert!(failed.is_given_up());
+    assert_eq!(failed.restarts.unwrap().count, 0);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_answering_is_replaced() {
+    let (_home, hive) =
+        hive_with("serves", |settings| settings.hive.unresponsive_after_s = 1).await;
+    let worker = hive.spawn("double").await.unwrap();
+    send_signal(worker.pid, Signal::STOP);
+    let next = hive.wait_for_next(&worker).await;
+    assert!(!is_alive(worker.pid), "a stopped process does not hear SIGTERM");
+    let reason = next.restarts.unwrap().reason;
+    assert!(reason.contains("no sign of life"), "{reason}");
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_another_program_ends_comes_back() {
+    let (_home, hive) = hive_with("serves", |_| {}).await;
+    let worker = hive.spawn("double").await.unwrap();
+    send_signal(worker.pid, Signal::TERM);
+    let next = hive.wait_for_next(&worker).await;
+    assert_eq!(next.restarts.unwrap().count, 1);
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_worker_whose_binary_vanished_is_given_up_and_restarted_when_it_is_back() {
+    let (home, hive) = hive_with("serves", |_| {}).await;
+    let worker = hive.spawn("double").await.unwrap();
+    let (binary, aside) = (home.path().join("worker-serves"), home.path().join("aside"));
+    std::fs::rename(&binary, &aside).unwrap();
+    send_signal(worker.pid, Signal::KILL);
+    let failed = hive
+        .wait_for_worker("the failed worker", |worker| failure_reason(worker).is_some())
+        .await
+        .unwrap();
+    let reason = failure_reason(&failed).unwrap();
+    assert!(reason.contains("cannot be started: No such file"), "{reason}");
+    let error = hive.run(restart_worker(&worker.worker_id)).await.unwrap_err();
+    assert_eq!(error.code, "worker_start_failed");
+
+    std::fs::rename(&aside, &binary).unwrap();
+    let again = hive.spawn("double").await.unwrap();
+    assert_eq!(again.state, SupervisedState::Ready);
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_worker_waits_for_a_port_when_all_are_taken() {
+    let (_home, hive) = hive_with("serves", |settings| {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        settings.hive.worker_ports = port.to_string().parse().unwrap();
+    })
+    .await;
+    let worker = hive.spawn("double").await.unwrap();
+    send_signal(worker.pid, Signal::KILL);
+    let take = async || TcpListener::bind(("127.0.0.1", worker.port)).ok();
+    let thief = wait_until("the port of the killed worker", SOON, take).await.unwrap();
+    hive.wait_for_worker("a worker without a port", |worker| {
+        let restarts = worker.restarts.as_ref();
+        restarts.is_some_and(|r| r.waiting && r.reason.contains("no free port"))
+    })
+    .await
+    .unwrap();
+    drop(thief);
+    let next = hive.wait_for_next(&worker).await;
+    assert_eq!(next.port, worker.port);
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_runs_is_restarted_in_its_place() {
+    let (_home, hive) = hive_with("serves", |_| {}).await;
+    let worker = hive.spawn("double").await.unwrap();
+    let next: SupervisedWorker = result(hive.run(restart_worker(&worker.worker_id)).await.unwrap());
+    assert_eq!(next.worker_id, worker.worker_id);
+    assert_ne!(next.pid, worker.pid);
+    assert!(!is_alive(worker.pid));
+    assert_eq!(hive.hive.workers(), [next]);
+    let error = hive.run(restart_worker(&"w-none".parse().unwrap())).await.unwrap_err();
+    assert_eq!(error.code, "worker_not_found");
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hive_that_is_told_to_stop_does_not_wait_for_a_worker_that_is_to_be_started_again() {
+    let (home, hive) = hive_with("ends-when-told", |_| {}).await;
+    let worker = hive.spawn("double").await.unwrap();
+    home.tell_double("end", "1");
+    hive.wait_for_worker("a third failure", |worker| {
+        worker.restarts.as_ref().is_some_and(|r| r.count == 2 && r.waiting)
+    })
+    .await
+    .unwrap();
+    let deleting = hive.delete(&worker.worker_id);
+    let deleted = tokio::time::timeout(Duration::from_millis(700), deleting).await;
+    deleted.expect("sooner than the next start").unwrap();
+    assert!(hive.hive.workers().is_empty());
+    hive.hive.shutdown().await;
+    assert!(home.ledger()["workers"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_hive_that_leaves_its_workers_ends_none_and_the_next_one_watches_them() {
+    let (home, hive) = hive_with("serves", |_| {}).await;
+    let worker = hive.spawn("double").await.unwrap();
+    hive.hive.leave_workers();
+    hive.hive.shutdown().await;
+    assert!(is_alive(worker.pid));
+    let error = hive.spawn("double").await.unwrap_err();
+    assert_eq!(error.code, "hive_stopping");
+
+    let next_hive = home.start_with(home.double("serves")).await.unwrap();
+    assert_eq!(next_hive.hive.workers(), std::slice::from_ref(&worker));
+    send_signal(worker.pid, Signal::KILL);
+    next_hive.wait_for_next(&worker).await;
+    next_hive.hive.shutdown().await;
+}
+
+#[test]
+fn an_adopted_worker_that_hangs_is_replaced() {
+    let mut home = Home::new();
+    home.settings = |settings| settings.hive.unresponsive_after_s = 1;
+    let home = std::sync::Arc::new(home);
+    let worker = worker_of_a_killed_hive(&home);
+    send_signal(worker.pid, Signal::STOP);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let hive = home.start_with(home.double("serves")).await.unwrap();
+        hive.wait_for_next(&worker).await;
+        assert!(!is_alive(worker.pid));
+        hive.hive.shutdown().await;
+    });
+}
+
+#[test]
+fn a_worker_that_no_list_names_any_longer_is_ended_and_nothing_else_is() {
+    let home = std::sync::Arc::new(Home::new());
+    let worker = worker_of_a_killed_hive(&home);
+    let ledger = home.path().join("run/workers.json");
+    let token = home.ledger()["workers"][0]["token"].as_str().unwrap().to_owned();
+    // Processes of another home, and of none.
+    let mut bystanders =
+        [("RBEE_WORKER_TOKEN", format!("0{token}")), ("TOKEN", token)].map(|(name, value)| {
+            std::process::Command::new("sleep").arg("60").env(name, value).spawn().unwrap()
+        });
+    std::fs::write(ledger, b"{\"boot\": \xff").unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let hive = home.start_with(home.double("serves")).await.unwrap();
+        let gone = async || (!is_alive(worker.pid)).then_some(());
+        wait_until("the end of the lost worker", SOON, gone).await.unwrap();
+        assert_eq!(hive.hive.workers(), []);
+        hive.spawn("double").await.expect("the hive works on");
+        hive.hive.shutdown().await;
+    });
+    for bystander in &mut bystanders {
+        assert!(is_alive(bystander.id()));
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_cannot_show_the_token_is_not_adopted_and_not_signalled() {
+    let home = std::sync::Arc::new(Home::new());
+    let worker = worker_of_a_killed_hive(&home);
+    let mut bystander = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let mut ledger = home.ledger();
+    ledger["workers"][0]["pid"] = bystander.id().into();
+    ledger["workers"][0]["start_time"] = process_start_time(bystander.id()).unwrap().into();
+    send_signal(worker.pid, Signal::KILL);
+    std::fs::write(home.path().join("run/workers.json"), ledger.to_string()).unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let hive = home.start_with(home.double("serves")).await.unwrap();
+        assert_eq!(hive.hive.workers(), []);
+        hive.hive.shutdown().await;
+    });
+    assert!(is_alive(bystander.id()));
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
+
+#[test]
+fn a_hive_and_its_worker_that_are_both_killed_leave_nothing_to_the_next_one() {
+    let home = std::sync::Arc::new(Home::new());
+    let worker = worker_of_a_killed_hive(&home);
+    send_signal(worker.pid, Signal::KILL);
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let gone = async || (!is_alive(worker.pid)).then_some(());
+        wait_until("the end of the worker", SOON, gone).await.unwrap();
+        let hive = home.start_with(home.double("serves")).await.unwrap();
+        assert_eq!(hive.hive.workers(), []);
+        assert!(home.ledger()["workers"].as_array().unwrap().is_empty());
+        let fresh = hive.spawn("double").await.unwrap();
+        assert_ne!(fresh.worker_id, worker.worker_id);
+        hive.hive.shutdown().await;
+    });
+}
+
+/// A worker whose hive ended as by `kill -9`.
+fn worker_of_a_killed_hive(home: &std::sync::Arc<Home>) -> SupervisedWorker {
+    let home = home.clone();
+    in_a_life_that_ends_at_once(async move {
+        let hive = home.start_with(home.double("serves")).await.unwrap();
+        hive.import(&home.double_model(), "double").await.unwrap();
+        result(hive.run(spawn("double")).await.unwrap())
+    })
+}
+
+async fn hive_with(behaviour: &str, change: fn(&mut rbee_hive::HiveSettings)) -> (Home, TestHive) {
+    let mut home = Home::new();
+    home.settings = change;
+    let hive = home.start_with(home.double(behaviour)).await.expect("the hive starts");
+    hive.import(&home.double_model(), "double").await.expect("the double takes any file");
+    (home, hive)
+}
