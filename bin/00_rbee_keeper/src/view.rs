@@ -48,6 +48,8 @@ pub(crate) struct Hive {
     pub(crate) liveness: Option<String>,
     /// How long ago it reported; `None` if it never did.
     pub(crate) last_seen_ms: Option<u64>,
+    /// Where another hive is that has the same name and is therefore refused.
+    pub(crate) rival: Option<String>,
     pub(crate) devices: Vec<Device>,
     pub(crate) catalog: Vec<ModelEntry>,
     pub(crate) workers: Vec<SupervisedWorker>,

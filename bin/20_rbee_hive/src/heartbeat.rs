@@ -7,12 +7,14 @@ use std::time::Duration;
 use access_tokens::Secret;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use worker_contract::HiveHeartbeat;
+use worker_contract::{ApiErrorBody, HiveHeartbeat};
 
 /// How often a hive tells of itself.
 const PACE: Pace = Pace { interval: Duration::from_secs(2), pause: Duration::from_millis(50) };
 /// How long the queen may take to accept one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How much of an answer that is no success is read, in bytes.
+const MAX_REFUSAL: usize = 16 * 1024;
 /// How long the last one may take, when the hive ends.
 const LAST_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -122,34 +124,49 @@ impl HttpLine {
 
     async fn send(&mut self, heartbeat: &HiveHeartbeat) {
         let request = self.client.post(&self.url).bearer_auth(self.token.expose()).json(heartbeat);
-        let sent = request.send().await.and_then(reqwest::Response::error_for_status);
-        match (self.outage.note(sent.is_ok()), sent) {
-            (Some(News::Lost), Err(error)) => {
-                let reason = innermost(&error);
+        let sent = match request.send().await {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(refusal(answer).await),
+            Err(error) => Err(innermost(&error)),
+        };
+        match self.outage.note(sent) {
+            Some(Err(reason)) => {
                 tracing::warn!(url = %self.url, reason, "the queen does not take heartbeats");
             }
-            (Some(News::Back), _) => tracing::info!(url = %self.url, "the queen takes heartbeats"),
-            _ => {}
+            Some(Ok(())) => tracing::info!(url = %self.url, "the queen takes heartbeats"),
+            None => {}
         }
     }
 }
 
-/// Whether the queen could be reached last time; only a change is news.
+/// What became of the last heartbeat; only a change is news.
 #[derive(Debug, Default)]
 struct Outage {
-    reached: Option<bool>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum News {
-    Lost,
-    Back,
+    last: Option<Result<(), String>>,
 }
 
 impl Outage {
-    fn note(&mut self, reached: bool) -> Option<News> {
-        let before = self.reached.replace(reached);
-        (before != Some(reached)).then_some(if reached { News::Back } else { News::Lost })
+    fn note(&mut self, sent: Result<(), String>) -> Option<Result<(), String>> {
+        let before = self.last.replace(sent.clone());
+        (before.as_ref() != Some(&sent)).then_some(sent)
+    }
+}
+
+/// What the queen says to a heartbeat that she does not take.
+async fn refusal(mut answer: reqwest::Response) -> String {
+    let status = answer.status();
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await
+        && body.len() < MAX_REFUSAL
+    {
+        body.extend_from_slice(&chunk);
+    }
+    let Ok(ApiErrorBody { error }) = serde_json::from_slice(&body) else {
+        return status.to_string();
+    };
+    match error.hint {
+        Some(hint) => format!("{}; {hint}", error.message),
+        None => error.message,
     }
 }
 
@@ -171,11 +188,21 @@ mod tests {
     use crate::changes::Changes;
 
     #[test]
-    fn an_outage_is_news_once() {
+    fn an_outage_is_news_once_and_again_for_another_reason() {
         let mut outage = Outage::default();
-        let told: Vec<_> =
-            [true, true, false, false, true].into_iter().map(|ok| outage.note(ok)).collect();
-        assert_eq!(told, [Some(News::Back), None, Some(News::Lost), None, Some(News::Back)]);
+        let (ok, gone, refused) = (Ok(()), Err("gone".to_owned()), Err("refused".to_owned()));
+        for (sent, is_news) in [
+            (&ok, true),
+            (&ok, false),
+            (&gone, true),
+            (&gone, false),
+            (&refused, true),
+            (&refused, false),
+            (&ok, true),
+        ] {
+            let told = outage.note(sent.clone());
+            assert_eq!(told.as_ref(), is_news.then_some(sent));
+        }
     }
 
     #[tokio::test]

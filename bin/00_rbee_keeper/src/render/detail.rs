@@ -81,12 +81,17 @@ pub(crate) fn update(found: &view::Update) -> String {
 
 /// A hive with all that it has.
 pub(crate) fn hive(hive: &view::Hive, now: u64, style: Style) -> String {
-    let mut text = pairs(&[
+    let mut lines = vec![
         ("hive", hive.hive_id.clone()),
         ("state", hive.liveness.clone().unwrap_or_else(|| "alive".to_owned())),
         ("version", hive.version.clone()),
         ("address", hive.address.clone().unwrap_or_else(|| "in the queen".to_owned())),
-    ]);
+    ];
+    if let Some(rival) = &hive.rival {
+        let text = format!("{rival} has the same name and is refused: give it --alias NAME");
+        lines.push(("another hive", text));
+    }
+    let mut text = pairs(&lines);
     let mut section = |table: String| {
         text.push('\n');
         text.push_str(&table);

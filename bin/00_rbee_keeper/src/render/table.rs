@@ -36,9 +36,11 @@ pub(crate) fn hives(hives: &[view::Hive], style: Style) -> String {
     );
     for hive in hives {
         let devices = hive.devices.iter().map(|d| d.id.to_string()).collect::<Vec<_>>().join(" ");
+        let rival = hive.rival.as_ref();
+        let rival = rival.map(|at| format!("name also used at {at}")).unwrap_or_default();
         table.row([
             plain(&hive.hive_id),
-            state(hive.liveness.as_deref().unwrap_or("alive"), ""),
+            state(hive.liveness.as_deref().unwrap_or("alive"), &rival),
             plain(seen(hive)),
             plain(match hive.address.as_deref() {
                 None => "in the queen",

@@ -221,6 +221,7 @@ fn silent(id: &HiveAlias, address: Option<String>) -> HiveReport {
         },
         last_seen_ms: 0,
         liveness: Liveness::Gone,
+        rival: None,
     }
 }
 

@@ -10,8 +10,10 @@ use crate::scheduler::HiveView;
 
 /// The interval of a hive's reports.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How much later than its interval a report of a hive that runs can come.
-const SLACK: Duration = Duration::from_millis(500);
+/// For how long after a report no other hive may take the place of the one that sent it.
+const HOLD: Duration = Duration::from_secs(3);
+/// How long the last word of a hive with a name that is taken is remembered.
+const RIVAL_MEMORY: Duration = Duration::from_secs(10);
 /// The most hives that are kept in mind.
 const MAX_HIVES: usize = 1024;
 
@@ -28,25 +30,56 @@ pub(super) struct Hive {
     pub(super) at: Instant,
     /// It was stopped on purpose.
     is_stopped: bool,
+    /// Another hive with its name that was refused.
+    rival: Option<Rival>,
+}
+
+/// A hive whose name another one has.
+#[derive(Debug, Clone)]
+struct Rival {
+    /// Where it says that it is.
+    address: Option<String>,
+    at: Instant,
 }
 
 impl Hives {
-    /// Whether a hive's report can be taken. Two machines under one name would take turns in being
-    /// it, so the second one is refused for as long as the first one reports.
-    pub(super) fn check(&self, beat: &HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
-        match self.by_id.get(&beat.hive_id) {
-            Some(known) if known.is_elsewhere(beat, now) => Err(ReportError::SameName {
-                hive: beat.hive_id.clone(),
-                address: known.beat.address.clone().unwrap_or_else(|| "the queen's own".to_owned()),
-            }),
-            None if self.by_id.len() >= MAX_HIVES => Err(ReportError::TooMany { limit: MAX_HIVES }),
-            _ => Ok(()),
+    /// Whether a report is that of a hive whose name is its own: the same hive's as before, or one whose
+    /// predecessor, elsewhere, has fallen silent.
+    ///
+    /// Two hives of one name would else replace each other's workers and models with every report.
+    pub(super) fn admit(&mut self, beat: &HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
+        let Some(hive) = self.by_id.get_mut(&beat.hive_id) else {
+            return match self.by_id.len() {
+                MAX_HIVES.. => Err(ReportError::TooMany { limit: MAX_HIVES }),
+                _ => Ok(()),
+            };
+        };
+        let is_heard = !hive.is_stopped && now.saturating_duration_since(hive.at) < HOLD;
+        // The hive in the queen's own process has its name by right.
+        if !is_heard || beat.address.is_none() || hive.beat.address == beat.address {
+            return Ok(());
         }
+        let rival = Rival { address: beat.address.clone(), at: now };
+        let is_news = hive.rival.replace(rival).is_none();
+        let refused = ReportError::NameTaken {
+            hive: beat.hive_id.clone(),
+            holder: place(hive.beat.address.as_deref()),
+        };
+        if is_news {
+            let other = place(beat.address.as_deref());
+            tracing::warn!(hive = %beat.hive_id, other, "two hives have one name: {refused}");
+        }
+        Err(refused)
     }
 
-    /// Takes a hive's report.
+    /// Takes a hive's report, which was admitted.
     pub(super) fn beat(&mut self, beat: HiveHeartbeat, now: Instant) {
-        let hive = Hive { beat, at: now, is_stopped: false };
+        let rival = self.by_id.remove(&beat.hive_id).and_then(|hive| hive.rival);
+        let is_remembered = |rival: &Rival| {
+            rival.address != beat.address && now.saturating_duration_since(rival.at) < RIVAL_MEMORY
+        };
+        let rival = rival.filter(is_remembered);
+        let hive = Hive { beat, at: now, is_stopped: false, rival };
         self.by_id.insert(hive.beat.hive_id.clone(), hive);
     }
 
@@ -88,17 +121,16 @@ impl Hives {
 }
 
 impl Hive {
-    /// Whether the report is of another one that runs beside it.
-    fn is_elsewhere(&self, beat: &HiveHeartbeat, now: Instant) -> bool {
-        let is_late = now.saturating_duration_since(self.at) > INTERVAL + SLACK;
-        self.beat.address != beat.address && !self.is_stopped && !is_late
-    }
-
     pub(super) fn liveness(&self, now: Instant) -> Liveness {
         if self.is_stopped {
             return Liveness::Gone;
         }
         liveness(now.saturating_duration_since(self.at), INTERVAL, false)
+    }
+
+    /// Where another hive of the same name is, which is refused.
+    pub(super) fn rival(&self) -> Option<String> {
+        self.rival.as_ref().map(|rival| place(rival.address.as_deref()))
     }
 
     /// How the scheduler sees it.
@@ -110,4 +142,8 @@ impl Hive {
             catalog: &self.beat.catalog,
         }
     }
+}
+
+fn place(address: Option<&str>) -> String {
+    address.unwrap_or("the queen's own process").to_owned()
 }

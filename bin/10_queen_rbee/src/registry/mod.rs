@@ -51,15 +51,15 @@ pub enum ReportError {
         /// Its hive.
         hive: HiveAlias,
     },
-    /// Another machine reports under the same name.
+    /// Another hive has the name.
     #[error(
-        "a hive {hive} at {address} reports already: give this one another name, [hive] alias = \"…\""
+        "the name {hive} is that of another hive, at {holder}: this one needs a name of its own"
     )]
-    SameName {
+    NameTaken {
         /// The name.
         hive: HiveAlias,
         /// Where the other one is.
-        address: String,
+        holder: String,
     },
     /// There are too many already.
     #[error("{limit} are known already, as many as can be")]
@@ -138,7 +138,11 @@ impl Registry {
     /// Takes a hive's report.
     pub fn hive_beat(&self, beat: HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
         let mut state = self.state();
-        state.hives.check(&beat, now)?;
+        if let Err(refused) = state.hives.admit(&beat, now) {
+            drop(state);
+            self.touch();
+            return Err(refused);
+        }
         state.workers.listed(&beat.hive_id, &beat.workers);
         state.hives.beat(beat, now);
         drop(state);

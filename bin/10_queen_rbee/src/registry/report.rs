@@ -32,6 +32,9 @@ pub struct HiveReport {
     pub last_seen_ms: u64,
     /// Whether it reports on time.
     pub liveness: Liveness,
+    /// Where another hive is that has the same name and is therefore refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rival: Option<String>,
 }
 
 /// A model that some catalog has or some worker runs.
@@ -72,6 +75,7 @@ impl Registry {
             said: hive.beat.clone(),
             last_seen_ms: millis_since(hive.at, now),
             liveness: hive.liveness(now),
+            rival: hive.rival(),
         });
         reports.collect()
     }

@@ -303,6 +303,50 @@ fn listed(name: &str, state: SupervisedState) -> SupervisedWorker {
     }
 }
 
+#[test]
+fn of_two_hives_with_one_name_the_first_stays_and_both_are_told() {
+    let (registry, now) = registry();
+    let at = |address: Option<&str>, workers| HiveHeartbeat {
+        address: address.map(str::to_owned),
+        ..hive(workers)
+    };
+    let first = || at(Some("http://gpu-1:9000"), vec![listed("a", SupervisedState::Ready)]);
+    registry.hive_beat(first(), now).unwrap();
+    for seconds in 0..10 {
+        let now = after(now, seconds);
+        let refused = registry.hive_beat(at(Some("http://gpu-2:9000"), Vec::new()), now);
+        let ReportError::NameTaken { holder, .. } = refused.unwrap_err() else {
+            panic!("it was refused for another reason");
+        };
+        assert_eq!(holder, "http://gpu-1:9000");
+        registry.hive_beat(first(), now).unwrap();
+        assert!(take(&registry, now).is_some(), "the first one's workers stay");
+        let shown = registry.hives(now).remove(0);
+        assert_eq!(shown.rival.as_deref(), Some("http://gpu-2:9000"));
+    }
+    let now = after(now, 30);
+    registry.hive_beat(first(), now).unwrap();
+    assert_eq!(registry.hives(now)[0].rival, None, "the other one was given another name");
+}
+
+#[test]
+fn a_hive_that_comes_back_at_another_address_is_known_again_once_the_first_is_silent() {
+    let (registry, now) = registry();
+    let at = |port: u16| HiveHeartbeat {
+        address: Some(format!("http://127.0.0.1:{port}")),
+        ..hive(Vec::new())
+    };
+    registry.hive_beat(at(1), now).unwrap();
+    assert!(registry.hive_beat(at(2), after(now, 2)).is_err());
+    registry.hive_beat(at(2), after(now, 4)).unwrap();
+    let alias = HiveAlias::localhost();
+    assert_eq!(registry.hive_address(&alias).as_deref(), Some("http://127.0.0.1:2"));
+    assert_eq!(registry.hives(after(now, 4))[0].rival, None);
+
+    registry.hive_stopped(&alias);
+    registry.hive_beat(at(3), after(now, 4)).expect("at once, after it was stopped");
+}
+
 /// It starts again, and its process 1 has ended.
 fn between_processes(name: &str) -> SupervisedWorker {
     let restarts = Restarts { count: 0, reason: "signal 9".into(), waiting: true };

@@ -22,5 +22,7 @@ pub use model::{
     ModelUpdate,
 };
 pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
-pub use operation::{HiveTarget, Infer, ModelTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget};
+pub use operation::{
+    HiveTarget, Infer, ModelTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget,
+};
 pub use ssh_target::{InvalidSshTarget, SshTarget};
