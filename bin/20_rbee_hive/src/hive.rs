@@ -17,7 +17,7 @@ use worker_contract::{Device, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedWo
 
 use crate::catalog::{Catalog, ModelUsage};
 use crate::changes::Changes;
-use crate::device::Devices;
+use crate::device::{Devices, Fit, Reservations};
 use crate::download::Downloads;
 use crate::heartbeat::beat;
 use crate::metrics::{self, Sample};
@@ -54,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) usage: ModelUsage,
     pub(crate) downloads: Arc<Downloads>,
     pub(crate) devices: Devices,
+    pub(crate) fit: Fit,
+    pub(crate) reservations: Reservations,
     pub(crate) changes: Changes,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -78,6 +80,7 @@ impl Hive {
         let downloads = Downloads::new(&settings.hive, paths.secrets.clone(), catalog.partial());
         let binary = WorkerBinary::new(settings.worker_binary.clone());
         let devices = Devices::new(binary.clone(), changes.clone());
+        let fit = Fit::new(binary.clone());
         if let Err(error) = devices.refresh().await {
             let reason = with_causes(&error);
             tracing::warn!(reason, "the devices of this machine are not known");
@@ -96,6 +99,8 @@ impl Hive {
             usage,
             downloads: Arc::new(downloads),
             devices,
+            fit,
+            reservations: Reservations::default(),
             changes,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -104,6 +109,8 @@ impl Hive {
         };
         let hive = Self { parts: Arc::new(parts) };
         hive.start_heartbeats(settings.heartbeats);
+        let looking = hive.parts.devices.clone().keep_looking(hive.parts.stop.clone());
+        hive.parts.tasks.spawn(looking);
         Ok(hive)
     }
 
@@ -171,6 +178,7 @@ impl Hive {
         metrics::text(Sample {
             hive: self.snapshot(),
             restarts: self.parts.supervisor.restarts(),
+            downloaded_bytes: self.downloaded_bytes(),
             disk_free_bytes: rustix::fs::statvfs(&self.parts.models).ok().map(free),
         })
     }

@@ -21,6 +21,8 @@ pub(crate) struct Sample {
     pub(crate) hive: HiveHeartbeat,
     /// How often workers were started again since the hive began.
     pub(crate) restarts: u64,
+    /// Bytes of models that came over the network since the hive began.
+    pub(crate) downloaded_bytes: u64,
     /// What is free on the disk of the models; `None` where the system does not tell.
     pub(crate) disk_free_bytes: Option<u64>,
 }
@@ -51,6 +53,12 @@ impl Collector for Sample {
             encoder.encode_descriptor("worker_restarts", help, None, restarts.metric_type())?;
         restarts.encode(metric)?;
 
+        let downloaded = ConstCounter::new(self.downloaded_bytes);
+        let help = "Bytes of models that came over the network";
+        let kind = downloaded.metric_type();
+        let metric = encoder.encode_descriptor("downloaded", help, Some(&Unit::Bytes), kind)?;
+        downloaded.encode(metric)?;
+
         let amounts: [(&str, &str, Amount); 3] = [
             ("device_memory", "Memory of a device", |device| device.memory_total_bytes),
             ("device_memory_free", "What of it is free", |device| device.memory_free_bytes),
@@ -64,6 +72,21 @@ impl Collector for Sample {
             let values = values.map(|(id, value)| ([("device", id)], value));
             family(encoder, name, help, Some(&Unit::Bytes), values)?;
         }
+
+        let devices = &self.hive.devices;
+        let busy = devices.iter().filter_map(|device| {
+            Some(([("device", device.id.to_string())], device.load.busy_percent?.into()))
+        });
+        family(encoder, "device_busy_percent", "How busy a device is", None, busy)?;
+        let degrees = devices.iter().filter_map(|device| {
+            let degrees = u64::try_from(device.load.temperature_c?).ok()?;
+            Some(([("device", device.id.to_string())], degrees))
+        });
+        family(encoder, "device_temperature_celsius", "Temperature of a device", None, degrees)?;
+        let watts = devices.iter().filter_map(|device| {
+            Some(([("device", device.id.to_string())], device.load.power_w?.into()))
+        });
+        family(encoder, "device_power_watts", "What a device draws", None, watts)?;
 
         let catalog = &self.hive.catalog;
         let bytes = catalog.iter().map(|model| model.gguf.size_bytes).sum();
@@ -125,7 +148,7 @@ fn whole(value: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use worker_contract::{HiveAlias, Restarts};
+    use worker_contract::{DeviceLoad, HiveAlias, Restarts};
 
     use super::*;
 
@@ -144,6 +167,13 @@ mod tests {
                     name: "a \"double\"".into(),
                     memory_total_bytes: 100,
                     memory_free_bytes: 30,
+                    pci_address: None,
+                    load: DeviceLoad {
+                        busy_percent: Some(7),
+                        temperature_c: Some(50),
+                        power_w: None,
+                    },
+                    is_gone: false,
                 }],
                 catalog: Vec::new(),
                 workers: vec![
@@ -153,6 +183,7 @@ mod tests {
                 ],
             },
             restarts: 7,
+            downloaded_bytes: 11,
             disk_free_bytes: Some(9),
         });
         for line in [
@@ -163,6 +194,9 @@ mod tests {
             "rbee_hive_device_memory_bytes{device=\"GPU-0\"} 100",
             "rbee_hive_device_memory_free_bytes{device=\"GPU-0\"} 30",
             "rbee_hive_device_memory_used_bytes{device=\"GPU-0\"} 70",
+            "rbee_hive_device_busy_percent{device=\"GPU-0\"} 7",
+            "rbee_hive_device_temperature_celsius{device=\"GPU-0\"} 50",
+            "rbee_hive_downloaded_bytes_total 11",
             "rbee_hive_catalog_models 0",
             "rbee_hive_catalog_bytes 0",
             "rbee_hive_disk_free_bytes 9",

@@ -3,7 +3,7 @@
 //! A question is a child process with a deadline and a bounded answer, so that a file that crashes
 //! the engine crashes nothing else. Workers themselves are started by the supervisor.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use daemon_lifecycle::find_binary;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
-use worker_contract::{Device, GgufSummary};
+use worker_contract::{Device, GgufSummary, MemoryNeed};
 
 /// The name of the worker's binary.
 const NAME: &str = "llm-worker-rbee";
@@ -24,6 +24,9 @@ const MAX_REASON: usize = 500;
 const DEVICES_PATIENCE: Duration = Duration::from_secs(20);
 /// How long the engine may take to read a file's metadata, also from a slow disk.
 const INSPECT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the engine may take to reckon what a model needs.
+const FIT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the worker's binary is.
 #[derive(Debug, Clone)]
@@ -77,6 +80,12 @@ impl WorkerBinary {
     pub(crate) async fn inspect(&self, file: &Path) -> Result<GgufSummary, AskError> {
         let arguments = [OsStr::new("inspect"), file.as_os_str(), OsStr::new("--json")];
         self.ask(arguments, INSPECT_PATIENCE).await
+    }
+
+    /// What a worker with these arguments would take of each device.
+    pub(crate) async fn fit(&self, arguments: Vec<OsString>) -> Result<Vec<MemoryNeed>, AskError> {
+        let fit = ["fit", "--json"].map(OsString::from);
+        self.ask(fit.into_iter().chain(arguments), FIT_PATIENCE).await
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -7,7 +7,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use jiff::Timestamp;
 use rbee_operations::{DiscoveredHive, JobSummary, SshHost};
-use worker_contract::{Device, ModelEntry, SupervisedState, SupervisedWorker};
+use worker_contract::{Device, DeviceLoad, ModelEntry, SupervisedState, SupervisedWorker};
 
 use super::{Style, printable, unit};
 use crate::view;
@@ -115,8 +115,8 @@ pub(crate) fn ssh_hosts(hosts: &[SshHost], style: Style) -> String {
 /// The devices of a hive, one a row.
 pub(crate) fn devices(devices: &[Device], style: Style) -> String {
     let mut table = Rows::new(
-        &["DEVICE", "BACKEND", "MEMORY FREE", "MEMORY", "NAME"],
-        &["NAME", "BACKEND"],
+        &["DEVICE", "BACKEND", "MEMORY FREE", "MEMORY", "LOAD", "NAME"],
+        &["NAME", "BACKEND", "LOAD"],
         style,
     );
     for device in devices {
@@ -125,10 +125,26 @@ pub(crate) fn devices(devices: &[Device], style: Style) -> String {
             plain(&device.backend),
             plain(unit::memory(device.memory_free_bytes)),
             plain(unit::memory(device.memory_total_bytes)),
+            plain(load(device)),
             plain(&device.name),
         ]);
     }
     table.text()
+}
+
+/// How busy a device is: `37 %, 61 °C, 143 W`.
+fn load(device: &Device) -> String {
+    if device.is_gone {
+        return "gone".to_owned();
+    }
+    let DeviceLoad { busy_percent, temperature_c, power_w } = device.load;
+    let parts = [
+        busy_percent.map(|percent| format!("{percent} %")),
+        temperature_c.map(|degrees| format!("{degrees} °C")),
+        power_w.map(|watts| format!("{watts} W")),
+    ];
+    let told: Vec<String> = parts.into_iter().flatten().collect();
+    if told.is_empty() { "-".to_owned() } else { told.join(", ") }
 }
 
 /// The workers of a hive, one a row; `now` in seconds since the Unix epoch.

@@ -262,7 +262,7 @@ impl Worker {
             self.target.gone.cancel();
             self.said = None;
             if let Ok(address) = parse_address(&listed.address) {
-                self.target = Target::new(address);
+                self.target = Target::new(address, &listed.hive_id);
             }
         }
     }

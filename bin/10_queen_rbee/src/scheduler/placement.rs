@@ -16,7 +16,8 @@ pub(super) fn place<'a>(
     let hives = snapshot.hives.iter().filter(|hive| hive.liveness != Liveness::Gone);
     let placed = hives.filter_map(|hive| {
         let size = hive.entry(model)?.gguf.size_bytes;
-        let device = hive.devices.iter().max_by_key(|device| suits(device, size));
+        let present = hive.devices.iter().filter(|device| !device.is_gone);
+        let device = present.max_by_key(|device| suits(device, size));
         let rank = device.map(|device| suits(device, size).0);
         let key = (hive.liveness == Liveness::Alive, rank, Reverse(hive.id));
         Some((key, (hive.id, device.map(|device| device.id))))

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
-use worker_contract::{Device, GgufSummary, HiveAlias, ModelAlias, ModelEntry, WorkerId};
+use worker_contract::{
+    Device, DeviceLoad, GgufSummary, HiveAlias, ModelAlias, ModelEntry, WorkerId,
+};
 
 use super::*;
 use crate::registry::Liveness::{self, Alive, Gone, Suspect};
@@ -311,6 +313,9 @@ fn device(name: &str, free_gib: u64) -> Device {
         name: String::new(),
         memory_total_bytes: 16 * GIB,
         memory_free_bytes: free_gib * GIB,
+        pci_address: None,
+        load: DeviceLoad::default(),
+        is_gone: false,
     }
 }
 

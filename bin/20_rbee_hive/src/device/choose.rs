@@ -13,6 +13,9 @@ pub(crate) enum NoDevice {
         /// What there is.
         known: String,
     },
+    /// It was there.
+    #[error("the device {0} is gone: the system sees it no longer")]
+    Gone(DeviceId),
     /// There is no device at all.
     #[error("the worker's engine found no device on this machine")]
     None,
@@ -23,22 +26,28 @@ pub(crate) enum NoDevice {
 /// Nothing else takes the place of a device that was asked for: a user who wants the GPU wants to
 /// know that it is gone.
 pub(crate) fn choose(devices: &[Device], asked: Option<DeviceId>) -> Result<DeviceId, NoDevice> {
-    let first = |kind| devices.iter().map(|d| d.id).filter(|id| id.kind == kind).min();
+    let present = || devices.iter().filter(|device| !device.is_gone).map(|device| device.id);
+    let first = |kind| present().filter(|id| id.kind == kind).min();
     match asked {
-        Some(asked) if devices.iter().any(|device| device.id == asked) => Ok(asked),
+        Some(asked) if present().any(|id| id == asked) => Ok(asked),
+        Some(asked) if devices.iter().any(|device| device.id == asked) => {
+            Err(NoDevice::Gone(asked))
+        }
         Some(_) if devices.is_empty() => Err(NoDevice::None),
-        Some(asked) => Err(NoDevice::Unknown { asked, known: names(devices) }),
+        Some(asked) => Err(NoDevice::Unknown { asked, known: names(present()) }),
         None => first(DeviceKind::Gpu).or_else(|| first(DeviceKind::Cpu)).ok_or(NoDevice::None),
     }
 }
 
-fn names(devices: &[Device]) -> String {
-    let names: Vec<String> = devices.iter().map(|device| device.id.to_string()).collect();
+fn names(devices: impl Iterator<Item = DeviceId>) -> String {
+    let names: Vec<String> = devices.map(|id| id.to_string()).collect();
     names.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
+    use worker_contract::DeviceLoad;
+
     use super::*;
 
     #[test]
@@ -53,6 +62,12 @@ mod tests {
                 Some("GPU-1"),
                 Err("this machine has no device GPU-1; it has CPU-0, GPU-0"),
             ),
+            ("CPU-0 GPU-0!", None, Ok("CPU-0")),
+            (
+                "CPU-0 GPU-0!",
+                Some("GPU-0"),
+                Err("the device GPU-0 is gone: the system sees it no longer"),
+            ),
             ("", None, Err("the worker's engine found no device on this machine")),
             ("", Some("CPU-0"), Err("the worker's engine found no device on this machine")),
         ] {
@@ -64,13 +79,18 @@ mod tests {
         }
     }
 
+    /// One that is gone has a mark.
     fn device(id: &str) -> Device {
+        let (id, is_gone) = id.strip_suffix('!').map_or((id, false), |id| (id, true));
         Device {
             id: id.parse().unwrap(),
             backend: "test".into(),
             name: id.into(),
             memory_total_bytes: 1,
             memory_free_bytes: 1,
+            pci_address: None,
+            load: DeviceLoad::default(),
+            is_gone,
         }
     }
 }

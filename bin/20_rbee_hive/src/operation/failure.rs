@@ -4,7 +4,7 @@ use job_server::JobError;
 
 use super::with_causes;
 use crate::catalog::CatalogError;
-use crate::device::{DeviceError, NoDevice};
+use crate::device::{DeviceError, NoDevice, TooLittleMemory};
 use crate::download::DownloadError;
 use crate::supervisor::{NoRestart, StartError, UnknownWorker};
 use crate::worker_binary::AskError;
@@ -51,6 +51,14 @@ impl From<StartError> for JobError {
     }
 }
 
+impl From<TooLittleMemory> for JobError {
+    fn from(error: TooLittleMemory) -> Self {
+        let hint = "less context (--ctx-size) or another device needs less of it; stopping a worker \
+                    frees some: rbee-keeper worker list";
+        Self::new("not_enough_memory", error.to_string()).hint(hint)
+    }
+}
+
 impl From<AskError> for JobError {
     fn from(error: AskError) -> Self {
         Self::new("worker_binary_unusable", with_causes(&error))
@@ -63,6 +71,10 @@ impl From<DeviceError> for JobError {
             DeviceError::Ask(error) => error.into(),
             DeviceError::NoDevice(error @ NoDevice::Unknown { .. }) => {
                 Self::new("device_not_found", error.to_string())
+            }
+            DeviceError::NoDevice(error @ NoDevice::Gone(_)) => {
+                let hint = "the system's log tells more (dmesg); a restart of the machine may bring it back";
+                Self::new("device_gone", error.to_string()).hint(hint)
             }
             DeviceError::NoDevice(error @ NoDevice::None) => {
                 let hint = "see what the engine finds: llm-worker-rbee devices";

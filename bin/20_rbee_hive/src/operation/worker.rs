@@ -9,7 +9,8 @@ use worker_contract::{DeviceId, ModelAlias, WorkerId};
 
 use super::model::{blocking, unknown_or_being_removed};
 use super::{outcome, unless_cancelled};
-use crate::hive::Parts;
+use crate::device::{Reservation, TooLittleMemory};
+use crate::hive::{Parts, with_causes};
 use crate::supervisor::{Holdings, Stage, Started, WorkerPlan};
 
 /// What a worker is to be.
@@ -88,7 +89,27 @@ async fn plan(
     .await?;
     let digest = entry.sha256;
     let plan = WorkerPlan { binary, model, model_file, digest, device, slots, ctx_size };
-    Ok((plan, Holdings::new(Some(model_in_use))))
+    let held = Holdings::new(Some(model_in_use));
+    let held = match unless_cancelled(job, reserve(parts, &plan)).await?? {
+        Some(memory) => held.with_memory(memory),
+        None => held,
+    };
+    Ok((plan, held))
+}
+
+/// Takes the memory that a worker needs; `None` where nobody knows how much that is. Then the worker
+/// itself says whether it suffices.
+async fn reserve(parts: &Parts, plan: &WorkerPlan) -> Result<Option<Reservation>, TooLittleMemory> {
+    let needs = match parts.fit.needs(plan, parts.supervisor.fit_arguments(plan)).await {
+        Ok(needs) => needs,
+        Err(error) => {
+            let reason = with_causes(&error);
+            tracing::debug!(model = %plan.model, reason, "what a model needs is not known");
+            return Ok(None);
+        }
+    };
+    let free = parts.devices.free().await;
+    parts.reservations.reserve(&needs, free).map(Some)
 }
 
 async fn until_ready(

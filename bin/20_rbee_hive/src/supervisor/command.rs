@@ -55,6 +55,18 @@ impl Surroundings {
         base_url(&host.to_string(), port)
     }
 
+    /// Those arguments of a worker that its memory depends on.
+    pub(super) fn fit_arguments(&self, plan: &WorkerPlan) -> Vec<OsString> {
+        let own = [
+            ("--model", plan.model_file.clone().into()),
+            ("--device", plan.device.to_string().into()),
+            ("--slots", plan.slots.to_string().into()),
+            ("--ctx-size", plan.ctx_size.to_string().into()),
+        ];
+        let own = own.into_iter().flat_map(|(name, value)| [name.into(), value]);
+        own.chain(self.arguments.iter().map(OsString::from)).collect()
+    }
+
     /// The command line of a worker.
     pub(super) fn arguments(&self, plan: &WorkerPlan, id: &WorkerId, port: u16) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();

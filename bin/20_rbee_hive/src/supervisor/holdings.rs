@@ -1,6 +1,7 @@
 //! What a worker has of the machine beside its process and its port.
 
 use crate::catalog::InUse;
+use crate::device::Reservation;
 
 /// What a worker holds as long as it runs or is to be started again.
 ///
@@ -11,12 +12,34 @@ use crate::catalog::InUse;
 pub(crate) struct Holdings {
     /// Keeps the model's file from being deleted; `None` for an adopted worker whose model is just
     /// being removed.
-    pub(crate) _model: Option<InUse>,
+    _model: Option<InUse>,
+    /// What it is promised of devices' memory; `None` where that is not known, as for an adopted worker,
+    /// which has taken it.
+    memory: Option<Reservation>,
 }
 
 impl Holdings {
     /// Those of a worker that uses this model.
     pub(crate) fn new(model: Option<InUse>) -> Self {
-        Self { _model: model }
+        Self { _model: model, memory: None }
+    }
+
+    /// The same with memory.
+    pub(crate) fn with_memory(self, memory: Reservation) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
+    /// The worker is ready: its memory is taken.
+    pub(super) fn taken(&self) {
+        if let Some(memory) = &self.memory {
+            memory.taken();
+        }
+    }
+
+    /// Its process is gone, and another one will be started.
+    pub(super) fn to_be_taken(&self) {
+        if let Some(memory) = &self.memory {
+            memory.to_be_taken();
+        }
     }
 }

@@ -184,6 +184,11 @@ impl Supervisor {
         Ok(Started::new(seen, stop))
     }
 
+    /// Those arguments of a planned worker that its memory depends on.
+    pub(crate) fn fit_arguments(&self, plan: &WorkerPlan) -> Vec<std::ffi::OsString> {
+        self.context.surroundings.fit_arguments(plan)
+    }
+
     /// All workers, those that failed included, in the order of their start.
     pub(crate) fn list(&self) -> Vec<SupervisedWorker> {
         let mut listed: Vec<Listed> = self.context.workers().values().cloned().collect();

@@ -233,6 +233,7 @@ impl Watch {
                     self.context.ledger.ready(&self.id);
                 }
                 if self.change(|worker| worker.state = SupervisedState::Ready) {
+                    self.holdings.taken();
                     tracing::info!(worker = %self.id, "worker is ready");
                 }
             }
@@ -244,6 +245,7 @@ impl Watch {
 
     /// Shows a worker whose process failed and that will be started again.
     fn publish_between(&self, reason: String) {
+        self.holdings.to_be_taken();
         self.change(|worker| {
             let count = worker.restarts.as_ref().map_or(0, |restarts| restarts.count);
             worker.state = SupervisedState::Starting { progress: 0.0 };

@@ -200,6 +200,28 @@ async fn an_import_is_cancelled_while_the_engine_looks_at_the_file() {
 }
 
 #[tokio::test]
+async fn workers_that_start_at_once_cannot_both_count_on_the_same_memory() {
+    let (_home, hive) = hive_with("needs-much", |_| {}).await;
+    // Twice: what the first one was promised is given back at its end.
+    for _ in 0..2 {
+        let cancel = CancellationToken::new();
+        let loading = hive.run_until(spawn("double"), cancel.clone());
+        let refused = async {
+            let listed = async || (hive.hive.workers().len() == 1).then_some(());
+            wait_until("the first worker", SOON, listed).await.unwrap();
+            let error = hive.spawn("double").await.unwrap_err();
+            cancel.cancel();
+            error
+        };
+        let (first, error) = tokio::join!(loading, refused);
+        assert_eq!(first.unwrap_err().code, "cancelled");
+        assert_eq!(error.code, "not_enough_memory", "{}", error.message);
+        assert!(error.message.contains("promised to workers that are starting"));
+        assert!(hive.hive.workers().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn an_engine_without_devices_gives_its_reason_when_a_worker_is_wanted() {
     let (_home, hive) = hive_with("no-devices", |_| {}).await;
     assert!(hive.hive.devices().is_empty());

@@ -38,6 +38,12 @@ def answer_question():
             fail("no backend can be loaded")
         device = {"backend": "double", "memory_total_bytes": 1, "memory_free_bytes": 1}
         print(json.dumps([{"id": "CPU-0", "name": "a double", **device}]))
+    elif arguments[0] == "fit":
+        nothing = {"mapped_bytes": 0, "context_bytes": 0, "compute_bytes": 0}
+        # Two of these are more than there is.
+        large = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 11 // 20
+        weights = large if behaviour == "needs-much" else 1
+        print(json.dumps([{"device": "CPU-0", "weights_bytes": weights, **nothing}]))
     else:
         if behaviour == "inspect-crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -108,13 +114,13 @@ def serve():
         fail("the file is truncated")
     if behaviour == "ends-when-told":
         threading.Thread(target=end_when_told, daemon=True).start()
-    if behaviour not in ("loads-for-ever", "loads-and-ignores-sigterm"):
+    if behaviour not in ("loads-for-ever", "loads-and-ignores-sigterm", "needs-much"):
         state.clear()
         state.update(state="ready")
     server.serve_forever()
 
 
-if arguments[0] in ("devices", "inspect"):
+if arguments[0] in ("devices", "inspect", "fit"):
     answer_question()
 else:
     serve()

@@ -85,6 +85,37 @@ pub struct Device {
     pub memory_total_bytes: u64,
     /// Its unused memory when it was looked at, in bytes.
     pub memory_free_bytes: u64,
+    /// Its place on the PCI bus, such as `0000:01:00.0`, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pci_address: Option<String>,
+    /// How busy it is, as far as the system tells.
+    #[serde(default, skip_serializing_if = "DeviceLoad::is_unknown")]
+    pub load: DeviceLoad,
+    /// Whether it was there and is no longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_gone: bool,
+}
+
+/// How busy a device is. What the system does not tell is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLoad {
+    /// The part of its time in which it computes, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_percent: Option<u8>,
+    /// Its temperature, in degrees Celsius.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<i16>,
+    /// What it draws, in watts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_w: Option<u32>,
+}
+
+impl DeviceLoad {
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a model takes of a device's memory, in bytes.

@@ -11,7 +11,7 @@ mod ids;
 mod inference;
 mod model;
 
-pub use device::{Device, DeviceId, DeviceKind, InvalidDeviceId, MemoryNeed};
+pub use device::{Device, DeviceId, DeviceKind, DeviceLoad, InvalidDeviceId, MemoryNeed};
 pub use error::{ApiErrorBody, ErrorDetail, ErrorKind};
 pub use heartbeat::{
     HealthReport, HiveHeartbeat, KvCacheUse, ModelInUse, Restarts, Slots, SupervisedState,

@@ -1,7 +1,10 @@
 //! The devices that llama.cpp's loaded backends offer.
 
+use std::ffi::CStr;
+
 use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
-use worker_contract::{Device, DeviceId, DeviceKind};
+use llama_cpp_sys_2 as sys;
+use worker_contract::{Device, DeviceId, DeviceKind, DeviceLoad};
 
 use super::Runtime;
 
@@ -55,5 +58,24 @@ fn described(device: &LlamaBackendDevice, kind: DeviceKind, index: u16) -> Devic
         name: device.description.trim().to_owned(),
         memory_total_bytes: device.memory_total as u64,
         memory_free_bytes: device.memory_free as u64,
+        pci_address: pci_address(device.index),
+        load: DeviceLoad::default(),
+        is_gone: false,
+    }
+}
+
+/// Where a device is on the PCI bus, where its backend tells: `0000:01:00.0`.
+fn pci_address(index: usize) -> Option<String> {
+    // SAFETY: the number comes from llama.cpp's own list, which does not shrink; the properties are
+    // plain data that the call fills in, and their texts live as long as the device.
+    unsafe {
+        let mut properties = std::mem::zeroed::<sys::ggml_backend_dev_props>();
+        sys::ggml_backend_dev_get_props(sys::ggml_backend_dev_get(index), &raw mut properties);
+        if properties.device_id.is_null() {
+            return None;
+        }
+        let address = CStr::from_ptr(properties.device_id).to_str().ok()?;
+        let is_address = |byte: u8| byte.is_ascii_hexdigit() || b":.".contains(&byte);
+        address.bytes().all(is_address).then(|| address.to_owned())
     }
 }
