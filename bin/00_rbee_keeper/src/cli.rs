@@ -348,6 +348,21 @@ Examples:
         #[arg(value_name = "NAME")]
         alias: ModelAlias,
     },
+    /// Copy a model from one hive to another, straight between the two
+    #[command(after_help = "\
+Examples:
+  rbee-keeper model copy smollm2-135m --from localhost --to gpu-1")]
+    Copy {
+        /// The model, as `model list` shows it
+        #[arg(value_name = "MODEL")]
+        model: ModelAlias,
+        /// The hive that has it
+        #[arg(long, value_name = "ALIAS", default_value = "localhost")]
+        from: HiveAlias,
+        /// The hive that is to have it
+        #[arg(long, value_name = "ALIAS", default_value = "localhost")]
+        to: HiveAlias,
+    },
     /// Look whether a model's source has another file by now; shows both digests and asks
     Update(AcceptArgs),
     /// Remove what unfinished downloads have left; `model list --partial` shows it
@@ -584,6 +599,7 @@ mod tests {
             "hive add gpu-1 --ssh gpu-box --port 9100 --advertise gpu-1.home.arpa",
             "hive add nas --url http://nas:9000 --secret-file -",
             "hive import-ssh",
+            "model copy m --from localhost --to gpu-1",
             "hive discover --wait 5",
             "hive remove gpu-1",
             "hive install gpu-1 --queen-url http://desk:8500",

@@ -67,7 +67,8 @@ impl App {
         let Settings { paths, config, address, auth, stop, with_local_hive } = settings;
         let hive_secrets = HiveSecrets::open(&paths.secrets)?;
         let auth = auth.with_hives(hive_secrets.clone());
-        let keyring = Keyring::new(local_secret(&paths.secrets)?, hive_secrets);
+        let own_secret = local_secret(&paths.secrets)?;
+        let keyring = Keyring::new(own_secret.clone(), hive_secrets);
         let inventory = Inventory::open(paths.data.join("hives.json"), &config.hives)?;
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
@@ -133,6 +134,11 @@ impl App {
         };
         let max_body_bytes = config.queen.max_body_bytes;
         let router = edge(router(handlers, executor, auth.clone()), Edge { auth, max_body_bytes });
+        #[cfg(feature = "local-hive")]
+        let router = match hives.local() {
+            Some(local) => router.merge(crate::http::local_files(local.clone(), own_secret)),
+            None => router,
+        };
         tasks.spawn(sweep(registry, background.clone()));
         let app = Self { router, jobs, hives, tasks, background };
         app.start_local_hive().await;

@@ -13,7 +13,9 @@ use rbee_config::WorkerConfig;
 use rbee_operations::Operation;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use worker_contract::{Device, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedWorker};
+use worker_contract::{
+    Device, HiveAlias, HiveHeartbeat, ModelEntry, Sha256Digest, SupervisedWorker,
+};
 
 use crate::catalog::{Catalog, ModelUsage};
 use crate::changes::Changes;
@@ -163,6 +165,12 @@ impl Hive {
     #[must_use]
     pub fn downloaded_bytes(&self) -> u64 {
         self.parts.downloads.received_bytes()
+    }
+
+    /// Where a file of a model is, by its digest. Nobody has looked at it.
+    #[must_use]
+    pub fn model_file(&self, digest: &Sha256Digest) -> Option<PathBuf> {
+        self.parts.catalog.file_with(digest)
     }
 
     /// The workers, those that failed included, in the order of their start.

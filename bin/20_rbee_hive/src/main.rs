@@ -13,7 +13,7 @@ use daemon_http::{Edge, bind, edge, serve};
 use daemon_lifecycle::{RunFiles, build_info, shutdown_token};
 use job_server::{JobRegistry, Limits};
 use rbee_config::{Config, Paths};
-use rbee_hive::{Announcement, Hive, HiveSettings, router};
+use rbee_hive::{Announcement, Hive, HiveSettings, model_files, router};
 use worker_contract::HiveAlias;
 
 /// The largest request body, in bytes: an operation is small.
@@ -94,6 +94,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let auth = authenticator(&paths, config.hive.bind)?;
     let (listener, address) = bind(config.hive.bind)?;
     let secret = local_secret(&paths.secrets)?;
+    let shown_to_queen = secret.clone();
     let secret_file = paths.secrets.join("local.token");
     let settings = HiveSettings::standalone(paths, &config, address, secret)?;
     let hive = Hive::start(settings).await?;
@@ -101,6 +102,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let build = build_info("rbee-hive", env!("CARGO_PKG_VERSION"), &[]);
     let routes = router(&hive, jobs.clone(), build, stop.clone());
     let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });
+    let routes = routes.merge(model_files(&hive, shown_to_queen));
     run_lock.publish_addr(address).context("the hive's address cannot be written")?;
     tracing::info!(%address, hive = %hive.alias(), "hive listens");
     let can_be_reached = !address.ip().to_canonical().is_loopback();

@@ -5,4 +5,5 @@ mod discovery;
 mod faults;
 mod install;
 mod links;
+mod models;
 mod secrets;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use rbee_operations::{
-    HiveTarget, ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName, ModelPin,
-    ModelStore, ModelTarget, ModelUpdate, Operation,
+    HiveTarget, ModelCopy, ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName,
+    ModelPin, ModelStore, ModelTarget, ModelUpdate, Operation,
 };
 use worker_contract::{ModelEntry, Sha256Digest};
 
@@ -37,6 +37,10 @@ pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<()
         ModelCommand::Alias { model, alias } => {
             let ModelTarget { hive_id, model } = target(model);
             run_and_tell(session, Operation::ModelAlias(ModelName { hive_id, model, alias })).await
+        }
+        ModelCommand::Copy { model, from, to } => {
+            let copy = ModelCopy { from, hive_id: to, model };
+            run_and_tell(session, Operation::ModelCopy(copy)).await
         }
         ModelCommand::Update(args) => update(session, args).await,
         ModelCommand::Gc(on) => {

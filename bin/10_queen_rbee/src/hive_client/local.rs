@@ -109,6 +109,15 @@ impl LocalHive {
         Ok(true)
     }
 
+    /// The hive, while it runs.
+    #[must_use]
+    pub fn running(&self) -> Option<Hive> {
+        match &*self.state() {
+            State::Running(running) => Some(running.hive.clone()),
+            State::Stopped | State::Changing => None,
+        }
+    }
+
     fn report(&self, report: HiveHeartbeat) {
         if let Err(error) = self.shared.registry.hive_beat(report, Instant::now()) {
             tracing::warn!(%error, "a report of the hive in this process was refused");

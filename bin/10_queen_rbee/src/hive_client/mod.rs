@@ -93,6 +93,18 @@ impl HiveClients {
         self.shared.local.as_ref()
     }
 
+    /// Whether a hive is a part of this process.
+    #[must_use]
+    pub fn is_inside(&self, id: &HiveAlias) -> bool {
+        #[cfg(feature = "local-hive")]
+        return id.is_localhost() && self.local().is_some_and(LocalHive::is_running);
+        #[cfg(not(feature = "local-hive"))]
+        {
+            let _ = id;
+            false
+        }
+    }
+
     /// The base URL of a hive that is another process.
     #[must_use]
     pub fn address(&self, id: &HiveAlias) -> Option<String> {

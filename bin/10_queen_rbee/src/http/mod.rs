@@ -4,12 +4,16 @@ mod error;
 mod health;
 mod heartbeat;
 mod inference;
+#[cfg(feature = "local-hive")]
+mod local_files;
 mod models;
 mod router;
 mod status;
 mod stream_body;
 mod vectors;
 
+#[cfg(feature = "local-hive")]
+pub(crate) use self::local_files::local_files;
 pub(crate) use error::describe;
 pub(crate) use inference::now;
 pub(crate) use router::{Facts, Handlers, router};

@@ -41,6 +41,9 @@ pub struct Machine {
     /// The base URL of its hive, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The queen's base URL as the machine reaches it, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queen_url: Option<String>,
     /// Where its hive is to listen.
     pub port: u16,
     /// The host name or address at which the queen reaches it, where somebody said so.
@@ -98,13 +101,13 @@ impl Machine {
     /// A machine that SSH reaches.
     #[must_use]
     pub fn by_ssh(ssh: SshTarget, port: Option<u16>, advertise: Option<String>) -> Self {
-        Self { ssh: Some(ssh), url: None, port: port.unwrap_or(PORT), advertise }
+        Self { ssh: Some(ssh), url: None, queen_url: None, port: port.unwrap_or(PORT), advertise }
     }
 
     /// A machine whose hive somebody else runs.
     #[must_use]
     pub fn by_url(url: String) -> Self {
-        Self { ssh: None, url: Some(url), port: PORT, advertise: None }
+        Self { ssh: None, url: Some(url), queen_url: None, port: PORT, advertise: None }
     }
 
     fn place(&self) -> String {
@@ -140,7 +143,8 @@ impl Inventory {
                     return Err(InventoryError::NameTaken { hive: hive.clone(), at });
                 }
                 let url = known.url.take().filter(|_| known.port == machine.port);
-                *known = Machine { url: machine.url.or(url), ..machine };
+                let queen_url = known.queen_url.take();
+                *known = Machine { url: machine.url.or(url), queen_url, ..machine };
                 return Ok(());
             }
             if added.len() >= MAX_HIVES {
@@ -151,11 +155,18 @@ impl Inventory {
         })
     }
 
-    /// Notes the base URL of an added machine's hive.
-    pub fn locate(&self, hive: &HiveAlias, url: &str) -> Result<(), InventoryError> {
+    /// Notes the base URL of an added machine's hive, and that of the queen as the machine reaches it.
+    pub fn locate(
+        &self,
+        hive: &HiveAlias,
+        url: &str,
+        queen_url: &str,
+    ) -> Result<(), InventoryError> {
         self.change(|added| {
             let unknown = || InventoryError::Unknown { hive: hive.clone() };
-            added.get_mut(hive).ok_or_else(unknown)?.url = Some(url.to_owned());
+            let machine = added.get_mut(hive).ok_or_else(unknown)?;
+            machine.url = Some(url.to_owned());
+            machine.queen_url = Some(queen_url.to_owned());
             Ok(())
         })
     }
@@ -245,7 +256,7 @@ mod tests {
         let ssh = Machine::by_ssh("bee@10.1.0.2".parse().unwrap(), None, None);
         inventory.add(&one, ssh.clone()).unwrap();
         inventory.add(&two, Machine::by_url("http://10.1.0.3:9000".into())).unwrap();
-        inventory.locate(&one, "http://10.1.0.2:9000").unwrap();
+        inventory.locate(&one, "http://10.1.0.2:9000", "http://10.1.0.1:8500").unwrap();
         inventory.add(&one, ssh).expect("the same machine again is no error");
         inventory.remove(&two).unwrap();
 

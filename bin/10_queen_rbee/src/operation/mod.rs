@@ -7,6 +7,7 @@ mod hive_lifecycle;
 #[cfg(not(feature = "local-hive"))]
 mod hive_process;
 mod infer;
+mod model_copy;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,6 +70,7 @@ impl Operations {
             Operation::HiveLogs(logs) => self.hive_logs(&logs).await,
             Operation::HiveDiscover(discover) => self.hive_discover(&discover, &job).await,
             Operation::HiveSshHosts {} => self.hive_ssh_hosts(),
+            Operation::ModelCopy(copy) => self.model_copy(copy, job).await,
             Operation::Infer(infer) => self.infer(*infer, &job).await,
             forwarded @ (Operation::WorkerSpawn(_)
             | Operation::WorkerList(_)
@@ -77,6 +79,7 @@ impl Operations {
             | Operation::ModelDownload(_)
             | Operation::WorkerRestart(_)
             | Operation::WorkerLogs(_)
+            | Operation::ModelFetch(_)
             | Operation::ModelImport(_)
             | Operation::ModelImportStore(_)
             | Operation::ModelList(_)

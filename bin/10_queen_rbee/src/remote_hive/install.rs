@@ -65,7 +65,7 @@ impl RemoteHives {
         let (send, reuse, bytes) = match planned.map_err(|error| unsuitable(hive, &error))? {
             Plan::Install { send, reuse, bytes } => (send, reuse, bytes),
             Plan::Nothing => {
-                self.locate(hive, &url)?;
+                self.locate(hive, &url, &found.queen_url)?;
                 let data = json!({ "hive_id": hive, "release": payload.release, "changed": false });
                 return Ok(Outcome::new(format!("Hive {hive} is up to date"), data));
             }
@@ -85,7 +85,7 @@ impl RemoteHives {
                 return Err(self.give_up(failed, shell, &freight.staging, &made, job).await);
             }
         };
-        self.locate(hive, &url)?;
+        self.locate(hive, &url, &found.queen_url)?;
         if probe.is_running {
             job.say("Replacing the hive that runs; its workers run on");
             self.replace(hive, &shell).await?;
@@ -176,8 +176,8 @@ impl RemoteHives {
         Ok(Setting { config, config_digest, secret_digest })
     }
 
-    fn locate(&self, hive: &HiveAlias, url: &str) -> Result<(), JobError> {
-        let located = self.inventory.locate(hive, url);
+    fn locate(&self, hive: &HiveAlias, url: &str, queen_url: &str) -> Result<(), JobError> {
+        let located = self.inventory.locate(hive, url, queen_url);
         located.map_err(|error| JobError::new("inventory", super::with_causes(&error)))
     }
 

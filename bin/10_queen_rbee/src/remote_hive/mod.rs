@@ -18,7 +18,7 @@ use worker_contract::HiveAlias;
 
 pub(crate) use self::address::QueenAddress;
 use self::probe::Probe;
-use crate::inventory::{Inventory, Machine};
+use crate::inventory::{Inventory, Machine, url_of};
 use crate::keyring::Keyring;
 use crate::registry::Registry;
 use crate::ssh::{Script, Ssh, SshError};
@@ -63,6 +63,16 @@ impl RemoteHives {
     /// Whether SSH leads to the machine of a hive.
     pub(crate) fn has(&self, hive: &HiveAlias) -> bool {
         self.inventory.machine(hive).is_some_and(|machine| machine.ssh.is_some())
+    }
+
+    /// The queen's base URL as the machine of a hive reaches it, as far as that is known.
+    pub(crate) fn queen_url(&self, hive: &HiveAlias) -> Option<String> {
+        let told = self.inventory.machine(hive).and_then(|machine| machine.queen_url);
+        told.or_else(|| {
+            let QueenAddress { bound, advertise } = &self.queen;
+            let named = advertise.as_ref().map(|host| url_of(host, bound.port()));
+            named.or_else(|| (!bound.ip().is_unspecified()).then(|| format!("http://{bound}")))
+        })
     }
 
     fn machine(&self, hive: &HiveAlias) -> Result<(Machine, SshTarget), JobError> {

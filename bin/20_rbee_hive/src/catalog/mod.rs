@@ -73,6 +73,18 @@ impl Catalog {
         found.next().map(|pinned| pinned.entry.clone())
     }
 
+    /// Where a file with these bytes is: that of a model, or a part of one.
+    pub(crate) fn file_with(&self, digest: &Sha256Digest) -> Option<PathBuf> {
+        let view = self.view();
+        view.values().find_map(|pinned| {
+            let entry = &pinned.entry;
+            let part = entry.shards.iter().position(|shard| shard.sha256 == *digest);
+            let index =
+                part.or_else(|| (entry.shards.is_empty() && entry.sha256 == *digest).then_some(0))?;
+            self.files_of(entry).into_iter().nth(index)
+        })
+    }
+
     /// Where unfinished downloads lie: on the disk of the models, so that they can be renamed.
     pub(crate) fn partial(&self) -> PathBuf {
         self.models.join(PARTIAL)

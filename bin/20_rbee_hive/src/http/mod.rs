@@ -1,5 +1,7 @@
 //! The hive's HTTP API: all its routes on one page.
 
+mod files;
+
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
@@ -14,6 +16,7 @@ use job_server::JobRegistry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+pub use self::files::{MODEL_FILE_ROUTE, model_file, model_files};
 use crate::Hive;
 
 /// The routes. Who may use them is the business of the HTTP edge around them.

@@ -26,6 +26,7 @@ pub(crate) async fn carry_out(
         Operation::ModelDownload(request) => model::download(parts, request, job).await,
         Operation::WorkerRestart(target) => worker::restart(parts, &target.worker_id, job).await,
         Operation::WorkerLogs(request) => worker_logs::show(parts, &request, job).await,
+        Operation::ModelFetch(request) => model::fetch_from_hive(parts, request, job).await,
         Operation::ModelImport(request) => model::import(parts, request, job).await,
         Operation::ModelImportStore(request) => model::import_store(parts, request, job).await,
         Operation::ModelList(_) => Ok(model::list(parts)),
@@ -49,6 +50,7 @@ pub(crate) async fn carry_out(
         | Operation::HiveLogs(_)
         | Operation::HiveDiscover(_)
         | Operation::HiveSshHosts {}
+        | Operation::ModelCopy(_)
         | Operation::Infer(_) => Err(not_for_a_hive(&operation)),
     }
 }

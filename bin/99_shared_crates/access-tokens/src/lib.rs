@@ -14,9 +14,11 @@ mod known;
 mod secret;
 mod store;
 mod stored;
+mod ticket;
 
 pub use authenticator::{Authenticator, Caller, Denied};
 pub use hive_secrets::HiveSecrets;
 pub use secret::{Secret, local_secret};
 pub use store::{NewToken, TokenError, TokenInfo, TokenStore};
 pub use stored::{forget_secret, store_secret, stored_secret};
+pub use ticket::Ticket;

@@ -18,8 +18,8 @@ pub use machine::{
     DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, SshHost,
 };
 pub use model::{
-    ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName, ModelPin, ModelStore,
-    ModelUpdate,
+    FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
+    ModelName, ModelPin, ModelStore, ModelUpdate,
 };
 pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
 pub use operation::{

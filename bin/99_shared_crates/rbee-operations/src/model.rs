@@ -1,5 +1,7 @@
 //! What the operations on models are told.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use worker_contract::{HiveAlias, ModelAlias, Sha256Digest};
 
@@ -17,6 +19,60 @@ pub struct ModelDownload {
     /// The name in requests; by default made from the file's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<ModelAlias>,
+}
+
+/// A model that goes from one hive to another, straight between the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelCopy {
+    /// The hive that has it.
+    pub from: HiveAlias,
+    /// The hive that is to have it; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// Its name over there, and here.
+    pub model: ModelAlias,
+}
+
+/// The part of a [`ModelCopy`] that the receiving hive does; made by a queen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFetch {
+    /// Into which hive's catalog.
+    pub hive_id: HiveAlias,
+    /// The hive that has it.
+    pub from: HiveAlias,
+    /// The name in requests.
+    pub model: ModelAlias,
+    /// Where it came from in the first place, as its catalog has it.
+    pub source: String,
+    /// The file, or the parts of a split model in their order.
+    pub files: Vec<FileOffer>,
+}
+
+/// A file that another hive gives.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileOffer {
+    /// Where it is.
+    pub url: String,
+    /// What opens it, and nothing else, for some hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// Its digest.
+    pub sha256: Sha256Digest,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+}
+
+impl fmt::Debug for FileOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileOffer")
+            .field("url", &self.url)
+            .field("sha256", &self.sha256)
+            .field("size_bytes", &self.size_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A file, or a folder of files, that becomes models of a catalog.

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sampling, WorkerId};
 
 use crate::model::{
-    ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName, ModelPin, ModelUpdate,
+    FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
+    ModelName, ModelPin, ModelUpdate,
 };
 use crate::{HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall};
 
@@ -51,6 +52,10 @@ pub enum Operation {
     WorkerRestart(WorkerTarget),
     /// Shows what a worker's engine has written, as the job's events.
     WorkerLogs(WorkerLogs),
+    /// Copies a model from one hive to another, straight between the two.
+    ModelCopy(ModelCopy),
+    /// Fetches a model from another hive: what a queen makes of a copy.
+    ModelFetch(ModelFetch),
     /// Adds a GGUF file, or a folder of them, to a hive's catalog.
     ModelImport(ModelImport),
     /// Adds the models of another program to a hive's catalog.
@@ -185,6 +190,8 @@ impl Operation {
             Self::ModelDownload(_) => "model_download",
             Self::WorkerRestart(_) => "worker_restart",
             Self::WorkerLogs(_) => "worker_logs",
+            Self::ModelCopy(_) => "model_copy",
+            Self::ModelFetch(_) => "model_fetch",
             Self::ModelImport(_) => "model_import",
             Self::ModelImportStore(_) => "model_import_store",
             Self::ModelList(_) => "model_list",
@@ -210,6 +217,7 @@ impl Operation {
             | Self::ModelDownload(_)
             | Self::WorkerRestart(_)
             | Self::WorkerLogs(_)
+            | Self::ModelFetch(_)
             | Self::ModelImport(_)
             | Self::ModelImportStore(_)
             | Self::ModelList(_)
@@ -233,6 +241,7 @@ impl Operation {
             | Self::HiveLogs(_)
             | Self::HiveDiscover(_)
             | Self::HiveSshHosts {}
+            | Self::ModelCopy(_)
             | Self::Infer(_) => false,
         }
     }
@@ -253,6 +262,8 @@ impl Operation {
             Self::ModelDownload(d) => Some(&d.hive_id),
             Self::WorkerGet(t) | Self::WorkerDelete(t) | Self::WorkerRestart(t) => Some(&t.hive_id),
             Self::WorkerLogs(l) => Some(&l.hive_id),
+            Self::ModelCopy(c) => Some(&c.hive_id),
+            Self::ModelFetch(f) => Some(&f.hive_id),
             Self::ModelImport(i) => Some(&i.hive_id),
             Self::ModelImportStore(i) => Some(&i.hive_id),
             Self::ModelUpdate(u) => Some(&u.hive_id),
@@ -286,6 +297,11 @@ impl Operation {
                 Self::Infer(Box::new(Infer { model, prompt, system: None, sampling }))
             }
             Self::HiveAdd(add) => Self::HiveAdd(HiveAdd { secret: None, ..add.clone() }),
+            Self::ModelFetch(fetch) => {
+                let closed = |file: &FileOffer| FileOffer { ticket: None, ..file.clone() };
+                let files = fetch.files.iter().map(closed).collect();
+                Self::ModelFetch(ModelFetch { files, ..fetch.clone() })
+            }
             Self::ModelDownload(download) => {
                 let shown = download.reference.without_secrets();
                 let reference = shown.parse().unwrap_or_else(|_| download.reference.clone());
@@ -342,6 +358,21 @@ mod tests {
         let op = parse(r#"{"ModelDownload":{"reference":"https://h/a.gguf?sig=secret"}}"#).unwrap();
         let kept = serde_json::to_string(&op.redacted()).unwrap();
         assert!(kept.contains("https://h/a.gguf") && !kept.contains("secret"), "{kept}");
+    }
+
+    #[test]
+    fn a_redacted_fetch_holds_no_ticket() {
+        let file = format!(
+            r#"{{"url":"http://h/x","ticket":"hush","sha256":"{}","size_bytes":1}}"#,
+            "0".repeat(64)
+        );
+        let op = parse(&format!(
+            r#"{{"ModelFetch":{{"hive_id":"h","from":"g","model":"m","source":"s","files":[{file}]}}}}"#
+        ));
+        let op = op.unwrap();
+        let kept = serde_json::to_string(&op.redacted()).unwrap();
+        assert!(kept.contains("http://h/x") && !kept.contains("hush"), "{kept}");
+        assert!(!format!("{op:?}").contains("hush"), "{op:?}");
     }
 
     #[test]

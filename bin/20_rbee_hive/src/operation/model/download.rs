@@ -28,7 +28,7 @@ pub(super) struct Wanted {
     /// As the catalog keeps it: with the quantization that was chosen.
     pub(super) source: String,
     /// The name of the file, or of the first part.
-    file_name: String,
+    pub(super) file_name: String,
 }
 
 impl Wanted {
@@ -61,12 +61,22 @@ pub(in crate::operation) async fn download(
         None => from_file_name(&wanted.file_name)
             .ok_or_else(|| CatalogError::NoAlias { file_name: wanted.file_name.clone() })?,
     };
-    if let Some(done) = known(parts, &wanted, &alias, job).await? {
+    bring(parts, &mut wanted, alias, job).await
+}
+
+/// Fetches what is wanted, and gives it a name.
+pub(super) async fn bring(
+    parts: &Parts,
+    wanted: &mut Wanted,
+    alias: ModelAlias,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    if let Some(done) = known(parts, wanted, &alias, job).await? {
         return Ok(done);
     }
-    let fetched = fetch(parts, &mut wanted, &alias, job).await?;
+    let fetched = fetch(parts, wanted, &alias, job).await?;
     let _turn = parts.downloads.turn().await;
-    if let Some(done) = known(parts, &wanted, &alias, job).await? {
+    if let Some(done) = known(parts, wanted, &alias, job).await? {
         staged(&fetched).discard();
         return Ok(done);
     }
@@ -77,7 +87,7 @@ pub(in crate::operation) async fn download(
         off_thread(move || catalog.restore(staged)).await?;
         return Ok(outcome(format!("Model {alias} has its file again"), &entry));
     }
-    let source = wanted.source;
+    let source = wanted.source.clone();
     let added = off_thread(move || catalog.add(staged, alias, source, gguf)).await?;
     Ok(match added {
         Imported::Added(entry) => {

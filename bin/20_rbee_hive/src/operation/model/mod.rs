@@ -1,6 +1,7 @@
 //! Operations on models.
 
 mod download;
+mod fetch;
 mod garbage;
 mod import;
 mod update;
@@ -14,6 +15,7 @@ use serde_json::json;
 use worker_contract::{GgufSummary, ModelAlias};
 
 pub(super) use self::download::download;
+pub(super) use self::fetch::fetch_from_hive;
 pub(super) use self::garbage::garbage;
 pub(super) use self::import::{import, import_store};
 pub(super) use self::update::{name, pin, update};

@@ -1,0 +1,92 @@
+//! Copying a model from one hive to another: the queen brings the two together, the bytes go straight
+//! between them.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use access_tokens::Ticket;
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{FileOffer, ModelCopy, ModelFetch, Operation};
+use reqwest::Url;
+use worker_contract::{HiveAlias, ModelAlias, ModelEntry, Sha256Digest};
+
+use super::Operations;
+use crate::registry::Liveness;
+
+/// How long the receiving hive may come for the files.
+const GOOD_FOR: Duration = Duration::from_secs(6 * 3600);
+
+impl Operations {
+    pub(super) async fn model_copy(
+        &self,
+        copy: ModelCopy,
+        job: JobContext,
+    ) -> Result<Outcome, JobError> {
+        let ModelCopy { from, hive_id: to, model } = copy;
+        if from == to {
+            let message = format!("{model} is on {from} already: name two hives");
+            return Err(JobError::new("invalid_value", message));
+        }
+        let entry = self.entry(&from, &model)?;
+        let base = self.url_between(&from, &to)?;
+        let (secret, until) = (self.keyring.secret(&from), SystemTime::now() + GOOD_FOR);
+        let offer = |sha256: &Sha256Digest, size_bytes: u64| FileOffer {
+            url: format!("{base}/v1/models/{sha256}/file"),
+            ticket: Some(
+                Ticket::new(&secret, sha256.as_hex(), until).into_secret().expose().to_owned(),
+            ),
+            sha256: sha256.clone(),
+            size_bytes,
+        };
+        let files = if entry.shards.is_empty() {
+            vec![offer(&entry.sha256, entry.gguf.size_bytes)]
+        } else {
+            entry.shards.iter().map(|part| offer(&part.sha256, part.size_bytes)).collect()
+        };
+        job.say(format!("Copying {model} from {from} to {to}"));
+        let fetch = ModelFetch { hive_id: to.clone(), from, model, source: entry.source, files };
+        self.hives.get(&to)?.execute(Operation::ModelFetch(fetch), job).await
+    }
+
+    fn entry(&self, from: &HiveAlias, model: &ModelAlias) -> Result<ModelEntry, JobError> {
+        let hives = self.registry.hives(Instant::now());
+        let Some(hive) = hives.into_iter().find(|hive| hive.said.hive_id == *from) else {
+            // Says which hives there are.
+            self.hives.get(from)?;
+            return Err(JobError::new("hive_silent", format!("hive {from} has not reported yet")));
+        };
+        if hive.liveness == Liveness::Gone {
+            return Err(JobError::new("hive_gone", format!("hive {from} does not report")));
+        }
+        let found = hive.said.catalog.into_iter().find(|entry| entry.alias == *model);
+        found.ok_or_else(|| {
+            JobError::new("model_not_found", format!("hive {from} has no model {model}"))
+                .hint(format!("see which it has: rbee-keeper model list --hive {from}"))
+        })
+    }
+
+    /// Where one hive finds the files of another one.
+    fn url_between(&self, from: &HiveAlias, to: &HiveAlias) -> Result<String, JobError> {
+        let found = if self.hives.is_inside(from) {
+            self.remote.queen_url(to)
+        } else {
+            self.hives.address(from)
+        };
+        let is_loopback = |url: &String| {
+            let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+            host.is_none_or(|host| {
+                host == "localhost" || host.starts_with("127.") || host == "[::1]"
+            })
+        };
+        match found {
+            Some(url) if to.is_localhost() || !is_loopback(&url) => Ok(url),
+            _ => {
+                let message = format!(
+                    "hive {to} has no way to hive {from}, which listens for its own machine only"
+                );
+                Err(JobError::new("no_address", message).hint(
+                    "let the queen and her hive listen for other machines: [queen] bind and advertise, [hive] bind and advertise",
+                ))
+            }
+        }
+    }
+}
