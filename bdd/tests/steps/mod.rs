@@ -10,6 +10,7 @@ macro_rules! ensure {
 }
 
 mod answer;
+mod catalog;
 mod chat;
 mod cluster;
 mod disaster;
@@ -34,7 +35,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use cucumber::World;
 use test_cluster::{
-    Answer, Api, ChatStream, Cluster, JobRun, KeeperRun, RunningKeeper, SmallDisk, Transcript,
+    Answer, Api, ChatStream, Cluster, JobRun, KeeperRun, ModelHub, RunningKeeper, SmallDisk,
+    Transcript,
 };
 use tokio::process::Child;
 use tokio::task::JoinSet;
@@ -49,6 +51,7 @@ pub(crate) struct Rbee {
     // Before the cluster: a disk is unmounted before the home is removed.
     disk: Option<SmallDisk>,
     pub(crate) cluster: Option<Cluster>,
+    hub: Option<ModelHub>,
     answers: Vec<Answer>,
     stream: Option<ChatStream>,
     open_streams: Vec<ChatStream>,
@@ -93,6 +96,10 @@ impl Rbee {
 
     fn cluster_mut(&mut self) -> Result<&mut Cluster> {
         self.cluster.as_mut().context("the scenario has no cluster")
+    }
+
+    fn hub(&self) -> Result<&ModelHub> {
+        self.hub.as_ref().context("the scenario has no hub")
     }
 
     fn api(&self) -> Result<Api> {

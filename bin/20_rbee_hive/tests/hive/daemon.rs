@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::hub::Hub;
 use crate::support::{
     SOON, delete_worker, hive_target, import, kill_workers_left, spawn, worker_logs,
 };
@@ -15,7 +14,9 @@ use axum::http::{HeaderMap, StatusCode};
 use rbee_operations::{ModelDownload, Operation};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use test_cluster::{Api, Binaries, Signal, demo_model, is_alive, send_signal, wait_until};
+use test_cluster::{
+    Api, Binaries, ModelHub, Signal, demo_model, is_alive, send_signal, wait_until,
+};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use worker_contract::{HiveHeartbeat, ModelEntry, SupervisedState, SupervisedWorker};
@@ -149,7 +150,7 @@ async fn a_hive_that_is_killed_and_started_again_has_the_same_worker() {
 
 #[tokio::test]
 async fn a_download_that_a_killed_hive_left_is_gone_on_with() {
-    let hub = Hub::start().await;
+    let hub = ModelHub::start().await.unwrap();
     let bytes = fs::read(demo_model().unwrap()).unwrap();
     let size = bytes.len() as u64;
     hub.put("SmolLM2-135M-Instruct.Q4_1.gguf", bytes);
@@ -223,6 +224,9 @@ async fn bad_requests_have_the_right_status_and_an_error_object() {
         ("{", 400),
         (r#"{"operation":{"WorkerSpwan":{}}}"#, 400),
         (r#"{"operation":{"WorkerSpawn":{"model":"../m"}}}"#, 400),
+        (r#"{"operation":{"ModelDownload":{"reference":"hf:../../etc"}}}"#, 400),
+        (r#"{"operation":{"ModelDownload":{"reference":"file:/a/../b"}}}"#, 400),
+        (r#"{"operation":{"ModelDownload":{"reference":"https://h/a\u0000.gguf"}}}"#, 400),
         (r#"{"operation":{"WorkerSpawn":{"model":"m","slots":-1}}}"#, 400),
         (large.as_str(), 413),
     ] {

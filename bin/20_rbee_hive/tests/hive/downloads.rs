@@ -8,18 +8,17 @@ use futures::StreamExt as _;
 use job_server::{Executor, JobError, JobRegistry, Limits, Replayed};
 use rbee_hive::HiveSettings;
 use rbee_operations::{JobEvent, ModelDownload, ModelGarbage, ModelUpdate, Operation};
-use test_cluster::{SmallDisk, demo_model, wait_until};
+use test_cluster::{HubFaults, ModelHub, SmallDisk, demo_model, sha256_hex, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{HiveAlias, ModelEntry, Sha256Digest};
 
-use crate::hub::{Hub, sha256};
 use crate::support::{Home, SOON, TestHive, alias, hive_target, model_target, result};
 
 const MIB: usize = 1 << 20;
 
 #[tokio::test]
 async fn a_model_of_the_hub_is_downloaded_pinned_and_read_by_the_real_worker() {
-    let hub = Hub::start().await;
+    let hub = ModelHub::start().await.unwrap();
     let bytes = fs::read(demo_model().unwrap()).unwrap();
     hub.put("SmolLM2-135M-Instruct.Q4_1.gguf", bytes);
     let home = Home::new();
@@ -45,7 +44,7 @@ async fn a_model_of_the_hub_is_downloaded_pinned_and_read_by_the_real_worker() {
 
 #[tokio::test]
 async fn of_several_quantizations_the_one_that_fits_is_taken_and_told() {
-    let hub = Hub::start().await;
+    let hub = ModelHub::start().await.unwrap();
     let bytes = fs::read(demo_model().unwrap()).unwrap();
     hub.put("m-Q4_1.gguf", bytes.clone());
     hub.put("m-F16.gguf", bytes);
@@ -63,7 +62,7 @@ async fn of_several_quantizations_the_one_that_fits_is_taken_and_told() {
 
 #[tokio::test]
 async fn progress_tells_bytes_rate_and_time_left() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     hub.put("m.gguf", body(8 * MIB));
     hub.faults().slow = Some(64 << 10);
     let hive = start(&home, &hub).await;
@@ -78,9 +77,22 @@ async fn progress_tells_bytes_rate_and_time_left() {
 }
 
 #[tokio::test]
+async fn a_slow_server_is_asked_for_several_parts_at_once() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    let bytes = body(24 * MIB);
+    hub.put("m.gguf", bytes.clone());
+    hub.faults().slow = Some(64 << 10);
+    let hive = start(&home, &hub).await;
+    let model = hive.download("hf:me/m").await.unwrap();
+    assert_eq!(model.sha256.as_hex(), sha256_hex(&bytes));
+    assert_eq!(hub.most_at_once(), 4);
+    assert_eq!(hub.sent(), 24 << 20, "each byte came once");
+}
+
+#[tokio::test]
 async fn a_connection_that_is_cut_or_silent_is_gone_on_with_where_it_ended() {
     for (faults, name) in [(true, "cut"), (false, "stall")] {
-        let (hub, home) = (Hub::start().await, Home::new());
+        let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
         let bytes = body(12 * MIB);
         hub.put("m.gguf", bytes.clone());
         {
@@ -91,7 +103,7 @@ async fn a_connection_that_is_cut_or_silent_is_gone_on_with_where_it_ended() {
         let hive = start(&home, &hub).await;
         let (outcome, events) = hive.told(download("hf:me/m", None)).await;
         let model: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
-        assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+        assert_eq!(model.sha256.as_hex(), sha256_hex(&bytes));
         let came = hive.hive.downloaded_bytes();
         assert_eq!(came, bytes.len() as u64, "{name}: no byte came twice");
         assert!(events.iter().any(|event| event.message.contains("trying again")), "{name}");
@@ -100,7 +112,7 @@ async fn a_connection_that_is_cut_or_silent_is_gone_on_with_where_it_ended() {
 
 #[tokio::test]
 async fn a_server_that_sends_whole_files_only_is_begun_anew_after_a_cut() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     let bytes = body(6 * MIB);
     hub.put("m.gguf", bytes.clone());
     {
@@ -109,7 +121,7 @@ async fn a_server_that_sends_whole_files_only_is_begun_anew_after_a_cut() {
     }
     let hive = start(&home, &hub).await;
     let model = hive.download("hf:me/m").await.unwrap();
-    assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+    assert_eq!(model.sha256.as_hex(), sha256_hex(&bytes));
     assert_eq!(home.leftovers(), [""; 0]);
 }
 
@@ -136,7 +148,7 @@ async fn what_is_not_the_file_is_refused_with_a_reason_and_thrown_away() {
         ),
         ("around and around", fault(|f| f.redirect_loop = true), "bad_redirect"),
     ] {
-        let (hub, home) = (Hub::start().await, Home::new());
+        let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
         hub.put("m.gguf", body(MIB));
         fault(&mut hub.faults());
         let hive = start(&home, &hub).await;
@@ -153,7 +165,7 @@ async fn what_is_not_the_file_is_refused_with_a_reason_and_thrown_away() {
 #[tokio::test]
 async fn what_passes_by_itself_is_waited_for() {
     for (status, retry_after) in [(429, Some(1)), (500, None), (503, None)] {
-        let (hub, home) = (Hub::start().await, Home::new());
+        let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
         hub.put("m.gguf", body(MIB));
         {
             let mut now = hub.faults();
@@ -167,7 +179,7 @@ async fn what_passes_by_itself_is_waited_for() {
 
 #[tokio::test]
 async fn a_repository_that_is_not_there_or_has_no_model_is_told() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     hub.put("README.md", "hello");
     let hive = start(&home, &hub).await;
     for (reference, code) in [
@@ -189,7 +201,8 @@ async fn a_repository_that_is_not_there_or_has_no_model_is_told() {
 
 #[tokio::test]
 async fn a_token_of_the_secrets_folder_opens_private_models_and_goes_to_no_other_host() {
-    let (hub, cdn, home) = (Hub::start().await, Hub::start().await, Home::new());
+    let (hub, cdn, home) =
+        (ModelHub::start().await.unwrap(), ModelHub::start().await.unwrap(), Home::new());
     for server in [&hub, &cdn] {
         server.put("m.gguf", body(MIB));
     }
@@ -212,7 +225,7 @@ async fn a_token_of_the_secrets_folder_opens_private_models_and_goes_to_no_other
 
 #[tokio::test]
 async fn two_downloads_of_one_file_are_one() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     hub.put("m.gguf", body(8 * MIB));
     hub.faults().slow = Some(128 << 10);
     let hive = start(&home, &hub).await;
@@ -231,14 +244,14 @@ async fn two_downloads_of_one_file_are_one() {
 
 #[tokio::test]
 async fn one_of_two_who_wait_can_go_and_the_other_still_gets_the_file() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     hub.put("m.gguf", body(8 * MIB));
     hub.faults().slow = Some(128 << 10);
     let hive = start(&home, &hub).await;
     let cancel = CancellationToken::new();
     let first = hive.run_until(download("hf:me/m", Some("one")), cancel.clone());
     let goes = async {
-        hub.has_sent(MIB).await;
+        has_sent(&hub, MIB).await;
         cancel.cancel();
     };
     let (first, second, ()) = tokio::join!(first, hive.run(download("hf:me/m", Some("two"))), goes);
@@ -249,7 +262,7 @@ async fn one_of_two_who_wait_can_go_and_the_other_still_gets_the_file() {
 
 #[tokio::test]
 async fn a_cancelled_download_is_listed_gone_on_with_or_removed() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     let bytes = body(16 * MIB);
     hub.put("m.gguf", bytes.clone());
     hub.faults().slow = Some(64 << 10);
@@ -262,7 +275,7 @@ async fn a_cancelled_download_is_listed_gone_on_with_or_removed() {
     let before = hub.sent();
     hub.faults().slow = None;
     let model = hive.download("hf:me/m").await.unwrap();
-    assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+    assert_eq!(model.sha256.as_hex(), sha256_hex(&bytes));
     assert_eq!(hub.sent() - before, (16 << 20) - kept, "only the rest came");
     assert!(hive.garbage(false).await.is_empty());
 
@@ -275,14 +288,14 @@ async fn a_cancelled_download_is_listed_gone_on_with_or_removed() {
 
 #[tokio::test]
 async fn a_file_that_changed_on_the_server_is_not_mixed_with_what_was_there() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     hub.put("m.gguf", body(16 * MIB));
     hub.faults().slow = Some(64 << 10);
     let hive = start(&home, &hub).await;
     let url = hub.url("m.gguf");
     let cancel = CancellationToken::new();
     let ends = async {
-        hub.has_sent(2 * MIB).await;
+        has_sent(&hub, 2 * MIB).await;
         cancel.cancel();
     };
     let (ended, ()) = tokio::join!(hive.run_until(download(&url, None), cancel.clone()), ends);
@@ -292,12 +305,12 @@ async fn a_file_that_changed_on_the_server_is_not_mixed_with_what_was_there() {
     hub.put("m.gguf", other.clone());
     hub.faults().slow = None;
     let model: ModelEntry = result(hive.run(download(&url, None)).await.unwrap());
-    assert_eq!(model.sha256.as_hex(), sha256(&other));
+    assert_eq!(model.sha256.as_hex(), sha256_hex(&other));
 }
 
 #[tokio::test]
 async fn a_file_of_unknown_size_without_digest_is_taken_as_it_comes() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     let bytes = body(3 * MIB);
     hub.put("m.gguf", bytes.clone());
     {
@@ -306,13 +319,13 @@ async fn a_file_of_unknown_size_without_digest_is_taken_as_it_comes() {
     }
     let hive = start(&home, &hub).await;
     let model: ModelEntry = result(hive.run(download(&hub.url("m.gguf"), None)).await.unwrap());
-    assert_eq!(model.sha256.as_hex(), sha256(&bytes));
+    assert_eq!(model.sha256.as_hex(), sha256_hex(&bytes));
     assert_eq!(model.source, hub.url("m.gguf"));
 }
 
 #[tokio::test]
 async fn a_split_model_is_one_model_whose_parts_lie_together() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     for n in 1..=3_usize {
         hub.put(&format!("Q4/big-Q4_0-0000{n}-of-00003.gguf"), body(n * MIB));
     }
@@ -337,7 +350,7 @@ async fn a_disk_that_is_or_becomes_too_small_is_told_and_what_arrived_is_kept() 
         println!("skipped: {reason}");
         return;
     }
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     let _disk = SmallDisk::mount(&home.models(), 12).unwrap();
     hub.put("large.gguf", body(16 * MIB));
     hub.put("m.gguf", body(8 * MIB));
@@ -350,7 +363,7 @@ async fn a_disk_that_is_or_becomes_too_small_is_told_and_what_arrived_is_kept() 
     hub.faults().slow = Some(64 << 10);
     let filler = home.models().join("filler");
     let fills = async {
-        hub.has_sent(MIB).await;
+        has_sent(&hub, MIB).await;
         fs::write(&filler, vec![0; 7 * MIB]).unwrap();
     };
     let (ended, ()) = tokio::join!(hive.download("hf:me/m:m.gguf"), fills);
@@ -364,7 +377,7 @@ async fn a_disk_that_is_or_becomes_too_small_is_told_and_what_arrived_is_kept() 
 
 #[tokio::test]
 async fn an_update_shows_both_digests_and_changes_nothing_unless_it_is_agreed_to() {
-    let (hub, home) = (Hub::start().await, Home::new());
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     hub.put("m.gguf", body(MIB));
     let hive = start(&home, &hub).await;
     let first = hive.download("hf:me/m").await.unwrap();
@@ -381,7 +394,7 @@ async fn an_update_shows_both_digests_and_changes_nothing_unless_it_is_agreed_to
     let other = body(2 * MIB);
     hub.put("m.gguf", other.clone());
     let found = hive.run(update(None)).await.unwrap();
-    let offered = sha256(&other);
+    let offered = sha256_hex(&other);
     assert_eq!(found.data["pinned"], first.sha256.as_hex());
     assert_eq!(found.data["offered"], *offered);
     assert_eq!(hive.hive.models(), std::slice::from_ref(&first));
@@ -402,7 +415,7 @@ async fn an_update_shows_both_digests_and_changes_nothing_unless_it_is_agreed_to
 #[tokio::test]
 async fn without_a_network_what_is_there_serves() {
     let home = Home::new();
-    let hub = Hub::start().await;
+    let hub = ModelHub::start().await.unwrap();
     hub.put("m.gguf", body(MIB));
     let hive = start(&home, &hub).await;
     let model = hive.download("hf:me/m").await.unwrap();
@@ -418,7 +431,7 @@ async fn without_a_network_what_is_there_serves() {
 }
 
 /// A server's fault, as a function that makes it.
-fn fault(make: fn(&mut crate::hub::Faults)) -> fn(&mut crate::hub::Faults) {
+fn fault(make: fn(&mut HubFaults)) -> fn(&mut HubFaults) {
     make
 }
 
@@ -444,11 +457,11 @@ fn download(reference: &str, name: Option<&str>) -> Operation {
     })
 }
 
-async fn start(home: &Home, hub: &Hub) -> TestHive {
+async fn start(home: &Home, hub: &ModelHub) -> TestHive {
     start_at(home, &hub.address, home.double("ready")).await
 }
 
-async fn start_real(home: &Home, hub: &Hub) -> TestHive {
+async fn start_real(home: &Home, hub: &ModelHub) -> TestHive {
     let worker = test_cluster::Binaries::find().and_then(|found| found.get("llm-worker-rbee"));
     start_at(home, &hub.address, worker.unwrap()).await
 }
@@ -474,11 +487,9 @@ impl Home {
     }
 }
 
-impl Hub {
-    async fn has_sent(&self, bytes: usize) {
-        let sent = async || (self.sent() >= bytes as u64).then_some(());
-        wait_until("the first bytes", SOON, sent).await.unwrap();
-    }
+async fn has_sent(hub: &ModelHub, bytes: usize) {
+    let sent = async || (hub.sent() >= bytes as u64).then_some(());
+    wait_until("the first bytes", SOON, sent).await.unwrap();
 }
 
 impl TestHive {
@@ -492,11 +503,11 @@ impl TestHive {
         outcome.unwrap().data["garbage"].as_array().unwrap().clone()
     }
 
-    async fn cancelled_after(&self, hub: &Hub, bytes: usize) {
+    async fn cancelled_after(&self, hub: &ModelHub, bytes: usize) {
         let cancel = CancellationToken::new();
         let from = usize::try_from(hub.sent()).unwrap();
         let ends = async {
-            hub.has_sent(from + bytes).await;
+            has_sent(hub, from + bytes).await;
             cancel.cancel();
         };
         let running = self.run_until(download("hf:me/m", Some("m")), cancel.clone());

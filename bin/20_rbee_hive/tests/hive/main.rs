@@ -4,7 +4,6 @@
 
 mod daemon;
 mod downloads;
-mod hub;
 mod misbehaving_workers;
 mod models;
 mod supervision;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::{Home, hive_target, import, model_target, result};
-use rbee_operations::{HiveTarget, Operation};
+use rbee_operations::{HiveTarget, ModelImportStore, ModelStore, Operation};
 use test_cluster::{SmallDisk, demo_model, write_broken_model, write_truncated_model};
 use tokio_util::sync::CancellationToken;
 use worker_contract::ModelEntry;
@@ -116,6 +116,67 @@ async fn an_unknown_model_names_the_nearest() {
         assert_eq!(error.code, "model_not_found");
         assert!(error.hint.unwrap().contains("smollm2-135m"));
     }
+}
+
+#[tokio::test]
+async fn a_folder_gives_its_models_and_says_what_is_none() {
+    let home = Home::new();
+    let hive = home.start().await.unwrap();
+    let folder = home.path().join("folder");
+    fs::create_dir_all(folder.join("deeper")).unwrap();
+    std::os::unix::fs::symlink(demo_model().unwrap(), folder.join("deeper/smol-Q4_1.gguf"))
+        .unwrap();
+    write_broken_model(&folder.join("broken.gguf")).unwrap();
+    fs::write(folder.join("README.md"), "no model").unwrap();
+    let mut request = import(&folder, None);
+    if let Operation::ModelImport(import) = &mut request {
+        import.link = true;
+    }
+    let outcome = hive.run(request).await.unwrap();
+    assert_eq!(outcome.data["models"][0]["alias"], "smol");
+    assert_eq!(outcome.data["refused"][0]["code"], "invalid_model");
+    assert!(outcome.message.ends_with("in the catalog, 1 file refused"), "{}", outcome.message);
+    assert_eq!(hive.hive.models().len(), 1);
+    let named = hive.run(import(&folder, Some("one"))).await.unwrap_err();
+    assert_eq!(named.code, "invalid_value", "a folder is not one model");
+}
+
+#[tokio::test]
+async fn the_models_of_ollama_are_taken_over_without_a_copy() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let home = Home::new();
+    let hive = home.start_with(home.double("ready")).await.unwrap();
+    let store = home.path().join("ollama");
+    let blob = store.join(format!("blobs/sha256-{}", "a".repeat(64)));
+    let manifest = store.join("manifests/registry.ollama.ai/library/qwen2.5/7b");
+    for file in [&blob, &manifest] {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+    }
+    fs::write(&blob, "GGUF of Ollama").unwrap();
+    let layer = "application/vnd.ollama.image.model";
+    let digest = "a".repeat(64);
+    let text = format!(r#"{{"layers":[{{"mediaType":"{layer}","digest":"sha256:{digest}"}}]}}"#);
+    fs::write(&manifest, text).unwrap();
+    let take = |path: Option<&std::path::Path>| {
+        Operation::ModelImportStore(ModelImportStore {
+            hive_id: worker_contract::HiveAlias::localhost(),
+            store: ModelStore::Ollama,
+            path: path.map(|path| path.to_str().unwrap().to_owned()),
+        })
+    };
+    let outcome = hive.run(take(Some(&store))).await.unwrap();
+    assert_eq!(outcome.data["models"][0]["alias"], "qwen2.5:7b");
+    let model = hive.hive.models().remove(0);
+    let own = home.models().join(format!("{}.gguf", model.sha256));
+    assert_eq!(fs::metadata(own).unwrap().ino(), fs::metadata(&blob).unwrap().ino());
+
+    // What Ollama changes is another model.
+    fs::write(&blob, "GGUF of later").unwrap();
+    let error = hive.spawn("qwen2.5:7b").await.unwrap_err();
+    assert_eq!(error.code, "model_changed");
+    let error = hive.run(take(Some(&home.path().join("none")))).await.unwrap_err();
+    assert_eq!(error.code, "store_not_found");
 }
 
 #[tokio::test]

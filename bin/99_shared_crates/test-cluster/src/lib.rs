@@ -34,6 +34,7 @@ mod chat;
 mod cluster;
 mod daemon;
 mod home;
+mod hub;
 mod jobs;
 mod keeper;
 mod model;
@@ -48,6 +49,7 @@ pub use chat::{ChatStream, DEMO_ALIAS, Part, Transcript, ask};
 pub use cluster::{Cluster, ClusterBuilder, Topology};
 pub use daemon::StartedDaemon;
 pub use home::Home;
+pub use hub::{HubFaults, HubRequest, ModelHub, sha256_hex};
 pub use jobs::JobRun;
 pub use keeper::{KeeperRun, RunningKeeper};
 pub use model::{

@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use anyhow::Result;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
+use axum::http::response::Builder;
 use axum::http::{HeaderMap, Method, Response, header};
 use axum::routing::any;
 use serde_json::json;
@@ -20,61 +22,89 @@ use sha2::{Digest as _, Sha256};
 
 /// What the server does wrong.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Faults {
+pub struct HubFaults {
     /// Ends each answer with bytes after so many, while there are any of these left.
-    pub(crate) cut_after: Option<usize>,
-    pub(crate) cuts: u32,
+    pub cut_after: Option<usize>,
+    /// How many answers are cut.
+    pub cuts: u32,
     /// Sends no more after so many bytes of an answer, and keeps the connection open.
-    pub(crate) stall_after: Option<usize>,
-    pub(crate) stalls: u32,
+    pub stall_after: Option<usize>,
+    /// How many answers stall.
+    pub stalls: u32,
     /// Sends whole files, whatever part was asked for.
-    pub(crate) no_ranges: bool,
+    pub no_ranges: bool,
     /// Sends other bytes than the digest says.
-    pub(crate) wrong_bytes: bool,
+    pub wrong_bytes: bool,
     /// Says so in place of the right length.
-    pub(crate) wrong_length: Option<u64>,
+    pub wrong_length: Option<u64>,
     /// Leaves this many bytes out at the end, without saying so beforehand.
-    pub(crate) too_few: usize,
+    pub too_few: usize,
     /// Answers requests for bytes with this, while there are any of these left.
-    pub(crate) status: Option<u16>,
-    pub(crate) statuses: u32,
-    pub(crate) retry_after: Option<u64>,
+    pub status: Option<u16>,
+    /// How many requests are refused.
+    pub statuses: u32,
+    /// And says to come back after so many seconds.
+    pub retry_after: Option<u64>,
     /// Sends from here to there and back.
-    pub(crate) redirect_loop: bool,
+    pub redirect_loop: bool,
     /// Where the bytes are: another server.
-    pub(crate) cdn: Option<String>,
+    pub cdn: Option<String>,
     /// Only whoever has this token gets anything of the API.
-    pub(crate) token: Option<String>,
+    pub token: Option<String>,
     /// Sends so many bytes and then waits a little, so that a download takes its time.
-    pub(crate) slow: Option<usize>,
+    pub slow: Option<usize>,
     /// Tells neither digest nor entity tag.
-    pub(crate) nameless: bool,
+    pub nameless: bool,
 }
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
-    pub(crate) range: Option<String>,
-    pub(crate) token: Option<String>,
+pub struct HubRequest {
+    /// Its `Range`.
+    pub range: Option<String>,
+    /// Its `Authorization`.
+    pub token: Option<String>,
 }
 
-#[derive(Clone)]
-pub(crate) struct Hub {
-    pub(crate) address: String,
+/// The server. A clone is the same one; it ends with the last.
+#[derive(Debug, Clone)]
+pub struct ModelHub {
+    /// Its base URL.
+    pub address: String,
     shared: Arc<Shared>,
     _server: Arc<tokio::task::JoinSet<()>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     files: Mutex<BTreeMap<String, Bytes>>,
-    faults: Mutex<Faults>,
-    asked: Mutex<Vec<Asked>>,
+    faults: Mutex<HubFaults>,
+    asked: Mutex<Vec<HubRequest>>,
     sent: AtomicU64,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
 }
 
-impl Hub {
-    pub(crate) async fn start() -> Self {
+/// An answer with bytes that is under way.
+struct UnderWay(Arc<Shared>);
+
+impl UnderWay {
+    fn begin(hub: Arc<Shared>) -> Self {
+        let now = hub.at_once.fetch_add(1, Ordering::Relaxed) + 1;
+        hub.most_at_once.fetch_max(now, Ordering::Relaxed);
+        Self(hub)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.at_once.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl ModelHub {
+    /// Starts it on a free port.
+    pub async fn start() -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let routes = Router::new()
             .route("/api/models/{owner}/{repo}/revision/{revision}", any(info))
@@ -83,45 +113,68 @@ impl Hub {
             .route("/plain/{*file}", any(bytes))
             .route("/loop/{n}", any(around))
             .with_state(Arc::clone(&shared));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("http://{}", listener.local_addr()?);
         let mut server = tokio::task::JoinSet::new();
-        server.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        Self { address, shared, _server: Arc::new(server) }
+        server.spawn(async move {
+            let _ = axum::serve(listener, routes).await;
+        });
+        Ok(Self { address, shared, _server: Arc::new(server) })
     }
 
-    pub(crate) fn put(&self, name: &str, bytes: impl Into<Bytes>) {
-        self.shared.files.lock().unwrap().insert(name.to_owned(), bytes.into());
+    /// Has a file, under each repository's name.
+    pub fn put(&self, name: &str, bytes: impl Into<Bytes>) {
+        locked(&self.shared.files).insert(name.to_owned(), bytes.into());
     }
 
-    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
-        self.shared.faults.lock().unwrap()
+    /// What it does wrong; may be changed at any time.
+    pub fn faults(&self) -> MutexGuard<'_, HubFaults> {
+        locked(&self.shared.faults)
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.shared.asked.lock().unwrap().clone()
+    /// How many answers with bytes were under way at once, at most.
+    #[must_use]
+    pub fn most_at_once(&self) -> usize {
+        self.shared.most_at_once.load(Ordering::Relaxed)
+    }
+
+    /// The digest of a file that it has.
+    #[must_use]
+    pub fn sha256(&self, name: &str) -> Option<String> {
+        locked(&self.shared.files).get(name).map(|bytes| sha256_hex(bytes))
+    }
+
+    /// All requests so far.
+    #[must_use]
+    pub fn asked(&self) -> Vec<HubRequest> {
+        locked(&self.shared.asked).clone()
     }
 
     /// How many bytes of files were sent.
-    pub(crate) fn sent(&self) -> u64 {
+    #[must_use]
+    pub fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn url(&self, file: &str) -> String {
+    /// Where a file is without the API.
+    #[must_use]
+    pub fn url(&self, file: &str) -> String {
         format!("{}/plain/{file}", self.address)
     }
 }
 
 impl Shared {
-    fn note(&self, headers: &HeaderMap) -> Faults {
+    fn note(&self, headers: &HeaderMap) -> HubFaults {
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let asked = Asked { range: text(header::RANGE), token: text(header::AUTHORIZATION) };
-        self.asked.lock().unwrap().push(asked);
-        self.faults.lock().unwrap().clone()
+        let asked = HubRequest { range: text(header::RANGE), token: text(header::AUTHORIZATION) };
+        locked(&self.asked).push(asked);
+        locked(&self.faults).clone()
     }
 }
 
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+/// The SHA-256 of some bytes, in hexadecimal digits.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
 
     Sha256::digest(bytes).iter().fold(String::new(), |mut hex, byte| {
@@ -130,8 +183,16 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     })
 }
 
+fn respond(answer: Builder, body: Body) -> Response<Body> {
+    answer.body(body).expect("status and headers are legal")
+}
+
+fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn refusal(status: u16) -> Response<Body> {
-    Response::builder().status(status).body(Body::from("no")).unwrap()
+    respond(Response::builder().status(status), Body::from("no"))
 }
 
 async fn info(
@@ -147,7 +208,7 @@ async fn info(
     if repo == "gone" {
         return refusal(404);
     }
-    let files = hub.files.lock().unwrap();
+    let files = locked(&hub.files);
     let siblings: Vec<_> = files
         .iter()
         .map(|(name, bytes)| {
@@ -157,7 +218,7 @@ async fn info(
             json!({
                 "rfilename": name,
                 "size": bytes.len(),
-                "lfs": { "sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 134 },
+                "lfs": { "sha256": sha256_hex(bytes), "size": bytes.len(), "pointerSize": 134 },
             })
         })
         .collect();
@@ -172,7 +233,7 @@ async fn resolve(
     headers: HeaderMap,
 ) -> Response<Body> {
     let faults = hub.note(&headers);
-    let files = hub.files.lock().unwrap();
+    let files = locked(&hub.files);
     let Some(bytes) = files.get(&file) else { return refusal(404) };
     let to = match (&faults.cdn, faults.redirect_loop) {
         (_, true) => "/loop/1".to_owned(),
@@ -183,15 +244,15 @@ async fn resolve(
     if !faults.nameless {
         answer = answer
             .header("x-linked-size", bytes.len())
-            .header("x-linked-etag", format!("\"{}\"", sha256(bytes)))
+            .header("x-linked-etag", format!("\"{}\"", sha256_hex(bytes)))
             .header("x-repo-commit", "a".repeat(40));
     }
-    answer.body(Body::empty()).unwrap()
+    respond(answer, Body::empty())
 }
 
 async fn around(Path(n): Path<u32>) -> Response<Body> {
     let to = format!("/loop/{}", n % 3 + 1);
-    Response::builder().status(307).header(header::LOCATION, to).body(Body::empty()).unwrap()
+    respond(Response::builder().status(307).header(header::LOCATION, to), Body::empty())
 }
 
 async fn bytes(
@@ -204,15 +265,15 @@ async fn bytes(
     if let Some(status) = faults.status
         && faults.statuses > 0
     {
-        hub.faults.lock().unwrap().statuses -= 1;
+        locked(&hub.faults).statuses -= 1;
         let mut answer = refusal(status);
         if let Some(seconds) = faults.retry_after {
             answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         return answer;
     }
-    let Some(whole) = hub.files.lock().unwrap().get(&file).cloned() else { return refusal(404) };
-    let etag = format!("\"{}\"", &sha256(&whole)[..16]);
+    let Some(whole) = locked(&hub.files).get(&file).cloned() else { return refusal(404) };
+    let etag = format!("\"{}\"", &sha256_hex(&whole)[..16]);
     let if_range = headers.get(header::IF_RANGE).and_then(|v| v.to_str().ok());
     let range = headers.get(header::RANGE).and_then(|v| v.to_str().ok()).and_then(parse);
     let range = range.filter(|_| !faults.no_ranges && if_range.is_none_or(|tag| tag == etag));
@@ -236,7 +297,7 @@ async fn bytes(
     answer =
         answer.header(header::CONTENT_LENGTH, faults.wrong_length.unwrap_or(body.len() as u64));
     if method == Method::HEAD {
-        return answer.body(Body::empty()).unwrap();
+        return respond(answer, Body::empty());
     }
     if faults.wrong_bytes {
         let mut other = body.to_vec();
@@ -245,12 +306,12 @@ async fn bytes(
     }
     body.truncate(body.len() - faults.too_few.min(body.len()));
     let cut = faults.cut_after.filter(|_| {
-        let mut now = hub.faults.lock().unwrap();
+        let mut now = locked(&hub.faults);
         now.cuts = now.cuts.saturating_sub(u32::from(faults.cuts > 0));
         faults.cuts > 0
     });
     let stall = faults.stall_after.filter(|_| {
-        let mut now = hub.faults.lock().unwrap();
+        let mut now = locked(&hub.faults);
         now.stalls = now.stalls.saturating_sub(u32::from(faults.stalls > 0));
         faults.stalls > 0
     });
@@ -258,22 +319,23 @@ async fn bytes(
         body.truncate(after);
     }
     let step = faults.slow.take().unwrap_or(256 << 10);
-    let is_slow = hub.faults.lock().unwrap().slow.is_some();
-    let stream = futures::stream::unfold((hub, body), move |(hub, mut body)| async move {
-        if body.is_empty() {
-            if stall.is_some() {
-                std::future::pending::<()>().await;
+    let is_slow = locked(&hub.faults).slow.is_some();
+    let stream =
+        futures::stream::unfold((UnderWay::begin(hub), body), move |(hub, mut body)| async move {
+            if body.is_empty() {
+                if stall.is_some() {
+                    std::future::pending::<()>().await;
+                }
+                return None;
             }
-            return None;
-        }
-        if is_slow {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let next = body.split_to(step.min(body.len()));
-        hub.sent.fetch_add(next.len() as u64, Ordering::Relaxed);
-        Some((Ok::<_, Infallible>(next), (hub, body)))
-    });
-    answer.body(Body::from_stream(stream)).unwrap()
+            if is_slow {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let next = body.split_to(step.min(body.len()));
+            hub.0.sent.fetch_add(next.len() as u64, Ordering::Relaxed);
+            Some((Ok::<_, Infallible>(next), (hub, body)))
+        });
+    respond(answer, Body::from_stream(stream))
 }
 
 /// `bytes=5-9`
