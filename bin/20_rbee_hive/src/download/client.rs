@@ -91,7 +91,10 @@ impl Client {
             if at_home {
                 linked.take(headers);
             }
-            if is_redirect(answer.status()) {
+            // A hub says all of the file in the headers of the redirect to its bytes.
+            let redirects = is_redirect(answer.status());
+            let is_told = redirects && ask.method == Method::HEAD && linked.is_whole();
+            if redirects && !is_told {
                 let to = text(headers, &LOCATION).unwrap_or_default();
                 let next = target(&url, to)?;
                 if !been.insert(url.to_string()) || been.len() > MAX_REDIRECTS {
@@ -101,7 +104,7 @@ impl Client {
                 url = next;
                 continue;
             }
-            if !answer.status().is_success() {
+            if !answer.status().is_success() && !is_told {
                 return Err(DownloadError::Status {
                     host: host(&url),
                     status: answer.status().as_u16(),
@@ -188,6 +191,10 @@ impl Client {
 }
 
 impl Linked {
+    fn is_whole(&self) -> bool {
+        self.size.is_some() && self.etag.is_some()
+    }
+
     fn take(&mut self, headers: &HeaderMap) {
         let get = |name| text(headers, &HeaderName::from_static(name));
         if let Some(size) = get("x-linked-size").and_then(|size| size.trim().parse().ok()) {

@@ -29,7 +29,7 @@ pub(crate) enum DownloadError {
     #[error("the connection to {host} ended after {} of {}", size(*got), size(*wanted))]
     Cut { host: String, got: u64, wanted: u64 },
     /// The server refuses.
-    #[error("{host} answers {status} for {what}")]
+    #[error("{host} answers {status} for {what}{}", asked_to(*wait))]
     Status { host: String, status: u16, what: String, wait: Option<Duration> },
     /// The server sends from one place to the next without end.
     #[error("{host} redirects again and again: {to}")]
@@ -144,8 +144,8 @@ impl DownloadError {
             }
             Self::Status { status, .. } => match status {
                 401 | 403 => Some(
-                    "a private or gated model needs a token of an account that may read it, on the \
-                     hive's machine: rbee-keeper token huggingface",
+                    "check owner and name; a private or gated model needs a token of an account that \
+                     may read it, on the hive's machine: rbee-keeper token huggingface",
                 ),
                 404 | 410 => {
                     Some("check owner, name, revision and file; a private one needs a token")
@@ -167,6 +167,10 @@ impl DownloadError {
             | Self::Cancelled => None,
         }
     }
+}
+
+fn asked_to(wait: Option<Duration>) -> String {
+    wait.map_or(String::new(), |wait| format!(", and asks to wait {} s", wait.as_secs()))
 }
 
 fn size(bytes: u64) -> String {

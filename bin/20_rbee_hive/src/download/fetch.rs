@@ -24,12 +24,14 @@ use super::answer::{Hitch, Inlet, answer};
 use super::client::{Client, host};
 use super::error::DownloadError;
 use super::part_file::{Note, PartFile};
-use super::plan::Plan;
+use super::plan::{Plan, is_slow};
 use super::probe::{Facts, probe};
 use super::retry::Attempts;
 use super::verify::Landing;
 use crate::catalog::{free_space, hex_digest_of};
 
+/// When it is known whether one connection is enough.
+const FIRST_LOOK: Duration = Duration::from_millis(300);
 /// How often progress is told, and how many times rarer the note beside the file is written.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 const SAVE_EVERY: u64 = 10;
@@ -207,23 +209,40 @@ impl Order<'_> {
         Ok(Fetched { path: self.part.path.clone(), sha256: actual, bytes: done.total() })
     }
 
-    /// Runs as many connections as there is work for, until all is there or one gives up.
+    /// Runs connections until all is there or one gives up: a second and further ones where the first
+    /// is slow and there is work for them.
     async fn fill(&self, facts: &Facts, landing: &Arc<Landing>, ranges: bool) -> Result<(), Hitch> {
         let stop = self.cancel.child_token();
         if !ranges {
             return self.stream(facts, landing, None, &stop).await.1;
         }
-        let connections = landing.plan(|plan| plan.pieces()).min(self.fetcher.connections);
-        let mut running: FuturesUnordered<_> =
-            (0..connections).map(|_| self.connection(facts, landing, &stop)).collect();
-        let mut result = Ok(());
-        while let Some(ended) = running.next().await {
-            if ended.is_err() && result.is_ok() {
-                result = ended;
-                stop.cancel();
+        let before = landing.plan(|plan| plan.present());
+        let mut running = FuturesUnordered::new();
+        running.push(self.connection(facts, landing, &stop));
+        let mut first_look = std::pin::pin!(tokio::time::sleep(FIRST_LOOK));
+        let (mut looked, mut result) = (false, Ok(()));
+        loop {
+            tokio::select! {
+                ended = running.next() => match ended {
+                    Some(Err(hitch)) if result.is_ok() => {
+                        result = Err(hitch);
+                        stop.cancel();
+                    }
+                    Some(_) => {}
+                    None => return result,
+                },
+                () = &mut first_look, if !looked => {
+                    looked = true;
+                    let (present, pieces) = landing.plan(|plan| (plan.present(), plan.pieces()));
+                    if result.is_ok() && is_slow(present - before, FIRST_LOOK) {
+                        let further = pieces.min(self.fetcher.connections).saturating_sub(1);
+                        for _ in 0..further {
+                            running.push(self.connection(facts, landing, &stop));
+                        }
+                    }
+                }
             }
         }
-        result
     }
 
     /// Fetches piece after piece.

@@ -34,12 +34,13 @@ use url::Url;
 
 pub(crate) use self::choose::{Memory, NoChoice, choose};
 pub(crate) use self::error::DownloadError;
-pub(crate) use self::fetch::{Fetched, Fetcher, Hears, Remote};
+pub(crate) use self::fetch::{Fetched, Hears, Remote};
 pub(crate) use self::hub::Repository;
 pub(crate) use self::part_file::{Note, read_note};
 pub(crate) use self::rate::{Rate, eta};
 
 use self::client::Client;
+use self::fetch::Fetcher;
 use self::hub::{DEFAULT_ENDPOINT, Hub};
 use self::retry::Attempts;
 use self::transfers::Transfers;

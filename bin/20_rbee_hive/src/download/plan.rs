@@ -5,6 +5,7 @@
 //! gives back.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,10 @@ use serde::{Deserialize, Serialize};
 const PIECE: Range<u64> = 4 << 20..64 << 20;
 /// Into how many pieces a file is to fall, so that all connections end at about the same time.
 const PIECES: u64 = 16;
+
+/// As fast as most disks of a house write, in bytes a second: further connections would only get in each
+/// other's way.
+const ENOUGH: u64 = 200_000_000;
 
 /// A set of bytes: ranges in their order that do not touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +31,11 @@ pub(super) struct Plan {
     piece: u64,
     done: Ranges,
     claimed: Ranges,
+}
+
+/// Whether a connection that brought so much in this time needs others beside it.
+pub(super) fn is_slow(bytes: u64, time: Duration) -> bool {
+    u128::from(bytes) * 1000 < u128::from(ENOUGH) * time.as_millis()
 }
 
 impl Plan {
@@ -182,6 +192,13 @@ mod tests {
         assert_eq!(claims, expected.map(|r: Range<u64>| r.start * MIB..r.end * MIB));
         assert_eq!(plan.missing(), Some(18 * MIB));
         assert_eq!(plan.pieces(), 5);
+    }
+
+    #[test]
+    fn a_connection_that_is_as_fast_as_a_disk_stays_alone() {
+        for (megabytes, slow) in [(0, true), (59, true), (60, false), (600, false)] {
+            assert_eq!(is_slow(megabytes * 1_000_000, Duration::from_millis(300)), slow);
+        }
     }
 
     #[test]

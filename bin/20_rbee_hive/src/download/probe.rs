@@ -30,6 +30,8 @@ pub(super) async fn probe(client: &Client, remote: &Remote) -> Result<Facts, Dow
         what: &remote.what,
     };
     match client.ask(head.clone()).await {
+        // The lengths and marks of a redirect are its own.
+        Ok(answer) if !answer.status.is_success() => facts(remote, &answer, None),
         Ok(answer) => facts(remote, &answer, content_length(&answer.headers)),
         // Signed addresses are often for one method only.
         Err(DownloadError::Status { status: 400 | 403 | 405 | 501, .. }) => {
@@ -74,6 +76,7 @@ fn facts(remote: &Remote, answer: &Answer, announced: Option<u64>) -> Result<Fac
         });
     }
     let etag = text(&answer.headers, &ETAG).filter(|etag| !etag.starts_with("W/"));
+    let etag = etag.filter(|_| answer.status.is_success());
     Ok(Facts {
         size,
         sha256: remote.sha256.clone().or(linked),

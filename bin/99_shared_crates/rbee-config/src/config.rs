@@ -84,7 +84,7 @@ pub struct HiveConfig {
     /// The hub of `hf:` models, or a mirror of it. Default: `HF_ENDPOINT`, else Hugging Face.
     #[serde(deserialize_with = "base_url")]
     pub hf_endpoint: Option<String>,
-    /// How many connections fetch one file, 1 to 16. Default 4.
+    /// How many connections fetch one file where one alone is slow, 1 to 16. Default 4.
     #[serde(deserialize_with = "within::<_, _, 1, 16>")]
     pub download_connections: u32,
     /// How long a download waits for a silent server, in seconds, up to an hour. Default 30.
