@@ -2,6 +2,7 @@
 //!
 //! No label has a value that a client chooses: states and device ids are few.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -89,7 +90,10 @@ impl Collector for Sample {
         family(encoder, "device_power_watts", "What a device draws", None, watts)?;
 
         let catalog = &self.hive.catalog;
-        let bytes = catalog.iter().map(|model| model.gguf.size_bytes).sum();
+        // Several names may stand for the same files.
+        let files: BTreeMap<&str, u64> =
+            catalog.iter().map(|model| (model.sha256.as_hex(), model.gguf.size_bytes)).collect();
+        let bytes = files.values().sum();
         gauge(encoder, "catalog_models", "Models on this machine", None, catalog.len() as u64)?;
         gauge(encoder, "catalog", "Size of their files", Some(&Unit::Bytes), bytes)?;
         if let Some(free) = self.disk_free_bytes {

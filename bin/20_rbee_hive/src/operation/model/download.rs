@@ -1,43 +1,19 @@
 //! Fetching a model: which files, then the files, then a look at what is in them, then a name for them.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{HubRef, ModelDownload, ModelImport, ModelRef, Pace, Progress};
+use rbee_operations::{ModelDownload, ModelImport, ModelRef};
 use tempfile::TempDir;
-use url::Url;
-use worker_contract::{Device, DeviceKind, GgufSummary, ModelAlias, ModelEntry, Sha256Digest};
+use worker_contract::{GgufSummary, ModelAlias, ModelEntry};
 
-use super::import;
-use super::{inspect, off_thread, outcome};
-use crate::catalog::shard::{self, Shard, shard_name};
-use crate::catalog::{
-    CatalogError, Imported, Place, Staged, StagedFile, digest_of, from_file_name,
-};
-use crate::download::{DownloadError, Fetched, Hears, Memory, Rate, Remote, choose, eta};
+use super::find::{FindError, Wanted, find};
+use super::told::Told;
+use super::{import, inspect, off_thread, outcome};
+use crate::catalog::shard::shard_name;
+use crate::catalog::{CatalogError, Imported, Place, Staged, StagedFile, from_file_name};
+use crate::download::Fetched;
 use crate::hive::Parts;
-
-/// The shortest time between two progress events.
-const TELL_EVERY: Duration = Duration::from_millis(250);
-
-/// What a reference stands for.
-pub(super) struct Wanted {
-    /// The file, or the parts of a split model in their order.
-    pub(super) files: Vec<Remote>,
-    /// As the catalog keeps it: with the quantization that was chosen.
-    pub(super) source: String,
-    /// The name of the file, or of the first part.
-    pub(super) file_name: String,
-}
-
-impl Wanted {
-    /// The digest that the model will have, if whoever has the files tells.
-    pub(super) fn digest(&self) -> Option<Sha256Digest> {
-        let digests: Option<Vec<_>> = self.files.iter().map(|file| file.sha256.clone()).collect();
-        digests.map(|digests| digest_of(&digests))
-    }
-}
 
 /// Downloads a model and gives it a name.
 pub(in crate::operation) async fn download(
@@ -47,8 +23,8 @@ pub(in crate::operation) async fn download(
 ) -> Result<Outcome, JobError> {
     if let ModelRef::File(path) = request.reference {
         let (hive_id, alias) = (request.hive_id, request.alias);
-        let import = ModelImport { hive_id, path, alias, link: false };
-        return import::import(parts, import, job).await;
+        let request = ModelImport { hive_id, path, alias, link: false };
+        return import::import(parts, request, job).await;
     }
     let mut wanted = match find(parts, &request.reference, job).await {
         Err(FindError::Download(error)) if error.is_offline() => {
@@ -64,7 +40,7 @@ pub(in crate::operation) async fn download(
     bring(parts, &mut wanted, alias, job).await
 }
 
-/// Fetches what is wanted, and gives it a name.
+/// Has the files in the catalog under a name, from wherever they are: fetched, unless they are here.
 pub(super) async fn bring(
     parts: &Parts,
     wanted: &mut Wanted,
@@ -76,6 +52,7 @@ pub(super) async fn bring(
     }
     let fetched = fetch(parts, wanted, &alias, job).await?;
     let _turn = parts.downloads.turn().await;
+    // Somebody else may have waited for the same files, and was first.
     if let Some(done) = known(parts, wanted, &alias, job).await? {
         staged(&fetched).discard();
         return Ok(done);
@@ -98,19 +75,6 @@ pub(super) async fn bring(
             outcome(format!("Model {} was in the catalog already", entry.alias), &entry)
         }
     })
-}
-
-/// Asks whoever has the files which they are.
-pub(super) async fn find(
-    parts: &Parts,
-    reference: &ModelRef,
-    job: &JobContext,
-) -> Result<Wanted, FindError> {
-    match reference {
-        ModelRef::Hub(model) => in_repository(parts, model, job).await,
-        ModelRef::Url(url) => at_address(parts, url, reference),
-        ModelRef::File(_) => Err(FindError::Unsupported),
-    }
 }
 
 /// Fetches the files; their digests are known then.
@@ -152,61 +116,6 @@ pub(super) async fn look(
             Err(error)
         }
     }
-}
-
-async fn in_repository(
-    parts: &Parts,
-    model: &HubRef,
-    job: &JobContext,
-) -> Result<Wanted, FindError> {
-    let hub = parts.downloads.hub().map_err(FindError::Hub)?;
-    let hears = Told::new(job.clone(), String::new());
-    job.say(format!("Asking {} for {}", hub.endpoint.host_str().unwrap_or("the hub"), model.id()));
-    let repository = parts.downloads.repository(&hub, model, &hears, job.cancelled()).await?;
-    let memories = memories(&parts.devices.list());
-    let choice = choose(&model.id(), &repository.files, model.quant.as_deref(), &memories)?;
-    if let Some(reason) = choice.reason {
-        job.say(format!("Taking {reason}"));
-    }
-    let files = choice.files.iter().map(|file| hub.remote(model, &repository, file)).collect();
-    let first = choice.files.first().map(|file| file.name.as_str()).unwrap_or_default();
-    let file_name = first.rsplit('/').next().unwrap_or(first).to_owned();
-    let quant = model.quant.clone().or(choice.quant).unwrap_or_else(|| file_name.clone());
-    // A name that no reference can hold stays out: an update chooses again then.
-    let with_quant = HubRef { quant: Some(quant), ..model.clone() }.to_string();
-    let source = match with_quant.parse::<ModelRef>() {
-        Ok(_) => with_quant,
-        Err(_) => model.to_string(),
-    };
-    Ok(Wanted { files, source, file_name })
-}
-
-fn at_address(parts: &Parts, url: &str, reference: &ModelRef) -> Result<Wanted, FindError> {
-    let url: Url = url.parse().map_err(|_| FindError::Unsupported)?;
-    let token = parts.downloads.token_for(&url).map_err(FindError::Hub)?;
-    let file_name = reference.file_name().unwrap_or_default().to_owned();
-    let remote = |url: Url, what: &str| Remote {
-        url,
-        token: token.clone(),
-        what: what.to_owned(),
-        size: None,
-        sha256: None,
-    };
-    let part = file_name.strip_suffix(".gguf").and_then(Shard::of);
-    let files = match part {
-        None => vec![remote(url, &file_name)],
-        Some(part) => (1..=part.count)
-            .map(|index| {
-                let name = shard::name(part.stem, index, part.count);
-                let mut url = url.clone();
-                if let Ok(mut segments) = url.path_segments_mut() {
-                    segments.pop().push(&name);
-                }
-                remote(url, &name)
-            })
-            .collect(),
-    };
-    Ok(Wanted { files, source: reference.without_secrets(), file_name })
 }
 
 /// What need not be downloaded: the name has these bytes, or another name has.
@@ -292,93 +201,4 @@ fn together(folder: &TempDir, fetched: &[Fetched]) -> Result<std::path::PathBuf,
         })?;
     }
     Ok(folder.path().join(shard_name(1, fetched.len())))
-}
-
-/// The memories that a model may be meant for: that of the largest GPU, then that of the processor.
-fn memories(devices: &[Device]) -> Vec<Memory> {
-    let largest = |kind| {
-        let of_kind = devices.iter().filter(|device| device.id.kind == kind);
-        of_kind.max_by_key(|device| device.memory_total_bytes)
-    };
-    let both = [largest(DeviceKind::Gpu), largest(DeviceKind::Cpu)];
-    let memory = |device: &Device| Memory {
-        device: device.id.to_string(),
-        bytes: device.memory_total_bytes,
-    };
-    both.into_iter().flatten().map(memory).collect()
-}
-
-/// Why nothing can be downloaded.
-#[derive(Debug)]
-pub(super) enum FindError {
-    Download(DownloadError),
-    Choice(crate::download::NoChoice),
-    Hub(crate::download::HubError),
-    Unsupported,
-}
-
-impl From<DownloadError> for FindError {
-    fn from(error: DownloadError) -> Self {
-        Self::Download(error)
-    }
-}
-
-impl From<crate::download::NoChoice> for FindError {
-    fn from(error: crate::download::NoChoice) -> Self {
-        Self::Choice(error)
-    }
-}
-
-impl From<FindError> for JobError {
-    fn from(error: FindError) -> Self {
-        match error {
-            FindError::Download(error) => (&error).into(),
-            FindError::Choice(error) => {
-                Self::new(error.code(), error.to_string()).hint(error.hint())
-            }
-            FindError::Hub(error) => {
-                let hint = "HF_ENDPOINT or [hive] hf_endpoint names the hub; \
-                            `rbee-keeper token huggingface` stores a token for it";
-                Self::new("hub_unusable", crate::hive::with_causes(&error)).hint(hint)
-            }
-            FindError::Unsupported => {
-                Self::new("unsupported_reference", "a file of this machine has no other state")
-            }
-        }
-    }
-}
-
-/// A job that hears how a download goes.
-struct Told {
-    job: JobContext,
-    doing: String,
-    begun: Instant,
-    last: Mutex<(Option<Duration>, Rate)>,
-}
-
-impl Told {
-    fn new(job: JobContext, doing: String) -> Self {
-        Self { job, doing, begun: Instant::now(), last: Mutex::default() }
-    }
-}
-
-impl Hears for Told {
-    fn reached(&self, done: u64, total: Option<u64>) {
-        let now = self.begun.elapsed();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (told, rate) = &mut *last;
-        let is_whole = total == Some(done);
-        if told.is_some_and(|told| now.saturating_sub(told) < TELL_EVERY) && !is_whole {
-            return;
-        }
-        *told = Some(now);
-        let per_second = rate.note(now, done);
-        let pace = Pace { per_second, eta_s: eta(done, total, per_second) };
-        let progress = Progress { done, total, unit: "bytes".into() };
-        self.job.progress_at(self.doing.clone(), progress, pace);
-    }
-
-    fn note(&self, words: String) {
-        self.job.warn(words);
-    }
 }

@@ -4,7 +4,8 @@ use access_tokens::Secret;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{FileOffer, ModelFetch};
 
-use super::download::{Wanted, bring};
+use super::download::bring;
+use super::find::Wanted;
 use crate::catalog::shard::MAX_SHARDS;
 use crate::download::Remote;
 use crate::hive::Parts;

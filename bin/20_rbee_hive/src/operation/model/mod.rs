@@ -2,8 +2,10 @@
 
 mod download;
 mod fetch;
+mod find;
 mod garbage;
 mod import;
+mod told;
 mod update;
 
 use std::sync::Arc;

@@ -6,7 +6,8 @@ use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{ModelName, ModelPin, ModelRef, ModelUpdate};
 use serde_json::json;
 
-use super::download::{fetch, find, look, staged};
+use super::download::{fetch, look, staged};
+use super::find::find;
 use super::{blocking, in_use, inspect, off_thread, outcome};
 use crate::catalog::{CatalogError, Imported};
 use crate::hive::Parts;

@@ -1,0 +1,152 @@
+//! Which files a reference stands for: a question to whoever has them.
+
+use job_server::{JobContext, JobError};
+use rbee_operations::{HubRef, ModelRef};
+use url::Url;
+use worker_contract::{Device, DeviceKind, Sha256Digest};
+
+use super::told::Told;
+use crate::catalog::digest_of;
+use crate::catalog::shard::{self, Shard};
+use crate::download::{DownloadError, HubError, Memory, NoChoice, Remote, choose};
+use crate::hive::{Parts, with_causes};
+
+/// What a reference stands for.
+pub(super) struct Wanted {
+    /// The file, or the parts of a split model in their order.
+    pub(super) files: Vec<Remote>,
+    /// As the catalog keeps it: with the quantization that was chosen.
+    pub(super) source: String,
+    /// The name of the file, or of the first part.
+    pub(super) file_name: String,
+}
+
+impl Wanted {
+    /// The digest that the model will have, if whoever has the files tells.
+    pub(super) fn digest(&self) -> Option<Sha256Digest> {
+        let digests: Option<Vec<_>> = self.files.iter().map(|file| file.sha256.clone()).collect();
+        digests.map(|digests| digest_of(&digests))
+    }
+}
+
+/// Asks whoever has the files which they are.
+pub(super) async fn find(
+    parts: &Parts,
+    reference: &ModelRef,
+    job: &JobContext,
+) -> Result<Wanted, FindError> {
+    match reference {
+        ModelRef::Hub(model) => in_repository(parts, model, job).await,
+        ModelRef::Url(url) => at_address(parts, url, reference),
+        ModelRef::File(_) => Err(FindError::Unsupported),
+    }
+}
+
+async fn in_repository(
+    parts: &Parts,
+    model: &HubRef,
+    job: &JobContext,
+) -> Result<Wanted, FindError> {
+    let hub = parts.downloads.hub().map_err(FindError::Hub)?;
+    let hears = Told::new(job.clone(), String::new());
+    job.say(format!("Asking {} for {}", hub.endpoint.host_str().unwrap_or("the hub"), model.id()));
+    let repository = parts.downloads.repository(&hub, model, &hears, job.cancelled()).await?;
+    let memories = memories(&parts.devices.list());
+    let choice = choose(&model.id(), &repository.files, model.quant.as_deref(), &memories)?;
+    if let Some(reason) = choice.reason {
+        job.say(format!("Taking {reason}"));
+    }
+    let files = choice.files.iter().map(|file| hub.remote(model, &repository, file)).collect();
+    let first = choice.files.first().map(|file| file.name.as_str()).unwrap_or_default();
+    let file_name = first.rsplit('/').next().unwrap_or(first).to_owned();
+    let quant = model.quant.clone().or(choice.quant).unwrap_or_else(|| file_name.clone());
+    // A name that no reference can hold stays out: an update chooses again then.
+    let with_quant = HubRef { quant: Some(quant), ..model.clone() }.to_string();
+    let source = match with_quant.parse::<ModelRef>() {
+        Ok(_) => with_quant,
+        Err(_) => model.to_string(),
+    };
+    Ok(Wanted { files, source, file_name })
+}
+
+fn at_address(parts: &Parts, url: &str, reference: &ModelRef) -> Result<Wanted, FindError> {
+    let url: Url = url.parse().map_err(|_| FindError::Unsupported)?;
+    let token = parts.downloads.token_for(&url).map_err(FindError::Hub)?;
+    let file_name = reference.file_name().unwrap_or_default().to_owned();
+    let remote = |url: Url, what: &str| Remote {
+        url,
+        token: token.clone(),
+        what: what.to_owned(),
+        size: None,
+        sha256: None,
+    };
+    let part = file_name.strip_suffix(".gguf").and_then(Shard::of);
+    let files = match part {
+        None => vec![remote(url, &file_name)],
+        Some(part) => (1..=part.count)
+            .map(|index| {
+                let name = shard::name(part.stem, index, part.count);
+                let mut url = url.clone();
+                if let Ok(mut segments) = url.path_segments_mut() {
+                    segments.pop().push(&name);
+                }
+                remote(url, &name)
+            })
+            .collect(),
+    };
+    Ok(Wanted { files, source: reference.without_secrets(), file_name })
+}
+
+/// The memories that a model may be meant for: that of the largest GPU, then that of the processor.
+fn memories(devices: &[Device]) -> Vec<Memory> {
+    let largest = |kind| {
+        let of_kind = devices.iter().filter(|device| device.id.kind == kind);
+        of_kind.max_by_key(|device| device.memory_total_bytes)
+    };
+    let both = [largest(DeviceKind::Gpu), largest(DeviceKind::Cpu)];
+    let memory = |device: &Device| Memory {
+        device: device.id.to_string(),
+        bytes: device.memory_total_bytes,
+    };
+    both.into_iter().flatten().map(memory).collect()
+}
+
+/// Why nothing can be downloaded.
+#[derive(Debug)]
+pub(super) enum FindError {
+    Download(DownloadError),
+    Choice(NoChoice),
+    Hub(HubError),
+    Unsupported,
+}
+
+impl From<DownloadError> for FindError {
+    fn from(error: DownloadError) -> Self {
+        Self::Download(error)
+    }
+}
+
+impl From<NoChoice> for FindError {
+    fn from(error: NoChoice) -> Self {
+        Self::Choice(error)
+    }
+}
+
+impl From<FindError> for JobError {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Download(error) => (&error).into(),
+            FindError::Choice(error) => {
+                Self::new(error.code(), error.to_string()).hint(error.hint())
+            }
+            FindError::Hub(error) => {
+                let hint = "HF_ENDPOINT or [hive] hf_endpoint names the hub; \
+                            `rbee-keeper token huggingface` stores a token for it";
+                Self::new("hub_unusable", with_causes(&error)).hint(hint)
+            }
+            FindError::Unsupported => {
+                Self::new("unsupported_reference", "a file of this machine has no other state")
+            }
+        }
+    }
+}
