@@ -13,6 +13,7 @@ use cucumber::{World, WriterExt, writer};
 use futures::FutureExt;
 use steps::Rbee;
 use test_cluster::SmallDisk;
+use testbed::Testbed;
 
 /// Each cluster is several processes, and a worker computes: more would only wait for each other.
 const AT_ONCE: usize = 2;
@@ -25,6 +26,8 @@ async fn main() -> ExitCode {
     }
     let no_small_disk = SmallDisk::unavailable();
     let skip_root = no_small_disk.is_some();
+    let no_machines = Testbed::unavailable();
+    let skip_machines = no_machines.is_some();
 
     let result = Rbee::cucumber()
         .max_concurrent_scenarios(AT_ONCE)
@@ -39,7 +42,11 @@ async fn main() -> ExitCode {
         })
         .filter_run(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("features"),
-            move |_, _, scenario| !(skip_root && scenario.tags.iter().any(|tag| tag == "root")),
+            move |feature, _, scenario| {
+                let has =
+                    |name: &str| scenario.tags.iter().chain(&feature.tags).any(|tag| tag == name);
+                !(skip_root && has("root") || skip_machines && has("namespaces"))
+            },
         )
         .await;
 
@@ -52,6 +59,9 @@ async fn main() -> ExitCode {
     ));
     if let Some(reason) = no_small_disk {
         report(&format!("bdd: left out the scenarios tagged @root: {reason}"));
+    }
+    if let Some(reason) = no_machines {
+        report(&format!("bdd: left out the scenarios tagged @namespaces: {reason}"));
     }
     if scenarios.total() == 0 {
         report("bdd: no scenario ran");

@@ -42,9 +42,8 @@ impl Testbed {
     /// The queen's machine and the others; `None`, with a line that says why, where this computer
     /// does not permit it.
     pub fn start(others: &[&str]) -> Result<Option<Self>> {
-        let may = hosts(&["may"]).output().context("hosts.sh cannot be run")?;
-        if !may.status.success() {
-            tell(&format!("skipped: {}", text(&may.stderr).trim()));
+        if let Some(reason) = Self::unavailable() {
+            tell(&format!("skipped: {reason}"));
             return Ok(None);
         }
         let dir = tempfile::Builder::new().prefix("rbee-testbed-").tempdir()?;
@@ -54,6 +53,16 @@ impl Testbed {
         ran(up)?;
         testbed.equip_desk()?;
         Ok(Some(testbed))
+    }
+
+    /// Why this computer can have no machines, if so.
+    #[must_use]
+    pub fn unavailable() -> Option<String> {
+        match hosts(&["may"]).output() {
+            Ok(may) if may.status.success() => None,
+            Ok(may) => Some(text(&may.stderr).trim().to_owned()),
+            Err(error) => Some(format!("hosts.sh cannot be run: {error}")),
+        }
     }
 
     /// The home of a machine's user.

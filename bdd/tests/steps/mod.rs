@@ -20,6 +20,7 @@ mod keeper;
 mod lists;
 mod machine;
 mod model;
+mod remote;
 mod request;
 mod reuse;
 mod stream;
@@ -38,6 +39,7 @@ use test_cluster::{
     Answer, Api, ChatStream, Cluster, JobRun, KeeperRun, ModelHub, RunningKeeper, SmallDisk,
     Transcript,
 };
+use testbed::Testbed;
 use tokio::process::Child;
 use tokio::task::JoinSet;
 use worker_contract::{JobId, SupervisedWorker};
@@ -52,6 +54,7 @@ pub(crate) struct Rbee {
     disk: Option<SmallDisk>,
     pub(crate) cluster: Option<Cluster>,
     hub: Option<ModelHub>,
+    testbed: Option<Testbed>,
     answers: Vec<Answer>,
     stream: Option<ChatStream>,
     open_streams: Vec<ChatStream>,
