@@ -72,7 +72,7 @@ impl App {
         let inventory = Inventory::open(paths.data.join("hives.json"), &config.hives)?;
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
-        let registry = registry(&config, with_local_hive, &hive_files);
+        let registry = registry(&config, inventory.names(), with_local_hive, &hive_files);
 
         let queen_url = url_for_this_machine(address);
         #[cfg(feature = "local-hive")]
@@ -189,8 +189,12 @@ impl App {
 }
 
 /// A registry that waits, for a moment after the start, for the hives that should report.
-fn registry(config: &Config, with_local_hive: bool, hive_files: &RunFiles) -> Registry {
-    let mut expected: Vec<HiveAlias> = config.hives.keys().cloned().collect();
+fn registry(
+    config: &Config,
+    mut expected: Vec<HiveAlias>,
+    with_local_hive: bool,
+    hive_files: &RunFiles,
+) -> Registry {
     let is_inside = cfg!(feature = "local-hive") && with_local_hive;
     if is_inside || hive_files.read_running().is_some() {
         expected.push(HiveAlias::localhost());

@@ -96,12 +96,13 @@ impl Spawner {
 
     async fn ask(&self, spawn: WorkerSpawn) -> Result<(), JobError> {
         let client = self.shared.hives.get(&spawn.hive_id)?;
+        let hive = spawn.hive_id.clone();
         let operation = Operation::WorkerSpawn(spawn);
         let job = JobContext::silent(&operation, "local", self.shared.stop.child_token());
         let outcome = client.execute(operation, job).await?;
         // The hive's next report says the same a moment later.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
-            self.shared.registry.supervised(&worker);
+            self.shared.registry.started_by(&hive, &worker);
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ async fn a_hive_on_the_network_is_found_and_joins_with_its_secret_only() {
 
     // It reports to the queen all the time, and is not heard.
     wait_until("the queen's refusal", Duration::from_secs(20), async || {
-        bed.sh("nas", "cat hive.log").ok()?.contains("401").then_some(())
+        bed.sh("nas", "cat hive.log").ok()?.contains("does not take heartbeats").then_some(())
     })
     .await
     .unwrap();

@@ -42,6 +42,13 @@ async fn an_empty_machine_becomes_a_hive_whose_worker_answers() {
     let workers = bed.json("worker list --hive gpu-1").await.unwrap();
     assert_eq!(workers.as_array().map(Vec::len), Some(1));
 
+    // A queen that starts again finds it, and it her.
+    bed.keeper("queen stop").await.unwrap().expect_success().unwrap();
+    bed.keeper("queen start").await.unwrap().expect_success().unwrap();
+    bed.hive_when("gpu-1", "alive", |hive| hive["liveness"] == "alive").await.unwrap();
+    let answer = bed.keeper("infer --model demo --max-tokens 4 Hello").await.unwrap();
+    answer.expect_success().unwrap();
+
     let logs = bed.keeper("hive logs gpu-1 -n 50").await.unwrap().expect_success().unwrap();
     assert!(logs.stdout.contains("hive listens"), "{logs}");
     let stopped = bed.keeper("hive stop gpu-1").await.unwrap().expect_success().unwrap();
@@ -170,6 +177,19 @@ async fn an_uninstalled_hive_leaves_its_models_or_nothing() {
     assert_eq!(hives.as_array().map(Vec::len), Some(1), "{hives}");
     let secret = bed.home(DESK).join(".local/share/rbee/secrets/hives/gpu-1.token");
     assert!(!secret.exists());
+}
+
+#[tokio::test]
+async fn of_two_installs_at_once_the_second_is_told_of_the_first() {
+    let Some(bed) = Testbed::start(&["gpu-1"]).unwrap() else { return };
+    bed.start_queen().await.unwrap();
+    bed.keeper("hive add gpu-1 --ssh gpu-1").await.unwrap().expect_success().unwrap();
+    let install = || bed.start_keeper(&["hive", "install", "gpu-1"]).unwrap().finish();
+    let (one, two) = tokio::join!(install(), install());
+    let (one, two) = (one.unwrap(), two.unwrap());
+    let refused = if one.code == Some(0) { &two } else { &one };
+    assert!([one.code, two.code].contains(&Some(0)), "{one}\n{two}");
+    assert!(refused.stderr.contains("another job is at the machine"), "{refused}");
 }
 
 #[tokio::test]

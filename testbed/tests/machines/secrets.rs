@@ -63,7 +63,7 @@ async fn a_second_machine_under_a_name_is_told_that_it_is_taken() {
         std::time::Duration::from_secs(20),
         async || {
             let log = bed.sh("gpu-1", "cat twin.log").ok()?;
-            log.contains("409").then_some(())
+            log.contains("does not take heartbeats").then_some(())
         },
     )
     .await

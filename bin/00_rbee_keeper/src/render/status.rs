@@ -69,6 +69,7 @@ mod tests {
             "address": "http://127.0.0.1:8500", "workers": [],
             "hives": [{
                 "hive_id": "localhost", "address": null, "version": "0.1.0", "liveness": "alive",
+                "last_seen_ms": 1400,
                 "catalog": [], "workers": [],
                 "devices": [{
                     "id": "CPU-0", "backend": "CPU", "name": "a processor",
@@ -81,11 +82,11 @@ mod tests {
         insta::assert_snapshot!(screen(&status, 0, Style::default()), @r"
         queen-rbee 0.1.0 is running at http://127.0.0.1:8500, up 3s, with local-hive
 
-        HIVE       STATE  ADDRESS       DEVICES  MODELS  WORKERS
-        localhost  alive  in the queen  CPU-0    0       0
+        HIVE       STATE  SEEN    ADDRESS       DEVICES  MEMORY FREE  MODELS  WORKERS  VERSION
+        localhost  alive  1s ago  in the queen  CPU-0    7.8 GiB      0       0        0.1.0
 
-        DEVICE  BACKEND  MEMORY FREE  MEMORY    NAME
-        CPU-0   CPU      7.8 GiB      15.6 GiB  a processor
+        DEVICE  BACKEND  MEMORY FREE  MEMORY    LOAD  NAME
+        CPU-0   CPU      7.8 GiB      15.6 GiB  -     a processor
 
         no models: add one with `rbee-keeper model import FILE`
 

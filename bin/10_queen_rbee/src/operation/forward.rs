@@ -29,7 +29,7 @@ impl Operations {
         let _mark = self.registry.begin_spawn(&spawn.model);
         let outcome = client.execute(operation, job).await?;
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
-            self.registry.supervised(&worker);
+            self.registry.started_by(&hive, &worker);
         }
         Ok(outcome)
     }

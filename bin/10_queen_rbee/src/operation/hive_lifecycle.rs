@@ -60,6 +60,12 @@ impl Operations {
             JobError::new("hive_lost", format!("hive {id} gave an unexpected report: {error}"))
         })?;
         let reported_as = report.hive_id.clone();
+        // A machine that was added speaks for itself only; a process of this user has the name it likes.
+        if reported_as != *id && self.inventory.names().contains(id) {
+            let message = format!("what answers as hive {id} calls itself {reported_as}");
+            return Err(JobError::new("other_hive", message)
+                .hint(format!("give it its name: [hive] alias = \"{id}\"")));
+        }
         self.registry
             .hive_beat(report, Instant::now())
             .map_err(|error| JobError::new("hive_refused", error.to_string()))?;

@@ -7,6 +7,7 @@ use access_tokens::Ticket;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{FileOffer, ModelCopy, ModelFetch, Operation};
 use reqwest::Url;
+use serde::Deserialize as _;
 use worker_contract::{HiveAlias, ModelAlias, ModelEntry, Sha256Digest};
 
 use super::Operations;
@@ -44,7 +45,12 @@ impl Operations {
         };
         job.say(format!("Copying {model} from {from} to {to}"));
         let fetch = ModelFetch { hive_id: to.clone(), from, model, source: entry.source, files };
-        self.hives.get(&to)?.execute(Operation::ModelFetch(fetch), job).await
+        let outcome = self.hives.get(&to)?.execute(Operation::ModelFetch(fetch), job).await?;
+        // Who has just copied a model wants to use it before the hive's next report.
+        if let Ok(model) = ModelEntry::deserialize(&outcome.data) {
+            self.registry.catalogued(&to, model);
+        }
+        Ok(outcome)
     }
 
     fn entry(&self, from: &HiveAlias, model: &ModelAlias) -> Result<ModelEntry, JobError> {

@@ -150,8 +150,13 @@ impl Registry {
         Ok(())
     }
 
-    /// Takes a hive's word on one worker, such as the result of its start.
-    pub fn supervised(&self, worker: &SupervisedWorker) {
+    /// Takes a hive's word on a worker that it has started; on another one's worker it has none.
+    pub fn started_by(&self, hive: &HiveAlias, worker: &SupervisedWorker) {
+        // A process of the queen's own user has the name that it likes.
+        if worker.hive_id != *hive && !hive.is_localhost() {
+            tracing::warn!(%hive, worker = %worker.worker_id, "a hive speaks for another one's worker");
+            return;
+        }
         self.state().workers.supervised(worker);
         self.touch();
     }

@@ -238,7 +238,10 @@ fn a_worker_is_heard_through_its_own_hive_only() {
     let refused = registry.worker_beat(stolen, begin).unwrap_err();
     assert!(matches!(refused, ReportError::Taken { .. }), "{refused}");
 
-    // Nor does another hive's list end it.
+    // Nor does another hive's list end it, nor its answer bring one up elsewhere.
+    let foreign = listed("w-9", SupervisedState::Ready);
+    registry.started_by(&stranger, &foreign);
+    assert!(!registry.state().workers.iter().any(|(id, _)| id.as_str() == "w-9"));
     let mut listed = listed("w-1", SupervisedState::Failed { reason: "no".into() });
     listed.hive_id = stranger.clone();
     let report = HiveHeartbeat { hive_id: stranger, ..hive(vec![listed]) };

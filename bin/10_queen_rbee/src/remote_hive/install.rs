@@ -47,6 +47,7 @@ impl RemoteHives {
     ) -> Result<Outcome, JobError> {
         let hive = &request.hive_id;
         let (machine, target) = self.machine(hive)?;
+        let _turn = self.turn(hive)?;
         let payload = tokio::task::spawn_blocking(Payload::of_this_machine);
         job.say(format!("Connecting to {target}"));
         let shell = Shell::connect(hive, &target).await?;

@@ -21,6 +21,7 @@ impl RemoteHives {
     /// Starts an installed hive and waits until it has reported.
     pub(crate) async fn start(&self, hive: &HiveAlias, job: &JobContext) -> Result<(), JobError> {
         let (_, target) = self.machine(hive)?;
+        let _turn = self.turn(hive)?;
         job.say(format!("Connecting to {target}"));
         let shell = Shell::connect(hive, &target).await?;
         job.say(format!("Starting hive {hive}"));
@@ -35,6 +36,7 @@ impl RemoteHives {
     /// Stops a hive and its workers. False if it did not run.
     pub(crate) async fn halt(&self, hive: &HiveAlias) -> Result<bool, JobError> {
         let (_, target) = self.machine(hive)?;
+        let _turn = self.turn(hive)?;
         let shell = Shell::connect(hive, &target).await?;
         let was_running = shell.probe().await?.is_running;
         shell.run("stop the hive", &["halt", HALT], b"").await?;
@@ -59,6 +61,7 @@ impl RemoteHives {
     ) -> Result<Option<String>, JobError> {
         let hive = &request.hive_id;
         let (_, target) = self.machine(hive)?;
+        let _turn = self.turn(hive)?;
         job.say(format!("Connecting to {target}"));
         let shell = Shell::connect(hive, &target).await?;
         let installed = shell.probe().await?.installed;

@@ -12,6 +12,9 @@ mod plan;
 mod probe;
 mod version;
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use job_server::JobError;
 use rbee_operations::SshTarget;
 use worker_contract::HiveAlias;
@@ -32,6 +35,15 @@ pub(crate) struct RemoteHives {
     keyring: Keyring,
     registry: Registry,
     queen: QueenAddress,
+    /// The hives whose machines are being changed.
+    busy: Arc<Mutex<BTreeSet<HiveAlias>>>,
+}
+
+/// A machine is being changed, for as long as this exists.
+#[derive(Debug)]
+struct Turn {
+    hive: HiveAlias,
+    busy: Arc<Mutex<BTreeSet<HiveAlias>>>,
 }
 
 /// A step on a machine that failed.
@@ -57,7 +69,18 @@ impl RemoteHives {
         registry: Registry,
         queen: QueenAddress,
     ) -> Self {
-        Self { inventory, keyring, registry, queen }
+        Self { inventory, keyring, registry, queen, busy: Arc::default() }
+    }
+
+    /// The right to change a machine, which one job at a time has.
+    fn turn(&self, hive: &HiveAlias) -> Result<Turn, JobError> {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if !busy.insert(hive.clone()) {
+            let message = format!("another job is at the machine of hive {hive}");
+            return Err(JobError::new("hive_busy", message)
+                .hint("`rbee-keeper job list` shows it; wait for its end, or cancel it"));
+        }
+        Ok(Turn { hive: hive.clone(), busy: Arc::clone(&self.busy) })
     }
 
     /// Whether SSH leads to the machine of a hive.
@@ -85,6 +108,12 @@ impl RemoteHives {
             )
             .hint(format!("add it: rbee-keeper hive add {hive} --ssh USER@HOST"))),
         }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hive);
     }
 }
 

@@ -188,10 +188,10 @@ start() {
 # halt SECONDS: the hive ends, and its workers by it.
 halt() {
     [ -d "$root" ] || return 0
-    # The hive is signalled once: a second signal would end it before its workers.
-    if is_unit; then
-        systemctl --user stop "$unit"
-    elif pid=$(supervisor) || pid=$(hive_process); then
+    # systemd waits for the end. A hive is signalled once: a second signal would end it before its
+    # workers.
+    if is_unit; then systemctl --user stop "$unit"; fi
+    if pid=$(supervisor) || pid=$(hive_process); then
         kill -TERM "$pid" 2>/dev/null || :
     fi
     left=$(($1 * 5))
