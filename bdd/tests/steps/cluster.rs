@@ -86,6 +86,15 @@ async fn hive_killed(world: &mut Rbee) -> Step {
     Ok(())
 }
 
+#[when("the hive's list of its workers is damaged")]
+fn ledger_damaged(world: &mut Rbee) -> Step {
+    let file = world.cluster()?.home().path().join("run/workers.json");
+    let text = std::fs::read_to_string(&file)?;
+    ensure!(text.contains("pid"), "it names no worker: {text}");
+    std::fs::write(file, &text[..text.len() / 2])?;
+    Ok(())
+}
+
 #[when("the hive starts again")]
 async fn hive_starts_again(world: &mut Rbee) -> Step {
     world.cluster_mut()?.hive()?.start_again().await?;

@@ -2,11 +2,13 @@
 
 use std::process::Stdio;
 
-use anyhow::Context;
+use anyhow::{Context, Result, anyhow};
 use cucumber::{then, when};
 use serde_json::Value;
 use test_cluster::{Signal, is_alive, send_signal, wait_until, write_broken_model};
+use worker_contract::{SupervisedState, SupervisedWorker};
 
+use super::worker::workers_of_hive;
 use super::{Rbee, SOON, Step};
 
 #[when("the worker is killed")]
@@ -17,6 +19,54 @@ async fn kill_worker(world: &mut Rbee) -> Step {
     wait_until("the end of the killed worker", SOON, gone).await?;
     world.killed.push(pid);
     Ok(())
+}
+
+#[when("the worker hangs")]
+fn hang_worker(world: &mut Rbee) -> Step {
+    let pid = world.worker()?.pid;
+    send_signal(pid, Signal::STOP);
+    world.killed.push(pid);
+    Ok(())
+}
+
+#[when("the worker is killed until it does not come back")]
+async fn kill_too_often(world: &mut Rbee) -> Step {
+    for _ in 0..20 {
+        kill_worker(world).await?;
+        let next = next_process(world).await?;
+        if matches!(next.state, SupervisedState::Failed { .. }) {
+            return Ok(());
+        }
+        world.worker = Some(next);
+    }
+    Err(anyhow!("it came back {} times", world.killed.len()).into())
+}
+
+#[then("the same worker runs in another process")]
+async fn comes_back(world: &mut Rbee) -> Step {
+    let next = next_process(world).await?;
+    ensure!(next.state == SupervisedState::Ready, "it does not come back: {next:?}");
+    world.worker = Some(next);
+    Ok(())
+}
+
+/// The worker when it is ready in another process, or has failed.
+async fn next_process(world: &Rbee) -> Result<SupervisedWorker> {
+    let (cluster, before) = (world.cluster()?, world.worker()?);
+    let mut seen = Vec::new();
+    wait_until("another process of the worker", SOON, async || {
+        seen = workers_of_hive(cluster).await.ok()?;
+        let next = seen.iter().find(|worker| worker["worker_id"] == before.worker_id.as_str())?;
+        let next: SupervisedWorker = serde_json::from_value(next.clone()).ok()?;
+        match next.state {
+            SupervisedState::Ready => !world.killed.contains(&next.pid),
+            SupervisedState::Failed { .. } => true,
+            _ => false,
+        }
+        .then_some(next)
+    })
+    .await
+    .with_context(|| format!("the hive lists {seen:?}"))
 }
 
 #[then("another process than the killed one has answered")]

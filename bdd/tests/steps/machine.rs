@@ -24,6 +24,21 @@ async fn machine_with_worker(world: &mut Rbee, alias: String) -> Step {
     Ok(())
 }
 
+#[given(regex = r#"^another machine that calls itself "([^"]+)" as well$"#)]
+async fn machine_of_the_same_name(world: &mut Rbee, alias: String) -> Step {
+    world.cluster_mut()?.add_machine(&alias.parse()?).await?;
+    let cluster = world.cluster()?;
+    let mut seen = Value::Null;
+    wait_until("a hive with a rival in the queen's list", super::SOON, async || {
+        seen = cluster.status().await.ok()?;
+        let hives = seen["hives"].as_array()?;
+        hives.iter().any(|hive| hive["rival"].is_string()).then_some(())
+    })
+    .await
+    .with_context(|| format!("the queen tells {seen}"))?;
+    Ok(())
+}
+
 #[when("the other machine loses its power")]
 fn power_cut(world: &mut Rbee) -> Step {
     Ok(world.cluster_mut()?.cut_power()?)

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use daemon_lifecycle::ProcessIdentity;
+use daemon_lifecycle::{ProcessIdentity, find_started_with};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -34,6 +34,9 @@ pub(super) async fn down(session: &Session) -> Result<(), Failure> {
     }
     let grace = Duration::from_secs(session.config.hive.stop_grace_s);
     stopped.extend(try_join_all(workers.iter().map(|worker| end(worker, grace))).await?);
+    // Those that no list names: it is damaged, or their hive was killed before it wrote them down.
+    let strays = try_join_all(strays(session).into_iter().map(|stray| end_stray(stray, grace)));
+    stopped.extend(strays.await?);
     tell(session, &stopped).await
 }
 
@@ -42,6 +45,25 @@ async fn end(worker: &Worker, grace: Duration) -> Result<Stopped, Failure> {
     let ended = queen_process::stop_process(worker.identity(), grace).await?;
     let name = format!("worker {} ({})", worker.id, worker.model);
     Ok(Stopped { name, pid: worker.pid, killed: ended.is_some_and(|ended| ended.killed) })
+}
+
+async fn end_stray(process: ProcessIdentity, grace: Duration) -> Result<Stopped, Failure> {
+    let ended = queen_process::stop_process(process, grace).await?;
+    let killed = ended.is_some_and(|ended| ended.killed);
+    Ok(Stopped { name: "a worker that no list names".to_owned(), pid: process.pid, killed })
+}
+
+/// The worker processes that run, by what a hive puts into their environment: a token that begins with
+/// what is in a file of these files' hives, and a point.
+fn strays(session: &Session) -> Vec<ProcessIdentity> {
+    let shared = std::fs::read_to_string(session.paths.run.join("worker-tokens"));
+    let Some(shared) = shared.ok().filter(|shared| !shared.trim().is_empty()) else {
+        return Vec::new();
+    };
+    let beginning = format!("{}.", shared.trim());
+    let is_ours = |token: &str| token.starts_with(&beginning);
+    let found = find_started_with("RBEE_WORKER_TOKEN", is_ours);
+    found.into_iter().map(|(process, _)| process).collect()
 }
 
 /// The worker processes that run, by the list that the hive keeps of them for its successor.

@@ -47,9 +47,17 @@ async fn run(
 ) -> Result<Outcome, JobError> {
     // The last event is the hive's result, which becomes ours; only those before are passed on.
     let mut held: Option<JobEvent> = None;
+    let may_be_last =
+        |event: &JobEvent| [operation.name(), "error", "cancelled"].contains(&event.event.as_str());
     let pass_on = |event: &JobEvent| {
-        if let Some(earlier) = held.replace(event.clone()) {
+        if let Some(earlier) = held.take() {
             job.forward(earlier);
+        }
+        // What cannot be the last one is not kept waiting for the next: a line of a log, say.
+        if may_be_last(event) {
+            held = Some(event.clone());
+        } else {
+            job.forward(event.clone());
         }
     };
     match jobs.run_until(operation, job.cancelled(), pass_on).await {

@@ -16,20 +16,20 @@ impl Operations {
         debug_assert!(operation.should_forward_to_hive());
         let hive = operation.hive_id().cloned().unwrap_or_else(HiveAlias::localhost);
         let client = self.hives.get(&hive)?;
-        let Operation::WorkerSpawn(spawn) = &operation else {
-            let removes = matches!(operation, Operation::ModelDelete(_));
-            let outcome = client.execute(operation, job).await?;
-            // Who has just added a model wants to use it before the hive's next report.
-            if let (false, Ok(model)) = (removes, ModelEntry::deserialize(&outcome.data)) {
-                self.registry.catalogued(&hive, model);
-            }
-            return Ok(outcome);
+        let starts = match &operation {
+            Operation::WorkerSpawn(spawn) => Some(spawn.model.clone()),
+            Operation::WorkerRestart(target) => self.registry.model_of(&target.worker_id),
+            _ => None,
         };
         // Requests for the model wait for this worker instead of starting another one.
-        let _mark = self.registry.begin_spawn(&spawn.model);
+        let _mark = starts.map(|model| self.registry.begin_spawn(&model));
+        let removes = matches!(operation, Operation::ModelDelete(_));
         let outcome = client.execute(operation, job).await?;
+        // Who has just added a model, or started a worker, wants to use it before the hive's next report.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
             self.registry.started_by(&hive, &worker);
+        } else if let (false, Ok(model)) = (removes, ModelEntry::deserialize(&outcome.data)) {
+            self.registry.catalogued(&hive, model);
         }
         Ok(outcome)
     }

@@ -230,6 +230,12 @@ impl Registry {
         SpawnMark { model: model.clone(), registry: self.clone() }
     }
 
+    /// What a worker runs.
+    #[must_use]
+    pub fn model_of(&self, id: &WorkerId) -> Option<ModelAlias> {
+        self.state().workers.get(id).map(|worker| worker.model.clone())
+    }
+
     /// The base URL that a hive has reported; `None` if it has not, or is in this process.
     #[must_use]
     pub fn hive_address(&self, id: &HiveAlias) -> Option<String> {

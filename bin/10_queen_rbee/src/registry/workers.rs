@@ -221,6 +221,10 @@ impl Workers {
         }
     }
 
+    pub(super) fn get(&self, id: &WorkerId) -> Option<&Worker> {
+        self.by_id.get(id)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
         self.by_id.iter()
     }

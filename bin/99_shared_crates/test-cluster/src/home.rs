@@ -20,6 +20,7 @@ drain_s = 5
 bind = "127.0.0.1:0"
 worker_ports = "0"
 stop_grace_s = 5
+unresponsive_after_s = 6
 
 [worker]
 slots = 4
