@@ -34,6 +34,7 @@ pub(super) async fn spawn(
         ctx_size: request.ctx_size.unwrap_or(parts.worker.ctx_size),
     };
     let (plan, held) = plan(parts, wanted, job).await?;
+    let held = with_memory(parts, &plan, held, job).await?;
     let model = plan.model.clone();
     job.say(format!("Starting worker for {model} on {}", plan.device));
     let started = parts.supervisor.spawn(plan, held)?;
@@ -61,12 +62,14 @@ pub(super) async fn restart(
     job.say(format!("Stopping worker {id}"));
     // Somebody may have taken it off the list meanwhile, which comes to the same.
     let _ = parts.supervisor.delete(id).await;
+    // Only then is the memory free that it had itself.
+    let held = with_memory(parts, &plan, held, job).await?;
     job.say(format!("Starting worker {id} for {model} on {}", plan.device));
     let started = parts.supervisor.start_again(&restarting, plan, held)?;
     until_ready(started, &model, job).await
 }
 
-/// Looks up and checks all that a worker needs, and takes what it is to hold.
+/// Looks up and checks all that a worker needs, and takes what it is to hold but for the memory.
 async fn plan(
     parts: &Parts,
     wanted: Wanted,
@@ -89,12 +92,21 @@ async fn plan(
     .await?;
     let digest = entry.sha256;
     let plan = WorkerPlan { binary, model, model_file, digest, device, slots, ctx_size };
-    let held = Holdings::new(Some(model_in_use));
-    let held = match unless_cancelled(job, reserve(parts, &plan)).await?? {
+    Ok((plan, Holdings::new(Some(model_in_use))))
+}
+
+/// Takes the memory, too.
+async fn with_memory(
+    parts: &Parts,
+    plan: &WorkerPlan,
+    held: Holdings,
+    job: &JobContext,
+) -> Result<Holdings, JobError> {
+    let memory = unless_cancelled(job, reserve(parts, plan)).await??;
+    Ok(match memory {
         Some(memory) => held.with_memory(memory),
         None => held,
-    };
-    Ok((plan, held))
+    })
 }
 
 /// Takes the memory that a worker needs; `None` where nobody knows how much that is. Then the worker

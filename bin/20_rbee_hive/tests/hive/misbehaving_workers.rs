@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, SOON, TestHive, delete_worker, failure_reason, import, spawn};
+use crate::support::{
+    Home, SOON, TestHive, delete_worker, failure_reason, import, restart_worker, spawn,
+};
 use test_cluster::{is_alive, wait_until};
 use tokio_util::sync::CancellationToken;
-use worker_contract::SupervisedState;
+use worker_contract::{SupervisedState, SupervisedWorker};
 
 #[tokio::test]
 async fn a_worker_that_ignores_sigterm_is_killed_after_the_grace() {
@@ -102,7 +104,7 @@ async fn cancelling_a_spawn_ends_the_process_and_frees_its_port() {
             let cancel = CancellationToken::new();
             let spawning = hive.run_until(spawn("double"), cancel.clone());
             let cancelling = async {
-                let loading = |worker: &worker_contract::SupervisedWorker| {
+                let loading = |worker: &SupervisedWorker| {
                     worker.state == SupervisedState::Starting { progress: 0.25 }
                 };
                 let worker = hive.wait_for_worker("a loading worker", loading).await.unwrap();
@@ -219,6 +221,31 @@ async fn workers_that_start_at_once_cannot_both_count_on_the_same_memory() {
         assert!(error.message.contains("promised to workers that are starting"));
         assert!(hive.hive.workers().is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_restarted_may_count_on_the_memory_that_it_had() {
+    let (_home, hive) = hive_with("needs-much", |_| {}).await;
+    let spawning = hive.run(spawn("double"));
+    let restarting = async {
+        let loads = |worker: &SupervisedWorker| {
+            worker.state == SupervisedState::Starting { progress: 0.25 }
+        };
+        let first = hive.wait_for_worker("the first process", loads).await.unwrap();
+        let cancel = CancellationToken::new();
+        let restarting = hive.run_until(restart_worker(&first.worker_id), cancel.clone());
+        let cancelling = async {
+            let is_next = |next: &SupervisedWorker| {
+                next.worker_id == first.worker_id && next.pid != first.pid
+            };
+            hive.wait_for_worker("the next process", is_next).await.unwrap();
+            cancel.cancel();
+        };
+        tokio::join!(restarting, cancelling).0
+    };
+    let (spawned, restarted) = tokio::join!(spawning, restarting);
+    assert_eq!(spawned.unwrap_err().code, "worker_stopped");
+    assert_eq!(restarted.unwrap_err().code, "cancelled");
 }
 
 #[tokio::test]
