@@ -166,6 +166,9 @@ impl Client {
         };
         match tokio::time::timeout(self.stall, sent).await {
             Err(_) => Err(DownloadError::Stalled { host: host(url), after: self.stall }),
+            Ok(Err(error)) if is_untrusted(&error) => {
+                Err(DownloadError::Untrusted { host: host(url), source: Box::new(error) })
+            }
             Ok(Err(error)) if !error.is_connect() => Err(DownloadError::Closed { host: host(url) }),
             Ok(Err(error)) => {
                 Err(DownloadError::Connect { host: host(url), source: Box::new(error) })
@@ -220,6 +223,14 @@ pub(super) fn unquoted(etag: &str) -> &str {
 pub(super) fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or("the server");
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether TLS refused the server: what it shows is no certificate that this machine believes.
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::InvalidData)
 }
 
 fn connector() -> HttpConnector {

@@ -16,6 +16,13 @@ pub(crate) enum DownloadError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The server is not who it should be, as far as TLS can tell.
+    #[error("{host} is not trusted")]
+    Untrusted {
+        host: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The system's certificates cannot be read.
     #[error("the certificates of this system cannot be read, so no https server can be trusted")]
     Certificates(#[source] io::Error),
@@ -109,6 +116,7 @@ impl DownloadError {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "server_unreachable",
+            Self::Untrusted { .. } => "server_untrusted",
             Self::Certificates(_) => "no_certificates",
             Self::Stalled { .. } => "download_stalled",
             Self::Closed { .. } | Self::Cut { .. } => "download_cut",
@@ -137,6 +145,10 @@ impl DownloadError {
             Self::Connect { .. } => Some(
                 "check the network, or name a mirror: HF_ENDPOINT or [hive] hf_endpoint; the same \
                  command goes on where this one ended",
+            ),
+            Self::Untrusted { .. } => Some(
+                "if it is your own, have this machine trust its certificate: SSL_CERT_FILE, or the \
+                 system's store",
             ),
             Self::Certificates(_) => Some("install the system's certificates: ca-certificates"),
             Self::Stalled { .. } | Self::Closed { .. } | Self::Cut { .. } | Self::DiskFull => {

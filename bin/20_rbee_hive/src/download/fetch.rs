@@ -29,6 +29,7 @@ use super::probe::{Facts, probe};
 use super::retry::Attempts;
 use super::verify::Landing;
 use crate::catalog::{free_space, hex_digest_of};
+use crate::hive::with_causes;
 
 /// When it is known whether one connection is enough.
 const FIRST_LOOK: Duration = Duration::from_millis(300);
@@ -37,6 +38,8 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 const SAVE_EVERY: u64 = 10;
 /// How often a file that changes on the server is begun anew.
 const MAX_BEGINNINGS: u32 = 4;
+/// How often a server is asked again about a file of which nothing has come.
+const PROBES: u32 = 4;
 /// How many arrived chunks of a connection wait for the disk.
 const WAITING_CHUNKS: usize = 8;
 
@@ -147,7 +150,8 @@ impl Order<'_> {
 
     /// Asks the server about the file, as often as the attempts allow.
     async fn probe(&self) -> Result<Facts, DownloadError> {
-        let mut attempts = Attempts::new(self.fetcher.retries);
+        // Who was never reached is given up sooner than who was lost.
+        let mut attempts = Attempts::new(self.fetcher.retries.min(PROBES));
         loop {
             let asked = probe(&self.fetcher.client, self.remote);
             let asked = self.cancel.run_until_cancelled(asked).await;
@@ -311,6 +315,7 @@ impl Order<'_> {
         pause: Duration,
         stop: &CancellationToken,
     ) -> Result<(), DownloadError> {
+        let error = with_causes(error);
         self.hears.note(format!("{error}; trying again in {:.1} s", pause.as_secs_f32()));
         let slept = stop.run_until_cancelled(tokio::time::sleep(pause)).await;
         slept.ok_or(DownloadError::Cancelled)
