@@ -205,8 +205,12 @@ pub(crate) struct HiveAddArgs {
     /// The name that the hive is to have
     #[arg(value_name = "ALIAS")]
     pub(crate) alias: HiveAlias,
-    /// Where SSH goes: [USER@]HOST[:PORT], or an alias of ~/.ssh/config
-    #[arg(long, value_name = "TARGET", group = "way")]
+    #[arg(
+        long,
+        value_name = "TARGET",
+        group = "way",
+        help = "Where SSH goes: [USER@]HOST[:PORT], or an alias of ~/.ssh/config"
+    )]
     pub(crate) ssh: Option<SshTarget>,
     /// The URL of a hive that runs there already
     #[arg(long, value_name = "URL", group = "way", requires = "secret_file")]
@@ -371,8 +375,10 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct DownloadArgs {
-    /// hf:OWNER/REPO[:QUANT][@REVISION], https://HOST/FILE.gguf, or file:/PATH on the hive's machine
-    #[arg(value_name = "REFERENCE")]
+    #[arg(
+        value_name = "REFERENCE",
+        help = "hf:OWNER/REPO[:QUANT][@REVISION], https://HOST/FILE.gguf, or file:/PATH on the hive's machine"
+    )]
     pub(crate) reference: ModelRef,
     /// The name in requests [default: made from the file's name]
     #[arg(long, value_name = "NAME")]
