@@ -16,9 +16,9 @@ use worker_contract::{
 use self::vectors::Vectors;
 use crate::batch::{Gauges, Scheduler, SchedulerSettings, Submitter};
 use crate::engine::llama::{
-    AdapterSettings, AttentionSettings, ContextSettings, LlamaEngine, Model, ModelSettings,
-    Placement, Pooling, Purpose, Runtime, Vision, VisionError, VisionSettings, build_name,
-    default_threads,
+    AdapterSettings, AttentionSettings, CheckedFile, ContextSettings, LlamaEngine, Model,
+    ModelSettings, Placement, Pooling, Purpose, Runtime, Vision, VisionError, VisionSettings,
+    build_name, default_threads,
 };
 use crate::engine::{Engine as _, EngineLimits};
 use crate::images::Eyes;
@@ -171,13 +171,21 @@ impl Worker {
     }
 
     fn load_and_run(&self) -> Result<(), Box<dyn std::error::Error>> {
-        let runtime = Runtime::init()?;
         let settings = &self.settings;
+        // Neither needs the other, and both take a while.
+        let (runtime, checked) = std::thread::scope(|scope| {
+            let checking = scope.spawn(|| CheckedFile::check(&settings.file));
+            let runtime = Runtime::init();
+            (runtime, checking.join())
+        });
+        let (runtime, checked) = (runtime?, checked.map_err(|_| "the file could not be checked")??);
         let state = self.state.clone();
         let context = settings.context();
-        let model = Model::load(&runtime, &settings.model(), &context, move |progress| {
+        let on_progress = move |progress| {
             state.send_replace(WorkerState::Loading { progress });
-        })?;
+        };
+        let model =
+            Model::load_checked(&runtime, &settings.model(), checked, &context, on_progress)?;
         let model = Arc::new(model);
         if let Purpose::Pooled(pooling) = model.purpose() {
             return self.run_vectors(&runtime, &model, pooling);

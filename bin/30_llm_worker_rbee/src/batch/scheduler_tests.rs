@@ -359,7 +359,7 @@ proptest! {
         requests in prop::collection::vec(
             (0_i32..4, 0_usize..3, 1_u32..60, prop::option::of(0_usize..20), 0_usize..30), 1..14,
         ),
-        kv_tokens in 260_u32..900,
+        kv_tokens in 330_u32..900,
         slots in 1_u32..5,
         memory in prop::sample::select(vec![0_usize, 20_000, 1_000_000]),
         has_parts: bool,

@@ -31,7 +31,7 @@ pub use inspect::{InspectError, check_file, inspect, parts};
 pub use libraries::{LibraryError, engine_folder};
 pub use lora::{AdapterError, AdapterSettings};
 pub use memory_need::NotEnoughMemory;
-pub use model::{LoadError, Model, ModelSettings};
+pub use model::{CheckedFile, LoadError, Model, ModelSettings};
 pub use model_params::NoFit;
 pub use placement::{GpuLayers, Placement, PlacementError, SplitMode};
 pub use pooled::{LlamaPooledEngine, PooledContextError, PooledSettings};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
-use worker_contract::{DeviceId, MemoryNeed, TokenId};
+use worker_contract::{DeviceId, GgufSummary, MemoryNeed, TokenId};
 
 use super::attention::NeedsFlashAttention;
 use super::cache_tensor::{self, CacheTensorTooLarge};
@@ -109,8 +109,20 @@ impl Model {
         context: &ContextSettings,
         on_progress: impl FnMut(f32),
     ) -> Result<Self, LoadError> {
+        let checked = CheckedFile::check(&settings.file)?;
+        Self::load_checked(runtime, settings, checked, context, on_progress)
+    }
+
+    /// The same of a file that was checked before.
+    pub fn load_checked(
+        runtime: &Runtime,
+        settings: &ModelSettings,
+        checked: CheckedFile,
+        context: &ContextSettings,
+        on_progress: impl FnMut(f32),
+    ) -> Result<Self, LoadError> {
         let placement = &settings.placement;
-        let prepared = Prepared::new(runtime, settings, context)?;
+        let prepared = Prepared::new(runtime, settings, checked, context)?;
         let Prepared { purpose, file, params, .. } = &prepared;
         // A model for vectors has no KV cache of that size.
         if *purpose == Purpose::Text {
@@ -131,7 +143,8 @@ impl Model {
         settings: &ModelSettings,
         context: &ContextSettings,
     ) -> Result<Vec<MemoryNeed>, LoadError> {
-        let prepared = Prepared::new(runtime, settings, context)?;
+        let checked = CheckedFile::check(&settings.file)?;
+        let prepared = Prepared::new(runtime, settings, checked, context)?;
         let plan = prepared.plan(settings);
         needs(runtime, plan, prepared.purpose).ok_or_else(|| refused(settings))
     }
@@ -281,6 +294,21 @@ impl Model {
     }
 }
 
+/// A model's file whose header llama.cpp may see. Making one needs nothing of llama.cpp.
+#[derive(Debug)]
+pub struct CheckedFile {
+    summary: GgufSummary,
+    header: Header,
+}
+
+impl CheckedFile {
+    /// Checks a file's header, and those of its other parts.
+    pub fn check(file: &Path) -> Result<Self, InspectError> {
+        let (summary, header) = inspect_with_header(file)?;
+        Ok(Self { summary, header })
+    }
+}
+
 /// What is known of a model before it is loaded.
 struct Prepared {
     architecture: String,
@@ -295,12 +323,13 @@ impl Prepared {
     fn new(
         runtime: &Runtime,
         settings: &ModelSettings,
+        checked: CheckedFile,
         context: &ContextSettings,
     ) -> Result<Self, LoadError> {
         let placement = &settings.placement;
         placement.check()?;
         context.attention.check()?;
-        let (summary, header) = inspect_with_header(&settings.file)?;
+        let CheckedFile { summary, header } = checked;
         let path = || settings.file.display().to_string();
         let file = c_path(&settings.file).ok_or_else(|| LoadError::Refused {
             path: path(),
