@@ -15,6 +15,7 @@ use worker_contract::{HiveAlias, HiveHeartbeat};
 
 use super::HiveClient;
 use crate::registry::Registry;
+use crate::remote_hive::with_causes;
 
 /// The hive in this process. A clone is the same hive.
 #[derive(Debug, Clone)]
@@ -166,16 +167,4 @@ async fn take_reports(hive: LocalHive, mut reports: mpsc::Receiver<HiveHeartbeat
 fn busy() -> JobError {
     JobError::new("hive_busy", "the hive of this machine is being started or stopped")
         .hint("try again in a moment")
-}
-
-/// The whole chain of causes in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(deeper) = cause {
-        text.push_str(": ");
-        text.push_str(&deeper.to_string());
-        cause = deeper.source();
-    }
-    text
 }

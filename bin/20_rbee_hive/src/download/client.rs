@@ -327,6 +327,22 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_is_not_believed_is_told_from_a_server_that_is_away() {
+        use std::io::{Error, ErrorKind};
+        for (kind, is_refused) in [
+            (ErrorKind::InvalidData, true),
+            (ErrorKind::ConnectionRefused, false),
+            (ErrorKind::TimedOut, false),
+        ] {
+            let error = DownloadError::Connect {
+                host: "hub".to_owned(),
+                source: Box::new(Error::new(kind, "why")),
+            };
+            assert_eq!(is_untrusted(&error), is_refused, "{kind}");
+        }
+    }
+
+    #[test]
     fn an_entity_tag_is_compared_without_its_marks() {
         for etag in ["\"abc\"", "W/\"abc\"", "abc"] {
             assert_eq!(unquoted(etag), "abc");

@@ -117,14 +117,15 @@ impl Eyes {
         let mut seen = Seen { tokens: Vec::new(), media: Vec::new() };
         let mut ends_with_text = false;
         for piece in self.vision.pieces(&chunks)? {
-            ends_with_text = matches!(piece, Chunk::Text(_));
             let image = match piece {
                 Chunk::Text(tokens) => {
+                    ends_with_text |= !tokens.is_empty();
                     seen.tokens.extend(tokens);
                     continue;
                 }
                 Chunk::Image(image) => image,
             };
+            ends_with_text = false;
             let known = self.cache().get(&image.digest);
             let embeddings = match known {
                 Some(embeddings) => embeddings,
