@@ -1,26 +1,57 @@
-//! Who waits for a worker, and who is next: one bounded queue a model, first come, first served.
+//! Who waits for a worker, and who is next: one bounded queue a model, in a fair order.
 //!
-//! Pure: it knows no worker and no clock; `now` is passed in. One model's crowd fills its own queue
-//! only. Who went away or ran out of time holds nobody up.
+//! Interactive requests come before batch ones. Among equals callers take turns, so that a thousand
+//! requests of one do not keep the single one of another waiting: each request gets a virtual start
+//! time, one step after its caller's last (start-time fair queueing, Goyal et al. 1996), and the
+//! earliest is next. A full queue sheds the one that would be served last.
+//!
+//! Pure: it knows no worker and no clock.
 
-use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
 use worker_contract::ModelAlias;
 
-/// The queues of all models.
+/// How urgent a request is.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+    /// It takes what others leave.
+    Batch,
+}
+
+/// The queues of all models, of requests `T`.
 #[derive(Debug)]
-pub struct Admission {
+pub struct Admission<T> {
     max_per_model: usize,
-    queues: HashMap<ModelAlias, VecDeque<Waiting>>,
+    queues: HashMap<ModelAlias, Queue<T>>,
     last_number: u64,
+    len: usize,
 }
 
 /// A place in a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     model: ModelAlias,
-    number: u64,
+    rank: Rank,
+}
+
+/// Who enters.
+#[derive(Debug, Clone, Copy)]
+pub struct Entrant<'a> {
+    /// The model that is asked for.
+    pub model: &'a ModelAlias,
+    /// Who asks.
+    pub caller: &'a str,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// It has waited before and had a place: it is next of its kind, and is not shed.
+    pub had_a_place: bool,
 }
 
 /// As many requests wait for the model as may wait.
@@ -31,161 +62,318 @@ pub struct QueueFull {
     pub limit: usize,
 }
 
-#[derive(Debug)]
-struct Waiting {
+/// The order of a queue: priority, virtual start, arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    priority: Priority,
+    start: u64,
     number: u64,
-    deadline: Instant,
 }
 
-impl Admission {
+#[derive(Debug)]
+struct Queue<T> {
+    waiting: BTreeMap<Rank, T>,
+    /// The virtual time: the start of the last one that was served, for each priority.
+    time: HashMap<Priority, u64>,
+    /// The start of each caller's last request, while it has some.
+    last: HashMap<(Priority, String), Caller>,
+    /// Whose each waiting request is.
+    callers: HashMap<u64, String>,
+}
+
+#[derive(Debug, Default)]
+struct Caller {
+    start: u64,
+    waiting: usize,
+}
+
+impl<T> Admission<T> {
     /// Queues of at most `max_per_model` requests each.
     #[must_use]
     pub fn new(max_per_model: usize) -> Self {
-        Self { max_per_model, queues: HashMap::new(), last_number: 0 }
+        Self { max_per_model, queues: HashMap::new(), last_number: 0, len: 0 }
     }
 
-    /// Takes the last place in a model's queue.
+    /// Takes a place. Where the queue is full, whoever would be served last has to go: the one that
+    /// is given back, or this one.
     pub fn enter(
         &mut self,
-        model: &ModelAlias,
-        deadline: Instant,
-        now: Instant,
-    ) -> Result<Ticket, QueueFull> {
+        entrant: &Entrant<'_>,
+        request: T,
+    ) -> Result<(Ticket, Option<T>), (QueueFull, T)> {
         self.last_number += 1;
         let number = self.last_number;
-        let queue = match self.queues.get_mut(model) {
+        let limit = self.max_per_model;
+        let queue = match self.queues.get_mut(entrant.model) {
             Some(queue) => queue,
-            None => self.queues.entry(model.clone()).or_default(),
+            None => self.queues.entry(entrant.model.clone()).or_insert_with(Queue::new),
         };
-        if queue.len() >= self.max_per_model {
-            queue.retain(|waiting| waiting.deadline > now);
+        let rank = queue.rank(entrant, number);
+        let mut shed = None;
+        if queue.waiting.len() >= limit && !entrant.had_a_place {
+            match queue.waiting.last_key_value() {
+                Some((last, _)) if *last > rank => {
+                    let last = *last;
+                    shed = queue.remove(last);
+                    self.len -= 1;
+                }
+                _ => return Err((QueueFull { limit }, request)),
+            }
         }
-        if queue.len() >= self.max_per_model {
-            return Err(QueueFull { limit: self.max_per_model });
-        }
-        queue.push_back(Waiting { number, deadline });
-        Ok(Ticket { model: model.clone(), number })
+        queue.push(rank, entrant, request);
+        self.len += 1;
+        Ok((Ticket { model: entrant.model.clone(), rank }, shed))
     }
 
-    /// Takes the first place again, for a request whose worker failed: it has waited already.
-    pub fn enter_again(&mut self, model: &ModelAlias, deadline: Instant) -> Ticket {
-        self.last_number += 1;
-        let number = self.last_number;
-        let queue = self.queues.entry(model.clone()).or_default();
-        queue.push_front(Waiting { number, deadline });
-        Ticket { model: model.clone(), number }
+    /// Those who wait for a model, the next first.
+    pub fn waiting(&self, model: &ModelAlias) -> impl Iterator<Item = (Ticket, &T)> {
+        let ticket = |rank: &Rank| Ticket { model: model.clone(), rank: *rank };
+        let queue = self.queues.get(model).into_iter();
+        queue
+            .flat_map(|queue| queue.waiting.iter())
+            .map(move |(rank, request)| (ticket(rank), request))
     }
 
-    /// Whether everybody before has left or has run out of time.
-    #[must_use]
-    pub fn is_next(&self, ticket: &Ticket, now: Instant) -> bool {
-        let Some(queue) = self.queues.get(&ticket.model) else { return false };
-        let mut in_time = queue.iter().filter(|w| w.number == ticket.number || w.deadline > now);
-        in_time.next().is_some_and(|first| first.number == ticket.number)
+    /// The models that somebody waits for.
+    pub fn models(&self) -> impl Iterator<Item = &ModelAlias> {
+        self.queues.keys()
+    }
+
+    /// Takes a request out because it is served; the virtual time goes on.
+    pub fn serve(&mut self, ticket: &Ticket) -> Option<T> {
+        if let Some(queue) = self.queues.get_mut(&ticket.model)
+            && queue.waiting.contains_key(&ticket.rank)
+        {
+            let time = queue.time.entry(ticket.rank.priority).or_default();
+            *time = (*time).max(ticket.rank.start);
+        }
+        self.leave(ticket)
     }
 
     /// Gives a place up.
-    pub fn leave(&mut self, ticket: &Ticket) {
-        let Some(queue) = self.queues.get_mut(&ticket.model) else { return };
-        queue.retain(|waiting| waiting.number != ticket.number);
-        if queue.is_empty() {
+    pub fn leave(&mut self, ticket: &Ticket) -> Option<T> {
+        let queue = self.queues.get_mut(&ticket.model)?;
+        let request = queue.remove(ticket.rank);
+        self.len -= usize::from(request.is_some());
+        if queue.waiting.is_empty() {
             self.queues.remove(&ticket.model);
         }
+        request
+    }
+
+    /// How many wait for a model.
+    #[must_use]
+    pub fn waiting_for(&self, model: &ModelAlias) -> usize {
+        self.queues.get(model).map_or(0, |queue| queue.waiting.len())
     }
 
     /// How many wait, over all models.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.queues.values().map(VecDeque::len).sum()
+        self.len
     }
 
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.queues.is_empty()
+        self.len == 0
+    }
+}
+
+impl<T> Queue<T> {
+    fn new() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            time: HashMap::new(),
+            last: HashMap::new(),
+            callers: HashMap::new(),
+        }
+    }
+
+    fn rank(&self, entrant: &Entrant<'_>, number: u64) -> Rank {
+        let priority = entrant.priority;
+        if entrant.had_a_place {
+            return Rank { priority, start: 0, number };
+        }
+        let time = self.time.get(&priority).copied().unwrap_or(0);
+        let key = (priority, entrant.caller.to_owned());
+        let last = self.last.get(&key).map_or(0, |caller| caller.start);
+        Rank { priority, start: time.max(last) + 1, number }
+    }
+
+    fn push(&mut self, rank: Rank, entrant: &Entrant<'_>, request: T) {
+        self.waiting.insert(rank, request);
+        let caller = entrant.caller.to_owned();
+        let known = self.last.entry((rank.priority, caller.clone())).or_default();
+        known.start = known.start.max(rank.start);
+        known.waiting += 1;
+        self.callers.insert(rank.number, caller);
+    }
+
+    fn remove(&mut self, rank: Rank) -> Option<T> {
+        let request = self.waiting.remove(&rank)?;
+        if let Some(caller) = self.callers.remove(&rank.number) {
+            let key = (rank.priority, caller);
+            if let Some(known) = self.last.get_mut(&key) {
+                known.waiting -= 1;
+                if known.waiting == 0 {
+                    self.last.remove(&key);
+                }
+            }
+        }
+        Some(request)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
     use super::*;
 
     #[test]
-    fn the_first_to_come_is_next_and_then_the_second() {
-        let (mut queue, now) = (Admission::new(8), Instant::now());
-        let first = enter(&mut queue, "m", now).unwrap();
-        let second = enter(&mut queue, "m", now).unwrap();
-        assert!(queue.is_next(&first, now) && !queue.is_next(&second, now));
-        queue.leave(&first);
-        assert!(queue.is_next(&second, now) && !queue.is_next(&first, now));
-        queue.leave(&second);
-        assert!(queue.is_empty());
+    fn callers_take_turns_however_many_each_has() {
+        let mut queue = Admission::new(100);
+        for n in 0..6 {
+            enter(&mut queue, "greedy", n).unwrap();
+        }
+        enter(&mut queue, "modest", 100).unwrap();
+        enter(&mut queue, "modest", 101).unwrap();
+        assert_eq!(drain(&mut queue), [0, 100, 1, 101, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn who_was_idle_has_saved_nothing_up() {
+        let mut queue = Admission::new(100);
+        for n in 0..4 {
+            enter(&mut queue, "a", n).unwrap();
+        }
+        for expected in [0, 1] {
+            assert_eq!(serve_next(&mut queue), Some(expected));
+        }
+        for n in 10..13 {
+            enter(&mut queue, "b", n).unwrap();
+        }
+        assert_eq!(drain(&mut queue), [2, 10, 3, 11, 12]);
+    }
+
+    #[test]
+    fn interactive_requests_come_before_batch_ones_and_push_them_out() {
+        let mut queue = Admission::new(2);
+        let batch = |n| (Entrant { priority: Priority::Batch, ..entrant("a") }, n);
+        for n in [0, 1] {
+            let (entrant, n) = batch(n);
+            assert!(queue.enter(&entrant, n).is_ok());
+        }
+        let (entrant, n) = batch(2);
+        assert_eq!(queue.enter(&entrant, n).unwrap_err(), (QueueFull { limit: 2 }, 2));
+        assert_eq!(enter(&mut queue, "a", 3).unwrap(), Some(1), "the last batch one goes");
+        assert_eq!(drain(&mut queue), [3, 0]);
+    }
+
+    #[test]
+    fn a_full_queue_sheds_the_last_of_whoever_has_the_most() {
+        let mut queue = Admission::new(3);
+        for n in 0..3 {
+            enter(&mut queue, "greedy", n).unwrap();
+        }
+        assert_eq!(enter(&mut queue, "modest", 10).unwrap(), Some(2));
+        assert!(enter(&mut queue, "greedy", 3).is_err());
+        assert_eq!(queue.len(), 3);
+    }
+
+    #[test]
+    fn a_request_whose_worker_failed_is_next_again_even_in_a_full_queue() {
+        let mut queue = Admission::new(1);
+        enter(&mut queue, "a", 0).unwrap();
+        let again = Entrant { had_a_place: true, ..entrant("b") };
+        assert!(queue.enter(&again, 1).is_ok());
+        assert_eq!(drain(&mut queue), [1, 0]);
     }
 
     #[test]
     fn a_crowd_for_one_model_does_not_keep_others_out() {
-        let (mut queue, now) = (Admission::new(2), Instant::now());
-        enter(&mut queue, "m", now).unwrap();
-        enter(&mut queue, "m", now).unwrap();
-        assert_eq!(enter(&mut queue, "m", now), Err(QueueFull { limit: 2 }));
-        let other = enter(&mut queue, "other", now).unwrap();
-        assert!(queue.is_next(&other, now));
+        let mut queue = Admission::new(1);
+        enter(&mut queue, "a", 0).unwrap();
+        let other = "other".parse().unwrap();
+        assert!(queue.enter(&Entrant { model: &other, ..entrant("a") }, 1).is_ok());
+        assert_eq!((queue.waiting_for(&other), queue.len()), (1, 2));
     }
-
-    #[test]
-    fn who_ran_out_of_time_holds_nobody_up() {
-        let (mut queue, now) = (Admission::new(2), Instant::now());
-        let late = enter(&mut queue, "m", now).unwrap();
-        let second = queue.enter(&model("m"), now + 3 * HOUR, now).unwrap();
-        let later = now + 2 * HOUR;
-        assert!(queue.is_next(&second, later));
-        assert!(queue.enter(&model("m"), later + HOUR, later).is_ok(), "the queue was full");
-        queue.leave(&late);
-        assert!(queue.is_next(&second, later));
-    }
-
-    #[test]
-    fn a_request_whose_worker_failed_is_next_again() {
-        let (mut queue, now) = (Admission::new(1), Instant::now());
-        let waiting = enter(&mut queue, "m", now).unwrap();
-        let again = queue.enter_again(&model("m"), now + HOUR);
-        assert!(queue.is_next(&again, now) && !queue.is_next(&waiting, now));
-    }
-
-    const HOUR: Duration = Duration::from_secs(3600);
 
     proptest! {
         #[test]
-        fn exactly_one_is_next_and_in_the_order_of_coming(
-            steps in prop::collection::vec((any::<bool>(), 0_usize..4), 1..60),
+        fn nobody_is_lost_or_served_twice_and_between_two_of_one_every_other_caller_has_a_turn(
+            steps in prop::collection::vec((0_usize..4, any::<bool>(), 0_usize..8), 1..120),
         ) {
-            let (mut queue, now) = (Admission::new(5), Instant::now());
-            let mut inside: VecDeque<Ticket> = VecDeque::new();
-            for (enters, which) in steps {
-                if enters {
-                    let entered = enter(&mut queue, "m", now);
-                    prop_assert_eq!(entered.is_ok(), inside.len() < 5);
-                    inside.extend(entered);
-                } else if let Some(ticket) = inside.remove(which) {
-                    queue.leave(&ticket);
-                }
-                for (place, ticket) in inside.iter().enumerate() {
-                    prop_assert_eq!(queue.is_next(ticket, now), place == 0);
+            let names = ["a", "b", "c"];
+            let mut queue = Admission::new(20);
+            let mut inside: Vec<(Ticket, usize)> = Vec::new();
+            let mut gone = HashSet::new();
+            for (number, (who, leaves, which)) in steps.into_iter().enumerate() {
+                if who < 3 {
+                    match queue.enter(&entrant(names[who]), number) {
+                        Ok((ticket, shed)) => {
+                            inside.push((ticket, number));
+                            if let Some(shed) = shed {
+                                inside.retain(|(_, other)| *other != shed);
+                                prop_assert!(gone.insert(shed));
+                            }
+                        }
+                        Err(_) => prop_assert!(queue.len() >= 20),
+                    }
+                } else if let Some((ticket, number)) = inside.get(which).cloned() {
+                    let left = if leaves { queue.leave(&ticket) } else { queue.serve(&ticket) };
+                    prop_assert_eq!(left, Some(number));
+                    prop_assert!(gone.insert(number));
+                    prop_assert_eq!(queue.leave(&ticket), None);
+                    inside.retain(|(_, other)| *other != number);
                 }
                 prop_assert_eq!(queue.len(), inside.len());
+                prop_assert!(queue.len() <= 20);
             }
+            let rest: HashSet<_> = drain(&mut queue).into_iter().collect();
+            prop_assert_eq!(rest, inside.into_iter().map(|(_, number)| number).collect());
+            prop_assert!(queue.queues.is_empty());
+        }
+
+        #[test]
+        fn in_any_crowd_a_single_request_waits_for_one_of_each_other_caller_at_most(
+            crowd in prop::collection::vec(0_usize..5, 0..60),
+        ) {
+            let names = ["a", "b", "c", "d", "e"];
+            let mut queue = Admission::new(100);
+            for (number, who) in crowd.iter().enumerate() {
+                enter(&mut queue, names[*who], number).unwrap();
+            }
+            enter(&mut queue, "single", 1000).unwrap();
+            let place = drain(&mut queue).iter().position(|n| *n == 1000).unwrap();
+            prop_assert!(place <= names.len(), "it was number {}", place);
         }
     }
 
-    fn enter(queue: &mut Admission, name: &str, now: Instant) -> Result<Ticket, QueueFull> {
-        queue.enter(&model(name), now + HOUR, now)
+    fn entrant(caller: &str) -> Entrant<'_> {
+        static MODEL: std::sync::LazyLock<ModelAlias> =
+            std::sync::LazyLock::new(|| "m".parse().unwrap());
+        Entrant { model: &MODEL, caller, priority: Priority::Interactive, had_a_place: false }
     }
 
-    fn model(name: &str) -> ModelAlias {
-        name.parse().unwrap()
+    fn enter(
+        queue: &mut Admission<usize>,
+        caller: &str,
+        n: usize,
+    ) -> Result<Option<usize>, (QueueFull, usize)> {
+        queue.enter(&entrant(caller), n).map(|(_, shed)| shed)
+    }
+
+    fn serve_next(queue: &mut Admission<usize>) -> Option<usize> {
+        let model = queue.models().next()?.clone();
+        let ticket = queue.waiting(&model).next()?.0;
+        queue.serve(&ticket)
+    }
+
+    fn drain(queue: &mut Admission<usize>) -> Vec<usize> {
+        std::iter::from_fn(|| serve_next(queue)).collect()
     }
 }

@@ -91,7 +91,9 @@ impl App {
             Spawner::new(hives.clone(), registry.clone(), tasks.clone(), background.clone());
         let dispatcher =
             Dispatcher::new(registry.clone(), spawner, config.queen.max_queue_per_model);
-        let relay = Relay::new(dispatcher, keyring.clone());
+        tasks.spawn(dispatcher.clone().run(background.clone()));
+        let stall = Duration::from_secs(config.queen.stall_timeout_s);
+        let relay = Relay::new(dispatcher, keyring.clone(), stall);
         let http = reqwest::Client::builder().no_proxy().build()?;
         let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
         let executor: Arc<dyn Executor> = Arc::new(Operations {

@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use job_server::{JobContext, JobError};
-use rbee_operations::{Operation, WorkerSpawn};
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{Operation, WorkerSpawn, WorkerTarget};
 use serde::Deserialize as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use worker_contract::{DeviceId, HiveAlias, ModelAlias, SupervisedWorker};
+use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker};
 
 use crate::hive_client::HiveClients;
 use crate::registry::{Registry, SpawnMark};
+use crate::scheduler::Spawn;
 
 /// Starts workers on demand. A clone is the same spawner.
 #[derive(Debug, Clone)]
@@ -50,7 +52,7 @@ impl Spawner {
 
     /// Starts a worker, or joins the start that is under way for the model. It is seen through even
     /// if nobody waits for it any longer: the next request finds the worker.
-    pub fn spawn(&self, model: &ModelAlias, hive: HiveAlias, device: Option<DeviceId>) -> Attempt {
+    pub fn spawn(&self, model: &ModelAlias, spawn: Spawn) -> Attempt {
         let mut running = self.running();
         if let Some(attempt) = running.get(model) {
             return attempt.clone();
@@ -58,34 +60,25 @@ impl Spawner {
         let (sender, end) = watch::channel(None);
         let attempt = Attempt { end };
         running.insert(model.clone(), attempt.clone());
-        let mark = self.shared.registry.begin_spawn(model);
-        let spawn = WorkerSpawn {
-            hive_id: hive,
-            model: model.clone(),
-            device,
-            slots: None,
-            ctx_size: None,
-        };
-        self.shared.tasks.spawn(self.clone().carry_out(spawn, mark, sender));
+        let registry = &self.shared.registry;
+        let mark = registry.begin_spawn(model);
+        let now = Instant::now();
+        spawn.evict.iter().for_each(|worker| registry.worker_leaves(worker, now));
+        self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn, mark, sender));
         attempt
-    }
-
-    /// The start that is under way for a model.
-    #[must_use]
-    pub fn under_way(&self, model: &ModelAlias) -> Option<Attempt> {
-        self.running().get(model).cloned()
     }
 
     async fn carry_out(
         self,
-        spawn: WorkerSpawn,
+        model: ModelAlias,
+        spawn: Spawn,
         mark: SpawnMark,
         sender: watch::Sender<Option<Result<(), JobError>>>,
     ) {
-        let (model, hive) = (spawn.model.clone(), spawn.hive_id.clone());
-        tracing::info!(%model, %hive, "starting a worker on demand");
-        let result = self.ask(spawn).await;
+        tracing::info!(%model, hive = %spawn.hive, why = %spawn, "starting a worker on demand");
+        let result = self.make_room_and_start(&model, &spawn).await;
         if let Err(error) = &result {
+            let hive = &spawn.hive;
             tracing::warn!(%model, %hive, reason = %error, "a worker could not be started on demand");
         }
         // Whoever waits looks at the result before it looks for another start.
@@ -94,17 +87,34 @@ impl Spawner {
         drop(mark);
     }
 
-    async fn ask(&self, spawn: WorkerSpawn) -> Result<(), JobError> {
-        let client = self.shared.hives.get(&spawn.hive_id)?;
-        let hive = spawn.hive_id.clone();
-        let operation = Operation::WorkerSpawn(spawn);
-        let job = JobContext::silent(&operation, "local", self.shared.stop.child_token());
-        let outcome = client.execute(operation, job).await?;
+    /// Ends what is to make room, then starts the worker.
+    async fn make_room_and_start(&self, model: &ModelAlias, spawn: &Spawn) -> Result<(), JobError> {
+        for worker in &spawn.evict {
+            let target = WorkerTarget { hive_id: spawn.hive.clone(), worker_id: worker.clone() };
+            if let Err(error) = self.ask(&spawn.hive, Operation::WorkerDelete(target)).await {
+                spawn.evict.iter().for_each(|id| self.shared.registry.worker_stays(id));
+                return Err(error);
+            }
+        }
+        let operation = Operation::WorkerSpawn(WorkerSpawn {
+            hive_id: spawn.hive.clone(),
+            model: model.clone(),
+            device: spawn.device,
+            slots: None,
+            ctx_size: None,
+        });
+        let outcome = self.ask(&spawn.hive, operation).await?;
         // The hive's next report says the same a moment later.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
-            self.shared.registry.started_by(&hive, &worker);
+            self.shared.registry.started_by(&spawn.hive, &worker, Instant::now());
         }
         Ok(())
+    }
+
+    async fn ask(&self, hive: &HiveAlias, operation: Operation) -> Result<Outcome, JobError> {
+        let client = self.shared.hives.get(hive)?;
+        let job = JobContext::silent(&operation, "local", self.shared.stop.child_token());
+        client.execute(operation, job).await
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<ModelAlias, Attempt>> {

@@ -20,6 +20,10 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
             ApiError::new(StatusCode::BAD_GATEWAY, "worker_failed", message)
                 .hint("send the request again: another worker will take it")
         }
+        Failure::Quarantined { .. } => {
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "request_quarantined", message)
+                .hint("the workers' logs say how they ended: rbee-keeper worker logs ID; the same request is taken again after ten minutes")
+        }
         Failure::Deadline { .. } => timeout(message),
         Failure::NoPlace(no_place) => not_placed(no_place, message, registry),
     }
@@ -39,6 +43,7 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
         NoPlace::NoWorkerLeft { retry_after_s, .. } => {
             ApiError::unavailable("no_worker", message, retry_after_s)
         }
+        NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
         NoPlace::SpawnFailed { source, .. } => {
             let error = ApiError::unavailable(&source.code, message, 5);
             match source.hint {

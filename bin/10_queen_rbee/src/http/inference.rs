@@ -18,11 +18,13 @@ use worker_contract::{InferenceRequest, ModelAlias, RequestId, WorkerId};
 use super::describe;
 use super::router::Facts;
 use super::stream_body::stream_body;
+use crate::admission::Priority;
 use crate::dialect::openai::{
     Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
 };
-use crate::registry::Registry;
-use crate::relay::{Answer, Failure, Part, Relay};
+use crate::registry::{Registry, SessionKey};
+use crate::relay::{Answer, Asking, Failure, Part, Relay};
+use crate::scheduler::Reason;
 
 /// The parts of an answer as they come.
 pub(super) type Parts = Pin<Box<dyn Stream<Item = Result<Part, Failure>> + Send>>;
@@ -33,8 +35,19 @@ const BEGIN_AFTER: Duration = Duration::from_secs(10);
 
 /// The header with the time that the client gives, in milliseconds.
 const DEADLINE: &str = "x-rbee-deadline-ms";
+/// The header with how urgent the request is.
+const PRIORITY: &str = "x-rbee-priority";
+/// The header that names a session, whose requests go to one worker where that is possible.
+const SESSION: &str = "x-rbee-session";
+/// The longest name of a session.
+const MAX_SESSION: usize = 256;
 /// The header that names the worker.
 const WORKER: HeaderName = HeaderName::from_static("x-rbee-worker");
+/// The header that says what decided for that worker.
+const ROUTE: HeaderName = HeaderName::from_static("x-rbee-route");
+
+/// The worker, and what decided for it.
+pub(super) type Route = (WorkerId, Reason);
 
 pub(super) async fn chat(
     State(endpoint): State<Endpoint>,
@@ -97,35 +110,49 @@ impl Endpoint {
         headers: &HeaderMap,
         caller: &CallerExt,
     ) -> Result<Answer, ApiError> {
-        let deadline = Instant::now() + self.time_allowed(headers)?;
+        let asking = self.asking(headers, caller)?;
         // What cannot be an alias cannot be the name of a model that exists.
         let Ok(alias) = model.parse::<ModelAlias>() else {
             let models = self.registry.models(std::time::Instant::now());
             return Err(unknown_model(model, models.keys()));
         };
-        Ok(self.relay.answer(alias, request, deadline, &caller.0.to_string()))
+        Ok(self.relay.answer(alias, request, asking))
+    }
+
+    /// What the headers say of how the request is to be treated.
+    fn asking(&self, headers: &HeaderMap, caller: &CallerExt) -> Result<Asking, ApiError> {
+        let deadline = Instant::now() + self.time_allowed(headers)?;
+        let caller = caller.0.to_string();
+        let priority = match text(headers, PRIORITY)? {
+            None | Some("interactive") => Priority::Interactive,
+            Some("batch") => Priority::Batch,
+            Some(_) => return Err(invalid(PRIORITY, "interactive or batch")),
+        };
+        let session = match text(headers, SESSION)? {
+            None => None,
+            Some(name) if (1..=MAX_SESSION).contains(&name.len()) => {
+                Some(SessionKey { caller: caller.clone(), name: name.to_owned() })
+            }
+            Some(_) => return Err(invalid(SESSION, "1 to 256 characters")),
+        };
+        Ok(Asking { caller, deadline, priority, session })
     }
 
     /// The time that a request may take: the server's, or the client's if that is less.
     fn time_allowed(&self, headers: &HeaderMap) -> Result<Duration, ApiError> {
         let most = self.facts.request_timeout;
-        let Some(value) = headers.get(DEADLINE) else { return Ok(most) };
-        let asked = value.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok());
-        match asked {
-            Some(millis) if millis > 0 => Ok(most.min(Duration::from_millis(millis))),
-            _ => {
-                let message =
-                    format!("Invalid header '{DEADLINE}': expected milliseconds, from 1.");
-                Err(ApiError::bad_request("invalid_value", message).param(DEADLINE))
-            }
+        let Some(asked) = text(headers, DEADLINE)? else { return Ok(most) };
+        match asked.parse::<u64>() {
+            Ok(millis) if millis > 0 => Ok(most.min(Duration::from_millis(millis))),
+            _ => Err(invalid(DEADLINE, "milliseconds, from 1")),
         }
     }
 
     async fn streamed(self, writer: Writer, mut parts: Parts) -> Result<Response, ApiError> {
-        let (first, worker) = match timeout(BEGIN_AFTER, parts.next()).await {
-            Ok(Some(Ok(Part::Started { worker_id }))) => {
-                let worker = worker_id.clone();
-                (Some(Part::Started { worker_id }), Some(worker))
+        let (first, route) = match timeout(BEGIN_AFTER, parts.next()).await {
+            Ok(Some(Ok(Part::Started { worker_id, why }))) => {
+                let route = (worker_id.clone(), why.reason);
+                (Some(Part::Started { worker_id, why }), Some(route))
             }
             Ok(Some(Ok(other))) => (Some(other), None),
             Ok(Some(Err(failure))) => return Err(describe(failure, &self.registry)),
@@ -134,7 +161,7 @@ impl Endpoint {
         };
         let body = HttpBody::from_stream(stream_body(writer, first, parts, self.registry));
         let head = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
-        Ok(with_worker((head, body).into_response(), worker))
+        Ok(with_route((head, body).into_response(), route))
     }
 
     async fn whole(
@@ -144,10 +171,10 @@ impl Endpoint {
         n: u32,
         mut parts: Parts,
     ) -> Result<Response, ApiError> {
-        let (mut assembly, mut worker, mut end) = (Assembly::new(n), None, None);
+        let (mut assembly, mut route, mut end) = (Assembly::new(n), None, None);
         while let Some(part) = parts.next().await {
             match part.map_err(|failure| describe(failure, &self.registry))? {
-                Part::Started { worker_id } => worker = Some(worker_id),
+                Part::Started { worker_id, why } => route = Some((worker_id, why.reason)),
                 Part::Delta(delta) => assembly.add(delta),
                 Part::ChoiceDone { index, finish_reason } => assembly.end(index, finish_reason),
                 Part::Done { finish_reason, usage, .. } => end = Some((finish_reason, usage)),
@@ -157,7 +184,7 @@ impl Endpoint {
         }
         let (reason, usage) = end.ok_or_else(unfinished)?;
         let answer = Json(assembly.answer(kind, head, reason, usage)).into_response();
-        Ok(with_worker(answer, worker))
+        Ok(with_route(answer, route))
     }
 }
 
@@ -166,13 +193,29 @@ pub(super) fn unfinished() -> ApiError {
     ApiError::internal("the answer ended before it was done")
 }
 
-/// The response with the name of the worker in its head.
-pub(super) fn with_worker(mut response: Response, worker: Option<WorkerId>) -> Response {
-    let value = worker.and_then(|worker| HeaderValue::from_str(worker.as_str()).ok());
-    if let Some(value) = value {
-        response.headers_mut().insert(WORKER, value);
+/// The response with the name of the worker in its head, and what decided for it.
+pub(super) fn with_route(mut response: Response, route: Option<Route>) -> Response {
+    let Some((worker, reason)) = route else { return response };
+    let headers = response.headers_mut();
+    headers.insert(ROUTE, HeaderValue::from_static(reason.as_str()));
+    if let Ok(worker) = HeaderValue::from_str(worker.as_str()) {
+        headers.insert(WORKER, worker);
     }
     response
+}
+
+/// The text of a header, without the space around it.
+fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, ApiError> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    match value.to_str() {
+        Ok(text) => Ok(Some(text.trim())),
+        Err(_) => Err(invalid(name, "plain text")),
+    }
+}
+
+fn invalid(header: &'static str, expected: &str) -> ApiError {
+    let message = format!("Invalid header '{header}': expected {expected}.");
+    ApiError::bad_request("invalid_value", message).param(header)
 }
 
 /// Seconds since the Unix epoch.

@@ -112,6 +112,7 @@ mod tests {
 
     use super::*;
     use crate::dialect::openai::{Head, Kind};
+    use crate::scheduler::{Estimate, Reason, Why};
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_is_kept_alive_by_comments_and_loses_nothing() {
@@ -158,7 +159,11 @@ mod tests {
     }
 
     fn started() -> Part {
-        Part::Started { worker_id: "w-1".parse().unwrap() }
+        let worker: worker_contract::WorkerId = "w-1".parse().unwrap();
+        let chosen =
+            Estimate { worker: worker.clone(), expected_ms: 1, load: 0, slots: 1, held_bytes: 0 };
+        let why = Why { reason: Reason::OnlyOne, chosen, next: None, candidates: 1 };
+        Part::Started { worker_id: worker, why }
     }
 
     fn text(text: &str) -> Part {

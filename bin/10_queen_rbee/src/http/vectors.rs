@@ -5,10 +5,10 @@ use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use daemon_http::{ApiError, ApiJson, CallerExt};
-use worker_contract::{RequestId, Usage, WorkerId};
+use worker_contract::{RequestId, Usage};
 
 use super::describe;
-use super::inference::{Endpoint, unfinished, with_worker};
+use super::inference::{Endpoint, Route, unfinished, with_route};
 use crate::dialect::openai::{
     Body, Embeddings, FieldNames, Rerank, check_dimensions, embeddings, ranking, read_embeddings,
     read_rerank,
@@ -29,12 +29,12 @@ pub(super) async fn embed(
         Part::Embedding { index, vector } => Some((index, vector)),
         _ => None,
     });
-    let Found { items, usage, worker } =
+    let Found { items, usage, route } =
         found.await.map_err(|error| FieldNames::of("input").reword(error))?;
     for vector in &items {
         check_dimensions(dimensions, vector)?;
     }
-    Ok(with_worker(Json(embeddings(&model, &items, encoding, usage)).into_response(), worker))
+    Ok(with_route(Json(embeddings(&model, &items, encoding, usage)).into_response(), route))
 }
 
 pub(super) async fn rerank(
@@ -50,17 +50,17 @@ pub(super) async fn rerank(
         Part::Score { index, score } => Some((index, score)),
         _ => None,
     });
-    let Found { items, usage, worker } =
+    let Found { items, usage, route } =
         found.await.map_err(|error| FieldNames::of("documents").reword(error))?;
     let answer = ranking(&model, &items, top_n, returned.as_deref(), usage);
-    Ok(with_worker(Json(answer).into_response(), worker))
+    Ok(with_route(Json(answer).into_response(), route))
 }
 
 /// The items of an answer in their order, and what is known besides.
 struct Found<T> {
     items: Vec<T>,
     usage: Usage,
-    worker: Option<WorkerId>,
+    route: Option<Route>,
 }
 
 /// Reads an answer of `count` items to its end.
@@ -70,14 +70,14 @@ async fn collect<T: Clone>(
     count: usize,
     item: impl Fn(Part) -> Option<(u32, T)>,
 ) -> Result<Found<T>, ApiError> {
-    let (mut items, mut worker): (Vec<Option<T>>, _) = (vec![None; count], None);
+    let (mut items, mut route): (Vec<Option<T>>, _) = (vec![None; count], None);
     while let Some(part) = answer.next().await {
         match part.map_err(|failure| describe(failure, &endpoint.registry))? {
-            Part::Started { worker_id } => worker = Some(worker_id),
+            Part::Started { worker_id, why } => route = Some((worker_id, why.reason)),
             Part::Done { usage, .. } => {
                 // The relay lets no answer be done that is not complete.
                 let items = items.into_iter().collect::<Option<_>>().ok_or_else(unfinished)?;
-                return Ok(Found { items, usage, worker });
+                return Ok(Found { items, usage, route });
             }
             part => {
                 if let Some((index, value)) = item(part)

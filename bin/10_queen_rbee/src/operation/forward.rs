@@ -1,5 +1,7 @@
 //! Operations that the hive carries out which owns the worker or the model.
 
+use std::time::Instant;
+
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Operation;
 use serde::Deserialize as _;
@@ -27,7 +29,7 @@ impl Operations {
         let outcome = client.execute(operation, job).await?;
         // Who has just added a model, or started a worker, wants to use it before the hive's next report.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
-            self.registry.started_by(&hive, &worker);
+            self.registry.started_by(&hive, &worker, Instant::now());
         } else if let (false, Ok(model)) = (removes, ModelEntry::deserialize(&outcome.data)) {
             self.registry.catalogued(&hive, model);
         }

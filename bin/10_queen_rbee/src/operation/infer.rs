@@ -9,8 +9,9 @@ use worker_contract::{
 };
 
 use super::Operations;
+use crate::admission::Priority;
 use crate::http::describe;
-use crate::relay::{Failure, Part};
+use crate::relay::{Asking, Failure, Part};
 
 /// What a worker answers whose model knows no conversation.
 const NO_TEMPLATE: &str = "no_chat_template";
@@ -52,11 +53,21 @@ impl Operations {
         job: &JobContext,
     ) -> Result<Outcome, Failure> {
         let request = request(task, infer.sampling.clone(), job);
-        let mut answer = self.relay.answer(infer.model.clone(), request, deadline, job.caller());
+        let asking = Asking {
+            caller: job.caller().to_owned(),
+            deadline,
+            priority: Priority::Interactive,
+            session: None,
+        };
+        let mut answer = self.relay.answer(infer.model.clone(), request, asking);
         let mut worker: Option<WorkerId> = None;
         while let Some(part) = answer.next().await {
             match part? {
-                Part::Started { worker_id } => worker = Some(worker_id),
+                Part::Started { worker_id, why } => {
+                    let data = serde_json::to_value(&why).unwrap_or_default();
+                    job.event("scheduled", why.to_string(), data);
+                    worker = Some(worker_id);
+                }
                 Part::Delta(Delta { reasoning, text, tokens, .. }) => {
                     let mut data = json!({"text": text, "tokens": tokens});
                     if !reasoning.is_empty() {

@@ -4,26 +4,35 @@
 //! reservation that follows from it happen under the same lock, so that two requests never take the
 //! same place.
 
+mod breaker;
+mod fleet;
 mod hives;
 mod liveness;
+mod pace;
+mod prefixes;
 mod report;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod workers;
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use worker_contract::{
-    HiveAlias, HiveHeartbeat, ModelAlias, ModelEntry, SupervisedWorker, WorkerHeartbeat, WorkerId,
+    HiveAlias, HiveHeartbeat, ModelAlias, ModelEntry, Sha256Digest, SupervisedWorker, Timings,
+    Usage, WorkerHeartbeat, WorkerId,
 };
 
 pub use self::liveness::{Liveness, liveness};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
+pub use self::sessions::SessionKey;
 pub use self::workers::{Address, Target};
-use self::{hives::Hives, workers::Workers};
-use crate::scheduler::{Decision, Demand, Snapshot, schedule};
+use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, workers::Workers};
+use crate::prompt::PromptChain;
+use crate::scheduler::{Decision, Demand, WaitReason, Why, schedule};
 
 /// How long a fresh queen waits for hives that she expects.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -76,7 +85,22 @@ pub struct Place {
     pub worker_id: WorkerId,
     /// Where it takes requests.
     pub target: Arc<Target>,
+    /// The model file that it runs, where it is known.
+    pub digest: Option<Sha256Digest>,
+    /// Why this worker.
+    pub why: Why,
     registry: Registry,
+}
+
+/// What a request asks a place for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The request as the scheduler sees it; its session and its prompt's length are filled in.
+    pub demand: Demand<'a>,
+    /// Its prompt.
+    pub prompt: &'a PromptChain,
+    /// Its session.
+    pub session: Option<&'a SessionKey>,
 }
 
 /// What became of a request: a [`Decision`] whose dispatch is carried out.
@@ -99,6 +123,10 @@ pub struct SpawnMark {
 struct Shared {
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// Requests that wait for a place.
+    waiting: AtomicUsize,
+    /// Tells whoever hands places out that there may be one.
+    room: Notify,
     /// The interval of workers' reports.
     interval: Duration,
 }
@@ -110,6 +138,8 @@ struct State {
     spawning: Vec<ModelAlias>,
     expected: Vec<HiveAlias>,
     began: Instant,
+    prefixes: Prefixes,
+    sessions: Sessions,
 }
 
 impl Registry {
@@ -123,9 +153,17 @@ impl Registry {
             spawning: Vec::new(),
             expected,
             began: now,
+            prefixes: Prefixes::default(),
+            sessions: Sessions::default(),
         };
-        let changed = watch::Sender::new(());
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), changed, interval }) }
+        let shared = Shared {
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            waiting: AtomicUsize::new(0),
+            room: Notify::new(),
+            interval,
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Takes a worker's report.
@@ -143,7 +181,7 @@ impl Registry {
             self.touch();
             return Err(refused);
         }
-        state.workers.listed(&beat.hive_id, &beat.workers);
+        state.workers.listed(&beat.hive_id, &beat.workers, now);
         state.hives.beat(beat, now);
         drop(state);
         self.touch();
@@ -151,13 +189,13 @@ impl Registry {
     }
 
     /// Takes a hive's word on a worker that it has started; on another one's worker it has none.
-    pub fn started_by(&self, hive: &HiveAlias, worker: &SupervisedWorker) {
+    pub fn started_by(&self, hive: &HiveAlias, worker: &SupervisedWorker, now: Instant) {
         // A process of the queen's own user has the name that it likes.
         if worker.hive_id != *hive && !hive.is_localhost() {
             tracing::warn!(%hive, worker = %worker.worker_id, "a hive speaks for another one's worker");
             return;
         }
-        self.state().workers.supervised(worker);
+        self.state().workers.supervised(worker, now);
         self.touch();
     }
 
@@ -185,9 +223,44 @@ impl Registry {
         self.touch();
     }
 
-    /// A connection to a worker has failed.
-    pub fn worker_failed(&self, id: &WorkerId) {
-        self.state().workers.failed(id);
+    /// A worker has failed a request; `is_connection` says that its connection broke.
+    pub fn worker_failed(&self, place: &Place, is_connection: bool, now: Instant) {
+        let id = &place.worker_id;
+        let is_open = self.state().workers.failed(id, &place.target, is_connection, now);
+        if is_open {
+            tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
+        }
+        self.touch();
+    }
+
+    /// A worker has given the first part of an answer.
+    pub fn worker_works(&self, id: &WorkerId) {
+        if let Some(worker) = self.state().workers.get_mut(id) {
+            worker.breaker.on_success();
+        }
+    }
+
+    /// A worker has answered a request whose prompt had so many bytes.
+    pub fn worker_answered(
+        &self,
+        id: &WorkerId,
+        prompt_bytes: u32,
+        usage: Usage,
+        timings: Timings,
+    ) {
+        if let Some(worker) = self.state().workers.get_mut(id) {
+            worker.pace.on_answer(prompt_bytes, usage, timings);
+        }
+    }
+
+    /// A worker is being ended to make room: it gets no more requests.
+    pub fn worker_leaves(&self, id: &WorkerId, now: Instant) {
+        self.state().workers.leaves(id, now);
+    }
+
+    /// A worker that was to make room stays, because it could not be ended.
+    pub fn worker_stays(&self, id: &WorkerId) {
+        self.state().workers.stays(id);
         self.touch();
     }
 
@@ -202,24 +275,34 @@ impl Registry {
         let changed = {
             let state = &mut *self.state();
             let hive_is_gone = |id: &HiveAlias| state.hives.liveness(id, now) == Liveness::Gone;
-            state.workers.sweep(self.shared.interval, now, hive_is_gone)
+            let changed = state.workers.sweep(self.shared.interval, now, hive_is_gone);
+            state.forget_prefixes();
+            changed
         };
-        if changed {
+        // Circuits and doubts end by time alone.
+        if changed || self.waiting() > 0 {
             self.touch();
         }
     }
 
     /// Decides what becomes of a request, and takes the place that the decision names.
-    pub fn place(&self, demand: &Demand<'_>, now: Instant) -> Placed {
+    pub fn place(&self, ask: &Ask<'_>, now: Instant) -> Placed {
         let mut state = self.state();
-        let decision = schedule(&state.snapshot(self.shared.interval, now), demand);
-        let Decision::Dispatch { worker } = &decision else { return Placed::Not(decision) };
-        match state.workers.reserve(worker) {
-            Some(target) => {
-                let registry = self.clone();
-                Placed::At(Place { worker_id: worker.clone(), target, registry })
-            }
-            None => Placed::Not(Decision::Wait),
+        let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
+        let demand =
+            Demand { session: session.as_ref(), prompt_bytes: ask.prompt.bytes(), ..ask.demand };
+        let snapshot = state.snapshot(&demand, ask.prompt, self.shared.interval, now);
+        let decision = schedule(&snapshot, &demand);
+        drop(snapshot);
+        match decision {
+            Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
+                Some((target, digest)) => {
+                    let registry = self.clone();
+                    Placed::At(Place { worker_id: worker, target, digest, why, registry })
+                }
+                None => Placed::Not(Decision::Wait(WaitReason::News)),
+            },
+            decision => Placed::Not(decision),
         }
     }
 
@@ -251,6 +334,30 @@ impl Registry {
     /// Wakes everybody who waits for a change.
     pub fn touch(&self) {
         self.shared.changed.send_replace(());
+        self.there_may_be_room();
+    }
+
+    /// Waits until there may be a place for a request that waits.
+    pub async fn room(&self) {
+        self.shared.room.notified().await;
+    }
+
+    /// Wakes whoever hands places out, if anybody waits for one.
+    pub fn there_may_be_room(&self) {
+        if self.waiting() > 0 {
+            self.shared.room.notify_one();
+        }
+    }
+
+    /// How many requests wait for a place.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(SeqCst)
+    }
+
+    /// Says how many requests wait for a place.
+    pub fn set_waiting(&self, waiting: usize) {
+        self.shared.waiting.store(waiting, SeqCst);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -259,30 +366,10 @@ impl Registry {
     }
 }
 
-impl State {
-    fn snapshot(&self, interval: Duration, now: Instant) -> Snapshot<'_> {
-        let workers = self.workers.iter().map(|(id, worker)| {
-            let hive = self.hives.liveness(&worker.hive_id, now);
-            worker.view(id, worker.liveness(interval, hive, now))
-        });
-        Snapshot {
-            workers: workers.collect(),
-            hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
-            spawning: &self.spawning,
-            warming_up: self.is_warming_up(now),
-        }
-    }
-
-    fn is_warming_up(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.began) < WARM_UP
-            && self.expected.iter().any(|hive| self.hives.get(hive).is_none())
-    }
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
-        self.registry.state().workers.release(&self.worker_id);
-        self.registry.touch();
+        self.registry.state().workers.release(&self.worker_id, Instant::now());
+        self.registry.there_may_be_room();
     }
 }
 

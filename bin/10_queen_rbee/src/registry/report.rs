@@ -56,7 +56,7 @@ impl Registry {
         let (state, interval) = (self.state(), self.shared.interval);
         let reports = state.workers.iter().filter_map(|(_, worker)| {
             let said = worker.said.as_ref()?;
-            let liveness = worker.liveness(interval, Liveness::Gone, now);
+            let liveness = worker.liveness(interval, || Liveness::Gone, now);
             (liveness != Liveness::Gone).then(|| WorkerReport {
                 said: WorkerHeartbeat { state: worker.state(), ..said.beat.clone() },
                 in_flight: worker.in_flight,
@@ -97,7 +97,7 @@ impl Registry {
             }
         }
         for (id, worker) in state.workers.iter() {
-            let hive = state.hives.liveness(&worker.hive_id, now);
+            let hive = || state.hives.liveness(&worker.hive_id, now);
             let is_gone = worker.liveness(interval, hive, now) == Liveness::Gone;
             if !is_gone && matches!(worker.state().name(), "ready" | "loading") {
                 models.entry(worker.model.clone()).or_default().workers.push(id.clone());

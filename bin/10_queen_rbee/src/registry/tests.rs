@@ -55,7 +55,8 @@ fn what_others_send_is_told_from_our_own() {
 fn a_failed_connection_makes_suspect_until_the_next_report() {
     let (registry, now) = registry();
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
-    registry.worker_failed(&id("a"));
+    let place = take(&registry, now).unwrap();
+    registry.worker_failed(&place, true, now);
     assert_eq!(registry.workers(now)[0].liveness, Liveness::Suspect);
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
     assert_eq!(registry.workers(now)[0].liveness, Liveness::Alive);
@@ -79,7 +80,7 @@ fn a_hive_knows_first_that_its_worker_is_ready_has_failed_or_is_gone() {
     let (registry, now) = registry();
     let tell = |state| registry.hive_beat(hive(vec![listed("a", state)]), now).unwrap();
     tell(SupervisedState::Starting { progress: 0.5 });
-    assert!(matches!(decide(&registry, now), Decision::Wait));
+    assert!(matches!(decide(&registry, now), Decision::Wait(_)));
     tell(SupervisedState::Ready);
     let gone = take(&registry, now).expect("before its first own report").target.gone.clone();
 
@@ -105,7 +106,7 @@ fn what_one_process_of_a_worker_said_is_not_believed_of_the_next() {
 
     tell(between_processes("a"));
     assert!(first.is_cancelled(), "requests that run on it learn of it");
-    assert!(matches!(decide(&registry, now), Decision::Wait), "no other one is started");
+    assert!(matches!(decide(&registry, now), Decision::Wait(_)), "no other one is started");
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
     assert!(take(&registry, now).is_none(), "its last words, come late");
 
@@ -183,7 +184,7 @@ fn a_stopped_hive_takes_its_workers_with_it() {
 fn a_fresh_queen_waits_for_the_hives_that_she_expects_but_not_for_long() {
     let now = Instant::now();
     let registry = Registry::new(SECOND * 2, vec![HiveAlias::localhost()], now);
-    assert!(matches!(decide(&registry, now), Decision::Wait));
+    assert!(matches!(decide(&registry, now), Decision::Wait(_)));
     let unknown =
         |decision| matches!(decision, Decision::Reject { reason: RejectReason::UnknownModel, .. });
     assert!(unknown(decide(&registry, after(now, 3))));
@@ -212,19 +213,24 @@ fn after(now: Instant, seconds: u32) -> Instant {
 }
 
 fn take(registry: &Registry, now: Instant) -> Option<Place> {
-    let model = model();
-    match registry.place(&Demand { model: &model, failed: &[] }, now) {
+    match place(registry, now) {
         Placed::At(place) => Some(place),
         Placed::Not(_) => None,
     }
 }
 
 fn decide(registry: &Registry, now: Instant) -> Decision {
-    let model = model();
-    match registry.place(&Demand { model: &model, failed: &[] }, now) {
-        Placed::At(place) => Decision::Dispatch { worker: place.worker_id.clone() },
+    match place(registry, now) {
+        Placed::At(place) => {
+            Decision::Dispatch { worker: place.worker_id.clone(), why: place.why.clone() }
+        }
         Placed::Not(decision) => decision,
     }
+}
+
+fn place(registry: &Registry, now: Instant) -> Placed {
+    let (model, prompt) = (model(), PromptChain::default());
+    registry.place(&Ask { demand: Demand::of(&model), prompt: &prompt, session: None }, now)
 }
 
 #[test]
@@ -240,7 +246,7 @@ fn a_worker_is_heard_through_its_own_hive_only() {
 
     // Nor does another hive's list end it, nor its answer bring one up elsewhere.
     let foreign = listed("w-9", SupervisedState::Ready);
-    registry.started_by(&stranger, &foreign);
+    registry.started_by(&stranger, &foreign, begin);
     assert!(!registry.state().workers.iter().any(|(id, _)| id.as_str() == "w-9"));
     let mut listed = listed("w-1", SupervisedState::Failed { reason: "no".into() });
     listed.hive_id = stranger.clone();

@@ -2,20 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 use worker_contract::{
-    DeviceId, HiveAlias, ModelAlias, SupervisedState, SupervisedWorker, WorkerHeartbeat, WorkerId,
-    WorkerState,
+    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, SupervisedWorker,
+    WorkerHeartbeat, WorkerId, WorkerState,
 };
 
+use super::breaker::Breaker;
+use super::pace::Pace;
+use super::prefixes::Holder;
 use super::{Liveness, ReportError, liveness};
 use crate::scheduler::{Readiness, WorkerView};
 
 /// The most workers that are kept in mind.
 const MAX_WORKERS: usize = 4096;
+/// For how long nothing is concluded from a connection that has failed: its hive tells in a moment
+/// what became of the worker.
+const DOUBT: Duration = Duration::from_secs(1);
+/// How long a worker that is to make room may take to be gone.
+const LEAVING: Duration = Duration::from_secs(60);
 
 /// All workers that somebody reports.
 #[derive(Debug, Default)]
@@ -42,6 +51,12 @@ pub(super) struct Worker {
     foreign: u32,
     /// It answered that it cannot take more at present.
     resting_until: Option<Instant>,
+    /// It is being ended to make room for another one.
+    leaving_until: Option<Instant>,
+    /// When it last had a request.
+    pub(super) used_at: Instant,
+    pub(super) breaker: Breaker,
+    pub(super) pace: Pace,
 }
 
 /// A process of a worker, which keeps its id when its hive starts it again.
@@ -56,8 +71,8 @@ struct Process {
 pub(super) struct Said {
     pub(super) beat: WorkerHeartbeat,
     pub(super) at: Instant,
-    /// A connection has failed since.
-    has_failed: bool,
+    /// When a connection has failed since.
+    failed_at: Option<Instant>,
 }
 
 /// Where a worker listens.
@@ -80,6 +95,8 @@ pub struct Target {
     pub hive_id: HiveAlias,
     /// Fires when the worker is known to be gone: nothing more comes from it.
     pub gone: CancellationToken,
+    /// What stands for its process in the index of prompts.
+    pub(super) holder: Holder,
 }
 
 impl Workers {
@@ -98,8 +115,9 @@ impl Workers {
             Some(worker) => worker,
             None if full => return Err(ReportError::TooMany { limit: MAX_WORKERS }),
             None => {
+                let address = address.clone();
                 let worker =
-                    Worker::new(&beat.hive_id, &beat.model.name, beat.device, address.clone());
+                    Worker::new(&beat.hive_id, &beat.model.name, beat.device, address, now);
                 self.by_id.entry(beat.worker_id.clone()).or_insert(worker)
             }
         };
@@ -109,20 +127,22 @@ impl Workers {
         }
         let is_another = worker.said.as_ref().is_some_and(|said| said.beat.pid != beat.pid);
         if worker.target.address != address || is_another {
-            worker.target.gone.cancel();
-            worker.target = Target::new(address, &beat.hive_id);
+            worker.moved(address);
         }
         worker.model.clone_from(&beat.model.name);
         worker.device = beat.device;
         worker.foreign =
             beat.slots.busy.saturating_add(beat.queued).saturating_sub(worker.in_flight);
         worker.resting_until = None;
-        worker.said = Some(Said { beat, at: now, has_failed: false });
+        if worker.is_busy() {
+            worker.used_at = now;
+        }
+        worker.said = Some(Said { beat, at: now, failed_at: None });
         Ok(())
     }
 
     /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone.
-    pub(super) fn listed(&mut self, hive: &HiveAlias, list: &[SupervisedWorker]) {
+    pub(super) fn listed(&mut self, hive: &HiveAlias, list: &[SupervisedWorker], now: Instant) {
         let is_left_out = |id: &WorkerId, worker: &Worker| {
             worker.hive_id == *hive
                 && worker.listed.is_some()
@@ -136,18 +156,18 @@ impl Workers {
             !left_out
         });
         for listed in list.iter().filter(|listed| listed.hive_id == *hive) {
-            self.supervised(listed);
+            self.supervised(listed, now);
         }
     }
 
     /// Takes a hive's word on one of its workers.
-    pub(super) fn supervised(&mut self, listed: &SupervisedWorker) {
+    pub(super) fn supervised(&mut self, listed: &SupervisedWorker, now: Instant) {
         if !self.by_id.contains_key(&listed.worker_id) {
             let Ok(address) = parse_address(&listed.address) else { return };
             if self.by_id.len() >= MAX_WORKERS {
                 return;
             }
-            let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address);
+            let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address, now);
             self.by_id.insert(listed.worker_id.clone(), worker);
         }
         let known = self.by_id.get_mut(&listed.worker_id);
@@ -182,6 +202,10 @@ impl Workers {
                 worker.resting_until = None;
                 changed = true;
             }
+            if worker.leaving_until.is_some_and(|until| until <= now) {
+                worker.leaving_until = None;
+                changed = true;
+            }
             let is_gone = worker.silence(interval, now) == Some(Liveness::Gone);
             if is_gone && !worker.target.gone.is_cancelled() {
                 worker.target.gone.cancel();
@@ -194,23 +218,49 @@ impl Workers {
     }
 
     /// Counts a request that is being sent.
-    pub(super) fn reserve(&mut self, id: &WorkerId) -> Option<Arc<Target>> {
+    pub(super) fn reserve(&mut self, id: &WorkerId, now: Instant) -> Option<&Worker> {
         let worker = self.by_id.get_mut(id)?;
         worker.in_flight += 1;
-        Some(Arc::clone(&worker.target))
+        worker.used_at = now;
+        Some(worker)
     }
 
     /// A request has ended.
-    pub(super) fn release(&mut self, id: &WorkerId) {
+    pub(super) fn release(&mut self, id: &WorkerId, now: Instant) {
         if let Some(worker) = self.by_id.get_mut(id) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
+            worker.used_at = now;
         }
     }
 
-    /// A connection to it has failed.
-    pub(super) fn failed(&mut self, id: &WorkerId) {
-        if let Some(said) = self.by_id.get_mut(id).and_then(|worker| worker.said.as_mut()) {
-            said.has_failed = true;
+    /// A request has failed at the process that `target` stands for; what another one did is not
+    /// held against it. True when that opens its circuit.
+    pub(super) fn failed(
+        &mut self,
+        id: &WorkerId,
+        target: &Target,
+        is_connection: bool,
+        now: Instant,
+    ) -> bool {
+        let is_same = |worker: &&mut Worker| worker.target.holder == target.holder;
+        let Some(worker) = self.by_id.get_mut(id).filter(is_same) else { return false };
+        if let Some(said) = worker.said.as_mut().filter(|_| is_connection) {
+            said.failed_at = Some(now);
+        }
+        worker.breaker.on_failure(now)
+    }
+
+    /// It is being ended to make room.
+    pub(super) fn leaves(&mut self, id: &WorkerId, now: Instant) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.leaving_until = Some(now + LEAVING);
+        }
+    }
+
+    /// It stays after all.
+    pub(super) fn stays(&mut self, id: &WorkerId) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.leaving_until = None;
         }
     }
 
@@ -225,13 +275,23 @@ impl Workers {
         self.by_id.get(id)
     }
 
+    pub(super) fn get_mut(&mut self, id: &WorkerId) -> Option<&mut Worker> {
+        self.by_id.get_mut(id)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
         self.by_id.iter()
     }
 }
 
 impl Worker {
-    fn new(hive_id: &HiveAlias, model: &ModelAlias, device: DeviceId, address: Address) -> Self {
+    fn new(
+        hive_id: &HiveAlias,
+        model: &ModelAlias,
+        device: DeviceId,
+        address: Address,
+        now: Instant,
+    ) -> Self {
         Self {
             hive_id: hive_id.clone(),
             model: model.clone(),
@@ -243,7 +303,33 @@ impl Worker {
             in_flight: 0,
             foreign: 0,
             resting_until: None,
+            leaving_until: None,
+            used_at: now,
+            breaker: Breaker::default(),
+            pace: Pace::default(),
         }
+    }
+
+    /// Another process stands behind its name, or the same one elsewhere.
+    fn moved(&mut self, address: Address) {
+        self.target.gone.cancel();
+        self.target = Target::new(address, &self.hive_id);
+        self.breaker = Breaker::default();
+    }
+
+    /// Whether it has requests.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight > 0 || self.foreign > 0
+    }
+
+    /// The model file that it runs, where it is known.
+    pub(super) fn digest(&self) -> Option<&Sha256Digest> {
+        self.said.as_ref().and_then(|said| said.beat.model.digest.as_ref())
+    }
+
+    /// How many tokens its KV cache has room for.
+    pub(super) fn cache_tokens(&self) -> u32 {
+        self.said.as_ref().map_or(0, |said| said.beat.kv_cache.capacity_tokens)
     }
 
     /// Takes a hive's word on its process. What one process said is not believed of the next.
@@ -263,10 +349,10 @@ impl Worker {
         }
         let is_another = before.is_some_and(|before| before.pid != listed.pid);
         if is_another && !is_heard {
-            self.target.gone.cancel();
             self.said = None;
-            if let Ok(address) = parse_address(&listed.address) {
-                self.target = Target::new(address, &listed.hive_id);
+            match parse_address(&listed.address) {
+                Ok(address) => self.moved(address),
+                Err(_) => self.target.gone.cancel(),
             }
         }
     }
@@ -274,12 +360,17 @@ impl Worker {
     /// The liveness by its own reports; `None` while it has sent none.
     fn silence(&self, interval: Duration, now: Instant) -> Option<Liveness> {
         let said = self.said.as_ref()?;
-        Some(liveness(now.saturating_duration_since(said.at), interval, said.has_failed))
+        Some(liveness(now.saturating_duration_since(said.at), interval, said.failed_at.is_some()))
     }
 
     /// Its liveness: by its own reports, else that of the hive that lists it.
-    pub(super) fn liveness(&self, interval: Duration, hive: Liveness, now: Instant) -> Liveness {
-        self.silence(interval, now).unwrap_or(hive)
+    pub(super) fn liveness(
+        &self,
+        interval: Duration,
+        hive: impl FnOnce() -> Liveness,
+        now: Instant,
+    ) -> Liveness {
+        self.silence(interval, now).unwrap_or_else(hive)
     }
 
     /// Its state. That it ends is believed of either side; everything else it knows best itself.
@@ -318,27 +409,45 @@ impl Worker {
         }
     }
 
-    /// How the scheduler sees it.
-    pub(super) fn view<'a>(&'a self, id: &'a WorkerId, liveness: Liveness) -> WorkerView<'a> {
-        let readiness = match self.readiness() {
+    /// Whether it takes requests, as far as is known.
+    pub(super) fn readiness_for_requests(&self) -> Readiness {
+        match self.readiness() {
+            Readiness::Ready if self.leaving_until.is_some() => Readiness::Ending,
             Readiness::Ready if self.resting_until.is_some() => Readiness::Coming,
             readiness => readiness,
-        };
+        }
+    }
+
+    /// How the scheduler sees it.
+    pub(super) fn view<'a>(
+        &'a self,
+        id: &'a WorkerId,
+        liveness: Liveness,
+        held_bytes: u32,
+        now: Instant,
+    ) -> WorkerView<'a> {
+        let failed_at = self.said.as_ref().and_then(|said| said.failed_at);
         WorkerView {
             id,
-            model: &self.model,
-            readiness,
+            readiness: self.readiness_for_requests(),
             liveness,
+            circuit: self.breaker.circuit(now),
+            is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
             slots: self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1),
             in_flight: self.in_flight,
             foreign: self.foreign,
+            held_bytes,
+            speed: self.pace.speed(self.device.kind),
+            digest: self.digest(),
         }
     }
 }
 
 impl Target {
     fn new(address: Address, hive: &HiveAlias) -> Arc<Self> {
-        Arc::new(Self { address, hive_id: hive.clone(), gone: CancellationToken::new() })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let holder = NEXT.fetch_add(1, Relaxed);
+        Arc::new(Self { address, hive_id: hive.clone(), gone: CancellationToken::new(), holder })
     }
 }
 

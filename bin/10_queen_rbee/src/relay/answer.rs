@@ -1,7 +1,8 @@
-//! One answer: found a worker, read, passed on; tried again while the client has got nothing.
+//! One answer: found a worker, read, passed on; gone on with elsewhere when the worker fails.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -9,22 +10,30 @@ use worker_contract::{InferenceRequest, ModelAlias, TokenId, Usage, WorkerId};
 
 use super::failure::Trouble;
 use super::progress::{Progress, Step};
-use super::worker::{WorkerClient, WorkerEvents};
-use super::{Failure, Part};
-use crate::dispatch::Dispatcher;
-use crate::registry::{Place, Registry};
+use super::retry::{Budget, Mishap, Tries, Verdict};
+use super::worker::WorkerEvents;
+use super::{Asking, Failure, Part, Relay};
+use crate::dispatch::{NoPlace, Wanted};
+use crate::prompt::PromptChain;
+use crate::registry::Place;
+
+/// How long each fresh token of a prompt may take, beyond the time that any silence may take: a slow
+/// processor makes ten a second.
+const PREFILL_TOKEN: Duration = Duration::from_millis(100);
 
 /// One answer, part by part. Dropping it ends the request, wherever it is.
 #[derive(Debug)]
 pub struct Answer {
-    dispatcher: Dispatcher,
-    workers: WorkerClient,
+    relay: Relay,
     model: ModelAlias,
     request: InferenceRequest,
-    deadline: Instant,
-    /// One timer for the whole answer.
+    prompt: Arc<PromptChain>,
+    asking: Asking,
+    /// One timer for the whole answer: its deadline, or the end of the patience with a worker.
     alarm: Pin<Box<Sleep>>,
     progress: Progress,
+    tries: Tries,
+    last_failure: Option<(WorkerId, String)>,
     state: State,
     ready: VecDeque<Part>,
     record: Record,
@@ -32,50 +41,65 @@ pub struct Answer {
 
 #[derive(Debug)]
 enum State {
-    Seeking,
-    Reading(WorkerEvents, Place),
-    /// Complete; the connection can be given back.
-    Complete(WorkerEvents),
+    /// A worker is sought, not before the time.
+    Seeking(Option<Instant>),
+    Reading(Box<Reading>),
+    /// What this worker was asked for is complete; the connection can be given back.
+    Complete(WorkerEvents, After),
     Ended,
+}
+
+#[derive(Debug)]
+struct Reading {
+    events: WorkerEvents,
+    place: Place,
+    /// When the worker last gave something.
+    heard_at: Instant,
+}
+
+/// What comes after the end of one worker's part.
+#[derive(Debug, Clone, Copy)]
+enum After {
+    Nothing,
+    NextLeg,
 }
 
 /// What is logged when it is over: who, what, how; never the text.
 #[derive(Debug)]
 struct Record {
-    caller: String,
     began: Instant,
     worker_id: Option<WorkerId>,
     usage: Option<Usage>,
+    failovers: u32,
     outcome: &'static str,
 }
 
 impl Answer {
     pub(super) fn new(
-        dispatcher: Dispatcher,
-        workers: WorkerClient,
+        relay: Relay,
         model: ModelAlias,
         mut request: InferenceRequest,
-        deadline: Instant,
-        caller: &str,
+        asking: Asking,
     ) -> Self {
         request.model = Some(model.clone());
-        let progress = Progress::of(&request);
         let record = Record {
-            caller: caller.to_owned(),
             began: Instant::now(),
             worker_id: None,
             usage: None,
+            failovers: 0,
             outcome: "cancelled",
         };
         Self {
-            dispatcher,
-            workers,
+            relay,
             model,
+            prompt: Arc::new(PromptChain::of(&request)),
+            progress: Progress::of(&request),
             request,
-            deadline,
-            alarm: Box::pin(sleep_until(deadline)),
-            progress,
-            state: State::Seeking,
+            alarm: Box::pin(sleep_until(asking.deadline)),
+            asking,
+            tries: Tries::default(),
+            last_failure: None,
+            state: State::Seeking(None),
             ready: VecDeque::new(),
             record,
         }
@@ -92,14 +116,19 @@ impl Answer {
             }
             match std::mem::replace(&mut self.state, State::Ended) {
                 State::Ended => return None,
-                State::Complete(events) => events.finish().await,
-                State::Seeking => {
-                    if let Err(failure) = self.seek().await {
+                State::Complete(events, after) => {
+                    events.finish().await;
+                    if matches!(after, After::NextLeg) {
+                        self.state = State::Seeking(None);
+                    }
+                }
+                State::Seeking(not_before) => {
+                    if let Err(failure) = self.seek(not_before).await {
                         return Some(Err(self.fail(failure)));
                     }
                 }
-                State::Reading(events, place) => {
-                    if let Err(failure) = self.read(events, place).await {
+                State::Reading(reading) => {
+                    if let Err(failure) = self.read(reading).await {
                         return Some(Err(self.fail(failure)));
                     }
                 }
@@ -114,72 +143,185 @@ impl Answer {
     }
 
     /// Finds a worker and sends it the request.
-    async fn seek(&mut self) -> Result<(), Failure> {
-        let (model, failed) = (&self.model, self.progress.failed());
-        let place = self
-            .dispatcher
-            .place(model, failed, self.record.worker_id.is_some(), self.deadline.into_std())
-            .await?;
-        let left = self.deadline.saturating_duration_since(Instant::now());
+    async fn seek(&mut self, not_before: Option<Instant>) -> Result<(), Failure> {
+        let is_first = self.record.worker_id.is_none();
+        let now = Instant::now().into_std();
+        if is_first && self.relay.shared.quarantine.has(&self.request, now) {
+            return Err(Failure::Quarantined { workers: Vec::new() });
+        }
+        if let Some(until) = not_before {
+            sleep_until(until.min(self.asking.deadline)).await;
+        }
+        let place = match self.relay.dispatcher.place(self.wanted()).await {
+            Ok(place) => place,
+            Err(no_place) => return Err(self.no_place(no_place)),
+        };
+        self.progress.begin_leg(&mut self.request);
+        self.progress.answered_by(place.digest.as_ref());
+        let left = self.asking.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
         self.record.worker_id = Some(place.worker_id.clone());
-        let sent = self.workers.send(place.target.clone(), &self.request, self.deadline).await;
-        match sent {
+        let (target, deadline) = (Arc::clone(&place.target), self.asking.deadline);
+        match self.relay.workers.send(target, &self.request, deadline).await {
             Ok(events) => {
-                self.state = State::Reading(events, place);
+                let heard_at = Instant::now();
+                self.alarm.as_mut().reset(self.asking.deadline);
+                self.state = State::Reading(Box::new(Reading { events, place, heard_at }));
                 Ok(())
             }
             Err(trouble) => self.recover(trouble, place),
         }
     }
 
-    /// Reads until there is a part, or the answer is over.
-    async fn read(&mut self, mut events: WorkerEvents, place: Place) -> Result<(), Failure> {
+    /// Why there is no place. Where the only worker has just failed the request, that is why.
+    fn no_place(&mut self, no_place: NoPlace) -> Failure {
+        match (no_place, self.last_failure.take()) {
+            (NoPlace::NoWorkerLeft { .. }, Some((worker_id, reason))) => {
+                Failure::WorkerFailed { worker_id, reason }
+            }
+            (NoPlace::Deadline { .. }, _) if self.progress.has_begun() => {
+                Failure::Deadline { tokens: self.progress.tokens() }
+            }
+            (no_place, _) => Failure::NoPlace(no_place),
+        }
+    }
+
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            model: self.model.clone(),
+            caller: self.asking.caller.clone(),
+            priority: self.asking.priority,
+            prompt: Arc::clone(&self.prompt),
+            session: self.asking.session.clone(),
+            failed: self.tries.failed().to_vec(),
+            digest: self.progress.needed_digest().cloned(),
+            had_a_place: self.record.worker_id.is_some(),
+            deadline: self.asking.deadline.into_std(),
+        }
+    }
+
+    /// Reads until there is a part, or this worker's part of the answer is over.
+    async fn read(&mut self, mut reading: Box<Reading>) -> Result<(), Failure> {
         loop {
             let event = tokio::select! {
                 biased;
-                event = events.next() => event,
-                () = &mut self.alarm => Err(Trouble::Deadline),
+                event = reading.events.next() => event,
+                () = &mut self.alarm => match self.on_alarm(reading.heard_at) {
+                    Some(trouble) => Err(trouble),
+                    None => continue,
+                },
             };
-            let step = match event {
-                Ok(event) => self.progress.on_event(event),
-                Err(trouble) => return self.recover(trouble, place),
+            let event = match event {
+                Ok(event) => event,
+                Err(trouble) => return self.recover(trouble, reading.place),
             };
-            let part = match step {
-                Step::Nothing => continue,
-                Step::Give(part) => part,
+            let had_a_slot = self.progress.is_started();
+            let step = self.progress.on_event(event);
+            if self.progress.is_started() {
+                reading.heard_at = Instant::now();
+                if !had_a_slot {
+                    // Until then it waits in the worker, whose queue may be long.
+                    let until = self.patience_ends(reading.heard_at);
+                    self.alarm.as_mut().reset(until);
+                }
+            }
+            match step {
+                Step::Nothing => {}
+                Step::Give(part) => {
+                    self.give(part, reading);
+                    return Ok(());
+                }
+                Step::LegOver { ended, done } => {
+                    self.ready.push_back(ended);
+                    let after = if done.is_some() { After::Nothing } else { After::NextLeg };
+                    if let Some(done) = done {
+                        self.done(done, &reading.place);
+                    }
+                    self.state = State::Complete(reading.events, after);
+                    return Ok(());
+                }
                 Step::Fail(error) if error.code.as_deref() == Some("deadline_exceeded") => {
-                    return self.recover(Trouble::Deadline, place);
+                    return self.recover(Trouble::Deadline, reading.place);
                 }
                 Step::Fail(error) => {
-                    return self.recover(Trouble::garbage(error.message), place);
+                    return self.recover(Trouble::garbage(error.message), reading.place);
                 }
                 Step::OutOfOrder => {
                     let trouble = Trouble::garbage("it sent events in the wrong order");
-                    return self.recover(trouble, place);
+                    return self.recover(trouble, reading.place);
                 }
-            };
-            if self.progress.begin() {
-                self.ready.push_back(Part::Started { worker_id: place.worker_id.clone() });
             }
-            self.state = if let Part::Done { usage, .. } = &part {
-                self.record.usage = Some(*usage);
-                self.record.outcome = "done";
-                drop(place);
-                State::Complete(events)
-            } else {
-                State::Reading(events, place)
-            };
-            self.ready.push_back(part);
-            return Ok(());
         }
+    }
+
+    /// Passes a part on.
+    fn give(&mut self, part: Part, reading: Box<Reading>) {
+        let place = &reading.place;
+        if self.progress.begin() {
+            self.relay.dispatcher.registry().worker_works(&place.worker_id);
+            let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
+            self.ready.push_back(Part::Started { worker_id, why });
+        }
+        if matches!(part, Part::Done { .. }) {
+            self.done(part, place);
+            self.state = State::Complete(reading.events, After::Nothing);
+            return;
+        }
+        self.ready.push_back(part);
+        self.state = State::Reading(reading);
+    }
+
+    fn done(&mut self, done: Part, place: &Place) {
+        if let Part::Done { usage, timings, .. } = &done {
+            self.record.usage = Some(*usage);
+            let bytes = self.prompt.bytes();
+            let registry = self.relay.dispatcher.registry();
+            registry.worker_answered(&place.worker_id, bytes, *usage, *timings);
+        }
+        self.record.outcome = "done";
+        self.ready.push_back(done);
+    }
+
+    /// What the alarm means; `None` where it came too early, and is set again.
+    fn on_alarm(&mut self, heard_at: Instant) -> Option<Trouble> {
+        let now = Instant::now();
+        if now >= self.asking.deadline {
+            return Some(Trouble::Deadline);
+        }
+        let until = self.patience_ends(heard_at);
+        if now >= until {
+            let silent = now.saturating_duration_since(heard_at).as_secs();
+            return Some(Trouble::connection(format!("it gave nothing for {silent} s")));
+        }
+        self.alarm.as_mut().reset(until);
+        None
+    }
+
+    /// When a worker that computes the answer has been silent for too long, or the deadline.
+    fn patience_ends(&self, heard_at: Instant) -> Instant {
+        let stall = self.relay.shared.stall;
+        let patience = if self.progress.has_moved() {
+            stall
+        } else {
+            stall + PREFILL_TOKEN * self.progress.fresh_prompt_tokens()
+        };
+        (heard_at + patience).min(self.asking.deadline)
     }
 
     /// After trouble with a worker: the next try, or the failure.
     fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
-        let registry: &Registry = self.dispatcher.registry();
+        let registry = self.relay.dispatcher.registry();
         let worker_id = place.worker_id.clone();
         let (reason, is_connection) = match trouble {
+            Trouble::Refused { detail, .. } if self.is_full(&detail) => {
+                let (ended, done) = self.progress.filled_context();
+                self.state = if done.is_some() { State::Ended } else { State::Seeking(None) };
+                self.record.outcome = if done.is_some() { "done" } else { self.record.outcome };
+                self.ready.extend(ended.into_iter().chain(done));
+                return Ok(());
+            }
+            // Where another worker took it before, this one is to blame.
+            Trouble::Refused { detail, .. } if self.progress.has_begun() => (detail.message, false),
             Trouble::Refused { status, detail } => return Err(Failure::Refused { status, detail }),
             Trouble::Deadline => {
                 return Err(Failure::Deadline { tokens: self.progress.tokens() });
@@ -187,29 +329,51 @@ impl Answer {
             Trouble::Busy { reason, rest } => {
                 tracing::debug!(%worker_id, reason, "a worker is busy");
                 registry.worker_rests(&worker_id, (Instant::now() + rest).into_std());
-                self.progress.reset();
-                self.state = State::Seeking;
+                self.state = State::Seeking(None);
                 return Ok(());
             }
             Trouble::Failed { reason, is_connection } => (reason, is_connection),
         };
-        if is_connection {
-            registry.worker_failed(&worker_id);
-        }
+        let now = Instant::now();
+        registry.worker_failed(&place, is_connection, now.into_std());
         drop(place);
-        let may_retry = self.progress.on_failure(worker_id.clone());
+        let mishap = Mishap {
+            is_connection,
+            had_a_slot: self.progress.is_started(),
+            has_moved: self.progress.has_moved(),
+        };
+        let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
+        let shared = &self.relay.shared;
+        // An answer that has begun is seen through; one that has not can be asked for again.
+        let is_affordable = self.progress.has_begun()
+            || shared.budget(|budget: &mut Budget| budget.spend(now.into_std()));
         tracing::warn!(
             request_id = %self.request.request_id,
             %worker_id,
             reason,
-            may_retry,
+            ?verdict,
+            tokens = self.progress.tokens(),
             "a worker failed a request"
         );
-        if may_retry {
-            self.state = State::Seeking;
-            return Ok(());
+        match verdict {
+            Verdict::Again(pause) if is_affordable => {
+                self.record.failovers += 1;
+                self.last_failure = Some((worker_id, reason));
+                self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
+                Ok(())
+            }
+            Verdict::Quarantine(workers) => {
+                shared.quarantine.add(&self.request, now.into_std());
+                Err(Failure::Quarantined { workers })
+            }
+            Verdict::Again(_) | Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
         }
-        Err(Failure::WorkerFailed { worker_id, reason })
+    }
+
+    /// Whether a worker refused to go on because the text that there is fills its context: then its
+    /// end was lost, and nothing else.
+    fn is_full(&self, detail: &worker_contract::ErrorDetail) -> bool {
+        self.progress.tokens() > 0 && detail.code.as_deref() == Some("context_length_exceeded")
     }
 
     fn fail(&mut self, failure: Failure) -> Failure {
@@ -218,6 +382,7 @@ impl Answer {
             Failure::NoPlace(_) => "no worker",
             Failure::Refused { .. } => "refused",
             Failure::WorkerFailed { .. } => "worker failed",
+            Failure::Quarantined { .. } => "quarantined",
             Failure::Deadline { .. } => "deadline",
         };
         failure
@@ -226,15 +391,16 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let Record { caller, began, worker_id, usage, outcome } = &self.record;
+        let Record { began, worker_id, usage, failovers, outcome } = &self.record;
         tracing::info!(
             request_id = %self.request.request_id,
-            caller,
+            caller = self.asking.caller,
             model = %self.model,
             worker_id = worker_id.as_ref().map(tracing::field::display),
             prompt_tokens = usage.map(|usage| usage.prompt_tokens),
             tokens = usage.map_or(self.progress.tokens(), |u| u.completion_tokens as usize),
             ms = millis(began.elapsed()),
+            failovers,
             outcome,
             "inference ended"
         );

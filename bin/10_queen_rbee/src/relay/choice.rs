@@ -12,6 +12,8 @@ pub(super) struct Choice {
     pending_logprobs: Vec<TokenLogprobs>,
     /// How many calls have begun.
     calls: u32,
+    /// Tokens that came, whether they stand for something or not.
+    seen: u32,
     is_ended: bool,
 }
 
@@ -27,6 +29,7 @@ impl Choice {
             return Err(OutOfOrder);
         }
         self.check_calls(&delta.tool_calls)?;
+        self.seen = self.seen.saturating_add(u32::try_from(delta.tokens.len()).unwrap_or(u32::MAX));
         let says_something =
             !(delta.text.is_empty() && delta.reasoning.is_empty() && delta.tool_calls.is_empty());
         if !says_something {
@@ -57,8 +60,21 @@ impl Choice {
         &self.given
     }
 
+    /// How many tokens it has.
+    pub(super) fn seen(&self) -> u32 {
+        self.seen
+    }
+
+    /// Takes the worker's word for how many tokens it has.
+    pub(super) fn has_tokens(&mut self, tokens: u32) {
+        self.seen = tokens;
+    }
+
     /// Drops what was not passed on: another worker makes it again.
     pub(super) fn forget_pending(&mut self) {
+        if !self.is_ended {
+            self.seen = u32::try_from(self.given.len()).unwrap_or(u32::MAX);
+        }
         self.pending.clear();
         self.pending_logprobs.clear();
     }

@@ -29,12 +29,22 @@ pub enum Failure {
         /// How.
         reason: String,
     },
+    /// Two workers in a row ended while they computed it, before it got a token.
+    #[error("two workers ended while they computed this request ({}), so it is not tried on others", names(.workers))]
+    Quarantined {
+        /// Which ones.
+        workers: Vec<WorkerId>,
+    },
     /// Its time is over.
     #[error("the request's deadline has passed after {} tokens", .tokens)]
     Deadline {
         /// How many tokens the client has got.
         tokens: usize,
     },
+}
+
+fn names(workers: &[WorkerId]) -> String {
+    workers.iter().map(WorkerId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// How an exchange with one worker failed.

@@ -2,15 +2,21 @@
 //!
 //! The relay sends the request to the worker that the dispatcher names and passes its events on, one
 //! by one and only as fast as the reader takes them. It keeps the ids of all tokens that were passed
-//! on. Dropping an [`Answer`] closes the connection to the worker, which ends the request there.
+//! on: where a worker fails, another one goes on after them, and the reader notices nothing. Dropping
+//! an [`Answer`] closes the connection to the worker, which ends the request there.
 
 mod answer;
 mod choice;
 mod connection;
 mod failure;
 mod progress;
+mod quarantine;
+mod retry;
 mod sse;
 mod worker;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use worker_contract::{
@@ -19,24 +25,54 @@ use worker_contract::{
 
 pub use self::answer::Answer;
 pub use self::failure::Failure;
+use self::quarantine::Quarantine;
+use self::retry::Budget;
 use self::worker::WorkerClient;
+use crate::admission::Priority;
 use crate::dispatch::Dispatcher;
 use crate::keyring::Keyring;
+use crate::registry::SessionKey;
+use crate::scheduler::Why;
 
 /// Carries inference requests to workers. A clone shares connections.
 #[derive(Debug, Clone)]
 pub struct Relay {
     dispatcher: Dispatcher,
     workers: WorkerClient,
+    shared: Arc<Shared>,
+}
+
+/// What all answers share.
+#[derive(Debug)]
+struct Shared {
+    /// How long a worker that computes an answer may be silent.
+    stall: Duration,
+    budget: Mutex<Budget>,
+    quarantine: Quarantine,
+}
+
+/// Who asks, and how.
+#[derive(Debug, Clone)]
+pub struct Asking {
+    /// Who asks, as logs name them.
+    pub caller: String,
+    /// When it is too late.
+    pub deadline: Instant,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// The session that it belongs to.
+    pub session: Option<SessionKey>,
 }
 
 /// A part of an answer, in the order `Started`, any number of others, `Done`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
-    /// The first token, vector or score is there: from now on the answer comes from this worker.
+    /// The first token, vector or score is there. The answer comes from this worker, unless it fails.
     Started {
         /// The worker.
         worker_id: WorkerId,
+        /// Why this one.
+        why: Why,
     },
     /// Text, reasoning or calls, never nothing, with the tokens that it stands for, those of earlier
     /// parts that said nothing included.
@@ -74,28 +110,34 @@ pub enum Part {
 }
 
 impl Relay {
-    /// A relay that proves itself to workers with the secrets of `keyring`.
+    /// A relay that proves itself to workers with the secrets of `keyring`, and gives a worker up that
+    /// says nothing of an answer for as long as `stall`.
     #[must_use]
-    pub fn new(dispatcher: Dispatcher, keyring: Keyring) -> Self {
-        Self { dispatcher, workers: WorkerClient::new(keyring) }
+    pub fn new(dispatcher: Dispatcher, keyring: Keyring, stall: Duration) -> Self {
+        let shared = Shared {
+            stall,
+            budget: Mutex::new(Budget::full(Instant::now().into_std())),
+            quarantine: Quarantine::default(),
+        };
+        Self { dispatcher, workers: WorkerClient::new(keyring), shared: Arc::new(shared) }
     }
 
     /// Begins an answer of `model`. Nothing happens until it is asked for its first part.
     #[must_use]
-    pub fn answer(
-        &self,
-        model: ModelAlias,
-        request: InferenceRequest,
-        deadline: Instant,
-        caller: &str,
-    ) -> Answer {
-        let (dispatcher, workers) = (self.dispatcher.clone(), self.workers.clone());
-        Answer::new(dispatcher, workers, model, request, deadline, caller)
+    pub fn answer(&self, model: ModelAlias, request: InferenceRequest, asking: Asking) -> Answer {
+        self.shared.budget(Budget::earn);
+        Answer::new(self.clone(), model, request, asking)
     }
 
     /// How many requests wait for a worker.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.dispatcher.waiting()
+    }
+}
+
+impl Shared {
+    fn budget<T>(&self, with: impl FnOnce(&mut Budget) -> T) -> T {
+        with(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,5 +1,8 @@
-//! What becomes of a request.
+//! What becomes of a request, and why.
 
+use std::fmt;
+
+use serde::Serialize;
 use worker_contract::{DeviceId, HiveAlias, WorkerId};
 
 /// What becomes of a request.
@@ -9,16 +12,13 @@ pub enum Decision {
     Dispatch {
         /// Which one.
         worker: WorkerId,
+        /// Why this one.
+        why: Why,
     },
     /// A worker is started for it.
-    Spawn {
-        /// Where.
-        hive: HiveAlias,
-        /// On what; `None` where the hive has to choose.
-        device: Option<DeviceId>,
-    },
+    Spawn(Spawn),
     /// It waits for a worker that is there or coming.
-    Wait,
+    Wait(WaitReason),
     /// It cannot be served.
     Reject {
         /// Why.
@@ -26,6 +26,84 @@ pub enum Decision {
         /// When it is worth trying again, in seconds.
         retry_after_s: Option<u64>,
     },
+}
+
+/// A worker that is to be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Spawn {
+    /// Where.
+    pub hive: HiveAlias,
+    /// On what; `None` where the hive has to choose.
+    pub device: Option<DeviceId>,
+    /// Idle workers that are ended first, to make room.
+    pub evict: Vec<WorkerId>,
+    /// Whether the model fits there, as far as one can tell.
+    pub fits: bool,
+    /// How many other places there were.
+    pub others: usize,
+}
+
+/// Why a worker was chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Why {
+    /// What decided.
+    pub reason: Reason,
+    /// What was expected of the chosen worker.
+    pub chosen: Estimate,
+    /// The next best, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Estimate>,
+    /// How many workers could have taken it.
+    pub candidates: usize,
+}
+
+/// What decided between workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// No other could take it.
+    OnlyOne,
+    /// The session was there before.
+    Session,
+    /// It holds more of the prompt's beginning than the others.
+    Prefix,
+    /// It is expected to answer first.
+    Soonest,
+    /// It failed the request before, and nobody else can serve it.
+    LastResort,
+}
+
+/// What is expected of a worker for one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    /// The worker.
+    pub worker: WorkerId,
+    /// How long the request takes there, in milliseconds.
+    pub expected_ms: u64,
+    /// Requests that are in it.
+    pub load: u32,
+    /// Its slots.
+    pub slots: u32,
+    /// How many bytes of the prompt's beginning it may hold.
+    pub held_bytes: u32,
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// A place: all workers have as many requests as they are given.
+    Room,
+    /// A worker that is loading or being started.
+    Coming,
+    /// News of a worker whose connection has just failed.
+    News,
+    /// A worker that failed often, and will be tried again.
+    Circuit,
+    /// Memory that busy workers have.
+    Memory,
+    /// The first reports after the queen's start.
+    WarmUp,
 }
 
 /// Why a request cannot be served.
@@ -40,4 +118,92 @@ pub enum RejectReason {
     },
     /// The workers of the model are ending or unreachable, and no catalog has it.
     NoWorkerLeft,
+    /// Nowhere could a worker be started.
+    NowhereToStart,
+}
+
+impl Reason {
+    /// Its name in headers and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnlyOne => "only_one",
+            Self::Session => "session",
+            Self::Prefix => "prefix",
+            Self::Soonest => "soonest",
+            Self::LastResort => "last_resort",
+        }
+    }
+}
+
+impl WaitReason {
+    /// Its name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Coming => "coming",
+            Self::News => "news",
+            Self::Circuit => "circuit",
+            Self::Memory => "memory",
+            Self::WarmUp => "warm_up",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, chosen, next, candidates } = self;
+        let worker = &chosen.worker;
+        match reason {
+            Reason::OnlyOne => write!(f, "{worker} is the only worker that can take it")?,
+            Reason::Session => write!(f, "the session was at {worker} before")?,
+            Reason::Prefix => {
+                write!(f, "{worker} holds {} bytes of the prompt's beginning", chosen.held_bytes)?;
+            }
+            Reason::Soonest => {
+                write!(f, "{worker} is expected to answer first of {candidates} workers")?;
+            }
+            Reason::LastResort => {
+                write!(f, "{worker} failed it before, and no other can take it")?;
+            }
+        }
+        write!(f, " ({chosen}")?;
+        if let Some(next) = next {
+            write!(f, "; next best {}: {next}", next.worker)?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { expected_ms, load, slots, held_bytes, .. } = self;
+        write!(f, "about {expected_ms} ms, {load} requests on {slots} slots")?;
+        if *held_bytes > 0 {
+            write!(f, ", {held_bytes} bytes held")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Spawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { hive, device, evict, fits, others } = self;
+        write!(f, "no worker runs it; one is started on {hive}")?;
+        if let Some(device) = device {
+            write!(f, " {device}")?;
+        }
+        if !fits {
+            f.write_str(", though it may not fit")?;
+        }
+        if !evict.is_empty() {
+            let names = evict.iter().map(WorkerId::as_str).collect::<Vec<_>>().join(", ");
+            write!(f, ", in the place of {names}, idle the longest")?;
+        }
+        match others {
+            0 => f.write_str(" (the only place)"),
+            others => write!(f, " (best of {} places)", others + 1),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! One request, as far as its placing is concerned.
 
-use worker_contract::{ModelAlias, WorkerId};
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 /// What a request needs.
 #[derive(Debug, Clone, Copy)]
@@ -9,4 +9,20 @@ pub struct Demand<'a> {
     pub model: &'a ModelAlias,
     /// Workers that failed this very request before.
     pub failed: &'a [WorkerId],
+    /// The length of its prompt.
+    pub prompt_bytes: u32,
+    /// The worker that its session was at before.
+    pub session: Option<&'a WorkerId>,
+    /// The model file that it must go on with.
+    pub digest: Option<&'a Sha256Digest>,
+    /// Places where a worker could not be started while it waited.
+    pub refused: &'a [(HiveAlias, Option<DeviceId>)],
+}
+
+impl<'a> Demand<'a> {
+    /// A request for a model, and nothing more.
+    #[must_use]
+    pub fn of(model: &'a ModelAlias) -> Self {
+        Self { model, failed: &[], prompt_bytes: 0, session: None, digest: None, refused: &[] }
+    }
 }

@@ -1,4 +1,5 @@
-//! Which worker gets a request: a pure function over what the queen knows at one moment.
+//! Which worker gets a request, and where one is started for it: a pure function over what the queen
+//! knows at one moment.
 //!
 //! No I/O, no clock, no lock. The wanted properties are in the README beside this file, and each of
 //! them is a test.
@@ -11,7 +12,9 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use decision::{Decision, RejectReason};
+pub use decision::{Decision, Estimate, Reason, RejectReason, Spawn, WaitReason, Why};
 pub use demand::Demand;
 pub use schedule::schedule;
-pub use snapshot::{HiveView, Readiness, Snapshot, WorkerView};
+pub use snapshot::{
+    Circuit, Fleet, HiveView, Readiness, Resident, Snapshot, Speed, Wish, WorkerView,
+};

@@ -1,34 +1,165 @@
-//! Where a worker for a model is started.
+//! Where a worker for a model is started, and which idle ones make room for it.
 
 use std::cmp::Reverse;
 
-use worker_contract::{Device, DeviceId, DeviceKind, HiveAlias, ModelAlias};
+use worker_contract::{Device, DeviceId, DeviceKind, WorkerId};
 
-use super::Snapshot;
+use super::{Demand, Fleet, HiveView, Resident, Spawn};
 use crate::registry::Liveness;
 
-/// The hive, and its device, that suits a model best: one that reports on time; where the model
-/// fits into free memory; a GPU; the most free memory. A hive that lists no device chooses itself.
-pub(super) fn place<'a>(
-    snapshot: &Snapshot<'a>,
-    model: &ModelAlias,
-) -> Option<(&'a HiveAlias, Option<DeviceId>)> {
-    let hives = snapshot.hives.iter().filter(|hive| hive.liveness != Liveness::Gone);
-    let placed = hives.filter_map(|hive| {
-        let size = hive.entry(model)?.gguf.size_bytes;
-        let present = hive.devices.iter().filter(|device| !device.is_gone);
-        let device = present.max_by_key(|device| suits(device, size));
-        let rank = device.map(|device| suits(device, size).0);
-        let key = (hive.liveness == Liveness::Alive, rank, Reverse(hive.id));
-        Some((key, (hive.id, device.map(|device| device.id))))
-    });
-    placed.max_by_key(|(key, _)| *key).map(|(_, place)| place)
+/// What a model needs beyond its weights, as a part of them: KV cache and room to compute. The hive
+/// knows exactly and has the last word.
+const BEYOND_WEIGHTS: u64 = 5;
+
+/// Why there is no place for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoSite {
+    /// No hive that reports has the model.
+    Nowhere,
+    /// Wherever it could be, it could not be started.
+    Refused,
+    /// It would fit if workers were idle that are not.
+    Full,
 }
 
-type Suitability = ((bool, bool, u64), Reverse<DeviceId>);
+/// A device of a hive, and what would have to go.
+struct Site<'a> {
+    hive: &'a HiveView<'a>,
+    device: Option<&'a Device>,
+    evict: Vec<&'a WorkerId>,
+    fit: Fit,
+    is_wished: (bool, bool),
+}
 
-fn suits(device: &Device, size_bytes: u64) -> Suitability {
-    let fits = device.memory_free_bytes >= size_bytes;
-    let is_gpu = device.id.kind == DeviceKind::Gpu;
-    ((fits, is_gpu, device.memory_free_bytes), Reverse(device.id))
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// Not even if all that may go were gone.
+    No,
+    /// If workers that are busy were gone.
+    Later,
+    /// There is room, or will be when the evicted are gone.
+    Yes,
+}
+
+/// The place that suits a model best: on a hive that reports on time; wished for; where it fits; a
+/// GPU; with the fewest workers to end; with the most free memory.
+pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoSite> {
+    let with_model = fleet
+        .hives
+        .iter()
+        .filter(|hive| hive.liveness != Liveness::Gone && hive.entry(demand.model).is_some());
+    let sites: Vec<Site<'_>> = with_model.flat_map(|hive| sites(fleet, hive, demand)).collect();
+    let is_refused = |site: &Site<'_>| {
+        demand
+            .refused
+            .iter()
+            .any(|(hive, device)| hive == site.hive.id && *device == site.device_id())
+    };
+    let open: Vec<&Site<'_>> = sites.iter().filter(|site| !is_refused(site)).collect();
+    let Some(best) = open.iter().max_by_key(|site| site.key()) else {
+        return Err(if sites.is_empty() { NoSite::Nowhere } else { NoSite::Refused });
+    };
+    if best.fit == Fit::Later {
+        return Err(NoSite::Full);
+    }
+    Ok(Spawn {
+        hive: best.hive.id.clone(),
+        device: best.device_id(),
+        evict: best.evict.iter().map(|id| (*id).clone()).collect(),
+        fits: best.fit == Fit::Yes,
+        others: open.len() - 1,
+    })
+}
+
+fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
+    let weights = hive.entry(demand.model).map_or(0, |entry| entry.gguf.size_bytes);
+    let need = weights.saturating_add(weights / BEYOND_WEIGHTS);
+    let is_wished_hive = fleet.wish.hive.is_none_or(|wished| wished == hive.id);
+    // A hive that lists no device chooses itself.
+    if hive.devices.is_empty() {
+        let is_wished = (is_wished_hive, fleet.wish.device.is_none());
+        return vec![Site { hive, device: None, evict: Vec::new(), fit: Fit::No, is_wished }];
+    }
+    let present = hive.devices.iter().filter(|device| !device.is_gone);
+    let site = |device: &'a Device| {
+        let is_wished_device = fleet.wish.device.is_none_or(|wished| wished == device.id);
+        let (evict, fit) = make_room(fleet, hive, device, need);
+        Site {
+            hive,
+            device: Some(device),
+            evict,
+            fit,
+            is_wished: (is_wished_hive, is_wished_device),
+        }
+    };
+    present.map(site).collect()
+}
+
+/// The idle workers that have to go so that so many bytes are free: as few as will do, the longest
+/// idle first.
+fn make_room<'a>(
+    fleet: &'a Fleet<'a>,
+    hive: &HiveView<'_>,
+    device: &Device,
+    need: u64,
+) -> (Vec<&'a WorkerId>, Fit) {
+    let free = device.memory_free_bytes;
+    if need <= free {
+        return (Vec::new(), Fit::Yes);
+    }
+    let here = fleet.residents.iter().filter(|r| r.hive == hive.id && r.device == device.id);
+    let size = |resident: &Resident<'_>| {
+        hive.entry(resident.model).map_or(0, |entry| entry.gguf.size_bytes)
+    };
+    let mut idle: Vec<_> = here.clone().filter(|r| !r.is_busy && !r.is_kept).collect();
+    idle.sort_by_key(|resident| (Reverse(resident.idle), resident.id));
+    let (mut evict, mut room) = (Vec::new(), free);
+    for resident in idle {
+        room = room.saturating_add(size(resident));
+        evict.push(resident);
+        if room >= need {
+            break;
+        }
+    }
+    if room >= need {
+        // Smaller ones that were taken before a large one may not be needed.
+        evict = needed(evict, size, room - need);
+        return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
+    }
+    let busy = here.filter(|r| r.is_busy && !r.is_kept).map(size).fold(0, u64::saturating_add);
+    let fit = if room.saturating_add(busy) >= need { Fit::Later } else { Fit::No };
+    (Vec::new(), fit)
+}
+
+/// Leaves out what is not needed while so many bytes are to spare.
+fn needed<'a>(
+    evict: Vec<&'a Resident<'a>>,
+    size: impl Fn(&Resident<'_>) -> u64,
+    mut spare: u64,
+) -> Vec<&'a Resident<'a>> {
+    let mut kept: Vec<_> = evict.into_iter().rev().collect();
+    kept.retain(|resident| {
+        let stays = size(resident) > spare;
+        if !stays {
+            spare -= size(resident);
+        }
+        stays
+    });
+    kept.reverse();
+    kept
+}
+
+impl Site<'_> {
+    fn device_id(&self) -> Option<DeviceId> {
+        self.device.map(|device| device.id)
+    }
+
+    fn key(&self) -> impl Ord + '_ {
+        let device = self.device.map(|device| {
+            let is_gpu = device.id.kind == DeviceKind::Gpu;
+            (is_gpu, Reverse(self.evict.len()), device.memory_free_bytes, Reverse(device.id))
+        });
+        let is_alive = self.hive.liveness == Liveness::Alive;
+        (is_alive, self.is_wished, self.fit, device, Reverse(self.hive.id))
+    }
 }

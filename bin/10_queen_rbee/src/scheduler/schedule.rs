@@ -2,8 +2,11 @@
 
 use std::cmp::Ordering;
 
-use super::placement::place;
-use super::{Decision, Demand, Readiness, RejectReason, Snapshot, WorkerView};
+use super::placement::{NoSite, place};
+use super::{
+    Circuit, Decision, Demand, Estimate, Readiness, Reason, RejectReason, Snapshot, WaitReason,
+    Why, WorkerView,
+};
 use crate::registry::Liveness;
 
 /// When to try again while workers end and others may come, in seconds.
@@ -14,55 +17,132 @@ const RETRY_HIVE_S: u64 = 5;
 /// What becomes of a request.
 #[must_use]
 pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
-    let serves = |worker: &&WorkerView<'_>| {
-        worker.model == demand.model && worker.liveness != Liveness::Gone
+    let has_file = |worker: &WorkerView<'_>| match (demand.digest, worker.digest) {
+        (Some(needed), Some(there)) => needed == there,
+        _ => true,
     };
-    let serving: Vec<_> = snapshot.workers.iter().filter(serves).collect();
-    let has_failed = |worker: &WorkerView<'_>| demand.failed.contains(worker.id);
-    let ready = serving.iter().filter(|worker| worker.readiness == Readiness::Ready);
-
-    let fresh = ready.clone().filter(|worker| !has_failed(worker));
-    if let Some(best) = fresh.clone().filter(|worker| worker.has_room()).min_by(|a, b| better(a, b))
-    {
-        return Decision::Dispatch { worker: best.id.clone() };
+    let serves = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone && has_file(worker);
+    let serving = || snapshot.workers.iter().filter(serves);
+    let ready = || serving().filter(|worker| worker.readiness == Readiness::Ready);
+    let has_failed = |worker: &&WorkerView<'_>| demand.failed.contains(worker.id);
+    let fresh = || ready().filter(|worker| !has_failed(worker));
+    if let Some(chosen) = choose(fresh(), demand, None) {
+        return chosen;
     }
-    let is_coming = serving.iter().any(|worker| worker.readiness == Readiness::Coming);
-    if is_coming || fresh.count() > 0 || snapshot.spawning.contains(demand.model) {
-        return Decision::Wait;
+    if fresh().any(|worker| worker.circuit == Circuit::Closed) {
+        return Decision::Wait(WaitReason::Room);
     }
-    let returned = ready.filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
-    match returned.clone().filter(|worker| worker.has_room()).min_by(|a, b| better(a, b)) {
-        Some(only) => return Decision::Dispatch { worker: only.id.clone() },
-        None if returned.count() > 0 => return Decision::Wait,
-        None => {}
+    if snapshot.is_spawning || serving().any(|worker| worker.readiness == Readiness::Coming) {
+        return Decision::Wait(WaitReason::Coming);
     }
-    if let Some((hive, device)) = place(snapshot, demand.model) {
-        return Decision::Spawn { hive: hive.clone(), device };
+    let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
+    if let Some(only) = choose(returned(), demand, Some(Reason::LastResort)) {
+        return only;
+    }
+    if returned().any(|worker| worker.circuit == Circuit::Closed) {
+        return Decision::Wait(WaitReason::Room);
+    }
+    if serving().any(|worker| worker.is_in_doubt) {
+        return Decision::Wait(WaitReason::News);
+    }
+    let none = match place(&snapshot.fleet, demand) {
+        Ok(spawn) => return Decision::Spawn(spawn),
+        Err(none) => none,
+    };
+    if ready().any(|worker| worker.circuit != Circuit::Closed) {
+        return Decision::Wait(WaitReason::Circuit);
+    }
+    if none == NoSite::Full {
+        return Decision::Wait(WaitReason::Memory);
     }
     if snapshot.warming_up {
-        return Decision::Wait;
+        return Decision::Wait(WaitReason::WarmUp);
     }
-    reject(snapshot, demand, !serving.is_empty())
-}
-
-/// On time before silent, then the least load for its slots, then the least requests of ours.
-fn better(a: &WorkerView<'_>, b: &WorkerView<'_>) -> Ordering {
-    let silent = |w: &WorkerView<'_>| w.liveness != Liveness::Alive;
-    let weighed = |load: u32, slots: u32| u64::from(load) * u64::from(slots.max(1));
-    silent(a)
-        .cmp(&silent(b))
-        .then_with(|| weighed(a.load(), b.slots).cmp(&weighed(b.load(), a.slots)))
-        .then_with(|| a.in_flight.cmp(&b.in_flight))
-        .then_with(|| a.id.cmp(b.id))
-}
-
-fn reject(snapshot: &Snapshot<'_>, demand: &Demand<'_>, has_workers: bool) -> Decision {
-    let mut with_model = snapshot.hives.iter().filter(|hive| hive.entry(demand.model).is_some());
-    let gone = with_model.by_ref().map(|hive| hive.id).min();
-    let (reason, retry_after_s) = match gone {
-        Some(hive) => (RejectReason::HiveGone { hive: hive.clone() }, Some(RETRY_HIVE_S)),
-        None if has_workers => (RejectReason::NoWorkerLeft, Some(RETRY_SOON_S)),
+    let (reason, retry_after_s) = match gone_hive(snapshot, demand) {
+        _ if none == NoSite::Refused => (RejectReason::NowhereToStart, Some(RETRY_HIVE_S)),
+        Some(hive) => (RejectReason::HiveGone { hive }, Some(RETRY_HIVE_S)),
+        None if serving().next().is_some() => (RejectReason::NoWorkerLeft, Some(RETRY_SOON_S)),
         None => (RejectReason::UnknownModel, None),
     };
     Decision::Reject { reason, retry_after_s }
+}
+
+/// The best of some workers for a request. `reason` is told instead of what decided between them.
+fn choose<'a>(
+    workers: impl Iterator<Item = &'a WorkerView<'a>>,
+    demand: &Demand<'_>,
+    reason: Option<Reason>,
+) -> Option<Decision> {
+    let (mut best, mut next, mut candidates): (Option<Ranked<'_>>, Option<Ranked<'_>>, _) =
+        (None, None, 0);
+    for worker in workers.filter(|worker| worker.has_room()) {
+        candidates += 1;
+        let ranked = Ranked::new(worker, demand);
+        match &best {
+            Some(first) if ranked.cmp(first).is_ge() => {
+                if next.as_ref().is_none_or(|second| ranked.cmp(second).is_lt()) {
+                    next = Some(ranked);
+                }
+            }
+            _ => next = best.replace(ranked),
+        }
+    }
+    let best = best?;
+    let is_prefix = next.as_ref().is_some_and(|next| {
+        best.worker.held_bytes > next.worker.held_bytes && best.worker.load() >= next.worker.load()
+    });
+    let reason = match &next {
+        _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
+        None => Reason::OnlyOne,
+        Some(_) if best.is_session => Reason::Session,
+        Some(_) if is_prefix => Reason::Prefix,
+        Some(_) => Reason::Soonest,
+    };
+    let (chosen, next) = (best.estimate(), next.map(|next| next.estimate()));
+    let worker = chosen.worker.clone();
+    Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
+}
+
+/// A worker and what speaks for it.
+struct Ranked<'a> {
+    worker: &'a WorkerView<'a>,
+    is_session: bool,
+    expected_us: u64,
+}
+
+impl<'a> Ranked<'a> {
+    fn new(worker: &'a WorkerView<'a>, demand: &Demand<'_>) -> Self {
+        let is_alive = worker.liveness == Liveness::Alive;
+        let is_session = is_alive && demand.session == Some(worker.id);
+        Self { worker, is_session, expected_us: worker.expected_us(demand.prompt_bytes) }
+    }
+
+    /// One that is to be tried again first, since nobody would else find out whether it works; then on
+    /// time before silent, the session's, the soonest, the one with fewest requests of ours.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let key = |ranked: &Self| {
+            let worker = ranked.worker;
+            let is_silent = worker.liveness != Liveness::Alive;
+            let is_probe = worker.circuit == Circuit::HalfOpen;
+            (is_silent, !is_probe, !ranked.is_session, ranked.expected_us, worker.in_flight)
+        };
+        key(self).cmp(&key(other)).then_with(|| self.worker.id.cmp(other.worker.id))
+    }
+
+    fn estimate(&self) -> Estimate {
+        let worker = self.worker;
+        Estimate {
+            worker: worker.id.clone(),
+            expected_ms: self.expected_us / 1000,
+            load: worker.load(),
+            slots: worker.slots,
+            held_bytes: worker.held_bytes,
+        }
+    }
+}
+
+/// A hive that has the model, where every such hive is gone.
+fn gone_hive(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Option<worker_contract::HiveAlias> {
+    let with_model = snapshot.fleet.hives.iter().filter(|hive| hive.entry(demand.model).is_some());
+    with_model.map(|hive| hive.id).min().cloned()
 }

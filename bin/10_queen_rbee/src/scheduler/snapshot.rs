@@ -1,42 +1,94 @@
-//! All that the queen knows at one moment, as far as placing is concerned.
+//! All that the queen knows at one moment, as far as placing one request is concerned.
 
-use worker_contract::{Device, HiveAlias, ModelAlias, ModelEntry, WorkerId};
+use std::cell::LazyCell;
+use std::time::Duration;
+
+use worker_contract::{
+    Device, DeviceId, HiveAlias, ModelAlias, ModelEntry, Sha256Digest, WorkerId,
+};
 
 use crate::registry::Liveness;
 
 /// How many requests a worker is given for each of its slots.
 const REQUESTS_A_SLOT: u32 = 2;
 
-/// Workers and hives at one moment.
-#[derive(Debug, Clone, Default)]
+/// What bears on one request.
 pub struct Snapshot<'a> {
-    /// All workers.
+    /// The workers of the model.
     pub workers: Vec<WorkerView<'a>>,
-    /// All hives.
-    pub hives: Vec<HiveView<'a>>,
-    /// The models that a worker is being started for.
-    pub spawning: &'a [ModelAlias],
+    /// Where a worker could be started; looked at only where none can take the request.
+    pub fleet: LazyCell<Fleet<'a>, Box<dyn FnOnce() -> Fleet<'a> + 'a>>,
+    /// A worker for the model is being started.
+    pub is_spawning: bool,
     /// The queen has just begun, and hives that she expects have not reported.
     pub warming_up: bool,
 }
 
-/// A worker.
+/// Where workers run and could run.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet<'a> {
+    /// All hives.
+    pub hives: Vec<HiveView<'a>>,
+    /// All workers, of any model.
+    pub residents: Vec<Resident<'a>>,
+    /// Where a worker for the model should be.
+    pub wish: Wish<'a>,
+}
+
+/// What somebody wants of the place of a model's workers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// The hive that is preferred.
+    pub hive: Option<&'a HiveAlias>,
+    /// The device that is preferred.
+    pub device: Option<DeviceId>,
+}
+
+/// A worker of the model.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerView<'a> {
     /// Its id.
     pub id: &'a WorkerId,
-    /// What it runs.
-    pub model: &'a ModelAlias,
     /// Whether it takes requests.
     pub readiness: Readiness,
     /// Whether it reports on time.
     pub liveness: Liveness,
+    /// Whether requests may be sent to it after failures.
+    pub circuit: Circuit,
+    /// A connection to it has failed a moment ago, and nobody has told what became of it.
+    pub is_in_doubt: bool,
     /// How many requests it runs at once.
     pub slots: u32,
     /// Requests that this queen sent it and that have not ended.
     pub in_flight: u32,
     /// Requests of others at its last heartbeat.
     pub foreign: u32,
+    /// How many bytes of the prompt's beginning it has computed before and may still hold.
+    pub held_bytes: u32,
+    /// How fast it is.
+    pub speed: Speed,
+    /// The model file that it runs, where it is known.
+    pub digest: Option<&'a Sha256Digest>,
+}
+
+/// How fast a worker is, as its answers have shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speed {
+    /// What 1 KiB of prompt takes, in microseconds.
+    pub prefill_us_per_kib: u64,
+    /// What an answer takes from its slot to its end, in microseconds.
+    pub service_us: u64,
+}
+
+/// Whether requests may be sent to a worker after failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circuit {
+    /// Yes.
+    Closed,
+    /// One, to see whether it works again.
+    HalfOpen,
+    /// No.
+    Open,
 }
 
 /// Whether a worker takes requests.
@@ -63,6 +115,26 @@ pub struct HiveView<'a> {
     pub catalog: &'a [ModelEntry],
 }
 
+/// A worker, as far as its memory is concerned.
+#[derive(Debug, Clone, Copy)]
+pub struct Resident<'a> {
+    /// Its id.
+    pub id: &'a WorkerId,
+    /// Its hive.
+    pub hive: &'a HiveAlias,
+    /// What it runs on.
+    pub device: DeviceId,
+    /// What it runs.
+    pub model: &'a ModelAlias,
+    /// Whether it runs or expects requests.
+    pub is_busy: bool,
+    /// Whether it may not be ended to make room: its model is pinned, or has no more workers than it
+    /// must have.
+    pub is_kept: bool,
+    /// For how long it has had no request.
+    pub idle: Duration,
+}
+
 impl WorkerView<'_> {
     /// All requests that are known to be in it.
     #[must_use]
@@ -73,7 +145,24 @@ impl WorkerView<'_> {
     /// Whether it can be given one more request.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.in_flight < self.slots.max(1).saturating_mul(REQUESTS_A_SLOT)
+        match self.circuit {
+            Circuit::Closed => self.in_flight < self.slots.max(1).saturating_mul(REQUESTS_A_SLOT),
+            Circuit::HalfOpen => self.in_flight == 0,
+            Circuit::Open => false,
+        }
+    }
+
+    /// How long a request of so many bytes takes here, in microseconds, as far as one can tell: what
+    /// of the prompt is not held, slower the more others compute, and the part of an answer's time
+    /// that those before it take.
+    #[must_use]
+    pub fn expected_us(&self, prompt_bytes: u32) -> u64 {
+        let slots = u64::from(self.slots.max(1));
+        let load = u64::from(self.load());
+        let fresh = u64::from(prompt_bytes.saturating_sub(self.held_bytes));
+        let prefill = fresh.saturating_mul(self.speed.prefill_us_per_kib) / 1024;
+        let crowded = prefill.saturating_mul(slots + load) / slots;
+        crowded.saturating_add(self.speed.service_us.saturating_mul(load) / slots)
     }
 }
 
@@ -82,5 +171,14 @@ impl HiveView<'_> {
     #[must_use]
     pub fn entry(&self, model: &ModelAlias) -> Option<&ModelEntry> {
         self.catalog.iter().find(|entry| entry.alias == *model)
+    }
+}
+
+impl std::fmt::Debug for Snapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { workers, is_spawning, warming_up, .. } = self;
+        let mut out = f.debug_struct("Snapshot");
+        out.field("workers", workers).field("is_spawning", is_spawning);
+        out.field("warming_up", warming_up).finish_non_exhaustive()
     }
 }

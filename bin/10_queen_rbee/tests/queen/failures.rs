@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use worker_contract::SupervisedState;
 
-use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
+use crate::support::{Queen, Reply, Script, WorkerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -74,23 +73,6 @@ async fn a_connection_that_the_worker_closed_while_it_was_idle_is_no_failure() {
 }
 
 #[tokio::test]
-async fn in_the_middle_of_a_stream_the_client_is_told_and_nothing_is_said_to_be_done() {
-    let worker = WorkerDouble::start("w-1", [Script::Dies(&["Hello"]), Script::Dies(&["Hello"])]);
-    let queen = Queen::start().await;
-    queen.worker_beat(&worker.beat()).await;
-    let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
-    assert_eq!(transcript.text(), "Hello");
-    let error = transcript.error.expect("an error object");
-    assert_eq!((&error["code"], &error["type"]), (&json!("worker_failed"), &json!("server_error")));
-    assert!(error["message"].as_str().unwrap().contains("worker w-1"), "{error}");
-    assert!(!transcript.is_done);
-
-    queen.worker_beat(&worker.beat()).await;
-    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
-    assert_eq!(queen.in_flight("w-1").await, 0);
-}
-
-#[tokio::test]
 async fn a_worker_that_talks_nonsense_is_tried_three_times_and_not_quoted() {
     let worker = WorkerDouble::start("w-1", [Script::Babbles, Script::Babbles, Script::Babbles]);
     let queen = Queen::start().await;
@@ -144,18 +126,4 @@ async fn the_deadline_ends_a_stream_in_its_middle_by_an_error() {
         assert_eq!(transcript.error.unwrap()["code"], "deadline_exceeded");
         assert!(!transcript.is_done);
     }
-}
-
-#[tokio::test]
-async fn a_hive_that_sees_its_worker_die_ends_what_hangs_on_it() {
-    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]);
-    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
-    queen.worker_beat(&worker.beat()).await;
-    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
-    stream.until_text().await;
-    let mut beat = hive.beat();
-    beat.workers.push(worker.listed(SupervisedState::Failed { reason: "signal 9".into() }));
-    queen.hive_beat(&beat).await;
-    let transcript = stream.rest().await;
-    assert_eq!(transcript.error.unwrap()["code"], "worker_failed");
 }

@@ -6,6 +6,7 @@ mod abilities;
 mod answers;
 mod demand;
 mod disconnect;
+mod failover;
 mod failures;
 mod jobs;
 mod requests;

@@ -44,6 +44,10 @@ pub struct QueenConfig {
     /// How long a request may take in all, in seconds, up to a day. Default 600.
     #[serde(deserialize_with = "within::<_, _, 1, 86_400>")]
     pub request_timeout_s: u64,
+    /// How long a worker that computes an answer may say nothing before another one goes on with it, in
+    /// seconds, up to an hour; a long prompt may take longer. Default 30.
+    #[serde(deserialize_with = "within::<_, _, 1, 3600>")]
+    pub stall_timeout_s: u64,
     /// How many ended jobs are kept, 1 to 100,000. Default 1000.
     #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]
     pub keep_jobs: usize,
@@ -148,6 +152,7 @@ impl Default for QueenConfig {
             max_body_bytes: 10 * 1024 * 1024,
             max_queue_per_model: 256,
             request_timeout_s: 600,
+            stall_timeout_s: 30,
             keep_jobs: 1000,
             drain_s: 30,
         }

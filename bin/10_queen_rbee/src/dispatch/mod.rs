@@ -1,0 +1,286 @@
+//! From a request to its place at a worker: it waits its turn, the scheduler decides, a worker is
+//! started where one is needed. The shell around `admission` and `scheduler`.
+//!
+//! Who comes to an empty queue is placed at once, by itself. Everybody else waits, and one task hands
+//! places out, in the order of the queue, whenever there may be one.
+
+mod no_place;
+mod starts;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use worker_contract::{ModelAlias, Sha256Digest, WorkerId};
+
+pub use self::no_place::NoPlace;
+use self::starts::{Attempts, Site, Starts};
+use crate::admission::{Admission, Entrant, Priority, Ticket};
+use crate::prompt::PromptChain;
+use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
+use crate::scheduler::{Decision, Demand, WaitReason};
+use crate::spawner::Spawner;
+
+/// How many of a queue are looked at when the first cannot be placed: those behind it may have other
+/// needs.
+const LOOK_AHEAD: usize = 16;
+
+/// Finds places at workers. A clone shares the queues.
+#[derive(Debug, Clone)]
+pub struct Dispatcher {
+    registry: Registry,
+    spawner: Spawner,
+    queues: Arc<Mutex<Queues>>,
+}
+
+/// A request that wants a place.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The model.
+    pub model: ModelAlias,
+    /// Who asks.
+    pub caller: String,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// Its prompt.
+    pub prompt: Arc<PromptChain>,
+    /// Its session, where it has one.
+    pub session: Option<SessionKey>,
+    /// Workers that failed it before.
+    pub failed: Vec<WorkerId>,
+    /// The model file that it must go on with.
+    pub digest: Option<Sha256Digest>,
+    /// Whether it has had a place before: then it has waited already and is next.
+    pub had_a_place: bool,
+    /// When it is too late.
+    pub deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Queues {
+    admission: Admission<Waiting>,
+    starts: Starts,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    wanted: Wanted,
+    answer: oneshot::Sender<Result<Place, NoPlace>>,
+}
+
+impl Dispatcher {
+    /// A dispatcher with at most `max_per_model` waiting requests for each model.
+    #[must_use]
+    pub fn new(registry: Registry, spawner: Spawner, max_per_model: usize) -> Self {
+        let queues = Queues { admission: Admission::new(max_per_model), starts: Starts::default() };
+        Self { registry, spawner, queues: Arc::new(Mutex::new(queues)) }
+    }
+
+    /// What it decides on.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// How many requests wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queues().admission.len()
+    }
+
+    /// How many requests wait for a model.
+    #[must_use]
+    pub fn waiting_for(&self, model: &ModelAlias) -> usize {
+        self.queues().admission.waiting_for(model)
+    }
+
+    /// Waits for a place at a worker, at most until the request's deadline. Dropping the returned
+    /// future gives the turn up.
+    pub async fn place(&self, wanted: Wanted) -> Result<Place, NoPlace> {
+        if let Some(result) = self.place_at_once(&wanted) {
+            return result;
+        }
+        let (model, deadline) = (wanted.model.clone(), wanted.deadline);
+        let (turn, answer) = self.enter(wanted)?;
+        self.registry.there_may_be_room();
+        tokio::select! {
+            biased;
+            answer = answer => {
+                drop(turn);
+                // Nobody drops a waiting request without an answer but a queen that ends.
+                answer.unwrap_or(Err(NoPlace::Stopping))
+            }
+            () = sleep_until(deadline.into()) => Err(NoPlace::Deadline { model }),
+        }
+    }
+
+    /// Hands places out until `stop` fires. To be run by one task.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut attempts = Attempts::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Some(ended) = attempts.next() => {
+                    self.queues().starts.ended(ended);
+                }
+                () = self.registry.room() => {}
+            }
+            self.hand_out(&mut attempts);
+        }
+    }
+
+    /// The place of a request that finds nobody waiting, or the reason why there will be none; `None`
+    /// if it has to wait.
+    fn place_at_once(&self, wanted: &Wanted) -> Option<Result<Place, NoPlace>> {
+        if self.queues().admission.waiting_for(&wanted.model) > 0 {
+            return None;
+        }
+        let ask = wanted.ask(&[]);
+        match self.registry.place(&ask, Instant::now()) {
+            Placed::At(place) => Some(Ok(place)),
+            Placed::Not(Decision::Reject { reason, retry_after_s }) => {
+                Some(Err(NoPlace::refused(&wanted.model, reason, retry_after_s, None)))
+            }
+            Placed::Not(_) => None,
+        }
+    }
+
+    fn enter(
+        &self,
+        wanted: Wanted,
+    ) -> Result<(Turn<'_>, oneshot::Receiver<Result<Place, NoPlace>>), NoPlace> {
+        let (answer, receiver) = oneshot::channel();
+        let (model, caller) = (wanted.model.clone(), wanted.caller.clone());
+        let entrant = Entrant {
+            model: &model,
+            caller: &caller,
+            priority: wanted.priority,
+            had_a_place: wanted.had_a_place,
+        };
+        let mut queues = self.queues();
+        let entered = queues.admission.enter(&entrant, Waiting { wanted, answer });
+        self.registry.set_waiting(queues.admission.len());
+        match entered {
+            Ok((ticket, shed)) => {
+                if let Some(shed) = shed {
+                    let limit = queues.admission.waiting_for(&model);
+                    shed.end(Err(crate::admission::QueueFull { limit }.into()));
+                }
+                drop(queues);
+                Ok((Turn { ticket, dispatcher: self }, receiver))
+            }
+            Err((full, _)) => Err(full.into()),
+        }
+    }
+
+    /// Gives every place that there is to whoever is next, and starts workers that are needed.
+    fn hand_out(&self, attempts: &mut Attempts) {
+        let queues = &mut *self.queues();
+        let models: Vec<ModelAlias> = queues.admission.models().cloned().collect();
+        for model in &models {
+            while self.hand_out_one(queues, model, attempts) {}
+        }
+        queues.starts.forget_all_but(&queues.admission);
+        self.registry.set_waiting(queues.admission.len());
+    }
+
+    /// One step for a model: somebody is placed or refused, or a worker is started. False when
+    /// nothing more can be done.
+    fn hand_out_one(
+        &self,
+        queues: &mut Queues,
+        model: &ModelAlias,
+        attempts: &mut Attempts,
+    ) -> bool {
+        let Queues { admission, starts } = queues;
+        let now = Instant::now();
+        let mut next = None;
+        for (ticket, waiting) in admission.waiting(model).take(LOOK_AHEAD) {
+            if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
+                next = Some((ticket, None));
+                break;
+            }
+            let ask = waiting.wanted.ask(starts.refused(model));
+            match self.registry.place(&ask, now) {
+                Placed::At(place) => next = Some((ticket, Some(Ok(place)))),
+                Placed::Not(Decision::Reject { reason, retry_after_s }) => {
+                    let source = starts.last_error(model);
+                    let refused = NoPlace::refused(model, reason, retry_after_s, source);
+                    next = Some((ticket, Some(Err(refused))));
+                }
+                Placed::Not(Decision::Spawn(spawn)) => {
+                    let attempt = self.spawner.spawn(model, spawn.clone());
+                    attempts.begun(model, spawn, attempt);
+                    return false;
+                }
+                // Whoever needs nothing in particular speaks for all behind.
+                Placed::Not(Decision::Wait(WaitReason::Room)) if waiting.wanted.is_plain() => {
+                    return false;
+                }
+                Placed::Not(_) => continue,
+            }
+            break;
+        }
+        let Some((ticket, answer)) = next else { return false };
+        let request = match &answer {
+            Some(Ok(_)) => admission.serve(&ticket),
+            _ => admission.leave(&ticket),
+        };
+        if let (Some(request), Some(answer)) = (request, answer) {
+            request.end(answer);
+        }
+        true
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        // Nothing panics under this lock halfway through a change.
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wanted {
+    fn ask<'a>(&'a self, refused: &'a [Site]) -> Ask<'a> {
+        let demand = Demand {
+            failed: &self.failed,
+            digest: self.digest.as_ref(),
+            refused,
+            ..Demand::of(&self.model)
+        };
+        Ask { demand, prompt: &self.prompt, session: self.session.as_ref() }
+    }
+
+    fn is_plain(&self) -> bool {
+        self.failed.is_empty() && self.digest.is_none()
+    }
+}
+
+impl Waiting {
+    /// Gives the answer; a place that nobody takes is free again.
+    fn end(self, answer: Result<Place, NoPlace>) {
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// A place in the queue, given up when dropped.
+struct Turn<'a> {
+    ticket: Ticket,
+    dispatcher: &'a Dispatcher,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut queues = self.dispatcher.queues();
+        let left = queues.admission.leave(&self.ticket);
+        self.dispatcher.registry.set_waiting(queues.admission.len());
+        drop(queues);
+        // Whoever is behind may be placed.
+        if left.is_some() {
+            self.dispatcher.registry.there_may_be_room();
+        }
+        // A request that is dropped here holds no place, so nothing is locked twice.
+        drop(left);
+    }
+}

@@ -1,0 +1,79 @@
+//! Why a request gets no place at a worker.
+
+use job_server::JobError;
+use worker_contract::{HiveAlias, ModelAlias};
+
+use crate::admission::QueueFull;
+use crate::scheduler::RejectReason;
+
+/// Why a request gets no place.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoPlace {
+    /// Too many wait already.
+    #[error(transparent)]
+    QueueFull(#[from] QueueFull),
+    /// Its time was over before a worker could take it.
+    #[error("no worker for {model} could take the request before its deadline")]
+    Deadline {
+        /// The model.
+        model: ModelAlias,
+    },
+    /// No worker runs the model, and no catalog has it.
+    #[error("the model {model} does not exist")]
+    UnknownModel {
+        /// The model.
+        model: ModelAlias,
+    },
+    /// The hive that has the model is gone.
+    #[error("the hive {hive}, which has the model {model}, does not report")]
+    HiveGone {
+        /// The hive.
+        hive: HiveAlias,
+        /// The model.
+        model: ModelAlias,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
+    },
+    /// The workers of the model are ending or unreachable, and no hive can start another one.
+    #[error("the workers of the model {model} are ending or do not answer")]
+    NoWorkerLeft {
+        /// The model.
+        model: ModelAlias,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
+    },
+    /// A worker could not be started.
+    #[error("no worker could be started for {model}: {source}")]
+    SpawnFailed {
+        /// The model.
+        model: ModelAlias,
+        /// What the hive said.
+        source: JobError,
+    },
+    /// The queen is ending.
+    #[error("the queen is being stopped")]
+    Stopping,
+}
+
+impl NoPlace {
+    /// What a refusal of the scheduler means, after the last start of a worker failed with `source`.
+    pub(super) fn refused(
+        model: &ModelAlias,
+        reason: RejectReason,
+        retry_after_s: Option<u64>,
+        source: Option<&JobError>,
+    ) -> Self {
+        let model = model.clone();
+        let retry_after_s = retry_after_s.unwrap_or(1);
+        match (reason, source) {
+            (_, Some(source)) => Self::SpawnFailed { model, source: source.clone() },
+            (RejectReason::UnknownModel, None) => Self::UnknownModel { model },
+            (RejectReason::HiveGone { hive }, None) => {
+                Self::HiveGone { hive, model, retry_after_s }
+            }
+            (RejectReason::NoWorkerLeft | RejectReason::NowhereToStart, None) => {
+                Self::NoWorkerLeft { model, retry_after_s }
+            }
+        }
+    }
+}

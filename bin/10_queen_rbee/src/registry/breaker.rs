@@ -1,0 +1,88 @@
+//! A circuit breaker for one worker: after failures in a row nothing is sent to it for a while, then
+//! one request that shows whether it works again. Pure: `now` is passed in.
+
+use std::time::{Duration, Instant};
+
+use crate::scheduler::Circuit;
+
+/// How many failures in a row open the circuit.
+const FAILURES: u32 = 3;
+/// For how long it is open the first time; each further time twice as long.
+const FIRST: Duration = Duration::from_secs(2);
+/// The longest time.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The breaker of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    failures: u32,
+    trips: u32,
+    open_until: Option<Instant>,
+}
+
+impl Breaker {
+    /// A request has failed. True when that opens the circuit.
+    pub(super) fn on_failure(&mut self, now: Instant) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let was_probe = self.open_until.is_some_and(|until| until <= now);
+        let is_open = self.open_until.is_some_and(|until| until > now);
+        if is_open || (self.failures < FAILURES && !was_probe) {
+            return false;
+        }
+        let pause = FIRST.saturating_mul(1 << self.trips.min(16)).min(LONGEST);
+        self.trips = self.trips.saturating_add(1);
+        self.open_until = Some(now + pause);
+        true
+    }
+
+    /// It has given something: it works.
+    pub(super) fn on_success(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether requests may be sent.
+    pub(super) fn circuit(&self, now: Instant) -> Circuit {
+        match self.open_until {
+            None => Circuit::Closed,
+            Some(until) if until <= now => Circuit::HalfOpen,
+            Some(_) => Circuit::Open,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_failures_in_a_row_open_it_and_one_request_closes_it_again() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
+        breaker.on_success();
+        assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
+        assert_eq!(breaker.circuit(now), Circuit::Closed);
+        assert!(breaker.on_failure(now));
+        assert_eq!(breaker.circuit(now), Circuit::Open);
+        assert!(!breaker.on_failure(now), "those that were under way say nothing more");
+        let later = now + FIRST;
+        assert_eq!(breaker.circuit(later), Circuit::HalfOpen);
+        assert!(breaker.on_failure(later), "the probe failed");
+        assert_eq!(breaker.circuit(later + FIRST), Circuit::Open, "twice as long");
+        assert_eq!(breaker.circuit(later + FIRST * 2), Circuit::HalfOpen);
+        breaker.on_success();
+        assert_eq!(breaker.circuit(later), Circuit::Closed);
+    }
+
+    #[test]
+    fn it_is_open_for_a_minute_at_most() {
+        let (mut breaker, mut now) = (Breaker::default(), Instant::now());
+        for _ in 0..FAILURES {
+            breaker.on_failure(now);
+        }
+        for _ in 0..40 {
+            now += LONGEST;
+            assert_eq!(breaker.circuit(now), Circuit::HalfOpen);
+            assert!(breaker.on_failure(now));
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What the scheduler is shown of the registry, and what follows from its decision.
+
+use std::cell::LazyCell;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use worker_contract::{HiveAlias, ModelAlias, Sha256Digest, WorkerId};
+
+use super::{Ask, State, Target, WARM_UP};
+use crate::prompt::{BLOCK_BYTES, PromptChain};
+use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish};
+
+impl State {
+    /// What bears on one request.
+    pub(super) fn snapshot<'a>(
+        &'a self,
+        demand: &Demand<'_>,
+        prompt: &PromptChain,
+        interval: Duration,
+        now: Instant,
+    ) -> Snapshot<'a> {
+        let model = demand.model.clone();
+        let of_model = self.workers.iter().filter(|(_, worker)| worker.model == model);
+        let held = self.prefixes.lookup(prompt.blocks());
+        let workers = of_model.map(|(id, worker)| {
+            let hive = || self.hives.liveness(&worker.hive_id, now);
+            let holder = worker.target.holder;
+            let blocks = held.iter().find(|(other, _)| *other == holder).map_or(0, |(_, n)| *n);
+            let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
+            worker.view(id, worker.liveness(interval, hive, now), held_bytes, now)
+        });
+        Snapshot {
+            workers: workers.collect(),
+            is_spawning: self.spawning.contains(&model),
+            fleet: LazyCell::new(Box::new(move || self.fleet(&model, now))),
+            warming_up: self.is_warming_up(now),
+        }
+    }
+
+    /// Where workers run and could run.
+    pub(super) fn fleet(&self, model: &ModelAlias, now: Instant) -> Fleet<'_> {
+        let _ = model;
+        let residents = self.workers.iter().map(|(id, worker)| Resident {
+            id,
+            hive: &worker.hive_id,
+            device: worker.device,
+            model: &worker.model,
+            is_busy: worker.is_busy() || worker.readiness_for_requests() != Readiness::Ready,
+            is_kept: false,
+            idle: now.saturating_duration_since(worker.used_at),
+        });
+        Fleet {
+            hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
+            residents: residents.collect(),
+            wish: Wish::default(),
+        }
+    }
+
+    /// Takes the place that a decision names: counts the request, and remembers what the worker will
+    /// hold by it.
+    pub(super) fn reserve(
+        &mut self,
+        id: &WorkerId,
+        ask: &Ask<'_>,
+        now: Instant,
+    ) -> Option<(Arc<Target>, Option<Sha256Digest>)> {
+        let worker = self.workers.reserve(id, now)?;
+        let (target, digest) = (Arc::clone(&worker.target), worker.digest().cloned());
+        self.prefixes.insert(target.holder, ask.prompt.blocks(), worker.cache_tokens());
+        if let Some(session) = ask.session {
+            self.sessions.put(session, id);
+        }
+        Some((target, digest))
+    }
+
+    /// Forgets what processes held that are no more.
+    pub(super) fn forget_prefixes(&mut self) {
+        if self.prefixes.is_empty() {
+            return;
+        }
+        let is_there = |worker: &super::workers::Worker| !worker.target.gone.is_cancelled();
+        let there: HashSet<_> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| is_there(worker))
+            .map(|(_, worker)| worker.target.holder)
+            .collect();
+        self.prefixes.keep_only(|holder| there.contains(&holder));
+    }
+
+    /// Whether a hive that is expected has not reported since the queen's start, a moment ago.
+    fn is_warming_up(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) < WARM_UP
+            && self.expected.iter().any(|hive: &HiveAlias| self.hives.get(hive).is_none())
+    }
+}

@@ -1,0 +1,85 @@
+//! Requests that ended workers, remembered for a while so that the same one, sent again, does not end
+//! more of them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+use worker_contract::InferenceRequest;
+
+/// For how long a request is remembered.
+const MEMORY: Duration = Duration::from_secs(600);
+/// How many requests are remembered.
+const MOST: usize = 256;
+
+/// The requests that are not tried. A clone shares them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Quarantine {
+    kept: Arc<Mutex<VecDeque<(Fingerprint, Instant)>>>,
+}
+
+/// What stands for a request, whatever its id is.
+type Fingerprint = [u8; 32];
+
+impl Quarantine {
+    /// Remembers a request.
+    pub(super) fn add(&self, request: &InferenceRequest, now: Instant) {
+        let mut kept = self.kept();
+        kept.truncate(MOST - 1);
+        kept.push_front((fingerprint(request), now));
+    }
+
+    /// Whether a request is remembered.
+    pub(super) fn has(&self, request: &InferenceRequest, now: Instant) -> bool {
+        let mut kept = self.kept();
+        kept.retain(|(_, at)| now.saturating_duration_since(*at) < MEMORY);
+        // Most of the time nothing is remembered, and nothing has to be computed.
+        !kept.is_empty() && {
+            let wanted = fingerprint(request);
+            kept.iter().any(|(known, _)| *known == wanted)
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(Fingerprint, Instant)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fingerprint(request: &InferenceRequest) -> Fingerprint {
+    // Tasks and formats are plain data; one that cannot be written was never sent to a worker.
+    let parts = serde_json::to_vec(&(&request.model, &request.task, &request.format));
+    Sha256::digest(parts.unwrap_or_default()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use worker_contract::{Prompt, RequestId, Task};
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_known_again_for_ten_minutes_whatever_its_id_is() {
+        let (quarantine, now) = (Quarantine::default(), Instant::now());
+        assert!(!quarantine.has(&request("a"), now));
+        quarantine.add(&request("a"), now);
+        assert!(quarantine.has(&request("a"), now + MEMORY / 2));
+        assert!(!quarantine.has(&request("b"), now));
+        assert!(!quarantine.has(&request("a"), now + MEMORY));
+    }
+
+    #[test]
+    fn only_the_last_ones_are_kept() {
+        let (quarantine, now) = (Quarantine::default(), Instant::now());
+        for number in 0..=MOST {
+            quarantine.add(&request(&number.to_string()), now);
+        }
+        assert_eq!(quarantine.kept().len(), MOST);
+        assert!(!quarantine.has(&request("0"), now) && quarantine.has(&request("1"), now));
+    }
+
+    fn request(text: &str) -> InferenceRequest {
+        let prompt = Prompt::Text(text.into());
+        InferenceRequest::new(RequestId::random(), Task::Completion { prompt })
+    }
+}

@@ -1,0 +1,294 @@
+//! Tables and properties of the scheduler, and the builders that they share.
+
+mod placing;
+mod properties;
+mod routing;
+
+use std::cell::LazyCell;
+use std::time::Duration;
+
+use worker_contract::{
+    Device, DeviceId, DeviceLoad, GgufSummary, HiveAlias, ModelAlias, ModelEntry, Sha256Digest,
+    WorkerId,
+};
+
+use super::*;
+use crate::registry::Liveness::{self, Alive};
+use Readiness::Ready;
+
+const GIB: u64 = 1 << 30;
+
+/// A moment in the queen's life.
+#[derive(Debug, Clone, Default)]
+struct World {
+    workers: Vec<W>,
+    hives: Vec<H>,
+    residents: Vec<R>,
+    wish: Option<(HiveAlias, Option<DeviceId>)>,
+    is_spawning: bool,
+    warming_up: bool,
+}
+
+impl World {
+    fn of(workers: &[W], hives: &[H]) -> Self {
+        Self { workers: workers.to_vec(), hives: hives.to_vec(), ..Self::default() }
+    }
+
+    fn decide(&self) -> Decision {
+        self.decide_for(&demand())
+    }
+
+    fn decide_for(&self, demand: &Demand<'_>) -> Decision {
+        let of_model = self.workers.iter().filter(|worker| worker.model == *demand.model);
+        let fleet = || Fleet {
+            hives: self.hives.iter().map(H::view).collect(),
+            residents: self.residents.iter().map(R::view).collect(),
+            wish: Wish {
+                hive: self.wish.as_ref().map(|(hive, _)| hive),
+                device: self.wish.as_ref().and_then(|(_, device)| *device),
+            },
+        };
+        let snapshot = Snapshot {
+            workers: of_model.map(W::view).collect(),
+            fleet: LazyCell::new(Box::new(fleet)),
+            is_spawning: self.is_spawning,
+            warming_up: self.warming_up,
+        };
+        schedule(&snapshot, demand)
+    }
+}
+
+/// What a decision comes to, without its reasons.
+fn outcome(decision: &Decision) -> String {
+    match decision {
+        Decision::Dispatch { worker, .. } => worker.to_string(),
+        Decision::Spawn(spawn) => {
+            let device = spawn.device.map(|device| format!(" {device}")).unwrap_or_default();
+            let evict: Vec<_> = spawn.evict.iter().map(|id| format!(" -{id}")).collect();
+            format!("spawn {}{device}{}", spawn.hive, evict.concat())
+        }
+        Decision::Wait(reason) => format!("wait {}", reason.as_str()),
+        Decision::Reject { reason, retry_after_s } => {
+            format!("reject {reason:?} {retry_after_s:?}")
+        }
+    }
+}
+
+fn check(because: &str, world: &World, expected: &str) {
+    assert_eq!(outcome(&world.decide()), expected, "{because}");
+}
+
+/// A worker of a table, with closed circuit and the usual speed.
+#[derive(Debug, Clone)]
+struct W {
+    id: WorkerId,
+    model: ModelAlias,
+    readiness: Readiness,
+    liveness: Liveness,
+    circuit: Circuit,
+    is_in_doubt: bool,
+    slots: u32,
+    in_flight: u32,
+    foreign: u32,
+    held_bytes: u32,
+    speed: Speed,
+    digest: Option<Sha256Digest>,
+}
+
+fn w(name: &str, slots: u32, in_flight: u32) -> W {
+    W {
+        id: id(name),
+        model: model(),
+        readiness: Ready,
+        liveness: Alive,
+        circuit: Circuit::Closed,
+        is_in_doubt: false,
+        slots,
+        in_flight,
+        foreign: 0,
+        held_bytes: 0,
+        speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000 },
+        digest: None,
+    }
+}
+
+impl W {
+    fn state(self, readiness: Readiness) -> Self {
+        Self { readiness, ..self }
+    }
+
+    fn live(self, liveness: Liveness) -> Self {
+        Self { liveness, ..self }
+    }
+
+    fn foreign(self, foreign: u32) -> Self {
+        Self { foreign, ..self }
+    }
+
+    fn model(self, model: &str) -> Self {
+        Self { model: model.parse().unwrap(), ..self }
+    }
+
+    fn circuit(self, circuit: Circuit) -> Self {
+        Self { circuit, ..self }
+    }
+
+    fn holds(self, held_bytes: u32) -> Self {
+        Self { held_bytes, ..self }
+    }
+
+    fn view(&self) -> WorkerView<'_> {
+        WorkerView {
+            id: &self.id,
+            readiness: self.readiness,
+            liveness: self.liveness,
+            circuit: self.circuit,
+            is_in_doubt: self.is_in_doubt,
+            slots: self.slots,
+            in_flight: self.in_flight,
+            foreign: self.foreign,
+            held_bytes: self.held_bytes,
+            speed: self.speed,
+            digest: self.digest.as_ref(),
+        }
+    }
+}
+
+/// A hive of a table: it has the model of 1 GiB, and a CPU with room for it.
+#[derive(Debug, Clone)]
+struct H {
+    id: HiveAlias,
+    liveness: Liveness,
+    devices: Vec<Device>,
+    catalog: Vec<ModelEntry>,
+}
+
+fn h(name: &str, liveness: Liveness) -> H {
+    let catalog = vec![entry("m", GIB), entry("other", GIB), entry("big", 8 * GIB)];
+    H { id: alias(name), liveness, devices: vec![device("CPU-0", 4)], catalog }
+}
+
+impl H {
+    fn gpu(mut self, free_gib: u64) -> Self {
+        self.devices.push(device("GPU-0", free_gib));
+        self
+    }
+
+    fn cpu(mut self, free_gib: u64) -> Self {
+        self.devices[0].memory_free_bytes = free_gib * GIB;
+        self
+    }
+
+    fn bare(self) -> Self {
+        Self { devices: Vec::new(), ..self }
+    }
+
+    fn without_model(self) -> Self {
+        Self { catalog: Vec::new(), ..self }
+    }
+
+    fn view(&self) -> HiveView<'_> {
+        HiveView {
+            id: &self.id,
+            liveness: self.liveness,
+            devices: &self.devices,
+            catalog: &self.catalog,
+        }
+    }
+}
+
+/// A resident of the hive `h`.
+#[derive(Debug, Clone)]
+struct R {
+    id: WorkerId,
+    hive: HiveAlias,
+    device: DeviceId,
+    model: ModelAlias,
+    is_busy: bool,
+    is_kept: bool,
+    idle: Duration,
+}
+
+fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
+    R {
+        id: id(name),
+        hive: alias("h"),
+        device: device.parse().unwrap(),
+        model: model.parse().unwrap(),
+        is_busy: false,
+        is_kept: false,
+        idle: Duration::from_secs(idle_s),
+    }
+}
+
+impl R {
+    fn busy(self) -> Self {
+        Self { is_busy: true, ..self }
+    }
+
+    fn kept(self) -> Self {
+        Self { is_kept: true, ..self }
+    }
+
+    fn view(&self) -> Resident<'_> {
+        Resident {
+            id: &self.id,
+            hive: &self.hive,
+            device: self.device,
+            model: &self.model,
+            is_busy: self.is_busy,
+            is_kept: self.is_kept,
+            idle: self.idle,
+        }
+    }
+}
+
+fn demand() -> Demand<'static> {
+    static MODEL: std::sync::LazyLock<ModelAlias> = std::sync::LazyLock::new(model);
+    Demand::of(&MODEL)
+}
+
+fn model() -> ModelAlias {
+    "m".parse().unwrap()
+}
+
+fn id(name: &str) -> WorkerId {
+    name.parse().unwrap()
+}
+
+fn alias(name: &str) -> HiveAlias {
+    name.parse().unwrap()
+}
+
+fn device(name: &str, free_gib: u64) -> Device {
+    Device {
+        id: name.parse().unwrap(),
+        backend: String::new(),
+        name: String::new(),
+        memory_total_bytes: 16 * GIB,
+        memory_free_bytes: free_gib * GIB,
+        pci_address: None,
+        load: DeviceLoad::default(),
+        is_gone: false,
+    }
+}
+
+fn entry(name: &str, size_bytes: u64) -> ModelEntry {
+    ModelEntry {
+        alias: name.parse().unwrap(),
+        sha256: "0".repeat(64).parse().unwrap(),
+        source: String::new(),
+        added_at: 0,
+        shards: Vec::new(),
+        gguf: GgufSummary {
+            architecture: String::new(),
+            name: None,
+            license: None,
+            quantization: String::new(),
+            parameters: 0,
+            context_length: 0,
+            has_chat_template: true,
+            size_bytes,
+        },
+    }
+}

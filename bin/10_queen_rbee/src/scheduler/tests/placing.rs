@@ -1,0 +1,113 @@
+use super::*;
+use crate::registry::Liveness::{Gone, Suspect};
+use Readiness::Ending;
+
+#[test]
+fn a_worker_is_started_where_none_can_serve() {
+    let rows: [(&str, &[W]); 4] = [
+        ("there is none", &[]),
+        ("it is gone", &[w("a", 4, 0).live(Gone)]),
+        ("it is ending", &[w("a", 4, 0).state(Ending)]),
+        ("it runs another model", &[w("a", 4, 0).model("other")]),
+    ];
+    for (because, workers) in rows {
+        check(because, &World::of(workers, &[h("h", Alive)]), "spawn h CPU-0");
+    }
+}
+
+#[test]
+fn the_place_is_a_gpu_with_room_before_anything_else() {
+    let rows: [(&str, &[H], &str); 6] = [
+        ("a GPU before the CPU", &[h("h", Alive).gpu(8)], "spawn h GPU-0"),
+        ("a full GPU after the CPU", &[h("h", Alive).gpu(0)], "spawn h CPU-0"),
+        ("the larger GPU", &[h("a", Alive).gpu(4), h("b", Alive).gpu(8)], "spawn b GPU-0"),
+        ("one that reports", &[h("a", Suspect).gpu(8), h("b", Alive)], "spawn b CPU-0"),
+        ("equals by name", &[h("b", Alive), h("a", Alive)], "spawn a CPU-0"),
+        ("no device is listed", &[h("a", Alive).bare()], "spawn a"),
+    ];
+    for (because, hives, expected) in rows {
+        check(because, &World::of(&[], hives), expected);
+    }
+}
+
+#[test]
+fn the_longest_idle_workers_make_room_and_no_more_of_them_than_must() {
+    let world = |residents: &[R]| World {
+        residents: residents.to_vec(),
+        ..World::of(&[], &[h("h", Alive).cpu(0).gpu(0)])
+    };
+    let idle = |name, seconds| r(name, "GPU-0", "other", seconds);
+    let big = r("big", "GPU-0", "big", 5);
+    let rows: [(&str, &[R], &str); 7] = [
+        ("1 GiB is too little for 1.2", &[idle("a", 9), idle("b", 8)], "spawn h GPU-0 -a -b"),
+        ("the longest idle", &[idle("a", 1), idle("b", 8), idle("c", 9)], "spawn h GPU-0 -c -b"),
+        ("a large one suffices", &[idle("a", 9), big.clone()], "spawn h GPU-0 -big"),
+        ("pinned ones stay", &[idle("a", 9).kept(), big.clone()], "spawn h GPU-0 -big"),
+        ("busy ones stay", &[idle("a", 9).busy(), big.clone()], "spawn h GPU-0 -big"),
+        ("all are busy", &[big.clone().busy()], "wait memory"),
+        ("nothing would help", &[idle("a", 9)], "spawn h GPU-0"),
+    ];
+    for (because, residents, expected) in rows {
+        check(because, &world(residents), expected);
+    }
+}
+
+#[test]
+fn the_fastest_device_comes_before_the_fewest_ended_workers() {
+    let residents = vec![r("a", "GPU-0", "big", 5)];
+    let world = World { residents, ..World::of(&[], &[h("h", Alive).gpu(0)]) };
+    check("an idle one is ended for the GPU", &world, "spawn h GPU-0 -a");
+}
+
+#[test]
+fn a_wish_for_a_place_is_heard_while_the_place_reports() {
+    let hives = [h("a", Alive).gpu(8), h("b", Alive)];
+    let wish = |hive: &str, device: Option<&str>| {
+        Some((alias(hive), device.map(|device| device.parse().unwrap())))
+    };
+    let world = |wish| World { wish, ..World::of(&[], &hives) };
+    check("the hive", &world(wish("b", None)), "spawn b CPU-0");
+    check("the device", &world(wish("a", Some("CPU-0"))), "spawn a CPU-0");
+    check("it is not there", &world(wish("c", None)), "spawn a GPU-0");
+}
+
+#[test]
+fn where_a_start_failed_it_is_not_tried_again_for_the_same_request() {
+    let hives = [h("a", Alive).gpu(8), h("b", Alive)];
+    let sites = [
+        (alias("a"), Some("GPU-0".parse().unwrap())),
+        (alias("b"), Some("CPU-0".parse().unwrap())),
+        (alias("a"), Some("CPU-0".parse().unwrap())),
+    ];
+    let expected =
+        ["spawn a GPU-0", "spawn a CPU-0", "spawn a CPU-0", "reject NowhereToStart Some(5)"];
+    for (tried, expected) in expected.iter().enumerate() {
+        let demand = Demand { refused: &sites[..tried], ..demand() };
+        assert_eq!(outcome(&World::of(&[], &hives).decide_for(&demand)), *expected);
+    }
+}
+
+#[test]
+fn nothing_is_started_twice_and_a_fresh_queen_waits_for_reports() {
+    let spawning = World { is_spawning: true, ..World::of(&[], &[h("h", Alive)]) };
+    check("one is being started", &spawning, "wait coming");
+    let fresh = |hives: &[H]| World { warming_up: true, ..World::of(&[], hives) };
+    check("nobody has reported", &fresh(&[]), "wait warm_up");
+    check(
+        "a hive that has reported can be used at once",
+        &fresh(&[h("h", Alive)]),
+        "spawn h CPU-0",
+    );
+}
+
+#[test]
+fn a_start_says_why() {
+    let residents = vec![r("w-1", "GPU-0", "big", 5)];
+    let world = World { residents, ..World::of(&[], &[h("h", Alive).gpu(0)]) };
+    let Decision::Spawn(spawn) = world.decide() else { panic!("nothing is started") };
+    assert_eq!(
+        spawn.to_string(),
+        "no worker runs it; one is started on h GPU-0, in the place of w-1, idle the longest \
+         (best of 2 places)"
+    );
+}

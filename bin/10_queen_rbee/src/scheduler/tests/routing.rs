@@ -1,0 +1,150 @@
+use super::*;
+use crate::registry::Liveness::{Gone, Suspect};
+use Readiness::{Coming, Ending};
+
+#[test]
+fn the_least_loaded_worker_for_its_slots_gets_the_request() {
+    let rows: [(&str, &[W], &str); 6] = [
+        ("an idle one", &[w("a", 4, 1), w("b", 4, 0)], "b"),
+        ("the same load on more slots is less", &[w("a", 2, 1), w("b", 8, 2)], "b"),
+        ("what others sent counts", &[w("a", 4, 1).foreign(2), w("b", 4, 2)], "b"),
+        ("equals are told apart by name", &[w("b", 4, 0), w("a", 4, 0)], "a"),
+        ("a silent one is the last choice", &[w("a", 4, 0).live(Suspect), w("b", 4, 7)], "b"),
+        ("a silent one is better than none", &[w("a", 4, 0).live(Suspect)], "a"),
+    ];
+    for (because, workers, expected) in rows {
+        check(because, &World::of(workers, &[]), expected);
+    }
+}
+
+#[test]
+fn a_faster_worker_is_given_more() {
+    let fast = |in_flight| {
+        let speed = Speed { prefill_us_per_kib: 10_000, service_us: 250_000 };
+        W { speed, ..w("fast", 4, in_flight) }
+    };
+    for (in_flight, expected) in [(0, "fast"), (3, "fast"), (5, "slow")] {
+        let world = World::of(&[fast(in_flight), w("slow", 4, 1)], &[]);
+        check("a quarter of the time a request", &world, expected);
+    }
+}
+
+#[test]
+fn the_worker_that_holds_the_beginning_gets_the_request_unless_it_is_drowned() {
+    let prompt = Demand { prompt_bytes: 8192, ..demand() };
+    let held = |load| World::of(&[w("a", 4, load).holds(8064), w("b", 4, 0)], &[]);
+    for (load, expected, reason) in [
+        (0, "a", Reason::Prefix),
+        (2, "a", Reason::Prefix),
+        (3, "a", Reason::Prefix),
+        (5, "b", Reason::Soonest),
+    ] {
+        let Decision::Dispatch { worker, why } = held(load).decide_for(&prompt) else {
+            panic!("it is not placed");
+        };
+        assert_eq!((worker.as_str(), why.reason), (expected, reason), "{load} requests: {why}");
+    }
+    let longer = World::of(&[w("a", 4, 0).holds(1024), w("b", 4, 0).holds(4096)], &[]);
+    assert_eq!(outcome(&longer.decide_for(&prompt)), "b", "the longer one");
+}
+
+#[test]
+fn a_session_stays_where_it_was_while_it_can() {
+    let at = id("b");
+    let session = Demand { session: Some(&at), ..demand() };
+    let rows = [
+        (w("b", 4, 3), "b"),
+        (w("b", 4, 8), "a"),
+        (w("b", 4, 0).live(Suspect), "a"),
+        (w("b", 4, 0).state(Ending), "a"),
+        (w("b", 4, 0).circuit(Circuit::Open), "a"),
+    ];
+    for (b, expected) in rows {
+        let world = World::of(&[w("a", 4, 0), b.clone()], &[]);
+        assert_eq!(outcome(&world.decide_for(&session)), expected, "{b:?}");
+    }
+}
+
+#[test]
+fn a_worker_without_room_is_waited_for() {
+    let hive = [h("h", Alive)];
+    check("two for its one slot", &World::of(&[w("a", 1, 2)], &hive), "wait room");
+    check("loading", &World::of(&[w("a", 1, 0).state(Coming)], &hive), "wait coming");
+    check("one more for its one slot", &World::of(&[w("a", 1, 1)], &[]), "a");
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_with_its_reason() {
+    let refused = |because, workers: &[W], hives: &[H], expected| {
+        check(because, &World::of(workers, hives), expected);
+    };
+    let without = h("h", Alive).without_model();
+    refused("nobody has it", &[], &[without], "reject UnknownModel None");
+    let gone = r#"reject HiveGone { hive: HiveAlias("h") } Some(5)"#;
+    refused("its hive is gone", &[], &[h("h", Gone)], gone);
+    let ending = [w("a", 4, 0).state(Ending)];
+    refused("its worker ends", &ending, &[], "reject NoWorkerLeft Some(1)");
+}
+
+#[test]
+fn a_worker_that_failed_the_request_is_tried_again_only_if_no_other_can_and_it_reports() {
+    let failed = [id("a")];
+    let demand = Demand { failed: &failed, ..demand() };
+    let hive = [h("h", Alive)];
+    let rows: [(&[W], &[H], &str); 5] = [
+        (&[w("a", 4, 0), w("b", 4, 7)], &[], "b"),
+        (&[w("a", 4, 0)], &hive, "a"),
+        (&[w("a", 4, 0).live(Suspect)], &hive, "spawn h CPU-0"),
+        (&[W { is_in_doubt: true, ..w("a", 4, 0).live(Suspect) }], &hive, "wait news"),
+        (&[w("a", 4, 0), w("b", 4, 8)], &[], "wait room"),
+    ];
+    for (workers, hives, expected) in rows {
+        let decision = World::of(workers, hives).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "{workers:?}");
+    }
+}
+
+#[test]
+fn a_worker_that_fails_again_and_again_gets_one_request_to_show_that_it_works() {
+    let half = w("a", 4, 0).circuit(Circuit::HalfOpen);
+    check("before an idle one", &World::of(&[half.clone(), w("b", 4, 0)], &[]), "a");
+    let probed = W { in_flight: 1, ..half };
+    check("one only", &World::of(&[probed.clone(), w("b", 4, 1)], &[]), "b");
+    let open = w("a", 4, 0).circuit(Circuit::Open);
+    check("none", &World::of(&[open.clone(), w("b", 4, 7)], &[]), "b");
+    check("nobody else", &World::of(std::slice::from_ref(&open), &[]), "wait circuit");
+    check("a hive has it", &World::of(&[open], &[h("h", Alive)]), "spawn h CPU-0");
+    check("its probe is out", &World::of(&[probed], &[]), "wait circuit");
+}
+
+#[test]
+fn an_answer_goes_on_with_the_same_model_file_only() {
+    let digest = |digit: &str| digit.repeat(64).parse::<Sha256Digest>().unwrap();
+    let (ours, other) = (digest("1"), digest("2"));
+    let demand = Demand { digest: Some(&ours), ..demand() };
+    let has =
+        |name: &str, digest: &Sha256Digest| W { digest: Some(digest.clone()), ..w(name, 4, 0) };
+    let world = World::of(&[has("a", &other), has("b", &ours)], &[]);
+    assert_eq!(outcome(&world.decide_for(&demand)), "b");
+    let world = World::of(&[w("a", 4, 0)], &[]);
+    assert_eq!(outcome(&world.decide_for(&demand)), "a", "it does not tell");
+}
+
+#[test]
+fn a_decision_says_why() {
+    let said = |world: &World, demand: &Demand<'_>| match world.decide_for(demand) {
+        Decision::Dispatch { why, .. } => why.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let plain = demand();
+    assert_eq!(
+        said(&World::of(&[w("a", 4, 1)], &[]), &plain),
+        "a is the only worker that can take it (about 250 ms, 1 requests on 4 slots)"
+    );
+    let prompt = Demand { prompt_bytes: 2048, ..plain };
+    assert_eq!(
+        said(&World::of(&[w("a", 4, 0).holds(1024), w("b", 4, 0)], &[]), &prompt),
+        "a holds 1024 bytes of the prompt's beginning (about 100 ms, 0 requests on 4 slots, \
+         1024 bytes held; next best b: about 200 ms, 0 requests on 4 slots)"
+    );
+}

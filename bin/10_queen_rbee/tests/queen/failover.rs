@@ -1,0 +1,184 @@
+//! Answers that go on when the worker fails that gave their beginning.
+
+use std::time::Duration;
+
+use serde_json::json;
+use worker_contract::SupervisedState;
+
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, done, until};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn a_stream_goes_on_at_another_worker_and_the_client_notices_nothing() {
+    for trouble in [
+        Script::Dies(&["Hello"]),
+        Script::Fails(&["Hello"], "engine_error"),
+        Script::Hangs(&["Hello"]),
+    ] {
+        let failing = WorkerDouble::start("w-1", [trouble.clone()]);
+        let other = WorkerDouble::start("w-2", [Script::Says(&[" world"])]);
+        let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
+        queen.worker_beat(&failing.beat()).await;
+        queen.worker_beat(&other.beat()).await;
+        let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+        assert_eq!(transcript.text(), "Hello world", "{trouble:?}: {transcript:?}");
+        assert!(transcript.is_done && transcript.error.is_none());
+        let resumed = &other.requests()[0];
+        assert_eq!(resumed.resume, [0, 1], "what the client has, and nothing else");
+        assert_eq!(resumed.sampling.seed, Some(1), "the first worker's");
+        assert_eq!(queen.in_flight("w-1").await + queen.in_flight("w-2").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_whole_answer_goes_on_too() {
+    let failing = WorkerDouble::start("w-1", [Script::Dies(&["Hello"])]);
+    let other = WorkerDouble::start("w-2", [Script::Says(&[" world"])]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&failing.beat()).await;
+    queen.worker_beat(&other.beat()).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world", "{reply:?}");
+}
+
+#[tokio::test]
+async fn of_several_answers_each_goes_on_that_is_not_over() {
+    let delta = |index: u32, text: &str, token: i32| json!({"type": "delta", "index": index, "text": text, "tokens": [token]});
+    let over = |index: u32| json!({"type": "choice_done", "index": index, "finish_reason": "stop"});
+    let broken = json!({"type": "error", "error": {"message": "x", "type": "server_error"}});
+    let first = [delta(0, "a", 1), delta(1, "b", 2), delta(2, "c", 3), over(1), broken];
+    let rest =
+        |index, text, token| Script::Plays(vec![delta(index, text, token), done(2, "length")]);
+    for stream in [true, false] {
+        let failing = WorkerDouble::start("w-1", [Script::Plays(first.to_vec())]);
+        let other = WorkerDouble::start("w-2", [rest(0, "A", 4), rest(2, "C", 5)]);
+        let queen = Queen::start().await;
+        queen.worker_beat(&failing.beat()).await;
+        queen.worker_beat(&other.beat()).await;
+        let mut body = chat();
+        body["n"] = json!(3);
+        if stream {
+            let transcript = queen.stream(CHAT, &body).await.begun().await.rest().await;
+            let texts = |wanted: u64| -> String {
+                let choices = transcript.chunks.iter().map(|chunk| &chunk["choices"][0]);
+                let of_it = choices.filter(|choice| choice["index"] == wanted);
+                of_it.filter_map(|choice| choice["delta"]["content"].as_str()).collect()
+            };
+            assert_eq!([texts(0), texts(1), texts(2)], ["aA", "b", "cC"]);
+            assert!(transcript.is_done && transcript.error.is_none());
+        } else {
+            let reply = queen.ask(CHAT, &body).await.json();
+            let of = |n: usize| reply["choices"][n]["message"]["content"].clone();
+            assert_eq!([of(0), of(1), of(2)], ["aA", "b", "cC"]);
+            let reasons = |n: usize| reply["choices"][n]["finish_reason"].clone();
+            assert_eq!([reasons(0), reasons(1), reasons(2)], ["length", "stop", "length"]);
+        }
+        let asked = other.requests();
+        let asked: Vec<_> = asked.iter().map(|r| (r.n, r.first_choice, r.resume.clone())).collect();
+        assert_eq!(asked, [(1, 0, vec![1]), (1, 2, vec![3])]);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_its_hive_says_has_died_is_left_at_once() {
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]);
+    let other = WorkerDouble::start("w-2", [Script::Says(&[" world"])]);
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    queen.worker_beat(&worker.beat()).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    queen.worker_beat(&other.beat()).await;
+    let mut beat = hive.beat();
+    beat.workers.push(worker.listed(SupervisedState::Failed { reason: "signal 9".into() }));
+    queen.hive_beat(&beat).await;
+    assert_eq!(stream.rest().await.text(), " world");
+}
+
+#[tokio::test]
+async fn where_no_other_worker_is_one_is_started_for_the_rest() {
+    let worker = WorkerDouble::start("w-1", [Script::Dies(&["Hello"])]);
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    hive.let_start();
+    queen.worker_beat(&worker.beat()).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    drop(worker);
+    queen.hive_beat(&hive.beat()).await;
+    let transcript = stream.rest().await;
+    assert!(transcript.is_done, "{transcript:?}");
+    assert_eq!((transcript.text().as_str(), hive.spawns()), ("Hello world", 1));
+}
+
+#[tokio::test]
+async fn tokens_of_one_model_file_are_not_given_to_another() {
+    let worker = WorkerDouble::start("w-1", [Script::Dies(&["Hello"])]);
+    let (other, same) = (WorkerDouble::start("w-2", []), WorkerDouble::start("w-3", []));
+    let digest = |digit: &str| Some(digit.repeat(64).parse().unwrap());
+    let queen = Queen::start().await;
+    let beat = |worker: &WorkerDouble, digit| {
+        let mut beat = worker.beat();
+        beat.model.digest = digest(digit);
+        beat
+    };
+    queen.worker_beat(&beat(&worker, "1")).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    queen.worker_beat(&beat(&other, "2")).await;
+    queen.worker_beat(&beat(&same, "1")).await;
+    assert!(stream.rest().await.is_done);
+    assert_eq!((other.requests().len(), same.requests().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_request_that_ends_two_workers_is_refused_also_when_it_comes_again_and_others_are_not() {
+    let queen = Queen::start().await;
+    let deadly: Vec<_> = ["w-1", "w-2", "w-3"]
+        .map(|name| WorkerDouble::start(name, [Script::Dies(&[]), Script::Dies(&[])]))
+        .into();
+    for worker in &deadly {
+        queen.worker_beat(&worker.beat()).await;
+    }
+    let error = queen.ask(CHAT, &chat()).await.error(422, "request_quarantined");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("w-1, w-2"), "{message}");
+    queen.ask(CHAT, &chat()).await.error(422, "request_quarantined");
+    let asked: usize = deadly.iter().map(|worker| worker.requests().len()).sum();
+    assert_eq!(asked, 2);
+    let fine = WorkerDouble::start("w-4", []);
+    queen.worker_beat(&fine.beat()).await;
+    let other = json!({"model": "m", "messages": [{"role": "user", "content": "Ho"}]});
+    assert_eq!(queen.ask(CHAT, &other).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_answer_that_fills_the_context_is_over_when_its_end_was_lost() {
+    let failing = WorkerDouble::start("w-1", [Script::Dies(&["Hello"])]);
+    let full = Script::Refuses(400, "context_length_exceeded");
+    let other = WorkerDouble::start("w-2", [full]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&failing.beat()).await;
+    queen.worker_beat(&other.beat()).await;
+    let choice = queen.ask(CHAT, &chat()).await.json()["choices"][0].clone();
+    assert_eq!(choice["message"]["content"], "Hello");
+    assert_eq!(choice["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_again_and_again_gets_nothing_for_a_while() {
+    let failing = WorkerDouble::start("w-1", vec![Script::Babbles; 10]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&failing.beat()).await;
+    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert_eq!(failing.requests().len(), 3);
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
+    Reply::read(request).await.error(504, "deadline_exceeded");
+    assert_eq!(failing.requests().len(), 3, "its circuit is open");
+    until("it is tried again by itself", async || {
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
+        Reply::read(request).await;
+        failing.requests().len() > 3
+    })
+    .await;
+    tokio::time::timeout(Duration::from_secs(1), queen.status()).await.unwrap();
+}
