@@ -371,6 +371,48 @@ Examples:
     Update(AcceptArgs),
     /// Remove what unfinished downloads have left; `model list --partial` shows it
     Gc(OnHive),
+    /// Show or set how many workers a model has, where, and for how long
+    #[command(after_help = "\
+Examples:
+  rbee-keeper model policy
+  rbee-keeper model policy llama --min 1 --pin true
+  rbee-keeper model policy llama --hive gpu-1 --device GPU-0 --idle 3600
+  rbee-keeper model policy llama --reset")]
+    Policy(PolicyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    /// The model; all that have a policy if left out
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: Option<ModelAlias>,
+    /// How many workers it has at least
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) min: Option<u32>,
+    /// How many workers it has at most by the queen's own doing
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) max: Option<u32>,
+    /// Whether its workers stay, however idle they are and whoever needs their memory
+    #[arg(long, value_name = "true|false", requires = "model")]
+    pub(crate) pin: Option<bool>,
+    /// After how many seconds without a request a worker is ended; 0 for never
+    #[arg(long, value_name = "SECONDS", requires = "model")]
+    pub(crate) idle: Option<u64>,
+    /// The hive where it is preferred to run
+    #[arg(long, value_name = "ALIAS", requires = "model")]
+    pub(crate) hive: Option<HiveAlias>,
+    /// The device on which it is preferred to run
+    #[arg(long, value_name = "DEVICE", requires = "model")]
+    pub(crate) device: Option<DeviceId>,
+    /// KV cache size in tokens, for all slots of a worker together
+    #[arg(long, value_name = "TOKENS", requires = "model")]
+    pub(crate) ctx_size: Option<u32>,
+    /// How many requests run at once in a worker
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) slots: Option<u32>,
+    /// Drop what was set before
+    #[arg(long, requires = "model")]
+    pub(crate) reset: bool,
 }
 
 #[derive(Debug, Args)]

@@ -101,6 +101,25 @@ pub(crate) struct Garbage {
     pub(crate) changed_at: Option<u64>,
 }
 
+/// How many workers a model has, where, and for how long.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Policy {
+    pub(crate) model: String,
+    pub(crate) min: u32,
+    pub(crate) max: u32,
+    pub(crate) pin: bool,
+    #[serde(default)]
+    pub(crate) idle_ttl_s: Option<u64>,
+    #[serde(default)]
+    pub(crate) hive: Option<String>,
+    #[serde(default)]
+    pub(crate) device: Option<String>,
+    #[serde(default)]
+    pub(crate) ctx_size: Option<u32>,
+    #[serde(default)]
+    pub(crate) slots: Option<u32>,
+}
+
 /// What a model's source has, beside what the model is pinned to.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Update {

@@ -24,6 +24,7 @@ use crate::http::{Facts, Handlers, now, router};
 use crate::inventory::Inventory;
 use crate::keyring::Keyring;
 use crate::operation::Operations;
+use crate::policy::{Policies, Steward};
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::remote_hive::{QueenAddress, RemoteHives};
@@ -72,7 +73,9 @@ impl App {
         let inventory = Inventory::open(paths.data.join("hives.json"), &config.hives)?;
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
-        let registry = registry(&config, inventory.names(), with_local_hive, &hive_files);
+        let policies = open_policies(&paths, &config).await?;
+        let registry = registry(&config, inventory.names(), with_local_hive, &hive_files)
+            .with_policies(policies.clone());
 
         let queen_url = url_for_this_machine(address);
         #[cfg(feature = "local-hive")]
@@ -87,10 +90,17 @@ impl App {
             #[cfg(feature = "local-hive")]
             local,
         );
-        let spawner =
-            Spawner::new(hives.clone(), registry.clone(), tasks.clone(), background.clone());
-        let dispatcher =
-            Dispatcher::new(registry.clone(), spawner, config.queen.max_queue_per_model);
+        let spawner = Spawner::new(
+            hives.clone(),
+            registry.clone(),
+            policies.clone(),
+            tasks.clone(),
+            background.clone(),
+        );
+        let max_queue = config.queen.max_queue_per_model;
+        let dispatcher = Dispatcher::new(registry.clone(), spawner.clone(), max_queue);
+        let steward = Steward::new(policies.clone(), dispatcher.clone(), spawner);
+        tasks.spawn(steward.run(background.clone()));
         tasks.spawn(dispatcher.clone().run(background.clone()));
         let stall = Duration::from_secs(config.queen.stall_timeout_s);
         let relay = Relay::new(dispatcher, keyring.clone(), stall);
@@ -99,6 +109,7 @@ impl App {
         let executor: Arc<dyn Executor> = Arc::new(Operations {
             relay: relay.clone(),
             registry: registry.clone(),
+            policies,
             hives: hives.clone(),
             http: http.clone(),
             remote: RemoteHives::new(
@@ -203,6 +214,13 @@ fn registry(
     }
     let interval = Duration::from_millis(config.worker.heartbeat_interval_ms);
     Registry::new(interval, expected, Instant::now())
+}
+
+async fn open_policies(paths: &Paths, config: &Config) -> anyhow::Result<Policies> {
+    let (file, models) = (paths.data.join("policies.db"), config.models.clone());
+    let idle_s = config.queen.idle_ttl_s;
+    let opened = tokio::task::spawn_blocking(move || Policies::open(&file, models, idle_s)).await?;
+    Ok(opened?)
 }
 
 async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistry> {

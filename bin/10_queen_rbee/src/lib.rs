@@ -16,6 +16,7 @@ mod http;
 pub mod inventory;
 pub mod keyring;
 mod operation;
+pub mod policy;
 pub mod prompt;
 pub mod registry;
 pub mod relay;

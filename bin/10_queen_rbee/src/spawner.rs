@@ -10,9 +10,10 @@ use serde::Deserialize as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker};
+use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 
 use crate::hive_client::HiveClients;
+use crate::policy::Policies;
 use crate::registry::{Registry, SpawnMark};
 use crate::scheduler::Spawn;
 
@@ -26,6 +27,7 @@ pub struct Spawner {
 struct Shared {
     hives: HiveClients,
     registry: Registry,
+    policies: Policies,
     running: Mutex<HashMap<ModelAlias, Attempt>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -43,11 +45,12 @@ impl Spawner {
     pub fn new(
         hives: HiveClients,
         registry: Registry,
+        policies: Policies,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
         let running = Mutex::default();
-        Self { shared: Arc::new(Shared { hives, registry, running, tasks, stop }) }
+        Self { shared: Arc::new(Shared { hives, registry, policies, running, tasks, stop }) }
     }
 
     /// Starts a worker, or joins the start that is under way for the model. It is seen through even
@@ -90,18 +93,18 @@ impl Spawner {
     /// Ends what is to make room, then starts the worker.
     async fn make_room_and_start(&self, model: &ModelAlias, spawn: &Spawn) -> Result<(), JobError> {
         for worker in &spawn.evict {
-            let target = WorkerTarget { hive_id: spawn.hive.clone(), worker_id: worker.clone() };
-            if let Err(error) = self.ask(&spawn.hive, Operation::WorkerDelete(target)).await {
+            if let Err(error) = self.end(&spawn.hive, worker).await {
                 spawn.evict.iter().for_each(|id| self.shared.registry.worker_stays(id));
                 return Err(error);
             }
         }
+        let policy = self.shared.policies.of(model);
         let operation = Operation::WorkerSpawn(WorkerSpawn {
             hive_id: spawn.hive.clone(),
             model: model.clone(),
             device: spawn.device,
-            slots: None,
-            ctx_size: None,
+            slots: policy.slots,
+            ctx_size: policy.ctx_size,
         });
         let outcome = self.ask(&spawn.hive, operation).await?;
         // The hive's next report says the same a moment later.
@@ -109,6 +112,12 @@ impl Spawner {
             self.shared.registry.started_by(&spawn.hive, &worker, Instant::now());
         }
         Ok(())
+    }
+
+    /// Ends a worker: it finishes what it runs.
+    pub async fn end(&self, hive: &HiveAlias, worker: &WorkerId) -> Result<(), JobError> {
+        let target = WorkerTarget { hive_id: hive.clone(), worker_id: worker.clone() };
+        self.ask(hive, Operation::WorkerDelete(target)).await.map(|_| ())
     }
 
     async fn ask(&self, hive: &HiveAlias, operation: Operation) -> Result<Outcome, JobError> {

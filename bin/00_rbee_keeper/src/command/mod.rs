@@ -6,6 +6,7 @@ mod hive;
 mod infer;
 mod job;
 mod model;
+mod policy;
 mod queen;
 mod status;
 mod token;

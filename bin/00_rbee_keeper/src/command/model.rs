@@ -47,6 +47,7 @@ pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<()
             let garbage = ModelGarbage { hive_id: on.hive, remove: true };
             run_and_tell(session, Operation::ModelGarbage(garbage)).await
         }
+        ModelCommand::Policy(args) => super::policy::policy(session, args).await,
     }
 }
 

@@ -236,6 +236,28 @@ pub(crate) fn garbage(garbage: &[view::Garbage], now: u64, style: Style) -> Stri
     table.text()
 }
 
+/// Models' policies, one a row.
+pub(crate) fn policies(policies: &[view::Policy], style: Style) -> String {
+    let head = ["MODEL", "MIN", "MAX", "PINNED", "IDLE", "HIVE", "DEVICE", "CONTEXT", "SLOTS"];
+    let mut table = Rows::new(&head, &["SLOTS", "CONTEXT", "DEVICE"], style);
+    let or_dash = |text: Option<String>| plain(text.as_deref().unwrap_or("-"));
+    for policy in policies {
+        let idle = policy.idle_ttl_s.map_or("stays".to_owned(), |seconds| format!("{seconds} s"));
+        table.row([
+            plain(&policy.model),
+            plain(policy.min.to_string()),
+            plain(policy.max.to_string()),
+            plain(if policy.pin { "yes" } else { "no" }),
+            plain(idle),
+            or_dash(policy.hive.clone()),
+            or_dash(policy.device.clone()),
+            or_dash(policy.ctx_size.map(|tokens| tokens.to_string())),
+            or_dash(policy.slots.map(|slots| slots.to_string())),
+        ]);
+    }
+    table.text()
+}
+
 /// Jobs, one a row.
 pub(crate) fn jobs(jobs: &[JobSummary], now: Timestamp, style: Style) -> String {
     let mut table = Rows::new(

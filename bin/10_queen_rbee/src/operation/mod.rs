@@ -8,6 +8,7 @@ mod hive_lifecycle;
 mod hive_process;
 mod infer;
 mod model_copy;
+mod model_policy;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use rbee_operations::Operation;
 use crate::hive_client::HiveClients;
 use crate::inventory::Inventory;
 use crate::keyring::Keyring;
+use crate::policy::Policies;
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::remote_hive::RemoteHives;
@@ -31,6 +33,7 @@ pub(crate) use self::hive_process::HiveProcess;
 pub(crate) struct Operations {
     pub(crate) relay: Relay,
     pub(crate) registry: Registry,
+    pub(crate) policies: Policies,
     pub(crate) hives: HiveClients,
     pub(crate) http: reqwest::Client,
     pub(crate) remote: RemoteHives,
@@ -71,6 +74,8 @@ impl Operations {
             Operation::HiveDiscover(discover) => self.hive_discover(&discover, &job).await,
             Operation::HiveSshHosts {} => self.hive_ssh_hosts(),
             Operation::ModelCopy(copy) => self.model_copy(copy, job).await,
+            Operation::ModelPolicySet(change) => self.model_policy_set(change).await,
+            Operation::ModelPolicyList {} => Ok(self.model_policy_list()),
             Operation::Infer(infer) => self.infer(*infer, &job).await,
             forwarded @ (Operation::WorkerSpawn(_)
             | Operation::WorkerList(_)

@@ -1,15 +1,29 @@
 //! What the scheduler is shown of the registry, and what follows from its decision.
 
 use std::cell::LazyCell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
-use super::{Ask, State, Target, WARM_UP};
+use super::{Ask, Liveness, State, Target, WARM_UP};
+use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
 use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish};
+
+/// A worker that is ready or coming.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaReport {
+    /// Its id.
+    pub id: WorkerId,
+    /// What it runs.
+    pub model: ModelAlias,
+    /// Whether it is not ready.
+    pub is_coming: bool,
+    /// For how long it has had no request; `None` while it has some.
+    pub idle: Option<Duration>,
+}
 
 impl State {
     /// What bears on one request.
@@ -18,6 +32,7 @@ impl State {
         demand: &Demand<'_>,
         prompt: &PromptChain,
         interval: Duration,
+        policy: &'a dyn Fn(&ModelAlias) -> Option<Policy>,
         now: Instant,
     ) -> Snapshot<'a> {
         let model = demand.model.clone();
@@ -33,28 +48,60 @@ impl State {
         Snapshot {
             workers: workers.collect(),
             is_spawning: self.spawning.contains(&model),
-            fleet: LazyCell::new(Box::new(move || self.fleet(&model, now))),
+            fleet: LazyCell::new(Box::new(move || self.fleet(&model, policy, now))),
             warming_up: self.is_warming_up(now),
         }
     }
 
     /// Where workers run and could run.
-    pub(super) fn fleet(&self, model: &ModelAlias, now: Instant) -> Fleet<'_> {
-        let _ = model;
+    pub(super) fn fleet(
+        &self,
+        model: &ModelAlias,
+        policy: &dyn Fn(&ModelAlias) -> Option<Policy>,
+        now: Instant,
+    ) -> Fleet<'_> {
+        let mut kept: BTreeMap<&ModelAlias, (Option<Policy>, u32)> = BTreeMap::new();
+        for (_, worker) in self.workers.iter() {
+            let of_model = kept.entry(&worker.model).or_insert_with(|| (policy(&worker.model), 0));
+            of_model.1 += 1;
+        }
+        let is_kept = |model: &ModelAlias| match kept.get(model) {
+            Some((Some(policy), count)) => policy.pin || *count <= policy.min,
+            _ => false,
+        };
         let residents = self.workers.iter().map(|(id, worker)| Resident {
             id,
             hive: &worker.hive_id,
             device: worker.device,
             model: &worker.model,
             is_busy: worker.is_busy() || worker.readiness_for_requests() != Readiness::Ready,
-            is_kept: false,
+            is_kept: is_kept(&worker.model),
             idle: now.saturating_duration_since(worker.used_at),
         });
+        let wish = policy(model)
+            .map_or_else(Wish::default, |policy| Wish { hive: policy.hive, device: policy.device });
         Fleet {
             hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
             residents: residents.collect(),
-            wish: Wish::default(),
+            wish,
         }
+    }
+
+    /// The workers that are ready or coming.
+    pub(super) fn replicas(&self, interval: Duration, now: Instant) -> Vec<ReplicaReport> {
+        let replicas = self.workers.iter().filter_map(|(id, worker)| {
+            let hive = || self.hives.liveness(&worker.hive_id, now);
+            let readiness = worker.readiness_for_requests();
+            let is_gone = worker.liveness(interval, hive, now) == Liveness::Gone;
+            let idle = now.saturating_duration_since(worker.used_at);
+            (readiness != Readiness::Ending && !is_gone).then(|| ReplicaReport {
+                id: id.clone(),
+                model: worker.model.clone(),
+                is_coming: readiness == Readiness::Coming,
+                idle: (!worker.is_busy()).then_some(idle),
+            })
+        });
+        replicas.collect()
     }
 
     /// Takes the place that a decision names: counts the request, and remembers what the worker will

@@ -17,7 +17,7 @@ mod tests;
 mod workers;
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -26,13 +26,15 @@ use worker_contract::{
     Usage, WorkerHeartbeat, WorkerId,
 };
 
+pub use self::fleet::ReplicaReport;
 pub use self::liveness::{Liveness, liveness};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::sessions::SessionKey;
 pub use self::workers::{Address, Target};
 use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, workers::Workers};
+use crate::policy::{Policies, Policy};
 use crate::prompt::PromptChain;
-use crate::scheduler::{Decision, Demand, WaitReason, Why, schedule};
+use crate::scheduler::{Decision, Demand, Spawn, WaitReason, Why, place_another, schedule};
 
 /// How long a fresh queen waits for hives that she expects.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -122,6 +124,8 @@ pub struct SpawnMark {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// What is wanted of models' workers; empty until it is known.
+    policies: OnceLock<Policies>,
     changed: watch::Sender<()>,
     /// Requests that wait for a place.
     waiting: AtomicUsize,
@@ -158,12 +162,25 @@ impl Registry {
         };
         let shared = Shared {
             state: Mutex::new(state),
+            policies: OnceLock::new(),
             changed: watch::Sender::new(()),
             waiting: AtomicUsize::new(0),
             room: Notify::new(),
             interval,
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The same registry, which places workers as the policies of models want. They are given once.
+    #[must_use]
+    pub fn with_policies(self, policies: Policies) -> Self {
+        let _ = self.shared.policies.set(policies);
+        self
+    }
+
+    /// What is wanted of a model's workers.
+    fn policy(&self, model: &ModelAlias) -> Option<Policy> {
+        self.shared.policies.get().map(|policies| policies.of(model))
     }
 
     /// Takes a worker's report.
@@ -291,7 +308,8 @@ impl Registry {
         let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
         let demand =
             Demand { session: session.as_ref(), prompt_bytes: ask.prompt.bytes(), ..ask.demand };
-        let snapshot = state.snapshot(&demand, ask.prompt, self.shared.interval, now);
+        let policy = |model: &ModelAlias| self.policy(model);
+        let snapshot = state.snapshot(&demand, ask.prompt, self.shared.interval, &policy, now);
         let decision = schedule(&snapshot, &demand);
         drop(snapshot);
         match decision {
@@ -304,6 +322,36 @@ impl Registry {
             },
             decision => Placed::Not(decision),
         }
+    }
+
+    /// The place of another worker of a model, on a device that has none of it; idle ones of other
+    /// models make room where they `may_evict`.
+    #[must_use]
+    pub fn place_another(
+        &self,
+        model: &ModelAlias,
+        may_evict: bool,
+        now: Instant,
+    ) -> Option<Spawn> {
+        let state = self.state();
+        let policy = |model: &ModelAlias| self.policy(model);
+        place_another(&state.fleet(model, &policy, now), model, may_evict)
+    }
+
+    /// The workers that are ready or coming.
+    #[must_use]
+    pub fn replicas(&self, now: Instant) -> Vec<ReplicaReport> {
+        self.state().replicas(self.shared.interval, now)
+    }
+
+    /// Takes an idle worker out of use, so that it can be ended; gives its hive. `None` if it is busy
+    /// or gone.
+    #[must_use]
+    pub fn retire(&self, id: &WorkerId, now: Instant) -> Option<HiveAlias> {
+        let mut state = self.state();
+        let hive = state.workers.get(id).filter(|worker| !worker.is_busy())?.hive_id.clone();
+        state.workers.leaves(id, now);
+        Some(hive)
     }
 
     /// Marks that a worker for a model is being started, so that nobody starts another one.

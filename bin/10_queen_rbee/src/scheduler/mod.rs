@@ -14,6 +14,7 @@ mod tests;
 
 pub use decision::{Decision, Estimate, Reason, RejectReason, Spawn, WaitReason, Why};
 pub use demand::Demand;
+pub use placement::place_another;
 pub use schedule::schedule;
 pub use snapshot::{
     Circuit, Fleet, HiveView, Readiness, Resident, Snapshot, Speed, Wish, WorkerView,

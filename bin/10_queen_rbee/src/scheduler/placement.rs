@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use worker_contract::{Device, DeviceId, DeviceKind, WorkerId};
+use worker_contract::{Device, DeviceId, DeviceKind, ModelAlias, WorkerId};
 
 use super::{Demand, Fleet, HiveView, Resident, Spawn};
 use crate::registry::Liveness;
@@ -62,19 +62,37 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
     if best.fit == Fit::Later {
         return Err(NoSite::Full);
     }
-    Ok(Spawn {
-        hive: best.hive.id.clone(),
-        device: best.device_id(),
-        evict: best.evict.iter().map(|id| (*id).clone()).collect(),
-        fits: best.fit == Fit::Yes,
-        others: open.len() - 1,
-    })
+    Ok(best.spawn(open.len() - 1))
+}
+
+/// The place of another worker of a model that has some: a device that has none of it, where it fits,
+/// and no slower than those that it has, since it is to help them. Idle workers of other models make
+/// room only where they `may_evict`.
+#[must_use]
+pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, may_evict: bool) -> Option<Spawn> {
+    let demand = Demand::of(model);
+    let there = || fleet.residents.iter().filter(|resident| resident.model == model);
+    let has_gpu = there().any(|resident| resident.device.kind == DeviceKind::Gpu);
+    let is_free = |site: &Site<'_>| match site.device {
+        Some(device) => {
+            let is_slower = has_gpu && device.id.kind == DeviceKind::Cpu;
+            let has_one = there().any(|r| r.hive == site.hive.id && r.device == device.id);
+            !is_slower && !has_one && site.fit == Fit::Yes && (may_evict || site.evict.is_empty())
+        }
+        // Without a list of devices nobody can say whether there is another one.
+        None => there().next().is_none(),
+    };
+    let alive = fleet.hives.iter().filter(|hive| hive.liveness == Liveness::Alive);
+    let with_model = alive.filter(|hive| hive.entry(model).is_some());
+    let sites: Vec<_> = with_model.flat_map(|hive| sites(fleet, hive, &demand)).collect();
+    let open: Vec<_> = sites.iter().filter(|site| is_free(site)).collect();
+    let best = open.iter().max_by_key(|site| site.key())?;
+    Some(best.spawn(open.len() - 1))
 }
 
 fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
-    let weights = hive.entry(demand.model).map_or(0, |entry| entry.gguf.size_bytes);
-    let need = weights.saturating_add(weights / BEYOND_WEIGHTS);
-    let is_wished_hive = fleet.wish.hive.is_none_or(|wished| wished == hive.id);
+    let need = need_of(hive, demand.model);
+    let is_wished_hive = fleet.wish.hive.as_ref().is_none_or(|wished| wished == hive.id);
     // A hive that lists no device chooses itself.
     if hive.devices.is_empty() {
         let is_wished = (is_wished_hive, fleet.wish.device.is_none());
@@ -95,6 +113,12 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
     present.map(site).collect()
 }
 
+/// What a worker of a model takes of a device's memory, as far as one can tell.
+fn need_of(hive: &HiveView<'_>, model: &ModelAlias) -> u64 {
+    let weights = hive.entry(model).map_or(0, |entry| entry.gguf.size_bytes);
+    weights.saturating_add(weights / BEYOND_WEIGHTS)
+}
+
 /// The idle workers that have to go so that so many bytes are free: as few as will do, the longest
 /// idle first.
 fn make_room<'a>(
@@ -108,9 +132,7 @@ fn make_room<'a>(
         return (Vec::new(), Fit::Yes);
     }
     let here = fleet.residents.iter().filter(|r| r.hive == hive.id && r.device == device.id);
-    let size = |resident: &Resident<'_>| {
-        hive.entry(resident.model).map_or(0, |entry| entry.gguf.size_bytes)
-    };
+    let size = |resident: &Resident<'_>| need_of(hive, resident.model);
     let mut idle: Vec<_> = here.clone().filter(|r| !r.is_busy && !r.is_kept).collect();
     idle.sort_by_key(|resident| (Reverse(resident.idle), resident.id));
     let (mut evict, mut room) = (Vec::new(), free);
@@ -152,6 +174,16 @@ fn needed<'a>(
 impl Site<'_> {
     fn device_id(&self) -> Option<DeviceId> {
         self.device.map(|device| device.id)
+    }
+
+    fn spawn(&self, others: usize) -> Spawn {
+        Spawn {
+            hive: self.hive.id.clone(),
+            device: self.device_id(),
+            evict: self.evict.iter().map(|id| (*id).clone()).collect(),
+            fits: self.fit == Fit::Yes,
+            others,
+        }
     }
 
     fn key(&self) -> impl Ord + '_ {

@@ -32,14 +32,14 @@ pub struct Fleet<'a> {
     /// All workers, of any model.
     pub residents: Vec<Resident<'a>>,
     /// Where a worker for the model should be.
-    pub wish: Wish<'a>,
+    pub wish: Wish,
 }
 
 /// What somebody wants of the place of a model's workers.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Wish<'a> {
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
     /// The hive that is preferred.
-    pub hive: Option<&'a HiveAlias>,
+    pub hive: Option<HiveAlias>,
     /// The device that is preferred.
     pub device: Option<DeviceId>,
 }

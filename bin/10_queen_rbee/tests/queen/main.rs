@@ -9,6 +9,7 @@ mod disconnect;
 mod failover;
 mod failures;
 mod jobs;
+mod policies;
 mod requests;
 mod support;
 mod vectors;

@@ -51,6 +51,8 @@ pub(crate) async fn carry_out(
         | Operation::HiveDiscover(_)
         | Operation::HiveSshHosts {}
         | Operation::ModelCopy(_)
+        | Operation::ModelPolicySet(_)
+        | Operation::ModelPolicyList {}
         | Operation::Infer(_) => Err(not_for_a_hive(&operation)),
     }
 }

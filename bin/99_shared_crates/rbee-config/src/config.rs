@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use rbee_operations::ModelPolicy;
 use serde::{Deserialize, Serialize};
-use worker_contract::HiveAlias;
+use worker_contract::{HiveAlias, ModelAlias};
 
 use crate::PortRange;
 use crate::arguments::arguments;
@@ -22,6 +23,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// `[hives.NAME]`: machines that the queen reaches over the network.
     pub hives: BTreeMap<HiveAlias, RemoteHive>,
+    /// `[models.NAME]`: how many workers a model has, where, and for how long.
+    pub models: BTreeMap<ModelAlias, ModelPolicy>,
 }
 
 /// Settings of the queen.
@@ -48,6 +51,10 @@ pub struct QueenConfig {
     /// seconds, up to an hour; a long prompt may take longer. Default 30.
     #[serde(deserialize_with = "within::<_, _, 1, 3600>")]
     pub stall_timeout_s: u64,
+    /// After how many seconds without a request a worker is ended, 0 for never, up to 30 days; a model's
+    /// policy can say otherwise. Default 900.
+    #[serde(deserialize_with = "within::<_, _, 0, 2_592_000>")]
+    pub idle_ttl_s: u64,
     /// How many ended jobs are kept, 1 to 100,000. Default 1000.
     #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]
     pub keep_jobs: usize,
@@ -153,6 +160,7 @@ impl Default for QueenConfig {
             max_queue_per_model: 256,
             request_timeout_s: 600,
             stall_timeout_s: 30,
+            idle_ttl_s: 900,
             keep_jobs: 1000,
             drain_s: 30,
         }

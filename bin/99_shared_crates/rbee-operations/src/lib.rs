@@ -9,6 +9,7 @@ mod machine;
 mod model;
 mod model_ref;
 mod operation;
+mod policy;
 mod ssh_target;
 
 pub use job::{
@@ -25,4 +26,5 @@ pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
 pub use operation::{
     HiveTarget, Infer, ModelTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget,
 };
+pub use policy::{ModelPolicy, ModelPolicySet};
 pub use ssh_target::{InvalidSshTarget, SshTarget};

@@ -7,7 +7,7 @@ use crate::model::{
     FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
     ModelName, ModelPin, ModelUpdate,
 };
-use crate::{HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall};
+use crate::{HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, ModelPolicySet};
 
 /// One thing that a job does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,10 @@ pub enum Operation {
     ModelAlias(ModelName),
     /// Lists or removes what is left of unfinished downloads.
     ModelGarbage(ModelGarbage),
+    /// Says how many workers a model has, where, and for how long.
+    ModelPolicySet(ModelPolicySet),
+    /// Shows the policies of all models that have one.
+    ModelPolicyList {},
     /// Runs a prompt and gives the answer as the job's events.
     Infer(Box<Infer>),
 }
@@ -202,6 +206,8 @@ impl Operation {
             Self::ModelPin(_) => "model_pin",
             Self::ModelAlias(_) => "model_alias",
             Self::ModelGarbage(_) => "model_garbage",
+            Self::ModelPolicySet(_) => "model_policy_set",
+            Self::ModelPolicyList {} => "model_policy_list",
             Self::Infer(_) => "infer",
         }
     }
@@ -242,6 +248,8 @@ impl Operation {
             | Self::HiveDiscover(_)
             | Self::HiveSshHosts {}
             | Self::ModelCopy(_)
+            | Self::ModelPolicySet(_)
+            | Self::ModelPolicyList {}
             | Self::Infer(_) => false,
         }
     }
@@ -275,9 +283,12 @@ impl Operation {
             Self::HiveInstall(i) => Some(&i.hive_id),
             Self::HiveUninstall(u) => Some(&u.hive_id),
             Self::HiveLogs(l) => Some(&l.hive_id),
-            Self::HiveList {} | Self::HiveDiscover(_) | Self::HiveSshHosts {} | Self::Infer(_) => {
-                None
-            }
+            Self::HiveList {}
+            | Self::HiveDiscover(_)
+            | Self::HiveSshHosts {}
+            | Self::ModelPolicySet(_)
+            | Self::ModelPolicyList {}
+            | Self::Infer(_) => None,
         }
     }
 

@@ -44,7 +44,7 @@ impl World {
             hives: self.hives.iter().map(H::view).collect(),
             residents: self.residents.iter().map(R::view).collect(),
             wish: Wish {
-                hive: self.wish.as_ref().map(|(hive, _)| hive),
+                hive: self.wish.as_ref().map(|(hive, _)| hive.clone()),
                 device: self.wish.as_ref().and_then(|(_, device)| *device),
             },
         };
@@ -164,7 +164,8 @@ struct H {
 }
 
 fn h(name: &str, liveness: Liveness) -> H {
-    let catalog = vec![entry("m", GIB), entry("other", GIB), entry("big", 8 * GIB)];
+    let models = [("m", GIB), ("other", GIB), ("small", GIB / 2), ("big", 8 * GIB)];
+    let catalog = models.map(|(name, size)| entry(name, size)).into();
     H { id: alias(name), liveness, devices: vec![device("CPU-0", 4)], catalog }
 }
 

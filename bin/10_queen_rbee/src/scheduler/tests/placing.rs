@@ -38,14 +38,15 @@ fn the_longest_idle_workers_make_room_and_no_more_of_them_than_must() {
     };
     let idle = |name, seconds| r(name, "GPU-0", "other", seconds);
     let big = r("big", "GPU-0", "big", 5);
+    let small = |name, seconds| r(name, "GPU-0", "small", seconds);
     let rows: [(&str, &[R], &str); 7] = [
-        ("1 GiB is too little for 1.2", &[idle("a", 9), idle("b", 8)], "spawn h GPU-0 -a -b"),
-        ("the longest idle", &[idle("a", 1), idle("b", 8), idle("c", 9)], "spawn h GPU-0 -c -b"),
-        ("a large one suffices", &[idle("a", 9), big.clone()], "spawn h GPU-0 -big"),
+        ("two small ones", &[small("a", 9), small("b", 8), small("c", 1)], "spawn h GPU-0 -a -b"),
+        ("the longest idle", &[idle("a", 1), idle("b", 8), idle("c", 9)], "spawn h GPU-0 -c"),
+        ("a large one suffices", &[small("a", 9), big.clone()], "spawn h GPU-0 -big"),
         ("pinned ones stay", &[idle("a", 9).kept(), big.clone()], "spawn h GPU-0 -big"),
         ("busy ones stay", &[idle("a", 9).busy(), big.clone()], "spawn h GPU-0 -big"),
         ("all are busy", &[big.clone().busy()], "wait memory"),
-        ("nothing would help", &[idle("a", 9)], "spawn h GPU-0"),
+        ("nothing would help", &[small("a", 9)], "spawn h GPU-0"),
     ];
     for (because, residents, expected) in rows {
         check(because, &world(residents), expected);
@@ -110,4 +111,29 @@ fn a_start_says_why() {
         "no worker runs it; one is started on h GPU-0, in the place of w-1, idle the longest \
          (best of 2 places)"
     );
+}
+
+#[test]
+fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slower() {
+    let hives = || vec![h("h", Alive).gpu(8), h("i", Alive).gpu(0)];
+    let place = |hives: Vec<H>, residents: &[R], may_evict| {
+        let world = World { residents: residents.to_vec(), ..World::of(&[], &hives) };
+        let fleet = Fleet {
+            hives: world.hives.iter().map(H::view).collect(),
+            residents: world.residents.iter().map(R::view).collect(),
+            wish: Wish::default(),
+        };
+        let spawn = place_another(&fleet, &model(), may_evict);
+        spawn.map(|spawn| outcome(&Decision::Spawn(spawn)))
+    };
+    let gpu = r("a", "GPU-0", "m", 1);
+    let cpu = r("a", "CPU-0", "m", 1);
+    let other = R { hive: alias("i"), ..r("b", "GPU-0", "big", 1) };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(place(hives(), std::slice::from_ref(&cpu), false), some("spawn h GPU-0"));
+    assert_eq!(place(hives(), std::slice::from_ref(&gpu), false), None, "processors are slower");
+    assert_eq!(place(hives(), &[gpu.clone(), other.clone()], false), None, "it is full");
+    assert_eq!(place(hives(), &[gpu, other], true), some("spawn i GPU-0 -b"));
+    let without = vec![h("h", Alive).bare()];
+    assert_eq!(place(without, &[cpu], true), None, "nobody knows its devices");
 }

@@ -7,11 +7,14 @@ use access_tokens::Authenticator;
 use daemon_http::{Edge, edge};
 use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
-use rbee_operations::Operation;
+use rbee_operations::{Operation, WorkerSpawn};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::DropGuard;
-use worker_contract::{GgufSummary, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedState};
+use worker_contract::{
+    Device, DeviceLoad, GgufSummary, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedState,
+    SupervisedWorker, WorkerHeartbeat,
+};
 
 use super::WorkerDouble;
 
@@ -27,7 +30,9 @@ struct Stage {
     may_start: Semaphore,
     fails: bool,
     spawns: AtomicUsize,
-    workers: Mutex<Vec<WorkerDouble>>,
+    /// What it was asked for, in short.
+    asked: Mutex<Vec<String>>,
+    workers: Mutex<Vec<(WorkerDouble, WorkerSpawn)>>,
 }
 
 impl HiveDouble {
@@ -37,6 +42,7 @@ impl HiveDouble {
             may_start: Semaphore::new(0),
             fails,
             spawns: AtomicUsize::new(0),
+            asked: Mutex::default(),
             workers: Mutex::default(),
         });
         let executor: Arc<dyn Executor> = Arc::new(Double(Arc::clone(&stage)));
@@ -56,16 +62,70 @@ impl HiveDouble {
         self.stage.spawns.load(Ordering::SeqCst)
     }
 
+    /// What it was asked for: `spawn MODEL DEVICE`, `delete WORKER`.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.stage.asked.lock().unwrap().clone()
+    }
+
+    /// The report of one with a processor and a graphics card, where 4 GiB and so much is free; it has
+    /// the models `m` and `other` of 6 GiB each, too.
+    pub(crate) fn beat_with_workers(&self, free_gib: u64) -> HiveHeartbeat {
+        let device = |id: &str, gib: u64| Device {
+            id: id.parse().unwrap(),
+            backend: "Vulkan".into(),
+            name: "double".into(),
+            memory_total_bytes: 8 << 30,
+            memory_free_bytes: gib << 30,
+            pci_address: None,
+            load: DeviceLoad::default(),
+            is_gone: false,
+        };
+        let large = |name: &str| {
+            let mut entry = entry();
+            entry.alias = name.parse().unwrap();
+            entry.gguf.size_bytes = 6 << 30;
+            entry
+        };
+        HiveHeartbeat {
+            devices: vec![device("CPU-0", 4), device("GPU-0", free_gib)],
+            catalog: vec![large("m"), large("other")],
+            ..self.beat()
+        }
+    }
+
+    /// The reports of the workers that it has started.
+    pub(crate) fn worker_beats(&self) -> Vec<WorkerHeartbeat> {
+        let workers = self.stage.workers.lock().unwrap();
+        let beats = workers.iter().map(|(worker, spawn)| {
+            let mut beat = worker.beat();
+            beat.model.name = spawn.model.clone();
+            beat.device = spawn.device.unwrap_or(beat.device);
+            beat
+        });
+        beats.collect()
+    }
+
     /// Its report.
     pub(crate) fn beat(&self) -> HiveHeartbeat {
+        let workers = self.stage.workers.lock().unwrap();
+        let workers = workers.iter().map(|(worker, spawn)| listed(worker, spawn)).collect();
         HiveHeartbeat {
             hive_id: HiveAlias::localhost(),
             address: Some(self.url.clone()),
             version: "0".into(),
             devices: Vec::new(),
             catalog: vec![entry()],
-            workers: Vec::new(),
+            workers,
         }
+    }
+}
+
+fn listed(worker: &WorkerDouble, spawn: &WorkerSpawn) -> SupervisedWorker {
+    let listed = worker.listed(SupervisedState::Ready);
+    SupervisedWorker {
+        model: spawn.model.clone(),
+        device: spawn.device.unwrap_or(listed.device),
+        ..listed
     }
 }
 
@@ -80,7 +140,13 @@ impl Executor for Double {
         let stage = Arc::clone(&self.0);
         Box::pin(async move {
             match operation {
-                Operation::WorkerSpawn(_) => spawn(&stage, &job).await,
+                Operation::WorkerSpawn(asked) => spawn(&stage, asked, &job).await,
+                Operation::WorkerDelete(target) => {
+                    stage.asked.lock().unwrap().push(format!("delete {}", target.worker_id));
+                    let is_it = |name: &str| name == target.worker_id.as_str();
+                    stage.workers.lock().unwrap().retain(|(worker, _)| !is_it(&worker.name));
+                    Ok(Outcome::said("ended"))
+                }
                 Operation::ModelList(_) => {
                     job.say("looking");
                     job.say("found");
@@ -92,7 +158,9 @@ impl Executor for Double {
     }
 }
 
-async fn spawn(stage: &Stage, job: &JobContext) -> Result<Outcome, JobError> {
+async fn spawn(stage: &Stage, asked: WorkerSpawn, job: &JobContext) -> Result<Outcome, JobError> {
+    let device = asked.device.map_or("?".to_owned(), |device| device.to_string());
+    stage.asked.lock().unwrap().push(format!("spawn {} {device}", asked.model));
     let number = stage.spawns.fetch_add(1, Ordering::SeqCst);
     let permit = tokio::select! {
         permit = stage.may_start.acquire() => permit,
@@ -103,8 +171,8 @@ async fn spawn(stage: &Stage, job: &JobContext) -> Result<Outcome, JobError> {
         return Err(JobError::new("worker_failed", "worker w-9 failed: tensor data is truncated"));
     }
     let worker = WorkerDouble::start(&format!("w-spawned-{number}"), []);
-    let listed = worker.listed(SupervisedState::Ready);
-    stage.workers.lock().unwrap().push(worker);
+    let listed = listed(&worker, &asked);
+    stage.workers.lock().unwrap().push((worker, asked));
     Ok(Outcome::new("ready", serde_json::to_value(listed).unwrap()))
 }
 

@@ -1,0 +1,174 @@
+//! How many workers each model has, where, and for how long.
+//!
+//! What the configuration says counts, and on top of it what was set by command, field by field; that
+//! is kept in SQLite. `plan` decides, pure, what follows from it for the workers that there are;
+//! `steward` carries it out, once a second.
+
+mod plan;
+mod steward;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rbee_operations::{ModelPolicy, ModelPolicySet};
+use serde::Serialize;
+use worker_contract::{DeviceId, HiveAlias, ModelAlias};
+
+pub use self::steward::Steward;
+pub use self::store::PolicyError;
+use self::store::Store;
+
+/// How many workers a model has at most, where nothing is said.
+const USUAL_MAX: u32 = 4;
+
+/// The policies of all models. A clone shares them.
+#[derive(Debug, Clone)]
+pub struct Policies {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    usual_idle_s: u64,
+    configured: BTreeMap<ModelAlias, ModelPolicy>,
+    /// What was set by command. Never locked while the disk works.
+    set: Mutex<BTreeMap<ModelAlias, ModelPolicy>>,
+    /// Locked for the whole of a change, and before `set`.
+    store: Mutex<Store>,
+}
+
+/// What holds for a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    /// The fewest workers.
+    pub min: u32,
+    /// The most workers that the queen starts.
+    pub max: u32,
+    /// Whether its workers stay.
+    pub pin: bool,
+    /// After how long without a request a worker is ended, in seconds; `None` for never.
+    pub idle_ttl_s: Option<u64>,
+    /// Where it is preferred to run.
+    pub hive: Option<HiveAlias>,
+    /// On what it is preferred to run.
+    pub device: Option<DeviceId>,
+    /// The KV cache of a worker, in tokens; `None` for the hive's setting.
+    pub ctx_size: Option<u32>,
+    /// The slots of a worker; `None` for the hive's setting.
+    pub slots: Option<u32>,
+}
+
+impl Policies {
+    /// The policies of the configuration, and those that were set and are kept in `file`.
+    pub fn open(
+        file: &std::path::Path,
+        configured: BTreeMap<ModelAlias, ModelPolicy>,
+        usual_idle_s: u64,
+    ) -> Result<Self, PolicyError> {
+        let (store, policies) = Store::open(file)?;
+        let (set, store) = (Mutex::new(policies), Mutex::new(store));
+        Ok(Self { shared: Arc::new(Shared { usual_idle_s, configured, set, store }) })
+    }
+
+    /// What holds for a model.
+    #[must_use]
+    pub fn of(&self, model: &ModelAlias) -> Policy {
+        let set = self.set();
+        let none = ModelPolicy::default();
+        let configured = self.shared.configured.get(model).unwrap_or(&none);
+        let policy = configured.with(set.get(model).unwrap_or(&none));
+        drop(set);
+        let min = policy.min.unwrap_or(0);
+        let idle = policy.idle_ttl_s.unwrap_or(self.shared.usual_idle_s);
+        Policy {
+            min,
+            max: policy.max.unwrap_or(USUAL_MAX).max(min),
+            pin: policy.pin.unwrap_or(false),
+            idle_ttl_s: (idle > 0).then_some(idle),
+            hive: policy.hive,
+            device: policy.device,
+            ctx_size: policy.ctx_size,
+            slots: policy.slots,
+        }
+    }
+
+    /// The models that something was said about, and what holds for them.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<ModelAlias, Policy> {
+        let mut names: Vec<ModelAlias> = self.shared.configured.keys().cloned().collect();
+        names.extend(self.set().keys().cloned());
+        names.into_iter().map(|name| (name.clone(), self.of(&name))).collect()
+    }
+
+    /// Sets some fields of a model's policy, and keeps them. Writes to the disk: not for an async task.
+    pub fn set_fields(&self, change: &ModelPolicySet) -> Result<(), PolicyError> {
+        let store = self.shared.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.set().get(&change.model).cloned().unwrap_or_default();
+        let before = if change.reset { ModelPolicy::default() } else { before };
+        let policy = before.with(&change.policy);
+        let configured = self.shared.configured.get(&change.model).cloned().unwrap_or_default();
+        configured.with(&policy).check().map_err(PolicyError::Contradiction)?;
+        if policy == ModelPolicy::default() {
+            store.remove(&change.model)?;
+            self.set().remove(&change.model);
+        } else {
+            store.put(&change.model, &policy)?;
+            self.set().insert(change.model.clone(), policy);
+        }
+        Ok(())
+    }
+
+    fn set(&self) -> MutexGuard<'_, BTreeMap<ModelAlias, ModelPolicy>> {
+        // Nothing panics under this lock halfway through a change.
+        self.shared.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(json: &str) -> ModelPolicySet {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn what_is_set_counts_over_the_configuration_and_lasts() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policies.db");
+        let m: ModelAlias = "m".parse().unwrap();
+        let configured = BTreeMap::from([(
+            m.clone(),
+            ModelPolicy { min: Some(1), slots: Some(8), ..ModelPolicy::default() },
+        )]);
+        let open = || Policies::open(&file, configured.clone(), 900).unwrap();
+        let policies = open();
+        let usual = policies.of(&"other".parse().unwrap());
+        assert_eq!((usual.min, usual.max, usual.pin, usual.idle_ttl_s), (0, 4, false, Some(900)));
+        policies.set_fields(&change(r#"{"model":"m","policy":{"min":2,"pin":true}}"#)).unwrap();
+        policies.set_fields(&change(r#"{"model":"m","policy":{"idle_ttl_s":0}}"#)).unwrap();
+        drop(policies);
+        let policies = open();
+        let policy = policies.of(&m);
+        assert_eq!((policy.min, policy.pin, policy.slots), (2, true, Some(8)));
+        assert_eq!(policy.idle_ttl_s, None);
+        assert_eq!(policies.all().len(), 1);
+
+        let refused = policies.set_fields(&change(r#"{"model":"m","policy":{"max":1}}"#));
+        assert!(refused.unwrap_err().to_string().contains("min is 2 and max is 1"));
+        policies.set_fields(&change(r#"{"model":"m","reset":true}"#)).unwrap();
+        assert_eq!((policies.of(&m).min, policies.of(&m).pin), (1, false));
+        drop(policies);
+        assert_eq!(open().of(&m).min, 1);
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policies.db");
+        std::fs::write(&file, "no database at all, but a text that is long enough").unwrap();
+        let error = Policies::open(&file, BTreeMap::new(), 900).unwrap_err();
+        assert!(error.to_string().contains("policies.db"), "{error}");
+    }
+}

@@ -1,0 +1,312 @@
+//! What follows from the policies for the workers that there are. Pure: `now` is passed in.
+//!
+//! A model that is asked for more than its workers can take gets another one when its queue has been
+//! long for a while; one that is not asked for loses them when they have been idle for long. Between
+//! two changes of one model some time passes, so that a load that comes and goes moves nothing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use worker_contract::{ModelAlias, WorkerId};
+
+use super::Policy;
+
+/// How long requests must wait without a break until another worker is started.
+const CROWDED: Duration = Duration::from_secs(5);
+/// How long nothing is changed for a model after a change.
+const SETTLE: Duration = Duration::from_secs(10);
+/// How long a start that failed is not tried again.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
+/// After how long a worker is idle that is one of several and was not demanded by the policy.
+const EXTRA_IDLE: Duration = Duration::from_secs(120);
+
+/// A model, its workers and its queue at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct ModelView {
+    pub(super) policy: Policy,
+    /// Its workers that are ready or coming.
+    pub(super) workers: Vec<Replica>,
+    /// Requests that wait for a worker.
+    pub(super) waiting: usize,
+}
+
+/// A worker of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Replica {
+    pub(super) id: WorkerId,
+    /// Whether it is being loaded.
+    pub(super) is_coming: bool,
+    /// For how long it has had no request; `None` while it has some.
+    pub(super) idle: Option<Duration>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Another worker is started.
+    Start {
+        /// For which model.
+        model: ModelAlias,
+        /// Why.
+        why: Need,
+    },
+    /// A worker is ended.
+    Stop {
+        /// Which one.
+        worker: WorkerId,
+        /// How long it has been idle.
+        idle: Duration,
+    },
+}
+
+/// Why another worker is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The policy wants as many.
+    Min,
+    /// Requests have waited for a while.
+    Crowd,
+}
+
+/// What is remembered from one look to the next.
+#[derive(Debug, Default)]
+pub(super) struct Planner {
+    models: BTreeMap<ModelAlias, Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    crowded_since: Option<Instant>,
+    quiet_until: Option<Instant>,
+}
+
+impl Planner {
+    /// What is to be done now.
+    pub(super) fn plan(
+        &mut self,
+        models: &BTreeMap<ModelAlias, ModelView>,
+        now: Instant,
+    ) -> Vec<Action> {
+        self.models.retain(|model, _| models.contains_key(model));
+        let mut actions = Vec::new();
+        for (model, view) in models {
+            let memory = self.models.entry(model.clone()).or_default();
+            if let Some(action) = memory.plan(model, view, now) {
+                memory.quiet_until = Some(now + SETTLE);
+                actions.push(action);
+            }
+        }
+        actions
+    }
+
+    /// A start has failed.
+    pub(super) fn start_failed(&mut self, model: &ModelAlias, now: Instant) {
+        self.models.entry(model.clone()).or_default().quiet_until = Some(now + AFTER_FAILURE);
+    }
+}
+
+impl Memory {
+    fn plan(&mut self, model: &ModelAlias, view: &ModelView, now: Instant) -> Option<Action> {
+        let ModelView { policy, workers, waiting } = view;
+        self.crowded_since = match (*waiting, self.crowded_since) {
+            (0, _) => None,
+            (_, None) => Some(now),
+            (_, since) => since,
+        };
+        if self.quiet_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        let count = u32::try_from(workers.len()).unwrap_or(u32::MAX);
+        let start = |why| Some(Action::Start { model: model.clone(), why });
+        if workers.iter().any(|worker| worker.is_coming) {
+            return None;
+        }
+        if count < policy.min {
+            return start(Need::Min);
+        }
+        let crowded_for = self.crowded_since.map(|since| now.saturating_duration_since(since));
+        // The first worker is started by the request itself.
+        if count > 0 && count < policy.max && crowded_for.is_some_and(|long| long >= CROWDED) {
+            return start(Need::Crowd);
+        }
+        if policy.pin || count <= policy.min || *waiting > 0 {
+            return None;
+        }
+        let ttl = policy.idle_ttl_s.map(Duration::from_secs);
+        let is_extra = count > policy.min.max(1);
+        let limit =
+            if is_extra { Some(ttl.map_or(EXTRA_IDLE, |ttl| ttl.min(EXTRA_IDLE))) } else { ttl };
+        let idle = workers.iter().filter_map(|worker| Some((worker.idle?, &worker.id)));
+        let (idle, worker) = idle.max()?;
+        (idle >= limit?).then(|| Action::Stop { worker: worker.clone(), idle })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_queue_that_stays_long_gets_another_worker_up_to_the_most() {
+        let mut world = World::new(Policy { max: 2, ..policy() });
+        world.set(1, 3);
+        assert_eq!(world.pass(4), []);
+        assert_eq!(world.pass(2), [start(Need::Crowd)]);
+        world.set(2, 3);
+        assert_eq!(world.pass(60), [], "two is the most");
+    }
+
+    #[test]
+    fn a_queue_that_comes_and_goes_moves_nothing() {
+        let mut world = World::new(policy());
+        for _ in 0..20 {
+            world.set(1, 3);
+            assert_eq!(world.pass(4), []);
+            world.set(1, 0);
+            assert_eq!(world.pass(1), []);
+        }
+    }
+
+    #[test]
+    fn as_many_are_kept_as_the_policy_wants() {
+        let mut world = World::new(Policy { min: 2, ..policy() });
+        assert_eq!(world.pass(1), [start(Need::Min)]);
+        world.set(1, 0);
+        assert_eq!(world.pass(10), [start(Need::Min)], "one at a time");
+        world.set(2, 0);
+        world.idle(Duration::from_secs(10_000));
+        assert_eq!(world.pass(20), []);
+    }
+
+    #[test]
+    fn an_idle_worker_is_ended_after_its_time_and_one_of_several_sooner() {
+        let mut world = World::new(policy());
+        world.set(2, 0);
+        world.idle(119 * SECOND);
+        assert_eq!(world.pass(1), []);
+        world.idle(120 * SECOND);
+        assert_eq!(world.pass(1), [stop("w-1", 120)]);
+        world.set(1, 0);
+        world.idle(899 * SECOND);
+        assert_eq!(world.pass(20), []);
+        world.idle(900 * SECOND);
+        assert_eq!(world.pass(1), [stop("w-0", 900)]);
+    }
+
+    #[test]
+    fn pinned_models_and_those_without_a_time_stay() {
+        for policy in [Policy { pin: true, ..policy() }, Policy { idle_ttl_s: None, ..policy() }] {
+            let mut world = World::new(policy);
+            world.set(1, 0);
+            world.idle(Duration::from_secs(1_000_000));
+            assert_eq!(world.pass(20), []);
+        }
+    }
+
+    #[test]
+    fn a_start_that_failed_is_not_tried_again_at_once() {
+        let mut world = World::new(Policy { min: 1, ..policy() });
+        assert_eq!(world.pass(1), [start(Need::Min)]);
+        world.planner.start_failed(&model(), world.now);
+        assert_eq!(world.pass(59), []);
+        assert_eq!(world.pass(2), [start(Need::Min)]);
+    }
+
+    proptest! {
+        /// Any load: workers take some requests off the queue each second, and idle ones age.
+        #[test]
+        fn the_number_of_workers_stays_within_its_bounds_and_changes_seldom(
+            load in prop::collection::vec(0_usize..12, 30..400),
+            min in 0_u32..3, more in 0_u32..3,
+        ) {
+            let policy = Policy { min, max: (min + more).max(1), ..policy() };
+            let (least, most) = (min as usize, policy.max as usize);
+            let mut world = World::new(policy);
+            let (mut count, mut changes, mut idle) = (least, 0, 0_u64);
+            for arriving in &load {
+                let waiting = arriving.saturating_sub(count * 3);
+                idle = if *arriving == 0 { idle + 1 } else { 0 };
+                world.set(count, waiting);
+                world.idle(Duration::from_secs(idle));
+                for action in world.pass(1) {
+                    changes += 1;
+                    match action {
+                        Action::Start { .. } => count += 1,
+                        Action::Stop { .. } => count -= 1,
+                    }
+                }
+                prop_assert!((least..=most.max(least)).contains(&count), "{count} workers");
+            }
+            prop_assert!(changes <= load.len() / 10 + 1, "{changes} changes in {} s", load.len());
+        }
+    }
+
+    struct World {
+        planner: Planner,
+        view: ModelView,
+        now: Instant,
+    }
+
+    impl World {
+        fn new(policy: Policy) -> Self {
+            let view = ModelView { policy, workers: Vec::new(), waiting: 0 };
+            Self { planner: Planner::default(), view, now: Instant::now() }
+        }
+
+        fn set(&mut self, workers: usize, waiting: usize) {
+            let replica = |n| Replica {
+                id: format!("w-{n}").parse().unwrap(),
+                is_coming: false,
+                idle: (waiting == 0).then_some(Duration::ZERO),
+            };
+            self.view.workers = (0..workers).map(replica).collect();
+            self.view.waiting = waiting;
+        }
+
+        fn idle(&mut self, idle: Duration) {
+            for worker in &mut self.view.workers {
+                worker.idle = Some(idle);
+            }
+        }
+
+        /// All that is to be done in so many seconds.
+        fn pass(&mut self, seconds: u32) -> Vec<Action> {
+            let mut actions = Vec::new();
+            for _ in 0..seconds {
+                self.now += SECOND;
+                let models = BTreeMap::from([(model(), self.view.clone())]);
+                actions.extend(self.planner.plan(&models, self.now));
+            }
+            actions
+        }
+    }
+
+    fn policy() -> Policy {
+        Policy {
+            min: 0,
+            max: 4,
+            pin: false,
+            idle_ttl_s: Some(900),
+            hive: None,
+            device: None,
+            ctx_size: None,
+            slots: None,
+        }
+    }
+
+    fn start(why: Need) -> Action {
+        Action::Start { model: model(), why }
+    }
+
+    fn stop(worker: &str, idle_s: u64) -> Action {
+        Action::Stop { worker: worker.parse().unwrap(), idle: Duration::from_secs(idle_s) }
+    }
+
+    fn model() -> ModelAlias {
+        "m".parse().unwrap()
+    }
+}

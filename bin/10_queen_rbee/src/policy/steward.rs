@@ -1,0 +1,124 @@
+//! Carries the policies out, once a second.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use job_server::JobError;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use worker_contract::{ModelAlias, WorkerId};
+
+use super::Policies;
+use super::plan::{Action, ModelView, Need, Planner, Replica};
+use crate::dispatch::Dispatcher;
+use crate::registry::Registry;
+use crate::spawner::Spawner;
+
+/// How often it is looked.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long after the queen's start nothing is done: workers and hives report first.
+const FIRST: Duration = Duration::from_secs(3);
+
+/// Starts and ends workers as the policies want.
+#[derive(Debug)]
+pub struct Steward {
+    policies: Policies,
+    registry: Registry,
+    dispatcher: Dispatcher,
+    spawner: Spawner,
+    planner: Planner,
+}
+
+/// Something that was begun has ended.
+enum Ended {
+    Start(ModelAlias, Result<(), JobError>),
+    Stop(WorkerId, Result<(), JobError>),
+}
+
+impl Steward {
+    /// A steward that looks at `registry` and the queues of `dispatcher`.
+    #[must_use]
+    pub fn new(policies: Policies, dispatcher: Dispatcher, spawner: Spawner) -> Self {
+        let registry = dispatcher.registry().clone();
+        Self { policies, registry, dispatcher, spawner, planner: Planner::default() }
+    }
+
+    /// Works until `stop` fires. To be run by one task.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + FIRST, INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut under_way: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(ended) = under_way.next() => self.ended(ended),
+                _ = ticks.tick() => {
+                    let now = Instant::now();
+                    for action in self.planner.plan(&self.look(now), now) {
+                        under_way.extend(self.begin(action, now));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The models that have workers or a policy.
+    fn look(&self, now: Instant) -> BTreeMap<ModelAlias, ModelView> {
+        let mut models: BTreeMap<ModelAlias, Vec<Replica>> = BTreeMap::new();
+        for model in self.policies.all().into_keys() {
+            models.entry(model).or_default();
+        }
+        for worker in self.registry.replicas(now) {
+            let (id, is_coming, idle) = (worker.id, worker.is_coming, worker.idle);
+            models.entry(worker.model).or_default().push(Replica { id, is_coming, idle });
+        }
+        let view = |(model, workers): (ModelAlias, Vec<Replica>)| {
+            let policy = self.policies.of(&model);
+            let waiting = self.dispatcher.waiting_for(&model);
+            (model, ModelView { policy, workers, waiting })
+        };
+        models.into_iter().map(view).collect()
+    }
+
+    fn begin(&mut self, action: Action, now: Instant) -> Option<BoxFuture<'static, Ended>> {
+        match action {
+            Action::Start { model, why } => {
+                let Some(spawn) = self.registry.place_another(&model, why == Need::Min, now) else {
+                    self.planner.start_failed(&model, now);
+                    return None;
+                };
+                let hive = &spawn.hive;
+                tracing::info!(%model, %hive, ?why, "another worker of a model is started");
+                let mut attempt = self.spawner.spawn(&model, spawn);
+                Some(Box::pin(async move { Ended::Start(model, attempt.ended().await) }))
+            }
+            Action::Stop { worker, idle } => {
+                // A request may have come between the look and now.
+                let hive = self.registry.retire(&worker, now)?;
+                tracing::info!(%worker, %hive, idle_s = idle.as_secs(), "an idle worker is ended");
+                let spawner = self.spawner.clone();
+                Some(Box::pin(async move {
+                    let result = spawner.end(&hive, &worker).await;
+                    Ended::Stop(worker, result)
+                }))
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Start(_, Ok(())) | Ended::Stop(_, Ok(())) => {}
+            Ended::Start(model, Err(error)) => {
+                tracing::warn!(%model, reason = %error, "another worker could not be started");
+                self.planner.start_failed(&model, Instant::now());
+            }
+            Ended::Stop(worker, Err(error)) => {
+                tracing::warn!(%worker, reason = %error, "an idle worker could not be ended");
+                self.registry.worker_stays(&worker);
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The policies that were set by command, in SQLite.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rbee_operations::ModelPolicy;
+use rusqlite::Connection;
+use worker_contract::ModelAlias;
+
+/// The version of the table below.
+const VERSION: i64 = 1;
+const TABLE: &str = "
+    CREATE TABLE model_policies (
+        model  TEXT PRIMARY KEY,
+        policy TEXT NOT NULL  -- JSON
+    ) WITHOUT ROWID;
+";
+
+/// Policies cannot be read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The file fails.
+    #[error("cannot use the policies in {path}; move it away to begin with none")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file was written by a later version of rbee.
+    #[error(
+        "the policies in {path} have version {found}, but this rbee knows versions up to {VERSION}; \
+         use the later rbee, or move the file away"
+    )]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// Two fields of a policy contradict each other.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the file, and reads what is in it.
+    pub(super) fn open(
+        path: &Path,
+    ) -> Result<(Self, BTreeMap<ModelAlias, ModelPolicy>), PolicyError> {
+        let failed = |source| PolicyError::File { path: path.to_owned(), source };
+        let connection = Connection::open(path).map_err(failed)?;
+        connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+        connection.execute_batch("PRAGMA journal_mode = WAL;").map_err(failed)?;
+        let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+        match found.map_err(failed)? {
+            0 => {
+                let create = format!("BEGIN; {TABLE} PRAGMA user_version = {VERSION}; COMMIT;");
+                connection.execute_batch(&create).map_err(failed)?;
+            }
+            found if found > VERSION => {
+                return Err(PolicyError::TooNew { path: path.to_owned(), found });
+            }
+            _ => {}
+        }
+        let policies = read(&connection).map_err(failed)?;
+        Ok((Self { connection, path: path.to_owned() }, policies))
+    }
+
+    /// Keeps a policy.
+    pub(super) fn put(&self, model: &ModelAlias, policy: &ModelPolicy) -> Result<(), PolicyError> {
+        // A policy is plain data.
+        let json = serde_json::to_string(policy).unwrap_or_default();
+        let sql = "INSERT OR REPLACE INTO model_policies (model, policy) VALUES (?1, ?2)";
+        self.run(sql, &[&model.as_str(), &json.as_str()])
+    }
+
+    /// Forgets a policy.
+    pub(super) fn remove(&self, model: &ModelAlias) -> Result<(), PolicyError> {
+        self.run("DELETE FROM model_policies WHERE model = ?1", &[&model.as_str()])
+    }
+
+    fn run(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), PolicyError> {
+        let failed = |source| PolicyError::File { path: self.path.clone(), source };
+        self.connection.execute(sql, values).map(|_| ()).map_err(failed)
+    }
+}
+
+/// All policies. A row that cannot be understood is left out, and told.
+fn read(connection: &Connection) -> rusqlite::Result<BTreeMap<ModelAlias, ModelPolicy>> {
+    let mut select = connection.prepare("SELECT model, policy FROM model_policies")?;
+    let rows =
+        select.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let mut policies = BTreeMap::new();
+    for row in rows {
+        let (model, json) = row?;
+        match (model.parse::<ModelAlias>(), serde_json::from_str::<ModelPolicy>(&json)) {
+            (Ok(name), Ok(policy)) => {
+                policies.insert(name, policy);
+            }
+            (name, policy) => {
+                let reason = policy.err().map(|error| error.to_string());
+                let reason = reason.or(name.err().map(|error| error.to_string()));
+                tracing::warn!(
+                    model,
+                    reason,
+                    "a kept policy cannot be understood and does not count"
+                );
+            }
+        }
+    }
+    Ok(policies)
+}

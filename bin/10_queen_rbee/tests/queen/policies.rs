@@ -1,0 +1,120 @@
+//! How many workers a model has, where, and for how long.
+
+use rbee_operations::ModelPolicy;
+use serde_json::{Value, json};
+
+use crate::support::{HiveDouble, Queen, Reply, chat, until};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn the_longest_idle_worker_makes_room_for_a_model_that_is_asked_for() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    hive.let_start();
+    queen.hive_beat(&hive.beat_with_workers(8)).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    report(&queen, &hive, 1).await;
+    let reply = queen
+        .ask(CHAT, &json!({"model": "other", "messages": [{"role": "user", "content": "Hi"}]}))
+        .await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(hive.asked(), ["spawn m GPU-0", "delete w-spawned-0", "spawn other GPU-0"]);
+}
+
+#[tokio::test]
+async fn a_pinned_worker_does_not_make_room() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"pin": true}})).await;
+    let hive = HiveDouble::start(false);
+    hive.let_start();
+    queen.hive_beat(&hive.beat_with_workers(8)).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    report(&queen, &hive, 1).await;
+    queen
+        .ask(CHAT, &json!({"model": "other", "messages": [{"role": "user", "content": "Hi"}]}))
+        .await;
+    let asked = hive.asked();
+    assert!(!asked.iter().any(|asked| asked.starts_with("delete")), "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_idle_worker_is_ended_and_the_next_request_starts_one_again() {
+    let queen = Queen::configured(|config| config.queen.idle_ttl_s = 1).await;
+    let hive = HiveDouble::start(false);
+    hive.let_start();
+    queen.hive_beat(&hive.beat()).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    until("it is ended", async || {
+        report(&queen, &hive, 8).await;
+        hive.asked().last().is_some_and(|asked| asked == "delete w-spawned-0")
+    })
+    .await;
+    queen.hive_beat(&hive.beat()).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    assert_eq!(hive.spawns(), 2);
+}
+
+#[tokio::test]
+async fn as_many_workers_are_kept_as_the_policy_wants_with_its_settings() {
+    let queen = Queen::configured(|config| {
+        let policy = ModelPolicy { min: Some(1), slots: Some(7), ..ModelPolicy::default() };
+        config.models.insert("m".parse().unwrap(), policy);
+        config.queen.idle_ttl_s = 1;
+    })
+    .await;
+    let hive = HiveDouble::start(false);
+    hive.let_start();
+    until("one is started without a request", async || {
+        report(&queen, &hive, 8).await;
+        hive.spawns() == 1
+    })
+    .await;
+    let shown = job(&queen, json!({"ModelPolicyList": {}})).await;
+    assert_eq!(shown["policies"][0]["min"], 1);
+    assert_eq!(shown["policies"][0]["slots"], 7);
+}
+
+#[tokio::test]
+async fn a_policy_that_contradicts_itself_is_refused_and_nothing_is_changed() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"min": 2}})).await;
+    let bad = json!({"operation": {"ModelPolicySet": {"model": "m", "policy": {"max": 1}}}});
+    let created = queen.ask("/v1/jobs", &bad).await.json();
+    let events = events(&queen, &created).await;
+    assert!(events.contains("min is 2 and max is 1"), "{events}");
+    let unbounded =
+        json!({"operation": {"ModelPolicySet": {"model": "m", "policy": {"min": 1000}}}});
+    assert_eq!(queen.ask("/v1/jobs", &unbounded).await.status, 400);
+    let shown = job(&queen, json!({"ModelPolicyList": {}})).await;
+    assert_eq!(
+        (&shown["policies"][0]["min"], &shown["policies"][0]["max"]),
+        (&json!(2), &json!(4))
+    );
+}
+
+/// The reports of a hive, with so much free on its card, and of its workers.
+async fn report(queen: &Queen, hive: &HiveDouble, free_gib: u64) {
+    queen.hive_beat(&hive.beat_with_workers(free_gib)).await;
+    for beat in hive.worker_beats() {
+        queen.worker_beat(&beat).await;
+    }
+}
+
+async fn set(queen: &Queen, change: Value) {
+    job(queen, json!({ "ModelPolicySet": change })).await;
+}
+
+/// The result of a job.
+async fn job(queen: &Queen, operation: Value) -> Value {
+    let created = queen.ask("/v1/jobs", &json!({ "operation": operation })).await.json();
+    let events = events(queen, &created).await;
+    let last = events.split("data: ").filter(|data| data.contains("\"data\"")).last();
+    let last: Value =
+        serde_json::from_str(last.expect("a result").split("\n\n").next().unwrap()).unwrap();
+    last["data"].clone()
+}
+
+async fn events(queen: &Queen, created: &Value) -> String {
+    let path = format!("/v1/jobs/{}/stream", created["job_id"].as_str().unwrap());
+    Reply::read(queen.get(&path)).await.text
+}
