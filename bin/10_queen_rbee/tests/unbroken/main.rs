@@ -1,0 +1,172 @@
+//! Streams that nothing breaks: real workers of the demo model are killed under load, and the queen.
+//!
+//! Two kinds of answers show a token that is lost, doubled or changed: one that a JSON schema forces to
+//! be one long text, and greedy ones of workers in batch-invariant mode, which have one right text.
+#![expect(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use test_cluster::{Api, Cluster, DEMO_ALIAS, Transcript, wait_until};
+
+/// For how long workers are killed, in seconds; the environment can ask for more.
+const SECONDS: u64 = 20;
+/// The pause between two kills.
+const PAUSE: Duration = Duration::from_secs(4);
+const WORKERS: usize = 3;
+const CLIENTS: usize = 6;
+const SOON: Duration = Duration::from_secs(60);
+
+const PROMPTS: [&str; 3] =
+    ["Tell me about the sea.", "What is a compiler?", "Write a short story about a bee."];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_stream_breaks_while_workers_are_killed_and_every_text_is_exact() {
+    let cluster = cluster().await;
+    for _ in 0..WORKERS {
+        cluster.spawn_worker().await.unwrap();
+    }
+    let api = cluster.api().unwrap();
+    let mut undisturbed = Vec::new();
+    for prompt in PROMPTS {
+        undisturbed.push(answer(&api, &greedy(prompt)).await.text);
+    }
+    let seconds = std::env::var("RBEE_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let clients = (0..CLIENTS).map(|number| client(&api, number, &undisturbed, end));
+    let (answers, kills) = tokio::join!(futures::future::join_all(clients), killer(&cluster, end));
+    let answers: usize = answers.into_iter().sum();
+    assert!(kills >= 3, "{kills} kills");
+    assert!(answers >= CLIENTS, "{answers} answers");
+    let failovers = failovers(&cluster);
+    assert!(failovers >= kills / 2, "{failovers} answers went on elsewhere, {kills} kills");
+    cluster.wait_until_idle().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queen_that_is_killed_leaves_workers_and_hives_and_serves_again() {
+    let mut cluster = cluster().await;
+    let worker = cluster.spawn_worker().await.unwrap();
+    let api = cluster.api().unwrap();
+    let body = greedy(PROMPTS[0]);
+    let before = answer(&api, &body).await.text;
+    let mut stream = api.chat_stream(&body).await.unwrap();
+    let mut transcript = Transcript::default();
+    stream.read_pieces(3, &mut transcript).await.unwrap();
+    cluster.queen().unwrap().kill().await.unwrap();
+    // A cut connection, clean or not, and no other end.
+    let _ = stream.read_rest(&mut transcript).await;
+    assert!(!transcript.done && transcript.error.is_none());
+    cluster.queen().unwrap().start_again().await.unwrap();
+    let api = cluster.api().unwrap();
+    let after = answer(&api, &body).await.text;
+    assert_eq!(after, before);
+    let workers = cluster.workers().await.unwrap();
+    let known = (&workers[0]["worker_id"], &workers[0]["pid"]);
+    assert_eq!(known, (&json!(worker.worker_id), &json!(worker.pid)), "the same process");
+}
+
+/// A cluster whose workers give the same text however many requests they have.
+async fn cluster() -> Cluster {
+    let cluster = Cluster::builder()
+        .distributed()
+        .env("RBEE_WORKER__ARGUMENTS", "--batch-invariant")
+        .env("RBEE_WORKER__SLOTS", "2")
+        .env("RBEE_WORKER__CTX_SIZE", "2048")
+        // They fail more often here than any worker that is worth starting again.
+        .env("RBEE_HIVE__MAX_FAILURES", "100")
+        .start()
+        .await
+        .unwrap();
+    cluster.import_demo_model().await.unwrap();
+    cluster
+}
+
+/// Asks one question after the other until the time is over; each answer must be exact.
+async fn client(api: &Api, number: usize, undisturbed: &[String], end: Instant) -> usize {
+    let mut answers = 0;
+    while Instant::now() < end {
+        let which = (number + answers) % (PROMPTS.len() + 1);
+        if let Some(prompt) = PROMPTS.get(which) {
+            let answer = answer(api, &greedy(prompt)).await;
+            assert_eq!(answer.text, undisturbed[which], "client {number}, answer {answers}");
+        } else {
+            let (body, expected) = forced(number * 1000 + answers);
+            let text = answer(api, &body).await.text;
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!(expected));
+        }
+        answers += 1;
+    }
+    answers
+}
+
+/// The whole of a stream, which must have no error and a good end.
+async fn answer(api: &Api, body: &Value) -> Transcript {
+    let mut stream = api.chat_stream(body).await.unwrap();
+    let mut transcript = Transcript::default();
+    stream.read_rest(&mut transcript).await.unwrap();
+    assert!(transcript.done && transcript.error.is_none(), "{transcript:?}");
+    assert!(transcript.finish_reason.is_some());
+    transcript
+}
+
+/// Kills one worker after the other, each as long as there is another one; gives their number.
+async fn killer(cluster: &Cluster, end: Instant) -> usize {
+    let mut kills = 0;
+    while Instant::now() + PAUSE < end {
+        let next = Instant::now() + PAUSE;
+        wait_until("another kill is due", SOON, async || (Instant::now() >= next).then_some(()))
+            .await
+            .unwrap();
+        let ready = wait_until("two workers are ready", SOON, async || {
+            let ready = ready(cluster).await;
+            (ready.len() >= 2).then_some(ready)
+        })
+        .await
+        .unwrap();
+        let pid = ready[kills % ready.len()].to_string();
+        let killed = tokio::process::Command::new("kill").args(["-9", &pid]).status().await;
+        kills += usize::from(killed.unwrap().success());
+    }
+    kills
+}
+
+/// The processes of the workers that take requests.
+async fn ready(cluster: &Cluster) -> Vec<u64> {
+    let workers = cluster.workers().await.unwrap();
+    let ready = workers.iter().filter(|w| w["state"] == "ready" && w["liveness"] == "alive");
+    ready.filter_map(|worker| worker["pid"].as_u64()).collect()
+}
+
+/// How many answers went on elsewhere, as the queen's log tells.
+fn failovers(cluster: &Cluster) -> usize {
+    let log = std::fs::read_to_string(cluster.home().logs().join("queen-rbee.log")).unwrap();
+    log.lines().filter(|line| line.contains("a worker failed a request")).count()
+}
+
+fn greedy(prompt: &str) -> Value {
+    json!({
+        "model": DEMO_ALIAS,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": 60,
+    })
+}
+
+/// A request whose answer is one long text of hexadecimal digits, and that text.
+fn forced(seed: usize) -> (Value, String) {
+    let mut state = u64::try_from(seed).unwrap() + 1;
+    let digits = (0..120).map(|_| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from_digit(u32::try_from(state >> 60).unwrap(), 16).unwrap()
+    });
+    let text: String = digits.collect();
+    let mut body = greedy(&format!("Number {seed}, please."));
+    body["max_tokens"] = json!(400);
+    body["response_format"] = json!({
+        "type": "json_schema",
+        "json_schema": {"name": "number", "strict": true, "schema": {"const": text}},
+    });
+    (body, text)
+}
