@@ -91,7 +91,7 @@ impl App {
             local,
         );
         let spawner = Spawner::new(
-            hives.clone(),
+            Arc::new(hives.clone()),
             registry.clone(),
             policies.clone(),
             tasks.clone(),

@@ -8,6 +8,7 @@
 
 pub mod admission;
 mod app;
+mod clock;
 pub mod dialect;
 mod discovery;
 pub mod dispatch;
@@ -22,6 +23,8 @@ pub mod registry;
 pub mod relay;
 mod remote_hive;
 pub mod scheduler;
+#[cfg(test)]
+mod simulation;
 pub mod spawner;
 mod ssh;
 

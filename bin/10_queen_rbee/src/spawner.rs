@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{Operation, WorkerSpawn, WorkerTarget};
@@ -12,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 
-use crate::hive_client::HiveClients;
+use crate::clock;
+use crate::hive_client::FindHive;
 use crate::policy::Policies;
 use crate::registry::{Registry, SpawnMark};
 use crate::scheduler::Spawn;
@@ -25,7 +25,7 @@ pub struct Spawner {
 
 #[derive(Debug)]
 struct Shared {
-    hives: HiveClients,
+    hives: Arc<dyn FindHive>,
     registry: Registry,
     policies: Policies,
     running: Mutex<HashMap<ModelAlias, Attempt>>,
@@ -43,7 +43,7 @@ impl Spawner {
     /// A spawner that asks `hives` and tells `registry` of the result. `stop` ends what it does.
     #[must_use]
     pub fn new(
-        hives: HiveClients,
+        hives: Arc<dyn FindHive>,
         registry: Registry,
         policies: Policies,
         tasks: TaskTracker,
@@ -65,7 +65,7 @@ impl Spawner {
         running.insert(model.clone(), attempt.clone());
         let registry = &self.shared.registry;
         let mark = registry.begin_spawn(model);
-        let now = Instant::now();
+        let now = clock::now();
         spawn.evict.iter().for_each(|worker| registry.worker_leaves(worker, now));
         self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn, mark, sender));
         attempt
@@ -109,7 +109,7 @@ impl Spawner {
         let outcome = self.ask(&spawn.hive, operation).await?;
         // The hive's next report says the same a moment later.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
-            self.shared.registry.started_by(&spawn.hive, &worker, Instant::now());
+            self.shared.registry.started_by(&spawn.hive, &worker, clock::now());
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Spawner {
     }
 
     async fn ask(&self, hive: &HiveAlias, operation: Operation) -> Result<Outcome, JobError> {
-        let client = self.shared.hives.get(hive)?;
+        let client = self.shared.hives.find(hive)?;
         let job = JobContext::silent(&operation, "local", self.shared.stop.child_token());
         client.execute(operation, job).await
     }

@@ -18,6 +18,7 @@ use worker_contract::{ModelAlias, Sha256Digest, WorkerId};
 pub use self::no_place::NoPlace;
 use self::starts::{Attempts, Site, Starts};
 use crate::admission::{Admission, Entrant, Priority, Ticket};
+use crate::clock;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
 use crate::scheduler::{Decision, Demand, WaitReason};
@@ -52,6 +53,8 @@ pub struct Wanted {
     pub failed: Vec<WorkerId>,
     /// The model file that it must go on with.
     pub digest: Option<Sha256Digest>,
+    /// Whether it should have a worker to itself, because workers ended that had it.
+    pub alone: bool,
     /// Whether it has had a place before: then it has waited already and is next.
     pub had_a_place: bool,
     /// When it is too late.
@@ -139,7 +142,7 @@ impl Dispatcher {
             return None;
         }
         let ask = wanted.ask(&[]);
-        match self.registry.place(&ask, Instant::now()) {
+        match self.registry.place(&ask, clock::now()) {
             Placed::At(place) => Some(Ok(place)),
             Placed::Not(Decision::Reject { reason, retry_after_s }) => {
                 Some(Err(NoPlace::refused(&wanted.model, reason, retry_after_s, None)))
@@ -196,7 +199,7 @@ impl Dispatcher {
         attempts: &mut Attempts,
     ) -> bool {
         let Queues { admission, starts } = queues;
-        let now = Instant::now();
+        let now = clock::now();
         let mut next = None;
         for (ticket, waiting) in admission.waiting(model).take(LOOK_AHEAD) {
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
@@ -246,6 +249,7 @@ impl Wanted {
         let demand = Demand {
             failed: &self.failed,
             digest: self.digest.as_ref(),
+            alone: self.alone,
             refused,
             ..Demand::of(&self.model)
         };

@@ -34,6 +34,18 @@ pub trait HiveClient: Send + Sync {
     ) -> BoxFuture<'static, Result<Outcome, JobError>>;
 }
 
+/// Knows who carries operations out at which hive.
+pub trait FindHive: std::fmt::Debug + Send + Sync {
+    /// The client for a hive.
+    fn find(&self, id: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError>;
+}
+
+impl FindHive for HiveClients {
+    fn find(&self, id: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError> {
+        self.get(id)
+    }
+}
+
 /// Finds the client for a hive by its alias. A clone shares connections.
 #[derive(Debug, Clone)]
 pub struct HiveClients {

@@ -13,6 +13,7 @@ use worker_contract::{ModelAlias, WorkerId};
 
 use super::Policies;
 use super::plan::{Action, ModelView, Need, Planner, Replica};
+use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::registry::Registry;
 use crate::spawner::Spawner;
@@ -56,7 +57,7 @@ impl Steward {
                 () = stop.cancelled() => return,
                 Some(ended) = under_way.next() => self.ended(ended),
                 _ = ticks.tick() => {
-                    let now = Instant::now();
+                    let now = clock::now();
                     for action in self.planner.plan(&self.look(now), now) {
                         under_way.extend(self.begin(action, now));
                     }
@@ -113,7 +114,7 @@ impl Steward {
             Ended::Start(_, Ok(())) | Ended::Stop(_, Ok(())) => {}
             Ended::Start(model, Err(error)) => {
                 tracing::warn!(%model, reason = %error, "another worker could not be started");
-                self.planner.start_failed(&model, Instant::now());
+                self.planner.start_failed(&model, clock::now());
             }
             Ended::Stop(worker, Err(error)) => {
                 tracing::warn!(%worker, reason = %error, "an idle worker could not be ended");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
+use super::workers::Stay;
 use super::{Ask, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
@@ -111,14 +112,14 @@ impl State {
         id: &WorkerId,
         ask: &Ask<'_>,
         now: Instant,
-    ) -> Option<(Arc<Target>, Option<Sha256Digest>)> {
-        let worker = self.workers.reserve(id, now)?;
+    ) -> Option<(Arc<Target>, Option<Sha256Digest>, Stay)> {
+        let (worker, stay) = self.workers.reserve(id, ask.demand.alone, now)?;
         let (target, digest) = (Arc::clone(&worker.target), worker.digest().cloned());
         self.prefixes.insert(target.holder, ask.prompt.blocks(), worker.cache_tokens());
         if let Some(session) = ask.session {
             self.sessions.put(session, id);
         }
-        Some((target, digest))
+        Some((target, digest, stay))
     }
 
     /// Forgets what processes held that are no more.

@@ -31,7 +31,9 @@ pub use self::liveness::{Liveness, liveness};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::sessions::SessionKey;
 pub use self::workers::{Address, Target};
-use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, workers::Workers};
+use self::workers::{Stay, Workers};
+use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions};
+use crate::clock;
 use crate::policy::{Policies, Policy};
 use crate::prompt::PromptChain;
 use crate::scheduler::{Decision, Demand, Spawn, WaitReason, Why, place_another, schedule};
@@ -91,6 +93,7 @@ pub struct Place {
     pub digest: Option<Sha256Digest>,
     /// Why this worker.
     pub why: Why,
+    stay: Stay,
     registry: Registry,
 }
 
@@ -240,21 +243,28 @@ impl Registry {
         self.touch();
     }
 
-    /// A worker has failed a request; `is_connection` says that its connection broke.
-    pub fn worker_failed(&self, place: &Place, is_connection: bool, now: Instant) {
+    /// A worker has failed a request; `is_connection` says that its connection broke. Gives whether the
+    /// request was the only one there all the time.
+    pub fn worker_failed(&self, place: &Place, is_connection: bool, now: Instant) -> bool {
         let id = &place.worker_id;
-        let is_open = self.state().workers.failed(id, &place.target, is_connection, now);
+        let mut state = self.state();
+        let was_alone = state.workers.was_alone(id, place.stay);
+        let is_open = state.workers.failed(id, &place.target, is_connection, now);
+        drop(state);
         if is_open {
             tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
         }
         self.touch();
+        was_alone
     }
 
     /// A worker has given the first part of an answer.
-    pub fn worker_works(&self, id: &WorkerId) {
-        if let Some(worker) = self.state().workers.get_mut(id) {
+    pub fn worker_works(&self, place: &Place) {
+        let mut state = self.state();
+        if let Some(worker) = state.workers.get_mut(&place.worker_id) {
             worker.breaker.on_success();
         }
+        state.workers.share(&place.worker_id, place.stay);
     }
 
     /// A worker has answered a request whose prompt had so many bytes.
@@ -314,9 +324,9 @@ impl Registry {
         drop(snapshot);
         match decision {
             Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
-                Some((target, digest)) => {
+                Some((target, digest, stay)) => {
                     let registry = self.clone();
-                    Placed::At(Place { worker_id: worker, target, digest, why, registry })
+                    Placed::At(Place { worker_id: worker, target, digest, why, stay, registry })
                 }
                 None => Placed::Not(Decision::Wait(WaitReason::News)),
             },
@@ -416,7 +426,7 @@ impl Registry {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.registry.state().workers.release(&self.worker_id, Instant::now());
+        self.registry.state().workers.release(&self.worker_id, self.stay, clock::now());
         self.registry.there_may_be_room();
     }
 }

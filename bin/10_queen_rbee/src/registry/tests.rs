@@ -381,3 +381,41 @@ fn model() -> ModelAlias {
 fn id(name: &str) -> WorkerId {
     name.parse().unwrap()
 }
+
+#[test]
+fn a_request_that_has_a_worker_to_itself_shares_it_after_its_first_token() {
+    let (registry, now) = registry();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    let (model, prompt) = (model(), PromptChain::default());
+    let ask = |alone| {
+        let demand = Demand { alone, ..Demand::of(&model) };
+        match registry.place(&Ask { demand, prompt: &prompt, session: None }, now) {
+            Placed::At(place) => Some(place),
+            Placed::Not(_) => None,
+        }
+    };
+    let alone = ask(true).unwrap();
+    assert!(ask(false).is_none(), "others keep away");
+    registry.worker_works(&alone);
+    let other = ask(false).expect("it is shared");
+    assert!(!registry.worker_failed(&alone, false, now), "it has had company");
+    drop((alone, other));
+    let alone = ask(true).unwrap();
+    assert!(registry.worker_failed(&alone, false, now));
+    drop(alone);
+    assert!(ask(false).is_some());
+}
+
+#[test]
+fn a_listed_worker_that_was_silent_for_long_is_used_again_when_it_reports() {
+    let (registry, now) = registry();
+    let ready = || hive(vec![listed("a", SupervisedState::Ready)]);
+    registry.hive_beat(ready(), now).unwrap();
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    registry.hive_beat(ready(), after(now, 11)).unwrap();
+    registry.sweep(after(now, 11));
+    assert!(take(&registry, after(now, 11)).is_none());
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), after(now, 12)).unwrap();
+    let place = take(&registry, after(now, 12)).expect("it is back");
+    assert!(!place.target.gone.is_cancelled());
+}

@@ -35,6 +35,8 @@ pub(super) struct Workers {
 /// A worker that somebody reports.
 #[derive(Debug)]
 pub(super) struct Worker {
+    /// Tells this entry from an earlier one of the same worker.
+    entry: u64,
     pub(super) hive_id: HiveAlias,
     pub(super) model: ModelAlias,
     pub(super) device: DeviceId,
@@ -53,6 +55,10 @@ pub(super) struct Worker {
     resting_until: Option<Instant>,
     /// It is being ended to make room for another one.
     leaving_until: Option<Instant>,
+    /// How many requests its process was given.
+    given: u64,
+    /// The request that has it to itself until it has got a token, by its number.
+    taken_by: Option<u64>,
     /// When it last had a request.
     pub(super) used_at: Instant,
     pub(super) breaker: Breaker,
@@ -64,6 +70,17 @@ pub(super) struct Worker {
 struct Process {
     pid: u32,
     has_ended: bool,
+}
+
+/// A request's stay at a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stay {
+    /// Which entry of the worker counted it: one that was forgotten meanwhile begins at none.
+    entry: u64,
+    /// Its number among those that the worker was given.
+    number: u64,
+    /// Whether nobody was there when it came.
+    is_first: bool,
 }
 
 /// A heartbeat, and when it came.
@@ -126,7 +143,8 @@ impl Workers {
             return Ok(());
         }
         let is_another = worker.said.as_ref().is_some_and(|said| said.beat.pid != beat.pid);
-        if worker.target.address != address || is_another {
+        // One that was given up, and was only silent, is another one as far as requests are concerned.
+        if worker.target.address != address || is_another || worker.target.gone.is_cancelled() {
             worker.moved(address);
         }
         worker.model.clone_from(&beat.model.name);
@@ -217,20 +235,50 @@ impl Workers {
         changed || self.by_id.len() != before
     }
 
-    /// Counts a request that is being sent.
-    pub(super) fn reserve(&mut self, id: &WorkerId, now: Instant) -> Option<&Worker> {
+    /// Counts a request that is being sent, and gives it a number. One that is `alone` has the worker
+    /// to itself, if it is the first there.
+    pub(super) fn reserve(
+        &mut self,
+        id: &WorkerId,
+        alone: bool,
+        now: Instant,
+    ) -> Option<(&Worker, Stay)> {
         let worker = self.by_id.get_mut(id)?;
+        let is_first = worker.in_flight == 0 && worker.foreign == 0;
         worker.in_flight += 1;
+        worker.given += 1;
         worker.used_at = now;
-        Some(worker)
+        let stay = Stay { entry: worker.entry, number: worker.given, is_first };
+        if alone && is_first {
+            worker.taken_by = Some(stay.number);
+        }
+        Some((worker, stay))
     }
 
     /// A request has ended.
-    pub(super) fn release(&mut self, id: &WorkerId, now: Instant) {
-        if let Some(worker) = self.by_id.get_mut(id) {
+    pub(super) fn release(&mut self, id: &WorkerId, stay: Stay, now: Instant) {
+        if let Some(worker) = self.by_id.get_mut(id).filter(|worker| worker.entry == stay.entry) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
             worker.used_at = now;
         }
+        self.share(id, stay);
+    }
+
+    /// A request needs its worker no longer to itself.
+    pub(super) fn share(&mut self, id: &WorkerId, stay: Stay) {
+        let by_it = |worker: &&mut Worker| {
+            worker.entry == stay.entry && worker.taken_by == Some(stay.number)
+        };
+        if let Some(worker) = self.by_id.get_mut(id).filter(by_it) {
+            worker.taken_by = None;
+        }
+    }
+
+    /// Whether a request was the only one at its worker all the time.
+    pub(super) fn was_alone(&self, id: &WorkerId, stay: Stay) -> bool {
+        let has_had_company =
+            |worker: &Worker| worker.entry == stay.entry && worker.given != stay.number;
+        stay.is_first && !self.by_id.get(id).is_some_and(has_had_company)
     }
 
     /// A request has failed at the process that `target` stands for; what another one did is not
@@ -293,6 +341,7 @@ impl Worker {
         now: Instant,
     ) -> Self {
         Self {
+            entry: next_number(),
             hive_id: hive_id.clone(),
             model: model.clone(),
             device,
@@ -304,6 +353,8 @@ impl Worker {
             foreign: 0,
             resting_until: None,
             leaving_until: None,
+            given: 0,
+            taken_by: None,
             used_at: now,
             breaker: Breaker::default(),
             pace: Pace::default(),
@@ -315,6 +366,7 @@ impl Worker {
         self.target.gone.cancel();
         self.target = Target::new(address, &self.hive_id);
         self.breaker = Breaker::default();
+        self.taken_by = None;
     }
 
     /// Whether it has requests.
@@ -432,6 +484,7 @@ impl Worker {
             readiness: self.readiness_for_requests(),
             liveness,
             circuit: self.breaker.circuit(now),
+            is_taken: self.taken_by.is_some(),
             is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
             slots: self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1),
             in_flight: self.in_flight,
@@ -445,10 +498,15 @@ impl Worker {
 
 impl Target {
     fn new(address: Address, hive: &HiveAlias) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let holder = NEXT.fetch_add(1, Relaxed);
+        let holder = next_number();
         Arc::new(Self { address, hive_id: hive.clone(), gone: CancellationToken::new(), holder })
     }
+}
+
+/// A number that no other entry and no other process of a worker has.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
 }
 
 /// The address in a worker's base URL.

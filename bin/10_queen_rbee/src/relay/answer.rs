@@ -21,6 +21,9 @@ use crate::registry::Place;
 /// processor makes ten a second.
 const PREFILL_TOKEN: Duration = Duration::from_millis(100);
 
+/// How many times as long as in its slot a request may be silent in a worker's own queue.
+const IN_QUEUE: u32 = 10;
+
 /// One answer, part by part. Dropping it ends the request, wherever it is.
 #[derive(Debug)]
 pub struct Answer {
@@ -55,6 +58,8 @@ struct Reading {
     place: Place,
     /// When the worker last gave something.
     heard_at: Instant,
+    /// It has given something of the answer.
+    works: bool,
 }
 
 /// What comes after the end of one worker's part.
@@ -142,6 +147,12 @@ impl Answer {
         self.progress.given(choice)
     }
 
+    /// How often another worker took over.
+    #[must_use]
+    pub fn failovers(&self) -> u64 {
+        u64::from(self.record.failovers)
+    }
+
     /// Finds a worker and sends it the request.
     async fn seek(&mut self, not_before: Option<Instant>) -> Result<(), Failure> {
         let is_first = self.record.worker_id.is_none();
@@ -166,7 +177,8 @@ impl Answer {
             Ok(events) => {
                 let heard_at = Instant::now();
                 self.alarm.as_mut().reset(self.asking.deadline);
-                self.state = State::Reading(Box::new(Reading { events, place, heard_at }));
+                self.state =
+                    State::Reading(Box::new(Reading { events, place, heard_at, works: false }));
                 Ok(())
             }
             Err(trouble) => self.recover(trouble, place),
@@ -195,6 +207,7 @@ impl Answer {
             session: self.asking.session.clone(),
             failed: self.tries.failed().to_vec(),
             digest: self.progress.needed_digest().cloned(),
+            alone: self.tries.is_suspect(),
             had_a_place: self.record.worker_id.is_some(),
             deadline: self.asking.deadline.into_std(),
         }
@@ -220,7 +233,6 @@ impl Answer {
             if self.progress.is_started() {
                 reading.heard_at = Instant::now();
                 if !had_a_slot {
-                    // Until then it waits in the worker, whose queue may be long.
                     let until = self.patience_ends(reading.heard_at);
                     self.alarm.as_mut().reset(until);
                 }
@@ -255,10 +267,12 @@ impl Answer {
     }
 
     /// Passes a part on.
-    fn give(&mut self, part: Part, reading: Box<Reading>) {
+    fn give(&mut self, part: Part, mut reading: Box<Reading>) {
         let place = &reading.place;
+        if !std::mem::replace(&mut reading.works, true) {
+            self.relay.dispatcher.registry().worker_works(place);
+        }
         if self.progress.begin() {
-            self.relay.dispatcher.registry().worker_works(&place.worker_id);
             let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
             self.ready.push_back(Part::Started { worker_id, why });
         }
@@ -300,7 +314,9 @@ impl Answer {
     /// When a worker that computes the answer has been silent for too long, or the deadline.
     fn patience_ends(&self, heard_at: Instant) -> Instant {
         let stall = self.relay.shared.stall;
-        let patience = if self.progress.has_moved() {
+        let patience = if !self.progress.is_started() {
+            stall * IN_QUEUE
+        } else if self.progress.has_moved() {
             stall
         } else {
             stall + PREFILL_TOKEN * self.progress.fresh_prompt_tokens()
@@ -335,12 +351,13 @@ impl Answer {
             Trouble::Failed { reason, is_connection } => (reason, is_connection),
         };
         let now = Instant::now();
-        registry.worker_failed(&place, is_connection, now.into_std());
+        let was_alone = registry.worker_failed(&place, is_connection, now.into_std());
         drop(place);
         let mishap = Mishap {
             is_connection,
             had_a_slot: self.progress.is_started(),
             has_moved: self.progress.has_moved(),
+            was_alone,
         };
         let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
         let shared = &self.relay.shared;

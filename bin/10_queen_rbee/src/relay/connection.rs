@@ -17,13 +17,20 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+#[cfg(not(test))]
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+#[cfg(test)]
+use turmoil::net::TcpStream;
 
+use crate::clock::now;
 use crate::registry::Address;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
+/// How long a worker may take to begin its answer on a connection that was idle, which it does before
+/// it reads the prompt: what was between the two may have forgotten the connection.
+const STALE: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(60);
 /// How many unused connections are kept, over all workers.
@@ -83,10 +90,12 @@ impl Pool {
         address: &Address,
         request: impl Fn() -> Request<Full<Bytes>>,
     ) -> Result<(response::Parts, Exchange), Broken> {
-        if let Some(mut idle) = self.take(&address.authority)
-            && let Ok(response) = idle.call(request()).await
-        {
-            return Ok(self.exchange(idle, response, address));
+        if let Some(mut idle) = self.take(&address.authority) {
+            if let Ok(Ok(response)) = timeout(STALE, idle.call(request())).await {
+                return Ok(self.exchange(idle, response, address));
+            }
+            // The others go the same way: the worker has ended, or the network forgot them.
+            self.idle().remove(&address.authority);
         }
         let mut fresh = timeout(CONNECT, Connection::open(address))
             .await
@@ -109,7 +118,7 @@ impl Pool {
     /// The connection that was used last: the least likely to have been closed.
     fn take(&self, authority: &str) -> Option<Connection> {
         let idle = self.idle().get_mut(authority)?.pop()?;
-        (idle.since.elapsed() < IDLE).then_some(idle.connection)
+        (now().saturating_duration_since(idle.since) < IDLE).then_some(idle.connection)
     }
 
     fn keep(&self, authority: String, connection: Connection) {
@@ -117,7 +126,7 @@ impl Pool {
         if idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE {
             idle.clear();
         }
-        let now = Instant::now();
+        let now = now();
         // Those of workers that are no more go with the first connection that is kept after them.
         idle.retain(|_, kept| {
             kept.retain(|idle| now.duration_since(idle.since) < IDLE);

@@ -29,8 +29,8 @@ pub enum Failure {
         /// How.
         reason: String,
     },
-    /// Two workers in a row ended while they computed it, before it got a token.
-    #[error("two workers ended while they computed this request ({}), so it is not tried on others", names(.workers))]
+    /// Workers ended one after the other while they computed it, before it got a token.
+    #[error("workers ended while they computed this request ({}), so it is not tried on others", names(.workers))]
     Quarantined {
         /// Which ones.
         workers: Vec<WorkerId>,

@@ -9,8 +9,10 @@ use worker_contract::WorkerId;
 const MAX_NONSENSE: u32 = 3;
 /// How often in a row connections may break before a request gets a token.
 const MAX_BREAKS: u32 = 12;
-/// How many workers in a row may end over a request.
-const MAX_KILLED: usize = 2;
+/// How many workers in a row may end while a request has them to itself: then it is to blame.
+const MAX_KILLED_ALONE: usize = 2;
+/// How many workers in a row may end over a request that was not alone there.
+const MAX_KILLED: usize = 5;
 /// The pause before the second try in a row; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
@@ -23,6 +25,7 @@ pub(super) struct Tries {
     nonsense: u32,
     breaks: u32,
     killed: Vec<WorkerId>,
+    killed_alone: Vec<WorkerId>,
 }
 
 /// How a worker failed a request.
@@ -34,6 +37,8 @@ pub(super) struct Mishap {
     pub(super) had_a_slot: bool,
     /// Whether the request got anything from it.
     pub(super) has_moved: bool,
+    /// Whether the worker had no other request all the time.
+    pub(super) was_alone: bool,
 }
 
 /// What becomes of a request after a mishap.
@@ -53,6 +58,11 @@ impl Tries {
         &self.failed
     }
 
+    /// Whether it may be what ends workers.
+    pub(super) fn is_suspect(&self) -> bool {
+        !self.killed.is_empty()
+    }
+
     /// Takes a mishap in. `jitter`, 0 to 1, spreads the pauses of requests that fail together.
     pub(super) fn on_mishap(&mut self, worker: WorkerId, mishap: Mishap, jitter: f64) -> Verdict {
         if mishap.has_moved {
@@ -62,11 +72,17 @@ impl Tries {
             self.breaks += 1;
             if mishap.had_a_slot && !mishap.has_moved {
                 self.killed.push(worker.clone());
+                if mishap.was_alone {
+                    self.killed_alone.push(worker.clone());
+                }
             }
         } else {
             self.nonsense += 1;
         }
         self.failed.push(worker);
+        if self.killed_alone.len() >= MAX_KILLED_ALONE {
+            return Verdict::Quarantine(std::mem::take(&mut self.killed_alone));
+        }
         if self.killed.len() >= MAX_KILLED {
             return Verdict::Quarantine(std::mem::take(&mut self.killed));
         }
@@ -130,8 +146,10 @@ mod tests {
 
     use super::*;
 
-    const BROKE: Mishap = Mishap { is_connection: true, had_a_slot: false, has_moved: false };
+    const BROKE: Mishap =
+        Mishap { is_connection: true, had_a_slot: false, has_moved: false, was_alone: true };
     const KILLED: Mishap = Mishap { had_a_slot: true, ..BROKE };
+    const IN_COMPANY: Mishap = Mishap { was_alone: false, ..KILLED };
     const NONSENSE: Mishap = Mishap { is_connection: false, ..BROKE };
     const MOVED: Mishap = Mishap { has_moved: true, ..KILLED };
 
@@ -144,6 +162,23 @@ mod tests {
         assert!(matches!(tries.on_mishap(id("d"), BROKE, 0.5), Verdict::Again(_)));
         let both = Verdict::Quarantine(vec![id("c"), id("e")]);
         assert_eq!(tries.on_mishap(id("e"), KILLED, 0.5), both);
+    }
+
+    #[test]
+    fn who_was_in_company_is_suspect_and_has_a_second_chance_alone() {
+        let mut tries = Tries::default();
+        assert!(!tries.is_suspect());
+        assert!(matches!(tries.on_mishap(id("a"), IN_COMPANY, 0.5), Verdict::Again(_)));
+        assert!(tries.is_suspect());
+        assert!(matches!(tries.on_mishap(id("b"), KILLED, 0.5), Verdict::Again(_)));
+        let alone = Verdict::Quarantine(vec![id("b"), id("c")]);
+        assert_eq!(tries.on_mishap(id("c"), KILLED, 0.5), alone);
+
+        let mut tries = Tries::default();
+        for name in ["a", "b", "c", "d"] {
+            assert!(matches!(tries.on_mishap(id(name), IN_COMPANY, 0.5), Verdict::Again(_)));
+        }
+        assert!(matches!(tries.on_mishap(id("e"), IN_COMPANY, 0.5), Verdict::Quarantine(_)));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Demand<'a> {
     pub session: Option<&'a WorkerId>,
     /// The model file that it must go on with.
     pub digest: Option<&'a Sha256Digest>,
+    /// Whether it should have a worker to itself, because workers ended that had it.
+    pub alone: bool,
     /// Places where a worker could not be started while it waited.
     pub refused: &'a [(HiveAlias, Option<DeviceId>)],
 }
@@ -23,6 +25,14 @@ impl<'a> Demand<'a> {
     /// A request for a model, and nothing more.
     #[must_use]
     pub fn of(model: &'a ModelAlias) -> Self {
-        Self { model, failed: &[], prompt_bytes: 0, session: None, digest: None, refused: &[] }
+        Self {
+            model,
+            failed: &[],
+            prompt_bytes: 0,
+            session: None,
+            digest: None,
+            alone: false,
+            refused: &[],
+        }
     }
 }

@@ -107,6 +107,8 @@ fn choose<'a>(
 struct Ranked<'a> {
     worker: &'a WorkerView<'a>,
     is_session: bool,
+    /// It has other requests, and this one should be alone.
+    has_company: bool,
     expected_us: u64,
 }
 
@@ -114,17 +116,21 @@ impl<'a> Ranked<'a> {
     fn new(worker: &'a WorkerView<'a>, demand: &Demand<'_>) -> Self {
         let is_alive = worker.liveness == Liveness::Alive;
         let is_session = is_alive && demand.session == Some(worker.id);
-        Self { worker, is_session, expected_us: worker.expected_us(demand.prompt_bytes) }
+        let has_company = demand.alone && worker.load() > 0;
+        let expected_us = worker.expected_us(demand.prompt_bytes);
+        Self { worker, is_session, has_company, expected_us }
     }
 
-    /// One that is to be tried again first, since nobody would else find out whether it works; then on
-    /// time before silent, the session's, the soonest, the one with fewest requests of ours.
+    /// On time before silent; one that is to be tried again, since nobody would else find out whether it
+    /// works; an empty one for a request that should be alone; the session's; the soonest; the one with
+    /// fewest requests of ours.
     fn cmp(&self, other: &Self) -> Ordering {
         let key = |ranked: &Self| {
             let worker = ranked.worker;
             let is_silent = worker.liveness != Liveness::Alive;
             let is_probe = worker.circuit == Circuit::HalfOpen;
-            (is_silent, !is_probe, !ranked.is_session, ranked.expected_us, worker.in_flight)
+            let choice = (ranked.has_company, !ranked.is_session, ranked.expected_us);
+            (is_silent, !is_probe, choice, worker.in_flight)
         };
         key(self).cmp(&key(other)).then_with(|| self.worker.id.cmp(other.worker.id))
     }

@@ -57,6 +57,8 @@ pub struct WorkerView<'a> {
     pub circuit: Circuit,
     /// A connection to it has failed a moment ago, and nobody has told what became of it.
     pub is_in_doubt: bool,
+    /// A request that may be what ends workers has it to itself.
+    pub is_taken: bool,
     /// How many requests it runs at once.
     pub slots: u32,
     /// Requests that this queen sent it and that have not ended.
@@ -146,6 +148,7 @@ impl WorkerView<'_> {
     #[must_use]
     pub fn has_room(&self) -> bool {
         match self.circuit {
+            _ if self.is_taken => false,
             Circuit::Closed => self.in_flight < self.slots.max(1).saturating_mul(REQUESTS_A_SLOT),
             Circuit::HalfOpen => self.in_flight == 0,
             Circuit::Open => false,

@@ -1,0 +1,205 @@
+//! A simulated worker: the worker's contract over a simulated connection, and a formula for a model.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Request, Response};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+use turmoil::net::{TcpListener, UdpSocket};
+use worker_contract::{
+    DeviceId, HiveAlias, InferenceRequest, KvCacheUse, ModelInUse, ModelKind, Prompt, Slots, Task,
+    TokenId, WorkerHeartbeat, WorkerState,
+};
+
+/// Where workers listen, and where the queen takes reports.
+pub(super) const PORT: u16 = 9300;
+pub(super) const REPORTS: u16 = 8500;
+const SLOTS: u32 = 2;
+/// What a token takes.
+const TOKEN: Duration = Duration::from_millis(40);
+const REPORT: Duration = Duration::from_secs(1);
+/// How often a worker that does nothing looks whether it may go on.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What can be done to a worker from outside, and what is seen of it.
+#[derive(Debug, Default)]
+pub(super) struct Knobs {
+    pub(super) number: usize,
+    pub(super) hangs: AtomicBool,
+    pub(super) stalls: AtomicBool,
+    pub(super) is_slow: AtomicBool,
+    pub(super) babbles: AtomicBool,
+    pub(super) is_down: AtomicBool,
+    pub(super) pid: AtomicU32,
+    /// What it saw that must not be.
+    pub(super) violations: Mutex<Vec<String>>,
+}
+
+impl Knobs {
+    pub(super) fn name(&self) -> String {
+        format!("worker-{}", self.number)
+    }
+
+    fn violated(&self, what: String) {
+        self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    fn is_idle_by_force(&self) -> bool {
+        self.hangs.load(SeqCst) || self.stalls.load(SeqCst)
+    }
+}
+
+/// The token at a place of the answer to a prompt, and its text. Some tokens stand for nothing.
+pub(super) fn token(prompt: &str, place: usize) -> (TokenId, String) {
+    let seed: usize = prompt.bytes().map(usize::from).sum();
+    let id = (seed * 31 + place * 7919) % 50_000;
+    let text = if id.is_multiple_of(5) { String::new() } else { format!("{id} ") };
+    (TokenId::try_from(id).unwrap(), text)
+}
+
+/// How many tokens the answer to a prompt has.
+pub(super) fn length(prompt: &str) -> usize {
+    10 + prompt.bytes().map(usize::from).sum::<usize>() % 90
+}
+
+/// A worker's process, from its start to its crash.
+pub(super) async fn run(knobs: Arc<Knobs>) -> turmoil::Result {
+    knobs.pid.fetch_add(1, SeqCst);
+    knobs.is_down.store(false, SeqCst);
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+    let tasks = TaskTracker::new();
+    let slots = Arc::new(Semaphore::new(SLOTS as usize));
+    tasks.spawn(report(Arc::clone(&knobs)));
+    loop {
+        // A connection that is cut while it is made is an error here, and the next one is another.
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(LOOK).await;
+            continue;
+        };
+        let (knobs, slots) = (Arc::clone(&knobs), Arc::clone(&slots));
+        tasks.spawn(async move {
+            let answer =
+                service_fn(move |request| infer(request, Arc::clone(&knobs), Arc::clone(&slots)));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer);
+            // A connection that is cut is what this is about.
+            let _ = connection.await;
+        });
+    }
+}
+
+/// Reports every second, sometimes twice. The network loses and overtakes.
+async fn report(knobs: Arc<Knobs>) {
+    let Ok(socket) = UdpSocket::bind(("0.0.0.0", 0)).await else { return };
+    let mut number = 0_u64;
+    loop {
+        if !knobs.hangs.load(SeqCst) {
+            let beat = json!({ "worker": heartbeat(&knobs) }).to_string();
+            for _ in 0..=u8::from(number.is_multiple_of(3)) {
+                let _ = socket.send_to(beat.as_bytes(), ("queen", REPORTS)).await;
+            }
+        }
+        number += 1;
+        sleep(REPORT).await;
+    }
+}
+
+fn heartbeat(knobs: &Knobs) -> WorkerHeartbeat {
+    let address = turmoil::lookup(knobs.name());
+    WorkerHeartbeat {
+        worker_id: knobs.name().parse().unwrap(),
+        hive_id: HiveAlias::localhost(),
+        address: format!("http://{address}:{PORT}"),
+        model: ModelInUse {
+            name: "m".parse().unwrap(),
+            digest: None,
+            context_length: 4096,
+            kind: ModelKind::Generative,
+        },
+        device: "CPU-0".parse::<DeviceId>().unwrap(),
+        state: WorkerState::Ready,
+        slots: Slots { total: SLOTS, busy: 0 },
+        queued: 0,
+        kv_cache: KvCacheUse { used_tokens: 0, capacity_tokens: 8192 },
+        tokens_per_second: 0.0,
+        engine_build: "simulated".into(),
+        pid: knobs.pid.load(SeqCst),
+    }
+}
+
+type Body = StreamBody<
+    std::pin::Pin<Box<dyn futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>,
+>;
+
+async fn infer(
+    request: Request<Incoming>,
+    knobs: Arc<Knobs>,
+    slots: Arc<Semaphore>,
+) -> Result<Response<Body>, hyper::Error> {
+    let body = request.into_body().collect().await?.to_bytes();
+    let request: InferenceRequest = serde_json::from_slice(&body).unwrap();
+    let Task::Completion { prompt: Prompt::Text(prompt) } = request.task else {
+        panic!("another task was not asked for");
+    };
+    for (place, given) in request.resume.iter().enumerate() {
+        if *given != token(&prompt, place).0 {
+            knobs.violated(format!("{prompt}: token {place} of the resumed ones is wrong"));
+        }
+    }
+    let from = request.resume.len();
+    let events = stream::unfold((0, from), move |(step, place)| {
+        let (knobs, slots, prompt) = (Arc::clone(&knobs), Arc::clone(&slots), prompt.clone());
+        async move {
+            // One slot for each piece of work keeps the simulation small; the queue is the semaphore's.
+            let permit = slots.acquire().await.ok()?;
+            if step > 0 && place < length(&prompt) {
+                sleep(if knobs.is_slow.load(SeqCst) { TOKEN * 10 } else { TOKEN }).await;
+            }
+            while knobs.is_idle_by_force() {
+                sleep(LOOK).await;
+            }
+            drop(permit);
+            if knobs.babbles.load(SeqCst) {
+                return Some((json!("buzz"), (step + 1, place)));
+            }
+            let event = event(step, place, from, &prompt)?;
+            Some((event, (step + 1, place + usize::from(step > 0))))
+        }
+    });
+    let frames =
+        events.map(|event: Value| Ok(Frame::data(Bytes::from(format!("data: {event}\n\n")))));
+    let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
+    Ok(response.body(StreamBody::new(frames.boxed() as _)).unwrap())
+}
+
+fn event(step: usize, place: usize, from: usize, prompt: &str) -> Option<Value> {
+    if step == 0 {
+        return Some(
+            json!({"type": "started", "request_id": "r", "prompt_tokens": 3, "cached_tokens": 0, "seed": 5}),
+        );
+    }
+    let length = length(prompt);
+    if place < length {
+        let (id, text) = token(prompt, place);
+        return Some(json!({"type": "delta", "text": text, "tokens": [id]}));
+    }
+    (place == length.max(from)).then(|| {
+        json!({
+            "type": "done", "finish_reason": "stop",
+            "usage": {"prompt_tokens": 3, "completion_tokens": length, "cached_tokens": 0},
+            "timings": {"queue_ms": 0.0, "prefill_ms": 1.0, "ttft_ms": 1.0, "decode_ms": 40.0},
+        })
+    })
+}
