@@ -73,6 +73,7 @@ async fn time_of_hive(client: &JobClient, url: &str) -> Result<(f64, f64)> {
         hive_id: hive_id.clone(),
         reference: url.parse()?,
         alias: Some(alias.clone()),
+        projector: rbee_operations::ProjectorChoice::Without,
     });
     let begin = Instant::now();
     let mut arrived = None;

@@ -21,6 +21,7 @@ async fn try_import(world: &mut Rbee, what: String, alias: String) -> Step {
         path: path.to_string_lossy().into_owned(),
         alias: Some(alias.parse()?),
         link: false,
+        projector: None,
     };
     world.run_job(&Operation::ModelImport(import)).await
 }

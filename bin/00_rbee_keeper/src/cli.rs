@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use rbee_operations::{ModelRef, SshTarget};
+use rbee_operations::{ModelRef, ProjectorChoice, SshTarget};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 /// Run language models on the computers that you own.
@@ -322,6 +322,7 @@ Examples:
   rbee-keeper model download hf:bartowski/Llama-3.2-3B-Instruct-GGUF
   rbee-keeper model download hf:bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M@main --alias llama
   rbee-keeper model download https://example.com/models/llama.gguf --hive gpu-1
+  rbee-keeper model download hf:ggml-org/gemma-3-4b-it-GGUF      sees images: its projector comes with it
 
 Without a quantization the best one is taken that fits the machine. HF_ENDPOINT names a mirror;
 `rbee-keeper token huggingface` stores a token for private models.")]
@@ -331,6 +332,7 @@ Without a quantization the best one is taken that fits the machine. HF_ENDPOINT 
 Examples:
   rbee-keeper model import ./SmolLM2-135M-Instruct.Q4_1.gguf --alias smollm2-135m
   rbee-keeper model import /srv/models/llama.gguf --hive gpu-1
+  rbee-keeper model import ./gemma-3.gguf --mmproj ./mmproj-gemma-3.gguf
   rbee-keeper model import ~/models --link
   rbee-keeper model import --from ollama")]
     Import(ImportArgs),
@@ -425,6 +427,13 @@ pub(crate) struct DownloadArgs {
     /// The name in requests [default: made from the file's name]
     #[arg(long, value_name = "NAME")]
     pub(crate) alias: Option<ModelAlias>,
+    /// What the model sees images with: a reference, or `auto` for the best that lies beside it
+    /// [default: the one beside it, if there is just one]
+    #[arg(long, value_name = "REFERENCE|auto")]
+    pub(crate) mmproj: Option<ProjectorChoice>,
+    /// Take the model without what it could see images with
+    #[arg(long, conflicts_with = "mmproj")]
+    pub(crate) no_mmproj: bool,
     #[command(flatten)]
     pub(crate) on: OnHive,
 }
@@ -471,6 +480,9 @@ pub(crate) struct ImportArgs {
     /// Share the file with its owner instead of copying it; once changed it is refused
     #[arg(long, conflicts_with = "from")]
     pub(crate) link: bool,
+    /// The projector that lets the model see images, a GGUF file as well
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "from")]
+    pub(crate) mmproj: Option<PathBuf>,
     /// Take over the models of another program, without a copy; PATH is its folder then
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) from: Option<FromStore>,
@@ -664,6 +676,10 @@ mod tests {
             "model import file.gguf --alias m",
             "model verify m",
             "model download hf:o/r:Q4_K_M@main --alias m --hive gpu-1",
+            "model download hf:o/r --mmproj auto",
+            "model download hf:o/r --mmproj hf:o/r:mmproj-F16.gguf",
+            "model download hf:o/r --no-mmproj",
+            "model import file.gguf --mmproj mmproj.gguf",
             "model import --from ollama",
             "model import /srv/store --from lmstudio",
             "model import folder --link",
@@ -689,6 +705,8 @@ mod tests {
     fn a_wrong_value_is_refused_with_the_option_that_holds_it() {
         for (line, named) in [
             ("infer", "<PROMPT"),
+            ("model download hf:o/r --mmproj p.gguf", "--mmproj"),
+            ("model download hf:o/r --mmproj auto --no-mmproj", "--no-mmproj"),
             ("infer x --prompt y", "--prompt"),
             ("infer x --max-tokens -1", "--max-tokens"),
             ("infer x --max-tokens 0", "--max-tokens"),

@@ -85,7 +85,17 @@ pub(crate) struct Verification {
     pub(crate) alias: String,
     pub(crate) pinned: String,
     pub(crate) actual: String,
+    /// Of a model that sees images.
+    #[serde(default)]
+    pub(crate) projector: Option<ComparedDigests>,
     pub(crate) matches: bool,
+}
+
+/// The digest that a file should have, and that which it has.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ComparedDigests {
+    pub(crate) pinned: String,
+    pub(crate) actual: String,
 }
 
 /// What an unfinished download has left, or a file that no name stands for.
@@ -127,7 +137,17 @@ pub(crate) struct Update {
     pub(crate) source: String,
     pub(crate) pinned: String,
     pub(crate) offered: Option<String>,
+    /// Of a model that sees images with a file of a server.
+    #[serde(default)]
+    pub(crate) projector: Option<OfferedProjector>,
     pub(crate) changed: bool,
+}
+
+/// What a model is pinned to see with, and what its source has.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct OfferedProjector {
+    pub(crate) pinned: String,
+    pub(crate) offered: Option<String>,
 }
 
 /// The outcome of an `Infer` job, as far as people want to read it.

@@ -92,7 +92,7 @@ impl Collector for Sample {
         let catalog = &self.hive.catalog;
         // Several names may stand for the same files.
         let files: BTreeMap<&str, u64> =
-            catalog.iter().map(|model| (model.sha256.as_hex(), model.gguf.size_bytes)).collect();
+            catalog.iter().map(|model| (model.sha256.as_hex(), model.bytes_on_disk())).collect();
         let bytes = files.values().sum();
         gauge(encoder, "catalog_models", "Models on this machine", None, catalog.len() as u64)?;
         gauge(encoder, "catalog", "Size of their files", Some(&Unit::Bytes), bytes)?;

@@ -82,7 +82,7 @@ pub enum PrepareError {
     MakesNoVectors(ModelAlias),
     /// The model cannot see.
     #[error(
-        "{0} sees no images: a model that can is started with its projector file (llm-worker-rbee --mmproj FILE)"
+        "{0} sees no images: a model that can is added with its projector (rbee-keeper model import FILE --mmproj FILE)"
     )]
     NoEyes(ModelAlias),
     /// Images cannot be used.

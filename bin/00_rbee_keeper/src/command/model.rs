@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rbee_operations::{
     HiveTarget, ModelCopy, ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName,
-    ModelPin, ModelStore, ModelTarget, ModelUpdate, Operation,
+    ModelPin, ModelStore, ModelTarget, ModelUpdate, Operation, ProjectorChoice,
 };
 use worker_contract::{ModelEntry, Sha256Digest};
 
@@ -52,8 +52,9 @@ pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<()
 }
 
 fn download(args: DownloadArgs) -> Operation {
-    let DownloadArgs { reference, alias, on } = args;
-    Operation::ModelDownload(ModelDownload { hive_id: on.hive, reference, alias })
+    let DownloadArgs { reference, alias, mmproj, no_mmproj, on } = args;
+    let projector = if no_mmproj { ProjectorChoice::Without } else { mmproj.unwrap_or_default() };
+    Operation::ModelDownload(ModelDownload { hive_id: on.hive, reference, alias, projector })
 }
 
 async fn list_all(session: &Session, on: OnHive) -> Result<(), Failure> {
@@ -99,6 +100,10 @@ async fn pin(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
     if verification.matches {
         return session.output.result(&found, |_| Ok(detail::verification(&verification))).await;
     }
+    if verification.pinned == verification.actual {
+        // The model itself is as it was.
+        return Err(changed_projector(&verification));
+    }
     let shown = detail::verification(&verification);
     let consent = Consent { accept: args.accept, yes: args.yes, command: "model pin" };
     let accept = consent.to(session, &verification.actual, shown, &found).await?;
@@ -109,7 +114,12 @@ async fn pin(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
 /// Looks for another file at the source, and takes it once somebody agreed to its digest.
 async fn update(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
     let ModelTarget { hive_id, model } = target(args.model);
-    let look = ModelUpdate { hive_id: hive_id.clone(), model: model.clone(), accept: None };
+    let look = ModelUpdate {
+        hive_id: hive_id.clone(),
+        model: model.clone(),
+        accept: None,
+        accept_projector: None,
+    };
     let found = data(run(session, Operation::ModelUpdate(look)).await?);
     let update: Update = read(&found)?;
     let Some(offered) = update.offered.clone().filter(|_| update.changed) else {
@@ -117,7 +127,10 @@ async fn update(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
     };
     let consent = Consent { accept: args.accept, yes: args.yes, command: "model update" };
     let accept = consent.to(session, &offered, detail::update(&update), &found).await?;
-    let take = ModelUpdate { hive_id, model, accept: Some(accept) };
+    let accept_projector = update.projector.and_then(|projector| projector.offered);
+    let accept_projector =
+        accept_projector.map(|digest| digest.parse().map_err(Failure::Protocol)).transpose()?;
+    let take = ModelUpdate { hive_id, model, accept: Some(accept), accept_projector };
     run_and_tell(session, Operation::ModelUpdate(take)).await
 }
 
@@ -168,21 +181,37 @@ async fn verify(session: &Session, model: ModelArg) -> Result<(), Failure> {
     if verification.matches {
         return Ok(());
     }
+    if verification.pinned == verification.actual {
+        return Err(changed_projector(&verification));
+    }
     let alias = &verification.alias;
     Err(Failure::local(format!("the file of {alias} is not the one that was imported"))
         .with_hint(format!("`rbee-keeper model delete {alias}` and import a file that you trust")))
 }
 
+fn changed_projector(found: &Verification) -> Failure {
+    let alias = &found.alias;
+    Failure::local(format!("the projector of {alias} is not the one that was added"))
+        .with_hint("the same import or download again puts back the one that it is pinned to")
+}
+
 /// The operation for files: with an absolute path, because the daemons have another working directory.
 fn import(args: ImportArgs, queen_is_here: bool) -> Result<Operation, Failure> {
-    let ImportArgs { file, alias, link, from, on } = args;
+    let ImportArgs { file, alias, link, mmproj, from, on } = args;
     let is_here = on.hive.is_localhost() && queen_is_here;
     let path = file.map(|file| whole_path(file, is_here, &on)).transpose()?;
+    let projector = mmproj.map(|file| whole_path(file, is_here, &on)).transpose()?;
     let hive_id = on.hive;
     let store = match from {
         None => {
             let path = path.ok_or_else(|| Failure::usage("which file?".to_owned()))?;
-            return Ok(Operation::ModelImport(ModelImport { hive_id, path, alias, link }));
+            return Ok(Operation::ModelImport(ModelImport {
+                hive_id,
+                path,
+                alias,
+                link,
+                projector,
+            }));
         }
         Some(FromStore::Ollama) => ModelStore::Ollama,
         Some(FromStore::Lmstudio) => ModelStore::LmStudio,
@@ -262,6 +291,7 @@ mod tests {
 
     fn args(file: &str, hive: &str) -> ImportArgs {
         let on = OnHive { hive: hive.parse().unwrap() };
-        ImportArgs { file: Some(PathBuf::from(file)), alias: None, link: false, from: None, on }
+        let file = Some(PathBuf::from(file));
+        ImportArgs { file, alias: None, link: false, mmproj: None, from: None, on }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn worker(worker: &SupervisedWorker, now: u64) -> String {
 pub(crate) fn model(model: &ModelEntry, now: u64) -> String {
     let gguf = &model.gguf;
     let unnamed = || "-".to_owned();
-    pairs(&[
+    let mut lines = vec![
         ("model", model.alias.to_string()),
         ("name", gguf.name.clone().unwrap_or_else(unnamed)),
         ("architecture", gguf.architecture.clone()),
@@ -50,8 +50,14 @@ pub(crate) fn model(model: &ModelEntry, now: u64) -> String {
         ("size", unit::file_size(gguf.size_bytes)),
         ("sha256", model.sha256.to_string()),
         ("source", model.source.clone()),
-        ("added", format!("{} ago", unit::age(model.added_at, now))),
-    ])
+    ];
+    if let Some(projector) = &model.projector {
+        lines.push(("sees images", format!("yes, with {}", projector.source)));
+        lines.push(("projector size", unit::file_size(projector.size_bytes)));
+        lines.push(("projector sha256", projector.sha256.to_string()));
+    }
+    lines.push(("added", format!("{} ago", unit::age(model.added_at, now))));
+    pairs(&lines)
 }
 
 /// What came out of comparing a model's file with its pinned digest.
@@ -59,11 +65,16 @@ pub(crate) fn verification(found: &view::Verification) -> String {
     if found.matches {
         return format!("{} is unchanged: sha256 {}\n", found.alias, found.pinned);
     }
-    pairs(&[
+    let mut lines = vec![
         ("model", found.alias.clone()),
         ("pinned sha256", found.pinned.clone()),
         ("actual sha256", found.actual.clone()),
-    ])
+    ];
+    if let Some(projector) = &found.projector {
+        lines.push(("pinned projector", projector.pinned.clone()));
+        lines.push(("actual projector", projector.actual.clone()));
+    }
+    pairs(&lines)
 }
 
 /// What a model's source has, beside what the model is pinned to.
@@ -71,12 +82,17 @@ pub(crate) fn update(found: &view::Update) -> String {
     if !found.changed {
         return format!("{} is what its source has: sha256 {}\n", found.alias, found.pinned);
     }
-    pairs(&[
+    let mut lines = vec![
         ("model", found.alias.clone()),
         ("source", found.source.clone()),
         ("pinned sha256", found.pinned.clone()),
         ("offered sha256", found.offered.clone().unwrap_or_default()),
-    ])
+    ];
+    if let Some(projector) = &found.projector {
+        lines.push(("pinned projector", projector.pinned.clone()));
+        lines.push(("offered projector", projector.offered.clone().unwrap_or_default()));
+    }
+    pairs(&lines)
 }
 
 /// A hive with all that it has.

@@ -213,11 +213,19 @@ pub(crate) fn models(models: &[ModelEntry], now: u64, style: Style) -> String {
             plain(unit::parameters(model.gguf.parameters)),
             plain(&model.gguf.quantization),
             plain(model.gguf.context_length),
-            plain(unit::file_size(model.gguf.size_bytes)),
+            plain(size(model)),
             plain(format!("{} ago", unit::age(model.added_at, now))),
         ]);
     }
     table.text()
+}
+
+/// The size of a model's file; that of what it sees images with stands after a plus.
+fn size(model: &ModelEntry) -> String {
+    let own = unit::file_size(model.gguf.size_bytes);
+    model.projector.as_ref().map_or(own.clone(), |projector| {
+        format!("{own} + {} sight", unit::file_size(projector.size_bytes))
+    })
 }
 
 /// What unfinished downloads have left, one a row.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use access_tokens::Ticket;
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{FileOffer, ModelCopy, ModelFetch, Operation};
+use rbee_operations::{FileOffer, ModelCopy, ModelFetch, Operation, ProjectorOffer};
 use reqwest::Url;
 use serde::Deserialize as _;
 use worker_contract::{HiveAlias, ModelAlias, ModelEntry, Sha256Digest};
@@ -43,8 +43,13 @@ impl Operations {
         } else {
             entry.shards.iter().map(|part| offer(&part.sha256, part.size_bytes)).collect()
         };
+        let projector = entry.projector.map(|projector| ProjectorOffer {
+            file: offer(&projector.sha256, projector.size_bytes),
+            source: projector.source,
+        });
         job.say(format!("Copying {model} from {from} to {to}"));
-        let fetch = ModelFetch { hive_id: to.clone(), from, model, source: entry.source, files };
+        let (hive_id, source) = (to.clone(), entry.source);
+        let fetch = ModelFetch { hive_id, from, model, source, files, projector };
         let outcome = self.hives.get(&to)?.execute(Operation::ModelFetch(fetch), job).await?;
         // Who has just copied a model wants to use it before the hive's next report.
         if let Ok(model) = ModelEntry::deserialize(&outcome.data) {

@@ -106,6 +106,16 @@ impl Candidate {
         }
         Ok(Staged::new(parts))
     }
+
+    /// The same for a candidate of one file.
+    pub(super) fn stage_only(
+        &mut self,
+        models: &Path,
+        sharing: Sharing,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<StagedFile, CatalogError> {
+        self.files[0].stage(models, sharing, watcher)
+    }
 }
 
 impl Opened {

@@ -86,12 +86,12 @@ impl Catalog {
         alias: ModelAlias,
     ) -> Result<Imported, CatalogError> {
         let store = self.store();
-        let Pinned { entry, files } = self.pinned(model)?;
+        let Pinned { entry, files, projector } = self.pinned(model)?;
         if let Ok(pinned) = self.pinned(&alias) {
             return same_or_taken(pinned.entry, entry.sha256).map(Imported::AlreadyThere);
         }
         let entry = ModelEntry { alias, added_at: super::unix_now(), ..entry };
-        self.write(&store, Pinned { entry: entry.clone(), files })?;
+        self.write(&store, Pinned { entry: entry.clone(), files, projector })?;
         Ok(Imported::Added(entry))
     }
 
@@ -172,8 +172,12 @@ impl Catalog {
         let found: Vec<PinnedFile> = staged.put_in_place(&self.models)?;
         self.note_files(store, &sha256, &found)?;
         let added_at = super::unix_now();
-        let entry = ModelEntry { alias, sha256, source, added_at, shards, gguf };
-        let written = self.write(store, Pinned { entry: entry.clone(), files: found });
+        let entry = ModelEntry { alias, sha256, source, added_at, shards, projector: None, gguf };
+        // What one name of a file sees with, all do.
+        let projector = self.projector_of(&entry.sha256);
+        let pinned = Pinned { entry, files: found, projector: None }.with_projector(projector);
+        let entry = pinned.entry.clone();
+        let written = self.write(store, pinned);
         if written.is_err() && is_first {
             let _ = files::remove(&self.models, &entry.sha256, parts);
         }

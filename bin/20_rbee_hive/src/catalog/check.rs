@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
+use serde::Serialize;
 use worker_contract::{ModelAlias, Sha256Digest};
 
 use super::copy::{self, Watcher};
@@ -10,18 +11,57 @@ use super::staged::digest_of;
 use super::store::{PinnedFile, Stamp, Store};
 use super::{Catalog, CatalogError};
 
-/// What came of computing a digest again.
+/// What came of computing the digests of a model again.
 #[derive(Debug)]
 pub(crate) struct Verified {
+    pub(crate) model: Compared,
+    /// Of a model that sees images.
+    pub(crate) projector: Option<Compared>,
+}
+
+/// The digest that a file should have and that which it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Compared {
     pub(crate) pinned: Sha256Digest,
     pub(crate) actual: Sha256Digest,
 }
 
+/// The files of a model, which are those that were added.
+#[derive(Debug)]
+pub(crate) struct CheckedFiles {
+    /// The file, or the first part.
+    pub(crate) model: PathBuf,
+    pub(crate) projector: Option<PathBuf>,
+}
+
+impl Verified {
+    /// Whether all files are those that were added.
+    pub(crate) fn matches(&self) -> bool {
+        self.model.matches() && self.projector.as_ref().is_none_or(Compared::matches)
+    }
+}
+
+impl Compared {
+    pub(crate) fn matches(&self) -> bool {
+        self.pinned == self.actual
+    }
+}
+
 impl Catalog {
-    /// The file of a model, or its first part, after a check that all are those that were added.
-    /// Blocking.
+    /// The files of a model, after a check that all are those that were added. Blocking.
     ///
     /// Digests are computed again only if size or time of change differ from the last time.
+    pub(crate) fn checked_files(
+        &self,
+        alias: &ModelAlias,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<CheckedFiles, CatalogError> {
+        let model = self.checked_file(alias, watcher)?;
+        let projector = self.checked_projector(alias, watcher)?;
+        Ok(CheckedFiles { model, projector })
+    }
+
+    /// The same for the file of the model itself, or its first part.
     pub(crate) fn checked_file(
         &self,
         alias: &ModelAlias,
@@ -41,19 +81,30 @@ impl Catalog {
         if unchanged {
             return Ok(first);
         }
-        let Verified { pinned, actual } = self.verify(alias, watcher)?;
+        let Compared { pinned, actual } = self.verify_file(alias, watcher)?;
         if pinned == actual {
             return Ok(first);
         }
         Err(CatalogError::Changed { alias: alias.clone(), pinned, actual })
     }
 
-    /// Computes the digest of a model's files. Blocking.
+    /// Computes the digests of a model's files. Blocking.
     pub(crate) fn verify(
         &self,
         alias: &ModelAlias,
         watcher: &mut Watcher<'_>,
     ) -> Result<Verified, CatalogError> {
+        let model = self.verify_file(alias, watcher)?;
+        let before = self.pinned(alias)?.entry.gguf.size_bytes;
+        let projector = watcher.after(before, |watcher| self.verify_projector(alias, watcher))?;
+        Ok(Verified { model, projector })
+    }
+
+    fn verify_file(
+        &self,
+        alias: &ModelAlias,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<Compared, CatalogError> {
         let entry = self.pinned(alias)?.entry;
         let (files, unmoved) = self.hash_files(alias, watcher)?;
         let digests: Vec<_> = files.iter().map(|file| file.sha256.clone()).collect();
@@ -61,7 +112,7 @@ impl Catalog {
         if actual == entry.sha256 && unmoved {
             self.note_files(&self.store(), &actual, &files)?;
         }
-        Ok(Verified { pinned: entry.sha256, actual })
+        Ok(Compared { pinned: entry.sha256, actual })
     }
 
     /// The files of a model as they lie on the disk, and whether none changed meanwhile. Blocking.

@@ -56,6 +56,19 @@ pub(crate) enum CatalogError {
         "the file of model {alias} changed on disk: its pinned SHA-256 is {pinned}, it has {actual}"
     )]
     Changed { alias: ModelAlias, pinned: Sha256Digest, actual: Sha256Digest },
+    /// What a model sees with is gone.
+    #[error("the projector of model {alias} is gone from the models folder")]
+    SightGone { alias: ModelAlias },
+    /// What a model sees with is another file than was added.
+    #[error(
+        "the projector of model {alias} changed on disk: its pinned SHA-256 is {pinned}, it has {actual}"
+    )]
+    SightChanged { alias: ModelAlias, pinned: Sha256Digest, actual: Sha256Digest },
+    /// A model sees with another file already.
+    #[error(
+        "{alias} has another projector already: its SHA-256 is {pinned}, that of the other file is {given}"
+    )]
+    SeesOtherwise { alias: ModelAlias, pinned: Sha256Digest, given: Sha256Digest },
     /// Workers run the model.
     #[error("model {alias} is in use by {users}")]
     InUse { alias: ModelAlias, users: String, first: Option<String> },
@@ -89,8 +102,9 @@ impl CatalogError {
             Self::AliasTaken { .. } => "alias_taken",
             Self::NoSpace { .. } | Self::DiskFull => "disk_full",
             Self::Unknown { .. } => "model_not_found",
-            Self::FileGone { .. } => "model_file_gone",
-            Self::Changed { .. } => "model_changed",
+            Self::FileGone { .. } | Self::SightGone { .. } => "model_file_gone",
+            Self::Changed { .. } | Self::SightChanged { .. } => "model_changed",
+            Self::SeesOtherwise { .. } => "projector_taken",
             Self::InUse { .. } => "model_in_use",
             Self::Cancelled => "cancelled",
             Self::Io { .. } | Self::Store(_) => "internal",
@@ -121,6 +135,15 @@ impl CatalogError {
             }
             Self::FileGone { alias } | Self::Changed { alias, .. } => format!(
                 "if that is not a surprise, remove it and import it again: \
+                 rbee-keeper model delete {alias}"
+            ),
+            Self::SightGone { .. } | Self::SightChanged { .. } => {
+                "if that is not a surprise, import or download the model with the projector again: \
+                 the one that it is pinned to is put back"
+                    .into()
+            }
+            Self::SeesOtherwise { alias, .. } => format!(
+                "add the model under another name once this one is gone: \
                  rbee-keeper model delete {alias}"
             ),
             Self::InUse { first, .. } => {

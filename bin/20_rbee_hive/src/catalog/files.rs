@@ -1,6 +1,6 @@
 //! Where the files of models lie: `models/<sha256>.gguf`, or the parts of one together in a folder
-//! `models/<sha256>/`; and beside them the names, `models/<sha256>.json`, from which a catalog can be
-//! made again.
+//! `models/<sha256>/`; beside them what a model sees images with, `models/<sha256>.mmproj.gguf`, and the
+//! names, `models/<sha256>.json`, from which a catalog can be made again.
 
 use std::fs;
 use std::io;
@@ -13,6 +13,9 @@ use super::shard::{MAX_SHARDS, shard_name};
 
 /// The largest file of names, in bytes.
 const MAX_LABEL: u64 = 4 << 20;
+
+/// What the name of a projector's file has after the digest of its model.
+pub(super) const PROJECTOR_SUFFIX: &str = ".mmproj.gguf";
 
 /// What the file of names holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +32,11 @@ pub(super) fn of(models: &Path, digest: &Sha256Digest, parts: usize) -> Vec<Path
     (1..=parts.min(MAX_SHARDS)).map(|index| folder.join(shard_name(index, parts))).collect()
 }
 
+/// Where the projector of a model is, whose digest is given.
+pub(super) fn projector(models: &Path, digest: &Sha256Digest) -> PathBuf {
+    models.join(format!("{digest}{PROJECTOR_SUFFIX}"))
+}
+
 /// Removes a model's files.
 pub(super) fn remove(models: &Path, digest: &Sha256Digest, parts: usize) -> io::Result<()> {
     let removed = if parts < 2 {
@@ -36,10 +44,11 @@ pub(super) fn remove(models: &Path, digest: &Sha256Digest, parts: usize) -> io::
     } else {
         fs::remove_dir_all(models.join(digest.as_hex()))
     };
-    match removed {
+    let unless_gone = |removed: io::Result<()>| match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
-    }
+    };
+    unless_gone(removed).and(unless_gone(fs::remove_file(projector(models, digest))))
 }
 
 /// Gives a model's files the place of another digest.
@@ -50,7 +59,11 @@ pub(super) fn rename(
     parts: usize,
 ) -> io::Result<()> {
     let suffix = if parts < 2 { ".gguf" } else { "" };
-    fs::rename(models.join(format!("{from}{suffix}")), models.join(format!("{to}{suffix}")))
+    fs::rename(models.join(format!("{from}{suffix}")), models.join(format!("{to}{suffix}")))?;
+    match fs::rename(projector(models, from), projector(models, to)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
 }
 
 /// Writes down under which names a file is known; with none, removes what was written.

@@ -17,6 +17,8 @@ const MAX_DEPTH: usize = 6;
 const MAX_MANIFEST: u64 = 1 << 20;
 /// What Ollama calls the layer with the weights.
 const OLLAMA_MODEL: &str = "application/vnd.ollama.image.model";
+/// What Ollama calls the layer with the projector.
+const OLLAMA_PROJECTOR: &str = "application/vnd.ollama.image.projector";
 
 /// A model of another program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(crate) struct Foreign {
     pub(crate) alias: Option<ModelAlias>,
     /// Its file, or its first part.
     pub(crate) file: PathBuf,
+    /// What it sees images with, if it does.
+    pub(crate) projector: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +69,10 @@ pub(crate) fn ollama(folder: &Path) -> Vec<Foreign> {
     let manifests = folder.join("manifests");
     let mut found: Vec<Foreign> = Vec::new();
     for path in walk(&manifests) {
-        let Some(digest) = ollama_blob(&path) else { continue };
+        let Some(manifest) = manifest(&path) else { continue };
+        let blob = |digest| folder.join("blobs").join(format!("sha256-{digest}"));
+        let Some(file) = manifest.layer(OLLAMA_MODEL).map(blob) else { continue };
+        let projector = manifest.layer(OLLAMA_PROJECTOR).map(blob).filter(|file| file.is_file());
         let parts: Vec<String> = path
             .strip_prefix(&manifests)
             .into_iter()
@@ -77,19 +84,30 @@ pub(crate) fn ollama(folder: &Path) -> Vec<Foreign> {
             [_, owner, name, tag] => format!("{owner}-{name}:{tag}"),
             _ => continue,
         };
-        let file = folder.join("blobs").join(format!("sha256-{digest}"));
         if file.is_file() {
-            found.push(Foreign { alias: alias.parse().ok(), file });
+            found.push(Foreign { alias: alias.parse().ok(), file, projector });
         }
     }
     found.truncate(MAX_MODELS);
     found
 }
 
-/// The GGUF files below a folder, of split models the first; LM Studio's store is such a folder.
+/// The GGUF files below a folder, of split models the first; LM Studio's store is such a folder. A
+/// projector that lies alone in a folder is that of the models there.
 pub(crate) fn gguf_files(folder: &Path) -> Vec<Foreign> {
-    let mut found: Vec<Foreign> = walk(folder)
-        .into_iter()
+    let files = walk(folder);
+    let is_projector = |file: &&PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        name.contains("mmproj") && name.ends_with(".gguf")
+    };
+    let projectors: Vec<&PathBuf> = files.iter().filter(is_projector).collect();
+    let projector_beside = |model: &Path| {
+        let mut there = projectors.iter().filter(|file| file.parent() == model.parent());
+        let first = there.next().map(|file| (*file).clone());
+        first.filter(|_| there.next().is_none())
+    };
+    let mut found: Vec<Foreign> = files
+        .iter()
         .filter_map(|file| {
             let name = file.file_name()?.to_str()?;
             let stem = name.strip_suffix(".gguf")?;
@@ -97,20 +115,27 @@ pub(crate) fn gguf_files(folder: &Path) -> Vec<Foreign> {
                 ["mmproj", "imatrix"].iter().any(|word| stem.to_ascii_lowercase().contains(word));
             let is_first = Shard::of(stem).is_none_or(|shard| shard.index == 1);
             let alias = from_file_name(name);
-            (is_first && !is_addition).then_some(Foreign { alias, file })
+            let projector = projector_beside(file);
+            (is_first && !is_addition).then(|| Foreign { alias, file: file.clone(), projector })
         })
         .collect();
     found.truncate(MAX_MODELS);
     found
 }
 
-fn ollama_blob(manifest: &Path) -> Option<Sha256Digest> {
-    if fs::metadata(manifest).ok()?.len() > MAX_MANIFEST {
+fn manifest(file: &Path) -> Option<Manifest> {
+    if fs::metadata(file).ok()?.len() > MAX_MANIFEST {
         return None;
     }
-    let manifest: Manifest = serde_json::from_slice(&fs::read(manifest).ok()?).ok()?;
-    let layer = manifest.layers.iter().find(|layer| layer.media_type == OLLAMA_MODEL)?;
-    layer.digest.strip_prefix("sha256:")?.parse().ok()
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
+
+impl Manifest {
+    /// The digest of the layer of a kind.
+    fn layer(&self, kind: &str) -> Option<Sha256Digest> {
+        let layer = self.layers.iter().find(|layer| layer.media_type == kind)?;
+        layer.digest.strip_prefix("sha256:")?.parse().ok()
+    }
 }
 
 /// The files below a folder, sorted; symbolic links to folders are not followed.
@@ -148,6 +173,7 @@ mod tests {
         let manifest = |digest: &str| {
             format!(
                 r#"{{"layers":[{{"mediaType":"application/vnd.ollama.image.license","digest":"sha256:00"}},
+                {{"mediaType":"{OLLAMA_PROJECTOR}","digest":"sha256:{digest}"}},
                 {{"mediaType":"{OLLAMA_MODEL}","digest":"sha256:{digest}","size":4}}]}}"#
             )
         };
@@ -160,7 +186,9 @@ mod tests {
         let found = ollama(home.path());
         let names: Vec<_> = found.iter().map(|f| f.alias.as_ref().unwrap().as_str()).collect();
         assert_eq!(names, ["qwen2.5:7b", "me-mine:latest"]);
-        assert!(found.iter().all(|f| f.file.ends_with(format!("sha256-{digest}"))));
+        let blob = format!("sha256-{digest}");
+        assert!(found.iter().all(|f| f.file.ends_with(&blob)));
+        assert!(found.iter().all(|f| f.projector.as_ref().unwrap().ends_with(&blob)));
     }
 
     #[test]
@@ -180,6 +208,11 @@ mod tests {
         let found = gguf_files(home.path());
         let names: Vec<_> = found.iter().map(|f| f.alias.as_ref().unwrap().as_str()).collect();
         assert_eq!(names, ["b", "a"]);
+        let projector = found[1].projector.as_ref().and_then(|file| file.file_name());
+        assert_eq!(projector.unwrap(), "mmproj-a.gguf");
+        assert_eq!(found[0].projector, None);
+        fs::write(home.path().join("pub/repo/mmproj-b.gguf"), "x").unwrap();
+        assert_eq!(gguf_files(home.path())[1].projector, None, "which of two?");
         assert!(gguf_files(Path::new("/no/such/folder")).is_empty());
     }
 }

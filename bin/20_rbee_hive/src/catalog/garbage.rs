@@ -44,8 +44,14 @@ impl Catalog {
         let view = self.view();
         let known: BTreeSet<&str> =
             view.values().map(|pinned| pinned.entry.sha256.as_hex()).collect();
+        let seeing = view.values().filter(|pinned| pinned.projector.is_some());
+        let seeing: BTreeSet<&str> = seeing.map(|pinned| pinned.entry.sha256.as_hex()).collect();
         let unknown = read(&self.models).filter(|path| {
-            let (name, stem) = (name(path), stem(path));
+            let name = name(path);
+            if let Some(model) = name.strip_suffix(super::files::PROJECTOR_SUFFIX) {
+                return is_digest(model) && !seeing.contains(model);
+            }
+            let stem = stem(path);
             is_digest(&stem)
                 && !known.contains(stem.as_str())
                 && (name == format!("{stem}.gguf") || (path.is_dir() && name == stem))

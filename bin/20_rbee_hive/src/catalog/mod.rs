@@ -1,5 +1,5 @@
 //! The models on this machine's disk: each a file `models/<sha256>.gguf`, or the parts of a split one
-//! in a folder `models/<sha256>/`, and a row in SQLite.
+//! in a folder `models/<sha256>/`, and a row in SQLite. What a model sees images with lies beside it.
 //!
 //! A model is pinned by its SHA-256 when it is added, and its file is refused at load if its bytes
 //! are others by then. Several names may stand for the same file. Reading the list touches no disk;
@@ -18,6 +18,7 @@ mod files;
 pub(crate) mod foreign;
 mod garbage;
 mod open;
+mod projector;
 pub(crate) mod shard;
 mod staged;
 mod store;
@@ -32,6 +33,7 @@ use worker_contract::{ModelAlias, ModelEntry, Sha256Digest};
 pub(crate) use self::alias::{from_file_name, quantization_in};
 pub(crate) use self::candidate::{Candidate, Sharing, free_space};
 pub(crate) use self::change::Imported;
+pub(crate) use self::check::Verified;
 pub(crate) use self::copy::{Watcher, hex_digest, hex_digest_of};
 pub(crate) use self::error::CatalogError;
 pub(crate) use self::staged::{Place, Staged, StagedFile, digest_of};
@@ -73,11 +75,14 @@ impl Catalog {
         found.next().map(|pinned| pinned.entry.clone())
     }
 
-    /// Where a file with these bytes is: that of a model, or a part of one.
+    /// Where a file with these bytes is: that of a model, a part of one, or what one sees with.
     pub(crate) fn file_with(&self, digest: &Sha256Digest) -> Option<PathBuf> {
         let view = self.view();
         view.values().find_map(|pinned| {
             let entry = &pinned.entry;
+            if entry.projector.as_ref().is_some_and(|projector| projector.sha256 == *digest) {
+                return Some(files::projector(&self.models, &entry.sha256));
+            }
             let part = entry.shards.iter().position(|shard| shard.sha256 == *digest);
             let index =
                 part.or_else(|| (entry.shards.is_empty() && entry.sha256 == *digest).then_some(0))?;

@@ -71,27 +71,47 @@ impl Staged {
         let folder = targets.first().and_then(|first| first.parent()).unwrap_or(models);
         fs::create_dir_all(folder).map_err(CatalogError::of_write)?;
         for (part, target) in self.parts.into_iter().zip(&targets) {
-            part.place.rename_to(target).map_err(CatalogError::of_write)?;
-            let metadata = fs::metadata(target).map_err(CatalogError::of_write)?;
-            pinned.push(PinnedFile { sha256: part.sha256, stamp: Stamp::of(&metadata) });
+            pinned.push(part.rename_to(target)?);
         }
-        // A name is durable only when its folder is.
         for folder in [folder, models] {
-            let synced = File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(CatalogError::of_write)?;
+            make_durable(folder)?;
         }
         Ok(pinned)
     }
 
     /// Removes downloads that turned out to be no model.
     pub(crate) fn discard(self) {
-        for part in self.parts {
-            if let Place::Downloaded(path) = part.place {
-                let _ = fs::remove_file(&path);
-                let _ = fs::remove_file(path.with_extension("json"));
-            }
+        self.parts.into_iter().for_each(StagedFile::discard);
+    }
+}
+
+impl StagedFile {
+    /// Puts the file into its place, over what may be there.
+    pub(super) fn put_at(self, target: &Path) -> Result<PinnedFile, CatalogError> {
+        let pinned = self.rename_to(target)?;
+        make_durable(target.parent().unwrap_or(Path::new(".")))?;
+        Ok(pinned)
+    }
+
+    /// Removes a download that nobody wants.
+    pub(crate) fn discard(self) {
+        if let Place::Downloaded(path) = self.place {
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(path.with_extension("json"));
         }
     }
+
+    fn rename_to(self, target: &Path) -> Result<PinnedFile, CatalogError> {
+        self.place.rename_to(target).map_err(CatalogError::of_write)?;
+        let metadata = fs::metadata(target).map_err(CatalogError::of_write)?;
+        Ok(PinnedFile { sha256: self.sha256, stamp: Stamp::of(&metadata) })
+    }
+}
+
+/// A name is durable only when its folder is.
+fn make_durable(folder: &Path) -> Result<(), CatalogError> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(CatalogError::of_write)
 }
 
 impl Place {

@@ -6,10 +6,12 @@ use std::path::Path;
 
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
-use worker_contract::{GgufSummary, ModelAlias, ModelEntry, ModelShard, Sha256Digest};
+use worker_contract::{
+    GgufSummary, ModelAlias, ModelEntry, ModelProjector, ModelShard, Sha256Digest,
+};
 
 /// The version of the table's layout, in `PRAGMA user_version`.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 
 const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS models (
@@ -18,11 +20,12 @@ CREATE TABLE IF NOT EXISTS models (
     source     TEXT NOT NULL,     -- where the model came from, as the user gave it
     added_at   INTEGER NOT NULL,  -- seconds since the Unix epoch
     gguf       TEXT NOT NULL,     -- what the file says of itself, as JSON
-    files      TEXT NOT NULL      -- its file, or its parts in their order, as JSON: digest, size, and
+    files      TEXT NOT NULL,     -- its file, or its parts in their order, as JSON: digest, size, and
                                   -- time of change when the digest was last computed
+    projector  TEXT               -- the same of the file that it sees images with, if it does
 ) STRICT;";
 
-/// From the layout before: one file a model, its stamp in columns of its own.
+/// From the first layout: one file a model, its stamp in columns of its own.
 const FROM_1: &str = "
 BEGIN;
 ALTER TABLE models ADD COLUMN files TEXT NOT NULL DEFAULT '[]';
@@ -31,6 +34,13 @@ UPDATE models SET files =
 ALTER TABLE models DROP COLUMN file_bytes;
 ALTER TABLE models DROP COLUMN file_mtime;
 PRAGMA user_version = 2;
+COMMIT;";
+
+/// From the second layout: no model sees.
+const FROM_2: &str = "
+BEGIN;
+ALTER TABLE models ADD COLUMN projector TEXT;
+PRAGMA user_version = 3;
 COMMIT;";
 
 /// The time of change of a file that was never looked at since it got into the table.
@@ -57,6 +67,15 @@ pub(super) struct PinnedFile {
 pub(super) struct Pinned {
     pub(super) entry: ModelEntry,
     pub(super) files: Vec<PinnedFile>,
+    pub(super) projector: Option<PinnedProjector>,
+}
+
+/// What a model sees with, as it was when its digest was last computed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PinnedProjector {
+    #[serde(flatten)]
+    pub(super) file: PinnedFile,
+    pub(super) source: String,
 }
 
 impl Stamp {
@@ -78,7 +97,25 @@ impl Pinned {
             [] => vec![file(&entry.sha256, entry.gguf.size_bytes)],
             shards => shards.iter().map(|shard| file(&shard.sha256, shard.size_bytes)).collect(),
         };
-        Self { entry, files }
+        let projector = entry.projector.as_ref().map(|found| PinnedProjector {
+            file: file(&found.sha256, found.size_bytes),
+            source: found.source.clone(),
+        });
+        Self { entry, files, projector }
+    }
+
+    /// The same with another projector.
+    pub(super) fn with_projector(mut self, projector: Option<PinnedProjector>) -> Self {
+        self.entry.projector = projector.as_ref().map(PinnedProjector::shown);
+        self.projector = projector;
+        self
+    }
+}
+
+impl PinnedProjector {
+    fn shown(&self) -> ModelProjector {
+        let PinnedFile { sha256, stamp } = self.file.clone();
+        ModelProjector { sha256, size_bytes: stamp.bytes, source: self.source.clone() }
     }
 }
 
@@ -143,7 +180,11 @@ impl Store {
             return Err(StoreError::Layout { found });
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.execute_batch(if found == 1 { FROM_1 } else { CREATE })?;
+        match found {
+            1 => connection.execute_batch(&[FROM_1, FROM_2].concat())?,
+            2 => connection.execute_batch(FROM_2)?,
+            _ => connection.execute_batch(CREATE)?,
+        }
         connection.pragma_update(None, "user_version", LAYOUT)?;
         Ok(Self { connection })
     }
@@ -156,12 +197,12 @@ impl Store {
 
     /// Writes a row; one that the name has already is replaced.
     pub(super) fn put(&self, pinned: &Pinned) -> Result<(), StoreError> {
-        let Pinned { entry, files } = pinned;
+        let Pinned { entry, files, projector } = pinned;
         let gguf = serde_json::to_string(&entry.gguf).expect("a summary is plain data");
         let added_at = i64::try_from(entry.added_at).unwrap_or(i64::MAX);
         self.connection.execute(
-            "INSERT OR REPLACE INTO models (alias, sha256, source, added_at, gguf, files)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR REPLACE INTO models (alias, sha256, source, added_at, gguf, files, projector)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
                 entry.alias.as_str(),
                 entry.sha256.as_hex(),
@@ -169,6 +210,7 @@ impl Store {
                 added_at,
                 gguf,
                 json(files),
+                projector.as_ref().map(json),
             ],
         )?;
         Ok(())
@@ -182,6 +224,18 @@ impl Store {
         self.connection.execute(
             "UPDATE models SET files = ?2 WHERE sha256 = ?1",
             params![digest.as_hex(), json(files)],
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn set_projector(
+        &self,
+        digest: &Sha256Digest,
+        projector: &PinnedProjector,
+    ) -> Result<(), StoreError> {
+        self.connection.execute(
+            "UPDATE models SET projector = ?2 WHERE sha256 = ?1",
+            params![digest.as_hex(), json(projector)],
         )?;
         Ok(())
     }
@@ -202,6 +256,11 @@ fn read(row: &Row<'_>) -> Result<Pinned, StoreError> {
     let files: String = row.get("files")?;
     let files: Vec<PinnedFile> =
         serde_json::from_str(&files).map_err(|e| unreadable(e.to_string()))?;
+    let projector: Option<String> = row.get("projector")?;
+    let projector: Option<PinnedProjector> = projector
+        .map(|text| serde_json::from_str(&text))
+        .transpose()
+        .map_err(|e| unreadable(e.to_string()))?;
     let shard = |file: &PinnedFile| ModelShard {
         sha256: file.sha256.clone(),
         size_bytes: file.stamp.bytes,
@@ -212,11 +271,12 @@ fn read(row: &Row<'_>) -> Result<Pinned, StoreError> {
         source: row.get("source")?,
         added_at: u64::try_from(added_at).unwrap_or(0),
         shards: if files.len() < 2 { Vec::new() } else { files.iter().map(shard).collect() },
+        projector: projector.as_ref().map(PinnedProjector::shown),
         gguf,
     };
-    Ok(Pinned { entry, files })
+    Ok(Pinned { entry, files, projector })
 }
 
-fn json(files: &[PinnedFile]) -> String {
+fn json(files: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(files).expect("files are plain data")
 }

@@ -80,7 +80,7 @@ fn a_file_that_changed_on_disk_is_refused_with_both_digests() {
     let error = checked_file(&catalog, "a").unwrap_err();
     assert!(matches!(error, CatalogError::Changed { .. }), "{error}");
     let verified = verify(&catalog, "a").unwrap();
-    assert_ne!(verified.pinned, verified.actual);
+    assert_ne!(verified.model.pinned, verified.model.actual);
 }
 
 #[test]
@@ -234,12 +234,72 @@ fn a_catalog_of_the_layout_before_is_read() {
         UPDATE models SET file_bytes = json_extract(files, '$[0].bytes'),
                           file_mtime = json_extract(files, '$[0].mtime');
         ALTER TABLE models DROP COLUMN files;
+        ALTER TABLE models DROP COLUMN projector;
         PRAGMA user_version = 1;";
     database.execute_batch(back).unwrap();
     drop(database);
     let catalog = home.open();
     assert_eq!(catalog.list(), before);
     assert_eq!(passes_of_checked_file(&catalog, "a"), 0);
+    drop(catalog);
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    let back = "ALTER TABLE models DROP COLUMN projector; PRAGMA user_version = 2;";
+    database.execute_batch(back).unwrap();
+    drop(database);
+    assert_eq!(home.open().list(), before);
+}
+
+#[test]
+fn what_a_model_sees_with_belongs_to_its_bytes_and_is_checked_like_them() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    catalog.name(&alias("a"), alias("b")).unwrap();
+    let eyes = home.file("mmproj.gguf", b"eyes");
+    let import_eyes = |catalog: &Catalog, file: &Path| {
+        let candidate = Candidate::open(file.to_str().unwrap())?;
+        with_watcher(|w| catalog.import_projector(&alias("a"), candidate, Sharing::Own, w))
+    };
+    let seen = import_eyes(&catalog, &eyes).unwrap().projector.unwrap();
+    assert_eq!((seen.size_bytes, &*seen.source), (4, eyes.to_str().unwrap()));
+    // Also for a name that comes later, by whichever way.
+    import(&catalog, &home.file("a2.gguf", b"model a"), "c").unwrap();
+    for name in ["a", "b", "c"] {
+        assert_eq!(catalog.get(&alias(name)).unwrap().projector.as_ref(), Some(&seen), "{name}");
+    }
+    let other = home.file("other.gguf", b"other eyes");
+    let error = import_eyes(&catalog, &other).unwrap_err();
+    assert_eq!(error.code(), "projector_taken");
+    assert_eq!(home.model_files(), 2);
+    drop(catalog);
+
+    let _ = fs::remove_file(home.0.path().join("hive.db-wal"));
+    fs::remove_file(home.database()).unwrap();
+    let catalog = home.open();
+    assert_eq!(catalog.get(&alias("b")).unwrap().projector.as_ref(), Some(&seen), "made again");
+    let files = |catalog: &Catalog| with_watcher(|w| catalog.checked_files(&alias("b"), w));
+    let kept = files(&catalog).unwrap().projector.unwrap();
+    assert_eq!(fs::read(&kept).unwrap(), b"eyes");
+    assert_eq!(catalog.file_with(&seen.sha256).as_ref(), Some(&kept));
+    fs::write(&kept, b"eyez").unwrap();
+    assert_eq!(files(&catalog).unwrap_err().code(), "model_changed");
+    assert!(!verify(&catalog, "a").unwrap().matches());
+    fs::remove_file(&kept).unwrap();
+    assert_eq!(files(&catalog).unwrap_err().code(), "model_file_gone");
+    import_eyes(&catalog, &eyes).unwrap();
+    assert!(files(&catalog).is_ok(), "put back");
+
+    let orphan = format!("{}.mmproj.gguf", "0".repeat(64));
+    fs::write(home.models().join(&orphan), "12345").unwrap();
+    let garbage = catalog.garbage(|_| false);
+    let names: Vec<&str> = garbage.iter().map(|garbage| garbage.name.as_str()).collect();
+    assert_eq!(names, [&orphan], "and not that of a model");
+    catalog.remove_garbage(|_| false);
+    for name in ["a", "b", "c"] {
+        assert_eq!(home.model_files(), 2);
+        catalog.remove(&alias(name)).unwrap();
+    }
+    assert_eq!(home.model_files(), 0);
 }
 
 #[test]
@@ -265,7 +325,7 @@ fn the_parts_of_a_split_model_are_one_model() {
 
     let catalog = home.open();
     assert_eq!(catalog.get(&alias("m")).unwrap(), entry);
-    assert!(verify(&catalog, "m").is_ok_and(|found| found.pinned == found.actual));
+    assert!(verify(&catalog, "m").is_ok_and(|found| found.matches()));
     fs::write(&second, b"secone").unwrap();
     assert_eq!(checked_file(&catalog, "m").unwrap_err().code(), "model_changed");
     fs::remove_file(&second).unwrap();
@@ -302,7 +362,7 @@ fn a_changed_file_is_pinned_only_with_the_digest_that_was_agreed_to() {
     import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
     catalog.name(&alias("a"), alias("b")).unwrap();
     fs::write(checked_file(&catalog, "a").unwrap(), b"model X").unwrap();
-    let found = verify(&catalog, "a").unwrap();
+    let found = verify(&catalog, "a").unwrap().model;
     let pin = |digest: &Sha256Digest| {
         with_watcher(|watcher| catalog.pin(&alias("a"), digest, &summary(), watcher))
     };

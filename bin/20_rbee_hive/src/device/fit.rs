@@ -16,6 +16,7 @@ const MOST_ANSWERS: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Question {
     digest: Sha256Digest,
+    projector: Option<Sha256Digest>,
     device: DeviceId,
     slots: u32,
     ctx_size: u32,
@@ -41,6 +42,7 @@ impl Fit {
     ) -> Result<Vec<MemoryNeed>, AskError> {
         let question = Question {
             digest: plan.digest.clone(),
+            projector: plan.projector.as_ref().map(|projector| projector.digest.clone()),
             device: plan.device,
             slots: plan.slots,
             ctx_size: plan.ctx_size,

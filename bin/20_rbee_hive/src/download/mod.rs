@@ -5,7 +5,7 @@
 //!                                (once each)    │ └─▶ answer  are these the right ones
 //!                                               └───▶ verify  the digest, while they arrive
 //! ```
-//! `plan`, `choose`, `retry` and `rate` decide and do nothing else.
+//! `plan`, `choose`, `projector`, `retry` and `rate` decide and do nothing else.
 
 mod answer;
 mod choose;
@@ -16,6 +16,7 @@ mod hub;
 mod part_file;
 mod plan;
 mod probe;
+mod projector;
 mod rate;
 mod retry;
 mod transfers;
@@ -35,13 +36,14 @@ use url::Url;
 pub(crate) use self::choose::{Memory, NoChoice, choose};
 pub(crate) use self::error::DownloadError;
 pub(crate) use self::fetch::{Fetched, Hears, Remote};
-pub(crate) use self::hub::Repository;
+pub(crate) use self::hub::{Hub, Repository};
 pub(crate) use self::part_file::{Note, read_note};
+pub(crate) use self::projector::{Beside, beside, named};
 pub(crate) use self::rate::{Rate, eta};
 
 use self::client::Client;
 use self::fetch::Fetcher;
-use self::hub::{DEFAULT_ENDPOINT, Hub};
+use self::hub::DEFAULT_ENDPOINT;
 use self::retry::Attempts;
 use self::transfers::Transfers;
 

@@ -11,7 +11,7 @@ use super::model::{blocking, unknown_or_being_removed};
 use super::{outcome, unless_cancelled};
 use crate::device::{Reservation, TooLittleMemory};
 use crate::hive::{Parts, with_causes};
-use crate::supervisor::{Holdings, Stage, Started, WorkerPlan};
+use crate::supervisor::{Holdings, PlannedProjector, Stage, Started, WorkerPlan};
 
 /// What a worker is to be.
 struct Wanted {
@@ -86,12 +86,15 @@ async fn plan(
     let binary = parts.binary.path()?;
     let (catalog, alias) = (parts.catalog.clone(), model.clone());
     let checking = format!("Checking the file of {model}");
-    let model_file = blocking(job, &checking, entry.gguf.size_bytes, move |watcher| {
-        catalog.checked_file(&alias, watcher)
+    let files = blocking(job, &checking, entry.bytes_on_disk(), move |watcher| {
+        catalog.checked_files(&alias, watcher)
     })
     .await?;
-    let digest = entry.sha256;
-    let plan = WorkerPlan { binary, model, model_file, digest, device, slots, ctx_size };
+    let projector = files.projector.zip(entry.projector);
+    let projector =
+        projector.map(|(file, pinned)| PlannedProjector { file, digest: pinned.sha256 });
+    let (model_file, digest) = (files.model, entry.sha256);
+    let plan = WorkerPlan { binary, model, model_file, digest, projector, device, slots, ctx_size };
     Ok((plan, Holdings::new(Some(model_in_use))))
 }
 

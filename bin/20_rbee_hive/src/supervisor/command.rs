@@ -17,9 +17,33 @@ pub(crate) struct WorkerPlan {
     pub(crate) model: ModelAlias,
     pub(crate) model_file: PathBuf,
     pub(crate) digest: Sha256Digest,
+    /// What the model sees images with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) projector: Option<PlannedProjector>,
     pub(crate) device: DeviceId,
     pub(crate) slots: u32,
     pub(crate) ctx_size: u32,
+}
+
+/// The projector of a planned worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PlannedProjector {
+    pub(crate) file: PathBuf,
+    pub(crate) digest: Sha256Digest,
+}
+
+impl WorkerPlan {
+    /// Whether all of it can be written down as text.
+    pub(super) fn is_text(&self) -> bool {
+        let projector = self.projector.as_ref().map(|projector| &projector.file);
+        let mut paths = [&self.binary, &self.model_file].into_iter().chain(projector);
+        paths.all(|path| path.to_str().is_some())
+    }
+
+    fn projector_arguments(&self) -> impl Iterator<Item = OsString> + use<> {
+        let projector = self.projector.as_ref().map(|projector| projector.file.clone());
+        projector.into_iter().flat_map(|file| ["--mmproj".into(), file.into()])
+    }
 }
 
 /// What all workers of a hive have in common.
@@ -64,7 +88,9 @@ impl Surroundings {
             ("--ctx-size", plan.ctx_size.to_string().into()),
         ];
         let own = own.into_iter().flat_map(|(name, value)| [name.into(), value]);
-        own.chain(self.arguments.iter().map(OsString::from)).collect()
+        own.chain(plan.projector_arguments())
+            .chain(self.arguments.iter().map(OsString::from))
+            .collect()
     }
 
     /// The command line of a worker.
@@ -94,6 +120,7 @@ impl Surroundings {
         if let Some(threads) = self.threads {
             add("--threads", threads.to_string().into());
         }
+        arguments.extend(plan.projector_arguments());
         arguments.extend(self.arguments.iter().map(OsString::from));
         arguments
     }
@@ -117,6 +144,26 @@ mod tests {
                  --heartbeat-interval-ms 2000 --queen http://127.0.0.1:8500 --threads 2 --cache-type-k q8_0"
             )
         );
+    }
+
+    #[test]
+    fn a_worker_of_a_model_that_sees_is_told_its_projector_and_reckoned_with_it() {
+        let digest = "cd".repeat(32).parse().unwrap();
+        let projector = PlannedProjector { file: "/models/p.mmproj.gguf".into(), digest };
+        let (surroundings, blind) = (surroundings("127.0.0.1"), plan());
+        let seeing = WorkerPlan { projector: Some(projector), ..plan() };
+        let words = |arguments: Vec<OsString>| {
+            let words: Vec<_> = arguments.into_iter().map(|a| a.into_string().unwrap()).collect();
+            words.join(" ")
+        };
+        let told = |plan| words(surroundings.arguments(plan, &"w-1".parse().unwrap(), 9300));
+        let reckoned = |plan| words(surroundings.fit_arguments(plan));
+        for (with, without) in
+            [(told(&seeing), told(&blind)), (reckoned(&seeing), reckoned(&blind))]
+        {
+            assert!(with.contains(" --mmproj /models/p.mmproj.gguf"), "{with}");
+            assert!(!without.contains("--mmproj"), "{without}");
+        }
     }
 
     #[test]
@@ -150,6 +197,7 @@ mod tests {
             model: "m".parse().unwrap(),
             model_file: "/models/m.gguf".into(),
             digest: "ab".repeat(32).parse().unwrap(),
+            projector: None,
             device: "GPU-0".parse().unwrap(),
             slots: 4,
             ctx_size: 8192,

@@ -72,7 +72,6 @@ impl Context {
         let process = WorkerProcess::start(&plan.binary, &arguments, &token, &output)
             .map_err(StartError::Process)?;
         // Where a path is no text it cannot be written down, and the rest must be.
-        let is_text = plan.binary.to_str().and(plan.model_file.to_str()).is_some();
         self.ledger.add(LedgerEntry {
             worker_id: id.clone(),
             pid: process.pid(),
@@ -84,7 +83,7 @@ impl Context {
             started_at: unix_now(),
             token: Some(token),
             was_ready,
-            plan: is_text.then(|| plan.clone()),
+            plan: plan.is_text().then(|| plan.clone()),
         });
         let machine = Machine::new(self.patience, Instant::now());
         let (model, device) = (&plan.model, plan.device);

@@ -219,6 +219,7 @@ mod tests {
                 model: "m".parse().unwrap(),
                 model_file: "/models/m.gguf".into(),
                 digest: "ab".repeat(32).parse().unwrap(),
+                projector: None,
                 device: "CPU-0".parse().unwrap(),
                 slots: 4,
                 ctx_size: 8192,

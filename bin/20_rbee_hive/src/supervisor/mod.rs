@@ -39,7 +39,7 @@ use crate::catalog::ModelUsage;
 use crate::changes::Changes;
 use crate::ports::PortPool;
 
-pub(crate) use self::command::{Surroundings, WorkerPlan};
+pub(crate) use self::command::{PlannedProjector, Surroundings, WorkerPlan};
 pub(crate) use self::error::{NoRestart, SetupError, StartError, UnknownWorker};
 pub(crate) use self::holdings::Holdings;
 pub(crate) use self::log_reader::LogReader;

@@ -161,6 +161,7 @@ async fn a_download_that_a_killed_hive_left_is_gone_on_with() {
         hive_id: worker_contract::HiveAlias::localhost(),
         reference: "hf:me/smol".parse().unwrap(),
         alias: Some("m".parse().unwrap()),
+        projector: rbee_operations::ProjectorChoice::Usual,
     });
     let body = json!({ "operation": download });
     assert!(daemon.api().post("/v1/jobs", &body).await.unwrap().status < 300);

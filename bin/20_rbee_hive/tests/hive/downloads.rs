@@ -7,7 +7,10 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use job_server::{Executor, JobError, JobRegistry, Limits, Replayed};
 use rbee_hive::HiveSettings;
-use rbee_operations::{JobEvent, ModelDownload, ModelGarbage, ModelUpdate, Operation};
+use rbee_operations::{
+    FileOffer, JobEvent, ModelDownload, ModelFetch, ModelGarbage, ModelUpdate, Operation,
+    ProjectorChoice, ProjectorOffer,
+};
 use test_cluster::{HubFaults, ModelHub, SmallDisk, demo_model, sha256_hex, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{HiveAlias, ModelEntry, Sha256Digest};
@@ -58,6 +61,122 @@ async fn of_several_quantizations_the_one_that_fits_is_taken_and_told() {
     let error = hive.download("hf:me/smol:Q8_0").await.unwrap_err();
     assert_eq!(error.code, "quantization_not_found");
     assert!(error.hint.unwrap().contains("F16, Q4_1"));
+}
+
+#[tokio::test]
+async fn the_projector_beside_a_model_comes_with_it_and_is_pinned_and_removed_with_it() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("m.gguf", body(MIB));
+    hub.put("mmproj-m-F32.gguf", projector(1));
+    hub.put("mmproj-m-F16.gguf", projector(2));
+    let hive = start(&home, &hub).await;
+    let (outcome, events) = hive.told(download("hf:me/m", None)).await;
+    let model: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
+    let seen = model.projector.clone().expect("it sees");
+    assert_eq!(seen.source, "hf:me/m:mmproj-m-F16.gguf");
+    assert_eq!(seen.sha256.as_hex(), hub.sha256("mmproj-m-F16.gguf").unwrap());
+    assert!(events.iter().any(|event| event.message.contains("--no-mmproj")), "{events:?}");
+    assert_eq!(hive.hive.models(), std::slice::from_ref(&model));
+    assert_eq!(home.leftovers(), [""; 0]);
+
+    let sent = hub.sent();
+    let again = hive.run(download("hf:me/m", None)).await.unwrap();
+    assert!(again.message.contains("already"), "{}", again.message);
+    assert_eq!(hub.sent(), sent, "nothing is fetched twice");
+
+    let file = home.models().join(format!("{}.mmproj.gguf", model.sha256));
+    fs::write(&file, "other").unwrap();
+    let verified = hive.run(Operation::ModelVerify(model_target("m"))).await.unwrap();
+    assert_eq!(verified.data["matches"], false);
+    assert_eq!(verified.data["projector"]["pinned"], seen.sha256.as_hex());
+    let error = hive.spawn("m").await.unwrap_err();
+    assert_eq!(error.code, "model_changed");
+    assert!(error.message.contains("projector") && error.message.contains(seen.sha256.as_hex()));
+    hive.run(download("hf:me/m", None)).await.unwrap();
+    assert_eq!(fs::read(&file).unwrap(), projector(2), "what was pinned is put back");
+    hive.spawn("m").await.unwrap();
+    hive.hive.shutdown().await;
+
+    let hive = start(&home, &hub).await;
+    assert_eq!(hive.hive.models(), [model]);
+    hive.run(Operation::ModelDelete(model_target("m"))).await.unwrap();
+    assert_eq!(
+        fs::read_dir(home.models())
+            .unwrap()
+            .filter(|f| f.as_ref().is_ok_and(|f| f.path().is_file()))
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_projector_is_left_named_or_demanded_as_its_user_wishes() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("m.gguf", body(MIB));
+    let hive = start(&home, &hub).await;
+    let best = || ProjectorChoice::Best;
+    let error = hive.run(download_with("hf:me/m", None, best())).await.unwrap_err();
+    assert_eq!(error.code, "projector_not_found", "{error}");
+    hub.put("mmproj-a-F16.gguf", projector(1));
+    hub.put("mmproj-b-F16.gguf", projector(2));
+    hub.put("mmproj-no-F16.gguf", body(MIB));
+    let error = hive.run(download_with("hf:me/m", None, best())).await.unwrap_err();
+    assert_eq!(error.code, "projector_ambiguous", "{error}");
+    let named = |name: &str| format!("hf:me/m:{name}").parse::<ProjectorChoice>().unwrap();
+    let error =
+        hive.run(download_with("hf:me/m", None, named("mmproj-no-F16.gguf"))).await.unwrap_err();
+    assert_eq!(error.code, "invalid_projector", "{error}");
+    assert!(hive.hive.models().is_empty(), "no model is added that cannot see as was wished");
+
+    // Which of several, nobody knows.
+    let (outcome, events) = hive.told(download("hf:me/m", None)).await;
+    let blind: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
+    assert_eq!(blind.projector, None);
+    assert!(events.iter().any(|event| event.message.contains("several projectors")), "{events:?}");
+
+    let sees = hive.run(download_with("hf:me/m", None, named("mmproj-b-F16.gguf"))).await.unwrap();
+    assert!(sees.message.contains("sees images"), "{}", sees.message);
+    let sees: ModelEntry = result(sees);
+    let digest = sees.projector.unwrap().sha256;
+    assert_eq!(digest.as_hex(), hub.sha256("mmproj-b-F16.gguf").unwrap());
+    let error =
+        hive.run(download_with("hf:me/m", None, named("mmproj-a-F16.gguf"))).await.unwrap_err();
+    assert_eq!(error.code, "projector_taken", "{error}");
+    assert!(error.message.contains(digest.as_hex()), "{error}");
+    let kept: ModelEntry =
+        result(hive.run(download_with("hf:me/m", None, ProjectorChoice::Without)).await.unwrap());
+    assert_eq!(kept.projector.map(|projector| projector.sha256), Some(digest));
+}
+
+#[tokio::test]
+async fn a_model_that_is_copied_from_another_hive_brings_its_projector() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("m.gguf", body(MIB));
+    hub.put("mmproj.gguf", projector(1));
+    let hive = start(&home, &hub).await;
+    let offer = |name: &str, size_bytes| FileOffer {
+        url: hub.url(name),
+        ticket: None,
+        sha256: hub.sha256(name).unwrap().parse().unwrap(),
+        size_bytes,
+    };
+    let fetch = ModelFetch {
+        hive_id: HiveAlias::localhost(),
+        from: "gpu-1".parse().unwrap(),
+        model: alias("m"),
+        source: "hf:me/m".into(),
+        files: vec![offer("m.gguf", MIB as u64)],
+        projector: Some(ProjectorOffer {
+            source: "hf:me/m:mmproj.gguf".into(),
+            file: offer("mmproj.gguf", projector(1).len() as u64),
+        }),
+    };
+    let model: ModelEntry = result(hive.run(Operation::ModelFetch(fetch)).await.unwrap());
+    let seen = model.projector.expect("it sees over here, too");
+    assert_eq!(seen.sha256.as_hex(), hub.sha256("mmproj.gguf").unwrap());
+    assert_eq!(seen.source, "hf:me/m:mmproj.gguf");
+    let file = hive.hive.model_file(&seen.sha256).expect("and gives it on");
+    assert_eq!(fs::read(file).unwrap(), projector(1));
 }
 
 #[tokio::test]
@@ -386,6 +505,7 @@ async fn an_update_shows_both_digests_and_changes_nothing_unless_it_is_agreed_to
             hive_id: HiveAlias::localhost(),
             model: alias("m"),
             accept: accept.map(|digest| digest.parse::<Sha256Digest>().unwrap()),
+            accept_projector: None,
         })
     };
     let same = hive.run(update(None)).await.unwrap();
@@ -449,11 +569,21 @@ fn body(length: usize) -> Vec<u8> {
     bytes
 }
 
+/// What the double takes for a projector.
+fn projector(what: u8) -> Vec<u8> {
+    [b"GGUF mmproj".as_slice(), &[what; 100]].concat()
+}
+
 fn download(reference: &str, name: Option<&str>) -> Operation {
+    download_with(reference, name, ProjectorChoice::Usual)
+}
+
+fn download_with(reference: &str, name: Option<&str>, projector: ProjectorChoice) -> Operation {
     Operation::ModelDownload(ModelDownload {
         hive_id: HiveAlias::localhost(),
         reference: reference.parse().expect("test references are legal"),
         alias: name.map(alias),
+        projector,
     })
 }
 

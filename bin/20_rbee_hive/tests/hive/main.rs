@@ -4,8 +4,15 @@
 
 mod daemon;
 mod downloads;
+#[expect(dead_code, unreachable_pub, reason = "the worker's tests use more of it")]
+#[path = "../../../30_llm_worker_rbee/tests/worker/gguf.rs"]
+mod gguf;
 mod misbehaving_workers;
 mod models;
+mod seeing;
 mod supervision;
 mod support;
+#[expect(dead_code, unreachable_pub, reason = "the worker's tests use more of it")]
+#[path = "../../../30_llm_worker_rbee/tests/worker/tiny_vision.rs"]
+mod tiny_vision;
 mod workers;

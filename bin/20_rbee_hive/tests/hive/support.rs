@@ -196,6 +196,7 @@ pub(crate) fn import(file: &Path, alias: Option<&str>) -> Operation {
         path: file.to_str().expect("test paths are UTF-8").into(),
         alias: alias.map(|alias| alias.parse().expect("test aliases are legal")),
         link: false,
+        projector: None,
     })
 }
 

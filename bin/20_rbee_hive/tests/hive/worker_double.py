@@ -50,8 +50,10 @@ def answer_question():
         if behaviour == "inspect-hangs" and once("inspecting"):
             threading.Event().wait()
         size = os.path.getsize(arguments[1])
+        with open(arguments[1], "rb") as file:
+            kind = "clip" if b"mmproj" in file.read(16) else "double"
         print(json.dumps({
-            "architecture": "double", "quantization": "F32", "parameters": 1,
+            "architecture": kind, "quantization": "F32", "parameters": 1,
             "context_length": 8, "has_chat_template": False, "size_bytes": size,
         }))
 

@@ -7,6 +7,9 @@ use worker_contract::GgufSummary;
 use super::Header;
 use super::value::{Value, ValueType};
 
+/// The architecture that projectors name.
+const PROJECTOR: &str = "clip";
+
 impl Header {
     /// The summary of a file of `size_bytes`, or what is missing for a language model.
     pub fn summary(&self, size_bytes: u64) -> Result<GgufSummary, String> {
@@ -17,8 +20,13 @@ impl Header {
             return Err("any tensor".to_owned());
         }
         let context_key = format!("{architecture}.context_length");
+        let context_length = match self.number(&context_key) {
+            // What sees remembers nothing.
+            None if self.is_projector() => 0,
+            length => length.ok_or(context_key)?,
+        };
         Ok(GgufSummary {
-            context_length: self.number(&context_key).ok_or(context_key)?,
+            context_length,
             architecture: architecture.to_owned(),
             name: self.text("general.name").map(printable),
             license: self.text("general.license").map(printable),
@@ -27,6 +35,18 @@ impl Header {
             has_chat_template: self.text("tokenizer.chat_template").is_some(),
             size_bytes,
         })
+    }
+
+    /// Whether it is what a model sees images with, and no model.
+    #[must_use]
+    pub fn is_projector(&self) -> bool {
+        self.text("general.architecture") == Some(PROJECTOR)
+    }
+
+    /// The number of weights.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        self.weights().0
     }
 
     fn number(&self, key: &str) -> Option<u32> {

@@ -223,15 +223,9 @@ fn a_file_that_is_no_projector_for_the_model_is_refused_with_the_reason() {
 async fn an_openai_client_shows_an_image_through_the_whole_chain() {
     let folder = tempfile::tempdir().unwrap();
     let (model, projector) = write_pair(folder.path(), Sight::Plane);
-    let arguments = format!("--mmproj {}", projector.display());
-    let cluster = Cluster::builder()
-        .integrated()
-        .env("RBEE_WORKER__ARGUMENTS", &arguments)
-        .start()
-        .await
-        .unwrap();
-    let model = model.to_str().unwrap();
-    let import = ["model", "import", model, "--alias", "tiny-vl"];
+    let cluster = Cluster::builder().integrated().start().await.unwrap();
+    let (model, projector) = (model.to_str().unwrap(), projector.to_str().unwrap());
+    let import = ["model", "import", model, "--alias", "tiny-vl", "--mmproj", projector];
     let import = cluster.keeper(import).await.unwrap();
     assert_eq!(import.code, Some(0), "{import:?}");
     let ask = |what: u8| {

@@ -10,6 +10,7 @@ mod model;
 mod model_ref;
 mod operation;
 mod policy;
+mod projector;
 mod ssh_target;
 
 pub use job::{
@@ -20,11 +21,12 @@ pub use machine::{
 };
 pub use model::{
     FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
-    ModelName, ModelPin, ModelStore, ModelUpdate,
+    ModelName, ModelPin, ModelStore, ModelUpdate, ProjectorOffer,
 };
 pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
 pub use operation::{
     HiveTarget, Infer, ModelTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget,
 };
 pub use policy::{ModelPolicy, ModelPolicySet};
+pub use projector::{InvalidProjectorChoice, ProjectorChoice};
 pub use ssh_target::{InvalidSshTarget, SshTarget};

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use worker_contract::{HiveAlias, ModelAlias, Sha256Digest};
 
-use crate::ModelRef;
+use crate::{ModelRef, ProjectorChoice};
 
 /// A model that is fetched into a hive's catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct ModelDownload {
     /// The name in requests; by default made from the file's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<ModelAlias>,
+    /// Which projector comes with it.
+    #[serde(default, skip_serializing_if = "ProjectorChoice::is_default")]
+    pub projector: ProjectorChoice,
 }
 
 /// A model that goes from one hive to another, straight between the two.
@@ -48,6 +51,19 @@ pub struct ModelFetch {
     pub source: String,
     /// The file, or the parts of a split model in their order.
     pub files: Vec<FileOffer>,
+    /// What it sees images with, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projector: Option<ProjectorOffer>,
+}
+
+/// A projector that another hive gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectorOffer {
+    /// Where it came from in the first place, as that hive's catalog has it.
+    pub source: String,
+    /// Its file.
+    pub file: FileOffer,
 }
 
 /// A file that another hive gives.
@@ -90,6 +106,9 @@ pub struct ModelImport {
     /// Whether the catalog shares the file with its owner instead of copying it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub link: bool,
+    /// The projector that lets the model see images, as an absolute path on the hive's machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projector: Option<String>,
 }
 
 /// Another program's store of models, whose models become those of a catalog.
@@ -128,6 +147,9 @@ pub struct ModelUpdate {
     /// The digest that the operator agreed to; without one, nothing but the look is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept: Option<Sha256Digest>,
+    /// The digest that the operator agreed to for the projector of a model that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_projector: Option<Sha256Digest>,
 }
 
 /// The digest that a model is pinned to from here on.

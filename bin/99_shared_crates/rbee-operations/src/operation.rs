@@ -5,9 +5,12 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sampling, WorkerId};
 
 use crate::model::{
     FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
-    ModelName, ModelPin, ModelUpdate,
+    ModelName, ModelPin, ModelUpdate, ProjectorOffer,
 };
-use crate::{HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, ModelPolicySet};
+use crate::{
+    HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, ModelPolicySet, ModelRef,
+    ProjectorChoice,
+};
 
 /// One thing that a job does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -311,12 +314,22 @@ impl Operation {
             Self::ModelFetch(fetch) => {
                 let closed = |file: &FileOffer| FileOffer { ticket: None, ..file.clone() };
                 let files = fetch.files.iter().map(closed).collect();
-                Self::ModelFetch(ModelFetch { files, ..fetch.clone() })
+                let projector = fetch.projector.as_ref().map(|projector| {
+                    let (source, file) = (projector.source.clone(), closed(&projector.file));
+                    ProjectorOffer { source, file }
+                });
+                Self::ModelFetch(ModelFetch { files, projector, ..fetch.clone() })
             }
             Self::ModelDownload(download) => {
-                let shown = download.reference.without_secrets();
-                let reference = shown.parse().unwrap_or_else(|_| download.reference.clone());
-                Self::ModelDownload(ModelDownload { reference, ..download.clone() })
+                let shown = |reference: &ModelRef| {
+                    reference.without_secrets().parse().unwrap_or_else(|_| reference.clone())
+                };
+                let projector = match &download.projector {
+                    ProjectorChoice::From(reference) => ProjectorChoice::From(shown(reference)),
+                    other => other.clone(),
+                };
+                let reference = shown(&download.reference);
+                Self::ModelDownload(ModelDownload { reference, projector, ..download.clone() })
             }
             other => other.clone(),
         }
@@ -366,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_redacted_download_holds_no_signature() {
-        let op = parse(r#"{"ModelDownload":{"reference":"https://h/a.gguf?sig=secret"}}"#).unwrap();
+        let op = parse(r#"{"ModelDownload":{"reference":"https://h/a.gguf?sig=secret","projector":"https://h/p.gguf?sig=secret"}}"#).unwrap();
         let kept = serde_json::to_string(&op.redacted()).unwrap();
         assert!(kept.contains("https://h/a.gguf") && !kept.contains("secret"), "{kept}");
     }

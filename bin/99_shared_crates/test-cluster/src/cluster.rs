@@ -185,6 +185,7 @@ impl Cluster {
             path: demo_model()?.to_string_lossy().into_owned(),
             alias: Some(DEMO_ALIAS.parse()?),
             link: false,
+            projector: None,
         };
         self.api()?.run_job(&Operation::ModelImport(import)).await?.result()
     }

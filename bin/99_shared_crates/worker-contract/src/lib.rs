@@ -23,4 +23,4 @@ pub use inference::{
     Prompt, Role, Sampling, Task, Timings, TokenId, TokenLogprob, TokenLogprobs, Tool, ToolCall,
     ToolCallDelta, ToolChoice, Usage,
 };
-pub use model::{GgufSummary, ModelEntry, ModelKind, ModelShard, Sha256Digest};
+pub use model::{GgufSummary, ModelEntry, ModelKind, ModelProjector, ModelShard, Sha256Digest};

@@ -118,6 +118,18 @@ pub struct ModelShard {
     pub size_bytes: u64,
 }
 
+/// What lets a model see images: a GGUF file of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelProjector {
+    /// Its pinned digest: a changed file is refused at load.
+    pub sha256: Sha256Digest,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+    /// Where it came from: a reference, or a path.
+    #[serde(default)]
+    pub source: String,
+}
+
 /// A model of a hive's catalog.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelEntry {
@@ -133,7 +145,19 @@ pub struct ModelEntry {
     /// of text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shards: Vec<ModelShard>,
+    /// What it sees images with; `None` for a model that sees none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projector: Option<ModelProjector>,
     /// What the file says of itself.
     #[serde(flatten)]
     pub gguf: GgufSummary,
+}
+
+impl ModelEntry {
+    /// The size of all its files, in bytes.
+    #[must_use]
+    pub fn bytes_on_disk(&self) -> u64 {
+        let projector = self.projector.as_ref().map_or(0, |projector| projector.size_bytes);
+        self.gguf.size_bytes.saturating_add(projector)
+    }
 }

@@ -284,6 +284,7 @@ fn entry(name: &str, size_bytes: u64) -> ModelEntry {
         source: String::new(),
         added_at: 0,
         shards: Vec::new(),
+        projector: None,
         gguf: GgufSummary {
             architecture: String::new(),
             name: None,

@@ -183,6 +183,7 @@ fn entry() -> ModelEntry {
         source: "test".into(),
         added_at: 1_700_000_000,
         shards: Vec::new(),
+        projector: None,
         gguf: GgufSummary {
             architecture: "llama".into(),
             name: None,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{ModelDownload, ModelImport, ModelRef};
+use rbee_operations::{ModelDownload, ModelImport, ModelRef, ProjectorChoice};
 use tempfile::TempDir;
 use worker_contract::{GgufSummary, ModelAlias, ModelEntry};
 
 use super::find::{FindError, Wanted, find};
 use super::told::Told;
-use super::{import, inspect, off_thread, outcome};
+use super::{import, inspect, off_thread, outcome, projector};
 use crate::catalog::shard::shard_name;
 use crate::catalog::{CatalogError, Imported, Place, Staged, StagedFile, from_file_name};
 use crate::download::Fetched;
@@ -23,10 +23,19 @@ pub(in crate::operation) async fn download(
 ) -> Result<Outcome, JobError> {
     if let ModelRef::File(path) = request.reference {
         let (hive_id, alias) = (request.hive_id, request.alias);
-        let request = ModelImport { hive_id, path, alias, link: false };
+        let projector = match request.projector {
+            ProjectorChoice::From(ModelRef::File(path)) => Some(path),
+            ProjectorChoice::Usual | ProjectorChoice::Without => None,
+            ProjectorChoice::Best | ProjectorChoice::From(_) => {
+                let message = "a file's projector is a file as well";
+                return Err(JobError::new("invalid_value", message)
+                    .hint("name it by its path: --mmproj file:/PATH"));
+            }
+        };
+        let request = ModelImport { hive_id, path, alias, link: false, projector };
         return import::import(parts, request, job).await;
     }
-    let mut wanted = match find(parts, &request.reference, job).await {
+    let mut wanted = match find(parts, &request.reference, &request.projector, job).await {
         Err(FindError::Download(error)) if error.is_offline() => {
             return there_already(parts, &request, job).ok_or_else(|| JobError::from(&error));
         }
@@ -42,6 +51,27 @@ pub(in crate::operation) async fn download(
 
 /// Has the files in the catalog under a name, from wherever they are: fetched, unless they are here.
 pub(super) async fn bring(
+    parts: &Parts,
+    wanted: &mut Wanted,
+    alias: ModelAlias,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    // The small file first: a model that is there has what it sees with a moment later.
+    let projector = match wanted.projector.take() {
+        Some(projector) => {
+            let there = wanted.digest().and_then(|digest| parts.catalog.with_digest(&digest));
+            projector::prepare(parts, projector, there.as_ref(), &alias, job).await?
+        }
+        None => None,
+    };
+    let brought = bring_model(parts, wanted, alias.clone(), job).await?;
+    let Some(projector) = projector else { return Ok(brought) };
+    let _turn = parts.downloads.turn().await;
+    let entry = projector::attach(parts, projector, &alias, job).await?;
+    Ok(outcome(format!("{}, and sees images", brought.message), &entry))
+}
+
+async fn bring_model(
     parts: &Parts,
     wanted: &mut Wanted,
     alias: ModelAlias,

@@ -2,10 +2,10 @@
 
 use access_tokens::Secret;
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{FileOffer, ModelFetch};
+use rbee_operations::{FileOffer, ModelFetch, ProjectorOffer};
 
 use super::download::bring;
-use super::find::Wanted;
+use super::find::{ProjectorPlace, Wanted, WantedProjector};
 use crate::catalog::shard::MAX_SHARDS;
 use crate::download::Remote;
 use crate::hive::Parts;
@@ -17,7 +17,7 @@ pub(in crate::operation) async fn fetch_from_hive(
     request: ModelFetch,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    let ModelFetch { from, model, source, files, .. } = request;
+    let ModelFetch { from, model, source, files, projector, .. } = request;
     if files.is_empty() || files.len() > MAX_SHARDS {
         let message = format!("a model has 1 to {MAX_SHARDS} files, not {}", files.len());
         return Err(JobError::new("invalid_value", message));
@@ -25,7 +25,14 @@ pub(in crate::operation) async fn fetch_from_hive(
     let file_name = format!("{model} of {from}");
     let remotes: Result<Vec<Remote>, JobError> =
         files.into_iter().map(|file| remote(file, &file_name)).collect();
-    let mut wanted = Wanted { files: remotes?, source, file_name };
+    let projector = match projector {
+        None => None,
+        Some(ProjectorOffer { source, file }) => {
+            let place = ProjectorPlace::Server(remote(file, &format!("projector of {file_name}"))?);
+            Some(WantedProjector { place, source, is_demanded: true })
+        }
+    };
+    let mut wanted = Wanted { files: remotes?, source, file_name, projector };
     bring(parts, &mut wanted, model, job).await
 }
 

@@ -1,14 +1,17 @@
 //! Which files a reference stands for: a question to whoever has them.
 
 use job_server::{JobContext, JobError};
-use rbee_operations::{HubRef, ModelRef};
+use rbee_operations::{HubRef, ModelRef, ProjectorChoice};
 use url::Url;
 use worker_contract::{Device, DeviceKind, Sha256Digest};
 
 use super::told::Told;
 use crate::catalog::digest_of;
 use crate::catalog::shard::{self, Shard};
-use crate::download::{DownloadError, HubError, Memory, NoChoice, Remote, choose};
+use crate::download::{
+    Beside, DownloadError, Hub, HubError, Memory, NoChoice, Remote, Repository, beside, choose,
+    named,
+};
 use crate::hive::{Parts, with_causes};
 
 /// What a reference stands for.
@@ -19,6 +22,24 @@ pub(super) struct Wanted {
     pub(super) source: String,
     /// The name of the file, or of the first part.
     pub(super) file_name: String,
+    /// What the model is to see images with.
+    pub(super) projector: Option<WantedProjector>,
+}
+
+/// A projector.
+pub(super) struct WantedProjector {
+    pub(super) place: ProjectorPlace,
+    /// As the catalog keeps it.
+    pub(super) source: String,
+    /// Whether somebody asked for it, so that doing without it is a failure.
+    pub(super) is_demanded: bool,
+}
+
+/// Where a projector is.
+pub(super) enum ProjectorPlace {
+    Server(Remote),
+    /// A file of this machine.
+    Disk(String),
 }
 
 impl Wanted {
@@ -33,24 +54,104 @@ impl Wanted {
 pub(super) async fn find(
     parts: &Parts,
     reference: &ModelRef,
+    projector: &ProjectorChoice,
     job: &JobContext,
 ) -> Result<Wanted, FindError> {
-    match reference {
-        ModelRef::Hub(model) => in_repository(parts, model, job).await,
-        ModelRef::Url(url) => at_address(parts, url, reference),
-        ModelRef::File(_) => Err(FindError::Unsupported),
+    let mut wanted = match reference {
+        ModelRef::Hub(model) => in_repository(parts, model, projector, job).await?,
+        ModelRef::Url(url) => at_address(parts, url, reference)?,
+        ModelRef::File(_) => return Err(FindError::Unsupported),
+    };
+    match (projector, reference) {
+        (ProjectorChoice::From(from), _) => {
+            wanted.projector = Some(projector_at(parts, from, job).await?);
+        }
+        (ProjectorChoice::Best, ModelRef::Url(_)) => return Err(FindError::NotListed),
+        _ => {}
+    }
+    Ok(wanted)
+}
+
+/// The projector that a reference stands for.
+pub(super) async fn projector_at(
+    parts: &Parts,
+    reference: &ModelRef,
+    job: &JobContext,
+) -> Result<WantedProjector, FindError> {
+    let source = reference.without_secrets();
+    let place = match reference {
+        ModelRef::File(path) => ProjectorPlace::Disk(path.clone()),
+        ModelRef::Url(url) => {
+            let remote = at_address(parts, url, reference)?.files.into_iter().next();
+            ProjectorPlace::Server(remote.ok_or(FindError::Unsupported)?)
+        }
+        ModelRef::Hub(model) => {
+            let (hub, repository) = ask(parts, model, job).await?;
+            let files = &repository.files;
+            let Some(name) = &model.quant else {
+                let found = chosen(&hub, model, &repository, beside("", files), true, job)?;
+                return found.ok_or_else(|| FindError::NoProjector { repo: model.id() });
+            };
+            let named = named(name, files);
+            let file = named.ok_or_else(|| FindError::NoProjector { repo: model.to_string() })?;
+            ProjectorPlace::Server(hub.remote(model, &repository, file))
+        }
+    };
+    Ok(WantedProjector { place, source, is_demanded: true })
+}
+
+/// What of that which lies beside a model is taken; says so.
+fn chosen(
+    hub: &Hub,
+    model: &HubRef,
+    repository: &Repository,
+    beside: Beside,
+    is_demanded: bool,
+    job: &JobContext,
+) -> Result<Option<WantedProjector>, FindError> {
+    match beside {
+        Beside::One(file) => {
+            let how = if is_demanded { "" } else { "; --no-mmproj leaves it" };
+            job.say(format!("Taking the projector {}, so that it sees images{how}", file.name));
+            let base = file.name.rsplit('/').next().unwrap_or(&file.name);
+            let source = with_file(model, base);
+            let place = ProjectorPlace::Server(hub.remote(model, repository, &file));
+            Ok(Some(WantedProjector { place, source, is_demanded }))
+        }
+        Beside::Several(files) => {
+            let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
+            let names = names.join(", ");
+            if is_demanded {
+                return Err(FindError::SeveralProjectors { repo: model.id(), names });
+            }
+            let id = model.id();
+            job.warn(format!(
+                "{id} has several projectors, so none is taken: name one to see images with: \
+                 --mmproj hf:{id}:FILE, of {names}"
+            ));
+            Ok(None)
+        }
+        Beside::Nothing if is_demanded => Err(FindError::NoProjector { repo: model.id() }),
+        Beside::Nothing => Ok(None),
+    }
+}
+
+/// A reference to a file of a repository; a name that no reference can hold stays out.
+fn with_file(model: &HubRef, file: &str) -> String {
+    let named = HubRef { quant: Some(file.to_owned()), ..model.clone() }.to_string();
+    match named.parse::<ModelRef>() {
+        Ok(_) => named,
+        Err(_) => HubRef { quant: None, ..model.clone() }.to_string(),
     }
 }
 
 async fn in_repository(
     parts: &Parts,
     model: &HubRef,
+    projector: &ProjectorChoice,
     job: &JobContext,
 ) -> Result<Wanted, FindError> {
-    let hub = parts.downloads.hub().map_err(FindError::Hub)?;
-    let hears = Told::new(job.clone(), String::new());
-    job.say(format!("Asking {} for {}", hub.endpoint.host_str().unwrap_or("the hub"), model.id()));
-    let repository = parts.downloads.repository(&hub, model, &hears, job.cancelled()).await?;
+    let (hub, repository) = ask(parts, model, job).await?;
     let memories = memories(&parts.devices.list());
     let choice = choose(&model.id(), &repository.files, model.quant.as_deref(), &memories)?;
     if let Some(reason) = choice.reason {
@@ -58,6 +159,13 @@ async fn in_repository(
     }
     let files = choice.files.iter().map(|file| hub.remote(model, &repository, file)).collect();
     let first = choice.files.first().map(|file| file.name.as_str()).unwrap_or_default();
+    let is_demanded = *projector == ProjectorChoice::Best;
+    let projector = if is_demanded || *projector == ProjectorChoice::Usual {
+        let there = beside(first, &repository.files);
+        chosen(&hub, model, &repository, there, is_demanded, job)?
+    } else {
+        None
+    };
     let file_name = first.rsplit('/').next().unwrap_or(first).to_owned();
     let quant = model.quant.clone().or(choice.quant).unwrap_or_else(|| file_name.clone());
     // A name that no reference can hold stays out: an update chooses again then.
@@ -66,7 +174,20 @@ async fn in_repository(
         Ok(_) => with_quant,
         Err(_) => model.to_string(),
     };
-    Ok(Wanted { files, source, file_name })
+    Ok(Wanted { files, source, file_name, projector })
+}
+
+/// Which files a repository has.
+async fn ask(
+    parts: &Parts,
+    model: &HubRef,
+    job: &JobContext,
+) -> Result<(Hub, Repository), FindError> {
+    let hub = parts.downloads.hub().map_err(FindError::Hub)?;
+    let hears = Told::new(job.clone(), String::new());
+    job.say(format!("Asking {} for {}", hub.endpoint.host_str().unwrap_or("the hub"), model.id()));
+    let repository = parts.downloads.repository(&hub, model, &hears, job.cancelled()).await?;
+    Ok((hub, repository))
 }
 
 fn at_address(parts: &Parts, url: &str, reference: &ModelRef) -> Result<Wanted, FindError> {
@@ -94,7 +215,7 @@ fn at_address(parts: &Parts, url: &str, reference: &ModelRef) -> Result<Wanted, 
             })
             .collect(),
     };
-    Ok(Wanted { files, source: reference.without_secrets(), file_name })
+    Ok(Wanted { files, source: reference.without_secrets(), file_name, projector: None })
 }
 
 /// The memories that a model may be meant for: that of the largest GPU, then that of the processor.
@@ -118,6 +239,15 @@ pub(super) enum FindError {
     Choice(NoChoice),
     Hub(HubError),
     Unsupported,
+    /// A web server tells no list of its files.
+    NotListed,
+    NoProjector {
+        repo: String,
+    },
+    SeveralProjectors {
+        repo: String,
+        names: String,
+    },
 }
 
 impl From<DownloadError> for FindError {
@@ -146,6 +276,20 @@ impl From<FindError> for JobError {
             }
             FindError::Unsupported => {
                 Self::new("unsupported_reference", "a file of this machine has no other state")
+            }
+            FindError::NotListed => {
+                let message = "a web server does not tell which files it has beside the model";
+                Self::new("projector_not_found", message)
+                    .hint("name it: --mmproj https://HOST/FILE")
+            }
+            FindError::NoProjector { repo } => {
+                Self::new("projector_not_found", format!("there is no projector in {repo}"))
+                    .hint("its name has mmproj in it; --no-mmproj takes the model alone")
+            }
+            FindError::SeveralProjectors { repo, names } => {
+                let message = format!("{repo} has several projectors: {names}");
+                Self::new("projector_ambiguous", message)
+                    .hint(format!("name one: --mmproj hf:{repo}:FILE"))
             }
         }
     }

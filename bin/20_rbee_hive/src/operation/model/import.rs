@@ -8,7 +8,7 @@ use rbee_operations::{ModelImport, ModelImportStore, ModelStore};
 use serde_json::json;
 use worker_contract::{ModelAlias, ModelEntry};
 
-use super::{blocking, inspect, off_thread, outcome};
+use super::{blocking, inspect, off_thread, outcome, projector};
 use crate::catalog::foreign::{self, Foreign};
 use crate::catalog::{Candidate, Imported, Sharing};
 use crate::hive::Parts;
@@ -26,22 +26,35 @@ pub(in crate::operation) async fn import(
             let message = "a folder of models cannot have one name";
             return Err(JobError::new("invalid_value", message).hint("leave out --alias"));
         }
+        if request.projector.is_some() {
+            let message = "the models of a folder cannot have one projector";
+            return Err(JobError::new("invalid_value", message)
+                .hint("leave out --mmproj: the one that lies alone beside a model comes with it"));
+        }
         let folder = PathBuf::from(&path);
         let found = off_thread(move || Ok(foreign::gguf_files(&folder))).await?;
         return import_all(parts, &path, found, sharing, job).await;
     }
+    // Looked at before the model is added: one that is none spoils nothing.
+    let projector = match request.projector {
+        Some(path) => Some(projector::candidate(parts, path, sharing, job).await?),
+        None => None,
+    };
     let (imported, is_copy) = import_one(parts, path, request.alias, sharing, job).await?;
     if request.link && is_copy {
         job.warn("the file could not be shared, so it was copied: is it on another disk?");
     }
-    Ok(match imported {
-        Imported::Added(entry) => {
-            outcome(format!("Model {} is in the catalog", entry.alias), &entry)
-        }
+    let (mut message, mut entry) = match imported {
+        Imported::Added(entry) => (format!("Model {} is in the catalog", entry.alias), entry),
         Imported::AlreadyThere(entry) => {
-            outcome(format!("Model {} was in the catalog already", entry.alias), &entry)
+            (format!("Model {} was in the catalog already", entry.alias), entry)
         }
-    })
+    };
+    if let Some(projector) = projector {
+        entry = projector::attach(parts, projector, &entry.alias, job).await?;
+        message.push_str(", and sees images");
+    }
+    Ok(outcome(message, &entry))
 }
 
 /// Adds the models of another program, which keeps them.
@@ -91,12 +104,12 @@ async fn import_all(
         return Err(JobError::new("no_model", message).hint("a model is a GGUF file"));
     }
     let (mut models, mut refused, mut copies) = (Vec::<ModelEntry>::new(), Vec::new(), 0_u32);
-    for Foreign { alias, file } in found {
+    for Foreign { alias, file, projector } in found {
         let path = file.display().to_string();
         match import_one(parts, path.clone(), alias, sharing, job).await {
             Ok((Imported::Added(entry) | Imported::AlreadyThere(entry), is_copy)) => {
                 copies += u32::from(is_copy);
-                models.push(entry);
+                models.push(seeing(parts, entry, projector, sharing, job).await?);
             }
             Err(error) if error.code == "cancelled" => return Err(error),
             Err(error) => {
@@ -123,6 +136,30 @@ async fn import_all(
         message = format!("{message}, {} refused", count(refused.len(), "file"));
     }
     Ok(outcome(message, &json!({ "models": models, "refused": refused })))
+}
+
+/// The model with the projector that lies beside it; one that does not fit leaves the model as it is.
+async fn seeing(
+    parts: &Parts,
+    entry: ModelEntry,
+    projector: Option<PathBuf>,
+    sharing: Sharing,
+    job: &JobContext,
+) -> Result<ModelEntry, JobError> {
+    let Some(projector) = projector else { return Ok(entry) };
+    let path = projector.display().to_string();
+    let attached = async {
+        let ready = projector::candidate(parts, path.clone(), sharing, job).await?;
+        projector::attach(parts, ready, &entry.alias, job).await
+    };
+    match attached.await {
+        Err(error) if error.code == "cancelled" => Err(error),
+        Err(error) => {
+            job.warn(format!("{path}: {}", error.message));
+            Ok(entry)
+        }
+        attached => attached,
+    }
 }
 
 async fn import_one(

@@ -5,6 +5,7 @@ mod fetch;
 mod find;
 mod garbage;
 mod import;
+mod projector;
 mod told;
 mod update;
 
@@ -23,7 +24,7 @@ pub(super) use self::import::{import, import_store};
 pub(super) use self::update::{name, pin, update};
 
 use super::{outcome, unless_cancelled};
-use crate::catalog::{CatalogError, Watcher};
+use crate::catalog::{CatalogError, Verified, Watcher};
 use crate::hive::Parts;
 use crate::worker_binary::AskError;
 
@@ -32,6 +33,17 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// What the worker's binary says of a file, or of a split model by its first part.
 async fn inspect(
+    parts: &Parts,
+    file: &std::path::Path,
+    job: &JobContext,
+) -> Result<GgufSummary, JobError> {
+    let found = inspect_any(parts, file, job).await?;
+    projector::ensure_model(&found.architecture)?;
+    Ok(found)
+}
+
+/// The same of any GGUF file.
+async fn inspect_any(
     parts: &Parts,
     file: &std::path::Path,
     job: &JobContext,
@@ -82,25 +94,29 @@ pub(super) async fn verify(
     alias: ModelAlias,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    let bytes = parts.catalog.get(&alias)?.gguf.size_bytes;
+    let bytes = parts.catalog.get(&alias)?.bytes_on_disk();
     let (catalog, name) = (Arc::clone(&parts.catalog), alias.clone());
     let verifying = format!("Verifying {alias}");
     let found =
         blocking(job, &verifying, bytes, move |watcher| catalog.verify(&name, watcher)).await?;
-    let matches = found.pinned == found.actual;
-    let message = if matches {
-        format!("Model {alias} is the file that was added")
-    } else {
-        format!(
+    let Verified { model, projector } = &found;
+    let message = match projector {
+        _ if !model.matches() => format!(
             "Model {alias} changed on disk: its pinned SHA-256 is {}, it has {}",
-            found.pinned, found.actual
-        )
+            model.pinned, model.actual
+        ),
+        Some(projector) if !projector.matches() => format!(
+            "The projector of {alias} changed on disk: its pinned SHA-256 is {}, it has {}",
+            projector.pinned, projector.actual
+        ),
+        _ => format!("Model {alias} is the file that was added"),
     };
     let data = json!({
         "alias": alias,
-        "pinned": found.pinned,
-        "actual": found.actual,
-        "matches": matches,
+        "pinned": model.pinned,
+        "actual": model.actual,
+        "projector": projector,
+        "matches": found.matches(),
     });
     Ok(outcome(message, &data))
 }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{ModelName, ModelPin, ModelRef, ModelUpdate};
-use serde_json::json;
+use rbee_operations::{ModelName, ModelPin, ModelRef, ModelUpdate, ProjectorChoice};
+use serde_json::{Value, json};
+use worker_contract::ModelEntry;
 
 use super::download::{fetch, look, staged};
-use super::find::find;
+use super::find::{ProjectorPlace, WantedProjector, find};
+use super::projector::{self, Ready};
 use super::{blocking, in_use, inspect, off_thread, outcome};
 use crate::catalog::{CatalogError, Imported};
 use crate::hive::Parts;
@@ -27,12 +29,13 @@ pub(in crate::operation) async fn update(
         return Err(JobError::new("no_source", message)
             .hint("import the file under another name, or delete the model first"));
     };
-    let mut wanted = find(parts, &reference, job).await?;
+    let mut wanted = find(parts, &reference, &projector_source(&entry), job).await?;
+    let sight = sight(&entry, wanted.projector.as_ref());
     let report = |offered: Option<&str>, updated: bool| {
         json!({
             "alias": alias, "source": entry.source, "pinned": entry.sha256,
-            "offered": offered, "changed": offered != Some(entry.sha256.as_hex()),
-            "updated": updated,
+            "offered": offered, "projector": sight,
+            "changed": offered != Some(entry.sha256.as_hex()), "updated": updated,
         })
     };
     let offered = wanted.digest();
@@ -64,6 +67,20 @@ pub(in crate::operation) async fn update(
         return Ok(outcome(message, &report(Some(actual.as_hex()), false)));
     }
     let (staged, gguf) = look(parts, &fetched, &alias, job).await?;
+    let projector = match wanted.projector.take() {
+        Some(projector) => projector::prepare(parts, projector, None, &alias, job).await?,
+        None => None,
+    };
+    if let (Some(accepted), Some(Ready::Fetched { file, .. })) =
+        (&request.accept_projector, &projector)
+        && file.sha256 != *accepted
+    {
+        let message = format!(
+            "The source of {alias} has another projector than was agreed to: its SHA-256 is {}",
+            file.sha256
+        );
+        return Ok(outcome(message, &report(Some(actual.as_hex()), false)));
+    }
     let change = parts.usage.exclude(&alias).ok_or_else(|| in_use(parts, &alias))?;
     let (catalog, name, source) = (Arc::clone(&parts.catalog), alias.clone(), wanted.source);
     let replaced = off_thread(move || {
@@ -71,10 +88,32 @@ pub(in crate::operation) async fn update(
         drop(change);
         replaced
     });
-    let replaced = replaced.await?;
+    let mut replaced = replaced.await?;
+    if let Some(projector) = projector {
+        replaced = projector::attach(parts, projector, &alias, job).await?;
+    }
     parts.changes.note();
     let message = format!("Model {alias} is pinned to {}", replaced.sha256);
     Ok(outcome(message, &report(Some(replaced.sha256.as_hex()), true)))
+}
+
+/// Where the projector of a model is looked for: where it came from, if that is a server.
+fn projector_source(entry: &ModelEntry) -> ProjectorChoice {
+    let source = entry.projector.as_ref().and_then(|projector| projector.source.parse().ok());
+    match source {
+        Some(ModelRef::File(_)) | None => ProjectorChoice::Without,
+        Some(reference) => ProjectorChoice::From(reference),
+    }
+}
+
+/// What a model is pinned to see with, and what is there instead.
+fn sight(entry: &ModelEntry, found: Option<&WantedProjector>) -> Option<Value> {
+    let pinned = &entry.projector.as_ref()?.sha256;
+    let offered = match &found?.place {
+        ProjectorPlace::Server(remote) => remote.sha256.clone(),
+        ProjectorPlace::Disk(_) => None,
+    };
+    Some(json!({ "pinned": pinned, "offered": offered }))
 }
 
 /// Pins a model to its file as it lies on the disk.

@@ -53,6 +53,12 @@ pub enum InspectError {
         /// The size that it should have, in bytes.
         expected: u64,
     },
+    /// It is what a model sees images with.
+    #[error("{path} is a projector, which lets a model see images, and no language model")]
+    Projector {
+        /// The file.
+        path: String,
+    },
     /// A key that every model has is missing.
     #[error("{path} is a GGUF file but no language model: {missing} is missing")]
     Incomplete {
@@ -63,22 +69,33 @@ pub enum InspectError {
     },
 }
 
-/// Reads a GGUF file's header and checks that the tensors it promises are in the file. The other
-/// parts of a split model are checked as well.
+/// Reads a GGUF file's header, be it of a model or a projector, and checks that the tensors it promises
+/// are in the file. The other parts of a split model are checked and counted as well.
 pub fn inspect(file: &Path) -> Result<GgufSummary, InspectError> {
-    inspect_with_header(file).map(|(summary, _)| summary)
+    summarized(file).map(|(summary, _)| summary)
 }
 
-/// The same, with the header itself.
+/// The same of a model alone, with the header itself.
 pub(super) fn inspect_with_header(file: &Path) -> Result<(GgufSummary, Header), InspectError> {
+    let (summary, header) = summarized(file)?;
+    if header.is_projector() {
+        return Err(InspectError::Projector { path: file.display().to_string() });
+    }
+    Ok((summary, header))
+}
+
+fn summarized(file: &Path) -> Result<(GgufSummary, Header), InspectError> {
     let (header, size_bytes) = read(file)?;
+    let mut summary = header.summary(size_bytes).map_err(|missing| InspectError::Incomplete {
+        path: file.display().to_string(),
+        missing,
+    })?;
     for part in parts(file).into_iter().skip(1) {
-        read(&part)?;
+        let (part, size_bytes) = read(&part)?;
+        summary.parameters = summary.parameters.saturating_add(part.parameters());
+        summary.size_bytes = summary.size_bytes.saturating_add(size_bytes);
     }
-    match header.summary(size_bytes) {
-        Ok(summary) => Ok((summary, header)),
-        Err(missing) => Err(InspectError::Incomplete { path: file.display().to_string(), missing }),
-    }
+    Ok((summary, header))
 }
 
 /// The checked header of a file that llama.cpp is to read: a model, an adapter, a projector.
@@ -191,6 +208,21 @@ mod tests {
         assert_eq!(own.collect::<Vec<_>>(), tensors);
         let last = header.tensors.last().unwrap();
         assert!(data + last.offset + last.bytes <= size);
+    }
+
+    #[test]
+    fn a_split_model_is_told_with_the_parameters_and_bytes_of_all_its_parts() {
+        let demo = test_cluster::demo_model().unwrap();
+        let one = inspect(&demo).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = |n: u32| folder.path().join(format!("m-0000{n}-of-00003.gguf"));
+        for n in 1..=3 {
+            std::os::unix::fs::symlink(&demo, file(n)).unwrap();
+        }
+        let all = inspect(&file(1)).unwrap();
+        assert_eq!(all.parameters, 3 * one.parameters);
+        assert_eq!(all.size_bytes, 3 * one.size_bytes);
+        assert_eq!((all.architecture, all.quantization), (one.architecture, one.quantization));
     }
 
     #[test]
