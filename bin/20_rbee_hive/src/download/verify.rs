@@ -1,14 +1,16 @@
 //! The digest of a file while it arrives: a thread that follows the bytes that are written.
 //!
-//! It reads what was just written, which the system still has in memory, so that one way serves a
-//! single connection, several at once, and a download that goes on after a pause.
+//! Bytes that come in their order are handed to it as they are. What came before its turn, from another
+//! connection or another day, it reads from the file, which the system mostly has in memory.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use worker_contract::Sha256Digest;
 
@@ -17,6 +19,10 @@ use crate::catalog::hex_digest;
 
 /// How much is read at once, in bytes: as much as stays in a processor's cache.
 const CHUNK: usize = 256 << 10;
+/// How many bytes may wait to be hashed, where the network is faster.
+const MOST_WAITING: usize = 8 << 20;
+/// How much is read from the file before it is looked whether bytes come in their order again.
+const READ_AHEAD: u64 = 4 << 20;
 
 /// A file that bytes arrive in, and who waits for them.
 #[derive(Debug)]
@@ -29,13 +35,25 @@ pub(super) struct Landing {
 #[derive(Debug)]
 struct State {
     plan: Plan,
-    /// Nothing will arrive any more.
+    /// What arrived in its order and is to be hashed.
+    fresh: VecDeque<Bytes>,
+    waiting: usize,
+    /// The place of the first byte that nobody has been given to hash.
+    next: u64,
+    /// Nothing will arrive any more, or nobody hashes.
     closed: bool,
+}
+
+/// What is to be hashed next.
+enum Piece {
+    Fresh(Bytes),
+    Written(Range<u64>),
 }
 
 impl Landing {
     pub(super) fn new(file: File, size: Option<u64>, done: Ranges) -> Self {
-        let state = State { plan: Plan::new(size, done), closed: false };
+        let plan = Plan::new(size, done);
+        let state = State { plan, fresh: VecDeque::new(), waiting: 0, next: 0, closed: false };
         Self { file, state: Mutex::new(state), moved: Condvar::new() }
     }
 
@@ -44,10 +62,20 @@ impl Landing {
         look(&mut self.state().plan)
     }
 
-    /// Writes bytes at their place. Blocking.
-    pub(super) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Writes bytes at their place. Blocking, also while too many wait to be hashed.
+    pub(super) fn write(&self, at: u64, bytes: &Bytes) -> io::Result<()> {
         self.file.write_all_at(bytes, at)?;
-        self.state().plan.wrote(at..at + bytes.len() as u64);
+        let mut state = self.state();
+        state.plan.wrote(at..at + bytes.len() as u64);
+        while state.next == at && state.waiting >= MOST_WAITING && !state.closed {
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.next == at && !state.closed {
+            state.fresh.push_back(bytes.clone());
+            state.waiting += bytes.len();
+            state.next += bytes.len() as u64;
+        }
+        drop(state);
         self.moved.notify_all();
         Ok(())
     }
@@ -71,38 +99,65 @@ impl Landing {
 
     /// The digest of the whole file; `None` if it was closed before it was whole. Blocking.
     pub(super) fn digest(&self) -> io::Result<Option<Sha256Digest>> {
+        let digest = self.hash();
+        if digest.is_err() {
+            // Who writes must not wait for somebody who is gone.
+            self.close();
+        }
+        digest
+    }
+
+    fn hash(&self) -> io::Result<Option<Sha256Digest>> {
         let mut sha256 = Sha256::new();
         let mut chunk = vec![0; CHUNK];
-        let mut hashed = 0;
-        while let Some(mut next) = self.next(hashed) {
-            while next.start < next.end {
-                let most = usize::try_from(next.end - next.start).unwrap_or(CHUNK).min(CHUNK);
-                let read = self.file.read_at(&mut chunk[..most], next.start)?;
+        while let Some(piece) = self.next() {
+            let mut range = match piece {
+                Piece::Fresh(bytes) => {
+                    sha256.update(&bytes);
+                    continue;
+                }
+                Piece::Written(range) => range,
+            };
+            while range.start < range.end {
+                let most = usize::try_from(range.end - range.start).unwrap_or(CHUNK).min(CHUNK);
+                let read = self.file.read_at(&mut chunk[..most], range.start)?;
                 if read == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
                 sha256.update(&chunk[..read]);
-                next.start += read as u64;
+                range.start += read as u64;
                 if self.state().closed {
                     return Ok(None);
                 }
             }
-            hashed = next.end;
         }
-        let whole = self.state().plan.size() == Some(hashed);
+        let state = self.state();
+        let whole = !state.closed && state.plan.size() == Some(state.next);
+        drop(state);
         Ok(whole.then(|| hex_digest(sha256)))
     }
 
-    /// Waits for what comes after the first `hashed` bytes; `None` at the end.
-    fn next(&self, hashed: u64) -> Option<Range<u64>> {
+    /// Waits for what is to be hashed next; `None` at the end.
+    fn next(&self) -> Option<Piece> {
         let mut state = self.state();
         loop {
-            let frontier = state.plan.frontier();
-            if state.closed || (frontier == hashed && state.plan.is_complete()) {
+            if state.closed {
                 return None;
             }
-            if frontier > hashed {
-                return Some(hashed..frontier);
+            if let Some(bytes) = state.fresh.pop_front() {
+                state.waiting -= bytes.len();
+                drop(state);
+                self.moved.notify_all();
+                return Some(Piece::Fresh(bytes));
+            }
+            let (next, frontier) = (state.next, state.plan.frontier());
+            if frontier > next {
+                let range = next..frontier.min(next + READ_AHEAD);
+                state.next = range.end;
+                return Some(Piece::Written(range));
+            }
+            if state.plan.is_complete() {
+                return None;
             }
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -131,7 +186,7 @@ mod tests {
             let digest = std::thread::scope(|scope| {
                 let following = scope.spawn(|| landing.digest().unwrap());
                 for at in order {
-                    landing.write(at.into(), &[b'a' + at]).unwrap();
+                    landing.write(at.into(), &Bytes::from(vec![b'a' + at])).unwrap();
                 }
                 following.join().unwrap()
             });
@@ -140,21 +195,49 @@ mod tests {
     }
 
     #[test]
+    fn a_network_that_is_faster_than_the_digest_waits_for_it_and_not_for_one_that_is_given_up() {
+        let size = 5 * MOST_WAITING as u64;
+        let piece = Bytes::from(vec![7; MOST_WAITING / 2]);
+        for is_hashed in [true, false] {
+            let landing = landing(Some(size), Ranges::default());
+            let digest = std::thread::scope(|scope| {
+                let writing = scope.spawn(|| {
+                    for at in (0..size).step_by(piece.len()) {
+                        landing.write(at, &piece).unwrap();
+                        assert!(landing.state().waiting < MOST_WAITING + piece.len());
+                    }
+                });
+                let digest = if is_hashed { landing.digest().unwrap() } else { None };
+                if !is_hashed {
+                    landing.close();
+                }
+                writing.join().unwrap();
+                digest
+            });
+            let expected = is_hashed.then(|| {
+                let all = vec![7; usize::try_from(size).unwrap()];
+                hex_digest(Sha256::new_with_prefix(all))
+            });
+            assert_eq!(digest, expected);
+        }
+    }
+
+    #[test]
     fn what_was_there_before_is_part_of_the_digest() {
         let landing = landing(Some(3), Ranges::one(0..2));
         landing.file.write_all_at(b"ab", 0).unwrap();
-        landing.write(2, b"c").unwrap();
+        landing.write(2, &Bytes::from("c")).unwrap();
         assert_eq!(landing.digest().unwrap().unwrap().as_hex(), ABC);
     }
 
     #[test]
     fn a_file_that_is_given_up_has_no_digest_and_one_of_unknown_size_ends_where_it_ends() {
         let given_up = landing(Some(3), Ranges::default());
-        given_up.write(0, b"ab").unwrap();
+        given_up.write(0, &Bytes::from("ab")).unwrap();
         given_up.close();
         assert_eq!(given_up.digest().unwrap(), None);
         let unknown = landing(None, Ranges::default());
-        unknown.write(0, b"abc").unwrap();
+        unknown.write(0, &Bytes::from("abc")).unwrap();
         unknown.end_here();
         assert_eq!(unknown.digest().unwrap().unwrap().as_hex(), ABC);
     }
