@@ -17,6 +17,15 @@ Feature: The models of a hive
       | integrated  |
       | distributed |
 
+  Scenario: a model that is in no catalog is downloaded by whoever wants its answer
+    Given an integrated cluster that uses the hub
+    When I run "rbee-keeper infer --model hf:someone/smol --max-tokens 4 Hello"
+    Then it succeeds
+    And its stderr mentions "is called smollm2-135m-instruct from here on"
+    When I run "rbee-keeper infer --model hf:someone/smol --max-tokens 4 Hello"
+    Then it succeeds
+    And the hub sent less than the file twice
+
   Scenario: a download that is interrupted goes on where it ended
     Given an integrated cluster that uses the hub
     And the hub is slow

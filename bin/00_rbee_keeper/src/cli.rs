@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use rbee_operations::{ModelRef, ProjectorChoice, SshTarget};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
+use crate::wanted_model::WantedModel;
+
 /// Run language models on the computers that you own.
 #[derive(Debug, Parser)]
 #[command(
@@ -255,7 +257,8 @@ pub(crate) enum WorkerCommand {
     #[command(after_help = "\
 Examples:
   rbee-keeper worker spawn --model smollm2 --device CPU-0
-  rbee-keeper worker spawn --model llama-8b --device GPU-0 --slots 8 --ctx-size 32768")]
+  rbee-keeper worker spawn --model llama-8b --device GPU-0 --slots 8 --ctx-size 32768
+  rbee-keeper worker spawn --model hf:bartowski/Llama-3.2-3B-Instruct-GGUF     download it first")]
     Spawn(SpawnArgs),
     /// List a hive's workers
     List(OnHive),
@@ -287,9 +290,9 @@ pub(crate) struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SpawnArgs {
-    /// The model, by its name in the hive's catalog
-    #[arg(long, short, value_name = "ALIAS")]
-    pub(crate) model: ModelAlias,
+    /// The model, by its name in the hive's catalog, or a reference: what is not there is downloaded
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: WantedModel,
     /// The device: CPU-0, GPU-0, … [default: the hive's first GPU, else CPU-0]
     #[arg(long, short, value_name = "ID")]
     pub(crate) device: Option<DeviceId>,
@@ -506,6 +509,7 @@ pub(crate) struct ModelArg {
 Examples:
   rbee-keeper infer 'Why is the sky blue?'
   rbee-keeper infer --model smollm2 --prompt 'Name a colour' --max-tokens 8 --temperature 0
+  rbee-keeper infer --model hf:bartowski/Llama-3.2-3B-Instruct-GGUF 'Name a colour'
   git diff | rbee-keeper infer --system 'Write a commit message' -"
 )]
 pub(crate) struct InferArgs {
@@ -515,9 +519,9 @@ pub(crate) struct InferArgs {
     /// The prompt, as an option; `-` reads it from stdin
     #[arg(long, short, value_name = "PROMPT", group = "text")]
     pub(crate) prompt: Option<String>,
-    /// The model; may be left out when there is only one
-    #[arg(long, short, value_name = "ALIAS")]
-    pub(crate) model: Option<ModelAlias>,
+    /// The model, or a reference to download it by; may be left out when there is only one
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: Option<WantedModel>,
     /// Instructions that stand above the prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -668,6 +672,8 @@ mod tests {
             "hive restart gpu-1",
             "hive refresh gpu-1",
             "worker spawn --model m --device gpu-0 --hive gpu-1 --slots 2 --ctx-size 4096",
+            "worker spawn --model hf:o/r:Q4_K_M@main",
+            "infer --model https://h/a.gguf hello",
             "worker get w-1",
             "worker delete w-1 --hive gpu-1",
             "worker restart w-1",
@@ -715,6 +721,7 @@ mod tests {
             ("infer x --seed -1", "--seed"),
             ("infer x --stop=", "--stop"),
             ("infer x --model ../etc/passwd", "--model"),
+            ("infer x --model hf:../etc", "--model"),
             ("worker spawn", "--model"),
             ("worker spawn --model m --device TPU-0", "--device"),
             ("worker spawn --model m --slots 0", "--slots"),

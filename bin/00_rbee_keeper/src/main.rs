@@ -17,6 +17,7 @@ mod recommend;
 mod render;
 mod session;
 mod view;
+mod wanted_model;
 
 use std::process::ExitCode;
 

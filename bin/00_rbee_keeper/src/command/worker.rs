@@ -10,10 +10,14 @@ use crate::job_run::{self, Listener};
 use crate::output::Output;
 use crate::render::{detail, json, printable, table};
 use crate::session::Session;
+use crate::wanted_model::WantedModel;
 
 pub(super) async fn worker(session: &Session, command: WorkerCommand) -> Result<(), Failure> {
     match command {
-        WorkerCommand::Spawn(args) => run_and_tell(session, spawn(args)).await,
+        WorkerCommand::Spawn(args) => {
+            let operation = spawn(session, args).await?;
+            run_and_tell(session, operation).await
+        }
         WorkerCommand::List(on) => list_all(session, on).await,
         WorkerCommand::Get(worker) => get(session, worker).await,
         WorkerCommand::Delete(worker) => {
@@ -96,14 +100,17 @@ impl Listener for Lines {
     }
 }
 
-fn spawn(args: SpawnArgs) -> Operation {
-    Operation::WorkerSpawn(WorkerSpawn {
-        hive_id: args.on.hive,
-        model: args.model,
-        device: args.device,
-        slots: args.slots,
-        ctx_size: args.ctx_size,
-    })
+async fn spawn(session: &Session, args: SpawnArgs) -> Result<Operation, Failure> {
+    let SpawnArgs { model, device, on, slots, ctx_size } = args;
+    let hive_id = on.hive;
+    let model = match model {
+        WantedModel::Named(alias) => alias,
+        reference @ WantedModel::From(_) => {
+            let queen = session.queen().await?;
+            reference.alias(session, &queen, Some(&hive_id)).await?
+        }
+    };
+    Ok(Operation::WorkerSpawn(WorkerSpawn { hive_id, model, device, slots, ctx_size }))
 }
 
 fn target(worker: WorkerArg) -> WorkerTarget {

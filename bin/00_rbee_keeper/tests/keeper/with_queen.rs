@@ -47,6 +47,32 @@ async fn an_answer_as_json_is_one_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_named_by_where_it_comes_from_is_downloaded_once_and_used() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let downloads = || {
+        let jobs = queen.jobs.list();
+        jobs.iter().filter(|job| job.operation == "model_download").count()
+    };
+    let spawned = || queen.jobs.list()[0].detail["WorkerSpawn"]["model"].clone();
+    let ended = run(&home, &queen, "infer --model hf:o/r:Q8_0 Hello --json").await.expect(0);
+    assert_eq!(ended.json()["model"], "fetched");
+    assert_eq!(downloads(), 1);
+    let ended = run(&home, &queen, "worker spawn --model hf:o/r:Q8_0").await.expect(0);
+    assert!(ended.stderr.contains("Downloading fetched: 100 B of 100 B"), "{ended:?}");
+    assert_eq!(spawned(), "fetched");
+    assert_eq!(downloads(), 2);
+    // What came from there is in a catalog.
+    let ended = run(&home, &queen, "infer --model file:/models/m.gguf Hi --json").await.expect(0);
+    assert_eq!(ended.json()["model"], "smollm2-135m");
+    run(&home, &queen, "worker spawn --model file:/models/m.gguf").await.expect(0);
+    assert_eq!(spawned(), "smollm2-135m");
+    assert_eq!(downloads(), 2);
+    // On that hive there is none.
+    run(&home, &queen, "worker spawn --hive gpu-1 --model file:/models/m.gguf").await.expect(0);
+    assert_eq!(downloads(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_are_arrays_and_things_are_objects() {
     let (home, queen) = (Home::new(), TestQueen::start());
     for (line, length) in [("worker list", 1), ("model list", 0), ("hive list", 1), ("job list", 3)]

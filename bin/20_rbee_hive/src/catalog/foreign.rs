@@ -8,6 +8,7 @@ use worker_contract::{ModelAlias, Sha256Digest};
 
 use super::alias::from_file_name;
 use super::shard::Shard;
+use crate::download::is_projector;
 
 /// The most models that are taken from one store.
 const MAX_MODELS: usize = 10_000;
@@ -96,11 +97,8 @@ pub(crate) fn ollama(folder: &Path) -> Vec<Foreign> {
 /// projector that lies alone in a folder is that of the models there.
 pub(crate) fn gguf_files(folder: &Path) -> Vec<Foreign> {
     let files = walk(folder);
-    let is_projector = |file: &&PathBuf| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        name.contains("mmproj") && name.ends_with(".gguf")
-    };
-    let projectors: Vec<&PathBuf> = files.iter().filter(is_projector).collect();
+    let named = |file: &&PathBuf| file.to_str().is_some_and(is_projector);
+    let projectors: Vec<&PathBuf> = files.iter().filter(named).collect();
     let projector_beside = |model: &Path| {
         let mut there = projectors.iter().filter(|file| file.parent() == model.parent());
         let first = there.next().map(|file| (*file).clone());

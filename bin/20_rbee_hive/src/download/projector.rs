@@ -3,6 +3,8 @@
 //! Projectors are called `mmproj…gguf` and lie in the folder of their model or in one above it. The same
 //! one is often there in several precisions.
 
+use std::path::Path;
+
 use super::hub::RepoFile;
 use crate::catalog::quantization_in;
 
@@ -23,8 +25,8 @@ pub(crate) enum Beside {
 
 /// Whether a file is a projector, by its name.
 pub(crate) fn is_projector(name: &str) -> bool {
-    let base = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
-    base.contains(MARK) && base.ends_with(".gguf")
+    let base = name.rsplit('/').next().unwrap_or(name);
+    base.to_ascii_lowercase().contains(MARK) && is_gguf(base)
 }
 
 /// What lies beside the model with this name.
@@ -48,8 +50,13 @@ pub(crate) fn beside(model: &str, files: &[RepoFile]) -> Beside {
 pub(crate) fn named<'f>(wanted: &str, files: &'f [RepoFile]) -> Option<&'f RepoFile> {
     files.iter().find(|file| {
         let base = file.name.rsplit('/').next().unwrap_or(&file.name);
-        base.eq_ignore_ascii_case(wanted) && base.to_ascii_lowercase().ends_with(".gguf")
+        base.eq_ignore_ascii_case(wanted) && is_gguf(base)
     })
+}
+
+fn is_gguf(name: &str) -> bool {
+    let extension = Path::new(name).extension();
+    extension.is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 fn best(mut files: Vec<&RepoFile>) -> Beside {

@@ -73,6 +73,21 @@ impl ModelRef {
         }
     }
 
+    /// Whether a model is what the reference stands for, that came from `source`: the reference that it
+    /// was downloaded by, with the quantization that was taken, or a path.
+    #[must_use]
+    pub fn covers(&self, source: &str) -> bool {
+        match (self, source.parse()) {
+            (Self::Hub(asked), Ok(Self::Hub(had))) => {
+                asked.id() == had.id()
+                    && asked.revision == had.revision
+                    && (asked.quant.is_none() || asked.quant == had.quant)
+            }
+            (Self::File(path), _) if path == source => true,
+            _ => self.without_secrets() == source,
+        }
+    }
+
     /// The file's name, where the reference names a file.
     #[must_use]
     pub fn file_name(&self) -> Option<&str> {
@@ -325,6 +340,24 @@ mod tests {
         for text in ["hf:o/", "https://example.com/", "file:/"] {
             let error = format!("{text}{}", "a".repeat(10_000)).parse::<ModelRef>().unwrap_err();
             assert!(error.to_string().len() < 200, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_known_by_where_it_came_from() {
+        for (reference, source, covers) in [
+            ("hf:o/r", "hf:o/r:Q4_K_M", true),
+            ("hf:o/r:Q4_K_M", "hf:o/r:Q4_K_M", true),
+            ("hf:o/r:Q8_0", "hf:o/r:Q4_K_M", false),
+            ("hf:o/r@v1", "hf:o/r:Q4_K_M", false),
+            ("hf:o/s", "hf:o/r:Q4_K_M", false),
+            ("https://h/a.gguf?sig=x", "https://h/a.gguf", true),
+            ("https://h/a.gguf", "https://h/b.gguf", false),
+            ("file:/srv/a.gguf", "/srv/a.gguf", true),
+            ("file:/srv/a.gguf", "/srv/b.gguf", false),
+        ] {
+            let reference: ModelRef = reference.parse().unwrap();
+            assert_eq!(reference.covers(source), covers, "{reference} {source}");
         }
     }
 

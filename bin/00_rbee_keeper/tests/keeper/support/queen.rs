@@ -138,6 +138,15 @@ impl Executor for Script {
                     job.warn("The context is small");
                     Ok(Outcome::new("Worker w-1a2b3c4d is ready", worker()))
                 }
+                Operation::ModelDownload(_) => {
+                    let bytes =
+                        |done| Progress { done, total: Some(100), unit: "bytes".to_owned() };
+                    job.progress("Downloading fetched", bytes(50));
+                    job.progress("Downloading fetched", bytes(100));
+                    let mut model = model();
+                    model["alias"] = "fetched".into();
+                    Ok(Outcome::new("Model fetched is in the catalog", model))
+                }
                 Operation::ModelList(_) => Ok(Outcome::new("no models", json!({ "models": [] }))),
                 Operation::ModelGet(_) => Ok(Outcome::new("smollm2-135m", model())),
                 Operation::ModelVerify(_) => {

@@ -1,0 +1,66 @@
+//! The model that a command is about: by its name in a catalog, or by where it comes from.
+
+use std::str::FromStr;
+
+use rbee_operations::{ModelDownload, ModelRef, Operation, ProjectorChoice};
+use worker_contract::{HiveAlias, ModelAlias, ModelEntry};
+
+use crate::command::read;
+use crate::failure::Failure;
+use crate::job_run;
+use crate::queen_client::Queen;
+use crate::session::Session;
+use crate::view::Status;
+
+/// A name or a reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WantedModel {
+    Named(ModelAlias),
+    From(ModelRef),
+}
+
+impl FromStr for WantedModel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if ModelRef::is_meant_by(text) {
+            return text.parse().map(Self::From).map_err(|error| format!("{error}"));
+        }
+        text.parse().map(Self::Named).map_err(|error| format!("{error}"))
+    }
+}
+
+impl WantedModel {
+    /// Its name in a catalog: what is in none is downloaded to the hive first. `on` is the only hive
+    /// that counts, or, without one, any serves and `localhost` gets what is missing.
+    pub(crate) async fn alias(
+        self,
+        session: &Session,
+        queen: &Queen,
+        on: Option<&HiveAlias>,
+    ) -> Result<ModelAlias, Failure> {
+        let reference = match self {
+            Self::Named(alias) => return Ok(alias),
+            Self::From(reference) => reference,
+        };
+        let status: Status = read(&queen.get("/v1/status").await?)?;
+        if let Some(known) = known(&status, &reference, on) {
+            return Ok(known);
+        }
+        let hive_id = on.cloned().unwrap_or_else(HiveAlias::localhost);
+        let projector = ProjectorChoice::Usual;
+        let download = ModelDownload { hive_id, reference, alias: None, projector };
+        let ended = job_run::run(session, queen, &Operation::ModelDownload(download)).await?;
+        let model: ModelEntry = read(&ended.data.unwrap_or_default())?;
+        session.output.note(&format!("it is called {} from here on", model.alias));
+        Ok(model.alias)
+    }
+}
+
+/// The name of a model that came from there.
+fn known(status: &Status, reference: &ModelRef, on: Option<&HiveAlias>) -> Option<ModelAlias> {
+    let counts = |hive: &str| on.is_none_or(|on| on.as_str() == hive);
+    let hives = status.hives.iter().filter(|hive| counts(&hive.hive_id));
+    let mut models = hives.flat_map(|hive| &hive.catalog);
+    models.find(|model| reference.covers(&model.source)).map(|model| model.alias.clone())
+}
