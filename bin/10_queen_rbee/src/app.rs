@@ -146,7 +146,8 @@ impl App {
             facts: Arc::new(facts),
         };
         let max_body_bytes = config.queen.max_body_bytes;
-        let router = edge(router(handlers, executor, auth.clone()), Edge { auth, max_body_bytes });
+        let router =
+            edge(router(handlers, executor.clone(), auth.clone()), Edge { auth, max_body_bytes });
         #[cfg(feature = "local-hive")]
         let router = match hives.local() {
             Some(local) => router.merge(crate::http::local_files(local.clone(), own_secret)),
@@ -154,7 +155,7 @@ impl App {
         };
         tasks.spawn(sweep(registry, background.clone()));
         let app = Self { router, jobs, hives, tasks, background };
-        app.start_local_hive().await;
+        app.start_local_hive(&executor).await;
         Ok(app)
     }
 
@@ -166,6 +167,7 @@ impl App {
     /// Ends what still runs: jobs, the hive of this process with its workers, background tasks. To be
     /// called when no more requests come in.
     pub async fn shutdown(&self) {
+        self.leave_downloads();
         self.jobs.shutdown(JOB_GRACE).await;
         self.stop_local_hive().await;
         self.background.cancel();
@@ -174,12 +176,25 @@ impl App {
     }
 
     #[cfg(feature = "local-hive")]
-    async fn start_local_hive(&self) {
+    async fn start_local_hive(&self, executor: &Arc<dyn Executor>) {
         let Some(local) = self.hives.local() else { return };
         // A queen without her hive still serves the workers of others, and says why it is missing.
         if let Err(error) = local.start().await {
             tracing::error!(reason = %error, "the hive of this machine could not be started");
         }
+        local.resume_downloads(&self.jobs, executor);
+    }
+
+    #[cfg(feature = "local-hive")]
+    fn leave_downloads(&self) {
+        if let Some(hive) = self.hives.local().and_then(LocalHive::running) {
+            hive.leave_downloads();
+        }
+    }
+
+    #[cfg(not(feature = "local-hive"))]
+    fn leave_downloads(&self) {
+        let _ = &self.hives;
     }
 
     #[cfg(feature = "local-hive")]
@@ -192,7 +207,7 @@ impl App {
 
     #[cfg(not(feature = "local-hive"))]
     #[expect(clippy::unused_async, reason = "the other build has a hive to start")]
-    async fn start_local_hive(&self) {
+    async fn start_local_hive(&self, _executor: &Arc<dyn Executor>) {
         let _ = &self.hives;
     }
 

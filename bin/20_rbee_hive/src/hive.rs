@@ -196,6 +196,18 @@ impl Hive {
         self.parts.leaves_workers.store(true, Ordering::Relaxed);
     }
 
+    /// Leaves the downloads that are cancelled from now on to the next hive of these files.
+    pub fn leave_downloads(&self) {
+        self.parts.downloads.leave();
+    }
+
+    /// What an earlier hive of these files was downloading when it ended. Whoever runs the jobs of this
+    /// hive goes on with it.
+    #[must_use]
+    pub fn unfinished_downloads(&self) -> Vec<Operation> {
+        self.parts.catalog.unfinished_downloads()
+    }
+
     /// Stops all workers at once, tells the queen, and lets nothing else start. Done when the last
     /// process is gone, at the latest a moment after the grace for stopping. Another hive can take
     /// over the files then.

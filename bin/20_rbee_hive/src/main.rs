@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use access_tokens::{Authenticator, local_secret};
@@ -11,7 +12,7 @@ use anyhow::Context;
 use clap::Parser;
 use daemon_http::{Edge, bind, edge, serve};
 use daemon_lifecycle::{RunFiles, build_info, shutdown_token};
-use job_server::{JobRegistry, Limits};
+use job_server::{Executor, JobRegistry, Limits};
 use rbee_config::{Config, Paths};
 use rbee_hive::{Announcement, Hive, HiveSettings, model_files, router};
 use worker_contract::HiveAlias;
@@ -100,6 +101,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let hive = Hive::start(settings).await?;
     let jobs = JobRegistry::in_memory(Limits::default());
     let build = build_info("rbee-hive", env!("CARGO_PKG_VERSION"), &[]);
+    resume_downloads(&hive, &jobs);
     let routes = router(&hive, jobs.clone(), build, stop.clone());
     let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });
     let routes = routes.merge(model_files(&hive, shown_to_queen));
@@ -120,12 +122,24 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         if let Some(announcement) = announcement {
             announcement.end().await;
         }
+        hive.leave_downloads();
         jobs.shutdown(grace).await;
         hive.shutdown().await;
     };
     tokio::join!(serve(listener, routes, stop.clone(), grace), drained);
     tracing::info!("hive stopped");
     Ok(())
+}
+
+/// Goes on with what an earlier hive was downloading, as jobs like any other.
+fn resume_downloads(hive: &Hive, jobs: &JobRegistry) {
+    let executor: Arc<dyn Executor> = Arc::new(hive.clone());
+    for operation in hive.unfinished_downloads() {
+        match jobs.submit(&operation, "hive", &executor) {
+            Ok(job) => tracing::info!(%job, "going on with a download"),
+            Err(error) => tracing::warn!(%error, "a download cannot be gone on with"),
+        }
+    }
 }
 
 /// Who may come in: where other machines can reach the hive, only who shows its secret or a token.

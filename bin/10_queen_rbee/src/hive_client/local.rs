@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use job_server::{JobContext, JobError, Outcome};
+use job_server::{Executor, JobContext, JobError, JobRegistry, Outcome};
 use rbee_config::{Config, Paths};
 use rbee_hive::{Hive, HiveSettings};
 use rbee_operations::Operation;
@@ -108,6 +108,17 @@ impl LocalHive {
             tracing::warn!("the reports of the hive in this process ended early");
         }
         Ok(true)
+    }
+
+    /// Goes on with what it was downloading when it last ended, as jobs like any other.
+    pub fn resume_downloads(&self, jobs: &JobRegistry, executor: &Arc<dyn Executor>) {
+        let unfinished = self.running().map(|hive| hive.unfinished_downloads());
+        for operation in unfinished.unwrap_or_default() {
+            match jobs.submit(&operation, "hive", executor) {
+                Ok(job) => tracing::info!(%job, "going on with a download"),
+                Err(error) => tracing::warn!(%error, "a download cannot be gone on with"),
+            }
+        }
     }
 
     /// The hive, while it runs.

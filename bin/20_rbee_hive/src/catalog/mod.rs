@@ -22,6 +22,7 @@ mod projector;
 pub(crate) mod shard;
 mod staged;
 mod store;
+mod unfinished;
 mod usage;
 
 use std::collections::BTreeMap;

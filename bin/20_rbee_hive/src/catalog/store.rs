@@ -43,6 +43,12 @@ ALTER TABLE models ADD COLUMN projector TEXT;
 PRAGMA user_version = 3;
 COMMIT;";
 
+/// What is being downloaded, so that a hive that is killed can go on with it.
+const CREATE_DOWNLOADS: &str = "
+CREATE TABLE IF NOT EXISTS downloads (
+    operation  TEXT PRIMARY KEY   -- what was asked for, as JSON
+) STRICT;";
+
 /// The time of change of a file that was never looked at since it got into the table.
 const NEVER: i64 = -1;
 
@@ -185,6 +191,7 @@ impl Store {
             2 => connection.execute_batch(FROM_2)?,
             _ => connection.execute_batch(CREATE)?,
         }
+        connection.execute_batch(CREATE_DOWNLOADS)?;
         connection.pragma_update(None, "user_version", LAYOUT)?;
         Ok(Self { connection })
     }
@@ -238,6 +245,23 @@ impl Store {
             params![digest.as_hex(), json(projector)],
         )?;
         Ok(())
+    }
+
+    pub(super) fn begin_download(&self, operation: &str) -> Result<(), StoreError> {
+        let insert = "INSERT OR IGNORE INTO downloads (operation) VALUES (?1)";
+        self.connection.execute(insert, [operation])?;
+        Ok(())
+    }
+
+    pub(super) fn end_download(&self, operation: &str) -> Result<(), StoreError> {
+        self.connection.execute("DELETE FROM downloads WHERE operation = ?1", [operation])?;
+        Ok(())
+    }
+
+    pub(super) fn downloads(&self) -> Result<Vec<String>, StoreError> {
+        let mut select = self.connection.prepare("SELECT operation FROM downloads")?;
+        let found = select.query_map([], |row| row.get(0))?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn delete(&self, alias: &ModelAlias) -> Result<(), StoreError> {

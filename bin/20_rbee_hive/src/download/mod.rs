@@ -24,7 +24,7 @@ mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use access_tokens::{Secret, TokenError, stored_secret};
@@ -38,7 +38,7 @@ pub(crate) use self::error::DownloadError;
 pub(crate) use self::fetch::{Fetched, Hears, Remote};
 pub(crate) use self::hub::{Hub, Repository};
 pub(crate) use self::part_file::{Note, read_note};
-pub(crate) use self::projector::{Beside, beside, named};
+pub(crate) use self::projector::{Beside, beside, is_projector, named};
 pub(crate) use self::rate::{Rate, eta};
 
 use self::client::Client;
@@ -60,6 +60,8 @@ pub(crate) struct Downloads {
     endpoint: String,
     secrets: PathBuf,
     retries: u32,
+    /// Whether what is cancelled is left to the next hive.
+    is_ending: AtomicBool,
     /// Held by whoever makes a model of downloaded files: who waited for the same files comes after.
     turn: tokio::sync::Mutex<()>,
 }
@@ -83,8 +85,19 @@ impl Downloads {
             endpoint: endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             secrets,
             retries: config.download_retries,
+            is_ending: AtomicBool::new(false),
             turn: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// The hive ends: nobody wanted what is cancelled from now on to be given up.
+    pub(crate) fn leave(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the hive ends.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
     }
 
     /// Waits until nobody else makes a model of downloaded files.

@@ -81,15 +81,16 @@ impl Supervisor {
             pid: entry.pid,
             started_at: entry.started_at,
             state: run.machine.state(),
-            restarts: None,
+            restarts: entry.restarts.clone(),
         };
-        let (plan, was_ready) = (entry.plan.clone(), entry.was_ready);
+        let (plan, was_ready, failures) =
+            (entry.plan.clone(), entry.was_ready, entry.failures.clone());
         let holdings = Holdings::new(usage.share(&entry.model));
         context.ledger.add(entry);
         let (state, seen) = watch::channel(worker);
         let stop = context.list(&id, plan.clone(), seen);
         let watch = Watch::new(Arc::clone(context), id, plan, holdings, state, stop);
-        self.tracker.spawn(watch.was_ready(was_ready).run(run));
+        self.tracker.spawn(watch.adopted(was_ready, &failures).run(run));
     }
 
     /// Ends processes that a hive of these files started, as their environment proves, and that no

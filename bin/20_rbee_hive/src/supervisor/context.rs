@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use reqwest::Client;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{SupervisedState, SupervisedWorker, WorkerId};
+use worker_contract::{Restarts, SupervisedState, SupervisedWorker, WorkerId};
 
 use super::command::{Surroundings, WorkerPlan};
 use super::error::{StartError, UnknownWorker};
-use super::ledger::{Ledger, LedgerEntry};
+use super::ledger::{GivenUp, Ledger, LedgerEntry};
 use super::log_file::LogFile;
 use super::machine::{Machine, Patience};
 use super::process::WorkerProcess;
@@ -56,6 +56,16 @@ pub(super) struct Listed {
     pub(super) stop: CancellationToken,
 }
 
+/// What was before a process of a worker. All of it is new where nothing was.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// Whether the worker has ever been ready.
+    pub(super) was_ready: bool,
+    /// When its processes failed, as the ledger counts.
+    pub(super) failures: Vec<u64>,
+    pub(super) restarts: Option<Restarts>,
+}
+
 impl Context {
     /// Starts a process for the plan on a free port.
     pub(super) fn launch(
@@ -63,7 +73,7 @@ impl Context {
         plan: &WorkerPlan,
         id: &WorkerId,
         log: &LogFile,
-        was_ready: bool,
+        past: Past,
     ) -> Result<Run, StartError> {
         let port = self.ports.lease()?;
         let arguments = self.surroundings.arguments(plan, id, port.port());
@@ -82,7 +92,9 @@ impl Context {
             address: self.surroundings.address(port.port()),
             started_at: unix_now(),
             token: Some(token),
-            was_ready,
+            was_ready: past.was_ready,
+            failures: past.failures,
+            restarts: past.restarts,
             plan: plan.is_text().then(|| plan.clone()),
         });
         let machine = Machine::new(self.patience, Instant::now());
@@ -109,12 +121,23 @@ impl Context {
         stop
     }
 
+    /// Lists a worker that an earlier hive has given up.
+    pub(super) fn list_given_up(&self, failed: GivenUp) {
+        let GivenUp { worker, plan } = failed;
+        let id = worker.worker_id.clone();
+        tracing::info!(worker = %id, "worker stays given up");
+        // Nobody has the other end, as after the task of a worker has ended.
+        let (_, state) = tokio::sync::watch::channel(worker);
+        self.list(&id, plan, state);
+    }
+
     pub(super) fn find(&self, id: &WorkerId) -> Result<Listed, UnknownWorker> {
         self.workers().get(id).cloned().ok_or_else(|| UnknownWorker(id.clone()))
     }
 
     pub(super) fn forget(&self, id: &WorkerId) {
         self.workers().remove(id);
+        self.ledger.forget(id);
         self.changes.note();
     }
 
@@ -131,6 +154,7 @@ impl Context {
         let surplus = failed.len().saturating_sub(KEPT_FAILURES);
         for (_, id) in failed.into_iter().take(surplus) {
             workers.remove(&id);
+            self.ledger.forget(&id);
         }
     }
 

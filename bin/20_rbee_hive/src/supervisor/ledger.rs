@@ -1,4 +1,5 @@
-//! Which worker processes this hive has started, on disk: `run/workers.json`.
+//! Which worker processes this hive has started, and which workers it has given up, on disk:
+//! `run/workers.json`.
 //!
 //! A hive that is killed leaves its workers running; the next one finds them here. An entry names a
 //! process by pid, start time and token, so that a process that got the same pid later is never taken
@@ -9,11 +10,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use worker_contract::{DeviceId, ModelAlias, WorkerId};
+use worker_contract::{DeviceId, ModelAlias, Restarts, SupervisedWorker, WorkerId};
 
 use super::command::WorkerPlan;
 
@@ -39,42 +41,74 @@ pub(super) struct LedgerEntry {
     /// How to start it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) plan: Option<WorkerPlan>,
+    /// When its processes before this one failed: seconds since the machine was started, which no change
+    /// of the clock moves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) failures: Vec<u64>,
+    /// How it was kept running so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) restarts: Option<Restarts>,
+}
+
+/// A worker that failed too often.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct GivenUp {
+    pub(super) worker: SupervisedWorker,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) plan: Option<WorkerPlan>,
+}
+
+/// What an earlier hive left.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) running: Vec<LedgerEntry>,
+    pub(super) given_up: Vec<GivenUp>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Page<Entry> {
+struct Page<Entry, Failed> {
     /// Which run of the machine the start times are of.
     boot: String,
     workers: Vec<Entry>,
+    #[serde(default = "Vec::new")]
+    given_up: Vec<Failed>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    running: BTreeMap<WorkerId, LedgerEntry>,
+    given_up: BTreeMap<WorkerId, GivenUp>,
 }
 
 /// The file and what is in it.
 #[derive(Debug)]
 pub(super) struct Ledger {
     file: PathBuf,
-    entries: Mutex<BTreeMap<WorkerId, LedgerEntry>>,
+    book: Mutex<Book>,
 }
 
 impl Ledger {
     /// The ledger, and what an earlier hive left in it.
-    pub(super) fn open(file: PathBuf) -> (Self, Vec<LedgerEntry>) {
+    pub(super) fn open(file: PathBuf) -> (Self, Left) {
         let left = read(&file, &boot());
-        let entries = left.iter().map(|entry| (entry.worker_id.clone(), entry.clone()));
-        let entries = Mutex::new(entries.collect());
-        (Self { file, entries }, left)
+        let running = left.running.iter().map(|entry| (entry.worker_id.clone(), entry.clone()));
+        let given_up = left.given_up.iter();
+        let given_up = given_up.map(|failed| (failed.worker.worker_id.clone(), failed.clone()));
+        let book = Book { running: running.collect(), given_up: given_up.collect() };
+        (Self { file, book: Mutex::new(book) }, left)
     }
 
     /// Notes a process. Only the machine's own end could lose it, and with it goes the process.
     pub(super) fn add(&self, entry: LedgerEntry) {
-        self.change(|entries| {
-            entries.insert(entry.worker_id.clone(), entry);
+        self.change(|book| {
+            book.running.insert(entry.worker_id.clone(), entry);
         });
     }
 
     /// Notes that a worker's process has become ready.
     pub(super) fn ready(&self, worker: &WorkerId) {
-        self.change(|entries| {
-            if let Some(entry) = entries.get_mut(worker) {
+        self.change(|book| {
+            if let Some(entry) = book.running.get_mut(worker) {
                 entry.was_ready = true;
             }
         });
@@ -82,15 +116,40 @@ impl Ledger {
 
     /// Notes that a worker has no process.
     pub(super) fn remove(&self, worker: &WorkerId) {
-        self.change(|entries| {
-            entries.remove(worker);
+        self.change(|book| {
+            book.running.remove(worker);
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<WorkerId, LedgerEntry>)) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut entries);
-        let page = Page { boot: boot(), workers: entries.values().cloned().collect() };
+    /// Notes that a worker is not started again until somebody asks for it.
+    pub(super) fn give_up(&self, failed: GivenUp) {
+        self.change(|book| {
+            book.given_up.insert(failed.worker.worker_id.clone(), failed);
+        });
+    }
+
+    /// Notes that nobody speaks of a worker any longer that was given up.
+    pub(super) fn forget(&self, worker: &WorkerId) {
+        let is_known = self.book().given_up.contains_key(worker);
+        if is_known {
+            self.change(|book| {
+                book.given_up.remove(worker);
+            });
+        }
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Book)) {
+        let mut book = self.book();
+        change(&mut book);
+        let page = Page {
+            boot: boot(),
+            workers: book.running.values().cloned().collect(),
+            given_up: book.given_up.values().cloned().collect(),
+        };
         if let Err(error) = write(&self.file, &page) {
             let message = "the list of worker processes cannot be written; \
                            a hive that is killed will not find its workers again";
@@ -99,30 +158,32 @@ impl Ledger {
     }
 }
 
-fn read(file: &Path, boot: &str) -> Vec<LedgerEntry> {
+fn read(file: &Path, boot: &str) -> Left {
     let text = match fs::read(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Left::default(),
         Err(error) => {
             unreadable(file, &error);
-            return Vec::new();
+            return Left::default();
         }
     };
-    // One by one, so that an entry that makes no sense takes no other with it.
-    let page: Page<Value> = match serde_json::from_slice(&text) {
+    let page: Page<Value, Value> = match serde_json::from_slice(&text) {
         Ok(page) => page,
         Err(error) => {
             unreadable(file, &error);
-            return Vec::new();
+            return Left::default();
         }
     };
     if page.boot != boot {
-        return Vec::new();
+        return Left::default();
     }
-    let entries = page.workers.into_iter().filter_map(|entry| {
-        LedgerEntry::deserialize(entry).inspect_err(|error| unreadable(file, error)).ok()
-    });
-    entries.collect()
+    Left { running: each(file, page.workers), given_up: each(file, page.given_up) }
+}
+
+/// One by one, so that an entry that makes no sense takes no other with it.
+fn each<Entry: DeserializeOwned>(file: &Path, entries: Vec<Value>) -> Vec<Entry> {
+    let read = |entry| Entry::deserialize(entry).inspect_err(|error| unreadable(file, error)).ok();
+    entries.into_iter().filter_map(read).collect()
 }
 
 fn unreadable(file: &Path, error: &dyn std::error::Error) {
@@ -131,7 +192,7 @@ fn unreadable(file: &Path, error: &dyn std::error::Error) {
     tracing::warn!(file = %file.display(), %error, "{message}");
 }
 
-fn write(file: &Path, page: &Page<LedgerEntry>) -> std::io::Result<()> {
+fn write(file: &Path, page: &Page<LedgerEntry, GivenUp>) -> std::io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut fresh = tempfile::NamedTempFile::new_in(folder)?;
     fresh.write_all(&serde_json::to_vec_pretty(page)?)?;
@@ -154,12 +215,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("workers.json");
         let (ledger, left) = Ledger::open(file.clone());
-        assert_eq!(left, []);
+        assert_eq!(left.running, []);
         ledger.add(entry("w-1"));
         ledger.add(entry("w-2"));
         ledger.remove(&"w-1".parse().unwrap());
         let (_ledger, left) = Ledger::open(file);
-        assert_eq!(left, [entry("w-2")]);
+        assert_eq!(left.running, [entry("w-2")]);
     }
 
     #[test]
@@ -174,7 +235,7 @@ mod tests {
         ledger.ready(&"w-2".parse().unwrap());
         let (_ledger, left) = Ledger::open(file);
         let ready = LedgerEntry { was_ready: true, ..entry("w-2") };
-        assert_eq!(left, [entry("w-1"), ready, entry("w-3")]);
+        assert_eq!(left.running, [entry("w-1"), ready, entry("w-3")]);
     }
 
     #[test]
@@ -185,20 +246,51 @@ mod tests {
             "device":"CPU-0","address":"http://127.0.0.1:9300","started_at":3}"#;
         fs::write(&file, format!(r#"{{"boot":"b","workers":[{{"pid":-1}},{old},7]}}"#)).unwrap();
         let plain = LedgerEntry { token: None, plan: None, ..entry("w-1") };
-        assert_eq!(read(&file, "b"), [plain]);
+        assert_eq!(read(&file, "b").running, [plain]);
     }
 
     #[test]
     fn a_ledger_of_another_boot_or_of_noise_is_empty() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("workers.json");
-        let page = Page { boot: "earlier".into(), workers: vec![entry("w-1")] };
+        let page =
+            Page { boot: "earlier".into(), workers: vec![entry("w-1")], given_up: Vec::new() };
         write(&file, &page).unwrap();
-        assert_eq!(read(&file, "earlier").len(), 1);
-        assert_eq!(read(&file, "later"), []);
+        assert_eq!(read(&file, "earlier").running.len(), 1);
+        assert_eq!(read(&file, "later").running, []);
         for noise in [&b"{"[..], b"", b"[]", &[0xff, 0x00]] {
             fs::write(&file, noise).unwrap();
-            assert_eq!(read(&file, "earlier"), []);
+            assert_eq!(read(&file, "earlier").running, []);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_was_given_up_is_known_until_somebody_forgets_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("workers.json");
+        let (ledger, _) = Ledger::open(file.clone());
+        let failed = |id: &str| GivenUp { worker: failed(id), plan: entry(id).plan };
+        ledger.give_up(failed("w-1"));
+        ledger.give_up(failed("w-2"));
+        ledger.forget(&"w-1".parse().unwrap());
+        ledger.forget(&"w-none".parse().unwrap());
+        let (_ledger, left) = Ledger::open(file);
+        assert_eq!(left.given_up, [failed("w-2")]);
+    }
+
+    fn failed(id: &str) -> SupervisedWorker {
+        let reason = "it fails".to_owned();
+        SupervisedWorker {
+            worker_id: id.parse().unwrap(),
+            hive_id: worker_contract::HiveAlias::localhost(),
+            model: "m".parse().unwrap(),
+            device: "CPU-0".parse().unwrap(),
+            address: "http://127.0.0.1:9300".into(),
+            port: 9300,
+            pid: 1,
+            started_at: 3,
+            state: worker_contract::SupervisedState::Failed { reason: reason.clone() },
+            restarts: Some(Restarts { count: 4, reason, waiting: false }),
         }
     }
 
@@ -224,6 +316,8 @@ mod tests {
                 slots: 4,
                 ctx_size: 8192,
             }),
+            failures: Vec::new(),
+            restarts: None,
         }
     }
 }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_contract::{ModelAlias, SupervisedState, SupervisedWorker, WorkerId};
 
-use self::context::{Context, Listed, unix_now};
+use self::context::{Context, Listed, Past, unix_now};
 use self::ledger::Ledger;
 use self::log_file::LogFile;
 use self::machine::Patience;
@@ -110,7 +110,8 @@ impl Supervisor {
         });
         let restarting = Marks::default();
         let supervisor = Self { context, tracker: TaskTracker::new(), restarting };
-        supervisor.adopt(left, usage).await;
+        left.given_up.into_iter().for_each(|failed| supervisor.context.list_given_up(failed));
+        supervisor.adopt(left.running, usage).await;
         Ok(supervisor)
     }
 
@@ -164,7 +165,7 @@ impl Supervisor {
         if let Err(error) = log_file::forget_old(&context.logs, is_listed) {
             tracing::debug!(%error, "old worker logs cannot be removed");
         }
-        let run = context.launch(&plan, &id, &LogFile::of(&context.logs, &id), false)?;
+        let run = context.launch(&plan, &id, &LogFile::of(&context.logs, &id), Past::default())?;
         let worker = SupervisedWorker {
             worker_id: id.clone(),
             hive_id: context.surroundings.hive_id.clone(),

@@ -51,6 +51,18 @@ impl FailureHistory {
         Self { policy, seed, failures: VecDeque::new() }
     }
 
+    /// The same with failures of before, each so long ago.
+    pub(super) fn resumed(mut self, ages: &[Duration], now: Instant) -> Self {
+        self.failures = ages.iter().filter_map(|age| now.checked_sub(*age)).collect();
+        self.failures.make_contiguous().sort();
+        self
+    }
+
+    /// How long ago each failure was.
+    pub(super) fn ages(&self, now: Instant) -> Vec<Duration> {
+        self.failures.iter().map(|at| now.saturating_duration_since(*at)).collect()
+    }
+
     /// Takes in a failure and says what becomes of the worker.
     pub(super) fn failed(&mut self, now: Instant) -> Verdict {
         let window = self.policy.window;
@@ -104,6 +116,23 @@ mod tests {
             now += Duration::from_secs(150);
         }
         assert!(history.failures.len() <= POLICY.max_failures, "nothing piles up");
+    }
+
+    #[test]
+    fn failures_of_before_count_as_if_nothing_had_been_in_between() {
+        let (mut history, now) = (FailureHistory::new(POLICY, 1), Instant::now());
+        let later = |seconds| now + Duration::from_secs(seconds);
+        for second in [0, 100, 200] {
+            history.failed(later(second));
+        }
+        let ages = history.ages(later(300));
+        assert_eq!(ages, [300, 200, 100].map(Duration::from_secs));
+        let mut next = FailureHistory::new(POLICY, 1).resumed(&ages, later(300));
+        assert!(matches!(next.failed(later(310)), Verdict::Again(_)));
+        assert_eq!(next.failed(later(320)), Verdict::GiveUp { failures: 5 });
+        let mut old = FailureHistory::new(POLICY, 1).resumed(&ages, later(300));
+        assert!(matches!(old.failed(later(650)), Verdict::Again(_)), "the first is too long ago");
+        assert!(matches!(old.failed(later(750)), Verdict::Again(_)));
     }
 
     #[test]

@@ -4,15 +4,17 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sysinfo::System;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use worker_contract::{Restarts, SupervisedState, SupervisedWorker, WorkerId};
 
 use super::command::WorkerPlan;
-use super::context::{Context, unix_now};
+use super::context::{Context, Past, unix_now};
 use super::failure::{Exit, explain, given_up, says_port_taken};
 use super::health::HealthPoll;
 use super::holdings::Holdings;
+use super::ledger::GivenUp;
 use super::log_file::LogFile;
 use super::machine::{Action, End, Event, Interest, Machine};
 use super::process::WorkerProcess;
@@ -83,9 +85,12 @@ impl Watch {
         Self { context, id, plan, holdings, log, state, stop, was_ready: false, failures }
     }
 
-    /// The same, of a worker that was adopted.
-    pub(super) fn was_ready(mut self, was_ready: bool) -> Self {
+    /// The same, of a worker that was adopted. Its failures count on, as the ledger has them.
+    pub(super) fn adopted(mut self, was_ready: bool, failures: &[u64]) -> Self {
         self.was_ready = was_ready;
+        let (uptime, now) = (System::uptime(), Instant::now());
+        let ages = failures.iter().map(|at| Duration::from_secs(uptime.saturating_sub(*at)));
+        self.failures = self.failures.resumed(&ages.collect::<Vec<_>>(), now);
         self
     }
 
@@ -165,10 +170,23 @@ impl Watch {
     /// Starts another process.
     fn launch(&self) -> Result<Run, String> {
         let Some(plan) = &self.plan else { return Err("nobody knows how it was started".into()) };
-        let run = self.context.launch(plan, &self.id, &self.log, self.was_ready);
+        let run = self.context.launch(plan, &self.id, &self.log, self.past());
         let run = run.map_err(|error| with_causes(&error))?;
         self.publish_process(&run);
         Ok(run)
+    }
+
+    /// What the next process has behind it.
+    fn past(&self) -> Past {
+        let (uptime, now) = (System::uptime(), Instant::now());
+        let ages = self.failures.ages(now);
+        let failures = ages.iter().map(|age| uptime.saturating_sub(age.as_secs())).collect();
+        let mut restarts = self.state.borrow().restarts.clone();
+        if let Some(restarts) = restarts.as_mut().filter(|restarts| restarts.waiting) {
+            restarts.count += 1;
+            restarts.waiting = false;
+        }
+        Past { was_ready: self.was_ready, failures, restarts }
     }
 
     /// Watches one process to its end; `None` if it is left to the next hive.
@@ -288,7 +306,7 @@ impl Watch {
     }
 
     fn failed(self, reason: String, is_given_up: bool) {
-        let Self { context, id, holdings, state, .. } = self;
+        let Self { context, id, plan, holdings, state, .. } = self;
         drop(holdings);
         let first_line = reason.lines().next().unwrap_or_default();
         tracing::warn!(worker = %id, reason = first_line, "worker failed");
@@ -298,6 +316,9 @@ impl Watch {
                 is_given_up.then(|| Restarts { count, reason: reason.clone(), waiting: false });
             worker.state = SupervisedState::Failed { reason };
         });
+        if is_given_up {
+            context.ledger.give_up(GivenUp { worker: state.borrow().clone(), plan });
+        }
         context.changes.note();
         context.forget_oldest_failures();
     }

@@ -149,12 +149,12 @@ async fn a_hive_that_is_killed_and_started_again_has_the_same_worker() {
 }
 
 #[tokio::test]
-async fn a_download_that_a_killed_hive_left_is_gone_on_with() {
+async fn a_download_that_a_killed_hive_left_goes_on_by_itself() {
     let hub = ModelHub::start().await.unwrap();
     let bytes = fs::read(demo_model().unwrap()).unwrap();
     let size = bytes.len() as u64;
     hub.put("SmolLM2-135M-Instruct.Q4_1.gguf", bytes);
-    hub.faults().slow = Some(128 << 10);
+    hub.faults().slow = Some(32 << 10);
     let keys = format!("hf_endpoint = {:?}", hub.address);
     let mut daemon = Daemon::start_configured(&[], &keys).await;
     let download = Operation::ModelDownload(ModelDownload {
@@ -174,19 +174,53 @@ async fn a_download_that_a_killed_hive_left_is_gone_on_with() {
         (!note["done"].as_array()?.is_empty()).then_some(())
     };
     wait_until("a note of what is there", SOON, noted).await.unwrap();
-    daemon.signal(Signal::KILL);
-    daemon.end().await;
-
+    // In whatever way a hive ends: killed, then told to.
+    for signal in [Signal::KILL, Signal::TERM] {
+        daemon.signal(signal);
+        daemon.end().await;
+        assert!(hub.sent() < size, "it ended in the middle");
+        if signal == Signal::TERM {
+            hub.faults().slow = None;
+        }
+        daemon.start_again().await;
+        let jobs = daemon.jobs().await;
+        assert_eq!((jobs.len(), &jobs[0]["caller"]), (1, &json!("hive")), "{jobs:?}");
+        assert_eq!(jobs[0]["operation"], "model_download");
+    }
     let before = hub.sent();
-    assert!(before < size, "it was killed in the middle");
-    hub.faults().slow = None;
-    daemon.start_again().await;
+    let ended = async || (daemon.jobs().await[0]["state"] == "succeeded").then_some(());
+    wait_until("the end of the download", SOON, ended).await.unwrap();
     let model: ModelEntry = daemon.api().run_job(&download).await.unwrap().result().unwrap();
     assert_eq!(model.gguf.size_bytes, size);
     assert!(hub.sent() - before < size, "it went on with what was there");
     let worker: SupervisedWorker =
         daemon.api().run_job(&spawn("m")).await.unwrap().result().unwrap();
     assert_eq!(worker.state, SupervisedState::Ready);
+    daemon.signal(Signal::KILL);
+    daemon.end().await;
+    daemon.start_again().await;
+    assert_eq!(daemon.jobs().await, [Value::Null; 0], "it has ended");
+}
+
+#[tokio::test]
+async fn a_download_that_somebody_cancelled_stays_so() {
+    let hub = ModelHub::start().await.unwrap();
+    hub.put("m.gguf", fs::read(demo_model().unwrap()).unwrap());
+    hub.faults().slow = Some(128 << 10);
+    let keys = format!("hf_endpoint = {:?}", hub.address);
+    let mut daemon = Daemon::start_configured(&[], &keys).await;
+    let body = json!({ "operation": { "ModelDownload": { "reference": "hf:me/m" } } });
+    let job = daemon.api().post("/v1/jobs", &body).await.unwrap().json().unwrap();
+    let begun = async || (hub.sent() > 0).then_some(());
+    wait_until("its first bytes", SOON, begun).await.unwrap();
+    let path = format!("/v1/jobs/{}", job["job_id"].as_str().unwrap());
+    daemon.api().delete(&path).await.unwrap();
+    let ended = async || (daemon.jobs().await[0]["state"] == "cancelled").then_some(());
+    wait_until("its end", SOON, ended).await.unwrap();
+    daemon.signal(Signal::KILL);
+    daemon.end().await;
+    daemon.start_again().await;
+    assert_eq!(daemon.jobs().await, [Value::Null; 0]);
 }
 
 #[tokio::test]
@@ -331,6 +365,11 @@ impl Daemon {
 
     fn api(&self) -> Api {
         Api::new(&self.address, None).unwrap()
+    }
+
+    async fn jobs(&self) -> Vec<Value> {
+        let answer = self.api().get("/v1/jobs").await.unwrap().json().unwrap();
+        answer["jobs"].as_array().unwrap().clone()
     }
 
     fn command(&self, flags: &[&str]) -> Command {

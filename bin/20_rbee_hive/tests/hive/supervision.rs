@@ -44,6 +44,42 @@ async fn a_worker_that_keeps_failing_is_given_up_until_somebody_restarts_it() {
 }
 
 #[tokio::test]
+async fn failures_count_on_and_what_was_given_up_stays_so_when_the_hive_is_another_one() {
+    let (home, hive) = hive_with("serves", |_| {}).await;
+    let mut worker = hive.spawn("double").await.unwrap();
+    for _ in 0..3 {
+        send_signal(worker.pid, Signal::KILL);
+        worker = hive.wait_for_next(&worker).await;
+    }
+    hive.hive.leave_workers();
+    hive.hive.shutdown().await;
+
+    let hive = home.start_with(home.double("serves")).await.unwrap();
+    assert_eq!(hive.hive.workers()[0].restarts.as_ref().map(|restarts| restarts.count), Some(3));
+    send_signal(worker.pid, Signal::KILL);
+    worker = hive.wait_for_next(&worker).await;
+    send_signal(worker.pid, Signal::KILL);
+    let failed = hive
+        .wait_for_worker("the failed worker", |worker| failure_reason(worker).is_some())
+        .await
+        .unwrap();
+    assert!(failed.is_given_up());
+    assert!(failure_reason(&failed).unwrap().starts_with("5 failures"), "{failed:?}");
+    hive.hive.shutdown().await;
+
+    let hive = home.start_with(home.double("serves")).await.unwrap();
+    assert_eq!(hive.hive.workers(), [failed]);
+    assert_eq!(hive.spawn("double").await.unwrap_err().code, "worker_given_up");
+    let again: SupervisedWorker =
+        result(hive.run(restart_worker(&worker.worker_id)).await.unwrap());
+    assert_eq!((again.worker_id, again.state), (worker.worker_id, SupervisedState::Ready));
+    hive.hive.shutdown().await;
+    let hive = home.start_with(home.double("serves")).await.unwrap();
+    assert_eq!(hive.hive.workers(), [], "nothing is held against it");
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
 async fn the_number_of_failures_is_configured() {
     let (home, hive) = hive_with("ends-when-told", |settings| settings.hive.max_failures = 1).await;
     hive.spawn("double").await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{ModelDownload, ModelImport, ModelRef, ProjectorChoice};
 use tempfile::TempDir;
-use worker_contract::{GgufSummary, ModelAlias, ModelEntry};
+use worker_contract::{GgufSummary, ModelAlias};
 
 use super::find::{FindError, Wanted, find};
 use super::told::Told;
@@ -15,8 +15,24 @@ use crate::catalog::{CatalogError, Imported, Place, Staged, StagedFile, from_fil
 use crate::download::Fetched;
 use crate::hive::Parts;
 
-/// Downloads a model and gives it a name.
+/// Downloads a model and gives it a name. The next hive goes on with it if this one is killed.
 pub(in crate::operation) async fn download(
+    parts: &Parts,
+    request: ModelDownload,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let (catalog, noted) = (Arc::clone(&parts.catalog), request.clone());
+    let noted = off_thread(move || catalog.begin_download(&noted)).await?;
+    let ended = carry_out(parts, request, job).await;
+    let is_left = ended.is_err() && job.cancelled().is_cancelled() && parts.downloads.is_ending();
+    if let Some(noted) = noted.filter(|_| !is_left) {
+        let catalog = Arc::clone(&parts.catalog);
+        off_thread(move || catalog.end_download(&noted)).await?;
+    }
+    ended
+}
+
+async fn carry_out(
     parts: &Parts,
     request: ModelDownload,
     job: &JobContext,
@@ -189,18 +205,9 @@ async fn known(
 
 /// Without a network, what was downloaded before serves.
 fn there_already(parts: &Parts, request: &ModelDownload, job: &JobContext) -> Option<Outcome> {
-    let source = request.reference.without_secrets();
-    let same_repository = |entry: &ModelEntry| match (&request.reference, entry.source.parse()) {
-        (ModelRef::Hub(asked), Ok(ModelRef::Hub(had))) => {
-            asked.id() == had.id()
-                && asked.revision == had.revision
-                && (asked.quant.is_none() || asked.quant == had.quant)
-        }
-        _ => entry.source == source,
-    };
     let entry = parts.catalog.list().into_iter().find(|entry| {
         let named = request.alias.as_ref().is_none_or(|alias| *alias == entry.alias);
-        named && same_repository(entry)
+        named && request.reference.covers(&entry.source)
     })?;
     job.warn("its server cannot be reached, so nobody knows whether there is another file by now");
     let message = format!("Model {} was in the catalog already", entry.alias);
