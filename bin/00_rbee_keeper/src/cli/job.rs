@@ -1,0 +1,23 @@
+//! `job …`
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// List the jobs that the queen remembers
+    List,
+    /// Show one job
+    Show(JobArg),
+    /// Print a job's events from the first to the last; Ctrl-C leaves the job running
+    Follow(JobArg),
+    /// Cancel a job
+    Cancel(JobArg),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobArg {
+    /// The job's id, or the beginning of it
+    #[arg(value_name = "JOB", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) job: String,
+}

@@ -1,0 +1,39 @@
+//! `queen …`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+
+use super::StartArgs;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueenCommand {
+    /// Start the queen in the background
+    #[command(after_help = "\
+Examples:
+  rbee-keeper queen start
+  rbee-keeper token create --name laptop && rbee-keeper queen start --bind 0.0.0.0:8500")]
+    Start(StartArgs),
+    /// Stop the queen; requests that run are finished first
+    Stop,
+    /// Show whether the queen runs; exits with 3 when it does not
+    Status,
+    /// Show version, features and address of the running queen
+    Info,
+    /// Build the queen again from its source, with or without a hive inside
+    #[command(after_help = "\
+Examples:
+  rbee-keeper queen rebuild --with-local-hive
+  rbee-keeper queen rebuild --source ~/src/rbee")]
+    Rebuild(RebuildArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RebuildArgs {
+    /// Put this machine's hive into the queen's process: its operations are direct calls then
+    #[arg(long)]
+    pub(crate) with_local_hive: bool,
+    /// The checkout to build [default: the one that this program was built from]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) source: Option<PathBuf>,
+}
