@@ -25,6 +25,7 @@ require_packages() {
         have shellcheck || missing+=(shellcheck)
         if [[ $(uname -s) == Linux ]]; then
             [[ -x /usr/sbin/sshd ]] || missing+=(sshd)
+            have faketime || missing+=(faketime)
             have ssh || missing+=(ssh)
             have ip || missing+=(ip)
         fi

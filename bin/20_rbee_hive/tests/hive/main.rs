@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod clock;
 mod daemon;
 mod downloads;
 #[expect(dead_code, unreachable_pub, reason = "the worker's tests use more of it")]
