@@ -46,9 +46,8 @@ fn names(devices: impl Iterator<Item = DeviceId>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use worker_contract::DeviceLoad;
-
     use super::*;
+    use crate::device::sample::device;
 
     #[test]
     fn the_device_that_is_asked_for_or_the_best_one() {
@@ -71,7 +70,7 @@ mod tests {
             ("", None, Err("the worker's engine found no device on this machine")),
             ("", Some("CPU-0"), Err("the worker's engine found no device on this machine")),
         ] {
-            let devices: Vec<Device> = has.split_whitespace().map(device).collect();
+            let devices: Vec<Device> = has.split_whitespace().map(marked).collect();
             let asked = asked.map(|id| id.parse().unwrap());
             let chosen =
                 choose(&devices, asked).map(|id| id.to_string()).map_err(|e| e.to_string());
@@ -80,17 +79,8 @@ mod tests {
     }
 
     /// One that is gone has a mark.
-    fn device(id: &str) -> Device {
+    fn marked(id: &str) -> Device {
         let (id, is_gone) = id.strip_suffix('!').map_or((id, false), |id| (id, true));
-        Device {
-            id: id.parse().unwrap(),
-            backend: "test".into(),
-            name: id.into(),
-            memory_total_bytes: 1,
-            memory_free_bytes: 1,
-            pci_address: None,
-            load: DeviceLoad::default(),
-            is_gone,
-        }
+        Device { is_gone, ..device(id) }
     }
 }

@@ -8,6 +8,8 @@ mod choose;
 mod fit;
 mod readings;
 mod reserve;
+#[cfg(test)]
+mod sample;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -148,8 +150,7 @@ impl Devices {
 
 #[cfg(test)]
 mod tests {
-    use worker_contract::DeviceLoad;
-
+    use super::sample::device;
     use super::*;
 
     #[test]
@@ -161,18 +162,5 @@ mod tests {
         assert_eq!(gone, [("CPU-0".to_owned(), false), ("GPU-0".to_owned(), true)]);
         devices.replace(vec![device("CPU-0"), device("GPU-0")]);
         assert!(devices.list().iter().all(|device| !device.is_gone));
-    }
-
-    fn device(id: &str) -> Device {
-        Device {
-            id: id.parse().unwrap(),
-            backend: "test".into(),
-            name: id.into(),
-            memory_total_bytes: 1,
-            memory_free_bytes: 1,
-            pci_address: None,
-            load: DeviceLoad::default(),
-            is_gone: false,
-        }
     }
 }

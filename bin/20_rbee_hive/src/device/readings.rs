@@ -137,19 +137,7 @@ fn whole<T: TryFrom<i64> + Default>(reading: f32) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn device(id: &str, pci_address: Option<&str>) -> Device {
-        Device {
-            id: id.parse().unwrap(),
-            backend: "test".into(),
-            name: id.into(),
-            memory_total_bytes: 1,
-            memory_free_bytes: 1,
-            pci_address: pci_address.map(str::to_owned),
-            load: DeviceLoad::default(),
-            is_gone: false,
-        }
-    }
+    use crate::device::sample::device;
 
     fn readings(pci: &Path) -> Readings {
         Readings {
@@ -162,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_processor_tells_its_memory_and_load() {
-        let mut devices = [device("CPU-0", None)];
+        let mut devices = [device("CPU-0")];
         readings(Path::new("/nowhere")).update(&mut devices);
         let [processor] = devices;
         assert!(processor.memory_total_bytes > 1 << 20, "{processor:?}");
@@ -184,7 +172,10 @@ mod tests {
         ] {
             fs::write(folder.join(file), content).unwrap();
         }
-        let mut devices = [device("GPU-0", Some("0000:03:00.0")), device("GPU-1", None)];
+        let mut devices = [
+            Device { pci_address: Some("0000:03:00.0".into()), ..device("GPU-0") },
+            device("GPU-1"),
+        ];
         let mut readings = readings(pci.path());
         readings.update(&mut devices);
         assert_eq!(devices[0].memory_total_bytes, 17_163_091_968);
