@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures rbee on this machine: ./bench.sh [tokens|prefix|draft|footprint|queen|hive|download ...] [--rounds N]
+# Measures rbee on this machine: ./bench.sh [tokens|prefix|draft|footprint|queen|hive|supervision|download ...] [--rounds N]
 # Builds release binaries first; needs the demo model, which it fetches.
 set -euo pipefail
 cd "$(dirname "$0")"

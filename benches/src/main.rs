@@ -13,6 +13,7 @@ mod hive_operation;
 mod prefix;
 mod queen_overhead;
 mod stand_in;
+mod supervision;
 mod token_rate;
 mod worker;
 
@@ -49,6 +50,8 @@ enum What {
     Download,
     /// A hive operation by direct call against one over HTTP.
     Hive,
+    /// How a hive keeps workers running, and what that takes.
+    Supervision,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -66,6 +69,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(What::Hive) {
         println!("{}\n", runtime.block_on(hive_operation::measure(cli.rounds))?);
+    }
+    if wanted(What::Supervision) {
+        println!("{}\n", runtime.block_on(supervision::measure(cli.rounds))?);
     }
     if wanted(What::Download) {
         println!("{}\n", runtime.block_on(download::measure(cli.rounds))?);
