@@ -50,9 +50,19 @@ pub(crate) struct Hive {
     pub(crate) last_seen_ms: Option<u64>,
     /// Where another hive is that has the same name and is therefore refused.
     pub(crate) rival: Option<String>,
+    /// What SSH told of the machine of a hive that is silent.
+    pub(crate) found: Option<Found>,
     pub(crate) devices: Vec<Device>,
     pub(crate) catalog: Vec<ModelEntry>,
     pub(crate) workers: Vec<SupervisedWorker>,
+}
+
+/// What was found on the machine of a silent hive.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Found {
+    pub(crate) summary: String,
+    pub(crate) log: Option<String>,
 }
 
 /// A worker as the queen knows it: its last heartbeat, and what the queen adds.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use access_tokens::local_secret;
 use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, Outcome};
+use narration::with_causes;
 use rbee_config::WorkerConfig;
 use rbee_operations::Operation;
 use tokio_util::sync::CancellationToken;
@@ -253,18 +254,6 @@ impl Parts {
             workers: self.supervisor.list(),
         }
     }
-}
-
-/// The whole chain of causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(deeper) = cause {
-        text.push_str(": ");
-        text.push_str(&deeper.to_string());
-        cause = deeper.source();
-    }
-    text
 }
 
 fn setup(settings: &HiveSettings, changes: Changes) -> Setup {

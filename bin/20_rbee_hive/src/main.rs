@@ -11,7 +11,7 @@ use access_tokens::{Authenticator, local_secret};
 use anyhow::Context;
 use clap::Parser;
 use daemon_http::{Edge, bind, edge, serve};
-use daemon_lifecycle::{RunFiles, build_info, shutdown_token};
+use daemon_lifecycle::{LEAVES_WORKERS, RunFiles, build_info, shutdown_token};
 use job_server::{Executor, JobRegistry, Limits};
 use rbee_config::{Config, Paths};
 use rbee_hive::{Announcement, Hive, HiveSettings, model_files, router};
@@ -100,7 +100,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let settings = HiveSettings::standalone(paths, &config, address, secret)?;
     let hive = Hive::start(settings).await?;
     let jobs = JobRegistry::in_memory(Limits::default());
-    let build = build_info("rbee-hive", env!("CARGO_PKG_VERSION"), &[]);
+    let build = build_info("rbee-hive", env!("CARGO_PKG_VERSION"), &[LEAVES_WORKERS]);
     resume_downloads(&hive, &jobs);
     let routes = router(&hive, jobs.clone(), build, stop.clone());
     let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });

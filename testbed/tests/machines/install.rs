@@ -51,9 +51,25 @@ async fn an_empty_machine_becomes_a_hive_whose_worker_answers() {
 
     let logs = bed.keeper("hive logs gpu-1 -n 50").await.unwrap().expect_success().unwrap();
     assert!(logs.stdout.contains("hive listens"), "{logs}");
+    let mut followed = bed.start_keeper(&["hive", "logs", "gpu-1", "--follow"]).unwrap();
+    followed.wait_for("hive listens").await.unwrap();
     let stopped = bed.keeper("hive stop gpu-1").await.unwrap().expect_success().unwrap();
     assert!(stopped.stdout.contains("has stopped"), "{stopped}");
     assert_eq!(rbee_processes(&bed, "gpu-1"), "", "hive, worker and supervisor have ended");
+    followed.wait_for("hive stopped").await.unwrap();
+    let jobs = bed.json("job list").await.unwrap();
+    let mut jobs = jobs.as_array().unwrap().iter();
+    let job =
+        jobs.find(|job| job["operation"] == "hive_logs" && job["state"] == "running").unwrap();
+    let cancel = format!("job cancel {}", job["job_id"].as_str().unwrap());
+    bed.keeper(&cancel).await.unwrap().expect_success().unwrap();
+    let ended = followed.finish().await.unwrap();
+    assert!(ended.stderr.contains("cancelled"), "{ended}");
+
+    let silent = bed.keeper("hive status gpu-1").await.unwrap().expect_success().unwrap();
+    for told in ["the hive does not run: rbee-keeper hive start gpu-1", "hive stopped"] {
+        assert!(silent.stdout.contains(told), "{told} is missing: {silent}");
+    }
     bed.keeper("hive restart gpu-1").await.unwrap().expect_success().unwrap();
 }
 
@@ -78,6 +94,8 @@ async fn a_second_install_is_nothing_and_an_upgrade_leaves_workers_running() {
         (&upgraded["copied_bytes"], fs::metadata(bed.home(DESK).join("bin/rbee-hive")).unwrap());
     assert_eq!(copied.as_u64(), Some(hive.len()), "only what changed is sent");
     assert_ne!(process_of(&bed, "gpu-1", "rbee-hive"), hive_before);
+    let log = bed.keeper("hive logs gpu-1 -n 100").await.unwrap().expect_success().unwrap();
+    assert!(log.stdout.contains("asked to shut down"), "it was not killed: {log}");
     assert_eq!(worker_process(&bed, "gpu-1"), before, "the worker ran on");
     let got = bed.json(&format!("worker get {worker} --hive gpu-1")).await.unwrap();
     assert_eq!(got["state"], "ready", "{got}");

@@ -32,6 +32,9 @@ pub(crate) enum HiveCommand {
     Logs {
         #[command(flatten)]
         hive: HiveArg,
+        /// Go on with what is written from now on
+        #[arg(long, short)]
+        follow: bool,
         /// How many lines
         #[arg(long, short = 'n', value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         lines: u16,

@@ -49,6 +49,7 @@ fn the_commands_of_the_documentation_are_understood() {
         "hive install gpu-1 --queen-url http://desk:8500",
         "hive uninstall gpu-1 --purge",
         "hive logs gpu-1 -n 20",
+        "hive logs gpu-1 --follow",
         "hive restart gpu-1",
         "hive refresh gpu-1",
         "worker spawn --model m --device gpu-0 --hive gpu-1 --slots 2 --ctx-size 4096",

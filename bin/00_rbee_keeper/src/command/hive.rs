@@ -8,6 +8,7 @@ use rbee_operations::{
     Operation, SshHost,
 };
 
+use super::log_lines::LogLines;
 use super::{data, list, now, read, run, run_and_tell};
 use crate::cli::{HiveAddArgs, HiveArg, HiveCommand, NamedHive};
 use crate::failure::Failure;
@@ -33,7 +34,8 @@ pub(super) async fn hive(session: &Session, command: HiveCommand) -> Result<(), 
         HiveCommand::Refresh(hive) => {
             run_and_tell(session, Operation::HiveRefresh(target(hive))).await
         }
-        HiveCommand::Logs { hive, lines } => logs(session, hive, lines).await,
+        HiveCommand::Logs { hive, follow: false, lines } => logs(session, hive, lines).await,
+        HiveCommand::Logs { hive, follow: true, lines } => follow(session, hive, lines).await,
         HiveCommand::Add(args) => run_and_tell(session, add(args).await?).await,
         HiveCommand::Discover { wait } => discover(session, wait).await,
         HiveCommand::ImportSsh => ssh_hosts(session).await,
@@ -81,10 +83,19 @@ async fn read_secret(file: &Path) -> Result<String, Failure> {
 }
 
 async fn logs(session: &Session, hive: HiveArg, lines: u16) -> Result<(), Failure> {
-    let logs = HiveLogs { hive_id: hive.alias, lines };
+    let logs = HiveLogs { hive_id: hive.alias, lines, follow: false };
     let data = data(run(session, Operation::HiveLogs(logs)).await?);
     let text = data["text"].as_str().map(crate::render::printable).unwrap_or_default();
     session.output.result(&data, |_| Ok(text.clone())).await
+}
+
+async fn follow(session: &Session, hive: HiveArg, lines: u16) -> Result<(), Failure> {
+    let logs = HiveLogs { hive_id: hive.alias, lines, follow: true };
+    let queen = session.queen().await?;
+    let mut lines = LogLines::new(session.output);
+    let ended = job_run::run_with(session, &queen, &Operation::HiveLogs(logs), &mut lines).await;
+    lines.close().await?;
+    ended.map(drop)
 }
 
 async fn discover(session: &Session, wait: u32) -> Result<(), Failure> {

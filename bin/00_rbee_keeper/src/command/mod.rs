@@ -5,6 +5,7 @@ mod down;
 mod hive;
 mod infer;
 mod job;
+mod log_lines;
 mod model;
 mod policy;
 mod queen;

@@ -1,14 +1,14 @@
 //! `worker …`
 
-use rbee_operations::{HiveTarget, JobEvent, Operation, WorkerLogs, WorkerSpawn, WorkerTarget};
+use rbee_operations::{HiveTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget};
 use worker_contract::SupervisedWorker;
 
+use super::log_lines::LogLines;
 use super::{data, list, now, read, run, run_and_tell};
 use crate::cli::{LogsArgs, OnHive, SpawnArgs, WorkerArg, WorkerCommand};
 use crate::failure::Failure;
-use crate::job_run::{self, Listener};
-use crate::output::Output;
-use crate::render::{detail, json, printable, table};
+use crate::job_run;
+use crate::render::{detail, table};
 use crate::session::Session;
 use crate::wanted_model::WantedModel;
 
@@ -57,47 +57,10 @@ async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failure> {
     let WorkerTarget { hive_id, worker_id } = target(worker);
     let logs = WorkerLogs { hive_id, worker_id, lines: Some(lines), follow };
     let queen = session.queen().await?;
-    let mut lines = Lines { output: session.output, written: 0 };
+    let mut lines = LogLines::new(session.output);
     let ended = job_run::run_with(session, &queen, &Operation::WorkerLogs(logs), &mut lines).await;
     lines.close().await?;
     ended.map(drop)
-}
-
-/// The lines of a log on stdout.
-struct Lines {
-    output: Output,
-    written: usize,
-}
-
-impl Lines {
-    async fn close(&self) -> Result<(), Failure> {
-        match (self.output.is_json(), self.written) {
-            (false, _) => Ok(()),
-            (true, 0) => self.output.text("[]\n").await,
-            (true, _) => self.output.text("\n]\n").await,
-        }
-    }
-}
-
-impl Listener for Lines {
-    async fn event(&mut self, event: &JobEvent) -> Result<(), Failure> {
-        if event.event != "log" {
-            return Ok(());
-        }
-        let mut text = String::new();
-        for line in event.message.split('\n') {
-            if self.output.is_json() {
-                text.push_str(if self.written == 0 { "[\n" } else { ",\n" });
-                text.push_str(&json::line(line));
-            } else {
-                text.push_str(line);
-                text.push('\n');
-            }
-            self.written += 1;
-        }
-        let shown = if self.output.stdout_is_terminal() { printable(&text) } else { text };
-        self.output.text(shown).await
-    }
 }
 
 async fn spawn(session: &Session, args: SpawnArgs) -> Result<Operation, Failure> {

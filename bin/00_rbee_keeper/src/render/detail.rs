@@ -107,7 +107,14 @@ pub(crate) fn hive(hive: &view::Hive, now: u64, style: Style) -> String {
         let text = format!("{rival} has the same name and is refused: give it --alias NAME");
         lines.push(("another hive", text));
     }
+    if let Some(found) = &hive.found {
+        lines.push(("by SSH", found.summary.clone()));
+    }
     let mut text = pairs(&lines);
+    if let Some(log) = hive.found.as_ref().and_then(|found| found.log.as_ref()) {
+        text.push_str("\nits log ends with:\n");
+        text.push_str(&printable(log));
+    }
     let mut section = |table: String| {
         text.push('\n');
         text.push_str(&table);

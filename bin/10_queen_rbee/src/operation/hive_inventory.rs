@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use access_tokens::Secret;
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{
-    DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall,
-};
+use rbee_operations::{DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveUninstall};
 use serde_json::json;
 use worker_contract::HiveAlias;
 
@@ -18,8 +16,6 @@ use crate::ssh::config_hosts;
 
 /// The longest search.
 const MAX_SEARCH: Duration = Duration::from_secs(30);
-/// The most lines of a log that are shown.
-const MAX_LINES: u16 = 10_000;
 
 impl Operations {
     /// Makes a machine known. Nothing is sent there.
@@ -108,17 +104,6 @@ impl Operations {
         Ok(outcome(message, &json!({ "hive_id": hive, "kept": kept })))
     }
 
-    pub(super) async fn hive_logs(&self, logs: &HiveLogs) -> Result<Outcome, JobError> {
-        let (hive, lines) = (&logs.hive_id, logs.lines.clamp(1, MAX_LINES));
-        let text = if hive.is_localhost() {
-            self.own_log(lines).await?
-        } else {
-            self.remote.logs(hive, lines).await?
-        };
-        let message = format!("The last {} lines of hive {hive}", text.lines().count());
-        Ok(outcome(message, &json!({ "hive_id": hive, "text": text })))
-    }
-
     /// Shows which hives announce themselves on the network.
     pub(super) async fn hive_discover(
         &self,
@@ -161,19 +146,6 @@ impl Operations {
             n => format!("{n} hosts"),
         };
         Ok(outcome(message, &json!({ "hosts": hosts })))
-    }
-
-    /// The log of the hive on this machine: its own, or the queen's that it is a part of.
-    async fn own_log(&self, lines: u16) -> Result<String, JobError> {
-        let program = if cfg!(feature = "local-hive") { "queen-rbee" } else { "rbee-hive" };
-        let file = self.logs.join(format!("{program}.log"));
-        let text = tokio::fs::read(&file).await.map_err(|error| {
-            JobError::new("no_log", format!("{} cannot be read: {error}", file.display()))
-        })?;
-        let text = String::from_utf8_lossy(&text);
-        let all: Vec<&str> = text.lines().collect();
-        let last = &all[all.len().saturating_sub(usize::from(lines))..];
-        Ok(last.iter().flat_map(|line| [line, "\n"]).collect())
     }
 }
 

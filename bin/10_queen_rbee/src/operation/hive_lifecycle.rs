@@ -35,7 +35,27 @@ impl Operations {
         outcome(message, &json!({ "hives": hives }))
     }
 
-    pub(super) fn hive_status(&self, id: &HiveAlias) -> Result<Outcome, JobError> {
+    /// Shows a hive; of one that is silent, what SSH tells of its machine.
+    pub(super) async fn hive_status(
+        &self,
+        id: &HiveAlias,
+        job: &JobContext,
+    ) -> Result<Outcome, JobError> {
+        let known = self.known(id)?;
+        if known.data["liveness"] != json!(Liveness::Gone) || !self.remote.has(id) {
+            return Ok(known);
+        }
+        job.say(format!("Hive {id} is silent; looking at its machine by SSH"));
+        let looked = job.cancelled().run_until_cancelled(self.remote.look(id)).await;
+        let found = looked.ok_or_else(JobError::cancelled)?;
+        let message = format!("Hive {id} is silent: {}", found.summary);
+        let mut data = known.data;
+        data["found"] = json!(found);
+        Ok(Outcome::new(message, data))
+    }
+
+    /// What is known of a hive.
+    fn known(&self, id: &HiveAlias) -> Result<Outcome, JobError> {
         let hives = self.registry.hives(Instant::now());
         if let Some(hive) = hives.into_iter().find(|hive| hive.said.hive_id == *id) {
             return Ok(outcome(summary(&hive.said), &hive));
@@ -69,7 +89,7 @@ impl Operations {
         self.registry
             .hive_beat(report, Instant::now())
             .map_err(|error| JobError::new("hive_refused", error.to_string()))?;
-        self.hive_status(&reported_as)
+        self.known(&reported_as)
     }
 
     pub(super) async fn hive_restart(
@@ -96,7 +116,7 @@ impl Operations {
                 Some(hive) => Ok(outcome(format!("Hive {id} is running"), &hive)),
                 None if self.remote.has(id) => {
                     self.remote.start(id, job).await?;
-                    let status = self.hive_status(id)?;
+                    let status = self.known(id)?;
                     Ok(Outcome::new(format!("Hive {id} has started"), status.data))
                 }
                 None => Err(elsewhere(id, "started")),
@@ -104,7 +124,7 @@ impl Operations {
         }
         job.say("Starting the hive of this machine");
         let is_fresh = self.start_local(job).await?;
-        let status = self.hive_status(id)?;
+        let status = self.known(id)?;
         let message = if is_fresh { "has started" } else { "was running already" };
         Ok(Outcome::new(format!("Hive {id} {message}"), status.data))
     }

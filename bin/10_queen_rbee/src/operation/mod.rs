@@ -4,6 +4,7 @@
 mod forward;
 mod hive_inventory;
 mod hive_lifecycle;
+mod hive_logs;
 #[cfg(not(feature = "local-hive"))]
 mod hive_process;
 mod infer;
@@ -64,13 +65,13 @@ impl Operations {
             Operation::HiveStart(target) => self.hive_start(&target.hive_id, &job).await,
             Operation::HiveStop(target) => self.hive_stop(&target.hive_id, &job).await,
             Operation::HiveRestart(target) => self.hive_restart(&target.hive_id, &job).await,
-            Operation::HiveStatus(target) => self.hive_status(&target.hive_id),
+            Operation::HiveStatus(target) => self.hive_status(&target.hive_id, &job).await,
             Operation::HiveRefresh(target) => self.hive_refresh(&target.hive_id, job).await,
             Operation::HiveAdd(add) => self.hive_add(add),
             Operation::HiveRemove(target) => self.hive_remove(&target.hive_id),
             Operation::HiveInstall(install) => self.hive_install(install, &job).await,
             Operation::HiveUninstall(uninstall) => self.hive_uninstall(&uninstall, &job).await,
-            Operation::HiveLogs(logs) => self.hive_logs(&logs).await,
+            Operation::HiveLogs(logs) => self.hive_logs(&logs, &job).await,
             Operation::HiveDiscover(discover) => self.hive_discover(&discover, &job).await,
             Operation::HiveSshHosts {} => self.hive_ssh_hosts(),
             Operation::ModelCopy(copy) => self.model_copy(copy, job).await,

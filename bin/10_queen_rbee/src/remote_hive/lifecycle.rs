@@ -2,14 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use daemon_lifecycle::{BuildInfo, LEAVES_WORKERS};
 use job_server::{JobContext, JobError};
 use rbee_operations::HiveUninstall;
+use reqwest::StatusCode;
 use tokio::time::timeout;
 use worker_contract::HiveAlias;
 
 use super::{RemoteHives, Shell, StepFailed, fact};
 use crate::registry::Liveness;
 
+/// How long a hive may take to answer.
+const CALL: Duration = Duration::from_secs(5);
 /// How long a hive may take until its first report.
 const REPORT: Duration = Duration::from_secs(30);
 /// How long a hive may take to end, in seconds: it gives its workers time.
@@ -44,15 +48,6 @@ impl RemoteHives {
         Ok(was_running)
     }
 
-    /// The last lines of a hive's log.
-    pub(crate) async fn logs(&self, hive: &HiveAlias, lines: u16) -> Result<String, JobError> {
-        let (_, target) = self.machine(hive)?;
-        let shell = Shell::connect(hive, &target).await?;
-        let text = shell.run("read the log", &["logs", &lines.to_string()], b"").await?;
-        shell.ssh.close().await;
-        Ok(text)
-    }
-
     /// Takes a hive off its machine. Gives the folder with its models, where that stays.
     pub(crate) async fn uninstall(
         &self,
@@ -79,11 +74,33 @@ impl RemoteHives {
         Ok((!kept.is_empty()).then(|| kept.to_owned()))
     }
 
-    /// Starts what was just installed in the place of the hive that runs.
+    /// Starts what was just installed in the place of the hive that runs, whose workers run on. One that
+    /// knows how ends by itself; any other, or one that cannot be asked, is killed.
     pub(super) async fn replace(&self, hive: &HiveAlias, shell: &Shell) -> Result<(), JobError> {
         let since = Instant::now();
-        shell.run("replace the hive that runs", &["replace"], b"").await?;
+        let is_replaced = self.is_leaving(hive).await
+            && shell.run("start the new hive", &["succeed", HALT], b"").await.is_ok();
+        if !is_replaced {
+            shell.run("replace the hive that runs", &["replace"], b"").await?;
+        }
         self.until_reported(hive, shell, since).await
+    }
+
+    /// Asks a hive to end without its workers. False if it does not know how, or does not answer.
+    async fn is_leaving(&self, hive: &HiveAlias) -> bool {
+        let Some(url) = self.inventory.url(hive) else { return false };
+        let Ok(client) = reqwest::Client::builder().no_proxy().timeout(CALL).build() else {
+            return false;
+        };
+        let secret = self.keyring.secret(hive);
+        let asked = client.get(format!("{url}/v1/build-info")).bearer_auth(secret.expose());
+        let knows = async { asked.send().await?.json::<BuildInfo>().await }.await;
+        if !knows.is_ok_and(|build| build.features.iter().any(|known| known == LEAVES_WORKERS)) {
+            return false;
+        }
+        let asked = client.post(format!("{url}/v1/shutdown?workers=keep"));
+        let answer = asked.bearer_auth(secret.expose()).send().await;
+        answer.is_ok_and(|answer| answer.status() == StatusCode::ACCEPTED)
     }
 
     async fn until_reported(

@@ -7,6 +7,8 @@
 mod address;
 mod install;
 mod lifecycle;
+mod log;
+mod look;
 mod payload;
 mod plan;
 mod probe;
@@ -19,7 +21,10 @@ use job_server::JobError;
 use rbee_operations::SshTarget;
 use worker_contract::HiveAlias;
 
+pub(crate) use narration::with_causes;
+
 pub(crate) use self::address::QueenAddress;
+pub(crate) use self::log::RemoteLog;
 use self::probe::Probe;
 use crate::inventory::{Inventory, Machine, url_of};
 use crate::keyring::Keyring;
@@ -172,16 +177,4 @@ fn fact<'t>(text: &'t str, name: &str) -> &'t str {
 /// A base URL as somebody gave it, checked.
 pub(crate) fn base_url(text: &str) -> Result<String, JobError> {
     Ok(address::base(text)?)
-}
-
-/// The whole chain of causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(deeper) = cause {
-        text.push_str(": ");
-        text.push_str(&deeper.to_string());
-        cause = deeper.source();
-    }
-    text
 }

@@ -15,6 +15,7 @@ use access_tokens::Secret;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use narration::with_causes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -29,7 +30,6 @@ use super::probe::{Facts, probe};
 use super::retry::Attempts;
 use super::verify::Landing;
 use crate::catalog::{free_space, hex_digest_of};
-use crate::hive::with_causes;
 
 /// When it is known whether one connection is enough.
 const FIRST_LOOK: Duration = Duration::from_millis(300);

@@ -1,8 +1,8 @@
 //! From the errors of the parts to the one that a job ends with.
 
 use job_server::JobError;
+use narration::with_causes;
 
-use super::with_causes;
 use crate::catalog::CatalogError;
 use crate::device::{DeviceError, NoDevice, TooLittleMemory};
 use crate::download::DownloadError;

@@ -9,7 +9,7 @@ use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Operation;
 use serde::Serialize;
 
-use crate::hive::{Parts, with_causes};
+use crate::hive::Parts;
 
 /// Carries an operation out. The one list of what a hive can do.
 pub(crate) async fn carry_out(

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use job_server::{JobContext, JobError, Outcome};
+use narration::with_causes;
 use rbee_operations::{Progress, WorkerSpawn};
 use serde_json::json;
 use worker_contract::{DeviceId, ModelAlias, WorkerId};
@@ -10,7 +11,7 @@ use worker_contract::{DeviceId, ModelAlias, WorkerId};
 use super::model::{blocking, unknown_or_being_removed};
 use super::{outcome, unless_cancelled};
 use crate::device::{Reservation, TooLittleMemory};
-use crate::hive::{Parts, with_causes};
+use crate::hive::Parts;
 use crate::supervisor::{Holdings, PlannedProjector, Stage, Started, WorkerPlan};
 
 /// What a worker is to be.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use job_server::{JobContext, JobError, Outcome};
+use narration::with_causes;
 use rbee_operations::WorkerLogs;
 use serde_json::json;
 use worker_contract::WorkerId;
 
 use super::outcome;
-use crate::hive::{Parts, with_causes};
+use crate::hive::Parts;
 use crate::supervisor::LogReader;
 
 /// How many lines are shown if nobody says how many.

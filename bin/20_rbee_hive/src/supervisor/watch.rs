@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use narration::with_causes;
 use sysinfo::System;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,6 @@ use super::log_file::LogFile;
 use super::machine::{Action, End, Event, Interest, Machine};
 use super::process::WorkerProcess;
 use super::restart::{FailureHistory, Verdict};
-use crate::hive::with_causes;
 use crate::ports::{PortLease, is_free};
 
 /// How often another port is tried when one is snatched away between choosing it and listening.

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Among a hive's features: it ends without its workers where `POST /v1/shutdown?workers=keep` says so.
+pub const LEAVES_WORKERS: &str = "leaves-workers";
+
 /// How a daemon was built: the answer to `GET /v1/build-info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildInfo {

@@ -18,7 +18,7 @@ mod start;
 mod stop;
 
 pub use binary::find_binary;
-pub use build_info::{BuildInfo, build_info};
+pub use build_info::{BuildInfo, LEAVES_WORKERS, build_info};
 pub use environment::{find_started_with, started_with};
 pub use error::LifecycleError;
 pub use handle::ProcessHandle;

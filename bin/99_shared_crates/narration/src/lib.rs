@@ -4,6 +4,8 @@
 //! (`info`, `debug`, `warn,queen_rbee=debug`). The default is `info`. Time is UTC; colours are for
 //! terminals, unless `NO_COLOR` is set. A log that cannot be written, on a full disk say, is lost
 //! and stops nothing.
+//!
+//! [`with_causes`] tells an error with all its causes, for a line of a log or an answer.
 #![warn(missing_docs)]
 
 use std::io::IsTerminal as _;
@@ -30,6 +32,19 @@ pub fn init(daemon: &'static str) {
     if let Some(mistake) = mistake {
         tracing::warn!(daemon, mistake, "RBEE_LOG is not understood; writing at level info");
     }
+}
+
+/// The whole chain of causes in one line.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        text.push_str(": ");
+        text.push_str(&deeper.to_string());
+        cause = deeper.source();
+    }
+    text
 }
 
 /// The wanted filter, or the default one and what is wrong with the wanted one.
@@ -88,6 +103,29 @@ mod tests {
         {
             assert_eq!(filter(wanted).1.is_some(), is_wrong, "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn an_error_is_told_with_all_its_causes() {
+        #[derive(Debug)]
+        struct Layer(&'static str, Option<Box<Layer>>);
+
+        impl std::fmt::Display for Layer {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.0)
+            }
+        }
+
+        impl std::error::Error for Layer {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                self.1.as_deref().map(|deeper| deeper as _)
+            }
+        }
+
+        let deepest = Layer("connection refused", None);
+        let error =
+            Layer("no answer", Some(Box::new(Layer("cannot connect", Some(Box::new(deepest))))));
+        assert_eq!(with_causes(&error), "no answer: cannot connect: connection refused");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct HiveUninstall {
     pub purge: bool,
 }
 
-/// The end of a hive's log.
+/// The end of a hive's log. Followed, each event `log` of the job has some lines as its message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HiveLogs {
@@ -62,6 +62,9 @@ pub struct HiveLogs {
     /// How many lines.
     #[serde(default = "some_lines")]
     pub lines: u16,
+    /// Whether to go on with those that are written from now on, until the job is cancelled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follow: bool,
 }
 
 /// A search on the network.

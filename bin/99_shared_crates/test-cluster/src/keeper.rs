@@ -77,6 +77,18 @@ impl RunningKeeper {
         Ok(())
     }
 
+    /// Waits until it has written something on stdout.
+    pub async fn wait_for(&mut self, text: &str) -> Result<()> {
+        let seen = |seen: &[u8]| String::from_utf8_lossy(seen).contains(text);
+        while !seen(&self.seen) {
+            let waited = self.wait_for_output().await;
+            waited.with_context(|| {
+                format!("waiting for {text:?}, after {}", String::from_utf8_lossy(&self.seen))
+            })?;
+        }
+        Ok(())
+    }
+
     /// Presses Ctrl-C.
     pub fn interrupt(&self) {
         if let Some(pid) = self.child.id() {

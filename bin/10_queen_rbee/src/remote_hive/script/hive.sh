@@ -208,10 +208,41 @@ replace() {
     if pid=$(hive_process); then kill -KILL "$pid"; fi
 }
 
+# succeed SECONDS: when the hive's process that was told to leave its workers has ended, the release that is
+# in use now takes them over.
+succeed() {
+    left=$(($1 * 5))
+    while hive_process >/dev/null || supervisor >/dev/null; do
+        [ "$left" -gt 0 ] || stop "the hive has not ended after $1 s"
+        left=$((left - 1))
+        sleep 0.2
+    done
+    start
+}
+
 # logs LINES
 logs() {
     [ -r "$root/run/logs/rbee-hive.log" ] || stop "there is no log: the hive was not started yet"
     tail -n "$1" "$root/run/logs/rbee-hive.log"
+}
+
+# follow FROM LINES: where the log ends, in a line, then what is after its first FROM bytes. A FROM of -
+# begins with the last LINES.
+follow() {
+    log=$root/run/logs/rbee-hive.log
+    [ -r "$log" ] || stop "there is no log: the hive was not started yet"
+    size=$(($(wc -c <"$log")))
+    if [ "$1" = - ]; then
+        printf '%s\n' "$size"
+        head -c "$size" "$log" | tail -n "$2"
+        return
+    fi
+    from=$1
+    # It was begun anew.
+    [ "$from" -le "$size" ] || from=0
+    [ $((size - from)) -le 262144 ] || size=$((from + 262144))
+    printf '%s\n' "$size"
+    tail -c "+$((from + 1))" "$log" | head -c $((size - from))
 }
 
 # uninstall PURGE: models and their catalog stay, unless PURGE is yes.

@@ -1,6 +1,7 @@
 //! Which files a reference stands for: a question to whoever has them.
 
 use job_server::{JobContext, JobError};
+use narration::with_causes;
 use rbee_operations::{HubRef, ModelRef, ProjectorChoice};
 use url::Url;
 use worker_contract::{Device, DeviceKind, Sha256Digest};
@@ -12,7 +13,7 @@ use crate::download::{
     Beside, DownloadError, Hub, HubError, Memory, NoChoice, Remote, Repository, beside, choose,
     named,
 };
-use crate::hive::{Parts, with_causes};
+use crate::hive::Parts;
 
 /// What a reference stands for.
 pub(super) struct Wanted {
