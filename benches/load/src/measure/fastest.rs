@@ -1,0 +1,82 @@
+//! Streamed tokens per second, as fast as they come.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::task::JoinSet;
+
+use super::{next_tag, turns};
+use crate::client::{Patience, stream};
+use crate::figures::{median, table, verdict};
+use crate::order::Order;
+use crate::way::{MODEL, NGINX, QUEEN, SMG, Way, Ways};
+
+const STREAMS: usize = 64;
+/// The tokens of each stream.
+const TOKENS: u32 = 4000;
+const PATIENCE: Patience = Patience(Duration::from_secs(60));
+
+pub(crate) async fn measure(ways: &Ways, rounds: usize) -> Result<String> {
+    let mut rates = vec![Vec::new(); ways.all.len()];
+    let mut costs = rates.clone();
+    for round in 0..=rounds {
+        for index in turns(ways.all.len(), round) {
+            let way = &ways.all[index];
+            let (rate, cost) = run(way).await.with_context(|| way.name)?;
+            // The first round opens connections.
+            if round > 0 {
+                rates[index].push(rate);
+                costs[index].push(cost);
+            }
+        }
+    }
+    let to = |name: &str, round: usize| ways.position(name).map(|way| rates[way][round]);
+    let rows = ways.all.iter().enumerate().map(|(index, way)| {
+        let ratio = |name| {
+            let of_round = |round: usize| Some(rates[index][round] / to(name, round)?);
+            let ratios: Vec<f64> = (0..rounds).filter_map(of_round).collect();
+            format!("{:.2}", median(&ratios))
+        };
+        vec![
+            way.name.to_owned(),
+            format!("{:.0}", median(&rates[index])),
+            ratio(NGINX),
+            ratio(SMG),
+            format!("{:.2}", median(&costs[index])),
+        ]
+    });
+    let head = ["way", "tokens/s", "to nginx", "to SMG", "gateway's CPU, µs/token"];
+    let title = format!("Tokens per second as fast as they come, {STREAMS} streams");
+    let ratio = |name| {
+        let ratios = (0..rounds).filter_map(|round| Some(to(QUEEN, round)? / to(name, round)?));
+        median(&ratios.collect::<Vec<_>>())
+    };
+    let aim = format!(
+        "\n\nAim: 0.8 × nginx {}, 2 × SMG {}",
+        verdict(ratio(NGINX) >= 0.8),
+        verdict(ratio(SMG) >= 2.0)
+    );
+    Ok(table(&title, &head, rows.collect()) + &aim)
+}
+
+/// Tokens per second, and the gateway's processor time for each, in microseconds.
+async fn run(way: &Way) -> Result<(f64, f64)> {
+    let mut connections = Vec::new();
+    for index in 0..STREAMS {
+        connections.push(way.connect(index).await?);
+    }
+    let before = way.usage().unwrap_or_default();
+    let begin = Instant::now();
+    let mut tasks = JoinSet::new();
+    for mut connection in connections {
+        let order = Order { tag: next_tag(), tokens: TOKENS, pace: Duration::ZERO };
+        tasks.spawn(async move { stream(&mut connection, MODEL, order, PATIENCE).await });
+    }
+    let mut tokens = 0;
+    while let Some(outcome) = tasks.join_next().await {
+        tokens += outcome??.tokens.len();
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let used = way.usage().unwrap_or_default().cpu_s - before.cpu_s;
+    Ok((tokens as f64 / seconds, used * 1e6 / tokens as f64))
+}

@@ -1,0 +1,87 @@
+//! Small answers that are no streams.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::task::JoinSet;
+
+use super::{next_tag, turns};
+use crate::client::reply;
+use crate::figures::{median, table, verdict};
+use crate::order::Order;
+use crate::way::{MODEL, NGINX, QUEEN, SMG, Way, Ways};
+
+const CLIENTS: usize = 64;
+/// The tokens of each answer.
+const TOKENS: u32 = 8;
+/// How long they ask.
+const TIME: Duration = Duration::from_secs(2);
+
+pub(crate) async fn measure(ways: &Ways, rounds: usize) -> Result<String> {
+    let mut rates = vec![Vec::new(); ways.all.len()];
+    let mut costs = rates.clone();
+    for round in 0..=rounds {
+        for index in turns(ways.all.len(), round) {
+            let way = &ways.all[index];
+            let (rate, cost) = run(way).await.with_context(|| way.name)?;
+            // The first round opens connections.
+            if round > 0 {
+                rates[index].push(rate);
+                costs[index].push(cost);
+            }
+        }
+    }
+    let ratio = |index: usize, name: &str| {
+        let other = ways.position(name);
+        let ratios =
+            (0..rounds).filter_map(|round| Some(rates[index][round] / rates[other?][round]));
+        median(&ratios.collect::<Vec<_>>())
+    };
+    let rows = ways.all.iter().enumerate().map(|(index, way)| {
+        vec![
+            way.name.to_owned(),
+            format!("{:.0}", median(&rates[index])),
+            format!("{:.2}", ratio(index, NGINX)),
+            format!("{:.2}", ratio(index, SMG)),
+            format!("{:.1}", median(&costs[index])),
+        ]
+    });
+    let head = ["way", "replies/s", "to nginx", "to SMG", "gateway's CPU, µs/reply"];
+    let title = format!("Replies of {TOKENS} tokens that are no streams, {CLIENTS} clients");
+    let queen = ways.position(QUEEN).unwrap_or_default();
+    let aim = format!(
+        "\n\nAim: 0.6 × nginx {}, 3 × SMG {}",
+        verdict(ratio(queen, NGINX) >= 0.6),
+        verdict(ratio(queen, SMG) >= 3.0)
+    );
+    Ok(table(&title, &head, rows.collect()) + &aim)
+}
+
+/// Replies per second, and the gateway's processor time for each, in microseconds.
+async fn run(way: &Way) -> Result<(f64, f64)> {
+    let mut connections = Vec::new();
+    for index in 0..CLIENTS {
+        connections.push(way.connect(index).await?);
+    }
+    let before = way.usage().unwrap_or_default();
+    let begin = Instant::now();
+    let mut tasks = JoinSet::new();
+    for mut connection in connections {
+        tasks.spawn(async move {
+            let mut replies = 0_u32;
+            while begin.elapsed() < TIME {
+                let order = Order { tag: next_tag(), tokens: TOKENS, pace: Duration::ZERO };
+                reply(&mut connection, MODEL, order).await?;
+                replies += 1;
+            }
+            anyhow::Ok(replies)
+        });
+    }
+    let mut replies = 0.0;
+    while let Some(count) = tasks.join_next().await {
+        replies += f64::from(count??);
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let used = way.usage().unwrap_or_default().cpu_s - before.cpu_s;
+    Ok((replies / seconds, used * 1e6 / replies))
+}
