@@ -12,8 +12,9 @@ use crate::order::Order;
 use crate::way::{MODEL, NGINX, QUEEN, SMG, Way, Ways};
 
 const CLIENTS: usize = 64;
-/// The tokens of each answer.
-const TOKENS: u32 = 8;
+/// The tokens of each answer. A worker sends each token when it has it, so more of them measure what
+/// streams do.
+const TOKENS: u32 = 1;
 /// How long they ask.
 const TIME: Duration = Duration::from_secs(2);
 
@@ -47,7 +48,7 @@ pub(crate) async fn measure(ways: &Ways, rounds: usize) -> Result<String> {
         ]
     });
     let head = ["way", "replies/s", "to nginx", "to SMG", "gateway's CPU, µs/reply"];
-    let title = format!("Replies of {TOKENS} tokens that are no streams, {CLIENTS} clients");
+    let title = format!("Small replies that are no streams, {CLIENTS} clients");
     let queen = ways.position(QUEEN).unwrap_or_default();
     let aim = format!(
         "\n\nAim: 0.6 × nginx {}, 3 × SMG {}",

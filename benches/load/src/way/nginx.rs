@@ -31,7 +31,7 @@ fn configuration(address: SocketAddr, workers: &[SocketAddr]) -> String {
         "daemon off;
 worker_processes 1;
 pid nginx.pid;
-events {{ worker_connections 19900; }}
+events {{ worker_connections 20000; }}
 http {{
     access_log off;
     client_body_temp_path body;
