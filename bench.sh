@@ -1,14 +1,60 @@
 #!/usr/bin/env bash
-# Measures rbee on this machine: ./bench.sh [tokens|prefix|draft|footprint|queen|hive|supervision|download ...] [--rounds N]
-# Builds release binaries first; needs the demo model, which it fetches.
+# Measures rbee on this machine: ./bench.sh [WHAT ...] [--rounds N]; everything by default.
+#   tokens prefix draft footprint download hive supervision    the worker and the hive; needs the demo model, which it fetches
+#   queen                                          what the queen adds to a token, beside nginx
+#   gateway scale heartbeats                       the queen under load, beside nginx and Shepherd Model Gateway
+# Builds release binaries first.
 set -euo pipefail
 cd "$(dirname "$0")"
 bin=${CARGO_TARGET_DIR:-$PWD/target}/release
-cargo build --release --locked -p rbee-keeper -p rbee-hive -p llm-worker-rbee
-cargo build --release --locked -p queen-rbee
-mkdir -p "$bin"/plain
-cp -f "$bin"/queen-rbee "$bin"/plain/queen-rbee
-cargo build --release --locked -p queen-rbee --features queen-rbee/local-hive
-scripts/fetch-demo-model.sh >/dev/null
-export RBEE_BIN_DIR=$bin
-exec cargo run --release --locked --quiet -p rbee-bench -- "$@"
+
+main() {
+    local bench=() load=() options=()
+    while (($#)); do
+        case $1 in
+        queen | gateway | scale | heartbeats) load+=("$1") ;;
+        --rounds) options+=("$1" "${2?"--rounds needs a number"}") && shift ;;
+        -*) options+=("$1") ;;
+        *) bench+=("$1") ;;
+        esac
+        shift
+    done
+    if ((${#bench[@]} + ${#load[@]} == 0)); then
+        bench=(hive download tokens prefix draft footprint)
+        load=(gateway scale heartbeats)
+    fi
+    build_queen
+    ((${#load[@]} == 0)) || run_load
+    ((${#bench[@]} == 0)) || run_bench
+}
+
+# The queen without the hive in her, kept apart.
+build_queen() {
+    cargo build --release --locked -p queen-rbee
+    mkdir -p "$bin/plain"
+    cp "$bin/queen-rbee" "$bin/plain/queen-rbee.part"
+    mv -f "$bin/plain/queen-rbee.part" "$bin/plain/queen-rbee"
+}
+
+run_load() {
+    local what gateways=(--queen "$bin/plain/queen-rbee" --smg "${bin%/release}/smg/bin/smg")
+    cargo build --release --locked -p rbee-load
+    scripts/other-gateways.sh
+    # A stream through a gateway takes two open files of it.
+    ulimit -n "$(ulimit -Hn)"
+    for what in "${load[@]}"; do
+        case $what in
+        queen) "$bin/rbee-load" gateway paced --ways nginx,queen "${gateways[@]}" "${options[@]}" ;;
+        *) "$bin/rbee-load" "$what" "${gateways[@]}" "${options[@]}" ;;
+        esac
+    done
+}
+
+run_bench() {
+    cargo build --release --locked -p rbee-keeper -p rbee-hive -p llm-worker-rbee
+    cargo build --release --locked -p queen-rbee --features queen-rbee/local-hive
+    scripts/fetch-demo-model.sh >/dev/null
+    RBEE_BIN_DIR=$bin cargo run --release --locked --quiet -p rbee-bench -- "${bench[@]}" "${options[@]}"
+}
+
+main "$@"

@@ -11,8 +11,6 @@ mod figures;
 mod footprint;
 mod hive_operation;
 mod prefix;
-mod queen_overhead;
-mod stand_in;
 mod supervision;
 mod token_rate;
 mod worker;
@@ -44,8 +42,6 @@ enum What {
     Draft,
     /// Memory and start of a worker against llama.cpp's own loop.
     Footprint,
-    /// What the queen adds to the first token and to each further one.
-    Queen,
     /// A download by the hive against one by curl.
     Download,
     /// A hive operation by direct call against one over HTTP.
@@ -64,9 +60,6 @@ fn main() -> anyhow::Result<()> {
     }
     let wanted = |what| cli.what.is_empty() || cli.what.contains(&what);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    if wanted(What::Queen) {
-        println!("{}\n", runtime.block_on(queen_overhead::measure(cli.rounds))?);
-    }
     if wanted(What::Hive) {
         println!("{}\n", runtime.block_on(hive_operation::measure(cli.rounds))?);
     }
