@@ -1,18 +1,23 @@
 //! What stands before every route: request id, token, origin, size, panics.
 
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
 use access_tokens::{Authenticator, Caller, Denied};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use tower_http::catch_panic::CatchPanicLayer;
+use futures::FutureExt as _;
+use tower::ServiceBuilder;
 use tracing::Instrument as _;
 use worker_contract::RequestId;
 
 use crate::ApiError;
 use crate::body::{BodyLimit, cut, refuse_too_large};
+use crate::check::Check;
 use crate::foreign_page;
 
 /// How strict the edge is.
@@ -45,31 +50,30 @@ const MAX_ECHO: usize = 200;
 ///   object.
 pub fn edge(routes: Router, edge: Edge) -> Router {
     let limit = BodyLimit(edge.max_body_bytes);
-    routes
-        .fallback(no_such_route)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(CatchPanicLayer::custom(panicked))
+    let routes = routes.fallback(no_such_route).method_not_allowed_fallback(no_such_method);
+    let gate = Arc::new(Gate { auth: edge.auth, limit });
+    let layers = ServiceBuilder::new()
+        .layer(from_fn_with_state(gate, pass))
         // For bodies that are read otherwise than as `ApiJson`.
-        .layer(DefaultBodyLimit::max(usize::try_from(limit.0).unwrap_or(usize::MAX)))
-        .layer(from_fn_with_state(limit, with_bounded_body))
-        .layer(from_fn_with_state(edge.auth, with_caller))
-        .layer(from_fn(with_request_id))
+        .layer(DefaultBodyLimit::max(usize::try_from(limit.0).unwrap_or(usize::MAX)));
+    // All layers at once, and around the routes as a whole: the router copies each layer of a route
+    // for each request.
+    Router::new().fallback_service(routes).layer(layers)
 }
 
-async fn with_request_id(mut request: Request, next: Next) -> Response {
-    let given = request.headers().get(&REQUEST_ID).map(|v| v.to_str().unwrap_or_default().parse());
-    let (id, refusal) = match given {
-        Some(Ok(id)) => (id, None),
-        None => (RequestId::random(), None),
-        Some(Err(error)) => {
-            let message = format!("x-request-id: {error}");
-            (RequestId::random(), Some(ApiError::bad_request("invalid_request_id", message)))
-        }
-    };
+/// What requests are held against.
+#[derive(Debug)]
+struct Gate {
+    auth: Authenticator,
+    limit: BodyLimit,
+}
+
+async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+    let (id, refusal) = request_id(request.headers());
     request.extensions_mut().insert(id.clone());
     let mut response = match refusal {
         Some(refused) => refused.into_response(),
-        None => next.run(request).instrument(tracing::info_span!("request", %id)).await,
+        None => gate.pass(request, next).instrument(tracing::info_span!("request", %id)).await,
     };
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -77,22 +81,45 @@ async fn with_request_id(mut request: Request, next: Next) -> Response {
     response
 }
 
-async fn with_caller(
-    State(auth): State<Authenticator>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let caller = if request.uri().path() == "/health" {
-        Ok(Caller::Local)
-    } else {
-        admit(&auth, request.headers())
-    };
-    match caller {
-        Ok(caller) => {
-            request.extensions_mut().insert(CallerExt(caller));
-            next.run(request).await
+fn request_id(headers: &HeaderMap) -> (RequestId, Option<ApiError>) {
+    match headers.get(&REQUEST_ID).map(|v| v.to_str().unwrap_or_default().parse()) {
+        Some(Ok(id)) => (id, None),
+        None => (RequestId::random(), None),
+        Some(Err(error)) => {
+            let message = format!("x-request-id: {error}");
+            (RequestId::random(), Some(ApiError::bad_request("invalid_request_id", message)))
         }
-        Err(refused) => refused.into_response(),
+    }
+}
+
+impl Gate {
+    async fn pass(&self, mut request: Request, next: Next) -> Response {
+        let caller = if request.uri().path() == "/health" {
+            Ok(Caller::Local)
+        } else {
+            admit(&self.auth, request.headers())
+        };
+        match caller {
+            Ok(caller) => request.extensions_mut().insert(CallerExt(caller)),
+            Err(refused) => return refused.into_response(),
+        };
+        let declared = request.headers().get(CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if declared.is_some_and(|length| length > self.limit.0) {
+            return refuse_too_large(request, self.limit).await.into_response();
+        }
+        request.extensions_mut().insert(self.limit);
+        let Ok(response) = AssertUnwindSafe(next.run(request)).catch_unwind().await else {
+            tracing::error!("a request handler panicked");
+            let message = "something went wrong inside rbee; its log says more";
+            return ApiError::internal(message).into_response();
+        };
+        let kind = response.headers().get(CONTENT_TYPE);
+        let is_object = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        if response.status() == StatusCode::PAYLOAD_TOO_LARGE && !is_object {
+            return ApiError::payload_too_large(self.limit.0).into_response();
+        }
+        response
     }
 }
 
@@ -127,65 +154,32 @@ pub fn demand_secret<S: Clone + Send + Sync + 'static>(
     routes: Router<S>,
     auth: Authenticator,
 ) -> Router<S> {
-    routes.route_layer(from_fn_with_state(auth, with_secret))
-}
-
-async fn with_secret(State(auth): State<Authenticator>, request: Request, next: Next) -> Response {
-    let holder = auth.holder(bearer(request.headers()));
-    if matches!(holder, Some(Caller::Local | Caller::Hive(_))) {
-        return next.run(request).await;
-    }
-    ApiError::unauthorized("only rbee's own processes may report here")
-        .hint("start a worker with --token-file and the queen's data/secrets/local.token")
-        .into_response()
+    routes.route_layer(Check(move |request: &Request| {
+        let holder = auth.holder(bearer(request.headers()));
+        if matches!(holder, Some(Caller::Local | Caller::Hive(_))) {
+            return Ok(());
+        }
+        Err(ApiError::unauthorized("only rbee's own processes may report here")
+            .hint("start a worker with --token-file and the queen's data/secrets/local.token"))
+    }))
 }
 
 /// Keeps hives of other machines out: their secrets are for their reports.
 pub fn refuse_hives<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
-    routes.route_layer(from_fn(without_hives))
-}
-
-async fn without_hives(request: Request, next: Next) -> Response {
-    match request.extensions().get::<CallerExt>() {
+    routes.route_layer(Check(|request: &Request| match request.extensions().get::<CallerExt>() {
         Some(CallerExt(Caller::Hive(hive))) => {
             let message = format!("the secret of hive {hive} is for its reports only");
-            ApiError::forbidden("hive_secret", message)
-                .hint("use an API token: `rbee-keeper token create` makes one")
-                .into_response()
+            Err(ApiError::forbidden("hive_secret", message)
+                .hint("use an API token: `rbee-keeper token create` makes one"))
         }
-        _ => next.run(request).await,
-    }
+        _ => Ok(()),
+    }))
 }
 
 /// The secret of `Authorization: Bearer …`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, secret) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
-}
-
-async fn with_bounded_body(
-    State(limit): State<BodyLimit>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let declared = request.headers().get(CONTENT_LENGTH);
-    let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > limit.0) {
-        return refuse_too_large(request, limit).await.into_response();
-    }
-    request.extensions_mut().insert(limit);
-    let response = next.run(request).await;
-    let kind = response.headers().get(CONTENT_TYPE);
-    let is_object = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE && !is_object {
-        return ApiError::payload_too_large(limit.0).into_response();
-    }
-    response
-}
-
-fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    tracing::error!("a request handler panicked");
-    ApiError::internal("something went wrong inside rbee; its log says more").into_response()
 }
 
 async fn no_such_route(request: Request) -> ApiError {

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod body;
+mod check;
 mod edge;
 mod error;
 mod foreign_page;

@@ -68,7 +68,9 @@ async fn serve_within(
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(2 * MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
+        // In a box: a task has what it awaits twice, as it was captured and as it is polled, and there
+        // are many of these.
+        let connection = Box::pin(graceful.watch(connection));
         let cut = cut.clone();
         tasks.spawn(async move {
             // A client that goes away is no error of ours.

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
 use futures::StreamExt as _;
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -39,6 +40,7 @@ async fn what_is_no_request_is_refused_and_others_are_served_on() {
     let server = Server::start(BOUNDS, LONG);
     let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000));
     let long_header = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(MAX_HEAD_BYTES));
+    let huge_header = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(1 << 20));
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "b".repeat(70_000));
     for (request, status) in [
         ("\u{16}\u{3}\u{1}\u{2}\r\n\r\n", "400"),
@@ -50,6 +52,7 @@ async fn what_is_no_request_is_refused_and_others_are_served_on() {
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""),
         (&many_headers, "431"),
         (&long_header, "431"),
+        (&huge_header, "431"),
         (&long_path, "4"),
     ] {
         let mut client = server.connect().await;
@@ -75,6 +78,30 @@ async fn a_connection_too_many_waits_for_its_place() {
     assert!(early.is_err(), "the second was served beside the first: {early:?}");
     drop(first);
     assert!(read_to_end(second).await.ends_with("hello"));
+}
+
+#[tokio::test]
+async fn thousands_of_connections_that_send_nothing_keep_nobody_out_and_are_closed() {
+    let bounds = Bounds { head_time: Duration::from_secs(3), ..BOUNDS };
+    let server = Server::start(bounds, LONG);
+    // Each connection is two files of this process; a few are something else.
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let count = files.saturating_sub(200).min(20_000) / 2;
+    let mut silent = Vec::new();
+    for number in 0..count {
+        let mut client = server.connect().await;
+        // Some begin to speak, and never go on.
+        if number % 2 == 0 {
+            client.write_all(b"GET / HTTP").await.unwrap();
+        }
+        silent.push(client);
+    }
+    let begin = Instant::now();
+    assert!(server.answers().await, "with {count} silent connections");
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    for client in silent {
+        assert_eq!(read_to_end(client).await, "");
+    }
 }
 
 #[tokio::test]
