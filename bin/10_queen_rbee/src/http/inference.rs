@@ -95,7 +95,7 @@ impl Endpoint {
             answer.next().await.map(|part| (part, answer))
         });
         let answer = if stream {
-            self.streamed(Writer::new(kind, head, include_usage, n), Box::pin(parts)).await
+            self.streamed(Writer::new(kind, &head, include_usage, n), Box::pin(parts)).await
         } else {
             self.whole(kind, &head, n, Box::pin(parts)).await
         };

@@ -4,11 +4,14 @@
 //! for it. A reader that goes away drops the body, and with it the request down the chain.
 
 use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _, stream};
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::describe;
 use super::inference::Parts;
@@ -22,13 +25,21 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const COMMENT: &[u8] = b": keep-alive\n\n";
 /// Room for a chunk of one token.
 const CHUNK: usize = 512;
+/// Parts that are there already go out together, up to so many bytes.
+const PIECE: usize = 8 * 1024;
 
 struct StreamBody {
     writer: Writer,
     first: Option<Part>,
     parts: Parts,
     registry: Registry,
-    has_failed: bool,
+    /// Nothing comes any more: `parts` has ended, or failed.
+    is_over: bool,
+    /// When something was sent last.
+    sent_at: Instant,
+    /// Rings at times to look whether the stream is silent: setting it anew for each token costs more
+    /// than the token's text.
+    alarm: Pin<Box<Sleep>>,
 }
 
 enum Next {
@@ -45,7 +56,15 @@ pub(super) fn stream_body(
     registry: Registry,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let is_late = first.is_none();
-    let body = StreamBody { writer, first, parts, registry, has_failed: false };
+    let body = StreamBody {
+        writer,
+        first,
+        parts,
+        registry,
+        is_over: false,
+        sent_at: Instant::now(),
+        alarm: Box::pin(sleep(KEEP_ALIVE)),
+    };
     let comment = stream::iter(is_late.then(|| Ok(Bytes::from_static(COMMENT))));
     comment.chain(stream::unfold(body, |mut body| async move {
         body.piece().await.map(|piece| (Ok(piece), body))
@@ -53,32 +72,48 @@ pub(super) fn stream_body(
 }
 
 impl StreamBody {
+    /// The next that is sent: what is there, and where nothing is, what comes first.
     async fn piece(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::with_capacity(CHUNK);
         let mut is_begun = false;
         // The first text is there when an answer has started: both go out as one piece. What stands
         // for nothing in this dialect is not worth a piece at all.
-        while out.is_empty() || is_begun {
-            let Some(part) = self.next_part().await else { break };
+        while out.len() < PIECE {
+            let may_wait = out.is_empty() || is_begun;
+            let next = poll_fn(|context| match self.poll_part(context) {
+                Poll::Pending if !may_wait => Poll::Ready(None),
+                next => next,
+            });
+            let Some(part) = next.await else { break };
             is_begun = matches!(part, Next::Part(Ok(Part::Started { .. })));
             match part {
                 Next::Part(part) => self.write(part, &mut out),
                 Next::Silence => out.extend_from_slice(COMMENT),
             }
         }
+        self.sent_at = Instant::now();
         (!out.is_empty()).then(|| out.freeze())
     }
 
-    async fn next_part(&mut self) -> Option<Next> {
-        if self.has_failed {
-            return None;
+    fn poll_part(&mut self, context: &mut Context<'_>) -> Poll<Option<Next>> {
+        if self.is_over {
+            return Poll::Ready(None);
         }
         if let Some(first) = self.first.take() {
-            return Some(Next::Part(Ok(first)));
+            return Poll::Ready(Some(Next::Part(Ok(first))));
         }
-        match timeout(KEEP_ALIVE, self.parts.next()).await {
-            Ok(next) => next.map(Next::Part),
-            Err(_) => Some(Next::Silence),
+        if let Poll::Ready(part) = self.parts.as_mut().poll_next(context) {
+            self.is_over = part.is_none();
+            return Poll::Ready(part.map(Next::Part));
+        }
+        loop {
+            ready!(self.alarm.as_mut().poll(context));
+            let due = self.sent_at + KEEP_ALIVE;
+            let is_silent = due <= Instant::now();
+            self.alarm.as_mut().reset(if is_silent { Instant::now() + KEEP_ALIVE } else { due });
+            if is_silent {
+                return Poll::Ready(Some(Next::Silence));
+            }
         }
     }
 
@@ -95,7 +130,7 @@ impl StreamBody {
                 self.writer.end(finish_reason, usage, out);
             }
             Err(failure) => {
-                self.has_failed = true;
+                self.is_over = true;
                 self.writer.fail(describe(failure, &self.registry).detail, out);
             }
         }
@@ -104,9 +139,6 @@ impl StreamBody {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-    use std::time::Instant;
-
     use tokio::sync::mpsc;
     use worker_contract::{Delta, FinishReason, Timings, Usage};
 
@@ -142,14 +174,25 @@ mod tests {
         assert!(body.next().await.is_none());
     }
 
+    #[tokio::test]
+    async fn what_is_there_goes_out_together_and_bounded() {
+        let (sender, mut body) = body(Some(started()));
+        for part in [text("Hi"), text(" you"), text(&"x".repeat(PIECE)), text("!")] {
+            sender.send(Ok(part)).await.unwrap();
+        }
+        let first = next(&mut body).await;
+        assert_eq!(first.matches("data: ").count(), 4, "{first}");
+        assert_eq!(next(&mut body).await.matches("data: ").count(), 1, "it waits for no more");
+    }
+
     type Body = Pin<Box<dyn Stream<Item = Result<Bytes, Infallible>> + Send>>;
 
     fn body(first: Option<Part>) -> (mpsc::Sender<Result<Part, Failure>>, Body) {
         let (sender, mut receiver) = mpsc::channel(8);
         let parts = stream::poll_fn(move |context| receiver.poll_recv(context));
         let head = Head { id: "x-1".into(), created: 5, model: "m".into() };
-        let writer = Writer::new(Kind::Chat, head, false, 1);
-        let registry = Registry::new(Duration::from_secs(2), Vec::new(), Instant::now());
+        let writer = Writer::new(Kind::Chat, &head, false, 1);
+        let registry = Registry::new(Duration::from_secs(2), Vec::new(), std::time::Instant::now());
         (sender, Box::pin(stream_body(writer, first, Box::pin(parts), registry)))
     }
 

@@ -75,6 +75,26 @@ async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
     until("it goes on when it is read", async || worker.poured() > stopped_at).await;
 }
 
+#[tokio::test]
+async fn clients_that_do_not_read_slow_nobody_else() {
+    let worker = WorkerDouble::start("w-1", [Script::Pours, Script::Pours, Script::Pours]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+        stream.until_text().await;
+        idle.push(stream);
+    }
+    for _ in 0..20 {
+        let begin = std::time::Instant::now();
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world");
+        assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{:?}", begin.elapsed());
+    }
+    assert_eq!(worker.open(), 3);
+}
+
 async fn queen_with(script: Script) -> (Queen, WorkerDouble) {
     let worker = WorkerDouble::start("w-1", [script]);
     let queen = Queen::start().await;

@@ -12,7 +12,9 @@ use super::usage::Usage;
 #[derive(Debug)]
 pub struct Writer {
     kind: Kind,
-    head: Head,
+    /// What every chunk begins with, up to its choices. It is the larger part of a chunk of one token,
+    /// and always the same.
+    head: Vec<u8>,
     include_usage: bool,
     /// For each choice, how many characters the tokens have whose log probabilities were told.
     offsets: Vec<usize>,
@@ -21,7 +23,8 @@ pub struct Writer {
 impl Writer {
     /// A writer for one stream with `n` choices.
     #[must_use]
-    pub fn new(kind: Kind, head: Head, include_usage: bool, n: u32) -> Self {
+    pub fn new(kind: Kind, head: &Head, include_usage: bool, n: u32) -> Self {
+        let head = head_of_chunks(kind, head);
         Self { kind, head, include_usage, offsets: vec![0; n as usize] }
     }
 
@@ -33,7 +36,7 @@ impl Writer {
         for (index, _) in (0..).zip(&self.offsets) {
             let role = Some("assistant");
             let content = Content::Delta(Piece { role, content: Some(""), ..Piece::default() });
-            self.write(Choice { index, content, logprobs: None, finish_reason: None }, out);
+            self.write(&Choice { index, content, logprobs: None, finish_reason: None }, out);
         }
     }
 
@@ -50,7 +53,7 @@ impl Writer {
             Kind::Completion => Content::Text(&delta.text),
         };
         let index = delta.index;
-        self.write(Choice { index, content, logprobs, finish_reason: None }, out);
+        self.write(&Choice { index, content, logprobs, finish_reason: None }, out);
     }
 
     /// One of several choices is complete.
@@ -60,7 +63,7 @@ impl Writer {
             Kind::Completion => Content::Text(""),
         };
         let finish_reason = Some(reason.as_str());
-        self.write(Choice { index, content, logprobs: None, finish_reason }, out);
+        self.write(&Choice { index, content, logprobs: None, finish_reason }, out);
     }
 
     /// The end: why, if that was not said of each of several choices; how many tokens, if that was
@@ -70,7 +73,7 @@ impl Writer {
             self.choice_done(0, reason, out);
         }
         if self.include_usage {
-            self.write_chunk(&[], ChunkUsage::Told(usage.into()), out);
+            self.write_usage(usage.into(), out);
         }
         out.put_slice(b"data: [DONE]\n\n");
     }
@@ -91,32 +94,45 @@ impl Writer {
         }
     }
 
-    fn write(&self, choice: Choice<'_>, out: &mut BytesMut) {
-        let usage = if self.include_usage { ChunkUsage::Null(()) } else { ChunkUsage::LeftOut };
-        self.write_chunk(&[choice], usage, out);
+    fn write(&self, choice: &Choice<'_>, out: &mut BytesMut) {
+        out.put_slice(&self.head);
+        write_json(choice, out);
+        out.put_slice(if self.include_usage { b"],\"usage\":null}\n\n" } else { b"]}\n\n" });
     }
 
-    fn write_chunk(&self, choices: &[Choice<'_>], usage: ChunkUsage, out: &mut BytesMut) {
-        let chunk = Chunk {
-            id: &self.head.id,
-            object: match self.kind {
-                Kind::Chat => "chat.completion.chunk",
-                Kind::Completion => "text_completion",
-            },
-            created: self.head.created,
-            model: &self.head.model,
-            system_fingerprint: FINGERPRINT,
-            choices,
-            usage,
-        };
-        write_event(&chunk, out);
+    fn write_usage(&self, usage: Usage, out: &mut BytesMut) {
+        out.put_slice(&self.head);
+        out.put_slice(b"],\"usage\":");
+        write_json(&usage, out);
+        out.put_slice(b"}\n\n");
     }
+}
+
+/// A chunk up to the bracket that its choices come after.
+fn head_of_chunks(kind: Kind, head: &Head) -> Vec<u8> {
+    let chunk = Chunk {
+        id: &head.id,
+        object: match kind {
+            Kind::Chat => "chat.completion.chunk",
+            Kind::Completion => "text_completion",
+        },
+        created: head.created,
+        model: &head.model,
+        system_fingerprint: FINGERPRINT,
+        choices: [],
+    };
+    let mut out = BytesMut::new();
+    out.put_slice(b"data: ");
+    write_json(&chunk, &mut out);
+    out.truncate(out.len() - b"]}".len());
+    out.into()
 }
 
 fn unless_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
+/// A chunk without its choices.
 #[derive(Serialize)]
 struct Chunk<'a> {
     id: &'a str,
@@ -124,35 +140,20 @@ struct Chunk<'a> {
     created: u64,
     model: &'a str,
     system_fingerprint: &'static str,
-    choices: &'a [Choice<'a>],
-    #[serde(skip_serializing_if = "ChunkUsage::is_left_out")]
-    usage: ChunkUsage,
-}
-
-/// `usage` of a chunk.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum ChunkUsage {
-    /// Nobody asked for it.
-    LeftOut,
-    /// It comes later.
-    Null(()),
-    Told(Usage),
-}
-
-impl ChunkUsage {
-    fn is_left_out(&self) -> bool {
-        matches!(self, Self::LeftOut)
-    }
+    choices: [(); 0],
 }
 
 fn write_event(event: &impl Serialize, out: &mut BytesMut) {
     out.put_slice(b"data: ");
+    write_json(event, out);
+    out.put_slice(b"\n\n");
+}
+
+fn write_json(value: &impl Serialize, out: &mut BytesMut) {
     // Neither these types nor this writer can fail: they are text and numbers, into memory.
-    if let Err(error) = serde_json::to_writer((&mut *out).writer(), event) {
+    if let Err(error) = serde_json::to_writer(out.writer(), value) {
         tracing::error!(%error, "a chunk could not be written");
     }
-    out.put_slice(b"\n\n");
 }
 
 #[cfg(test)]
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn several_choices_come_mixed_and_each_has_its_own_begin_and_end() {
-        let (mut writer, mut out) = (Writer::new(Kind::Chat, head(), false, 2), BytesMut::new());
+        let (mut writer, mut out) = (Writer::new(Kind::Chat, &head(), false, 2), BytesMut::new());
         writer.begin(&mut out);
         writer.delta(&text(1, "b"), &mut out);
         writer.delta(&text(0, "a"), &mut out);
@@ -263,12 +264,12 @@ mod tests {
             code: Some("worker_failed".into()),
             hint: None,
         };
-        Writer::new(Kind::Chat, head(), false, 1).fail(error, &mut out);
+        Writer::new(Kind::Chat, &head(), false, 1).fail(error, &mut out);
         insta::assert_snapshot!(written(&out), @r#"data: {"error":{"message":"worker w-1 failed","type":"server_error","param":null,"code":"worker_failed"}}"#);
     }
 
     fn stream(kind: Kind, include_usage: bool, deltas: &[Delta]) -> String {
-        let (mut writer, mut out) = (Writer::new(kind, head(), include_usage, 1), BytesMut::new());
+        let (mut writer, mut out) = (Writer::new(kind, &head(), include_usage, 1), BytesMut::new());
         writer.begin(&mut out);
         for delta in deltas {
             writer.delta(delta, &mut out);
