@@ -9,7 +9,7 @@ use access_tokens::Authenticator;
 use anyhow::Context as _;
 use clap::Parser;
 use daemon_http::{bind, require_safe_bind, serve};
-use daemon_lifecycle::{RunFiles, shutdown_token};
+use daemon_lifecycle::{RunFiles, raise_file_limit, shutdown_token};
 use queen_rbee::{App, Settings};
 use rbee_config::{Config, Paths};
 
@@ -43,6 +43,7 @@ fn tell(error: &anyhow::Error) {
 
 #[tokio::main]
 async fn run(flags: Flags) -> anyhow::Result<()> {
+    raise_file_limit();
     let mut paths = Paths::from_env()?;
     if let Some(file) = flags.config {
         paths.config_file = file;
