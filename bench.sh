@@ -2,6 +2,7 @@
 # Measures rbee on this machine: ./bench.sh [WHAT ...] [--rounds N]; everything by default.
 #   tokens prefix draft footprint download hive supervision    the worker and the hive; needs the demo model, which it fetches
 #   queen                                          what the queen adds to a token, beside nginx
+#   decision                                       one decision of the queen among 1,000 workers
 #   gateway scale heartbeats                       the queen under load, beside nginx and Shepherd Model Gateway
 # Builds release binaries first.
 set -euo pipefail
@@ -9,9 +10,10 @@ cd "$(dirname "$0")"
 bin=${CARGO_TARGET_DIR:-$PWD/target}/release
 
 main() {
-    local bench=() load=() options=()
+    local bench=() load=() decision=no options=()
     while (($#)); do
         case $1 in
+        decision) decision=yes ;;
         queen | gateway | scale | heartbeats) load+=("$1") ;;
         --rounds) options+=("$1" "${2?"--rounds needs a number"}") && shift ;;
         -*) options+=("$1") ;;
@@ -19,10 +21,13 @@ main() {
         esac
         shift
     done
-    if ((${#bench[@]} + ${#load[@]} == 0)); then
+    if ((${#bench[@]} + ${#load[@]} == 0)) && [[ $decision == no ]]; then
+        decision=yes
         bench=(hive download tokens prefix draft footprint)
         load=(gateway scale heartbeats)
     fi
+    [[ $decision == no ]] || cargo bench --locked --quiet -p queen-rbee --bench decision
+    ((${#bench[@]} + ${#load[@]} > 0)) || return 0
     build_queen
     ((${#load[@]} == 0)) || run_load
     ((${#bench[@]} == 0)) || run_bench
