@@ -38,7 +38,13 @@ enum Command {
         comparison: Comparison,
     },
     /// A thousand and ten thousand streams of one token a second
-    Scale(Comparison),
+    Scale {
+        /// How many streams, one run after the other
+        #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
+        streams: Vec<u32>,
+        #[command(flatten)]
+        comparison: Comparison,
+    },
     /// What reports of 100 hives and 2,000 workers take of the queen
     Heartbeats(Comparison),
     /// Be a worker that computes nothing
@@ -98,9 +104,9 @@ async fn run(command: Command) -> Result<()> {
                 println!("{}\n", replies::measure(&ways, comparison.rounds).await?);
             }
         }
-        Command::Scale(comparison) => {
+        Command::Scale { streams, comparison } => {
             let ways = comparison.start(MANY_WORKERS, MANY_SLOTS).await?;
-            println!("{}\n", scale::measure(&ways).await?);
+            println!("{}\n", scale::measure(&ways, &streams).await?);
         }
         Command::Heartbeats(Comparison { programs, rounds, .. }) => {
             println!("{}\n", heartbeats::measure(&programs, rounds).await?);

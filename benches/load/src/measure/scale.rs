@@ -27,12 +27,12 @@ const OTHER_FILES: u64 = 600;
 /// The most memory that a stream may take of the gateway, in KiB.
 const MAX_KIB: f64 = 24.0;
 
-pub(crate) async fn measure(ways: &Ways) -> Result<String> {
+pub(crate) async fn measure(ways: &Ways, wanted: &[u32]) -> Result<String> {
     let most = most_streams();
     let mut rows = Vec::new();
     let mut aims = Vec::new();
-    for wanted in [1000, 10_000] {
-        let streams = most.min(wanted);
+    for wanted in wanted {
+        let streams = most.min(*wanted);
         for way in &ways.all {
             let seen = run(way, streams).await?;
             let kib = seen.bytes_each / 1024.0;
