@@ -564,3 +564,41 @@ pub enum InferenceEvent {
         error: ErrorDetail,
     },
 }
+
+impl InferenceEvent {
+    /// Reads an event.
+    ///
+    /// Deltas, one for each token, are read as they stand; to find out which of the events it has, the
+    /// derived way would first make a tree of all values.
+    pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
+        if json.starts_with(b"{\"type\":\"delta\",") {
+            return serde_json::from_slice(json).map(Self::Delta);
+        }
+        serde_json::from_slice(json)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_reads_as_the_derived_way_reads_it() {
+        for json in [
+            r#"{"type":"delta","text":"Hi \"you\" \u00e9","tokens":[1,2]}"#,
+            r#"{"type":"delta","index":3,"text":"","tokens":[],"reasoning":"Hm","later":{"a":1}}"#,
+            r#"{"type":"delta","text":"","tokens":[7],"tool_calls":[{"index":0,"arguments":"{"}],"logprobs":[]}"#,
+            r#"{"text":"a","type":"delta","tokens":[1]}"#,
+            r#"{ "type": "delta", "text": "a", "tokens": [1] }"#,
+            r#"{"type":"choice_done","index":1,"finish_reason":"stop"}"#,
+            r#"{"type":"score","index":1,"score":0.5}"#,
+        ] {
+            let derived: InferenceEvent = serde_json::from_str(json).unwrap();
+            assert_eq!(InferenceEvent::from_json(json.as_bytes()).unwrap(), derived, "{json}");
+        }
+        for wrong in ["", "{}", r#"{"type":"delta","text":"a"}"#, r#"{"type":"delta","text":"#] {
+            assert!(serde_json::from_str::<InferenceEvent>(wrong).is_err(), "{wrong}");
+            assert!(InferenceEvent::from_json(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+}
