@@ -23,7 +23,7 @@ main() {
     done
     if ((${#bench[@]} + ${#load[@]} == 0)) && [[ $decision == no ]]; then
         decision=yes
-        bench=(hive download tokens prefix draft footprint)
+        bench=(hive supervision download tokens prefix draft footprint)
         load=(gateway scale heartbeats)
     fi
     [[ $decision == no ]] || cargo bench --locked --quiet -p queen-rbee --bench decision
