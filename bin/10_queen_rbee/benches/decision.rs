@@ -173,6 +173,7 @@ fn entry(name: &str) -> Result<ModelEntry> {
         source: "file:/model.gguf".to_owned(),
         added_at: 1,
         shards: Vec::new(),
+        projector: None,
         gguf: GgufSummary {
             architecture: "llama".to_owned(),
             name: None,

@@ -194,6 +194,7 @@ fn catalogued(number: usize) -> Result<ModelEntry> {
         source: "hf:example/model:Q4_K_M".to_owned(),
         added_at: 1,
         shards: Vec::new(),
+        projector: None,
         gguf: GgufSummary {
             architecture: "llama".to_owned(),
             name: None,
