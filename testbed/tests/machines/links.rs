@@ -14,7 +14,7 @@ async fn a_machine_that_is_cut_off_is_shown_as_gone_and_the_others_answer() {
     }
     let worker = bed.employ("gpu-1").await.unwrap();
 
-    // An answer that is being written when the cable is pulled does not hang.
+    // An answer that is being written when the cable is pulled goes on elsewhere.
     let mut long = bed
         .start_keeper(&[
             "infer",
@@ -31,7 +31,7 @@ async fn a_machine_that_is_cut_off_is_shown_as_gone_and_the_others_answer() {
     bed.employ("gpu-2").await.unwrap();
     bed.cut("gpu-1").unwrap();
     let ended = long.finish().await.unwrap();
-    assert!(ended.code == Some(0) || ended.stderr.contains("send the request again"), "{ended}");
+    assert_eq!(ended.code, Some(0), "{ended}");
     bed.hive_when("gpu-1", "gone", |hive| hive["liveness"] == "gone").await.unwrap();
     answers(&bed).await;
 

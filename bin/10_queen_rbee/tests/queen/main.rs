@@ -11,5 +11,6 @@ mod failures;
 mod jobs;
 mod policies;
 mod requests;
+mod routing;
 mod support;
 mod vectors;

@@ -1,0 +1,147 @@
+//! Which worker a request goes to, and who is next.
+
+use serde_json::{Value, json};
+use worker_contract::KvCacheUse;
+
+use crate::support::{Queen, Reply, Script, Stream, WorkerDouble, chat, until};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn requests_that_begin_alike_go_to_the_worker_that_has_the_beginning() {
+    let (queen, first, second) = two_workers().await;
+    let busy = occupy(&queen).await;
+    assert_eq!(queen.ask(CHAT, &long("Hi")).await.header("x-rbee-worker"), "w-2");
+    drop(busy);
+    until("the first one is idle", async || queen.in_flight("w-1").await == 0).await;
+    for question in ["Ho", "Ha"] {
+        let reply = queen.ask(CHAT, &long(question)).await;
+        assert_eq!(reply.header("x-rbee-worker"), "w-2");
+        assert_eq!(reply.header("x-rbee-route"), "prefix");
+    }
+    let other = queen.ask(CHAT, &chat()).await;
+    assert_eq!(other.header("x-rbee-worker"), "w-1", "it begins in another way");
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 3));
+}
+
+#[tokio::test]
+async fn a_worker_that_was_started_again_holds_nothing() {
+    let (queen, _first, second) = two_workers().await;
+    let busy = occupy(&queen).await;
+    assert_eq!(queen.ask(CHAT, &long("Hi")).await.header("x-rbee-worker"), "w-2");
+    drop(busy);
+    until("the first one is idle", async || queen.in_flight("w-1").await == 0).await;
+    let mut beat = second.beat();
+    beat.pid = 2;
+    queen.worker_beat(&beat).await;
+    assert_eq!(queen.ask(CHAT, &long("Ho")).await.header("x-rbee-worker"), "w-1");
+}
+
+#[tokio::test]
+async fn a_session_stays_at_its_worker_and_is_nobody_elses() {
+    let (queen, _first, _second) = two_workers().await;
+    let busy = occupy(&queen).await;
+    let ask = async |name: &str| {
+        Reply::read(queen.post(CHAT).header("x-rbee-session", name).json(&chat())).await
+    };
+    assert_eq!(ask("mine").await.header("x-rbee-worker"), "w-2");
+    drop(busy);
+    until("the first one is idle", async || queen.in_flight("w-1").await == 0).await;
+    let reply = ask("mine").await;
+    assert_eq!((reply.header("x-rbee-worker"), reply.header("x-rbee-route")), ("w-2", "session"));
+    assert_eq!(ask("another").await.header("x-rbee-worker"), "w-1");
+}
+
+#[tokio::test]
+async fn headers_that_say_nothing_are_refused_with_their_names() {
+    let (queen, _first, _second) = two_workers().await;
+    for (header, bad) in [
+        ("x-rbee-priority", "urgent".to_owned()),
+        ("x-rbee-priority", String::new()),
+        ("x-rbee-session", String::new()),
+        ("x-rbee-session", "x".repeat(257)),
+    ] {
+        let reply = Reply::read(queen.post(CHAT).header(header, &bad).json(&chat())).await;
+        assert_eq!(reply.error(400, "invalid_value")["param"], header, "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn batch_requests_take_what_others_leave() {
+    let hangs = vec![Script::Hangs(&["x"]); 2];
+    let worker = WorkerDouble::start("w-1", hangs);
+    let queen = Queen::start().await;
+    let mut beat = worker.beat();
+    beat.slots.total = 1;
+    queen.worker_beat(&beat).await;
+    let running = [occupy(&queen).await, occupy(&queen).await];
+    let ask = async |priority: &str, text: &str| {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
+        Reply::read(queen.post(CHAT).header("x-rbee-priority", priority).json(&body)).await
+    };
+    let waiting = |number: u64| {
+        let queen = &queen;
+        async move { until("it waits", async || queen.status().await["waiting"] == number).await }
+    };
+    let batch = ask("batch", "batch");
+    let interactive = async {
+        waiting(1).await;
+        ask("interactive", "interactive").await
+    };
+    let release = async {
+        waiting(2).await;
+        drop(running);
+    };
+    let (batch, interactive, ()) = tokio::join!(batch, interactive, release);
+    assert_eq!((batch.status, interactive.status), (200, 200));
+    let order: Vec<Value> =
+        worker.requests()[2..].iter().map(|r| serde_json::to_value(&r.task).unwrap()).collect();
+    assert_eq!(order[0]["messages"][0]["content"], "interactive");
+    assert_eq!(order[1]["messages"][0]["content"], "batch");
+}
+
+#[tokio::test]
+async fn absurd_numbers_in_a_report_harm_nobody() {
+    let worker = WorkerDouble::start("w-1", []);
+    let queen = Queen::start().await;
+    let mut beat = worker.beat();
+    beat.slots.total = u32::MAX;
+    beat.slots.busy = u32::MAX;
+    beat.queued = u32::MAX;
+    beat.kv_cache = KvCacheUse { used_tokens: u32::MAX, capacity_tokens: u32::MAX };
+    beat.model.context_length = 0;
+    beat.tokens_per_second = f32::MAX;
+    beat.pid = u32::MAX;
+    queen.worker_beat(&beat).await;
+    assert_eq!(queen.ask(CHAT, &long("Hi")).await.status, 200);
+    beat.slots.total = 0;
+    beat.kv_cache = KvCacheUse::default();
+    queen.worker_beat(&beat).await;
+    assert_eq!(queen.ask(CHAT, &long("Hi")).await.status, 200);
+}
+
+async fn two_workers() -> (Queen, WorkerDouble, WorkerDouble) {
+    let first = WorkerDouble::start("w-1", [Script::Hangs(&["x"])]);
+    let second = WorkerDouble::start("w-2", []);
+    let queen = Queen::start().await;
+    queen.worker_beat(&first.beat()).await;
+    queen.worker_beat(&second.beat()).await;
+    (queen, first, second)
+}
+
+/// A stream that runs at the first worker until it is dropped.
+async fn occupy(queen: &Queen) -> Stream {
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    assert_eq!(stream.header("x-rbee-worker"), "w-1");
+    stream.until_text().await;
+    stream
+}
+
+/// A conversation with a long beginning.
+fn long(question: &str) -> Value {
+    let system = "You are a bee, and you know everything about flowers. ".repeat(80);
+    json!({
+        "model": "m",
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": question}],
+    })
+}
