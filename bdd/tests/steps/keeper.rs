@@ -202,5 +202,9 @@ fn filled(world: &Rbee, text: &str) -> Result<String> {
         let port = world.port.as_ref().ok_or_else(|| anyhow!("no port is held"))?;
         text = text.replace("$PORT", &port.local_addr()?.port().to_string());
     }
+    if text.contains("$SERVER") {
+        let server = world.server.as_ref().context("nobody else has a server")?;
+        text = text.replace("$SERVER", server.api()?.base());
+    }
     Ok(text)
 }

@@ -23,6 +23,7 @@ mod model;
 mod remote;
 mod request;
 mod reuse;
+mod server;
 mod stream;
 mod table;
 mod token;
@@ -53,6 +54,8 @@ pub(crate) struct Rbee {
     // Before the cluster: a disk is unmounted before the home is removed.
     disk: Option<SmallDisk>,
     pub(crate) cluster: Option<Cluster>,
+    /// Somebody else's.
+    server: Option<Cluster>,
     hub: Option<ModelHub>,
     testbed: Option<Testbed>,
     answers: Vec<Answer>,

@@ -87,6 +87,17 @@ pub(crate) struct Worker {
     /// Of a worker that failed.
     #[serde(default)]
     pub(crate) reason: Option<String>,
+    /// The server of somebody else that it is a model of.
+    #[serde(default)]
+    pub(crate) server: Option<Server>,
+}
+
+/// A server of somebody else.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Server {
+    /// What kind of server it is.
+    pub(crate) engine: String,
 }
 
 /// The outcome of a `ModelVerify` job.

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use worker_contract::HiveAlias;
 
 use crate::FEATURES;
+use crate::attached::Servers;
 use crate::dispatch::Dispatcher;
 #[cfg(feature = "local-hive")]
 use crate::hive_client::LocalHive;
@@ -77,6 +78,15 @@ impl App {
         let registry = registry(&config, inventory.names(), with_local_hive, &hive_files)
             .with_policies(policies.clone());
 
+        let servers = Servers::open(
+            paths.data.join("servers.json"),
+            &paths.secrets,
+            keyring.clone(),
+            registry.clone(),
+        )?;
+        let every = Duration::from_millis(config.worker.heartbeat_interval_ms);
+        tasks.spawn(servers.clone().run(every, background.clone()));
+
         let queen_url = url_for_this_machine(address);
         #[cfg(feature = "local-hive")]
         let local = with_local_hive.then(|| {
@@ -120,6 +130,7 @@ impl App {
             ),
             inventory,
             keyring,
+            servers,
             logs: paths.logs.clone(),
             request_timeout,
             #[cfg(not(feature = "local-hive"))]

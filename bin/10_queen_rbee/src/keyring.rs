@@ -1,6 +1,9 @@
 //! Which secret the queen shows to whom: to each hive and its workers that of the hive, so that no
 //! machine learns another one's.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
 use access_tokens::{HiveSecrets, Secret};
 use axum::http::HeaderValue;
 use worker_contract::HiveAlias;
@@ -11,13 +14,15 @@ pub struct Keyring {
     /// Of her own user's processes.
     own: Secret,
     hives: HiveSecrets,
+    /// The tokens of servers of others.
+    servers: Arc<RwLock<BTreeMap<HiveAlias, HeaderValue>>>,
 }
 
 impl Keyring {
     /// The queen's own secret, and those of hives that have one.
     #[must_use]
     pub fn new(own: Secret, hives: HiveSecrets) -> Self {
-        Self { own, hives }
+        Self { own, hives, servers: Arc::default() }
     }
 
     /// The secret for a hive and its workers. One that was given none of its own is of this user.
@@ -29,11 +34,23 @@ impl Keyring {
     /// The same as the header `authorization`.
     #[must_use]
     pub fn authorization(&self, hive: &HiveAlias) -> HeaderValue {
-        // A secret that fits no header is none that a worker could have been given.
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", self.secret(hive).expose()))
-            .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
-        value.set_sensitive(true);
-        value
+        bearer(&self.secret(hive))
+    }
+
+    /// The header `authorization` for a server of somebody else, where it demands a token.
+    #[must_use]
+    pub fn server_authorization(&self, server: &HiveAlias) -> Option<HeaderValue> {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        servers.get(server).cloned()
+    }
+
+    /// Sets or removes the token of a server of somebody else.
+    pub fn set_server(&self, server: &HiveAlias, token: Option<&Secret>) {
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        match token {
+            Some(token) => servers.insert(server.clone(), bearer(token)),
+            None => servers.remove(server),
+        };
     }
 
     /// The secrets of hives, to make and remove some.
@@ -41,4 +58,14 @@ impl Keyring {
     pub fn hives(&self) -> &HiveSecrets {
         &self.hives
     }
+}
+
+/// The header `authorization` with a secret.
+#[must_use]
+pub fn bearer(secret: &Secret) -> HeaderValue {
+    // A secret that fits no header is none that anybody could have been given.
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
+        .unwrap_or_else(|_| HeaderValue::from_static("Bearer"));
+    value.set_sensitive(true);
+    value
 }

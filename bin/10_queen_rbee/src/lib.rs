@@ -4,10 +4,11 @@
 //! in `admission`, gets its place from the `scheduler`, and its answer through the `relay`. What the
 //! queen knows of workers and hives is in the `registry`, made from their reports alone. Everything
 //! that is no inference is a job, which `operation` carries out here or at a hive. The hives that she
-//! was told of are in the `inventory`; `remote_hive` puts them on other machines by way of `ssh`.
+//! was told of are in the `inventory`; servers of others whose models are workers are `attached`; `remote_hive` puts them on other machines by way of `ssh`.
 
 pub mod admission;
 mod app;
+pub mod attached;
 mod clock;
 pub mod dialect;
 mod discovery;

@@ -23,7 +23,7 @@ pub(crate) use self::model::{
 };
 pub(crate) use self::queen::{QueenCommand, RebuildArgs};
 pub(crate) use self::token::TokenCommand;
-pub(crate) use self::worker::{LogsArgs, SpawnArgs, WorkerArg, WorkerCommand};
+pub(crate) use self::worker::{AttachArgs, LogsArgs, SpawnArgs, WorkerArg, WorkerCommand};
 
 /// Run language models on the computers that you own.
 #[derive(Debug, Parser)]

@@ -1,7 +1,9 @@
 //! `worker …`
 
-use clap::{Args, Subcommand};
-use worker_contract::{DeviceId, WorkerId};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+use worker_contract::{DeviceId, HiveAlias, WorkerId};
 
 use super::OnHive;
 use crate::wanted_model::WantedModel;
@@ -29,6 +31,44 @@ Examples:
   rbee-keeper worker logs w-1 -n 20
   rbee-keeper worker logs w-1 --follow        until Ctrl-C, or the worker is deleted")]
     Logs(LogsArgs),
+    /// Make the models of somebody else's server workers: Ollama, LM Studio, vLLM, llama-server
+    ///
+    /// The server runs on as it is. The queen looks at it again and again, lists its models, sends it
+    /// requests for them, and goes on elsewhere when it fails. The same command again changes it.
+    #[command(after_help = "\
+Examples:
+  rbee-keeper worker attach --url http://nas:11434
+  rbee-keeper worker attach --url http://gpu-box:8000/v1 --name vllm --slots 32 --secret-file FILE
+  rbee-keeper worker attach --url http://desk:1234 --model qwen2.5-7b-instruct")]
+    Attach(AttachArgs),
+    /// Forget a server that was attached; it runs on
+    Detach {
+        /// The server's name
+        #[arg(value_name = "NAME")]
+        name: HiveAlias,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// The server's base URL, with or without /v1
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: String,
+    /// What it speaks
+    #[arg(long, value_name = "API", default_value = "openai", value_parser = ["openai"])]
+    pub(crate) api: String,
+    /// The name that it is to have [default: the URL's host]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<HiveAlias>,
+    /// A file with the token that the server demands; - reads it from stdin
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// How many requests each of its models runs at once [default: 4]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) slots: Option<u32>,
+    /// Only this one of its models; can be given again
+    #[arg(long = "model", short, value_name = "MODEL")]
+    pub(crate) models: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -63,7 +63,8 @@ async fn add(args: HiveAddArgs) -> Result<Operation, Failure> {
     Ok(Operation::HiveAdd(HiveAdd { hive_id: alias, ssh, url, secret, port, advertise }))
 }
 
-async fn read_secret(file: &Path) -> Result<String, Failure> {
+/// What a file or stdin holds.
+pub(super) async fn read_secret(file: &Path) -> Result<String, Failure> {
     let file = file.to_owned();
     let shown = file.display().to_string();
     let read = tokio::task::spawn_blocking(move || {

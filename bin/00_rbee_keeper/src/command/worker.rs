@@ -1,11 +1,16 @@
 //! `worker …`
 
-use rbee_operations::{HiveTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget};
+use rbee_operations::{
+    AttachedWorker, HiveTarget, Operation, ServerApi, WorkerAttach, WorkerDetach, WorkerLogs,
+    WorkerSpawn, WorkerTarget,
+};
+use serde_json::Value;
 use worker_contract::SupervisedWorker;
 
+use super::hive::read_secret;
 use super::log_lines::LogLines;
-use super::{data, list, now, read, run, run_and_tell};
-use crate::cli::{LogsArgs, OnHive, SpawnArgs, WorkerArg, WorkerCommand};
+use super::{data, now, read, run, run_and_tell};
+use crate::cli::{AttachArgs, LogsArgs, OnHive, SpawnArgs, WorkerArg, WorkerCommand};
 use crate::failure::Failure;
 use crate::job_run;
 use crate::render::{detail, table};
@@ -27,23 +32,52 @@ pub(super) async fn worker(session: &Session, command: WorkerCommand) -> Result<
             run_and_tell(session, Operation::WorkerRestart(target(worker))).await
         }
         WorkerCommand::Logs(args) => logs(session, args).await,
+        WorkerCommand::Attach(args) => run_and_tell(session, attach(args).await?).await,
+        WorkerCommand::Detach { name } => {
+            run_and_tell(session, Operation::WorkerDetach(WorkerDetach { name })).await
+        }
     }
 }
 
 async fn list_all(session: &Session, on: OnHive) -> Result<(), Failure> {
     let outcome = run(session, Operation::WorkerList(HiveTarget { hive_id: on.hive })).await?;
-    let workers = list(outcome, "workers")?;
+    let mut outcome = data(outcome);
+    let Some(Value::Array(own)) = outcome.get_mut("workers").map(Value::take) else {
+        return Err(Failure::Protocol("it has no list \"workers\"".to_owned()));
+    };
+    let attached = match outcome.get_mut("attached").map(Value::take) {
+        Some(Value::Array(attached)) => attached,
+        _ => Vec::new(),
+    };
+    let all: Value = own.iter().chain(&attached).cloned().collect();
     session
         .output
-        .result(&workers, |style| {
-            let workers: Vec<SupervisedWorker> = read(&workers)?;
-            Ok(if workers.is_empty() {
+        .result(&all, |style| {
+            let own: Vec<SupervisedWorker> = read(&own.into())?;
+            let attached: Vec<AttachedWorker> = read(&attached.into())?;
+            let tables = [
+                (!own.is_empty()).then(|| table::workers(&own, now(), style)),
+                (!attached.is_empty()).then(|| table::attached(&attached, style)),
+            ];
+            let tables: Vec<String> = tables.into_iter().flatten().collect();
+            Ok(if tables.is_empty() {
                 "no workers: start one with `rbee-keeper worker spawn --model MODEL`\n".to_owned()
             } else {
-                table::workers(&workers, now(), style)
+                tables.join("\n")
             })
         })
         .await
+}
+
+/// The operation, with the token that a file or stdin holds: on the command line others could see it.
+async fn attach(args: AttachArgs) -> Result<Operation, Failure> {
+    let AttachArgs { url, api: _, name, secret_file, slots, models } = args;
+    let token = match secret_file {
+        Some(file) => Some(read_secret(&file).await?),
+        None => None,
+    };
+    let api = ServerApi::Openai;
+    Ok(Operation::WorkerAttach(WorkerAttach { url, api, name, token, slots, models }))
 }
 
 async fn get(session: &Session, worker: WorkerArg) -> Result<(), Failure> {

@@ -6,7 +6,7 @@ use access_tokens::TokenInfo;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use jiff::Timestamp;
-use rbee_operations::{DiscoveredHive, JobSummary, SshHost};
+use rbee_operations::{AttachedWorker, DiscoveredHive, JobSummary, SshHost};
 use worker_contract::{Device, DeviceLoad, ModelEntry, SupervisedState, SupervisedWorker};
 
 use super::{Style, printable, unit};
@@ -169,6 +169,27 @@ pub(crate) fn workers(workers: &[SupervisedWorker], now: u64, style: Style) -> S
     table.text()
 }
 
+/// Models of servers of others, one a row.
+pub(crate) fn attached(workers: &[AttachedWorker], style: Style) -> String {
+    let mut table = Rows::new(
+        &["WORKER", "MODEL", "SERVER", "STATE", "SLOTS", "URL", "CALLED THERE"],
+        &["CALLED THERE", "SLOTS", "URL"],
+        style,
+    );
+    for worker in workers {
+        table.row([
+            plain(&worker.worker_id),
+            plain(&worker.model),
+            plain(format!("{} ({})", worker.server, worker.engine)),
+            state(&worker.state, worker.reason.as_deref().unwrap_or("")),
+            plain(worker.slots),
+            plain(&worker.url),
+            plain(&worker.original),
+        ]);
+    }
+    table.text()
+}
+
 /// The workers of all hives as the queen sees them, one a row.
 pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
     let mut table = Rows::new(
@@ -188,7 +209,10 @@ pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
             plain(&worker.worker_id),
             plain(&worker.hive_id),
             plain(&worker.model.name),
-            plain(worker.device),
+            match &worker.server {
+                Some(server) => plain(&server.engine),
+                None => plain(worker.device),
+            },
             state(silent.unwrap_or(&worker.state), worker.reason.as_deref().unwrap_or("")),
             plain(format!("{}/{}", worker.slots.busy, worker.slots.total)),
             plain(worker.queued),

@@ -282,6 +282,29 @@ async fn colours_are_for_terminals() {
 }
 
 /// Runs a command against the queen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_attached_with_the_token_of_a_file() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    std::fs::write(home.path().join("token"), "hush\n").unwrap();
+    let line = "worker attach --url http://nas:11434 --name nas --secret-file token --slots 8 \
+                --model a --model org/b --json";
+    let ended = run(&home, &queen, line).await.expect(0);
+    let attached = ended.json();
+    assert_eq!((&attached["knows_token"], &attached["slots"]), (&true.into(), &8.into()));
+    assert_eq!(attached["models"], serde_json::json!(["a", "org/b"]));
+    let job = run(&home, &queen, "job list --json").await.expect(0);
+    assert!(!job.stdout.contains("hush") && !ended.stderr.contains("hush"), "{job:?}");
+    for (line, mentions) in [
+        ("worker attach", "--url"),
+        ("worker attach --url http://nas --api soap", "openai"),
+        ("worker attach --url http://nas --slots 0", "1..=1024"),
+        ("worker detach", "NAME"),
+    ] {
+        let ended = run(&home, &queen, line).await.expect(2);
+        assert!(ended.stderr.contains(mentions), "{line}: {ended:?}");
+    }
+}
+
 async fn run(home: &Home, queen: &TestQueen, line: &str) -> Ended {
     let mut command = home.command(line);
     command.env("RBEE_QUEEN_URL", &queen.url);

@@ -21,7 +21,7 @@ use crate::admission::{Admission, Entrant, Priority, Ticket};
 use crate::clock;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
-use crate::scheduler::{Decision, Demand, WaitReason};
+use crate::scheduler::{Decision, Demand, WaitReason, Ways};
 use crate::spawner::Spawner;
 
 /// How many of a queue are looked at when the first cannot be placed: those behind it may have other
@@ -55,6 +55,8 @@ pub struct Wanted {
     pub digest: Option<Sha256Digest>,
     /// Whether it should have a worker to itself, because workers ended that had it.
     pub alone: bool,
+    /// In which ways it can be taken.
+    pub ways: Ways,
     /// Whether it has had a place before: then it has waited already and is next.
     pub had_a_place: bool,
     /// When it is too late.
@@ -250,6 +252,7 @@ impl Wanted {
             failed: &self.failed,
             digest: self.digest.as_ref(),
             alone: self.alone,
+            ways: self.ways,
             refused,
             ..Demand::of(&self.model)
         };
@@ -257,7 +260,7 @@ impl Wanted {
     }
 
     fn is_plain(&self) -> bool {
-        self.failed.is_empty() && self.digest.is_none()
+        self.failed.is_empty() && self.digest.is_none() && self.ways == Ways::ALL
     }
 }
 

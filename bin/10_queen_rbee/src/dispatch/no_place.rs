@@ -42,6 +42,12 @@ pub enum NoPlace {
         /// When to try again, in seconds.
         retry_after_s: u64,
     },
+    /// None of the model's workers can do what is asked for.
+    #[error("no worker of the model {model} can do what is asked for")]
+    Unable {
+        /// The model.
+        model: ModelAlias,
+    },
     /// A worker could not be started.
     #[error("no worker could be started for {model}: {source}")]
     SpawnFailed {
@@ -68,6 +74,7 @@ impl NoPlace {
         match (reason, source) {
             (_, Some(source)) => Self::SpawnFailed { model, source: source.clone() },
             (RejectReason::UnknownModel, None) => Self::UnknownModel { model },
+            (RejectReason::Unable, None) => Self::Unable { model },
             (RejectReason::HiveGone { hive }, None) => {
                 Self::HiveGone { hive, model, retry_after_s }
             }

@@ -19,6 +19,7 @@ use super::describe;
 use super::router::Facts;
 use super::stream_body::stream_body;
 use crate::admission::Priority;
+use crate::attached::{Endpoint as OriginalOf, Original};
 use crate::dialect::openai::{
     Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
 };
@@ -41,6 +42,10 @@ const PRIORITY: &str = "x-rbee-priority";
 const SESSION: &str = "x-rbee-session";
 /// The longest name of a session.
 const MAX_SESSION: usize = 256;
+/// The header with the queens that the request has come through.
+const VIA: &str = "x-rbee-via";
+/// Its longest value: more queens than a house has.
+const MAX_VIA: usize = 512;
 /// The header that names the worker.
 const WORKER: HeaderName = HeaderName::from_static("x-rbee-worker");
 /// The header that says what decided for that worker.
@@ -56,8 +61,9 @@ pub(super) async fn chat(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
+    let original = Original::new(OriginalOf::Chat, body.clone());
     let understood = read_chat(body, request_id)?;
-    endpoint.text(Kind::Chat, understood, &headers, &caller).await
+    endpoint.text(Kind::Chat, understood, original, &headers, &caller).await
 }
 
 pub(super) async fn completion(
@@ -67,8 +73,9 @@ pub(super) async fn completion(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
+    let original = Original::new(OriginalOf::Completion, body.clone());
     let understood = read_completion(body, request_id)?;
-    endpoint.text(Kind::Completion, understood, &headers, &caller).await
+    endpoint.text(Kind::Completion, understood, original, &headers, &caller).await
 }
 
 /// What both endpoints use.
@@ -84,12 +91,13 @@ impl Endpoint {
         self,
         kind: Kind,
         understood: Understood,
+        original: Original,
         headers: &HeaderMap,
         caller: &CallerExt,
     ) -> Result<Response, ApiError> {
         let Understood { model, request, fields, stream, include_usage } = understood;
         let n = request.n;
-        let answer = self.begin(&model, request, headers, caller)?;
+        let answer = self.begin(&model, request, original, headers, caller)?;
         let head = Head::new(kind, model, now());
         let parts = stream::unfold(answer, |mut answer| async move {
             answer.next().await.map(|part| (part, answer))
@@ -107,16 +115,18 @@ impl Endpoint {
         &self,
         model: &str,
         request: InferenceRequest,
+        original: Original,
         headers: &HeaderMap,
         caller: &CallerExt,
     ) -> Result<Answer, ApiError> {
         let asking = self.asking(headers, caller)?;
-        // What cannot be an alias cannot be the name of a model that exists.
-        let Ok(alias) = model.parse::<ModelAlias>() else {
+        // What cannot be an alias is the name of no model but at a server of somebody else.
+        let alias = model.parse::<ModelAlias>().ok().or_else(|| self.registry.alias_of(model));
+        let Some(alias) = alias else {
             let models = self.registry.models(std::time::Instant::now());
             return Err(unknown_model(model, models.keys()));
         };
-        Ok(self.relay.answer(alias, request, asking))
+        Ok(self.relay.answer(alias, request, original, asking))
     }
 
     /// What the headers say of how the request is to be treated.
@@ -135,7 +145,11 @@ impl Endpoint {
             }
             Some(_) => return Err(invalid(SESSION, "1 to 256 characters")),
         };
-        Ok(Asking { caller, deadline, priority, session })
+        let via = match text(headers, VIA)? {
+            Some(via) if via.len() > MAX_VIA => return Err(invalid(VIA, "fewer queens")),
+            via => via.unwrap_or_default().to_owned(),
+        };
+        Ok(Asking { caller, deadline, priority, session, via })
     }
 
     /// The time that a request may take: the server's, or the client's if that is less.

@@ -9,6 +9,7 @@ use worker_contract::{RequestId, Usage};
 
 use super::describe;
 use super::inference::{Endpoint, Route, unfinished, with_route};
+use crate::attached::{Endpoint as OriginalOf, Original};
 use crate::dialect::openai::{
     Body, Embeddings, FieldNames, Rerank, check_dimensions, embeddings, ranking, read_embeddings,
     read_rerank,
@@ -22,9 +23,10 @@ pub(super) async fn embed(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
+    let original = Original::new(OriginalOf::Embeddings, body.clone());
     let Embeddings { model, request, inputs, encoding, dimensions } =
         read_embeddings(body, request_id)?;
-    let answer = endpoint.begin(&model, request, &headers, &caller)?;
+    let answer = endpoint.begin(&model, request, original, &headers, &caller)?;
     let found = collect(&endpoint, answer, inputs, |part| match part {
         Part::Embedding { index, vector } => Some((index, vector)),
         _ => None,
@@ -44,8 +46,9 @@ pub(super) async fn rerank(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
+    let original = Original::new(OriginalOf::Rerank, body.clone());
     let Rerank { model, request, documents, top_n, returned } = read_rerank(body, request_id)?;
-    let answer = endpoint.begin(&model, request, &headers, &caller)?;
+    let answer = endpoint.begin(&model, request, original, &headers, &caller)?;
     let found = collect(&endpoint, answer, documents, |part| match part {
         Part::Score { index, score } => Some((index, score)),
         _ => None,

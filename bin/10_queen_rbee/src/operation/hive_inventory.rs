@@ -25,6 +25,12 @@ impl Operations {
             let message = "localhost is the queen's own machine, which needs not be added";
             return Err(JobError::new("invalid_value", message));
         }
+        if self.servers.has(&hive_id) {
+            let message = format!("there is an attached server {hive_id} already");
+            let hint =
+                format!("choose another name, or first: rbee-keeper worker detach {hive_id}");
+            return Err(JobError::new("name_taken", message).hint(hint));
+        }
         let (machine, place) = match (ssh, url) {
             (Some(ssh), None) => {
                 let place = format!("reached by ssh {ssh}");

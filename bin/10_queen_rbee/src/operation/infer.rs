@@ -2,7 +2,7 @@
 
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Infer;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use worker_contract::{
     ChatMessage, Delta, InferenceRequest, Prompt, RequestId, Role, Sampling, Task, WorkerId,
@@ -10,6 +10,7 @@ use worker_contract::{
 
 use super::Operations;
 use crate::admission::Priority;
+use crate::attached::{Endpoint, Original};
 use crate::http::describe;
 use crate::relay::{Asking, Failure, Part};
 
@@ -58,8 +59,10 @@ impl Operations {
             deadline,
             priority: Priority::Interactive,
             session: None,
+            via: String::new(),
         };
-        let mut answer = self.relay.answer(infer.model.clone(), request, asking);
+        let original = original(infer, &request);
+        let mut answer = self.relay.answer(infer.model.clone(), request, original, asking);
         let mut worker: Option<WorkerId> = None;
         while let Some(part) = answer.next().await {
             match part? {
@@ -105,4 +108,30 @@ fn messages(infer: &Infer) -> Vec<ChatMessage> {
 fn request(task: Task, sampling: Sampling, job: &JobContext) -> InferenceRequest {
     let id = job.job_id().as_str().parse().unwrap_or_else(|_| RequestId::random());
     InferenceRequest { sampling, ..InferenceRequest::new(id, task) }
+}
+
+/// The request in the words that a client of OpenAI's API would use.
+fn original(infer: &Infer, request: &InferenceRequest) -> Original {
+    let mut body = match serde_json::to_value(&infer.sampling) {
+        Ok(Value::Object(sampling)) => sampling,
+        _ => Map::new(),
+    };
+    if let Some(bias) = body.remove("logit_bias") {
+        let pairs = bias.as_array().into_iter().flatten();
+        let entries = pairs.map(|pair| (pair[0].to_string(), pair[1].clone()));
+        body.insert("logit_bias".into(), Value::Object(entries.collect()));
+    }
+    let told = body.remove("logprobs");
+    let Task::Chat(chat) = &request.task else {
+        body.insert("prompt".into(), infer.prompt.as_str().into());
+        body.extend(told.map(|count| ("logprobs".to_owned(), count)));
+        return Original::new(Endpoint::Completion, body);
+    };
+    let written = |message: &ChatMessage| json!({"role": message.role, "content": message.content});
+    body.insert("messages".into(), chat.messages.iter().map(written).collect());
+    if let Some(top) = told {
+        body.insert("logprobs".into(), true.into());
+        body.insert("top_logprobs".into(), top);
+    }
+    Original::new(Endpoint::Chat, body)
 }

@@ -1,6 +1,7 @@
 //! The three paths of an operation: carried out by the queen herself, by the hive that it concerns,
 //! or as inference.
 
+mod attached;
 mod forward;
 mod hive_inventory;
 mod hive_lifecycle;
@@ -18,6 +19,7 @@ use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, Outcome};
 use rbee_operations::Operation;
 
+use crate::attached::Servers;
 use crate::hive_client::HiveClients;
 use crate::inventory::Inventory;
 use crate::keyring::Keyring;
@@ -40,6 +42,7 @@ pub(crate) struct Operations {
     pub(crate) remote: RemoteHives,
     pub(crate) inventory: Inventory,
     pub(crate) keyring: Keyring,
+    pub(crate) servers: Servers,
     /// Where the logs of this machine's daemons are.
     pub(crate) logs: PathBuf,
     pub(crate) request_timeout: Duration,
@@ -60,6 +63,9 @@ impl Executor for Operations {
 
 impl Operations {
     async fn route(&self, operation: Operation, job: JobContext) -> Result<Outcome, JobError> {
+        if operation.should_forward_to_hive() && !matches!(operation, Operation::WorkerList(_)) {
+            self.refuse_server(&operation)?;
+        }
         match operation {
             Operation::HiveList {} => Ok(self.hive_list()),
             Operation::HiveStart(target) => self.hive_start(&target.hive_id, &job).await,
@@ -78,8 +84,10 @@ impl Operations {
             Operation::ModelPolicySet(change) => self.model_policy_set(change).await,
             Operation::ModelPolicyList {} => Ok(self.model_policy_list()),
             Operation::Infer(infer) => self.infer(*infer, &job).await,
+            Operation::WorkerAttach(attach) => self.worker_attach(attach, &job).await,
+            Operation::WorkerDetach(detach) => self.worker_detach(&detach),
+            Operation::WorkerList(target) => self.worker_list(target, job).await,
             forwarded @ (Operation::WorkerSpawn(_)
-            | Operation::WorkerList(_)
             | Operation::WorkerGet(_)
             | Operation::WorkerDelete(_)
             | Operation::ModelDownload(_)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
-use super::workers::Stay;
+use super::workers::{Stay, Worker};
 use super::{Ask, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
@@ -62,7 +62,7 @@ impl State {
         now: Instant,
     ) -> Fleet<'_> {
         let mut kept: BTreeMap<&ModelAlias, (Option<Policy>, u32)> = BTreeMap::new();
-        for (_, worker) in self.workers.iter() {
+        for (_, worker) in self.own_workers() {
             let of_model = kept.entry(&worker.model).or_insert_with(|| (policy(&worker.model), 0));
             of_model.1 += 1;
         }
@@ -70,7 +70,7 @@ impl State {
             Some((Some(policy), count)) => policy.pin || *count <= policy.min,
             _ => false,
         };
-        let residents = self.workers.iter().map(|(id, worker)| Resident {
+        let residents = self.own_workers().map(|(id, worker)| Resident {
             id,
             hive: &worker.hive_id,
             device: worker.device,
@@ -88,9 +88,15 @@ impl State {
         }
     }
 
+    /// The workers of hives. A server of somebody else is neither started nor ended here, nor does it
+    /// make room.
+    fn own_workers(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        self.workers.iter().filter(|(_, worker)| worker.target.server.is_none())
+    }
+
     /// The workers that are ready or coming.
     pub(super) fn replicas(&self, interval: Duration, now: Instant) -> Vec<ReplicaReport> {
-        let replicas = self.workers.iter().filter_map(|(id, worker)| {
+        let replicas = self.own_workers().filter_map(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);
             let readiness = worker.readiness_for_requests();
             let is_gone = worker.liveness(interval, hive, now) == Liveness::Gone;
@@ -140,6 +146,7 @@ impl State {
     /// Whether a hive that is expected has not reported since the queen's start, a moment ago.
     fn is_warming_up(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.began) < WARM_UP
-            && self.expected.iter().any(|hive: &HiveAlias| self.hives.get(hive).is_none())
+            && (!self.expected_servers.is_empty()
+                || self.expected.iter().any(|hive: &HiveAlias| self.hives.get(hive).is_none()))
     }
 }

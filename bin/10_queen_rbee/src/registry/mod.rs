@@ -4,6 +4,7 @@
 //! reservation that follows from it happen under the same lock, so that two requests never take the
 //! same place.
 
+mod attached;
 mod breaker;
 mod fleet;
 mod hives;
@@ -26,6 +27,7 @@ use worker_contract::{
     Usage, WorkerHeartbeat, WorkerId,
 };
 
+pub use self::attached::{Served, Server, ServerFacts, ServerFailure, ServerReport};
 pub use self::fleet::ReplicaReport;
 pub use self::liveness::{Liveness, liveness};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
@@ -144,6 +146,8 @@ struct State {
     hives: Hives,
     spawning: Vec<ModelAlias>,
     expected: Vec<HiveAlias>,
+    /// Attached servers at which nobody has looked.
+    expected_servers: Vec<HiveAlias>,
     began: Instant,
     prefixes: Prefixes,
     sessions: Sessions,
@@ -159,6 +163,7 @@ impl Registry {
             hives: Hives::default(),
             spawning: Vec::new(),
             expected,
+            expected_servers: Vec::new(),
             began: now,
             prefixes: Prefixes::default(),
             sessions: Sessions::default(),
@@ -359,7 +364,9 @@ impl Registry {
     #[must_use]
     pub fn retire(&self, id: &WorkerId, now: Instant) -> Option<HiveAlias> {
         let mut state = self.state();
-        let hive = state.workers.get(id).filter(|worker| !worker.is_busy())?.hive_id.clone();
+        let may_go =
+            |worker: &&workers::Worker| !worker.is_busy() && worker.target.server.is_none();
+        let hive = state.workers.get(id).filter(may_go)?.hive_id.clone();
         state.workers.leaves(id, now);
         Some(hive)
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use worker_contract::{HiveAlias, HiveHeartbeat, ModelAlias, WorkerHeartbeat, WorkerId};
 
-use super::{Liveness, Registry};
+use super::{Liveness, Registry, ServerFacts};
 
 /// A worker, as it is shown.
 #[derive(Debug, Clone, Serialize)]
@@ -20,6 +20,9 @@ pub struct WorkerReport {
     pub last_seen_ms: u64,
     /// Whether it reports on time.
     pub liveness: Liveness,
+    /// The server of somebody else that it is a model of; its device is not known then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerFacts>,
 }
 
 /// A hive, as it is shown.
@@ -62,6 +65,7 @@ impl Registry {
                 in_flight: worker.in_flight,
                 last_seen_ms: millis_since(said.at, now),
                 liveness,
+                server: worker.target.facts(),
             })
         });
         reports.collect()

@@ -15,8 +15,8 @@ use worker_contract::{
 use super::breaker::Breaker;
 use super::pace::Pace;
 use super::prefixes::Holder;
-use super::{Liveness, ReportError, liveness};
-use crate::scheduler::{Readiness, WorkerView};
+use super::{Liveness, ReportError, Server, liveness};
+use crate::scheduler::{Readiness, Ways, WorkerView};
 
 /// The most workers that are kept in mind.
 const MAX_WORKERS: usize = 4096;
@@ -110,6 +110,8 @@ pub struct Target {
     pub address: Address,
     /// The hive that started it, whose secret it takes.
     pub hive_id: HiveAlias,
+    /// The server of somebody else that it is, and what it calls the model; `hive_id` is its name then.
+    pub server: Option<Server>,
     /// Fires when the worker is known to be gone: nothing more comes from it.
     pub gone: CancellationToken,
     /// What stands for its process in the index of prompts.
@@ -123,7 +125,7 @@ impl Workers {
         let full = self.by_id.len() >= MAX_WORKERS;
         let worker = match self.by_id.get_mut(&beat.worker_id) {
             // Only its own hive's secret may speak for a worker.
-            Some(worker) if worker.hive_id != beat.hive_id => {
+            Some(worker) if worker.hive_id != beat.hive_id || worker.target.server.is_some() => {
                 return Err(ReportError::Taken {
                     worker: beat.worker_id,
                     hive: worker.hive_id.clone(),
@@ -189,7 +191,10 @@ impl Workers {
             self.by_id.insert(listed.worker_id.clone(), worker);
         }
         let known = self.by_id.get_mut(&listed.worker_id);
-        if let Some(worker) = known.filter(|worker| worker.hive_id == listed.hive_id) {
+        let is_its = |worker: &&mut Worker| {
+            worker.hive_id == listed.hive_id && worker.target.server.is_none()
+        };
+        if let Some(worker) = known.filter(is_its) {
             worker.listed = Some(listed.state.clone());
             worker.process(listed);
         }
@@ -319,6 +324,19 @@ impl Workers {
         }
     }
 
+    /// Whether no other worker can be kept in mind.
+    pub(super) fn is_full(&self) -> bool {
+        self.by_id.len() >= MAX_WORKERS
+    }
+
+    pub(super) fn put(&mut self, id: &WorkerId, worker: Worker) {
+        self.by_id.insert(id.clone(), worker);
+    }
+
+    pub(super) fn retain(&mut self, keep: impl FnMut(&WorkerId, &mut Worker) -> bool) {
+        self.by_id.retain(keep);
+    }
+
     pub(super) fn get(&self, id: &WorkerId) -> Option<&Worker> {
         self.by_id.get(id)
     }
@@ -332,6 +350,12 @@ impl Workers {
     }
 }
 
+impl Said {
+    pub(super) fn at(beat: WorkerHeartbeat, at: Instant) -> Self {
+        Self { beat, at, failed_at: None }
+    }
+}
+
 impl Worker {
     fn new(
         hive_id: &HiveAlias,
@@ -340,12 +364,23 @@ impl Worker {
         address: Address,
         now: Instant,
     ) -> Self {
+        Self::at(Target::new(address, hive_id), hive_id, model, device, now)
+    }
+
+    /// One that takes requests at a place.
+    pub(super) fn at(
+        target: Arc<Target>,
+        hive_id: &HiveAlias,
+        model: &ModelAlias,
+        device: DeviceId,
+        now: Instant,
+    ) -> Self {
         Self {
             entry: next_number(),
             hive_id: hive_id.clone(),
             model: model.clone(),
             device,
-            target: Target::new(address, hive_id),
+            target,
             said: None,
             listed: None,
             process: None,
@@ -363,8 +398,13 @@ impl Worker {
 
     /// Another process stands behind its name, or the same one elsewhere.
     fn moved(&mut self, address: Address) {
+        self.replace(Target::new(address, &self.hive_id));
+    }
+
+    /// It takes requests at another place.
+    pub(super) fn replace(&mut self, target: Arc<Target>) {
         self.target.gone.cancel();
-        self.target = Target::new(address, &self.hive_id);
+        self.target = target;
         self.breaker = Breaker::default();
         self.taken_by = None;
     }
@@ -412,6 +452,11 @@ impl Worker {
     /// The liveness by its own reports; `None` while it has sent none.
     fn silence(&self, interval: Duration, now: Instant) -> Option<Liveness> {
         let said = self.said.as_ref()?;
+        if self.target.server.is_some() {
+            // Its probes say whether it is there, however seldom they come.
+            let has_failed = said.failed_at.is_some();
+            return Some(if has_failed { Liveness::Suspect } else { Liveness::Alive });
+        }
         Some(liveness(now.saturating_duration_since(said.at), interval, said.failed_at.is_some()))
     }
 
@@ -492,14 +537,26 @@ impl Worker {
             held_bytes,
             speed: self.pace.speed(self.device.kind),
             digest: self.digest(),
+            ways: self.target.ways(),
         }
     }
 }
 
 impl Target {
     fn new(address: Address, hive: &HiveAlias) -> Arc<Self> {
+        Arc::new(Self::at(address, hive))
+    }
+
+    pub(super) fn at(address: Address, hive: &HiveAlias) -> Self {
         let holder = next_number();
-        Arc::new(Self { address, hive_id: hive.clone(), gone: CancellationToken::new(), holder })
+        let gone = CancellationToken::new();
+        Self { address, hive_id: hive.clone(), server: None, gone, holder }
+    }
+
+    /// In which ways it takes requests.
+    #[must_use]
+    pub fn ways(&self) -> Ways {
+        self.server.as_ref().map_or(Ways::ALL, |server| server.engine.ways())
     }
 }
 

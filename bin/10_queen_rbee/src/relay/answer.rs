@@ -11,11 +11,13 @@ use worker_contract::{InferenceRequest, ModelAlias, TokenId, Usage, WorkerId};
 use super::failure::Trouble;
 use super::progress::{Progress, Step};
 use super::retry::{Budget, Mishap, Tries, Verdict};
-use super::worker::WorkerEvents;
+use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
+use crate::attached::Original;
 use crate::dispatch::{NoPlace, Wanted};
 use crate::prompt::PromptChain;
 use crate::registry::Place;
+use crate::scheduler::Ways;
 
 /// How long each fresh token of a prompt may take, beyond the time that any silence may take: a slow
 /// processor makes ten a second.
@@ -30,6 +32,8 @@ pub struct Answer {
     relay: Relay,
     model: ModelAlias,
     request: InferenceRequest,
+    /// The same in the client's words.
+    original: Original,
     prompt: Arc<PromptChain>,
     asking: Asking,
     /// One timer for the whole answer: its deadline, or the end of the patience with a worker.
@@ -84,6 +88,7 @@ impl Answer {
         relay: Relay,
         model: ModelAlias,
         mut request: InferenceRequest,
+        original: Original,
         asking: Asking,
     ) -> Self {
         request.model = Some(model.clone());
@@ -100,6 +105,7 @@ impl Answer {
             prompt: Arc::new(PromptChain::of(&request)),
             progress: Progress::of(&request),
             request,
+            original,
             alarm: Box::pin(sleep_until(asking.deadline)),
             asking,
             tries: Tries::default(),
@@ -167,13 +173,25 @@ impl Answer {
             Ok(place) => place,
             Err(no_place) => return Err(self.no_place(no_place)),
         };
-        self.progress.begin_leg(&mut self.request);
+        let prefill = self.progress.begin_leg(&mut self.request, place.target.ways());
+        if prefill.is_some() && self.progress.has_enough(&self.request) {
+            drop(place);
+            self.fill();
+            return Ok(());
+        }
         self.progress.answered_by(place.digest.as_ref());
         let left = self.asking.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
         self.record.worker_id = Some(place.worker_id.clone());
         let (target, deadline) = (Arc::clone(&place.target), self.asking.deadline);
-        match self.relay.workers.send(target, &self.request, deadline).await {
+        let leg = Leg {
+            request: &self.request,
+            original: &self.original,
+            prefill: prefill.as_ref(),
+            prompt_bytes: self.prompt.bytes(),
+            via: &self.asking.via,
+        };
+        match self.relay.workers.send(target, &leg, deadline).await {
             Ok(events) => {
                 let heard_at = Instant::now();
                 self.alarm.as_mut().reset(self.asking.deadline);
@@ -188,7 +206,7 @@ impl Answer {
     /// Why there is no place. Where the only worker has just failed the request, that is why.
     fn no_place(&mut self, no_place: NoPlace) -> Failure {
         match (no_place, self.last_failure.take()) {
-            (NoPlace::NoWorkerLeft { .. }, Some((worker_id, reason))) => {
+            (NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. }, Some((worker_id, reason))) => {
                 Failure::WorkerFailed { worker_id, reason }
             }
             (NoPlace::Deadline { .. }, _) if self.progress.has_begun() => {
@@ -196,6 +214,14 @@ impl Answer {
             }
             (no_place, _) => Failure::NoPlace(no_place),
         }
+    }
+
+    /// In which ways it can be taken. What was here before goes to workers of this queen only, or it
+    /// would go round for ever.
+    fn ways(&self) -> Ways {
+        let ways = self.progress.ways(&self.request);
+        let was_here = self.relay.workers.was_here(&self.asking.via);
+        if was_here && !ways.is_none() { Ways::TOKENS } else { ways }
     }
 
     fn wanted(&self) -> Wanted {
@@ -208,6 +234,7 @@ impl Answer {
             failed: self.tries.failed().to_vec(),
             digest: self.progress.needed_digest().cloned(),
             alone: self.tries.is_suspect(),
+            ways: self.ways(),
             had_a_place: self.record.worker_id.is_some(),
             deadline: self.asking.deadline.into_std(),
         }
@@ -330,10 +357,7 @@ impl Answer {
         let worker_id = place.worker_id.clone();
         let (reason, is_connection) = match trouble {
             Trouble::Refused { detail, .. } if self.is_full(&detail) => {
-                let (ended, done) = self.progress.filled_context();
-                self.state = if done.is_some() { State::Ended } else { State::Seeking(None) };
-                self.record.outcome = if done.is_some() { "done" } else { self.record.outcome };
-                self.ready.extend(ended.into_iter().chain(done));
+                self.fill();
                 return Ok(());
             }
             // Where another worker took it before, this one is to blame.
@@ -372,6 +396,10 @@ impl Answer {
             tokens = self.progress.tokens(),
             "a worker failed a request"
         );
+        if self.progress.ways(&self.request).is_none() {
+            let reason = format!("{reason}; no other can go on with what it gave of the answer");
+            return Err(Failure::WorkerFailed { worker_id, reason });
+        }
         match verdict {
             Verdict::Again(pause) if is_affordable => {
                 self.record.failovers += 1;
@@ -385,6 +413,14 @@ impl Answer {
             }
             Verdict::Again(_) | Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
         }
+    }
+
+    /// Ends the answer that is being given, or the last one, at what the client has of it.
+    fn fill(&mut self) {
+        let (ended, done) = self.progress.filled_context();
+        self.state = if done.is_some() { State::Ended } else { State::Seeking(None) };
+        self.record.outcome = if done.is_some() { "done" } else { self.record.outcome };
+        self.ready.extend(ended.into_iter().chain(done));
     }
 
     /// Whether a worker refused to go on because the text that there is fills its context: then its

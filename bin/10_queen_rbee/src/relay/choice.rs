@@ -7,6 +7,12 @@ use worker_contract::{Delta, TokenId, TokenLogprobs, ToolCallDelta};
 pub(super) struct Choice {
     /// The tokens that were passed on.
     given: Vec<TokenId>,
+    /// The text that was passed on.
+    text: String,
+    /// Whether more than text was passed on: reasoning or calls.
+    has_more: bool,
+    /// Whether a part was passed on whose tokens are not known, or not as those of this answer.
+    lacks_tokens: bool,
     /// Tokens that stand for nothing yet.
     pending: Vec<TokenId>,
     pending_logprobs: Vec<TokenLogprobs>,
@@ -14,6 +20,8 @@ pub(super) struct Choice {
     calls: u32,
     /// Tokens that came, whether they stand for something or not.
     seen: u32,
+    /// Those of them that were passed on.
+    passed_on: u32,
     is_ended: bool,
 }
 
@@ -24,14 +32,21 @@ pub(super) struct OutOfOrder;
 impl Choice {
     /// Takes a part; gives it on as soon as it says something, with the tokens of earlier ones that
     /// did not.
-    pub(super) fn take(&mut self, mut delta: Delta) -> Result<Option<Delta>, OutOfOrder> {
+    ///
+    /// Whoever tells no tokens is believed to give one with each part.
+    pub(super) fn take(
+        &mut self,
+        mut delta: Delta,
+        tells_tokens: bool,
+    ) -> Result<Option<Delta>, OutOfOrder> {
         if self.is_ended {
             return Err(OutOfOrder);
         }
         self.check_calls(&delta.tool_calls)?;
-        self.seen = self.seen.saturating_add(u32::try_from(delta.tokens.len()).unwrap_or(u32::MAX));
         let says_something =
             !(delta.text.is_empty() && delta.reasoning.is_empty() && delta.tool_calls.is_empty());
+        let tokens = if tells_tokens { delta.tokens.len() } else { usize::from(says_something) };
+        self.seen = self.seen.saturating_add(u32::try_from(tokens).unwrap_or(u32::MAX));
         if !says_something {
             self.pending.append(&mut delta.tokens);
             self.pending_logprobs.append(&mut delta.logprobs);
@@ -42,6 +57,10 @@ impl Choice {
             put_before(&mut delta.logprobs, &mut self.pending_logprobs);
         }
         self.given.extend_from_slice(&delta.tokens);
+        self.passed_on = self.seen;
+        self.lacks_tokens |= !tells_tokens;
+        self.has_more |= !(delta.reasoning.is_empty() && delta.tool_calls.is_empty());
+        self.text.push_str(&delta.text);
         Ok(Some(delta))
     }
 
@@ -60,6 +79,31 @@ impl Choice {
         &self.given
     }
 
+    /// Whether nothing of it was passed on.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.passed_on == 0 && !self.is_ended
+    }
+
+    /// How many tokens were passed on, as far as one can tell.
+    pub(super) fn passed_on(&self) -> u32 {
+        self.passed_on
+    }
+
+    /// The text that was passed on, if it is all that was.
+    pub(super) fn text(&self) -> Option<&str> {
+        (!self.has_more).then_some(&self.text)
+    }
+
+    /// Whether the tokens that were passed on are all of it.
+    pub(super) fn has_tokens_of_all(&self) -> bool {
+        !self.lacks_tokens
+    }
+
+    /// It is gone on with after its text: tokens that come are not those after the ones before.
+    pub(super) fn leave_tokens(&mut self) {
+        self.lacks_tokens = true;
+    }
+
     /// How many tokens it has.
     pub(super) fn seen(&self) -> u32 {
         self.seen
@@ -73,7 +117,7 @@ impl Choice {
     /// Drops what was not passed on: another worker makes it again.
     pub(super) fn forget_pending(&mut self) {
         if !self.is_ended {
-            self.seen = u32::try_from(self.given.len()).unwrap_or(u32::MAX);
+            self.seen = self.passed_on;
         }
         self.pending.clear();
         self.pending_logprobs.clear();
@@ -108,8 +152,8 @@ mod tests {
     #[test]
     fn what_says_nothing_yet_comes_with_what_does() {
         let mut choice = Choice::default();
-        assert_eq!(choice.take(part("", 1)), Ok(None));
-        let given = choice.take(part("🐝", 2)).unwrap().unwrap();
+        assert_eq!(choice.take(part("", 1), true), Ok(None));
+        let given = choice.take(part("🐝", 2), true).unwrap().unwrap();
         assert_eq!(
             (given.tokens.as_slice(), choice.given()),
             ([1, 2].as_slice(), [1, 2].as_slice())
@@ -117,10 +161,10 @@ mod tests {
         let tokens: Vec<_> = given.logprobs.iter().map(|entry| entry.chosen.token).collect();
         assert_eq!(tokens, [1, 2]);
         let reasoning = Delta { reasoning: "Hm".into(), ..part("", 3) };
-        assert_eq!(choice.take(reasoning.clone()), Ok(Some(reasoning)));
-        assert_eq!(choice.take(part("", 4)), Ok(None));
+        assert_eq!(choice.take(reasoning.clone(), true), Ok(Some(reasoning)));
+        assert_eq!(choice.take(part("", 4), true), Ok(None));
         choice.forget_pending();
-        assert_eq!(choice.take(part("x", 5)).unwrap().unwrap().tokens, [5]);
+        assert_eq!(choice.take(part("x", 5), true).unwrap().unwrap().tokens, [5]);
         assert_eq!(choice.given(), [1, 2, 3, 5]);
     }
 
@@ -130,16 +174,16 @@ mod tests {
         let more = |index| call(index, None, None);
         let mut choice = Choice::default();
         for bad in [begin(1), more(0), call(0, Some("c"), None), call(0, None, Some("f"))] {
-            assert_eq!(choice.take(bad), Err(OutOfOrder));
+            assert_eq!(choice.take(bad, true), Err(OutOfOrder));
         }
         for good in [begin(0), more(0), begin(1), more(0), more(1)] {
-            assert!(choice.take(good).unwrap().is_some());
+            assert!(choice.take(good, true).unwrap().is_some());
         }
         for bad in [begin(0), begin(3), more(2)] {
-            assert_eq!(choice.take(bad), Err(OutOfOrder));
+            assert_eq!(choice.take(bad, true), Err(OutOfOrder));
         }
         assert!(choice.end() && !choice.end() && choice.is_ended());
-        assert_eq!(choice.take(more(0)), Err(OutOfOrder));
+        assert_eq!(choice.take(more(0), true), Err(OutOfOrder));
     }
 
     fn part(text: &str, token: TokenId) -> Delta {

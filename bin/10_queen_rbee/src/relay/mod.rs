@@ -9,9 +9,11 @@ mod answer;
 mod choice;
 mod connection;
 mod failure;
+mod prefill;
 mod progress;
 mod quarantine;
 mod retry;
+mod speech;
 mod sse;
 mod worker;
 
@@ -25,10 +27,12 @@ use worker_contract::{
 
 pub use self::answer::Answer;
 pub use self::failure::Failure;
+pub use self::prefill::Prefill;
 use self::quarantine::Quarantine;
 use self::retry::Budget;
 use self::worker::WorkerClient;
 use crate::admission::Priority;
+use crate::attached::Original;
 use crate::dispatch::Dispatcher;
 use crate::keyring::Keyring;
 use crate::registry::SessionKey;
@@ -62,6 +66,8 @@ pub struct Asking {
     pub priority: Priority,
     /// The session that it belongs to.
     pub session: Option<SessionKey>,
+    /// The queens that it has come through, as each of them calls itself; empty if none.
+    pub via: String,
 }
 
 /// A part of an answer, in the order `Started`, any number of others, `Done`.
@@ -122,11 +128,18 @@ impl Relay {
         Self { dispatcher, workers: WorkerClient::new(keyring), shared: Arc::new(shared) }
     }
 
-    /// Begins an answer of `model`. Nothing happens until it is asked for its first part.
+    /// Begins an answer of `model` to a request, which is `original` in the client's words. Nothing
+    /// happens until it is asked for its first part.
     #[must_use]
-    pub fn answer(&self, model: ModelAlias, request: InferenceRequest, asking: Asking) -> Answer {
+    pub fn answer(
+        &self,
+        model: ModelAlias,
+        request: InferenceRequest,
+        original: Original,
+        asking: Asking,
+    ) -> Answer {
         self.shared.budget(Budget::earn);
-        Answer::new(self.clone(), model, request, asking)
+        Answer::new(self.clone(), model, request, original, asking)
     }
 
     /// How many requests wait for a worker.

@@ -1,7 +1,8 @@
 //! How far one request is, what a worker is asked for next, and what an event means. Pure.
 //!
 //! A request is one **leg** at a worker, and another one after each failure. One answer is resumed as
-//! a whole. Several answers cannot be: each that is not over becomes a leg of its own.
+//! a whole. Several answers cannot be: each that is not over becomes a leg of its own. A leg goes on
+//! after the tokens that there are, or, where they are not known, after the text.
 
 use worker_contract::{
     Delta, FinishReason, InferenceEvent, InferenceRequest, Sha256Digest, Task, Timings, TokenId,
@@ -10,6 +11,8 @@ use worker_contract::{
 
 use super::Part;
 use super::choice::Choice;
+use super::prefill::{Prefill, skip, ways_by_text, ways_to_begin};
+use crate::scheduler::Ways;
 
 /// How far one request is.
 #[derive(Debug)]
@@ -22,6 +25,12 @@ pub(super) struct Progress {
     has_begun: bool,
     is_started: bool,
     leg: Leg,
+    /// Whether the worker of this leg tells tokens.
+    tells_tokens: bool,
+    /// Tokens of the answer that are in the prompt of this leg.
+    prefilled: u32,
+    /// What the worker of this leg is expected to give first, and the client has.
+    expected_again: String,
     /// What the first worker told, so that the next one goes on with the same randomness.
     seed: Option<u64>,
     /// The model file that the answer's tokens are numbers of.
@@ -91,6 +100,9 @@ impl Progress {
             has_begun: false,
             is_started: false,
             leg: Leg::Whole,
+            tells_tokens: true,
+            prefilled: 0,
+            expected_again: String::new(),
             seed: None,
             digest: None,
             first_reason: None,
@@ -101,31 +113,80 @@ impl Progress {
         }
     }
 
-    /// Writes into the request what the next worker is to do: go on after what the client has.
-    pub(super) fn begin_leg(&mut self, request: &mut InferenceRequest) {
+    /// Writes into the request what the next worker is to do: go on after what the client has. That is
+    /// given back as text where the worker, which goes on in these ways, cannot do so by its tokens.
+    pub(super) fn begin_leg(
+        &mut self,
+        request: &mut InferenceRequest,
+        worker: Ways,
+    ) -> Option<Prefill> {
         self.is_started = false;
         self.has_moved = false;
         self.repeats = self.has_begun;
+        self.tells_tokens = worker.meet(Ways::TOKENS);
+        self.prefilled = 0;
+        self.expected_again.clear();
         self.choices.iter_mut().for_each(Choice::forget_pending);
         request.sampling.seed = request.sampling.seed.or(self.seed);
-        let is_untouched = |choice: &Choice| choice.given().is_empty() && !choice.is_ended();
-        self.leg = match self.choices.as_slice() {
-            [] => Leg::Whole,
-            [only] => {
-                request.resume = only.given().to_vec();
-                Leg::Whole
-            }
-            several if several.iter().all(is_untouched) => Leg::Whole,
-            several => {
-                // Where all have ended, only `done` was lost: the last one says it again.
-                let open = several.iter().position(|choice| !choice.is_ended());
-                let number = open.unwrap_or(several.len() - 1);
-                request.resume = several[number].given().to_vec();
+        request.resume.clear();
+        let number = self.next_choice();
+        self.leg = match number {
+            Some(number) if self.choices.len() > 1 => {
                 request.n = 1;
                 request.first_choice = u32::try_from(number).unwrap_or(u32::MAX);
                 Leg::One(request.first_choice)
             }
+            _ => Leg::Whole,
         };
+        let choice = self.choices.get_mut(number?)?;
+        if self.tells_tokens && choice.has_tokens_of_all() {
+            request.resume = choice.given().to_vec();
+            return None;
+        }
+        if choice.is_untouched() {
+            return None;
+        }
+        choice.leave_tokens();
+        let text = choice.text().unwrap_or_default();
+        let (prefill, expected_again) = Prefill::of(request, text, choice.passed_on());
+        self.prefilled = prefill.tokens;
+        self.expected_again = expected_again;
+        Some(prefill)
+    }
+
+    /// In which ways the next worker can take the request; none where nobody can go on.
+    pub(super) fn ways(&self, request: &InferenceRequest) -> Ways {
+        let Some(choice) = self.next_choice().and_then(|number| self.choices.get(number)) else {
+            return ways_to_begin(request);
+        };
+        if choice.is_untouched() {
+            return ways_to_begin(request);
+        }
+        let is_text = choice.text().is_some() && !choice.is_ended();
+        let by_text = if is_text { ways_by_text(request) } else { Ways::NONE };
+        let by_tokens = if choice.has_tokens_of_all() { Ways::TOKENS } else { Ways::NONE };
+        by_text | by_tokens
+    }
+
+    /// Whether the client has as many tokens as it asked for, so that only the end is missing.
+    pub(super) fn has_enough(&self, request: &InferenceRequest) -> bool {
+        let choice = self.next_choice().and_then(|number| self.choices.get(number));
+        let most = request.sampling.max_tokens.unwrap_or(u32::MAX);
+        choice.is_some_and(|choice| !choice.has_tokens_of_all() && choice.passed_on() >= most)
+    }
+
+    /// The answer that the next leg is about; `None` where it is about all.
+    fn next_choice(&self) -> Option<usize> {
+        match self.choices.as_slice() {
+            [] => None,
+            [_] => Some(0),
+            several if several.iter().all(Choice::is_untouched) => None,
+            // Where all have ended, only `done` was lost: the last one says it again.
+            several => {
+                let open = several.iter().position(|choice| !choice.is_ended());
+                Some(open.unwrap_or(several.len() - 1))
+            }
+        }
     }
 
     /// What an event of the worker leads to.
@@ -135,7 +196,8 @@ impl Progress {
             InferenceEvent::Started { seed, prompt_tokens, cached_tokens, .. } => {
                 self.is_started = true;
                 self.seed = self.seed.or(Some(seed));
-                (self.prompt_tokens, self.cached_tokens) = (prompt_tokens, cached_tokens);
+                self.prompt_tokens = prompt_tokens.saturating_sub(self.prefilled);
+                self.cached_tokens = cached_tokens.min(self.prompt_tokens);
                 Step::Nothing
             }
             InferenceEvent::Error { error } => Step::Fail(error),
@@ -203,7 +265,9 @@ impl Progress {
 
     /// The model file that a worker must have to go on with the answer; `None` while any will do.
     pub(super) fn needed_digest(&self) -> Option<&Sha256Digest> {
-        self.digest.as_ref().filter(|_| self.tokens() > 0)
+        let choice = self.next_choice().and_then(|number| self.choices.get(number));
+        let is_by_tokens = choice.is_none_or(Choice::has_tokens_of_all);
+        self.digest.as_ref().filter(|_| self.tokens() > 0 && is_by_tokens)
     }
 
     /// The end of an answer that cannot be resumed because it fills the model's context, and of
@@ -218,6 +282,7 @@ impl Progress {
             Leg::One(index) => self.choices.get(index as usize).map_or(0, Choice::seen),
             Leg::Whole => 0,
         };
+        let completion_tokens = completion_tokens.saturating_sub(self.prefilled);
         let usage = Usage { completion_tokens, ..self.usage() };
         match self.on_done(finish_reason, usage, timings) {
             Step::LegOver { ended, done } => (Some(ended), done),
@@ -233,17 +298,20 @@ impl Progress {
 
     /// How many tokens were passed on, over all answers.
     pub(super) fn tokens(&self) -> usize {
-        self.choices.iter().map(|choice| choice.given().len()).sum()
+        self.choices.iter().map(|choice| choice.passed_on() as usize).sum()
     }
 
-    fn on_delta(&mut self, delta: Delta) -> Step {
+    fn on_delta(&mut self, mut delta: Delta) -> Step {
+        if !self.expected_again.is_empty() {
+            skip(&mut self.expected_again, &mut delta.text);
+        }
         let is_of_this_leg = match self.leg {
             Leg::Whole => true,
             Leg::One(number) => delta.index == number,
         };
         let choice = self.choices.get_mut(delta.index as usize).filter(|_| is_of_this_leg);
         let Some(choice) = choice else { return Step::OutOfOrder };
-        match choice.take(delta) {
+        match choice.take(delta, self.tells_tokens) {
             Ok(Some(delta)) => {
                 self.has_moved = true;
                 Step::Give(Part::Delta(delta))
@@ -267,6 +335,15 @@ impl Progress {
     }
 
     fn on_done(&mut self, finish_reason: FinishReason, usage: Usage, timings: Timings) -> Step {
+        let usage = Usage {
+            prompt_tokens: usage.prompt_tokens.saturating_sub(self.prefilled),
+            completion_tokens: usage.completion_tokens.saturating_add(self.prefilled),
+            ..usage
+        };
+        if !self.tells_tokens {
+            // Until then it was a guess.
+            self.prompt_tokens = usage.prompt_tokens;
+        }
         let Leg::One(index) = self.leg else {
             if self.is_complete() {
                 return Step::Give(Part::Done { finish_reason, usage, timings });
@@ -399,7 +476,7 @@ mod tests {
         let (mut request, mut progress) = (text(), started());
         assert!(matches!(progress.on_event(delta(0, "a", &[1, 2])), Step::Give(_)));
         assert_eq!(progress.on_event(delta(0, "", &[3])), Step::Nothing);
-        progress.begin_leg(&mut request);
+        progress.begin_leg(&mut request, Ways::ALL);
         assert_eq!(
             (request.resume.as_slice(), request.sampling.seed),
             ([1, 2].as_slice(), Some(1))
@@ -407,7 +484,7 @@ mod tests {
         assert_eq!(progress.on_event(begin()), Step::Nothing);
         assert!(matches!(progress.on_event(delta(0, "b", &[3])), Step::Give(_)));
         assert_eq!(progress.given(0), [1, 2, 3], "what stood for nothing is made again");
-        progress.begin_leg(&mut request);
+        progress.begin_leg(&mut request, Ways::ALL);
         assert_eq!(request.resume, [1, 2, 3]);
     }
 
@@ -415,7 +492,7 @@ mod tests {
     fn several_answers_go_on_one_after_the_other_and_end_once_each() {
         let mut request = InferenceRequest { n: 3, ..text() };
         let mut progress = begun(&request);
-        progress.begin_leg(&mut request);
+        progress.begin_leg(&mut request, Ways::ALL);
         assert_eq!((request.n, request.resume.len()), (3, 0), "nothing was given: all again");
         assert_eq!(progress.on_event(begin()), Step::Nothing);
         for (index, tokens) in [(0, [1, 2]), (1, [3, 4]), (2, [5, 6])] {
@@ -423,7 +500,7 @@ mod tests {
         }
         assert!(matches!(progress.on_event(end(1)), Step::Give(_)));
         for (number, given, is_last) in [(0, [1, 2], false), (2, [5, 6], true)] {
-            progress.begin_leg(&mut request);
+            progress.begin_leg(&mut request, Ways::ALL);
             assert_eq!((request.n, request.first_choice), (1, number));
             assert_eq!(request.resume, given);
             assert_eq!(progress.on_event(begin()), Step::Nothing);
@@ -450,7 +527,7 @@ mod tests {
             assert!(matches!(progress.on_event(delta(index, "a", &[1])), Step::Give(_)));
             assert!(matches!(progress.on_event(end(index)), Step::Give(_)));
         }
-        progress.begin_leg(&mut request);
+        progress.begin_leg(&mut request, Ways::ALL);
         assert_eq!((request.n, request.first_choice), (1, 1));
         assert_eq!(progress.on_event(begin()), Step::Nothing);
         assert!(matches!(progress.on_event(done_after(1)), Step::Give(Part::Done { .. })));
@@ -464,7 +541,7 @@ mod tests {
         let mut progress = begun(&request);
         assert!(matches!(progress.on_event(vector(0)), Step::Give(_)));
         progress.begin();
-        progress.begin_leg(&mut request);
+        progress.begin_leg(&mut request, Ways::ALL);
         assert_eq!(progress.on_event(begin()), Step::Nothing);
         assert_eq!(progress.on_event(vector(0)), Step::Nothing);
         assert!(matches!(progress.on_event(vector(1)), Step::Give(_)));
@@ -481,6 +558,62 @@ mod tests {
         assert!(matches!(progress.on_event(delta(0, "a", &[1])), Step::Give(_)));
         progress.answered_by(Some(&digest("3")));
         assert_eq!(progress.needed_digest(), Some(&digest("2")));
+    }
+
+    #[test]
+    fn what_tells_no_tokens_is_gone_on_with_after_its_text() {
+        let (mut request, mut progress) = (chat(), Progress::of(&chat()));
+        assert_eq!(progress.ways(&request), Ways::ALL);
+        assert_eq!(progress.begin_leg(&mut request, Ways::CHAT), None);
+        assert_eq!(progress.on_event(begin()), Step::Nothing);
+        for text in ["Hello", " "] {
+            assert!(matches!(progress.on_event(delta(0, text, &[])), Step::Give(_)));
+        }
+        assert_eq!((progress.ways(&request), progress.tokens()), (Ways::CHAT, 2));
+        for _ in 0..2 {
+            let prefill = progress.begin_leg(&mut request, Ways::ALL).unwrap();
+            assert_eq!((prefill.text.as_str(), prefill.tokens), ("Hello", 2));
+            assert!(request.resume.is_empty());
+        }
+        assert_eq!(progress.on_event(begin()), Step::Nothing);
+        let Step::Give(Part::Delta(given)) = progress.on_event(delta(0, " world", &[7])) else {
+            panic!("nothing was given");
+        };
+        assert_eq!(given.text, "world", "the client has the space");
+        let Step::Give(Part::Done { usage, .. }) = progress.on_event(done_after(1)) else {
+            panic!("it is not over");
+        };
+        assert_eq!(usage.completion_tokens, 3);
+        let prefill = progress.begin_leg(&mut request, Ways::ALL).unwrap();
+        assert_eq!(prefill.text, "Hello world", "tokens after a text are no beginning");
+    }
+
+    #[test]
+    fn who_knows_no_tokens_goes_on_after_the_text_and_who_knows_them_by_them() {
+        let (mut request, mut progress) = (chat(), Progress::of(&chat()));
+        progress.begin_leg(&mut request, Ways::ALL);
+        assert_eq!(progress.on_event(begin()), Step::Nothing);
+        assert!(matches!(progress.on_event(delta(0, "Hello", &[1, 2])), Step::Give(_)));
+        assert_eq!(progress.ways(&request), Ways::CHAT | Ways::TOKENS);
+        assert_eq!(progress.begin_leg(&mut request, Ways::ALL), None);
+        assert_eq!(request.resume, [1, 2]);
+        let prefill = progress.begin_leg(&mut request, Ways::CHAT | Ways::PROMPT).unwrap();
+        assert_eq!((prefill.text.as_str(), request.resume.len()), ("Hello", 0));
+    }
+
+    #[test]
+    fn reasoning_without_tokens_cannot_be_gone_on_with() {
+        let (mut request, mut progress) = (chat(), Progress::of(&chat()));
+        progress.begin_leg(&mut request, Ways::CHAT);
+        assert_eq!(progress.on_event(begin()), Step::Nothing);
+        let thought = Delta { reasoning: "Hm".into(), ..Delta::default() };
+        assert!(matches!(progress.on_event(InferenceEvent::Delta(thought)), Step::Give(_)));
+        assert!(progress.ways(&request).is_none());
+    }
+
+    fn chat() -> InferenceRequest {
+        let hi = worker_contract::ChatMessage::text(worker_contract::Role::User, "Hi");
+        request(Task::Chat(vec![hi].into()))
     }
 
     fn started() -> Progress {

@@ -120,6 +120,8 @@ pub enum RejectReason {
     NoWorkerLeft,
     /// Nowhere could a worker be started.
     NowhereToStart,
+    /// None of the model's workers can do what is asked for.
+    Unable,
 }
 
 impl Reason {

@@ -2,6 +2,8 @@
 
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
+use super::Ways;
+
 /// What a request needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
@@ -17,6 +19,8 @@ pub struct Demand<'a> {
     pub digest: Option<&'a Sha256Digest>,
     /// Whether it should have a worker to itself, because workers ended that had it.
     pub alone: bool,
+    /// In which ways it can be taken.
+    pub ways: Ways,
     /// Places where a worker could not be started while it waited.
     pub refused: &'a [(HiveAlias, Option<DeviceId>)],
 }
@@ -32,6 +36,7 @@ impl<'a> Demand<'a> {
             session: None,
             digest: None,
             alone: false,
+            ways: Ways::ALL,
             refused: &[],
         }
     }

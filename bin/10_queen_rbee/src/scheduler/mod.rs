@@ -11,6 +11,7 @@ mod schedule;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 pub use decision::{Decision, Estimate, Reason, RejectReason, Spawn, WaitReason, Why};
 pub use demand::Demand;
@@ -19,3 +20,4 @@ pub use schedule::schedule;
 pub use snapshot::{
     Circuit, Fleet, HiveView, Readiness, Resident, Snapshot, Speed, Wish, WorkerView,
 };
+pub use ways::Ways;

@@ -21,7 +21,10 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         (Some(needed), Some(there)) => needed == there,
         _ => true,
     };
-    let serves = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone && has_file(worker);
+    let is_there = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone;
+    let serves = |worker: &&WorkerView<'_>| {
+        is_there(worker) && has_file(worker) && demand.ways.meet(worker.ways)
+    };
     let serving = || snapshot.workers.iter().filter(serves);
     let ready = || serving().filter(|worker| worker.readiness == Readiness::Ready);
     let has_failed = |worker: &&WorkerView<'_>| demand.failed.contains(worker.id);
@@ -62,6 +65,9 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         _ if none == NoSite::Refused => (RejectReason::NowhereToStart, Some(RETRY_HIVE_S)),
         Some(hive) => (RejectReason::HiveGone { hive }, Some(RETRY_HIVE_S)),
         None if serving().next().is_some() => (RejectReason::NoWorkerLeft, Some(RETRY_SOON_S)),
+        None if snapshot.workers.iter().any(|worker| is_there(&worker)) => {
+            (RejectReason::Unable, None)
+        }
         None => (RejectReason::UnknownModel, None),
     };
     Decision::Reject { reason, retry_after_s }

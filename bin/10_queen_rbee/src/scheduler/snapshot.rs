@@ -7,6 +7,7 @@ use worker_contract::{
     Device, DeviceId, HiveAlias, ModelAlias, ModelEntry, Sha256Digest, WorkerId,
 };
 
+use super::Ways;
 use crate::registry::Liveness;
 
 /// How many requests a worker is given for each of its slots.
@@ -71,6 +72,8 @@ pub struct WorkerView<'a> {
     pub speed: Speed,
     /// The model file that it runs, where it is known.
     pub digest: Option<&'a Sha256Digest>,
+    /// In which ways it takes requests.
+    pub ways: Ways,
 }
 
 /// How fast a worker is, as its answers have shown.

@@ -21,6 +21,7 @@ use worker_contract::{
 use super::faults::{Fault, Planned, plan};
 use super::worker::{self, Knobs, PORT, REPORTS, length, token};
 use crate::admission::Priority;
+use crate::attached::{Endpoint, Original};
 use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::hive_client::{FindHive, HiveClient};
@@ -286,8 +287,10 @@ async fn ask(relay: &Relay, number: usize) -> (Outcome, u64) {
         deadline: Instant::now() + PATIENCE,
         priority: if number.is_multiple_of(4) { Priority::Batch } else { Priority::Interactive },
         session: None,
+        via: String::new(),
     };
-    let mut answer = relay.answer("m".parse().unwrap(), request, asking);
+    let original = Original::new(Endpoint::Completion, serde_json::Map::new());
+    let mut answer = relay.answer("m".parse().unwrap(), request, original, asking);
     let (mut text, mut is_done) = (String::new(), false);
     while let Some(part) = answer.next().await {
         match part {

@@ -4,6 +4,8 @@
 
 mod abilities;
 mod answers;
+mod attached;
+mod attached_failover;
 mod demand;
 mod disconnect;
 mod failover;

@@ -4,6 +4,7 @@
 //! hive use the same types. This crate decides nothing but which side an operation belongs to.
 #![warn(missing_docs)]
 
+mod attached;
 mod job;
 mod machine;
 mod model;
@@ -13,6 +14,7 @@ mod policy;
 mod projector;
 mod ssh_target;
 
+pub use attached::{AttachedWorker, ServerApi, WorkerAttach, WorkerDetach};
 pub use job::{
     DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Pace, Progress, SubmitJob,
 };

@@ -9,7 +9,7 @@ use crate::model::{
 };
 use crate::{
     HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, ModelPolicySet, ModelRef,
-    ProjectorChoice,
+    ProjectorChoice, WorkerAttach, WorkerDetach,
 };
 
 /// One thing that a job does.
@@ -55,6 +55,10 @@ pub enum Operation {
     WorkerRestart(WorkerTarget),
     /// Shows what a worker's engine has written, as the job's events.
     WorkerLogs(WorkerLogs),
+    /// Makes the models of somebody else's server workers of the pool.
+    WorkerAttach(WorkerAttach),
+    /// Forgets a server that was attached.
+    WorkerDetach(WorkerDetach),
     /// Copies a model from one hive to another, straight between the two.
     ModelCopy(ModelCopy),
     /// Fetches a model from another hive: what a queen makes of a copy.
@@ -197,6 +201,8 @@ impl Operation {
             Self::ModelDownload(_) => "model_download",
             Self::WorkerRestart(_) => "worker_restart",
             Self::WorkerLogs(_) => "worker_logs",
+            Self::WorkerAttach(_) => "worker_attach",
+            Self::WorkerDetach(_) => "worker_detach",
             Self::ModelCopy(_) => "model_copy",
             Self::ModelFetch(_) => "model_fetch",
             Self::ModelImport(_) => "model_import",
@@ -250,6 +256,8 @@ impl Operation {
             | Self::HiveLogs(_)
             | Self::HiveDiscover(_)
             | Self::HiveSshHosts {}
+            | Self::WorkerAttach(_)
+            | Self::WorkerDetach(_)
             | Self::ModelCopy(_)
             | Self::ModelPolicySet(_)
             | Self::ModelPolicyList {}
@@ -286,6 +294,8 @@ impl Operation {
             Self::HiveInstall(i) => Some(&i.hive_id),
             Self::HiveUninstall(u) => Some(&u.hive_id),
             Self::HiveLogs(l) => Some(&l.hive_id),
+            Self::WorkerDetach(d) => Some(&d.name),
+            Self::WorkerAttach(a) => a.name.as_ref(),
             Self::HiveList {}
             | Self::HiveDiscover(_)
             | Self::HiveSshHosts {}
@@ -311,6 +321,9 @@ impl Operation {
                 Self::Infer(Box::new(Infer { model, prompt, system: None, sampling }))
             }
             Self::HiveAdd(add) => Self::HiveAdd(HiveAdd { secret: None, ..add.clone() }),
+            Self::WorkerAttach(attach) => {
+                Self::WorkerAttach(WorkerAttach { token: None, ..attach.clone() })
+            }
             Self::ModelFetch(fetch) => {
                 let closed = |file: &FileOffer| FileOffer { ticket: None, ..file.clone() };
                 let files = fetch.files.iter().map(closed).collect();
@@ -374,6 +387,14 @@ mod tests {
             parse(r#"{"HiveAdd":{"hive_id":"h","url":"http://h:9000","secret":"hush"}}"#).unwrap();
         let kept = serde_json::to_string(&op.redacted()).unwrap();
         assert!(!kept.contains("hush"), "{kept}");
+        assert!(!format!("{op:?}").contains("hush"), "{op:?}");
+    }
+
+    #[test]
+    fn a_redacted_attachment_holds_no_token() {
+        let op = parse(r#"{"WorkerAttach":{"url":"http://nas:11434","token":"hush"}}"#).unwrap();
+        let kept = serde_json::to_string(&op.redacted()).unwrap();
+        assert!(kept.contains("http://nas:11434") && !kept.contains("hush"), "{kept}");
         assert!(!format!("{op:?}").contains("hush"), "{op:?}");
     }
 

@@ -159,3 +159,17 @@ fn jobs_show_when_they_began_and_how_long_they_took() {
     0f3c2b1a  worker_spawn  failed   2h11m ago  1m    local
     ");
 }
+
+#[test]
+fn attached_servers_are_shown_with_the_names_that_they_use() {
+    let worker = json!({
+        "worker_id": "nas-org-m", "server": "nas", "url": "http://nas:8000", "engine": "vllm",
+        "model": "org-m", "original": "org/m", "slots": 4, "state": "failed",
+        "reason": "it cannot be reached",
+    });
+    let workers: Vec<AttachedWorker> = read(&json!([worker])).unwrap();
+    insta::assert_snapshot!(attached(&workers, Style::default()), @r"
+    WORKER     MODEL  SERVER      STATE                          SLOTS  URL              CALLED THERE
+    nas-org-m  org-m  nas (vllm)  failed (it cannot be reached)  4      http://nas:8000  org/m
+    ");
+}

@@ -147,6 +147,11 @@ impl Executor for Script {
                     model["alias"] = "fetched".into();
                     Ok(Outcome::new("Model fetched is in the catalog", model))
                 }
+                Operation::WorkerAttach(attach) => {
+                    let knows_token = attach.token.as_deref() == Some("hush");
+                    let data = json!({ "server": attach.name, "models": attach.models, "slots": attach.slots, "knows_token": knows_token });
+                    Ok(Outcome::new("Server nas is attached", data))
+                }
                 Operation::ModelList(_) => Ok(Outcome::new("no models", json!({ "models": [] }))),
                 Operation::ModelGet(_) => Ok(Outcome::new("smollm2-135m", model())),
                 Operation::ModelVerify(_) => {

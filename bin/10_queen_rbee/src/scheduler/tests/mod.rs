@@ -94,6 +94,7 @@ struct W {
     held_bytes: u32,
     speed: Speed,
     digest: Option<Sha256Digest>,
+    ways: Ways,
 }
 
 fn w(name: &str, slots: u32, in_flight: u32) -> W {
@@ -111,6 +112,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         held_bytes: 0,
         speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000 },
         digest: None,
+        ways: Ways::ALL,
     }
 }
 
@@ -153,6 +155,7 @@ impl W {
             held_bytes: self.held_bytes,
             speed: self.speed,
             digest: self.digest.as_ref(),
+            ways: self.ways,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod client;
 mod hive;
 mod queen;
+mod server;
 mod worker;
 
 use std::net::SocketAddr;
@@ -13,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use client::{Reply, Stream, chat, completion};
 pub(crate) use hive::HiveDouble;
-pub(crate) use queen::Queen;
+pub(crate) use queen::{Home, Queen};
+pub(crate) use server::{Plays, ServerDouble};
 pub(crate) use worker::{Script, WorkerDouble, done};
 
 /// The longest that a condition is waited for.

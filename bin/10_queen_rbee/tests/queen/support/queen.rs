@@ -1,6 +1,8 @@
 //! A queen in this process, with a home of her own.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use access_tokens::{Authenticator, Secret, local_secret};
@@ -22,7 +24,22 @@ pub(crate) struct Queen {
     http: Client,
     secret: Secret,
     server: Option<JoinHandle<()>>,
-    _home: TempDir,
+    stop: CancellationToken,
+    _home: Home,
+}
+
+/// A queen's files, which outlive her.
+#[derive(Clone)]
+pub(crate) struct Home(Arc<TempDir>);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
 }
 
 impl Queen {
@@ -31,7 +48,11 @@ impl Queen {
     }
 
     pub(crate) async fn configured(configure: impl FnOnce(&mut Config)) -> Self {
-        let home = tempfile::tempdir().unwrap();
+        Self::at(&Home::new(), configure).await
+    }
+
+    /// A queen with files that were there before.
+    pub(crate) async fn at(home: &Home, configure: impl FnOnce(&mut Config)) -> Self {
         let paths = Paths::under(home.path());
         paths.create_all().unwrap();
         let mut config = Config::default();
@@ -52,7 +73,13 @@ impl Queen {
         });
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         let url = format!("http://{address}");
-        Self { url, http, secret, server: Some(server), _home: home }
+        Self { url, http, secret, server: Some(server), stop, _home: home.clone() }
+    }
+
+    /// Ends her, and waits for that.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        self.ended().await;
     }
 
     /// Waits until she has ended by herself.

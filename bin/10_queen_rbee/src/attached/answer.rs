@@ -1,0 +1,458 @@
+//! An attached server's answer in OpenAI's words, as the events that a worker of rbee would give. Pure:
+//! `now` is passed in.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use worker_contract::{
+    Delta, FinishReason, InferenceEvent, InferenceRequest, Task, Timings, Usage,
+};
+
+use super::calls::Calls;
+use super::chunk::{Choice, Chunk, Items};
+use super::logprobs;
+use super::refusal::message_of;
+
+/// How many bytes of a prompt are one token, where nobody counts.
+const BYTES_A_TOKEN: u32 = 4;
+
+/// Makes events out of one answer.
+#[derive(Debug)]
+pub struct Translator {
+    request_id: worker_contract::RequestId,
+    seed: u64,
+    prompt_tokens: u32,
+    /// The number of the first answer that is asked for.
+    first_choice: u32,
+    choices: Vec<State>,
+    /// How many vectors or scores are asked for, instead of texts.
+    items: Option<usize>,
+    ready: VecDeque<InferenceEvent>,
+    usage: Option<Usage>,
+    first_reason: Option<FinishReason>,
+    sent_at: Instant,
+    first_at: Option<Instant>,
+    has_begun: bool,
+    is_over: bool,
+    /// What is wrong, once what is ready was taken.
+    fault: Option<Fault>,
+}
+
+/// One answer.
+#[derive(Debug, Default)]
+struct State {
+    calls: Calls,
+    parts: u32,
+    is_over: bool,
+}
+
+/// A server said what is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It is not understood. What it is, is not told: it could be text of the answer.
+    #[error("it sent what is no part of an answer")]
+    NoAnswer,
+    /// It said that it failed.
+    #[error("{0}")]
+    Failed(String),
+    /// Something is missing.
+    #[error("it made {made} of {asked} answers")]
+    Incomplete {
+        /// How many there are.
+        made: usize,
+        /// How many were asked for.
+        asked: usize,
+    },
+}
+
+impl Translator {
+    /// A translator of the answer to a request that is sent now.
+    #[must_use]
+    pub fn new(request: &InferenceRequest, prompt_bytes: u32, now: Instant) -> Self {
+        let items = match &request.task {
+            Task::Embed { inputs } => Some(inputs.len()),
+            Task::Rerank { documents, .. } => Some(documents.len()),
+            Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => None,
+        };
+        let choices = if items.is_some() { 0 } else { request.n as usize };
+        Self {
+            request_id: request.request_id.clone(),
+            seed: request.sampling.seed.unwrap_or_else(|| fastrand::u64(..)),
+            prompt_tokens: prompt_bytes / BYTES_A_TOKEN,
+            first_choice: request.first_choice,
+            choices: std::iter::repeat_with(State::default).take(choices).collect(),
+            items,
+            ready: VecDeque::new(),
+            usage: None,
+            first_reason: None,
+            sent_at: now,
+            first_at: None,
+            has_begun: false,
+            is_over: false,
+            fault: None,
+        }
+    }
+
+    /// The next event that is ready; after the last one what is wrong with the answer, if anything is.
+    pub fn pop(&mut self) -> Result<Option<InferenceEvent>, Fault> {
+        match (self.ready.pop_front(), &self.fault) {
+            (None, Some(fault)) => Err(fault.clone()),
+            (event, _) => Ok(event),
+        }
+    }
+
+    /// Whether anything has come.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Takes the data of one event of a stream.
+    pub fn event(&mut self, data: &[u8], now: Instant) -> Result<(), Fault> {
+        if data == b"[DONE]" {
+            self.end(now);
+            return Ok(());
+        }
+        let chunk = serde_json::from_slice(data).map_err(|_| Fault::NoAnswer)?;
+        self.chunk(chunk, now)
+    }
+
+    /// Takes a whole answer that is no stream.
+    pub fn whole(&mut self, body: &[u8], now: Instant) -> Result<(), Fault> {
+        let Some(count) = self.items else {
+            self.event(body, now)?;
+            self.end(now);
+            return Ok(());
+        };
+        if self.is_over {
+            return Err(Fault::NoAnswer);
+        }
+        let items: Items = serde_json::from_slice(body).map_err(|_| Fault::NoAnswer)?;
+        self.begin();
+        self.first_at = Some(now);
+        self.usage = items.usage();
+        let events = items.events().ok_or(Fault::NoAnswer)?;
+        if events.len() != count {
+            return Err(Fault::Incomplete { made: events.len(), asked: count });
+        }
+        self.ready.extend(events);
+        self.done(now);
+        Ok(())
+    }
+
+    /// The connection has ended. Whether nothing is missing, and something is left to be told.
+    pub fn closed(&mut self, now: Instant) -> bool {
+        if !self.is_over && self.items.is_none() && self.choices.iter().all(|c| c.is_over) {
+            self.done(now);
+        }
+        self.is_over && !self.ready.is_empty() && self.fault.is_none()
+    }
+
+    fn chunk(&mut self, chunk: Chunk, now: Instant) -> Result<(), Fault> {
+        if let Some(error) = &chunk.error {
+            return Err(Fault::Failed(message_of(error)));
+        }
+        if self.is_over {
+            return Err(Fault::NoAnswer);
+        }
+        if chunk.choices.is_none() && chunk.usage.is_none() {
+            return Err(Fault::NoAnswer);
+        }
+        self.begin();
+        if let Some(usage) = chunk.usage {
+            self.usage = Some(usage.into());
+        }
+        for choice in chunk.choices.unwrap_or_default() {
+            self.choice(choice, now)?;
+        }
+        Ok(())
+    }
+
+    fn choice(&mut self, choice: Choice, now: Instant) -> Result<(), Fault> {
+        let several = self.choices.len() > 1;
+        let index = choice.index.saturating_add(self.first_choice);
+        let state = self.choices.get_mut(choice.index as usize).ok_or(Fault::NoAnswer)?;
+        let reason = choice.finish_reason.as_deref().map(finish_reason);
+        let mut delta = Delta {
+            index,
+            logprobs: choice.logprobs.map(logprobs::read).unwrap_or_default(),
+            ..Delta::default()
+        };
+        if let Some(text) = choice.text {
+            delta.text = text;
+        }
+        if let Some(piece) = choice.delta.or(choice.message) {
+            delta.text.push_str(piece.content.as_deref().unwrap_or_default());
+            delta.text.push_str(piece.refusal.as_deref().unwrap_or_default());
+            delta.reasoning = piece.reasoning_content.or(piece.reasoning).unwrap_or_default();
+            for piece in piece.tool_calls.unwrap_or_default() {
+                delta.tool_calls.push(state.calls.take(piece).ok_or(Fault::NoAnswer)?);
+            }
+        }
+        let says_something = !delta.text.is_empty()
+            || !delta.reasoning.is_empty()
+            || !delta.tool_calls.is_empty()
+            || !delta.logprobs.is_empty();
+        if says_something {
+            if state.is_over {
+                return Err(Fault::NoAnswer);
+            }
+            self.first_at.get_or_insert(now);
+            state.parts = state.parts.saturating_add(1);
+            self.ready.push_back(InferenceEvent::Delta(delta));
+        }
+        if let Some(finish_reason) = reason
+            && !std::mem::replace(&mut state.is_over, true)
+        {
+            self.first_reason.get_or_insert(finish_reason);
+            if several {
+                self.ready.push_back(InferenceEvent::ChoiceDone { index, finish_reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// The server says that all is said.
+    fn end(&mut self, now: Instant) {
+        if self.is_over {
+            return;
+        }
+        let asked = self.choices.len();
+        self.begin();
+        for number in 0..asked {
+            let Some(state) = self.choices.get_mut(number) else { continue };
+            // One of which nothing came at all, not even an end, was not made.
+            if state.is_over || state.parts == 0 {
+                continue;
+            }
+            state.is_over = true;
+            let finish_reason = FinishReason::Stop;
+            self.first_reason.get_or_insert(finish_reason);
+            if asked > 1 {
+                let index = u32::try_from(number).unwrap_or(u32::MAX);
+                self.ready.push_back(InferenceEvent::ChoiceDone { index, finish_reason });
+            }
+        }
+        let made = self.choices.iter().filter(|state| state.is_over).count();
+        if made < asked {
+            self.is_over = true;
+            self.fault = Some(Fault::Incomplete { made, asked });
+            return;
+        }
+        self.done(now);
+    }
+
+    fn begin(&mut self) {
+        if std::mem::replace(&mut self.has_begun, true) {
+            return;
+        }
+        self.ready.push_back(InferenceEvent::Started {
+            request_id: self.request_id.clone(),
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: 0,
+            seed: self.seed,
+        });
+    }
+
+    fn done(&mut self, now: Instant) {
+        self.is_over = true;
+        let parts = self.choices.iter().map(|state| state.parts).fold(0, u32::saturating_add);
+        let estimate =
+            Usage { prompt_tokens: self.prompt_tokens, completion_tokens: parts, cached_tokens: 0 };
+        let first_at = self.first_at.unwrap_or(now);
+        let millis =
+            |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1000.0;
+        let prefill_ms = millis(self.sent_at, first_at);
+        let timings = Timings {
+            prefill_ms,
+            ttft_ms: prefill_ms,
+            decode_ms: millis(first_at, now),
+            ..Timings::default()
+        };
+        self.ready.push_back(InferenceEvent::Done {
+            finish_reason: self.first_reason.unwrap_or(FinishReason::Stop),
+            usage: self.usage.unwrap_or(estimate),
+            timings,
+        });
+    }
+}
+
+/// What OpenAI has more reasons for ends all the same, because the text ends there.
+fn finish_reason(reason: &str) -> FinishReason {
+    match reason {
+        "length" => FinishReason::Length,
+        "tool_calls" | "function_call" => FinishReason::ToolCalls,
+        _ => FinishReason::Stop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use worker_contract::{ChatMessage, Prompt, RequestId, Role};
+
+    use super::*;
+
+    #[test]
+    fn a_stream_becomes_the_events_of_a_worker() {
+        let events = play(
+            &request(1),
+            &[
+                json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+                json!({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]}),
+                json!({"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": null}], "usage": null}),
+                json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}),
+                json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": 4}}}),
+            ],
+        );
+        let events = events.unwrap();
+        assert!(matches!(events[0], InferenceEvent::Started { .. }));
+        assert_eq!(events[1], delta(0, "", "Hm"));
+        assert_eq!(events[2], delta(0, "Hello", ""));
+        let InferenceEvent::Done { finish_reason, usage, .. } = &events[3] else {
+            panic!("{events:?}")
+        };
+        assert_eq!(*finish_reason, FinishReason::Length);
+        let expected = Usage { prompt_tokens: 9, completion_tokens: 2, cached_tokens: 4 };
+        assert_eq!(*usage, expected);
+    }
+
+    #[test]
+    fn several_answers_end_once_each_and_one_that_is_missing_is_noticed() {
+        let both = [
+            json!({"choices": [{"index": 1, "delta": {"content": "b"}}]}),
+            json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}),
+            json!({"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]}),
+        ];
+        let events = play(&request(2), &both).unwrap();
+        let ended: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                InferenceEvent::ChoiceDone { index, finish_reason } => {
+                    Some((*index, *finish_reason))
+                }
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ended, [(0, FinishReason::Stop), (1, FinishReason::Length)]);
+        let fault = play(&request(2), &both[1..2]).unwrap_err();
+        assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
+        let half = [json!({"choices": [{"index": 0, "delta": {"content": "a"}}]})];
+        let mut translator = Translator::new(&request(2), 0, Instant::now());
+        for data in [half[0].to_string().as_bytes(), b"[DONE]"] {
+            translator.event(data, Instant::now()).unwrap();
+        }
+        let told: Vec<_> = std::iter::from_fn(|| translator.pop().unwrap_or(None)).collect();
+        let last = told.last().unwrap();
+        assert!(matches!(last, InferenceEvent::ChoiceDone { index: 0, .. }), "{told:?}");
+        assert!(translator.pop().is_err(), "the other one is missing");
+    }
+
+    #[test]
+    fn one_of_several_answers_has_the_number_that_was_asked_for() {
+        let request = InferenceRequest { first_choice: 2, ..request(1) };
+        let events = play(&request, &[json!({"choices": [{"index": 0, "text": "c"}]})]).unwrap();
+        assert_eq!(events[1], delta(2, "c", ""));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_stream_is_taken_too() {
+        let body = json!({
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+                "finish_reason": "tool_calls"}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
+        });
+        let mut translator = Translator::new(&request(1), 40, Instant::now());
+        translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap();
+        let events = drain(&mut translator);
+        let InferenceEvent::Delta(delta) = &events[1] else { panic!("{events:?}") };
+        assert_eq!(delta.tool_calls[0].name.as_deref(), Some("f"));
+        assert!(matches!(
+            events[2],
+            InferenceEvent::Done { finish_reason: FinishReason::ToolCalls, .. }
+        ));
+    }
+
+    #[test]
+    fn vectors_and_scores_come_as_they_were_asked_for() {
+        let inputs = ["a", "b"].map(|text| Prompt::Text(text.into())).into();
+        let embed = InferenceRequest::new(RequestId::random(), Task::Embed { inputs });
+        let body = json!({"data": [
+            {"index": 1, "embedding": [0.5, -1]}, {"index": 0, "embedding": "AACAPw=="},
+        ], "usage": {"prompt_tokens": 2}});
+        let mut translator = Translator::new(&embed, 0, Instant::now());
+        translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap();
+        let events = drain(&mut translator);
+        assert_eq!(events[1], InferenceEvent::Embedding { index: 1, vector: vec![0.5, -1.0] });
+        assert_eq!(events[2], InferenceEvent::Embedding { index: 0, vector: vec![1.0] });
+        let documents = vec!["a".to_owned(), "b".to_owned()];
+        let task = Task::Rerank { query: "q".into(), documents };
+        let rerank = InferenceRequest::new(RequestId::random(), task);
+        let body = json!({"results": [{"index": 0, "relevance_score": 0.25}]});
+        let mut translator = Translator::new(&rerank, 0, Instant::now());
+        let fault = translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap_err();
+        assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
+    }
+
+    #[test]
+    fn an_end_that_only_the_connection_tells_is_one_where_the_answer_was_over() {
+        let mut translator = Translator::new(&request(1), 0, Instant::now());
+        let now = Instant::now();
+        let text = json!({"choices": [{"index": 0, "delta": {"content": "a"}}]}).to_string();
+        translator.event(text.as_bytes(), now).unwrap();
+        assert!(!translator.closed(now), "it was in the middle");
+        let end = json!({"choices": [{"index": 0, "finish_reason": "stop"}]}).to_string();
+        translator.event(end.as_bytes(), now).unwrap();
+        assert!(translator.closed(now));
+        assert!(matches!(drain(&mut translator).last(), Some(InferenceEvent::Done { .. })));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_refused_and_an_error_is_told() {
+        for bad in
+            ["<html>", "{}", "[]", "null", r#"{"choices":5}"#, r#"{"choices":[{"index":7}]}"#]
+        {
+            let mut translator = Translator::new(&request(1), 0, Instant::now());
+            let fault = translator.event(bad.as_bytes(), Instant::now());
+            assert_eq!(fault, Err(Fault::NoAnswer), "{bad}");
+        }
+        let nothing = Fault::Incomplete { made: 0, asked: 1 };
+        assert_eq!(play(&request(1), &[]).unwrap_err(), nothing);
+        for error in
+            [json!({"error": {"message": "out of memory"}}), json!({"error": "out of memory"})]
+        {
+            let fault = play(&request(1), &[error]).unwrap_err();
+            assert_eq!(fault, Fault::Failed("out of memory".into()));
+        }
+    }
+
+    fn play(request: &InferenceRequest, chunks: &[Value]) -> Result<Vec<InferenceEvent>, Fault> {
+        let now = Instant::now();
+        let mut translator = Translator::new(request, 40, now);
+        for chunk in chunks {
+            translator.event(chunk.to_string().as_bytes(), now)?;
+        }
+        translator.event(b"[DONE]", now)?;
+        let mut events = Vec::new();
+        while let Some(event) = translator.pop()? {
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    fn drain(translator: &mut Translator) -> Vec<InferenceEvent> {
+        std::iter::from_fn(|| translator.pop().unwrap()).collect()
+    }
+
+    fn delta(index: u32, text: &str, reasoning: &str) -> InferenceEvent {
+        let (text, reasoning) = (text.to_owned(), reasoning.to_owned());
+        InferenceEvent::Delta(Delta { index, text, reasoning, ..Delta::default() })
+    }
+
+    fn request(n: u32) -> InferenceRequest {
+        let chat = vec![ChatMessage::text(Role::User, "Hi")].into();
+        InferenceRequest { n, ..InferenceRequest::new(RequestId::random(), Task::Chat(chat)) }
+    }
+}

@@ -1,0 +1,206 @@
+//! What an attached server is asked: the client's own words, with what must be another. Pure.
+
+use serde_json::{Map, Value, json};
+use worker_contract::{InferenceRequest, Task};
+
+use super::Engine;
+use crate::registry::Server;
+use crate::relay::Prefill;
+
+/// The object of a request's body.
+type Body = Map<String, Value>;
+
+/// A request as the client sent it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Original {
+    endpoint: Endpoint,
+    body: Body,
+}
+
+/// Where a request was sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/v1/chat/completions`.
+    Chat,
+    /// `/v1/completions`.
+    Completion,
+    /// `/v1/embeddings`.
+    Embeddings,
+    /// `/v1/rerank`.
+    Rerank,
+}
+
+impl Original {
+    /// A request that was sent to an endpoint.
+    #[must_use]
+    pub fn new(endpoint: Endpoint, body: Body) -> Self {
+        Self { endpoint, body }
+    }
+
+    /// Where it was sent to.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// The body for a server. `request` is the same in our words, and says what part of it is wanted;
+    /// `prefill` is what the client has of that part already.
+    #[must_use]
+    pub fn body_for(
+        &self,
+        server: &Server,
+        request: &InferenceRequest,
+        prefill: Option<&Prefill>,
+    ) -> Body {
+        let mut body = self.body.clone();
+        body.insert("model".into(), server.model.as_str().into());
+        match self.endpoint {
+            Endpoint::Rerank => return body,
+            Endpoint::Embeddings => {
+                // The client gets the encoding that it asked for.
+                body.remove("encoding_format");
+                return body;
+            }
+            Endpoint::Chat | Endpoint::Completion => {}
+        }
+        body.insert("stream".into(), true.into());
+        match body.get_mut("stream_options").and_then(Value::as_object_mut) {
+            Some(options) => {
+                options.insert("include_usage".into(), true.into());
+            }
+            None => {
+                body.insert("stream_options".into(), json!({"include_usage": true}));
+            }
+        }
+        for name in ["n", "best_of"] {
+            if body.get(name).is_some_and(|n| !n.is_null() && *n != request.n) {
+                body.insert(name.into(), request.n.into());
+            }
+        }
+        if let Some(prefill) = prefill {
+            go_on(&mut body, server.engine, request, prefill);
+        }
+        body
+    }
+}
+
+impl Endpoint {
+    /// Its path at a server.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completion => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Rerank => "/v1/rerank",
+        }
+    }
+}
+
+/// Has the server go on after the text that the client has.
+fn go_on(body: &mut Body, engine: Engine, request: &InferenceRequest, prefill: &Prefill) {
+    for name in ["max_tokens", "max_completion_tokens"] {
+        if let Some(most) = body.get(name).and_then(Value::as_u64) {
+            let left = most.saturating_sub(u64::from(prefill.tokens)).max(1);
+            body.insert(name.into(), left.into());
+        }
+    }
+    let text = &prefill.text;
+    if text.is_empty() {
+        return;
+    }
+    match &request.task {
+        Task::Chat(chat) => {
+            let Some(Value::Array(messages)) = body.get_mut("messages") else { return };
+            let begun = chat.messages.last().filter(|_| chat.continue_last);
+            match (begun, messages.last_mut()) {
+                (Some(begun), Some(last)) => {
+                    last["content"] = format!("{}{text}", begun.content).into();
+                }
+                _ => messages.push(json!({"role": "assistant", "content": text})),
+            }
+            if engine == Engine::Vllm {
+                body.insert("continue_final_message".into(), true.into());
+                body.insert("add_generation_prompt".into(), false.into());
+            }
+        }
+        _ => match body.get_mut("prompt") {
+            Some(Value::String(prompt)) => prompt.push_str(text),
+            Some(Value::Array(prompts)) => {
+                if let [Value::String(prompt)] = prompts.as_mut_slice() {
+                    prompt.push_str(text);
+                }
+            }
+            _ => {}
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use worker_contract::RequestId;
+
+    use super::*;
+    use crate::dialect::openai::{read_chat, read_completion};
+
+    #[test]
+    fn what_the_client_sent_is_passed_on_in_its_order_and_only_the_model_is_another() {
+        let sent = json!({
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+            "temperature": 0.7, "model": "here", "seed": 9_007_199_254_740_993_i64,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema":
+                {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "null"}}}}},
+            "stream": false, "user": "u",
+        });
+        let body = chat(&sent, Engine::Ollama, None);
+        let expected = sent.to_string().replace(r#""here""#, r#""org/there""#);
+        let expected = expected.replace(
+            r#""stream":false,"user":"u"}"#,
+            r#""stream":true,"user":"u","stream_options":{"include_usage":true}}"#,
+        );
+        assert_eq!(Value::Object(body).to_string(), expected);
+    }
+
+    #[test]
+    fn an_answer_that_has_begun_is_gone_on_with_in_the_words_of_the_server() {
+        let sent = json!({
+            "model": "here", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, "n": 3,
+        });
+        let prefill = Prefill { text: "Hello".into(), tokens: 4 };
+        let body = chat(&sent, Engine::LlamaServer, Some(&prefill));
+        assert_eq!(body["messages"][1], json!({"role": "assistant", "content": "Hello"}));
+        assert_eq!((&body["max_tokens"], &body["n"]), (&json!(6), &json!(1)));
+        assert!(!body.contains_key("continue_final_message"));
+        let body = chat(&sent, Engine::Vllm, Some(&prefill));
+        assert_eq!(body["continue_final_message"], true);
+        assert_eq!(body["add_generation_prompt"], false);
+        let sent = json!({
+            "model": "here",
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": [{"type": "text", "text": "Well. "}]},
+            ],
+        });
+        let body = chat(&sent, Engine::LlamaServer, Some(&prefill));
+        assert_eq!(body["messages"][1]["content"], "Well. Hello");
+        for prompt in [json!("Once"), json!(["Once"])] {
+            let sent = json!({"model": "here", "prompt": prompt}).as_object().unwrap().clone();
+            let request = read_completion(sent.clone(), RequestId::random()).unwrap().request;
+            let original = Original::new(Endpoint::Completion, sent);
+            let body = original.body_for(&server(Engine::Unknown), &request, Some(&prefill));
+            assert!(body["prompt"].to_string().contains(r#""OnceHello""#), "{body:?}");
+        }
+    }
+
+    fn chat(sent: &Value, engine: Engine, prefill: Option<&Prefill>) -> Body {
+        let sent = sent.as_object().unwrap().clone();
+        let mut request = read_chat(sent.clone(), RequestId::random()).unwrap().request;
+        request.n = 1;
+        Original::new(Endpoint::Chat, sent).body_for(&server(engine), &request, prefill)
+    }
+
+    fn server(engine: Engine) -> Server {
+        let url = "http://h:1".parse().unwrap();
+        Server { url, model: "org/there".into(), engine }
+    }
+}

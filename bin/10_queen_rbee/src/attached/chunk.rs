@@ -1,0 +1,135 @@
+//! What servers answer in OpenAI's words, as far as it is looked at.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
+use worker_contract::InferenceEvent;
+
+use super::calls::CallPiece;
+
+/// A chunk of a stream, or a whole answer.
+#[derive(Debug, Deserialize)]
+pub(super) struct Chunk {
+    #[serde(default)]
+    pub(super) choices: Option<Vec<Choice>>,
+    #[serde(default)]
+    pub(super) usage: Option<Usage>,
+    #[serde(default)]
+    pub(super) error: Option<Value>,
+}
+
+/// A part of one of several answers.
+#[derive(Debug, Deserialize)]
+pub(super) struct Choice {
+    #[serde(default)]
+    pub(super) index: u32,
+    #[serde(default)]
+    pub(super) delta: Option<Piece>,
+    #[serde(default)]
+    pub(super) message: Option<Piece>,
+    #[serde(default)]
+    pub(super) text: Option<String>,
+    #[serde(default)]
+    pub(super) finish_reason: Option<String>,
+    #[serde(default)]
+    pub(super) logprobs: Option<Value>,
+}
+
+/// What is said.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Piece {
+    pub(super) content: Option<String>,
+    pub(super) refusal: Option<String>,
+    /// `DeepSeek`'s, llama-server's and vLLM's name.
+    pub(super) reasoning_content: Option<String>,
+    /// Ollama's and vLLM's other name.
+    pub(super) reasoning: Option<String>,
+    pub(super) tool_calls: Option<Vec<CallPiece>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Usage {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    prompt_tokens_details: Option<Details>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    cached_tokens: Option<u32>,
+}
+
+impl From<Usage> for worker_contract::Usage {
+    fn from(usage: Usage) -> Self {
+        let Usage { prompt_tokens, completion_tokens, prompt_tokens_details } = usage;
+        let cached_tokens = prompt_tokens_details.and_then(|d| d.cached_tokens).unwrap_or(0);
+        Self { prompt_tokens, completion_tokens, cached_tokens }
+    }
+}
+
+/// Vectors, or scores.
+#[derive(Debug, Deserialize)]
+pub(super) struct Items {
+    #[serde(default)]
+    data: Vec<Embedding>,
+    #[serde(default)]
+    results: Vec<Score>,
+    #[serde(default)]
+    usage: Option<Usage>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Embedding {
+    index: u32,
+    embedding: Vector,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Vector {
+    Numbers(Vec<f32>),
+    /// The base64 of its numbers' bytes, little-endian.
+    Text(String),
+}
+
+#[derive(Debug, Deserialize)]
+struct Score {
+    index: u32,
+    relevance_score: f32,
+}
+
+impl Items {
+    pub(super) fn usage(&self) -> Option<worker_contract::Usage> {
+        let Usage { prompt_tokens, completion_tokens, .. } = self.usage.as_ref()?;
+        Some(worker_contract::Usage {
+            prompt_tokens: *prompt_tokens,
+            completion_tokens: *completion_tokens,
+            cached_tokens: 0,
+        })
+    }
+
+    /// Each of them as an event; `None` if one cannot be read.
+    pub(super) fn events(self) -> Option<Vec<InferenceEvent>> {
+        let vectors = self.data.into_iter().map(|Embedding { index, embedding }| {
+            let vector = match embedding {
+                Vector::Numbers(numbers) => numbers,
+                Vector::Text(text) => numbers(&text)?,
+            };
+            Some(InferenceEvent::Embedding { index, vector })
+        });
+        let scores = self.results.into_iter().map(|Score { index, relevance_score: score }| {
+            Some(InferenceEvent::Score { index, score })
+        });
+        vectors.chain(scores).collect()
+    }
+}
+
+fn numbers(text: &str) -> Option<Vec<f32>> {
+    let bytes = STANDARD.decode(text).ok()?;
+    let (numbers, rest) = bytes.as_chunks::<4>();
+    rest.is_empty().then(|| numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}

@@ -1,0 +1,62 @@
+//! What kind of server it is, and what follows for answers that have begun elsewhere. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::scheduler::Ways;
+
+/// A kind of server, told by whom it says that its models are owned by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// llama.cpp's `llama-server`: goes on with a last message that is the assistant's.
+    LlamaServer,
+    /// vLLM: goes on with it where it is told to.
+    Vllm,
+    /// Another queen: goes on with it, and serves all that this one does.
+    Rbee,
+    /// Ollama: whether it goes on depends on the model's template.
+    Ollama,
+    /// LM Studio.
+    LmStudio,
+    /// Any other.
+    #[default]
+    Unknown,
+}
+
+impl Engine {
+    /// The kind by the `owned_by` of a model.
+    #[must_use]
+    pub fn by_owner(owner: &str) -> Self {
+        match owner {
+            "llamacpp" => Self::LlamaServer,
+            "vllm" => Self::Vllm,
+            "rbee" => Self::Rbee,
+            "library" => Self::Ollama,
+            "organization_owner" => Self::LmStudio,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// In which ways it takes requests.
+    #[must_use]
+    pub fn ways(self) -> Ways {
+        match self {
+            Self::Rbee => Ways::PROMPT | Ways::CHAT | Ways::OWN,
+            Self::LlamaServer | Self::Vllm => Ways::PROMPT | Ways::CHAT,
+            Self::Ollama | Self::LmStudio | Self::Unknown => Ways::PROMPT,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::LlamaServer => "llama-server",
+            Self::Vllm => "vllm",
+            Self::Rbee => "rbee",
+            Self::Ollama => "ollama",
+            Self::LmStudio => "lm-studio",
+            Self::Unknown => "openai",
+        }
+    }
+}

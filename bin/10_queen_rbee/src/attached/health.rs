@@ -1,0 +1,128 @@
+//! What follows from the probes of one server. Pure.
+
+use worker_contract::HiveAlias;
+
+use super::Engine;
+use super::listing::{Listed, Listing};
+use super::names::{is_called, name_models};
+use crate::registry::{Served, ServerFailure};
+
+/// How often in a row a server must be out of reach to be gone.
+const UNREACHABLE: u32 = 2;
+/// How often in a row a server must be late to be given no more requests. One that computes can be.
+const SLOW: u32 = 3;
+
+/// What one probe has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// It answers, and has these models.
+    Listing(Listing),
+    /// Nobody is there.
+    Unreachable(String),
+    /// Somebody is there, and gave no answer in time.
+    Slow,
+    /// The answer is not that of a server that can be used.
+    Wrong(String),
+}
+
+/// What is known of one server.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Health {
+    pub(super) engine: Engine,
+    /// Its models, the last that it listed.
+    pub(super) models: Vec<Served>,
+    pub(super) failure: Option<ServerFailure>,
+    unreachable: u32,
+    slow: u32,
+}
+
+impl Health {
+    /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
+    pub(super) fn on_probe(&mut self, server: &HiveAlias, wanted: &[String], probe: Probe) {
+        let (unreachable, slow) = (self.unreachable + 1, self.slow + 1);
+        (self.unreachable, self.slow) = (0, 0);
+        match probe {
+            Probe::Listing(listing) => {
+                self.engine = listing.engine;
+                self.models = chosen(server, wanted, &listing.models);
+                self.failure = None;
+            }
+            Probe::Unreachable(reason) => {
+                self.unreachable = unreachable;
+                if unreachable >= UNREACHABLE {
+                    self.failure = Some(ServerFailure { reason, is_gone: true });
+                }
+            }
+            Probe::Slow => {
+                self.slow = slow;
+                if slow >= SLOW {
+                    let reason = "it does not answer in time".to_owned();
+                    self.failure = Some(ServerFailure { reason, is_gone: false });
+                }
+            }
+            Probe::Wrong(reason) => {
+                self.failure = Some(ServerFailure { reason, is_gone: false });
+            }
+        }
+    }
+}
+
+/// The models that are wanted, under their names.
+pub(super) fn chosen(server: &HiveAlias, wanted: &[String], listed: &[Listed]) -> Vec<Served> {
+    let mut models = name_models(server, listed);
+    if !wanted.is_empty() {
+        models.retain(|model| wanted.iter().any(|name| is_called(model, name)));
+    }
+    models
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_miss_is_none_and_what_is_wrong_is_wrong_at_once() {
+        let unreachable = || Probe::Unreachable("refused".into());
+        let wrong = || Probe::Wrong("HTTP 401".into());
+        for (because, probes, expected) in [
+            ("it is there", vec![list(&["a"])], None),
+            ("a moment's failure", vec![list(&["a"]), unreachable()], None),
+            ("it is gone", vec![list(&["a"]), unreachable(), unreachable()], Some(true)),
+            ("it is back", vec![unreachable(), unreachable(), list(&["a"])], None),
+            ("not in a row", vec![unreachable(), list(&["a"]), unreachable()], None),
+            ("it computes", vec![list(&["a"]), Probe::Slow, Probe::Slow], None),
+            ("it hangs", vec![Probe::Slow, Probe::Slow, Probe::Slow], Some(false)),
+            ("its token is wrong", vec![list(&["a"]), wrong()], Some(false)),
+            ("it stays wrong", vec![wrong(), unreachable()], Some(false)),
+        ] {
+            let health = after(&[], probes);
+            assert_eq!(health.failure.map(|failure| failure.is_gone), expected, "{because}");
+        }
+    }
+
+    #[test]
+    fn the_models_are_those_that_it_listed_last_and_that_are_wanted() {
+        let names = |health: &Health| -> Vec<String> {
+            health.models.iter().map(|model| model.name.clone()).collect()
+        };
+        let health = after(&[], vec![list(&["a", "b"]), list(&["b", "c"]), Probe::Slow]);
+        assert_eq!(names(&health), ["b", "c"]);
+        let health = after(&["org/b", "org-c"], vec![list(&["a", "org/b", "org/c"])]);
+        assert_eq!(names(&health), ["org/b", "org/c"], "by either name");
+    }
+
+    fn after(wanted: &[&str], probes: Vec<Probe>) -> Health {
+        let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+        let mut health = Health::default();
+        for probe in probes {
+            health.on_probe(&"nas".parse().unwrap(), &wanted, probe);
+        }
+        health
+    }
+
+    fn list(names: &[&str]) -> Probe {
+        let listed = |name: &&str| Listed { name: (*name).to_owned(), context_length: 0 };
+        let models = names.iter().map(listed).collect();
+        Probe::Listing(Listing { engine: Engine::Ollama, models })
+    }
+}

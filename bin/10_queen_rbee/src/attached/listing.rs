@@ -1,0 +1,114 @@
+//! `GET /v1/models` of a server: what it says. Pure.
+
+use serde::Deserialize;
+
+use super::Engine;
+
+/// The most models of one server that become workers.
+pub(super) const MAX_MODELS: usize = 256;
+/// The longest name of a model, in bytes.
+const MAX_NAME: usize = 512;
+
+/// What a server serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// What it is.
+    pub(super) engine: Engine,
+    /// Its models.
+    pub(super) models: Vec<Listed>,
+}
+
+/// A model of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// Its name there.
+    pub(super) name: String,
+    /// Its longest context, in tokens; 0 where the server does not tell.
+    pub(super) context_length: u32,
+}
+
+/// Reads a list; `None` if it is none.
+pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
+    let page: Page = serde_json::from_slice(body).ok()?;
+    // Ollama says null where it has no model.
+    let entries = page.data.unwrap_or_default();
+    let owner = entries.first().and_then(|entry| entry.owned_by.as_deref());
+    let engine = owner.map_or(Engine::Unknown, Engine::by_owner);
+    let usable = |entry: &Entry| (1..=MAX_NAME).contains(&entry.id.len());
+    let listed = entries.into_iter().filter(usable).map(|entry| {
+        let context = entry.max_model_len.or(entry.meta.and_then(|meta| meta.n_ctx_train));
+        Listed { name: entry.id, context_length: context.unwrap_or(0) }
+    });
+    Some(Listing { engine, models: listed.take(MAX_MODELS).collect() })
+}
+
+#[derive(Deserialize)]
+struct Page {
+    /// Without it, it is something else.
+    #[serde(deserialize_with = "Option::deserialize")]
+    data: Option<Vec<Entry>>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    id: String,
+    #[serde(default)]
+    owned_by: Option<String>,
+    /// vLLM's.
+    #[serde(default)]
+    max_model_len: Option<u32>,
+    /// llama-server's.
+    #[serde(default)]
+    meta: Option<Meta>,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    #[serde(default)]
+    n_ctx_train: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_of_known_servers_are_understood() {
+        for (body, engine, names) in [
+            (
+                r#"{"object":"list","data":[{"id":"qwen2.5:7b","object":"model","created":1,"owned_by":"library"}]}"#,
+                Engine::Ollama,
+                vec![("qwen2.5:7b", 0)],
+            ),
+            (
+                r#"{"object":"list","data":[{"id":"org/m","owned_by":"vllm","root":"org/m","max_model_len":4096,"permission":[]}]}"#,
+                Engine::Vllm,
+                vec![("org/m", 4096)],
+            ),
+            (
+                r#"{"models":[],"data":[{"id":"m.gguf","owned_by":"llamacpp","meta":{"n_ctx_train":2048}}]}"#,
+                Engine::LlamaServer,
+                vec![("m.gguf", 2048)],
+            ),
+            (
+                r#"{"data":[{"id":"a"},{"id":""},{"id":"b","owned_by":"organization_owner"}]}"#,
+                Engine::Unknown,
+                vec![("a", 0), ("b", 0)],
+            ),
+            (r#"{"object":"list","data":null}"#, Engine::Unknown, vec![]),
+        ] {
+            let listing = read_listing(body.as_bytes()).unwrap();
+            assert_eq!(listing.engine, engine);
+            let found: Vec<_> =
+                listing.models.iter().map(|m| (m.name.as_str(), m.context_length)).collect();
+            assert_eq!(found, names);
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_none() {
+        for body in ["", "<html>", "{}", "[]", r#"{"data":{}}"#, r#"{"data":[{"name":"m"}]}"#] {
+            assert_eq!(read_listing(body.as_bytes()), None, "{body}");
+        }
+    }
+}

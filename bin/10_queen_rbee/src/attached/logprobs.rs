@@ -1,0 +1,91 @@
+//! Log probabilities in OpenAI's two forms. Pure.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use worker_contract::{TokenId, TokenLogprob, TokenLogprobs};
+
+/// The number of a token that a server tells by its text alone.
+const UNKNOWN: TokenId = -1;
+
+#[derive(Deserialize)]
+struct Both {
+    /// Of a chat.
+    #[serde(default)]
+    content: Option<Vec<Entry>>,
+    /// Of a completion.
+    #[serde(default)]
+    tokens: Option<Vec<String>>,
+    #[serde(default)]
+    token_logprobs: Option<Vec<Option<f32>>>,
+    #[serde(default)]
+    top_logprobs: Option<Vec<Option<Map<String, Value>>>>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    chosen: Likely,
+    #[serde(default)]
+    top_logprobs: Vec<Likely>,
+}
+
+#[derive(Deserialize)]
+struct Likely {
+    token: String,
+    logprob: f32,
+    #[serde(default)]
+    bytes: Option<Vec<u8>>,
+}
+
+/// The entries of either form; none where it is neither.
+pub(super) fn read(value: Value) -> Vec<TokenLogprobs> {
+    let Ok(both) = serde_json::from_value::<Both>(value) else { return Vec::new() };
+    if let Some(entries) = both.content {
+        let read = |entry: Entry| TokenLogprobs {
+            chosen: entry.chosen.into(),
+            top: entry.top_logprobs.into_iter().map(TokenLogprob::from).collect(),
+        };
+        return entries.into_iter().map(read).collect();
+    }
+    let (tokens, chances) =
+        (both.tokens.unwrap_or_default(), both.token_logprobs.unwrap_or_default());
+    let mut tops = both.top_logprobs.unwrap_or_default().into_iter();
+    let read = |(token, chance): (String, Option<f32>)| {
+        let top = tops.next().flatten().unwrap_or_default();
+        let top = top.into_iter().filter_map(|(token, chance)| {
+            #[expect(clippy::cast_possible_truncation, reason = "they are computed in f32")]
+            let logprob = chance.as_f64()? as f32;
+            Some(TokenLogprob::from(Likely { token, logprob, bytes: None }))
+        });
+        let top = top.collect();
+        let logprob = chance.unwrap_or(0.0);
+        TokenLogprobs { chosen: Likely { token, logprob, bytes: None }.into(), top }
+    };
+    tokens.into_iter().zip(chances).map(read).collect()
+}
+
+impl From<Likely> for TokenLogprob {
+    fn from(likely: Likely) -> Self {
+        let Likely { token, logprob, bytes } = likely;
+        Self { token: UNKNOWN, logprob, bytes: bytes.unwrap_or_else(|| token.into_bytes()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn both_forms_tell_the_same() {
+        let chat = json!({"content": [{"token": "Hi", "logprob": -0.5, "bytes": [72, 105],
+            "top_logprobs": [{"token": "Ho", "logprob": -1.5, "bytes": null}]}], "refusal": null});
+        let legacy = json!({"tokens": ["Hi"], "token_logprobs": [-0.5],
+            "top_logprobs": [{"Ho": -1.5}], "text_offset": [0]});
+        let found = read(chat);
+        assert_eq!(found, read(legacy));
+        assert_eq!((found[0].chosen.bytes.as_slice(), found[0].top[0].logprob), (&b"Hi"[..], -1.5));
+        assert!(read(json!(5)).is_empty());
+    }
+}

@@ -1,0 +1,343 @@
+//! Servers of others that speak OpenAI's API, whose models are workers of the pool.
+//!
+//! Which ones there are is in `servers.json` in the queen's data folder, and the token of each in a file
+//! of its own among the secrets. A task looks at each of them again and again: what it finds is what the
+//! `registry` knows of them, in the place of the reports that a worker of rbee sends. The `relay` asks
+//! them in the client's own words (`body`) and reads their answers as those of a worker (`answer`).
+
+mod answer;
+mod body;
+mod calls;
+mod chunk;
+mod engine;
+mod health;
+mod listing;
+mod logprobs;
+mod names;
+mod prober;
+mod refusal;
+mod store;
+mod url;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use access_tokens::{Secret, TokenError, forget_secret, store_secret, stored_secret};
+use rbee_operations::{ServerApi, WorkerAttach};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use worker_contract::HiveAlias;
+
+pub use self::answer::{Fault, Translator};
+pub use self::body::{Endpoint, Original};
+pub use self::engine::Engine;
+use self::health::{Health, Probe, chosen};
+pub use self::refusal::detail_of;
+pub use self::store::StoreError;
+use self::store::Stored;
+pub use self::url::{InvalidUrl, ServerUrl};
+use crate::clock;
+use crate::keyring::Keyring;
+use crate::registry::{Registry, Served, ServerReport};
+
+/// The most servers.
+const MAX_SERVERS: usize = 64;
+/// How many requests a model runs at once, where nobody said so.
+const SLOTS: u32 = 4;
+/// The most that can be said.
+const MAX_SLOTS: u32 = 1024;
+/// The most models that can be named.
+const MAX_NAMED: usize = 256;
+/// The shortest time between two looks at a server.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// The attached servers. A clone is another handle to the same ones.
+#[derive(Debug, Clone)]
+pub struct Servers {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: PathBuf,
+    secrets: PathBuf,
+    keyring: Keyring,
+    registry: Registry,
+    client: reqwest::Client,
+    known: Mutex<BTreeMap<HiveAlias, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    stored: Stored,
+    token: Option<Secret>,
+    health: Health,
+    is_looked_at: bool,
+}
+
+/// A server cannot be attached or detached.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Its URL cannot be used.
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    /// It needs a name.
+    #[error("the server at {0} needs a name of its own")]
+    NoName(ServerUrl),
+    /// A number or a list is out of bounds.
+    #[error("{0}")]
+    Invalid(String),
+    /// The name is taken.
+    #[error("there is a server {name} already, at {url}")]
+    NameTaken {
+        /// The name.
+        name: HiveAlias,
+        /// Where it is.
+        url: ServerUrl,
+    },
+    /// There are too many.
+    #[error("{MAX_SERVERS} servers are attached already, as many as can be")]
+    TooMany,
+    /// It does not answer as it should.
+    #[error("the server at {url} cannot be used: {reason}")]
+    Unusable {
+        /// Where it is.
+        url: ServerUrl,
+        /// What it does.
+        reason: String,
+    },
+    /// It has not the models that are wanted.
+    #[error("the server at {url} has no model {model:?}")]
+    NoModel {
+        /// Where it is.
+        url: Box<ServerUrl>,
+        /// What is missing.
+        model: String,
+        /// What it has.
+        has: Vec<String>,
+    },
+    /// There is no such server.
+    #[error("no server {0} is attached")]
+    Unknown(HiveAlias),
+    /// Its token cannot be kept.
+    #[error("the token of the server cannot be kept")]
+    Token(#[from] TokenError),
+    /// The list cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Servers {
+    /// Reads the servers that were attached, and lets the registry wait for them.
+    pub fn open(
+        file: PathBuf,
+        secrets: &Path,
+        keyring: Keyring,
+        registry: Registry,
+    ) -> anyhow::Result<Self> {
+        let secrets = secrets.join("servers");
+        let mut known = BTreeMap::new();
+        for (name, stored) in store::read(&file)? {
+            let token = stored_secret(&secrets, &token_file(&name)).unwrap_or_else(|error| {
+                tracing::error!(server = %name, %error, "a server's token cannot be read");
+                None
+            });
+            keyring.set_server(&name, token.as_ref());
+            known.insert(name, Known::new(stored, token));
+        }
+        registry.expect_servers(known.keys().cloned().collect());
+        let (client, known) = (prober::client()?, Mutex::new(known));
+        let shared = Shared { file, secrets, keyring, registry, client, known };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Whether a server has this name.
+    #[must_use]
+    pub fn has(&self, name: &HiveAlias) -> bool {
+        self.known().contains_key(name)
+    }
+
+    /// Attaches a server, after a look at it. The same one again is changed.
+    pub async fn attach(
+        &self,
+        attach: WorkerAttach,
+    ) -> Result<(HiveAlias, Vec<Served>), ServerError> {
+        let WorkerAttach { url, api, name, token, slots, models } = attach;
+        let ServerApi::Openai = api;
+        let url: ServerUrl = url.parse()?;
+        let name = name.or_else(|| url.name()).filter(|name| !name.is_localhost());
+        let name = name.ok_or_else(|| ServerError::NoName(url.clone()))?;
+        let slots = slots.unwrap_or(SLOTS);
+        if !(1..=MAX_SLOTS).contains(&slots) || models.len() > MAX_NAMED {
+            let reason = format!("slots are 1 to {MAX_SLOTS}, and models at most {MAX_NAMED}");
+            return Err(ServerError::Invalid(reason));
+        }
+        self.check_name(&name, &url)?;
+        let token = token.map(Secret::from).or_else(|| self.token(&name));
+        let listing = match prober::probe(&self.shared.client, &url, token.as_ref()).await {
+            Probe::Listing(listing) => listing,
+            Probe::Slow => {
+                let reason = "it does not answer in time".to_owned();
+                return Err(ServerError::Unusable { url, reason });
+            }
+            Probe::Unreachable(reason) | Probe::Wrong(reason) => {
+                return Err(ServerError::Unusable { url, reason });
+            }
+        };
+        let missing = models
+            .iter()
+            .find(|model| chosen(&name, std::slice::from_ref(*model), &listing.models).is_empty());
+        if let Some(model) = missing.cloned() {
+            let has = listing.models.into_iter().map(|model| model.name).collect();
+            return Err(ServerError::NoModel { url: Box::new(url), model, has });
+        }
+        let stored = Stored { url, api, slots, models };
+        self.keep(&name, stored, token)?;
+        self.found(&name, None, Probe::Listing(listing));
+        let models = self.known().get(&name).map(|known| known.health.models.clone());
+        Ok((name, models.unwrap_or_default()))
+    }
+
+    /// Forgets a server.
+    pub fn detach(&self, name: &HiveAlias) -> Result<(), ServerError> {
+        let mut known = self.known();
+        if !known.contains_key(name) {
+            return Err(ServerError::Unknown(name.clone()));
+        }
+        let others = known.iter().filter(|(other, _)| *other != name);
+        store::write(
+            &self.shared.file,
+            others.map(|(n, k)| (n.clone(), k.stored.clone())).collect(),
+        )?;
+        forget_secret(&self.shared.secrets, &token_file(name))?;
+        known.remove(name);
+        drop(known);
+        self.shared.keyring.set_server(name, None);
+        self.shared.registry.server_detached(name);
+        Ok(())
+    }
+
+    /// Looks at each server at an interval, until `stop` fires. To be run by one task.
+    pub async fn run(self, every: Duration, stop: CancellationToken) {
+        let mut ticks = interval(every.max(SHORTEST));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {
+                    for (name, url, token) in self.due() {
+                        let client = self.shared.client.clone();
+                        looks.spawn(async move {
+                            let probe = prober::probe(&client, &url, token.as_ref()).await;
+                            (name, url, probe)
+                        });
+                    }
+                }
+                Some(look) = looks.join_next() => match look {
+                    Ok((name, url, probe)) => self.found(&name, Some(&url), probe),
+                    Err(error) => tracing::error!(%error, "a look at a server ended early"),
+                },
+            }
+        }
+    }
+
+    /// The servers at which nobody is looking.
+    fn due(&self) -> Vec<(HiveAlias, ServerUrl, Option<Secret>)> {
+        let mut known = self.known();
+        let due = known.iter_mut().filter(|(_, known)| !known.is_looked_at);
+        due.map(|(name, known)| {
+            known.is_looked_at = true;
+            (name.clone(), known.stored.url.clone(), known.token.clone())
+        })
+        .collect()
+    }
+
+    /// Takes in what was found at a server; nothing if it was detached or attached elsewhere meanwhile.
+    fn found(&self, name: &HiveAlias, at: Option<&ServerUrl>, probe: Probe) {
+        let report = {
+            let mut known = self.known();
+            let Some(known) = known.get_mut(name) else { return };
+            if at.is_some() {
+                known.is_looked_at = false;
+            }
+            if at.is_some_and(|url| *url != known.stored.url) {
+                return;
+            }
+            let before = known.health.failure.clone();
+            known.health.on_probe(name, &known.stored.models, probe);
+            let failure = known.health.failure.clone();
+            match (&before, &failure) {
+                (None, Some(failure)) => {
+                    tracing::warn!(server = %name, reason = failure.reason, "an attached server cannot be used");
+                }
+                (Some(_), None) => tracing::info!(server = %name, "an attached server is back"),
+                _ => {}
+            }
+            ServerReport {
+                name: name.clone(),
+                url: known.stored.url.clone(),
+                engine: known.health.engine,
+                slots: known.stored.slots,
+                models: known.health.models.clone(),
+                failure,
+            }
+        };
+        self.shared.registry.server_probed(&report, clock::now());
+    }
+
+    fn keep(
+        &self,
+        name: &HiveAlias,
+        stored: Stored,
+        token: Option<Secret>,
+    ) -> Result<(), ServerError> {
+        self.check_name(name, &stored.url)?;
+        if let Some(token) = &token {
+            store_secret(&self.shared.secrets, &token_file(name), token)?;
+        }
+        let mut known = self.known();
+        let mut all: BTreeMap<_, _> =
+            known.iter().map(|(name, known)| (name.clone(), known.stored.clone())).collect();
+        all.insert(name.clone(), stored.clone());
+        store::write(&self.shared.file, all)?;
+        self.shared.keyring.set_server(name, token.as_ref());
+        known.insert(name.clone(), Known::new(stored, token));
+        Ok(())
+    }
+
+    fn check_name(&self, name: &HiveAlias, url: &ServerUrl) -> Result<(), ServerError> {
+        let known = self.known();
+        match known.get(name) {
+            Some(known) if known.stored.url != *url => {
+                let url = known.stored.url.clone();
+                Err(ServerError::NameTaken { name: name.clone(), url })
+            }
+            None if known.len() >= MAX_SERVERS => Err(ServerError::TooMany),
+            _ => Ok(()),
+        }
+    }
+
+    fn token(&self, name: &HiveAlias) -> Option<Secret> {
+        self.known().get(name).and_then(|known| known.token.clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<HiveAlias, Known>> {
+        // Nothing panics under this lock halfway through a change.
+        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn new(stored: Stored, token: Option<Secret>) -> Self {
+        Self { stored, token, health: Health::default(), is_looked_at: false }
+    }
+}
+
+/// The file of a server's token, among the secrets of servers.
+fn token_file(name: &HiveAlias) -> String {
+    format!("{name}.token")
+}

@@ -1,0 +1,169 @@
+//! Operations on servers of others.
+
+use std::time::Instant;
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{AttachedWorker, HiveTarget, Operation, WorkerAttach, WorkerDetach};
+use serde_json::json;
+use worker_contract::{HiveAlias, WorkerState};
+
+use super::{Operations, outcome};
+use crate::attached::ServerError;
+use crate::registry::WorkerReport;
+use crate::remote_hive::with_causes;
+
+/// How many names of models a message tells.
+const SHOWN: usize = 10;
+
+impl Operations {
+    pub(super) async fn worker_attach(
+        &self,
+        attach: WorkerAttach,
+        job: &JobContext,
+    ) -> Result<Outcome, JobError> {
+        let hives = self.registry.hives(Instant::now());
+        let is_hive = |name: &HiveAlias| {
+            self.inventory.names().contains(name) || hives.iter().any(|h| h.said.hive_id == *name)
+        };
+        if let Some(name) = attach.name.as_ref().filter(|name| is_hive(name)) {
+            let message = format!("there is a hive {name} already");
+            return Err(JobError::new("name_taken", message).hint("choose another: --name NAME"));
+        }
+        job.say(format!("Looking at {}", attach.url));
+        let attached = tokio::select! {
+            attached = self.servers.attach(attach) => attached,
+            () = job.cancelled().cancelled() => return Err(JobError::cancelled()),
+        };
+        let (name, models) = attached?;
+        if is_hive(&name) {
+            let _ = self.servers.detach(&name);
+            let message = format!("there is a hive {name} already");
+            return Err(JobError::new("name_taken", message).hint("choose another: --name NAME"));
+        }
+        let called: Vec<&str> = models.iter().map(|model| model.alias.as_str()).collect();
+        let message = match called.as_slice() {
+            [] => format!("Server {name} is attached; it has no models yet"),
+            models => {
+                let more = if models.len() > SHOWN { ", …" } else { "" };
+                let first = models.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+                format!("Server {name} is attached with {} models: {first}{more}", models.len())
+            }
+        };
+        let data = json!({ "server": name, "workers": self.attached(Some(&name)) });
+        Ok(outcome(message, &data))
+    }
+
+    pub(super) fn worker_detach(&self, detach: &WorkerDetach) -> Result<Outcome, JobError> {
+        let name = &detach.name;
+        self.servers.detach(name)?;
+        let message = format!("Server {name} is detached; it runs on, and nothing is sent to it");
+        Ok(outcome(message, &json!({ "server": name })))
+    }
+
+    /// The workers of a hive, and those of servers where the hive is the queen's own or a server.
+    pub(super) async fn worker_list(
+        &self,
+        target: HiveTarget,
+        job: JobContext,
+    ) -> Result<Outcome, JobError> {
+        if self.servers.has(&target.hive_id) {
+            let workers = self.attached(Some(&target.hive_id));
+            let data = json!({ "workers": [], "attached": workers });
+            return Ok(outcome(counted(workers.len()), &data));
+        }
+        let attached = if target.hive_id.is_localhost() { self.attached(None) } else { Vec::new() };
+        let listed = self.forward(Operation::WorkerList(target), job).await;
+        match listed {
+            Ok(mut listed) if !attached.is_empty() => {
+                let own = listed.data["workers"].as_array().map_or(0, Vec::len);
+                listed.message = counted(own + attached.len());
+                listed.data["attached"] = serde_json::to_value(&attached).unwrap_or_default();
+                Ok(listed)
+            }
+            // A queen without a hive has the workers of servers all the same.
+            Err(_) if !attached.is_empty() => {
+                let data = json!({ "workers": [], "attached": attached });
+                Ok(outcome(counted(attached.len()), &data))
+            }
+            listed => listed,
+        }
+    }
+
+    /// Refuses what can be done to the workers of hives only.
+    pub(super) fn refuse_server(&self, operation: &Operation) -> Result<(), JobError> {
+        let Some(server) = operation.hive_id().filter(|name| self.servers.has(name)) else {
+            return Ok(());
+        };
+        let message = format!("{server} is a server that was attached, not a hive");
+        Err(JobError::new("not_a_hive", message).hint(format!(
+            "`rbee-keeper worker list --hive {server}` shows its models, `rbee-keeper worker detach {server}` forgets it"
+        )))
+    }
+
+    /// The workers of one server, or of all.
+    fn attached(&self, server: Option<&HiveAlias>) -> Vec<AttachedWorker> {
+        let reports = self.registry.workers(Instant::now()).into_iter();
+        let of_it = reports.filter(|r| server.is_none_or(|name| r.said.hive_id == *name));
+        of_it.filter_map(attached_worker).collect()
+    }
+}
+
+fn counted(workers: usize) -> String {
+    if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") }
+}
+
+fn attached_worker(report: WorkerReport) -> Option<AttachedWorker> {
+    let (said, server) = (report.said, report.server?);
+    let state = said.state.name().to_owned();
+    let reason = match said.state {
+        WorkerState::Failed { reason } => Some(reason),
+        _ => None,
+    };
+    Some(AttachedWorker {
+        worker_id: said.worker_id,
+        server: said.hive_id,
+        url: server.url,
+        engine: server.engine.to_owned(),
+        model: said.model.name,
+        original: server.model,
+        slots: said.slots.total,
+        state,
+        reason,
+    })
+}
+
+impl From<ServerError> for JobError {
+    fn from(error: ServerError) -> Self {
+        let (code, hint) = match &error {
+            ServerError::Url(invalid) => ("invalid_value", invalid.hint().to_owned()),
+            ServerError::NoName(_) => ("invalid_value", "give one: --name NAME".to_owned()),
+            ServerError::Invalid(_) => return Self::new("invalid_value", error.to_string()),
+            ServerError::NameTaken { name, .. } => (
+                "name_taken",
+                format!(
+                    "choose another name: --name NAME, or first: rbee-keeper worker detach {name}"
+                ),
+            ),
+            ServerError::TooMany => ("too_many_servers", "detach some".to_owned()),
+            ServerError::Unusable { reason, .. } if reason.contains("token") => {
+                ("server_unusable", "give its token in a file: --secret-file FILE".to_owned())
+            }
+            ServerError::Unusable { .. } => (
+                "server_unusable",
+                "start it, and look whether the queen's machine reaches its GET /v1/models"
+                    .to_owned(),
+            ),
+            ServerError::NoModel { has, .. } => {
+                let has = has.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>();
+                ("model_not_found", format!("it has: {}", has.join(", ")))
+            }
+            ServerError::Unknown(_) => {
+                ("server_not_found", "`rbee-keeper worker list` shows which there are".to_owned())
+            }
+            ServerError::Token(_) | ServerError::Store(_) => {
+                return Self::new("server_list", with_causes(&error));
+            }
+        };
+        Self::new(code, error.to_string()).hint(hint)
+    }
+}

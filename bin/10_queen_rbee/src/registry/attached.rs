@@ -1,0 +1,311 @@
+//! Workers that are models of attached servers: known by what the queen's own probes found, instead of
+//! by reports.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use worker_contract::{
+    DeviceId, DeviceKind, HiveAlias, KvCacheUse, ModelAlias, ModelInUse, ModelKind, Slots,
+    WorkerHeartbeat, WorkerId, WorkerState,
+};
+
+use super::workers::{Said, Worker, Workers};
+use super::{Registry, Target};
+use crate::attached::{Engine, ServerUrl};
+
+/// A model at its server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Where the server is.
+    pub url: ServerUrl,
+    /// The model's name there.
+    pub model: String,
+    /// What it is.
+    pub engine: Engine,
+}
+
+/// A model that a server serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The worker that it is.
+    pub worker_id: WorkerId,
+    /// Its name here.
+    pub alias: ModelAlias,
+    /// Its name there.
+    pub name: String,
+    /// Its longest context, in tokens; 0 where the server does not tell.
+    pub context_length: u32,
+}
+
+/// What a probe of a server has found.
+#[derive(Debug, Clone)]
+pub struct ServerReport {
+    /// The server.
+    pub name: HiveAlias,
+    /// Where it is.
+    pub url: ServerUrl,
+    /// What it is.
+    pub engine: Engine,
+    /// How many requests each model runs at once.
+    pub slots: u32,
+    /// Its models, as far as they are wanted.
+    pub models: Vec<Served>,
+    /// Why it cannot be used.
+    pub failure: Option<ServerFailure>,
+}
+
+/// Why a server cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFailure {
+    /// For a person.
+    pub reason: String,
+    /// Whether nothing can come from it any longer.
+    pub is_gone: bool,
+}
+
+/// The server of a worker, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerFacts {
+    /// Its base URL.
+    pub url: String,
+    /// What it is.
+    pub engine: &'static str,
+    /// The model's name there.
+    pub model: String,
+}
+
+impl Registry {
+    /// Takes what a probe of a server has found.
+    pub fn server_probed(&self, report: &ServerReport, now: Instant) {
+        let mut state = self.state();
+        state.workers.probed(report, now);
+        state.expected_servers.retain(|name| *name != report.name);
+        drop(state);
+        self.touch();
+    }
+
+    /// Waits, a moment, for what is found at servers, before a model is said to be unknown.
+    pub fn expect_servers(&self, names: Vec<HiveAlias>) {
+        self.state().expected_servers = names;
+    }
+
+    /// Forgets a server and its workers.
+    pub fn server_detached(&self, name: &HiveAlias) {
+        let mut state = self.state();
+        state.workers.detached(name);
+        state.expected_servers.retain(|expected| expected != name);
+        drop(state);
+        self.touch();
+    }
+
+    /// The name here of a model that somebody calls by its name at a server.
+    #[must_use]
+    pub fn alias_of(&self, name: &str) -> Option<ModelAlias> {
+        let state = self.state();
+        let is_it =
+            |worker: &&Worker| worker.target.server.as_ref().is_some_and(|s| s.model == name);
+        state.workers.iter().map(|(_, worker)| worker).find(is_it).map(|w| w.model.clone())
+    }
+}
+
+impl Workers {
+    fn probed(&mut self, report: &ServerReport, now: Instant) {
+        for model in &report.models {
+            let server = Server {
+                url: report.url.clone(),
+                model: model.name.clone(),
+                engine: report.engine,
+            };
+            self.served(report, model, server, now);
+        }
+        self.retain(|id, worker| {
+            let is_of_it = worker.hive_id == report.name && worker.target.server.is_some();
+            if !is_of_it || report.models.iter().any(|model| model.worker_id == *id) {
+                return true;
+            }
+            if let Some(said) = &mut worker.said {
+                said.beat.state = WorkerState::Draining;
+            }
+            worker.in_flight > 0
+        });
+    }
+
+    fn served(&mut self, report: &ServerReport, model: &Served, server: Server, now: Instant) {
+        let (id, hive) = (&model.worker_id, &report.name);
+        let is_there = self.get(id).is_some();
+        if !is_there {
+            if self.is_full() {
+                tracing::warn!(worker_id = %id, "there are too many workers: a server's model is left out");
+                return;
+            }
+            let target = Target::of_server(server.clone(), hive);
+            self.put(id, Worker::at(target, hive, &model.alias, device(), now));
+        }
+        let Some(worker) = self.get_mut(id) else { return };
+        let is_own = worker.hive_id == *hive && worker.target.server.is_some();
+        if !is_own {
+            tracing::warn!(worker_id = %id, server = %hive, "another worker has the id of a server's model");
+            return;
+        }
+        let is_changed = worker.target.server.as_ref() != Some(&server);
+        let is_gone = report.failure.as_ref().is_some_and(|failure| failure.is_gone);
+        let is_back = !is_gone && worker.target.gone.is_cancelled();
+        if is_changed || is_back {
+            worker.replace(Target::of_server(server, hive));
+        }
+        if is_gone {
+            worker.target.gone.cancel();
+        }
+        worker.model.clone_from(&model.alias);
+        worker.said = Some(Said::at(beat(report, model, worker.in_flight), now));
+    }
+
+    fn detached(&mut self, name: &HiveAlias) {
+        self.retain(|_, worker| {
+            let is_of_it = worker.hive_id == *name && worker.target.server.is_some();
+            if is_of_it {
+                worker.target.gone.cancel();
+            }
+            !is_of_it
+        });
+    }
+}
+
+impl Target {
+    /// The server, where it is one of somebody else.
+    pub(super) fn facts(&self) -> Option<ServerFacts> {
+        self.server.as_ref().map(|server| ServerFacts {
+            url: server.url.to_string(),
+            engine: server.engine.as_str(),
+            model: server.model.clone(),
+        })
+    }
+
+    fn of_server(server: Server, name: &HiveAlias) -> Arc<Self> {
+        let address = server.url.address().clone();
+        Arc::new(Self { server: Some(server), ..Self::at(address, name) })
+    }
+}
+
+/// What it runs on nobody knows; whoever attaches a server mostly has a graphics card in it.
+fn device() -> DeviceId {
+    DeviceId { kind: DeviceKind::Gpu, index: 0 }
+}
+
+/// The report that the worker would send.
+fn beat(report: &ServerReport, model: &Served, in_flight: u32) -> WorkerHeartbeat {
+    let state = match &report.failure {
+        Some(failure) => WorkerState::Failed { reason: failure.reason.clone() },
+        None => WorkerState::Ready,
+    };
+    WorkerHeartbeat {
+        worker_id: model.worker_id.clone(),
+        hive_id: report.name.clone(),
+        address: report.url.to_string(),
+        model: ModelInUse {
+            name: model.alias.clone(),
+            digest: None,
+            context_length: model.context_length,
+            kind: ModelKind::default(),
+        },
+        device: device(),
+        state,
+        slots: Slots { total: report.slots, busy: in_flight.min(report.slots) },
+        queued: in_flight.saturating_sub(report.slots),
+        kv_cache: KvCacheUse::default(),
+        tokens_per_second: 0.0,
+        engine_build: report.engine.as_str().to_owned(),
+        pid: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompt::PromptChain;
+    use crate::registry::{Ask, Placed};
+    use crate::scheduler::Demand;
+
+    #[test]
+    fn models_of_a_server_are_workers_for_as_long_as_it_lists_them() {
+        let (registry, now) = registry();
+        registry.server_probed(&report(&["a", "org/b"]), now);
+        assert_eq!(registry.alias_of("org/b").unwrap().as_str(), "org-b");
+        let place = take(&registry, "org-b", now).expect("a place");
+        assert_eq!(place.target.server.as_ref().unwrap().model, "org/b");
+        registry.server_probed(&report(&["a"]), now);
+        assert!(take(&registry, "org-b", now).is_none(), "it is listed no longer");
+        assert!(!place.target.gone.is_cancelled(), "its answer is being given");
+        drop(place);
+        registry.server_probed(&report(&["a"]), now);
+        let names: Vec<_> = registry.models(now).into_keys().collect();
+        assert_eq!(names.iter().map(ModelAlias::as_str).collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn a_server_that_is_gone_gives_nothing_more_and_is_another_when_it_is_back() {
+        let (registry, now) = registry();
+        registry.server_probed(&report(&["a"]), now);
+        let place = take(&registry, "a", now).unwrap();
+        let failure = ServerFailure { reason: "refused".into(), is_gone: true };
+        registry.server_probed(&ServerReport { failure: Some(failure), ..report(&["a"]) }, now);
+        assert!(place.target.gone.is_cancelled() && take(&registry, "a", now).is_none());
+        let shown = &registry.workers(now)[0];
+        assert_eq!(shown.said.state.name(), "failed", "it is shown with its reason");
+        registry.server_probed(&report(&["a"]), now);
+        assert!(!take(&registry, "a", now).unwrap().target.gone.is_cancelled());
+    }
+
+    #[test]
+    fn nobody_speaks_for_the_worker_of_a_server() {
+        let (registry, now) = registry();
+        registry.server_probed(&report(&["a"]), now);
+        let forged = beat(&report(&["a"]), &report(&["a"]).models[0], 0);
+        let forged = WorkerHeartbeat { address: "http://127.0.0.1:6666".into(), ..forged };
+        assert!(registry.worker_beat(forged, now).is_err());
+        assert_eq!(take(&registry, "a", now).unwrap().target.address.host, "nas");
+        registry.server_detached(&"nas".parse().unwrap());
+        assert!(registry.workers(now).is_empty());
+    }
+
+    #[test]
+    fn silence_between_two_probes_is_no_sign() {
+        let (registry, now) = registry();
+        registry.server_probed(&report(&["a"]), now);
+        let later = now + std::time::Duration::from_secs(600);
+        registry.sweep(later);
+        assert!(take(&registry, "a", later).is_some());
+    }
+
+    fn registry() -> (Registry, Instant) {
+        let now = Instant::now();
+        (Registry::new(std::time::Duration::from_secs(2), Vec::new(), now), now)
+    }
+
+    fn take(registry: &Registry, model: &str, now: Instant) -> Option<super::super::Place> {
+        let (model, prompt) = (model.parse().unwrap(), PromptChain::default());
+        let ask = Ask { demand: Demand::of(&model), prompt: &prompt, session: None };
+        match registry.place(&ask, now) {
+            Placed::At(place) => Some(place),
+            Placed::Not(_) => None,
+        }
+    }
+
+    fn report(models: &[&str]) -> ServerReport {
+        let served = |name: &&str| Served {
+            worker_id: format!("nas-{}", name.replace('/', "-")).parse().unwrap(),
+            alias: name.replace('/', "-").parse().unwrap(),
+            name: (*name).to_owned(),
+            context_length: 0,
+        };
+        ServerReport {
+            name: "nas".parse().unwrap(),
+            url: "http://nas:11434".parse().unwrap(),
+            engine: Engine::Ollama,
+            slots: 4,
+            models: models.iter().map(served).collect(),
+            failure: None,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! How the answer of a worker is told: in the events of the worker's contract, or in OpenAI's words, which
+//! are translated. Pure but for the time at which something came.
+
+use std::time::Duration;
+
+use axum::http::header::CONTENT_TYPE;
+use axum::http::response;
+use tokio::time::Instant;
+use worker_contract::InferenceEvent;
+
+use super::failure::Trouble;
+use super::sse::{EventCutter, TooLong};
+use super::worker::Leg;
+use crate::attached::{Fault, Translator};
+use crate::registry::Target;
+
+/// How long a server of somebody else may take to begin: it may load the model first, or finish
+/// others' requests.
+pub(super) const SERVER_BEGINS: Duration = Duration::from_secs(180);
+/// The longest answer that is no stream, in bytes.
+const MAX_WHOLE: usize = 64 << 20;
+
+/// How a worker tells its answer.
+#[derive(Debug)]
+pub(super) enum Speech {
+    /// In the events of the worker's contract.
+    Contract,
+    /// In OpenAI's chunks, the first of which is due at a time.
+    Chunks(Box<Translator>, Instant),
+    /// In one piece, of which this much has come.
+    Whole(Box<Translator>, Vec<u8>),
+}
+
+impl Speech {
+    /// How the answer to a request is told, by its head.
+    pub(super) fn of(
+        head: &response::Parts,
+        leg: &Leg<'_>,
+        target: &Target,
+        sent_at: Instant,
+    ) -> Result<Self, Trouble> {
+        let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let is = |wanted: &str| kind.is_some_and(|kind| kind.starts_with(wanted));
+        let is_stream = is("text/event-stream");
+        if target.server.is_none() {
+            let wrong = || Trouble::garbage("its answer is not text/event-stream");
+            return if is_stream { Ok(Self::Contract) } else { Err(wrong()) };
+        }
+        let translator = Translator::new(leg.request, leg.prompt_bytes, sent_at.into_std());
+        if is_stream {
+            return Ok(Self::Chunks(Box::new(translator), sent_at + SERVER_BEGINS));
+        }
+        if is("application/json") {
+            return Ok(Self::Whole(Box::new(translator), Vec::new()));
+        }
+        Err(Trouble::garbage("its answer is neither text/event-stream nor JSON"))
+    }
+
+    /// Takes bytes in.
+    pub(super) fn feed(&mut self, cutter: &mut EventCutter, bytes: &[u8]) -> Result<(), Trouble> {
+        match self {
+            Self::Contract | Self::Chunks(..) => cutter.feed(bytes),
+            Self::Whole(_, body) if body.len() + bytes.len() > MAX_WHOLE => {
+                return Err(Trouble::garbage(format!(
+                    "its answer has more than {MAX_WHOLE} bytes"
+                )));
+            }
+            Self::Whole(_, body) => body.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+
+    /// The next event of what has come; `None` where more is needed.
+    pub(super) fn take(
+        &mut self,
+        cutter: &mut EventCutter,
+    ) -> Result<Option<InferenceEvent>, Trouble> {
+        let too_long = |error: TooLong| Trouble::garbage(error.to_string());
+        match self {
+            Self::Contract => {
+                let parsed = cutter.next(|data| serde_json::from_slice::<InferenceEvent>(data));
+                // What it sent is not told: it could be text of the answer.
+                let wrong = |_| Trouble::garbage("it sent what is no inference event");
+                parsed.map_err(too_long)?.transpose().map_err(wrong)
+            }
+            Self::Chunks(translator, _) => loop {
+                if let Some(event) = translator.pop()? {
+                    return Ok(Some(event));
+                }
+                let now = Instant::now().into_std();
+                match cutter.next(|data| translator.event(data, now)).map_err(too_long)? {
+                    Some(taken) => taken?,
+                    None => return Ok(None),
+                }
+            },
+            Self::Whole(translator, _) => Ok(translator.pop()?),
+        }
+    }
+
+    /// When the first of it is to be there, where nothing has come.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Chunks(translator, due) if !translator.has_begun() => Some(*due),
+            _ => None,
+        }
+    }
+
+    /// The connection has ended. Whether that makes the answer complete.
+    pub(super) fn closed(&mut self) -> Result<bool, Trouble> {
+        let now = Instant::now().into_std();
+        match self {
+            Self::Contract => Ok(false),
+            Self::Chunks(translator, _) => Ok(translator.closed(now)),
+            Self::Whole(translator, body) => {
+                translator.whole(body, now)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// The connection broke. Whether all was there that matters.
+    pub(super) fn is_over(&mut self) -> bool {
+        let now = Instant::now().into_std();
+        match self {
+            Self::Chunks(translator, _) => translator.closed(now),
+            Self::Contract | Self::Whole(..) => false,
+        }
+    }
+}
+
+impl From<Fault> for Trouble {
+    fn from(fault: Fault) -> Self {
+        Self::garbage(fault.to_string())
+    }
+}

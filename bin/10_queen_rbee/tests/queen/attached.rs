@@ -1,0 +1,326 @@
+//! Servers of others as workers: attached, listed, asked, watched, detached.
+
+use job_client::{JobClient, JobEnd};
+use rbee_operations::{HiveTarget, JobEvent, Operation, ServerApi, WorkerAttach, WorkerDetach};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{
+    Home, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, completion, until,
+};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// A queen that looks often.
+pub(crate) async fn queen() -> Queen {
+    Queen::configured(|config| config.worker.heartbeat_interval_ms = 50).await
+}
+
+/// A queen with a server that is attached as `nas`.
+pub(crate) async fn queen_with(server: &ServerDouble) -> Queen {
+    let queen = queen().await;
+    succeeds(&queen, attach(&server.url)).await;
+    queen
+}
+
+pub(crate) fn attach(url: &str) -> WorkerAttach {
+    WorkerAttach {
+        url: url.to_owned(),
+        api: ServerApi::Openai,
+        name: Some("nas".parse().unwrap()),
+        token: None,
+        slots: None,
+        models: Vec::new(),
+    }
+}
+
+pub(crate) async fn succeeds(queen: &Queen, attach: WorkerAttach) -> JobEvent {
+    match run(queen, Operation::WorkerAttach(attach)).await {
+        JobEnd::Succeeded(event) => event,
+        end => panic!("{end:?}"),
+    }
+}
+
+async fn fails(queen: &Queen, operation: Operation, code: &str) -> String {
+    match run(queen, operation).await {
+        JobEnd::Failed(error) => {
+            assert_eq!(error.code.as_deref(), Some(code), "{error:?}");
+            format!("{} {}", error.message, error.hint.unwrap_or_default())
+        }
+        end => panic!("{end:?}"),
+    }
+}
+
+async fn run(queen: &Queen, operation: Operation) -> JobEnd {
+    let jobs = JobClient::new(&queen.url, None);
+    jobs.run_until(&operation, &CancellationToken::new(), |_| {}).await.unwrap()
+}
+
+async fn models(queen: &Queen) -> Vec<String> {
+    let list = Reply::read(queen.get("/v1/models")).await.json();
+    let ids = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap());
+    ids.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_models_of_a_server_are_listed_and_asked_for_by_either_name() {
+    let server = ServerDouble::start("vllm", &["m", "org/Model-8B"], []);
+    let queen = queen_with(&server).await;
+    assert_eq!(models(&queen).await, ["m", "org-Model-8B"]);
+    let status = queen.status().await;
+    let worker = &status["workers"][1];
+    assert_eq!(worker["worker_id"], "nas-org-Model-8B");
+    assert_eq!(worker["server"]["model"], "org/Model-8B");
+    assert_eq!((&worker["slots"]["total"], &worker["state"]), (&json!(4), &json!("ready")));
+    for name in ["org-Model-8B", "org/Model-8B"] {
+        let mut body = chat();
+        body["model"] = name.into();
+        let reply = queen.ask(CHAT, &body).await;
+        assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world", "{reply:?}");
+        assert_eq!(reply.header("x-rbee-worker"), "nas-org-Model-8B");
+        assert_eq!(server.requests().last().unwrap()["model"], "org/Model-8B");
+    }
+    queen
+        .ask(CHAT, &json!({"model": "org/no", "messages": [{"role": "user", "content": "x"}]}))
+        .await
+        .error(404, "model_not_found");
+}
+
+#[tokio::test]
+async fn streams_and_whole_answers_come_in_the_dialect_of_this_queen() {
+    let server = ServerDouble::start("library", &["m"], []);
+    let queen = queen_with(&server).await;
+    let mut body = chat();
+    body["stream_options"] = json!({"include_usage": true});
+    let transcript = queen.stream(CHAT, &body).await.begun().await.rest().await;
+    assert_eq!(transcript.text(), "Hello world");
+    assert!(transcript.is_done && transcript.error.is_none());
+    let last = transcript.chunks.last().unwrap();
+    assert_eq!((&last["model"], &last["usage"]["prompt_tokens"]), (&json!("m"), &json!(5)));
+    let reply = queen.ask("/v1/completions", &completion()).await.json();
+    assert_eq!(reply["choices"][0]["text"], "Hello world");
+    assert_eq!(reply["usage"]["completion_tokens"], 2);
+    assert_eq!(server.paths(), ["chat/completions", "completions"]);
+}
+
+#[tokio::test]
+async fn what_a_client_sends_reaches_the_server_as_it_was() {
+    let server = ServerDouble::start("library", &["m"], []);
+    let queen = queen_with(&server).await;
+    let body = json!({
+        "model": "m", "temperature": 0.25, "seed": 7, "stop": ["\n\n"], "user": "u",
+        "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+        ]}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters":
+            {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "string"}}}}}],
+    });
+    assert_eq!(queen.ask(CHAT, &body).await.status, 200);
+    let mut expected = body;
+    expected["stream"] = true.into();
+    expected["stream_options"] = json!({"include_usage": true});
+    assert_eq!(server.requests()[0].to_string(), expected.to_string(), "in its order, too");
+}
+
+#[tokio::test]
+async fn calls_reasoning_and_vectors_come_from_servers_too() {
+    let chunk = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    let call = json!({"index": 0, "id": "c", "function": {"name": "f", "arguments": "{}"}});
+    let plays = [
+        Plays::Chunks(vec![
+            chunk(json!({"reasoning": "Hm"})),
+            chunk(json!({"tool_calls": [call]})),
+            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}),
+        ]),
+        Plays::Answers(
+            200,
+            "application/json",
+            json!({"data": [{"index": 0, "embedding": [0.6, 0.8]}], "usage": {"prompt_tokens": 3}})
+                .to_string(),
+        ),
+    ];
+    let server = ServerDouble::start("library", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let message = queen.ask(CHAT, &chat()).await.json()["choices"][0]["message"].clone();
+    assert_eq!(message["reasoning_content"], "Hm", "{message}");
+    assert_eq!(message["tool_calls"][0]["function"]["name"], "f");
+    let reply = queen.ask("/v1/embeddings", &json!({"model": "m", "input": "x"})).await.json();
+    assert_eq!(reply["data"][0]["embedding"], json!([0.6, 0.8]), "{reply}");
+}
+
+#[tokio::test]
+async fn models_come_and_go_with_the_servers_list() {
+    let server = ServerDouble::start("library", &["a"], []);
+    let queen = queen_with(&server).await;
+    server.serve(&["b", "c"]);
+    until("the list is the new one", async || models(&queen).await == ["b", "c"]).await;
+    server.serve(&[]);
+    until("nothing is listed", async || models(&queen).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn only_the_models_that_are_wanted_become_workers() {
+    let server = ServerDouble::start("library", &["a", "org/b", "c"], []);
+    let queen = queen().await;
+    let wanted = vec!["org/b".to_owned(), "c".to_owned()];
+    succeeds(&queen, WorkerAttach { models: wanted, slots: Some(9), ..attach(&server.url) }).await;
+    assert_eq!(models(&queen).await, ["c", "org-b"]);
+    assert_eq!(queen.status().await["workers"][0]["slots"]["total"], 9);
+    let missing = WorkerAttach { models: vec!["x".into()], ..attach(&server.url) };
+    let why = fails(&queen, Operation::WorkerAttach(missing), "model_not_found").await;
+    assert!(why.contains("org/b"), "{why}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_attached_is_refused_with_its_reason() {
+    let queen = queen().await;
+    let server = ServerDouble::start("library", &["m"], []);
+    for (listing, mentions) in [
+        ((200, "<html>It works!</html>"), "no list of models"),
+        ((500, "oops"), "HTTP 500"),
+        ((404, ""), "HTTP 404"),
+        ((200, "{"), "no list of models"),
+    ] {
+        server.list_as(Some(listing));
+        let operation = Operation::WorkerAttach(attach(&server.url));
+        let why = fails(&queen, operation, "server_unusable").await;
+        assert!(why.contains(mentions), "{why}");
+    }
+    server.list_as(None);
+    for (url, code, mentions) in [
+        ("http://127.0.0.1:1", "server_unusable", "refused"),
+        ("https://api.example.com/v1", "invalid_value", "https"),
+        ("nas:11434", "invalid_value", "http://HOST:PORT"),
+    ] {
+        let why = fails(&queen, Operation::WorkerAttach(attach(url)), code).await;
+        assert!(why.contains(mentions), "{url}: {why}");
+    }
+    succeeds(&queen, attach(&server.url)).await;
+    let other = ServerDouble::start("library", &["m"], []);
+    let why = fails(&queen, Operation::WorkerAttach(attach(&other.url)), "name_taken").await;
+    assert!(why.contains("worker detach nas"), "{why}");
+    let worker = WorkerDouble::start("w-1", []);
+    queen.worker_beat(&worker.beat()).await;
+    let hive = crate::support::HiveDouble::start(false);
+    queen.hive_beat(&hive.beat()).await;
+    let named = WorkerAttach { name: Some("localhost".parse().unwrap()), ..attach(&other.url) };
+    fails(&queen, Operation::WorkerAttach(named), "name_taken").await;
+}
+
+#[tokio::test]
+async fn a_server_gets_its_token_and_nobody_else_does() {
+    let guarded =
+        ServerDouble::start_at(0, "vllm", &["m"], [], Some("hush-hush")).expect("a free port");
+    let home = Home::new();
+    let often = |config: &mut rbee_config::Config| config.worker.heartbeat_interval_ms = 50;
+    let queen = Queen::at(&home, often).await;
+    let why = fails(&queen, Operation::WorkerAttach(attach(&guarded.url)), "server_unusable").await;
+    assert!(why.contains("demands a token") && why.contains("--secret-file"), "{why}");
+    let with = |token: &str| WorkerAttach { token: Some(token.into()), ..attach(&guarded.url) };
+    let why = fails(&queen, Operation::WorkerAttach(with("wrong")), "server_unusable").await;
+    assert!(why.contains("refuses the token") && !why.contains("wrong"), "{why}");
+    succeeds(&queen, with("hush-hush")).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    let jobs = Reply::read(queen.get("/v1/jobs")).await.text;
+    assert!(jobs.contains("worker_attach") && !jobs.contains("hush"), "{jobs}");
+    let told = [queen.status().await.to_string(), jobs];
+    assert!(told.iter().all(|text| !text.contains("hush")), "{told:?}");
+
+    queen.stop().await;
+    let queen = Queen::at(&home, often).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "it is known after a restart");
+    let folder = home.path().join("data/secrets/servers");
+    assert!(folder.join("nas.token").exists(), "{folder:?}");
+    let kept = std::fs::read_to_string(home.path().join("data/servers.json")).unwrap();
+    assert!(kept.contains("nas") && !kept.contains("hush"), "{kept}");
+    let detach = Operation::WorkerDetach(WorkerDetach { name: "nas".parse().unwrap() });
+    assert!(matches!(run(&queen, detach.clone()).await, JobEnd::Succeeded(_)));
+    assert!(!folder.join("nas.token").exists());
+    queen.ask(CHAT, &chat()).await.error(404, "model_not_found");
+    fails(&queen, detach, "server_not_found").await;
+    queen.stop().await;
+    let queen = Queen::at(&home, often).await;
+    assert!(models(&queen).await.is_empty(), "what is detached stays so");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_and_comes_back_is_noticed_both_times() {
+    let server = ServerDouble::start("library", &["m"], []);
+    let (queen, port) = (queen_with(&server).await, server.port);
+    server.list_as(Some((200, "<html>")));
+    let state = async || queen.status().await["workers"][0]["state"].clone();
+    until("it is told that it is wrong", async || state().await == "failed").await;
+    let reason = queen.status().await["workers"][0]["reason"].to_string();
+    assert!(reason.contains("no list of models"), "{reason}");
+    queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+    server.list_as(None);
+    until("it is good again", async || state().await == "ready").await;
+    drop(server);
+    let reason = async || queen.status().await["workers"][0]["reason"].to_string();
+    until("it is gone", async || reason().await.contains("cannot be reached")).await;
+    let mut again = None;
+    until("its port is free", async || {
+        again = ServerDouble::start_at(port, "library", &["m"], [], None);
+        again.is_some()
+    })
+    .await;
+    until("it is back", async || queen.ask(CHAT, &chat()).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_server_is_no_hive_and_its_workers_are_listed() {
+    let server = ServerDouble::start("library", &["org/m"], []);
+    let queen = queen_with(&server).await;
+    for name in ["localhost", "nas"] {
+        let target = HiveTarget { hive_id: name.parse().unwrap() };
+        let JobEnd::Succeeded(listed) = run(&queen, Operation::WorkerList(target)).await else {
+            panic!("{name}")
+        };
+        let data = listed.data.unwrap();
+        let worker = &data["attached"][0];
+        assert_eq!((&worker["server"], &worker["engine"]), (&json!("nas"), &json!("ollama")));
+        assert_eq!((&worker["model"], &worker["original"]), (&json!("org-m"), &json!("org/m")));
+    }
+    let target = HiveTarget { hive_id: "nas".parse().unwrap() };
+    let why = fails(&queen, Operation::ModelList(target), "not_a_hive").await;
+    assert!(why.contains("worker detach nas"), "{why}");
+}
+
+#[tokio::test]
+async fn errors_of_a_server_reach_the_client_as_what_they_are() {
+    let error = |message: &str, code: Value| {
+        json!({"error": {"message": message, "type": "BadRequestError", "code": code}}).to_string()
+    };
+    let json = "application/json";
+    let plays = [
+        Plays::Answers(400, json, error("too long", "context_length_exceeded".into())),
+        Plays::Answers(400, json, error("no tools here", 400.into())),
+        Plays::Answers(500, json, error("out of memory", Value::Null)),
+        Plays::Answers(502, "text/html", "<html>Bad Gateway</html>".into()),
+        Plays::Answers(200, "text/html", "<html>It works!</html>".into()),
+    ];
+    let server = ServerDouble::start("library", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let refused = queen.ask(CHAT, &chat()).await.error(400, "context_length_exceeded");
+    assert_eq!(refused["message"], "too long");
+    assert_eq!(queen.ask(CHAT, &chat()).await.error(400, "400")["message"], "no tools here");
+    let failed = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    let message = failed["message"].as_str().unwrap();
+    assert!(message.contains("neither text/event-stream nor JSON"), "the last of three: {message}");
+    assert_eq!(server.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn what_only_rbee_promises_goes_to_rbee_only() {
+    let server = ServerDouble::start("library", &["m"], []);
+    let queen = queen_with(&server).await;
+    let mut body = chat();
+    body["deterministic"] = true.into();
+    let error = queen.ask(CHAT, &body).await.error(400, "unsupported_by_model");
+    assert!(error["hint"].as_str().unwrap().contains("deterministic"), "{error}");
+    let worker = WorkerDouble::start("w-1", [Script::Says(&["ours"])]);
+    queen.worker_beat(&worker.beat()).await;
+    let reply = queen.ask(CHAT, &body).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "ours", "{reply:?}");
+}

@@ -1,0 +1,219 @@
+//! Answers that go on when a server of somebody else fails, or when a worker does and a server is there.
+
+use serde_json::{Value, json};
+use worker_contract::{ChatMessage, Prompt, Role, Task};
+
+use crate::attached::{attach, queen_with, succeeds};
+use crate::support::{
+    Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, completion, until,
+};
+
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETION: &str = "/v1/completions";
+
+/// The whole text of an answer that a server began and a worker ended, which is slower.
+async fn from_server(
+    play: Plays,
+    path: &str,
+    body: &Value,
+    rest: Script,
+) -> (String, WorkerDouble) {
+    let server = ServerDouble::start("library", &["m"], [play]);
+    let queen = impatient(&server).await;
+    let worker = WorkerDouble::start("w-1", [rest]);
+    queen.worker_beat(&worker.beat()).await;
+    let transcript = queen.stream(path, body).await.begun().await.rest().await;
+    assert!(transcript.is_done && transcript.error.is_none(), "{transcript:?}");
+    (transcript.text(), worker)
+}
+
+/// A queen that gives up soon who is silent.
+async fn impatient(server: &ServerDouble) -> Queen {
+    let queen = Queen::configured(|config| {
+        config.worker.heartbeat_interval_ms = 50;
+        config.queen.stall_timeout_s = 1;
+    })
+    .await;
+    succeeds(&queen, attach(&server.url)).await;
+    queen
+}
+
+#[tokio::test]
+async fn what_a_server_began_a_worker_of_rbee_ends() {
+    for play in
+        [Plays::Dies(&["Hello", ","]), Plays::Hangs(&["Hello", ","]), Plays::Fails(&["Hello", ","])]
+    {
+        let (text, worker) =
+            from_server(play.clone(), CHAT, &chat(), Script::Says(&[" world"])).await;
+        assert_eq!(text, "Hello, world", "{play:?}");
+        let asked = &worker.requests()[0];
+        let Task::Chat(chat) = &asked.task else { panic!("{asked:?}") };
+        assert_eq!(chat.messages.last().unwrap(), &ChatMessage::text(Role::Assistant, "Hello,"));
+        assert!(chat.continue_last && asked.resume.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_completion_goes_on_after_prompt_and_text() {
+    let play = Plays::Dies(&[" upon", " "]);
+    let (text, worker) =
+        from_server(play, COMPLETION, &completion(), Script::Says(&["a time"])).await;
+    assert_eq!(text, " upon a time");
+    let prompt = Prompt::Text("Once upon ".into());
+    assert_eq!(worker.requests()[0].task, Task::Completion { prompt });
+}
+
+#[tokio::test]
+async fn what_a_worker_of_rbee_began_a_server_ends_that_can() {
+    for owner in ["llamacpp", "vllm", "rbee"] {
+        let server = ServerDouble::start(owner, &["m"], [Plays::Says(&[" wor", "ld"])]);
+        let queen = Queen::configured(|config| config.worker.heartbeat_interval_ms = 50).await;
+        let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello "])]);
+        queen.worker_beat(&worker.beat()).await;
+        let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+        stream.until_text().await;
+        succeeds(&queen, attach(&server.url)).await;
+        drop(worker);
+        let transcript = stream.rest().await;
+        assert_eq!(transcript.text(), "world", "{owner}: the client has the space");
+        assert!(transcript.is_done && transcript.error.is_none(), "{transcript:?}");
+        let asked = &server.requests()[0];
+        assert_eq!(asked["messages"][1], json!({"role": "assistant", "content": "Hello"}));
+        let is_told = asked["continue_final_message"] == true;
+        assert_eq!(is_told, owner == "vllm", "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_would_begin_anew_is_not_asked_to_go_on() {
+    let server = ServerDouble::start("library", &["m"], []);
+    let queen = queen_with(&server).await;
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]);
+    let mut body = chat();
+    body["deterministic"] = true.into();
+    queen.worker_beat(&worker.beat()).await;
+    let mut stream = queen.stream(CHAT, &body).await.begun().await;
+    stream.until_text().await;
+    drop(worker);
+    let transcript = stream.rest().await;
+    let error = transcript.error.expect("the true error");
+    assert!(!transcript.is_done && error["message"].as_str().unwrap().contains("w-1"), "{error}");
+    assert!(server.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_nobody_can_go_on_with_ends_by_the_true_error() {
+    let thought = json!({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]});
+    let error = json!({"error": "out of memory"});
+    let server = ServerDouble::start("library", &["m"], [Plays::Chunks(vec![thought, error])]);
+    let queen = queen_with(&server).await;
+    let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+    let error = transcript.error.expect("an error");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("out of memory") && !transcript.is_done, "{message}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn before_the_first_token_a_request_is_tried_elsewhere_from_its_start() {
+    for play in [
+        Plays::Dies(&[]),
+        Plays::Fails(&[]),
+        Plays::Answers(500, "text/html", "<html>".into()),
+        Plays::Answers(503, "application/json", r#"{"error":"busy"}"#.into()),
+        Plays::Answers(404, "application/json", r#"{"error":"model 'm' not found"}"#.into()),
+    ] {
+        let failing = ServerDouble::start("library", &["m"], vec![play.clone(); 20]);
+        let fine = ServerDouble::start("library", &["m"], []);
+        let queen = queen_with(&failing).await;
+        let other = rbee_operations::WorkerAttach {
+            name: Some("z-other".parse().unwrap()),
+            ..attach(&fine.url)
+        };
+        succeeds(&queen, other).await;
+        let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+        assert_eq!(transcript.text(), "Hello world", "{play:?}: {transcript:?}");
+        assert_eq!(failing.requests().len(), 1, "{play:?}");
+        assert_eq!(fine.requests()[0]["messages"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_end_without_a_farewell_is_an_end() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Forgets(&["Hello"])]);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await.json();
+    assert_eq!(reply["choices"][0]["message"]["content"], "Hello");
+    assert_eq!(server.requests().len(), 1, "nothing was asked again");
+}
+
+#[tokio::test]
+async fn answers_that_a_server_leaves_out_are_asked_for_one_by_one() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Says(&["a"]), Plays::Says(&["b"])]);
+    let queen = queen_with(&server).await;
+    let mut body = chat();
+    body["n"] = 2.into();
+    let reply = queen.ask(CHAT, &body).await.json();
+    let of = |n: usize| reply["choices"][n]["message"]["content"].clone();
+    assert_eq!([of(0), of(1)], ["a", "b"], "{reply}");
+    assert_eq!(server.requests()[1]["n"], 1);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_request_at_the_server() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Hangs(&["Hello"])]);
+    let queen = queen_with(&server).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    assert_eq!(queen.in_flight("nas-m").await, 1);
+    drop(stream);
+    until("the place is free", async || queen.in_flight("nas-m").await == 0).await;
+}
+
+#[tokio::test]
+async fn another_queen_is_a_server_that_can_go_on() {
+    let theirs = WorkerDouble::start("w-theirs", [Script::Says(&[" world"])]);
+    let (far, near) = (Queen::start().await, Queen::start().await);
+    far.worker_beat(&theirs.beat()).await;
+    let ours = WorkerDouble::start("w-ours", [Script::Hangs(&["Hello"])]);
+    near.worker_beat(&ours.beat()).await;
+    let mut stream = near.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    succeeds(&near, attach(&far.url)).await;
+    drop(ours);
+    let transcript = stream.rest().await;
+    assert_eq!(
+        (transcript.text().as_str(), transcript.is_done),
+        (" world", true),
+        "{transcript:?}"
+    );
+    let Task::Chat(chat) = &theirs.requests()[0].task else { panic!("it was a chat") };
+    assert!(chat.continue_last && chat.messages[1].content == "Hello");
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_takes_no_longer_than_the_deadline() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Silent]);
+    let queen = queen_with(&server).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
+    Reply::read(request).await.error(504, "deadline_exceeded");
+    assert_eq!(queen.in_flight("nas-m").await, 0);
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "it is asked again");
+}
+
+#[tokio::test]
+async fn a_request_does_not_go_round_among_queens() {
+    let (one, two) = (Queen::start().await, Queen::start().await);
+    let worker = WorkerDouble::start("w-1", [Script::Silent]);
+    one.worker_beat(&worker.beat()).await;
+    succeeds(&two, attach(&one.url)).await;
+    succeeds(&one, attach(&two.url)).await;
+    // The worker is believed to be slower than a server, so each queen would rather ask the other.
+    let request = one.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&chat());
+    let asking = Reply::read(request);
+    let reached = until("it came to the worker", async || worker.requests().len() == 1);
+    let (reply, ()) = tokio::join!(asking, reached);
+    reply.error(504, "deadline_exceeded");
+    until("no place is kept", async || two.in_flight("nas-m").await == 0).await;
+    assert_eq!(worker.requests().len(), 1);
+}

@@ -1,0 +1,214 @@
+//! A double of somebody else's server: OpenAI's API over a real connection, and a script.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tokio_util::sync::DropGuard;
+
+/// What a server does with one request.
+#[derive(Debug, Clone)]
+pub(crate) enum Plays {
+    /// Gives these pieces of text, and an end.
+    Says(&'static [&'static str]),
+    /// Gives these chunks as they are, and `[DONE]`.
+    Chunks(Vec<Value>),
+    /// Gives these pieces of text, then its connection breaks.
+    Dies(&'static [&'static str]),
+    /// Gives these pieces of text, then nothing.
+    Hangs(&'static [&'static str]),
+    /// Gives these pieces of text, then an error.
+    Fails(&'static [&'static str]),
+    /// Gives all of it, the end included, but no `[DONE]` and no usage.
+    Forgets(&'static [&'static str]),
+    /// Answers with this status and body.
+    Answers(u16, &'static str, String),
+    /// Says neither yes nor no.
+    Silent,
+}
+
+/// A running double.
+pub(crate) struct ServerDouble {
+    pub(crate) url: String,
+    pub(crate) port: u16,
+    stage: Arc<Stage>,
+    _server: DropGuard,
+}
+
+struct Stage {
+    owner: &'static str,
+    token: Option<&'static str>,
+    models: Mutex<Vec<&'static str>>,
+    /// What it answers instead of its list of models.
+    listing: Mutex<Option<(u16, &'static str)>>,
+    plays: Mutex<VecDeque<Plays>>,
+    requests: Mutex<Vec<(String, Value)>>,
+}
+
+impl ServerDouble {
+    /// A server with some models, whose `owned_by` tells what it is; it does what is written, one a
+    /// request, and then the usual.
+    pub(crate) fn start(
+        owner: &'static str,
+        models: &[&'static str],
+        plays: impl IntoIterator<Item = Plays>,
+    ) -> Self {
+        Self::start_at(0, owner, models, plays, None).unwrap()
+    }
+
+    /// The same at a port, with a token that it demands.
+    pub(crate) fn start_at(
+        port: u16,
+        owner: &'static str,
+        models: &[&'static str],
+        plays: impl IntoIterator<Item = Plays>,
+        token: Option<&'static str>,
+    ) -> Option<Self> {
+        let stage = Arc::new(Stage {
+            owner,
+            token,
+            models: Mutex::new(models.to_vec()),
+            listing: Mutex::default(),
+            plays: Mutex::new(plays.into_iter().collect()),
+            requests: Mutex::default(),
+        });
+        let routes = Router::new()
+            .route("/v1/models", get(list))
+            .route("/v1/{*path}", post(answer))
+            .with_state(Arc::clone(&stage));
+        let (address, server) = super::serve(routes, port)?;
+        let url = format!("http://{address}");
+        Some(Self { url, port: address.port(), stage, _server: server })
+    }
+
+    /// Has other models from now on.
+    pub(crate) fn serve(&self, models: &[&'static str]) {
+        *self.stage.models.lock().unwrap() = models.to_vec();
+    }
+
+    /// Answers with something else than its list of models from now on.
+    pub(crate) fn list_as(&self, instead: Option<(u16, &'static str)>) {
+        *self.stage.listing.lock().unwrap() = instead;
+    }
+
+    /// The bodies that it has got.
+    pub(crate) fn requests(&self) -> Vec<Value> {
+        self.stage.requests.lock().unwrap().iter().map(|(_, body)| body.clone()).collect()
+    }
+
+    /// Where they were sent to.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.stage.requests.lock().unwrap().iter().map(|(path, _)| path.clone()).collect()
+    }
+}
+
+impl Stage {
+    fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
+        let expected = format!("Bearer {}", self.token?);
+        let is_right = headers.get(AUTHORIZATION).is_some_and(|value| *value == *expected);
+        let body = json!({"error": {"message": "no", "type": "authentication_error"}});
+        (!is_right).then(|| (StatusCode::UNAUTHORIZED, Json(body)).into_response())
+    }
+}
+
+async fn list(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
+    if let Some(refusal) = stage.refusal(&headers) {
+        return refusal;
+    }
+    if let Some((status, text)) = *stage.listing.lock().unwrap() {
+        return (StatusCode::from_u16(status).unwrap(), text).into_response();
+    }
+    let models = stage.models.lock().unwrap().clone();
+    let entry =
+        |id: &str| json!({"id": id, "object": "model", "created": 1, "owned_by": stage.owner});
+    let data: Vec<Value> = models.into_iter().map(entry).collect();
+    Json(json!({"object": "list", "data": data})).into_response()
+}
+
+async fn answer(
+    State(stage): State<Arc<Stage>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
+    if let Some(refusal) = stage.refusal(&headers) {
+        return refusal;
+    }
+    let is_chat = path == "chat/completions";
+    stage.requests.lock().unwrap().push((path, body));
+    let plays = stage.plays.lock().unwrap().pop_front();
+    let text = |text: &str| {
+        let choice = if is_chat {
+            json!({"index": 0, "delta": {"content": text}, "finish_reason": null})
+        } else {
+            json!({"index": 0, "text": text, "finish_reason": null})
+        };
+        json!({"id": "x", "object": "chunk", "created": 1, "model": "theirs", "choices": [choice]})
+    };
+    let texts = |texts: &[&str]| -> Vec<Value> {
+        // The first chunk of a chat says who speaks.
+        let first = is_chat.then(
+            || json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+        );
+        first.into_iter().chain(texts.iter().map(|piece| text(piece))).collect()
+    };
+    let over = json!({"choices": [{"index": 0, "delta": {}, "text": "", "finish_reason": "stop"}]});
+    match plays.unwrap_or(Plays::Says(&["Hello", " world"])) {
+        Plays::Says(said) => {
+            let usage = json!({"prompt_tokens": 5, "completion_tokens": said.len()});
+            let usage = json!({"choices": [], "usage": usage});
+            let chunks = texts(said).into_iter().chain([over, usage]).collect();
+            streamed(chunks, End::Done)
+        }
+        Plays::Chunks(chunks) => streamed(chunks, End::Done),
+        Plays::Forgets(said) => {
+            streamed(texts(said).into_iter().chain([over]).collect(), End::Close)
+        }
+        Plays::Dies(said) => streamed(texts(said), End::Break),
+        Plays::Hangs(said) => streamed(texts(said), End::Never),
+        Plays::Fails(said) => {
+            let error = json!({"error": {"message": "out of memory", "type": "server_error"}});
+            streamed(texts(said).into_iter().chain([error]).collect(), End::Close)
+        }
+        Plays::Answers(status, kind, body) => {
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [(CONTENT_TYPE, kind)], body).into_response()
+        }
+        Plays::Silent => std::future::pending().await,
+    }
+}
+
+enum End {
+    Done,
+    Close,
+    Break,
+    Never,
+}
+
+fn streamed(chunks: Vec<Value>, end: End) -> Response {
+    let chunks = chunks.into_iter().map(|chunk| Ok(Bytes::from(format!("data: {chunk}\n\n"))));
+    let end = stream::once(async move {
+        match end {
+            End::Done => Ok(Bytes::from_static(b"data: [DONE]\n\n")),
+            End::Close => Ok(Bytes::from_static(b": bye\n\n")),
+            End::Break => {
+                // What was said before must be on its way.
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                Err(io::Error::other("killed"))
+            }
+            End::Never => std::future::pending().await,
+        }
+    });
+    let body = Body::from_stream(stream::iter(chunks).chain(end));
+    ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
+}

@@ -1,0 +1,79 @@
+//! Operations on servers of others, whose models are workers of the pool.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use worker_contract::{HiveAlias, ModelAlias, WorkerId};
+
+/// A server that runs already, and whose models are to be workers.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerAttach {
+    /// Its base URL, with or without `/v1` at its end.
+    pub url: String,
+    /// What it speaks.
+    #[serde(default)]
+    pub api: ServerApi,
+    /// The name that it is to have, by which no hive is called; the URL's host if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<HiveAlias>,
+    /// The token that it demands. It is kept by nobody but the queen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// How many requests each of its models runs at once; 4 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+    /// Which of its models; all if left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+}
+
+/// A server that is to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerDetach {
+    /// Its name.
+    pub name: HiveAlias,
+}
+
+/// What a server of others speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerApi {
+    /// OpenAI's API.
+    #[default]
+    Openai,
+}
+
+/// A model of an attached server, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedWorker {
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// The name of its server.
+    pub server: HiveAlias,
+    /// The base URL of its server.
+    pub url: String,
+    /// What kind of server it is, as far as one can tell: `ollama`, `vllm`, …
+    pub engine: String,
+    /// The model's name in requests.
+    pub model: ModelAlias,
+    /// The model's name at its server.
+    pub original: String,
+    /// How many requests it is believed to run at once.
+    pub slots: u32,
+    /// `ready`, `draining` or `failed`.
+    pub state: String,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl fmt::Debug for WorkerAttach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { url, api, name, token: _, slots, models } = self;
+        let mut out = f.debug_struct("WorkerAttach");
+        out.field("url", url).field("api", api).field("name", name);
+        out.field("slots", slots).field("models", models).finish_non_exhaustive()
+    }
+}
