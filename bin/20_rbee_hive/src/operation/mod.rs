@@ -53,6 +53,8 @@ pub(crate) async fn carry_out(
         | Operation::ModelCopy(_)
         | Operation::ModelPolicySet(_)
         | Operation::ModelPolicyList {}
+        | Operation::WorkerAttach(_)
+        | Operation::WorkerDetach(_)
         | Operation::Infer(_) => Err(not_for_a_hive(&operation)),
     }
 }
