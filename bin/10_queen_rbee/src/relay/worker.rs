@@ -245,6 +245,8 @@ async fn refusal(head: &response::Parts, mut exchange: Exchange, is_server: bool
             Trouble::garbage(format!("it refused the queen: {}", detail.message))
         }
         400..500 => Trouble::Refused { status, detail: at_fault(detail) },
+        // What was left of the request's time was all that it had.
+        504 if detail.code.as_deref() == Some("deadline_exceeded") => Trouble::Deadline,
         _ => Trouble::garbage(detail.message),
     }
 }
