@@ -23,7 +23,7 @@ const LATE: f64 = 1_000_000.0;
 /// A stream that is silent for so long is lost.
 const PATIENCE: Patience = Patience(Duration::from_secs(10));
 /// The open files of a process that are no streams.
-const OTHER_FILES: u64 = 600;
+const OTHER_FILES: u64 = 1000;
 /// The most memory that a stream may take of the gateway, in KiB.
 const MAX_KIB: f64 = 24.0;
 
