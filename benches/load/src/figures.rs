@@ -26,3 +26,20 @@ pub(crate) fn table(title: &str, head: &[&str], rows: Vec<Vec<String>>) -> Strin
 pub(crate) fn verdict(reached: bool) -> &'static str {
     if reached { "reached" } else { "missed" }
 }
+
+/// The median of the ratios of two series, round by round; `None` where the other is not there.
+pub(crate) fn ratio(ours: Option<&Vec<f64>>, others: Option<&Vec<f64>>) -> Option<f64> {
+    let ratios: Vec<f64> = ours?.iter().zip(others?).map(|(our, other)| our / other).collect();
+    (!ratios.is_empty()).then(|| median(&ratios))
+}
+
+/// A ratio in a table.
+pub(crate) fn shown(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
+/// What became of an aim: at least so many times another one's figure.
+pub(crate) fn aim(ratio: Option<f64>, least: f64, other: &str) -> String {
+    let became = ratio.map_or("not measured", |ratio| verdict(ratio >= least));
+    format!("{least} × {other} {became}")
+}

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::{next_tag, turns};
 use crate::client::{Patience, stream};
-use crate::figures::{median, table, verdict};
+use crate::figures::{aim, median, ratio, shown, table};
 use crate::order::Order;
 use crate::way::{MODEL, NGINX, QUEEN, SMG, Way, Ways};
 
@@ -30,33 +30,24 @@ pub(crate) async fn measure(ways: &Ways, rounds: usize) -> Result<String> {
             }
         }
     }
-    let to = |name: &str, round: usize| ways.position(name).map(|way| rates[way][round]);
+    let to = |index: Option<usize>, name| {
+        let of = |index: Option<usize>| index.map(|index| &rates[index]);
+        ratio(of(index), of(ways.position(name)))
+    };
     let rows = ways.all.iter().enumerate().map(|(index, way)| {
-        let ratio = |name| {
-            let of_round = |round: usize| Some(rates[index][round] / to(name, round)?);
-            let ratios: Vec<f64> = (0..rounds).filter_map(of_round).collect();
-            format!("{:.2}", median(&ratios))
-        };
         vec![
             way.name.to_owned(),
             format!("{:.0}", median(&rates[index])),
-            ratio(NGINX),
-            ratio(SMG),
+            shown(to(Some(index), NGINX)),
+            shown(to(Some(index), SMG)),
             format!("{:.2}", median(&costs[index])),
         ]
     });
     let head = ["way", "tokens/s", "to nginx", "to SMG", "gateway's CPU, µs/token"];
     let title = format!("Tokens per second as fast as they come, {STREAMS} streams");
-    let ratio = |name| {
-        let ratios = (0..rounds).filter_map(|round| Some(to(QUEEN, round)? / to(name, round)?));
-        median(&ratios.collect::<Vec<_>>())
-    };
-    let aim = format!(
-        "\n\nAim: 0.8 × nginx {}, 2 × SMG {}",
-        verdict(ratio(NGINX) >= 0.8),
-        verdict(ratio(SMG) >= 2.0)
-    );
-    Ok(table(&title, &head, rows.collect()) + &aim)
+    let queen = ways.position(QUEEN);
+    let aims = [aim(to(queen, NGINX), 0.8, NGINX), aim(to(queen, SMG), 2.0, SMG)].join(", ");
+    Ok(table(&title, &head, rows.collect()) + "\n\nAim: " + &aims)
 }
 
 /// Tokens per second, and the gateway's processor time for each, in microseconds.

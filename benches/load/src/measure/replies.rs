@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::{next_tag, turns};
 use crate::client::reply;
-use crate::figures::{median, table, verdict};
+use crate::figures::{aim, median, ratio, shown, table};
 use crate::order::Order;
 use crate::way::{MODEL, NGINX, QUEEN, SMG, Way, Ways};
 
@@ -32,30 +32,24 @@ pub(crate) async fn measure(ways: &Ways, rounds: usize) -> Result<String> {
             }
         }
     }
-    let ratio = |index: usize, name: &str| {
-        let other = ways.position(name);
-        let ratios =
-            (0..rounds).filter_map(|round| Some(rates[index][round] / rates[other?][round]));
-        median(&ratios.collect::<Vec<_>>())
+    let to = |index: Option<usize>, name| {
+        let of = |index: Option<usize>| index.map(|index| &rates[index]);
+        ratio(of(index), of(ways.position(name)))
     };
     let rows = ways.all.iter().enumerate().map(|(index, way)| {
         vec![
             way.name.to_owned(),
             format!("{:.0}", median(&rates[index])),
-            format!("{:.2}", ratio(index, NGINX)),
-            format!("{:.2}", ratio(index, SMG)),
+            shown(to(Some(index), NGINX)),
+            shown(to(Some(index), SMG)),
             format!("{:.1}", median(&costs[index])),
         ]
     });
     let head = ["way", "replies/s", "to nginx", "to SMG", "gateway's CPU, µs/reply"];
     let title = format!("Small replies that are no streams, {CLIENTS} clients");
-    let queen = ways.position(QUEEN).unwrap_or_default();
-    let aim = format!(
-        "\n\nAim: 0.6 × nginx {}, 3 × SMG {}",
-        verdict(ratio(queen, NGINX) >= 0.6),
-        verdict(ratio(queen, SMG) >= 3.0)
-    );
-    Ok(table(&title, &head, rows.collect()) + &aim)
+    let queen = ways.position(QUEEN);
+    let aims = [aim(to(queen, NGINX), 0.6, NGINX), aim(to(queen, SMG), 3.0, SMG)].join(", ");
+    Ok(table(&title, &head, rows.collect()) + "\n\nAim: " + &aims)
 }
 
 /// Replies per second, and the gateway's processor time for each, in microseconds.
