@@ -14,7 +14,8 @@ type Body = Map<String, Value>;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Original {
     endpoint: Endpoint,
-    body: Body,
+    /// `None` where no server was attached when it came: it goes to rbee's own workers only.
+    body: Option<Body>,
 }
 
 /// Where a request was sent to.
@@ -34,7 +35,19 @@ impl Original {
     /// A request that was sent to an endpoint.
     #[must_use]
     pub fn new(endpoint: Endpoint, body: Body) -> Self {
-        Self { endpoint, body }
+        Self { endpoint, body: Some(body) }
+    }
+
+    /// A request that no server of somebody else will get.
+    #[must_use]
+    pub fn of_no_server(endpoint: Endpoint) -> Self {
+        Self { endpoint, body: None }
+    }
+
+    /// Whether a server can be given it.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.body.is_some()
     }
 
     /// Where it was sent to.
@@ -52,7 +65,7 @@ impl Original {
         request: &InferenceRequest,
         prefill: Option<&Prefill>,
     ) -> Body {
-        let mut body = self.body.clone();
+        let mut body = self.body.clone().unwrap_or_default();
         body.insert("model".into(), server.model.as_str().into());
         match self.endpoint {
             Endpoint::Rerank => return body,

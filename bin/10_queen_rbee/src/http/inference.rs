@@ -61,7 +61,7 @@ pub(super) async fn chat(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = Original::new(OriginalOf::Chat, body.clone());
+    let original = endpoint.original(OriginalOf::Chat, &body);
     let understood = read_chat(body, request_id)?;
     endpoint.text(Kind::Chat, understood, original, &headers, &caller).await
 }
@@ -73,7 +73,7 @@ pub(super) async fn completion(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = Original::new(OriginalOf::Completion, body.clone());
+    let original = endpoint.original(OriginalOf::Completion, &body);
     let understood = read_completion(body, request_id)?;
     endpoint.text(Kind::Completion, understood, original, &headers, &caller).await
 }
@@ -87,6 +87,15 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
+    /// What came, where a server of somebody else could be given it.
+    pub(super) fn original(&self, sent_to: OriginalOf, body: &Body) -> Original {
+        if self.registry.has_servers() {
+            Original::new(sent_to, body.clone())
+        } else {
+            Original::of_no_server(sent_to)
+        }
+    }
+
     async fn text(
         self,
         kind: Kind,

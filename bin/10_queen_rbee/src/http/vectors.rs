@@ -9,7 +9,7 @@ use worker_contract::{RequestId, Usage};
 
 use super::describe;
 use super::inference::{Endpoint, Route, unfinished, with_route};
-use crate::attached::{Endpoint as OriginalOf, Original};
+use crate::attached::Endpoint as OriginalOf;
 use crate::dialect::openai::{
     Body, Embeddings, FieldNames, Rerank, check_dimensions, embeddings, ranking, read_embeddings,
     read_rerank,
@@ -23,7 +23,7 @@ pub(super) async fn embed(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = Original::new(OriginalOf::Embeddings, body.clone());
+    let original = endpoint.original(OriginalOf::Embeddings, &body);
     let Embeddings { model, request, inputs, encoding, dimensions } =
         read_embeddings(body, request_id)?;
     let answer = endpoint.begin(&model, request, original, &headers, &caller)?;
@@ -46,7 +46,7 @@ pub(super) async fn rerank(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = Original::new(OriginalOf::Rerank, body.clone());
+    let original = endpoint.original(OriginalOf::Rerank, &body);
     let Rerank { model, request, documents, top_n, returned } = read_rerank(body, request_id)?;
     let answer = endpoint.begin(&model, request, original, &headers, &caller)?;
     let found = collect(&endpoint, answer, documents, |part| match part {

@@ -2,6 +2,7 @@
 //! by reports.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -81,13 +82,21 @@ impl Registry {
         let mut state = self.state();
         state.workers.probed(report, now);
         state.expected_servers.retain(|name| *name != report.name);
+        self.shared.has_servers.store(true, SeqCst);
         drop(state);
         self.touch();
     }
 
     /// Waits, a moment, for what is found at servers, before a model is said to be unknown.
     pub fn expect_servers(&self, names: Vec<HiveAlias>) {
+        self.shared.has_servers.fetch_or(!names.is_empty(), SeqCst);
         self.state().expected_servers = names;
+    }
+
+    /// Whether servers of others have been attached since the start.
+    #[must_use]
+    pub fn has_servers(&self) -> bool {
+        self.shared.has_servers.load(SeqCst)
     }
 
     /// Forgets a server and its workers.

@@ -17,7 +17,7 @@ mod sessions;
 mod tests;
 mod workers;
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,6 +134,8 @@ struct Shared {
     changed: watch::Sender<()>,
     /// Requests that wait for a place.
     waiting: AtomicUsize,
+    /// Servers of others have been attached.
+    has_servers: AtomicBool,
     /// Tells whoever hands places out that there may be one.
     room: Notify,
     /// The interval of workers' reports.
@@ -173,6 +175,7 @@ impl Registry {
             policies: OnceLock::new(),
             changed: watch::Sender::new(()),
             waiting: AtomicUsize::new(0),
+            has_servers: AtomicBool::new(false),
             room: Notify::new(),
             interval,
         };

@@ -217,11 +217,11 @@ impl Answer {
     }
 
     /// In which ways it can be taken. What was here before goes to workers of this queen only, or it
-    /// would go round for ever.
+    /// would go round for ever; so does what came before any server was attached.
     fn ways(&self) -> Ways {
         let ways = self.progress.ways(&self.request);
-        let was_here = self.relay.workers.was_here(&self.asking.via);
-        if was_here && !ways.is_none() { Ways::TOKENS } else { ways }
+        let is_ours = !self.original.is_kept() || self.relay.workers.was_here(&self.asking.via);
+        if is_ours && !ways.is_none() { Ways::TOKENS } else { ways }
     }
 
     fn wanted(&self) -> Wanted {

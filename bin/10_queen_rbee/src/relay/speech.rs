@@ -78,7 +78,7 @@ impl Speech {
         let too_long = |error: TooLong| Trouble::garbage(error.to_string());
         match self {
             Self::Contract => {
-                let parsed = cutter.next(|data| serde_json::from_slice::<InferenceEvent>(data));
+                let parsed = cutter.next(InferenceEvent::from_json);
                 // What it sent is not told: it could be text of the answer.
                 let wrong = |_| Trouble::garbage("it sent what is no inference event");
                 parsed.map_err(too_long)?.transpose().map_err(wrong)

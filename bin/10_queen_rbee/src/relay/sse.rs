@@ -3,6 +3,8 @@
 //! Only what the worker's contract uses is understood: `data:` lines; comments and other fields are
 //! skipped. An event of a single line, the usual one, is given without a copy.
 
+use memchr::memchr;
+
 /// The longest event, in bytes.
 const MAX_EVENT: usize = 1 << 20;
 
@@ -37,7 +39,7 @@ impl EventCutter {
     /// Calls `with` with the data of the next whole event; `None` if more bytes are needed.
     pub(super) fn next<T>(&mut self, with: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, TooLong> {
         loop {
-            let Some(length) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') else {
+            let Some(length) = memchr(b'\n', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
                 let pending = self.buffer.len() - self.done + self.data.len();
                 return if pending > MAX_EVENT { Err(TooLong) } else { Ok(None) };
