@@ -59,6 +59,13 @@ impl Queen {
         self.answer(status, &body)
     }
 
+    /// `POST path` with a body, both as JSON.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.http.post(format!("{}{path}", self.url)).json(body);
+        let (status, body) = self.send(request).await?;
+        self.answer(status, &body)
+    }
+
     /// An error of this queen's job client.
     pub(crate) fn failure(&self, error: ClientError) -> Failure {
         Failure::client(error, &self.url, self.token.is_some())

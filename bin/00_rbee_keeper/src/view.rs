@@ -100,6 +100,46 @@ pub(crate) struct Server {
     pub(crate) engine: String,
 }
 
+/// One of `GET /v1/decisions`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Decision {
+    pub(crate) at: String,
+    pub(crate) kind: String,
+    pub(crate) why: String,
+}
+
+/// The answer of `POST /v1/policy/test`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RulesTest {
+    pub(crate) models: Vec<RulesReport>,
+}
+
+/// What a script says of the places for one model.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct RulesReport {
+    pub(crate) model: String,
+    pub(crate) priority: String,
+    pub(crate) places: Vec<JudgedPlace>,
+    pub(crate) error: Option<String>,
+    pub(crate) with_script: String,
+    pub(crate) without_script: String,
+}
+
+/// What a script says of a place.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct JudgedPlace {
+    pub(crate) worker_id: Option<String>,
+    pub(crate) hive_id: String,
+    pub(crate) device: Option<String>,
+    pub(crate) expected_ms: u64,
+    pub(crate) allowed: bool,
+    pub(crate) extra_ms: i64,
+}
+
 /// The outcome of a `ModelVerify` job.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Verification {

@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     let mut times = Vec::new();
     while started.elapsed() < TIME {
         let begin = Instant::now();
-        let ask = Ask { demand: Demand::of(&model), prompt: &prompt, session: None };
+        let ask = Ask::of(Demand::of(&model), &prompt);
         let placed = black_box(registry.place(&ask, started));
         times.push(begin.elapsed().as_secs_f64() * 1e6);
         ensure!(matches!(placed, Placed::Not(Decision::Spawn(_))), "{placed:?}");
@@ -93,7 +93,7 @@ fn place(
     prompt: &PromptChain,
     now: Instant,
 ) -> Result<Place> {
-    match registry.place(&Ask { demand: Demand::of(model), prompt, session: None }, now) {
+    match registry.place(&Ask::of(Demand::of(model), prompt), now) {
         Placed::At(place) => Ok(place),
         Placed::Not(decision) => bail!("{decision:?}"),
     }

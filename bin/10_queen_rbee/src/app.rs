@@ -1,6 +1,7 @@
 //! All parts of the queen, built once, in the order of their dependence.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,9 @@ use worker_contract::HiveAlias;
 
 use crate::FEATURES;
 use crate::attached::Servers;
+use crate::decisions::Decisions;
 use crate::dispatch::Dispatcher;
+use crate::events::Feed;
 #[cfg(feature = "local-hive")]
 use crate::hive_client::LocalHive;
 use crate::hive_client::{HIVE_PROGRAM, HiveClients};
@@ -29,6 +32,7 @@ use crate::policy::{Policies, Steward};
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::remote_hive::{QueenAddress, RemoteHives};
+use crate::rules::{self, Rules};
 use crate::spawner::Spawner;
 
 /// How often it is looked who has been silent for too long.
@@ -58,6 +62,7 @@ pub struct Settings {
 pub struct App {
     router: Router,
     jobs: JobRegistry,
+    decisions: Decisions,
     hives: HiveClients,
     tasks: TaskTracker,
     background: CancellationToken,
@@ -75,8 +80,12 @@ impl App {
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
         let policies = open_policies(&paths, &config).await?;
+        let decisions = open_decisions(&paths).await?;
+        let rules = Rules::none(decisions.clone());
         let registry = registry(&config, inventory.names(), with_local_hive, &hive_files)
-            .with_policies(policies.clone());
+            .with_policies(policies.clone())
+            .with_rules(rules.clone());
+        tasks.spawn(rules.watch(rules_file(&paths), background.clone()));
 
         let servers = Servers::open(
             paths.data.join("servers.json"),
@@ -108,12 +117,13 @@ impl App {
             background.clone(),
         );
         let max_queue = config.queen.max_queue_per_model;
-        let dispatcher = Dispatcher::new(registry.clone(), spawner.clone(), max_queue);
+        let dispatcher =
+            Dispatcher::new(registry.clone(), spawner.clone(), decisions.clone(), max_queue);
         let steward = Steward::new(policies.clone(), dispatcher.clone(), spawner);
         tasks.spawn(steward.run(background.clone()));
         tasks.spawn(dispatcher.clone().run(background.clone()));
         let stall = Duration::from_secs(config.queen.stall_timeout_s);
-        let relay = Relay::new(dispatcher, keyring.clone(), stall);
+        let relay = Relay::new(dispatcher.clone(), keyring.clone(), stall);
         let http = reqwest::Client::builder().no_proxy().build()?;
         let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
         let executor: Arc<dyn Executor> = Arc::new(Operations {
@@ -142,6 +152,8 @@ impl App {
             },
         });
         let jobs = open_jobs(&paths, config.queen.keep_jobs).await?;
+        let feed = Feed::new(dispatcher, jobs.clone(), decisions.clone(), stop.clone());
+        tasks.spawn(feed.clone().run(background.clone()));
         let facts = Facts {
             build: build_info("queen-rbee", env!("CARGO_PKG_VERSION"), FEATURES),
             began: Instant::now(),
@@ -154,6 +166,8 @@ impl App {
             relay,
             registry: registry.clone(),
             jobs: jobs.clone(),
+            decisions: decisions.clone(),
+            feed,
             facts: Arc::new(facts),
         };
         let max_body_bytes = config.queen.max_body_bytes;
@@ -165,7 +179,7 @@ impl App {
             None => router,
         };
         tasks.spawn(sweep(registry, background.clone()));
-        let app = Self { router, jobs, hives, tasks, background };
+        let app = Self { router, jobs, decisions, hives, tasks, background };
         app.start_local_hive(&executor).await;
         Ok(app)
     }
@@ -184,6 +198,7 @@ impl App {
         self.background.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.decisions.flush().await;
     }
 
     #[cfg(feature = "local-hive")]
@@ -242,6 +257,11 @@ fn registry(
     Registry::new(interval, expected, Instant::now())
 }
 
+/// The operator's rules lie beside the configuration.
+fn rules_file(paths: &Paths) -> PathBuf {
+    paths.config_file.with_file_name(rules::FILE)
+}
+
 async fn open_policies(paths: &Paths, config: &Config) -> anyhow::Result<Policies> {
     let (file, models) = (paths.data.join("policies.db"), config.models.clone());
     let idle_s = config.queen.idle_ttl_s;
@@ -255,6 +275,17 @@ async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistr
     let shown = file.display().to_string();
     let opened = tokio::task::spawn_blocking(move || JobRegistry::open(limits, &file)).await?;
     opened.with_context(|| format!("the jobs in {shown} cannot be opened"))
+}
+
+/// The log of decisions. Without its file the queen decides as well, and says why it is missing.
+async fn open_decisions(paths: &Paths) -> anyhow::Result<Decisions> {
+    let file = paths.data.join("decisions.db");
+    let opened = tokio::task::spawn_blocking(move || Decisions::open(&file)).await?;
+    Ok(opened.unwrap_or_else(|error| {
+        let reason = format!("{:#}", anyhow::Error::new(error));
+        tracing::error!(reason, "decisions are kept in memory only");
+        Decisions::in_memory()
+    }))
 }
 
 async fn sweep(registry: Registry, stop: CancellationToken) {

@@ -40,6 +40,12 @@ impl PromptChain {
         writer.end()
     }
 
+    /// The chain of a prompt of which nothing is known but its length.
+    #[must_use]
+    pub fn of_length(bytes: u32) -> Self {
+        Self { blocks: Vec::new(), bytes }
+    }
+
     /// The digests, from the first block on. What does not fill a block has none.
     #[must_use]
     pub fn blocks(&self) -> &[u64] {

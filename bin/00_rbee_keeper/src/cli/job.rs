@@ -8,7 +8,13 @@ pub(crate) enum JobCommand {
     /// List the jobs that the queen remembers
     List,
     /// Show one job
-    Show(JobArg),
+    Show {
+        #[command(flatten)]
+        job: JobArg,
+        /// What was decided for an inference, and why
+        #[arg(long)]
+        why: bool,
+    },
     /// Print a job's events from the first to the last; Ctrl-C leaves the job running
     Follow(JobArg),
     /// Cancel a job

@@ -5,6 +5,7 @@ mod infer;
 mod job;
 mod model;
 mod queen;
+mod rules;
 mod token;
 mod worker;
 
@@ -22,6 +23,7 @@ pub(crate) use self::model::{
     PolicyArgs,
 };
 pub(crate) use self::queen::{QueenCommand, RebuildArgs};
+pub(crate) use self::rules::{PolicyCommand, RequestCommand};
 pub(crate) use self::token::TokenCommand;
 pub(crate) use self::worker::{AttachArgs, LogsArgs, SpawnArgs, WorkerArg, WorkerCommand};
 
@@ -94,6 +96,12 @@ pub(crate) enum Command {
     /// Jobs: everything that the queen was asked to do
     #[command(subcommand)]
     Job(JobCommand),
+    /// Requests: what the queen decided for each, and why
+    #[command(subcommand)]
+    Request(RequestCommand),
+    /// Your own rules: a script that may refuse places, prefer some, and set priorities
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// API tokens: what a queen that others can reach demands of its clients
     #[command(subcommand)]
     Token(TokenCommand),

@@ -1,15 +1,17 @@
 //! `job …`
 
 use rbee_operations::{JobEvent, JobSummary};
+use serde_json::json;
 use worker_contract::JobId;
 
+use super::{read, request};
 use crate::cli::JobCommand;
 use crate::failure::Failure;
 use crate::job_run::{self, Listener};
 use crate::live::Live;
 use crate::output::Output;
 use crate::queen_client::Queen;
-use crate::render::{detail, json, printable, table};
+use crate::render::{decision, detail, json as rendered, printable, table};
 use crate::session::Session;
 
 /// The length of a whole job id.
@@ -20,9 +22,12 @@ pub(super) async fn job(session: &Session, command: JobCommand) -> Result<(), Fa
     let output = session.output;
     match command {
         JobCommand::List => list_all(output, &queen).await,
-        JobCommand::Show(job) => {
+        JobCommand::Show { job, why } => {
             let job = find(&queen, &job.job).await?;
             let summary = queen.jobs.get(&job).await.map_err(|e| queen.failure(e))?;
+            if why {
+                return show_why(output, &queen, &summary).await;
+            }
             tell(output, &summary, detail::job).await
         }
         JobCommand::Follow(job) => {
@@ -35,6 +40,16 @@ pub(super) async fn job(session: &Session, command: JobCommand) -> Result<(), Fa
             tell(output, &summary, cancelled).await
         }
     }
+}
+
+/// Shows a job, and what was decided for it.
+async fn show_why(output: Output, queen: &Queen, summary: &JobSummary) -> Result<(), Failure> {
+    let decisions = request::decisions(queen, summary.job_id.as_str()).await?;
+    if output.is_json() {
+        return output.document(&json!({ "job": summary, "decisions": decisions })).await;
+    }
+    let job = detail::job(summary);
+    output.text(format!("{job}\n{}", decision::list(&read::<Vec<_>>(&decisions)?))).await
 }
 
 async fn list_all(output: Output, queen: &Queen) -> Result<(), Failure> {
@@ -102,7 +117,7 @@ impl Listener for Events {
     async fn event(&mut self, event: &JobEvent) -> Result<(), Failure> {
         let text = if self.output.is_json() {
             let before = if self.written == 0 { "[\n" } else { ",\n" };
-            format!("{before}{}", json::line(event))
+            format!("{before}{}", rendered::line(event))
         } else if event.progress().is_some() {
             self.live.show(event);
             return Ok(());

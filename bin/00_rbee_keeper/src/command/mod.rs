@@ -9,6 +9,8 @@ mod log_lines;
 mod model;
 mod policy;
 mod queen;
+mod request;
+mod rules;
 mod status;
 mod token;
 mod up;
@@ -43,6 +45,8 @@ pub(crate) async fn dispatch(command: Command, session: &Session) -> Result<u8, 
         Command::Model(command) => model::model(session, command).await.map(|()| SUCCESS),
         Command::Infer(args) => infer::infer(session, args).await.map(|()| SUCCESS),
         Command::Job(command) => job::job(session, command).await.map(|()| SUCCESS),
+        Command::Request(command) => request::request(session, command).await.map(|()| SUCCESS),
+        Command::Policy(command) => rules::rules(session, command).await.map(|()| SUCCESS),
         Command::Token(command) => token::token(session, command).await.map(|()| SUCCESS),
         Command::Completions { shell } => completions::print(shell, session.output).await,
     }

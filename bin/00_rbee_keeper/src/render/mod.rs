@@ -1,9 +1,11 @@
 //! Pure rendering: a value goes in, text comes out. Nothing here prints, waits or looks at the clock.
 
+pub(crate) mod decision;
 pub(crate) mod detail;
 pub(crate) mod error;
 pub(crate) mod json;
 pub(crate) mod progress;
+pub(crate) mod rules;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod unit;

@@ -313,6 +313,23 @@ pub(crate) fn jobs(jobs: &[JobSummary], now: Timestamp, style: Style) -> String 
     table.text()
 }
 
+/// What a script says of places, one a row.
+pub(crate) fn places(places: &[view::JudgedPlace], style: Style) -> String {
+    let headers = ["WORKER", "HIVE", "DEVICE", "ALLOWED", "EXPECTED", "SCORE"];
+    let mut table = Rows::new(&headers, &["DEVICE"], style);
+    for place in places {
+        table.row([
+            plain(place.worker_id.clone().unwrap_or_else(|| "(to be started)".to_owned())),
+            plain(&place.hive_id),
+            plain(place.device.clone().unwrap_or_else(|| "-".to_owned())),
+            plain(if place.allowed { "yes" } else { "no" }),
+            plain(format!("{} ms", place.expected_ms)),
+            plain(format!("{:+} ms", place.extra_ms)),
+        ]);
+    }
+    table.text()
+}
+
 /// Tokens, one a row.
 pub(crate) fn tokens(tokens: &[TokenInfo], now: Timestamp, style: Style) -> String {
     let mut table =

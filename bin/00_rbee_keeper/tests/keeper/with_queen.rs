@@ -96,6 +96,51 @@ async fn lists_are_arrays_and_things_are_objects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_a_request_went_where_it_did_is_told_in_the_order_of_the_decisions() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let ended = run(&home, &queen, "request why r-1").await.expect(0);
+    let kinds: Vec<_> =
+        ended.stdout.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(kinds, ["spawn", "dispatch"], "{ended:?}");
+    assert!(ended.stdout.contains("one is started on localhost"), "{ended:?}");
+    let json = run(&home, &queen, "request why r-1 --json").await.expect(0).json();
+    assert_eq!(json[1]["request_id"], "r-1");
+    let unknown = run(&home, &queen, "request why unknown").await.expect(1);
+    assert!(unknown.stderr.contains("no decision about request unknown"), "{unknown:?}");
+
+    run(&home, &queen, "infer -q Hello").await.expect(0);
+    let jobs = run(&home, &queen, "job list --json").await.expect(0).json();
+    let id = jobs[0]["job_id"].as_str().unwrap();
+    let shown = run(&home, &queen, &format!("job show {id} --why")).await.expect(0).stdout;
+    assert!(shown.contains("succeeded") && shown.contains("the only worker"), "{shown}");
+    let json = run(&home, &queen, &format!("job show {id} --why --json")).await.expect(0).json();
+    assert_eq!(
+        (&json["job"]["job_id"], &json["decisions"][0]["request_id"]),
+        (&id.into(), &id.into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_rules_is_tried_and_what_it_says_is_shown() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let file = home.path().join("rules.rhai");
+    std::fs::write(&file, "fn filter(request, worker) { true }").unwrap();
+    let line = format!("policy test {} --model m --priority batch", file.display());
+    let shown = run(&home, &queen, &line).await.expect(0).stdout;
+    insta::assert_snapshot!(shown, @r"
+    m, batch
+    WORKER           HIVE   DEVICE  ALLOWED  EXPECTED  SCORE
+    (to be started)  gpu-1  GPU-0   yes      0 ms      +250 ms
+    with the script:    one is started on gpu-1
+    without the script: it waits (room)
+    ");
+    let json = run(&home, &queen, &format!("{line} --json")).await.expect(0).json();
+    assert_eq!(json["models"][0]["places"][0]["extra_ms"], 250);
+    let missing = run(&home, &queen, "policy test missing.rhai").await.expect(1);
+    assert!(missing.stderr.contains("missing.rhai"), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_happens_is_told_on_stderr_and_the_result_on_stdout() {
     let (home, queen) = (Home::new(), TestQueen::start());
     let ended = run(&home, &queen, "worker spawn --model smollm2-135m").await.expect(0);

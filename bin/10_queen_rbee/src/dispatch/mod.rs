@@ -4,21 +4,24 @@
 //! Who comes to an empty queue is placed at once, by itself. Everybody else waits, and one task hands
 //! places out, in the order of the queue, whenever there may be one.
 
+mod log;
 mod no_place;
 mod starts;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{ModelAlias, Sha256Digest, WorkerId};
+use worker_contract::{ModelAlias, RequestId, Sha256Digest, WorkerId};
 
 pub use self::no_place::NoPlace;
 use self::starts::{Attempts, Site, Starts};
 use crate::admission::{Admission, Entrant, Priority, Ticket};
 use crate::clock;
+use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
 use crate::scheduler::{Decision, Demand, WaitReason, Ways};
@@ -33,12 +36,15 @@ const LOOK_AHEAD: usize = 16;
 pub struct Dispatcher {
     registry: Registry,
     spawner: Spawner,
+    decisions: Decisions,
     queues: Arc<Mutex<Queues>>,
 }
 
 /// A request that wants a place.
 #[derive(Debug, Clone)]
 pub struct Wanted {
+    /// Its id.
+    pub request_id: RequestId,
     /// The model.
     pub model: ModelAlias,
     /// Who asks.
@@ -78,15 +84,26 @@ struct Waiting {
 impl Dispatcher {
     /// A dispatcher with at most `max_per_model` waiting requests for each model.
     #[must_use]
-    pub fn new(registry: Registry, spawner: Spawner, max_per_model: usize) -> Self {
+    pub fn new(
+        registry: Registry,
+        spawner: Spawner,
+        decisions: Decisions,
+        max_per_model: usize,
+    ) -> Self {
         let queues = Queues { admission: Admission::new(max_per_model), starts: Starts::default() };
-        Self { registry, spawner, queues: Arc::new(Mutex::new(queues)) }
+        Self { registry, spawner, decisions, queues: Arc::new(Mutex::new(queues)) }
     }
 
     /// What it decides on.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Where it records them.
+    #[must_use]
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
     }
 
     /// How many requests wait.
@@ -101,12 +118,28 @@ impl Dispatcher {
         self.queues().admission.waiting_for(model)
     }
 
+    /// How many requests wait for each model that somebody waits for.
+    #[must_use]
+    pub fn waiting_by_model(&self) -> BTreeMap<ModelAlias, usize> {
+        let queues = self.queues();
+        let models = queues.admission.models();
+        models.map(|model| (model.clone(), queues.admission.waiting_for(model))).collect()
+    }
+
     /// Waits for a place at a worker, at most until the request's deadline. Dropping the returned
     /// future gives the turn up.
-    pub async fn place(&self, wanted: Wanted) -> Result<Place, NoPlace> {
-        if let Some(result) = self.place_at_once(&wanted) {
-            return result;
-        }
+    pub async fn place(&self, mut wanted: Wanted) -> Result<Place, NoPlace> {
+        wanted.priority = self.registry.priority(&wanted.ask(&[]));
+        let result = match self.place_at_once(&wanted) {
+            Some(result) => result,
+            None => self.wait(wanted.clone()).await,
+        };
+        self.log_placed(&wanted, &result);
+        result
+    }
+
+    /// Waits for a place in the order of the queue.
+    async fn wait(&self, wanted: Wanted) -> Result<Place, NoPlace> {
         let (model, deadline) = (wanted.model.clone(), wanted.deadline);
         let (turn, answer) = self.enter(wanted)?;
         self.registry.there_may_be_room();
@@ -217,6 +250,7 @@ impl Dispatcher {
                     next = Some((ticket, Some(Err(refused))));
                 }
                 Placed::Not(Decision::Spawn(spawn)) => {
+                    self.log_spawn(&waiting.wanted, &spawn);
                     let attempt = self.spawner.spawn(model, spawn.clone());
                     attempts.begun(model, spawn, attempt);
                     return false;
@@ -256,7 +290,13 @@ impl Wanted {
             refused,
             ..Demand::of(&self.model)
         };
-        Ask { demand, prompt: &self.prompt, session: self.session.as_ref() }
+        Ask {
+            demand,
+            prompt: &self.prompt,
+            session: self.session.as_ref(),
+            caller: &self.caller,
+            priority: self.priority,
+        }
     }
 
     fn is_plain(&self) -> bool {

@@ -48,6 +48,14 @@ pub enum NoPlace {
         /// The model.
         model: ModelAlias,
     },
+    /// The operator's rules let no worker take it.
+    #[error("the rules of this queen let no worker take a request for {model} at present")]
+    Rules {
+        /// The model.
+        model: ModelAlias,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
+    },
     /// A worker could not be started.
     #[error("no worker could be started for {model}: {source}")]
     SpawnFailed {
@@ -62,6 +70,22 @@ pub enum NoPlace {
 }
 
 impl NoPlace {
+    /// Its name in metrics and in the log of decisions.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::QueueFull(_) => "queue_full",
+            Self::Deadline { .. } => "deadline",
+            Self::UnknownModel { .. } => "unknown_model",
+            Self::HiveGone { .. } => "hive_gone",
+            Self::NoWorkerLeft { .. } => "no_worker",
+            Self::Unable { .. } => "unable",
+            Self::Rules { .. } => "rules",
+            Self::SpawnFailed { .. } => "spawn_failed",
+            Self::Stopping => "stopping",
+        }
+    }
+
     /// What a refusal of the scheduler means, after the last start of a worker failed with `source`.
     pub(super) fn refused(
         model: &ModelAlias,
@@ -72,6 +96,7 @@ impl NoPlace {
         let model = model.clone();
         let retry_after_s = retry_after_s.unwrap_or(1);
         match (reason, source) {
+            (RejectReason::Rules, _) => Self::Rules { model, retry_after_s },
             (_, Some(source)) => Self::SpawnFailed { model, source: source.clone() },
             (RejectReason::UnknownModel, None) => Self::UnknownModel { model },
             (RejectReason::Unable, None) => Self::Unable { model },

@@ -46,6 +46,11 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
         NoPlace::Unable { .. } => ApiError::bad_request("unsupported_by_model", message).hint(
             "its workers are servers of others, which promise neither grammars nor answers that can be repeated; leave 'deterministic' and grammars out, or run the model on a hive",
         ),
+        NoPlace::Rules { retry_after_s, .. } => {
+            ApiError::unavailable("refused_by_rules", message, retry_after_s).hint(
+                "scheduler.rhai beside the queen's configuration has them: rbee-keeper policy test FILE",
+            )
+        }
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
         NoPlace::SpawnFailed { source, .. } => {
             let error = ApiError::unavailable(&source.code, message, 5);

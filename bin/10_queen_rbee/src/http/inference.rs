@@ -182,7 +182,12 @@ impl Endpoint {
             Ok(None) => return Err(unfinished()),
             Err(_) => (None, None),
         };
-        let body = HttpBody::from_stream(stream_body(writer, first, parts, self.registry));
+        let open = self.relay.metrics().open_stream();
+        let pieces = stream_body(writer, first, parts, self.registry).map(move |piece| {
+            let _open = &open;
+            piece
+        });
+        let body = HttpBody::from_stream(pieces);
         let head = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
         Ok(with_route((head, body).into_response(), route))
     }

@@ -1,13 +1,17 @@
 //! The queen's HTTP API: verify, convert, hand over. All routes are on one page, in `router`.
 
+mod decisions;
 mod error;
+mod events;
 mod health;
 mod heartbeat;
 mod inference;
 #[cfg(feature = "local-hive")]
 mod local_files;
+mod metrics;
 mod models;
 mod router;
+mod rules;
 mod status;
 mod stream_body;
 mod vectors;

@@ -12,7 +12,11 @@ use daemon_lifecycle::BuildInfo;
 use job_server::{Executor, JobRegistry};
 use tokio_util::sync::CancellationToken;
 
-use super::{health, heartbeat, inference, models, status, vectors};
+use super::{
+    decisions, events, health, heartbeat, inference, metrics, models, rules, status, vectors,
+};
+use crate::decisions::Decisions;
+use crate::events::Feed;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
@@ -22,6 +26,8 @@ pub(crate) struct Handlers {
     pub(crate) relay: Relay,
     pub(crate) registry: Registry,
     pub(crate) jobs: JobRegistry,
+    pub(crate) decisions: Decisions,
+    pub(crate) feed: Feed,
     pub(crate) facts: Arc<Facts>,
 }
 
@@ -52,9 +58,13 @@ pub(crate) fn router(
         .route("/v1/hive-heartbeat", post(heartbeat::hive));
     let api = Router::new()
         .route("/health", get(health::health))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/build-info", get(health::build_info))
         .route("/v1/shutdown", post(health::shutdown))
         .route("/v1/status", get(status::status))
+        .route("/v1/decisions", get(decisions::list))
+        .route("/v1/events", get(events::follow))
+        .route("/v1/policy/test", post(rules::test))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{id}", get(models::get))
         .route("/v1/chat/completions", post(inference::chat))
@@ -79,6 +89,8 @@ macro_rules! part {
 part!(relay: Relay);
 part!(registry: Registry);
 part!(jobs: JobRegistry);
+part!(decisions: Decisions);
+part!(feed: Feed);
 part!(facts: Arc<Facts>);
 
 impl FromRef<Handlers> for inference::Endpoint {

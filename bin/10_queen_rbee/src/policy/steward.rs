@@ -9,13 +9,15 @@ use futures::stream::FuturesUnordered;
 use job_server::JobError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{ModelAlias, WorkerId};
+use worker_contract::{HiveAlias, ModelAlias, WorkerId};
 
 use super::Policies;
 use super::plan::{Action, ModelView, Need, Planner, Replica};
 use crate::clock;
+use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::Registry;
+use crate::scheduler::Spawn;
 use crate::spawner::Spawner;
 
 /// How often it is looked.
@@ -93,6 +95,7 @@ impl Steward {
                 };
                 let hive = &spawn.hive;
                 tracing::info!(%model, %hive, ?why, "another worker of a model is started");
+                self.log_start(&model, &spawn, why);
                 let mut attempt = self.spawner.spawn(&model, spawn);
                 Some(Box::pin(async move { Ended::Start(model, attempt.ended().await) }))
             }
@@ -100,6 +103,7 @@ impl Steward {
                 // A request may have come between the look and now.
                 let hive = self.registry.retire(&worker, now)?;
                 tracing::info!(%worker, %hive, idle_s = idle.as_secs(), "an idle worker is ended");
+                self.log_stop(&worker, &hive, idle);
                 let spawner = self.spawner.clone();
                 Some(Box::pin(async move {
                     let result = spawner.end(&hive, &worker).await;
@@ -107,6 +111,31 @@ impl Steward {
                 }))
             }
         }
+    }
+
+    fn log_start(&self, model: &ModelAlias, spawn: &Spawn, why: Need) {
+        let decisions = self.dispatcher.decisions();
+        for worker in &spawn.evict {
+            decisions.record(Decided::evict(worker, model, &spawn.hive));
+        }
+        let (reason, because) = match why {
+            Need::Min => ("policy_min", "the model's policy wants as many"),
+            Need::Crowd => ("crowd", "requests have waited for a while"),
+        };
+        let device = spawn.device.map(|device| format!(" {device}")).unwrap_or_default();
+        let told = format!("another worker is started on {}{device}: {because}", spawn.hive);
+        decisions.record(Decided::told(Kind::Spawn, reason, told).model(model));
+    }
+
+    fn log_stop(&self, worker: &WorkerId, hive: &HiveAlias, idle: Duration) {
+        let told = format!("{worker} on {hive} has had no request for {} s", idle.as_secs());
+        let decided = Decided::told(Kind::Retire, "idle", told).worker(worker);
+        let model = self.registry.model_of(worker);
+        let decided = match &model {
+            Some(model) => decided.model(model),
+            None => decided,
+        };
+        self.dispatcher.decisions().record(decided);
     }
 
     fn ended(&mut self, ended: Ended) {

@@ -294,7 +294,7 @@ mod tests {
 
     fn take(registry: &Registry, model: &str, now: Instant) -> Option<super::super::Place> {
         let (model, prompt) = (model.parse().unwrap(), PromptChain::default());
-        let ask = Ask { demand: Demand::of(&model), prompt: &prompt, session: None };
+        let ask = Ask::of(Demand::of(&model), &prompt);
         match registry.place(&ask, now) {
             Placed::At(place) => Some(place),
             Placed::Not(_) => None,

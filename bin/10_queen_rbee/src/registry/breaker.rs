@@ -35,9 +35,9 @@ impl Breaker {
         true
     }
 
-    /// It has given something: it works.
-    pub(super) fn on_success(&mut self) {
-        *self = Self::default();
+    /// It has given something: it works. True when that closes the circuit.
+    pub(super) fn on_success(&mut self) -> bool {
+        std::mem::take(self).open_until.is_some()
     }
 
     /// Whether requests may be sent.
@@ -58,7 +58,7 @@ mod tests {
     fn three_failures_in_a_row_open_it_and_one_request_closes_it_again() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
-        breaker.on_success();
+        assert!(!breaker.on_success(), "it was not open");
         assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
         assert_eq!(breaker.circuit(now), Circuit::Closed);
         assert!(breaker.on_failure(now));
@@ -69,7 +69,7 @@ mod tests {
         assert!(breaker.on_failure(later), "the probe failed");
         assert_eq!(breaker.circuit(later + FIRST), Circuit::Open, "twice as long");
         assert_eq!(breaker.circuit(later + FIRST * 2), Circuit::HalfOpen);
-        breaker.on_success();
+        assert!(breaker.on_success());
         assert_eq!(breaker.circuit(later), Circuit::Closed);
     }
 

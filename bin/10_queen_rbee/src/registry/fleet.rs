@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
+use super::ruling::Ruling;
 use super::workers::{Stay, Worker};
 use super::{Ask, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
+use crate::rules::Judge;
 use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish};
 
 /// A worker that is ready or coming.
@@ -34,6 +36,7 @@ impl State {
         prompt: &PromptChain,
         interval: Duration,
         policy: &'a dyn Fn(&ModelAlias) -> Option<Policy>,
+        judge: Option<&'a Judge>,
         now: Instant,
     ) -> Snapshot<'a> {
         let model = demand.model.clone();
@@ -46,21 +49,24 @@ impl State {
             let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
             worker.view(id, worker.liveness(interval, hive, now), held_bytes, now)
         });
+        let mut workers: Vec<_> = workers.collect();
+        let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
         Snapshot {
-            workers: workers.collect(),
+            workers,
             is_spawning: self.spawning.contains(&model),
-            fleet: LazyCell::new(Box::new(move || self.fleet(&model, policy, now))),
+            fleet: LazyCell::new(Box::new(move || self.fleet(&model, policy, ruling, now))),
             warming_up: self.is_warming_up(now),
         }
     }
 
     /// Where workers run and could run.
-    pub(super) fn fleet(
-        &self,
+    pub(super) fn fleet<'a>(
+        &'a self,
         model: &ModelAlias,
         policy: &dyn Fn(&ModelAlias) -> Option<Policy>,
+        ruling: Option<Ruling<'a>>,
         now: Instant,
-    ) -> Fleet<'_> {
+    ) -> Fleet<'a> {
         let mut kept: BTreeMap<&ModelAlias, (Option<Policy>, u32)> = BTreeMap::new();
         for (_, worker) in self.own_workers() {
             let of_model = kept.entry(&worker.model).or_insert_with(|| (policy(&worker.model), 0));
@@ -84,6 +90,7 @@ impl State {
         Fleet {
             hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
             residents: residents.collect(),
+            ruled: ruling.map_or_else(Vec::new, |ruling| self.rule_places(&ruling, model, now)),
             wish,
         }
     }

@@ -12,7 +12,7 @@ const GONE_AFTER: u32 = 5;
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Whether somebody who reports at an interval is still there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Liveness {
     /// It reports on time.

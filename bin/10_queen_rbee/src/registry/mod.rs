@@ -7,11 +7,13 @@
 mod attached;
 mod breaker;
 mod fleet;
+mod glance;
 mod hives;
 mod liveness;
 mod pace;
 mod prefixes;
 mod report;
+mod ruling;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -29,16 +31,20 @@ use worker_contract::{
 
 pub use self::attached::{Served, Server, ServerFacts, ServerFailure, ServerReport};
 pub use self::fleet::ReplicaReport;
+pub use self::glance::{HiveGlance, WorkerGlance};
 pub use self::liveness::{Liveness, liveness};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
+pub use self::ruling::RulesReport;
 pub use self::sessions::SessionKey;
 pub use self::workers::{Address, Target};
 use self::workers::{Stay, Workers};
 use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions};
+use crate::admission::Priority;
 use crate::clock;
 use crate::policy::{Policies, Policy};
 use crate::prompt::PromptChain;
-use crate::scheduler::{Decision, Demand, Spawn, WaitReason, Why, place_another, schedule};
+use crate::rules::Rules;
+use crate::scheduler::{Decision, Demand, Spawn, WaitReason, Why};
 
 /// How long a fresh queen waits for hives that she expects.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -99,6 +105,15 @@ pub struct Place {
     registry: Registry,
 }
 
+/// What a failure says of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blame {
+    /// The request was the only one there all the time.
+    pub was_alone: bool,
+    /// The worker gets nothing for a while from this failure on.
+    pub has_opened: bool,
+}
+
 /// What a request asks a place for.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask<'a> {
@@ -108,6 +123,19 @@ pub struct Ask<'a> {
     pub prompt: &'a PromptChain,
     /// Its session.
     pub session: Option<&'a SessionKey>,
+    /// Who asks.
+    pub caller: &'a str,
+    /// How urgent it is.
+    pub priority: Priority,
+}
+
+impl<'a> Ask<'a> {
+    /// An interactive request of this machine without a session.
+    #[must_use]
+    pub fn of(demand: Demand<'a>, prompt: &'a PromptChain) -> Self {
+        let priority = Priority::Interactive;
+        Self { demand, prompt, session: None, caller: "local", priority }
+    }
 }
 
 /// What became of a request: a [`Decision`] whose dispatch is carried out.
@@ -131,6 +159,8 @@ struct Shared {
     state: Mutex<State>,
     /// What is wanted of models' workers; empty until it is known.
     policies: OnceLock<Policies>,
+    /// The operator's own rules; empty until they are known.
+    rules: OnceLock<Rules>,
     changed: watch::Sender<()>,
     /// Requests that wait for a place.
     waiting: AtomicUsize,
@@ -173,6 +203,7 @@ impl Registry {
         let shared = Shared {
             state: Mutex::new(state),
             policies: OnceLock::new(),
+            rules: OnceLock::new(),
             changed: watch::Sender::new(()),
             waiting: AtomicUsize::new(0),
             has_servers: AtomicBool::new(false),
@@ -251,28 +282,27 @@ impl Registry {
         self.touch();
     }
 
-    /// A worker has failed a request; `is_connection` says that its connection broke. Gives whether the
-    /// request was the only one there all the time.
-    pub fn worker_failed(&self, place: &Place, is_connection: bool, now: Instant) -> bool {
+    /// A worker has failed a request; `is_connection` says that its connection broke.
+    pub fn worker_failed(&self, place: &Place, is_connection: bool, now: Instant) -> Blame {
         let id = &place.worker_id;
         let mut state = self.state();
         let was_alone = state.workers.was_alone(id, place.stay);
-        let is_open = state.workers.failed(id, &place.target, is_connection, now);
+        let has_opened = state.workers.failed(id, &place.target, is_connection, now);
         drop(state);
-        if is_open {
+        if has_opened {
             tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
         }
         self.touch();
-        was_alone
+        Blame { was_alone, has_opened }
     }
 
-    /// A worker has given the first part of an answer.
-    pub fn worker_works(&self, place: &Place) {
+    /// A worker has given the first part of an answer. True when that closes its circuit.
+    pub fn worker_works(&self, place: &Place) -> bool {
         let mut state = self.state();
-        if let Some(worker) = state.workers.get_mut(&place.worker_id) {
-            worker.breaker.on_success();
-        }
+        let worker = state.workers.get_mut(&place.worker_id);
+        let has_closed = worker.is_some_and(|worker| worker.breaker.on_success());
         state.workers.share(&place.worker_id, place.stay);
+        has_closed
     }
 
     /// A worker has answered a request whose prompt had so many bytes.
@@ -284,6 +314,7 @@ impl Registry {
         timings: Timings,
     ) {
         if let Some(worker) = self.state().workers.get_mut(id) {
+            worker.answered += 1;
             worker.pace.on_answer(prompt_bytes, usage, timings);
         }
     }
@@ -326,10 +357,7 @@ impl Registry {
         let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
         let demand =
             Demand { session: session.as_ref(), prompt_bytes: ask.prompt.bytes(), ..ask.demand };
-        let policy = |model: &ModelAlias| self.policy(model);
-        let snapshot = state.snapshot(&demand, ask.prompt, self.shared.interval, &policy, now);
-        let decision = schedule(&snapshot, &demand);
-        drop(snapshot);
+        let decision = self.decide(&state, &demand, ask, now);
         match decision {
             Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
                 Some((target, digest, stay)) => {
@@ -352,8 +380,7 @@ impl Registry {
         now: Instant,
     ) -> Option<Spawn> {
         let state = self.state();
-        let policy = |model: &ModelAlias| self.policy(model);
-        place_another(&state.fleet(model, &policy, now), model, may_evict)
+        self.another_place(&state, model, may_evict, now)
     }
 
     /// The workers that are ready or coming.
@@ -385,6 +412,14 @@ impl Registry {
     #[must_use]
     pub fn model_of(&self, id: &WorkerId) -> Option<ModelAlias> {
         self.state().workers.get(id).map(|worker| worker.model.clone())
+    }
+
+    /// Whether some worker runs the model, or some catalog has it.
+    #[must_use]
+    pub fn knows_model(&self, model: &ModelAlias) -> bool {
+        let state = self.state();
+        state.workers.iter().any(|(_, worker)| worker.model == *model)
+            || state.hives.iter().any(|hive| hive.beat.catalog.iter().any(|e| e.alias == *model))
     }
 
     /// The base URL that a hive has reported; `None` if it has not, or is in this process.

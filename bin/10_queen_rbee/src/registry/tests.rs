@@ -230,7 +230,7 @@ fn decide(registry: &Registry, now: Instant) -> Decision {
 
 fn place(registry: &Registry, now: Instant) -> Placed {
     let (model, prompt) = (model(), PromptChain::default());
-    registry.place(&Ask { demand: Demand::of(&model), prompt: &prompt, session: None }, now)
+    registry.place(&Ask::of(Demand::of(&model), &prompt), now)
 }
 
 #[test]
@@ -389,7 +389,7 @@ fn a_request_that_has_a_worker_to_itself_shares_it_after_its_first_token() {
     let (model, prompt) = (model(), PromptChain::default());
     let ask = |alone| {
         let demand = Demand { alone, ..Demand::of(&model) };
-        match registry.place(&Ask { demand, prompt: &prompt, session: None }, now) {
+        match registry.place(&Ask::of(demand, &prompt), now) {
             Placed::At(place) => Some(place),
             Placed::Not(_) => None,
         }
@@ -398,10 +398,10 @@ fn a_request_that_has_a_worker_to_itself_shares_it_after_its_first_token() {
     assert!(ask(false).is_none(), "others keep away");
     registry.worker_works(&alone);
     let other = ask(false).expect("it is shared");
-    assert!(!registry.worker_failed(&alone, false, now), "it has had company");
+    assert!(!registry.worker_failed(&alone, false, now).was_alone, "it has had company");
     drop((alone, other));
     let alone = ask(true).unwrap();
-    assert!(registry.worker_failed(&alone, false, now));
+    assert!(registry.worker_failed(&alone, false, now).was_alone);
     drop(alone);
     assert!(ask(false).is_some());
 }

@@ -59,6 +59,9 @@ pub(super) struct Worker {
     given: u64,
     /// The request that has it to itself until it has got a token, by its number.
     taken_by: Option<u64>,
+    /// Requests that it has answered, and failed, since the queen knows it.
+    pub(super) answered: u64,
+    pub(super) failures: u64,
     /// When it last had a request.
     pub(super) used_at: Instant,
     pub(super) breaker: Breaker,
@@ -300,6 +303,7 @@ impl Workers {
         if let Some(said) = worker.said.as_mut().filter(|_| is_connection) {
             said.failed_at = Some(now);
         }
+        worker.failures += 1;
         worker.breaker.on_failure(now)
     }
 
@@ -390,6 +394,8 @@ impl Worker {
             leaving_until: None,
             given: 0,
             taken_by: None,
+            answered: 0,
+            failures: 0,
             used_at: now,
             breaker: Breaker::default(),
             pace: Pace::default(),
@@ -535,6 +541,7 @@ impl Worker {
             in_flight: self.in_flight,
             foreign: self.foreign,
             held_bytes,
+            extra_us: 0,
             speed: self.pace.speed(self.device.kind),
             digest: self.digest(),
             ways: self.target.ways(),

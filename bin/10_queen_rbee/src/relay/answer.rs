@@ -14,7 +14,9 @@ use super::retry::{Budget, Mishap, Tries, Verdict};
 use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
 use crate::attached::Original;
+use crate::decisions::Decided;
 use crate::dispatch::{NoPlace, Wanted};
+use crate::metrics::{ModelMetrics, Open};
 use crate::prompt::PromptChain;
 use crate::registry::Place;
 use crate::scheduler::Ways;
@@ -81,6 +83,11 @@ struct Record {
     usage: Option<Usage>,
     failovers: u32,
     outcome: &'static str,
+    /// The figures of its model, once it has had a place.
+    figures: Option<Arc<ModelMetrics>>,
+    /// When its first part came.
+    first_at: Option<Instant>,
+    _open: Open,
 }
 
 impl Answer {
@@ -98,6 +105,9 @@ impl Answer {
             usage: None,
             failovers: 0,
             outcome: "cancelled",
+            figures: None,
+            first_at: None,
+            _open: relay.metrics().open_request(),
         };
         Self {
             relay,
@@ -173,6 +183,11 @@ impl Answer {
             Ok(place) => place,
             Err(no_place) => return Err(self.no_place(no_place)),
         };
+        if is_first {
+            let figures = self.relay.metrics().model(&self.model);
+            figures.placed(self.record.began.elapsed());
+            self.record.figures = Some(figures);
+        }
         let prefill = self.progress.begin_leg(&mut self.request, place.target.ways());
         if prefill.is_some() && self.progress.has_enough(&self.request) {
             drop(place);
@@ -226,6 +241,7 @@ impl Answer {
 
     fn wanted(&self) -> Wanted {
         Wanted {
+            request_id: self.request.request_id.clone(),
             model: self.model.clone(),
             caller: self.asking.caller.clone(),
             priority: self.asking.priority,
@@ -296,10 +312,13 @@ impl Answer {
     /// Passes a part on.
     fn give(&mut self, part: Part, mut reading: Box<Reading>) {
         let place = &reading.place;
-        if !std::mem::replace(&mut reading.works, true) {
-            self.relay.dispatcher.registry().worker_works(place);
+        if !std::mem::replace(&mut reading.works, true)
+            && self.relay.dispatcher.registry().worker_works(place)
+        {
+            self.log_closed(&place.worker_id);
         }
         if self.progress.begin() {
+            self.record.began_to_answer(reading.heard_at);
             let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
             self.ready.push_back(Part::Started { worker_id, why });
         }
@@ -315,6 +334,7 @@ impl Answer {
     fn done(&mut self, done: Part, place: &Place) {
         if let Part::Done { usage, timings, .. } = &done {
             self.record.usage = Some(*usage);
+            self.record.answered(*usage);
             let bytes = self.prompt.bytes();
             let registry = self.relay.dispatcher.registry();
             registry.worker_answered(&place.worker_id, bytes, *usage, *timings);
@@ -375,13 +395,16 @@ impl Answer {
             Trouble::Failed { reason, is_connection } => (reason, is_connection),
         };
         let now = Instant::now();
-        let was_alone = registry.worker_failed(&place, is_connection, now.into_std());
+        let blame = registry.worker_failed(&place, is_connection, now.into_std());
+        if blame.has_opened {
+            self.log_opened(&worker_id, &reason);
+        }
         drop(place);
         let mishap = Mishap {
             is_connection,
             had_a_slot: self.progress.is_started(),
             has_moved: self.progress.has_moved(),
-            was_alone,
+            was_alone: blame.was_alone,
         };
         let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
         let shared = &self.relay.shared;
@@ -403,6 +426,7 @@ impl Answer {
         match verdict {
             Verdict::Again(pause) if is_affordable => {
                 self.record.failovers += 1;
+                self.log_again(&worker_id, &reason, is_connection);
                 self.last_failure = Some((worker_id, reason));
                 self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
                 Ok(())
@@ -429,12 +453,29 @@ impl Answer {
         self.progress.tokens() > 0 && detail.code.as_deref() == Some("context_length_exceeded")
     }
 
+    /// Whether the client has got anything.
+    pub(super) fn has_begun(&self) -> bool {
+        self.progress.has_begun()
+    }
+
+    /// How many tokens it has got.
+    pub(super) fn given(&self) -> usize {
+        self.progress.tokens()
+    }
+
+    /// Records a decision about this request.
+    pub(super) fn log(&self, decided: Decided) {
+        let decided = decided.asked(&self.request.request_id, &self.asking.caller);
+        self.relay.dispatcher.decisions().record(decided.model(&self.model));
+    }
+
     fn fail(&mut self, failure: Failure) -> Failure {
         self.state = State::Ended;
+        self.log_failure(&failure);
         self.record.outcome = match &failure {
-            Failure::NoPlace(_) => "no worker",
+            Failure::NoPlace(_) => "no_worker",
             Failure::Refused { .. } => "refused",
-            Failure::WorkerFailed { .. } => "worker failed",
+            Failure::WorkerFailed { .. } => "worker_failed",
             Failure::Quarantined { .. } => "quarantined",
             Failure::Deadline { .. } => "deadline",
         };
@@ -442,9 +483,30 @@ impl Answer {
     }
 }
 
+impl Record {
+    fn began_to_answer(&mut self, at: Instant) {
+        self.first_at = Some(at);
+        if let Some(figures) = &self.figures {
+            figures.first_part(at.saturating_duration_since(self.began));
+        }
+    }
+
+    fn answered(&self, usage: Usage) {
+        if let Some((figures, first)) = self.figures.as_ref().zip(self.first_at) {
+            figures.answered(usage, first.elapsed());
+        }
+    }
+}
+
 impl Drop for Answer {
     fn drop(&mut self) {
-        let Record { began, worker_id, usage, failovers, outcome } = &self.record;
+        let Record { began, worker_id, usage, failovers, outcome, figures, .. } = &self.record;
+        if let Some(figures) = figures {
+            figures.ended(outcome);
+        } else {
+            let is_known = self.relay.dispatcher.registry().knows_model(&self.model);
+            self.relay.metrics().of_unplaced(&self.model, is_known).ended(outcome);
+        }
         tracing::info!(
             request_id = %self.request.request_id,
             caller = self.asking.caller,

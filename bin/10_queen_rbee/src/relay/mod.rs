@@ -9,6 +9,7 @@ mod answer;
 mod choice;
 mod connection;
 mod failure;
+mod log;
 mod prefill;
 mod progress;
 mod quarantine;
@@ -35,6 +36,7 @@ use crate::admission::Priority;
 use crate::attached::Original;
 use crate::dispatch::Dispatcher;
 use crate::keyring::Keyring;
+use crate::metrics::Metrics;
 use crate::registry::SessionKey;
 use crate::scheduler::Why;
 
@@ -52,6 +54,7 @@ struct Shared {
     /// How long a worker that computes an answer may be silent.
     stall: Duration,
     budget: Mutex<Budget>,
+    metrics: Metrics,
     quarantine: Quarantine,
 }
 
@@ -123,6 +126,7 @@ impl Relay {
         let shared = Shared {
             stall,
             budget: Mutex::new(Budget::full(Instant::now().into_std())),
+            metrics: Metrics::default(),
             quarantine: Quarantine::default(),
         };
         Self { dispatcher, workers: WorkerClient::new(keyring), shared: Arc::new(shared) }
@@ -140,6 +144,18 @@ impl Relay {
     ) -> Answer {
         self.shared.budget(Budget::earn);
         Answer::new(self.clone(), model, request, original, asking)
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Where requests get their places.
+    #[must_use]
+    pub fn dispatcher(&self) -> &Dispatcher {
+        &self.dispatcher
     }
 
     /// How many requests wait for a worker.

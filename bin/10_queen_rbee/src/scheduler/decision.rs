@@ -67,6 +67,8 @@ pub enum Reason {
     Session,
     /// It holds more of the prompt's beginning than the others.
     Prefix,
+    /// The operator's rules prefer it.
+    Rules,
     /// It is expected to answer first.
     Soonest,
     /// It failed the request before, and nobody else can serve it.
@@ -122,6 +124,8 @@ pub enum RejectReason {
     NowhereToStart,
     /// None of the model's workers can do what is asked for.
     Unable,
+    /// The operator's rules let no worker take it.
+    Rules,
 }
 
 impl Reason {
@@ -132,6 +136,7 @@ impl Reason {
             Self::OnlyOne => "only_one",
             Self::Session => "session",
             Self::Prefix => "prefix",
+            Self::Rules => "rules",
             Self::Soonest => "soonest",
             Self::LastResort => "last_resort",
         }
@@ -163,6 +168,7 @@ impl fmt::Display for Why {
             Reason::Prefix => {
                 write!(f, "{worker} holds {} bytes of the prompt's beginning", chosen.held_bytes)?;
             }
+            Reason::Rules => write!(f, "the operator's rules prefer {worker}")?,
             Reason::Soonest => {
                 write!(f, "{worker} is expected to answer first of {candidates} workers")?;
             }

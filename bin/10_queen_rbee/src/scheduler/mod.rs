@@ -18,6 +18,6 @@ pub use demand::Demand;
 pub use placement::place_another;
 pub use schedule::schedule;
 pub use snapshot::{
-    Circuit, Fleet, HiveView, Readiness, Resident, Snapshot, Speed, Wish, WorkerView,
+    Circuit, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish, WorkerView,
 };
 pub use ways::Ways;

@@ -29,6 +29,7 @@ struct Site<'a> {
     evict: Vec<&'a WorkerId>,
     fit: Fit,
     is_wished: (bool, bool),
+    extra_ms: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,12 +94,20 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, may_evict: bool) -> 
 fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
     let need = need_of(hive, demand.model);
     let is_wished_hive = fleet.wish.hive.as_ref().is_none_or(|wished| wished == hive.id);
+    let ruled = |device: Option<DeviceId>| {
+        fleet.ruled.iter().find(|ruled| ruled.hive == hive.id && ruled.device == device)
+    };
+    let is_allowed = |device| ruled(device).is_none_or(|ruled| ruled.is_allowed);
+    let extra_ms = |device| ruled(device).map_or(0, |ruled| ruled.extra_ms);
     // A hive that lists no device chooses itself.
     if hive.devices.is_empty() {
         let is_wished = (is_wished_hive, fleet.wish.device.is_none());
-        return vec![Site { hive, device: None, evict: Vec::new(), fit: Fit::No, is_wished }];
+        let (evict, fit, extra_ms) = (Vec::new(), Fit::No, extra_ms(None));
+        let site = Site { hive, device: None, evict, fit, is_wished, extra_ms };
+        return Vec::from_iter(is_allowed(None).then_some(site));
     }
-    let present = hive.devices.iter().filter(|device| !device.is_gone);
+    let is_there = |device: &&Device| !device.is_gone && is_allowed(Some(device.id));
+    let present = hive.devices.iter().filter(is_there);
     let site = |device: &'a Device| {
         let is_wished_device = fleet.wish.device.is_none_or(|wished| wished == device.id);
         let (evict, fit) = make_room(fleet, hive, device, need);
@@ -108,6 +117,7 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
             evict,
             fit,
             is_wished: (is_wished_hive, is_wished_device),
+            extra_ms: extra_ms(Some(device.id)),
         }
     };
     present.map(site).collect()
@@ -192,6 +202,7 @@ impl Site<'_> {
             (is_gpu, Reverse(self.evict.len()), device.memory_free_bytes, Reverse(device.id))
         });
         let is_alive = self.hive.liveness == Liveness::Alive;
-        (is_alive, self.is_wished, self.fit, device, Reverse(self.hive.id))
+        let rest = (Reverse(self.extra_ms), device, Reverse(self.hive.id));
+        (is_alive, self.is_wished, self.fit, rest)
     }
 }

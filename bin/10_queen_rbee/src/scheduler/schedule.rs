@@ -101,6 +101,7 @@ fn choose<'a>(
         _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
         None => Reason::OnlyOne,
         Some(_) if best.is_session => Reason::Session,
+        Some(next) if best.is_ruled_before(next) => Reason::Rules,
         Some(_) if is_prefix => Reason::Prefix,
         Some(_) => Reason::Soonest,
     };
@@ -116,6 +117,8 @@ struct Ranked<'a> {
     /// It has other requests, and this one should be alone.
     has_company: bool,
     expected_us: u64,
+    /// The same with what somebody's rules add to it.
+    ruled_us: i64,
 }
 
 impl<'a> Ranked<'a> {
@@ -124,7 +127,9 @@ impl<'a> Ranked<'a> {
         let is_session = is_alive && demand.session == Some(worker.id);
         let has_company = demand.alone && worker.load() > 0;
         let expected_us = worker.expected_us(demand.prompt_bytes);
-        Self { worker, is_session, has_company, expected_us }
+        let ruled_us =
+            i64::try_from(expected_us).unwrap_or(i64::MAX).saturating_add(worker.extra_us);
+        Self { worker, is_session, has_company, expected_us, ruled_us }
     }
 
     /// On time before silent; one that is to be tried again, since nobody would else find out whether it
@@ -135,10 +140,16 @@ impl<'a> Ranked<'a> {
             let worker = ranked.worker;
             let is_silent = worker.liveness != Liveness::Alive;
             let is_probe = worker.circuit == Circuit::HalfOpen;
-            let choice = (ranked.has_company, !ranked.is_session, ranked.expected_us);
+            let choice = (ranked.has_company, !ranked.is_session, ranked.ruled_us);
             (is_silent, !is_probe, choice, worker.in_flight)
         };
         key(self).cmp(&key(other)).then_with(|| self.worker.id.cmp(other.worker.id))
+    }
+
+    /// Whether it comes before another one only because somebody's rules want it.
+    fn is_ruled_before(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.worker.extra_us, other.worker.extra_us);
+        ours < theirs && self.expected_us >= other.expected_us
     }
 
     fn estimate(&self) -> Estimate {

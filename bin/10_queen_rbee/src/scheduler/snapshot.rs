@@ -34,6 +34,21 @@ pub struct Fleet<'a> {
     pub residents: Vec<Resident<'a>>,
     /// Where a worker for the model should be.
     pub wish: Wish,
+    /// What somebody's rules say of the places for one; of those that are not here they say nothing.
+    pub ruled: Vec<Ruled<'a>>,
+}
+
+/// What somebody's rules say of a place for a worker.
+#[derive(Debug, Clone, Copy)]
+pub struct Ruled<'a> {
+    /// The hive.
+    pub hive: &'a HiveAlias,
+    /// The device; `None` where the hive chooses.
+    pub device: Option<DeviceId>,
+    /// Whether it may be taken.
+    pub is_allowed: bool,
+    /// How much less than others it is wished for.
+    pub extra_ms: i64,
 }
 
 /// What somebody wants of the place of a model's workers.
@@ -68,6 +83,8 @@ pub struct WorkerView<'a> {
     pub foreign: u32,
     /// How many bytes of the prompt's beginning it has computed before and may still hold.
     pub held_bytes: u32,
+    /// How many microseconds slower than it is somebody wants it to be taken to be.
+    pub extra_us: i64,
     /// How fast it is.
     pub speed: Speed,
     /// The model file that it runs, where it is known.

@@ -23,6 +23,7 @@ use super::worker::{self, Knobs, PORT, REPORTS, length, token};
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original};
 use crate::clock;
+use crate::decisions::Decisions;
 use crate::dispatch::Dispatcher;
 use crate::hive_client::{FindHive, HiveClient};
 use crate::keyring::Keyring;
@@ -228,7 +229,7 @@ async fn queen(history: Arc<Mutex<History>>, starts: Vec<Duration>) -> turmoil::
     let policies = Policies::open(&folder.path().join("p.db"), BTreeMap::new(), 0)?;
     let spawner =
         Spawner::new(Arc::new(NoHive), registry.clone(), policies, tasks.clone(), stop.clone());
-    let dispatcher = Dispatcher::new(registry.clone(), spawner, MAX_QUEUE);
+    let dispatcher = Dispatcher::new(registry.clone(), spawner, Decisions::in_memory(), MAX_QUEUE);
     tasks.spawn(dispatcher.clone().run(stop.clone()));
     tasks.spawn(take_reports(registry.clone(), UdpSocket::bind(("0.0.0.0", REPORTS)).await?));
     let sweeper = registry.clone();

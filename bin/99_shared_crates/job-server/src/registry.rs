@@ -61,6 +61,7 @@ struct Inner {
     table: Mutex<Table>,
     store: Option<Store>,
     tasks: TaskTracker,
+    changed: watch::Sender<()>,
     /// Ends all jobs, each with its grace.
     stopping: CancellationToken,
     /// Ends the grace.
@@ -100,6 +101,7 @@ impl JobRegistry {
             table: Mutex::new(table),
             store,
             tasks: TaskTracker::new(),
+            changed: watch::Sender::new(()),
             stopping: CancellationToken::new(),
             abandon: CancellationToken::new(),
         };
@@ -147,6 +149,8 @@ impl JobRegistry {
             store.try_created(&live.facts).map_err(|_full| SubmitError::StoreBusy)?;
         }
         table.insert(Arc::clone(&live));
+        drop(table);
+        self.inner.changed.send_replace(());
         Ok(live)
     }
 
@@ -161,6 +165,13 @@ impl JobRegistry {
     #[must_use]
     pub fn running(&self) -> usize {
         self.inner.table().running()
+    }
+
+    /// Tells, from now on, when a job begins, ends or is forgotten. Several changes may be told as
+    /// one.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.inner.changed.subscribe()
     }
 
     /// One job.

@@ -1,10 +1,12 @@
 //! The HTTP side of a queen, made of the same crates as the real one, whose jobs follow a script.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use access_tokens::{Authenticator, Secret};
-use axum::routing::get;
+use axum::extract::Query;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use daemon_http::{Edge, bind, edge, serve};
 use futures::future::BoxFuture;
@@ -49,6 +51,8 @@ impl TestQueen {
             .route("/v1/build-info", get(move || async { Json(build) }))
             .route("/v1/models", get(|| async { Json(models()) }))
             .route("/v1/status", get(|| async { Json(status()) }))
+            .route("/v1/decisions", get(decisions))
+            .route("/v1/policy/test", post(policy_test))
             .merge(routes(jobs.clone(), Arc::new(Script)));
         let routes = edge(routes, Edge { auth, max_body_bytes: 10 << 20 });
         let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -110,6 +114,37 @@ fn status() -> Value {
 
 fn models() -> Value {
     json!({ "object": "list", "data": [{ "id": "smollm2-135m", "object": "model" }] })
+}
+
+/// Two decisions about every request but `unknown`, the latest first.
+async fn decisions(Query(query): Query<HashMap<String, String>>) -> Json<Value> {
+    let request = &query["request_id"];
+    if request == "unknown" {
+        return Json(json!({ "decisions": [] }));
+    }
+    let decision = |id: u64, kind: &str, why: &str| {
+        json!({
+            "id": id, "at": "2026-11-24T10:00:00.000Z", "kind": kind, "request_id": request,
+            "model": "smollm2-135m", "reason": "x", "why": why,
+        })
+    };
+    Json(json!({ "decisions": [
+        decision(2, "dispatch", "w-1 is the only worker that can take it"),
+        decision(1, "spawn", "no worker runs it; one is started on localhost"),
+    ]}))
+}
+
+/// A place that a script allows if it says `true`.
+async fn policy_test(Json(body): Json<Value>) -> Json<Value> {
+    let allowed = body["script"].as_str().unwrap().contains("true");
+    Json(json!({ "models": [{
+        "model": body["model"], "priority": body["priority"],
+        "places": [{
+            "worker_id": null, "hive_id": "gpu-1", "device": "GPU-0", "expected_ms": 0,
+            "allowed": allowed, "extra_ms": 250,
+        }],
+        "with_script": "one is started on gpu-1", "without_script": "it waits (room)",
+    }]}))
 }
 
 /// What the jobs do.

@@ -3,6 +3,7 @@
 mod placing;
 mod properties;
 mod routing;
+mod ruled;
 
 use std::cell::LazyCell;
 use std::time::Duration;
@@ -25,6 +26,7 @@ struct World {
     hives: Vec<H>,
     residents: Vec<R>,
     wish: Option<(HiveAlias, Option<DeviceId>)>,
+    ruled: Vec<(HiveAlias, Option<DeviceId>, bool, i64)>,
     is_spawning: bool,
     warming_up: bool,
 }
@@ -47,6 +49,16 @@ impl World {
                 hive: self.wish.as_ref().map(|(hive, _)| hive.clone()),
                 device: self.wish.as_ref().and_then(|(_, device)| *device),
             },
+            ruled: self
+                .ruled
+                .iter()
+                .map(|(hive, device, is_allowed, extra_ms)| Ruled {
+                    hive,
+                    device: *device,
+                    is_allowed: *is_allowed,
+                    extra_ms: *extra_ms,
+                })
+                .collect(),
         };
         let snapshot = Snapshot {
             workers: of_model.map(W::view).collect(),
@@ -92,6 +104,7 @@ struct W {
     in_flight: u32,
     foreign: u32,
     held_bytes: u32,
+    extra_us: i64,
     speed: Speed,
     digest: Option<Sha256Digest>,
     ways: Ways,
@@ -110,6 +123,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         in_flight,
         foreign: 0,
         held_bytes: 0,
+        extra_us: 0,
         speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000 },
         digest: None,
         ways: Ways::ALL,
@@ -137,6 +151,10 @@ impl W {
         Self { circuit, ..self }
     }
 
+    fn slower(self, extra_us: i64) -> Self {
+        Self { extra_us, ..self }
+    }
+
     fn holds(self, held_bytes: u32) -> Self {
         Self { held_bytes, ..self }
     }
@@ -153,6 +171,7 @@ impl W {
             in_flight: self.in_flight,
             foreign: self.foreign,
             held_bytes: self.held_bytes,
+            extra_us: self.extra_us,
             speed: self.speed,
             digest: self.digest.as_ref(),
             ways: self.ways,

@@ -122,6 +122,7 @@ fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slow
             hives: world.hives.iter().map(H::view).collect(),
             residents: world.residents.iter().map(R::view).collect(),
             wish: Wish::default(),
+            ruled: Vec::new(),
         };
         let spawn = place_another(&fleet, &model(), may_evict);
         spawn.map(|spawn| outcome(&Decision::Spawn(spawn)))

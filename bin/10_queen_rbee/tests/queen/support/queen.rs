@@ -1,7 +1,7 @@
 //! A queen in this process, with a home of her own.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(crate) struct Queen {
     secret: Secret,
     server: Option<JoinHandle<()>>,
     stop: CancellationToken,
-    _home: Home,
+    home: Home,
 }
 
 /// A queen's files, which outlive her.
@@ -73,7 +73,7 @@ impl Queen {
         });
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         let url = format!("http://{address}");
-        Self { url, http, secret, server: Some(server), stop, _home: home.clone() }
+        Self { url, http, secret, server: Some(server), stop, home: home.clone() }
     }
 
     /// Ends her, and waits for that.
@@ -93,6 +93,16 @@ impl Queen {
 
     pub(crate) fn post(&self, path: &str) -> RequestBuilder {
         self.http.post(format!("{}{path}", self.url))
+    }
+
+    /// Where the operator's rules are.
+    pub(crate) fn rules_file(&self) -> PathBuf {
+        self.home.path().join("scheduler.rhai")
+    }
+
+    /// Her secrets.
+    pub(crate) fn secrets(&self) -> PathBuf {
+        Paths::under(self.home.path()).secrets
     }
 
     /// A report, as rbee's own processes send it.

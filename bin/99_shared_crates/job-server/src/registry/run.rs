@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use rbee_operations::Operation;
-use tokio_util::sync::CancellationToken;
 
 use super::Inner;
 use crate::context::LiveJob;
@@ -23,16 +22,20 @@ pub(super) async fn run(
     operation: Operation,
     executor: Arc<dyn Executor>,
 ) {
-    let done = carry_out(&live, operation, executor, &inner.abandon).await;
+    let done = carry_out(&live, operation, executor, &inner).await;
     let end = end_of(&live, done);
     live.job.send_if_modified(|job| job.end(&live.facts.operation, end, now()));
     inner.table().ended();
+    inner.changed.send_replace(());
     log_end(&live);
     if let Some(store) = &inner.store {
         store.ended(&live).await;
     }
     // After its end is recorded, so that a record of a forgotten job never comes back.
     let forgotten = inner.table().retire(&live.facts.id, &inner.limits);
+    if !forgotten.is_empty() {
+        inner.changed.send_replace(());
+    }
     if let Some(store) = &inner.store {
         store.forget(forgotten).await;
     }
@@ -51,12 +54,13 @@ async fn carry_out(
     live: &Arc<LiveJob>,
     operation: Operation,
     executor: Arc<dyn Executor>,
-    abandon: &CancellationToken,
+    inner: &Inner,
 ) -> Done {
     if live.cancel.is_cancelled() {
         return Done::Dropped;
     }
     live.job.send_modify(Job::begin);
+    inner.changed.send_replace(());
     let context = JobContext::new(Arc::clone(live));
     // `execute` is called inside, so that a panic in it is caught like one in its future.
     let work = async move { executor.execute(operation, context).await };
@@ -64,7 +68,7 @@ async fn carry_out(
     let grace_is_over = async {
         live.cancel.cancelled().await;
         tokio::select! {
-            () = abandon.cancelled() => {}
+            () = inner.abandon.cancelled() => {}
             () = tokio::time::sleep(CANCEL_GRACE) => {}
         }
     };

@@ -1,0 +1,169 @@
+//! What the queen has decided, for whom and why.
+//!
+//! The latest decisions of every kind are in memory. Those that are no plain dispatch are also on
+//! disk, bounded by age and number, so that a day later one can still find out why a worker was
+//! started or a request refused. Recording never waits: a disk that is slow or fails costs records.
+
+mod entry;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use worker_contract::{ModelAlias, RequestId};
+
+pub use self::entry::{Because, Decided, Entry, Kind};
+use self::store::Store;
+pub use self::store::StoreError;
+
+/// How many decisions are in memory.
+const KEPT: usize = 4096;
+/// How long a shutdown waits for the disk.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The log of decisions. A clone is the same log.
+#[derive(Debug, Clone)]
+pub struct Decisions {
+    shared: Arc<Shared>,
+}
+
+/// Which decisions are wanted.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Those for this request.
+    pub request_id: Option<RequestId>,
+    /// Those about this model.
+    pub model: Option<ModelAlias>,
+    /// The latest so many.
+    pub limit: usize,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ring: Mutex<Ring>,
+    store: Option<Store>,
+    /// The number of the latest one.
+    latest: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Ring {
+    next_id: u64,
+    kept: VecDeque<Arc<Entry>>,
+    /// How many there were of each kind and reason.
+    counts: BTreeMap<(Kind, &'static str), u64>,
+}
+
+impl Decisions {
+    /// A log that ends with the process.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::new(None)
+    }
+
+    /// A log that is continued from a file, which is made where it is missing. Blocks for as long as
+    /// the disk takes.
+    ///
+    /// # Errors
+    /// The file cannot be opened or used, or is of a later version of rbee.
+    pub fn open(file: &Path) -> Result<Self, StoreError> {
+        Store::open(file, Timestamp::now()).map(|store| Self::new(Some(store)))
+    }
+
+    fn new(store: Option<Store>) -> Self {
+        // By the clock, so that the numbers of two runs are never the same; above all that is stored,
+        // so that they grow even where the clock was set back.
+        let by_clock = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
+        let next_id = store.as_ref().map_or(0, |store| store.last_id() + 1).max(by_clock);
+        let ring = Ring { next_id, kept: VecDeque::new(), counts: BTreeMap::new() };
+        let latest = watch::Sender::new(next_id - 1);
+        Self { shared: Arc::new(Shared { ring: Mutex::new(ring), store, latest }) }
+    }
+
+    /// Records a decision.
+    pub fn record(&self, decided: Decided) {
+        let is_stored = decided.kind != Kind::Dispatch;
+        let entry = {
+            let mut ring = self.ring();
+            *ring.counts.entry((decided.kind, decided.because.name())).or_default() += 1;
+            let entry = Arc::new(Entry { id: ring.next_id, at: Timestamp::now(), decided });
+            ring.next_id += 1;
+            if ring.kept.len() >= KEPT {
+                ring.kept.pop_front();
+            }
+            ring.kept.push_back(Arc::clone(&entry));
+            entry
+        };
+        self.shared.latest.send_replace(entry.id);
+        if let Some(store) = self.shared.store.as_ref().filter(|_| is_stored) {
+            store.add(entry);
+        }
+    }
+
+    /// The decisions that a filter lets through, the latest first.
+    pub async fn find(&self, filter: Filter) -> Vec<Arc<Entry>> {
+        let (mut found, first) = self.in_ring(&filter);
+        if found.len() < filter.limit
+            && let Some(store) = &self.shared.store
+        {
+            let rest = Filter { limit: filter.limit - found.len(), ..filter };
+            found.extend(store.find(rest, first).await);
+        }
+        found
+    }
+
+    /// Those in memory with numbers above `after`, the oldest first.
+    #[must_use]
+    pub fn since(&self, after: u64) -> Vec<Arc<Entry>> {
+        let ring = self.ring();
+        let begin = ring.kept.partition_point(|entry| entry.id <= after);
+        ring.kept.range(begin..).cloned().collect()
+    }
+
+    /// How many there were of each kind and reason since the queen began.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<(Kind, &'static str), u64> {
+        self.ring().counts.clone()
+    }
+
+    /// Tells the number of the latest decision, from now on.
+    #[must_use]
+    pub fn latest(&self) -> watch::Receiver<u64> {
+        self.shared.latest.subscribe()
+    }
+
+    /// Waits, for a moment at most, until what was recorded is on disk.
+    pub async fn flush(&self) {
+        if let Some(store) = &self.shared.store
+            && tokio::time::timeout(PATIENCE, store.flush()).await.is_err()
+        {
+            tracing::warn!("the disk is slow: the last decisions may not be recorded");
+        }
+    }
+
+    /// What of the memory is wanted, and the number from which on everything is in it.
+    fn in_ring(&self, filter: &Filter) -> (Vec<Arc<Entry>>, u64) {
+        let ring = self.ring();
+        let wanted = ring.kept.iter().rev().filter(|entry| filter.wants(entry));
+        let found = wanted.take(filter.limit).cloned().collect();
+        (found, ring.kept.front().map_or(ring.next_id, |entry| entry.id))
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.shared.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Filter {
+    fn wants(&self, entry: &Entry) -> bool {
+        let Decided { request_id, model, .. } = &entry.decided;
+        self.request_id.as_ref().is_none_or(|wanted| request_id.as_ref() == Some(wanted))
+            && self.model.as_ref().is_none_or(|wanted| model.as_ref() == Some(wanted))
+    }
+}

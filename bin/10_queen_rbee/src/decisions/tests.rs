@@ -1,0 +1,119 @@
+//! The log in memory, on disk, and on a disk that fails.
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::scheduler::{Estimate, Reason, Why};
+
+#[tokio::test]
+async fn what_is_no_dispatch_is_found_again_after_a_restart_with_its_reason() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    log.record(dispatch("r-1"));
+    log.record(reject("r-1", "a"));
+    log.record(reject("r-2", "b"));
+    let before = find(&log, Some("r-1"), None).await;
+    assert_eq!(kinds(&before), [Kind::Reject, Kind::Dispatch], "the latest first");
+    log.flush().await;
+    drop(log);
+
+    let log = Decisions::open(&file).unwrap();
+    log.record(reject("r-3", "a"));
+    let after = find(&log, None, Some("a")).await;
+    assert_eq!(ids(&after), ["r-3", "r-1"]);
+    let (was, is) = (json(&before[0]), json(&after[1]));
+    assert_eq!(was, is, "on disk as in memory");
+    assert_eq!((&is["why"], &is["reason"]), (&"it is full".into(), &"queue_full".into()));
+    assert!(after[0].id > before[0].id, "numbers grow across restarts");
+}
+
+#[tokio::test]
+async fn only_the_latest_ones_are_kept_in_memory_and_on_disk() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    for number in 0..=KEPT {
+        log.record(dispatch(&format!("r-{number}")));
+    }
+    assert!(find(&log, Some("r-0"), None).await.is_empty());
+    assert_eq!(log.since(0).len(), KEPT);
+    let last = log.since(0).last().unwrap().id;
+    assert_eq!((log.since(last - 2).len(), log.since(last).len()), (2, 0));
+    drop(log);
+
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    let old = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10100)
+        INSERT INTO decisions (id, at_ms, kind, reason, why)
+        SELECT i, CASE WHEN i > 10090 THEN 0 ELSE unixepoch() * 1000 END, 'reject', 'x', 'y' FROM n";
+    connection.execute_batch(old).unwrap();
+    let log = Decisions::open(&file).unwrap();
+    let count = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM decisions WHERE at_ms = 0"), 0, "the old ones are gone");
+    assert_eq!(count("SELECT count(*) FROM decisions"), 10_000);
+    drop(log);
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_costs_records_and_nothing_else() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("DROP TABLE decisions").unwrap();
+    log.record(reject("r-1", "a"));
+    log.flush().await;
+    assert_eq!(ids(&find(&log, Some("r-1"), None).await), ["r-1"], "it is in memory");
+}
+
+#[test]
+fn a_file_of_a_later_rbee_and_one_that_is_none_are_refused() {
+    let (_folder, file) = file();
+    drop(Decisions::open(&file).unwrap());
+    rusqlite::Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 9").unwrap();
+    assert!(matches!(Decisions::open(&file), Err(StoreError::TooNew { found: 9, .. })));
+    std::fs::write(&file, "x".repeat(5000)).unwrap();
+    assert!(matches!(Decisions::open(&file), Err(StoreError::Use { .. })));
+}
+
+#[test]
+fn every_kind_is_known_by_its_name() {
+    for kind in Kind::ALL {
+        assert_eq!(Kind::named(kind.as_str()), Some(kind));
+    }
+}
+
+fn file() -> (TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("decisions.db");
+    (folder, file)
+}
+
+fn dispatch(id: &str) -> Decided {
+    let worker: worker_contract::WorkerId = "w-1".parse().unwrap();
+    let chosen =
+        Estimate { worker: worker.clone(), expected_ms: 1, load: 0, slots: 1, held_bytes: 0 };
+    let why = Why { reason: Reason::OnlyOne, chosen, next: None, candidates: 1 };
+    let decided = Decided::new(Kind::Dispatch, Because::Why(why)).worker(&worker);
+    decided.asked(&id.parse().unwrap(), "local")
+}
+
+fn reject(id: &str, model: &str) -> Decided {
+    let decided = Decided::told(Kind::Reject, "queue_full", "it is full");
+    decided.asked(&id.parse().unwrap(), "local").model(&model.parse().unwrap())
+}
+
+async fn find(log: &Decisions, id: Option<&str>, model: Option<&str>) -> Vec<Arc<Entry>> {
+    let request_id = id.map(|id| id.parse().unwrap());
+    let model = model.map(|model| model.parse().unwrap());
+    log.find(Filter { request_id, model, limit: 10 }).await
+}
+
+fn ids(found: &[Arc<Entry>]) -> Vec<&str> {
+    found.iter().filter_map(|e| e.decided.request_id.as_ref()).map(RequestId::as_str).collect()
+}
+
+fn kinds(found: &[Arc<Entry>]) -> Vec<Kind> {
+    found.iter().map(|entry| entry.decided.kind).collect()
+}
+
+fn json(entry: &Entry) -> serde_json::Value {
+    serde_json::to_value(entry).unwrap()
+}

@@ -1,0 +1,34 @@
+//! What the dispatcher records of its decisions.
+
+use super::{Dispatcher, NoPlace, Wanted};
+use crate::decisions::{Because, Decided, Kind};
+use crate::registry::Place;
+use crate::scheduler::Spawn;
+
+impl Dispatcher {
+    /// A request has its place, or will get none.
+    pub(super) fn log_placed(&self, wanted: &Wanted, result: &Result<Place, NoPlace>) {
+        let decided = match result {
+            Ok(place) => Decided::new(Kind::Dispatch, Because::Why(place.why.clone()))
+                .worker(&place.worker_id),
+            Err(no_place) => Decided::told(Kind::Reject, no_place.reason(), no_place.to_string()),
+        };
+        self.decisions.record(wanted.concern(decided));
+    }
+
+    /// A worker is started for a request, and others make room for it.
+    pub(super) fn log_spawn(&self, wanted: &Wanted, spawn: &Spawn) {
+        for worker in &spawn.evict {
+            let decided = Decided::evict(worker, &wanted.model, &spawn.hive);
+            self.decisions.record(wanted.concern(decided));
+        }
+        let decided = Decided::new(Kind::Spawn, Because::Spawn(spawn.clone()));
+        self.decisions.record(wanted.concern(decided));
+    }
+}
+
+impl Wanted {
+    fn concern(&self, decided: Decided) -> Decided {
+        decided.asked(&self.request_id, &self.caller).model(&self.model)
+    }
+}

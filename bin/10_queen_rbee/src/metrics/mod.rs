@@ -1,0 +1,166 @@
+//! What the queen counts.
+//!
+//! A request looks its model up once, and keeps the handle: no token takes a lock or finds a name. No
+//! label has a value that a client chooses: models and workers are those that the registry knows, and
+//! all others together are `other`.
+
+mod sample;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use worker_contract::{ModelAlias, Usage};
+
+pub(crate) use self::sample::Sample;
+
+/// How many models have figures of their own.
+const MAX_MODELS: usize = 256;
+/// How requests end.
+pub(crate) const OUTCOMES: [&str; 7] =
+    ["done", "cancelled", "no_worker", "refused", "worker_failed", "quarantined", "deadline"];
+
+/// What the queen counts. A clone counts the same.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    models: RwLock<BTreeMap<ModelAlias, Arc<ModelMetrics>>>,
+    other: Arc<ModelMetrics>,
+    open_requests: AtomicU64,
+    open_streams: AtomicU64,
+}
+
+/// The figures of one model.
+#[derive(Debug)]
+pub struct ModelMetrics {
+    requests: [AtomicU64; OUTCOMES.len()],
+    prompt_tokens: AtomicU64,
+    cached_tokens: AtomicU64,
+    tokens: AtomicU64,
+    ttft: Histogram,
+    time_per_token: Histogram,
+    queue_wait: Histogram,
+}
+
+/// Something that is counted for as long as it exists.
+#[derive(Debug)]
+pub struct Open {
+    shared: Arc<Shared>,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Request,
+    Stream,
+}
+
+impl Metrics {
+    /// The figures of a model that is known.
+    #[must_use]
+    pub fn model(&self, model: &ModelAlias) -> Arc<ModelMetrics> {
+        let models = &self.shared.models;
+        if let Some(known) = models.read().unwrap_or_else(PoisonError::into_inner).get(model) {
+            return Arc::clone(known);
+        }
+        let mut models = models.write().unwrap_or_else(PoisonError::into_inner);
+        if models.len() >= MAX_MODELS && !models.contains_key(model) {
+            return self.other();
+        }
+        Arc::clone(models.entry(model.clone()).or_default())
+    }
+
+    /// The figures of all other models.
+    #[must_use]
+    pub fn other(&self) -> Arc<ModelMetrics> {
+        Arc::clone(&self.shared.other)
+    }
+
+    /// A request is open until this is dropped.
+    #[must_use]
+    pub fn open_request(&self) -> Open {
+        Open::new(&self.shared, What::Request)
+    }
+
+    /// A streamed answer is open until this is dropped.
+    #[must_use]
+    pub fn open_stream(&self) -> Open {
+        Open::new(&self.shared, What::Stream)
+    }
+}
+
+impl ModelMetrics {
+    /// A request is over.
+    pub fn ended(&self, outcome: &'static str) {
+        if let Some(index) = OUTCOMES.iter().position(|known| *known == outcome) {
+            self.requests[index].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A request has its first place at a worker.
+    pub fn placed(&self, after: Duration) {
+        self.queue_wait.observe(after.as_secs_f64());
+    }
+
+    /// A client gets the first part of its answer.
+    pub fn first_part(&self, after: Duration) {
+        self.ttft.observe(after.as_secs_f64());
+    }
+
+    /// An answer is complete, so long after its first part.
+    pub fn answered(&self, usage: Usage, since_first: Duration) {
+        let Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = usage;
+        self.prompt_tokens.fetch_add(prompt_tokens.into(), Relaxed);
+        self.cached_tokens.fetch_add(cached_tokens.into(), Relaxed);
+        self.tokens.fetch_add(completion_tokens.into(), Relaxed);
+        if completion_tokens > 1 {
+            let steps = f64::from(completion_tokens - 1);
+            self.time_per_token.observe(since_first.as_secs_f64() / steps);
+        }
+    }
+}
+
+impl Default for ModelMetrics {
+    fn default() -> Self {
+        Self {
+            requests: Default::default(),
+            prompt_tokens: AtomicU64::new(0),
+            cached_tokens: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
+            // 1 ms to 131 s
+            ttft: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
+            // 0.5 ms to 4 s
+            time_per_token: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            // 0.1 ms to 419 s
+            queue_wait: Histogram::new(exponential_buckets(0.0001, 4.0, 12)),
+        }
+    }
+}
+
+impl Open {
+    fn new(shared: &Arc<Shared>, what: What) -> Self {
+        shared.open(what).fetch_add(1, Relaxed);
+        Self { shared: Arc::clone(shared), what }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.open(self.what).fetch_sub(1, Relaxed);
+    }
+}
+
+impl Shared {
+    fn open(&self, what: What) -> &AtomicU64 {
+        match what {
+            What::Request => &self.open_requests,
+            What::Stream => &self.open_streams,
+        }
+    }
+}

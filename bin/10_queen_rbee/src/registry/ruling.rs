@@ -1,0 +1,323 @@
+//! The operator's rules, asked about the workers and places that bear on a request.
+
+use std::cell::LazyCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use worker_contract::{DeviceId, HiveAlias, ModelAlias};
+
+use super::{Ask, Liveness, Registry, State};
+use crate::admission::Priority;
+use crate::rules::{
+    Judge, LoadFacts, PlaceFacts, RequestFacts, Rules, Script, ScriptError, Traced,
+};
+use crate::scheduler::{
+    Decision, Demand, Readiness, RejectReason, Ruled, Spawn, WorkerView, place_another, schedule,
+};
+
+/// When to try again what the rules refuse, in seconds.
+const RETRY_S: u64 = 60;
+
+/// What was said of the workers, for the places that are looked at later.
+#[derive(Debug)]
+pub(super) struct Ruling<'a> {
+    judge: &'a Judge,
+    hive_idle: BTreeMap<&'a HiveAlias, Duration>,
+    /// Where a worker is that may not be taken: another one there would be no other.
+    denied: Vec<(&'a HiveAlias, DeviceId)>,
+}
+
+/// What a script says of the places for one model, and what follows.
+#[derive(Debug, Clone, Serialize)]
+pub struct RulesReport {
+    model: ModelAlias,
+    priority: Priority,
+    places: Vec<Traced>,
+    /// How the script failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    with_script: String,
+    without_script: String,
+}
+
+impl Registry {
+    /// The same registry, which asks the operator's rules. They are given once.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Self {
+        let _ = self.shared.rules.set(rules);
+        self
+    }
+
+    /// How often the operator's rules have failed.
+    #[must_use]
+    pub fn rule_failures(&self) -> u64 {
+        self.shared.rules.get().map_or(0, Rules::failures)
+    }
+
+    /// How urgent a request is: as it says itself, or as the operator's rules say.
+    #[must_use]
+    pub fn priority(&self, ask: &Ask<'_>) -> Priority {
+        match self.shared.rules.get().filter(|rules| rules.judge_requests()) {
+            Some(rules) => {
+                let model_bytes = self.state().model_bytes(ask.demand.model);
+                rules.priority(&facts(ask, model_bytes))
+            }
+            None => ask.priority,
+        }
+    }
+
+    /// What a script would make of a request; nothing is changed.
+    #[must_use]
+    pub fn try_rules(&self, script: &Arc<Script>, ask: &Ask<'_>, now: Instant) -> RulesReport {
+        let state = self.state();
+        let demand = Demand { prompt_bytes: ask.prompt.bytes(), ..ask.demand };
+        let request = facts(ask, state.model_bytes(demand.model));
+        let said = script.priority_of(&request);
+        let priority = said.as_ref().copied().unwrap_or(ask.priority);
+        let policy = |model: &ModelAlias| self.policy(model);
+        let interval = self.shared.interval;
+        let decide = |judge: &Judge| {
+            let judge = Some(judge);
+            let snapshot = state.snapshot(&demand, ask.prompt, interval, &policy, judge, now);
+            LazyCell::force(&snapshot.fleet);
+            schedule(&snapshot, &demand)
+        };
+        let request = RequestFacts { priority, ..request };
+        let judge = Judge::new(Arc::clone(script), &request, true);
+        let with_script = after_rules(decide(&judge), &judge);
+        let without_script = self.built_in(&state, &demand, ask, now);
+        let error: Option<ScriptError> = judge.error().or(said.err());
+        let is_used = judge.error().is_none();
+        RulesReport {
+            model: demand.model.clone(),
+            priority,
+            places: judge.traced(),
+            with_script: if is_used { told(&with_script) } else { told(&without_script) },
+            error: error.map(|error| error.to_string()),
+            without_script: told(&without_script),
+        }
+    }
+
+    /// Decides, as the operator's rules want where there are some and they can be followed.
+    pub(super) fn decide(
+        &self,
+        state: &State,
+        demand: &Demand<'_>,
+        ask: &Ask<'_>,
+        now: Instant,
+    ) -> Decision {
+        let rules = self.shared.rules.get();
+        let Some((rules, script)) = rules.and_then(|rules| Some((rules, rules.for_places()?)))
+        else {
+            return self.built_in(state, demand, ask, now);
+        };
+        let policy = |model: &ModelAlias| self.policy(model);
+        let interval = self.shared.interval;
+        let decide = |judge: &Judge| {
+            let judge = Some(judge);
+            schedule(&state.snapshot(demand, ask.prompt, interval, &policy, judge, now), demand)
+        };
+        let request = facts(ask, state.model_bytes(demand.model));
+        let judge = Judge::new(script, &request, false);
+        let decision = decide(&judge);
+        let error = judge.error();
+        rules.heard(error.as_ref());
+        match error {
+            Some(_) => self.built_in(state, demand, ask, now),
+            None => after_rules(decision, &judge),
+        }
+    }
+
+    /// The place of another worker of a model, where the operator's rules want none but that.
+    pub(super) fn another_place(
+        &self,
+        state: &State,
+        model: &ModelAlias,
+        may_evict: bool,
+        now: Instant,
+    ) -> Option<Spawn> {
+        let policy = |model: &ModelAlias| self.policy(model);
+        let place = |judge: Option<&Judge>| {
+            let ruling = judge.map(|judge| Ruling {
+                judge,
+                hive_idle: state.hive_idle(now),
+                denied: Vec::new(),
+            });
+            place_another(&state.fleet(model, &policy, ruling, now), model, may_evict)
+        };
+        let rules = self.shared.rules.get();
+        let Some((rules, script)) = rules.and_then(|rules| Some((rules, rules.for_places()?)))
+        else {
+            return place(None);
+        };
+        let request = RequestFacts {
+            model,
+            model_bytes: state.model_bytes(model),
+            caller: "queen",
+            priority: Priority::Interactive,
+            prompt_bytes: 0,
+            has_session: false,
+        };
+        let judge = Judge::new(script, &request, false);
+        let spawn = place(Some(&judge));
+        let error = judge.error();
+        rules.heard(error.as_ref());
+        if error.is_some() { place(None) } else { spawn }
+    }
+
+    fn built_in(
+        &self,
+        state: &State,
+        demand: &Demand<'_>,
+        ask: &Ask<'_>,
+        now: Instant,
+    ) -> Decision {
+        let policy = |model: &ModelAlias| self.policy(model);
+        let interval = self.shared.interval;
+        schedule(&state.snapshot(demand, ask.prompt, interval, &policy, None, now), demand)
+    }
+}
+
+impl State {
+    /// Asks about the workers that could take a request: takes those out that may not, and tells the
+    /// others' score.
+    pub(super) fn rule_workers<'a>(
+        &'a self,
+        judge: &'a Judge,
+        workers: &mut Vec<WorkerView<'a>>,
+        demand: &Demand<'_>,
+        now: Instant,
+    ) -> Ruling<'a> {
+        let (hive_idle, mut denied) = (self.hive_idle(now), Vec::new());
+        workers.retain_mut(|view| {
+            let could = view.readiness == Readiness::Ready
+                && view.liveness != Liveness::Gone
+                && view.has_room();
+            let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
+            let memory = self.memory(&worker.hive_id, worker.device);
+            let verdict = judge.verdict(&PlaceFacts {
+                worker: Some(view.id),
+                hive: &worker.hive_id,
+                device: Some(worker.device),
+                memory_total_bytes: memory.0,
+                memory_free_bytes: memory.1,
+                is_alive: view.liveness == Liveness::Alive,
+                hive_idle: hive_idle.get(&worker.hive_id).copied(),
+                load: LoadFacts {
+                    requests: view.load(),
+                    slots: view.slots,
+                    held_bytes: view.held_bytes,
+                    expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
+                },
+            });
+            view.extra_us = verdict.extra_ms.saturating_mul(1000);
+            if !verdict.is_allowed {
+                denied.push((&worker.hive_id, worker.device));
+            }
+            verdict.is_allowed
+        });
+        Ruling { judge, hive_idle, denied }
+    }
+
+    /// Asks about the places where a worker of a model could be started.
+    pub(super) fn rule_places<'a>(
+        &'a self,
+        ruling: &Ruling<'a>,
+        model: &ModelAlias,
+        now: Instant,
+    ) -> Vec<Ruled<'a>> {
+        let with_model = self.hives.iter().filter(|hive| {
+            hive.liveness(now) != Liveness::Gone
+                && hive.beat.catalog.iter().any(|entry| entry.alias == *model)
+        });
+        let mut ruled = Vec::new();
+        for hive in with_model {
+            let (id, is_alive) = (&hive.beat.hive_id, hive.liveness(now) == Liveness::Alive);
+            let devices = hive.beat.devices.iter();
+            let devices = devices.map(|device| {
+                (Some(device.id), device.memory_total_bytes, device.memory_free_bytes)
+            });
+            // A hive that lists no device chooses itself.
+            let chosen = hive.beat.devices.is_empty().then_some((None, 0, 0));
+            for (device, memory_total_bytes, memory_free_bytes) in devices.chain(chosen) {
+                let verdict = ruling.judge.verdict(&PlaceFacts {
+                    worker: None,
+                    hive: id,
+                    device,
+                    memory_total_bytes,
+                    memory_free_bytes,
+                    is_alive,
+                    hive_idle: ruling.hive_idle.get(id).copied(),
+                    load: LoadFacts::default(),
+                });
+                let is_denied = |(other, its): &(&HiveAlias, DeviceId)| {
+                    *other == id && device.is_none_or(|device| device == *its)
+                };
+                let is_allowed = verdict.is_allowed && !ruling.denied.iter().any(is_denied);
+                ruled.push(Ruled { hive: id, device, is_allowed, extra_ms: verdict.extra_ms });
+            }
+        }
+        ruled
+    }
+
+    /// For how long no worker of each hive has had a request.
+    fn hive_idle(&self, now: Instant) -> BTreeMap<&HiveAlias, Duration> {
+        let mut idle = BTreeMap::new();
+        for (_, worker) in self.workers.iter() {
+            let its = if worker.is_busy() {
+                Duration::ZERO
+            } else {
+                now.saturating_duration_since(worker.used_at)
+            };
+            let least = idle.entry(&worker.hive_id).or_insert(its);
+            *least = its.min(*least);
+        }
+        idle
+    }
+
+    /// The memory of a device, and what of it is free.
+    fn memory(&self, hive: &HiveAlias, device: DeviceId) -> (u64, u64) {
+        let devices = self.hives.get(hive).map_or(&[][..], |hive| &hive.beat.devices);
+        let found = devices.iter().find(|known| known.id == device);
+        found.map_or((0, 0), |device| (device.memory_total_bytes, device.memory_free_bytes))
+    }
+
+    /// The size of a model's file, where a catalog has it.
+    fn model_bytes(&self, model: &ModelAlias) -> u64 {
+        let mut entries = self.hives.iter().flat_map(|hive| &hive.beat.catalog);
+        entries.find(|entry| entry.alias == *model).map_or(0, |entry| entry.gguf.size_bytes)
+    }
+}
+
+fn facts<'a>(ask: &Ask<'a>, model_bytes: u64) -> RequestFacts<'a> {
+    RequestFacts {
+        model: ask.demand.model,
+        model_bytes,
+        caller: ask.caller,
+        priority: ask.priority,
+        prompt_bytes: ask.prompt.bytes(),
+        has_session: ask.session.is_some(),
+    }
+}
+
+/// The decision, which is the rules' doing where they have refused a place and none is left.
+fn after_rules(decision: Decision, judge: &Judge) -> Decision {
+    match decision {
+        Decision::Reject { .. } if judge.has_denied() => {
+            Decision::Reject { reason: RejectReason::Rules, retry_after_s: Some(RETRY_S) }
+        }
+        decision => decision,
+    }
+}
+
+fn told(decision: &Decision) -> String {
+    match decision {
+        Decision::Dispatch { why, .. } => why.to_string(),
+        Decision::Spawn(spawn) => spawn.to_string(),
+        Decision::Wait(reason) => format!("it waits ({})", reason.as_str()),
+        Decision::Reject { reason: RejectReason::Rules, .. } => "the rules refuse it".to_owned(),
+        Decision::Reject { .. } => "it is refused: no worker, and no place for one".to_owned(),
+    }
+}

@@ -1,0 +1,56 @@
+//! What the relay records of its decisions.
+
+use worker_contract::WorkerId;
+
+use super::Failure;
+use super::answer::Answer;
+use crate::decisions::{Decided, Kind};
+
+impl Answer {
+    /// A worker works again that got nothing for a while.
+    pub(super) fn log_closed(&self, worker: &WorkerId) {
+        let why = format!("{worker} answers again");
+        self.log(Decided::told(Kind::CircuitClosed, "probe_succeeded", why).worker(worker));
+    }
+
+    /// A worker gets nothing for a while.
+    pub(super) fn log_opened(&self, worker: &WorkerId, reason: &str) {
+        let why = format!("{worker} fails again and again, the last time so: {reason}");
+        self.log(Decided::told(Kind::CircuitOpened, "failures", why).worker(worker));
+    }
+
+    /// The request is tried again after a worker failed it.
+    pub(super) fn log_again(&self, worker: &WorkerId, reason: &str, is_connection: bool) {
+        let tokens = self.given();
+        let (kind, what) = if self.has_begun() {
+            (Kind::Failover, format!("the answer goes on after {tokens} tokens"))
+        } else {
+            (Kind::Retry, "the request is tried again".to_owned())
+        };
+        let name = if is_connection { "connection" } else { "worker_error" };
+        let why = format!("{worker} failed: {reason}; {what}");
+        self.log(Decided::told(kind, name, why).worker(worker));
+    }
+
+    /// The request is given up. What no place means is in the dispatcher's records already, and a
+    /// worker's word that the request is at fault is no decision.
+    pub(super) fn log_failure(&self, failure: &Failure) {
+        let decided = match failure {
+            Failure::NoPlace(_) | Failure::Refused { .. } => return,
+            Failure::WorkerFailed { worker_id, .. } => {
+                Decided::told(Kind::GiveUp, "worker_failed", failure.to_string()).worker(worker_id)
+            }
+            Failure::Deadline { .. } => {
+                Decided::told(Kind::GiveUp, "deadline", failure.to_string())
+            }
+            Failure::Quarantined { workers } if workers.is_empty() => {
+                let why = "the same request ended two workers a while ago, so it is not tried";
+                Decided::told(Kind::Reject, "quarantined", why)
+            }
+            Failure::Quarantined { .. } => {
+                Decided::told(Kind::Quarantine, "ends_workers", failure.to_string())
+            }
+        };
+        self.log(decided);
+    }
+}

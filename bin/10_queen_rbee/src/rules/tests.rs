@@ -1,0 +1,175 @@
+//! Scripts that are shipped, scripts that fail, and files that change.
+
+use std::fs;
+
+use jiff::ZonedDateTime;
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, WorkerId};
+
+use super::*;
+
+const GIB: u64 = 1 << 30;
+
+#[test]
+fn big_models_are_kept_on_gpu_1_and_small_ones_are_taken_elsewhere_if_they_can_be() {
+    let script = example(include_str!("../../../../docs/examples/big-models-on-gpu-1.rhai"));
+    for (bytes, hive, expected) in [
+        (20 * GIB, "gpu-1", (true, 0)),
+        (20 * GIB, "desk", (false, 0)),
+        (GIB, "gpu-1", (true, 5000)),
+        (GIB, "desk", (true, 0)),
+    ] {
+        let judged = judge(&script, bytes, Priority::Interactive, hive, None);
+        assert_eq!(judged, expected, "{bytes} on {hive}");
+    }
+}
+
+#[test]
+fn a_machine_that_is_awake_is_preferred() {
+    let script = example(include_str!("../../../../docs/examples/awake-first.rhai"));
+    for (idle, expected) in [(Some(5), 0), (Some(599), 0), (Some(600), 3000), (None, 3000)] {
+        let idle = idle.map(Duration::from_secs);
+        let judged = judge(&script, GIB, Priority::Interactive, "desk", idle);
+        assert_eq!(judged, (true, expected), "{idle:?}");
+    }
+}
+
+#[test]
+fn batch_requests_are_for_the_night() {
+    let script = example(include_str!("../../../../docs/examples/night-only.rhai"));
+    let at = |time: &str| -> ZonedDateTime {
+        format!("2026-11-24T{time}:00+00:00[UTC]").parse().unwrap()
+    };
+    let later = script::cpu_time() + Duration::from_secs(1);
+    for (time, priority, expected) in [
+        ("21:59", Priority::Batch, false),
+        ("22:00", Priority::Batch, true),
+        ("06:59", Priority::Batch, true),
+        ("07:00", Priority::Batch, false),
+        ("12:00", Priority::Interactive, true),
+    ] {
+        let model = model();
+        let facts = RequestFacts { priority, ..request(&model, GIB) };
+        let worker = rhai::Dynamic::UNIT;
+        let said = script.filter(&facts.value(&at(time)), &worker, later);
+        assert_eq!(said, Ok(expected), "{time} {priority:?}");
+    }
+    let rules = Rules::none(Decisions::in_memory());
+    rules.load(include_str!("../../../../docs/examples/night-only.rhai")).unwrap();
+    let model = model();
+    let of = |caller| rules.priority(&RequestFacts { caller, ..request(&model, GIB) });
+    assert_eq!((of("nightly"), of("local")), (Priority::Batch, Priority::Interactive));
+}
+
+#[test]
+fn a_script_that_fails_says_nothing_is_told_of_once_and_is_left_alone_for_a_while() {
+    let log = Decisions::in_memory();
+    let rules = Rules::none(log.clone());
+    rules.load("fn priority(request) { loop {} }").unwrap();
+    let model = model();
+    for _ in 0..20 {
+        assert_eq!(rules.priority(&request(&model, GIB)), Priority::Interactive);
+    }
+    assert_eq!(rules.failures(), u64::from(FAILURES), "then it is not asked");
+    let told: Vec<_> = log.since(0).iter().map(|entry| entry.decided.because.name()).collect();
+    assert_eq!(told, ["loaded", "slow"]);
+    rules.load("fn priority(request) { \"urgent\" }").unwrap();
+    assert_eq!(rules.priority(&request(&model, GIB)), Priority::Interactive);
+    let last = log.since(0).last().unwrap().decided.because.why();
+    assert!(last.contains("gave \"urgent\""), "{last}");
+}
+
+#[test]
+fn a_script_that_fails_at_one_place_says_nothing_of_any() {
+    let script = "fn score(request, worker) { if worker.hive == \"desk\" { 5 } else { nothing } }";
+    let model = model();
+    let judge = Judge::new(example(script), &request(&model, GIB), true);
+    let of = |hive: &str| {
+        let hive: HiveAlias = hive.parse().unwrap();
+        judge.verdict(&place(&hive, None))
+    };
+    assert_eq!(of("desk").extra_ms, 5);
+    assert_eq!(of("gpu-1"), Verdict::NONE);
+    assert_eq!(of("desk"), Verdict::NONE);
+    assert!(matches!(judge.error(), Some(ScriptError::Failed { function: "score", .. })));
+    assert_eq!(judge.traced().len(), 1);
+}
+
+#[test]
+fn a_file_that_changes_is_loaded_and_one_that_goes_or_is_broken_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(FILE);
+    let log = Decisions::in_memory();
+    let rules = Rules::none(log.clone());
+    let told = || {
+        let kept = log.since(0);
+        kept.iter().map(|entry| entry.decided.because.name()).collect::<Vec<_>>()
+    };
+    let mut known = rules.look(&file, None);
+    assert!(known.is_none() && told().is_empty() && rules.for_places().is_none());
+    fs::write(&file, "fn filter(request, worker) { true }").unwrap();
+    known = rules.look(&file, known);
+    known = rules.look(&file, known);
+    assert!(rules.for_places().is_some());
+    assert_eq!(told(), ["loaded"], "once");
+    fs::write(&file, "fn filter(request, worker) {").unwrap();
+    known = rules.look(&file, known);
+    assert!(rules.for_places().is_none());
+    fs::write(&file, " ".repeat(MAX_SCRIPT * 2)).unwrap();
+    known = rules.look(&file, known);
+    fs::write(&file, [0xff; 10]).unwrap();
+    known = rules.look(&file, known);
+    fs::write(&file, "fn priority(request) { \"batch\" }").unwrap();
+    known = rules.look(&file, known);
+    fs::remove_file(&file).unwrap();
+    assert!(rules.look(&file, known).is_none());
+    let broken = "not_understood";
+    assert_eq!(told(), ["loaded", broken, broken, broken, "loaded", "removed"]);
+}
+
+fn example(text: &str) -> Arc<Script> {
+    Arc::new(Script::compile(text).unwrap())
+}
+
+fn judge(
+    script: &Arc<Script>,
+    model_bytes: u64,
+    priority: Priority,
+    hive: &str,
+    hive_idle: Option<Duration>,
+) -> (bool, i64) {
+    let (model, hive) = (model(), hive.parse::<HiveAlias>().unwrap());
+    let facts = RequestFacts { priority, ..request(&model, model_bytes) };
+    let judge = Judge::new(Arc::clone(script), &facts, false);
+    let said = judge.verdict(&place(&hive, hive_idle));
+    assert_eq!(judge.error(), None);
+    assert_eq!(judge.has_denied(), !said.is_allowed);
+    (said.is_allowed, said.extra_ms)
+}
+
+fn model() -> ModelAlias {
+    "m".parse().unwrap()
+}
+
+fn request(model: &ModelAlias, model_bytes: u64) -> RequestFacts<'_> {
+    RequestFacts {
+        model,
+        model_bytes,
+        caller: "local",
+        priority: Priority::Interactive,
+        prompt_bytes: 10,
+        has_session: false,
+    }
+}
+
+fn place(hive: &HiveAlias, hive_idle: Option<Duration>) -> PlaceFacts<'_> {
+    PlaceFacts {
+        worker: None::<&WorkerId>,
+        hive,
+        device: Some("GPU-0".parse::<DeviceId>().unwrap()),
+        memory_total_bytes: GIB,
+        memory_free_bytes: GIB,
+        is_alive: true,
+        hive_idle,
+        load: LoadFacts::default(),
+    }
+}

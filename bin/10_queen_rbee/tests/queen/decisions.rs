@@ -1,0 +1,76 @@
+//! What was decided for a request, and why.
+
+use serde_json::{Value, json};
+
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat};
+
+const CHAT: &str = "/v1/chat/completions";
+
+#[tokio::test]
+async fn a_requests_way_is_told_from_its_failing_worker_to_the_one_that_answered() {
+    let queen = Queen::start().await;
+    let failing = WorkerDouble::start("w-1", [Script::Dies(&["Hello"])]);
+    let other = WorkerDouble::start("w-2", [Script::Says(&[" world"])]);
+    queen.worker_beat(&failing.beat()).await;
+    queen.worker_beat(&other.beat()).await;
+    let request = queen.post(CHAT).header("x-request-id", "r-1").json(&chat());
+    assert_eq!(Reply::read(request).await.header("x-request-id"), "r-1");
+    let way = why(&queen, "request_id=r-1").await;
+    let told: Vec<_> = way.iter().map(|d| (text(d, "kind"), text(d, "worker_id"))).collect();
+    assert_eq!(told, [("dispatch", "w-2"), ("failover", "w-1"), ("dispatch", "w-1")]);
+    assert!(text(&way[1], "why").contains("goes on after 2 tokens"), "{way:?}");
+    assert!(text(&way[0], "why").starts_with("w-2 is the only worker"), "{way:?}");
+    assert_eq!((text(&way[0], "caller"), text(&way[0], "model")), ("local", "m"));
+    assert_eq!(way[0]["detail"]["chosen"]["slots"], 4, "{way:?}");
+}
+
+#[tokio::test]
+async fn starts_refusals_and_circuits_are_told_too() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    hive.let_start();
+    queen.hive_beat(&hive.beat()).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    let of_model = why(&queen, "model=m").await;
+    let kinds: Vec<_> = of_model.iter().map(|d| text(d, "kind")).collect();
+    assert_eq!(kinds, ["dispatch", "spawn"]);
+    assert_eq!(of_model[1]["detail"]["hive"], "localhost");
+
+    let unknown = json!({"model": "other", "messages": [{"role": "user", "content": "Hi"}]});
+    queen.ask(CHAT, &unknown).await.error(404, "model_not_found");
+    let refused = &why(&queen, "model=other").await[0];
+    assert_eq!((text(refused, "kind"), text(refused, "reason")), ("reject", "unknown_model"));
+
+    let queen = Queen::start().await;
+    let babbling = WorkerDouble::start("w-1", vec![Script::Babbles; 3]);
+    queen.worker_beat(&babbling.beat()).await;
+    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    let kinds: Vec<_> = why(&queen, "").await.iter().map(|d| text(d, "kind").to_owned()).collect();
+    assert_eq!(kinds[..2], ["give_up", "circuit_opened"], "{kinds:?}");
+    assert_eq!(kinds.iter().filter(|kind| *kind == "retry").count(), 2, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn a_question_that_makes_no_sense_is_refused() {
+    let queen = Queen::start().await;
+    for (query, param) in [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("model=../x", "model"),
+        ("request_id=a%20b", "request_id"),
+    ] {
+        let path = format!("/v1/decisions?{query}");
+        let error = Reply::read(queen.get(&path)).await.error(400, "invalid_value");
+        assert_eq!(error["param"], param, "{error}");
+    }
+    Reply::read(queen.get("/v1/decisions?what=1")).await.error(400, "invalid_value");
+}
+
+async fn why(queen: &Queen, query: &str) -> Vec<Value> {
+    let reply = Reply::read(queen.get(&format!("/v1/decisions?{query}"))).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()["decisions"].as_array().unwrap().clone()
+}
+
+fn text<'a>(decision: &'a Value, field: &str) -> &'a str {
+    decision[field].as_str().unwrap_or_default()
+}

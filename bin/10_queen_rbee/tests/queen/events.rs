@@ -1,0 +1,209 @@
+//! The stream of everything that changes.
+
+use access_tokens::{Secret, TokenStore};
+use reqwest::Response;
+use serde_json::Value;
+use worker_contract::{Device, DeviceLoad, HiveHeartbeat, WorkerState};
+
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
+
+const CHAT: &str = "/v1/chat/completions";
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_snapshot_comes_first_and_then_what_changes_and_nothing_else() {
+    let queen = Queen::start().await;
+    let (worker, hive) = (WorkerDouble::start("w-1", []), HiveDouble::start(false));
+    queen.worker_beat(&worker.beat()).await;
+    queen.hive_beat(&hive.beat()).await;
+    let mut events = Events::open(&queen, None).await;
+    let (name, all) = events.next().await;
+    assert_eq!(name, "snapshot");
+    assert_eq!(all["workers"][0]["worker_id"], "w-1", "{all}");
+    assert_eq!(all["workers"][0]["slots"], 4);
+    assert_eq!(all["hives"][0]["models"][0], "m");
+    assert_eq!((&all["models"][0]["id"], &all["jobs"]), (&"m".into(), &Value::Array(vec![])));
+
+    queen.worker_beat(&worker.beat()).await;
+    queen.hive_beat(&hive.beat()).await;
+    let draining =
+        worker_contract::WorkerHeartbeat { state: WorkerState::Draining, ..worker.beat() };
+    queen.worker_beat(&draining).await;
+    let (name, changed) = events.next().await;
+    assert_eq!((name.as_str(), &changed["state"]), ("worker", &"draining".into()), "{changed}");
+
+    queen.ask(CHAT, &serde_json::json!({"model": "x", "messages": []})).await;
+    queen
+        .ask(
+            CHAT,
+            &serde_json::json!({"model": "x", "messages": [{"role": "user", "content": "a"}]}),
+        )
+        .await;
+    let refused = events.until("decision").await;
+    assert_eq!((&refused["kind"], &refused["model"]), (&"reject".into(), &"x".into()));
+
+    let job = serde_json::json!({"operation": {"HiveList": {}}});
+    assert_eq!(queen.ask("/v1/jobs", &job).await.status, 202);
+    let told = events.until("job").await;
+    assert_eq!(told["operation"], "hive_list", "{told}");
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_after_the_last_event_it_has_and_a_stranger_begins_anew() {
+    let queen = Queen::start().await;
+    let (first, second) = (WorkerDouble::start("w-1", []), WorkerDouble::start("w-2", []));
+    queen.worker_beat(&first.beat()).await;
+    let mut events = Events::open(&queen, None).await;
+    assert_eq!(events.next().await.0, "snapshot");
+    let last = events.last_id.clone();
+    drop(events);
+    queen.worker_beat(&second.beat()).await;
+    let mut events = Events::open(&queen, Some(&last)).await;
+    let (name, new) = events.next().await;
+    assert_eq!((name.as_str(), &new["worker_id"]), ("worker", &"w-2".into()));
+    for stranger in ["00000000-1", "nonsense", "999"] {
+        let mut events = Events::open(&queen, Some(stranger)).await;
+        let (name, all) = events.next().await;
+        assert_eq!((name.as_str(), all["workers"].as_array().unwrap().len()), ("snapshot", 2));
+    }
+}
+
+#[tokio::test]
+async fn events_decisions_metrics_and_trials_of_rules_are_for_holders_of_a_token() {
+    let queen = Queen::start().await;
+    let hive = Secret::from("the-secret-of-gpu-1-and-of-nobody-else".to_owned());
+    let add = serde_json::json!({"operation": {"HiveAdd": {
+        "hive_id": "gpu-1", "url": "http://gpu-1:9000", "secret": hive.expose(),
+    }}});
+    queen.ask("/v1/jobs", &add).await;
+    until("the hive is known", async || {
+        Reply::read(queen.get("/v1/decisions").bearer_auth(hive.expose())).await.status == 403
+    })
+    .await;
+    let token = TokenStore::open(&queen.secrets()).create("test").unwrap().secret;
+    for path in ["/v1/events", "/v1/decisions", "/metrics"] {
+        Reply::read(queen.get(path)).await.error(401, "invalid_api_key");
+        let refused = Reply::read(queen.get(path).bearer_auth(hive.expose())).await;
+        refused.error(403, "hive_secret");
+        let answer = queen.get(path).bearer_auth(token.expose()).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+    }
+    let body = serde_json::json!({"script": "fn filter(request, worker) { true }"});
+    queen.ask("/v1/policy/test", &body).await.error(401, "invalid_api_key");
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_cut_off_and_told_so_while_others_get_everything() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let slow = Events::open(&queen, None).await;
+    let mut other = Events::open(&queen, None).await;
+    for number in 0..25 {
+        let version = number.to_string();
+        let devices = vec![large_device()];
+        queen.hive_beat(&HiveHeartbeat { version: version.clone(), devices, ..hive.beat() }).await;
+        while other.until("hive").await["version"] != version.as_str() {}
+    }
+    let end = slow.end().await;
+    assert_eq!(end["reason"], "too_slow", "{end}");
+    assert!(end["missed"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn what_a_worker_does_is_told_too() {
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let mut events = Events::open(&queen, None).await;
+    events.next().await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    assert_eq!(events.until("worker").await["in_flight"], 1);
+    drop(stream);
+    assert_eq!(events.until("worker").await["in_flight"], 0);
+}
+
+#[tokio::test]
+async fn a_queen_that_stops_ends_the_stream_and_does_not_wait_for_its_reader() {
+    let mut queen = Queen::start().await;
+    let events = Events::open(&queen, None).await;
+    assert_eq!(Reply::read(queen.post("/v1/shutdown")).await.status, 202);
+    assert_eq!(events.end().await["reason"], "stopping");
+    queen.ended().await;
+}
+
+fn large_device() -> Device {
+    Device {
+        id: "CPU-0".parse().unwrap(),
+        backend: "CPU".into(),
+        name: "x".repeat(MIB),
+        memory_total_bytes: 1,
+        memory_free_bytes: 1,
+        pci_address: None,
+        load: DeviceLoad::default(),
+        is_gone: false,
+    }
+}
+
+struct Events {
+    response: Response,
+    buffer: Vec<u8>,
+    last_id: String,
+}
+
+impl Events {
+    async fn open(queen: &Queen, last_id: Option<&str>) -> Self {
+        let mut request = queen.get("/v1/events");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        Self { response, buffer: Vec::new(), last_id: String::new() }
+    }
+
+    /// The next event; `None` at the end.
+    async fn try_next(&mut self) -> Option<(String, Value)> {
+        loop {
+            let end = self.buffer.windows(2).position(|two| two == b"\n\n");
+            if let Some(end) = end {
+                let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                let event = String::from_utf8(event).unwrap();
+                let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
+                if let Some(id) = field("id: ") {
+                    id.clone_into(&mut self.last_id);
+                }
+                match (field("event: "), field("data: ")) {
+                    (Some(name), Some(data)) => {
+                        return Some((name.to_owned(), serde_json::from_str(data).unwrap()));
+                    }
+                    _ => continue,
+                }
+            }
+            self.buffer.extend_from_slice(&self.response.chunk().await.unwrap()?);
+        }
+    }
+
+    async fn next(&mut self) -> (String, Value) {
+        self.try_next().await.expect("the stream has ended")
+    }
+
+    async fn until(&mut self, wanted: &str) -> Value {
+        loop {
+            let (name, data) = self.next().await;
+            if name == wanted {
+                return data;
+            }
+        }
+    }
+
+    /// Reads to the end; gives the event that says why.
+    async fn end(mut self) -> Value {
+        let mut last = None;
+        while let Some(event) = self.try_next().await {
+            last = Some(event);
+        }
+        let (name, why) = last.expect("an event");
+        assert_eq!(name, "end");
+        why
+    }
+}
