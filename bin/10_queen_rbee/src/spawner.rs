@@ -54,21 +54,23 @@ impl Spawner {
     }
 
     /// Starts a worker, or joins the start that is under way for the model. It is seen through even
-    /// if nobody waits for it any longer: the next request finds the worker.
-    pub fn spawn(&self, model: &ModelAlias, spawn: Spawn) -> Attempt {
+    /// if nobody waits for it any longer: the next request finds the worker. `None` where a worker that
+    /// is to make room has requests.
+    pub fn spawn(&self, model: &ModelAlias, spawn: &Spawn) -> Option<Attempt> {
         let mut running = self.running();
         if let Some(attempt) = running.get(model) {
-            return attempt.clone();
+            return Some(attempt.clone());
+        }
+        if !self.shared.registry.retire_all(&spawn.evict, clock::now()) {
+            return None;
         }
         let (sender, end) = watch::channel(None);
         let attempt = Attempt { end };
         running.insert(model.clone(), attempt.clone());
         let registry = &self.shared.registry;
         let mark = registry.begin_spawn(model);
-        let now = clock::now();
-        spawn.evict.iter().for_each(|worker| registry.worker_leaves(worker, now));
-        self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn, mark, sender));
-        attempt
+        self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn.clone(), mark, sender));
+        Some(attempt)
     }
 
     async fn carry_out(

@@ -238,7 +238,8 @@ impl Dispatcher {
         let mut next = None;
         for (ticket, waiting) in admission.waiting(model).take(LOOK_AHEAD) {
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
-                next = Some((ticket, None));
+                let late = NoPlace::Deadline { model: model.clone() };
+                next = Some((ticket, Some(Err(late))));
                 break;
             }
             let ask = waiting.wanted.ask(starts.refused(model));
@@ -250,9 +251,11 @@ impl Dispatcher {
                     next = Some((ticket, Some(Err(refused))));
                 }
                 Placed::Not(Decision::Spawn(spawn)) => {
-                    self.log_spawn(&waiting.wanted, &spawn);
-                    let attempt = self.spawner.spawn(model, spawn.clone());
-                    attempts.begun(model, spawn, attempt);
+                    // Where a worker that was to go has just got a request, it is decided again.
+                    if let Some(attempt) = self.spawner.spawn(model, &spawn) {
+                        self.log_spawn(&waiting.wanted, &spawn);
+                        attempts.begun(model, spawn, attempt);
+                    }
                     return false;
                 }
                 // Whoever needs nothing in particular speaks for all behind.

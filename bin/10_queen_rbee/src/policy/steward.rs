@@ -96,7 +96,7 @@ impl Steward {
                 let hive = &spawn.hive;
                 tracing::info!(%model, %hive, ?why, "another worker of a model is started");
                 self.log_start(&model, &spawn, why);
-                let mut attempt = self.spawner.spawn(&model, spawn);
+                let mut attempt = self.spawner.spawn(&model, &spawn)?;
                 Some(Box::pin(async move { Ended::Start(model, attempt.ended().await) }))
             }
             Action::Stop { worker, idle } => {

@@ -35,9 +35,16 @@ impl Breaker {
         true
     }
 
-    /// It has given something: it works. True when that closes the circuit.
-    pub(super) fn on_success(&mut self) -> bool {
-        std::mem::take(self).open_until.is_some()
+    /// It has begun an answer: requests may be sent again, and one more failure ends that. True when
+    /// that closes the circuit.
+    pub(super) fn on_beginning(&mut self) -> bool {
+        self.failures = self.failures.min(FAILURES - 1);
+        self.open_until.take().is_some()
+    }
+
+    /// It has given a whole answer: it works.
+    pub(super) fn on_success(&mut self) {
+        *self = Self::default();
     }
 
     /// Whether requests may be sent.
@@ -58,7 +65,8 @@ mod tests {
     fn three_failures_in_a_row_open_it_and_one_request_closes_it_again() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
-        assert!(!breaker.on_success(), "it was not open");
+        assert!(!breaker.on_beginning(), "it was not open");
+        breaker.on_success();
         assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
         assert_eq!(breaker.circuit(now), Circuit::Closed);
         assert!(breaker.on_failure(now));
@@ -69,7 +77,7 @@ mod tests {
         assert!(breaker.on_failure(later), "the probe failed");
         assert_eq!(breaker.circuit(later + FIRST), Circuit::Open, "twice as long");
         assert_eq!(breaker.circuit(later + FIRST * 2), Circuit::HalfOpen);
-        assert!(breaker.on_success());
+        assert!(breaker.on_beginning());
         assert_eq!(breaker.circuit(later), Circuit::Closed);
     }
 

@@ -45,7 +45,9 @@ impl State {
         let workers = of_model.map(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);
             let holder = worker.target.holder;
-            let blocks = held.iter().find(|(other, _)| *other == holder).map_or(0, |(_, n)| *n);
+            let blocks = held
+                .binary_search_by_key(&holder, |(other, _)| *other)
+                .map_or(0, |found| held[found].1);
             let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
             worker.view(id, worker.liveness(interval, hive, now), held_bytes, now)
         });
@@ -68,12 +70,20 @@ impl State {
         now: Instant,
     ) -> Fleet<'a> {
         let mut kept: BTreeMap<&ModelAlias, (Option<Policy>, u32)> = BTreeMap::new();
-        for (_, worker) in self.own_workers() {
+        let lives = |worker: &Worker| {
+            !worker.target.gone.is_cancelled()
+                && worker.readiness_for_requests() != Readiness::Ending
+        };
+        for (_, worker) in self.own_workers().filter(|(_, worker)| lives(worker)) {
             let of_model = kept.entry(&worker.model).or_insert_with(|| (policy(&worker.model), 0));
             of_model.1 += 1;
         }
         let is_kept = |model: &ModelAlias| match kept.get(model) {
             Some((Some(policy), count)) => policy.pin || *count <= policy.min,
+            _ => false,
+        };
+        let has_enough = match kept.get(model) {
+            Some((Some(policy), count)) => *count >= policy.max,
             _ => false,
         };
         let residents = self.own_workers().map(|(id, worker)| Resident {
@@ -92,6 +102,7 @@ impl State {
             residents: residents.collect(),
             ruled: ruling.map_or_else(Vec::new, |ruling| self.rule_places(&ruling, model, now)),
             wish,
+            has_enough,
         }
     }
 

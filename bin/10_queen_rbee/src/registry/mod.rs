@@ -37,7 +37,7 @@ pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::ruling::RulesReport;
 pub use self::sessions::SessionKey;
 pub use self::workers::{Address, Target};
-use self::workers::{Stay, Workers};
+use self::workers::{Stay, Worker, Workers};
 use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions};
 use crate::admission::Priority;
 use crate::clock;
@@ -300,7 +300,7 @@ impl Registry {
     pub fn worker_works(&self, place: &Place) -> bool {
         let mut state = self.state();
         let worker = state.workers.get_mut(&place.worker_id);
-        let has_closed = worker.is_some_and(|worker| worker.breaker.on_success());
+        let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
         state.workers.share(&place.worker_id, place.stay);
         has_closed
     }
@@ -315,13 +315,24 @@ impl Registry {
     ) {
         if let Some(worker) = self.state().workers.get_mut(id) {
             worker.answered += 1;
+            worker.breaker.on_success();
             worker.pace.on_answer(prompt_bytes, usage, timings);
         }
     }
 
-    /// A worker is being ended to make room: it gets no more requests.
-    pub fn worker_leaves(&self, id: &WorkerId, now: Instant) {
-        self.state().workers.leaves(id, now);
+    /// Takes idle workers out of use, so that they can be ended: all of them, or none where one has
+    /// requests.
+    #[must_use]
+    pub fn retire_all(&self, ids: &[WorkerId], now: Instant) -> bool {
+        let mut state = self.state();
+        let is_busy = |id: &WorkerId| state.workers.get(id).is_some_and(Worker::is_busy);
+        if ids.iter().any(is_busy) {
+            return false;
+        }
+        for id in ids {
+            state.workers.leaves(id, now);
+        }
+        true
     }
 
     /// A worker that was to make room stays, because it could not be ended.

@@ -25,6 +25,7 @@ pub(super) type Holder = u64;
 /// Who holds which blocks.
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
+    /// In the order of their numbers.
     holders: HashMap<u64, Vec<Holder>>,
     held: HashMap<Holder, LruCache<u64, ()>>,
     total: usize,
@@ -55,7 +56,10 @@ impl Prefixes {
                 Some((old, ())) => forget(&mut self.holders, old, holder),
                 None => self.total += 1,
             }
-            self.holders.entry(*block).or_default().push(holder);
+            let list = self.holders.entry(*block).or_default();
+            if let Err(place) = list.binary_search(&holder) {
+                list.insert(place, holder);
+            }
         }
     }
 
@@ -70,7 +74,7 @@ impl Prefixes {
             }
             let mut goes_on = false;
             for (holder, length) in &mut found {
-                if *length == number && holders.contains(holder) {
+                if *length == number && holders.binary_search(holder).is_ok() {
                     *length += 1;
                     goes_on = true;
                 }

@@ -16,7 +16,7 @@ use super::breaker::Breaker;
 use super::pace::Pace;
 use super::prefixes::Holder;
 use super::{Liveness, ReportError, Server, liveness};
-use crate::scheduler::{Readiness, Ways, WorkerView};
+use crate::scheduler::{Circuit, Readiness, Ways, WorkerView};
 
 /// The most workers that are kept in mind.
 const MAX_WORKERS: usize = 4096;
@@ -62,6 +62,8 @@ pub(super) struct Worker {
     /// Requests that it has answered, and failed, since the queen knows it.
     pub(super) answered: u64,
     pub(super) failures: u64,
+    /// The request that shows whether it works again, by its number.
+    probed_by: Option<u64>,
     /// When it last had a request.
     pub(super) used_at: Instant,
     pub(super) breaker: Breaker,
@@ -257,6 +259,9 @@ impl Workers {
         worker.given += 1;
         worker.used_at = now;
         let stay = Stay { entry: worker.entry, number: worker.given, is_first };
+        if worker.breaker.circuit(now) == Circuit::HalfOpen {
+            worker.probed_by = Some(stay.number);
+        }
         if alone && is_first {
             worker.taken_by = Some(stay.number);
         }
@@ -272,13 +277,14 @@ impl Workers {
         self.share(id, stay);
     }
 
-    /// A request needs its worker no longer to itself.
+    /// A request needs its worker no longer to itself, and has shown whether it works.
     pub(super) fn share(&mut self, id: &WorkerId, stay: Stay) {
-        let by_it = |worker: &&mut Worker| {
-            worker.entry == stay.entry && worker.taken_by == Some(stay.number)
-        };
-        if let Some(worker) = self.by_id.get_mut(id).filter(by_it) {
-            worker.taken_by = None;
+        let is_same = |worker: &&mut Worker| worker.entry == stay.entry;
+        let Some(worker) = self.by_id.get_mut(id).filter(is_same) else { return };
+        for held in [&mut worker.taken_by, &mut worker.probed_by] {
+            if *held == Some(stay.number) {
+                *held = None;
+            }
         }
     }
 
@@ -394,6 +400,7 @@ impl Worker {
             leaving_until: None,
             given: 0,
             taken_by: None,
+            probed_by: None,
             answered: 0,
             failures: 0,
             used_at: now,
@@ -413,6 +420,7 @@ impl Worker {
         self.target = target;
         self.breaker = Breaker::default();
         self.taken_by = None;
+        self.probed_by = None;
     }
 
     /// Whether it has requests.
@@ -534,7 +542,11 @@ impl Worker {
             id,
             readiness: self.readiness_for_requests(),
             liveness,
-            circuit: self.breaker.circuit(now),
+            circuit: match self.breaker.circuit(now) {
+                // One at a time.
+                Circuit::HalfOpen if self.probed_by.is_some() => Circuit::Open,
+                circuit => circuit,
+            },
             is_taken: self.taken_by.is_some(),
             is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
             slots: self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1),

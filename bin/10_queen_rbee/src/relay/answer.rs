@@ -209,7 +209,8 @@ impl Answer {
         match self.relay.workers.send(target, &leg, deadline).await {
             Ok(events) => {
                 let heard_at = Instant::now();
-                self.alarm.as_mut().reset(self.asking.deadline);
+                let until = self.patience_ends(heard_at);
+                self.alarm.as_mut().reset(until);
                 self.state =
                     State::Reading(Box::new(Reading { events, place, heard_at, works: false }));
                 Ok(())

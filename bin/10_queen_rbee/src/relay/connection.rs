@@ -28,9 +28,6 @@ use crate::registry::Address;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long a worker may take to begin its answer on a connection that was idle, which it does before
-/// it reads the prompt: what was between the two may have forgotten the connection.
-const STALE: Duration = Duration::from_secs(5);
 /// How long an unused connection is kept.
 const IDLE: Duration = Duration::from_secs(60);
 /// How many unused connections are kept, over all workers.
@@ -84,14 +81,16 @@ struct Idle {
 
 impl Pool {
     /// Sends a request; gives the head of its answer. One that fails on a connection that was idle,
-    /// and that the worker may have closed meanwhile, is sent once more on a fresh one.
+    /// and that the worker may have closed meanwhile, is sent once more on a fresh one; so is one that
+    /// has no head within `stale` there.
     pub(super) async fn send(
         &self,
         address: &Address,
+        stale: Duration,
         request: impl Fn() -> Request<Full<Bytes>>,
     ) -> Result<(response::Parts, Exchange), Broken> {
         if let Some(mut idle) = self.take(&address.authority) {
-            if let Ok(Ok(response)) = timeout(STALE, idle.call(request())).await {
+            if let Ok(Ok(response)) = timeout(stale, idle.call(request())).await {
                 return Ok(self.exchange(idle, response, address));
             }
             // The others go the same way: the worker has ended, or the network forgot them.

@@ -25,19 +25,20 @@ type Fingerprint = [u8; 32];
 impl Quarantine {
     /// Remembers a request.
     pub(super) fn add(&self, request: &InferenceRequest, now: Instant) {
+        let known = fingerprint(request);
         let mut kept = self.kept();
         kept.truncate(MOST - 1);
-        kept.push_front((fingerprint(request), now));
+        kept.push_front((known, now));
     }
 
     /// Whether a request is remembered.
     pub(super) fn has(&self, request: &InferenceRequest, now: Instant) -> bool {
-        let mut kept = self.kept();
-        kept.retain(|(_, at)| now.saturating_duration_since(*at) < MEMORY);
+        self.kept().retain(|(_, at)| now.saturating_duration_since(*at) < MEMORY);
         // Most of the time nothing is remembered, and nothing has to be computed.
-        !kept.is_empty() && {
+        let is_any = !self.kept().is_empty();
+        is_any && {
             let wanted = fingerprint(request);
-            kept.iter().any(|(known, _)| *known == wanted)
+            self.kept().iter().any(|(known, _)| *known == wanted)
         }
     }
 

@@ -23,6 +23,9 @@ use crate::registry::{Server, Target};
 
 /// How long a worker may take to begin its answer, which it does before it reads the prompt.
 const BEGIN: Duration = Duration::from_secs(30);
+/// How long a worker may take to do so on a connection that was idle: what is between the two may have
+/// forgotten the connection.
+const STALE: Duration = Duration::from_secs(5);
 /// The longest error, in bytes.
 const MAX_ERROR: usize = 64 << 10;
 /// How long the text of an error may take.
@@ -95,12 +98,14 @@ impl WorkerClient {
             Err(error) => return Err(Trouble::garbage(format!("it cannot be asked: {error}"))),
         };
         let patience = if target.server.is_some() { SERVER_BEGINS } else { BEGIN };
+        // A server may compute the prompt before it says anything.
+        let stale = if target.server.is_some() { patience } else { STALE };
         let sent_at = Instant::now();
         let build = || self.http_request(&target, leg, body.clone());
         let sent = tokio::select! {
             biased;
             () = target.gone.cancelled() => return Err(gone()),
-            sent = timeout(patience, self.pool.send(&target.address, build)) => sent,
+            sent = timeout(patience, self.pool.send(&target.address, stale, build)) => sent,
             () = sleep_until(deadline) => return Err(Trouble::Deadline),
         };
         match sent {

@@ -20,6 +20,8 @@ pub(super) enum NoSite {
     Refused,
     /// It would fit if workers were idle that are not.
     Full,
+    /// It has as many workers as its policy allows.
+    Enough,
 }
 
 /// A device of a hive, and what would have to go.
@@ -42,13 +44,19 @@ enum Fit {
     Yes,
 }
 
-/// The place that suits a model best: on a hive that reports on time; wished for; where it fits; a
+/// The place that suits a model best: on a hive that reports on time; where it fits; wished for; a
 /// GPU; with the fewest workers to end; with the most free memory.
 pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoSite> {
-    let with_model = fleet
-        .hives
-        .iter()
-        .filter(|hive| hive.liveness != Liveness::Gone && hive.entry(demand.model).is_some());
+    if fleet.has_enough {
+        return Err(NoSite::Enough);
+    }
+    // An answer goes on with the very file that it began with.
+    let has_it = |hive: &&HiveView<'_>| {
+        let entry = hive.entry(demand.model);
+        entry.is_some_and(|entry| demand.digest.is_none_or(|needed| entry.sha256 == *needed))
+    };
+    let there = fleet.hives.iter().filter(|hive| hive.liveness != Liveness::Gone);
+    let with_model = there.filter(has_it);
     let sites: Vec<Site<'_>> = with_model.flat_map(|hive| sites(fleet, hive, demand)).collect();
     let is_refused = |site: &Site<'_>| {
         demand
@@ -203,6 +211,6 @@ impl Site<'_> {
         });
         let is_alive = self.hive.liveness == Liveness::Alive;
         let rest = (Reverse(self.extra_ms), device, Reverse(self.hive.id));
-        (is_alive, self.is_wished, self.fit, rest)
+        (is_alive, self.fit == Fit::Yes, self.is_wished, self.fit, rest)
     }
 }

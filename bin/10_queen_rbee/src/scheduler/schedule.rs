@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use super::placement::{NoSite, place};
 use super::{
     Circuit, Decision, Demand, Estimate, Readiness, Reason, RejectReason, Snapshot, WaitReason,
-    Why, WorkerView,
+    Ways, Why, WorkerView,
 };
 use crate::registry::Liveness;
 
@@ -18,7 +18,8 @@ const RETRY_HIVE_S: u64 = 5;
 #[must_use]
 pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     let has_file = |worker: &WorkerView<'_>| match (demand.digest, worker.digest) {
-        (Some(needed), Some(there)) => needed == there,
+        // Who goes on after a text needs no file.
+        (Some(needed), there) if worker.ways.meet(Ways::TOKENS) => there == Some(needed),
         _ => true,
     };
     let is_there = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone;
@@ -54,6 +55,9 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     };
     if ready().any(|worker| worker.circuit != Circuit::Closed) {
         return Decision::Wait(WaitReason::Circuit);
+    }
+    if none == NoSite::Enough {
+        return Decision::Wait(WaitReason::News);
     }
     if none == NoSite::Full {
         return Decision::Wait(WaitReason::Memory);

@@ -34,6 +34,8 @@ pub struct Fleet<'a> {
     pub residents: Vec<Resident<'a>>,
     /// Where a worker for the model should be.
     pub wish: Wish,
+    /// The model has as many workers as its policy allows.
+    pub has_enough: bool,
     /// What somebody's rules say of the places for one; of those that are not here they say nothing.
     pub ruled: Vec<Ruled<'a>>,
 }
@@ -169,8 +171,9 @@ impl WorkerView<'_> {
     pub fn has_room(&self) -> bool {
         match self.circuit {
             _ if self.is_taken => false,
-            Circuit::Closed => self.in_flight < self.slots.max(1).saturating_mul(REQUESTS_A_SLOT),
-            Circuit::HalfOpen => self.in_flight == 0,
+            Circuit::Closed | Circuit::HalfOpen => {
+                self.in_flight < self.slots.max(1).saturating_mul(REQUESTS_A_SLOT)
+            }
             Circuit::Open => false,
         }
     }

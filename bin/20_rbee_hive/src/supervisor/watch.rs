@@ -317,6 +317,7 @@ impl Watch {
             worker.state = SupervisedState::Failed { reason };
         });
         if is_given_up {
+            let plan = plan.filter(WorkerPlan::is_text);
             context.ledger.give_up(GivenUp { worker: state.borrow().clone(), plan });
         }
         context.changes.note();

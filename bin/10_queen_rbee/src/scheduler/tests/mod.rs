@@ -27,6 +27,7 @@ struct World {
     residents: Vec<R>,
     wish: Option<(HiveAlias, Option<DeviceId>)>,
     ruled: Vec<(HiveAlias, Option<DeviceId>, bool, i64)>,
+    has_enough: bool,
     is_spawning: bool,
     warming_up: bool,
 }
@@ -59,6 +60,7 @@ impl World {
                     extra_ms: *extra_ms,
                 })
                 .collect(),
+            has_enough: self.has_enough,
         };
         let snapshot = Snapshot {
             workers: of_model.map(W::view).collect(),

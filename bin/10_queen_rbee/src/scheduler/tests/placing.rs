@@ -123,6 +123,7 @@ fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slow
             residents: world.residents.iter().map(R::view).collect(),
             wish: Wish::default(),
             ruled: Vec::new(),
+            has_enough: false,
         };
         let spawn = place_another(&fleet, &model(), may_evict);
         spawn.map(|spawn| outcome(&Decision::Spawn(spawn)))
@@ -137,4 +138,18 @@ fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slow
     assert_eq!(place(hives(), &[gpu, other], true), some("spawn i GPU-0 -b"));
     let without = vec![h("h", Alive).bare()];
     assert_eq!(place(without, &[cpu], true), None, "nobody knows its devices");
+}
+
+#[test]
+fn a_model_gets_no_more_workers_than_its_policy_allows_and_none_of_another_file() {
+    let open = w("a", 4, 0).circuit(Circuit::Open);
+    let enough = World { has_enough: true, ..World::of(&[open], &[h("h", Alive)]) };
+    check("its circuit is waited for", &enough, "wait circuit");
+    let suspect = w("a", 4, 0).state(Ending);
+    let enough = World { has_enough: true, ..World::of(&[suspect], &[h("h", Alive)]) };
+    check("news are waited for", &enough, "wait news");
+    let other: Sha256Digest = "1".repeat(64).parse().unwrap();
+    let demand = Demand { digest: Some(&other), ..demand() };
+    let decision = World::of(&[], &[h("h", Alive)]).decide_for(&demand);
+    assert!(outcome(&decision).starts_with("reject"), "{decision:?}");
 }

@@ -50,6 +50,7 @@ pub(in crate::operation) async fn update(
         );
         return Ok(outcome(message, &report(Some(offered.as_hex()), false)));
     }
+    ensure_it_sees_on(&entry)?;
     // A server that tells no digest has to be read to the end; what arrives is kept for the answer.
     let fetched = fetch(parts, &mut wanted, &alias, job).await?;
     let _turn = parts.downloads.turn().await;
@@ -95,6 +96,21 @@ pub(in crate::operation) async fn update(
     parts.changes.note();
     let message = format!("Model {alias} is pinned to {}", replaced.sha256);
     Ok(outcome(message, &report(Some(replaced.sha256.as_hex()), true)))
+}
+
+/// A projector belongs to the bytes of its model. One that came from a file is not fetched again for
+/// other bytes, and the model would see no longer.
+fn ensure_it_sees_on(entry: &ModelEntry) -> Result<(), JobError> {
+    let Some(projector) = &entry.projector else { return Ok(()) };
+    if projector_source(entry) != ProjectorChoice::Without {
+        return Ok(());
+    }
+    let (alias, source) = (&entry.alias, &projector.source);
+    let message = format!(
+        "{alias} sees with a projector that came from {source}: its next file would have none"
+    );
+    Err(JobError::new("projector_would_be_lost", message)
+        .hint("download the other file under another name, with --mmproj FILE"))
 }
 
 /// Where the projector of a model is looked for: where it came from, if that is a server.
