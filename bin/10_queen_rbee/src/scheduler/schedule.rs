@@ -9,6 +9,10 @@ use super::{
 };
 use crate::registry::Liveness;
 
+/// Expectations that differ by less are alike, in microseconds.
+const CLOSE_US: i64 = 250_000;
+/// In how many parts the load of a worker is told apart.
+const PARTS: u64 = 1_000;
 /// When to try again while workers end and others may come, in seconds.
 const RETRY_SOON_S: u64 = 1;
 /// When to try again while a hive is gone, in seconds.
@@ -18,16 +22,26 @@ const RETRY_HIVE_S: u64 = 5;
 #[must_use]
 pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     let has_file = |worker: &WorkerView<'_>| match (demand.digest, worker.digest) {
-        // Who goes on after a text needs no file.
-        (Some(needed), there) if worker.ways.meet(Ways::TOKENS) => there == Some(needed),
+        (Some(needed), Some(there)) => needed == there,
         _ => true,
+    };
+    // One that has not told its file yet may have it. Who goes on after a text needs none.
+    let is_known = |worker: &WorkerView<'_>| {
+        demand.digest.is_none() || worker.digest.is_some() || !worker.ways.meet(Ways::TOKENS)
     };
     let is_there = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone;
     let serves = |worker: &&WorkerView<'_>| {
         is_there(worker) && has_file(worker) && demand.ways.meet(worker.ways)
     };
     let serving = || snapshot.workers.iter().filter(serves);
-    let ready = || serving().filter(|worker| worker.readiness == Readiness::Ready);
+    let is_ready =
+        |worker: &WorkerView<'_>| worker.readiness == Readiness::Ready && is_known(worker);
+    let is_coming = |worker: &WorkerView<'_>| match worker.readiness {
+        Readiness::Coming => true,
+        Readiness::Ready => !is_known(worker),
+        Readiness::Ending => false,
+    };
+    let ready = || serving().filter(|worker| is_ready(worker));
     let has_failed = |worker: &&WorkerView<'_>| demand.failed.contains(worker.id);
     let fresh = || ready().filter(|worker| !has_failed(worker));
     if let Some(chosen) = choose(fresh(), demand, None) {
@@ -36,7 +50,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if fresh().any(|worker| worker.circuit == Circuit::Closed) {
         return Decision::Wait(WaitReason::Room);
     }
-    if snapshot.is_spawning || serving().any(|worker| worker.readiness == Readiness::Coming) {
+    if snapshot.is_spawning || serving().any(is_coming) {
         return Decision::Wait(WaitReason::Coming);
     }
     let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
@@ -144,8 +158,10 @@ impl<'a> Ranked<'a> {
             let worker = ranked.worker;
             let is_silent = worker.liveness != Liveness::Alive;
             let is_probe = worker.circuit == Circuit::HalfOpen;
-            let choice = (ranked.has_company, !ranked.is_session, ranked.ruled_us);
-            (is_silent, !is_probe, choice, worker.in_flight)
+            // What is expected is no more than a guess: where two guesses are close, the less loaded one.
+            let part = u64::from(worker.load()) * PARTS / u64::from(worker.slots.max(1));
+            let guess = (ranked.ruled_us / CLOSE_US, part, ranked.ruled_us);
+            (is_silent, !is_probe, ranked.has_company, !ranked.is_session, guess, worker.in_flight)
         };
         key(self).cmp(&key(other)).then_with(|| self.worker.id.cmp(other.worker.id))
     }

@@ -1,5 +1,6 @@
 //! Answers that go on when a server of somebody else fails, or when a worker does and a server is there.
 
+use rbee_operations::WorkerAttach;
 use serde_json::{Value, json};
 use worker_contract::{ChatMessage, Prompt, Role, Task};
 
@@ -25,6 +26,13 @@ async fn from_server(
     let transcript = queen.stream(path, body).await.begun().await.rest().await;
     assert!(transcript.is_done && transcript.error.is_none(), "{transcript:?}");
     (transcript.text(), worker)
+}
+
+/// Attaches a server with another model: from then on what clients say is kept for servers.
+async fn knows_servers(queen: &Queen) {
+    let other = ServerDouble::start("library", &["other"], []);
+    let name = Some("library".parse().unwrap());
+    succeeds(queen, WorkerAttach { name, ..attach(&other.url) }).await;
 }
 
 /// A queen that gives up soon who is silent.
@@ -70,6 +78,7 @@ async fn what_a_worker_of_rbee_began_a_server_ends_that_can() {
         let queen = Queen::configured(|config| config.worker.heartbeat_interval_ms = 50).await;
         let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello "])]);
         queen.worker_beat(&worker.beat()).await;
+        knows_servers(&queen).await;
         let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
         stream.until_text().await;
         succeeds(&queen, attach(&server.url)).await;
@@ -177,6 +186,7 @@ async fn another_queen_is_a_server_that_can_go_on() {
     far.worker_beat(&theirs.beat()).await;
     let ours = WorkerDouble::start("w-ours", [Script::Hangs(&["Hello"])]);
     near.worker_beat(&ours.beat()).await;
+    knows_servers(&near).await;
     let mut stream = near.stream(CHAT, &chat()).await.begun().await;
     stream.until_text().await;
     succeeds(&near, attach(&far.url)).await;

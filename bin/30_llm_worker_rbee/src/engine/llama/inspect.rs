@@ -86,12 +86,13 @@ pub(super) fn inspect_with_header(file: &Path) -> Result<(GgufSummary, Header), 
 
 fn summarized(file: &Path) -> Result<(GgufSummary, Header), InspectError> {
     let (header, size_bytes) = read(file)?;
+    let others = parts(file).into_iter().skip(1).map(|part| read(&part));
+    let others = others.collect::<Result<Vec<_>, _>>()?;
     let mut summary = header.summary(size_bytes).map_err(|missing| InspectError::Incomplete {
         path: file.display().to_string(),
         missing,
     })?;
-    for part in parts(file).into_iter().skip(1) {
-        let (part, size_bytes) = read(&part)?;
+    for (part, size_bytes) in others {
         summary.parameters = summary.parameters.saturating_add(part.parameters());
         summary.size_bytes = summary.size_bytes.saturating_add(size_bytes);
     }
