@@ -50,12 +50,13 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if fresh().any(|worker| worker.circuit == Circuit::Closed) {
         return Decision::Wait(WaitReason::Room);
     }
-    if snapshot.is_spawning || serving().any(is_coming) {
-        return Decision::Wait(WaitReason::Coming);
-    }
+    // It may have been started again since, and one that is coming may take long.
     let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
     if let Some(only) = choose(returned(), demand, Some(Reason::LastResort)) {
         return only;
+    }
+    if snapshot.is_spawning || serving().any(is_coming) {
+        return Decision::Wait(WaitReason::Coming);
     }
     if returned().any(|worker| worker.circuit == Circuit::Closed) {
         return Decision::Wait(WaitReason::Room);

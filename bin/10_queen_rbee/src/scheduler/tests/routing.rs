@@ -88,8 +88,9 @@ fn a_worker_that_failed_the_request_is_tried_again_only_if_no_other_can_and_it_r
     let failed = [id("a")];
     let demand = Demand { failed: &failed, ..demand() };
     let hive = [h("h", Alive)];
-    let rows: [(&[W], &[H], &str); 5] = [
+    let rows: [(&[W], &[H], &str); 6] = [
         (&[w("a", 4, 0), w("b", 4, 7)], &[], "b"),
+        (&[w("a", 4, 0), w("b", 4, 0).state(Coming)], &[], "a"),
         (&[w("a", 4, 0)], &hive, "a"),
         (&[w("a", 4, 0).live(Suspect)], &hive, "spawn h CPU-0"),
         (&[W { is_in_doubt: true, ..w("a", 4, 0).live(Suspect) }], &hive, "wait news"),
