@@ -171,8 +171,7 @@ impl App {
             facts: Arc::new(facts),
         };
         let max_body_bytes = config.queen.max_body_bytes;
-        let router =
-            edge(router(handlers, executor.clone(), auth.clone()), Edge { auth, max_body_bytes });
+        let router = edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes });
         #[cfg(feature = "local-hive")]
         let router = match hives.local() {
             Some(local) => router.merge(crate::http::local_files(local.clone(), own_secret)),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access_tokens::Authenticator;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::routing::{get, post};
@@ -47,11 +46,7 @@ pub(crate) struct Facts {
 ///
 /// A report decides where requests and secrets are sent, so it needs a secret, always: the local one,
 /// or that of the hive that it is about, which opens nothing else.
-pub(crate) fn router(
-    handlers: Handlers,
-    executor: Arc<dyn Executor>,
-    auth: Authenticator,
-) -> Router {
+pub(crate) fn router(handlers: Handlers, executor: Arc<dyn Executor>) -> Router {
     let jobs = handlers.jobs.clone();
     let reports = Router::new()
         .route("/v1/worker-heartbeat", post(heartbeat::worker))
@@ -73,7 +68,7 @@ pub(crate) fn router(
         .route("/v1/rerank", post(vectors::rerank))
         .with_state(handlers.clone())
         .merge(job_server::routes(jobs, executor));
-    refuse_hives(api).merge(demand_secret(reports, auth).with_state(handlers))
+    refuse_hives(api).merge(demand_secret(reports).with_state(handlers))
 }
 
 macro_rules! part {

@@ -1,22 +1,22 @@
 //! Connections to workers, driven by the task that reads the answer.
 //!
 //! A usual HTTP client drives each connection in a task of its own; each token then wakes one more
-//! thread on its way. Here the task that writes to the client reads from the worker itself. Nobody
-//! drives an idle connection: whether it still stands is found out when it is used again.
+//! thread on its way, and each connection keeps buffers while nothing comes. Here the task that writes
+//! to the client reads from the worker itself, into a buffer of its stack. Nobody drives an idle
+//! connection: whether it still stands is found out when it is used again.
 
 use std::collections::HashMap;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::http::{Request, Response, response};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use http1_client::{AnswerReader, Head, Malformed};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 #[cfg(not(test))]
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -32,8 +32,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(60);
 /// How many unused connections are kept, over all workers.
 const MAX_IDLE: usize = 1024;
-/// How much of an answer is read ahead of its reader, in bytes.
-const READ_AHEAD: usize = 64 * 1024;
+/// How much of an answer is read at once.
+const READ: usize = 16 * 1024;
 
 /// Connections that can be used again. A clone is the same pool.
 #[derive(Debug, Clone, Default)]
@@ -41,11 +41,22 @@ pub(super) struct Pool {
     idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
 }
 
-/// A request and its answer on one connection. Dropping it closes the connection.
+/// A request as it goes out.
+#[derive(Debug, Clone)]
+pub(super) struct Outgoing {
+    pub(super) head: Vec<u8>,
+    pub(super) body: Bytes,
+}
+
+/// An answer whose head is there. Dropping it closes the connection.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    connection: Connection,
-    body: Incoming,
+    stream: TcpStream,
+    reader: AnswerReader,
+    /// What came of the body together with its head.
+    early: Vec<u8>,
+    /// The whole request has gone out.
+    is_sent: bool,
     authority: String,
     pool: Pool,
 }
@@ -55,72 +66,66 @@ pub(super) struct Exchange {
 pub(super) enum Broken {
     /// It could not be made.
     #[error("it cannot be reached: {0}")]
-    Connect(#[from] std::io::Error),
+    Connect(#[source] io::Error),
     /// It was not made in time.
     #[error("it does not accept connections")]
     ConnectTimeout,
-    /// It ended or spoke no HTTP.
+    /// It ended.
     #[error("its connection broke")]
-    Http(#[from] hyper::Error),
+    Ended(#[from] io::Error),
+    /// It spoke no HTTP, or its answer was cut.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
 }
-
-#[derive(Debug)]
-struct Connection {
-    sender: SendRequest<Full<Bytes>>,
-    /// `None` once it has ended.
-    driver: Option<Driver>,
-}
-
-type Driver = Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>;
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    stream: TcpStream,
     since: Instant,
 }
 
 impl Pool {
-    /// Sends a request; gives the head of its answer. One that fails on a connection that was idle,
-    /// and that the worker may have closed meanwhile, is sent once more on a fresh one; so is one that
-    /// has no head within `stale` there.
+    /// Sends a request; gives its answer once the head is there. One that fails on a connection that was
+    /// idle, and that the worker may have closed meanwhile, is sent once more on a fresh one; so is one
+    /// that has no head within `stale` there.
     pub(super) async fn send(
         &self,
         address: &Address,
         stale: Duration,
-        request: impl Fn() -> Request<Full<Bytes>>,
-    ) -> Result<(response::Parts, Exchange), Broken> {
-        if let Some(mut idle) = self.take(&address.authority) {
-            if let Ok(Ok(response)) = timeout(stale, idle.call(request())).await {
-                return Ok(self.exchange(idle, response, address));
+        request: &Outgoing,
+    ) -> Result<Exchange, Broken> {
+        if let Some(idle) = self.take(&address.authority) {
+            let mut exchange = self.exchange(idle, address);
+            if let Ok(Ok(())) = timeout(stale, exchange.call(request)).await {
+                return Ok(exchange);
             }
             // The others go the same way: the worker has ended, or the network forgot them.
             self.idle().remove(&address.authority);
         }
-        let mut fresh = timeout(CONNECT, Connection::open(address))
-            .await
-            .map_err(|_| Broken::ConnectTimeout)??;
-        let response = fresh.call(request()).await?;
-        Ok(self.exchange(fresh, response, address))
+        let fresh = timeout(CONNECT, connect(address)).await.map_err(|_| Broken::ConnectTimeout)?;
+        let mut exchange = self.exchange(fresh.map_err(Broken::Connect)?, address);
+        exchange.call(request).await?;
+        Ok(exchange)
     }
 
-    fn exchange(
-        &self,
-        connection: Connection,
-        response: Response<Incoming>,
-        address: &Address,
-    ) -> (response::Parts, Exchange) {
-        let (head, body) = response.into_parts();
-        let authority = address.authority.clone();
-        (head, Exchange { connection, body, authority, pool: self.clone() })
+    fn exchange(&self, stream: TcpStream, address: &Address) -> Exchange {
+        Exchange {
+            stream,
+            reader: AnswerReader::default(),
+            early: Vec::new(),
+            is_sent: false,
+            authority: address.authority.clone(),
+            pool: self.clone(),
+        }
     }
 
     /// The connection that was used last: the least likely to have been closed.
-    fn take(&self, authority: &str) -> Option<Connection> {
+    fn take(&self, authority: &str) -> Option<TcpStream> {
         let idle = self.idle().get_mut(authority)?.pop()?;
-        (now().saturating_duration_since(idle.since) < IDLE).then_some(idle.connection)
+        (now().saturating_duration_since(idle.since) < IDLE).then_some(idle.stream)
     }
 
-    fn keep(&self, authority: String, connection: Connection) {
+    fn keep(&self, authority: String, stream: TcpStream) {
         let mut idle = self.idle();
         if idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE {
             idle.clear();
@@ -131,7 +136,7 @@ impl Pool {
             kept.retain(|idle| now.duration_since(idle.since) < IDLE);
             !kept.is_empty()
         });
-        idle.entry(authority).or_default().push(Idle { connection, since: now });
+        idle.entry(authority).or_default().push(Idle { stream, since: now });
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
@@ -140,61 +145,133 @@ impl Pool {
 }
 
 impl Exchange {
-    /// The next piece of the answer; `None` at its end. Dropping the returned future loses nothing.
-    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, Broken> {
-        loop {
-            match drive(&mut self.connection.driver, self.body.frame()).await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(error.into()),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
+    /// The head of the answer.
+    pub(super) fn head(&self) -> Option<&Head> {
+        self.reader.head()
+    }
+
+    /// Gives what comes of the answer to `body`, as soon as something does. False at its end. Dropping
+    /// the returned future loses nothing.
+    pub(super) async fn read(&mut self, body: &mut impl FnMut(&[u8])) -> Result<bool, Broken> {
+        poll_fn(|context| self.poll_body(context, body)).await
+    }
+
+    /// The same, for who has something else to wait for.
+    pub(super) fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+        body: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<bool, Broken>> {
+        if !self.early.is_empty() {
+            body(&std::mem::take(&mut self.early));
+            return Poll::Ready(Ok(true));
+        }
+        let mut came = false;
+        while !came {
+            if self.reader.is_ended() {
+                return Poll::Ready(Ok(false));
+            }
+            let mut note = |part: &[u8]| {
+                came = true;
+                body(part);
+            };
+            match self.poll_read(context, &mut note) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => return Poll::Pending,
             }
         }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Whether all of the answer has been read.
+    pub(super) fn is_ended(&self) -> bool {
+        self.reader.is_ended() && self.early.is_empty()
     }
 
     /// Keeps the connection, after the end of the answer has been read.
     pub(super) fn keep(self) {
-        if self.connection.driver.is_some() && !self.connection.sender.is_closed() {
-            self.pool.keep(self.authority, self.connection);
+        if self.is_sent && self.reader.is_kept() {
+            self.pool.keep(self.authority, self.stream);
         }
     }
-}
 
-impl Connection {
-    async fn open(address: &Address) -> Result<Self, Broken> {
-        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-        stream.set_nodelay(true)?;
-        let (sender, driver) =
-            http1::Builder::new().max_buf_size(READ_AHEAD).handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)) })
+    /// Sends the request and reads the head of its answer, which may come before the request is sent: a
+    /// worker that refuses it need not read it.
+    async fn call(&mut self, request: &Outgoing) -> Result<(), Broken> {
+        let (mut sent, mut unsent) = (0, None);
+        poll_fn(|context| {
+            if !self.is_sent && unsent.is_none() {
+                match self.poll_write(context, request, &mut sent) {
+                    Poll::Ready(Ok(())) => self.is_sent = true,
+                    Poll::Ready(Err(error)) => unsent = Some(error),
+                    Poll::Pending => {}
+                }
+            }
+            let mut early = std::mem::take(&mut self.early);
+            let head = loop {
+                if self.reader.head().is_some() {
+                    break Poll::Ready(Ok(()));
+                }
+                match self.poll_read(context, &mut |part| early.extend_from_slice(part)) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(broken)) => break Poll::Ready(Err(broken)),
+                    // Nobody answers what cannot be sent.
+                    Poll::Pending => {
+                        break unsent
+                            .take()
+                            .map_or(Poll::Pending, |error| Poll::Ready(Err(Broken::Ended(error))));
+                    }
+                }
+            };
+            self.early = early;
+            head
+        })
+        .await
     }
 
-    async fn call(
+    fn poll_write(
         &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, hyper::Error> {
-        drive(&mut self.driver, self.sender.ready()).await?;
-        drive(&mut self.driver, self.sender.send_request(request)).await
+        context: &mut Context<'_>,
+        request: &Outgoing,
+        sent: &mut usize,
+    ) -> Poll<io::Result<()>> {
+        let Outgoing { head, body } = request;
+        while *sent < head.len() + body.len() {
+            let of_head = (*sent).min(head.len());
+            let parts = [IoSlice::new(&head[of_head..]), IoSlice::new(&body[*sent - of_head..])];
+            match Pin::new(&mut self.stream).poll_write_vectored(context, &parts) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(length)) => *sent += length,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once.
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        body: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<(), Broken>> {
+        let mut room = [MaybeUninit::<u8>::uninit(); READ];
+        let mut read = ReadBuf::uninit(&mut room);
+        match Pin::new(&mut self.stream).poll_read(context, &mut read) {
+            Poll::Ready(Ok(())) if read.filled().is_empty() => {
+                Poll::Ready(self.reader.closed().map_err(Broken::from))
+            }
+            Poll::Ready(Ok(())) => {
+                Poll::Ready(self.reader.feed(read.filled(), body).map_err(Broken::from))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 
-/// Waits for something that a connection brings about, and drives the connection meanwhile.
-async fn drive<F: Future>(driver: &mut Option<Driver>, awaited: F) -> F::Output {
-    let mut awaited = pin!(awaited);
-    poll_fn(|context| {
-        if let Poll::Ready(output) = awaited.as_mut().poll(context) {
-            return Poll::Ready(output);
-        }
-        if let Some(connection) = driver
-            && connection.as_mut().poll(context).is_ready()
-        {
-            // What is awaited learns of the end when the connection is dropped.
-            *driver = None;
-        }
-        awaited.as_mut().poll(context)
-    })
-    .await
+async fn connect(address: &Address) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }

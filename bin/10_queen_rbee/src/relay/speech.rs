@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use axum::http::header::CONTENT_TYPE;
-use axum::http::response;
+use http1_client::Head;
 use tokio::time::Instant;
 use worker_contract::InferenceEvent;
 
@@ -34,12 +33,12 @@ pub(super) enum Speech {
 impl Speech {
     /// How the answer to a request is told, by its head.
     pub(super) fn of(
-        head: &response::Parts,
+        head: &Head,
         leg: &Leg<'_>,
         target: &Target,
         sent_at: Instant,
     ) -> Result<Self, Trouble> {
-        let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let kind = head.header("content-type");
         let is = |wanted: &str| kind.is_some_and(|kind| kind.starts_with(wanted));
         let is_stream = is("text/event-stream");
         if target.server.is_none() {

@@ -2,17 +2,18 @@
 //! contract; a server of somebody else OpenAI's API, which is translated.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
-use axum::http::{HeaderName, Request, StatusCode, response};
+use axum::http::StatusCode;
 use bytes::Bytes;
-use http_body_util::Full;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use http1_client::{Malformed, RequestHead, Unfit};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceEvent, InferenceRequest};
 
-use super::connection::{Broken, Exchange, Pool};
+use super::connection::{Broken, Exchange, Outgoing, Pool};
 use super::failure::Trouble;
 use super::prefill::Prefill;
 use super::speech::{SERVER_BEGINS, Speech};
@@ -35,11 +36,10 @@ const REST: Duration = Duration::from_secs(1);
 /// How long the end of a complete answer is waited for, so that its connection can be used again.
 const LAST_BYTES: Duration = Duration::from_millis(20);
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The time that another queen may take, in milliseconds.
-const DEADLINE: HeaderName = HeaderName::from_static("x-rbee-deadline-ms");
+const DEADLINE: &str = "x-rbee-deadline-ms";
 /// The queens that a request has come through, so that it does not go round among them.
-const VIA: HeaderName = HeaderName::from_static("x-rbee-via");
+const VIA: &str = "x-rbee-via";
 
 /// Sends requests to workers over connections that are kept.
 #[derive(Debug, Clone)]
@@ -55,7 +55,8 @@ pub(super) struct WorkerClient {
 pub(super) struct WorkerEvents {
     exchange: Exchange,
     cutter: EventCutter,
-    target: Arc<Target>,
+    /// The worker is known to be gone.
+    gone: Pin<Box<WaitForCancellationFutureOwned>>,
     speech: Speech,
 }
 
@@ -93,35 +94,38 @@ impl WorkerClient {
         leg: &Leg<'_>,
         deadline: Instant,
     ) -> Result<WorkerEvents, Trouble> {
-        let body = match body(leg, target.server.as_ref()) {
-            Ok(body) => Bytes::from(body),
-            Err(error) => return Err(Trouble::garbage(format!("it cannot be asked: {error}"))),
+        let request = match self.outgoing(&target, leg) {
+            Ok(request) => request,
+            Err(reason) => return Err(Trouble::garbage(format!("it cannot be asked: {reason}"))),
         };
         let patience = if target.server.is_some() { SERVER_BEGINS } else { BEGIN };
         // A server may compute the prompt before it says anything.
         let stale = if target.server.is_some() { patience } else { STALE };
         let sent_at = Instant::now();
-        let build = || self.http_request(&target, leg, body.clone());
+        let late = deadline.min(sent_at + patience);
         let sent = tokio::select! {
             biased;
+            sent = timeout_at(late, self.pool.send(&target.address, stale, &request)) => sent,
             () = target.gone.cancelled() => return Err(gone()),
-            sent = timeout(patience, self.pool.send(&target.address, stale, build)) => sent,
-            () = sleep_until(deadline) => return Err(Trouble::Deadline),
         };
-        match sent {
-            Ok(Ok((head, exchange))) if head.status == StatusCode::OK => {
-                let speech = Speech::of(&head, leg, &target, sent_at)?;
-                Ok(WorkerEvents { exchange, cutter: EventCutter::default(), target, speech })
+        let exchange = match sent {
+            Ok(Ok(exchange)) => exchange,
+            Ok(Err(broken)) => return Err(Trouble::connection(broken.to_string())),
+            Err(_) if late == deadline => return Err(Trouble::Deadline),
+            Err(_) => return Err(Trouble::connection(silent(patience))),
+        };
+        match exchange.head() {
+            Some(head) if head.status() == StatusCode::OK.as_u16() => {
+                let speech = Speech::of(head, leg, &target, sent_at)?;
+                let gone = Box::pin(target.gone.clone().cancelled_owned());
+                Ok(WorkerEvents { exchange, cutter: EventCutter::default(), gone, speech })
             }
-            Ok(Ok((head, exchange))) => {
-                Err(refusal(&head, exchange, target.server.is_some()).await)
-            }
-            Ok(Err(broken)) => Err(Trouble::connection(broken.to_string())),
-            Err(_) => Err(Trouble::connection(silent(patience))),
+            _ => Err(refusal(exchange, target.server.is_some()).await),
         }
     }
 
-    fn http_request(&self, target: &Target, leg: &Leg<'_>, body: Bytes) -> Request<Full<Bytes>> {
+    /// The request to a worker, with the proof that the queen sends it.
+    fn outgoing(&self, target: &Target, leg: &Leg<'_>) -> Result<Outgoing, Unsendable> {
         let (path, authorization) = match &target.server {
             None => {
                 let authorization = self.keyring.authorization(&target.hive_id);
@@ -132,29 +136,34 @@ impl WorkerClient {
                 (Cow::Owned(path), self.keyring.server_authorization(&target.hive_id))
             }
         };
-        let mut request = Request::post(path.as_ref())
-            .header(HOST, &target.address.authority)
-            .header(CONTENT_TYPE, "application/json")
-            .header(REQUEST_ID, leg.request.request_id.as_str());
+        let mut head = RequestHead::post(&path, &target.address.authority)?
+            .header("content-type", "application/json")?
+            .header("x-request-id", leg.request.request_id.as_str())?;
         if let Some(authorization) = authorization {
-            request = request.header(AUTHORIZATION, authorization);
+            head = head.header("authorization", authorization.to_str().unwrap_or_default())?;
         }
         if let Some(server) = &target.server {
             let left = leg.request.deadline_ms.filter(|_| server.engine == Engine::Rbee);
             if let Some(left) = left {
-                request = request.header(DEADLINE, left);
+                head = head.header(DEADLINE, &left.to_string())?;
             }
-            let via = match leg.via {
-                "" => self.own_id.to_string(),
-                via => format!("{via},{}", self.own_id),
+            head = match leg.via {
+                "" => head.header(VIA, &self.own_id)?,
+                via => head.header(VIA, &format!("{via},{}", self.own_id))?,
             };
-            request = request.header(VIA, via);
         }
-        request
-            .body(Full::new(body))
-            // The authority came out of a URL, and a request id is of plain letters.
-            .expect("every header was checked where it entered")
+        let body = Bytes::from(body(leg, target.server.as_ref())?);
+        Ok(Outgoing { head: head.finish(body.len()), body })
     }
+}
+
+/// A request cannot be written down.
+#[derive(Debug, thiserror::Error)]
+enum Unsendable {
+    #[error(transparent)]
+    Head(#[from] Unfit),
+    #[error(transparent)]
+    Body(#[from] serde_json::Error),
 }
 
 impl WorkerEvents {
@@ -165,29 +174,41 @@ impl WorkerEvents {
                 return Ok(event);
             }
             let due = self.speech.due();
-            let chunk = tokio::select! {
-                biased;
-                chunk = within(due, self.exchange.chunk()) => chunk?,
-                () = self.target.gone.cancelled() => return Err(gone()),
+            let (speech, cutter) = (&mut self.speech, &mut self.cutter);
+            let mut fed = Ok(());
+            let mut body = |part: &[u8]| {
+                if fed.is_ok() {
+                    fed = speech.feed(cutter, part);
+                }
             };
-            match chunk {
-                Ok(Some(bytes)) => self.speech.feed(&mut self.cutter, &bytes)?,
-                Ok(None) if self.speech.closed()? => {}
-                Err(Broken::Http(_)) if self.speech.is_over() => {}
-                Ok(None) | Err(Broken::Http(_)) => {
-                    return Err(Trouble::connection("it ended in the middle of the answer"));
+            let read = tokio::select! {
+                biased;
+                read = within(due, self.exchange.read(&mut body)) => read?,
+                () = self.gone.as_mut() => return Err(gone()),
+            };
+            fed?;
+            let is_cut = match read {
+                Ok(true) => false,
+                Ok(false) => !self.speech.closed()?,
+                Err(Broken::Ended(_) | Broken::Malformed(Malformed::Incomplete)) => {
+                    !self.speech.is_over()
                 }
                 Err(broken) => return Err(Trouble::connection(broken.to_string())),
+            };
+            if is_cut {
+                return Err(Trouble::connection("it ended in the middle of the answer"));
             }
         }
     }
 
     /// Reads the end of a complete answer, so that the connection can be used again.
     pub(super) async fn finish(mut self) {
-        let rest = async { while let Ok(Some(_)) = self.exchange.chunk().await {} };
-        if timeout(LAST_BYTES, rest).await.is_ok() {
-            self.exchange.keep();
+        // It came with the last event, as a rule.
+        if !self.exchange.is_ended() {
+            let rest = async { while let Ok(true) = self.exchange.read(&mut |_| ()).await {} };
+            let _ = timeout(LAST_BYTES, rest).await;
         }
+        self.exchange.keep();
     }
 }
 
@@ -214,23 +235,22 @@ async fn within<T>(due: Option<Instant>, awaited: impl Future<Output = T>) -> Re
 }
 
 /// What an answer that is not 200 means.
-async fn refusal(head: &response::Parts, mut exchange: Exchange, is_server: bool) -> Trouble {
-    let status = head.status;
-    let retry_after = head.headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+async fn refusal(mut exchange: Exchange, is_server: bool) -> Trouble {
+    let head = exchange.head();
+    let status = head.and_then(|head| StatusCode::from_u16(head.status()).ok());
+    let Some(status) = status else { return Trouble::garbage("its answer has no status") };
+    let retry_after = head.and_then(|head| head.header("retry-after")?.trim().parse().ok());
     let rest = retry_after.map_or(REST, |seconds: u64| Duration::from_secs(seconds.min(10)));
     let mut body = Vec::new();
     let read = async {
-        while let Ok(Some(chunk)) = exchange.chunk().await {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_ERROR {
-                return false;
-            }
+        while body.len() <= MAX_ERROR
+            && let Ok(true) = exchange.read(&mut |part| body.extend_from_slice(part)).await
+        {
         }
-        true
     };
-    if timeout(ERROR_TEXT, read).await == Ok(true) {
-        exchange.keep();
-    }
+    // What is there of it must do.
+    let _ = timeout(ERROR_TEXT, read).await;
+    exchange.keep();
     let detail = match serde_json::from_slice::<ApiErrorBody>(&body) {
         Ok(body) => Some(body.error),
         Err(_) if is_server => detail_of(&body),

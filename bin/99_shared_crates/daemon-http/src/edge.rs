@@ -33,6 +33,10 @@ pub struct Edge {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerExt(pub Caller);
 
+/// The caller has shown a secret that is valid, whether one was needed or not; an extension as well.
+#[derive(Debug, Clone, Copy)]
+struct HasSecret;
+
 /// The header that carries a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -94,15 +98,18 @@ fn request_id(headers: &HeaderMap) -> (RequestId, Option<ApiError>) {
 
 impl Gate {
     async fn pass(&self, mut request: Request, next: Next) -> Response {
-        let caller = if request.uri().path() == "/health" {
-            Ok(Caller::Local)
+        let admitted = if request.uri().path() == "/health" {
+            Ok((Caller::Local, None))
         } else {
             admit(&self.auth, request.headers())
         };
-        match caller {
-            Ok(caller) => request.extensions_mut().insert(CallerExt(caller)),
+        match admitted {
+            Ok((caller, has_secret)) => {
+                request.extensions_mut().insert(CallerExt(caller));
+                has_secret.map(|has_secret| request.extensions_mut().insert(has_secret));
+            }
             Err(refused) => return refused.into_response(),
-        };
+        }
         let declared = request.headers().get(CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         if declared.is_some_and(|length| length > self.limit.0) {
@@ -123,11 +130,14 @@ impl Gate {
     }
 }
 
-fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> {
+fn admit(
+    auth: &Authenticator,
+    headers: &HeaderMap,
+) -> Result<(Caller, Option<HasSecret>), ApiError> {
     let bearer = bearer(headers);
     // A page that can show a token was given it.
     if let Some(caller) = auth.holder(bearer) {
-        return Ok(caller);
+        return Ok((caller, Some(HasSecret)));
     }
     let caller = auth.verify(bearer).map_err(|denied| {
         let hint = match denied {
@@ -145,18 +155,21 @@ fn admit(auth: &Authenticator, headers: &HeaderMap) -> Result<Caller, ApiError> 
             "make a token with `rbee-keeper token create` and send it as `Authorization: Bearer TOKEN`",
         ));
     }
-    Ok(caller)
+    Ok((caller, None))
 }
 
 /// Lets in only rbee's own processes, also where the edge needs no token: for routes whose callers'
 /// word sends requests and secrets somewhere. A client's token is none of theirs.
-pub fn demand_secret<S: Clone + Send + Sync + 'static>(
-    routes: Router<S>,
-    auth: Authenticator,
-) -> Router<S> {
-    routes.route_layer(Check(move |request: &Request| {
-        let holder = auth.holder(bearer(request.headers()));
-        if matches!(holder, Some(Caller::Local | Caller::Hive(_))) {
+///
+/// Behind [`edge`], which has looked at the secret.
+pub fn demand_secret<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+    routes.route_layer(Check(|request: &Request| {
+        let extensions = request.extensions();
+        let is_ours = matches!(
+            extensions.get::<CallerExt>(),
+            Some(CallerExt(Caller::Local | Caller::Hive(_)))
+        );
+        if is_ours && extensions.get::<HasSecret>().is_some() {
             return Ok(());
         }
         Err(ApiError::unauthorized("only rbee's own processes may report here")
