@@ -166,8 +166,8 @@ impl Workers {
         if is_gone {
             worker.target.gone.cancel();
         }
-        worker.model.clone_from(&model.alias);
         worker.said = Some(Said::at(beat(report, model, worker.in_flight), now));
+        self.runs(id, &model.alias);
     }
 
     fn detached(&mut self, name: &HiveAlias) {

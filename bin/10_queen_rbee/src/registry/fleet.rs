@@ -40,14 +40,12 @@ impl State {
         now: Instant,
     ) -> Snapshot<'a> {
         let model = demand.model.clone();
-        let of_model = self.workers.iter().filter(|(_, worker)| worker.model == model);
+        let of_model = self.workers.of_model(&model);
         let held = self.prefixes.lookup(prompt.blocks());
         let workers = of_model.map(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);
-            let holder = worker.target.holder;
-            let blocks = held
-                .binary_search_by_key(&holder, |(other, _)| *other)
-                .map_or(0, |found| held[found].1);
+            let found = held.binary_search_by_key(&worker.holder, |(holder, _)| *holder);
+            let blocks = found.map_or(0, |found| held[found].1);
             let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
             worker.view(id, worker.liveness(interval, hive, now), held_bytes, now)
         });
@@ -156,7 +154,7 @@ impl State {
             .workers
             .iter()
             .filter(|(_, worker)| is_there(worker))
-            .map(|(_, worker)| worker.target.holder)
+            .map(|(_, worker)| worker.holder)
             .collect();
         self.prefixes.keep_only(|holder| there.contains(&holder));
     }

@@ -308,16 +308,14 @@ impl Registry {
     /// A worker has answered a request whose prompt had so many bytes.
     pub fn worker_answered(
         &self,
-        id: &WorkerId,
+        place: &Place,
         prompt_bytes: u32,
         usage: Usage,
         timings: Timings,
+        now: Instant,
     ) {
-        if let Some(worker) = self.state().workers.get_mut(id) {
-            worker.answered += 1;
-            worker.breaker.on_success();
-            worker.pace.on_answer(prompt_bytes, usage, timings);
-        }
+        let (id, told) = (&place.worker_id, (usage, timings));
+        self.state().workers.answered(id, place.stay, prompt_bytes, told, now);
     }
 
     /// Takes idle workers out of use, so that they can be ended: all of them, or none where one has
@@ -353,6 +351,7 @@ impl Registry {
             let state = &mut *self.state();
             let hive_is_gone = |id: &HiveAlias| state.hives.liveness(id, now) == Liveness::Gone;
             let changed = state.workers.sweep(self.shared.interval, now, hive_is_gone);
+            state.workers.compare_paces(now);
             state.forget_prefixes();
             changed
         };

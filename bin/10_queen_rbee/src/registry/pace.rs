@@ -1,59 +1,197 @@
-//! How fast a worker is, learned from its answers. Pure.
+//! How fast workers are, learned from their answers. Pure: `now` is passed in.
+//!
+//! A measurement weighs the less the more requests were beside it, and the older it is: who looked slow
+//! in a crowd and got nothing since would else never show that it is not. Workers of one model on one
+//! device share what they show, since the hardware is the same; what none of them has shown is taken
+//! from alike workers elsewhere. How long answers are is the model's doing, and no worker's.
 
-use worker_contract::{DeviceKind, Timings, Usage};
+use std::collections::HashMap;
+use std::time::Instant;
 
+use worker_contract::{DeviceId, DeviceKind, HiveAlias, ModelAlias, Timings, Usage};
+
+use super::workers::{Worker, Workers};
 use crate::scheduler::Speed;
 
-/// The part of a new measurement in the mean, in percent.
-const NEW_PERCENT: u64 = 20;
+/// The weight of a measurement that nothing disturbed.
+const WHOLE: u64 = 1000;
+/// The most weight of a worker's measurements together: what is new always counts.
+const MOST: u64 = 4 * WHOLE;
+/// The weight of what alike workers show, beside what a device's own workers do.
+const ALIKE: u64 = WHOLE;
+/// The weight of what is believed before anybody has answered.
+const USUAL: u64 = WHOLE / 100;
+/// After so many seconds without another one a measurement weighs half as much.
+const HALF_S: u64 = 120;
 /// Prompts with fewer fresh tokens say nothing of the speed of prefill.
 const MIN_FRESH_TOKENS: u32 = 16;
-/// What is believed of a processor before it has answered: 200 tokens of prompt a second.
-const CPU: Speed = Speed { prefill_us_per_kib: 1_280_000, service_us: 4_000_000 };
-/// What is believed of a graphics card: 3,000 tokens of prompt a second.
-const GPU: Speed = Speed { prefill_us_per_kib: 85_000, service_us: 1_500_000 };
+/// An absurd measurement is taken for this one.
+const MOST_US: u64 = 3_600_000_000;
+/// What is believed of a processor before it has answered: 200 tokens of prompt a second, 25 of an answer.
+const CPU: Cost = Cost { prefill_us_per_kib: 1_280_000, token_us: 40_000 };
+/// What is believed of a graphics card: 3,000 tokens of prompt a second, 67 of an answer.
+const GPU: Cost = Cost { prefill_us_per_kib: 85_000, token_us: 15_000 };
+/// How many tokens an answer is believed to have before there was one.
+const USUAL_TOKENS: u64 = 100;
 
-/// The measured speed of one worker.
+/// What a worker takes for what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cost {
+    prefill_us_per_kib: u64,
+    token_us: u64,
+}
+
+/// What one worker's answers have shown.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    prefill_us_per_kib: Option<u64>,
-    service_us: Option<u64>,
+    prefill: Shown,
+    /// A token of an answer; an answer without tokens, such as a vector, counts as one.
+    token: Shown,
+    /// How many tokens an answer has.
+    tokens: Shown,
+}
+
+/// What was measured of one thing, and when last.
+#[derive(Debug, Default)]
+struct Shown {
+    mean: Mean,
+    at: Option<Instant>,
+}
+
+/// A mean, and how much it counts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mean {
+    value: u64,
+    weight: u64,
+}
+
+/// What some workers have shown together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    prefill: Mean,
+    token: Mean,
+}
+
+/// What is believed of a device before anybody has answered on it.
+pub(super) fn usual(device: DeviceKind) -> Speed {
+    Cost::usual(device).speed(USUAL_TOKENS)
+}
+
+impl Cost {
+    fn usual(device: DeviceKind) -> Self {
+        match device {
+            DeviceKind::Cpu => CPU,
+            DeviceKind::Gpu => GPU,
+        }
+    }
+
+    /// What comes of it where an answer has so many tokens.
+    fn speed(self, tokens: u64) -> Speed {
+        let service_us = self.token_us.saturating_mul(tokens).min(MOST_US);
+        Speed { prefill_us_per_kib: self.prefill_us_per_kib, service_us }
+    }
 }
 
 impl Pace {
-    /// Takes in how long an answer to a prompt of so many bytes took.
-    pub(super) fn on_answer(&mut self, prompt_bytes: u32, usage: Usage, timings: Timings) {
+    /// Takes in how long an answer to a prompt of so many bytes took, with so many requests beside it.
+    pub(super) fn on_answer(
+        &mut self,
+        prompt_bytes: u32,
+        usage: Usage,
+        timings: Timings,
+        company: u32,
+        now: Instant,
+    ) {
+        let weight = WHOLE / (u64::from(company) + 1);
         let micros =
             |millis: f64| if millis.is_finite() { (millis * 1000.0).max(0.0) } else { 0.0 };
         let fresh = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
         if fresh >= MIN_FRESH_TOKENS && prompt_bytes > 0 && timings.prefill_ms > 0.0 {
             let part = f64::from(fresh) / f64::from(usage.prompt_tokens.max(1));
             let kib = f64::from(prompt_bytes) * part / 1024.0;
-            mix(&mut self.prefill_us_per_kib, whole(micros(timings.prefill_ms) / kib.max(0.001)));
+            self.prefill.take(whole(micros(timings.prefill_ms) / kib.max(0.001)), weight, now);
         }
-        mix(&mut self.service_us, whole(micros(timings.prefill_ms) + micros(timings.decode_ms)));
+        let tokens = usage.completion_tokens;
+        let ms = if tokens == 0 { timings.prefill_ms } else { timings.decode_ms };
+        self.token.take(whole(micros(ms) / f64::from(tokens.max(1))), weight, now);
+        self.tokens.take(u64::from(tokens), WHOLE, now);
+    }
+}
+
+impl Shown {
+    fn take(&mut self, value: u64, weight: u64, now: Instant) {
+        let value = value.clamp(1, MOST_US);
+        self.mean = self.faded(now).with(Mean { value, weight });
+        self.mean.weight = self.mean.weight.min(MOST);
+        self.at = Some(now);
     }
 
-    /// What is to be expected of it.
-    pub(super) fn speed(&self, device: DeviceKind) -> Speed {
-        let usual = match device {
-            DeviceKind::Cpu => CPU,
-            DeviceKind::Gpu => GPU,
-        };
-        Speed {
-            prefill_us_per_kib: self.prefill_us_per_kib.unwrap_or(usual.prefill_us_per_kib),
-            service_us: self.service_us.unwrap_or(usual.service_us),
+    fn faded(&self, now: Instant) -> Mean {
+        let Some(at) = self.at else { return Mean::default() };
+        let halves = now.saturating_duration_since(at).as_secs() / HALF_S;
+        let halves = u32::try_from(halves).unwrap_or(u32::MAX);
+        Mean { weight: self.mean.weight.checked_shr(halves).unwrap_or(0), ..self.mean }
+    }
+}
+
+impl Mean {
+    fn with(self, other: Self) -> Self {
+        let weight = self.weight + other.weight;
+        let sum = self.value * self.weight + other.value * other.weight;
+        Self { value: sum.checked_div(weight).unwrap_or(0), weight }
+    }
+}
+
+impl Sum {
+    fn add(&mut self, pace: &Pace, now: Instant) {
+        self.prefill = self.prefill.with(pace.prefill.faded(now));
+        self.token = self.token.with(pace.token.faded(now));
+    }
+
+    /// What is to be expected, where `otherwise` is where nothing was shown.
+    fn over(&self, otherwise: Cost, weight: u64) -> Cost {
+        let over = |mean: Mean, value: u64| mean.with(Mean { value, weight }).value;
+        Cost {
+            prefill_us_per_kib: over(self.prefill, otherwise.prefill_us_per_kib),
+            token_us: over(self.token, otherwise.token_us),
         }
     }
 }
 
-fn mix(mean: &mut Option<u64>, measured: u64) {
-    // An absurd measurement must not decide for ever.
-    let measured = measured.clamp(1, 3_600_000_000);
-    *mean = Some(match *mean {
-        Some(mean) => (mean * (100 - NEW_PERCENT) + measured * NEW_PERCENT) / 100,
-        None => measured,
-    });
+impl Workers {
+    /// Draws from all measurements what is to be expected of each worker.
+    pub(super) fn compare_paces(&mut self, now: Instant) {
+        let mut tokens: HashMap<&ModelAlias, Mean> = HashMap::new();
+        let mut alike: HashMap<(&ModelAlias, DeviceKind), Sum> = HashMap::new();
+        let mut of_place: HashMap<(&HiveAlias, DeviceId, &ModelAlias), Sum> = HashMap::new();
+        let mut loads: HashMap<(&HiveAlias, DeviceId), u32> = HashMap::new();
+        for (_, worker) in self.iter() {
+            let Worker { hive_id, device, model, pace, .. } = worker;
+            let length = tokens.entry(model).or_default();
+            *length = length.with(pace.tokens.faded(now));
+            alike.entry((model, device.kind)).or_default().add(pace, now);
+            of_place.entry((hive_id, *device, model)).or_default().add(pace, now);
+            let load = loads.entry((hive_id, *device)).or_default();
+            *load = load.saturating_add(worker.load());
+        }
+        let shown = self.iter().map(|(_, worker)| {
+            let Worker { hive_id, device, model, .. } = worker;
+            let get = |sum: Option<&Sum>| sum.copied().unwrap_or_default();
+            let usual = Cost::usual(device.kind);
+            let alike = get(alike.get(&(model, device.kind))).over(usual, USUAL);
+            let cost = get(of_place.get(&(hive_id, *device, model))).over(alike, ALIKE);
+            let usual = Mean { value: USUAL_TOKENS, weight: USUAL };
+            let tokens = tokens.get(model).map_or(usual, |length| length.with(usual));
+            let speed = cost.speed(tokens.value.max(1));
+            let load = loads.get(&(hive_id, *device)).copied().unwrap_or(0);
+            (speed, load.saturating_sub(worker.load()))
+        });
+        let shown: Vec<_> = shown.collect();
+        for (worker, (speed, neighbours)) in self.iter_mut().zip(shown) {
+            worker.speed = speed;
+            worker.neighbours = neighbours;
+        }
+    }
 }
 
 #[expect(
@@ -67,36 +205,58 @@ fn whole(value: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const HALF: Duration = Duration::from_secs(HALF_S);
+
+    fn took(prefill_ms: f64, decode_ms: f64) -> Timings {
+        Timings { prefill_ms, decode_ms, ..Timings::default() }
+    }
+
+    fn shown(pace: &Pace, now: Instant) -> Cost {
+        let mut sum = Sum::default();
+        sum.add(pace, now);
+        sum.over(CPU, 0)
+    }
 
     #[test]
     fn answers_move_the_mean_and_what_was_cached_is_left_out() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.speed(DeviceKind::Cpu), CPU);
-        let timings = Timings { prefill_ms: 100.0, decode_ms: 400.0, ..Timings::default() };
+        let (mut pace, now) = (Pace::default(), Instant::now());
         let usage = Usage { prompt_tokens: 512, cached_tokens: 256, completion_tokens: 10 };
-        pace.on_answer(2048, usage, timings);
-        let first = Speed { prefill_us_per_kib: 100_000, service_us: 500_000 };
-        assert_eq!(pace.speed(DeviceKind::Cpu), first, "half of 2 KiB in 100 ms");
-        pace.on_answer(
-            2048,
-            Usage { cached_tokens: 510, ..usage },
-            Timings { prefill_ms: 1.0, ..timings },
-        );
-        let second = pace.speed(DeviceKind::Cpu);
+        pace.on_answer(2048, usage, took(100.0, 400.0), 0, now);
+        let first = Cost { prefill_us_per_kib: 100_000, token_us: 40_000 };
+        assert_eq!(shown(&pace, now), first, "half of 2 KiB in 100 ms");
+        pace.on_answer(2048, Usage { cached_tokens: 510, ..usage }, took(1.0, 300.0), 0, now);
+        let second = shown(&pace, now);
         assert_eq!(second.prefill_us_per_kib, 100_000, "two tokens say nothing");
-        assert_eq!(second.service_us, (500_000 * 80 + 401_000 * 20) / 100);
+        assert_eq!(second.token_us, 35_000);
+        assert_eq!(pace.tokens.mean.value, 10);
+    }
+
+    #[test]
+    fn a_measurement_in_company_or_of_long_ago_weighs_less() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let usage = Usage { completion_tokens: 1, ..Usage::default() };
+        pace.on_answer(100, usage, took(0.0, 100.0), 0, now);
+        pace.on_answer(100, usage, took(0.0, 900.0), 3, now);
+        assert_eq!(shown(&pace, now).token_us, (100_000 * 4 + 900_000) / 5);
+        let mut old = Pace::default();
+        old.on_answer(100, usage, took(0.0, 900.0), 0, now);
+        old.on_answer(100, usage, took(0.0, 100.0), 0, now + HALF * 3);
+        assert_eq!(shown(&old, now + HALF * 3).token_us, (900_000 + 100_000 * 8) / 9);
     }
 
     #[test]
     fn absurd_measurements_are_bounded() {
-        let mut pace = Pace::default();
+        let (mut pace, now) = (Pace::default(), Instant::now());
         for absurd in [f64::INFINITY, f64::NAN, -5.0, 1e300] {
-            let timings = Timings { prefill_ms: absurd, decode_ms: absurd, ..Timings::default() };
-            let usage = Usage { prompt_tokens: 100, ..Usage::default() };
-            pace.on_answer(1, usage, timings);
-            let speed = pace.speed(DeviceKind::Gpu);
-            assert!(speed.service_us <= 3_600_000_000 && speed.prefill_us_per_kib <= 3_600_000_000);
+            let usage = Usage { prompt_tokens: 100, completion_tokens: 1, ..Usage::default() };
+            pace.on_answer(1, usage, took(absurd, absurd), u32::MAX, now);
+            pace.on_answer(1, usage, took(absurd, absurd), 0, now);
+            let speed = shown(&pace, now);
+            assert!(speed.token_us <= MOST_US && speed.prefill_us_per_kib <= MOST_US);
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use lru::LruCache;
+use lru::{DefaultHasher, LruCache};
 
 use crate::prompt::BLOCK_BYTES;
 
@@ -22,13 +22,24 @@ const MOST_OF_ALL: usize = 1 << 20;
 /// The number of a worker's process in the index.
 pub(super) type Holder = u64;
 
+/// Who holds each block. The hasher is a quick one with a secret seed: blocks are digests already.
+type Blocks = HashMap<u64, Vec<Holder>, DefaultHasher>;
+
 /// Who holds which blocks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Prefixes {
     /// In the order of their numbers.
-    holders: HashMap<u64, Vec<Holder>>,
+    holders: Blocks,
     held: HashMap<Holder, LruCache<u64, ()>>,
+    /// How many blocks are remembered of all workers, and may be.
     total: usize,
+    limit: usize,
+}
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Self { holders: Blocks::default(), held: HashMap::new(), total: 0, limit: MOST_OF_ALL }
+    }
 }
 
 impl Prefixes {
@@ -38,8 +49,7 @@ impl Prefixes {
             return;
         }
         let room = usize::try_from(cache_tokens).unwrap_or(MOST) * BYTES_A_TOKEN / BLOCK_BYTES;
-        let share = MOST_OF_ALL / (self.held.len() + 1);
-        let room = room.clamp(LEAST, MOST).min(share.max(LEAST));
+        let room = room.clamp(LEAST, MOST);
         // The invariant of the clamp: it is at least `LEAST`, which is not zero.
         let capacity = NonZeroUsize::new(room).unwrap_or(NonZeroUsize::MIN);
         let held = self.held.entry(holder).or_insert_with(|| LruCache::new(capacity));
@@ -61,28 +71,49 @@ impl Prefixes {
                 list.insert(place, holder);
             }
         }
+        self.keep_to_limit();
     }
 
-    /// For each worker that holds a beginning of the prompt, how many blocks of it.
-    pub(super) fn lookup(&self, blocks: &[u64]) -> Vec<(Holder, usize)> {
-        let mut found: Vec<(Holder, usize)> = Vec::new();
-        for (number, block) in blocks.iter().enumerate() {
-            let Some(holders) = self.holders.get(block) else { break };
-            if number == 0 {
-                found.extend(holders.iter().map(|holder| (*holder, 1)));
-                continue;
-            }
-            let mut goes_on = false;
-            for (holder, length) in &mut found {
-                if *length == number && holders.binary_search(holder).is_ok() {
-                    *length += 1;
-                    goes_on = true;
-                }
-            }
-            if !goes_on {
-                break;
+    /// Where too much is remembered, those of whom most is remembered lose what exceeds an equal share.
+    fn keep_to_limit(&mut self) {
+        while self.total > self.limit {
+            let share = (self.limit / self.held.len().max(1)).max(LEAST);
+            let most = self.held.iter_mut().max_by_key(|(_, held)| held.len());
+            let Some((holder, held)) = most.filter(|(_, held)| held.len() > share) else { return };
+            while held.len() > share {
+                let Some((old, ())) = held.pop_lru() else { break };
+                self.total -= 1;
+                forget(&mut self.holders, old, *holder);
             }
         }
+    }
+
+    /// For each worker that holds a beginning of the prompt, how many blocks of it, in the order of their
+    /// numbers. Who holds a block holds all before it: they are more recently used.
+    pub(super) fn lookup(&self, blocks: &[u64]) -> Vec<(Holder, usize)> {
+        let Some(first) = blocks.first().and_then(|block| self.holders.get(block)) else {
+            return Vec::new();
+        };
+        let mut found: Vec<_> = first.iter().map(|holder| (*holder, 1)).collect();
+        // Neighbours in `found` that all hold so many blocks, and none of them more than so many. Who holds
+        // more than another comes before it.
+        let mut open = vec![(0, found.len(), 1, blocks.len())];
+        while let Some((from, to, least, most)) = open.pop() {
+            if from == to || least == most {
+                found[from..to].iter_mut().for_each(|(_, length)| *length = least);
+                continue;
+            }
+            let middle = least + (most - least).div_ceil(2);
+            let holders = self.holders.get(&blocks[middle - 1]).map_or(&[][..], Vec::as_slice);
+            let split = match holders.len().saturating_sub(from) {
+                0 => from,
+                all if all >= to - from => to,
+                _ => bring_forward(&mut found, (from, to), holders),
+            };
+            open.push((from, split, middle, most));
+            open.push((split, to, least, middle - 1));
+        }
+        found.sort_unstable();
         found
     }
 
@@ -108,7 +139,23 @@ impl Prefixes {
     }
 }
 
-fn forget(holders: &mut HashMap<u64, Vec<Holder>>, block: u64, holder: Holder) {
+/// Brings those of a part that are among the holders to its front; gives the end of these.
+fn bring_forward(
+    found: &mut [(Holder, usize)],
+    (from, to): (usize, usize),
+    holders: &[Holder],
+) -> usize {
+    let mut split = from;
+    for at in from..to {
+        if holders.binary_search(&found[at].0).is_ok() {
+            found.swap(split, at);
+            split += 1;
+        }
+    }
+    split
+}
+
+fn forget(holders: &mut Blocks, block: u64, holder: Holder) {
     if let Some(list) = holders.get_mut(&block) {
         list.retain(|other| *other != holder);
         if list.is_empty() {
@@ -151,6 +198,18 @@ mod tests {
     }
 
     #[test]
+    fn of_all_workers_together_no_more_is_remembered_than_may_be() {
+        let mut index = Prefixes { limit: 150, ..Prefixes::default() };
+        let blocks = |holder: u64| (holder * 1000..holder * 1000 + 100).collect::<Vec<_>>();
+        for holder in 1..=4 {
+            index.insert(holder, &blocks(holder), 8192);
+            let held: usize = index.held.values().map(LruCache::len).sum();
+            assert!(index.total <= 150 && index.total == held, "{}: {held}", index.total);
+        }
+        assert!(index.lookup(&blocks(4))[0].1 >= 37, "the beginnings stay");
+    }
+
+    #[test]
     fn a_process_that_ended_holds_nothing() {
         let mut index = Prefixes::default();
         let (a, b) = (1, 2);
@@ -162,7 +221,33 @@ mod tests {
         assert!(index.holders.is_empty() && index.held.is_empty() && index.total == 0);
     }
 
+    /// The blocks of a prompt as its chain has them: each stands for all before it.
+    fn chain(parts: &[u64]) -> Vec<u64> {
+        let step = |hash: &mut u64, part: &u64| {
+            *hash = (*hash * 31 + part + 1) % 1_000_000_007;
+            Some(*hash)
+        };
+        parts.iter().scan(7, step).collect()
+    }
+
     proptest! {
+        #[test]
+        fn what_is_found_is_what_each_worker_holds_from_the_first_block_on(
+            given in prop::collection::vec((0_u64..9, prop::collection::vec(0_u64..2, 1..50)), 1..40),
+            asked in prop::collection::vec(0_u64..2, 1..50),
+        ) {
+            let mut index = Prefixes::default();
+            for (holder, parts) in &given {
+                index.insert(*holder, &chain(parts), 0);
+            }
+            let asked = chain(&asked);
+            let mut expected: Vec<_> = index.held.iter().map(|(holder, held)| {
+                (*holder, asked.iter().take_while(|block| held.contains(block)).count())
+            }).filter(|(_, length)| *length > 0).collect();
+            expected.sort_unstable();
+            prop_assert_eq!(index.lookup(&asked), expected);
+        }
+
         #[test]
         fn both_sides_of_the_index_agree(
             steps in prop::collection::vec((0_u64..4, 0_u64..6, 1_u64..60, any::<bool>()), 1..60),

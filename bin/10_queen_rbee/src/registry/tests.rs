@@ -39,6 +39,66 @@ fn a_place_is_counted_until_it_is_dropped() {
 }
 
 #[test]
+fn two_workers_of_one_machine_share_streams_whatever_one_of_them_took_in_a_crowd() {
+    let (registry, now) = registry();
+    for (name, port) in [("a", 9300), ("b", 9301)] {
+        let mut beat = beat(name, WorkerState::Ready, 0);
+        beat.slots.total = 4;
+        beat.address = format!("http://127.0.0.1:{port}");
+        registry.worker_beat(beat, now).unwrap();
+    }
+    let usage = Usage { prompt_tokens: 40, cached_tokens: 0, completion_tokens: 8 };
+    let crowd: Vec<_> = (0..8).map(|_| take(&registry, now).unwrap()).collect();
+    for place in &crowd {
+        let ms = if place.worker_id.as_str() == "b" { 4000.0 } else { 100.0 };
+        let timings = Timings { prefill_ms: ms, decode_ms: ms, ..Timings::default() };
+        registry.worker_answered(place, 120, usage, timings, now);
+    }
+    drop(crowd);
+    registry.sweep(now);
+    let (first, second) = (take(&registry, now).unwrap(), take(&registry, now).unwrap());
+    assert_ne!(first.worker_id, second.worker_id, "{} / {}", first.why, second.why);
+}
+
+#[test]
+fn a_machine_that_looked_slow_is_believed_to_be_like_others_after_a_while_without_requests() {
+    let (registry, now) = registry();
+    for name in ["a", "b"] {
+        let hive_id = name.parse().unwrap();
+        let beat = beat(name, WorkerState::Ready, 0);
+        registry.worker_beat(WorkerHeartbeat { hive_id, ..beat }, now).unwrap();
+    }
+    let usage = Usage { prompt_tokens: 40, cached_tokens: 0, completion_tokens: 8 };
+    let answer = |place: &Place, decode_ms, at| {
+        let timings = Timings { decode_ms, ..Timings::default() };
+        registry.worker_answered(place, 120, usage, timings, at);
+    };
+    let places = [take(&registry, now).unwrap(), take(&registry, now).unwrap()];
+    let (a, b) = if places[0].worker_id == id("a") { (0, 1) } else { (1, 0) };
+    for _ in 0..9 {
+        answer(&places[a], 1000.0, now);
+        answer(&places[b], 30_000.0, now);
+    }
+    let slower = |at| {
+        registry.sweep(at);
+        let state = registry.state();
+        let us = |name| state.workers.get(&id(name)).unwrap().speed.service_us;
+        us("b") / us("a")
+    };
+    assert!(slower(now) >= 5, "it is slower: {}", slower(now));
+    let later = now + Duration::from_secs(1800);
+    for name in ["a", "b"] {
+        let hive_id = name.parse().unwrap();
+        let beat = beat(name, WorkerState::Ready, 0);
+        registry.worker_beat(WorkerHeartbeat { hive_id, ..beat }, later).unwrap();
+    }
+    for _ in 0..9 {
+        answer(&places[a], 1000.0, later);
+    }
+    assert!(slower(later) < 3, "that was long ago: {}", slower(later));
+}
+
+#[test]
 fn what_others_send_is_told_from_our_own() {
     let (registry, now) = registry();
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();

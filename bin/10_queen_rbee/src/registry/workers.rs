@@ -1,6 +1,6 @@
 //! The workers, as they and their hives report them. Pure: `now` is passed in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -8,21 +8,23 @@ use std::time::{Duration, Instant};
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 use worker_contract::{
-    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, SupervisedWorker,
-    WorkerHeartbeat, WorkerId, WorkerState,
+    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, SupervisedWorker, Timings,
+    Usage, WorkerHeartbeat, WorkerId, WorkerState,
 };
 
 use super::breaker::Breaker;
-use super::pace::Pace;
+use super::pace::{self, Pace};
 use super::prefixes::Holder;
 use super::{Liveness, ReportError, Server, liveness};
-use crate::scheduler::{Circuit, Readiness, Ways, WorkerView};
+use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// The most workers that are kept in mind.
 const MAX_WORKERS: usize = 4096;
 /// For how long nothing is concluded from a connection that has failed: its hive tells in a moment
 /// what became of the worker.
 const DOUBT: Duration = Duration::from_secs(1);
+/// So many models without a worker may have a number.
+const FEW_MODELS: usize = 64;
 /// How long a worker that is to make room may take to be gone.
 const LEAVING: Duration = Duration::from_secs(60);
 
@@ -30,6 +32,14 @@ const LEAVING: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     by_id: BTreeMap<WorkerId, Worker>,
+    numbers: ModelNumbers,
+}
+
+/// A number for each model of a worker: a decision looks at a thousand workers, and does not compare a
+/// thousand names.
+#[derive(Debug, Default)]
+struct ModelNumbers {
+    by_name: HashMap<ModelAlias, u64>,
 }
 
 /// A worker that somebody reports.
@@ -38,9 +48,14 @@ pub(super) struct Worker {
     /// Tells this entry from an earlier one of the same worker.
     entry: u64,
     pub(super) hive_id: HiveAlias,
+    /// Changed by [`Workers::runs`] only.
     pub(super) model: ModelAlias,
+    model_number: Option<u64>,
     pub(super) device: DeviceId,
     pub(super) target: Arc<Target>,
+    /// As the target has it.
+    pub(super) holder: Holder,
+    ways: Ways,
     /// What it said last; `None` while only its hive has reported it.
     pub(super) said: Option<Said>,
     /// What its hive says; `None` where no hive lists it.
@@ -68,6 +83,10 @@ pub(super) struct Worker {
     pub(super) used_at: Instant,
     pub(super) breaker: Breaker,
     pub(super) pace: Pace,
+    /// What is to be expected of it, by what it and its like have shown.
+    pub(super) speed: Speed,
+    /// The requests of other workers on its device, a moment ago.
+    pub(super) neighbours: u32,
 }
 
 /// A process of a worker, which keeps its id when its hive starts it again.
@@ -84,8 +103,8 @@ pub(super) struct Stay {
     entry: u64,
     /// Its number among those that the worker was given.
     number: u64,
-    /// Whether nobody was there when it came.
-    is_first: bool,
+    /// How many others were there when it came.
+    company: u32,
 }
 
 /// A heartbeat, and when it came.
@@ -154,7 +173,6 @@ impl Workers {
         if worker.target.address != address || is_another || worker.target.gone.is_cancelled() {
             worker.moved(address);
         }
-        worker.model.clone_from(&beat.model.name);
         worker.device = beat.device;
         worker.foreign =
             beat.slots.busy.saturating_add(beat.queued).saturating_sub(worker.in_flight);
@@ -162,6 +180,7 @@ impl Workers {
         if worker.is_busy() {
             worker.used_at = now;
         }
+        self.numbers.set(worker, &beat.model.name);
         worker.said = Some(Said { beat, at: now, failed_at: None });
         Ok(())
     }
@@ -193,7 +212,7 @@ impl Workers {
                 return;
             }
             let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address, now);
-            self.by_id.insert(listed.worker_id.clone(), worker);
+            self.put(&listed.worker_id, worker);
         }
         let known = self.by_id.get_mut(&listed.worker_id);
         let is_its = |worker: &&mut Worker| {
@@ -242,6 +261,7 @@ impl Workers {
             // One that its hive lists stays, so that the hive's word does not bring it back to life.
             !is_gone || (worker.listed.is_some() && !hive_is_gone(&worker.hive_id))
         });
+        self.numbers.forget_all_but(self.by_id.values());
         changed || self.by_id.len() != before
     }
 
@@ -254,15 +274,15 @@ impl Workers {
         now: Instant,
     ) -> Option<(&Worker, Stay)> {
         let worker = self.by_id.get_mut(id)?;
-        let is_first = worker.in_flight == 0 && worker.foreign == 0;
+        let company = worker.load();
         worker.in_flight += 1;
         worker.given += 1;
         worker.used_at = now;
-        let stay = Stay { entry: worker.entry, number: worker.given, is_first };
+        let stay = Stay { entry: worker.entry, number: worker.given, company };
         if worker.breaker.circuit(now) == Circuit::HalfOpen {
             worker.probed_by = Some(stay.number);
         }
-        if alone && is_first {
+        if alone && company == 0 {
             worker.taken_by = Some(stay.number);
         }
         Some((worker, stay))
@@ -292,7 +312,7 @@ impl Workers {
     pub(super) fn was_alone(&self, id: &WorkerId, stay: Stay) -> bool {
         let has_had_company =
             |worker: &Worker| worker.entry == stay.entry && worker.given != stay.number;
-        stay.is_first && !self.by_id.get(id).is_some_and(has_had_company)
+        stay.company == 0 && !self.by_id.get(id).is_some_and(has_had_company)
     }
 
     /// A request has failed at the process that `target` stands for; what another one did is not
@@ -311,6 +331,24 @@ impl Workers {
         }
         worker.failures += 1;
         worker.breaker.on_failure(now)
+    }
+
+    /// A request has been answered.
+    pub(super) fn answered(
+        &mut self,
+        id: &WorkerId,
+        stay: Stay,
+        prompt_bytes: u32,
+        (usage, timings): (Usage, Timings),
+        now: Instant,
+    ) {
+        let is_same = |worker: &&mut Worker| worker.entry == stay.entry;
+        let Some(worker) = self.by_id.get_mut(id).filter(is_same) else { return };
+        worker.answered += 1;
+        worker.breaker.on_success();
+        let company = worker.load().saturating_sub(1).max(stay.company);
+        let company = company.saturating_add(worker.neighbours);
+        worker.pace.on_answer(prompt_bytes, usage, timings, company, now);
     }
 
     /// It is being ended to make room.
@@ -339,8 +377,27 @@ impl Workers {
         self.by_id.len() >= MAX_WORKERS
     }
 
-    pub(super) fn put(&mut self, id: &WorkerId, worker: Worker) {
+    pub(super) fn put(&mut self, id: &WorkerId, mut worker: Worker) {
+        let model = worker.model.clone();
+        self.numbers.set(&mut worker, &model);
         self.by_id.insert(id.clone(), worker);
+    }
+
+    /// A worker runs a model.
+    pub(super) fn runs(&mut self, id: &WorkerId, model: &ModelAlias) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            self.numbers.set(worker, model);
+        }
+    }
+
+    /// The workers of a model.
+    pub(super) fn of_model(
+        &self,
+        model: &ModelAlias,
+    ) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+        let number = self.numbers.by_name.get(model).copied();
+        let all = number.map(|number| (number, self.by_id.iter())).into_iter();
+        all.flat_map(|(number, all)| all.filter(move |(_, w)| w.model_number == Some(number)))
     }
 
     pub(super) fn retain(&mut self, keep: impl FnMut(&WorkerId, &mut Worker) -> bool) {
@@ -355,8 +412,32 @@ impl Workers {
         self.by_id.get_mut(id)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.by_id.values_mut()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
         self.by_id.iter()
+    }
+}
+
+impl ModelNumbers {
+    fn set(&mut self, worker: &mut Worker, model: &ModelAlias) {
+        let is_same = worker.model_number.is_some() && worker.model == *model;
+        if is_same {
+            return;
+        }
+        let number = *self.by_name.entry(model.clone()).or_insert_with(next_number);
+        worker.model.clone_from(model);
+        worker.model_number = Some(number);
+    }
+
+    /// Forgets the numbers that no worker has, once they are many.
+    fn forget_all_but<'a>(&mut self, workers: impl ExactSizeIterator<Item = &'a Worker>) {
+        if self.by_name.len() > 2 * workers.len() + FEW_MODELS {
+            let there: HashSet<_> = workers.filter_map(|worker| worker.model_number).collect();
+            self.by_name.retain(|_, number| there.contains(number));
+        }
     }
 }
 
@@ -389,7 +470,10 @@ impl Worker {
             entry: next_number(),
             hive_id: hive_id.clone(),
             model: model.clone(),
+            model_number: None,
             device,
+            holder: target.holder,
+            ways: target.ways(),
             target,
             said: None,
             listed: None,
@@ -406,6 +490,8 @@ impl Worker {
             used_at: now,
             breaker: Breaker::default(),
             pace: Pace::default(),
+            speed: pace::usual(device.kind),
+            neighbours: 0,
         }
     }
 
@@ -417,6 +503,7 @@ impl Worker {
     /// It takes requests at another place.
     pub(super) fn replace(&mut self, target: Arc<Target>) {
         self.target.gone.cancel();
+        (self.holder, self.ways) = (target.holder, target.ways());
         self.target = target;
         self.breaker = Breaker::default();
         self.taken_by = None;
@@ -425,7 +512,12 @@ impl Worker {
 
     /// Whether it has requests.
     pub(super) fn is_busy(&self) -> bool {
-        self.in_flight > 0 || self.foreign > 0
+        self.load() > 0
+    }
+
+    /// All requests that are known to be in it.
+    pub(super) fn load(&self) -> u32 {
+        self.in_flight.saturating_add(self.foreign)
     }
 
     /// The model file that it runs, where it is known.
@@ -554,9 +646,9 @@ impl Worker {
             foreign: self.foreign,
             held_bytes,
             extra_us: 0,
-            speed: self.pace.speed(self.device.kind),
+            speed: self.speed,
             digest: self.digest(),
-            ways: self.target.ways(),
+            ways: self.ways,
         }
     }
 }

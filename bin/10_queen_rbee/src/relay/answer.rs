@@ -14,6 +14,7 @@ use super::retry::{Budget, Mishap, Tries, Verdict};
 use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
 use crate::attached::Original;
+use crate::clock;
 use crate::decisions::Decided;
 use crate::dispatch::{NoPlace, Wanted};
 use crate::metrics::{ModelMetrics, Open};
@@ -338,7 +339,7 @@ impl Answer {
             self.record.answered(*usage);
             let bytes = self.prompt.bytes();
             let registry = self.relay.dispatcher.registry();
-            registry.worker_answered(&place.worker_id, bytes, *usage, *timings);
+            registry.worker_answered(place, bytes, *usage, *timings, clock::now());
         }
         self.record.outcome = "done";
         self.ready.push_back(done);

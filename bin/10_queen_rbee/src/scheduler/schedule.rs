@@ -1,7 +1,5 @@
 //! The decision.
 
-use std::cmp::Ordering;
-
 use super::placement::{NoSite, place};
 use super::{
     Circuit, Decision, Demand, Estimate, Readiness, Reason, RejectReason, Snapshot, WaitReason,
@@ -9,8 +7,10 @@ use super::{
 };
 use crate::registry::Liveness;
 
-/// Expectations that differ by less are alike, in microseconds.
-const CLOSE_US: i64 = 250_000;
+/// Expectations that differ by no more are alike, in microseconds.
+const CLOSE_US: u64 = 250_000;
+/// So are those that differ by no more than this part of an answer's time.
+const CLOSE_PART: u64 = 4;
 /// In how many parts the load of a worker is told apart.
 const PARTS: u64 = 1_000;
 /// When to try again while workers end and others may come, in seconds.
@@ -98,33 +98,29 @@ fn choose<'a>(
     demand: &Demand<'_>,
     reason: Option<Reason>,
 ) -> Option<Decision> {
-    let (mut best, mut next, mut candidates): (Option<Ranked<'_>>, Option<Ranked<'_>>, _) =
-        (None, None, 0);
-    for worker in workers.filter(|worker| worker.has_room()) {
-        candidates += 1;
-        let ranked = Ranked::new(worker, demand);
-        match &best {
-            Some(first) if ranked.cmp(first).is_ge() => {
-                if next.as_ref().is_none_or(|second| ranked.cmp(second).is_lt()) {
-                    next = Some(ranked);
-                }
-            }
-            _ => next = best.replace(ranked),
-        }
-    }
-    let best = best?;
-    let is_prefix = next.as_ref().is_some_and(|next| {
+    let with_room = workers.filter(|worker| worker.has_room());
+    let ranked: Vec<_> = with_room.map(|worker| Ranked::new(worker, demand)).collect();
+    let (class, soonest) = ranked.iter().map(|ranked| (ranked.class, ranked.ruled_us)).min()?;
+    // Whatever does not depend on load must decide what is close, or more load could speak for a worker.
+    let of_class = ranked.iter().filter(|ranked| ranked.class == class);
+    let fastest = of_class.map(|ranked| ranked.worker.speed.service_us).min().unwrap_or(0);
+    let close = CLOSE_US.max(fastest / CLOSE_PART);
+    let limit = soonest.saturating_add_unsigned(close);
+    let best = ranked.iter().min_by_key(|ranked| ranked.key(limit))?;
+    let others = ranked.iter().filter(|other| !std::ptr::eq(*other, best));
+    let next = others.min_by_key(|ranked| ranked.key(limit));
+    let is_prefix = next.is_some_and(|next| {
         best.worker.held_bytes > next.worker.held_bytes && best.worker.load() >= next.worker.load()
     });
-    let reason = match &next {
+    let reason = match next {
         _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
         None => Reason::OnlyOne,
-        Some(_) if best.is_session => Reason::Session,
+        Some(_) if best.is_session() => Reason::Session,
         Some(next) if best.is_ruled_before(next) => Reason::Rules,
         Some(_) if is_prefix => Reason::Prefix,
         Some(_) => Reason::Soonest,
     };
-    let (chosen, next) = (best.estimate(), next.map(|next| next.estimate()));
+    let (chosen, next, candidates) = (best.estimate(), next.map(Ranked::estimate), ranked.len());
     let worker = chosen.worker.clone();
     Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
 }
@@ -132,39 +128,51 @@ fn choose<'a>(
 /// A worker and what speaks for it.
 struct Ranked<'a> {
     worker: &'a WorkerView<'a>,
-    is_session: bool,
-    /// It has other requests, and this one should be alone.
-    has_company: bool,
+    class: Class,
     expected_us: u64,
     /// The same with what somebody's rules add to it.
     ruled_us: i64,
 }
 
+/// What comes before all expectations, the better first: on time before silent; one that is to be tried
+/// again, since nobody would else find out whether it works; an empty one for a request that should be
+/// alone; the session's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Class {
+    is_silent: bool,
+    is_no_probe: bool,
+    /// It has other requests, and this one should be alone.
+    has_company: bool,
+    is_strange: bool,
+}
+
 impl<'a> Ranked<'a> {
     fn new(worker: &'a WorkerView<'a>, demand: &Demand<'_>) -> Self {
         let is_alive = worker.liveness == Liveness::Alive;
-        let is_session = is_alive && demand.session == Some(worker.id);
-        let has_company = demand.alone && worker.load() > 0;
+        let class = Class {
+            is_silent: !is_alive,
+            is_no_probe: worker.circuit != Circuit::HalfOpen,
+            has_company: demand.alone && worker.load() > 0,
+            is_strange: !is_alive || demand.session != Some(worker.id),
+        };
         let expected_us = worker.expected_us(demand.prompt_bytes);
         let ruled_us =
             i64::try_from(expected_us).unwrap_or(i64::MAX).saturating_add(worker.extra_us);
-        Self { worker, is_session, has_company, expected_us, ruled_us }
+        Self { worker, class, expected_us, ruled_us }
     }
 
-    /// On time before silent; one that is to be tried again, since nobody would else find out whether it
-    /// works; an empty one for a request that should be alone; the session's; the soonest; the one with
-    /// fewest requests of ours.
-    fn cmp(&self, other: &Self) -> Ordering {
-        let key = |ranked: &Self| {
-            let worker = ranked.worker;
-            let is_silent = worker.liveness != Liveness::Alive;
-            let is_probe = worker.circuit == Circuit::HalfOpen;
-            // What is expected is no more than a guess: where two guesses are close, the less loaded one.
-            let part = u64::from(worker.load()) * PARTS / u64::from(worker.slots.max(1));
-            let guess = (ranked.ruled_us / CLOSE_US, part, ranked.ruled_us);
-            (is_silent, !is_probe, ranked.has_company, !ranked.is_session, guess, worker.in_flight)
-        };
-        key(self).cmp(&key(other)).then_with(|| self.worker.id.cmp(other.worker.id))
+    /// The better first. What is expected is no more than a guess: of those of the best class that are
+    /// expected by `limit`, the less loaded one.
+    fn key(&self, limit: i64) -> impl Ord + 'a {
+        let worker = self.worker;
+        let is_late = self.ruled_us > limit;
+        let load = u64::from(worker.load()) * PARTS;
+        let part = if is_late { 0 } else { load / u64::from(worker.slots.max(1)) };
+        (self.class, is_late, part, self.ruled_us, worker.in_flight, worker.id)
+    }
+
+    fn is_session(&self) -> bool {
+        !self.class.is_strange
     }
 
     /// Whether it comes before another one only because somebody's rules want it.

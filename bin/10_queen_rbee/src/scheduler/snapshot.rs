@@ -179,16 +179,15 @@ impl WorkerView<'_> {
     }
 
     /// How long a request of so many bytes takes here, in microseconds, as far as one can tell: what
-    /// of the prompt is not held, slower the more others compute, and the part of an answer's time
-    /// that those before it take.
+    /// of the prompt is not held, and an answer, both slower the more others compute.
     #[must_use]
     pub fn expected_us(&self, prompt_bytes: u32) -> u64 {
         let slots = u64::from(self.slots.max(1));
         let load = u64::from(self.load());
         let fresh = u64::from(prompt_bytes.saturating_sub(self.held_bytes));
         let prefill = fresh.saturating_mul(self.speed.prefill_us_per_kib) / 1024;
-        let crowded = prefill.saturating_mul(slots + load) / slots;
-        crowded.saturating_add(self.speed.service_us.saturating_mul(load) / slots)
+        let alone = prefill.saturating_add(self.speed.service_us);
+        alone.saturating_mul(slots + load) / slots
     }
 }
 

@@ -24,7 +24,7 @@ proptest! {
                 let expected = |w: &W| w.view().expected_us(bytes);
                 let is_probe = chosen.circuit == Circuit::HalfOpen;
                 for other in here.iter().filter(open).filter(|w| w.liveness == Alive) {
-                    prop_assert!(is_probe || expected(chosen) < expected(other) + 250_000);
+                    prop_assert!(is_probe || expected(chosen) <= expected(other) + 250_000);
                 }
                 prop_assert_eq!(&why.chosen.worker, worker);
                 prop_assert!(why.next.as_ref().is_none_or(|next| next.worker != *worker));
@@ -51,6 +51,30 @@ proptest! {
                 prop_assert!(!world.hives.iter().any(usable));
                 prop_assert_eq!(here.iter().filter(open).count(), 0);
             }
+        }
+    }
+
+    #[test]
+    fn more_load_never_speaks_for_a_worker(
+        world in any_world(), speeds in prop::collection::vec(100_000_u64..9_000_000, 8),
+        bytes in 0_u32..20_000, which in 0_usize..8, more in 1_u32..6, is_ours in any::<bool>(),
+        alone in any::<bool>(),
+    ) {
+        let demand = Demand { prompt_bytes: bytes, alone, ..demand() };
+        let mut world = world;
+        for (worker, service_us) in world.workers.iter_mut().zip(speeds) {
+            worker.speed.service_us = service_us;
+        }
+        let chosen = |world: &World| match world.decide_for(&demand) {
+            Decision::Dispatch { worker, .. } => Some(worker),
+            _ => None,
+        };
+        let before = chosen(&world);
+        if let Some(worker) = world.workers.get_mut(which) {
+            let load = if is_ours { &mut worker.in_flight } else { &mut worker.foreign };
+            *load += more;
+            let id = worker.id.clone();
+            prop_assert!(before.as_ref() == Some(&id) || chosen(&world) != Some(id));
         }
     }
 

@@ -23,10 +23,43 @@ fn a_faster_worker_is_given_more() {
         let speed = Speed { prefill_us_per_kib: 10_000, service_us: 250_000 };
         W { speed, ..w("fast", 4, in_flight) }
     };
-    for (in_flight, expected) in [(0, "fast"), (3, "fast"), (5, "slow")] {
-        let world = World::of(&[fast(in_flight), w("slow", 4, 1)], &[]);
+    for (in_flight, slow, expected) in
+        [(0, 0, "fast"), (3, 0, "fast"), (7, 1, "fast"), (8, 1, "slow")]
+    {
+        let world = World::of(&[fast(in_flight), w("slow", 4, slow)], &[]);
         check("a quarter of the time a request", &world, expected);
     }
+}
+
+#[test]
+fn of_two_that_are_expected_at_about_the_same_time_the_idle_one_gets_the_request() {
+    let takes = |service_us| Speed { prefill_us_per_kib: 100_000, service_us };
+    // Wherever the loaded one's expectation lies, and up to a quarter of an answer's time after it.
+    for busy_us in (800_000_u64..1_100_000).step_by(9_973) {
+        let busy = W { speed: takes(busy_us), ..w("a", 4, 1) };
+        let soonest = busy.view().expected_us(0);
+        for (idle_us, expected) in [
+            (busy_us, "b"),
+            (soonest + 1_000, "b"),
+            (soonest + 200_000, "b"),
+            (soonest + 300_000, "a"),
+        ] {
+            let world =
+                World::of(&[busy.clone(), W { speed: takes(idle_us), ..w("b", 4, 0) }], &[]);
+            check(&format!("{busy_us} {idle_us}"), &world, expected);
+        }
+    }
+    let slow = |us| {
+        World::of(
+            &[
+                W { speed: takes(8_000_000), ..w("a", 4, 1) },
+                W { speed: takes(us), ..w("b", 4, 0) },
+            ],
+            &[],
+        )
+    };
+    check("slower than a loaded one, but not by much", &slow(11_900_000), "b");
+    check("a machine that is really slower", &slow(12_100_000), "a");
 }
 
 #[test]
@@ -136,13 +169,13 @@ fn a_decision_says_why() {
     let plain = demand();
     assert_eq!(
         said(&World::of(&[w("a", 4, 1)], &[]), &plain),
-        "a is the only worker that can take it (about 250 ms, 1 requests on 4 slots)"
+        "a is the only worker that can take it (about 1250 ms, 1 requests on 4 slots)"
     );
     let prompt = Demand { prompt_bytes: 2048, ..plain };
     assert_eq!(
         said(&World::of(&[w("a", 4, 0).holds(1024), w("b", 4, 0)], &[]), &prompt),
-        "a holds 1024 bytes of the prompt's beginning (about 100 ms, 0 requests on 4 slots, \
-         1024 bytes held; next best b: about 200 ms, 0 requests on 4 slots)"
+        "a holds 1024 bytes of the prompt's beginning (about 1100 ms, 0 requests on 4 slots, \
+         1024 bytes held; next best b: about 1200 ms, 0 requests on 4 slots)"
     );
 }
 
