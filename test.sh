@@ -4,13 +4,14 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: ./test.sh [--quick] [--vulkan]
+usage: ./test.sh [--quick] [--long] [--vulkan]
 
 Checks format, lints, licences and documentation, builds everything, and runs the unit tests, the
 features of bdd/, the client tests of clients/ and some seconds of each fuzz target. The first run
 compiles llama.cpp: about half an hour on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
 
   --quick   install nothing: fail where something is missing
+  --long    kill workers under load for two minutes, and simulate three times as many houses
   --vulkan  also build the Vulkan backend (five more minutes on two cores) and run the model on it;
             Mesa's software driver will do
   --help    this text
@@ -29,6 +30,7 @@ main() {
     for argument in "$@"; do
         case $argument in
         --quick) quick=yes ;;
+        --long) export RBEE_TEST_SECONDS=120 RBEE_TEST_SEEDS=600 ;;
         --vulkan) vulkan=yes ;;
         -h | --help)
             usage

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{Operation, WorkerSpawn, WorkerTarget};
 use serde::Deserialize as _;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
@@ -16,6 +18,9 @@ use crate::hive_client::FindHive;
 use crate::policy::Policies;
 use crate::registry::{Registry, SpawnMark};
 use crate::scheduler::Spawn;
+
+/// How often it is looked whether a hive that was asked for something still reports.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Starts workers on demand. A clone is the same spawner.
 #[derive(Debug, Clone)]
@@ -125,7 +130,22 @@ impl Spawner {
     async fn ask(&self, hive: &HiveAlias, operation: Operation) -> Result<Outcome, JobError> {
         let client = self.shared.hives.find(hive)?;
         let job = JobContext::silent(&operation, "local", self.shared.stop.child_token());
-        client.execute(operation, job).await
+        // A connection to a machine that has lost its power stays open for long, and another hive could
+        // do it meanwhile.
+        tokio::select! {
+            outcome = client.execute(operation, job) => outcome,
+            () = self.is_gone(hive) => Err(JobError::new(
+                "hive_gone",
+                format!("hive {hive} was asked for a worker and reports no longer"),
+            )),
+        }
+    }
+
+    /// Waits until a hive is known to be gone.
+    async fn is_gone(&self, hive: &HiveAlias) {
+        while !self.shared.registry.hive_is_gone(hive, clock::now()) {
+            sleep(LOOK).await;
+        }
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<ModelAlias, Attempt>> {

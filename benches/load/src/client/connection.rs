@@ -3,16 +3,13 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use httparse::{EMPTY_HEADER, Status};
+use http1_client::{AnswerReader, RequestHead};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::chunked::Chunked;
 use crate::order::Order;
 
-/// The longest head of an answer, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
 /// Room for what is read at once.
 const READ: usize = 4096;
 
@@ -22,15 +19,7 @@ pub(crate) struct Connection {
     stream: TcpStream,
     address: SocketAddr,
     input: Vec<u8>,
-    framing: Framing,
-}
-
-/// How an answer's end is known.
-#[derive(Debug)]
-enum Framing {
-    Chunked(Chunked),
-    /// So many bytes are missing.
-    Length(u64),
+    reader: AnswerReader,
 }
 
 impl Connection {
@@ -38,7 +27,7 @@ impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await.context("it does not take connections")?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, address, input: Vec::new(), framing: Framing::Length(0) })
+        Ok(Self { stream, address, input: Vec::new(), reader: AnswerReader::default() })
     }
 
     /// Sends a chat request and reads the head of its answer; what came after it is in `body`.
@@ -56,23 +45,21 @@ impl Connection {
             "max_tokens": order.tokens,
         });
         let request = request.to_string();
-        let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{request}",
-            self.address,
-            request.len(),
-        );
-        self.stream.write_all(head.as_bytes()).await?;
-        self.input.clear();
+        let head = RequestHead::post("/v1/chat/completions", &self.address.to_string())?
+            .header("content-type", "application/json")?;
+        let mut bytes = head.finish(request.len());
+        bytes.extend_from_slice(request.as_bytes());
+        self.stream.write_all(&bytes).await?;
+        self.reader = AnswerReader::default();
         loop {
-            ensure!(self.fill().await? > 0, "the connection ended before the answer");
-            if let Some(length) = self.head()? {
-                let rest = self.input.split_off(length);
-                self.input.clear();
-                self.decode(&rest, body)?;
-                return Ok(());
+            self.fill(body).await?;
+            match self.reader.head() {
+                Some(head) if head.status() == 200 => return Ok(()),
+                Some(head) => {
+                    bail!("status {}: {}", head.status(), String::from_utf8_lossy(body));
+                }
+                None => {}
             }
-            ensure!(self.input.len() < MAX_HEAD, "the head of the answer does not end");
         }
     }
 
@@ -81,60 +68,21 @@ impl Connection {
         if self.is_ended() {
             return Ok(false);
         }
-        self.input.clear();
-        ensure!(self.fill().await? > 0, "the connection ended in the middle of the answer");
-        let input = std::mem::take(&mut self.input);
-        let decoded = self.decode(&input, body);
-        self.input = input;
-        decoded?;
+        self.fill(body).await?;
         Ok(true)
     }
 
     /// Whether the answer is whole.
     pub(super) fn is_ended(&self) -> bool {
-        match &self.framing {
-            Framing::Chunked(chunked) => chunked.is_ended(),
-            Framing::Length(left) => *left == 0,
-        }
+        self.reader.is_ended()
     }
 
-    async fn fill(&mut self) -> Result<usize> {
+    async fn fill(&mut self, body: &mut Vec<u8>) -> Result<()> {
+        self.input.clear();
         self.input.reserve(READ);
-        Ok(self.stream.read_buf(&mut self.input).await?)
-    }
-
-    fn decode(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<()> {
-        match &mut self.framing {
-            Framing::Chunked(chunked) => chunked.decode(bytes, body),
-            Framing::Length(left) => {
-                *left = left.checked_sub(bytes.len() as u64).context("the answer is too long")?;
-                body.extend_from_slice(bytes);
-                Ok(())
-            }
-        }
-    }
-
-    /// The length of the answer's head, once it is whole.
-    fn head(&mut self) -> Result<Option<usize>> {
-        let mut headers = [EMPTY_HEADER; 48];
-        let mut response = httparse::Response::new(&mut headers);
-        let Status::Complete(length) = response.parse(&self.input)? else { return Ok(None) };
-        let header = |name: &str| {
-            let found =
-                response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            found.map(|header| String::from_utf8_lossy(header.value).into_owned())
-        };
-        if response.code != Some(200) {
-            let body = String::from_utf8_lossy(&self.input[length..]);
-            bail!("status {}: {body}", response.code.unwrap_or_default());
-        }
-        self.framing = match header("content-length") {
-            Some(length) => Framing::Length(length.parse().context("content-length")?),
-            None if header("transfer-encoding").is_some_and(|value| value == "chunked") => {
-                Framing::Chunked(Chunked::default())
-            }
-            None => bail!("the answer does not say where it ends"),
-        };
-        Ok(Some(length))
+        let length = self.stream.read_buf(&mut self.input).await?;
+        ensure!(length > 0, "the connection ended in the middle of the answer");
+        self.reader.feed(&self.input, &mut |part| body.extend_from_slice(part))?;
+        Ok(())
     }
 }

@@ -2,7 +2,6 @@
 
 mod answer;
 mod check;
-mod chunked;
 mod connection;
 
 pub(crate) use self::answer::{Outcome, Patience, reply, stream};

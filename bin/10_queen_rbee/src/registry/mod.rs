@@ -438,6 +438,13 @@ impl Registry {
         self.state().hives.get(id).and_then(|hive| hive.beat.address.clone())
     }
 
+    /// Whether a hive has reported, and does so no longer.
+    #[must_use]
+    pub fn hive_is_gone(&self, id: &HiveAlias, now: Instant) -> bool {
+        let state = self.state();
+        state.hives.get(id).is_some_and(|hive| hive.liveness(now) == Liveness::Gone)
+    }
+
     /// Tells of every change from now on. Several changes may be told as one.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {

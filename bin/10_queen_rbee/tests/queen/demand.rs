@@ -1,8 +1,10 @@
 //! Models that no worker runs yet.
 
+use std::time::Duration;
+
 use rbee_operations::{Operation, WorkerSpawn};
 use serde_json::json;
-use worker_contract::HiveAlias;
+use worker_contract::{HiveAlias, HiveHeartbeat};
 
 use crate::support::{HiveDouble, Queen, Reply, chat, until};
 
@@ -81,6 +83,29 @@ async fn the_deadline_holds_while_a_worker_is_being_started() {
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.status, 200, "the start was seen through: {reply:?}");
     assert_eq!(hive.spawns(), 1);
+}
+
+#[tokio::test]
+async fn a_hive_that_falls_silent_while_it_starts_a_worker_is_not_waited_for() {
+    let (queen, lost) = queen_with_hive(false).await;
+    let other = HiveDouble::start(false);
+    other.let_start();
+    let body = chat();
+    let reported = async {
+        until("the first was asked", async || lost.spawns() == 1).await;
+        // The other one reports for as long as it takes; the first never does again.
+        loop {
+            let beat = HiveHeartbeat { hive_id: "other".parse().unwrap(), ..other.beat() };
+            queen.hive_beat(&beat).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let reply = tokio::select! {
+        reply = queen.ask(CHAT, &body) => reply,
+        () = reported => unreachable!("it reports without end"),
+    };
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world");
+    assert_eq!((lost.spawns(), other.spawns()), (1, 1));
 }
 
 async fn queen_with_hive(fails: bool) -> (Queen, HiveDouble) {

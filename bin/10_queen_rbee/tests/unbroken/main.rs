@@ -50,16 +50,31 @@ async fn a_queen_that_is_killed_leaves_workers_and_hives_and_serves_again() {
     let api = cluster.api().unwrap();
     let body = greedy(PROMPTS[0]);
     let before = answer(&api, &body).await.text;
-    let mut stream = api.chat_stream(&body).await.unwrap();
-    let mut transcript = Transcript::default();
-    stream.read_pieces(3, &mut transcript).await.unwrap();
-    cluster.queen().unwrap().kill().await.unwrap();
-    // A cut connection, clean or not, and no other end.
-    let _ = stream.read_rest(&mut transcript).await;
-    assert!(!transcript.done && transcript.error.is_none());
+    let streams = (0..CLIENTS).map(async |number| {
+        let mut transcript = Transcript::default();
+        let mut body = greedy(PROMPTS[number % PROMPTS.len()]);
+        body["max_tokens"] = json!(1000);
+        if let Ok(mut stream) = api.chat_stream(&body).await {
+            // A cut connection, clean or not, and no other end.
+            let _ = stream.read_rest(&mut transcript).await;
+        }
+        assert!(!transcript.done && transcript.error.is_none(), "{transcript:?}");
+    });
+    let killed = async {
+        wait_until("both slots compute", SOON, async || {
+            let workers = cluster.workers().await.ok()?;
+            (workers[0]["in_flight"].as_u64() >= Some(2)).then_some(())
+        })
+        .await
+        .unwrap();
+        cluster.queen().unwrap().kill().await.unwrap();
+    };
+    tokio::join!(futures::future::join_all(streams), killed);
+    let killed_at = Instant::now();
     cluster.queen().unwrap().start_again().await.unwrap();
     let api = cluster.api().unwrap();
     let after = answer(&api, &body).await.text;
+    eprintln!("the next request is answered {} ms later", killed_at.elapsed().as_millis());
     assert_eq!(after, before);
     let workers = cluster.workers().await.unwrap();
     let known = (&workers[0]["worker_id"], &workers[0]["pid"]);

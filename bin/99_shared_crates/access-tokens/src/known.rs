@@ -17,22 +17,20 @@ use crate::{Caller, TokenError, TokenStore, local_secret};
 /// one is needed then: damage never opens access.
 #[derive(Debug)]
 pub(crate) struct KnownSecrets {
-    folder: PathBuf,
-    tokens: TokenStore,
+    store: TokenStore,
     /// Once true, always true.
     were_needed: AtomicBool,
-    read: Mutex<(Stamps, Arc<Secrets>)>,
-}
-
-#[derive(Debug)]
-struct Secrets {
-    local: Option<SecretDigest>,
     /// `None` if the file is damaged.
-    tokens: Option<Vec<StoredToken>>,
+    tokens: Followed<Option<Arc<[StoredToken]>>>,
+    local: Followed<Option<SecretDigest>>,
 }
 
-/// Which state of the two files was read.
-type Stamps = [Stamp; 2];
+/// What a file holds. Each file is looked at only by who needs it: a look is a call of the system.
+#[derive(Debug)]
+struct Followed<T> {
+    file: PathBuf,
+    read: Mutex<(Stamp, T)>,
+}
 
 /// Length, time of change and file number. The number tells apart two replacements within one tick
 /// of the file system's clock.
@@ -42,14 +40,14 @@ impl KnownSecrets {
     /// Reads a folder, and makes the local secret if there is none.
     pub(crate) fn read(folder: &Path) -> Result<Self, TokenError> {
         local_secret(folder)?;
-        let tokens = TokenStore::open(folder);
-        tokens.read()?;
-        let nothing = Secrets { local: None, tokens: None };
+        let store = TokenStore::open(folder);
+        let (tokens, local) = (read_tokens(&store)?, read_local(&folder.join(LOCAL_FILE))?);
         let known = Self {
-            folder: folder.to_owned(),
-            tokens,
             were_needed: AtomicBool::new(false),
-            read: Mutex::new(([None; 2], Arc::new(nothing))),
+            // No stamp fits a file that is there, so that each is read again at its first use.
+            tokens: Followed { file: store.path(), read: Mutex::new((None, Some(tokens))) },
+            local: Followed { file: folder.join(LOCAL_FILE), read: Mutex::new((None, local)) },
+            store,
         };
         known.are_needed();
         Ok(known)
@@ -57,18 +55,17 @@ impl KnownSecrets {
 
     /// Whether a request needs a token.
     pub(crate) fn are_needed(&self) -> bool {
-        let are_needed = self.current().tokens.as_ref().is_none_or(|tokens| !tokens.is_empty());
+        let are_needed = self.tokens().is_none_or(|tokens| !tokens.is_empty());
         // Whoever revokes the last token wants nobody in, and not everybody.
         self.were_needed.fetch_or(are_needed, Ordering::Relaxed) || are_needed
     }
 
     /// Who holds the secret with this digest.
     pub(crate) fn holder(&self, digest: &SecretDigest) -> Option<Caller> {
-        let secrets = self.current();
-        let mut holder =
-            secrets.local.is_some_and(|local| local.matches(digest)).then_some(Caller::Local);
+        let local = self.local.current(|file| read_local(file).map_err(tell).ok().flatten());
+        let mut holder = local.is_some_and(|local| local.matches(digest)).then_some(Caller::Local);
         // Every token is compared, so that the time does not tell which one matched.
-        for token in secrets.tokens.iter().flatten() {
+        for token in self.tokens().iter().flat_map(|tokens| &**tokens) {
             if token.sha256.matches(digest) {
                 let (id, fingerprint) = (token.info.id.clone(), token.info.fingerprint.clone());
                 holder = Some(Caller::Token { id, fingerprint });
@@ -77,29 +74,39 @@ impl KnownSecrets {
         holder
     }
 
-    fn current(&self) -> Arc<Secrets> {
-        let local_file = self.folder.join(LOCAL_FILE);
-        // Before the files are read: a change in between is then read again.
-        let stamps = [stamp(&self.tokens.path()), stamp(&local_file)];
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.0 != stamps {
-            *read = (stamps, Arc::new(self.read_now()));
-        }
-        Arc::clone(&read.1)
+    fn tokens(&self) -> Option<Arc<[StoredToken]>> {
+        self.tokens.current(|_| read_tokens(&self.store).map_err(tell).ok())
     }
+}
 
-    fn read_now(&self) -> Secrets {
-        let unread = |error: TokenError| {
-            let reason = match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            };
-            tracing::error!(reason, "secrets cannot be read; nobody gets in by them");
-        };
-        let local = existing_local_secret(&self.folder.join(LOCAL_FILE)).map_err(unread);
-        let local = local.ok().flatten().map(|local| SecretDigest::of(local.expose()));
-        Secrets { local, tokens: self.tokens.read().map_err(unread).ok() }
+impl<T: Clone> Followed<T> {
+    /// What the file holds at present; it is read if it has changed.
+    fn current(&self, read: impl FnOnce(&Path) -> T) -> T {
+        // Before the file is read: a change in between is then read again.
+        let stamp = stamp(&self.file);
+        let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 != stamp {
+            *known = (stamp, read(&self.file));
+        }
+        known.1.clone()
     }
+}
+
+fn read_tokens(store: &TokenStore) -> Result<Arc<[StoredToken]>, TokenError> {
+    store.read().map(Arc::from)
+}
+
+fn read_local(file: &Path) -> Result<Option<SecretDigest>, TokenError> {
+    Ok(existing_local_secret(file)?.map(|local| SecretDigest::of(local.expose())))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is the end of the error")]
+fn tell(error: TokenError) {
+    let reason = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    tracing::error!(reason, "secrets cannot be read; nobody gets in by them");
 }
 
 fn stamp(path: &Path) -> Stamp {

@@ -54,18 +54,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
 /// Reads the whole body.
 async fn read(request: Request) -> Result<Bytes, ApiError> {
     let limit = request.extensions().get().copied().unwrap_or(BodyLimit::WITHOUT_EDGE);
-    let mut whole = BytesMut::new();
+    // A small body comes in one piece, which is kept as it is.
+    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
     let (head, mut body) = request.into_parts();
     while let Some(frame) = body.frame().await {
         let incomplete =
             |_| ApiError::bad_request("incomplete_body", "the body did not arrive whole");
         let Ok(data) = frame.map_err(incomplete)?.into_data() else { continue };
-        if (whole.len() + data.len()) as u64 > limit.0 {
+        if (first.len() + whole.len() + data.len()) as u64 > limit.0 {
             return Err(refuse_too_large(Request::from_parts(head, body), limit).await);
         }
+        if first.is_empty() && whole.is_empty() {
+            first = data;
+            continue;
+        }
+        whole.extend_from_slice(&std::mem::take(&mut first));
         whole.extend_from_slice(&data);
     }
-    Ok(whole.freeze())
+    Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
 /// The refusal of a body that is too large, after what the client still sends was thrown away.
@@ -88,6 +94,14 @@ async fn discard(mut body: Body) {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // To follow the path to each value takes as long again, so it is followed only to what is wrong.
+    match serde_json::from_slice(bytes) {
+        Ok(parsed) => Ok(parsed),
+        Err(_) => parse_with_path(bytes),
+    }
+}
+
+fn parse_with_path<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

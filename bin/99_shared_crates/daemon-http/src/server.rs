@@ -14,8 +14,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+mod poll_again;
 #[cfg(test)]
 mod tests;
+
+use self::poll_again::PollAgain;
 
 /// The largest head of a request, in bytes; beyond it the answer is a bare 431.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -70,7 +73,7 @@ async fn serve_within(
             .serve_connection(TokioIo::new(stream), service);
         // In a box: a task has what it awaits twice, as it was captured and as it is polled, and there
         // are many of these.
-        let connection = Box::pin(graceful.watch(connection));
+        let connection = PollAgain::new(graceful.watch(connection));
         let cut = cut.clone();
         tasks.spawn(async move {
             // A client that goes away is no error of ours.
