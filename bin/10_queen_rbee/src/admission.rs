@@ -41,6 +41,10 @@ pub struct Ticket {
     rank: Rank,
 }
 
+/// Where in its queue a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spot(Rank);
+
 /// Who enters.
 #[derive(Debug, Clone, Copy)]
 pub struct Entrant<'a> {
@@ -87,6 +91,14 @@ struct Caller {
     waiting: usize,
 }
 
+impl Ticket {
+    /// The place that a spot in a model's queue is.
+    #[must_use]
+    pub fn new(model: &ModelAlias, Spot(rank): Spot) -> Self {
+        Self { model: model.clone(), rank }
+    }
+}
+
 impl<T> Admission<T> {
     /// Queues of at most `max_per_model` requests each.
     #[must_use]
@@ -126,12 +138,9 @@ impl<T> Admission<T> {
     }
 
     /// Those who wait for a model, the next first.
-    pub fn waiting(&self, model: &ModelAlias) -> impl Iterator<Item = (Ticket, &T)> {
-        let ticket = |rank: &Rank| Ticket { model: model.clone(), rank: *rank };
+    pub fn waiting(&self, model: &ModelAlias) -> impl Iterator<Item = (Spot, &T)> {
         let queue = self.queues.get(model).into_iter();
-        queue
-            .flat_map(|queue| queue.waiting.iter())
-            .map(move |(rank, request)| (ticket(rank), request))
+        queue.flat_map(|queue| queue.waiting.iter()).map(|(rank, request)| (Spot(*rank), request))
     }
 
     /// The models that somebody waits for.
@@ -369,8 +378,8 @@ mod tests {
 
     fn serve_next(queue: &mut Admission<usize>) -> Option<usize> {
         let model = queue.models().next()?.clone();
-        let ticket = queue.waiting(&model).next()?.0;
-        queue.serve(&ticket)
+        let spot = queue.waiting(&model).next()?.0;
+        queue.serve(&Ticket::new(&model, spot))
     }
 
     fn drain(queue: &mut Admission<usize>) -> Vec<usize> {

@@ -73,7 +73,8 @@ impl Spawner {
         let attempt = Attempt { end };
         running.insert(model.clone(), attempt.clone());
         let registry = &self.shared.registry;
-        let mark = registry.begin_spawn(model);
+        let site = spawn.device.map(|device| (&spawn.hive, device));
+        let mark = registry.begin_spawn(model, site, &spawn.evict);
         self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn.clone(), mark, sender));
         Some(attempt)
     }

@@ -4,6 +4,7 @@
 //! Who comes to an empty queue is placed at once, by itself. Everybody else waits, and one task hands
 //! places out, in the order of the queue, whenever there may be one.
 
+mod kinds;
 mod log;
 mod no_place;
 mod starts;
@@ -17,6 +18,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use worker_contract::{ModelAlias, RequestId, Sha256Digest, WorkerId};
 
+use self::kinds::Kinds;
 pub use self::no_place::NoPlace;
 use self::starts::{Attempts, Site, Starts};
 use crate::admission::{Admission, Entrant, Priority, Ticket};
@@ -26,10 +28,6 @@ use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
 use crate::scheduler::{Decision, Demand, WaitReason, Ways};
 use crate::spawner::Spawner;
-
-/// How many of a queue are looked at when the first cannot be placed: those behind it may have other
-/// needs.
-const LOOK_AHEAD: usize = 16;
 
 /// Finds places at workers. A clone shares the queues.
 #[derive(Debug, Clone)]
@@ -219,38 +217,49 @@ impl Dispatcher {
         let queues = &mut *self.queues();
         let models: Vec<ModelAlias> = queues.admission.models().cloned().collect();
         for model in &models {
-            while self.hand_out_one(queues, model, attempts) {}
+            while self.hand_out_one(queues, model, None) {}
+        }
+        // Only now, or a worker that has just come for those of one model would make room for another.
+        for model in &models {
+            while self.hand_out_one(queues, model, Some(attempts)) {}
         }
         queues.starts.forget_all_but(&queues.admission);
         self.registry.set_waiting(queues.admission.len());
     }
 
-    /// One step for a model: somebody is placed or refused, or a worker is started. False when
-    /// nothing more can be done.
+    /// One step for a model: somebody is placed or refused, or, if there are `attempts` to put it to, a
+    /// worker is started. False when nothing more can be done.
     fn hand_out_one(
         &self,
         queues: &mut Queues,
         model: &ModelAlias,
-        attempts: &mut Attempts,
+        attempts: Option<&mut Attempts>,
     ) -> bool {
         let Queues { admission, starts } = queues;
         let now = clock::now();
         let mut next = None;
-        for (ticket, waiting) in admission.waiting(model).take(LOOK_AHEAD) {
+        let has_rules = self.registry.has_place_rules();
+        let mut kinds = Kinds::default();
+        for (spot, waiting) in admission.waiting(model) {
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
                 let late = NoPlace::Deadline { model: model.clone() };
-                next = Some((ticket, Some(Err(late))));
+                next = Some((spot, Some(Err(late))));
                 break;
+            }
+            let kind = waiting.wanted.kind(has_rules);
+            if !kinds.is_worth_asking(kind) {
+                continue;
             }
             let ask = waiting.wanted.ask(starts.refused(model));
             match self.registry.place(&ask, now) {
-                Placed::At(place) => next = Some((ticket, Some(Ok(place)))),
+                Placed::At(place) => next = Some((spot, Some(Ok(place)))),
                 Placed::Not(Decision::Reject { reason, retry_after_s }) => {
                     let source = starts.last_error(model);
                     let refused = NoPlace::refused(model, reason, retry_after_s, source);
-                    next = Some((ticket, Some(Err(refused))));
+                    next = Some((spot, Some(Err(refused))));
                 }
                 Placed::Not(Decision::Spawn(spawn)) => {
+                    let Some(attempts) = attempts else { return false };
                     // Where a worker that was to go has just got a request, it is decided again.
                     if let Some(attempt) = self.spawner.spawn(model, &spawn) {
                         self.log_spawn(&waiting.wanted, &spawn);
@@ -258,15 +267,15 @@ impl Dispatcher {
                     }
                     return false;
                 }
-                // Whoever needs nothing in particular speaks for all behind.
-                Placed::Not(Decision::Wait(WaitReason::Room)) if waiting.wanted.is_plain() => {
+                Placed::Not(Decision::Wait(WaitReason::Room)) if kind.speaks_for_all() => {
                     return false;
                 }
                 Placed::Not(_) => continue,
             }
             break;
         }
-        let Some((ticket, answer)) = next else { return false };
+        let Some((spot, answer)) = next else { return false };
+        let ticket = Ticket::new(model, spot);
         let request = match &answer {
             Some(Ok(_)) => admission.serve(&ticket),
             _ => admission.leave(&ticket),
@@ -300,10 +309,6 @@ impl Wanted {
             caller: &self.caller,
             priority: self.priority,
         }
-    }
-
-    fn is_plain(&self) -> bool {
-        self.failed.is_empty() && self.digest.is_none() && self.ways == Ways::ALL
     }
 }
 

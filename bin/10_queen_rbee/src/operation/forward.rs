@@ -19,12 +19,17 @@ impl Operations {
         let hive = operation.hive_id().cloned().unwrap_or_else(HiveAlias::localhost);
         let client = self.hives.get(&hive)?;
         let starts = match &operation {
-            Operation::WorkerSpawn(spawn) => Some(spawn.model.clone()),
-            Operation::WorkerRestart(target) => self.registry.model_of(&target.worker_id),
+            Operation::WorkerSpawn(spawn) => Some((spawn.model.clone(), spawn.device)),
+            Operation::WorkerRestart(target) => {
+                self.registry.model_of(&target.worker_id).map(|model| (model, None))
+            }
             _ => None,
         };
         // Requests for the model wait for this worker instead of starting another one.
-        let _mark = starts.map(|model| self.registry.begin_spawn(&model));
+        let _mark = starts.map(|(model, device)| {
+            let site = device.map(|device| (&hive, device));
+            self.registry.begin_spawn(&model, site, &[])
+        });
         let removes = matches!(operation, Operation::ModelDelete(_));
         let outcome = client.execute(operation, job).await?;
         // Who has just added a model, or started a worker, wants to use it before the hive's next report.

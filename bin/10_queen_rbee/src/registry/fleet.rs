@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use worker_contract::{HiveAlias, ModelAlias, Sha256Digest, WorkerId};
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use super::ruling::Ruling;
+use super::starts::ClaimedSite;
 use super::workers::{Stay, Worker};
 use super::{Ask, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
 use crate::rules::Judge;
-use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish};
+use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish, memory_need};
 
 /// A worker that is ready or coming.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl State {
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
         Snapshot {
             workers,
-            is_spawning: self.spawning.contains(&model),
+            is_spawning: self.starts.is_any_of(&model),
             fleet: LazyCell::new(Box::new(move || self.fleet(&model, policy, ruling, now))),
             warming_up: self.is_warming_up(now),
         }
@@ -76,9 +77,10 @@ impl State {
             let of_model = kept.entry(&worker.model).or_insert_with(|| (policy(&worker.model), 0));
             of_model.1 += 1;
         }
-        let is_kept = |model: &ModelAlias| match kept.get(model) {
-            Some((Some(policy), count)) => policy.pin || *count <= policy.min,
-            _ => false,
+        let spare = |model: &ModelAlias| match kept.get(model) {
+            Some((Some(policy), _)) if policy.pin => 0,
+            Some((Some(policy), count)) => count.saturating_sub(policy.min),
+            _ => u32::MAX,
         };
         let has_enough = match kept.get(model) {
             Some((Some(policy), count)) => *count >= policy.max,
@@ -90,7 +92,7 @@ impl State {
             device: worker.device,
             model: &worker.model,
             is_busy: worker.is_busy() || worker.readiness_for_requests() != Readiness::Ready,
-            is_kept: is_kept(&worker.model),
+            spare: spare(&worker.model),
             idle: now.saturating_duration_since(worker.used_at),
         });
         let wish = policy(model)
@@ -98,10 +100,29 @@ impl State {
         Fleet {
             hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
             residents: residents.collect(),
+            claims: self.starts.claims().collect(),
             ruled: ruling.map_or_else(Vec::new, |ruling| self.rule_places(&ruling, model, now)),
             wish,
             has_enough,
         }
+    }
+
+    /// What a start on a device makes of its memory.
+    pub(super) fn claim(
+        &self,
+        model: &ModelAlias,
+        hive: &HiveAlias,
+        device: DeviceId,
+        evict: &[WorkerId],
+    ) -> Option<ClaimedSite> {
+        let beat = &self.hives.get(hive)?.beat;
+        let free_before = beat.devices.iter().find(|it| it.id == device)?.memory_free_bytes;
+        let need = |model: &ModelAlias| {
+            beat.catalog.iter().find(|entry| entry.alias == *model).map_or(0, memory_need)
+        };
+        let ended = evict.iter().filter_map(|id| self.workers.get(id));
+        let freed = ended.map(|worker| need(&worker.model)).fold(0, u64::saturating_add);
+        Some(ClaimedSite { hive: hive.clone(), device, free_before, needed: need(model), freed })
     }
 
     /// The workers of hives. A server of somebody else is neither started nor ended here, nor does it

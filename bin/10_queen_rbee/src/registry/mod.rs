@@ -15,6 +15,7 @@ mod prefixes;
 mod report;
 mod ruling;
 mod sessions;
+mod starts;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -25,8 +26,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use worker_contract::{
-    HiveAlias, HiveHeartbeat, ModelAlias, ModelEntry, Sha256Digest, SupervisedWorker, Timings,
-    Usage, WorkerHeartbeat, WorkerId,
+    DeviceId, HiveAlias, HiveHeartbeat, ModelAlias, ModelEntry, Sha256Digest, SupervisedWorker,
+    Timings, Usage, WorkerHeartbeat, WorkerId,
 };
 
 pub use self::attached::{Served, Server, ServerFacts, ServerFailure, ServerReport};
@@ -38,13 +39,13 @@ pub use self::ruling::RulesReport;
 pub use self::sessions::SessionKey;
 pub use self::workers::{Address, Target};
 use self::workers::{Stay, Worker, Workers};
-use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions};
+use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts};
 use crate::admission::Priority;
 use crate::clock;
 use crate::policy::{Policies, Policy};
 use crate::prompt::PromptChain;
 use crate::rules::Rules;
-use crate::scheduler::{Decision, Demand, Spawn, WaitReason, Why};
+use crate::scheduler::{Decision, Demand, Readiness, Spawn, WaitReason, Why};
 
 /// How long a fresh queen waits for hives that she expects.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -150,7 +151,7 @@ pub enum Placed {
 /// A worker for a model is being started, for as long as this exists.
 #[derive(Debug)]
 pub struct SpawnMark {
-    model: ModelAlias,
+    number: u64,
     registry: Registry,
 }
 
@@ -176,7 +177,7 @@ struct Shared {
 struct State {
     workers: Workers,
     hives: Hives,
-    spawning: Vec<ModelAlias>,
+    starts: Starts,
     expected: Vec<HiveAlias>,
     /// Attached servers at which nobody has looked.
     expected_servers: Vec<HiveAlias>,
@@ -193,7 +194,7 @@ impl Registry {
         let state = State {
             workers: Workers::default(),
             hives: Hives::default(),
-            spawning: Vec::new(),
+            starts: Starts::default(),
             expected,
             expected_servers: Vec::new(),
             began: now,
@@ -241,6 +242,7 @@ impl Registry {
             return Err(refused);
         }
         state.workers.listed(&beat.hive_id, &beat.workers, now);
+        state.starts.reported(&beat.hive_id);
         state.hives.beat(beat, now);
         drop(state);
         self.touch();
@@ -319,12 +321,17 @@ impl Registry {
     }
 
     /// Takes idle workers out of use, so that they can be ended: all of them, or none where one has
-    /// requests.
+    /// requests or is being ended already.
     #[must_use]
     pub fn retire_all(&self, ids: &[WorkerId], now: Instant) -> bool {
         let mut state = self.state();
-        let is_busy = |id: &WorkerId| state.workers.get(id).is_some_and(Worker::is_busy);
-        if ids.iter().any(is_busy) {
+        let is_needed = |id: &WorkerId| {
+            let is_idle = |worker: &Worker| {
+                !worker.is_busy() && worker.readiness_for_requests() == Readiness::Ready
+            };
+            state.workers.get(id).is_some_and(|worker| !is_idle(worker))
+        };
+        if ids.iter().any(is_needed) {
             return false;
         }
         for id in ids {
@@ -411,11 +418,20 @@ impl Registry {
         Some(hive)
     }
 
-    /// Marks that a worker for a model is being started, so that nobody starts another one.
+    /// Marks that a worker for a model is being started, so that nobody starts another one, nor counts on
+    /// the memory that it will take. Those that are to be ended first give theirs back.
     #[must_use]
-    pub fn begin_spawn(&self, model: &ModelAlias) -> SpawnMark {
-        self.state().spawning.push(model.clone());
-        SpawnMark { model: model.clone(), registry: self.clone() }
+    pub fn begin_spawn(
+        &self,
+        model: &ModelAlias,
+        site: Option<(&HiveAlias, DeviceId)>,
+        evict: &[WorkerId],
+    ) -> SpawnMark {
+        let mut state = self.state();
+        let site = site.and_then(|(hive, device)| state.claim(model, hive, device, evict));
+        let number = state.starts.begin(model, site);
+        drop(state);
+        SpawnMark { number, registry: self.clone() }
     }
 
     /// What a worker runs.
@@ -495,11 +511,7 @@ impl Drop for Place {
 
 impl Drop for SpawnMark {
     fn drop(&mut self) {
-        let mut state = self.registry.state();
-        if let Some(index) = state.spawning.iter().position(|model| *model == self.model) {
-            state.spawning.swap_remove(index);
-        }
-        drop(state);
+        self.registry.state().starts.end(self.number);
         self.registry.touch();
     }
 }

@@ -56,6 +56,12 @@ impl Registry {
         self.shared.rules.get().map_or(0, Rules::failures)
     }
 
+    /// Whether the operator's rules have a say in where requests go.
+    #[must_use]
+    pub fn has_place_rules(&self) -> bool {
+        self.shared.rules.get().is_some_and(|rules| rules.for_places().is_some())
+    }
+
     /// How urgent a request is: as it says itself, or as the operator's rules say.
     #[must_use]
     pub fn priority(&self, ask: &Ask<'_>) -> Priority {

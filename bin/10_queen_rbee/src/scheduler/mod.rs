@@ -15,9 +15,9 @@ mod ways;
 
 pub use decision::{Decision, Estimate, Reason, RejectReason, Spawn, WaitReason, Why};
 pub use demand::Demand;
-pub use placement::place_another;
+pub use placement::{memory_need, place_another};
 pub use schedule::schedule;
 pub use snapshot::{
-    Circuit, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish, WorkerView,
+    Circuit, Claim, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish, WorkerView,
 };
 pub use ways::Ways;

@@ -1,10 +1,11 @@
 //! Where a worker for a model is started, and which idle ones make room for it.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
-use worker_contract::{Device, DeviceId, DeviceKind, ModelAlias, WorkerId};
+use worker_contract::{Device, DeviceId, DeviceKind, ModelAlias, ModelEntry, WorkerId};
 
-use super::{Demand, Fleet, HiveView, Resident, Spawn};
+use super::{Claim, Demand, Fleet, HiveView, Resident, Spawn};
 use crate::registry::Liveness;
 
 /// What a model needs beyond its weights, as a part of them: KV cache and room to compute. The hive
@@ -28,6 +29,7 @@ pub(super) enum NoSite {
 struct Site<'a> {
     hive: &'a HiveView<'a>,
     device: Option<&'a Device>,
+    free: u64,
     evict: Vec<&'a WorkerId>,
     fit: Fit,
     is_wished: (bool, bool),
@@ -111,17 +113,19 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
     if hive.devices.is_empty() {
         let is_wished = (is_wished_hive, fleet.wish.device.is_none());
         let (evict, fit, extra_ms) = (Vec::new(), Fit::No, extra_ms(None));
-        let site = Site { hive, device: None, evict, fit, is_wished, extra_ms };
+        let site = Site { hive, device: None, free: 0, evict, fit, is_wished, extra_ms };
         return Vec::from_iter(is_allowed(None).then_some(site));
     }
     let is_there = |device: &&Device| !device.is_gone && is_allowed(Some(device.id));
     let present = hive.devices.iter().filter(is_there);
     let site = |device: &'a Device| {
         let is_wished_device = fleet.wish.device.is_none_or(|wished| wished == device.id);
-        let (evict, fit) = make_room(fleet, hive, device, need);
+        let free = free_of(fleet, hive, device);
+        let (evict, fit) = make_room(fleet, hive, device, need, free);
         Site {
             hive,
             device: Some(device),
+            free,
             evict,
             fit,
             is_wished: (is_wished_hive, is_wished_device),
@@ -132,9 +136,35 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
 }
 
 /// What a worker of a model takes of a device's memory, as far as one can tell.
-fn need_of(hive: &HiveView<'_>, model: &ModelAlias) -> u64 {
-    let weights = hive.entry(model).map_or(0, |entry| entry.gguf.size_bytes);
+#[must_use]
+pub fn memory_need(entry: &ModelEntry) -> u64 {
+    let weights = entry.gguf.size_bytes;
     weights.saturating_add(weights / BEYOND_WEIGHTS)
+}
+
+fn need_of(hive: &HiveView<'_>, model: &ModelAlias) -> u64 {
+    hive.entry(model).map_or(0, memory_need)
+}
+
+fn claims_on<'a>(
+    fleet: &'a Fleet<'_>,
+    hive: &HiveView<'_>,
+    device: &Device,
+) -> impl Iterator<Item = &'a Claim<'a>> {
+    let (hive, device) = (hive.id.clone(), device.id);
+    fleet.claims.iter().filter(move |claim| *claim.hive == hive && claim.device == device)
+}
+
+/// The memory of a device that is free, and that no start under way will take. A model that is half
+/// loaded is told by the hive already, so what is told counts where it is less.
+fn free_of(fleet: &Fleet<'_>, hive: &HiveView<'_>, device: &Device) -> u64 {
+    let told = device.memory_free_bytes;
+    let mut left: Option<u64> = None;
+    for claim in claims_on(fleet, hive, device) {
+        let before = left.unwrap_or(claim.free_before);
+        left = Some(before.saturating_add(claim.freed).saturating_sub(claim.needed));
+    }
+    left.map_or(told, |left| left.min(told))
 }
 
 /// The idle workers that have to go so that so many bytes are free: as few as will do, the longest
@@ -144,15 +174,22 @@ fn make_room<'a>(
     hive: &HiveView<'_>,
     device: &Device,
     need: u64,
+    free: u64,
 ) -> (Vec<&'a WorkerId>, Fit) {
-    let free = device.memory_free_bytes;
     if need <= free {
         return (Vec::new(), Fit::Yes);
     }
     let here = fleet.residents.iter().filter(|r| r.hive == hive.id && r.device == device.id);
     let size = |resident: &Resident<'_>| need_of(hive, resident.model);
-    let mut idle: Vec<_> = here.clone().filter(|r| !r.is_busy && !r.is_kept).collect();
+    let mut idle: Vec<_> = here.clone().filter(|r| !r.is_busy && r.spare > 0).collect();
     idle.sort_by_key(|resident| (Reverse(resident.idle), resident.id));
+    // Of two workers of one model that may lose one, the other one stays.
+    let mut ended: HashMap<&ModelAlias, u32> = HashMap::new();
+    idle.retain(|resident| {
+        let ended = ended.entry(resident.model).or_default();
+        *ended += 1;
+        *ended <= resident.spare
+    });
     let (mut evict, mut room) = (Vec::new(), free);
     for resident in idle {
         room = room.saturating_add(size(resident));
@@ -166,7 +203,10 @@ fn make_room<'a>(
         evict = needed(evict, size, room - need);
         return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
     }
-    let busy = here.filter(|r| r.is_busy && !r.is_kept).map(size).fold(0, u64::saturating_add);
+    let busy = here.filter(|r| r.is_busy && r.spare > 0).map(size);
+    // What is being started will be idle some day.
+    let coming = claims_on(fleet, hive, device).map(|claim| claim.needed);
+    let busy = busy.chain(coming).fold(0, u64::saturating_add);
     let fit = if room.saturating_add(busy) >= need { Fit::Later } else { Fit::No };
     (Vec::new(), fit)
 }
@@ -207,7 +247,7 @@ impl Site<'_> {
     fn key(&self) -> impl Ord + '_ {
         let device = self.device.map(|device| {
             let is_gpu = device.id.kind == DeviceKind::Gpu;
-            (is_gpu, Reverse(self.evict.len()), device.memory_free_bytes, Reverse(device.id))
+            (is_gpu, Reverse(self.evict.len()), self.free, Reverse(device.id))
         });
         let is_alive = self.hive.liveness == Liveness::Alive;
         let rest = (Reverse(self.extra_ms), device, Reverse(self.hive.id));

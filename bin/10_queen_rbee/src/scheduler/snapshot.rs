@@ -32,12 +32,30 @@ pub struct Fleet<'a> {
     pub hives: Vec<HiveView<'a>>,
     /// All workers, of any model.
     pub residents: Vec<Resident<'a>>,
+    /// Memory that starts under way will take, the earliest first.
+    pub claims: Vec<Claim<'a>>,
     /// Where a worker for the model should be.
     pub wish: Wish,
     /// The model has as many workers as its policy allows.
     pub has_enough: bool,
     /// What somebody's rules say of the places for one; of those that are not here they say nothing.
     pub ruled: Vec<Ruled<'a>>,
+}
+
+/// What the start of a worker, and the end of those in whose place it comes, will make of a device's
+/// memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The hive.
+    pub hive: &'a HiveAlias,
+    /// The device.
+    pub device: DeviceId,
+    /// What was free when it was begun.
+    pub free_before: u64,
+    /// What it takes.
+    pub needed: u64,
+    /// What those give back that end.
+    pub freed: u64,
 }
 
 /// What somebody's rules say of a place for a worker.
@@ -152,9 +170,9 @@ pub struct Resident<'a> {
     pub model: &'a ModelAlias,
     /// Whether it runs or expects requests.
     pub is_busy: bool,
-    /// Whether it may not be ended to make room: its model is pinned, or has no more workers than it
-    /// must have.
-    pub is_kept: bool,
+    /// How many workers of its model may be ended to make room: none of one that is pinned, and no more
+    /// than it has beyond those that it must have.
+    pub spare: u32,
     /// For how long it has had no request.
     pub idle: Duration,
 }

@@ -324,3 +324,32 @@ async fn what_only_rbee_promises_goes_to_rbee_only() {
     let reply = queen.ask(CHAT, &body).await;
     assert_eq!(reply.json()["choices"][0]["message"]["content"], "ours", "{reply:?}");
 }
+
+#[tokio::test]
+async fn many_that_only_rbee_can_serve_do_not_hold_up_one_that_a_server_can() {
+    let server = ServerDouble::start("library", &["m"], []);
+    let queen = queen_with(&server).await;
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["x"]), Script::Hangs(&["x"])]);
+    let mut beat = worker.beat();
+    beat.slots.total = 1;
+    queen.worker_beat(&beat).await;
+    let mut own = chat();
+    own["deterministic"] = true.into();
+    let _running = [
+        queen.stream(CHAT, &own).await.begun().await,
+        queen.stream(CHAT, &own).await.begun().await,
+    ];
+    let crowd = futures::future::join_all((0..20).map(|_| queen.ask(CHAT, &own)));
+    let ordinary = async {
+        until("twenty wait", async || {
+            queen.worker_beat(&beat).await;
+            queen.status().await["waiting"] == 20
+        })
+        .await;
+        queen.ask(CHAT, &chat()).await
+    };
+    tokio::select! {
+        replies = crowd => panic!("the worker is full: {replies:?}"),
+        reply = ordinary => assert_eq!(reply.header("x-rbee-worker"), "nas-m", "{reply:?}"),
+    }
+}

@@ -108,6 +108,23 @@ async fn a_hive_that_falls_silent_while_it_starts_a_worker_is_not_waited_for() {
     assert_eq!((lost.spawns(), other.spawns()), (1, 1));
 }
 
+#[tokio::test]
+async fn of_two_models_that_fit_one_at_a_time_the_second_waits_until_the_first_is_idle() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    queen.hive_beat(&hive.beat_with_workers(8)).await;
+    let other = json!({"model": "other", "messages": [{"role": "user", "content": "Hi"}]});
+    let body = chat();
+    let asked = async { tokio::join!(queen.ask(CHAT, &body), queen.ask(CHAT, &other)) };
+    let started = async {
+        until("both wait", async || queen.status().await["waiting"] == 2).await;
+        until("the hive was asked", async || hive.spawns() > 0).await;
+        hive.let_start();
+    };
+    let ((first, second), ()) = tokio::join!(asked, started);
+    assert_eq!((first.status, second.status), (200, 200), "{first:?} {second:?}");
+    assert_eq!(hive.asked(), ["spawn m GPU-0", "delete w-spawned-0", "spawn other GPU-0"]);
+}
+
 async fn queen_with_hive(fails: bool) -> (Queen, HiveDouble) {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(fails));
     queen.hive_beat(&hive.beat()).await;

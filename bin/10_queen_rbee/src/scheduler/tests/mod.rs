@@ -25,6 +25,7 @@ struct World {
     workers: Vec<W>,
     hives: Vec<H>,
     residents: Vec<R>,
+    claims: Vec<C>,
     wish: Option<(HiveAlias, Option<DeviceId>)>,
     ruled: Vec<(HiveAlias, Option<DeviceId>, bool, i64)>,
     has_enough: bool,
@@ -46,6 +47,7 @@ impl World {
         let fleet = || Fleet {
             hives: self.hives.iter().map(H::view).collect(),
             residents: self.residents.iter().map(R::view).collect(),
+            claims: self.claims.iter().map(C::view).collect(),
             wish: Wish {
                 hive: self.wish.as_ref().map(|(hive, _)| hive.clone()),
                 device: self.wish.as_ref().and_then(|(_, device)| *device),
@@ -233,7 +235,7 @@ struct R {
     device: DeviceId,
     model: ModelAlias,
     is_busy: bool,
-    is_kept: bool,
+    spare: u32,
     idle: Duration,
 }
 
@@ -244,7 +246,7 @@ fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
         device: device.parse().unwrap(),
         model: model.parse().unwrap(),
         is_busy: false,
-        is_kept: false,
+        spare: u32::MAX,
         idle: Duration::from_secs(idle_s),
     }
 }
@@ -254,8 +256,12 @@ impl R {
         Self { is_busy: true, ..self }
     }
 
+    fn spare(self, spare: u32) -> Self {
+        Self { spare, ..self }
+    }
+
     fn kept(self) -> Self {
-        Self { is_kept: true, ..self }
+        self.spare(0)
     }
 
     fn view(&self) -> Resident<'_> {
@@ -265,8 +271,34 @@ impl R {
             device: self.device,
             model: &self.model,
             is_busy: self.is_busy,
-            is_kept: self.is_kept,
+            spare: self.spare,
             idle: self.idle,
+        }
+    }
+}
+
+/// A start under way on the hive `h`, in GiB.
+#[derive(Debug, Clone)]
+struct C {
+    hive: HiveAlias,
+    device: DeviceId,
+    free_before: u64,
+    needed: u64,
+    freed: u64,
+}
+
+fn c(device: &str, free_before: u64, needed: u64, freed: u64) -> C {
+    C { hive: alias("h"), device: device.parse().unwrap(), free_before, needed, freed }
+}
+
+impl C {
+    fn view(&self) -> Claim<'_> {
+        Claim {
+            hive: &self.hive,
+            device: self.device,
+            free_before: self.free_before * GIB,
+            needed: self.needed * GIB,
+            freed: self.freed * GIB,
         }
     }
 }

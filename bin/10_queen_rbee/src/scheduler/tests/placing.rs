@@ -54,6 +54,43 @@ fn the_longest_idle_workers_make_room_and_no_more_of_them_than_must() {
 }
 
 #[test]
+fn what_a_start_under_way_will_take_is_taken() {
+    let world =
+        |hive: H, claims: &[C]| World { claims: claims.to_vec(), ..World::of(&[], &[hive]) };
+    let gpu = |free| h("h", Alive).gpu(free);
+    let rows: [(&str, H, &[C], &str); 8] = [
+        ("nothing is started", gpu(2), &[], "spawn h GPU-0"),
+        ("room for one only", gpu(2), &[c("GPU-0", 2, 1, 0)], "spawn h CPU-0"),
+        ("room for both", gpu(4), &[c("GPU-0", 4, 2, 0)], "spawn h GPU-0"),
+        ("it is loaded already", gpu(2), &[c("GPU-0", 4, 2, 0)], "spawn h GPU-0"),
+        ("those that end give room", gpu(0), &[c("GPU-0", 0, 4, 8)], "spawn h CPU-0"),
+        ("and they have ended", gpu(8), &[c("GPU-0", 0, 4, 8)], "spawn h GPU-0"),
+        ("two of them", gpu(4), &[c("GPU-0", 4, 2, 0), c("GPU-0", 4, 2, 0)], "spawn h CPU-0"),
+        (
+            "everything is taken, and will be idle some day",
+            gpu(4).cpu(2),
+            &[c("GPU-0", 4, 3, 0), c("CPU-0", 2, 2, 0)],
+            "wait memory",
+        ),
+    ];
+    for (because, hive, claims, expected) in rows {
+        check(because, &world(hive, claims), expected);
+    }
+}
+
+#[test]
+fn a_model_does_not_lose_more_workers_than_it_has_beyond_its_least() {
+    let pair = |spare| {
+        let idle = |name, seconds| r(name, "GPU-0", "small", seconds).spare(spare);
+        let residents = vec![idle("a", 9), idle("b", 8), r("c", "GPU-0", "other", 1)];
+        World { residents, ..World::of(&[], &[h("h", Alive).cpu(0).gpu(0)]) }
+    };
+    check("both may go", &pair(2), "spawn h GPU-0 -a -b");
+    check("one of them may, and is too small", &pair(1), "spawn h GPU-0 -c");
+    check("none may", &pair(0), "spawn h GPU-0 -c");
+}
+
+#[test]
 fn the_fastest_device_comes_before_the_fewest_ended_workers() {
     let residents = vec![r("a", "GPU-0", "big", 5)];
     let world = World { residents, ..World::of(&[], &[h("h", Alive).gpu(0)]) };
@@ -121,6 +158,7 @@ fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slow
         let fleet = Fleet {
             hives: world.hives.iter().map(H::view).collect(),
             residents: world.residents.iter().map(R::view).collect(),
+            claims: Vec::new(),
             wish: Wish::default(),
             ruled: Vec::new(),
             has_enough: false,

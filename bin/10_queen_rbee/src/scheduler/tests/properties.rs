@@ -37,7 +37,12 @@ proptest! {
                 prop_assert_eq!(here.iter().filter(open).count(), 0);
                 for evicted in &spawn.evict {
                     let gone = world.residents.iter().find(|r| r.id == *evicted).expect("a resident");
-                    prop_assert!(!gone.is_busy && !gone.is_kept);
+                    prop_assert!(!gone.is_busy);
+                    let of_model = |id: &&WorkerId| {
+                        world.residents.iter().any(|r| r.id == **id && r.model == gone.model)
+                    };
+                    let ended = spawn.evict.iter().filter(of_model).count();
+                    prop_assert!(ended <= gone.spare as usize);
                     prop_assert!(gone.hive == spawn.hive && Some(gone.device) == spawn.device);
                 }
             }
@@ -171,10 +176,10 @@ fn any_hive() -> impl Strategy<Value = H> {
 fn any_resident() -> impl Strategy<Value = R> {
     let device = prop_oneof![Just("CPU-0"), Just("GPU-0")];
     let model = prop_oneof![Just("other"), Just("big")];
-    ("[p-z]", device, model, 0_u64..9, any::<bool>(), any::<bool>()).prop_map(
-        |(name, device, model, idle, is_busy, is_kept)| R {
+    ("[p-z]", device, model, 0_u64..9, any::<bool>(), 0_u32..3).prop_map(
+        |(name, device, model, idle, is_busy, spare)| R {
             is_busy,
-            is_kept,
+            spare,
             ..r(&name, device, model, idle)
         },
     )

@@ -1,0 +1,100 @@
+//! Who of a queue is asked about: one of each kind, since the others of its kind could not be placed
+//! either. Pure.
+
+use worker_contract::{Sha256Digest, WorkerId};
+
+use super::Wanted;
+use crate::admission::Priority;
+use crate::scheduler::Ways;
+
+/// How many kinds with needs of their own are looked at. Those that need nothing in particular are not
+/// hidden by them.
+const MOST_SPECIAL: usize = 16;
+/// How many kinds without needs of their own there are, where rules tell callers apart.
+const MOST_PLAIN: usize = 64;
+
+/// The kinds that were asked about.
+#[derive(Debug, Default)]
+pub(super) struct Kinds<'a> {
+    special: Vec<Kind<'a>>,
+    plain: Vec<Kind<'a>>,
+}
+
+/// What bears on whether there can be a place for a request, beside its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind<'a> {
+    failed: &'a [WorkerId],
+    digest: Option<&'a Sha256Digest>,
+    alone: bool,
+    ways: Ways,
+    /// Who asks, and how urgently, where the operator's rules may look at that.
+    asker: Option<(&'a str, Priority)>,
+}
+
+impl Wanted {
+    pub(super) fn kind(&self, has_rules: bool) -> Kind<'_> {
+        Kind {
+            failed: &self.failed,
+            digest: self.digest.as_ref(),
+            alone: self.alone,
+            ways: self.ways,
+            asker: has_rules.then_some((self.caller.as_str(), self.priority)),
+        }
+    }
+}
+
+impl Kind<'_> {
+    fn is_special(&self) -> bool {
+        !self.failed.is_empty() || self.digest.is_some() || self.ways != Ways::ALL
+    }
+
+    /// Whether all others wait for room where one of this kind does.
+    pub(super) fn speaks_for_all(&self) -> bool {
+        !self.is_special() && self.asker.is_none()
+    }
+}
+
+impl<'a> Kinds<'a> {
+    /// Whether one more of a kind is worth asking about; the next one of it is not.
+    pub(super) fn is_worth_asking(&mut self, kind: Kind<'a>) -> bool {
+        let (known, most) = if kind.is_special() {
+            (&mut self.special, MOST_SPECIAL)
+        } else {
+            (&mut self.plain, MOST_PLAIN)
+        };
+        let is_worth = known.len() < most && !known.contains(&kind);
+        if is_worth {
+            known.push(kind);
+        }
+        is_worth
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Kind<'_> =
+        Kind { failed: &[], digest: None, alone: false, ways: Ways::ALL, asker: None };
+
+    #[test]
+    fn one_of_each_kind_is_asked_about_and_the_ordinary_ones_are_never_hidden() {
+        let workers: Vec<WorkerId> = (0..40).map(|n| format!("w-{n}").parse().unwrap()).collect();
+        let mut kinds = Kinds::default();
+        let own = Kind { ways: Ways::OWN, ..PLAIN };
+        assert!(kinds.is_worth_asking(own) && !kinds.is_worth_asking(own));
+        let failed = workers.chunks(1).map(|failed| Kind { failed, ..PLAIN });
+        let asked = failed.filter(|kind| kinds.is_worth_asking(*kind)).count();
+        assert_eq!(asked, MOST_SPECIAL - 1);
+        assert!(kinds.is_worth_asking(PLAIN), "it is behind forty others");
+    }
+
+    #[test]
+    fn where_rules_look_at_who_asks_nobody_speaks_for_another_caller() {
+        let of = |caller| Kind { asker: Some((caller, Priority::Interactive)), ..PLAIN };
+        let mut kinds = Kinds::default();
+        assert!(kinds.is_worth_asking(of("a")) && kinds.is_worth_asking(of("b")));
+        assert!(!kinds.is_worth_asking(of("a")));
+        assert!(!of("a").speaks_for_all() && PLAIN.speaks_for_all());
+    }
+}
