@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use daemon_lifecycle::{ProcessIdentity, find_started_with};
 use futures::future::join_all;
+use sysinfo::System;
 use tokio::sync::watch;
 use worker_contract::{SupervisedWorker, WorkerState};
 
 use super::Supervisor;
 use super::health::HealthPoll;
 use super::holdings::Holdings;
-use super::ledger::LedgerEntry;
+use super::ledger::{LedgerEntry, Waiting};
 use super::machine::{Event, Machine};
 use super::process::WorkerProcess;
 use super::token;
@@ -22,6 +23,8 @@ use crate::catalog::ModelUsage;
 /// How long a worker may take to say how it is before the hive goes on with its own start. One that
 /// is silent is watched all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest that a worker waits for its next process, whatever was written down.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl Supervisor {
     /// Watches each process of the list that is still the one that was started, and forgets the rest.
@@ -91,6 +94,19 @@ impl Supervisor {
         let stop = context.list(&id, plan.clone(), seen);
         let watch = Watch::new(Arc::clone(context), id, plan, holdings, state, stop);
         self.tracker.spawn(watch.adopted(was_ready, &failures).run(run));
+    }
+
+    /// Starts a worker when it is due that an earlier hive was about to start again.
+    pub(super) fn await_its_turn(&self, paused: Waiting, usage: &ModelUsage) {
+        let Waiting { worker, plan, failures, due } = paused;
+        let (context, id) = (&self.context, worker.worker_id.clone());
+        let pause = Duration::from_secs(due.saturating_sub(System::uptime())).min(LONGEST_PAUSE);
+        tracing::info!(worker = %id, ?pause, "worker of an earlier hive is to be started again");
+        let holdings = Holdings::new(usage.share(&plan.model));
+        let (state, seen) = watch::channel(worker);
+        let stop = context.list(&id, Some(plan.clone()), seen);
+        let watch = Watch::new(Arc::clone(context), id, Some(plan), holdings, state, stop);
+        self.tracker.spawn(watch.adopted(true, &failures).run_after(pause));
     }
 
     /// Ends processes that a hive of these files started, as their environment proves, and that no

@@ -1,5 +1,5 @@
-//! Which worker processes this hive has started, and which workers it has given up, on disk:
-//! `run/workers.json`.
+//! Which worker processes this hive has started, which workers it is to start again, and which it has
+//! given up, on disk: `run/workers.json`.
 //!
 //! A hive that is killed leaves its workers running; the next one finds them here. An entry names a
 //! process by pid, start time and token, so that a process that got the same pid later is never taken
@@ -50,6 +50,19 @@ pub(super) struct LedgerEntry {
     pub(super) restarts: Option<Restarts>,
 }
 
+/// A worker that failed and has no process before it is started again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Waiting {
+    pub(super) worker: SupervisedWorker,
+    pub(super) plan: WorkerPlan,
+    /// When its processes failed, as those of an entry.
+    #[serde(default)]
+    pub(super) failures: Vec<u64>,
+    /// When it is to be started, counted likewise.
+    #[serde(default)]
+    pub(super) due: u64,
+}
+
 /// A worker that failed too often.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct GivenUp {
@@ -62,14 +75,17 @@ pub(super) struct GivenUp {
 #[derive(Debug, Default)]
 pub(super) struct Left {
     pub(super) running: Vec<LedgerEntry>,
+    pub(super) waiting: Vec<Waiting>,
     pub(super) given_up: Vec<GivenUp>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Page<Entry, Failed> {
+struct Page<Entry, Paused, Failed> {
     /// Which run of the machine the start times are of.
     boot: String,
     workers: Vec<Entry>,
+    #[serde(default = "Vec::new")]
+    waiting: Vec<Paused>,
     #[serde(default = "Vec::new")]
     given_up: Vec<Failed>,
 }
@@ -77,6 +93,7 @@ struct Page<Entry, Failed> {
 #[derive(Debug, Default)]
 struct Book {
     running: BTreeMap<WorkerId, LedgerEntry>,
+    waiting: BTreeMap<WorkerId, Waiting>,
     given_up: BTreeMap<WorkerId, GivenUp>,
 }
 
@@ -87,20 +104,41 @@ pub(super) struct Ledger {
     book: Mutex<Book>,
 }
 
+impl Book {
+    fn knows(&self, worker: &WorkerId) -> bool {
+        self.running.contains_key(worker)
+            || self.waiting.contains_key(worker)
+            || self.given_up.contains_key(worker)
+    }
+
+    fn clear(&mut self, worker: &WorkerId) {
+        self.running.remove(worker);
+        self.waiting.remove(worker);
+        self.given_up.remove(worker);
+    }
+}
+
 impl Ledger {
     /// The ledger, and what an earlier hive left in it.
     pub(super) fn open(file: PathBuf) -> (Self, Left) {
         let left = read(&file, &boot());
         let running = left.running.iter().map(|entry| (entry.worker_id.clone(), entry.clone()));
+        let waiting = left.waiting.iter();
+        let waiting = waiting.map(|paused| (paused.worker.worker_id.clone(), paused.clone()));
         let given_up = left.given_up.iter();
         let given_up = given_up.map(|failed| (failed.worker.worker_id.clone(), failed.clone()));
-        let book = Book { running: running.collect(), given_up: given_up.collect() };
+        let book = Book {
+            running: running.collect(),
+            waiting: waiting.collect(),
+            given_up: given_up.collect(),
+        };
         (Self { file, book: Mutex::new(book) }, left)
     }
 
     /// Notes a process. Only the machine's own end could lose it, and with it goes the process.
     pub(super) fn add(&self, entry: LedgerEntry) {
         self.change(|book| {
+            book.waiting.remove(&entry.worker_id);
             book.running.insert(entry.worker_id.clone(), entry);
         });
     }
@@ -121,20 +159,27 @@ impl Ledger {
         });
     }
 
+    /// Notes that a worker has no process until it is started again.
+    pub(super) fn wait(&self, paused: Waiting) {
+        self.change(|book| {
+            book.running.remove(&paused.worker.worker_id);
+            book.waiting.insert(paused.worker.worker_id.clone(), paused);
+        });
+    }
+
     /// Notes that a worker is not started again until somebody asks for it.
     pub(super) fn give_up(&self, failed: GivenUp) {
         self.change(|book| {
+            book.clear(&failed.worker.worker_id);
             book.given_up.insert(failed.worker.worker_id.clone(), failed);
         });
     }
 
-    /// Notes that nobody speaks of a worker any longer that was given up.
+    /// Notes that nobody speaks of a worker any longer, which has no process.
     pub(super) fn forget(&self, worker: &WorkerId) {
-        let is_known = self.book().given_up.contains_key(worker);
+        let is_known = self.book().knows(worker);
         if is_known {
-            self.change(|book| {
-                book.given_up.remove(worker);
-            });
+            self.change(|book| book.clear(worker));
         }
     }
 
@@ -148,6 +193,7 @@ impl Ledger {
         let page = Page {
             boot: boot(),
             workers: book.running.values().cloned().collect(),
+            waiting: book.waiting.values().cloned().collect(),
             given_up: book.given_up.values().cloned().collect(),
         };
         if let Err(error) = write(&self.file, &page) {
@@ -167,7 +213,7 @@ fn read(file: &Path, boot: &str) -> Left {
             return Left::default();
         }
     };
-    let page: Page<Value, Value> = match serde_json::from_slice(&text) {
+    let page: Page<Value, Value, Value> = match serde_json::from_slice(&text) {
         Ok(page) => page,
         Err(error) => {
             unreadable(file, &error);
@@ -177,7 +223,11 @@ fn read(file: &Path, boot: &str) -> Left {
     if page.boot != boot {
         return Left::default();
     }
-    Left { running: each(file, page.workers), given_up: each(file, page.given_up) }
+    Left {
+        running: each(file, page.workers),
+        waiting: each(file, page.waiting),
+        given_up: each(file, page.given_up),
+    }
 }
 
 /// One by one, so that an entry that makes no sense takes no other with it.
@@ -192,7 +242,7 @@ fn unreadable(file: &Path, error: &dyn std::error::Error) {
     tracing::warn!(file = %file.display(), %error, "{message}");
 }
 
-fn write(file: &Path, page: &Page<LedgerEntry, GivenUp>) -> std::io::Result<()> {
+fn write(file: &Path, page: &Page<LedgerEntry, Waiting, GivenUp>) -> std::io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut fresh = tempfile::NamedTempFile::new_in(folder)?;
     fresh.write_all(&serde_json::to_vec_pretty(page)?)?;
@@ -253,8 +303,12 @@ mod tests {
     fn a_ledger_of_another_boot_or_of_noise_is_empty() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("workers.json");
-        let page =
-            Page { boot: "earlier".into(), workers: vec![entry("w-1")], given_up: Vec::new() };
+        let page = Page {
+            boot: "earlier".into(),
+            workers: vec![entry("w-1")],
+            waiting: Vec::new(),
+            given_up: Vec::new(),
+        };
         write(&file, &page).unwrap();
         assert_eq!(read(&file, "earlier").running.len(), 1);
         assert_eq!(read(&file, "later").running, []);
@@ -276,6 +330,30 @@ mod tests {
         ledger.forget(&"w-none".parse().unwrap());
         let (_ledger, left) = Ledger::open(file);
         assert_eq!(left.given_up, [failed("w-2")]);
+    }
+
+    #[test]
+    fn a_worker_that_waits_for_its_next_process_is_known_until_it_has_it_or_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("workers.json");
+        let (ledger, _) = Ledger::open(file.clone());
+        let waiting = |id: &str| Waiting {
+            worker: failed(id),
+            plan: entry(id).plan.unwrap(),
+            failures: vec![7],
+            due: 9,
+        };
+        for id in ["w-1", "w-2", "w-3", "w-4"] {
+            ledger.add(entry(id));
+            ledger.wait(waiting(id));
+        }
+        ledger.add(entry("w-1"));
+        ledger.give_up(GivenUp { worker: failed("w-2"), plan: None });
+        ledger.forget(&"w-3".parse().unwrap());
+        let (_ledger, left) = Ledger::open(file);
+        assert_eq!(left.running, [entry("w-1")]);
+        assert_eq!(left.waiting, [waiting("w-4")]);
+        assert_eq!(left.given_up.len(), 1);
     }
 
     fn failed(id: &str) -> SupervisedWorker {

@@ -112,6 +112,7 @@ impl Supervisor {
         let supervisor = Self { context, tracker: TaskTracker::new(), restarting };
         left.given_up.into_iter().for_each(|failed| supervisor.context.list_given_up(failed));
         supervisor.adopt(left.running, usage).await;
+        left.waiting.into_iter().for_each(|paused| supervisor.await_its_turn(paused, usage));
         Ok(supervisor)
     }
 

@@ -15,7 +15,7 @@ use super::context::{Context, Past, unix_now};
 use super::failure::{Exit, explain, given_up, says_port_taken};
 use super::health::HealthPoll;
 use super::holdings::Holdings;
-use super::ledger::GivenUp;
+use super::ledger::{GivenUp, Waiting};
 use super::log_file::LogFile;
 use super::machine::{Action, End, Event, Interest, Machine};
 use super::process::WorkerProcess;
@@ -97,7 +97,25 @@ impl Watch {
     /// Watches until the end. A worker that was stopped is off the list then; one that failed for good
     /// stays on it with its reason.
     pub(super) async fn run(mut self, run: Run) {
-        match self.until_last_end(run).await {
+        let last = self.until_last_end(run).await;
+        self.end(last);
+    }
+
+    /// The same of a worker that has no process and is due in a while.
+    pub(super) async fn run_after(mut self, pause: Duration) {
+        let run = match self.launch_after(pause).await {
+            Ok(Ok(run)) => Ok(run),
+            Ok(Err(reason)) => self.again(reason).await,
+            Err(last) => Err(last),
+        };
+        match run {
+            Ok(run) => self.run(run).await,
+            Err(last) => self.end(last),
+        }
+    }
+
+    fn end(self, last: Last) {
+        match last {
             Last::Stopped => self.stopped(),
             Last::Failed { reason, given_up } => self.failed(reason, given_up),
             Last::Left => tracing::info!(worker = %self.id, "worker is left to the next hive"),
@@ -112,7 +130,6 @@ impl Watch {
             let port = run.port.port();
             // Its process is gone, and so its port is free.
             drop(run);
-            self.context.ledger.remove(&self.id);
             let failure = match end {
                 End::Stopped => return Last::Stopped,
                 End::PortTaken if self.stop.is_cancelled() => return Last::Stopped,
@@ -141,9 +158,9 @@ impl Watch {
     /// Starts the worker again after a failure, when it is time, if that is worth trying.
     async fn again(&mut self, mut failure: String) -> Result<Run, Last> {
         loop {
-            if !self.was_ready || self.plan.is_none() {
+            let Some(plan) = self.plan.clone().filter(|_| self.was_ready) else {
                 return Err(Last::Failed { reason: failure, given_up: false });
-            }
+            };
             let pause = match self.failures.failed(Instant::now()) {
                 Verdict::Again(pause) => pause,
                 Verdict::GiveUp { failures } => {
@@ -154,16 +171,34 @@ impl Watch {
             };
             let first_line = failure.lines().next().unwrap_or_default();
             tracing::warn!(worker = %self.id, reason = first_line, ?pause, "worker failed, starting it again");
+            // First, so that who sees it in its pause knows that it is not lost.
+            self.note_pause(plan, pause, &failure);
             self.publish_between(failure);
-            tokio::select! {
-                () = self.stop.cancelled() => return Err(Last::Stopped),
-                () = self.context.leave.cancelled() => return Err(Last::Left),
-                () = tokio::time::sleep(pause) => {}
-            }
-            match self.launch() {
+            match self.launch_after(pause).await? {
                 Ok(run) => return Ok(run),
                 Err(reason) => failure = reason,
             }
+        }
+    }
+
+    /// Writes down that the worker is to be started again: a hive that is killed before would else forget
+    /// it.
+    fn note_pause(&self, plan: WorkerPlan, pause: Duration, failure: &str) {
+        if !plan.is_text() {
+            return self.context.ledger.remove(&self.id);
+        }
+        let due = System::uptime().saturating_add(pause.as_secs());
+        let (mut worker, failures) = (self.state.borrow().clone(), self.failed_at());
+        put_between(&mut worker, failure.to_owned());
+        self.context.ledger.wait(Waiting { worker, plan, failures, due });
+    }
+
+    /// Starts another process in a while, unless nobody wants it any longer by then.
+    async fn launch_after(&self, pause: Duration) -> Result<Result<Run, String>, Last> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Last::Stopped),
+            () = self.context.leave.cancelled() => Err(Last::Left),
+            () = tokio::time::sleep(pause) => Ok(self.launch()),
         }
     }
 
@@ -178,15 +213,19 @@ impl Watch {
 
     /// What the next process has behind it.
     fn past(&self) -> Past {
-        let (uptime, now) = (System::uptime(), Instant::now());
-        let ages = self.failures.ages(now);
-        let failures = ages.iter().map(|age| uptime.saturating_sub(age.as_secs())).collect();
         let mut restarts = self.state.borrow().restarts.clone();
         if let Some(restarts) = restarts.as_mut().filter(|restarts| restarts.waiting) {
             restarts.count += 1;
             restarts.waiting = false;
         }
-        Past { was_ready: self.was_ready, failures, restarts }
+        Past { was_ready: self.was_ready, failures: self.failed_at(), restarts }
+    }
+
+    /// When its processes failed, as the ledger counts.
+    fn failed_at(&self) -> Vec<u64> {
+        let ages = self.failures.ages(Instant::now());
+        let uptime = System::uptime();
+        ages.iter().map(|age| uptime.saturating_sub(age.as_secs())).collect()
     }
 
     /// Watches one process to its end; `None` if it is left to the next hive.
@@ -264,11 +303,7 @@ impl Watch {
     /// Shows a worker whose process failed and that will be started again.
     fn publish_between(&self, reason: String) {
         self.holdings.to_be_taken();
-        self.change(|worker| {
-            let count = worker.restarts.as_ref().map_or(0, |restarts| restarts.count);
-            worker.state = SupervisedState::Starting { progress: 0.0 };
-            worker.restarts = Some(Restarts { count, reason, waiting: true });
-        });
+        self.change(|worker| put_between(worker, reason));
     }
 
     fn publish_process(&self, run: &Run) {
@@ -319,10 +354,19 @@ impl Watch {
         if is_given_up {
             let plan = plan.filter(WorkerPlan::is_text);
             context.ledger.give_up(GivenUp { worker: state.borrow().clone(), plan });
+        } else {
+            context.ledger.remove(&id);
         }
         context.changes.note();
         context.forget_oldest_failures();
     }
+}
+
+/// The worker without a process, before its next one.
+fn put_between(worker: &mut SupervisedWorker, reason: String) {
+    let count = worker.restarts.as_ref().map_or(0, |restarts| restarts.count);
+    worker.state = SupervisedState::Starting { progress: 0.0 };
+    worker.restarts = Some(Restarts { count, reason, waiting: true });
 }
 
 async fn until(at: Option<Instant>) {

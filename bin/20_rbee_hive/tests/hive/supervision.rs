@@ -288,10 +288,68 @@ fn a_hive_and_its_worker_that_are_both_killed_leave_nothing_to_the_next_one() {
     });
 }
 
+#[test]
+fn a_worker_whose_hive_ends_in_the_pause_before_its_next_start_is_started_by_the_next_hive() {
+    for is_killed in [true, false] {
+        let home = std::sync::Arc::new(Home::new());
+        let (binary, aside) = (home.path().join("worker-serves"), home.path().join("aside"));
+        let life = {
+            let home = home.clone();
+            move || async move {
+                let hive = home.start_with(home.double("serves")).await.unwrap();
+                hive.import(&home.double_model(), "double").await.unwrap();
+                let worker: SupervisedWorker = result(hive.run(spawn("double")).await.unwrap());
+                // So that it stays in the pause.
+                std::fs::rename(&binary, aside).unwrap();
+                send_signal(worker.pid, Signal::KILL);
+                let paused = hive.wait_for_worker("the pause", |worker| {
+                    worker.restarts.as_ref().is_some_and(|restarts| restarts.waiting)
+                });
+                paused.await.unwrap();
+                if !is_killed {
+                    hive.hive.leave_workers();
+                    hive.hive.shutdown().await;
+                }
+                worker
+            }
+        };
+        let worker = in_a_life_that_ends_at_once(life);
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let hive = home.start_with(home.double("serves")).await.unwrap();
+            let next = hive.wait_for_next(&worker).await;
+            let restarts = next.restarts.unwrap();
+            assert!(restarts.count >= 1 && !restarts.waiting, "{restarts:?}");
+            hive.hive.shutdown().await;
+            assert!(home.ledger()["waiting"].as_array().unwrap().is_empty());
+        });
+    }
+}
+
+#[test]
+fn a_hive_that_is_told_to_stop_leaves_no_worker_to_be_started() {
+    let home = std::sync::Arc::new(Home::new());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let hive = home.start_with(home.double("serves")).await.unwrap();
+        hive.import(&home.double_model(), "double").await.unwrap();
+        let worker: SupervisedWorker = result(hive.run(spawn("double")).await.unwrap());
+        std::fs::rename(home.path().join("worker-serves"), home.path().join("aside")).unwrap();
+        send_signal(worker.pid, Signal::KILL);
+        let paused = hive.wait_for_worker("the pause", |worker| {
+            worker.restarts.as_ref().is_some_and(|restarts| restarts.waiting)
+        });
+        paused.await.unwrap();
+        hive.hive.shutdown().await;
+        drop(hive);
+        let hive = home.start_with(home.double("serves")).await.unwrap();
+        assert_eq!(hive.hive.workers(), []);
+        hive.hive.shutdown().await;
+    });
+}
+
 /// A worker whose hive ended as by `kill -9`.
 fn worker_of_a_killed_hive(home: &std::sync::Arc<Home>) -> SupervisedWorker {
     let home = home.clone();
-    in_a_life_that_ends_at_once(async move {
+    in_a_life_that_ends_at_once(move || async move {
         let hive = home.start_with(home.double("serves")).await.unwrap();
         hive.import(&home.double_model(), "double").await.unwrap();
         result(hive.run(spawn("double")).await.unwrap())

@@ -255,12 +255,12 @@ pub(crate) fn failure_reason(worker: &SupervisedWorker) -> Option<&str> {
 
 /// Runs a future in a runtime of its own and then drops everything in it at once, as `kill -9` does
 /// to a process: no task gets to clean up.
-pub(crate) fn in_a_life_that_ends_at_once<T: Send + 'static>(
-    life: impl Future<Output = T> + Send + 'static,
+pub(crate) fn in_a_life_that_ends_at_once<T: Send + 'static, Life: Future<Output = T>>(
+    life: impl FnOnce() -> Life + Send + 'static,
 ) -> T {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-        let value = runtime.block_on(life);
+        let value = runtime.block_on(life());
         runtime.shutdown_background();
         value
     })

@@ -139,7 +139,7 @@ async fn shutdown_leaves_no_process() {
 fn a_killed_hive_leaves_its_workers_to_the_next_one() {
     let home = std::sync::Arc::new(Home::new());
     let first_home = home.clone();
-    let (left, doomed) = in_a_life_that_ends_at_once(async move {
+    let (left, doomed) = in_a_life_that_ends_at_once(move || async move {
         let hive = first_home.start().await.unwrap();
         hive.import(&demo_model().unwrap(), "m").await.unwrap();
         let (left, doomed) = tokio::join!(hive.spawn("m"), hive.spawn("m"));
@@ -184,7 +184,7 @@ fn a_killed_hive_leaves_its_workers_to_the_next_one() {
 fn an_adopted_worker_is_stopped_like_any_other() {
     let home = std::sync::Arc::new(Home::new());
     let first_home = home.clone();
-    let worker: SupervisedWorker = in_a_life_that_ends_at_once(async move {
+    let worker: SupervisedWorker = in_a_life_that_ends_at_once(move || async move {
         let hive = first_home.start().await.unwrap();
         hive.import(&demo_model().unwrap(), "m").await.unwrap();
         result(hive.run(spawn("m")).await.unwrap())
