@@ -145,7 +145,14 @@ pub struct Target {
 impl Workers {
     /// Takes a worker's own report.
     pub(super) fn beat(&mut self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
-        let address = parse_address(&beat.address)?;
+        // Nearly every report says what the one before said.
+        let known = self.by_id.get(&beat.worker_id);
+        let same =
+            known.filter(|w| w.said.as_ref().is_some_and(|s| s.beat.address == beat.address));
+        let address = match same {
+            Some(worker) => worker.target.address.clone(),
+            None => parse_address(&beat.address)?,
+        };
         let full = self.by_id.len() >= MAX_WORKERS;
         let worker = match self.by_id.get_mut(&beat.worker_id) {
             // Only its own hive's secret may speak for a worker.

@@ -55,13 +55,13 @@ enum State {
     Seeking(Option<Instant>),
     Reading(Box<Reading>),
     /// What this worker was asked for is complete; the connection can be given back.
-    Complete(WorkerEvents, After),
+    Complete(Box<WorkerEvents>, After),
     Ended,
 }
 
 #[derive(Debug)]
 struct Reading {
-    events: WorkerEvents,
+    events: Box<WorkerEvents>,
     place: Place,
     /// When the worker last gave something.
     heard_at: Instant,
@@ -209,6 +209,7 @@ impl Answer {
         };
         match self.relay.workers.send(target, &leg, deadline).await {
             Ok(events) => {
+                let events = Box::new(events);
                 let heard_at = Instant::now();
                 let until = self.patience_ends(heard_at);
                 self.alarm.as_mut().reset(until);

@@ -42,13 +42,11 @@ impl AnswerReader {
         }
         if self.begun.is_empty() {
             let rest = self.feed_head(bytes)?;
-            return match self.head {
-                Some(_) => self.feed_body(rest, body),
-                None => {
-                    self.begun.extend_from_slice(rest);
-                    Ok(())
-                }
-            };
+            if self.head.is_some() {
+                return self.feed_body(rest, body);
+            }
+            self.begun.extend_from_slice(rest);
+            return Ok(());
         }
         let mut begun = std::mem::take(&mut self.begun);
         begun.extend_from_slice(bytes);

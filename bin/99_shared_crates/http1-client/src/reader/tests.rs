@@ -65,8 +65,9 @@ proptest! {
     ) {
         let body = chunks.concat();
         let text = if is_chunked {
-            let coded: String =
-                chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
+            let coded = chunks.iter().fold(String::new(), |coded, chunk| {
+                format!("{coded}{:x}\r\n{chunk}\r\n", chunk.len())
+            });
             format!("{HEAD}transfer-encoding: chunked\r\n\r\n{coded}0\r\n\r\n")
         } else {
             format!("{HEAD}content-length: {}\r\n\r\n{body}", body.len())
