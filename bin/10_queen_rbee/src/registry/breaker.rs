@@ -1,12 +1,13 @@
 //! A circuit breaker for one worker: after failures in a row nothing is sent to it for a while, then
-//! one request that shows whether it works again. Pure: `now` is passed in.
+//! one request that shows whether it works again. A request that a worker fails again and again counts
+//! once: it may be at fault itself. Pure: `now` is passed in.
 
 use std::time::{Duration, Instant};
 
 use crate::scheduler::Circuit;
 
-/// How many failures in a row open the circuit.
-const FAILURES: u32 = 3;
+/// How many requests that fail in a row open the circuit.
+const FAILURES: usize = 3;
 /// For how long it is open the first time; each further time twice as long.
 const FIRST: Duration = Duration::from_secs(2);
 /// The longest time.
@@ -15,18 +16,21 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// The breaker of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
-    failures: u32,
+    /// The requests that it has failed since it last answered one, by their numbers.
+    failed: Vec<u64>,
     trips: u32,
     open_until: Option<Instant>,
 }
 
 impl Breaker {
     /// A request has failed. True when that opens the circuit.
-    pub(super) fn on_failure(&mut self, now: Instant) -> bool {
-        self.failures = self.failures.saturating_add(1);
+    pub(super) fn on_failure(&mut self, request: u64, now: Instant) -> bool {
+        if self.failed.len() < FAILURES && !self.failed.contains(&request) {
+            self.failed.push(request);
+        }
         let was_probe = self.open_until.is_some_and(|until| until <= now);
         let is_open = self.open_until.is_some_and(|until| until > now);
-        if is_open || (self.failures < FAILURES && !was_probe) {
+        if is_open || (self.failed.len() < FAILURES && !was_probe) {
             return false;
         }
         let pause = FIRST.saturating_mul(1 << self.trips.min(16)).min(LONGEST);
@@ -38,7 +42,7 @@ impl Breaker {
     /// It has begun an answer: requests may be sent again, and one more failure ends that. True when
     /// that closes the circuit.
     pub(super) fn on_beginning(&mut self) -> bool {
-        self.failures = self.failures.min(FAILURES - 1);
+        self.failed.truncate(FAILURES - 1);
         self.open_until.take().is_some()
     }
 
@@ -62,19 +66,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_request_that_fails_again_and_again_does_not_open_it_for_all() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        for _ in 0..10 {
+            assert!(!breaker.on_failure(1, now));
+        }
+        assert!(!breaker.on_failure(2, now));
+        assert!(breaker.on_failure(3, now));
+    }
+
+    #[test]
     fn three_failures_in_a_row_open_it_and_one_request_closes_it_again() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
+        assert!(!breaker.on_failure(1, now) && !breaker.on_failure(2, now));
         assert!(!breaker.on_beginning(), "it was not open");
         breaker.on_success();
-        assert!(!breaker.on_failure(now) && !breaker.on_failure(now));
+        assert!(!breaker.on_failure(3, now) && !breaker.on_failure(4, now));
         assert_eq!(breaker.circuit(now), Circuit::Closed);
-        assert!(breaker.on_failure(now));
+        assert!(breaker.on_failure(5, now));
         assert_eq!(breaker.circuit(now), Circuit::Open);
-        assert!(!breaker.on_failure(now), "those that were under way say nothing more");
+        assert!(!breaker.on_failure(6, now), "those that were under way say nothing more");
         let later = now + FIRST;
         assert_eq!(breaker.circuit(later), Circuit::HalfOpen);
-        assert!(breaker.on_failure(later), "the probe failed");
+        assert!(breaker.on_failure(7, later), "the probe failed");
         assert_eq!(breaker.circuit(later + FIRST), Circuit::Open, "twice as long");
         assert_eq!(breaker.circuit(later + FIRST * 2), Circuit::HalfOpen);
         assert!(breaker.on_beginning());
@@ -84,13 +98,13 @@ mod tests {
     #[test]
     fn it_is_open_for_a_bounded_time() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
-        for _ in 0..FAILURES {
-            breaker.on_failure(now);
+        for request in 0..FAILURES as u64 {
+            breaker.on_failure(request, now);
         }
         for _ in 0..40 {
             now += LONGEST;
             assert_eq!(breaker.circuit(now), Circuit::HalfOpen);
-            assert!(breaker.on_failure(now));
+            assert!(breaker.on_failure(9, now));
         }
     }
 }

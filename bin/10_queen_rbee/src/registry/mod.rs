@@ -106,6 +106,15 @@ pub struct Place {
     registry: Registry,
 }
 
+/// How a worker has failed a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    /// The request's number in this queen.
+    pub request: u64,
+    /// Its connection broke.
+    pub is_connection: bool,
+}
+
 /// What a failure says of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blame {
@@ -284,12 +293,12 @@ impl Registry {
         self.touch();
     }
 
-    /// A worker has failed a request; `is_connection` says that its connection broke.
-    pub fn worker_failed(&self, place: &Place, is_connection: bool, now: Instant) -> Blame {
+    /// A worker has failed a request.
+    pub fn worker_failed(&self, place: &Place, failed: Failed, now: Instant) -> Blame {
         let id = &place.worker_id;
         let mut state = self.state();
         let was_alone = state.workers.was_alone(id, place.stay);
-        let has_opened = state.workers.failed(id, &place.target, is_connection, now);
+        let has_opened = state.workers.failed(id, &place.target, failed, now);
         drop(state);
         if has_opened {
             tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");

@@ -116,7 +116,7 @@ fn a_failed_connection_makes_suspect_until_the_next_report() {
     let (registry, now) = registry();
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
     let place = take(&registry, now).unwrap();
-    registry.worker_failed(&place, true, now);
+    registry.worker_failed(&place, Failed { request: 1, is_connection: true }, now);
     assert_eq!(registry.workers(now)[0].liveness, Liveness::Suspect);
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
     assert_eq!(registry.workers(now)[0].liveness, Liveness::Alive);
@@ -271,6 +271,8 @@ fn registry() -> (Registry, Instant) {
 fn after(now: Instant, seconds: u32) -> Instant {
     now + SECOND * seconds
 }
+
+const FAILED: Failed = Failed { request: 1, is_connection: false };
 
 fn take(registry: &Registry, now: Instant) -> Option<Place> {
     match place(registry, now) {
@@ -458,10 +460,10 @@ fn a_request_that_has_a_worker_to_itself_shares_it_after_its_first_token() {
     assert!(ask(false).is_none(), "others keep away");
     registry.worker_works(&alone);
     let other = ask(false).expect("it is shared");
-    assert!(!registry.worker_failed(&alone, false, now).was_alone, "it has had company");
+    assert!(!registry.worker_failed(&alone, FAILED, now).was_alone, "it has had company");
     drop((alone, other));
     let alone = ask(true).unwrap();
-    assert!(registry.worker_failed(&alone, false, now).was_alone);
+    assert!(registry.worker_failed(&alone, FAILED, now).was_alone);
     drop(alone);
     assert!(ask(false).is_some());
 }

@@ -15,7 +15,7 @@ use worker_contract::{
 use super::breaker::Breaker;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
-use super::{Liveness, ReportError, Server, liveness};
+use super::{Failed, Liveness, ReportError, Server, liveness};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// The most workers that are kept in mind.
@@ -138,6 +138,9 @@ pub struct Target {
     pub server: Option<Server>,
     /// Fires when the worker is known to be gone: nothing more comes from it.
     pub gone: CancellationToken,
+    /// Fires when its process is known to have ended, by its hive's word or because another one stands
+    /// behind its name: one that is only silent or cut off has not.
+    pub died: CancellationToken,
     /// What stands for its process in the index of prompts.
     pub(super) holder: Holder,
 }
@@ -177,6 +180,9 @@ impl Workers {
         }
         let is_another = worker.said.as_ref().is_some_and(|said| said.beat.pid != beat.pid);
         // One that was given up, and was only silent, is another one as far as requests are concerned.
+        if is_another {
+            worker.target.died.cancel();
+        }
         if worker.target.address != address || is_another || worker.target.gone.is_cancelled() {
             worker.moved(address);
         }
@@ -328,16 +334,16 @@ impl Workers {
         &mut self,
         id: &WorkerId,
         target: &Target,
-        is_connection: bool,
+        failed: Failed,
         now: Instant,
     ) -> bool {
         let is_same = |worker: &&mut Worker| worker.target.holder == target.holder;
         let Some(worker) = self.by_id.get_mut(id).filter(is_same) else { return false };
-        if let Some(said) = worker.said.as_mut().filter(|_| is_connection) {
+        if let Some(said) = worker.said.as_mut().filter(|_| failed.is_connection) {
             said.failed_at = Some(now);
         }
         worker.failures += 1;
-        worker.breaker.on_failure(now)
+        worker.breaker.on_failure(failed.request, now)
     }
 
     /// A request has been answered.
@@ -540,24 +546,26 @@ impl Worker {
     /// Takes a hive's word on its process. What one process said is not believed of the next.
     fn process(&mut self, listed: &SupervisedWorker) {
         if matches!(listed.state, SupervisedState::Failed { .. }) {
-            self.target.gone.cancel();
+            self.target.dies();
         }
         let process = Process { pid: listed.pid, has_ended: listed.is_between_processes() };
         let before = self.process.replace(process);
         let is_heard = self.said.as_ref().is_some_and(|said| said.beat.pid == listed.pid);
         if process.has_ended {
             if is_heard || self.said.is_none() {
-                self.target.gone.cancel();
+                self.target.dies();
                 self.said = None;
             }
             return;
         }
         let is_another = before.is_some_and(|before| before.pid != listed.pid);
         if is_another && !is_heard {
+            self.target.dies();
             self.said = None;
             match parse_address(&listed.address) {
                 Ok(address) => self.moved(address),
-                Err(_) => self.target.gone.cancel(),
+                // Nobody knows where it is: the next report may tell.
+                Err(_) => {}
             }
         }
     }
@@ -667,8 +675,13 @@ impl Target {
 
     pub(super) fn at(address: Address, hive: &HiveAlias) -> Self {
         let holder = next_number();
-        let gone = CancellationToken::new();
-        Self { address, hive_id: hive.clone(), server: None, gone, holder }
+        let (gone, died) = (CancellationToken::new(), CancellationToken::new());
+        Self { address, hive_id: hive.clone(), server: None, gone, died, holder }
+    }
+
+    fn dies(&self) {
+        self.died.cancel();
+        self.gone.cancel();
     }
 
     /// In which ways it takes requests.

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use worker_contract::{InferenceRequest, ModelAlias, TokenId, Usage, WorkerId};
 
 use super::failure::Trouble;
@@ -19,12 +21,15 @@ use crate::decisions::Decided;
 use crate::dispatch::{NoPlace, Wanted};
 use crate::metrics::{ModelMetrics, Open};
 use crate::prompt::PromptChain;
-use crate::registry::Place;
+use crate::registry::{Failed, Place};
 use crate::scheduler::Ways;
 
 /// How long each fresh token of a prompt may take, beyond the time that any silence may take: a slow
 /// processor makes ten a second.
 const PREFILL_TOKEN: Duration = Duration::from_millis(100);
+
+/// How long news of workers are waited for that broke off over a request.
+const NEWS: Duration = Duration::from_secs(2);
 
 /// How many times as long as in its slot a request may be silent in a worker's own queue.
 const IN_QUEUE: u32 = 10;
@@ -32,6 +37,8 @@ const IN_QUEUE: u32 = 10;
 /// One answer, part by part. Dropping it ends the request, wherever it is.
 #[derive(Debug)]
 pub struct Answer {
+    /// Tells it from all other requests of this queen.
+    number: u64,
     relay: Relay,
     model: ModelAlias,
     request: InferenceRequest,
@@ -111,6 +118,7 @@ impl Answer {
             _open: relay.metrics().open_request(),
         };
         Self {
+            number: relay.shared.requests.fetch_add(1, Relaxed),
             relay,
             model,
             prompt: Arc::new(PromptChain::of(&request)),
@@ -174,9 +182,11 @@ impl Answer {
     async fn seek(&mut self, not_before: Option<Instant>) -> Result<(), Failure> {
         let is_first = self.record.worker_id.is_none();
         let now = Instant::now().into_std();
-        if is_first && self.relay.shared.quarantine.has(&self.request, now) {
+        let quarantine = &self.relay.shared.quarantine;
+        if is_first && quarantine.has(&self.asking.caller, &self.request, now) {
             return Err(Failure::Quarantined { workers: Vec::new() });
         }
+        self.hear_of_the_dead().await?;
         if let Some(until) = not_before {
             sleep_until(until.min(self.asking.deadline)).await;
         }
@@ -218,6 +228,24 @@ impl Answer {
                 Ok(())
             }
             Err(trouble) => self.recover(trouble, place),
+        }
+    }
+
+    /// Where workers broke off over this request, what their hives say of them decides whether it is to
+    /// blame.
+    async fn hear_of_the_dead(&mut self) -> Result<(), Failure> {
+        let Some(dead) = self.tries.accusation() else { return Ok(()) };
+        let until = (Instant::now() + NEWS).min(self.asking.deadline);
+        let all = futures::future::join_all(dead.iter().map(CancellationToken::cancelled));
+        // Without news of all of them there is no proof.
+        let _ = tokio::time::timeout_at(until, all).await;
+        match self.tries.judge() {
+            Some(workers) => {
+                let now = Instant::now().into_std();
+                self.relay.shared.quarantine.add(&self.asking.caller, &self.request, now);
+                Err(Failure::Quarantined { workers })
+            }
+            None => Ok(()),
         }
     }
 
@@ -398,12 +426,15 @@ impl Answer {
             Trouble::Failed { reason, is_connection } => (reason, is_connection),
         };
         let now = Instant::now();
-        let blame = registry.worker_failed(&place, is_connection, now.into_std());
+        let failed = Failed { request: self.number, is_connection };
+        let blame = registry.worker_failed(&place, failed, now.into_std());
         if blame.has_opened {
             self.log_opened(&worker_id, &reason);
         }
+        let died = place.target.died.clone();
         drop(place);
         let mishap = Mishap {
+            died,
             is_connection,
             had_a_slot: self.progress.is_started(),
             has_moved: self.progress.has_moved(),
@@ -411,9 +442,6 @@ impl Answer {
         };
         let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
         let shared = &self.relay.shared;
-        // An answer that has begun is seen through; one that has not can be asked for again.
-        let is_affordable = self.progress.has_begun()
-            || shared.budget(|budget: &mut Budget| budget.spend(now.into_std()));
         tracing::warn!(
             request_id = %self.request.request_id,
             %worker_id,
@@ -427,18 +455,19 @@ impl Answer {
             return Err(Failure::WorkerFailed { worker_id, reason });
         }
         match verdict {
-            Verdict::Again(pause) if is_affordable => {
+            Verdict::Again(pause) => {
+                // An answer that has begun goes on at once; the others take turns.
+                let spend = |budget: &mut Budget| budget.spend(now.into_std());
+                let has_begun = self.progress.has_begun();
+                let turn = if has_begun { Duration::ZERO } else { shared.budget(spend) };
+                let pause = pause.max(turn);
                 self.record.failovers += 1;
                 self.log_again(&worker_id, &reason, is_connection);
                 self.last_failure = Some((worker_id, reason));
                 self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
                 Ok(())
             }
-            Verdict::Quarantine(workers) => {
-                shared.quarantine.add(&self.request, now.into_std());
-                Err(Failure::Quarantined { workers })
-            }
-            Verdict::Again(_) | Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
+            Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
         }
     }
 

@@ -18,6 +18,7 @@ mod speech;
 mod sse;
 mod worker;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ struct Shared {
     budget: Mutex<Budget>,
     metrics: Metrics,
     quarantine: Quarantine,
+    /// The next request's number.
+    requests: AtomicU64,
 }
 
 /// Who asks, and how.
@@ -128,6 +131,7 @@ impl Relay {
             budget: Mutex::new(Budget::full(Instant::now().into_std())),
             metrics: Metrics::default(),
             quarantine: Quarantine::default(),
+            requests: AtomicU64::new(0),
         };
         Self { dispatcher, workers: WorkerClient::new(keyring), shared: Arc::new(shared) }
     }

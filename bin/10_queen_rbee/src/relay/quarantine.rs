@@ -19,25 +19,25 @@ pub(super) struct Quarantine {
     kept: Arc<Mutex<VecDeque<(Fingerprint, Instant)>>>,
 }
 
-/// What stands for a request, whatever its id is.
+/// What stands for a request of somebody, whatever its id is: nobody has another one's requests refused.
 type Fingerprint = [u8; 32];
 
 impl Quarantine {
     /// Remembers a request.
-    pub(super) fn add(&self, request: &InferenceRequest, now: Instant) {
-        let known = fingerprint(request);
+    pub(super) fn add(&self, caller: &str, request: &InferenceRequest, now: Instant) {
+        let known = fingerprint(caller, request);
         let mut kept = self.kept();
         kept.truncate(MOST - 1);
         kept.push_front((known, now));
     }
 
     /// Whether a request is remembered.
-    pub(super) fn has(&self, request: &InferenceRequest, now: Instant) -> bool {
+    pub(super) fn has(&self, caller: &str, request: &InferenceRequest, now: Instant) -> bool {
         self.kept().retain(|(_, at)| now.saturating_duration_since(*at) < MEMORY);
         // Most of the time nothing is remembered, and nothing has to be computed.
         let is_any = !self.kept().is_empty();
         is_any && {
-            let wanted = fingerprint(request);
+            let wanted = fingerprint(caller, request);
             self.kept().iter().any(|(known, _)| *known == wanted)
         }
     }
@@ -47,9 +47,9 @@ impl Quarantine {
     }
 }
 
-fn fingerprint(request: &InferenceRequest) -> Fingerprint {
+fn fingerprint(caller: &str, request: &InferenceRequest) -> Fingerprint {
     // Tasks and formats are plain data; one that cannot be written was never sent to a worker.
-    let parts = serde_json::to_vec(&(&request.model, &request.task, &request.format));
+    let parts = serde_json::to_vec(&(caller, &request.model, &request.task, &request.format));
     Sha256::digest(parts.unwrap_or_default()).into()
 }
 
@@ -62,21 +62,24 @@ mod tests {
     #[test]
     fn a_request_is_known_again_for_ten_minutes_whatever_its_id_is() {
         let (quarantine, now) = (Quarantine::default(), Instant::now());
-        assert!(!quarantine.has(&request("a"), now));
-        quarantine.add(&request("a"), now);
-        assert!(quarantine.has(&request("a"), now + MEMORY / 2));
-        assert!(!quarantine.has(&request("b"), now));
-        assert!(!quarantine.has(&request("a"), now + MEMORY));
+        assert!(!quarantine.has("me", &request("a"), now));
+        quarantine.add("me", &request("a"), now);
+        assert!(quarantine.has("me", &request("a"), now + MEMORY / 2));
+        assert!(!quarantine.has("me", &request("b"), now));
+        assert!(!quarantine.has("you", &request("a"), now), "another one may ask the same");
+        assert!(!quarantine.has("me", &request("a"), now + MEMORY));
     }
 
     #[test]
     fn only_the_last_ones_are_kept() {
         let (quarantine, now) = (Quarantine::default(), Instant::now());
         for number in 0..=MOST {
-            quarantine.add(&request(&number.to_string()), now);
+            quarantine.add("me", &request(&number.to_string()), now);
         }
         assert_eq!(quarantine.kept().len(), MOST);
-        assert!(!quarantine.has(&request("0"), now) && quarantine.has(&request("1"), now));
+        assert!(
+            !quarantine.has("me", &request("0"), now) && quarantine.has("me", &request("1"), now)
+        );
     }
 
     fn request(text: &str) -> InferenceRequest {

@@ -41,12 +41,17 @@ async fn starts_refusals_and_circuits_are_told_too() {
     assert_eq!((text(refused, "kind"), text(refused, "reason")), ("reject", "unknown_model"));
 
     let queen = Queen::start().await;
-    let babbling = WorkerDouble::start("w-1", vec![Script::Babbles; 3]);
+    let babbling = WorkerDouble::start("w-1", vec![Script::Babbles; 10]);
     queen.worker_beat(&babbling.beat()).await;
-    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    for _ in 0..2 {
+        queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    }
+    let third = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
+    Reply::read(third).await.error(504, "deadline_exceeded");
     let kinds: Vec<_> = why(&queen, "").await.iter().map(|d| text(d, "kind").to_owned()).collect();
-    assert_eq!(kinds[..2], ["give_up", "circuit_opened"], "{kinds:?}");
-    assert_eq!(kinds.iter().filter(|kind| *kind == "retry").count(), 2, "{kinds:?}");
+    let count = |wanted| kinds.iter().filter(|kind| *kind == wanted).count();
+    let counted = (count("give_up"), count("retry"), count("circuit_opened"));
+    assert_eq!(counted, (2, 5, 1), "the third request opens it: {kinds:?}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use worker_contract::SupervisedState;
+use worker_contract::{HiveHeartbeat, SupervisedState};
 
 use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, done, until};
 
@@ -139,16 +139,44 @@ async fn a_request_that_ends_two_workers_is_refused_also_when_it_comes_again_and
     for worker in &deadly {
         queen.worker_beat(&worker.beat()).await;
     }
-    let error = queen.ask(CHAT, &chat()).await.error(422, "request_quarantined");
+    let asked = || deadly.iter().map(|worker| worker.requests().len()).sum::<usize>();
+    let news = async {
+        until("two were asked", async || asked() == 2).await;
+        let listed = |worker: &WorkerDouble| {
+            let reason = "signal 11".to_owned();
+            let has_ended = !worker.requests().is_empty();
+            let ended = SupervisedState::Failed { reason };
+            worker.listed(if has_ended { ended } else { SupervisedState::Ready })
+        };
+        let workers = deadly.iter().map(listed).collect();
+        let hive = HiveDouble::start(false);
+        queen.hive_beat(&HiveHeartbeat { workers, ..hive.beat() }).await;
+    };
+    let body = chat();
+    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), news);
+    let error = reply.error(422, "request_quarantined");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("w-1, w-2"), "{message}");
     queen.ask(CHAT, &chat()).await.error(422, "request_quarantined");
-    let asked: usize = deadly.iter().map(|worker| worker.requests().len()).sum();
-    assert_eq!(asked, 2);
+    assert_eq!(asked(), 2);
     let fine = WorkerDouble::start("w-4", []);
     queen.worker_beat(&fine.beat()).await;
     let other = json!({"model": "m", "messages": [{"role": "user", "content": "Ho"}]});
     assert_eq!(queen.ask(CHAT, &other).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_whose_connections_are_cut_twice_is_not_to_blame() {
+    let queen = Queen::start().await;
+    let cut: Vec<_> =
+        ["w-1", "w-2"].map(|name| WorkerDouble::start(name, [Script::Dies(&[])])).into();
+    for worker in &cut {
+        queen.worker_beat(&worker.beat()).await;
+    }
+    let fine = WorkerDouble::start("w-3", []);
+    queen.worker_beat(&fine.beat()).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!((reply.status, fine.requests().len()), (200, 1), "{reply:?}");
 }
 
 #[tokio::test]
@@ -166,18 +194,22 @@ async fn an_answer_that_fills_the_context_is_over_when_its_end_was_lost() {
 
 #[tokio::test]
 async fn a_worker_that_fails_again_and_again_gets_nothing_for_a_while() {
-    let failing = WorkerDouble::start("w-1", vec![Script::Babbles; 10]);
+    let failing = WorkerDouble::start("w-1", vec![Script::Babbles; 20]);
     let queen = Queen::start().await;
     queen.worker_beat(&failing.beat()).await;
-    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
-    assert_eq!(failing.requests().len(), 3);
-    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
-    Reply::read(request).await.error(504, "deadline_exceeded");
-    assert_eq!(failing.requests().len(), 3, "its circuit is open");
+    for tries in [3, 6] {
+        queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+        assert_eq!(failing.requests().len(), tries, "one request may be at fault itself");
+    }
+    for _ in 0..2 {
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
+        Reply::read(request).await.error(504, "deadline_exceeded");
+        assert_eq!(failing.requests().len(), 7, "its circuit is open");
+    }
     until("it is tried again by itself", async || {
         let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
         Reply::read(request).await;
-        failing.requests().len() > 3
+        failing.requests().len() > 7
     })
     .await;
     tokio::time::timeout(Duration::from_secs(1), queen.status()).await.unwrap();
