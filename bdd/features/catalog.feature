@@ -39,6 +39,14 @@ Feature: The models of a hive
     And its stdout mentions "Model smollm2-135m is in the catalog"
     And the hub sent less than the file twice
 
+  Scenario: a hive that is restarted in the middle of a download goes on with it by itself
+    Given an integrated cluster that uses the hub
+    And the hub is slow
+    When the hive is restarted in the middle of a download of "hf:someone/smol"
+    And the hub is fast
+    Then the hive soon lists the model "smollm2-135m-instruct"
+    And the hub sent less than the file twice
+
   Scenario: a server whose connections break is asked again
     Given an integrated cluster that uses the hub
     And the hub cuts 3 connections

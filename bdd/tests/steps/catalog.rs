@@ -4,7 +4,10 @@ use std::fs;
 
 use anyhow::Context;
 use cucumber::{given, then, when};
+use rbee_operations::{HiveTarget, Operation};
+use serde_json::Value;
 use test_cluster::{Cluster, ModelHub, Topology, demo_model, sha256_hex, wait_until};
+use worker_contract::HiveAlias;
 
 use super::{Rbee, SOON, Step};
 
@@ -61,6 +64,31 @@ async fn interrupt(world: &mut Rbee, reference: String) -> Step {
     running.interrupt();
     let run = running.finish().await?;
     ensure!(run.code == Some(130), "it ended with {:?}: {}", run.code, run.stderr);
+    Ok(())
+}
+
+#[when(regex = r#"^the hive is restarted in the middle of a download of "([^"]+)"$"#)]
+async fn restart_hive(world: &mut Rbee, reference: String) -> Step {
+    let running = world.cluster()?.start_keeper(["model", "download", &reference])?;
+    let hub = world.hub()?.clone();
+    let sent = async || (hub.sent() > 8 << 20).then_some(());
+    wait_until("the first megabytes", SOON, sent).await?;
+    let restarted = world.cluster()?.keeper(["hive", "restart", "localhost"]).await?;
+    ensure!(restarted.code == Some(0), "the hive was not restarted: {}", restarted.stderr);
+    let run = running.finish().await?;
+    ensure!(run.stderr.contains("goes on when it starts again"), "it says: {}", run.stderr);
+    Ok(())
+}
+
+#[then(regex = r#"^the hive soon lists the model "([^"]+)"$"#)]
+async fn soon_lists(world: &mut Rbee, alias: String) -> Step {
+    let api = world.api()?;
+    let is_there = async || {
+        let list = Operation::ModelList(HiveTarget { hive_id: HiveAlias::localhost() });
+        let result: Value = api.run_job(&list).await.ok()?.result().ok()?;
+        result["models"].as_array()?.iter().any(|model| model["alias"] == *alias).then_some(())
+    };
+    wait_until("the model on the list", SOON, is_there).await?;
     Ok(())
 }
 

@@ -204,6 +204,14 @@ pub(crate) struct Update {
     pub(crate) changed: bool,
 }
 
+impl Update {
+    /// The digest of the projector that the source has, where it is another one.
+    pub(crate) fn other_projector(&self) -> Option<&str> {
+        let projector = self.projector.as_ref()?;
+        projector.offered.as_deref().filter(|offered| *offered != projector.pinned)
+    }
+}
+
 /// What a model is pinned to see with, and what its source has.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct OfferedProjector {

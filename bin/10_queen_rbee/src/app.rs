@@ -203,11 +203,11 @@ impl App {
     #[cfg(feature = "local-hive")]
     async fn start_local_hive(&self, executor: &Arc<dyn Executor>) {
         let Some(local) = self.hives.local() else { return };
+        local.resume_by(&self.jobs, executor);
         // A queen without her hive still serves the workers of others, and says why it is missing.
         if let Err(error) = local.start().await {
             tracing::error!(reason = %error, "the hive of this machine could not be started");
         }
-        local.resume_downloads(&self.jobs, executor);
     }
 
     #[cfg(feature = "local-hive")]

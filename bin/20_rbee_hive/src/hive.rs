@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use access_tokens::local_secret;
 use futures::future::BoxFuture;
-use job_server::{Executor, JobContext, JobError, Outcome};
+use job_server::{Executor, JobContext, JobError, JobRegistry, Outcome};
 use narration::with_causes;
 use rbee_config::WorkerConfig;
 use rbee_operations::Operation;
@@ -202,11 +202,15 @@ impl Hive {
         self.parts.downloads.leave();
     }
 
-    /// What an earlier hive of these files was downloading when it ended. Whoever runs the jobs of this
-    /// hive goes on with it.
-    #[must_use]
-    pub fn unfinished_downloads(&self) -> Vec<Operation> {
-        self.parts.catalog.unfinished_downloads()
+    /// Goes on with what an earlier hive of these files was downloading when it ended, as jobs like any
+    /// other.
+    pub fn resume_downloads(&self, jobs: &JobRegistry, executor: &Arc<dyn Executor>) {
+        for operation in self.parts.catalog.unfinished_downloads() {
+            match jobs.submit(&operation, operation::RESUMER, executor) {
+                Ok(job) => tracing::info!(%job, "going on with a download"),
+                Err(error) => tracing::warn!(%error, "a download cannot be gone on with"),
+            }
+        }
     }
 
     /// Stops all workers at once, tells the queen, and lets nothing else start. Done when the last

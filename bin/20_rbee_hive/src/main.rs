@@ -101,7 +101,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let hive = Hive::start(settings).await?;
     let jobs = JobRegistry::in_memory(Limits::default());
     let build = build_info("rbee-hive", env!("CARGO_PKG_VERSION"), &[LEAVES_WORKERS]);
-    resume_downloads(&hive, &jobs);
+    let executor: Arc<dyn Executor> = Arc::new(hive.clone());
+    hive.resume_downloads(&jobs, &executor);
     let routes = router(&hive, jobs.clone(), build, stop.clone());
     let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });
     let routes = routes.merge(model_files(&hive, shown_to_queen));
@@ -129,17 +130,6 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     tokio::join!(serve(listener, routes, stop.clone(), grace), drained);
     tracing::info!("hive stopped");
     Ok(())
-}
-
-/// Goes on with what an earlier hive was downloading, as jobs like any other.
-fn resume_downloads(hive: &Hive, jobs: &JobRegistry) {
-    let executor: Arc<dyn Executor> = Arc::new(hive.clone());
-    for operation in hive.unfinished_downloads() {
-        match jobs.submit(&operation, "hive", &executor) {
-            Ok(job) => tracing::info!(%job, "going on with a download"),
-            Err(error) => tracing::warn!(%error, "a download cannot be gone on with"),
-        }
-    }
 }
 
 /// Who may come in: where other machines can reach the hive, only who shows its secret or a token.

@@ -202,6 +202,7 @@ fn catalogued(number: usize) -> Result<ModelEntry> {
             quantization: "Q4_K_M".to_owned(),
             parameters: 8_000_000_000,
             context_length: 8192,
+            embedding_length: None,
             has_chat_template: true,
             size_bytes: 5 << 30,
         },

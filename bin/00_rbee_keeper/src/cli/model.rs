@@ -66,7 +66,23 @@ Examples:
         to: HiveAlias,
     },
     /// Look whether a model's source has another file by now; shows both digests and asks
-    Update(AcceptArgs),
+    Update(UpdateArgs),
+    /// Say what a model sees images with: another projector, or none
+    ///
+    /// All names of the model's file see with the same. No worker may run it meanwhile.
+    #[command(after_help = "\
+Examples:
+  rbee-keeper model mmproj gemma hf:ggml-org/gemma-3-4b-it-GGUF:mmproj-model-f16.gguf
+  rbee-keeper model mmproj gemma file:/srv/models/mmproj-gemma.gguf
+  rbee-keeper model mmproj gemma auto      the best that lies where the model came from
+  rbee-keeper model mmproj gemma none")]
+    Mmproj {
+        #[command(flatten)]
+        model: ModelArg,
+        /// A reference to a projector, `auto` or `none`
+        #[arg(value_name = "REFERENCE|auto|none")]
+        projector: ProjectorChoice,
+    },
     /// Remove what unfinished downloads have left; `model list --partial` shows it
     Gc(OnHive),
     /// Show or set how many workers a model has, where, and for how long
@@ -154,6 +170,15 @@ pub(crate) struct AcceptArgs {
     /// Agree to whatever is there, without being asked
     #[arg(long, short, conflicts_with = "accept")]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateArgs {
+    #[command(flatten)]
+    pub(crate) to: AcceptArgs,
+    /// Agree to this digest of the projector, where that changes, too
+    #[arg(long, value_name = "SHA256", requires = "accept")]
+    pub(crate) accept_projector: Option<Sha256Digest>,
 }
 
 /// A program whose models can be taken over.

@@ -78,6 +78,9 @@ fn the_commands_of_the_documentation_are_understood() {
         "model pin m --yes",
         "model alias m n --hive gpu-1",
         "model update m --accept 0000000000000000000000000000000000000000000000000000000000000000",
+        "model update m --accept 0000000000000000000000000000000000000000000000000000000000000000 --accept-projector 0000000000000000000000000000000000000000000000000000000000000000",
+        "model mmproj m none --hive gpu-1",
+        "model mmproj m hf:o/r:vision/mmproj-F16.gguf",
         "model gc",
         "token huggingface --remove",
         "infer -",
@@ -100,6 +103,11 @@ fn a_wrong_value_is_refused_with_the_option_that_holds_it() {
     for (line, named) in [
         ("infer", "<PROMPT"),
         ("model download hf:o/r --mmproj p.gguf", "--mmproj"),
+        ("model mmproj m p.gguf", "REFERENCE|auto|none"),
+        (
+            "model update m --accept-projector 0000000000000000000000000000000000000000000000000000000000000000",
+            "--accept",
+        ),
         ("model download hf:o/r --mmproj auto --no-mmproj", "--no-mmproj"),
         ("infer x --prompt y", "--prompt"),
         ("infer x --max-tokens -1", "--max-tokens"),

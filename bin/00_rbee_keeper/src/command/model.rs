@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use rbee_operations::{
     HiveTarget, ModelCopy, ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName,
-    ModelPin, ModelStore, ModelTarget, ModelUpdate, Operation, ProjectorChoice,
+    ModelPin, ModelProjectorSet, ModelStore, ModelTarget, ModelUpdate, Operation, ProjectorChoice,
 };
 use worker_contract::{ModelEntry, Sha256Digest};
 
 use super::hive::ask;
 use super::{data, list, now, read, run, run_and_tell};
 use crate::cli::{
-    AcceptArgs, DownloadArgs, FromStore, ImportArgs, ListModelsArgs, ModelArg, ModelCommand, OnHive,
+    AcceptArgs, DownloadArgs, FromStore, ImportArgs, ListModelsArgs, ModelArg, ModelCommand,
+    OnHive, UpdateArgs,
 };
 use crate::failure::Failure;
 use crate::output::Output;
@@ -43,6 +44,11 @@ pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<()
             run_and_tell(session, Operation::ModelCopy(copy)).await
         }
         ModelCommand::Update(args) => update(session, args).await,
+        ModelCommand::Mmproj { model, projector } => {
+            let ModelTarget { hive_id, model } = target(model);
+            let set = ModelProjectorSet { hive_id, model, projector };
+            run_and_tell(session, Operation::ModelProjectorSet(set)).await
+        }
         ModelCommand::Gc(on) => {
             let garbage = ModelGarbage { hive_id: on.hive, remove: true };
             run_and_tell(session, Operation::ModelGarbage(garbage)).await
@@ -105,15 +111,18 @@ async fn pin(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
         return Err(changed_projector(&verification));
     }
     let shown = detail::verification(&verification);
-    let consent = Consent { accept: args.accept, yes: args.yes, command: "model pin" };
-    let accept = consent.to(session, &verification.actual, shown, &found).await?;
+    let consent = Consent::of(args.accept, None, args.yes, format!("model pin {}", target.model));
+    let offer = Offer::of(&verification.actual, None)?;
+    let accept = consent.to(session, offer, shown, &found).await?.file;
     let ModelTarget { hive_id, model } = target;
     run_and_tell(session, Operation::ModelPin(ModelPin { hive_id, model, accept })).await
 }
 
-/// Looks for another file at the source, and takes it once somebody agreed to its digest.
-async fn update(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
-    let ModelTarget { hive_id, model } = target(args.model);
+/// Looks for another file at the source, and takes it once somebody agreed to its digest, and to that
+/// of its projector where it changes, too.
+async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
+    let UpdateArgs { to: AcceptArgs { model, accept, yes }, accept_projector } = args;
+    let ModelTarget { hive_id, model } = target(model);
     let look = ModelUpdate {
         hive_id: hive_id.clone(),
         model: model.clone(),
@@ -125,46 +134,98 @@ async fn update(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
     let Some(offered) = update.offered.clone().filter(|_| update.changed) else {
         return session.output.result(&found, |_| Ok(detail::update(&update))).await;
     };
-    let consent = Consent { accept: args.accept, yes: args.yes, command: "model update" };
-    let accept = consent.to(session, &offered, detail::update(&update), &found).await?;
-    let accept_projector = update.projector.and_then(|projector| projector.offered);
-    let accept_projector =
-        accept_projector.map(|digest| digest.parse().map_err(Failure::Protocol)).transpose()?;
-    let take = ModelUpdate { hive_id, model, accept: Some(accept), accept_projector };
+    let on = if hive_id.is_localhost() { String::new() } else { format!(" --hive {hive_id}") };
+    let command = format!("model update {model}{on}");
+    let consent = Consent::of(accept, accept_projector.clone(), yes, command);
+    let offer = Offer::of(&offered, update.other_projector())?;
+    let agreed = consent.to(session, offer, detail::update(&update), &found).await?;
+    // Of a projector whose digest its server does not tell, the hive finds it out.
+    let accept_projector = agreed.projector.or(accept_projector);
+    let take = ModelUpdate { hive_id, model, accept: Some(agreed.file), accept_projector };
     run_and_tell(session, Operation::ModelUpdate(take)).await
 }
 
-/// Who agreed to another digest, if anybody did.
+/// The digests that somebody has to agree to.
+#[derive(Debug, PartialEq, Eq)]
+struct Offer {
+    file: Sha256Digest,
+    /// Where that changes as well.
+    projector: Option<Sha256Digest>,
+}
+
+/// Who agreed to other digests, if anybody did.
 struct Consent {
     accept: Option<Sha256Digest>,
+    accept_projector: Option<Sha256Digest>,
     yes: bool,
-    command: &'static str,
+    /// The command by which somebody agrees, without the digests.
+    command: String,
+}
+
+impl Offer {
+    fn of(file: &str, projector: Option<&str>) -> Result<Self, Failure> {
+        let digest = |text: &str| text.parse().map_err(Failure::Protocol);
+        Ok(Self { file: digest(file)?, projector: projector.map(digest).transpose()? })
+    }
 }
 
 impl Consent {
-    /// The digest, if somebody agrees to it: on the command line, or now. Both digests are shown.
+    fn of(
+        accept: Option<Sha256Digest>,
+        accept_projector: Option<Sha256Digest>,
+        yes: bool,
+        command: String,
+    ) -> Self {
+        Self { accept, accept_projector, yes, command }
+    }
+
+    /// The digests, if somebody agrees to them: on the command line, or now. All digests are shown.
     async fn to(
         self,
         session: &Session,
-        offered: &str,
+        offer: Offer,
         shown: String,
         found: &serde_json::Value,
-    ) -> Result<Sha256Digest, Failure> {
-        let digest: Sha256Digest = offered.parse().map_err(Failure::Protocol)?;
-        if self.yes || self.accept.as_ref() == Some(&digest) {
-            return Ok(digest);
-        }
-        if let Some(accept) = self.accept {
-            return Err(Failure::local(format!("the digest is {digest}, not {accept}")));
+    ) -> Result<Offer, Failure> {
+        match self.said(&offer) {
+            Some(Ok(())) => return Ok(offer),
+            Some(Err(failure)) => return Err(failure),
+            None => {}
         }
         if session.output.can_ask() {
             Output::stderr(&shown);
-            let agreed = ask("Pin the model to the other file? [y/N] ").await?;
-            return if agreed { Ok(digest) } else { Err(Failure::Declined) };
+            let question = match &offer.projector {
+                None => "Pin the model to the other file? [y/N] ",
+                Some(_) => "Pin the model to the other file and the other projector? [y/N] ",
+            };
+            return if ask(question).await? { Ok(offer) } else { Err(Failure::Declined) };
         }
         session.output.result(found, |_| Ok(shown)).await?;
         Err(Failure::local("the model is another file, and nobody agreed to it")
-            .with_hint(format!("`rbee-keeper {} MODEL --accept {digest}`", self.command)))
+            .with_hint(self.agreeing(&offer)))
+    }
+
+    /// What the command line says; `None` where it says nothing.
+    fn said(&self, offer: &Offer) -> Option<Result<(), Failure>> {
+        if self.yes {
+            return Some(Ok(()));
+        }
+        let accept = self.accept.as_ref()?;
+        Some(if *accept != offer.file {
+            Err(Failure::local(format!("the digest is {}, not {accept}", offer.file)))
+        } else if offer.projector.is_some() && self.accept_projector != offer.projector {
+            Err(Failure::local("the projector changes, too, and nobody agreed to that one")
+                .with_hint(self.agreeing(offer)))
+        } else {
+            Ok(())
+        })
+    }
+
+    fn agreeing(&self, offer: &Offer) -> String {
+        let projector = offer.projector.as_ref();
+        let projector = projector.map(|digest| format!(" --accept-projector {digest}"));
+        let projector = projector.unwrap_or_default();
+        format!("`rbee-keeper {} --accept {}{projector}`", self.command, offer.file)
     }
 }
 
@@ -287,6 +348,32 @@ mod tests {
             assert_eq!(refused.exit_code(), 2, "{refused}");
             assert!(import(args("/not/here/m.gguf", hive), queen_is_here).is_ok());
         }
+    }
+
+    #[test]
+    fn consent_is_to_each_digest_that_changes() {
+        let (a, b) = (&*"a".repeat(64), &*"b".repeat(64));
+        let digest = |text: &str| text.parse::<Sha256Digest>().unwrap();
+        let consent = |accept: Option<&str>, projector: Option<&str>, yes| {
+            let command = "model update m".to_owned();
+            Consent::of(accept.map(digest), projector.map(digest), yes, command)
+        };
+        let (alone, both) = (Offer::of(a, None).unwrap(), Offer::of(a, Some(b)).unwrap());
+        for (said, offer, agreed) in [
+            (consent(None, None, false), &alone, None),
+            (consent(Some(a), None, false), &alone, Some(true)),
+            (consent(Some(b), None, false), &alone, Some(false)),
+            (consent(Some(a), None, false), &both, Some(false)),
+            (consent(Some(a), Some(a), false), &both, Some(false)),
+            (consent(Some(a), Some(b), false), &both, Some(true)),
+            (consent(None, None, true), &both, Some(true)),
+        ] {
+            let found = said.said(offer).map(|said| said.is_ok());
+            assert_eq!(found, agreed, "{:?} {:?}", said.accept, said.accept_projector);
+        }
+        let hint = consent(Some(a), None, false).agreeing(&both);
+        let command = format!("`rbee-keeper model update m --accept {a} --accept-projector {b}`");
+        assert_eq!(hint, command);
     }
 
     fn args(file: &str, hive: &str) -> ImportArgs {

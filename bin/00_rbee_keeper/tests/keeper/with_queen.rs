@@ -73,6 +73,32 @@ async fn a_model_that_is_named_by_where_it_comes_from_is_downloaded_once_and_use
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_changes_the_projector_too_wants_consent_to_both() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let (model, projector) = ("c".repeat(64), "e".repeat(64));
+    let both =
+        format!("model update m --hive gpu-1 --accept {model} --accept-projector {projector}");
+    for line in
+        ["model update m --hive gpu-1", &format!("model update m --hive gpu-1 --accept {model}")]
+    {
+        let ended = run(&home, &queen, line).await.expect(1);
+        assert!(ended.stderr.contains(&both), "{ended:?}");
+    }
+    let taken = || queen.jobs.list()[0].detail["ModelUpdate"].clone();
+    assert_eq!(taken()["accept"], Value::Null, "it only looked");
+    for line in [both.as_str(), "model update m --hive gpu-1 --yes"] {
+        run(&home, &queen, line).await.expect(0);
+        assert_eq!(
+            (&taken()["accept"], &taken()["accept_projector"]),
+            (&model.clone().into(), &projector.clone().into())
+        );
+    }
+    let ended = run(&home, &queen, "model mmproj m none --hive gpu-1").await.expect(0);
+    assert!(ended.stdout.contains("m sees with none"), "{ended:?}");
+    assert_eq!(queen.jobs.list()[0].detail["ModelProjectorSet"]["hive_id"], "gpu-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_are_arrays_and_things_are_objects() {
     let (home, queen) = (Home::new(), TestQueen::start());
     for (line, length) in [("worker list", 1), ("model list", 0), ("hive list", 1), ("job list", 3)]

@@ -60,6 +60,7 @@ fn hive_beat(number: u32) -> HiveHeartbeat {
             quantization: "Q4_K_M".into(),
             parameters: 1,
             context_length: 1,
+            embedding_length: None,
             has_chat_template: true,
             size_bytes: 1,
         },

@@ -1,6 +1,6 @@
 //! The hive in the queen's own process: operations are direct calls into its library.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
@@ -31,6 +31,19 @@ struct Shared {
     registry: Registry,
     tasks: TaskTracker,
     state: Mutex<State>,
+    resumes: OnceLock<Resumes>,
+}
+
+/// What goes on with the downloads of the hive's earlier life. The executor has the hive in it.
+struct Resumes {
+    jobs: JobRegistry,
+    executor: Weak<dyn Executor>,
+}
+
+impl std::fmt::Debug for Resumes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resumes").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -53,8 +66,17 @@ impl LocalHive {
     #[must_use]
     pub fn new(paths: Paths, config: Config, queen_url: String, registry: Registry) -> Self {
         let state = Mutex::new(State::Stopped);
-        let tasks = TaskTracker::new();
-        Self { shared: Arc::new(Shared { paths, config, queen_url, registry, tasks, state }) }
+        let (tasks, resumes) = (TaskTracker::new(), OnceLock::new());
+        let shared = Shared { paths, config, queen_url, registry, tasks, state, resumes };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Whenever it starts, what it was downloading when it last ended goes on as jobs like any other.
+    pub fn resume_by(&self, jobs: &JobRegistry, executor: &Arc<dyn Executor>) {
+        let resumes = Resumes { jobs: jobs.clone(), executor: Arc::downgrade(executor) };
+        if self.shared.resumes.set(resumes).is_err() {
+            tracing::debug!("who goes on with downloads is known already");
+        }
     }
 
     /// Whether operations can be carried out.
@@ -82,11 +104,17 @@ impl LocalHive {
             .map_err(|error| JobError::new("hive_start_failed", with_causes(&error)))?;
         self.report(hive.snapshot());
         let reports = self.shared.tasks.spawn(take_reports(self.clone(), reports));
-        change.outcome = State::Running(Running { hive, reports });
+        change.outcome = State::Running(Running { hive: hive.clone(), reports });
+        drop(change);
+        if let Some(Resumes { jobs, executor }) = self.shared.resumes.get()
+            && let Some(executor) = executor.upgrade()
+        {
+            hive.resume_downloads(jobs, &executor);
+        }
         Ok(true)
     }
 
-    /// Stops it and all its workers. False if it was not running.
+    /// Stops it and all its workers; its next life goes on with its downloads. False if it was not running.
     pub async fn stop(&self) -> Result<bool, JobError> {
         let (running, _change) = {
             let mut state = self.state();
@@ -102,23 +130,13 @@ impl LocalHive {
             }
         };
         let Running { hive, reports } = running;
+        hive.leave_downloads();
         hive.shutdown().await;
         drop(hive);
         if reports.await.is_err() {
             tracing::warn!("the reports of the hive in this process ended early");
         }
         Ok(true)
-    }
-
-    /// Goes on with what it was downloading when it last ended, as jobs like any other.
-    pub fn resume_downloads(&self, jobs: &JobRegistry, executor: &Arc<dyn Executor>) {
-        let unfinished = self.running().map(|hive| hive.unfinished_downloads());
-        for operation in unfinished.unwrap_or_default() {
-            match jobs.submit(&operation, "hive", executor) {
-                Ok(job) => tracing::info!(%job, "going on with a download"),
-                Err(error) => tracing::warn!(%error, "a download cannot be gone on with"),
-            }
-        }
     }
 
     /// The hive, while it runs.

@@ -102,6 +102,7 @@ impl Operations {
             | Operation::ModelVerify(_)
             | Operation::ModelUpdate(_)
             | Operation::ModelPin(_)
+            | Operation::ModelProjectorSet(_)
             | Operation::ModelAlias(_)
             | Operation::ModelGarbage(_)) => self.forward(forwarded, job).await,
         }

@@ -59,6 +59,11 @@ impl Candidate {
         Ok(Self { files: parts.collect::<Result<_, _>>()? })
     }
 
+    /// Opens one file, whatever its name says of parts.
+    pub(super) fn of_one(path: &Path) -> Result<Self, CatalogError> {
+        Ok(Self { files: vec![Opened::open(path)?] })
+    }
+
     /// The file, or the first part.
     pub(crate) fn path(&self) -> &Path {
         &self.files[0].path

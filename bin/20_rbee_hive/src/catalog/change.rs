@@ -4,8 +4,8 @@ use worker_contract::{GgufSummary, ModelAlias, ModelEntry, Sha256Digest};
 
 use super::candidate::{Candidate, Sharing};
 use super::copy::Watcher;
-use super::staged::{Staged, digest_of};
-use super::store::{Pinned, PinnedFile, Store};
+use super::staged::{Staged, StagedFile, digest_of};
+use super::store::{Pinned, PinnedFile, PinnedProjector, Store};
 use super::{Catalog, CatalogError, files};
 
 /// What came of adding a model.
@@ -63,20 +63,32 @@ impl Catalog {
         self.put(&store, staged, alias, source, gguf).map(Imported::Added)
     }
 
-    /// Gives a name to other files than it had. Blocking. The caller sees to it that no worker runs
+    /// Gives a name to other files than it had, and what those see with. Blocking. The caller sees to it that no worker runs
     /// the model.
     pub(crate) fn replace(
         &self,
         staged: Staged,
-        alias: ModelAlias,
+        alias: &ModelAlias,
         source: String,
         gguf: GgufSummary,
+        projector: Option<(StagedFile, String)>,
     ) -> Result<ModelEntry, CatalogError> {
         let store = self.store();
-        let before = self.get(&alias)?;
-        let entry = self.put(&store, staged, alias, source, gguf)?;
+        let (before, digest) = (self.get(alias)?, staged.digest());
+        // Another name of the same bytes sees with its own.
+        let projector = projector.filter(|_| self.projector_of(&digest).is_none());
+        let projector = projector.map(|(file, source)| {
+            let file = file.put_at(&files::projector(&self.models, &digest))?;
+            Ok::<_, CatalogError>(PinnedProjector { file, source })
+        });
+        let projector = projector.transpose()?;
+        self.put(&store, staged, alias.clone(), source, gguf)?;
+        if let Some(projector) = projector {
+            self.note_projector(&store, &digest, &projector)?;
+            self.label(&digest);
+        }
         self.forget_files(&before);
-        Ok(entry)
+        self.get(alias)
     }
 
     /// Gives a model a further name. Blocking.
@@ -117,7 +129,10 @@ impl Catalog {
             return Ok(before);
         }
         let parts = before.shards.len();
-        files::rename(&self.models, &before.sha256, &actual, parts)
+        // What one name of a file sees with, all do: those that had these bytes before come first.
+        let there = self.projector_of(&actual);
+        let projector = there.clone().or_else(|| self.projector_of(&before.sha256));
+        files::rename(&self.models, &before.sha256, &actual, parts, there.is_some())
             .map_err(CatalogError::of_write)?;
         let view = self.view();
         for pinned in view.values().filter(|pinned| pinned.entry.sha256 == before.sha256) {
@@ -129,6 +144,10 @@ impl Catalog {
             }
             pinned.files.clone_from(&found);
             self.write(&store, pinned)?;
+        }
+        if let Some(projector) = projector {
+            self.note_projector(&store, &actual, &projector)?;
+            self.label(&actual);
         }
         files::label(&self.models, &before.sha256, Vec::new());
         self.get(alias)

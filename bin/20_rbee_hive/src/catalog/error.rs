@@ -69,6 +69,9 @@ pub(crate) enum CatalogError {
         "{alias} has another projector already: its SHA-256 is {pinned}, that of the other file is {given}"
     )]
     SeesOtherwise { alias: ModelAlias, pinned: Sha256Digest, given: Sha256Digest },
+    /// What was downloaded was taken by somebody else meanwhile.
+    #[error("what was downloaded is no longer where unfinished downloads are kept")]
+    PartGone,
     /// Workers run the model.
     #[error("model {alias} is in use by {users}")]
     InUse { alias: ModelAlias, users: String, first: Option<String> },
@@ -105,6 +108,7 @@ impl CatalogError {
             Self::FileGone { .. } | Self::SightGone { .. } => "model_file_gone",
             Self::Changed { .. } | Self::SightChanged { .. } => "model_changed",
             Self::SeesOtherwise { .. } => "projector_taken",
+            Self::PartGone => "download_gone",
             Self::InUse { .. } => "model_in_use",
             Self::Cancelled => "cancelled",
             Self::Io { .. } | Self::Store(_) => "internal",
@@ -137,15 +141,15 @@ impl CatalogError {
                 "if that is not a surprise, remove it and import it again: \
                  rbee-keeper model delete {alias}"
             ),
-            Self::SightGone { .. } | Self::SightChanged { .. } => {
+            Self::SightGone { alias } | Self::SightChanged { alias, .. } => format!(
                 "if that is not a surprise, import or download the model with the projector again: \
-                 the one that it is pinned to is put back"
-                    .into()
-            }
-            Self::SeesOtherwise { alias, .. } => format!(
-                "add the model under another name once this one is gone: \
-                 rbee-keeper model delete {alias}"
+                 the one that it is pinned to is put back; or choose another one, or none: \
+                 rbee-keeper model mmproj {alias} REFERENCE|none"
             ),
+            Self::SeesOtherwise { alias, .. } => {
+                format!("to replace it: rbee-keeper model mmproj {alias} REFERENCE")
+            }
+            Self::PartGone => "the same command fetches it again".into(),
             Self::InUse { first, .. } => {
                 let worker = first.as_deref().unwrap_or("WORKER");
                 format!("stop it first: rbee-keeper worker delete {worker}")

@@ -44,26 +44,36 @@ pub(super) fn remove(models: &Path, digest: &Sha256Digest, parts: usize) -> io::
     } else {
         fs::remove_dir_all(models.join(digest.as_hex()))
     };
-    let unless_gone = |removed: io::Result<()>| match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    };
-    unless_gone(removed).and(unless_gone(fs::remove_file(projector(models, digest))))
+    unless_gone(removed).and(remove_projector(models, digest))
 }
 
-/// Gives a model's files the place of another digest.
+/// Removes what a model sees with.
+pub(super) fn remove_projector(models: &Path, digest: &Sha256Digest) -> io::Result<()> {
+    unless_gone(fs::remove_file(projector(models, digest)))
+}
+
+fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives a model's files the place of another digest. What it sees with goes with it, or is removed
+/// where the other digest has a projector of its own.
 pub(super) fn rename(
     models: &Path,
     from: &Sha256Digest,
     to: &Sha256Digest,
     parts: usize,
+    has_projector: bool,
 ) -> io::Result<()> {
     let suffix = if parts < 2 { ".gguf" } else { "" };
     fs::rename(models.join(format!("{from}{suffix}")), models.join(format!("{to}{suffix}")))?;
-    match fs::rename(projector(models, from), projector(models, to)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        renamed => renamed,
+    if has_projector {
+        return remove_projector(models, from);
     }
+    unless_gone(fs::rename(projector(models, from), projector(models, to)))
 }
 
 /// Writes down under which names a file is known; with none, removes what was written.

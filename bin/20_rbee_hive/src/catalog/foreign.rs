@@ -1,5 +1,6 @@
 //! The stores of other programs: which models they have, and in which files. Nothing is changed there.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use worker_contract::{ModelAlias, Sha256Digest};
 
 use super::alias::from_file_name;
 use super::shard::Shard;
-use crate::download::is_projector;
+use crate::download::{are_one, is_of, is_projector};
 
 /// The most models that are taken from one store.
 const MAX_MODELS: usize = 10_000;
@@ -94,15 +95,22 @@ pub(crate) fn ollama(folder: &Path) -> Vec<Foreign> {
 }
 
 /// The GGUF files below a folder, of split models the first; LM Studio's store is such a folder. A
-/// projector that lies alone in a folder is that of the models there.
+/// projector that lies alone in a folder is that of the model there, or of the one that is called like it.
 pub(crate) fn gguf_files(folder: &Path) -> Vec<Foreign> {
     let files = walk(folder);
-    let named = |file: &&PathBuf| file.to_str().is_some_and(is_projector);
-    let projectors: Vec<&PathBuf> = files.iter().filter(named).collect();
+    let mut folders: BTreeMap<&Path, Vec<&str>> = BTreeMap::new();
+    for file in files.iter().filter_map(|file| file.to_str()) {
+        folders.entry(Path::new(file).parent().unwrap_or(folder)).or_default().push(file);
+    }
+    let alone = |(folder, files): (&'_ &Path, &Vec<&str>)| {
+        let mut projectors = files.iter().filter(|file| is_projector(file));
+        let only = projectors.next().filter(|_| projectors.next().is_none())?;
+        Some((folder.to_path_buf(), (only.to_string(), are_one(files.iter().copied()))))
+    };
+    let projectors: BTreeMap<PathBuf, (String, bool)> = folders.iter().filter_map(alone).collect();
     let projector_beside = |model: &Path| {
-        let mut there = projectors.iter().filter(|file| file.parent() == model.parent());
-        let first = there.next().map(|file| (*file).clone());
-        first.filter(|_| there.next().is_none())
+        let (projector, are_one) = projectors.get(model.parent()?)?;
+        is_of(projector, model.to_str()?, *are_one).then(|| PathBuf::from(projector))
     };
     let mut found: Vec<Foreign> = files
         .iter()

@@ -61,23 +61,28 @@ impl Catalog {
         found
     }
 
-    /// Removes it, and says what is gone. Blocking.
-    pub(crate) fn remove_garbage(&self, is_busy: impl Fn(&str) -> bool) -> Vec<Garbage> {
+    /// Removes it, and says what is gone. Blocking. `if_idle` does the removal of what nobody needs.
+    pub(crate) fn remove_garbage(&self, if_idle: impl Fn(&str, &mut dyn FnMut())) -> Vec<Garbage> {
         // No model can be added meanwhile, so nothing gets a name that is removed here.
         let _store = self.store();
-        let mut garbage = self.garbage(is_busy);
+        let mut garbage = self.garbage(|_| false);
         garbage.retain(|found| {
             let path = self.models.join(&found.name);
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            let _ = fs::remove_file(path.with_extension("json"));
-            if let Err(error) = &removed {
-                tracing::warn!(file = %path.display(), %error, "garbage cannot be removed");
-            }
-            removed.is_ok()
+            let mut is_gone = false;
+            if_idle(&stem(&path), &mut || is_gone = remove(&path));
+            is_gone
         });
         garbage
     }
+}
+
+fn remove(path: &Path) -> bool {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let _ = fs::remove_file(path.with_extension("json"));
+    if let Err(error) = &removed {
+        tracing::warn!(file = %path.display(), %error, "garbage cannot be removed");
+    }
+    removed.is_ok()
 }
 
 fn of(path: &Path, name: String) -> Garbage {

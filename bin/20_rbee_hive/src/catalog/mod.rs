@@ -37,9 +37,10 @@ pub(crate) use self::change::Imported;
 pub(crate) use self::check::Verified;
 pub(crate) use self::copy::{Watcher, hex_digest, hex_digest_of};
 pub(crate) use self::error::CatalogError;
+pub(crate) use self::projector::Over;
 pub(crate) use self::staged::{Place, Staged, StagedFile, digest_of};
 pub(crate) use self::store::StoreError;
-pub(crate) use self::usage::{InUse, ModelUsage};
+pub(crate) use self::usage::{BeingRemoved, InUse, ModelUsage};
 
 use self::store::{Pinned, Store};
 
@@ -56,6 +57,7 @@ pub(crate) struct Catalog {
     view: Mutex<Arc<BTreeMap<ModelAlias, Pinned>>>,
     /// Locked for a whole change: row, file and view.
     store: Mutex<Store>,
+    running: unfinished::Running,
 }
 
 impl Catalog {
@@ -74,6 +76,13 @@ impl Catalog {
         let view = self.view();
         let mut found = view.values().filter(|pinned| pinned.entry.sha256 == *digest);
         found.next().map(|pinned| pinned.entry.clone())
+    }
+
+    /// All names of these bytes.
+    pub(crate) fn names_of(&self, digest: &Sha256Digest) -> Vec<ModelAlias> {
+        let view = self.view();
+        let names = view.values().filter(|pinned| pinned.entry.sha256 == *digest);
+        names.map(|pinned| pinned.entry.alias.clone()).collect()
     }
 
     /// Where a file with these bytes is: that of a model, a part of one, or what one sees with.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::candidate::PARTIAL_PREFIX;
 use super::store::{Pinned, Store, StoreError};
+use super::unfinished::Running;
 use super::{Catalog, files};
 
 impl Catalog {
@@ -31,7 +32,8 @@ impl Catalog {
         let view = rows.into_iter().map(|pinned| (pinned.entry.alias.clone(), pinned));
         let view = Mutex::new(Arc::new(view.collect()));
         remove_partial_copies(models);
-        let catalog = Self { models: models.into(), view, store: Mutex::new(store) };
+        let running = Running::default();
+        let catalog = Self { models: models.into(), view, store: Mutex::new(store), running };
         if rebuild {
             catalog.rebuild()?;
         }

@@ -14,21 +14,45 @@ use super::staged::StagedFile;
 use super::store::{PinnedFile, PinnedProjector, Stamp, Store};
 use super::{Catalog, CatalogError, files};
 
+/// What a projector may take the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Of itself.
+    TheSame,
+    /// Of whichever is there. The caller sees to it that no worker runs the model.
+    Any,
+}
+
 impl Catalog {
     /// Brings a projector into the models folder and pins its digest, for all names of the model.
     /// Blocking.
     ///
-    /// The same file again is fine, and repairs one that is gone or was changed; another one is not.
+    /// The same file again is fine, and repairs one that is gone or was changed; another one has to be
+    /// wished for.
     pub(crate) fn import_projector(
         &self,
         alias: &ModelAlias,
         mut candidate: Candidate,
         sharing: Sharing,
+        over: Over,
         watcher: &mut Watcher<'_>,
     ) -> Result<ModelEntry, CatalogError> {
         let source = candidate.path().display().to_string();
         let file = candidate.stage_only(&self.models, sharing, watcher)?;
-        self.attach(alias, file, source)
+        self.attach(alias, file, source, over)
+    }
+
+    /// A file with these bytes under a further name, if one is in the catalog and was not changed.
+    /// Blocking.
+    pub(crate) fn stage_known(
+        &self,
+        digest: &Sha256Digest,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<Option<StagedFile>, CatalogError> {
+        let Some(path) = self.file_with(digest) else { return Ok(None) };
+        let Ok(mut candidate) = Candidate::of_one(&path) else { return Ok(None) };
+        let staged = candidate.stage_only(&self.models, Sharing::Linked, watcher)?;
+        Ok(Some(staged).filter(|staged| staged.sha256 == *digest))
     }
 
     /// Lets a model see with a complete file. Blocking.
@@ -37,20 +61,38 @@ impl Catalog {
         alias: &ModelAlias,
         file: StagedFile,
         source: String,
+        over: Over,
     ) -> Result<ModelEntry, CatalogError> {
         let store = self.store();
         let entry = self.get(alias)?;
-        if let Some(there) = &entry.projector
-            && there.sha256 != file.sha256
-        {
-            let (alias, pinned) = (alias.clone(), there.sha256.clone());
-            return Err(CatalogError::SeesOtherwise { alias, pinned, given: file.sha256 });
-        }
-        // One that is put back comes from where it came before.
-        let source = entry.projector.map_or(source, |there| there.source);
+        let source = match entry.projector {
+            // One that is put back comes from where it came before.
+            Some(there) if there.sha256 == file.sha256 => there.source,
+            Some(there) if over == Over::TheSame => {
+                let (alias, pinned) = (alias.clone(), there.sha256);
+                return Err(CatalogError::SeesOtherwise { alias, pinned, given: file.sha256 });
+            }
+            _ => source,
+        };
         let file = file.put_at(&files::projector(&self.models, &entry.sha256))?;
         self.note_projector(&store, &entry.sha256, &PinnedProjector { file, source })?;
         self.label(&entry.sha256);
+        self.get(alias)
+    }
+
+    /// Lets a model see no longer, under any of its names. Blocking. The caller sees to it that no worker
+    /// runs it.
+    pub(crate) fn detach(&self, alias: &ModelAlias) -> Result<ModelEntry, CatalogError> {
+        let store = self.store();
+        let digest = self.get(alias)?.sha256;
+        store.set_projector(&digest, None)?;
+        self.change_view(|view| {
+            for pinned in view.values_mut().filter(|pinned| pinned.entry.sha256 == digest) {
+                *pinned = pinned.clone().with_projector(None);
+            }
+        });
+        self.label(&digest);
+        files::remove_projector(&self.models, &digest).map_err(CatalogError::of_write)?;
         self.get(alias)
     }
 
@@ -63,7 +105,7 @@ impl Catalog {
     }
 
     /// The projector of a model that has one, after a check that it is the one that was added.
-    pub(super) fn checked_projector(
+    pub(crate) fn checked_projector(
         &self,
         alias: &ModelAlias,
         watcher: &mut Watcher<'_>,
@@ -106,13 +148,13 @@ impl Catalog {
         Ok(Some(Compared { pinned: projector.sha256, actual }))
     }
 
-    fn note_projector(
+    pub(super) fn note_projector(
         &self,
         store: &Store,
         digest: &Sha256Digest,
         projector: &PinnedProjector,
     ) -> Result<(), CatalogError> {
-        store.set_projector(digest, projector)?;
+        store.set_projector(digest, Some(projector))?;
         self.change_view(|view| {
             for pinned in view.values_mut().filter(|pinned| pinned.entry.sha256 == *digest) {
                 *pinned = pinned.clone().with_projector(Some(projector.clone()));

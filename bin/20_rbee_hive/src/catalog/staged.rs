@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempPath;
 use worker_contract::{ModelShard, Sha256Digest};
@@ -10,6 +11,7 @@ use worker_contract::{ModelShard, Sha256Digest};
 use super::copy::hex_digest_of;
 use super::store::{PinnedFile, Stamp};
 use super::{CatalogError, files};
+use crate::download::Hold;
 
 /// The files of one model, in the order of its parts.
 #[derive(Debug)]
@@ -32,8 +34,8 @@ pub(crate) struct StagedFile {
 pub(crate) enum Place {
     /// A copy, which goes.
     Temporary(TempPath),
-    /// A download, which stays.
-    Downloaded(PathBuf),
+    /// A download, which stays, and who keeps others from removing it.
+    Downloaded(PathBuf, Option<Arc<Hold>>),
 }
 
 impl Staged {
@@ -88,6 +90,13 @@ impl Staged {
 impl StagedFile {
     /// Puts the file into its place, over what may be there.
     pub(super) fn put_at(self, target: &Path) -> Result<PinnedFile, CatalogError> {
+        // What lies in the place has a name that says nothing of its bytes.
+        if let Place::Downloaded(path, _) = &self.place
+            && !path.is_file()
+        {
+            let _ = fs::remove_file(path.with_extension("json"));
+            return Err(CatalogError::PartGone);
+        }
         let pinned = self.rename_to(target)?;
         make_durable(target.parent().unwrap_or(Path::new(".")))?;
         Ok(pinned)
@@ -95,7 +104,7 @@ impl StagedFile {
 
     /// Removes a download that nobody wants.
     pub(crate) fn discard(self) {
-        if let Place::Downloaded(path) = self.place {
+        if let Place::Downloaded(path, _) = self.place {
             let _ = fs::remove_file(&path);
             let _ = fs::remove_file(path.with_extension("json"));
         }
@@ -115,10 +124,17 @@ fn make_durable(folder: &Path) -> Result<(), CatalogError> {
 }
 
 impl Place {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(path) => path,
+            Self::Downloaded(path, _held) => path,
+        }
+    }
+
     fn rename_to(self, target: &Path) -> io::Result<()> {
         match self {
             Self::Temporary(path) => path.persist(target).map_err(|error| error.error),
-            Self::Downloaded(path) => {
+            Self::Downloaded(path, _held) => {
                 match fs::rename(&path, target) {
                     // Another job that waited for the same download was first.
                     Err(e) if e.kind() == io::ErrorKind::NotFound && target.is_file() => {}

@@ -238,11 +238,11 @@ impl Store {
     pub(super) fn set_projector(
         &self,
         digest: &Sha256Digest,
-        projector: &PinnedProjector,
+        projector: Option<&PinnedProjector>,
     ) -> Result<(), StoreError> {
         self.connection.execute(
             "UPDATE models SET projector = ?2 WHERE sha256 = ?1",
-            params![digest.as_hex(), json(projector)],
+            params![digest.as_hex(), projector.map(json)],
         )?;
         Ok(())
     }

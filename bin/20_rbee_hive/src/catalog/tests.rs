@@ -250,6 +250,57 @@ fn a_catalog_of_the_layout_before_is_read() {
 }
 
 #[test]
+fn a_download_is_noted_until_the_last_who_wants_it_has_ended_and_notes_are_bounded() {
+    let home = Home::new();
+    let catalog = home.open();
+    let wants = |n: usize| rbee_operations::ModelDownload {
+        hive_id: worker_contract::HiveAlias::localhost(),
+        reference: format!("hf:o/r{n}").parse().unwrap(),
+        alias: None,
+        projector: rbee_operations::ProjectorChoice::Usual,
+    };
+    let (first, second) = (catalog.begin_download(&wants(0)), catalog.begin_download(&wants(0)));
+    catalog.end_download(&first.unwrap().unwrap()).unwrap();
+    assert_eq!(catalog.unfinished_downloads().len(), 1, "somebody still wants it");
+    catalog.end_download(&second.unwrap().unwrap()).unwrap();
+    assert_eq!(catalog.unfinished_downloads(), []);
+    let noted = (0..300).filter(|n| catalog.begin_download(&wants(*n)).unwrap().is_some());
+    assert_eq!(noted.count(), 256);
+    assert_eq!(catalog.unfinished_downloads().len(), 256);
+    assert!(catalog.begin_download(&wants(7)).unwrap().is_some(), "that is noted already");
+}
+
+#[test]
+fn a_pin_to_the_bytes_of_another_model_leaves_that_its_projector() {
+    for (a_sees, b_sees) in [(true, true), (true, false), (false, true)] {
+        let home = Home::new();
+        let catalog = home.open();
+        let sees = |name: &str| {
+            let eyes = home.file(&format!("mmproj-{name}.gguf"), format!("eyes {name}").as_bytes());
+            let eyes = Candidate::open(eyes.to_str().unwrap()).unwrap();
+            let over = Over::TheSame;
+            with_watcher(|w| catalog.import_projector(&alias(name), eyes, Sharing::Own, over, w))
+                .unwrap();
+        };
+        for name in ["a", "b"] {
+            import(&catalog, &home.file("m.gguf", name.as_bytes()), name).unwrap();
+        }
+        for (name, _) in [("a", a_sees), ("b", b_sees)].iter().filter(|(_, sees)| *sees) {
+            sees(name);
+        }
+        fs::write(catalog.first_file(&catalog.get(&alias("a")).unwrap()), "b").unwrap();
+        let accepted = catalog.get(&alias("b")).unwrap().sha256;
+        with_watcher(|w| catalog.pin(&alias("a"), &accepted, &summary(), w)).unwrap();
+        let expected = if b_sees { "eyes b" } else { "eyes a" };
+        for name in ["a", "b"] {
+            let files = with_watcher(|w| catalog.checked_files(&alias(name), w)).unwrap();
+            assert_eq!(fs::read_to_string(files.projector.unwrap()).unwrap(), expected);
+        }
+        assert_eq!(home.model_files(), 2);
+    }
+}
+
+#[test]
 fn what_a_model_sees_with_belongs_to_its_bytes_and_is_checked_like_them() {
     let home = Home::new();
     let catalog = home.open();
@@ -258,7 +309,9 @@ fn what_a_model_sees_with_belongs_to_its_bytes_and_is_checked_like_them() {
     let eyes = home.file("mmproj.gguf", b"eyes");
     let import_eyes = |catalog: &Catalog, file: &Path| {
         let candidate = Candidate::open(file.to_str().unwrap())?;
-        with_watcher(|w| catalog.import_projector(&alias("a"), candidate, Sharing::Own, w))
+        with_watcher(|w| {
+            catalog.import_projector(&alias("a"), candidate, Sharing::Own, Over::TheSame, w)
+        })
     };
     let seen = import_eyes(&catalog, &eyes).unwrap().projector.unwrap();
     assert_eq!((seen.size_bytes, &*seen.source), (4, eyes.to_str().unwrap()));
@@ -288,13 +341,24 @@ fn what_a_model_sees_with_belongs_to_its_bytes_and_is_checked_like_them() {
     assert_eq!(files(&catalog).unwrap_err().code(), "model_file_gone");
     import_eyes(&catalog, &eyes).unwrap();
     assert!(files(&catalog).is_ok(), "put back");
+    fs::write(&kept, b"eyez").unwrap();
+    let taken = StagedFile {
+        sha256: seen.sha256.clone(),
+        bytes: 4,
+        place: Place::Downloaded(catalog.partial().join("taken.part"), None),
+        is_copy: false,
+    };
+    let error = catalog.attach(&alias("a"), taken, "hf:o/r".into(), Over::TheSame).unwrap_err();
+    assert_eq!(error.code(), "download_gone", "what lies there is not taken for it");
+    assert_eq!(files(&catalog).unwrap_err().code(), "model_changed");
+    import_eyes(&catalog, &eyes).unwrap();
 
     let orphan = format!("{}.mmproj.gguf", "0".repeat(64));
     fs::write(home.models().join(&orphan), "12345").unwrap();
     let garbage = catalog.garbage(|_| false);
     let names: Vec<&str> = garbage.iter().map(|garbage| garbage.name.as_str()).collect();
     assert_eq!(names, [&orphan], "and not that of a model");
-    catalog.remove_garbage(|_| false);
+    catalog.remove_garbage(|_, remove| remove());
     for name in ["a", "b", "c"] {
         assert_eq!(home.model_files(), 2);
         catalog.remove(&alias(name)).unwrap();
@@ -392,7 +456,12 @@ fn what_belongs_to_no_model_is_listed_and_removed_unless_it_is_being_downloaded(
     let is_busy = |key: &str| key == "busy";
     let expected = [nameless, "partial/idle.part".to_owned()];
     assert_eq!(names(&catalog.garbage(is_busy)), expected);
-    assert_eq!(names(&catalog.remove_garbage(is_busy)), expected);
+    let if_idle = |key: &str, remove: &mut dyn FnMut()| {
+        if !is_busy(key) {
+            remove();
+        }
+    };
+    assert_eq!(names(&catalog.remove_garbage(if_idle)), expected);
     assert!(catalog.garbage(is_busy).is_empty());
     assert!(catalog.partial().join("busy.part").exists());
     assert!(checked_file(&catalog, "a").is_ok());
@@ -499,6 +568,7 @@ fn summary() -> GgufSummary {
         quantization: "Q4_1".into(),
         parameters: 1,
         context_length: 8,
+        embedding_length: None,
         has_chat_template: false,
         size_bytes: 7,
     }

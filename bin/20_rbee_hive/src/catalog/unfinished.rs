@@ -1,15 +1,26 @@
 //! Which downloads have begun and not ended: a hive that is killed leaves them to the next one.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use rbee_operations::{ModelDownload, Operation};
 
 use super::{Catalog, CatalogError};
+
+/// The most downloads that are noted. One more is not gone on with by the next hive.
+const MAX_NOTES: usize = 256;
 
 /// A download that is noted.
 #[derive(Debug, Clone)]
 pub(crate) struct Noted(String);
 
+/// How many jobs of this hive do what is noted: the note stays until the last has ended.
+#[derive(Debug, Default)]
+pub(super) struct Running(Mutex<HashMap<String, usize>>);
+
 impl Catalog {
-    /// Notes a download. Blocking. `None` for one whose address holds a secret, which no disk is to have.
+    /// Notes a download. Blocking. `None` for one whose address holds a secret, which no disk is to have,
+    /// and for one too many.
     pub(crate) fn begin_download(
         &self,
         request: &ModelDownload,
@@ -19,13 +30,26 @@ impl Catalog {
             return Ok(None);
         }
         let Ok(text) = serde_json::to_string(&operation) else { return Ok(None) };
-        self.store().begin_download(&text)?;
+        let store = self.store();
+        let noted = store.downloads()?;
+        if noted.len() >= MAX_NOTES && !noted.contains(&text) {
+            tracing::warn!(
+                "too many downloads at once: this one is not gone on with if the hive ends"
+            );
+            return Ok(None);
+        }
+        store.begin_download(&text)?;
+        self.running.begin(&text);
         Ok(Some(Noted(text)))
     }
 
-    /// Notes its end. Blocking.
+    /// Notes the end of a job, and that of the download with the last one. Blocking.
     pub(crate) fn end_download(&self, noted: &Noted) -> Result<(), CatalogError> {
-        Ok(self.store().end_download(&noted.0)?)
+        let store = self.store();
+        if self.running.end(&noted.0) {
+            store.end_download(&noted.0)?;
+        }
+        Ok(())
     }
 
     /// The downloads that did not end. Blocking.
@@ -36,5 +60,24 @@ impl Catalog {
         });
         let read = |text: String| serde_json::from_str(&text).ok();
         found.into_iter().filter_map(read).collect()
+    }
+}
+
+impl Running {
+    fn begin(&self, text: &str) {
+        let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *jobs.entry(text.to_owned()).or_default() += 1;
+    }
+
+    /// Whether that was the last.
+    fn end(&self, text: &str) -> bool {
+        let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = jobs.get_mut(text) else { return true };
+        *count -= 1;
+        let is_last = *count == 0;
+        if is_last {
+            jobs.remove(text);
+        }
+        is_last
     }
 }

@@ -218,15 +218,18 @@ fn named<'m>(repo: &str, models: &'m [Model], wanted: &str) -> Result<&'m Model,
     let lower = wanted.to_ascii_lowercase();
     let stem = lower.strip_suffix(".gguf").unwrap_or(&lower);
     let stem = Shard::of(stem).map_or(stem, |shard| shard.stem);
+    let by_path = |model: &&Model| model.name.eq_ignore_ascii_case(stem);
     let by_file = |model: &&Model| {
-        let name = model.name.to_ascii_lowercase();
-        name == stem || name.rsplit('/').next() == Some(stem)
+        model.name.rsplit('/').next().is_some_and(|name| name.eq_ignore_ascii_case(stem))
     };
     let by_quant = |model: &&Model| {
         let quant = model.quant.as_deref().unwrap_or_default();
         quant.eq_ignore_ascii_case(wanted)
     };
-    let mut found: Vec<&Model> = models.iter().filter(by_file).collect();
+    let mut found: Vec<&Model> = models.iter().filter(by_path).collect();
+    if found.is_empty() {
+        found = models.iter().filter(by_file).collect();
+    }
     if found.is_empty() {
         found = models.iter().filter(by_quant).collect();
     }

@@ -112,6 +112,18 @@ impl DownloadError {
         matches!(self, Self::Connect { .. })
     }
 
+    /// Whether an error with this code may be none a while later.
+    pub(crate) fn may_pass(code: &str) -> bool {
+        const PASSING: [&str; 5] = [
+            "server_unreachable",
+            "download_stalled",
+            "download_cut",
+            "download_rate_limited",
+            "server_failed",
+        ];
+        PASSING.contains(&code)
+    }
+
     /// A stable machine name.
     pub(crate) fn code(&self) -> &'static str {
         match self {

@@ -24,6 +24,7 @@ use worker_contract::Sha256Digest;
 use super::answer::{Hitch, Inlet, answer};
 use super::client::{Client, host};
 use super::error::DownloadError;
+use super::holds::Hold;
 use super::part_file::{Note, PartFile};
 use super::plan::{Plan, is_slow};
 use super::probe::{Facts, probe};
@@ -75,6 +76,8 @@ pub(crate) struct Fetched {
     pub(crate) path: PathBuf,
     pub(crate) sha256: Sha256Digest,
     pub(crate) bytes: u64,
+    /// It stays there while this exists, unless whoever fetched it as well puts it into the catalog.
+    pub(crate) held: Arc<Hold>,
 }
 
 /// Who hears how a download goes.
@@ -100,11 +103,12 @@ impl Fetcher {
     pub(crate) async fn fetch(
         &self,
         remote: &Remote,
+        held: Arc<Hold>,
         hears: &dyn Hears,
         cancel: &CancellationToken,
     ) -> Result<Fetched, DownloadError> {
         let part = PartFile::new(&self.folder, &remote.key());
-        Order { fetcher: self, remote, hears, cancel, part }.carry_out().await
+        Order { fetcher: self, remote, held, hears, cancel, part }.carry_out().await
     }
 }
 
@@ -112,6 +116,7 @@ impl Fetcher {
 struct Order<'a> {
     fetcher: &'a Fetcher,
     remote: &'a Remote,
+    held: Arc<Hold>,
     hears: &'a dyn Hears,
     cancel: &'a CancellationToken,
     part: PartFile,
@@ -210,7 +215,12 @@ impl Order<'_> {
         }
         // Whoever takes the file away removes the note; until then it says that nothing is missing.
         self.part.save(&note, &done).map_err(DownloadError::of_write)?;
-        Ok(Fetched { path: self.part.path.clone(), sha256: actual, bytes: done.total() })
+        Ok(Fetched {
+            path: self.part.path.clone(),
+            sha256: actual,
+            bytes: done.total(),
+            held: Arc::clone(&self.held),
+        })
     }
 
     /// Runs connections until all is there or one gives up: a second and further ones where the first

@@ -12,6 +12,7 @@ mod choose;
 mod client;
 mod error;
 mod fetch;
+mod holds;
 mod hub;
 mod part_file;
 mod plan;
@@ -24,7 +25,7 @@ mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use access_tokens::{Secret, TokenError, stored_secret};
@@ -36,10 +37,12 @@ use url::Url;
 pub(crate) use self::choose::{Memory, NoChoice, choose};
 pub(crate) use self::error::DownloadError;
 pub(crate) use self::fetch::{Fetched, Hears, Remote};
-pub(crate) use self::hub::{Hub, Repository};
+pub(crate) use self::holds::Hold;
+pub(crate) use self::hub::{Hub, RepoFile, Repository};
 pub(crate) use self::part_file::{Note, read_note};
-pub(crate) use self::projector::{Beside, beside, is_projector, named};
+pub(crate) use self::projector::{Beside, are_one, beside, is_of, is_projector, named};
 pub(crate) use self::rate::{Rate, eta};
+pub(crate) use self::retry::unattended_pauses;
 
 use self::client::Client;
 use self::fetch::Fetcher;
@@ -60,8 +63,8 @@ pub(crate) struct Downloads {
     endpoint: String,
     secrets: PathBuf,
     retries: u32,
-    /// Whether what is cancelled is left to the next hive.
-    is_ending: AtomicBool,
+    /// Fires when what is cancelled is left to the next hive.
+    ending: CancellationToken,
     /// Held by whoever makes a model of downloaded files: who waited for the same files comes after.
     turn: tokio::sync::Mutex<()>,
 }
@@ -85,24 +88,27 @@ impl Downloads {
             endpoint: endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             secrets,
             retries: config.download_retries,
-            is_ending: AtomicBool::new(false),
+            ending: CancellationToken::new(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
 
     /// The hive ends: nobody wanted what is cancelled from now on to be given up.
     pub(crate) fn leave(&self) {
-        self.is_ending.store(true, Ordering::Relaxed);
+        self.ending.cancel();
     }
 
-    /// Whether the hive ends.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::Relaxed)
+    /// Fires when the hive ends.
+    pub(crate) fn ending(&self) -> &CancellationToken {
+        &self.ending
     }
 
-    /// Waits until nobody else makes a model of downloaded files.
-    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    /// Waits until nobody else makes a model of downloaded files; `None` if it is cancelled before.
+    pub(crate) async fn turn(
+        &self,
+        cancel: &CancellationToken,
+    ) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        cancel.run_until_cancelled(self.turn.lock()).await
     }
 
     /// How many bytes of models ever came over the network since the start.
@@ -161,9 +167,14 @@ impl Downloads {
         Ok(hub.token.filter(|_| hub.endpoint.origin() == url.origin()))
     }
 
-    /// Whether an unfinished file is being written to.
+    /// Whether somebody needs an unfinished file: it is being written to, or not in the catalog yet.
     pub(crate) fn is_busy(&self, key: &str) -> bool {
-        self.transfers.is_busy(key)
+        self.transfers.holds().is_held(key)
+    }
+
+    /// Does something to an unfinished file that nobody needs, and lets nobody need it meanwhile.
+    pub(crate) fn if_idle(&self, key: &str, work: impl FnOnce()) {
+        self.transfers.holds().if_free(key, work);
     }
 
     /// Ends all downloads; what arrived is kept.

@@ -12,6 +12,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// The longest pause that a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
+/// The same between two attempts of a download that an earlier hive began: nobody waits for it, and
+/// after the start of a machine its network may be up last.
+const LONGEST_UNATTENDED_PAUSE: Duration = Duration::from_secs(120);
+/// For about a day.
+const UNATTENDED_ATTEMPTS: usize = 720;
+
 /// The attempts of one connection since it last got something.
 #[derive(Debug)]
 pub(super) struct Attempts {
@@ -41,6 +47,16 @@ impl Attempts {
             _ => Some(pause),
         }
     }
+}
+
+/// The pauses between the attempts of a download that nobody waits for.
+pub(crate) fn unattended_pauses() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_delay(LONGEST_UNATTENDED_PAUSE)
+        .with_max_times(UNATTENDED_ATTEMPTS)
+        .with_jitter()
+        .build()
 }
 
 fn pauses(most: u32) -> ExponentialBackoff {
@@ -86,6 +102,14 @@ mod tests {
         assert!(pauses[3] > pauses[0] && pauses[0] >= FIRST_PAUSE, "{pauses:?}");
         attempts.reset();
         assert!(attempts.pause_after(&stalled).is_some());
+    }
+
+    #[test]
+    fn a_download_that_nobody_waits_for_is_tried_for_about_a_day() {
+        let pauses: Vec<Duration> = unattended_pauses().collect();
+        assert!(pauses[0] <= Duration::from_secs(2));
+        let hours = pauses.iter().sum::<Duration>().as_secs() / 3600;
+        assert!((20..60).contains(&hours), "{hours}");
     }
 
     #[test]

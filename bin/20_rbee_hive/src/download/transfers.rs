@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::DownloadError;
 use super::fetch::{Fetched, Fetcher, Hears, Remote};
+use super::holds::{Hold, Holds};
 
 /// How many transfers run at once; one more waits.
 const AT_ONCE: usize = 3;
@@ -27,12 +28,11 @@ pub(crate) struct Transfers {
     slots: Arc<Semaphore>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    holds: Holds,
 }
 
 #[derive(Debug)]
 struct Running {
-    /// The unfinished files that it writes to.
-    keys: Vec<String>,
     waiting: Weak<Waiting>,
     state: watch::Receiver<State>,
 }
@@ -60,6 +60,7 @@ impl Transfers {
             slots: Arc::new(Semaphore::new(AT_ONCE)),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            holds: Holds::default(),
         }
     }
 
@@ -105,9 +106,9 @@ impl Transfers {
         ended.unwrap_or_else(|| Err(Arc::new(DownloadError::Cancelled)))
     }
 
-    /// Whether an unfinished file is being written to.
-    pub(crate) fn is_busy(&self, key: &str) -> bool {
-        self.table().values().any(|running| running.keys.iter().any(|busy| busy == key))
+    /// Who needs which unfinished file.
+    pub(super) fn holds(&self) -> &Holds {
+        &self.holds
     }
 
     /// Ends all transfers, and lets no other begin. Done when all have written down what they have.
@@ -134,12 +135,14 @@ impl Transfers {
         let cancel = self.stop.child_token();
         let waiting = Arc::new(Waiting { _cancel: cancel.clone().drop_guard() });
         let (sender, state) = watch::channel(State::default());
-        let running = Running { keys, waiting: Arc::downgrade(&waiting), state: state.clone() };
+        let held = keys.iter().map(|key| Arc::new(self.holds.hold(key))).collect::<Vec<_>>();
+        let running = Running { waiting: Arc::downgrade(&waiting), state: state.clone() };
         table.insert(key.clone(), running);
         let (fetcher, slots) = (Arc::clone(&self.fetcher), Arc::clone(&self.slots));
         let (table, files) = (Arc::clone(&self.table), files.to_vec());
         self.tasks.spawn(async move {
-            let ended = transfer(&fetcher, &slots, &files, &sender, &cancel).await;
+            let wanted = files.iter().zip(held);
+            let ended = transfer(&fetcher, &slots, wanted, &sender, &cancel).await;
             // First off the table: whoever hears of the end may begin anew.
             table.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             sender.send_modify(|state| state.ended = Some(ended.map_err(Arc::new)));
@@ -155,7 +158,7 @@ impl Transfers {
 async fn transfer(
     fetcher: &Fetcher,
     slots: &Semaphore,
-    files: &[Remote],
+    files: impl ExactSizeIterator<Item = (&Remote, Arc<Hold>)> + Clone,
     sender: &watch::Sender<State>,
     cancel: &CancellationToken,
 ) -> Result<Vec<Fetched>, DownloadError> {
@@ -165,14 +168,15 @@ async fn transfer(
     }
     let slot = cancel.run_until_cancelled(slots.acquire()).await;
     let _slot = slot.and_then(Result::ok).ok_or(DownloadError::Cancelled)?;
-    let total: Option<u64> = files.iter().map(|file| file.size).sum();
-    let mut complete: Vec<Fetched> = Vec::with_capacity(files.len());
-    for file in files {
+    let count = files.len();
+    let total: Option<u64> = files.clone().map(|(file, _)| file.size).sum();
+    let mut complete: Vec<Fetched> = Vec::with_capacity(count);
+    for (file, held) in files {
         let before = complete.iter().map(|file| file.bytes).sum();
         // Of one file the server knows the size where nobody else does.
-        let total = if files.len() == 1 { None } else { total };
+        let total = if count == 1 { None } else { total };
         let part = Part { sender, before, total };
-        complete.push(fetcher.fetch(file, &part, cancel).await?);
+        complete.push(fetcher.fetch(file, held, &part, cancel).await?);
     }
     Ok(complete)
 }

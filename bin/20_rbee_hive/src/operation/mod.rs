@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use crate::hive::Parts;
 
+/// The caller of jobs that go on with what an earlier hive began.
+pub(crate) const RESUMER: &str = "hive";
+
 /// Carries an operation out. The one list of what a hive can do.
 pub(crate) async fn carry_out(
     parts: &Parts,
@@ -35,6 +38,7 @@ pub(crate) async fn carry_out(
         Operation::ModelVerify(target) => model::verify(parts, target.model, job).await,
         Operation::ModelUpdate(request) => model::update(parts, request, job).await,
         Operation::ModelPin(request) => model::pin(parts, request, job).await,
+        Operation::ModelProjectorSet(request) => model::set_projector(parts, request, job).await,
         Operation::ModelAlias(request) => model::name(parts, request).await,
         Operation::ModelGarbage(request) => model::garbage(parts, request).await,
         Operation::HiveStatus(_) => Ok(status(parts)),

@@ -1,23 +1,14 @@
 //! Downloads from a server that speaks Hugging Face's API, with all that can go wrong on the way.
 
 use std::fs;
-use std::path::PathBuf;
-use std::sync::Arc;
 
-use futures::StreamExt as _;
-use job_server::{Executor, JobError, JobRegistry, Limits, Replayed};
-use rbee_hive::HiveSettings;
-use rbee_operations::{
-    FileOffer, JobEvent, ModelDownload, ModelFetch, ModelGarbage, ModelUpdate, Operation,
-    ProjectorChoice, ProjectorOffer,
-};
+use rbee_operations::{JobEvent, ModelUpdate, Operation};
 use test_cluster::{HubFaults, ModelHub, SmallDisk, demo_model, sha256_hex, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{HiveAlias, ModelEntry, Sha256Digest};
 
-use crate::support::{Home, SOON, TestHive, alias, hive_target, model_target, result};
-
-const MIB: usize = 1 << 20;
+use crate::hub::{MIB, body, download, has_sent, start, start_at, start_real};
+use crate::support::{Home, SOON, alias, hive_target, model_target, result};
 
 #[tokio::test]
 async fn a_model_of_the_hub_is_downloaded_pinned_and_read_by_the_real_worker() {
@@ -61,122 +52,6 @@ async fn of_several_quantizations_the_one_that_fits_is_taken_and_told() {
     let error = hive.download("hf:me/smol:Q8_0").await.unwrap_err();
     assert_eq!(error.code, "quantization_not_found");
     assert!(error.hint.unwrap().contains("F16, Q4_1"));
-}
-
-#[tokio::test]
-async fn the_projector_beside_a_model_comes_with_it_and_is_pinned_and_removed_with_it() {
-    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
-    hub.put("m.gguf", body(MIB));
-    hub.put("mmproj-m-F32.gguf", projector(1));
-    hub.put("mmproj-m-F16.gguf", projector(2));
-    let hive = start(&home, &hub).await;
-    let (outcome, events) = hive.told(download("hf:me/m", None)).await;
-    let model: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
-    let seen = model.projector.clone().expect("it sees");
-    assert_eq!(seen.source, "hf:me/m:mmproj-m-F16.gguf");
-    assert_eq!(seen.sha256.as_hex(), hub.sha256("mmproj-m-F16.gguf").unwrap());
-    assert!(events.iter().any(|event| event.message.contains("--no-mmproj")), "{events:?}");
-    assert_eq!(hive.hive.models(), std::slice::from_ref(&model));
-    assert_eq!(home.leftovers(), [""; 0]);
-
-    let sent = hub.sent();
-    let again = hive.run(download("hf:me/m", None)).await.unwrap();
-    assert!(again.message.contains("already"), "{}", again.message);
-    assert_eq!(hub.sent(), sent, "nothing is fetched twice");
-
-    let file = home.models().join(format!("{}.mmproj.gguf", model.sha256));
-    fs::write(&file, "other").unwrap();
-    let verified = hive.run(Operation::ModelVerify(model_target("m"))).await.unwrap();
-    assert_eq!(verified.data["matches"], false);
-    assert_eq!(verified.data["projector"]["pinned"], seen.sha256.as_hex());
-    let error = hive.spawn("m").await.unwrap_err();
-    assert_eq!(error.code, "model_changed");
-    assert!(error.message.contains("projector") && error.message.contains(seen.sha256.as_hex()));
-    hive.run(download("hf:me/m", None)).await.unwrap();
-    assert_eq!(fs::read(&file).unwrap(), projector(2), "what was pinned is put back");
-    hive.spawn("m").await.unwrap();
-    hive.hive.shutdown().await;
-
-    let hive = start(&home, &hub).await;
-    assert_eq!(hive.hive.models(), [model]);
-    hive.run(Operation::ModelDelete(model_target("m"))).await.unwrap();
-    assert_eq!(
-        fs::read_dir(home.models())
-            .unwrap()
-            .filter(|f| f.as_ref().is_ok_and(|f| f.path().is_file()))
-            .count(),
-        0
-    );
-}
-
-#[tokio::test]
-async fn a_projector_is_left_named_or_demanded_as_its_user_wishes() {
-    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
-    hub.put("m.gguf", body(MIB));
-    let hive = start(&home, &hub).await;
-    let best = || ProjectorChoice::Best;
-    let error = hive.run(download_with("hf:me/m", None, best())).await.unwrap_err();
-    assert_eq!(error.code, "projector_not_found", "{error}");
-    hub.put("mmproj-a-F16.gguf", projector(1));
-    hub.put("mmproj-b-F16.gguf", projector(2));
-    hub.put("mmproj-no-F16.gguf", body(MIB));
-    let error = hive.run(download_with("hf:me/m", None, best())).await.unwrap_err();
-    assert_eq!(error.code, "projector_ambiguous", "{error}");
-    let named = |name: &str| format!("hf:me/m:{name}").parse::<ProjectorChoice>().unwrap();
-    let error =
-        hive.run(download_with("hf:me/m", None, named("mmproj-no-F16.gguf"))).await.unwrap_err();
-    assert_eq!(error.code, "invalid_projector", "{error}");
-    assert!(hive.hive.models().is_empty(), "no model is added that cannot see as was wished");
-
-    // Which of several, nobody knows.
-    let (outcome, events) = hive.told(download("hf:me/m", None)).await;
-    let blind: ModelEntry = serde_json::from_value(outcome.unwrap().data).unwrap();
-    assert_eq!(blind.projector, None);
-    assert!(events.iter().any(|event| event.message.contains("several projectors")), "{events:?}");
-
-    let sees = hive.run(download_with("hf:me/m", None, named("mmproj-b-F16.gguf"))).await.unwrap();
-    assert!(sees.message.contains("sees images"), "{}", sees.message);
-    let sees: ModelEntry = result(sees);
-    let digest = sees.projector.unwrap().sha256;
-    assert_eq!(digest.as_hex(), hub.sha256("mmproj-b-F16.gguf").unwrap());
-    let error =
-        hive.run(download_with("hf:me/m", None, named("mmproj-a-F16.gguf"))).await.unwrap_err();
-    assert_eq!(error.code, "projector_taken", "{error}");
-    assert!(error.message.contains(digest.as_hex()), "{error}");
-    let kept: ModelEntry =
-        result(hive.run(download_with("hf:me/m", None, ProjectorChoice::Without)).await.unwrap());
-    assert_eq!(kept.projector.map(|projector| projector.sha256), Some(digest));
-}
-
-#[tokio::test]
-async fn a_model_that_is_copied_from_another_hive_brings_its_projector() {
-    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
-    hub.put("m.gguf", body(MIB));
-    hub.put("mmproj.gguf", projector(1));
-    let hive = start(&home, &hub).await;
-    let offer = |name: &str, size_bytes| FileOffer {
-        url: hub.url(name),
-        ticket: None,
-        sha256: hub.sha256(name).unwrap().parse().unwrap(),
-        size_bytes,
-    };
-    let fetch = ModelFetch {
-        hive_id: HiveAlias::localhost(),
-        from: "gpu-1".parse().unwrap(),
-        model: alias("m"),
-        source: "hf:me/m".into(),
-        files: vec![offer("m.gguf", MIB as u64)],
-        projector: Some(ProjectorOffer {
-            source: "hf:me/m:mmproj.gguf".into(),
-            file: offer("mmproj.gguf", projector(1).len() as u64),
-        }),
-    };
-    let model: ModelEntry = result(hive.run(Operation::ModelFetch(fetch)).await.unwrap());
-    let seen = model.projector.expect("it sees over here, too");
-    assert_eq!(seen.sha256.as_hex(), hub.sha256("mmproj.gguf").unwrap());
-    assert_eq!(seen.source, "hf:me/m:mmproj.gguf");
-    let file = hive.hive.model_file(&seen.sha256).expect("and gives it on");
-    assert_eq!(fs::read(file).unwrap(), projector(1));
 }
 
 #[tokio::test]
@@ -359,6 +234,31 @@ async fn two_downloads_of_one_file_are_one() {
     assert_eq!(hub.sent(), 8 << 20, "each byte came once");
     assert_eq!(hive.hive.models().len(), 2);
     assert_eq!(home.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_download_that_waits_for_another_one_to_be_read_can_be_cancelled() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("a.gguf", body(MIB));
+    hub.put("b.gguf", body(2 * MIB));
+    let hive = start_at(&home, &hub.address, home.double("inspect-hangs")).await;
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let cancels = async {
+        let is_read = async || home.path().join("inspecting").exists().then_some(());
+        wait_until("the look at the first model", SOON, is_read).await.unwrap();
+        let waits = hive.run_until(download("hf:me/m:b.gguf", None), second.clone());
+        let ends = async {
+            has_sent(&hub, 3 * MIB).await;
+            second.cancel();
+        };
+        let both = async { tokio::join!(waits, ends).0 };
+        let ended = tokio::time::timeout(SOON, Box::pin(both)).await.expect("it does not wait");
+        assert_eq!(ended.unwrap_err().code, "cancelled");
+        first.cancel();
+    };
+    let reads = hive.run_until(download("hf:me/m:a.gguf", None), first.clone());
+    let (ended, ()) = tokio::join!(reads, cancels);
+    assert_eq!(ended.unwrap_err().code, "cancelled");
 }
 
 #[tokio::test]
@@ -553,120 +453,4 @@ async fn without_a_network_what_is_there_serves() {
 /// A server's fault, as a function that makes it.
 fn fault(make: fn(&mut HubFaults)) -> fn(&mut HubFaults) {
     make
-}
-
-/// Bytes that differ from place to place.
-fn body(length: usize) -> Vec<u8> {
-    let mut state = 0x9E37_79B9_u32;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()
-    };
-    let mut bytes: Vec<u8> = std::iter::repeat_with(&mut next).take(length / 4).flatten().collect();
-    bytes[..4].copy_from_slice(b"GGUF");
-    bytes
-}
-
-/// What the double takes for a projector.
-fn projector(what: u8) -> Vec<u8> {
-    [b"GGUF mmproj".as_slice(), &[what; 100]].concat()
-}
-
-fn download(reference: &str, name: Option<&str>) -> Operation {
-    download_with(reference, name, ProjectorChoice::Usual)
-}
-
-fn download_with(reference: &str, name: Option<&str>, projector: ProjectorChoice) -> Operation {
-    Operation::ModelDownload(ModelDownload {
-        hive_id: HiveAlias::localhost(),
-        reference: reference.parse().expect("test references are legal"),
-        alias: name.map(alias),
-        projector,
-    })
-}
-
-async fn start(home: &Home, hub: &ModelHub) -> TestHive {
-    start_at(home, &hub.address, home.double("ready")).await
-}
-
-async fn start_real(home: &Home, hub: &ModelHub) -> TestHive {
-    let worker = test_cluster::Binaries::find().and_then(|found| found.get("llm-worker-rbee"));
-    start_at(home, &hub.address, worker.unwrap()).await
-}
-
-async fn start_at(home: &Home, endpoint: &str, worker: PathBuf) -> TestHive {
-    let mut settings: HiveSettings = home.settings(worker).unwrap();
-    settings.hive.hf_endpoint = Some(endpoint.to_owned());
-    settings.hive.download_stall_s = 1;
-    settings.hive.download_retries = 3;
-    TestHive { hive: rbee_hive::Hive::start(settings).await.unwrap() }
-}
-
-impl Home {
-    /// What lies among the models and is none, nor the names of one.
-    fn leftovers(&self) -> Vec<String> {
-        let names = |folder: PathBuf| -> Vec<String> {
-            let files = fs::read_dir(folder).into_iter().flatten().flatten();
-            files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
-        };
-        let mut left = names(self.models().join("partial"));
-        left.extend(names(self.models()).into_iter().filter(|name| name.starts_with('.')));
-        left
-    }
-}
-
-async fn has_sent(hub: &ModelHub, bytes: usize) {
-    let sent = async || (hub.sent() >= bytes as u64).then_some(());
-    wait_until("the first bytes", SOON, sent).await.unwrap();
-}
-
-impl TestHive {
-    async fn download(&self, reference: &str) -> Result<ModelEntry, JobError> {
-        Ok(result(self.run(download(reference, None)).await?))
-    }
-
-    async fn garbage(&self, remove: bool) -> Vec<serde_json::Value> {
-        let hive_id = HiveAlias::localhost();
-        let outcome = self.run(Operation::ModelGarbage(ModelGarbage { hive_id, remove })).await;
-        outcome.unwrap().data["garbage"].as_array().unwrap().clone()
-    }
-
-    async fn cancelled_after(&self, hub: &ModelHub, bytes: usize) {
-        let cancel = CancellationToken::new();
-        let from = usize::try_from(hub.sent()).unwrap();
-        let ends = async {
-            has_sent(hub, from + bytes).await;
-            cancel.cancel();
-        };
-        let running = self.run_until(download("hf:me/m", Some("m")), cancel.clone());
-        let (ended, ()) = tokio::join!(running, ends);
-        assert_eq!(ended.unwrap_err().code, "cancelled");
-        // The transfer writes down what it has after its last listener has gone.
-        let idle = async || (!self.garbage(false).await.is_empty()).then_some(());
-        wait_until("the unfinished download in the list", SOON, idle).await.unwrap();
-    }
-
-    /// Runs an operation as a job, and hears what it tells.
-    async fn told(
-        &self,
-        operation: Operation,
-    ) -> (Result<job_server::Outcome, JobError>, Vec<JobEvent>) {
-        let jobs = JobRegistry::in_memory(Limits::default());
-        let executor: Arc<dyn Executor> = Arc::new(self.hive.clone());
-        let id = jobs.submit(&operation, "test", &executor).unwrap();
-        let replayed = jobs.follow(&id, None).unwrap().collect::<Vec<_>>().await;
-        let events = replayed.into_iter().filter_map(|replayed| match replayed {
-            Replayed::Event { event, .. } => Some(event),
-            _ => None,
-        });
-        let mut events: Vec<JobEvent> = events.collect();
-        let last = events.pop().expect("a job does not end without a word");
-        let ended = match last.code {
-            Some(code) => Err(JobError::new(code, last.message)),
-            None => Ok(job_server::Outcome::new(last.message, last.data.unwrap_or_default())),
-        };
-        (ended, events)
-    }
 }

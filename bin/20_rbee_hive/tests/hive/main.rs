@@ -8,8 +8,11 @@ mod downloads;
 #[expect(dead_code, unreachable_pub, reason = "the worker's tests use more of it")]
 #[path = "../../../30_llm_worker_rbee/tests/worker/gguf.rs"]
 mod gguf;
+mod hub;
 mod misbehaving_workers;
 mod models;
+mod projectors;
+mod resumed;
 mod seeing;
 mod supervision;
 mod support;

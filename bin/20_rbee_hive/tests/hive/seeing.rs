@@ -2,6 +2,7 @@
 
 use rbee_operations::{ModelImport, Operation};
 use serde_json::{Value, json};
+use test_cluster::demo_model;
 use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
 
 use crate::support::{Home, result};
@@ -44,6 +45,19 @@ async fn a_worker_of_a_model_that_was_added_with_its_projector_sees_and_another_
     let entry: ModelEntry = result(hive.run(import("tiny", Some(&projector))).await.unwrap());
     let size = std::fs::metadata(&projector).unwrap().len();
     assert_eq!(entry.projector.map(|projector| projector.size_bytes), Some(size));
+    // One of another width is refused, by what the two files say.
+    let import = Operation::ModelImport(ModelImport {
+        hive_id: HiveAlias::localhost(),
+        path: demo_model().unwrap().display().to_string(),
+        alias: Some("demo".parse().unwrap()),
+        link: true,
+        projector: Some(projector.display().to_string()),
+    });
+    let error = hive.run(import).await.unwrap_err();
+    assert_eq!(error.code, "projector_does_not_fit", "{error}");
+    assert!(error.message.contains("gives 64") && error.message.contains("takes 576"), "{error}");
+    assert_eq!(hive.hive.models().len(), 1);
+
     let seeing = hive.spawn("tiny").await.unwrap();
     let (status, said) = show(&home, &seeing).await;
     assert_eq!(status, 200, "{said}");

@@ -6,6 +6,7 @@ usage: worker_double.py BEHAVIOUR HOME [the worker's own arguments]
 import http.server
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -51,8 +52,11 @@ def answer_question():
             threading.Event().wait()
         size = os.path.getsize(arguments[1])
         with open(arguments[1], "rb") as file:
-            kind = "clip" if b"mmproj" in file.read(16) else "double"
+            head = file.read(64)
+        kind = "clip" if b"mmproj" in head[:16] else "double"
+        width = re.search(rb"width=(\d+)", head)
         print(json.dumps({
+            "embedding_length": int(width[1]) if width else None,
             "architecture": kind, "quantization": "F32", "parameters": 1,
             "context_length": 8, "has_chat_template": False, "size_bytes": size,
         }))

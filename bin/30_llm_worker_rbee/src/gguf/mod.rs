@@ -22,6 +22,7 @@ mod summary;
 mod tensor;
 mod value;
 mod vocabulary;
+mod width;
 
 #[cfg(test)]
 mod sample;

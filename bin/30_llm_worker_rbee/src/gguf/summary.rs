@@ -27,6 +27,7 @@ impl Header {
         };
         Ok(GgufSummary {
             context_length,
+            embedding_length: self.width(),
             architecture: architecture.to_owned(),
             name: self.text("general.name").map(printable),
             license: self.text("general.license").map(printable),
@@ -49,7 +50,7 @@ impl Header {
         self.weights().0
     }
 
-    fn number(&self, key: &str) -> Option<u32> {
+    pub(super) fn number(&self, key: &str) -> Option<u32> {
         match self.get(key)? {
             Value::Integer(ValueType::U32 | ValueType::U64, number) => u32::try_from(*number).ok(),
             _ => None,

@@ -13,6 +13,8 @@ pub struct Tensor {
     pub name: String,
     /// The type of its weights.
     pub kind: TensorType,
+    /// The lengths of its dimensions.
+    pub shape: Vec<u64>,
     /// How many weights it has.
     pub weights: u64,
     /// The size of its data, in bytes.
@@ -97,16 +99,14 @@ impl Tensor {
         let dimensions = cursor.u32("a tensor's shape")?;
         here().check_limit("its dimensions", dimensions.into(), MAX_DIMENSIONS.into())?;
         let mut weights = 1_u64;
-        let mut row = 1;
+        let mut shape = Vec::new();
         for dimension in 0..dimensions {
             let length = cursor.u64("a tensor's shape")?;
             if length == 0 {
                 // llama.cpp ends the process for one that it looks for.
                 return Err(here().invalid(format!("dimension {dimension} is 0")));
             }
-            if dimension == 0 {
-                row = length;
-            }
+            shape.push(length);
             // ggml counts in signed numbers of 64 bits.
             let product = weights.checked_mul(length).filter(|n| i64::try_from(*n).is_ok());
             weights = product.ok_or_else(|| here().invalid("it is too large for any machine"))?;
@@ -115,6 +115,7 @@ impl Tensor {
         let id = cursor.u32("a tensor's type")?;
         let kind = TensorType::by_id(id)
             .ok_or_else(|| here().invalid(format!("there is no tensor type {id}")))?;
+        let row = shape.first().copied().unwrap_or(1);
         if !row.is_multiple_of(kind.block_weights) {
             let (block, kind) = (kind.block_weights, kind.name);
             return Err(
@@ -125,7 +126,7 @@ impl Tensor {
             .checked_mul(kind.block_bytes)
             .ok_or_else(|| here().invalid("it is too large for any machine"))?;
         let offset = cursor.u64("a tensor's offset")?;
-        Ok(Self { name, kind, weights, bytes, offset })
+        Ok(Self { name, kind, shape, weights, bytes, offset })
     }
 }
 

@@ -41,10 +41,39 @@ fn a_valid_file_is_read_whole() {
     assert_eq!(summary.architecture, "llama");
     assert_eq!(summary.name.as_deref(), Some("Sample"));
     assert_eq!(summary.context_length, 64);
+    assert_eq!(summary.embedding_length, Some(32));
     assert_eq!(summary.parameters, 32 * 4 + 32 * 32 + 32);
     assert_eq!(summary.quantization, "Q8_0");
     assert!(summary.has_chat_template);
     assert_eq!(refusal(&Writer::default().file(2)), None, "version 2 without anything");
+}
+
+#[test]
+fn a_projectors_width_is_that_of_what_it_gives() {
+    let of = |kind: &str, tensors: &[(&str, [u64; 2])]| {
+        let writer = Writer::default()
+            .text("general.architecture", "clip")
+            .text("clip.projector_type", kind)
+            .number("clip.vision.projection_dim", 768);
+        let add = |writer: Writer, (name, shape): &(&str, [u64; 2])| {
+            let bytes = usize::try_from(shape[0] * shape[1] * 4).unwrap();
+            writer.tensor(name, shape, 0, bytes)
+        };
+        let bytes = tensors.iter().fold(writer, add).file(3);
+        let header = Header::read(&bytes[..], bytes.len() as u64).unwrap();
+        header.summary(bytes.len() as u64).unwrap().embedding_length
+    };
+    for (kind, tensors, width) in [
+        ("mlp", &[("mm.0.weight", [32, 64]), ("mm.2.weight", [32, 64])][..], Some(64)),
+        ("mlp", &[("mm.3.weight", [32, 32]), ("mm.3.bias", [96, 1])], Some(96)),
+        ("gemma3", &[("mm.input_projection.weight", [64, 32])], Some(64)),
+        ("gemma4v", &[("mm.input_projection.weight", [32, 64])], Some(64)),
+        ("qwen2vl_merger", &[("mm.2.weight", [32, 64]), ("mm.2.bias", [64, 1])], Some(64)),
+        ("of tomorrow", &[("mm.2.weight", [32, 64])], None),
+        ("internvl", &[("mm.2.weight", [32, 64])], None),
+    ] {
+        assert_eq!(of(kind, tensors), width, "{kind}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub use machine::{
 };
 pub use model::{
     FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
-    ModelName, ModelPin, ModelStore, ModelUpdate, ProjectorOffer,
+    ModelName, ModelPin, ModelProjectorSet, ModelStore, ModelUpdate, ProjectorOffer,
 };
 pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
 pub use operation::{

@@ -165,6 +165,19 @@ pub struct ModelPin {
     pub accept: Sha256Digest,
 }
 
+/// What a model sees images with from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelProjectorSet {
+    /// Its hive; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// The model. All names of its file see with the same.
+    pub model: ModelAlias,
+    /// A projector, in place of the one that it has; or none.
+    pub projector: ProjectorChoice,
+}
+
 /// A further name for a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -37,7 +37,8 @@ pub struct HubRef {
     pub owner: String,
     /// The repository's name.
     pub repo: String,
-    /// Which quantization (`Q4_K_M`), or which file (`model-q4_k_m.gguf`); the hive chooses if left out.
+    /// Which quantization (`Q4_K_M`), or which file (`model-q4_k_m.gguf`, `q4/model.gguf`); the hive
+    /// chooses if left out.
     pub quant: Option<String>,
     /// A branch, tag or commit; the main branch if left out.
     pub revision: Option<String>,
@@ -92,7 +93,7 @@ impl ModelRef {
     #[must_use]
     pub fn file_name(&self) -> Option<&str> {
         let path = match self {
-            Self::Hub(hub) => return hub.quant.as_deref().filter(|quant| is_gguf(quant)),
+            Self::Hub(hub) => hub.quant.as_deref().filter(|quant| is_gguf(quant))?,
             Self::Url(url) => url.split('?').next()?,
             Self::File(path) => path,
         };
@@ -188,8 +189,11 @@ fn hub(rest: &str) -> Result<HubRef, &'static str> {
         return Err("owner and repository are of letters, digits, '.', '_' and '-', \
                     96 at most, and begin with a letter or a digit");
     }
-    if quant.is_some_and(|quant| !is_name(quant, MAX_QUANT)) {
-        return Err("a quantization is of letters, digits, '.', '_' and '-'");
+    if quant.is_some_and(|quant| !is_quant(quant)) {
+        return Err(
+            "a quantization is of letters, digits, '.', '_' and '-'; so is a file's path, \
+                    which has '/' as well",
+        );
     }
     if revision.is_some_and(|revision| !is_revision(revision)) {
         return Err("a revision is a branch, a tag or a commit");
@@ -253,6 +257,12 @@ fn is_name(text: &str, max: usize) -> bool {
         && !text.contains("..")
 }
 
+/// A quantization, or the path of a file.
+fn is_quant(text: &str) -> bool {
+    let is_path = || is_gguf(text) && text.split('/').all(|part| is_name(part, MAX_QUANT));
+    is_name(text, MAX_QUANT) || (text.len() <= MAX_QUANT && is_path())
+}
+
 /// As git has it, but for what nobody names a branch.
 fn is_revision(text: &str) -> bool {
     text.len() <= MAX_REVISION && text.split('/').all(|part| is_name(part, MAX_REVISION))
@@ -274,6 +284,7 @@ mod tests {
             "hf:bartowski/Llama-3.2-3B-Instruct-GGUF",
             "hf:o/r:Q4_K_M",
             "hf:o/r:model-Q4_K_M.gguf@main",
+            "hf:o/r:vision/mmproj-F16.gguf@main",
             "hf:o/r@refs/pr/7",
             "hf:o/r:Q8_0@0123456789abcdef0123456789abcdef01234567",
             "https://example.com/models/a.gguf?signature=x",
@@ -308,6 +319,10 @@ mod tests {
             ("hf:o/ｒepo", "owner and repository"), // a fullwidth r
             ("hf:o/r:Q4∕K", "a quantization"),
             ("hf:o/r:../x", "a quantization"),
+            ("hf:o/r:../x.gguf", "a quantization"),
+            ("hf:o/r:/x.gguf", "a quantization"),
+            ("hf:o/r:a//x.gguf", "a quantization"),
+            ("hf:o/r:a/x", "a quantization"),
             ("hf:o/r:", "a quantization"),
             ("hf:o/r@", "a revision"),
             ("hf:o/r@../../api", "a revision"),

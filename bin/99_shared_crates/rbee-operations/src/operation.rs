@@ -5,7 +5,7 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sampling, WorkerId};
 
 use crate::model::{
     FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
-    ModelName, ModelPin, ModelUpdate, ProjectorOffer,
+    ModelName, ModelPin, ModelProjectorSet, ModelUpdate, ProjectorOffer,
 };
 use crate::{
     HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, ModelPolicySet, ModelRef,
@@ -79,6 +79,8 @@ pub enum Operation {
     ModelUpdate(ModelUpdate),
     /// Pins a model to the file that lies on the disk.
     ModelPin(ModelPin),
+    /// Says what a model sees images with.
+    ModelProjectorSet(ModelProjectorSet),
     /// Gives a model a further name.
     ModelAlias(ModelName),
     /// Lists or removes what is left of unfinished downloads.
@@ -213,6 +215,7 @@ impl Operation {
             Self::ModelVerify(_) => "model_verify",
             Self::ModelUpdate(_) => "model_update",
             Self::ModelPin(_) => "model_pin",
+            Self::ModelProjectorSet(_) => "model_projector_set",
             Self::ModelAlias(_) => "model_alias",
             Self::ModelGarbage(_) => "model_garbage",
             Self::ModelPolicySet(_) => "model_policy_set",
@@ -241,6 +244,7 @@ impl Operation {
             | Self::ModelVerify(_)
             | Self::ModelUpdate(_)
             | Self::ModelPin(_)
+            | Self::ModelProjectorSet(_)
             | Self::ModelAlias(_)
             | Self::ModelGarbage(_) => true,
             Self::HiveList {}
@@ -287,6 +291,7 @@ impl Operation {
             Self::ModelImportStore(i) => Some(&i.hive_id),
             Self::ModelUpdate(u) => Some(&u.hive_id),
             Self::ModelPin(p) => Some(&p.hive_id),
+            Self::ModelProjectorSet(p) => Some(&p.hive_id),
             Self::ModelAlias(a) => Some(&a.hive_id),
             Self::ModelGarbage(g) => Some(&g.hive_id),
             Self::ModelGet(t) | Self::ModelDelete(t) | Self::ModelVerify(t) => Some(&t.hive_id),
@@ -334,18 +339,27 @@ impl Operation {
                 Self::ModelFetch(ModelFetch { files, projector, ..fetch.clone() })
             }
             Self::ModelDownload(download) => {
-                let shown = |reference: &ModelRef| {
-                    reference.without_secrets().parse().unwrap_or_else(|_| reference.clone())
-                };
-                let projector = match &download.projector {
-                    ProjectorChoice::From(reference) => ProjectorChoice::From(shown(reference)),
-                    other => other.clone(),
-                };
                 let reference = shown(&download.reference);
+                let projector = shown_choice(&download.projector);
                 Self::ModelDownload(ModelDownload { reference, projector, ..download.clone() })
+            }
+            Self::ModelProjectorSet(set) => {
+                let projector = shown_choice(&set.projector);
+                Self::ModelProjectorSet(ModelProjectorSet { projector, ..set.clone() })
             }
             other => other.clone(),
         }
+    }
+}
+
+fn shown(reference: &ModelRef) -> ModelRef {
+    reference.without_secrets().parse().unwrap_or_else(|_| reference.clone())
+}
+
+fn shown_choice(choice: &ProjectorChoice) -> ProjectorChoice {
+    match choice {
+        ProjectorChoice::From(reference) => ProjectorChoice::From(shown(reference)),
+        other => other.clone(),
     }
 }
 
@@ -403,6 +417,10 @@ mod tests {
         let op = parse(r#"{"ModelDownload":{"reference":"https://h/a.gguf?sig=secret","projector":"https://h/p.gguf?sig=secret"}}"#).unwrap();
         let kept = serde_json::to_string(&op.redacted()).unwrap();
         assert!(kept.contains("https://h/a.gguf") && !kept.contains("secret"), "{kept}");
+        let set =
+            r#"{"ModelProjectorSet":{"model":"m","projector":"https://h/p.gguf?sig=secret"}}"#;
+        let kept = serde_json::to_string(&parse(set).unwrap().redacted()).unwrap();
+        assert!(kept.contains("https://h/p.gguf") && !kept.contains("secret"), "{kept}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use axum::http::{HeaderMap, Method, Response, header};
 use axum::routing::any;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
 
 /// What the server does wrong.
 #[derive(Debug, Clone, Default)]
@@ -72,7 +73,7 @@ pub struct ModelHub {
     /// Its base URL.
     pub address: String,
     shared: Arc<Shared>,
-    _server: Arc<tokio::task::JoinSet<()>>,
+    server: Arc<tokio::sync::Mutex<tokio::task::JoinSet<()>>>,
 }
 
 #[derive(Debug, Default)]
@@ -105,26 +106,46 @@ impl Drop for UnderWay {
 impl ModelHub {
     /// Starts it on a free port.
     pub async fn start() -> Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = format!("http://{}", listener.local_addr()?);
+        let hub = Self { address, shared: Arc::default(), server: Arc::default() };
+        hub.serve(listener).await;
+        Ok(hub)
+    }
+
+    /// Ends it: nothing listens there any longer, and what was under way is cut.
+    pub async fn stop(&self) {
+        self.server.lock().await.shutdown().await;
+    }
+
+    /// Starts it anew where it was, with what it had.
+    pub async fn start_again(&self) -> Result<()> {
+        let address = self.address.trim_start_matches("http://");
+        self.serve(TcpListener::bind(address).await?).await;
+        Ok(())
+    }
+
+    async fn serve(&self, listener: TcpListener) {
         let routes = Router::new()
             .route("/api/models/{owner}/{repo}/revision/{revision}", any(info))
             .route("/{owner}/{repo}/resolve/{revision}/{*file}", any(resolve))
             .route("/cdn/{*file}", any(bytes))
             .route("/plain/{*file}", any(bytes))
             .route("/loop/{n}", any(around))
-            .with_state(Arc::clone(&shared));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let address = format!("http://{}", listener.local_addr()?);
-        let mut server = tokio::task::JoinSet::new();
-        server.spawn(async move {
+            .with_state(Arc::clone(&self.shared));
+        self.server.lock().await.spawn(async move {
             let _ = axum::serve(listener, routes).await;
         });
-        Ok(Self { address, shared, _server: Arc::new(server) })
     }
 
     /// Has a file, under each repository's name.
     pub fn put(&self, name: &str, bytes: impl Into<Bytes>) {
         locked(&self.shared.files).insert(name.to_owned(), bytes.into());
+    }
+
+    /// Has a file no longer.
+    pub fn remove(&self, name: &str) {
+        locked(&self.shared.files).remove(name);
     }
 
     /// What it does wrong; may be changed at any time.

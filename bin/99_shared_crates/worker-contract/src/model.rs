@@ -103,6 +103,10 @@ pub struct GgufSummary {
     pub parameters: u64,
     /// The longest context that the model was trained for, in tokens.
     pub context_length: u32,
+    /// How many numbers stand for a token; of a projector, in what it gives. A projector serves models
+    /// of its own width only. `None` where the file does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_length: Option<u32>,
     /// Whether the file carries a chat template.
     pub has_chat_template: bool,
     /// The size of the file, in bytes.

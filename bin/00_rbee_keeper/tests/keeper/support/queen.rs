@@ -196,6 +196,18 @@ impl Executor for Script {
                     });
                     Ok(Outcome::new("changed", data))
                 }
+                Operation::ModelUpdate(update) => Ok(Outcome::new(
+                    "looked",
+                    json!({
+                        "alias": update.model, "source": "hf:o/r:Q8_0", "pinned": "b".repeat(64),
+                        "offered": "c".repeat(64), "changed": true, "updated": update.accept.is_some(),
+                        "projector": { "pinned": "d".repeat(64), "offered": "e".repeat(64) },
+                    }),
+                )),
+                Operation::ModelProjectorSet(set) => {
+                    let message = format!("{} sees with {}", set.model, set.projector);
+                    Ok(Outcome::new(message, model()))
+                }
                 Operation::HiveList {} => Ok(Outcome::new("1 hive", json!({ "hives": [hive()] }))),
                 Operation::HiveStatus(_) => Ok(Outcome::new("localhost", hive())),
                 Operation::HiveStart(_) => {

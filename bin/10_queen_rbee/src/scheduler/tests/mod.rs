@@ -348,6 +348,7 @@ fn entry(name: &str, size_bytes: u64) -> ModelEntry {
             quantization: String::new(),
             parameters: 0,
             context_length: 0,
+            embedding_length: None,
             has_chat_template: true,
             size_bytes,
         },

@@ -191,6 +191,7 @@ fn entry() -> ModelEntry {
             quantization: "Q4_1".into(),
             parameters: 1,
             context_length: 2048,
+            embedding_length: None,
             has_chat_template: true,
             size_bytes: 1,
         },

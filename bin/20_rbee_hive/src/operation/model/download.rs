@@ -8,12 +8,14 @@ use tempfile::TempDir;
 use worker_contract::{GgufSummary, ModelAlias};
 
 use super::find::{FindError, Wanted, find};
+use super::projector::{self, Ready};
 use super::told::Told;
-use super::{import, inspect, off_thread, outcome, projector};
+use super::{import, inspect, off_thread, outcome, unless_cancelled};
 use crate::catalog::shard::shard_name;
-use crate::catalog::{CatalogError, Imported, Place, Staged, StagedFile, from_file_name};
-use crate::download::Fetched;
+use crate::catalog::{CatalogError, Imported, Over, Place, Staged, StagedFile, from_file_name};
+use crate::download::{DownloadError, Fetched, unattended_pauses};
 use crate::hive::Parts;
+use crate::operation::RESUMER;
 
 /// Downloads a model and gives it a name. The next hive goes on with it if this one is killed.
 pub(in crate::operation) async fn download(
@@ -23,13 +25,43 @@ pub(in crate::operation) async fn download(
 ) -> Result<Outcome, JobError> {
     let (catalog, noted) = (Arc::clone(&parts.catalog), request.clone());
     let noted = off_thread(move || catalog.begin_download(&noted)).await?;
-    let ended = carry_out(parts, request, job).await;
-    let is_left = ended.is_err() && job.cancelled().is_cancelled() && parts.downloads.is_ending();
+    let ended = if job.caller() == RESUMER {
+        unattended(parts, request, job).await
+    } else {
+        carry_out(parts, request, job).await
+    };
+    let is_left = parts.downloads.ending().is_cancelled()
+        && ended.as_ref().is_err_and(|error| {
+            job.cancelled().is_cancelled() || error.code == JobError::cancelled().code
+        });
     if let Some(noted) = noted.filter(|_| !is_left) {
         let catalog = Arc::clone(&parts.catalog);
         off_thread(move || catalog.end_download(&noted)).await?;
     }
+    if is_left && !job.cancelled().is_cancelled() {
+        let message = "the hive was stopped; the download goes on when it starts again";
+        return Err(JobError::new("hive_stopping", message));
+    }
     ended
+}
+
+/// A download that nobody waits for is tried again for a long time where that may help.
+async fn unattended(
+    parts: &Parts,
+    request: ModelDownload,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let mut pauses = unattended_pauses();
+    loop {
+        let error = match carry_out(parts, request.clone(), job).await {
+            Err(error) if DownloadError::may_pass(&error.code) => error,
+            ended => return ended,
+        };
+        let Some(pause) = pauses.next() else { return Err(error) };
+        job.warn(format!("{}; trying again in {:.1} s", error.message, pause.as_secs_f32()));
+        let slept = parts.downloads.ending().run_until_cancelled(tokio::time::sleep(pause));
+        unless_cancelled(job, slept).await?.ok_or_else(JobError::cancelled)?;
+    }
 }
 
 async fn carry_out(
@@ -73,6 +105,7 @@ pub(super) async fn bring(
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
     // The small file first: a model that is there has what it sees with a moment later.
+    let is_demanded = wanted.projector.as_ref().is_some_and(|projector| projector.is_demanded);
     let projector = match wanted.projector.take() {
         Some(projector) => {
             let there = wanted.digest().and_then(|digest| parts.catalog.with_digest(&digest));
@@ -80,30 +113,42 @@ pub(super) async fn bring(
         }
         None => None,
     };
-    let brought = bring_model(parts, wanted, alias.clone(), job).await?;
+    let demanded = projector.as_ref().filter(|_| is_demanded);
+    let brought = bring_model(parts, wanted, alias.clone(), demanded, job).await?;
     let Some(projector) = projector else { return Ok(brought) };
-    let _turn = parts.downloads.turn().await;
-    let entry = projector::attach(parts, projector, &alias, job).await?;
-    Ok(outcome(format!("{}, and sees images", brought.message), &entry))
+    let _turn = parts.downloads.turn(job.cancelled()).await.ok_or_else(JobError::cancelled)?;
+    match projector::attach(parts, projector, &alias, Over::TheSame, job).await {
+        Ok(entry) => Ok(outcome(format!("{}, and sees images", brought.message), &entry)),
+        Err(error) if error.code == projector::DOES_NOT_FIT && !is_demanded => {
+            job.warn(format!("{alias} is taken without what lies beside it: {}", error.message));
+            Ok(brought)
+        }
+        Err(error) => Err(error),
+    }
 }
 
+/// The same of the model alone, which is not added if it cannot see with what somebody demanded.
 async fn bring_model(
     parts: &Parts,
     wanted: &mut Wanted,
     alias: ModelAlias,
+    demanded: Option<&Ready>,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
     if let Some(done) = known(parts, wanted, &alias, job).await? {
         return Ok(done);
     }
     let fetched = fetch(parts, wanted, &alias, job).await?;
-    let _turn = parts.downloads.turn().await;
+    let _turn = parts.downloads.turn(job.cancelled()).await.ok_or_else(JobError::cancelled)?;
     // Somebody else may have waited for the same files, and was first.
     if let Some(done) = known(parts, wanted, &alias, job).await? {
         staged(&fetched).discard();
         return Ok(done);
     }
     let (staged, gguf) = look(parts, &fetched, &alias, job).await?;
+    if let Some(projector) = demanded {
+        projector.ensure_fits(&alias, gguf.embedding_length)?;
+    }
     let catalog = Arc::clone(&parts.catalog);
     if let Ok(entry) = parts.catalog.get(&alias) {
         // Its file was gone or changed, and these are the bytes that it is pinned to.
@@ -219,7 +264,7 @@ pub(super) fn staged(fetched: &[Fetched]) -> Staged {
     let file = |file: &Fetched| StagedFile {
         sha256: file.sha256.clone(),
         bytes: file.bytes,
-        place: Place::Downloaded(file.path.clone()),
+        place: Place::Downloaded(file.path.clone(), Some(Arc::clone(&file.held))),
         is_copy: false,
     };
     Staged::new(fetched.iter().map(file).collect())

@@ -10,8 +10,8 @@ use super::told::Told;
 use crate::catalog::digest_of;
 use crate::catalog::shard::{self, Shard};
 use crate::download::{
-    Beside, DownloadError, Hub, HubError, Memory, NoChoice, Remote, Repository, beside, choose,
-    named,
+    Beside, DownloadError, Hub, HubError, Memory, NoChoice, Remote, RepoFile, Repository, beside,
+    choose, named,
 };
 use crate::hive::Parts;
 
@@ -28,6 +28,7 @@ pub(super) struct Wanted {
 }
 
 /// A projector.
+#[derive(Clone)]
 pub(super) struct WantedProjector {
     pub(super) place: ProjectorPlace,
     /// As the catalog keeps it.
@@ -37,6 +38,7 @@ pub(super) struct WantedProjector {
 }
 
 /// Where a projector is.
+#[derive(Clone)]
 pub(super) enum ProjectorPlace {
     Server(Remote),
     /// A file of this machine.
@@ -93,9 +95,15 @@ pub(super) async fn projector_at(
                 let found = chosen(&hub, model, &repository, beside("", files), true, job)?;
                 return found.ok_or_else(|| FindError::NoProjector { repo: model.id() });
             };
-            let named = named(name, files);
-            let file = named.ok_or_else(|| FindError::NoProjector { repo: model.to_string() })?;
-            ProjectorPlace::Server(hub.remote(model, &repository, file))
+            match named(name, files) {
+                Beside::One(file) | Beside::Unclear(file) => {
+                    ProjectorPlace::Server(hub.remote(model, &repository, &file))
+                }
+                Beside::Several(files) => return Err(several(model, files)),
+                Beside::Nothing => {
+                    return Err(FindError::NoProjector { repo: model.to_string() });
+                }
+            }
         }
     };
     Ok(WantedProjector { place, source, is_demanded: true })
@@ -111,21 +119,25 @@ fn chosen(
     job: &JobContext,
 ) -> Result<Option<WantedProjector>, FindError> {
     match beside {
-        Beside::One(file) => {
+        Beside::Unclear(file) if !is_demanded => {
+            let (id, name) = (model.id(), &file.name);
+            job.warn(format!(
+                "{id} has several models, and {name} is not called like this one, so it is not taken: to \
+                 see images with it: --mmproj {}",
+                with_file(model, name)
+            ));
+            Ok(None)
+        }
+        Beside::One(file) | Beside::Unclear(file) => {
             let how = if is_demanded { "" } else { "; --no-mmproj leaves it" };
             job.say(format!("Taking the projector {}, so that it sees images{how}", file.name));
-            let base = file.name.rsplit('/').next().unwrap_or(&file.name);
-            let source = with_file(model, base);
+            let source = with_file(model, &file.name);
             let place = ProjectorPlace::Server(hub.remote(model, repository, &file));
             Ok(Some(WantedProjector { place, source, is_demanded }))
         }
+        Beside::Several(files) if is_demanded => Err(several(model, files)),
         Beside::Several(files) => {
-            let names: Vec<String> = files.into_iter().map(|file| file.name).collect();
-            let names = names.join(", ");
-            if is_demanded {
-                return Err(FindError::SeveralProjectors { repo: model.id(), names });
-            }
-            let id = model.id();
+            let (id, names) = (model.id(), names(files));
             job.warn(format!(
                 "{id} has several projectors, so none is taken: name one to see images with: \
                  --mmproj hf:{id}:FILE, of {names}"
@@ -137,7 +149,16 @@ fn chosen(
     }
 }
 
-/// A reference to a file of a repository; a name that no reference can hold stays out.
+fn several(model: &HubRef, files: Vec<RepoFile>) -> FindError {
+    FindError::SeveralProjectors { repo: model.id(), names: names(files) }
+}
+
+fn names(files: Vec<RepoFile>) -> String {
+    files.into_iter().map(|file| file.name).collect::<Vec<_>>().join(", ")
+}
+
+/// A reference to a file or a quantization of a repository; a name that no reference can hold stays
+/// out: an update chooses again then.
 fn with_file(model: &HubRef, file: &str) -> String {
     let named = HubRef { quant: Some(file.to_owned()), ..model.clone() }.to_string();
     match named.parse::<ModelRef>() {
@@ -168,12 +189,9 @@ async fn in_repository(
         None
     };
     let file_name = first.rsplit('/').next().unwrap_or(first).to_owned();
-    let quant = model.quant.clone().or(choice.quant).unwrap_or_else(|| file_name.clone());
-    // A name that no reference can hold stays out: an update chooses again then.
-    let with_quant = HubRef { quant: Some(quant), ..model.clone() }.to_string();
-    let source = match with_quant.parse::<ModelRef>() {
-        Ok(_) => with_quant,
-        Err(_) => model.to_string(),
+    let source = match &model.quant {
+        Some(_) => model.to_string(),
+        None => with_file(model, choice.quant.as_deref().unwrap_or(first)),
     };
     Ok(Wanted { files, source, file_name, projector })
 }

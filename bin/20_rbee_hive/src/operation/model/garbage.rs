@@ -16,8 +16,11 @@ pub(in crate::operation) async fn garbage(
 ) -> Result<Outcome, JobError> {
     let (catalog, downloads) = (Arc::clone(&parts.catalog), Arc::clone(&parts.downloads));
     let found = off_thread(move || {
-        let is_busy = |key: &str| downloads.is_busy(key);
-        Ok(if request.remove { catalog.remove_garbage(is_busy) } else { catalog.garbage(is_busy) })
+        Ok(if request.remove {
+            catalog.remove_garbage(|key, remove| downloads.if_idle(key, remove))
+        } else {
+            catalog.garbage(|key| downloads.is_busy(key))
+        })
     })
     .await?;
     let bytes: u64 = found.iter().map(|garbage| garbage.bytes).sum();

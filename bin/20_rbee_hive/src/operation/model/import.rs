@@ -8,9 +8,10 @@ use rbee_operations::{ModelImport, ModelImportStore, ModelStore};
 use serde_json::json;
 use worker_contract::{ModelAlias, ModelEntry};
 
-use super::{blocking, inspect, off_thread, outcome, projector};
+use super::projector::{self, Ready};
+use super::{blocking, inspect, off_thread, outcome};
 use crate::catalog::foreign::{self, Foreign};
-use crate::catalog::{Candidate, Imported, Sharing};
+use crate::catalog::{Candidate, Imported, Over, Sharing};
 use crate::hive::Parts;
 
 /// Adds a file: the worker's binary reads what is in it, then it is brought in and pinned.
@@ -40,7 +41,9 @@ pub(in crate::operation) async fn import(
         Some(path) => Some(projector::candidate(parts, path, sharing, job).await?),
         None => None,
     };
-    let (imported, is_copy) = import_one(parts, path, request.alias, sharing, job).await?;
+    let demanded = projector.as_ref();
+    let (imported, is_copy) =
+        import_one(parts, path, request.alias, demanded, sharing, job).await?;
     if request.link && is_copy {
         job.warn("the file could not be shared, so it was copied: is it on another disk?");
     }
@@ -51,7 +54,7 @@ pub(in crate::operation) async fn import(
         }
     };
     if let Some(projector) = projector {
-        entry = projector::attach(parts, projector, &entry.alias, job).await?;
+        entry = projector::attach(parts, projector, &entry.alias, Over::TheSame, job).await?;
         message.push_str(", and sees images");
     }
     Ok(outcome(message, &entry))
@@ -106,7 +109,7 @@ async fn import_all(
     let (mut models, mut refused, mut copies) = (Vec::<ModelEntry>::new(), Vec::new(), 0_u32);
     for Foreign { alias, file, projector } in found {
         let path = file.display().to_string();
-        match import_one(parts, path.clone(), alias, sharing, job).await {
+        match import_one(parts, path.clone(), alias, None, sharing, job).await {
             Ok((Imported::Added(entry) | Imported::AlreadyThere(entry), is_copy)) => {
                 copies += u32::from(is_copy);
                 models.push(seeing(parts, entry, projector, sharing, job).await?);
@@ -150,7 +153,7 @@ async fn seeing(
     let path = projector.display().to_string();
     let attached = async {
         let ready = projector::candidate(parts, path.clone(), sharing, job).await?;
-        projector::attach(parts, ready, &entry.alias, job).await
+        projector::attach(parts, ready, &entry.alias, Over::TheSame, job).await
     };
     match attached.await {
         Err(error) if error.code == "cancelled" => Err(error),
@@ -166,6 +169,7 @@ async fn import_one(
     parts: &Parts,
     path: String,
     alias: Option<ModelAlias>,
+    demanded: Option<&Ready>,
     sharing: Sharing,
     job: &JobContext,
 ) -> Result<(Imported, bool), JobError> {
@@ -176,6 +180,9 @@ async fn import_one(
     };
     job.say(format!("Reading what {} contains", candidate.path().display()));
     let gguf = inspect(parts, candidate.path(), job).await?;
+    if let Some(projector) = demanded {
+        projector.ensure_fits(&alias, gguf.embedding_length)?;
+    }
     let (catalog, bytes) = (Arc::clone(&parts.catalog), candidate.bytes());
     let importing = format!("Importing {alias}");
     let imported = blocking(job, &importing, bytes, move |watcher| {

@@ -5,7 +5,9 @@ mod fetch;
 mod find;
 mod garbage;
 mod import;
+mod naming;
 mod projector;
+mod sight;
 mod told;
 mod update;
 
@@ -15,16 +17,18 @@ use std::time::{Duration, Instant};
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Progress;
 use serde_json::json;
-use worker_contract::{GgufSummary, ModelAlias};
+use worker_contract::{GgufSummary, ModelAlias, ModelEntry};
 
 pub(super) use self::download::download;
 pub(super) use self::fetch::fetch_from_hive;
 pub(super) use self::garbage::garbage;
 pub(super) use self::import::{import, import_store};
-pub(super) use self::update::{name, pin, update};
+pub(super) use self::naming::{name, pin};
+pub(super) use self::sight::set_projector;
+pub(super) use self::update::update;
 
 use super::{outcome, unless_cancelled};
-use crate::catalog::{CatalogError, Verified, Watcher};
+use crate::catalog::{BeingRemoved, CatalogError, Verified, Watcher};
 use crate::hive::Parts;
 use crate::worker_binary::AskError;
 
@@ -164,6 +168,12 @@ async fn off_thread<T: Send + 'static>(
         let source = std::io::Error::other(panic);
         Err(CatalogError::Io { doing: "a step on a file did not end", source })
     })
+}
+
+/// Keeps workers away from a model under all its names; fails where one runs it.
+fn alone(parts: &Parts, entry: &ModelEntry) -> Result<Vec<BeingRemoved>, JobError> {
+    let names = parts.catalog.names_of(&entry.sha256).into_iter();
+    names.map(|name| parts.usage.exclude(&name).ok_or_else(|| in_use(parts, &name))).collect()
 }
 
 fn in_use(parts: &Parts, alias: &ModelAlias) -> JobError {

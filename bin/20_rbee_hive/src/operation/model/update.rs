@@ -1,18 +1,28 @@
-//! Changing what a name stands for, which only happens when the operator agreed to a digest.
+//! Taking another file from where a model came from, which only happens when the operator agreed to
+//! the digest of each file that changes.
 
 use std::sync::Arc;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{ModelName, ModelPin, ModelRef, ModelUpdate, ProjectorChoice};
+use rbee_operations::{HubRef, ModelRef, ModelUpdate, ProjectorChoice};
 use serde_json::{Value, json};
-use worker_contract::ModelEntry;
+use worker_contract::{ModelEntry, ModelProjector, Sha256Digest};
 
 use super::download::{fetch, look, staged};
-use super::find::{ProjectorPlace, WantedProjector, find};
+use super::find::{FindError, ProjectorPlace, Wanted, WantedProjector, find, projector_at};
 use super::projector::{self, Ready};
-use super::{blocking, in_use, inspect, off_thread, outcome};
-use crate::catalog::{CatalogError, Imported};
+use super::{in_use, off_thread, outcome};
 use crate::hive::Parts;
+
+/// What the next file of a model is to see with.
+enum NextSight {
+    /// It sees nothing, as before.
+    Nothing,
+    /// The projector that it has.
+    Kept(ModelProjector),
+    /// What there is where that came from.
+    Offered { found: WantedProjector, pinned: Sha256Digest },
+}
 
 /// Looks whether a model's source has another file by now; takes it if that is the one agreed to.
 pub(in crate::operation) async fn update(
@@ -20,153 +30,201 @@ pub(in crate::operation) async fn update(
     request: ModelUpdate,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    let alias = request.model;
-    let entry = parts.catalog.get(&alias)?;
-    let reference = entry.source.parse::<ModelRef>().ok();
-    let on_a_server = |r: &ModelRef| matches!(r, ModelRef::Hub(_) | ModelRef::Url(_));
-    let Some(reference) = reference.filter(on_a_server) else {
-        let message = format!("{alias} comes from {}, which is no server", entry.source);
-        return Err(JobError::new("no_source", message)
-            .hint("import the file under another name, or delete the model first"));
-    };
-    let mut wanted = find(parts, &reference, &projector_source(&entry), job).await?;
-    let sight = sight(&entry, wanted.projector.as_ref());
-    let report = |offered: Option<&str>, updated: bool| {
+    let alias = &request.model;
+    let entry = parts.catalog.get(alias)?;
+    let mut wanted = offered_files(parts, &entry, job).await?;
+    let sight = next_sight(parts, &entry, job).await?;
+    let told = sight.told();
+    let report = |offered: &Sha256Digest, updated: bool| {
         json!({
             "alias": alias, "source": entry.source, "pinned": entry.sha256,
-            "offered": offered, "projector": sight,
-            "changed": offered != Some(entry.sha256.as_hex()), "updated": updated,
+            "offered": offered, "projector": told,
+            "changed": *offered != entry.sha256, "updated": updated,
         })
     };
-    let offered = wanted.digest();
-    if offered.as_ref() == Some(&entry.sha256) {
+    let same = || {
         let message = format!("Model {alias} is what its source has");
-        return Ok(outcome(message, &report(Some(entry.sha256.as_hex()), false)));
-    }
-    if let (Some(offered), None) = (&offered, &request.accept) {
+        outcome(message, &report(&entry.sha256, false))
+    };
+    let other = |offered: &Sha256Digest| {
         let message = format!(
             "The source of {alias} has another file: its SHA-256 is {offered}, that of {alias} is {}",
             entry.sha256
         );
-        return Ok(outcome(message, &report(Some(offered.as_hex()), false)));
+        outcome(message, &report(offered, false))
+    };
+    match (wanted.digest(), &request.accept) {
+        (Some(offered), _) if offered == entry.sha256 => return Ok(same()),
+        (Some(offered), None) => return Ok(other(&offered)),
+        (Some(offered), Some(accepted)) if offered != *accepted => return Ok(other(&offered)),
+        _ => {}
     }
-    ensure_it_sees_on(&entry)?;
+    if request.accept.is_some() {
+        sight.ensure_agreed(&request, sight.offered())?;
+    }
     // A server that tells no digest has to be read to the end; what arrives is kept for the answer.
-    let fetched = fetch(parts, &mut wanted, &alias, job).await?;
-    let _turn = parts.downloads.turn().await;
+    let fetched = fetch(parts, &mut wanted, alias, job).await?;
     let actual = staged(&fetched).digest();
     if actual == entry.sha256 {
         staged(&fetched).discard();
-        let message = format!("Model {alias} is what its source has");
-        return Ok(outcome(message, &report(Some(actual.as_hex()), false)));
+        return Ok(same());
     }
     if request.accept.as_ref() != Some(&actual) {
-        let message = format!(
-            "The source of {alias} has another file: its SHA-256 is {actual}, that of {alias} is {}",
-            entry.sha256
-        );
-        return Ok(outcome(message, &report(Some(actual.as_hex()), false)));
+        return Ok(other(&actual));
     }
-    let (staged, gguf) = look(parts, &fetched, &alias, job).await?;
-    let projector = match wanted.projector.take() {
-        Some(projector) => projector::prepare(parts, projector, None, &alias, job).await?,
-        None => None,
-    };
-    if let (Some(accepted), Some(Ready::Fetched { file, .. })) =
-        (&request.accept_projector, &projector)
-        && file.sha256 != *accepted
-    {
-        let message = format!(
-            "The source of {alias} has another projector than was agreed to: its SHA-256 is {}",
-            file.sha256
-        );
-        return Ok(outcome(message, &report(Some(actual.as_hex()), false)));
+    let projector = ready(parts, sight, &request, &entry, job).await?;
+    let _turn = parts.downloads.turn(job.cancelled()).await.ok_or_else(JobError::cancelled)?;
+    let (staged, gguf) = look(parts, &fetched, alias, job).await?;
+    if let Some(projector) = &projector {
+        projector.ensure_fits(alias, gguf.embedding_length).map_err(|error| {
+            error.hint(format!(
+                "let it see without or with another one first: rbee-keeper model mmproj {alias} \
+                 none|REFERENCE"
+            ))
+        })?;
     }
-    let change = parts.usage.exclude(&alias).ok_or_else(|| in_use(parts, &alias))?;
+    let change = parts.usage.exclude(alias).ok_or_else(|| in_use(parts, alias))?;
     let (catalog, name, source) = (Arc::clone(&parts.catalog), alias.clone(), wanted.source);
     let replaced = off_thread(move || {
-        let replaced = catalog.replace(staged, name, source, gguf);
+        let projector = projector.and_then(Ready::into_staged);
+        let replaced = catalog.replace(staged, &name, source, gguf, projector);
         drop(change);
         replaced
     });
-    let mut replaced = replaced.await?;
-    if let Some(projector) = projector {
-        replaced = projector::attach(parts, projector, &alias, job).await?;
-    }
+    let replaced = replaced.await?;
     parts.changes.note();
     let message = format!("Model {alias} is pinned to {}", replaced.sha256);
-    Ok(outcome(message, &report(Some(replaced.sha256.as_hex()), true)))
+    Ok(outcome(message, &report(&replaced.sha256, true)))
 }
 
-/// A projector belongs to the bytes of its model. One that came from a file is not fetched again for
-/// other bytes, and the model would see no longer.
-fn ensure_it_sees_on(entry: &ModelEntry) -> Result<(), JobError> {
-    let Some(projector) = &entry.projector else { return Ok(()) };
-    if projector_source(entry) != ProjectorChoice::Without {
-        return Ok(());
-    }
-    let (alias, source) = (&entry.alias, &projector.source);
-    let message = format!(
-        "{alias} sees with a projector that came from {source}: its next file would have none"
-    );
-    Err(JobError::new("projector_would_be_lost", message)
-        .hint("download the other file under another name, with --mmproj FILE"))
-}
-
-/// Where the projector of a model is looked for: where it came from, if that is a server.
-fn projector_source(entry: &ModelEntry) -> ProjectorChoice {
-    let source = entry.projector.as_ref().and_then(|projector| projector.source.parse().ok());
-    match source {
-        Some(ModelRef::File(_)) | None => ProjectorChoice::Without,
-        Some(reference) => ProjectorChoice::From(reference),
-    }
-}
-
-/// What a model is pinned to see with, and what is there instead.
-fn sight(entry: &ModelEntry, found: Option<&WantedProjector>) -> Option<Value> {
-    let pinned = &entry.projector.as_ref()?.sha256;
-    let offered = match &found?.place {
-        ProjectorPlace::Server(remote) => remote.sha256.clone(),
-        ProjectorPlace::Disk(_) => None,
-    };
-    Some(json!({ "pinned": pinned, "offered": offered }))
-}
-
-/// Pins a model to its file as it lies on the disk.
-pub(in crate::operation) async fn pin(
+/// The files that there are where a model came from.
+async fn offered_files(
     parts: &Parts,
-    request: ModelPin,
+    entry: &ModelEntry,
     job: &JobContext,
-) -> Result<Outcome, JobError> {
-    let alias = request.model;
-    let entry = parts.catalog.get(&alias)?;
-    let file = parts.catalog.first_file(&entry);
-    let gguf = inspect(parts, &file, job).await?;
-    let change = parts.usage.exclude(&alias).ok_or_else(|| in_use(parts, &alias))?;
-    let (catalog, name, accept) = (Arc::clone(&parts.catalog), alias.clone(), request.accept);
-    let reading = format!("Verifying {alias}");
-    let pinned = blocking(job, &reading, entry.gguf.size_bytes, move |watcher| {
-        let pinned = catalog.pin(&name, &accept, &gguf, watcher);
-        drop(change);
-        pinned
-    });
-    let pinned = pinned.await?;
-    parts.changes.note();
-    Ok(outcome(format!("Model {alias} is pinned to {}", pinned.sha256), &pinned))
+) -> Result<Wanted, JobError> {
+    let reference = entry.source.parse::<ModelRef>().ok();
+    let on_a_server = |r: &ModelRef| matches!(r, ModelRef::Hub(_) | ModelRef::Url(_));
+    let Some(reference) = reference.filter(on_a_server) else {
+        let message = format!("{} comes from {}, which is no server", entry.alias, entry.source);
+        return Err(JobError::new("no_source", message)
+            .hint("import the file under another name, or delete the model first"));
+    };
+    Ok(find(parts, &reference, &ProjectorChoice::Without, job).await?)
 }
 
-/// Gives a model a further name.
-pub(in crate::operation) async fn name(
+/// What there is where the projector of a model came from. One that came from a file stays.
+async fn next_sight(
     parts: &Parts,
-    request: ModelName,
-) -> Result<Outcome, JobError> {
-    let model = request.model;
-    // Held, so that a removal cannot come between.
-    let _in_use =
-        parts.usage.share(&model).ok_or_else(|| super::unknown_or_being_removed(parts, &model))?;
-    let (catalog, from, alias) = (Arc::clone(&parts.catalog), model.clone(), request.alias);
-    let named = off_thread(move || -> Result<_, CatalogError> { catalog.name(&from, alias) });
-    let (Imported::Added(entry) | Imported::AlreadyThere(entry)) = named.await?;
-    parts.changes.note();
-    Ok(outcome(format!("Model {model} is also called {}", entry.alias), &entry))
+    entry: &ModelEntry,
+    job: &JobContext,
+) -> Result<NextSight, JobError> {
+    let Some(kept) = entry.projector.clone() else { return Ok(NextSight::Nothing) };
+    let Ok(reference @ (ModelRef::Hub(_) | ModelRef::Url(_))) = kept.source.parse() else {
+        return Ok(NextSight::Kept(kept));
+    };
+    let found = match (projector_at(parts, &reference, job).await, reference) {
+        // It has another name by now, or is there no longer.
+        (Err(FindError::NoProjector { .. }), ModelRef::Hub(hub)) => {
+            let anywhere = ModelRef::Hub(HubRef { quant: None, ..hub });
+            match projector_at(parts, &anywhere, job).await {
+                Err(FindError::NoProjector { .. } | FindError::SeveralProjectors { .. }) => {
+                    let alias = &entry.alias;
+                    job.warn(format!("{alias} keeps its projector: its source has it no longer"));
+                    return Ok(NextSight::Kept(kept));
+                }
+                found => found?,
+            }
+        }
+        (found, _) => found?,
+    };
+    let pinned = kept.sha256.clone();
+    match &found.place {
+        ProjectorPlace::Server(remote) if remote.sha256.as_ref() == Some(&pinned) => {
+            Ok(NextSight::Kept(kept))
+        }
+        _ => Ok(NextSight::Offered { found, pinned }),
+    }
+}
+
+/// The projector of the next file, on this machine.
+async fn ready(
+    parts: &Parts,
+    sight: NextSight,
+    request: &ModelUpdate,
+    entry: &ModelEntry,
+    job: &JobContext,
+) -> Result<Option<Ready>, JobError> {
+    let alias = &entry.alias;
+    match sight {
+        NextSight::Nothing => Ok(None),
+        NextSight::Kept(ModelProjector { sha256, source, .. }) => {
+            let kept = projector::known(parts, sha256, source, alias, job).await?;
+            kept.map(Some).ok_or_else(|| would_be_lost(entry))
+        }
+        NextSight::Offered { ref found, .. } => {
+            let wanted = found.clone();
+            let ready = projector::prepare(parts, wanted, None, alias, job).await?;
+            sight.ensure_agreed(request, ready.as_ref().and_then(Ready::digest))?;
+            Ok(ready)
+        }
+    }
+}
+
+fn would_be_lost(entry: &ModelEntry) -> JobError {
+    let alias = &entry.alias;
+    let message = format!(
+        "the projector of {alias} is gone or was changed, and its next file would have none"
+    );
+    JobError::new("projector_would_be_lost", message).hint(format!(
+        "give it one again, or none: rbee-keeper model mmproj {alias} REFERENCE|none"
+    ))
+}
+
+impl NextSight {
+    /// The digest of another projector, where it is known.
+    fn offered(&self) -> Option<&Sha256Digest> {
+        match self {
+            Self::Offered {
+                found: WantedProjector { place: ProjectorPlace::Server(r), .. },
+                ..
+            } => r.sha256.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What a model is pinned to see with, and what is there instead.
+    fn told(&self) -> Option<Value> {
+        match self {
+            Self::Nothing => None,
+            Self::Kept(kept) => Some(json!({ "pinned": kept.sha256, "offered": kept.sha256 })),
+            Self::Offered { pinned, .. } => {
+                Some(json!({ "pinned": pinned, "offered": self.offered() }))
+            }
+        }
+    }
+
+    /// Refuses another projector than was agreed to.
+    fn ensure_agreed(
+        &self,
+        request: &ModelUpdate,
+        digest: Option<&Sha256Digest>,
+    ) -> Result<(), JobError> {
+        let (Self::Offered { pinned, .. }, Some(digest)) = (self, digest) else { return Ok(()) };
+        if digest == pinned || request.accept_projector.as_ref() == Some(digest) {
+            return Ok(());
+        }
+        let ModelUpdate { hive_id, model, accept, .. } = request;
+        let message = format!(
+            "the projector of {model} changes, too, and nobody agreed to it: its SHA-256 would be \
+             {digest}, it is {pinned}"
+        );
+        let hive =
+            if hive_id.is_localhost() { String::new() } else { format!(" --hive {hive_id}") };
+        let accept = accept.as_ref().map(|accept| format!(" --accept {accept}"));
+        Err(JobError::new("projector_not_accepted", message).hint(format!(
+            "to take both: rbee-keeper model update {model}{hive}{} --accept-projector {digest}",
+            accept.unwrap_or_default()
+        )))
+    }
 }
