@@ -8,7 +8,7 @@
 # 'N passed, N failed'.
 set -euo pipefail
 
-TARGETS=(gguf_header inference_request)
+TARGETS=(gguf_header http_answer inference_request)
 
 # What cargo-fuzz sets for a build without sanitizer: calls into libFuzzer at each edge and comparison.
 FLAGS=(

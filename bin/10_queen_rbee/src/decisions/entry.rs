@@ -31,6 +31,8 @@ pub enum Kind {
     Dispatch,
     /// A worker is started.
     Spawn,
+    /// A worker is wanted, and there is no place for it.
+    NoPlace,
     /// A worker is ended to make room for another one.
     Evict,
     /// A worker is ended because nobody has used it.
@@ -130,7 +132,7 @@ impl Decided {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Dispatch,
         Self::Spawn,
         Self::Evict,
@@ -142,6 +144,7 @@ impl Kind {
         Self::Quarantine,
         Self::CircuitOpened,
         Self::CircuitClosed,
+        Self::NoPlace,
         Self::Rules,
     ];
 
@@ -160,6 +163,7 @@ impl Kind {
             Self::Quarantine => "quarantine",
             Self::CircuitOpened => "circuit_opened",
             Self::CircuitClosed => "circuit_closed",
+            Self::NoPlace => "no_place",
             Self::Rules => "rules",
         }
     }

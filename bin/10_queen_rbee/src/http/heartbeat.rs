@@ -51,7 +51,9 @@ fn refused(error: ReportError) -> ApiError {
         ReportError::Address { .. } => {
             ApiError::bad_request("invalid_value", message).param("address")
         }
-        ReportError::Taken { .. } => ApiError::new(StatusCode::CONFLICT, "name_taken", message),
+        ReportError::Taken { .. } | ReportError::Twice { .. } => {
+            ApiError::new(StatusCode::CONFLICT, "name_taken", message)
+        }
         ReportError::NameTaken { .. } => ApiError::conflict("hive_name_taken", message)
             .hint("start it with --alias NAME, or set [hive] alias = \"NAME\" on its machine"),
         ReportError::TooMany { .. } => ApiError::unavailable("too_many", message, 60),

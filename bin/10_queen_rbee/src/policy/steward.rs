@@ -91,6 +91,7 @@ impl Steward {
             Action::Start { model, why } => {
                 let Some(spawn) = self.registry.place_another(&model, why == Need::Min, now) else {
                     self.planner.start_failed(&model, now);
+                    self.log_no_place(&model, why);
                     return None;
                 };
                 let hive = &spawn.hive;
@@ -125,6 +126,18 @@ impl Steward {
         let device = spawn.device.map(|device| format!(" {device}")).unwrap_or_default();
         let told = format!("another worker is started on {}{device}: {because}", spawn.hive);
         decisions.record(Decided::told(Kind::Spawn, reason, told).model(model));
+    }
+
+    fn log_no_place(&self, model: &ModelAlias, why: Need) {
+        let (reason, told) = match why {
+            Need::Min => {
+                ("policy_min", "its policy wants another worker, and no device has room for it")
+            }
+            Need::Crowd => ("crowd", "requests wait, and no other device that is as fast has room"),
+        };
+        tracing::info!(%model, told, "a model gets no further worker");
+        let decided = Decided::told(Kind::NoPlace, reason, told).model(model);
+        self.dispatcher.decisions().record(decided);
     }
 
     fn log_stop(&self, worker: &WorkerId, hive: &HiveAlias, idle: Duration) {

@@ -73,6 +73,14 @@ pub enum ReportError {
         /// Its hive.
         hive: HiveAlias,
     },
+    /// Another process is the worker.
+    #[error("worker {worker} is another process than {pid}, which has its id as well")]
+    Twice {
+        /// The worker.
+        worker: WorkerId,
+        /// The process that reported.
+        pid: u32,
+    },
     /// Another hive has the name.
     #[error(
         "the name {hive} is that of another hive, at {holder}: this one needs a name of its own"
@@ -396,17 +404,12 @@ impl Registry {
         }
     }
 
-    /// The place of another worker of a model, on a device that has none of it; idle ones of other
-    /// models make room where they `may_evict`.
+    /// The place of another worker of a model, which somebody's policy says that it `must` have, or
+    /// which is to help the others.
     #[must_use]
-    pub fn place_another(
-        &self,
-        model: &ModelAlias,
-        may_evict: bool,
-        now: Instant,
-    ) -> Option<Spawn> {
+    pub fn place_another(&self, model: &ModelAlias, must: bool, now: Instant) -> Option<Spawn> {
         let state = self.state();
-        self.another_place(&state, model, may_evict, now)
+        self.another_place(&state, model, must, now)
     }
 
     /// The workers that are ready or coming.

@@ -141,7 +141,7 @@ impl Registry {
         &self,
         state: &State,
         model: &ModelAlias,
-        may_evict: bool,
+        must: bool,
         now: Instant,
     ) -> Option<Spawn> {
         let policy = |model: &ModelAlias| self.policy(model);
@@ -151,7 +151,7 @@ impl Registry {
                 hive_idle: state.hive_idle(now),
                 denied: Vec::new(),
             });
-            place_another(&state.fleet(model, &policy, ruling, now), model, may_evict)
+            place_another(&state.fleet(model, &policy, ruling, now), model, must)
         };
         let rules = self.shared.rules.get();
         let Some((rules, script)) = rules.and_then(|rules| Some((rules, rules.for_places()?)))

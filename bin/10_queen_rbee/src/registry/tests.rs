@@ -253,6 +253,35 @@ fn a_fresh_queen_waits_for_the_hives_that_she_expects_but_not_for_long() {
 }
 
 #[test]
+fn of_two_processes_with_one_id_the_one_that_its_hive_lists_is_heard_and_keeps_its_requests() {
+    for (meant, others) in [(Some(1), [2, 1, 2, 2]), (Some(2), [2, 1, 1, 1]), (None, [2, 1, 2, 1])]
+    {
+        let (registry, now) = registry();
+        if let Some(pid) = meant {
+            let lists = SupervisedWorker { pid, ..listed("a", SupervisedState::Ready) };
+            registry.hive_beat(hive(vec![lists]), now).unwrap();
+        }
+        let says = |pid| WorkerHeartbeat {
+            address: format!("http://h:{}", 9300 + pid),
+            pid,
+            ..beat("a", WorkerState::Ready, 0)
+        };
+        registry.worker_beat(says(1), now).unwrap();
+        // Each takes over at most once, until it is clear that both live.
+        for pid in [others[0], others[1]] {
+            let _ = registry.worker_beat(says(pid), now);
+        }
+        let place = take(&registry, now).unwrap();
+        for pid in others {
+            let heard = registry.worker_beat(says(pid), now).is_ok();
+            assert_eq!(heard, pid == meant.unwrap_or(2), "{pid} where {meant:?} is meant");
+        }
+        assert!(!place.target.gone.is_cancelled(), "where {meant:?} is meant");
+        assert_eq!(u32::from(place.target.address.port), 9300 + meant.unwrap_or(2));
+    }
+}
+
+#[test]
 fn an_address_that_is_no_base_url_is_refused() {
     let (registry, now) = registry();
     for address in ["", "127.0.0.1:9300", "file:///etc/passwd", "http://h/path", "https://h"] {

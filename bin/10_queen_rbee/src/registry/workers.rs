@@ -58,6 +58,10 @@ pub(super) struct Worker {
     ways: Ways,
     /// What it said last; `None` while only its hive has reported it.
     pub(super) said: Option<Said>,
+    /// The process that spoke under its name before the one that does.
+    spoke_before: Option<u32>,
+    /// A process that is not heard under its name, because another one is meant.
+    unheard: Option<u32>,
     /// What its hive says; `None` where no hive lists it.
     listed: Option<SupervisedState>,
     /// The process that its hive named last, and whether it had ended then.
@@ -178,7 +182,14 @@ impl Workers {
             // Its last words, come late.
             return Ok(());
         }
-        let is_another = worker.said.as_ref().is_some_and(|said| said.beat.pid != beat.pid);
+        let speaker = worker.said.as_ref().map(|said| said.beat.pid);
+        let is_another = speaker.is_some_and(|pid| pid != beat.pid);
+        if worker.is_unheard(beat.pid, speaker) {
+            return Err(ReportError::Twice { worker: beat.worker_id, pid: beat.pid });
+        }
+        if is_another {
+            worker.spoke_before = speaker;
+        }
         // One that was given up, and was only silent, is another one as far as requests are concerned.
         if is_another {
             worker.target.died.cancel();
@@ -495,6 +506,8 @@ impl Worker {
             foreign: 0,
             resting_until: None,
             leaving_until: None,
+            spoke_before: None,
+            unheard: None,
             given: 0,
             taken_by: None,
             probed_by: None,
@@ -506,6 +519,20 @@ impl Worker {
             speed: pace::usual(device.kind),
             neighbours: 0,
         }
+    }
+
+    /// Whether a process may not speak under its name: two that take turns would have the requests of
+    /// either cut off with each report. The hive's word decides which one is meant.
+    fn is_unheard(&mut self, pid: u32, speaker: Option<u32>) -> bool {
+        let is_meant = |pid: u32| self.process.is_some_and(|process| process.pid == pid);
+        if self.unheard == Some(pid) && is_meant(pid) {
+            self.unheard = speaker;
+        }
+        // One that was followed by another speaks again: both live.
+        if self.spoke_before == Some(pid) && speaker.is_some_and(|speaker| speaker != pid) {
+            self.unheard = if is_meant(pid) { speaker } else { Some(pid) };
+        }
+        self.unheard == Some(pid)
     }
 
     /// Another process stands behind its name, or the same one elsewhere.
@@ -562,10 +589,9 @@ impl Worker {
         if is_another && !is_heard {
             self.target.dies();
             self.said = None;
-            match parse_address(&listed.address) {
-                Ok(address) => self.moved(address),
-                // Nobody knows where it is: the next report may tell.
-                Err(_) => {}
+            // Where nobody knows where it is, the next report may tell.
+            if let Ok(address) = parse_address(&listed.address) {
+                self.moved(address);
             }
         }
     }

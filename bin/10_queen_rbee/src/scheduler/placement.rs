@@ -76,28 +76,36 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
     Ok(best.spawn(open.len() - 1))
 }
 
-/// The place of another worker of a model that has some: a device that has none of it, where it fits,
-/// and no slower than those that it has, since it is to help them. Idle workers of other models make
-/// room only where they `may_evict`.
+/// The place of another worker of a model that has some, where it fits. One that is to help them goes to
+/// a device that has none of it and is no slower; idle workers of other models make no room for it. One
+/// that somebody's policy `must` have goes anywhere, if need be beside another one, which is ready when
+/// that one fails.
 #[must_use]
-pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, may_evict: bool) -> Option<Spawn> {
+pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Option<Spawn> {
     let demand = Demand::of(model);
     let there = || fleet.residents.iter().filter(|resident| resident.model == model);
     let has_gpu = there().any(|resident| resident.device.kind == DeviceKind::Gpu);
+    let is_slower = |site: &Site<'_>| {
+        has_gpu && site.device.is_some_and(|device| device.id.kind == DeviceKind::Cpu)
+    };
+    // Without a list of devices nobody can say whether there is another one.
+    let has_one = |site: &Site<'_>| {
+        let device = site.device.map(|device| device.id);
+        there().any(|r| r.hive == site.hive.id && device.is_none_or(|device| r.device == device))
+    };
     let is_free = |site: &Site<'_>| match site.device {
-        Some(device) => {
-            let is_slower = has_gpu && device.id.kind == DeviceKind::Cpu;
-            let has_one = there().any(|r| r.hive == site.hive.id && r.device == device.id);
-            !is_slower && !has_one && site.fit == Fit::Yes && (may_evict || site.evict.is_empty())
+        // Nobody makes room for a second one beside the first.
+        Some(_) if must => site.fit == Fit::Yes && (site.evict.is_empty() || !has_one(site)),
+        Some(_) => {
+            site.fit == Fit::Yes && site.evict.is_empty() && !is_slower(site) && !has_one(site)
         }
-        // Without a list of devices nobody can say whether there is another one.
-        None => there().next().is_none(),
+        None => must || there().next().is_none(),
     };
     let alive = fleet.hives.iter().filter(|hive| hive.liveness == Liveness::Alive);
     let with_model = alive.filter(|hive| hive.entry(model).is_some());
     let sites: Vec<_> = with_model.flat_map(|hive| sites(fleet, hive, &demand)).collect();
     let open: Vec<_> = sites.iter().filter(|site| is_free(site)).collect();
-    let best = open.iter().max_by_key(|site| site.key())?;
+    let best = open.iter().max_by_key(|site| (!has_one(site), !is_slower(site), site.key()))?;
     Some(best.spawn(open.len() - 1))
 }
 

@@ -151,9 +151,9 @@ fn a_start_says_why() {
 }
 
 #[test]
-fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slower() {
+fn another_worker_goes_to_a_device_that_has_none_and_one_that_must_be_goes_anywhere() {
     let hives = || vec![h("h", Alive).gpu(8), h("i", Alive).gpu(0)];
-    let place = |hives: Vec<H>, residents: &[R], may_evict| {
+    let place = |hives: Vec<H>, residents: &[R], must| {
         let world = World { residents: residents.to_vec(), ..World::of(&[], &hives) };
         let fleet = Fleet {
             hives: world.hives.iter().map(H::view).collect(),
@@ -163,7 +163,7 @@ fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slow
             ruled: Vec::new(),
             has_enough: false,
         };
-        let spawn = place_another(&fleet, &model(), may_evict);
+        let spawn = place_another(&fleet, &model(), must);
         spawn.map(|spawn| outcome(&Decision::Spawn(spawn)))
     };
     let gpu = r("a", "GPU-0", "m", 1);
@@ -173,9 +173,13 @@ fn another_worker_of_a_model_goes_to_a_device_that_has_none_of_it_and_is_no_slow
     assert_eq!(place(hives(), std::slice::from_ref(&cpu), false), some("spawn h GPU-0"));
     assert_eq!(place(hives(), std::slice::from_ref(&gpu), false), None, "processors are slower");
     assert_eq!(place(hives(), &[gpu.clone(), other.clone()], false), None, "it is full");
-    assert_eq!(place(hives(), &[gpu, other], true), some("spawn i GPU-0 -b"));
-    let without = vec![h("h", Alive).bare()];
-    assert_eq!(place(without, &[cpu], true), None, "nobody knows its devices");
+    assert_eq!(place(hives(), &[gpu.clone(), other], true), some("spawn i GPU-0 -b"));
+    let one = || vec![h("h", Alive).gpu(8)];
+    assert_eq!(place(one(), std::slice::from_ref(&gpu), true), some("spawn h CPU-0"));
+    assert_eq!(place(one(), &[gpu, cpu.clone()], true), some("spawn h GPU-0"), "beside another");
+    let without = || vec![h("h", Alive).bare()];
+    assert_eq!(place(without(), std::slice::from_ref(&cpu), false), None, "who knows its devices?");
+    assert!(place(without(), &[cpu], true).is_some(), "the hive does");
 }
 
 #[test]

@@ -139,7 +139,11 @@ mod tests {
                 }
                 read
             });
-            let read = tokio::time::timeout(Duration::from_secs(20), tokio::spawn(read)).await;
+            let read = tokio::time::timeout(
+                Duration::from_secs(20),
+                tokio_util::task::TaskTracker::new().spawn(read),
+            )
+            .await;
             assert_eq!(read.unwrap().unwrap(), [0, 1, 2], "round {round}");
             thread.join().unwrap();
         }
