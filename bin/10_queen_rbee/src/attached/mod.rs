@@ -67,6 +67,9 @@ struct Shared {
     keyring: Keyring,
     registry: Registry,
     client: reqwest::Client,
+    /// Locked for the whole of a change, which writes to the disk, and before `known`.
+    changing: Mutex<()>,
+    /// Never locked while the disk works; locked before the registry.
     known: Mutex<BTreeMap<HiveAlias, Known>>,
 }
 
@@ -128,6 +131,9 @@ pub enum ServerError {
     /// The list cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The change was interrupted.
+    #[error("the change was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
 }
 
 impl Servers {
@@ -150,7 +156,8 @@ impl Servers {
         }
         registry.expect_servers(known.keys().cloned().collect());
         let (client, known) = (prober::client()?, Mutex::new(known));
-        let shared = Shared { file, secrets, keyring, registry, client, known };
+        let changing = Mutex::default();
+        let shared = Shared { file, secrets, keyring, registry, client, changing, known };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -195,29 +202,17 @@ impl Servers {
             return Err(ServerError::NoModel { url: Box::new(url), model, has });
         }
         let stored = Stored { url, api, slots, models };
-        self.keep(&name, stored, token)?;
+        let (servers, kept) = (self.clone(), name.clone());
+        on_disk(move || servers.keep(&kept, stored, token)).await?;
         self.found(&name, None, Probe::Listing(listing));
         let models = self.known().get(&name).map(|known| known.health.models.clone());
         Ok((name, models.unwrap_or_default()))
     }
 
     /// Forgets a server.
-    pub fn detach(&self, name: &HiveAlias) -> Result<(), ServerError> {
-        let mut known = self.known();
-        if !known.contains_key(name) {
-            return Err(ServerError::Unknown(name.clone()));
-        }
-        let others = known.iter().filter(|(other, _)| *other != name);
-        store::write(
-            &self.shared.file,
-            others.map(|(n, k)| (n.clone(), k.stored.clone())).collect(),
-        )?;
-        forget_secret(&self.shared.secrets, &token_file(name))?;
-        known.remove(name);
-        drop(known);
-        self.shared.keyring.set_server(name, None);
-        self.shared.registry.server_detached(name);
-        Ok(())
+    pub async fn detach(&self, name: &HiveAlias) -> Result<(), ServerError> {
+        let (servers, name) = (self.clone(), name.clone());
+        on_disk(move || servers.forget(&name)).await
     }
 
     /// Looks at each server at an interval, until `stop` fires. To be run by one task.
@@ -258,9 +253,10 @@ impl Servers {
 
     /// Takes in what was found at a server; nothing if it was detached or attached elsewhere meanwhile.
     fn found(&self, name: &HiveAlias, at: Option<&ServerUrl>, probe: Probe) {
+        // Held until the registry knows, or it could be told of a server after it was detached.
+        let mut all = self.known();
         let report = {
-            let mut known = self.known();
-            let Some(known) = known.get_mut(name) else { return };
+            let Some(known) = all.get_mut(name) else { return };
             if at.is_some() {
                 known.is_looked_at = false;
             }
@@ -295,18 +291,41 @@ impl Servers {
         stored: Stored,
         token: Option<Secret>,
     ) -> Result<(), ServerError> {
+        let _turn = self.turn();
         self.check_name(name, &stored.url)?;
         if let Some(token) = &token {
             store_secret(&self.shared.secrets, &token_file(name), token)?;
         }
-        let mut known = self.known();
-        let mut all: BTreeMap<_, _> =
-            known.iter().map(|(name, known)| (name.clone(), known.stored.clone())).collect();
+        let mut all = self.stored();
         all.insert(name.clone(), stored.clone());
         store::write(&self.shared.file, all)?;
         self.shared.keyring.set_server(name, token.as_ref());
-        known.insert(name.clone(), Known::new(stored, token));
+        self.known().insert(name.clone(), Known::new(stored, token));
         Ok(())
+    }
+
+    fn forget(&self, name: &HiveAlias) -> Result<(), ServerError> {
+        let _turn = self.turn();
+        let mut others = self.stored();
+        if others.remove(name).is_none() {
+            return Err(ServerError::Unknown(name.clone()));
+        }
+        store::write(&self.shared.file, others)?;
+        forget_secret(&self.shared.secrets, &token_file(name))?;
+        let mut known = self.known();
+        known.remove(name);
+        self.shared.keyring.set_server(name, None);
+        self.shared.registry.server_detached(name);
+        drop(known);
+        Ok(())
+    }
+
+    fn stored(&self) -> BTreeMap<HiveAlias, Stored> {
+        self.known().iter().map(|(name, known)| (name.clone(), known.stored.clone())).collect()
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.shared.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_name(&self, name: &HiveAlias, url: &ServerUrl) -> Result<(), ServerError> {
@@ -335,6 +354,13 @@ impl Known {
     fn new(stored: Stored, token: Option<Secret>) -> Self {
         Self { stored, token, health: Health::default(), is_looked_at: false }
     }
+}
+
+/// Has a change carried out where the disk holds nobody up.
+async fn on_disk<T: Send + 'static>(
+    change: impl FnOnce() -> Result<T, ServerError> + Send + 'static,
+) -> Result<T, ServerError> {
+    tokio::task::spawn_blocking(change).await.map_err(ServerError::Interrupted)?
 }
 
 /// The file of a server's token, among the secrets of servers.

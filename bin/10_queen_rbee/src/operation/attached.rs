@@ -36,7 +36,7 @@ impl Operations {
         };
         let (name, models) = attached?;
         if is_hive(&name) {
-            let _ = self.servers.detach(&name);
+            let _ = self.servers.detach(&name).await;
             let message = format!("there is a hive {name} already");
             return Err(JobError::new("name_taken", message).hint("choose another: --name NAME"));
         }
@@ -53,9 +53,9 @@ impl Operations {
         Ok(outcome(message, &data))
     }
 
-    pub(super) fn worker_detach(&self, detach: &WorkerDetach) -> Result<Outcome, JobError> {
+    pub(super) async fn worker_detach(&self, detach: &WorkerDetach) -> Result<Outcome, JobError> {
         let name = &detach.name;
-        self.servers.detach(name)?;
+        self.servers.detach(name).await?;
         let message = format!("Server {name} is detached; it runs on, and nothing is sent to it");
         Ok(outcome(message, &json!({ "server": name })))
     }

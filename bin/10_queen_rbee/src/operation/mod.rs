@@ -85,7 +85,7 @@ impl Operations {
             Operation::ModelPolicyList {} => Ok(self.model_policy_list()),
             Operation::Infer(infer) => self.infer(*infer, &job).await,
             Operation::WorkerAttach(attach) => self.worker_attach(attach, &job).await,
-            Operation::WorkerDetach(detach) => self.worker_detach(&detach),
+            Operation::WorkerDetach(detach) => self.worker_detach(&detach).await,
             Operation::WorkerList(target) => self.worker_list(target, job).await,
             forwarded @ (Operation::WorkerSpawn(_)
             | Operation::WorkerGet(_)

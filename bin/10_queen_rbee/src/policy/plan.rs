@@ -28,6 +28,8 @@ pub(super) struct ModelView {
     pub(super) workers: Vec<Replica>,
     /// Requests that wait for a worker.
     pub(super) waiting: usize,
+    /// One is being started, whether or not its hive lists it.
+    pub(super) is_starting: bool,
 }
 
 /// A worker of a model.
@@ -107,7 +109,7 @@ impl Planner {
 
 impl Memory {
     fn plan(&mut self, model: &ModelAlias, view: &ModelView, now: Instant) -> Option<Action> {
-        let ModelView { policy, workers, waiting } = view;
+        let ModelView { policy, workers, waiting, is_starting } = view;
         self.crowded_since = match (*waiting, self.crowded_since) {
             (0, _) => None,
             (_, None) => Some(now),
@@ -118,15 +120,15 @@ impl Memory {
         }
         let count = u32::try_from(workers.len()).unwrap_or(u32::MAX);
         let start = |why| Some(Action::Start { model: model.clone(), why });
-        if workers.iter().any(|worker| worker.is_coming) {
+        if *is_starting || workers.iter().any(|worker| worker.is_coming) {
             return None;
         }
         if count < policy.min {
             return start(Need::Min);
         }
         let crowded_for = self.crowded_since.map(|since| now.saturating_duration_since(since));
-        // The first worker is started by the request itself.
-        if count > 0 && count < policy.max && crowded_for.is_some_and(|long| long >= CROWDED) {
+        // The first worker is started by the request itself, unless that waits for a server of somebody else.
+        if count < policy.max && crowded_for.is_some_and(|long| long >= CROWDED) {
             return start(Need::Crowd);
         }
         if policy.pin || count <= policy.min || *waiting > 0 {
@@ -158,6 +160,17 @@ mod tests {
         assert_eq!(world.pass(2), [start(Need::Crowd)]);
         world.set(2, 3);
         assert_eq!(world.pass(60), [], "two is the most");
+    }
+
+    #[test]
+    fn a_model_that_only_a_server_of_somebody_else_serves_gets_a_worker_while_that_is_full() {
+        let mut world = World::new(policy());
+        world.set(0, 3);
+        assert_eq!(world.pass(4), []);
+        world.view.is_starting = true;
+        assert_eq!(world.pass(10), [], "one is being started");
+        world.view.is_starting = false;
+        assert_eq!(world.pass(1), [start(Need::Crowd)]);
     }
 
     #[test]
@@ -253,7 +266,7 @@ mod tests {
 
     impl World {
         fn new(policy: Policy) -> Self {
-            let view = ModelView { policy, workers: Vec::new(), waiting: 0 };
+            let view = ModelView { policy, workers: Vec::new(), waiting: 0, is_starting: false };
             Self { planner: Planner::default(), view, now: Instant::now() }
         }
 

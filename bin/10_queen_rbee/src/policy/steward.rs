@@ -68,10 +68,13 @@ impl Steward {
         }
     }
 
-    /// The models that have workers or a policy.
+    /// The models that have workers, a policy or requests that wait.
     fn look(&self, now: Instant) -> BTreeMap<ModelAlias, ModelView> {
         let mut models: BTreeMap<ModelAlias, Vec<Replica>> = BTreeMap::new();
         for model in self.policies.all().into_keys() {
+            models.entry(model).or_default();
+        }
+        for model in self.dispatcher.waiting_by_model().into_keys() {
             models.entry(model).or_default();
         }
         for worker in self.registry.replicas(now) {
@@ -81,7 +84,8 @@ impl Steward {
         let view = |(model, workers): (ModelAlias, Vec<Replica>)| {
             let policy = self.policies.of(&model);
             let waiting = self.dispatcher.waiting_for(&model);
-            (model, ModelView { policy, workers, waiting })
+            let is_starting = self.registry.is_starting(&model);
+            (model, ModelView { policy, workers, waiting, is_starting })
         };
         models.into_iter().map(view).collect()
     }

@@ -131,6 +131,16 @@ impl State {
         self.workers.iter().filter(|(_, worker)| worker.target.server.is_none())
     }
 
+    /// Whether a worker of a hive runs a model, or is about to.
+    pub(super) fn runs(&self, model: &ModelAlias) -> bool {
+        let lives = |worker: &Worker| {
+            worker.model == *model
+                && !worker.target.gone.is_cancelled()
+                && worker.readiness_for_requests() != Readiness::Ending
+        };
+        self.own_workers().any(|(_, worker)| lives(worker)) || self.starts.is_any_of(model)
+    }
+
     /// The workers that are ready or coming.
     pub(super) fn replicas(&self, interval: Duration, now: Instant) -> Vec<ReplicaReport> {
         let replicas = self.own_workers().filter_map(|(id, worker)| {

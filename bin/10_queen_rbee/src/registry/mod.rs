@@ -446,6 +446,18 @@ impl Registry {
         SpawnMark { number, registry: self.clone() }
     }
 
+    /// Whether a worker of a model is being started.
+    #[must_use]
+    pub fn is_starting(&self, model: &ModelAlias) -> bool {
+        self.state().starts.is_any_of(model)
+    }
+
+    /// Whether a worker of a hive runs a model, or is about to.
+    #[must_use]
+    pub fn runs(&self, model: &ModelAlias) -> bool {
+        self.state().runs(model)
+    }
+
     /// What a worker runs.
     #[must_use]
     pub fn model_of(&self, id: &WorkerId) -> Option<ModelAlias> {

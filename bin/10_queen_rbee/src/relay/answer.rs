@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{InferenceRequest, ModelAlias, TokenId, Usage, WorkerId};
@@ -51,6 +52,8 @@ pub struct Answer {
     progress: Progress,
     tries: Tries,
     last_failure: Option<(WorkerId, String)>,
+    /// What a server of somebody else had against it: it goes to workers of rbee since.
+    refusal: Option<Failure>,
     state: State,
     ready: VecDeque<Part>,
     record: Record,
@@ -129,6 +132,7 @@ impl Answer {
             asking,
             tries: Tries::default(),
             last_failure: None,
+            refusal: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
             record,
@@ -249,8 +253,13 @@ impl Answer {
         }
     }
 
-    /// Why there is no place. Where the only worker has just failed the request, that is why.
+    /// Why there is no place. Where the only worker has just failed the request, or a server refused it,
+    /// that is why.
     fn no_place(&mut self, no_place: NoPlace) -> Failure {
+        let is_late = matches!(no_place, NoPlace::Stopping | NoPlace::Deadline { .. });
+        if let Some(refusal) = self.refusal.take_if(|_| !is_late) {
+            return refusal;
+        }
         match (no_place, self.last_failure.take()) {
             (NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. }, Some((worker_id, reason))) => {
                 Failure::WorkerFailed { worker_id, reason }
@@ -266,7 +275,9 @@ impl Answer {
     /// would go round for ever; so does what came before any server was attached.
     fn ways(&self) -> Ways {
         let ways = self.progress.ways(&self.request);
-        let is_ours = !self.original.is_kept() || self.relay.workers.was_here(&self.asking.via);
+        let is_ours = !self.original.is_kept()
+            || self.refusal.is_some()
+            || self.relay.workers.was_here(&self.asking.via);
         if is_ours && !ways.is_none() { Ways::TOKENS } else { ways }
     }
 
@@ -413,7 +424,18 @@ impl Answer {
             }
             // Where another worker took it before, this one is to blame.
             Trouble::Refused { detail, .. } if self.progress.has_begun() => (detail.message, false),
-            Trouble::Refused { status, detail } => return Err(Failure::Refused { status, detail }),
+            Trouble::Refused { status, detail } => {
+                let is_final = !self.may_be_served_here(&place, status);
+                let refusal = Failure::Refused { status, detail };
+                if is_final {
+                    return Err(refusal);
+                }
+                tracing::info!(%worker_id, reason = %refusal, "a server refuses what a worker may take");
+                self.log_elsewhere(&worker_id, &refusal);
+                self.refusal = Some(refusal);
+                self.state = State::Seeking(None);
+                return Ok(());
+            }
             Trouble::Deadline => {
                 return Err(Failure::Deadline { tokens: self.progress.tokens() });
             }
@@ -469,6 +491,15 @@ impl Answer {
             }
             Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
         }
+    }
+
+    /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,
+    /// where the server has nothing against the request's content, one that is started for it.
+    fn may_be_served_here(&self, place: &Place, status: StatusCode) -> bool {
+        let is_about_content = matches!(status.as_u16(), 400 | 413 | 422);
+        place.target.server.is_some()
+            && self.refusal.is_none()
+            && (!is_about_content || self.relay.dispatcher.registry().runs(&self.model))
     }
 
     /// Ends the answer that is being given, or the last one, at what the client has of it.

@@ -32,6 +32,12 @@ impl Answer {
         self.log(Decided::told(kind, name, why).worker(worker));
     }
 
+    /// A server refused the request, and a worker of rbee is asked instead.
+    pub(super) fn log_elsewhere(&self, server: &WorkerId, refusal: &Failure) {
+        let why = format!("{server} refuses it: {refusal}; a worker of rbee is asked");
+        self.log(Decided::told(Kind::Retry, "refused", why).worker(server));
+    }
+
     /// The request is given up. What no place means is in the dispatcher's records already, and a
     /// worker's word that the request is at fault is no decision.
     pub(super) fn log_failure(&self, failure: &Failure) {

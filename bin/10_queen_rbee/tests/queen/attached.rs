@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Home, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, completion, until,
+    HiveDouble, Home, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, completion,
+    until,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -351,5 +352,51 @@ async fn many_that_only_rbee_can_serve_do_not_hold_up_one_that_a_server_can() {
     tokio::select! {
         replies = crowd => panic!("the worker is full: {replies:?}"),
         reply = ordinary => assert_eq!(reply.header("x-rbee-worker"), "nas-m", "{reply:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_a_worker_of_rbee_answers_that_runs_the_model() {
+    let error = |status| {
+        let body = json!({"error": {"message": "no tools here"}}).to_string();
+        Plays::Answers(status, "application/json", body)
+    };
+    for status in [400, 402, 409, 415, 422] {
+        let server = ServerDouble::start("library", &["m"], [error(status), error(status)]);
+        let queen = queen_with(&server).await;
+        let refused = queen.ask(CHAT, &chat()).await;
+        assert_eq!(refused.status, status, "nobody else is there");
+        assert_eq!(refused.json()["error"]["message"], "no tools here");
+        let worker = WorkerDouble::start("w-1", [Script::Says(&["ours"])]);
+        queen.worker_beat(&worker.beat()).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.json()["choices"][0]["message"]["content"], "ours", "{status} {reply:?}");
+        assert_eq!(server.requests().len(), 2, "{status}: the server was asked first");
+    }
+}
+
+#[tokio::test]
+async fn a_model_whose_server_stays_full_gets_a_worker_of_its_own() {
+    let server =
+        ServerDouble::start("library", &["m"], [Plays::Hangs(&["x"]), Plays::Hangs(&["x"])]);
+    let (queen, hive) = (queen().await, HiveDouble::start(false));
+    hive.let_start();
+    queen.hive_beat(&hive.beat()).await;
+    succeeds(&queen, WorkerAttach { slots: Some(1), ..attach(&server.url) }).await;
+    let _running = [
+        queen.stream(CHAT, &chat()).await.begun().await,
+        queen.stream(CHAT, &chat()).await.begun().await,
+    ];
+    let body = chat();
+    let asked = queen.ask(CHAT, &body);
+    let reports = async {
+        loop {
+            queen.hive_beat(&hive.beat()).await;
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    tokio::select! {
+        reply = asked => assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}"),
+        () = reports => {}
     }
 }
