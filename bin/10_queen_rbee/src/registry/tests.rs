@@ -206,6 +206,17 @@ fn a_worker_that_reports_from_its_next_process_before_its_hive_does_is_used_at_o
 }
 
 #[test]
+fn a_worker_that_only_its_hive_has_told_of_is_forgotten_with_that_hive() {
+    let (registry, now) = registry();
+    let starting = || SupervisedState::Starting { progress: 0.1 };
+    registry.hive_beat(hive(vec![listed("a", starting())]), now).unwrap();
+    registry.sweep(after(now, 9));
+    assert_eq!(registry.workers(after(now, 9)).len(), 1);
+    registry.sweep(after(now, 10));
+    assert!(registry.workers(after(now, 10)).is_empty());
+}
+
+#[test]
 fn a_silent_worker_does_not_come_back_to_life_by_its_hives_word() {
     let (registry, now) = registry();
     let ready = || hive(vec![listed("a", SupervisedState::Ready)]);
