@@ -18,6 +18,7 @@ pub mod events;
 pub mod hive_client;
 mod http;
 pub mod inventory;
+mod json_file;
 pub mod keyring;
 pub mod metrics;
 mod operation;

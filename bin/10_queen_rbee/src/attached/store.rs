@@ -1,8 +1,7 @@
 //! The file of the servers that were attached, replaced as a whole at each change.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rbee_operations::ServerApi;
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use worker_contract::HiveAlias;
 
 use super::ServerUrl;
+use crate::json_file::{self, Unreadable};
 
 /// A server that was attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,31 +52,25 @@ struct Page {
 }
 
 pub(super) fn read(file: &Path) -> Result<BTreeMap<HiveAlias, Stored>, StoreError> {
-    let text = match fs::read(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(source) => return Err(StoreError::File { file: file.to_owned(), source }),
-    };
-    let page: Page = serde_json::from_slice(&text)
-        .map_err(|source| StoreError::Damaged { file: file.to_owned(), source })?;
-    Ok(page.servers)
+    let page = json_file::read(file).map_err(|unreadable| {
+        let file = file.to_owned();
+        match unreadable {
+            Unreadable::File(source) => StoreError::File { file, source },
+            Unreadable::Damaged(source) => StoreError::Damaged { file, source },
+        }
+    })?;
+    Ok(page.unwrap_or_else(Page::default).servers)
 }
 
 pub(super) fn write(file: &Path, servers: BTreeMap<HiveAlias, Stored>) -> Result<(), StoreError> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let page = Page { servers };
-    let write = || {
-        let mut fresh = tempfile::NamedTempFile::new_in(folder)?;
-        fresh.write_all(&serde_json::to_vec_pretty(&page)?)?;
-        fresh.as_file().sync_all()?;
-        fresh.persist(file)?;
-        Ok(())
-    };
-    write().map_err(|source| StoreError::File { file: file.to_owned(), source })
+    json_file::write(file, &Page { servers })
+        .map_err(|source| StoreError::File { file: file.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,12 @@
 //! Clients that go away or do not read.
 
+use std::time::{Duration, Instant};
+
 use crate::support::{Queen, Script, WorkerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
+/// A worker of which nothing is taken for so long has been slowed to a stop.
+const STILL: Duration = Duration::from_millis(250);
 
 #[tokio::test]
 async fn a_client_that_closes_its_stream_ends_the_request_at_the_worker() {
@@ -60,10 +64,12 @@ async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
     let (queen, worker) = queen_with(Script::Pours).await;
     let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
     stream.until_text().await;
-    let mut before = 0;
+    let mut last = (0, Instant::now());
     until("the worker is slowed to a stop", async || {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        std::mem::replace(&mut before, worker.poured()) == worker.poured()
+        if worker.poured() != last.0 {
+            last = (worker.poured(), Instant::now());
+        }
+        last.1.elapsed() >= STILL
     })
     .await;
     // What is on its way fits the sockets' buffers, a few MiB; the queen has no queue of her own.
