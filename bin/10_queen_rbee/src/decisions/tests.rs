@@ -53,6 +53,26 @@ async fn only_the_latest_ones_are_kept_in_memory_and_on_disk() {
 }
 
 #[tokio::test]
+async fn a_clock_that_jumps_by_years_costs_no_record_and_mixes_up_no_order() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    log.record(reject("r-1", "a"));
+    log.flush().await;
+    drop(log);
+    let years = jiff::SignedDuration::from_hours(20 * 365 * 24);
+    for jumped in [Timestamp::now() + years, Timestamp::now() - years] {
+        drop(Store::open(&file, jumped).unwrap());
+    }
+    // As if it had been recorded while the clock was ahead.
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    let ahead = "UPDATE decisions SET id = id * 2, at_ms = at_ms * 2";
+    connection.execute_batch(ahead).unwrap();
+    let log = Decisions::open(&file).unwrap();
+    log.record(reject("r-2", "a"));
+    assert_eq!(ids(&find(&log, None, Some("a")).await), ["r-2", "r-1"]);
+}
+
+#[tokio::test]
 async fn a_disk_that_fails_costs_records_and_nothing_else() {
     let (_folder, file) = file();
     let log = Decisions::open(&file).unwrap();

@@ -62,10 +62,14 @@ pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Re
     }
 }
 
-/// Forgets what is too old, and all but the latest.
+/// Forgets what is too old, and all but the latest. No time counts that is after the latest decision: a
+/// clock that is years ahead, as that of a machine with an empty battery, must not make all of them old.
 pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     let age = i64::try_from(AGE.as_millis()).unwrap_or(i64::MAX);
-    connection.execute("DELETE FROM decisions WHERE at_ms < ?1", [now.as_millisecond() - age])?;
+    connection.execute(
+        "DELETE FROM decisions WHERE at_ms < min(?1, (SELECT max(at_ms) FROM decisions)) - ?2",
+        [now.as_millisecond(), age],
+    )?;
     connection.execute(
         "DELETE FROM decisions WHERE id <=
             (SELECT id FROM decisions ORDER BY id DESC LIMIT 1 OFFSET ?1)",
