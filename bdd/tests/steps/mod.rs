@@ -14,6 +14,7 @@ mod catalog;
 mod chat;
 mod cluster;
 mod disaster;
+mod events;
 mod files;
 mod job;
 mod keeper;
@@ -23,6 +24,7 @@ mod model;
 mod remote;
 mod request;
 mod reuse;
+mod rules;
 mod server;
 mod stream;
 mod table;
@@ -38,7 +40,7 @@ use anyhow::{Context, Result};
 use cucumber::World;
 use test_cluster::{
     Answer, Api, ChatStream, Cluster, JobRun, KeeperRun, ModelHub, RunningKeeper, SmallDisk,
-    Transcript,
+    SseStream, Transcript,
 };
 use testbed::Testbed;
 use tokio::process::Child;
@@ -62,6 +64,8 @@ pub(crate) struct Rbee {
     stream: Option<ChatStream>,
     open_streams: Vec<ChatStream>,
     transcripts: Vec<Transcript>,
+    /// The queen's events, as they come.
+    events: Option<SseStream>,
     /// Aborted when the scenario ends.
     waiting: JoinSet<Result<Answer>>,
     worker: Option<SupervisedWorker>,

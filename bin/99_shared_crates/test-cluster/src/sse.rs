@@ -19,6 +19,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub struct SseEvent {
     /// The `id:` in force.
     pub id: Option<u64>,
+    /// The `event:`, or `message` where there is none.
+    pub name: String,
     /// The `data:` lines.
     pub data: String,
     /// When it came, counted from the request.
@@ -53,6 +55,7 @@ impl SseStream {
         let Some(event) = event.transpose()? else { return Ok(None) };
         Ok(Some(SseEvent {
             id: event.id.parse().ok(),
+            name: event.event,
             data: event.data,
             after: self.asked.elapsed(),
         }))
