@@ -89,7 +89,9 @@ impl Hive {
             tracing::warn!(reason, "the devices of this machine are not known");
         }
         // The last wait: a start that is given up has adopted no worker.
-        let supervisor = Supervisor::start(setup(&settings, changes.clone()), &usage).await;
+        let reservations = Reservations::new(settings.hive.overcommit_memory);
+        let setup = setup(&settings, changes.clone());
+        let supervisor = Supervisor::start(setup, &usage, &reservations).await;
         let parts = Parts {
             alias: settings.alias,
             address: settings.address,
@@ -103,7 +105,7 @@ impl Hive {
             downloads: Arc::new(downloads),
             devices,
             fit,
-            reservations: Reservations::default(),
+            reservations,
             changes,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -253,7 +255,7 @@ impl Parts {
             hive_id: self.alias.clone(),
             address: self.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            devices: self.devices.list(),
+            devices: self.reservations.without_held(self.devices.list()),
             catalog: self.catalog.list(),
             workers: self.supervisor.list(),
         }

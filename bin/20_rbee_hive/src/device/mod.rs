@@ -2,10 +2,12 @@
 //! system tells.
 //!
 //! Asking the engine starts a process, so the answer is kept until somebody asks for a fresh one. The
-//! system is asked every few seconds. A device that disappears stays on the list, as gone.
+//! system is asked every few seconds. A device that disappears stays on the list, as gone, until the engine
+//! sees it again: a card that is still on its bus may be of no use to the engine.
 
 mod choose;
 mod fit;
+mod promised;
 mod readings;
 mod reserve;
 #[cfg(test)]
@@ -14,6 +16,7 @@ mod sample;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use narration::with_causes;
 use tokio_util::sync::CancellationToken;
 use worker_contract::{Device, DeviceId};
 
@@ -21,7 +24,7 @@ pub(crate) use self::choose::NoDevice;
 use self::choose::choose;
 pub(crate) use self::fit::Fit;
 use self::readings::Readings;
-pub(crate) use self::reserve::{Reservation, Reservations, TooLittleMemory};
+pub(crate) use self::reserve::{Reading, Reservation, Reservations, TooLittleMemory};
 use crate::changes::Changes;
 use crate::worker_binary::{AskError, WorkerBinary};
 
@@ -33,8 +36,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Devices {
     binary: WorkerBinary,
     changes: Changes,
-    known: Arc<Mutex<Vec<Device>>>,
+    known: Arc<Mutex<Known>>,
     readings: Arc<Mutex<Readings>>,
+}
+
+/// What the system tells at one moment.
+struct Look {
+    list: Vec<Device>,
+    /// Whether a device is back on its bus.
+    is_one_back: bool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    list: Vec<Device>,
+    /// How often the engine was asked.
+    asked: u64,
 }
 
 /// No device for a worker.
@@ -57,7 +74,7 @@ impl Devices {
 
     /// The devices as they were last seen.
     pub(crate) fn list(&self) -> Vec<Device> {
-        self.known().clone()
+        self.known().list.clone()
     }
 
     /// Asks the engine. What it does not see any more is gone.
@@ -70,16 +87,28 @@ impl Devices {
     }
 
     /// Asks the system how the devices are.
-    pub(crate) async fn look(&self) {
+    async fn look(&self) -> Look {
         let devices = self.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let mut list = devices.list();
-            devices.readings.lock().unwrap_or_else(PoisonError::into_inner).update(&mut list);
-            list
+            let (mut list, asked) = {
+                let known = devices.known();
+                (known.list.clone(), known.asked)
+            };
+            let mut readings = devices.readings.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_one_back = readings.update(&mut list);
+            devices.take_in(&list, asked);
+            Look { list, is_one_back }
         });
-        let Ok(list) = read.await else { return };
-        for seen in list {
-            self.take_in(seen);
+        read.await.unwrap_or_else(|_| Look { list: self.list(), is_one_back: false })
+    }
+
+    /// Asks the system, and the engine where that is worth it.
+    async fn look_closely(&self) {
+        if !self.look().await.is_one_back {
+            return;
+        }
+        if let Err(error) = self.refresh().await {
+            tracing::warn!(error = with_causes(&error), "the engine does not say what is back");
         }
     }
 
@@ -89,7 +118,7 @@ impl Devices {
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = clock.tick() => self.look().await,
+                _ = clock.tick() => self.look_closely().await,
                 () = stop.cancelled() => return,
             }
         }
@@ -97,8 +126,7 @@ impl Devices {
 
     /// What is free on a device, in bytes, as the system says at this moment; `None` where it does not.
     pub(crate) async fn free(&self) -> impl Fn(DeviceId) -> Option<u64> + use<> {
-        self.look().await;
-        let list = self.list();
+        let list = self.look().await.list;
         move |id| {
             let device = list.iter().find(|device| device.id == id)?;
             (device.memory_total_bytes > 0).then_some(device.memory_free_bytes)
@@ -107,43 +135,49 @@ impl Devices {
 
     /// The device for a worker; one that is not known may have come since the engine was asked.
     pub(crate) async fn choose(&self, asked: Option<DeviceId>) -> Result<DeviceId, DeviceError> {
-        if let Ok(chosen) = choose(&self.known(), asked) {
+        if let Ok(chosen) = choose(&self.known().list, asked) {
             return Ok(chosen);
         }
         self.refresh().await?;
-        Ok(choose(&self.known(), asked)?)
+        Ok(choose(&self.known().list, asked)?)
     }
 
     /// Takes the engine's list; what was there before and is not in it stays as gone.
     fn replace(&self, found: Vec<Device>) {
         let mut known = self.known();
         let missing: Vec<Device> = known
+            .list
             .iter()
             .filter(|device| !found.iter().any(|other| other.id == device.id))
             .map(|device| Device { is_gone: true, memory_free_bytes: 0, ..device.clone() })
             .collect();
-        for device in
-            missing.iter().filter(|gone| known.iter().any(|d| d.id == gone.id && !d.is_gone))
-        {
+        let was_there = |gone: &&Device| known.list.iter().any(|d| d.id == gone.id && !d.is_gone);
+        for device in missing.iter().filter(was_there) {
             tracing::warn!(device = %device.id, name = device.name, "the engine sees a device no longer");
         }
-        *known = found;
-        known.extend(missing);
-        known.sort_by_key(|device| device.id);
+        known.asked += 1;
+        known.list = found;
+        known.list.extend(missing);
+        known.list.sort_by_key(|device| device.id);
     }
 
-    fn take_in(&self, seen: Device) {
+    /// Takes what was read of the list that the engine gave when it was asked for that often. If it has given
+    /// another one since, that is read next.
+    fn take_in(&self, seen: &[Device], asked: u64) {
         let mut known = self.known();
-        let Some(device) = known.iter_mut().find(|device| device.id == seen.id) else { return };
-        let vanished = seen.is_gone && !device.is_gone;
-        *device = seen;
-        if vanished {
-            tracing::warn!(device = %device.id, name = device.name, "a device has disappeared");
-            self.changes.note();
+        if known.asked != asked {
+            return;
+        }
+        for (device, seen) in known.list.iter_mut().zip(seen) {
+            if seen.is_gone && !device.is_gone {
+                tracing::warn!(device = %device.id, name = device.name, "a device has disappeared");
+                self.changes.note();
+            }
+            device.clone_from(seen);
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Vec<Device>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,14 +187,25 @@ mod tests {
     use super::sample::device;
     use super::*;
 
-    #[test]
-    fn a_device_that_the_engine_sees_no_longer_is_gone_until_it_is_back() {
+    #[tokio::test]
+    async fn a_device_that_the_engine_sees_no_longer_is_gone_until_it_is_back() {
         let devices = Devices::new(WorkerBinary::new(None), Changes::default());
-        devices.replace(vec![device("CPU-0"), device("GPU-0")]);
+        // A place on the bus where something is, as with a card that hangs.
+        let pci = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten().next();
+        let pci_address = pci.and_then(|folder| folder.file_name().into_string().ok());
+        let card = || Device { pci_address: pci_address.clone(), ..device("GPU-0") };
+        devices.replace(vec![device("CPU-0"), card()]);
+        devices.look().await;
+        assert!(devices.list().iter().all(|device| !device.is_gone));
+
         devices.replace(vec![device("CPU-0")]);
+        devices.look().await;
         let gone: Vec<_> = devices.list().iter().map(|d| (d.id.to_string(), d.is_gone)).collect();
         assert_eq!(gone, [("CPU-0".to_owned(), false), ("GPU-0".to_owned(), true)]);
-        devices.replace(vec![device("CPU-0"), device("GPU-0")]);
+        let error = choose(&devices.list(), Some(card().id)).unwrap_err();
+        assert!(matches!(error, NoDevice::Gone(_)), "{error}");
+
+        devices.replace(vec![device("CPU-0"), card()]);
         assert!(devices.list().iter().all(|device| !device.is_gone));
     }
 }

@@ -4,6 +4,7 @@
 //! (<https://docs.kernel.org/gpu/amdgpu/thermal.html>); the processor by the kernel. Whether a card is
 //! there at all, its folder below `/sys/bus/pci/devices` says. Reading blocks for a moment.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use std::str::FromStr;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use sysinfo::{Components, System};
-use worker_contract::{Device, DeviceKind, DeviceLoad};
+use worker_contract::{Device, DeviceId, DeviceKind, DeviceLoad};
 
 /// The kernel's sensors of processors.
 const PROCESSOR_SENSORS: [&str; 5] =
@@ -24,6 +25,8 @@ pub(crate) struct Readings {
     nvml: Option<Nvml>,
     /// `/sys/bus/pci/devices`.
     pci: PathBuf,
+    /// Cards whose folder was not there when it was looked for last.
+    missing: BTreeSet<DeviceId>,
 }
 
 impl std::fmt::Debug for Readings {
@@ -41,21 +44,25 @@ impl Readings {
             sensors: Components::new_with_refreshed_list(),
             nvml,
             pci: PathBuf::from("/sys/bus/pci/devices"),
+            missing: BTreeSet::new(),
         }
     }
 
-    /// Brings what is known of devices up to date.
-    pub(crate) fn update(&mut self, devices: &mut [Device]) {
+    /// Brings what is known of devices up to date. That a card is gone can be seen here; that the engine can
+    /// use it again, only the engine knows: tells whether it is worth asking, since a card is back.
+    pub(crate) fn update(&mut self, devices: &mut [Device]) -> bool {
+        let mut is_one_back = false;
         self.system.refresh_memory();
         self.system.refresh_cpu_usage();
         self.sensors.refresh(false);
         for device in devices {
             match (device.id.kind, device.pci_address.clone()) {
                 (DeviceKind::Cpu, _) => self.processor(device),
-                (DeviceKind::Gpu, Some(address)) => self.card(device, &address),
+                (DeviceKind::Gpu, Some(address)) => is_one_back |= self.card(device, &address),
                 (DeviceKind::Gpu, None) => {}
             }
         }
+        is_one_back
     }
 
     fn processor(&self, device: &mut Device) {
@@ -72,17 +79,23 @@ impl Readings {
         };
     }
 
-    fn card(&self, device: &mut Device, address: &str) {
+    /// Tells whether the card was missing and is so no longer.
+    fn card(&mut self, device: &mut Device, address: &str) -> bool {
         let folder = self.pci.join(address);
         // Where there are no such folders, nothing is known.
-        device.is_gone = self.pci.is_dir() && !folder.is_dir();
+        let is_missing = self.pci.is_dir() && !folder.is_dir();
+        let was_missing = if is_missing {
+            !self.missing.insert(device.id)
+        } else {
+            self.missing.remove(&device.id)
+        };
+        device.is_gone |= is_missing;
         if device.is_gone {
-            device.load = DeviceLoad::default();
-            return;
-        }
-        if self.by_nvml(device, address).is_none() {
+            (device.load, device.memory_free_bytes) = (DeviceLoad::default(), 0);
+        } else if self.by_nvml(device, address).is_none() {
             by_driver(device, &folder);
         }
+        was_missing && !is_missing
     }
 
     fn by_nvml(&self, device: &mut Device, address: &str) -> Option<()> {
@@ -145,6 +158,7 @@ mod tests {
             sensors: Components::new(),
             nvml: None,
             pci: pci.to_owned(),
+            missing: BTreeSet::new(),
         }
     }
 
@@ -192,5 +206,48 @@ mod tests {
         readings.update(&mut devices);
         assert!(devices[0].is_gone && devices[0].load.is_unknown());
         assert!(!devices[1].is_gone, "nobody knows where it should be");
+    }
+
+    #[test]
+    #[ignore = "needs an NVIDIA card with its driver"]
+    fn an_nvidia_card_tells_by_nvml_what_its_driver_knows() {
+        let nvml = Nvml::init().expect("NVIDIA's library is on this machine");
+        let pci = nvml.device_by_index(0).unwrap().pci_info().unwrap();
+        let address = format!("{:04x}:{:02x}:{:02x}.0", pci.domain, pci.bus, pci.device);
+        let mut devices = [Device { pci_address: Some(address), ..device("GPU-0") }];
+        Readings::new().update(&mut devices);
+        let [card] = devices;
+        assert!(!card.is_gone);
+        assert!(card.memory_total_bytes > 1 << 30, "{card:?}");
+        assert!((1..=card.memory_total_bytes).contains(&card.memory_free_bytes), "{card:?}");
+        let DeviceLoad { busy_percent, temperature_c, power_w } = card.load;
+        assert!(busy_percent.is_some_and(|percent| percent <= 100), "{card:?}");
+        assert!(temperature_c.is_some_and(|degrees| (5..120).contains(&degrees)), "{card:?}");
+        assert!(power_w.is_some_and(|watts| (1..3000).contains(&watts)), "{card:?}");
+    }
+
+    #[test]
+    fn a_card_that_is_gone_stays_so_until_the_engine_says_otherwise() {
+        let pci = tempfile::tempdir().unwrap();
+        let folder = pci.path().join("0000:03:00.0");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("mem_info_vram_total"), "1000").unwrap();
+        fs::write(folder.join("mem_info_vram_used"), "10").unwrap();
+        let card = || Device { pci_address: Some("0000:03:00.0".into()), ..device("GPU-0") };
+        let mut readings = readings(pci.path());
+        // The engine lost it; its folder is there.
+        let mut devices = [Device { is_gone: true, memory_free_bytes: 0, ..card() }];
+        assert!(!readings.update(&mut devices));
+        assert!(devices[0].is_gone && devices[0].memory_free_bytes == 0, "{devices:?}");
+
+        let mut devices = [card()];
+        let aside = pci.path().join("aside");
+        fs::rename(&folder, &aside).unwrap();
+        assert!(!readings.update(&mut devices));
+        assert!(devices[0].is_gone && devices[0].memory_free_bytes == 0, "{devices:?}");
+        fs::rename(&aside, &folder).unwrap();
+        assert!(readings.update(&mut devices), "the engine is worth asking");
+        assert!(devices[0].is_gone, "{devices:?}");
+        assert!(!readings.update(&mut devices), "once");
     }
 }

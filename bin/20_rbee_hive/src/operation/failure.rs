@@ -53,8 +53,14 @@ impl From<StartError> for JobError {
 
 impl From<TooLittleMemory> for JobError {
     fn from(error: TooLittleMemory) -> Self {
-        let hint = "less context (--ctx-size) or another device needs less of it; stopping a worker \
-                    frees some: rbee-keeper worker list";
+        let hint = if error.is_for_weights_in_files() {
+            "stopping a worker makes room: rbee-keeper worker list; a smaller quantization or another \
+             device needs less of it; where weights may be read from the disk again and again: \
+             [hive] overcommit_memory = true"
+        } else {
+            "less context (--ctx-size) or another device needs less of it; stopping a worker frees some: \
+             rbee-keeper worker list"
+        };
         Self::new("not_enough_memory", error.to_string()).hint(hint)
     }
 }

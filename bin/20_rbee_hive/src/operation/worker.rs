@@ -10,7 +10,7 @@ use worker_contract::{DeviceId, ModelAlias, WorkerId};
 
 use super::model::{blocking, unknown_or_being_removed};
 use super::{outcome, unless_cancelled};
-use crate::device::{Reservation, TooLittleMemory};
+use crate::device::{Reading, TooLittleMemory};
 use crate::hive::Parts;
 use crate::supervisor::{Holdings, PlannedProjector, Stage, Started, WorkerPlan};
 
@@ -35,7 +35,7 @@ pub(super) async fn spawn(
         ctx_size: request.ctx_size.unwrap_or(parts.worker.ctx_size),
     };
     let (plan, held) = plan(parts, wanted, job).await?;
-    let held = with_memory(parts, &plan, held, job).await?;
+    let (plan, held) = with_memory(parts, plan, held, job).await?;
     let model = plan.model.clone();
     job.say(format!("Starting worker for {model} on {}", plan.device));
     let started = parts.supervisor.spawn(plan, held)?;
@@ -64,7 +64,7 @@ pub(super) async fn restart(
     // Somebody may have taken it off the list meanwhile, which comes to the same.
     let _ = parts.supervisor.delete(id).await;
     // Only then is the memory free that it had itself.
-    let held = with_memory(parts, &plan, held, job).await?;
+    let (plan, held) = with_memory(parts, plan, held, job).await?;
     job.say(format!("Starting worker {id} for {model} on {}", plan.device));
     let started = parts.supervisor.start_again(&restarting, plan, held)?;
     until_ready(started, &model, job).await
@@ -95,37 +95,50 @@ async fn plan(
     let projector =
         projector.map(|(file, pinned)| PlannedProjector { file, digest: pinned.sha256 });
     let (model_file, digest) = (files.model, entry.sha256);
-    let plan = WorkerPlan { binary, model, model_file, digest, projector, device, slots, ctx_size };
+    let memory = Vec::new();
+    let plan = WorkerPlan {
+        binary,
+        model,
+        model_file,
+        digest,
+        projector,
+        device,
+        slots,
+        ctx_size,
+        memory,
+    };
     Ok((plan, Holdings::new(Some(model_in_use))))
 }
 
 /// Takes the memory, too.
 async fn with_memory(
     parts: &Parts,
-    plan: &WorkerPlan,
+    plan: WorkerPlan,
     held: Holdings,
     job: &JobContext,
-) -> Result<Holdings, JobError> {
-    let memory = unless_cancelled(job, reserve(parts, plan)).await??;
-    Ok(match memory {
-        Some(memory) => held.with_memory(memory),
-        None => held,
-    })
+) -> Result<(WorkerPlan, Holdings), JobError> {
+    Ok(unless_cancelled(job, reserve(parts, plan, held)).await??)
 }
 
-/// Takes the memory that a worker needs; `None` where nobody knows how much that is. Then the worker
+/// Takes the memory that a worker needs; nothing where nobody knows how much that is. Then the worker
 /// itself says whether it suffices.
-async fn reserve(parts: &Parts, plan: &WorkerPlan) -> Result<Option<Reservation>, TooLittleMemory> {
-    let needs = match parts.fit.needs(plan, parts.supervisor.fit_arguments(plan)).await {
+async fn reserve(
+    parts: &Parts,
+    plan: WorkerPlan,
+    held: Holdings,
+) -> Result<(WorkerPlan, Holdings), TooLittleMemory> {
+    let memory = match parts.fit.needs(&plan, parts.supervisor.fit_arguments(&plan)).await {
         Ok(needs) => needs,
         Err(error) => {
             let reason = with_causes(&error);
             tracing::debug!(model = %plan.model, reason, "what a model needs is not known");
-            return Ok(None);
+            return Ok((plan, held));
         }
     };
-    let free = parts.devices.free().await;
-    parts.reservations.reserve(&needs, free).map(Some)
+    let since = parts.reservations.moment();
+    let reading = Reading { since, free: parts.devices.free().await };
+    let reserved = parts.reservations.reserve(&memory, &plan.digest, &reading)?;
+    Ok((WorkerPlan { memory, ..plan }, held.with_memory(reserved)))
 }
 
 async fn until_ready(

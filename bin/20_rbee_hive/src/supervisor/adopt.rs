@@ -8,9 +8,10 @@ use daemon_lifecycle::{ProcessIdentity, find_started_with};
 use futures::future::join_all;
 use sysinfo::System;
 use tokio::sync::watch;
-use worker_contract::{SupervisedWorker, WorkerState};
+use worker_contract::{SupervisedState, SupervisedWorker, WorkerState};
 
 use super::Supervisor;
+use super::command::WorkerPlan;
 use super::health::HealthPoll;
 use super::holdings::Holdings;
 use super::ledger::{LedgerEntry, Waiting};
@@ -18,7 +19,8 @@ use super::machine::{Event, Machine};
 use super::process::WorkerProcess;
 use super::token;
 use super::watch::{Run, Watch};
-use crate::catalog::ModelUsage;
+use crate::catalog::{InUse, ModelUsage};
+use crate::device::Reservations;
 
 /// How long a worker may take to say how it is before the hive goes on with its own start. One that
 /// is silent is watched all the same.
@@ -26,17 +28,36 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The longest that a worker waits for its next process, whatever was written down.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// A process that an earlier hive started.
+struct Found {
+    entry: LedgerEntry,
+    process: WorkerProcess,
+    /// How it says it is; nothing when it is silent.
+    said: Option<WorkerState>,
+}
+
 impl Supervisor {
     /// Watches each process of the list that is still the one that was started, and forgets the rest.
-    pub(super) async fn adopt(&self, left: Vec<LedgerEntry>, usage: &ModelUsage) {
+    pub(super) async fn adopt(
+        &self,
+        left: Vec<LedgerEntry>,
+        usage: &ModelUsage,
+        reservations: &Reservations,
+    ) {
         self.end_strays(&left);
-        let found = join_all(left.into_iter().map(|entry| self.find(entry))).await;
-        for (entry, run) in found.into_iter().flatten() {
-            self.take_over(entry, run, usage);
+        let mut found = join_all(left.into_iter().map(|entry| self.find(entry))).await;
+        // Of two with one port, the one that listens on it.
+        found.sort_by_key(|found| found.as_ref().is_none_or(|found| found.said.is_none()));
+        for found in found.into_iter().flatten() {
+            let Some((entry, run)) = self.with_its_port(found) else { continue };
+            let has_it = run.machine.state() == SupervisedState::Ready;
+            let model = usage.share(&entry.model);
+            let holdings = with_memory(model, entry.plan.as_ref(), has_it, reservations);
+            self.take_over(entry, run, holdings);
         }
     }
 
-    async fn find(&self, entry: LedgerEntry) -> Option<(LedgerEntry, Run)> {
+    async fn find(&self, entry: LedgerEntry) -> Option<Found> {
         let context = &self.context;
         let identity = ProcessIdentity { pid: entry.pid, start_time: entry.start_time };
         let Some(process) = WorkerProcess::adopt(identity, entry.token.as_deref()) else {
@@ -44,20 +65,24 @@ impl Supervisor {
             context.ledger.remove(&entry.worker_id);
             return None;
         };
+        let address = context.surroundings.own_address(entry.port);
+        let (client, id) = (context.client.clone(), entry.worker_id.clone());
+        let health = HealthPoll::new(client, &address, id, context.patience.silence);
+        let said = tokio::time::timeout(PATIENCE, health.ask()).await.ok().flatten();
+        Some(Found { entry, process, said })
+    }
+
+    fn with_its_port(&self, found: Found) -> Option<(LedgerEntry, Run)> {
+        let Found { entry, process, said } = found;
+        let (context, patience, now) = (&self.context, self.context.patience, Instant::now());
         let Some(port) = context.ports.claim(entry.port) else {
-            tracing::warn!(worker = %entry.worker_id, port = entry.port, "two workers with one port");
+            // Nobody could ever reach it.
+            let (worker, pid, port) = (&entry.worker_id, entry.pid, entry.port);
+            tracing::warn!(%worker, pid, port, "ending a worker whose port another one has");
+            self.end(ProcessIdentity { pid, start_time: entry.start_time });
+            context.ledger.remove(worker);
             return None;
         };
-        let patience = context.patience;
-        let address = context.surroundings.own_address(entry.port);
-        let health = HealthPoll::new(
-            context.client.clone(),
-            &address,
-            entry.worker_id.clone(),
-            patience.silence,
-        );
-        let said = tokio::time::timeout(PATIENCE, health.ask()).await.ok().flatten();
-        let now = Instant::now();
         let is_loading = matches!(said, Some(WorkerState::Loading { .. }));
         let mut machine = if entry.was_ready && !is_loading {
             Machine::resumed(patience, now)
@@ -70,7 +95,7 @@ impl Supervisor {
         Some((entry, Run { process, port, machine, log_start: 0 }))
     }
 
-    fn take_over(&self, entry: LedgerEntry, run: Run, usage: &ModelUsage) {
+    fn take_over(&self, entry: LedgerEntry, run: Run, holdings: Holdings) {
         let context = &self.context;
         let id = entry.worker_id.clone();
         tracing::info!(worker = %id, pid = entry.pid, port = entry.port, "worker of an earlier hive adopted");
@@ -88,7 +113,6 @@ impl Supervisor {
         };
         let (plan, was_ready, failures) =
             (entry.plan.clone(), entry.was_ready, entry.failures.clone());
-        let holdings = Holdings::new(usage.share(&entry.model));
         context.ledger.add(entry);
         let (state, seen) = watch::channel(worker);
         let stop = context.list(&id, plan.clone(), seen);
@@ -97,12 +121,17 @@ impl Supervisor {
     }
 
     /// Starts a worker when it is due that an earlier hive was about to start again.
-    pub(super) fn await_its_turn(&self, paused: Waiting, usage: &ModelUsage) {
+    pub(super) fn await_its_turn(
+        &self,
+        paused: Waiting,
+        usage: &ModelUsage,
+        reservations: &Reservations,
+    ) {
         let Waiting { worker, plan, failures, due } = paused;
         let (context, id) = (&self.context, worker.worker_id.clone());
         let pause = Duration::from_secs(due.saturating_sub(System::uptime())).min(LONGEST_PAUSE);
         tracing::info!(worker = %id, ?pause, "worker of an earlier hive is to be started again");
-        let holdings = Holdings::new(usage.share(&plan.model));
+        let holdings = with_memory(usage.share(&plan.model), Some(&plan), false, reservations);
         let (state, seen) = watch::channel(worker);
         let stop = context.list(&id, Some(plan.clone()), seen);
         let watch = Watch::new(Arc::clone(context), id, Some(plan), holdings, state, stop);
@@ -119,12 +148,31 @@ impl Supervisor {
         });
         for (stray, _) in strays {
             tracing::warn!(pid = stray.pid, "ending a worker that no list names any longer");
-            let grace = context.patience.stop;
-            self.tracker.spawn(async move {
-                if let Err(error) = daemon_lifecycle::stop(stray, grace).await {
-                    tracing::warn!(pid = stray.pid, %error, "it cannot be ended");
-                }
-            });
+            self.end(stray);
         }
+    }
+
+    /// Ends a process that is one of ours.
+    fn end(&self, process: ProcessIdentity) {
+        let grace = self.context.patience.stop;
+        self.tracker.spawn(async move {
+            if let Err(error) = daemon_lifecycle::stop(process, grace).await {
+                tracing::warn!(pid = process.pid, %error, "it cannot be ended");
+            }
+        });
+    }
+}
+
+/// What a worker of an earlier hive holds: its model, and its memory or the promise of it.
+fn with_memory(
+    model: Option<InUse>,
+    plan: Option<&WorkerPlan>,
+    has_it: bool,
+    reservations: &Reservations,
+) -> Holdings {
+    let holdings = Holdings::new(model);
+    match plan.filter(|plan| !plan.memory.is_empty()) {
+        Some(plan) => holdings.with_memory(reservations.adopt(&plan.memory, &plan.digest, has_it)),
+        None => holdings,
     }
 }

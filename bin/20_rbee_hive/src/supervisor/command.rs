@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
+use worker_contract::{DeviceId, HiveAlias, MemoryNeed, ModelAlias, Sha256Digest, WorkerId};
 
 use crate::settings::base_url;
 
@@ -23,6 +23,9 @@ pub(crate) struct WorkerPlan {
     pub(crate) device: DeviceId,
     pub(crate) slots: u32,
     pub(crate) ctx_size: u32,
+    /// What it takes of the devices' memory; empty where nobody knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) memory: Vec<MemoryNeed>,
 }
 
 /// The projector of a planned worker.
@@ -201,6 +204,7 @@ mod tests {
             device: "GPU-0".parse().unwrap(),
             slots: 4,
             ctx_size: 8192,
+            memory: Vec::new(),
         }
     }
 }

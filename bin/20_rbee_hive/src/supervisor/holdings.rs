@@ -13,8 +13,7 @@ pub(crate) struct Holdings {
     /// Keeps the model's file from being deleted; `None` for an adopted worker whose model is just
     /// being removed.
     _model: Option<InUse>,
-    /// What it is promised of devices' memory; `None` where that is not known, as for an adopted worker,
-    /// which has taken it.
+    /// What it is promised of devices' memory; `None` where nobody knows how much that is.
     memory: Option<Reservation>,
 }
 

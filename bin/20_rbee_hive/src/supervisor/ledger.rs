@@ -393,6 +393,7 @@ mod tests {
                 device: "CPU-0".parse().unwrap(),
                 slots: 4,
                 ctx_size: 8192,
+                memory: Vec::new(),
             }),
             failures: Vec::new(),
             restarts: None,

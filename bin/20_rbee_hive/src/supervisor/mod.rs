@@ -37,6 +37,7 @@ use self::token::WorkerTokens;
 use self::watch::Watch;
 use crate::catalog::ModelUsage;
 use crate::changes::Changes;
+use crate::device::Reservations;
 use crate::ports::PortPool;
 
 pub(crate) use self::command::{PlannedProjector, Surroundings, WorkerPlan};
@@ -79,7 +80,11 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// An idle supervisor with the workers that an earlier one left running.
-    pub(crate) async fn start(setup: Setup, usage: &ModelUsage) -> Result<Self, SetupError> {
+    pub(crate) async fn start(
+        setup: Setup,
+        usage: &ModelUsage,
+        reservations: &Reservations,
+    ) -> Result<Self, SetupError> {
         let tokens = WorkerTokens::open(&setup.run.join("worker-tokens"));
         let (ledger, left) = Ledger::open(setup.run.join("workers.json"));
         let patience = Patience {
@@ -111,8 +116,10 @@ impl Supervisor {
         let restarting = Marks::default();
         let supervisor = Self { context, tracker: TaskTracker::new(), restarting };
         left.given_up.into_iter().for_each(|failed| supervisor.context.list_given_up(failed));
-        supervisor.adopt(left.running, usage).await;
-        left.waiting.into_iter().for_each(|paused| supervisor.await_its_turn(paused, usage));
+        supervisor.adopt(left.running, usage, reservations).await;
+        for paused in left.waiting {
+            supervisor.await_its_turn(paused, usage, reservations);
+        }
         Ok(supervisor)
     }
 

@@ -4,11 +4,13 @@
 
 mod clock;
 mod daemon;
+mod devices;
 mod downloads;
 #[expect(dead_code, unreachable_pub, reason = "the worker's tests use more of it")]
 #[path = "../../../30_llm_worker_rbee/tests/worker/gguf.rs"]
 mod gguf;
 mod hub;
+mod memory;
 mod misbehaving_workers;
 mod models;
 mod projectors;

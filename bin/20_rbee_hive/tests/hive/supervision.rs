@@ -252,6 +252,38 @@ fn a_worker_that_no_list_names_any_longer_is_ended_and_nothing_else_is() {
 }
 
 #[test]
+fn of_two_workers_with_one_port_the_one_that_cannot_be_reached_is_ended() {
+    // Whichever of them the list has first.
+    for (lost, kept) in [(0, 1), (1, 0)] {
+        let home = std::sync::Arc::new(Home::new());
+        let first_home = home.clone();
+        in_a_life_that_ends_at_once(async move {
+            let hive = first_home.start_with(first_home.double("serves")).await.unwrap();
+            hive.import(&first_home.double_model(), "double").await.unwrap();
+            hive.spawn("double").await.unwrap();
+            hive.spawn("double").await.unwrap();
+        });
+        let mut ledger = home.ledger();
+        let listed = &mut ledger["workers"];
+        listed[lost]["port"] = listed[kept]["port"].clone();
+        let lost = u32::try_from(listed[lost]["pid"].as_u64().unwrap()).unwrap();
+        let kept = listed[kept]["worker_id"].as_str().unwrap().to_owned();
+        std::fs::write(home.path().join("run/workers.json"), ledger.to_string()).unwrap();
+
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let hive = home.start_with(home.double("serves")).await.unwrap();
+            let workers = hive.hive.workers();
+            assert_eq!(workers.len(), 1, "{workers:?}");
+            assert_eq!(workers[0].worker_id.as_str(), kept);
+            let gone = async || (!is_alive(lost)).then_some(());
+            wait_until("the end of the lost worker", SOON, gone).await.unwrap();
+            assert_eq!(home.ledger()["workers"].as_array().unwrap().len(), 1);
+            hive.hive.shutdown().await;
+        });
+    }
+}
+
+#[test]
 fn a_process_that_cannot_show_the_token_is_not_adopted_and_not_signalled() {
     let home = std::sync::Arc::new(Home::new());
     let worker = worker_of_a_killed_hive(&home);

@@ -38,13 +38,19 @@ def answer_question():
         if behaviour == "no-devices":
             fail("no backend can be loaded")
         device = {"backend": "double", "memory_total_bytes": 1, "memory_free_bytes": 1}
-        print(json.dumps([{"id": "CPU-0", "name": "a double", **device}]))
+        try:
+            with open(os.path.join(home, "devices")) as told:
+                print(told.read())
+        except FileNotFoundError:
+            print(json.dumps([{"id": "CPU-0", "name": "a double", **device}]))
     elif arguments[0] == "fit":
         nothing = {"mapped_bytes": 0, "context_bytes": 0, "compute_bytes": 0}
         # Two of these are more than there is.
         large = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 11 // 20
-        weights = large if behaviour == "needs-much" else 1
-        print(json.dumps([{"device": "CPU-0", "weights_bytes": weights, **nothing}]))
+        needs = {"weights_bytes": large if behaviour.startswith("needs-much") else 1, **nothing}
+        if behaviour == "maps-much":
+            needs["mapped_bytes"] = large
+        print(json.dumps([{"device": "CPU-0", **needs}]))
     else:
         if behaviour == "inspect-crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -96,7 +102,7 @@ class Health(http.server.BaseHTTPRequestHandler):
 
 
 def serve():
-    if behaviour == "dies-at-start":
+    if behaviour in ("dies-at-start", "needs-much-and-dies"):
         print("reading tensors", file=sys.stderr)
         fail("tensor 'output.weight' is missing")
     if behaviour == "exits-0":
@@ -120,7 +126,9 @@ def serve():
         fail("the file is truncated")
     if behaviour == "ends-when-told":
         threading.Thread(target=end_when_told, daemon=True).start()
-    if behaviour not in ("loads-for-ever", "loads-and-ignores-sigterm", "needs-much"):
+    loads_on = ("loads-for-ever", "loads-and-ignores-sigterm", "needs-much")
+    is_next = behaviour == "needs-much-twice" and not once("loaded")
+    if behaviour not in loads_on and not is_next:
         state.clear()
         state.update(state="ready")
     server.serve_forever()

@@ -115,6 +115,10 @@ pub struct HiveConfig {
     /// For how long a failure counts, in seconds, up to a day. Default 600.
     #[serde(deserialize_with = "within::<_, _, 1, 86_400>")]
     pub failure_window_s: u64,
+    /// Whether workers start although their weights together do not fit into main memory, so that they are
+    /// read from the disk again and again. Default false.
+    #[serde(deserialize_with = "flag")]
+    pub overcommit_memory: bool,
 }
 
 /// Settings of workers.
@@ -185,6 +189,7 @@ impl Default for HiveConfig {
             unresponsive_after_s: 15,
             max_failures: 5,
             failure_window_s: 600,
+            overcommit_memory: false,
         }
     }
 }

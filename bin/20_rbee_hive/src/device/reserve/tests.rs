@@ -1,0 +1,291 @@
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn what_is_promised_cannot_be_promised_again_until_it_is_given_back() {
+    let card = Card::with(100);
+    let first = card.reserve(60).unwrap();
+    let refused = card.reserve(60).unwrap_err();
+    assert_eq!((refused.others.free, refused.others.owed), (100, 60));
+    assert!(refused.to_string().contains("promised to workers that are starting"));
+    let small = card.reserve(40).unwrap();
+    drop(first);
+    assert!(card.reserve(61).is_err());
+    assert!(card.reserve(60).is_ok());
+    drop(small);
+    assert!(card.reserve(100).is_ok());
+}
+
+#[test]
+fn what_a_worker_has_taken_is_no_longer_among_the_free() {
+    let mut card = Card::with(100);
+    let first = card.reserve(60).unwrap();
+    card.free = 40;
+    first.taken();
+    let second = card.reserve(40).unwrap();
+    drop(second);
+    // Its process has crashed, and the next one is on its way.
+    card.free = 100;
+    first.to_be_taken();
+    assert!(card.reserve(41).is_err());
+    assert!(card.reserve(40).is_ok());
+}
+
+#[test]
+fn what_a_loading_worker_has_taken_so_far_is_not_counted_twice() {
+    let mut card = Card::with(24);
+    let first = card.reserve(10).unwrap();
+    card.free = 15;
+    let second = card.reserve(8).expect("one of ten is still to be taken, fifteen are free");
+    assert!(card.reserve(7).is_err(), "1 + 8 + 7 are more than 15");
+    // Whoever took these two, they are not what the third may count on.
+    card.free = 13;
+    assert!(card.reserve(7).is_err());
+    let third = card.reserve(6).unwrap();
+    card.free = 14 - 8;
+    first.taken();
+    second.taken();
+    assert!(card.reserve(1).is_err(), "all that is free is the third one's");
+    drop(third);
+    assert!(card.reserve(6).is_ok());
+}
+
+#[test]
+fn what_a_worker_took_that_ends_is_not_taken_for_what_another_one_took() {
+    let mut card = Card::with(24);
+    let first = card.reserve(10).unwrap();
+    let second = card.reserve(8).unwrap();
+    // The second one takes all that it was promised, the first one nothing yet.
+    card.free = 16;
+    assert!(card.reserve(7).is_err());
+    card.free = 24;
+    drop(second);
+    assert!(card.reserve(15).is_err(), "ten are to be taken");
+    assert!(card.reserve(14).is_ok());
+    drop(first);
+}
+
+#[test]
+fn a_reading_of_before_a_worker_had_its_memory_does_not_show_it() {
+    let card = Card::with(24);
+    let first = card.reserve(10).unwrap();
+    let since = card.all.moment();
+    first.taken();
+    let old = Reading { since, free: |_| Some(24) };
+    assert!(card.all.reserve(&[need("GPU-0", 15)], &file(1), &old).is_err());
+    assert!(card.all.reserve(&[need("GPU-0", 14)], &file(1), &old).is_ok());
+}
+
+#[test]
+fn a_reading_that_comes_late_is_not_believed() {
+    let mut card = Card::with(24);
+    let since = card.all.moment();
+    let first = card.reserve(10).unwrap();
+    card.free = 14;
+    first.taken();
+    let second = card.reserve(4).unwrap();
+    let late = Reading { since, free: |_| Some(24) };
+    assert!(card.all.reserve(&[need("GPU-0", 11)], &file(1), &late).is_err());
+    assert!(card.all.reserve(&[need("GPU-0", 10)], &file(1), &late).is_ok());
+    drop(second);
+}
+
+#[test]
+fn nothing_is_promised_where_one_of_several_devices_is_too_small() {
+    let all = Reservations::default();
+    let reading = Reading {
+        since: all.moment(),
+        free: |id: DeviceId| Some([100, 10][usize::from(id.index)]),
+    };
+    let both = [need("GPU-0", 60), need("GPU-1", 60)];
+    assert!(all.reserve(&both, &file(1), &reading).is_err());
+    assert!(all.reserve(&[need("GPU-0", 100)], &file(1), &reading).is_ok());
+    let unknown = Reading { since: all.moment(), free: |_| None };
+    assert!(all.reserve(&[need("GPU-0", u64::MAX)], &file(1), &unknown).is_ok());
+}
+
+#[test]
+fn weights_in_files_hold_what_the_system_calls_free_once_for_each_file() {
+    let card = Card::with(100);
+    let large = |number| card.reserve_mapped(60, number);
+    let first = large(1).unwrap();
+    first.taken();
+    let refused = large(2).unwrap_err();
+    assert!(refused.to_string().contains("60 B hold the weights of running workers"), "{refused}");
+    assert!(refused.is_for_weights_in_files());
+    let same = large(1).expect("the same pages are read by both");
+    drop(first);
+    assert!(large(2).is_err(), "there is one left that reads them");
+    let device = super::super::sample::device("GPU-0");
+    let shown = card.all.without_held(vec![Device { memory_free_bytes: 100, ..device }]);
+    assert_eq!(shown[0].memory_free_bytes, 40);
+    drop(same);
+    assert!(large(2).is_ok());
+    assert!(!card.reserve(101).unwrap_err().is_for_weights_in_files());
+}
+
+#[test]
+fn who_overcommits_is_not_refused_for_weights_in_files() {
+    let card = Card { all: Reservations::new(true), free: 100 };
+    let first = card.reserve_mapped(60, 1).unwrap();
+    let second = card.reserve_mapped(u64::MAX, 2).unwrap();
+    assert!(card.reserve(101).is_err(), "other memory counts");
+    drop((first, second));
+}
+
+#[test]
+fn a_worker_of_an_earlier_hive_may_count_on_its_memory_when_it_is_started_again() {
+    let card = Card::with(40);
+    let adopted = card.all.adopt(&[need("GPU-0", 60)], &file(1), true);
+    let small = card.reserve(40).unwrap();
+    drop(small);
+    adopted.to_be_taken();
+    let card = Card { free: 100, ..card };
+    assert!(card.reserve(41).is_err());
+    drop(adopted);
+    let loading = card.all.adopt(&[need("GPU-0", 60)], &file(1), false);
+    assert!(card.reserve(41).is_err());
+    drop(loading);
+    assert!(card.reserve(100).is_ok());
+}
+
+/// One device and what is promised of it.
+struct Card {
+    all: Reservations,
+    free: u64,
+}
+
+impl Card {
+    fn with(free: u64) -> Self {
+        Self { all: Reservations::default(), free }
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<Reservation, TooLittleMemory> {
+        self.all.reserve(&[need("GPU-0", bytes)], &file(1), &self.reading())
+    }
+
+    fn reserve_mapped(&self, bytes: u64, number: u8) -> Result<Reservation, TooLittleMemory> {
+        let need = MemoryNeed { mapped_bytes: bytes, ..need("GPU-0", 0) };
+        self.all.reserve(&[need], &file(number), &self.reading())
+    }
+
+    fn reading(&self) -> Reading<impl Fn(DeviceId) -> Option<u64> + use<>> {
+        let free = self.free;
+        Reading { since: self.all.moment(), free: move |_| Some(free) }
+    }
+}
+
+fn need(device: &str, weights_bytes: u64) -> MemoryNeed {
+    MemoryNeed {
+        device: device.parse().unwrap(),
+        weights_bytes,
+        mapped_bytes: 0,
+        context_bytes: 0,
+        compute_bytes: 0,
+    }
+}
+
+fn file(number: u8) -> Sha256Digest {
+    format!("{number:02x}").repeat(32).parse().unwrap()
+}
+
+/// What happens to a card of 100 bytes.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// A worker is asked for, by a reading that so many steps have followed.
+    Ask {
+        need: u64,
+        age: usize,
+    },
+    /// A loading worker takes so much more.
+    Take {
+        who: usize,
+        bytes: u64,
+    },
+    Ready {
+        who: usize,
+    },
+    Crash {
+        who: usize,
+    },
+    End {
+        who: usize,
+    },
+}
+
+fn steps(with_ends: bool) -> impl Strategy<Value = Vec<Step>> {
+    let who = 0..6usize;
+    let ask = (1..70u64, 0..4usize)
+        .prop_map(move |(need, age)| Step::Ask { need, age: if with_ends { age } else { 0 } });
+    let take = (who.clone(), 1..40u64).prop_map(|(who, bytes)| Step::Take { who, bytes });
+    let ready = who.clone().prop_map(|who| Step::Ready { who });
+    let crash = who.clone().prop_map(|who| Step::Crash { who });
+    let end = who.prop_map(|who| Step::End { who });
+    let ends = u32::from(with_ends);
+    let step = prop_oneof![4 => ask, 4 => take, 2 => ready, ends => crash, ends => end];
+    prop::collection::vec(step, 1..60)
+}
+
+/// A worker: its reservation, what it needs, what it has taken.
+type Worker = (Reservation, u64, u64);
+
+/// Runs the steps and gives, for each worker asked for, what was promised before, what it needed, and
+/// whether it was promised.
+fn play(steps: Vec<Step>) -> Vec<(u64, u64, bool)> {
+    let all = Reservations::default();
+    let mut workers: Vec<Worker> = Vec::new();
+    let mut readings: Vec<(Moment, u64)> = Vec::new();
+    let mut asked = Vec::new();
+    for step in steps {
+        let free = 100 - workers.iter().map(|(_, _, has)| has).sum::<u64>();
+        readings.push((all.moment(), free));
+        let loads = |workers: &[Worker], who: usize| who < workers.len();
+        match step {
+            Step::Ask { need: bytes, age } => {
+                let (since, free) = readings[readings.len().saturating_sub(age + 1)];
+                let reading = Reading { since, free: move |_| Some(free) };
+                let promised = workers.iter().map(|(_, need, _)| need).sum();
+                let granted = all.reserve(&[need("GPU-0", bytes)], &file(1), &reading);
+                asked.push((promised, bytes, granted.is_ok()));
+                workers.extend(granted.ok().map(|granted| (granted, bytes, 0)));
+            }
+            Step::Take { who, bytes } if loads(&workers, who) => {
+                let (_, need, has) = &mut workers[who];
+                *has = (*has + bytes).min(*need);
+            }
+            Step::Ready { who } if loads(&workers, who) => {
+                let (reservation, need, has) = &mut workers[who];
+                *has = *need;
+                reservation.taken();
+            }
+            Step::Crash { who } if loads(&workers, who) => {
+                let (reservation, _, has) = &mut workers[who];
+                *has = 0;
+                reservation.to_be_taken();
+            }
+            Step::End { who } if loads(&workers, who) => {
+                workers.remove(who);
+            }
+            _ => {}
+        }
+    }
+    asked
+}
+
+proptest! {
+    /// Whatever loads, crashes and ends in between, and however old the readings are.
+    #[test]
+    fn never_is_more_promised_than_there_is(steps in steps(true)) {
+        for (promised, needed, granted) in play(steps) {
+            prop_assert!(!granted || promised + needed <= 100, "{promised} + {needed}");
+        }
+    }
+
+    #[test]
+    fn while_workers_only_load_whatever_fits_is_promised(steps in steps(false)) {
+        for (promised, needed, granted) in play(steps) {
+            prop_assert_eq!(granted, promised + needed <= 100, "{} + {}", promised, needed);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Devices that come and go while the hive runs, as its heartbeats tell.
+
+use rbee_hive::HeartbeatSink;
+use rbee_operations::Operation;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use worker_contract::{Device, HiveHeartbeat};
+
+use crate::support::{Home, SOON, TestHive, hive_target, spawn_request};
+
+#[tokio::test]
+async fn a_refresh_asks_the_engine_and_the_next_heartbeat_tells_what_it_sees() {
+    let home = Home::new();
+    let (hive, mut heard) = start(&home).await;
+    let beat = next(&mut heard, |devices| ids(devices) == ["CPU-0"]).await;
+    assert!(!beat[0].is_gone);
+
+    home.tell_double("devices", &json!([device("CPU-0"), device("GPU-0")]).to_string());
+    let outcome = hive.run(Operation::HiveRefresh(hive_target())).await.unwrap();
+    assert_eq!(outcome.data["devices"][1]["id"], "GPU-0");
+    next(&mut heard, |devices| ids(devices) == ["CPU-0", "GPU-0"]).await;
+
+    home.untell_double("devices");
+    hive.run(Operation::HiveRefresh(hive_target())).await.unwrap();
+    let beat = next(&mut heard, |devices| devices.get(1).is_some_and(|gpu| gpu.is_gone)).await;
+    assert_eq!((ids(&beat), beat[0].is_gone), (vec!["CPU-0".into(), "GPU-0".into()], false));
+    hive.import(&home.double_model(), "m").await.unwrap();
+    let mut on_gpu = spawn_request("m");
+    on_gpu.device = Some("GPU-0".parse().unwrap());
+    let error = hive.run(Operation::WorkerSpawn(on_gpu.clone())).await.unwrap_err();
+    assert_eq!(error.code, "device_gone", "{}", error.message);
+
+    // It is back: whoever asks for it has the engine asked.
+    home.tell_double("devices", &json!([device("CPU-0"), device("GPU-0")]).to_string());
+    hive.run(Operation::WorkerSpawn(on_gpu)).await.unwrap();
+    next(&mut heard, |devices| devices.iter().all(|device| !device.is_gone)).await;
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_free_is_looked_at_again_and_again() {
+    let home = Home::new();
+    let (hive, mut heard) = start(&home).await;
+    let before = next(&mut heard, |devices| !devices.is_empty()).await[0].clone();
+    // Memory that is taken meanwhile.
+    let taken = vec![1_u8; 256 << 20];
+    let has_less =
+        |devices: &[Device]| devices[0].memory_free_bytes + (128 << 20) < before.memory_free_bytes;
+    let beat = next(&mut heard, has_less).await;
+    assert_eq!(beat[0].memory_total_bytes, before.memory_total_bytes);
+    assert!(beat[0].load.busy_percent.is_some());
+    drop(std::hint::black_box(taken));
+    hive.hive.shutdown().await;
+}
+
+async fn start(home: &Home) -> (TestHive, mpsc::Receiver<HiveHeartbeat>) {
+    let (sender, heard) = mpsc::channel(1);
+    let mut settings = home.settings(home.double("serves")).unwrap();
+    settings.heartbeats = HeartbeatSink::Channel(sender);
+    (TestHive { hive: rbee_hive::Hive::start(settings).await.unwrap() }, heard)
+}
+
+/// The devices of the next heartbeat in which they are as wanted.
+async fn next(
+    heard: &mut mpsc::Receiver<HiveHeartbeat>,
+    is_wanted: impl Fn(&[Device]) -> bool,
+) -> Vec<Device> {
+    let mut last = Vec::new();
+    let wanted = tokio::time::timeout(SOON, async {
+        loop {
+            last = heard.recv().await.expect("the hive beats on").devices;
+            if is_wanted(&last) {
+                return;
+            }
+        }
+    });
+    let came = wanted.await;
+    assert!(came.is_ok(), "no such heartbeat; the last one had {last:?}");
+    last
+}
+
+fn ids(devices: &[Device]) -> Vec<String> {
+    devices.iter().map(|device| device.id.to_string()).collect()
+}
+
+fn device(id: &str) -> Value {
+    json!({"id": id, "name": "a double", "backend": "double",
+        "memory_total_bytes": 1_u64 << 40, "memory_free_bytes": 1_u64 << 40})
+}
