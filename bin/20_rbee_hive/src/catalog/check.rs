@@ -50,7 +50,8 @@ impl Compared {
 impl Catalog {
     /// The files of a model, after a check that all are those that were added. Blocking.
     ///
-    /// Digests are computed again only if size or time of change differ from the last time.
+    /// Digests are computed again only if the files are not as they were the last time, as far as the file
+    /// system tells.
     pub(crate) fn checked_files(
         &self,
         alias: &ModelAlias,

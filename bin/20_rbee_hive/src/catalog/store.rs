@@ -20,8 +20,8 @@ CREATE TABLE IF NOT EXISTS models (
     source     TEXT NOT NULL,     -- where the model came from, as the user gave it
     added_at   INTEGER NOT NULL,  -- seconds since the Unix epoch
     gguf       TEXT NOT NULL,     -- what the file says of itself, as JSON
-    files      TEXT NOT NULL,     -- its file, or its parts in their order, as JSON: digest, size, and
-                                  -- time of change when the digest was last computed
+    files      TEXT NOT NULL,     -- its file, or its parts in their order, as JSON: digest, size,
+                                  -- times of change and inode when the digest was last computed
     projector  TEXT               -- the same of the file that it sees images with, if it does
 ) STRICT;";
 
@@ -52,12 +52,19 @@ CREATE TABLE IF NOT EXISTS downloads (
 /// The time of change of a file that was never looked at since it got into the table.
 const NEVER: i64 = -1;
 
-/// Size and time of change of a file: what tells a changed one from an unchanged one.
+/// What tells a changed file from an unchanged one. Programs that copy files set the time of change to that
+/// of the original; the times that the file system itself keeps they cannot set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     bytes: u64,
-    /// In nanoseconds since the Unix epoch.
+    /// When its bytes were changed, as its owner says; in nanoseconds since the Unix epoch.
     mtime: i64,
+    /// When anything of it was changed, as the file system says. Rows of before have none: such files are
+    /// looked at once.
+    #[serde(default = "never")]
+    ctime: i64,
+    #[serde(default)]
+    inode: u64,
 }
 
 /// One file: as long as its stamp stays, its digest is not computed again.
@@ -86,9 +93,19 @@ pub(super) struct PinnedProjector {
 
 impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        let mtime =
-            metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        Self { bytes: metadata.len(), mtime }
+        let nanoseconds =
+            |seconds: i64, rest| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        Self {
+            bytes: metadata.len(),
+            mtime: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            ctime: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+        }
+    }
+
+    /// That of a file that nobody has looked at.
+    fn unseen(bytes: u64) -> Self {
+        Self { bytes, mtime: NEVER, ctime: NEVER, inode: 0 }
     }
 }
 
@@ -97,7 +114,7 @@ impl Pinned {
     pub(super) fn unchecked(entry: ModelEntry) -> Self {
         let file = |sha256: &Sha256Digest, bytes| PinnedFile {
             sha256: sha256.clone(),
-            stamp: Stamp { bytes, mtime: NEVER },
+            stamp: Stamp::unseen(bytes),
         };
         let files = match entry.shards.as_slice() {
             [] => vec![file(&entry.sha256, entry.gguf.size_bytes)],
@@ -299,6 +316,10 @@ fn read(row: &Row<'_>) -> Result<Pinned, StoreError> {
         gguf,
     };
     Ok(Pinned { entry, files, projector })
+}
+
+fn never() -> i64 {
+    NEVER
 }
 
 fn json(files: &(impl Serialize + ?Sized)) -> String {

@@ -97,6 +97,28 @@ fn a_file_that_was_only_touched_is_hashed_once_and_accepted() {
 }
 
 #[test]
+fn a_file_that_was_replaced_by_one_of_the_same_size_and_time_is_refused() {
+    let replace: [fn(&Path); 2] = [
+        |file| fs::write(file, b"model X").unwrap(),
+        |file| {
+            let beside = file.with_extension("beside");
+            fs::write(&beside, b"model X").unwrap();
+            fs::rename(beside, file).unwrap();
+        },
+    ];
+    for replace in replace {
+        let home = Home::new();
+        let catalog = home.open();
+        import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+        let file = checked_file(&catalog, "a").unwrap();
+        let time = fs::metadata(&file).unwrap().modified().unwrap();
+        replace(&file);
+        File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        assert_eq!(checked_file(&catalog, "a").unwrap_err().code(), "model_changed");
+    }
+}
+
+#[test]
 fn a_model_whose_file_is_gone_says_so() {
     let home = Home::new();
     let catalog = home.open();
@@ -240,6 +262,7 @@ fn a_catalog_of_the_layout_before_is_read() {
     drop(database);
     let catalog = home.open();
     assert_eq!(catalog.list(), before);
+    assert_eq!(passes_of_checked_file(&catalog, "a"), 1, "the layout knows too little of it");
     assert_eq!(passes_of_checked_file(&catalog, "a"), 0);
     drop(catalog);
     let database = rusqlite::Connection::open(home.database()).unwrap();
