@@ -13,7 +13,7 @@ Feature: Daemons restart
 
   Scenario Outline: the queen of an <topology> cluster is killed and started again
     Given an <topology> cluster with a worker
-    And a job that has succeeded and is recorded
+    And a job that has succeeded
     When the queen is killed and started again
     Then the worker is the same process as before
     And the queen lists 1 worker that is ready

@@ -6,7 +6,6 @@ use rbee_operations::{HiveTarget, Infer, JobEvent, JobSummary, Operation};
 use test_cluster::{DEMO_ALIAS, JobRun, SseEvent, wait_until};
 use worker_contract::{HiveAlias, Sampling};
 
-use super::files::all_files;
 use super::{Rbee, SOON, Step, mentions};
 
 impl Rbee {
@@ -26,33 +25,6 @@ async fn succeeded_job(world: &mut Rbee) -> Step {
     ensure!(run.failure().is_none() && run.done, "the job did not succeed: {run:?}");
     world.job = Some(run.job_id);
     Ok(())
-}
-
-#[given("a job that has succeeded and is recorded")]
-async fn recorded_job(world: &mut Rbee) -> Step {
-    succeeded_job(world).await?;
-    let data = world.cluster()?.home().path().join("data");
-    let row = format!("{}model_list", world.job()?);
-    wait_until("the job's end in the queen's records", SOON, async || {
-        let files = all_files(&data).ok()?;
-        let records = files.iter().filter_map(|file| std::fs::read(file).ok());
-        let ended = |bytes: Vec<u8>| has_row_that_succeeded(&String::from_utf8_lossy(&bytes), &row);
-        records.into_iter().any(ended).then_some(())
-    })
-    .await?;
-    Ok(())
-}
-
-/// Whether a row begins like this and its state is `succeeded`: a row's fields follow each other.
-fn has_row_that_succeeded(records: &str, row: &str) -> bool {
-    let state = |at: usize| {
-        let rest = &records[at..];
-        let found = ["running", "succeeded"]
-            .into_iter()
-            .filter_map(|state| rest.find(state).map(|at| (at, state)));
-        found.min().map(|(_, state)| state)
-    };
-    records.match_indices(row).any(|(at, _)| state(at) == Some("succeeded"))
 }
 
 #[given("a job that writes a very long answer")]

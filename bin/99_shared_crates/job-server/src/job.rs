@@ -1,11 +1,12 @@
 //! One job over its life.
 //!
 //! ```text
-//! queued ──begin──▶ running ──end──▶ succeeded | failed | cancelled
-//!    └──────────────end──────────────────────────▶
+//! queued ──begin──▶ running ──close──▶ running, its end known ──show──▶ succeeded | failed | cancelled
+//!    └──────────────close────────────▶
 //! ```
-//! An ended job changes no more: events and ends that come late are ignored, so that the final event
-//! is the last one for every reader.
+//! A closed job changes no more: events and ends that come late are ignored, so that the final event
+//! is the last one for every reader. Readers see the end when it is on disk: what they were told is not
+//! taken back by a crash.
 
 use bytes::Bytes;
 use rbee_operations::{EventLevel, JobEvent, JobState, JobSummary};
@@ -36,9 +37,20 @@ pub(crate) enum End {
     Cancelled,
 }
 
+/// An end as it is shown and kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Closed {
+    pub(crate) state: JobState,
+    pub(crate) at: String,
+    pub(crate) error: Option<String>,
+    pub(crate) event: Event,
+}
+
 /// What changes of a job while it lives.
 #[derive(Debug)]
 pub(crate) struct Job {
+    /// An end that no reader has seen.
+    closed: Option<Closed>,
     state: JobState,
     ended_at: Option<String>,
     error: Option<String>,
@@ -49,7 +61,8 @@ pub(crate) struct Job {
 impl Job {
     /// A job that waits to be begun.
     pub(crate) fn queued(log: EventLog) -> Self {
-        Self { state: JobState::Queued, ended_at: None, error: None, cancel_requested: false, log }
+        let (state, cancel_requested) = (JobState::Queued, false);
+        Self { closed: None, state, ended_at: None, error: None, cancel_requested, log }
     }
 
     /// A job that ended before this process began.
@@ -59,7 +72,8 @@ impl Job {
         error: Option<String>,
         log: EventLog,
     ) -> Self {
-        Self { state, ended_at: Some(ended_at), error, cancel_requested: false, log }
+        let (ended_at, cancel_requested) = (Some(ended_at), false);
+        Self { closed: None, state, ended_at, error, cancel_requested, log }
     }
 
     /// The job is being carried out.
@@ -69,9 +83,9 @@ impl Job {
         }
     }
 
-    /// Keeps an event. False if the job has ended, and the event came too late.
+    /// Keeps an event. False if the job's end is known, and the event came too late.
     pub(crate) fn append(&mut self, event: Event) -> bool {
-        let alive = !self.has_ended();
+        let alive = !self.is_closed();
         if alive {
             self.log.append(event);
         }
@@ -83,20 +97,38 @@ impl Job {
         self.cancel_requested |= !self.has_ended();
     }
 
-    /// Ends the job at `at`, with its final event. False if it has ended before.
-    pub(crate) fn end(&mut self, operation: &str, end: End, at: String) -> bool {
-        if self.has_ended() {
-            return false;
+    /// Settles how the job ends, at `at`. Readers see nothing of it. `None` if that was settled before.
+    pub(crate) fn close(&mut self, operation: &str, end: End, at: String) -> Option<Closed> {
+        if self.is_closed() {
+            return None;
         }
-        self.error = match &end {
+        let error = match &end {
             End::Failed(error) => Some(error.message.clone()),
             End::Succeeded(_) | End::Cancelled => None,
         };
-        self.state = end.state();
+        let state = end.state();
         let json = to_json(&end.into_event(operation, at.clone()));
-        self.log.append(Event { json, private: false });
-        self.ended_at = Some(at);
+        let closed = Closed { state, at, error, event: Event { json, private: false } };
+        self.closed = Some(closed.clone());
+        Some(closed)
+    }
+
+    /// Shows readers the end that was settled, with its final event. False if there is none to show.
+    pub(crate) fn show_end(&mut self) -> bool {
+        let Some(Closed { state, at, error, event }) = self.closed.take() else { return false };
+        (self.state, self.ended_at, self.error) = (state, Some(at), error);
+        self.log.append(event);
         true
+    }
+
+    /// Both at once.
+    #[cfg(test)]
+    pub(crate) fn end(&mut self, operation: &str, end: End, at: String) -> bool {
+        self.close(operation, end, at).is_some() && self.show_end()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.is_some() || self.has_ended()
     }
 
     /// Drops all events but the final one.
@@ -114,14 +146,6 @@ impl Job {
 
     pub(crate) fn state(&self) -> JobState {
         self.state
-    }
-
-    pub(crate) fn ended_at(&self) -> Option<&str> {
-        self.ended_at.as_deref()
-    }
-
-    pub(crate) fn error(&self) -> Option<&str> {
-        self.error.as_deref()
     }
 
     pub(crate) fn log(&self) -> &EventLog {
@@ -213,11 +237,26 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_is_settled_takes_no_more_events_and_is_seen_when_it_is_shown() {
+        let mut job = Job::queued(EventLog::new(10, 1000));
+        job.begin();
+        let late = || Event { json: Bytes::from_static(b"{}"), private: false };
+        assert!(!job.show_end());
+        job.close("infer", End::Cancelled, at()).unwrap();
+        assert!(job.close("infer", End::interrupted(), at()).is_none());
+        assert!(!job.append(late()));
+        assert_eq!((job.state(), job.log().last_id()), (JobState::Running, 0));
+        assert!(job.show_end());
+        assert_eq!((job.state(), job.log().last_id()), (JobState::Cancelled, 1));
+        assert!(!job.show_end() && !job.append(late()));
+    }
+
+    #[test]
     fn a_queued_job_can_end_without_having_run() {
         let mut job = Job::queued(EventLog::new(10, 1000));
         assert!(job.end("infer", End::interrupted(), at()));
         assert_eq!(job.state(), JobState::Failed);
-        assert_eq!(job.error(), Some("the daemon stopped while the job ran"));
+        assert_eq!(job.error.as_deref(), Some("the daemon stopped while the job ran"));
     }
 
     #[test]

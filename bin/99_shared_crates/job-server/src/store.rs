@@ -17,7 +17,7 @@ use worker_contract::JobId;
 use self::write::Record;
 use crate::context::LiveJob;
 use crate::event_log::KeptEvent;
-use crate::job::JobFacts;
+use crate::job::{Closed, JobFacts};
 
 /// How many records may wait for the disk.
 const QUEUE: usize = 1024;
@@ -107,19 +107,18 @@ impl Store {
         }
     }
 
-    /// Records how a job ended.
-    pub(crate) async fn ended(&self, live: &LiveJob) {
-        let record = {
+    /// Records how a job ends that is closed.
+    pub(crate) async fn ended(&self, live: &LiveJob, closed: Closed) {
+        let Closed { state, at, error, event } = closed;
+        let events = {
             let job = live.job.borrow();
-            Record::Ended {
-                id: live.facts.id.clone(),
-                state: job.state(),
-                ended_at: job.ended_at().unwrap_or_default().to_owned(),
-                error: job.error().map(str::to_owned),
-                events: job.log().public_tail(STORED_EVENTS, STORED_BYTES),
-            }
+            let bytes = STORED_BYTES.saturating_sub(event.json.len());
+            let mut events = job.log().public_tail(STORED_EVENTS - 1, bytes);
+            events.push(KeptEvent { id: job.log().last_id() + 1, event });
+            events
         };
-        self.send(record).await;
+        let id = live.facts.id.clone();
+        self.send(Record::Ended { id, state, ended_at: at, error, events }).await;
     }
 
     /// Removes jobs.

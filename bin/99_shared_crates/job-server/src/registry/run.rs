@@ -1,21 +1,23 @@
 //! One job from its beginning to its end. Whatever its executor does, it ends once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use rbee_operations::Operation;
+use tokio::time::timeout;
 
-use super::Inner;
+use super::{Inner, STORE_PATIENCE};
 use crate::context::LiveJob;
-use crate::job::{End, Job, now};
+use crate::job::{Closed, End, Job, now};
 use crate::{Executor, JobContext, JobError, Outcome};
 
 /// How long a cancelled job has to clean up.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
-/// Carries a job out, ends it, records its end, and forgets what is then over the limits.
+/// Carries a job out, records its end, shows it, and forgets what is then over the limits.
 pub(super) async fn run(
     inner: Arc<Inner>,
     live: Arc<LiveJob>,
@@ -24,12 +26,21 @@ pub(super) async fn run(
 ) {
     let done = carry_out(&live, operation, executor, &inner).await;
     let end = end_of(&live, done);
-    live.job.send_if_modified(|job| job.end(&live.facts.operation, end, now()));
+    let mut closed = None;
+    live.job.send_if_modified(|job| {
+        closed = job.close(&live.facts.operation, end, now());
+        false
+    });
+    let mut recording = pin!(record(&inner, &live, closed));
+    // Whoever is told of the end may kill this process, and ask the next one.
+    let is_recorded = timeout(STORE_PATIENCE, &mut recording).await.is_ok();
+    live.job.send_if_modified(Job::show_end);
     inner.table().ended();
     inner.changed.send_replace(());
     log_end(&live);
-    if let Some(store) = &inner.store {
-        store.ended(&live).await;
+    if !is_recorded {
+        tracing::warn!(job_id = %live.facts.id, "the disk is slow: a job's end is told before it is recorded");
+        recording.await;
     }
     // After its end is recorded, so that a record of a forgotten job never comes back.
     let forgotten = inner.table().retire(&live.facts.id, &inner.limits);
@@ -38,6 +49,14 @@ pub(super) async fn run(
     }
     if let Some(store) = &inner.store {
         store.forget(forgotten).await;
+    }
+}
+
+/// Done when the end is on disk.
+async fn record(inner: &Inner, live: &LiveJob, closed: Option<Closed>) {
+    if let (Some(store), Some(closed)) = (&inner.store, closed) {
+        store.ended(live, closed).await;
+        store.flush().await;
     }
 }
 

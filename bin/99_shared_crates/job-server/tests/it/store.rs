@@ -50,6 +50,26 @@ async fn a_job_that_a_crash_ended_is_failed_as_interrupted_for_every_reader() {
     assert_eq!(again.get(&id), Some(job));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_a_reader_was_told_is_on_disk_already() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let reader = rusqlite::Connection::open(&db).unwrap();
+    let mut state = reader.prepare("SELECT state FROM jobs WHERE job_id = ?1").unwrap();
+    let executor = scripted(|job| async move {
+        job.say("working");
+        tokio::task::yield_now().await;
+        Ok(Outcome::said("done"))
+    });
+    for _ in 0..50 {
+        let id = registry.submit(&operation(), "local", &executor).unwrap();
+        assert_eq!(messages(&follow(&registry, &id, None).await), ["working", "done", "[DONE]"]);
+        let on_disk: String = state.query_row([id.as_str()], |row| row.get(0)).unwrap();
+        assert_eq!(on_disk, "succeeded");
+    }
+}
+
 #[tokio::test]
 async fn neither_prompt_nor_answer_is_ever_on_disk() {
     let folder = tempfile::tempdir().unwrap();
