@@ -9,7 +9,7 @@ use access_tokens::Authenticator;
 use anyhow::Context as _;
 use clap::Parser;
 use daemon_http::{bind, require_safe_bind, serve};
-use daemon_lifecycle::{RunFiles, raise_file_limit, shutdown_token};
+use daemon_lifecycle::{RunFiles, keep_log_bounded, raise_file_limit, shutdown_token};
 use queen_rbee::{App, Settings};
 use rbee_config::{Config, Paths};
 
@@ -52,7 +52,9 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
     paths.create_all()?;
     let stop = shutdown_token()?;
-    let run_lock = RunFiles::new(&paths.run, "queen-rbee").acquire()?;
+    let run_files = RunFiles::new(&paths.run, "queen-rbee");
+    let log = run_files.log_file();
+    let run_lock = run_files.acquire()?;
 
     let auth = Authenticator::from_store(&paths.secrets)?;
     require_safe_bind(config.queen.bind, auth.is_required())?;
@@ -70,7 +72,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     run_lock.publish_addr(address).context("the queen's address cannot be written")?;
     tracing::info!(%address, features = ?queen_rbee::FEATURES, "queen listens");
 
-    serve(listener, app.router(), stop, drain).await;
+    let serving = serve(listener, app.router(), stop.clone(), drain);
+    tokio::join!(serving, keep_log_bounded(log, stop));
     app.shutdown().await;
     tracing::info!("queen stopped");
     Ok(())

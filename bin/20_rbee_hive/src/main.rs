@@ -11,7 +11,7 @@ use access_tokens::{Authenticator, local_secret};
 use anyhow::Context;
 use clap::Parser;
 use daemon_http::{Edge, bind, edge, serve};
-use daemon_lifecycle::{LEAVES_WORKERS, RunFiles, build_info, shutdown_token};
+use daemon_lifecycle::{LEAVES_WORKERS, RunFiles, build_info, keep_log_bounded, shutdown_token};
 use job_server::{Executor, JobRegistry, Limits};
 use rbee_config::{Config, Paths};
 use rbee_hive::{Announcement, Hive, HiveSettings, model_files, router};
@@ -90,7 +90,9 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let config = configured(&paths, flags)?;
     paths.create_all()?;
     let stop = shutdown_token()?;
-    let run_lock = RunFiles::new(&paths.run, "rbee-hive").acquire()?;
+    let run_files = RunFiles::new(&paths.run, "rbee-hive");
+    let log = run_files.log_file();
+    let run_lock = run_files.acquire()?;
 
     let auth = authenticator(&paths, config.hive.bind)?;
     let (listener, address) = bind(config.hive.bind)?;
@@ -127,7 +129,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         jobs.shutdown(grace).await;
         hive.shutdown().await;
     };
-    tokio::join!(serve(listener, routes, stop.clone(), grace), drained);
+    let serving = serve(listener, routes, stop.clone(), grace);
+    tokio::join!(serving, drained, keep_log_bounded(log, stop.clone()));
     tracing::info!("hive stopped");
     Ok(())
 }

@@ -65,6 +65,30 @@ async fn a_model_is_imported_and_served_over_http_and_sigterm_leaves_no_process(
 }
 
 #[tokio::test]
+async fn the_log_of_a_running_hive_is_put_aside_when_it_is_full() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("config.toml"), "[hive]\nbind = \"127.0.0.1:0\"\n").unwrap();
+    let log = home.path().join("run/logs/rbee-hive.log");
+    fs::create_dir_all(log.parent().unwrap()).unwrap();
+    let writer = fs::File::options().create(true).append(true).open(&log).unwrap();
+    let mut hive = command(home.path(), &[]).stderr(writer).spawn().unwrap();
+    let says = |text: &str| fs::read_to_string(&log).is_ok_and(|log| log.contains(text));
+    let missing = "the hive's first lines";
+    wait_until(missing, SOON, async || says("hive listens").then_some(())).await.unwrap();
+
+    fs::File::options().write(true).open(&log).unwrap().set_len(11 << 20).unwrap();
+    let is_short = async || (fs::metadata(&log).ok()?.len() < 1 << 20).then_some(());
+    wait_until("a log that begins anew", SOON, is_short).await.unwrap();
+    let aside = fs::read(log.with_extension("log.1")).unwrap();
+    assert!(aside.len() >= 11 << 20);
+    assert!(String::from_utf8_lossy(&aside).contains("hive listens"));
+
+    send_signal(hive.id().unwrap(), Signal::TERM);
+    assert!(hive.wait().await.unwrap().success());
+    assert!(says("hive stopped"), "it writes on");
+}
+
+#[tokio::test]
 async fn a_hive_that_is_replaced_leaves_its_worker_and_shows_its_log_on() {
     let mut daemon = Daemon::start().await;
     daemon.api().run_job(&import(&demo_model().unwrap(), Some("m"))).await.unwrap();

@@ -23,6 +23,7 @@ pub use build_info::{BuildInfo, LEAVES_WORKERS, build_info};
 pub use environment::{find_started_with, started_with};
 pub use error::LifecycleError;
 pub use handle::ProcessHandle;
+pub use log_file::keep_log_bounded;
 pub use open_files::raise_file_limit;
 pub use process::{ProcessIdentity, process_start_time};
 pub use run_files::{RunFiles, RunLock, Running};
