@@ -8,7 +8,8 @@ usage: ./test.sh [--quick] [--long] [--vulkan]
 
 Checks format, lints, licences and documentation, builds everything, and runs the unit tests, the
 features of bdd/, the client tests of clients/ and some seconds of each fuzz target. The first run
-compiles llama.cpp: about half an hour on two cores in all. Ends with a line 'N passed, N failed, N skipped'.
+compiles llama.cpp: about half an hour on two cores in all. Ends with the tests that this machine cannot
+run and why, and a line 'N passed, N failed, N skipped'.
 
   --quick   install nothing: fail where something is missing
   --long    kill workers under load for two minutes, and simulate three times as many houses
@@ -59,6 +60,7 @@ install() {
     logs=$target/test-logs
     python=$target/python/bin/python
     mkdir -p "$logs"
+    rm -f "$logs"/*.skips
     PATH=$PATH:$target/tools/bin
     [[ $quick == yes ]] && return 0
     have cargo-deny || cargo_tool cargo-deny "$CARGO_DENY"
@@ -129,6 +131,7 @@ run_tests() {
     suite "Fuzz targets" fuzz \
         scripts/fuzz.sh "$FUZZ_SECONDS"
 
+    tell_skips
     printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     ((failed == 0))
 }
@@ -151,11 +154,14 @@ test_vulkan() {
 
 passed=0 failed=0 skipped=0
 
-# suite TITLE RUNNER COMMAND…: runs it to its end and adds what its last lines count.
+# suite TITLE RUNNER COMMAND…: runs it to its end and adds what its last lines count. Tests that find that they
+# cannot run list themselves; nextest takes them for passed.
 suite() {
-    local title=$1 runner=$2 log=$logs/$2.log status=0 summary bad
+    local title=$1 runner=$2 log=$logs/$2.log status=0 summary bad left_out
+    export RBEE_TEST_SKIPS=$logs/$2.skips
     shift 2
     step "$title"
+    : >"$RBEE_TEST_SKIPS"
     "$@" 2>&1 | tee "$log" || status=$?
     summary=$(sed 's/\x1b\[[0-9;]*m//g' "$log" | "summary_of_$runner")
     bad=$(($(count failed) + $(count 'timed out') + $(count 'exec failed') + $(count 'errors?')))
@@ -169,6 +175,19 @@ suite() {
     ((passed += $(count passed))) || true
     ((failed += bad)) || true
     ((skipped += $(count skipped))) || true
+    left_out=$(wc -l <"$RBEE_TEST_SKIPS")
+    ((skipped += left_out)) || true
+    case $runner in
+    nextest | vulkan) ((passed -= left_out)) || true ;;
+    esac
+}
+
+# Each test that could not run here, with its reason.
+tell_skips() {
+    local lists=("$logs"/*.skips)
+    [[ -n $(cat "${lists[@]}") ]] || return 0
+    step "Not run on this machine"
+    cat "${lists[@]}"
 }
 
 # The number before a word of $summary, or 0.

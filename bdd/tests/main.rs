@@ -12,7 +12,7 @@ use cucumber::writer::Stats;
 use cucumber::{World, WriterExt, writer};
 use futures::FutureExt;
 use steps::Rbee;
-use test_cluster::SmallDisk;
+use test_cluster::{SmallDisk, skip};
 use testbed::Testbed;
 
 /// Each cluster is several processes, and a worker computes: more would only wait for each other.
@@ -24,10 +24,12 @@ async fn main() -> ExitCode {
         // A test runner asks what it could run one by one; the features run together.
         return ExitCode::SUCCESS;
     }
-    let no_small_disk = SmallDisk::unavailable();
-    let skip_root = no_small_disk.is_some();
-    let no_machines = Testbed::unavailable();
-    let skip_machines = no_machines.is_some();
+    // What a scenario's tag asks for, and why this machine does not have it.
+    let lacks: Vec<(&str, String)> =
+        [("root", SmallDisk::unavailable()), ("namespaces", Testbed::unavailable())]
+            .into_iter()
+            .filter_map(|(tag, reason)| Some((tag, reason?)))
+            .collect();
 
     let result = Rbee::cucumber()
         .max_concurrent_scenarios(AT_ONCE)
@@ -45,7 +47,11 @@ async fn main() -> ExitCode {
             move |feature, _, scenario| {
                 let has =
                     |name: &str| scenario.tags.iter().chain(&feature.tags).any(|tag| tag == name);
-                !(skip_root && has("root") || skip_machines && has("namespaces"))
+                let lacking = lacks.iter().find(|(tag, _)| has(tag));
+                if let Some((_, reason)) = lacking {
+                    skip(&format!("{}, {}", feature.name, scenario.name), reason);
+                }
+                lacking.is_none()
             },
         )
         .await;
@@ -57,12 +63,6 @@ async fn main() -> ExitCode {
         scenarios.failed,
         result.passed_steps(),
     ));
-    if let Some(reason) = no_small_disk {
-        report(&format!("bdd: left out the scenarios tagged @root: {reason}"));
-    }
-    if let Some(reason) = no_machines {
-        report(&format!("bdd: left out the scenarios tagged @namespaces: {reason}"));
-    }
     if scenarios.total() == 0 {
         report("bdd: no scenario ran");
         return ExitCode::FAILURE;

@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
-use test_cluster::{Binaries, KeeperRun, RunningKeeper, Topology, demo_model, wait_until};
+use test_cluster::{
+    Binaries, KeeperRun, RunningKeeper, Topology, demo_model, skip_test, wait_until,
+};
 
 /// The machine where the queen is.
 pub const DESK: &str = "desk";
@@ -39,11 +41,11 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// The queen's machine and the others; `None`, with a line that says why, where this computer
+    /// The queen's machine and the others; `None`, and the test is told as skipped, where this computer
     /// does not permit it.
     pub fn start(others: &[&str]) -> Result<Option<Self>> {
         if let Some(reason) = Self::unavailable() {
-            tell(&format!("skipped: {reason}"));
+            skip_test(&reason);
             return Ok(None);
         }
         let dir = tempfile::Builder::new().prefix("rbee-testbed-").tempdir()?;
@@ -109,13 +111,13 @@ impl Testbed {
         RunningKeeper::start(self.command("exec", DESK, &command).into())
     }
 
-    /// Starts systemd's user manager on a machine; false, with a line that says why, where this computer
-    /// cannot do it.
+    /// Starts systemd's user manager on a machine; false, and the test is told as skipped, where this
+    /// computer cannot do it.
     pub fn start_systemd(&self, machine: &str) -> Result<bool> {
         let started =
             self.command("systemd", machine, &[]).output().context("hosts.sh cannot be run")?;
         if !started.status.success() {
-            tell(&format!("skipped: {}", text(&started.stderr).trim()));
+            skip_test(&text(&started.stderr));
         }
         Ok(started.status.success())
     }
@@ -249,9 +251,4 @@ fn ran(mut command: Command) -> Result<String> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-#[expect(clippy::print_stderr, reason = "a test that is skipped says why")]
-fn tell(line: &str) {
-    eprintln!("{line}");
 }

@@ -174,7 +174,7 @@ fn a_file_that_grows_while_it_is_copied_is_refused() {
 #[test]
 fn a_disk_that_fills_up_during_the_copy_is_told_and_left_as_it_was() {
     if let Some(reason) = SmallDisk::unavailable() {
-        println!("skipped: {reason}");
+        test_cluster::skip_test(&reason);
         return;
     }
     let home = Home::new();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rbee_operations::Operation;
 use serde_json::Value;
-use test_cluster::{Api, Signal, send_signal, wait_until};
+use test_cluster::{Api, Signal, send_signal, skip_test, wait_until};
 use tokio::process::Command;
 use worker_contract::{SupervisedState, SupervisedWorker};
 
@@ -18,7 +18,7 @@ const SILENCE: u64 = 1;
 #[tokio::test]
 async fn a_clock_that_jumps_by_years_ends_no_worker_and_delays_no_restart() {
     let Some(library) = fake_clock() else {
-        println!("skipped: libfaketime is not installed");
+        skip_test("libfaketime is not installed");
         return;
     };
     let home = Home::new();

@@ -366,7 +366,7 @@ async fn a_split_model_is_one_model_whose_parts_lie_together() {
 #[tokio::test]
 async fn a_disk_that_is_or_becomes_too_small_is_told_and_what_arrived_is_kept() {
     if let Some(reason) = SmallDisk::unavailable() {
-        println!("skipped: {reason}");
+        test_cluster::skip_test(&reason);
         return;
     }
     let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());

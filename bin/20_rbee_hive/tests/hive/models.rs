@@ -70,7 +70,7 @@ async fn a_used_name_is_refused_for_another_file_with_both_digests() {
 #[tokio::test]
 async fn a_disk_that_is_too_small_is_told_before_anything_is_written() {
     if let Some(reason) = SmallDisk::unavailable() {
-        println!("skipped: {reason}");
+        test_cluster::skip_test(&reason);
         return;
     }
     let home = Home::new();

@@ -24,8 +24,8 @@
 //! ```
 //!
 //! Environment: `RBEE_BIN_DIR` (or `RBEE_TEST_QUEEN_LOCAL`, `RBEE_TEST_QUEEN_PLAIN` for one binary
-//! each) names the binaries under test, `RBEE_TEST_MODELS` the folder of test models, and
-//! `RBEE_TEST_KEEP=1` keeps the homes to look at.
+//! each) names the binaries under test, `RBEE_TEST_MODELS` the folder of test models,
+//! `RBEE_TEST_SKIPS` the file that lists what was skipped, and `RBEE_TEST_KEEP=1` keeps the homes to look at.
 #![warn(missing_docs)]
 
 mod api;
@@ -39,6 +39,7 @@ mod jobs;
 mod keeper;
 mod model;
 mod processes;
+mod skip;
 mod small_disk;
 mod sse;
 mod wait;
@@ -56,6 +57,7 @@ pub use model::{
     demo_model, embedding_model, embedding_reference, write_broken_model, write_truncated_model,
 };
 pub use processes::{ProcessInfo, Signal, is_alive, send_signal};
+pub use skip::{skip, skip_test};
 pub use small_disk::SmallDisk;
 pub use sse::{SseEvent, SseStream};
 pub use wait::wait_until;
