@@ -28,6 +28,7 @@ require_packages() {
             have faketime || missing+=(faketime)
             have ssh || missing+=(ssh)
             have ip || missing+=(ip)
+            [[ -x /usr/sbin/mkfs.btrfs ]] || have mkfs.btrfs || missing+=(btrfs-progs)
         fi
     fi
     ((${#missing[@]})) || return 0

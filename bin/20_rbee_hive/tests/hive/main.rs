@@ -13,9 +13,12 @@ mod hub;
 mod memory;
 mod misbehaving_workers;
 mod models;
+mod pins;
 mod projectors;
 mod resumed;
+mod revisions;
 mod seeing;
+mod stores;
 mod supervision;
 mod support;
 #[expect(dead_code, unreachable_pub, reason = "the worker's tests use more of it")]

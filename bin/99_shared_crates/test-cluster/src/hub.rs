@@ -2,7 +2,8 @@
 //!
 //! `GET /api/models/O/R/revision/REV?blobs=true` lists files with sizes and digests;
 //! `/O/R/resolve/REV/FILE` answers with a redirect whose headers tell of the file, to `/cdn/FILE`, which
-//! sends ranges. `/plain/FILE` is a file of a server without such an API.
+//! sends ranges. `/plain/FILE` is a file of a server without such an API. Each revision has files of its own,
+//! and a commit by which they are asked for, too.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -76,8 +77,12 @@ pub struct ModelHub {
     server: Arc<tokio::sync::Mutex<tokio::task::JoinSet<()>>>,
 }
 
+/// The revision that is meant where none is named.
+const MAIN: &str = "main";
+
 #[derive(Debug, Default)]
 struct Shared {
+    /// Those of other revisions than the main one under `@REVISION/NAME`.
     files: Mutex<BTreeMap<String, Bytes>>,
     faults: Mutex<HubFaults>,
     asked: Mutex<Vec<HubRequest>>,
@@ -148,6 +153,11 @@ impl ModelHub {
         locked(&self.shared.files).remove(name);
     }
 
+    /// Has a file in another revision than the main one.
+    pub fn put_at(&self, revision: &str, name: &str, bytes: impl Into<Bytes>) {
+        self.put(&format!("@{revision}/{name}"), bytes);
+    }
+
     /// What it does wrong; may be changed at any time.
     pub fn faults(&self) -> MutexGuard<'_, HubFaults> {
         locked(&self.shared.faults)
@@ -185,6 +195,17 @@ impl ModelHub {
 }
 
 impl Shared {
+    /// What the names of a revision's files begin with, and its commit. A revision may be asked for by both.
+    fn revision(&self, asked: &str) -> Option<(String, String)> {
+        let files = locked(&self.files);
+        let others = files.keys().filter_map(|name| name.strip_prefix('@')?.split_once('/'));
+        let known = others.map(|(revision, _)| (format!("@{revision}/"), revision));
+        let mut known = [(String::new(), MAIN)].into_iter().chain(known);
+        let commit = |revision: &str| sha256_hex(revision.as_bytes())[..40].to_owned();
+        let (files, revision) = known.find(|(_, of)| *of == asked || commit(of) == asked)?;
+        Some((files, commit(revision)))
+    }
+
     fn note(&self, headers: &HeaderMap) -> HubFaults {
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let asked = HubRequest { range: text(header::RANGE), token: text(header::AUTHORIZATION) };
@@ -218,7 +239,7 @@ fn refusal(status: u16) -> Response<Body> {
 
 async fn info(
     State(hub): State<Arc<Shared>>,
-    Path((owner, repo, _)): Path<(String, String, String)>,
+    Path((owner, repo, revision)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Response<Body> {
     let faults = hub.note(&headers);
@@ -229,9 +250,13 @@ async fn info(
     if repo == "gone" {
         return refusal(404);
     }
+    let Some((folder, commit)) = hub.revision(&revision) else { return refusal(404) };
     let files = locked(&hub.files);
-    let siblings: Vec<_> = files
-        .iter()
+    let of_revision = files.iter().filter_map(|(name, bytes)| {
+        let name = name.strip_prefix(&folder)?;
+        (!name.starts_with('@')).then_some((name, bytes))
+    });
+    let siblings: Vec<_> = of_revision
         .map(|(name, bytes)| {
             if faults.nameless {
                 return json!({ "rfilename": name });
@@ -243,17 +268,18 @@ async fn info(
             })
         })
         .collect();
-    let document =
-        json!({ "id": format!("{owner}/{repo}"), "sha": "a".repeat(40), "siblings": siblings });
+    let document = json!({ "id": format!("{owner}/{repo}"), "sha": commit, "siblings": siblings });
     Response::new(Body::from(document.to_string()))
 }
 
 async fn resolve(
     State(hub): State<Arc<Shared>>,
-    Path((_, _, _, file)): Path<(String, String, String, String)>,
+    Path((_, _, revision, file)): Path<(String, String, String, String)>,
     headers: HeaderMap,
 ) -> Response<Body> {
     let faults = hub.note(&headers);
+    let Some((folder, commit)) = hub.revision(&revision) else { return refusal(404) };
+    let file = format!("{folder}{file}");
     let files = locked(&hub.files);
     let Some(bytes) = files.get(&file) else { return refusal(404) };
     let to = match (&faults.cdn, faults.redirect_loop) {
@@ -266,7 +292,7 @@ async fn resolve(
         answer = answer
             .header("x-linked-size", bytes.len())
             .header("x-linked-etag", format!("\"{}\"", sha256_hex(bytes)))
-            .header("x-repo-commit", "a".repeat(40));
+            .header("x-repo-commit", commit);
     }
     respond(answer, Body::empty())
 }

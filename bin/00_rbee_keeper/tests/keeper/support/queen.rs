@@ -208,6 +208,11 @@ impl Executor for Script {
                     let message = format!("{} sees with {}", set.model, set.projector);
                     Ok(Outcome::new(message, model()))
                 }
+                Operation::ModelPin(pin) => {
+                    let mut model = model();
+                    model["sha256"] = pin.accept.as_hex().into();
+                    Ok(Outcome::new("Model smollm2-135m is pinned", model))
+                }
                 Operation::HiveList {} => Ok(Outcome::new("1 hive", json!({ "hives": [hive()] }))),
                 Operation::HiveStatus(_) => Ok(Outcome::new("localhost", hive())),
                 Operation::HiveStart(_) => {
