@@ -87,6 +87,36 @@ async fn programs_that_do_not_run_there_are_taken_away_again() {
 }
 
 #[tokio::test]
+async fn an_upgrade_that_fails_at_its_last_step_leaves_the_earlier_installation_as_it_was() {
+    let Some(bed) = Testbed::start(&["gpu-1"]).unwrap() else { return };
+    bed.start_queen().await.unwrap();
+    bed.settle("gpu-1").await.unwrap();
+    let installed = || {
+        let look = "cd .local/share/rbee-hive && ls -A . releases && readlink current && \
+                    sha256sum config.toml alias data/secrets/local.token";
+        bed.sh("gpu-1", look).unwrap()
+    };
+    let before = installed();
+    // systemd that is there, and then takes no unit.
+    let lie = "mkdir -p lies && printf '#!/bin/sh\ncase \"$*\" in *daemon-reload*) echo no room for units >&2; exit 1;; esac\n' >lies/systemctl && \
+               chmod +x lies/systemctl && echo PATH=/home/bee/lies:/usr/bin:/bin >.ssh/environment";
+    bed.sh("gpu-1", lie).unwrap();
+    // Another build, and another configuration.
+    bed.sh(DESK, "cd bin && cp rbee-hive new && echo >>new && mv new rbee-hive").unwrap();
+    let upgrade = "hive install gpu-1 --queen-url http://desk:8500";
+    let failed = bed.keeper(upgrade).await.unwrap();
+    expect(&failed, &["step \"put it in place\"", "no room for units"]);
+    assert_eq!(installed(), before);
+    assert!(bed.sh("gpu-1", "test ! -e .config/systemd/user/rbee-hive.service").is_ok());
+    bed.hive_when("gpu-1", "alive", |hive| hive["liveness"] == "alive").await.unwrap();
+
+    bed.sh("gpu-1", "rm -r lies .ssh/environment").unwrap();
+    bed.keeper(upgrade).await.unwrap().expect_success().unwrap();
+    assert_ne!(installed(), before);
+    bed.hive_when("gpu-1", "alive", |hive| hive["liveness"] == "alive").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_cable_that_is_pulled_in_the_middle_of_the_copy_leaves_nothing_once_it_is_back() {
     let Some(bed) = Testbed::start(&["gpu-1"]).unwrap() else { return };
     bed.start_queen().await.unwrap();

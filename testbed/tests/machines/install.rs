@@ -1,6 +1,8 @@
 //! A hive's way onto a machine, and off it again.
 
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use testbed::{DESK, Testbed};
 
@@ -19,6 +21,18 @@ async fn an_empty_machine_becomes_a_hive_whose_worker_answers() {
     }
     assert!(installed.stdout.contains("rbee-keeper hive start gpu-1"), "{installed}");
     let root = bed.hive_root("gpu-1");
+    let engine = |folder: &Path| -> Vec<(OsString, u64)> {
+        let files = fs::read_dir(folder.join("rbee-engine")).unwrap().map(Result::unwrap);
+        let mut files: Vec<_> =
+            files.map(|file| (file.file_name(), file.metadata().unwrap().len())).collect();
+        files.sort();
+        files
+    };
+    let libraries = engine(&bed.home(DESK).join("bin"));
+    assert!(!libraries.is_empty());
+    assert_eq!(engine(&root.join("current")), libraries, "the engine's libraries came, too");
+    let sudo = bed.run("gpu-1", &["sudo", "-n", "true"]).unwrap();
+    assert!(!sudo.status.success(), "the machine's user can become root");
     let config = fs::read_to_string(root.join("config.toml")).unwrap();
     assert!(config.contains("queen_url = \"http://10.77.0.1:8500\""), "{config}");
 

@@ -3,6 +3,7 @@
 
 mod discovery;
 mod faults;
+mod hops;
 mod install;
 mod links;
 mod models;

@@ -88,6 +88,7 @@ begin() {
         folder=$(dirname "$folder")
     done
     mkdir -p "$root"
+    put_back
     rm -rf "$root"/.staging-*
     mkdir "$root/$1"
     say made "$made"
@@ -121,10 +122,63 @@ try() {
     "$root/$1/llm-worker-rbee" devices --json
 }
 
-# activate STAGING RELEASE ALIAS: what was received is the installation from now on.
+# The files that an installation consists of, beside its release: each with its place.
+parts() {
+    printf '%s\n' "config.toml $root/config.toml" "local.token $root/data/secrets/local.token" \
+        "alias $root/alias" "$unit $units/$unit"
+}
+
+# Sets aside what an installation replaces. It is whole when it says so.
+set_aside() {
+    rm -rf "$root/.before"
+    mkdir "$root/.before"
+    parts | while read -r name place; do
+        [ ! -e "$place" ] || cp -p "$place" "$root/.before/$name"
+    done
+    readlink "$root/current" >"$root/.before/current" || :
+    : >"$root/.before/whole"
+}
+
+# Puts back what was set aside, if an installation has not come to its end.
+put_back() {
+    if [ -e "$root/.before/whole" ]; then
+        parts | while read -r name place; do
+            if [ -e "$root/.before/$name" ]; then
+                mv -f "$root/.before/$name" "$place"
+            else
+                rm -f "$place"
+            fi
+        done
+        point_at "$(cat "$root/.before/current")"
+        if [ -e "$root/current" ]; then tidy; fi
+        if has_systemd; then systemctl --user daemon-reload || :; fi
+    fi
+    rm -rf "$root/.before"
+}
+
+# point_at RELEASE: what runs is that release; none where nothing is named.
+point_at() {
+    rm -f "$root/.current"
+    if [ -z "$1" ]; then
+        rm -f "$root/current"
+        return
+    fi
+    ln -s "$1" "$root/.current"
+    mv -T "$root/.current" "$root/current"
+}
+
+# activate STAGING RELEASE ALIAS: what was received is the installation from now on, or nothing of it is.
 activate() {
-    staging=$root/$1
     mkdir -p "$root/releases" "$root/data/secrets" "$root/models" "$root/run/logs"
+    set_aside
+    trap 'put_back; exit 1' EXIT
+    put_in_place "$@"
+    trap - EXIT
+    rm -rf "$root/.before"
+}
+
+put_in_place() {
+    staging=$root/$1
     mv -f "$staging/config.toml" "$root/config.toml"
     mv -f "$staging/local.token" "$root/data/secrets/local.token"
     if has_systemd; then
@@ -146,8 +200,7 @@ activate() {
     fi
     rm -rf "$root/releases/$2"
     mv "$staging" "$root/releases/$2"
-    ln -s "releases/$2" "$root/.current"
-    mv -T "$root/.current" "$root/current"
+    point_at "releases/$2"
 }
 
 # tidy: removes the releases before the one in use.
@@ -161,6 +214,7 @@ tidy() {
 # rollback STAGING MADE: takes away what an installation that failed has brought.
 rollback() {
     rm -rf "${root:?}/$1"
+    put_back
     [ -n "${2-}" ] || return 0
     case $root/ in "$2"/*) ;; *) return 0 ;; esac
     if [ -e "$units/$unit" ]; then
