@@ -160,7 +160,7 @@ impl From<ServerError> for JobError {
             ServerError::Unknown(_) => {
                 ("server_not_found", "`rbee-keeper worker list` shows which there are".to_owned())
             }
-            ServerError::Token(_) | ServerError::Store(_) => {
+            ServerError::Token(_) | ServerError::Store(_) | ServerError::Interrupted(_) => {
                 return Self::new("server_list", with_causes(&error));
             }
         };

@@ -278,13 +278,12 @@ impl Workers {
                 changed = true;
             }
             // One that has said nothing is as gone as the hive that alone knows of it.
-            let is_gone = match worker.silence(interval, now) {
-                Some(silence) => silence == Liveness::Gone,
-                None => {
-                    let known_for = now.saturating_duration_since(worker.used_at);
-                    liveness(known_for, interval, false) == Liveness::Gone
-                        && hive_is_gone(&worker.hive_id)
-                }
+            let is_gone = if let Some(silence) = worker.silence(interval, now) {
+                silence == Liveness::Gone
+            } else {
+                let known_for = now.saturating_duration_since(worker.used_at);
+                liveness(known_for, interval, false) == Liveness::Gone
+                    && hive_is_gone(&worker.hive_id)
             };
             if is_gone && !worker.target.gone.is_cancelled() {
                 worker.target.gone.cancel();

@@ -8,7 +8,7 @@ use worker_contract::{SupervisedState, SupervisedWorker};
 fn an_adopted_worker_that_is_started_again_keeps_the_memory_that_it_had() {
     let home = std::sync::Arc::new(Home::new());
     let first_home = home.clone();
-    let worker: SupervisedWorker = in_a_life_that_ends_at_once(async move {
+    let worker: SupervisedWorker = in_a_life_that_ends_at_once(|| async move {
         let hive = first_home.start_with(first_home.double("needs-much-twice")).await.unwrap();
         hive.import(&first_home.double_model(), "double").await.unwrap();
         result(hive.run(spawn("double")).await.unwrap())

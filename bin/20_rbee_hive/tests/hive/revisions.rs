@@ -1,6 +1,6 @@
 //! Revisions of a repository: whoever names one gets its files, today and after the next commit.
 
-use rbee_operations::{ModelDownload, Operation};
+use rbee_operations::{ModelDownload, Operation, ProjectorChoice};
 use test_cluster::{ModelHub, sha256_hex};
 use worker_contract::{HiveAlias, ModelEntry};
 
@@ -42,7 +42,7 @@ async fn download(hive: &TestHive, reference: &str, name: &str) -> Result<ModelE
         hive_id: HiveAlias::localhost(),
         reference: reference.parse().expect("a legal reference"),
         alias: Some(alias(name)),
-        projector: Default::default(),
+        projector: ProjectorChoice::default(),
     });
     hive.run(download).await.map(result).map_err(|error| error.code)
 }

@@ -257,7 +257,7 @@ fn of_two_workers_with_one_port_the_one_that_cannot_be_reached_is_ended() {
     for (lost, kept) in [(0, 1), (1, 0)] {
         let home = std::sync::Arc::new(Home::new());
         let first_home = home.clone();
-        in_a_life_that_ends_at_once(async move {
+        in_a_life_that_ends_at_once(|| async move {
             let hive = first_home.start_with(first_home.double("serves")).await.unwrap();
             hive.import(&first_home.double_model(), "double").await.unwrap();
             hive.spawn("double").await.unwrap();
