@@ -145,6 +145,30 @@ async fn what_a_running_download_needs_later_is_no_garbage() {
 }
 
 #[tokio::test]
+async fn what_a_running_update_needs_later_is_no_garbage() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("m.gguf", body(MIB));
+    hub.put("mmproj.gguf", projector(1));
+    let hive = start(&home, &hub).await;
+    hive.download("hf:me/m").await.unwrap();
+    let (next, sight) = (body(2 * MIB), [projector(2), vec![7; 8 * MIB]].concat());
+    let (next_digest, sight_digest) = (sha256_hex(&next), sha256_hex(&sight));
+    hub.put("m.gguf", next);
+    hub.put("mmproj.gguf", sight);
+    hub.faults().slow = Some(64 << 10);
+    let cleans = async {
+        // The model is whole by then.
+        has_sent(&hub, 5 * MIB).await;
+        assert_eq!(hive.garbage(true).await, [""; 0]);
+        hub.faults().slow = None;
+    };
+    let updating = hive.run(update(Some(&next_digest), Some(&sight_digest)));
+    let (updated, ()) = tokio::join!(updating, cleans);
+    assert_eq!(updated.unwrap().data["updated"], true);
+    assert_eq!(hive.pinned(), (next_digest, Some(sight_digest)));
+}
+
+#[tokio::test]
 async fn a_model_that_is_copied_from_another_hive_brings_its_projector() {
     let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     hub.put("m.gguf", body(MIB));
