@@ -14,7 +14,7 @@ async fn a_script_pins_another_file_only_by_saying_so() {
     let (pinned, actual) = ("b".repeat(64), "c".repeat(64));
     let unasked = run(&home, &queen, "model pin smollm2-135m").await.expect(1);
     assert!(unasked.stdout.contains(&pinned) && unasked.stdout.contains(&actual), "{unasked:?}");
-    let way = format!("model pin MODEL --accept {actual}");
+    let way = format!("model pin smollm2-135m --accept {actual}");
     assert!(unasked.stderr.contains(&way), "{unasked:?}");
     let other = run(&home, &queen, &format!("model pin smollm2-135m --accept {pinned}")).await;
     assert!(other.expect(1).stderr.contains(&actual));

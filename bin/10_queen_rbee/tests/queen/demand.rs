@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rbee_operations::{Operation, WorkerSpawn};
 use serde_json::json;
-use worker_contract::{HiveAlias, HiveHeartbeat};
+use worker_contract::HiveAlias;
 
 use crate::support::{HiveDouble, Queen, Reply, chat, until};
 
@@ -86,17 +86,41 @@ async fn the_deadline_holds_while_a_worker_is_being_started() {
 }
 
 #[tokio::test]
+async fn a_stream_that_waits_for_a_worker_is_kept_alive_by_comments() {
+    let (queen, hive) = queen_with_hive(false).await;
+    let body = chat();
+    let stream = async {
+        // Its head comes without a worker after a while.
+        let stream = queen.stream(CHAT, &body).await;
+        hive.let_start();
+        stream.refused().await
+    };
+    let reports = async {
+        loop {
+            queen.hive_beat(&hive.beat()).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let reply = tokio::select! {
+        reply = stream => reply,
+        () = reports => unreachable!("it reports without end"),
+    };
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.text.starts_with(": keep-alive\n\n"), "{reply:?}");
+    assert!(reply.text.contains("Hello") && reply.text.ends_with("data: [DONE]\n\n"), "{reply:?}");
+}
+
+#[tokio::test]
 async fn a_hive_that_falls_silent_while_it_starts_a_worker_is_not_waited_for() {
     let (queen, lost) = queen_with_hive(false).await;
-    let other = HiveDouble::start(false);
+    let other = HiveDouble::start_as("other".parse().unwrap(), false);
     other.let_start();
     let body = chat();
     let reported = async {
         until("the first was asked", async || lost.spawns() == 1).await;
         // The other one reports for as long as it takes; the first never does again.
         loop {
-            let beat = HiveHeartbeat { hive_id: "other".parse().unwrap(), ..other.beat() };
-            queen.hive_beat(&beat).await;
+            queen.hive_beat(&other.beat()).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };

@@ -12,6 +12,7 @@ mod disconnect;
 mod events;
 mod failover;
 mod failures;
+mod fairness;
 mod jobs;
 mod metrics;
 mod policies;

@@ -1,9 +1,11 @@
 //! How many workers a model has, where, and for how long.
 
+use std::time::Duration;
+
 use rbee_operations::ModelPolicy;
 use serde_json::{Value, json};
 
-use crate::support::{HiveDouble, Queen, Reply, chat, until};
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -57,7 +59,12 @@ async fn an_idle_worker_is_ended_and_the_next_request_starts_one_again() {
 #[tokio::test]
 async fn as_many_workers_are_kept_as_the_policy_wants_with_its_settings() {
     let queen = Queen::configured(|config| {
-        let policy = ModelPolicy { min: Some(1), slots: Some(7), ..ModelPolicy::default() };
+        let policy = ModelPolicy {
+            min: Some(1),
+            slots: Some(7),
+            ctx_size: Some(1024),
+            ..ModelPolicy::default()
+        };
         config.models.insert("m".parse().unwrap(), policy);
         config.queen.idle_ttl_s = 1;
     })
@@ -66,12 +73,84 @@ async fn as_many_workers_are_kept_as_the_policy_wants_with_its_settings() {
     hive.let_start();
     until("one is started without a request", async || {
         report(&queen, &hive, 8).await;
-        hive.spawns() == 1
+        !hive.started().is_empty()
     })
     .await;
+    let started = hive.started();
+    assert_eq!((started[0].slots, started[0].ctx_size), (Some(7), Some(1024)));
     let shown = job(&queen, json!({"ModelPolicyList": {}})).await;
     assert_eq!(shown["policies"][0]["min"], 1);
     assert_eq!(shown["policies"][0]["slots"], 7);
+}
+
+#[tokio::test]
+async fn two_workers_that_must_be_are_started_although_there_is_one_device() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"min": 2, "device": "CPU-0"}})).await;
+    let hive = HiveDouble::start(false);
+    hive.let_start();
+    until("two are started", async || {
+        let mut beat = hive.beat_with_workers(8);
+        beat.devices.truncate(1);
+        beat.devices[0].memory_free_bytes = 64 << 30;
+        queen.hive_beat(&beat).await;
+        for beat in hive.worker_beats() {
+            queen.worker_beat(&beat).await;
+        }
+        hive.started().len() == 2
+    })
+    .await;
+    assert_eq!(hive.asked(), ["spawn m CPU-0", "spawn m CPU-0"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_must_be_and_has_no_place_is_told_of() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"min": 1}})).await;
+    let hive = HiveDouble::start(false);
+    until("it is told", async || {
+        let mut beat = hive.beat_with_workers(0);
+        beat.devices.iter_mut().for_each(|device| device.memory_free_bytes = 1 << 30);
+        queen.hive_beat(&beat).await;
+        let decisions = Reply::read(queen.get("/v1/decisions")).await.json();
+        decisions["decisions"].as_array().unwrap().iter().any(|d| d["kind"] == "no_place")
+    })
+    .await;
+    assert_eq!(hive.spawns(), 0);
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_long_get_another_worker_where_there_is_room() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    hive.let_start();
+    let hangs = || Script::Hangs(&[]);
+    let slow = WorkerDouble::start("w-1", [hangs(), hangs()]);
+    let mut beat = slow.beat();
+    beat.slots.total = 1;
+    queen.worker_beat(&beat).await;
+    let body = chat();
+    let first = async { tokio::join!(queen.ask(CHAT, &body), queen.ask(CHAT, &body)) };
+    let others = async {
+        until("the first one is full", async || queen.in_flight("w-1").await == 2).await;
+        tokio::join!(queen.ask(CHAT, &body), queen.ask(CHAT, &body))
+    };
+    let reported = async {
+        loop {
+            report(&queen, &hive, 8).await;
+            queen.worker_beat(&beat).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let (third, fourth) = tokio::select! {
+        others = others => others,
+        hung = first => panic!("{hung:?}"),
+        () = reported => unreachable!("it reports without end"),
+    };
+    for reply in [third, fourth] {
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0");
+    }
+    assert_eq!(hive.asked(), ["spawn m GPU-0"]);
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use rbee_operations::{Operation, WorkerTarget};
 use serde_json::{Value, json};
 use test_cluster::{Api, Cluster, DEMO_ALIAS, Transcript, wait_until};
+use worker_contract::HiveAlias;
 
 /// For how long workers are killed, in seconds; the environment can ask for more.
 const SECONDS: u64 = 20;
@@ -81,6 +83,30 @@ async fn a_queen_that_is_killed_leaves_workers_and_hives_and_serves_again() {
     assert_eq!(known, (&json!(worker.worker_id), &json!(worker.pid)), "the same process");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_deleted_in_the_middle_of_an_answer_hands_it_on() {
+    let cluster = cluster().await;
+    cluster.spawn_worker().await.unwrap();
+    cluster.spawn_worker().await.unwrap();
+    let api = cluster.api().unwrap();
+    let (body, expected) = forced(7);
+    let mut stream = api.chat_stream(&body).await.unwrap();
+    let mut transcript = Transcript::default();
+    stream.read_pieces(3, &mut transcript).await.unwrap();
+    let workers = cluster.workers().await.unwrap();
+    let busy = workers.iter().find(|worker| worker["in_flight"] == 1).unwrap();
+    let target = WorkerTarget {
+        hive_id: HiveAlias::localhost(),
+        worker_id: busy["worker_id"].as_str().unwrap().parse().unwrap(),
+    };
+    let deleted = api.run_job(&Operation::WorkerDelete(target)).await.unwrap();
+    deleted.result::<Value>().unwrap();
+    stream.read_rest(&mut transcript).await.unwrap();
+    assert!(transcript.done && transcript.error.is_none(), "{transcript:?}");
+    assert_eq!(serde_json::from_str::<Value>(&transcript.text).unwrap(), json!(expected));
+    assert_eq!(failovers(&cluster), 1, "it went on elsewhere");
+}
+
 /// A cluster whose workers give the same text however many requests they have.
 async fn cluster() -> Cluster {
     let cluster = Cluster::builder()
@@ -90,6 +116,8 @@ async fn cluster() -> Cluster {
         .env("RBEE_WORKER__CTX_SIZE", "2048")
         // They fail more often here than any worker that is worth starting again.
         .env("RBEE_HIVE__MAX_FAILURES", "100")
+        // One that is told to end is not waited for.
+        .env("RBEE_HIVE__STOP_GRACE_S", "0")
         .start()
         .await
         .unwrap();

@@ -26,6 +26,7 @@ pub(crate) struct HiveDouble {
 }
 
 struct Stage {
+    id: HiveAlias,
     /// Each start of a worker takes one.
     may_start: Semaphore,
     fails: bool,
@@ -38,7 +39,13 @@ struct Stage {
 impl HiveDouble {
     /// A hive whose starts of workers wait for [`let_start`](Self::let_start), and then fail or not.
     pub(crate) fn start(fails: bool) -> Self {
+        Self::start_as(HiveAlias::localhost(), fails)
+    }
+
+    /// The same under a name.
+    pub(crate) fn start_as(id: HiveAlias, fails: bool) -> Self {
         let stage = Arc::new(Stage {
+            id,
             may_start: Semaphore::new(0),
             fails,
             spawns: AtomicUsize::new(0),
@@ -60,6 +67,12 @@ impl HiveDouble {
     /// How many workers it was asked to start.
     pub(crate) fn spawns(&self) -> usize {
         self.stage.spawns.load(Ordering::SeqCst)
+    }
+
+    /// The starts of workers that have come up, as they were asked for.
+    pub(crate) fn started(&self) -> Vec<WorkerSpawn> {
+        let workers = self.stage.workers.lock().unwrap();
+        workers.iter().map(|(_, spawn)| spawn.clone()).collect()
     }
 
     /// What it was asked for: `spawn MODEL DEVICE`, `delete WORKER`.
@@ -110,7 +123,7 @@ impl HiveDouble {
         let workers = self.stage.workers.lock().unwrap();
         let workers = workers.iter().map(|(worker, spawn)| listed(worker, spawn)).collect();
         HiveHeartbeat {
-            hive_id: HiveAlias::localhost(),
+            hive_id: self.stage.id.clone(),
             address: Some(self.url.clone()),
             version: "0".into(),
             devices: Vec::new(),
@@ -123,6 +136,7 @@ impl HiveDouble {
 fn listed(worker: &WorkerDouble, spawn: &WorkerSpawn) -> SupervisedWorker {
     let listed = worker.listed(SupervisedState::Ready);
     SupervisedWorker {
+        hive_id: spawn.hive_id.clone(),
         model: spawn.model.clone(),
         device: spawn.device.unwrap_or(listed.device),
         ..listed
