@@ -55,7 +55,7 @@ async fn a_machine_that_is_cut_off_is_shown_as_gone_and_the_others_answer() {
 
 fn long_story(bed: &Testbed) -> RunningKeeper {
     let question = "Tell a long story about a bee.";
-    let line = ["infer", "-q", "--model", "demo", "--max-tokens", "900", "--temperature", "0"];
+    let line = ["infer", "-q", "--model", "demo", "--max-tokens", "400", "--temperature", "0"];
     bed.start_keeper(&[&line[..], &[question]].concat()).unwrap()
 }
 
