@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rbee_operations::ModelPolicy;
 use rusqlite::Connection;
+use sqlite_file::{Layout, OpenError};
 use worker_contract::ModelAlias;
 
-/// The version of the table below.
-const VERSION: i64 = 1;
+const LAYOUT: Layout = Layout { version: 1, tables: TABLE };
 const TABLE: &str = "
     CREATE TABLE model_policies (
         model  TEXT PRIMARY KEY,
@@ -30,8 +29,9 @@ pub enum PolicyError {
     },
     /// The file was written by a later version of rbee.
     #[error(
-        "the policies in {path} have version {found}, but this rbee knows versions up to {VERSION}; \
-         use the later rbee, or move the file away"
+        "the policies in {path} have version {found}, but this rbee knows versions up to {known}; \
+         use the later rbee, or move the file away",
+        known = LAYOUT.version
     )]
     TooNew {
         /// The file.
@@ -57,20 +57,10 @@ impl Store {
         path: &Path,
     ) -> Result<(Self, BTreeMap<ModelAlias, ModelPolicy>), PolicyError> {
         let failed = |source| PolicyError::File { path: path.to_owned(), source };
-        let connection = Connection::open(path).map_err(failed)?;
-        connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
-        connection.execute_batch("PRAGMA journal_mode = WAL;").map_err(failed)?;
-        let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
-        match found.map_err(failed)? {
-            0 => {
-                let create = format!("BEGIN; {TABLE} PRAGMA user_version = {VERSION}; COMMIT;");
-                connection.execute_batch(&create).map_err(failed)?;
-            }
-            found if found > VERSION => {
-                return Err(PolicyError::TooNew { path: path.to_owned(), found });
-            }
-            _ => {}
-        }
+        let connection = sqlite_file::open(path, LAYOUT).map_err(|error| match error {
+            OpenError::Open(source) | OpenError::Use(source) => failed(source),
+            OpenError::TooNew { found } => PolicyError::TooNew { path: path.to_owned(), found },
+        })?;
         let policies = read(&connection).map_err(failed)?;
         Ok((Self { connection, path: path.to_owned() }, policies))
     }

@@ -67,7 +67,7 @@ impl Store {
         let writer = schema::open(path)?;
         write::prune(&writer, now).map_err(use_error)?;
         let last_id = read::last_id(&writer).map_err(use_error)?;
-        let reader = Arc::new(Mutex::new(schema::connect(path).map_err(use_error)?));
+        let reader = Arc::new(Mutex::new(sqlite_file::connect(path).map_err(use_error)?));
         let (records, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("decisions".to_owned())
