@@ -19,12 +19,16 @@ async fn a_machine_that_is_cut_off_is_shown_as_gone_and_the_others_answer() {
         bed.keeper(&format!("hive restart {machine}")).await.unwrap().expect_success().unwrap();
     }
     let worker = bed.employ("gpu-1").await.unwrap();
+    let file = bed.bring_model("gpu-2").unwrap();
+    let import = format!("model import {file} --alias demo --hive gpu-2");
+    bed.keeper(&import).await.unwrap().expect_success().unwrap();
     let undisturbed = long_story(&bed).finish().await.unwrap().expect_success().unwrap();
 
     // An answer that is being written when the cable is pulled goes on elsewhere, without a gap.
     let mut long = long_story(&bed);
     long.wait_for_output().await.unwrap();
-    bed.employ("gpu-2").await.unwrap();
+    let spawn = "worker spawn --model demo --hive gpu-2";
+    bed.keeper(spawn).await.unwrap().expect_success().unwrap();
     bed.cut("gpu-1").unwrap();
     let ended = long.finish().await.unwrap().expect_success().unwrap();
     assert_eq!(ended.stdout, undisturbed.stdout, "a token was lost, or came twice");
@@ -55,7 +59,7 @@ async fn a_machine_that_is_cut_off_is_shown_as_gone_and_the_others_answer() {
 
 fn long_story(bed: &Testbed) -> RunningKeeper {
     let question = "Tell a long story about a bee.";
-    let line = ["infer", "-q", "--model", "demo", "--max-tokens", "400", "--temperature", "0"];
+    let line = ["infer", "-q", "--model", "demo", "--max-tokens", "240", "--temperature", "0"];
     bed.start_keeper(&[&line[..], &[question]].concat()).unwrap()
 }
 

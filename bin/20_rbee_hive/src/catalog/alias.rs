@@ -35,7 +35,7 @@ fn quantization_at(stem: &str) -> Option<usize> {
 
 fn names_quantization(text: &str) -> bool {
     let text = text.strip_prefix("ud-").unwrap_or(text);
-    if matches!(text, "f32" | "f16" | "bf16" | "fp16" | "fp32" | "mxfp4") {
+    if matches!(text, "f32" | "f16" | "bf16" | "fp16" | "fp32" | "mxfp4" | "mxfp4_moe") {
         return true;
     }
     let digits = ["iq", "tq", "q"].iter().find_map(|prefix| text.strip_prefix(prefix));
@@ -78,6 +78,7 @@ mod tests {
         for (file, alias) in [
             ("SmolLM2-135M-Instruct.Q4_1.gguf", Some("smollm2-135m-instruct")),
             ("Qwen3-0.6B-Q4_K_M.gguf", Some("qwen3-0.6b")),
+            ("Qwen3-VL-30B-A3B-MXFP4_MOE.gguf", Some("qwen3-vl-30b-a3b")),
             ("gemma-3-270m-it-UD-IQ2_XXS.gguf", Some("gemma-3-270m-it")),
             ("model.f16.gguf", Some("model")),
             ("big-Q8_0-00001-of-00002.gguf", Some("big")),

@@ -200,3 +200,29 @@ fn asked_to(wait: Option<Duration>) -> String {
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_known_by_its_code() {
+        let host = || "h".to_owned();
+        let status =
+            |status| DownloadError::Status { host: host(), status, what: host(), wait: None };
+        for (error, passes) in [
+            (DownloadError::Connect { host: host(), source: "no route".into() }, true),
+            (DownloadError::Stalled { host: host(), after: Duration::ZERO }, true),
+            (DownloadError::Closed { host: host() }, true),
+            (DownloadError::Cut { host: host(), got: 1, wanted: 2 }, true),
+            (status(429), true),
+            (status(503), true),
+            (status(401), false),
+            (status(404), false),
+            (DownloadError::DiskFull, false),
+            (DownloadError::Cancelled, false),
+        ] {
+            assert_eq!(DownloadError::may_pass(error.code()), passes, "{error}");
+        }
+    }
+}
