@@ -156,6 +156,7 @@ impl Endpoint {
         };
         let via = match text(headers, VIA)? {
             Some(via) if via.len() > MAX_VIA => return Err(invalid(VIA, "fewer queens")),
+            Some(via) if via.contains('\t') => return Err(invalid(VIA, "names and commas")),
             via => via.unwrap_or_default().to_owned(),
         };
         Ok(Asking { caller, deadline, priority, session, via })

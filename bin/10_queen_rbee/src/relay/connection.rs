@@ -28,8 +28,12 @@ use crate::registry::Address;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long an unused connection is kept.
-const IDLE: Duration = Duration::from_secs(60);
+/// How long an unused connection to a worker of rbee is kept: less long than it keeps it.
+const IDLE: Duration = Duration::from_secs(25);
+/// How long one to a server of somebody else is kept; some close theirs after five seconds.
+const SERVER_IDLE: Duration = Duration::from_secs(4);
+/// A request that fails sooner on a connection that was idle has not begun: the worker had closed it.
+const CLOSED: Duration = Duration::from_secs(1);
 /// How many unused connections are kept, over all workers.
 const MAX_IDLE: usize = 1024;
 /// How much of an answer is read at once.
@@ -85,22 +89,35 @@ struct Idle {
 }
 
 impl Pool {
-    /// Sends a request; gives its answer once the head is there. One that fails on a connection that was
-    /// idle, and that the worker may have closed meanwhile, is sent once more on a fresh one; so is one
-    /// that has no head within `stale` there.
+    /// Sends a request; gives its answer once the head is there. One that ends at once on a connection
+    /// that was idle, since the worker has closed it meanwhile, is sent once more on a fresh one; so is
+    /// one that has no head within `stale` there, if that is given: whoever answers at once has it from a
+    /// network that forgot the connection.
     pub(super) async fn send(
         &self,
         address: &Address,
-        stale: Duration,
+        stale: Option<Duration>,
         request: &Outgoing,
     ) -> Result<Exchange, Broken> {
-        if let Some(idle) = self.take(&address.authority) {
+        let kept_for = if stale.is_some() { IDLE } else { SERVER_IDLE };
+        if let Some(idle) = self.take(&address.authority, kept_for).await {
             let mut exchange = self.exchange(idle, address);
-            if let Ok(Ok(())) = timeout(stale, exchange.call(request)).await {
-                return Ok(exchange);
-            }
-            // The others go the same way: the worker has ended, or the network forgot them.
-            self.idle().remove(&address.authority);
+            let began = now();
+            let called = match stale {
+                Some(stale) => timeout(stale, exchange.call(request)).await.ok(),
+                None => Some(exchange.call(request).await),
+            };
+            match called {
+                Some(Ok(())) => return Ok(exchange),
+                Some(Err(broken))
+                    if exchange.reader.has_begun()
+                        || now().saturating_duration_since(began) > CLOSED =>
+                {
+                    return Err(broken);
+                }
+                // The others go the same way: the worker has ended, or the network forgot them.
+                _ => self.idle().remove(&address.authority),
+            };
         }
         let fresh = timeout(CONNECT, connect(address)).await.map_err(|_| Broken::ConnectTimeout)?;
         let mut exchange = self.exchange(fresh.map_err(Broken::Connect)?, address);
@@ -119,10 +136,15 @@ impl Pool {
         }
     }
 
-    /// The connection that was used last: the least likely to have been closed.
-    fn take(&self, authority: &str) -> Option<TcpStream> {
-        let idle = self.idle().get_mut(authority)?.pop()?;
-        (now().saturating_duration_since(idle.since) < IDLE).then_some(idle.stream)
+    /// The connection that was used last, the least likely to have been closed, if it still stands.
+    async fn take(&self, authority: &str, kept_for: Duration) -> Option<TcpStream> {
+        loop {
+            let mut idle = self.idle().get_mut(authority)?.pop()?;
+            let is_fresh = now().saturating_duration_since(idle.since) < kept_for;
+            if is_fresh && says_nothing(&mut idle.stream).await {
+                return Some(idle.stream);
+            }
+        }
     }
 
     fn keep(&self, authority: String, stream: TcpStream) {
@@ -209,8 +231,11 @@ impl Exchange {
             }
             let mut early = std::mem::take(&mut self.early);
             let head = loop {
-                if self.reader.head().is_some() {
-                    break Poll::Ready(Ok(()));
+                if let Some(head) = self.reader.head() {
+                    // A refusal need not read the request; who answers it does.
+                    let is_refused = head.status() != 200 || unsent.is_some();
+                    let is_over = self.is_sent || is_refused;
+                    break if is_over { Poll::Ready(Ok(())) } else { Poll::Pending };
                 }
                 match self.poll_read(context, &mut |part| early.extend_from_slice(part)) {
                     Poll::Ready(Ok(())) => {}
@@ -268,6 +293,17 @@ impl Exchange {
             Poll::Pending => Poll::Pending,
         }
     }
+}
+
+/// Whether nothing has come on an idle connection: neither its end, nor what would be taken for the
+/// answer to the next request.
+async fn says_nothing(stream: &mut TcpStream) -> bool {
+    poll_fn(|context| {
+        let mut room = [MaybeUninit::<u8>::uninit(); 1];
+        let read = Pin::new(&mut *stream).poll_read(context, &mut ReadBuf::uninit(&mut room));
+        Poll::Ready(read.is_pending())
+    })
+    .await
 }
 
 async fn connect(address: &Address) -> io::Result<TcpStream> {

@@ -100,7 +100,7 @@ impl WorkerClient {
         };
         let patience = if target.server.is_some() { SERVER_BEGINS } else { BEGIN };
         // A server may compute the prompt before it says anything.
-        let stale = if target.server.is_some() { patience } else { STALE };
+        let stale = target.server.is_none().then_some(STALE);
         let sent_at = Instant::now();
         let late = deadline.min(sent_at + patience);
         let sent = tokio::select! {

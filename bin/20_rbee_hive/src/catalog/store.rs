@@ -59,8 +59,8 @@ pub(super) struct Stamp {
     bytes: u64,
     /// When its bytes were changed, as its owner says; in nanoseconds since the Unix epoch.
     mtime: i64,
-    /// When anything of it was changed, as the file system says. Rows of before have none: such files are
-    /// looked at once.
+    /// When anything of it was changed, as the file system says. A row without one has its file looked at
+    /// once.
     #[serde(default = "never")]
     ctime: i64,
     #[serde(default)]

@@ -8,7 +8,7 @@ use rbee_operations::{ModelDownload, Operation};
 use super::{Catalog, CatalogError};
 
 /// The most downloads that are noted. One more is not gone on with by the next hive.
-const MAX_NOTES: usize = 256;
+const MAX_NOTES: usize = 64;
 
 /// A download that is noted.
 #[derive(Debug, Clone)]

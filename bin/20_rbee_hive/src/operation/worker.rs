@@ -6,7 +6,7 @@ use job_server::{JobContext, JobError, Outcome};
 use narration::with_causes;
 use rbee_operations::{Progress, WorkerSpawn};
 use serde_json::json;
-use worker_contract::{DeviceId, ModelAlias, WorkerId};
+use worker_contract::{DeviceId, ModelAlias, SupervisedState, SupervisedWorker, WorkerId};
 
 use super::model::{blocking, unknown_or_being_removed};
 use super::{outcome, unless_cancelled};
@@ -57,14 +57,33 @@ pub(super) async fn restart(
         slots: before.slots,
         ctx_size: before.ctx_size,
     };
-    // Before the worker is stopped: one that could not be started again goes on running.
-    let (plan, held) = plan(parts, wanted, job).await?;
+    // Before the worker is stopped: one whose model is gone or changed goes on running.
+    let (mut plan, mut held) = plan(parts, wanted, job).await?;
     let model = plan.model.clone();
+    let of_it = |worker: &SupervisedWorker| worker.worker_id == *id;
+    let listed = parts.supervisor.list().into_iter().find(of_it);
+    let has_failed =
+        listed.is_some_and(|worker| matches!(worker.state, SupervisedState::Failed { .. }));
+    if has_failed {
+        // It has no memory any more, so that it stays in the list where there is too little.
+        (plan, held) = with_memory(parts, plan, held, job).await?;
+    }
     job.say(format!("Stopping worker {id}"));
     // Somebody may have taken it off the list meanwhile, which comes to the same.
     let _ = parts.supervisor.delete(id).await;
-    // Only then is the memory free that it had itself.
-    let (plan, held) = with_memory(parts, plan, held, job).await?;
+    if !has_failed {
+        // Only then is the memory free that it had itself. It is not refused what it had a moment ago,
+        // or there would be no worker any more: one that lacks memory fails, and stays in the list.
+        (plan, held) = match reserve(parts, plan.clone(), held).await {
+            Ok(reserved) => reserved,
+            Err(_) => {
+                let memory = before.memory.clone();
+                let reserved = parts.reservations.adopt(&memory, &plan.digest, false);
+                let held = Holdings::new(parts.usage.share(&model)).with_memory(reserved);
+                (WorkerPlan { memory, ..plan }, held)
+            }
+        };
+    }
     job.say(format!("Starting worker {id} for {model} on {}", plan.device));
     let started = parts.supervisor.start_again(&restarting, plan, held)?;
     until_ready(started, &model, job).await

@@ -1,4 +1,5 @@
-//! Logs of daemons, which never have more than two times [`FULL`] bytes.
+//! Logs of daemons, which have little more than two times [`FULL`] bytes. What is written while a log is put
+//! aside can be lost.
 
 use std::ffi::OsString;
 use std::fs::{self, File};

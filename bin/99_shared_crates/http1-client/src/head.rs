@@ -64,6 +64,9 @@ impl Head {
             Err(_) => return Err(Malformed::Head),
         };
         let status = response.code.unwrap_or_default();
+        if status < 100 {
+            return Err(Malformed::Head);
+        }
         let facts = facts(status, response.version == Some(1), response.headers)?;
         Ok(Some((Self { status, bytes: bytes[..length].to_vec() }, facts, length)))
     }
@@ -71,7 +74,7 @@ impl Head {
 
 /// The rules of RFC 9112, section 6.3, for an answer to a `POST`.
 fn facts(status: u16, is_1_1: bool, lines: &[Header<'_>]) -> Result<Facts, Malformed> {
-    let (mut is_chunked, mut bytes, mut is_kept) = (false, None, is_1_1);
+    let (mut is_chunked, mut bytes, mut closes, mut keeps) = (false, None, false, is_1_1);
     for line in lines {
         let value = || std::str::from_utf8(line.value).map(str::trim).unwrap_or_default();
         if line.name.eq_ignore_ascii_case("transfer-encoding") {
@@ -92,7 +95,8 @@ fn facts(status: u16, is_1_1: bool, lines: &[Header<'_>]) -> Result<Facts, Malfo
             bytes = Some(told);
         } else if line.name.eq_ignore_ascii_case("connection") {
             let has = |word: &str| value().split(',').any(|w| w.trim().eq_ignore_ascii_case(word));
-            is_kept = !has("close") && (is_1_1 || has("keep-alive"));
+            closes |= has("close");
+            keeps |= has("keep-alive");
         }
     }
     let length = match bytes {
@@ -103,7 +107,7 @@ fn facts(status: u16, is_1_1: bool, lines: &[Header<'_>]) -> Result<Facts, Malfo
         Some(bytes) => Length::Bytes(bytes),
         None => Length::UntilClosed,
     };
-    Ok(Facts { length, is_kept: is_kept && length != Length::UntilClosed })
+    Ok(Facts { length, is_kept: keeps && !closes && length != Length::UntilClosed })
 }
 
 #[cfg(test)]
@@ -120,6 +124,12 @@ mod tests {
             ("1.1 200 OK", "Transfer-Encoding: Chunked", Chunked, true),
             ("1.1 200 OK", "transfer-encoding: chunked\r\nconnection: x, Close", Chunked, false),
             ("1.1 200 OK", "x: y", UntilClosed, false),
+            (
+                "1.1 200 OK",
+                "content-length: 5\r\nconnection: close\r\nconnection: x",
+                Bytes(5),
+                false,
+            ),
             ("1.0 200 OK", "content-length: 5", Bytes(5), false),
             ("1.0 200 OK", "content-length: 5\r\nconnection: keep-alive", Bytes(5), true),
             ("1.1 204 No Content", "x: y", Bytes(0), true),
@@ -150,7 +160,9 @@ mod tests {
         assert_eq!(Head::parse(many.as_bytes()).unwrap_err(), Malformed::LongHead);
         let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_BYTES));
         assert_eq!(Head::parse(long.as_bytes()).unwrap_err(), Malformed::LongHead);
-        assert_eq!(Head::parse(b"SSH-2.0-OpenSSH\r\n").unwrap_err(), Malformed::Head);
+        for no_head in ["SSH-2.0-OpenSSH\r\n", "HTTP/1.1 099 x\r\n\r\n"] {
+            assert_eq!(Head::parse(no_head.as_bytes()).unwrap_err(), Malformed::Head, "{no_head}");
+        }
     }
 
     #[test]

@@ -2,13 +2,18 @@
 
 use crate::Malformed;
 use crate::chunked::Chunked;
-use crate::head::{Facts, Head, Length};
+use crate::head::{Facts, Head, Length, MAX_BYTES};
+
+/// The most interim heads before the head of an answer.
+const MAX_INTERIM: u32 = 16;
 
 /// Reads one answer. It keeps the head, and of the body nothing but where it is in it.
 #[derive(Debug, Default)]
 pub struct AnswerReader {
     /// The beginning of a head that is not whole.
     begun: Vec<u8>,
+    /// Interim heads that came.
+    interim: u32,
     head: Option<Head>,
     body: Body,
     is_kept: bool,
@@ -50,7 +55,18 @@ impl AnswerReader {
         }
         let mut begun = std::mem::take(&mut self.begun);
         begun.extend_from_slice(bytes);
+        // A head ends with a line, so that one which comes byte by byte is not read again for each.
+        if !bytes.contains(&b'\n') && begun.len() <= MAX_BYTES {
+            self.begun = begun;
+            return Ok(());
+        }
         self.feed(&begun, body)
+    }
+
+    /// Whether any of the answer has come.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.head.is_some() || self.interim > 0 || !self.begun.is_empty()
     }
 
     /// The head, once it is whole.
@@ -90,7 +106,8 @@ impl AnswerReader {
             match head.status() {
                 // What would come after it is no HTTP.
                 101 => return Err(Malformed::Head),
-                100..200 => {}
+                100..200 if self.interim == MAX_INTERIM => return Err(Malformed::LongHead),
+                100..200 => self.interim += 1,
                 _ => {
                     self.begin_body(facts);
                     self.head = Some(head);

@@ -5,8 +5,8 @@
 //!    └──────────────close────────────▶
 //! ```
 //! A closed job changes no more: events and ends that come late are ignored, so that the final event
-//! is the last one for every reader. Readers see the end when it is on disk: what they were told is not
-//! taken back by a crash.
+//! is the last one for every reader. Readers see the end when it is written, or the disk takes too long for
+//! that: what they were told is not taken back by the end of the process.
 
 use bytes::Bytes;
 use rbee_operations::{EventLevel, JobEvent, JobState, JobSummary};

@@ -46,13 +46,15 @@ pub enum OpenError {
 pub fn open(path: &Path, layout: Layout) -> Result<Connection, OpenError> {
     create_private(path);
     let connection = Connection::open(path).map_err(OpenError::Open)?;
-    configure(&connection).map_err(OpenError::Use)?;
+    connection.busy_timeout(BUSY).map_err(OpenError::Use)?;
     let found: i64 = connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(OpenError::Use)?;
     if found > layout.version {
         return Err(OpenError::TooNew { found });
     }
+    // Only then: it can change the file.
+    configure(&connection).map_err(OpenError::Use)?;
     if found == 0 {
         let Layout { version, tables } = layout;
         let create = format!("BEGIN; {tables} PRAGMA user_version = {version}; COMMIT;");

@@ -130,7 +130,7 @@ parts() {
 
 # Sets aside what an installation replaces. It is whole when it says so.
 set_aside() {
-    rm -rf "$root/.before"
+    forget_before
     mkdir "$root/.before"
     parts | while read -r name place; do
         [ ! -e "$place" ] || cp -p "$place" "$root/.before/$name"
@@ -144,7 +144,9 @@ put_back() {
     if [ -e "$root/.before/whole" ]; then
         parts | while read -r name place; do
             if [ -e "$root/.before/$name" ]; then
-                mv -f "$root/.before/$name" "$place"
+                # The copy stays until all is back: whoever is cut off here does all of it again.
+                cp -p "$root/.before/$name" "$place.back"
+                mv -f "$place.back" "$place"
             else
                 rm -f "$place"
             fi
@@ -153,6 +155,12 @@ put_back() {
         if [ -e "$root/current" ]; then tidy; fi
         if has_systemd; then systemctl --user daemon-reload || :; fi
     fi
+    forget_before
+}
+
+# forget_before: what was set aside is wanted no more, as a whole: half of it would be put back as all.
+forget_before() {
+    rm -f "$root/.before/whole"
     rm -rf "$root/.before"
 }
 
@@ -174,7 +182,7 @@ activate() {
     trap 'put_back; exit 1' EXIT
     put_in_place "$@"
     trap - EXIT
-    rm -rf "$root/.before"
+    forget_before
 }
 
 put_in_place() {

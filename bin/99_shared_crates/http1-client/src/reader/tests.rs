@@ -52,6 +52,8 @@ fn what_is_no_answer_is_refused() {
         let fed = feed(&mut reader, &text, 1000);
         assert_eq!(fed, Err(Malformed::Chunk), "{:?}", &chunks[..chunks.len().min(20)]);
     }
+    let interim = "HTTP/1.1 102 Processing\r\n\r\n".repeat(17);
+    assert_eq!(feed(&mut AnswerReader::default(), &interim, 9), Err(Malformed::LongHead));
     let switch = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
     assert_eq!(feed(&mut AnswerReader::default(), switch, 9), Err(Malformed::Head));
 }
