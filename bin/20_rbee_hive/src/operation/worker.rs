@@ -74,14 +74,13 @@ pub(super) async fn restart(
     if !has_failed {
         // Only then is the memory free that it had itself. It is not refused what it had a moment ago,
         // or there would be no worker any more: one that lacks memory fails, and stays in the list.
-        (plan, held) = match reserve(parts, plan.clone(), held).await {
-            Ok(reserved) => reserved,
-            Err(_) => {
-                let memory = before.memory.clone();
-                let reserved = parts.reservations.adopt(&memory, &plan.digest, false);
-                let held = Holdings::new(parts.usage.share(&model)).with_memory(reserved);
-                (WorkerPlan { memory, ..plan }, held)
-            }
+        (plan, held) = if let Ok(reserved) = reserve(parts, plan.clone(), held).await {
+            reserved
+        } else {
+            let memory = before.memory.clone();
+            let reserved = parts.reservations.adopt(&memory, &plan.digest, false);
+            let held = Holdings::new(parts.usage.share(&model)).with_memory(reserved);
+            (WorkerPlan { memory, ..plan }, held)
         };
     }
     job.say(format!("Starting worker {id} for {model} on {}", plan.device));
