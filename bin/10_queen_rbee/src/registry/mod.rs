@@ -16,6 +16,7 @@ mod report;
 mod ruling;
 mod sessions;
 mod starts;
+mod target;
 #[cfg(test)]
 mod tests;
 mod workers;
@@ -37,7 +38,7 @@ pub use self::liveness::{Liveness, liveness};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::ruling::RulesReport;
 pub use self::sessions::SessionKey;
-pub use self::workers::{Address, Target};
+pub use self::target::{Address, Target};
 use self::workers::{Stay, Worker, Workers};
 use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts};
 use crate::admission::Priority;

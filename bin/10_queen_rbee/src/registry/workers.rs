@@ -2,11 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use reqwest::Url;
-use tokio_util::sync::CancellationToken;
 use worker_contract::{
     DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, SupervisedWorker, Timings,
     Usage, WorkerHeartbeat, WorkerId, WorkerState,
@@ -15,7 +12,8 @@ use worker_contract::{
 use super::breaker::Breaker;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
-use super::{Failed, Liveness, ReportError, Server, liveness};
+use super::target::{Address, Target, next_number, parse_address};
+use super::{Failed, Liveness, ReportError, liveness};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// The most workers that are kept in mind.
@@ -118,35 +116,6 @@ pub(super) struct Said {
     pub(super) at: Instant,
     /// When a connection has failed since.
     failed_at: Option<Instant>,
-}
-
-/// Where a worker listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    /// Its host's name or address.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// Both, as in a URL and in the header `host`.
-    pub authority: String,
-}
-
-/// Where a worker takes requests.
-#[derive(Debug)]
-pub struct Target {
-    /// Where it listens.
-    pub address: Address,
-    /// The hive that started it, whose secret it takes.
-    pub hive_id: HiveAlias,
-    /// The server of somebody else that it is, and what it calls the model; `hive_id` is its name then.
-    pub server: Option<Server>,
-    /// Fires when the worker is known to be gone: nothing more comes from it.
-    pub gone: CancellationToken,
-    /// Fires when its process is known to have ended, by its hive's word or because another one stands
-    /// behind its name: one that is only silent or cut off has not.
-    pub died: CancellationToken,
-    /// What stands for its process in the index of prompts.
-    pub(super) holder: Holder,
 }
 
 impl Workers {
@@ -699,45 +668,4 @@ impl Worker {
             ways: self.ways,
         }
     }
-}
-
-impl Target {
-    fn new(address: Address, hive: &HiveAlias) -> Arc<Self> {
-        Arc::new(Self::at(address, hive))
-    }
-
-    pub(super) fn at(address: Address, hive: &HiveAlias) -> Self {
-        let holder = next_number();
-        let (gone, died) = (CancellationToken::new(), CancellationToken::new());
-        Self { address, hive_id: hive.clone(), server: None, gone, died, holder }
-    }
-
-    fn dies(&self) {
-        self.died.cancel();
-        self.gone.cancel();
-    }
-
-    /// In which ways it takes requests.
-    #[must_use]
-    pub fn ways(&self) -> Ways {
-        self.server.as_ref().map_or(Ways::ALL, |server| server.engine.ways())
-    }
-}
-
-/// A number that no other entry and no other process of a worker has.
-fn next_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Relaxed)
-}
-
-/// The address in a worker's base URL.
-fn parse_address(base_url: &str) -> Result<Address, ReportError> {
-    let refused = || ReportError::Address { address: base_url.chars().take(80).collect() };
-    let url = Url::parse(base_url).map_err(|_| refused())?;
-    let is_base = url.scheme() == "http" && matches!(url.path(), "/" | "") && url.query().is_none();
-    let host = url.host_str().filter(|_| is_base).ok_or_else(refused)?;
-    let port = url.port_or_known_default().ok_or_else(refused)?;
-    // An IPv6 address is in brackets in a URL only.
-    let name = host.trim_matches(['[', ']']);
-    Ok(Address { host: name.to_owned(), port, authority: format!("{host}:{port}") })
 }
