@@ -76,9 +76,12 @@ async fn soon_answered(world: &mut Rbee) -> Step {
 
 #[then("soon the queen counts a failure of the rules")]
 async fn counts_failure(world: &mut Rbee) -> Step {
-    let mut answers = Vec::new();
+    let (mut answers, mut failed) = (Vec::new(), None);
     let counted = async || {
-        answers.push(question(world).await.ok()?);
+        match question(world).await {
+            Ok(answer) => answers.push(answer),
+            Err(error) => failed = Some(error),
+        }
         let figures = world.api().ok()?.get("/metrics").await.ok()?;
         let line =
             figures.text.lines().find(|line| line.starts_with("rbee_queen_rule_failures_total"))?;
@@ -86,6 +89,9 @@ async fn counts_failure(world: &mut Rbee) -> Step {
         (count >= 1.0).then_some(())
     };
     wait_until("a failure of the rules in the metrics", SOON, counted).await?;
+    if let Some(error) = failed {
+        return Err(error.context("a question meanwhile was not answered").into());
+    }
     world.answers.extend(answers);
     Ok(())
 }

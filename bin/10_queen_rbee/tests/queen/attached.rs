@@ -397,6 +397,6 @@ async fn a_model_whose_server_stays_full_gets_a_worker_of_its_own() {
     };
     tokio::select! {
         reply = asked => assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}"),
-        () = reports => {}
+        () = reports => unreachable!("it reports without end"),
     }
 }
