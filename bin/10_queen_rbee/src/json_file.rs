@@ -33,7 +33,8 @@ pub(crate) fn write(file: &Path, page: &impl Serialize) -> io::Result<()> {
     fresh.write_all(&serde_json::to_vec_pretty(page)?)?;
     fresh.as_file().sync_all()?;
     fresh.persist(file)?;
-    Ok(())
+    // The name is on the disk when its folder is.
+    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Re
 }
 
 /// Forgets what is too old, and all but the latest. No time counts that is after the latest decision: a
-/// clock that is years ahead, as that of a machine with an empty battery, must not make all of them old.
+/// clock that is years ahead, as that of a machine with an empty battery, does not make all of them old
+/// before it has stamped some.
 pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     let age = i64::try_from(AGE.as_millis()).unwrap_or(i64::MAX);
     connection.execute(
