@@ -129,7 +129,7 @@ impl Workers {
             self.served(report, model, server, now);
         }
         self.retain(|id, worker| {
-            let is_of_it = worker.hive_id == report.name && worker.target.server.is_some();
+            let is_of_it = worker.hive_id == report.name && worker.is_of_server;
             if !is_of_it || report.models.iter().any(|model| model.worker_id == *id) {
                 return true;
             }
@@ -152,7 +152,7 @@ impl Workers {
             self.put(id, Worker::at(target, hive, &model.alias, device(), now));
         }
         let Some(worker) = self.get_mut(id) else { return };
-        let is_own = worker.hive_id == *hive && worker.target.server.is_some();
+        let is_own = worker.hive_id == *hive && worker.is_of_server;
         if !is_own {
             tracing::warn!(worker_id = %id, server = %hive, "another worker has the id of a server's model");
             return;
@@ -172,7 +172,7 @@ impl Workers {
 
     fn detached(&mut self, name: &HiveAlias) {
         self.retain(|_, worker| {
-            let is_of_it = worker.hive_id == *name && worker.target.server.is_some();
+            let is_of_it = worker.hive_id == *name && worker.is_of_server;
             if is_of_it {
                 worker.target.gone.cancel();
             }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lru::DefaultHasher;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use super::ruling::Ruling;
@@ -128,7 +129,7 @@ impl State {
     /// The workers of hives. A server of somebody else is neither started nor ended here, nor does it
     /// make room.
     fn own_workers(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
-        self.workers.iter().filter(|(_, worker)| worker.target.server.is_none())
+        self.workers.iter().filter(|(_, worker)| !worker.is_of_server)
     }
 
     /// Whether a worker of a hive runs a model, or is about to.
@@ -181,7 +182,7 @@ impl State {
             return;
         }
         let is_there = |worker: &super::workers::Worker| !worker.target.gone.is_cancelled();
-        let there: HashSet<_> = self
+        let there: HashSet<_, DefaultHasher> = self
             .workers
             .iter()
             .filter(|(_, worker)| is_there(worker))

@@ -10,12 +10,14 @@ mod fleet;
 mod glance;
 mod hives;
 mod liveness;
+mod numbers;
 mod pace;
 mod prefixes;
 mod report;
 mod ruling;
 mod sessions;
 mod starts;
+mod supervised;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -424,8 +426,7 @@ impl Registry {
     #[must_use]
     pub fn retire(&self, id: &WorkerId, now: Instant) -> Option<HiveAlias> {
         let mut state = self.state();
-        let may_go =
-            |worker: &&workers::Worker| !worker.is_busy() && worker.target.server.is_none();
+        let may_go = |worker: &&workers::Worker| !worker.is_busy() && !worker.is_of_server;
         let hive = state.workers.get(id).filter(may_go)?.hive_id.clone();
         state.workers.leaves(id, now);
         Some(hive)

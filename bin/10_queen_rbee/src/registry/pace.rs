@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use worker_contract::{DeviceId, DeviceKind, HiveAlias, ModelAlias, Timings, Usage};
+use lru::DefaultHasher;
+use worker_contract::{DeviceId, DeviceKind, Timings, Usage};
 
 use super::workers::{Worker, Workers};
 use crate::scheduler::Speed;
@@ -40,6 +41,9 @@ struct Cost {
     prefill_us_per_kib: u64,
     token_us: u64,
 }
+
+/// A map with a quick hasher, for keys that nobody outside chooses.
+type Quick<K, V> = HashMap<K, V, DefaultHasher>;
 
 /// What one worker's answers have shown.
 #[derive(Debug, Default)]
@@ -158,32 +162,37 @@ impl Sum {
     }
 }
 
+/// The numbers of a worker's hive and model. Each worker that is kept has them.
+fn numbers(worker: &Worker) -> (u64, u64) {
+    (worker.hive_number.unwrap_or(0), worker.model_number.unwrap_or(0))
+}
+
 impl Workers {
     /// Draws from all measurements what is to be expected of each worker.
     pub(super) fn compare_paces(&mut self, now: Instant) {
-        let mut tokens: HashMap<&ModelAlias, Mean> = HashMap::new();
-        let mut alike: HashMap<(&ModelAlias, DeviceKind), Sum> = HashMap::new();
-        let mut of_place: HashMap<(&HiveAlias, DeviceId, &ModelAlias), Sum> = HashMap::new();
-        let mut loads: HashMap<(&HiveAlias, DeviceId), u32> = HashMap::new();
+        let mut tokens: Quick<u64, Mean> = Quick::default();
+        let mut alike: Quick<(u64, DeviceKind), Sum> = Quick::default();
+        let mut of_place: Quick<(u64, DeviceId, u64), Sum> = Quick::default();
+        let mut loads: Quick<(u64, DeviceId), u32> = Quick::default();
         for (_, worker) in self.iter() {
-            let Worker { hive_id, device, model, pace, .. } = worker;
+            let ((hive, model), Worker { device, pace, .. }) = (numbers(worker), worker);
             let length = tokens.entry(model).or_default();
             *length = length.with(pace.tokens.faded(now));
             alike.entry((model, device.kind)).or_default().add(pace, now);
-            of_place.entry((hive_id, *device, model)).or_default().add(pace, now);
-            let load = loads.entry((hive_id, *device)).or_default();
+            of_place.entry((hive, *device, model)).or_default().add(pace, now);
+            let load = loads.entry((hive, *device)).or_default();
             *load = load.saturating_add(worker.load());
         }
         let shown = self.iter().map(|(_, worker)| {
-            let Worker { hive_id, device, model, .. } = worker;
+            let ((hive, model), Worker { device, .. }) = (numbers(worker), worker);
             let get = |sum: Option<&Sum>| sum.copied().unwrap_or_default();
             let usual = Cost::usual(device.kind);
             let alike = get(alike.get(&(model, device.kind))).over(usual, USUAL);
-            let cost = get(of_place.get(&(hive_id, *device, model))).over(alike, ALIKE);
+            let cost = get(of_place.get(&(hive, *device, model))).over(alike, ALIKE);
             let usual = Mean { value: USUAL_TOKENS, weight: USUAL };
-            let tokens = tokens.get(model).map_or(usual, |length| length.with(usual));
+            let tokens = tokens.get(&model).map_or(usual, |length| length.with(usual));
             let speed = cost.speed(tokens.value.max(1));
-            let load = loads.get(&(hive_id, *device)).copied().unwrap_or(0);
+            let load = loads.get(&(hive, *device)).copied().unwrap_or(0);
             (speed, load.saturating_sub(worker.load()))
         });
         let shown: Vec<_> = shown.collect();

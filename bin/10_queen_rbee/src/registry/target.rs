@@ -63,9 +63,9 @@ impl Target {
     }
 }
 
-/// A number that no other entry and no other process of a worker has.
+/// A number that no other entry and no other process of a worker has; never 0.
 pub(super) fn next_number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Relaxed)
 }
 

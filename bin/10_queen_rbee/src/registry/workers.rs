@@ -1,15 +1,16 @@
 //! The workers, as they and their hives report them. Pure: `now` is passed in.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use worker_contract::{
-    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, SupervisedWorker, Timings,
-    Usage, WorkerHeartbeat, WorkerId, WorkerState,
+    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, Timings, Usage,
+    WorkerHeartbeat, WorkerId, WorkerState,
 };
 
 use super::breaker::Breaker;
+use super::numbers::Numbers;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
 use super::target::{Address, Target, next_number, parse_address};
@@ -21,8 +22,6 @@ const MAX_WORKERS: usize = 4096;
 /// For how long nothing is concluded from a connection that has failed: its hive tells in a moment
 /// what became of the worker.
 const DOUBT: Duration = Duration::from_secs(1);
-/// So many models without a worker may have a number.
-const FEW_MODELS: usize = 64;
 /// How long a worker that is to make room may take to be gone.
 const LEAVING: Duration = Duration::from_secs(60);
 
@@ -30,14 +29,9 @@ const LEAVING: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     by_id: BTreeMap<WorkerId, Worker>,
-    numbers: ModelNumbers,
-}
-
-/// A number for each model of a worker: a decision looks at a thousand workers, and does not compare a
-/// thousand names.
-#[derive(Debug, Default)]
-struct ModelNumbers {
-    by_name: HashMap<ModelAlias, u64>,
+    numbers: Numbers,
+    /// Whom each hive listed last.
+    pub(super) listed_by: HashMap<HiveAlias, Vec<WorkerId>>,
 }
 
 /// A worker that somebody reports.
@@ -46,13 +40,16 @@ pub(super) struct Worker {
     /// Tells this entry from an earlier one of the same worker.
     entry: u64,
     pub(super) hive_id: HiveAlias,
-    /// Changed by [`Workers::runs`] only.
+    /// Set by [`Numbers::set`] only, as the model's is.
+    pub(super) hive_number: Option<u64>,
+    /// Changed by [`Numbers::set`] only.
     pub(super) model: ModelAlias,
-    model_number: Option<u64>,
+    pub(super) model_number: Option<u64>,
     pub(super) device: DeviceId,
     pub(super) target: Arc<Target>,
     /// As the target has it.
     pub(super) holder: Holder,
+    pub(super) is_of_server: bool,
     ways: Ways,
     /// What it said last; `None` while only its hive has reported it.
     pub(super) said: Option<Said>,
@@ -61,9 +58,9 @@ pub(super) struct Worker {
     /// A process that is not heard under its name, because another one is meant.
     unheard: Option<u32>,
     /// What its hive says; `None` where no hive lists it.
-    listed: Option<SupervisedState>,
+    pub(super) listed: Option<SupervisedState>,
     /// The process that its hive named last, and whether it had ended then.
-    process: Option<Process>,
+    pub(super) process: Option<Process>,
     /// Requests that were sent to it and have not ended.
     pub(super) in_flight: u32,
     /// Requests of others, when it last reported.
@@ -93,9 +90,9 @@ pub(super) struct Worker {
 
 /// A process of a worker, which keeps its id when its hive starts it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Process {
-    pid: u32,
-    has_ended: bool,
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) has_ended: bool,
 }
 
 /// A request's stay at a worker.
@@ -132,7 +129,7 @@ impl Workers {
         let full = self.by_id.len() >= MAX_WORKERS;
         let worker = match self.by_id.get_mut(&beat.worker_id) {
             // Only its own hive's secret may speak for a worker.
-            Some(worker) if worker.hive_id != beat.hive_id || worker.target.server.is_some() => {
+            Some(worker) if worker.hive_id != beat.hive_id || worker.is_of_server => {
                 return Err(ReportError::Taken {
                     worker: beat.worker_id,
                     hive: worker.hive_id.clone(),
@@ -176,56 +173,6 @@ impl Workers {
         self.numbers.set(worker, &beat.model.name);
         worker.said = Some(Said { beat, at: now, failed_at: None });
         Ok(())
-    }
-
-    /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone.
-    pub(super) fn listed(&mut self, hive: &HiveAlias, list: &[SupervisedWorker], now: Instant) {
-        let is_left_out = |id: &WorkerId, worker: &Worker| {
-            worker.hive_id == *hive
-                && worker.listed.is_some()
-                && !list.iter().any(|listed| listed.worker_id == *id)
-        };
-        self.by_id.retain(|id, worker| {
-            let left_out = is_left_out(id, worker);
-            if left_out {
-                worker.target.gone.cancel();
-            }
-            !left_out
-        });
-        for listed in list.iter().filter(|listed| listed.hive_id == *hive) {
-            self.supervised(listed, now);
-        }
-    }
-
-    /// Takes a hive's word on one of its workers.
-    pub(super) fn supervised(&mut self, listed: &SupervisedWorker, now: Instant) {
-        if !self.by_id.contains_key(&listed.worker_id) {
-            let Ok(address) = parse_address(&listed.address) else { return };
-            if self.by_id.len() >= MAX_WORKERS {
-                return;
-            }
-            let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address, now);
-            self.put(&listed.worker_id, worker);
-        }
-        let known = self.by_id.get_mut(&listed.worker_id);
-        let is_its = |worker: &&mut Worker| {
-            worker.hive_id == listed.hive_id && worker.target.server.is_none()
-        };
-        if let Some(worker) = known.filter(is_its) {
-            worker.listed = Some(listed.state.clone());
-            worker.process(listed);
-        }
-    }
-
-    /// Forgets all workers of a hive that has stopped.
-    pub(super) fn remove_hive(&mut self, hive: &HiveAlias) {
-        self.by_id.retain(|_, worker| {
-            let is_of_it = worker.hive_id == *hive && worker.listed.is_some();
-            if is_of_it {
-                worker.target.gone.cancel();
-            }
-            !is_of_it
-        });
     }
 
     /// Ends what is gone and wakes what has rested. Whether anything changed.
@@ -395,9 +342,9 @@ impl Workers {
         &self,
         model: &ModelAlias,
     ) -> impl Iterator<Item = (&WorkerId, &Worker)> {
-        let number = self.numbers.by_name.get(model).copied();
-        let all = number.map(|number| (number, self.by_id.iter())).into_iter();
-        all.flat_map(|(number, all)| all.filter(move |(_, w)| w.model_number == Some(number)))
+        // No model has the number 0.
+        let number = self.numbers.of_model(model).unwrap_or(0);
+        self.by_id.iter().filter(move |(_, worker)| worker.model_number == Some(number))
     }
 
     pub(super) fn retain(&mut self, keep: impl FnMut(&WorkerId, &mut Worker) -> bool) {
@@ -412,32 +359,16 @@ impl Workers {
         self.by_id.get_mut(id)
     }
 
+    pub(super) fn remove(&mut self, id: &WorkerId) -> Option<Worker> {
+        self.by_id.remove(id)
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
         self.by_id.values_mut()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
         self.by_id.iter()
-    }
-}
-
-impl ModelNumbers {
-    fn set(&mut self, worker: &mut Worker, model: &ModelAlias) {
-        let is_same = worker.model_number.is_some() && worker.model == *model;
-        if is_same {
-            return;
-        }
-        let number = *self.by_name.entry(model.clone()).or_insert_with(next_number);
-        worker.model.clone_from(model);
-        worker.model_number = Some(number);
-    }
-
-    /// Forgets the numbers that no worker has, once they are many.
-    fn forget_all_but<'a>(&mut self, workers: impl ExactSizeIterator<Item = &'a Worker>) {
-        if self.by_name.len() > 2 * workers.len() + FEW_MODELS {
-            let there: HashSet<_> = workers.filter_map(|worker| worker.model_number).collect();
-            self.by_name.retain(|_, number| there.contains(number));
-        }
     }
 }
 
@@ -448,7 +379,7 @@ impl Said {
 }
 
 impl Worker {
-    fn new(
+    pub(super) fn new(
         hive_id: &HiveAlias,
         model: &ModelAlias,
         device: DeviceId,
@@ -469,10 +400,12 @@ impl Worker {
         Self {
             entry: next_number(),
             hive_id: hive_id.clone(),
+            hive_number: None,
             model: model.clone(),
             model_number: None,
             device,
             holder: target.holder,
+            is_of_server: target.server.is_some(),
             ways: target.ways(),
             target,
             said: None,
@@ -512,7 +445,7 @@ impl Worker {
     }
 
     /// Another process stands behind its name, or the same one elsewhere.
-    fn moved(&mut self, address: Address) {
+    pub(super) fn moved(&mut self, address: Address) {
         self.replace(Target::new(address, &self.hive_id));
     }
 
@@ -520,6 +453,7 @@ impl Worker {
     pub(super) fn replace(&mut self, target: Arc<Target>) {
         self.target.gone.cancel();
         (self.holder, self.ways) = (target.holder, target.ways());
+        self.is_of_server = target.server.is_some();
         self.target = target;
         self.breaker = Breaker::default();
         self.taken_by = None;
@@ -546,36 +480,10 @@ impl Worker {
         self.said.as_ref().map_or(0, |said| said.beat.kv_cache.capacity_tokens)
     }
 
-    /// Takes a hive's word on its process. What one process said is not believed of the next.
-    fn process(&mut self, listed: &SupervisedWorker) {
-        if matches!(listed.state, SupervisedState::Failed { .. }) {
-            self.target.dies();
-        }
-        let process = Process { pid: listed.pid, has_ended: listed.is_between_processes() };
-        let before = self.process.replace(process);
-        let is_heard = self.said.as_ref().is_some_and(|said| said.beat.pid == listed.pid);
-        if process.has_ended {
-            if is_heard || self.said.is_none() {
-                self.target.dies();
-                self.said = None;
-            }
-            return;
-        }
-        let is_another = before.is_some_and(|before| before.pid != listed.pid);
-        if is_another && !is_heard {
-            self.target.dies();
-            self.said = None;
-            // Where nobody knows where it is, the next report may tell.
-            if let Ok(address) = parse_address(&listed.address) {
-                self.moved(address);
-            }
-        }
-    }
-
     /// The liveness by its own reports; `None` while it has sent none.
     fn silence(&self, interval: Duration, now: Instant) -> Option<Liveness> {
         let said = self.said.as_ref()?;
-        if self.target.server.is_some() {
+        if self.is_of_server {
             // Its probes say whether it is there, however seldom they come.
             let has_failed = said.failed_at.is_some();
             return Some(if has_failed { Liveness::Suspect } else { Liveness::Alive });

@@ -100,15 +100,9 @@ fn choose<'a>(
 ) -> Option<Decision> {
     let with_room = workers.filter(|worker| worker.has_room());
     let ranked: Vec<_> = with_room.map(|worker| Ranked::new(worker, demand)).collect();
-    let (class, soonest) = ranked.iter().map(|ranked| (ranked.class, ranked.ruled_us)).min()?;
-    // Whatever does not depend on load must decide what is close, or more load could speak for a worker.
-    let of_class = ranked.iter().filter(|ranked| ranked.class == class);
-    let fastest = of_class.map(|ranked| ranked.worker.speed.service_us).min().unwrap_or(0);
-    let close = CLOSE_US.max(fastest / CLOSE_PART);
-    let limit = soonest.saturating_add_unsigned(close);
-    let best = ranked.iter().min_by_key(|ranked| ranked.key(limit))?;
-    let others = ranked.iter().filter(|other| !std::ptr::eq(*other, best));
-    let next = others.min_by_key(|ranked| ranked.key(limit));
+    let limit = Limit::of(&ranked)?;
+    let [best, next] = first_two(&ranked, limit);
+    let best = best?;
     let is_prefix = next.is_some_and(|next| {
         best.worker.held_bytes > next.worker.held_bytes && best.worker.load() >= next.worker.load()
     });
@@ -125,10 +119,52 @@ fn choose<'a>(
     Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
 }
 
+/// The best two, in one pass: there may be a thousand.
+fn first_two<'r, 'a>(ranked: &'r [Ranked<'a>], limit: Limit) -> [Option<&'r Ranked<'a>>; 2] {
+    let (mut first, mut second): (Option<&Ranked<'_>>, Option<&Ranked<'_>>) = (None, None);
+    for one in ranked {
+        let is_before = |other: Option<&Ranked<'_>>| {
+            other.is_none_or(|other| one.key(limit) < other.key(limit))
+        };
+        if is_before(first) {
+            (first, second) = (Some(one), first);
+        } else if is_before(second) {
+            second = Some(one);
+        }
+    }
+    [first, second]
+}
+
+/// Up to when an answer is expected of one that is as good as the soonest.
+///
+/// Whatever does not depend on load must decide what is close, or more load could speak for a worker.
+#[derive(Clone, Copy)]
+struct Limit(i64);
+
+impl Limit {
+    fn of(ranked: &[Ranked<'_>]) -> Option<Self> {
+        let mut all = ranked.iter();
+        let first = all.next()?;
+        let (mut class, mut soonest) = (first.class, first.ruled_us);
+        let mut fastest = first.worker.speed.service_us;
+        for one in all {
+            let service_us = one.worker.speed.service_us;
+            if one.class < class {
+                (class, soonest, fastest) = (one.class, one.ruled_us, service_us);
+            } else if one.class == class {
+                (soonest, fastest) = (soonest.min(one.ruled_us), fastest.min(service_us));
+            }
+        }
+        Some(Self(soonest.saturating_add_unsigned(CLOSE_US.max(fastest / CLOSE_PART))))
+    }
+}
+
 /// A worker and what speaks for it.
 struct Ranked<'a> {
     worker: &'a WorkerView<'a>,
     class: Class,
+    /// How many requests it has for each of its slots, in parts.
+    part: u64,
     /// The beginning of its id: most names are told apart by it without a look at the whole.
     id_head: u64,
     expected_us: u64,
@@ -167,16 +203,16 @@ impl<'a> Ranked<'a> {
         let expected_us = worker.expected_us(demand.prompt_bytes);
         let ruled_us =
             i64::try_from(expected_us).unwrap_or(i64::MAX).saturating_add(worker.extra_us);
-        Self { worker, class, id_head: head(worker.id.as_str()), expected_us, ruled_us }
+        let part = u64::from(worker.load()) * PARTS / u64::from(worker.slots.max(1));
+        Self { worker, class, part, id_head: head(worker.id.as_str()), expected_us, ruled_us }
     }
 
     /// The better first. What is expected is no more than a guess: of those of the best class that are
     /// expected by `limit`, the less loaded one.
-    fn key(&self, limit: i64) -> impl Ord + 'a {
+    fn key(&self, limit: Limit) -> impl Ord + 'a {
         let worker = self.worker;
-        let is_late = self.ruled_us > limit;
-        let load = u64::from(worker.load()) * PARTS;
-        let part = if is_late { 0 } else { load / u64::from(worker.slots.max(1)) };
+        let is_late = self.ruled_us > limit.0;
+        let part = if is_late { 0 } else { self.part };
         (self.class, is_late, part, self.ruled_us, worker.in_flight, self.id_head, worker.id)
     }
 

@@ -25,7 +25,7 @@ enum Rule {
     /// Exactly this secret.
     Fixed(SecretDigest),
     /// The tokens of a store, and the local secret.
-    Store(KnownSecrets),
+    Store(Box<KnownSecrets>),
 }
 
 /// Who sent a request.
@@ -87,7 +87,7 @@ impl Authenticator {
     /// # Errors
     /// When the file of tokens is damaged, or the folder cannot be used.
     pub fn from_store(secrets_dir: &Path) -> Result<Self, TokenError> {
-        KnownSecrets::read(secrets_dir).map(|known| Self::by(Rule::Store(known)))
+        KnownSecrets::read(secrets_dir).map(|known| Self::by(Rule::Store(Box::new(known))))
     }
 
     /// Also accepts the secrets of hives, each as [`Caller::Hive`].

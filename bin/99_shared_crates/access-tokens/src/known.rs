@@ -4,12 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::digest::SecretDigest;
 use crate::secret::{LOCAL_FILE, existing_local_secret};
 use crate::store::StoredToken;
 use crate::{Caller, TokenError, TokenStore, local_secret};
+
+/// For how long it is believed that a file is as it was: a look is a call of the system, and there may
+/// be thousands of requests a second.
+pub(crate) const FRESH: Duration = Duration::from_millis(20);
 
 /// The tokens and the local secret of one folder.
 ///
@@ -25,11 +29,19 @@ pub(crate) struct KnownSecrets {
     local: Followed<Option<SecretDigest>>,
 }
 
-/// What a file holds. Each file is looked at only by who needs it: a look is a call of the system.
+/// What a file holds. Each file is looked at only by who needs it.
 #[derive(Debug)]
 struct Followed<T> {
     file: PathBuf,
-    read: Mutex<(Stamp, T)>,
+    read: Mutex<Read<T>>,
+}
+
+#[derive(Debug)]
+struct Read<T> {
+    stamp: Stamp,
+    value: T,
+    /// When the file was last looked at.
+    looked: Option<Instant>,
 }
 
 /// Length, time of change and file number. The number tells apart two replacements within one tick
@@ -44,9 +56,8 @@ impl KnownSecrets {
         let (tokens, local) = (read_tokens(&store)?, read_local(&folder.join(LOCAL_FILE))?);
         let known = Self {
             were_needed: AtomicBool::new(false),
-            // No stamp fits a file that is there, so that each is read again at its first use.
-            tokens: Followed { file: store.path(), read: Mutex::new((None, Some(tokens))) },
-            local: Followed { file: folder.join(LOCAL_FILE), read: Mutex::new((None, local)) },
+            tokens: Followed::new(store.path(), Some(tokens)),
+            local: Followed::new(folder.join(LOCAL_FILE), local),
             store,
         };
         known.are_needed();
@@ -80,15 +91,25 @@ impl KnownSecrets {
 }
 
 impl<T: Clone> Followed<T> {
-    /// What the file holds at present; it is read if it has changed.
+    fn new(file: PathBuf, value: T) -> Self {
+        // No stamp fits a file that is there, so that it is read again at its first use.
+        Self { file, read: Mutex::new(Read { stamp: None, value, looked: None }) }
+    }
+
+    /// What the file holds, or held a moment ago; it is read if it has changed.
     fn current(&self, read: impl FnOnce(&Path) -> T) -> T {
-        // Before the file is read: a change in between is then read again.
-        let stamp = stamp(&self.file);
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 != stamp {
-            *known = (stamp, read(&self.file));
+        let now = Instant::now();
+        let is_fresh = |looked| now.saturating_duration_since(looked) < FRESH;
+        if !known.looked.is_some_and(is_fresh) {
+            known.looked = Some(now);
+            // Before the file is read: a change in between is then read again.
+            let stamp = stamp(&self.file);
+            if known.stamp != stamp {
+                (known.stamp, known.value) = (stamp, read(&self.file));
+            }
         }
-        known.1.clone()
+        known.value.clone()
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Secret;
 use crate::digest::SecretDigest;
 use crate::file::{self, create_folder, lock, replace};
+use crate::known::FRESH;
 
 /// The most tokens at once.
 const MAX_TOKENS: usize = 1000;
@@ -174,6 +176,14 @@ impl TokenStore {
         let outcome = change(&mut tokens)?;
         replace(&path, |file| Ok(serde_json::to_writer_pretty(file, &tokens)?))
             .map_err(unusable)?;
+        wait_until_seen();
         Ok(outcome)
     }
+}
+
+/// Waits until everybody who follows the file has to look at it again: what was done counts by the
+/// time that the caller is told so.
+#[expect(clippy::disallowed_methods, reason = "what is waited for is that the time is over")]
+fn wait_until_seen() {
+    thread::sleep(FRESH);
 }

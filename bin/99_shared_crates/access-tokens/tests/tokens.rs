@@ -4,10 +4,26 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use access_tokens::{
     Authenticator, Caller, Denied, HiveSecrets, Secret, TokenError, TokenStore, local_secret,
 };
+
+/// Waits until a change behind the store's back is seen: files are looked at every few milliseconds.
+fn verifies(
+    door: &Authenticator,
+    bearer: Option<&str>,
+    expected: &Result<Caller, Denied>,
+    what: &str,
+) {
+    let begin = Instant::now();
+    while door.verify(bearer) != *expected {
+        assert!(begin.elapsed() < Duration::from_secs(20), "{what:?}: {:?}", door.verify(bearer));
+        thread::yield_now();
+    }
+}
 
 #[test]
 fn a_token_is_listed_without_its_secret_until_it_is_revoked() {
@@ -92,7 +108,7 @@ fn a_damaged_file_is_refused_at_start_and_lets_nobody_in_later() {
         let door = Authenticator::from_store(fresh.path()).unwrap();
         assert_eq!(door.verify(None), Ok(Caller::Local));
         fs::write(fresh.path().join("tokens.json"), damaged).unwrap();
-        assert_eq!(door.verify(None), Err(Denied::Missing), "{damaged:?}");
+        verifies(&door, None, &Err(Denied::Missing), damaged);
         assert_eq!(door.verify(Some(token.secret.expose())), Err(Denied::Wrong), "{damaged:?}");
         let local = local_secret(fresh.path()).unwrap();
         assert_eq!(door.verify(Some(local.expose())), Ok(Caller::Local), "{damaged:?}");
@@ -115,9 +131,11 @@ fn a_repaired_file_lets_its_tokens_in_again() {
     let file = folder.path().join("tokens.json");
     let whole = fs::read(&file).unwrap();
     fs::write(&file, "").unwrap();
-    assert_eq!(door.verify(Some(token.secret.expose())), Err(Denied::Wrong));
+    verifies(&door, Some(token.secret.expose()), &Err(Denied::Wrong), "empty");
     fs::write(&file, whole).unwrap();
-    assert!(door.verify(Some(token.secret.expose())).is_ok());
+    let (id, fingerprint) = (token.info.id, token.info.fingerprint);
+    let caller = Ok(Caller::Token { id, fingerprint });
+    verifies(&door, Some(token.secret.expose()), &caller, "whole");
 }
 
 #[test]
@@ -131,12 +149,13 @@ fn a_damaged_local_secret_is_refused_and_lets_nobody_in() {
         fs::write(&file, damaged).unwrap();
         let error = local_secret(folder.path()).unwrap_err();
         assert!(matches!(error, TokenError::DamagedSecret { .. }), "{damaged:?}: {error}");
+        verifies(&door, Some(whole.expose()), &Err(Denied::Wrong), damaged);
         assert_eq!(door.verify(Some(damaged.trim())), Err(Denied::Wrong), "{damaged:?}");
     }
     fs::remove_file(&file).unwrap();
     let another = local_secret(folder.path()).unwrap();
     assert_ne!(another, whole);
-    assert_eq!(door.verify(Some(another.expose())), Ok(Caller::Local));
+    verifies(&door, Some(another.expose()), &Ok(Caller::Local), "another");
     assert_eq!(door.verify(Some(whole.expose())), Err(Denied::Wrong));
 }
 

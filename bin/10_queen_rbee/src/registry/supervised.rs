@@ -1,0 +1,112 @@
+//! What hives say of their workers. Pure: `now` is passed in.
+
+use std::time::Instant;
+
+use worker_contract::{HiveAlias, SupervisedState, SupervisedWorker, WorkerId};
+
+use super::target::parse_address;
+use super::workers::{Process, Worker, Workers};
+
+impl Workers {
+    /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone.
+    pub(super) fn listed(&mut self, hive: &HiveAlias, list: &[SupervisedWorker], now: Instant) {
+        let own = || list.iter().filter(|listed| listed.hive_id == *hive);
+        let mut known = self.listed_by.get_mut(hive).map(std::mem::take).unwrap_or_default();
+        // Nearly every list names those whom the one before named.
+        if !own().map(|listed| &listed.worker_id).eq(&known) {
+            let mut there: Vec<_> = own().map(|listed| &listed.worker_id).collect();
+            there.sort_unstable();
+            known.retain(|id| there.binary_search(&id).is_err());
+            for id in &known {
+                self.left_out(hive, id);
+            }
+            known = own().map(|listed| listed.worker_id.clone()).collect();
+        }
+        for listed in own() {
+            self.take_word(listed, now);
+        }
+        match self.listed_by.get_mut(hive) {
+            Some(listed) => *listed = known,
+            None if known.is_empty() => {}
+            None => _ = self.listed_by.insert(hive.clone(), known),
+        }
+    }
+
+    /// Takes a hive's word on one of its workers.
+    pub(super) fn supervised(&mut self, listed: &SupervisedWorker, now: Instant) {
+        self.take_word(listed, now);
+        let (hive, id) = (&listed.hive_id, &listed.worker_id);
+        if self.get(id).is_some_and(|worker| worker.is_listed_by(hive)) {
+            let known = self.listed_by.entry(hive.clone()).or_default();
+            if !known.contains(id) {
+                known.push(id.clone());
+            }
+        }
+    }
+
+    /// Forgets all workers of a hive that has stopped.
+    pub(super) fn remove_hive(&mut self, hive: &HiveAlias) {
+        for id in self.listed_by.remove(hive).unwrap_or_default() {
+            self.left_out(hive, &id);
+        }
+    }
+
+    fn take_word(&mut self, listed: &SupervisedWorker, now: Instant) {
+        let id = &listed.worker_id;
+        if self.get(id).is_none() {
+            let Ok(address) = parse_address(&listed.address) else { return };
+            if self.is_full() {
+                return;
+            }
+            let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address, now);
+            self.put(id, worker);
+        }
+        let known = self.get_mut(id);
+        let is_its =
+            |worker: &&mut Worker| worker.hive_id == listed.hive_id && !worker.is_of_server;
+        if let Some(worker) = known.filter(is_its) {
+            worker.listed = Some(listed.state.clone());
+            worker.process(listed);
+        }
+    }
+
+    fn left_out(&mut self, hive: &HiveAlias, id: &WorkerId) {
+        if self.get(id).is_some_and(|worker| worker.is_listed_by(hive))
+            && let Some(worker) = self.remove(id)
+        {
+            worker.target.gone.cancel();
+        }
+    }
+}
+
+impl Worker {
+    fn is_listed_by(&self, hive: &HiveAlias) -> bool {
+        self.listed.is_some() && self.hive_id == *hive
+    }
+
+    /// Takes a hive's word on its process. What one process said is not believed of the next.
+    fn process(&mut self, listed: &SupervisedWorker) {
+        if matches!(listed.state, SupervisedState::Failed { .. }) {
+            self.target.dies();
+        }
+        let process = Process { pid: listed.pid, has_ended: listed.is_between_processes() };
+        let before = self.process.replace(process);
+        let is_heard = self.said.as_ref().is_some_and(|said| said.beat.pid == listed.pid);
+        if process.has_ended {
+            if is_heard || self.said.is_none() {
+                self.target.dies();
+                self.said = None;
+            }
+            return;
+        }
+        let is_another = before.is_some_and(|before| before.pid != listed.pid);
+        if is_another && !is_heard {
+            self.target.dies();
+            self.said = None;
+            // Where nobody knows where it is, the next report may tell.
+            if let Ok(address) = parse_address(&listed.address) {
+                self.moved(address);
+            }
+        }
+    }
+}
