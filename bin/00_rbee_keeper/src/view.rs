@@ -226,6 +226,8 @@ pub(crate) struct Answer {
     pub(crate) finish_reason: String,
     pub(crate) usage: worker_contract::Usage,
     pub(crate) timings: worker_contract::Timings,
+    /// From the request to the first token, all that it waited for included.
+    pub(crate) ttft_ms: Option<f64>,
 }
 
 #[cfg(test)]

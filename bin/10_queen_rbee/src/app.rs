@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use axum::Router;
 use daemon_http::{Edge, edge};
 use daemon_lifecycle::{RunFiles, build_info};
-use job_server::{Executor, JobRegistry, Limits};
+use job_server::{Executor, JobRegistry, Limits, StoreError};
 use rbee_config::{Config, Paths};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -272,7 +272,16 @@ async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistr
     let file = paths.data.join("queen.db");
     let limits = Limits { keep_jobs, ..Limits::default() };
     let shown = file.display().to_string();
-    let opened = tokio::task::spawn_blocking(move || JobRegistry::open(limits, &file)).await?;
+    let open = move || match JobRegistry::open(limits, &file) {
+        // What is in it is the past: that it is lost is no reason not to serve.
+        Err(StoreError::Use { source, .. }) if sqlite_file::is_damage(&source) => {
+            let kept = sqlite_file::set_aside(&file)?;
+            tracing::error!(reason = %source, kept = %kept.display(), "the jobs of the past are damaged: they are set aside");
+            anyhow::Ok(JobRegistry::open(limits, &file)?)
+        }
+        opened => Ok(opened?),
+    };
+    let opened = tokio::task::spawn_blocking(open).await?;
     opened.with_context(|| format!("the jobs in {shown} cannot be opened"))
 }
 

@@ -16,13 +16,21 @@ pub struct Keyring {
     hives: HiveSecrets,
     /// The tokens of servers of others.
     servers: Arc<RwLock<BTreeMap<HiveAlias, HeaderValue>>>,
+    own_id: Arc<str>,
 }
 
 impl Keyring {
     /// The queen's own secret, and those of hives that have one.
     #[must_use]
     pub fn new(own: Secret, hives: HiveSecrets) -> Self {
-        Self { own, hives, servers: Arc::default() }
+        let own_id = uuid::Uuid::new_v4().simple().to_string().into();
+        Self { own, hives, servers: Arc::default(), own_id }
+    }
+
+    /// The name by which this queen knows what has come from herself, by way of other queens. No secret.
+    #[must_use]
+    pub fn own_id(&self) -> &str {
+        &self.own_id
     }
 
     /// The secret for a hive and its workers. One that was given none of its own is of this user.

@@ -117,6 +117,27 @@ async fn an_upgrade_that_fails_at_its_last_step_leaves_the_earlier_installation_
 }
 
 #[tokio::test]
+async fn an_upgrade_to_a_hive_that_does_not_run_brings_the_former_one_back() {
+    let Some(bed) = Testbed::start(&["gpu-1"]).unwrap() else { return };
+    bed.start_queen().await.unwrap();
+    bed.settle("gpu-1").await.unwrap();
+    let worker = bed.employ("gpu-1").await.unwrap();
+    let look = "cd .local/share/rbee-hive && ls -A . releases && readlink current";
+    let before = bed.sh("gpu-1", look).unwrap();
+
+    let broken = "cd bin && mv rbee-hive good && printf '#!/bin/sh\\n[ \"$1\" = --version ] || { echo out of order; exit 3; }\\n' >rbee-hive && \
+                  chmod +x rbee-hive";
+    bed.sh(DESK, broken).unwrap();
+    let failed = bed.keeper("hive install gpu-1").await.unwrap();
+    expect(&failed, &["does not run", "out of order", "the former hive runs again"]);
+    assert_eq!(bed.sh("gpu-1", look).unwrap(), before);
+    let got = bed.json(&format!("worker get {worker} --hive gpu-1")).await.unwrap();
+    assert_eq!(got["state"], "ready", "its worker ran on: {got}");
+    let answer = bed.keeper("infer --model demo --max-tokens 4 Hello").await.unwrap();
+    answer.expect_success().unwrap();
+}
+
+#[tokio::test]
 async fn a_cable_that_is_pulled_in_the_middle_of_the_copy_leaves_nothing_once_it_is_back() {
     let Some(bed) = Testbed::start(&["gpu-1"]).unwrap() else { return };
     bed.start_queen().await.unwrap();

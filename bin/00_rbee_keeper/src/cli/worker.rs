@@ -106,6 +106,7 @@ pub(crate) struct WorkerArg {
     /// The worker's id, as `worker list` shows it
     #[arg(value_name = "WORKER")]
     pub(crate) worker_id: WorkerId,
-    #[command(flatten)]
-    pub(crate) on: OnHive,
+    /// On which hive [default: the one that has it]
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) hive: Option<HiveAlias>,
 }

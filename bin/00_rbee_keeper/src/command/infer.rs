@@ -94,11 +94,14 @@ impl Listener for Answer {
     async fn event(&mut self, event: &JobEvent) -> Result<(), Failure> {
         match event.event.as_str() {
             "token" => {}
+            // `job show --why` tells it; here it would stand between the prompt and the answer.
+            "scheduled" => return Ok(()),
             // What is missing cannot be had again, and half an answer must not look like a whole one.
             "gap" => {
                 return Err(Failure::local("a part of the answer is lost: it was read too late"));
             }
             _ => {
+                self.end_line().await?;
                 self.live.show(event);
                 return Ok(());
             }

@@ -9,6 +9,7 @@ use crate::cli::PolicyCommand;
 use crate::failure::Failure;
 use crate::render::rules;
 use crate::session::Session;
+use crate::view::RulesTest;
 
 pub(super) async fn rules(session: &Session, command: PolicyCommand) -> Result<(), Failure> {
     let PolicyCommand::Test(args) = command;
@@ -19,7 +20,12 @@ pub(super) async fn rules(session: &Session, command: PolicyCommand) -> Result<(
         "caller": args.caller, "prompt_bytes": args.prompt_bytes,
     });
     let report = queen.post("/v1/policy/test", &body).await?;
-    session.output.result(&report, |style| Ok(rules::report(&read(&report)?, style))).await
+    let read: RulesTest = read(&report)?;
+    session.output.result(&report, |style| Ok(rules::report(&read, style))).await?;
+    match read.models.iter().find_map(|model| model.error.as_ref()) {
+        Some(error) => Err(Failure::local(format!("the script failed: {error}"))),
+        None => Ok(()),
+    }
 }
 
 fn script(file: &Path) -> Result<String, Failure> {

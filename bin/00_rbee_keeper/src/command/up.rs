@@ -28,7 +28,8 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
     let target = Target::Running(local_url(started.addr));
     let queen = session.reach(&target).await?;
     let has_local_hive = queen.build.has_local_hive();
-    if !has_local_hive {
+    // One that was stopped by itself is started again; the one inside starts with its queen.
+    if !has_local_hive || !(started.fresh || has_reported(&queen).await?) {
         // Starting a hive that runs already is no error: the queen says that it runs.
         let localhost = HiveTarget { hive_id: HiveAlias::localhost() };
         job_run::run(session, &queen, &Operation::HiveStart(localhost)).await?;
@@ -60,13 +61,21 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
 async fn wait_for_hive(session: &Session, queen: &Queen) -> Result<(), Failure> {
     let deadline = Instant::now() + HIVE_PATIENCE;
     while Instant::now() < deadline {
-        let status: view::Status = read(&queen.get("/v1/status").await?)?;
-        let alias = session.config.hive.alias.as_str();
-        if status.hives.iter().any(|hive| hive.hive_id == alias) {
+        if has_reported(queen).await? {
             return Ok(());
         }
         sleep(LOOK).await;
     }
     session.output.warn("the hive of this machine has not reported to the queen yet");
     Ok(())
+}
+
+/// Whether the hive of this machine reports on time. To its queen it is localhost, whatever it is called.
+async fn has_reported(queen: &Queen) -> Result<bool, Failure> {
+    let status: view::Status = read(&queen.get("/v1/status").await?)?;
+    let localhost = HiveAlias::localhost();
+    let is_there = |hive: &view::Hive| {
+        hive.hive_id == localhost.as_str() && hive.liveness.as_deref() != Some("gone")
+    };
+    Ok(status.hives.iter().any(is_there))
 }

@@ -5,7 +5,7 @@ use rbee_operations::{
     WorkerSpawn, WorkerTarget,
 };
 use serde_json::Value;
-use worker_contract::SupervisedWorker;
+use worker_contract::{HiveAlias, SupervisedWorker};
 
 use super::hive::read_secret;
 use super::log_lines::LogLines;
@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::job_run;
 use crate::render::{detail, table};
 use crate::session::Session;
+use crate::view::{Hive, Status, Worker};
 use crate::wanted_model::WantedModel;
 
 pub(super) async fn worker(session: &Session, command: WorkerCommand) -> Result<(), Failure> {
@@ -26,10 +27,12 @@ pub(super) async fn worker(session: &Session, command: WorkerCommand) -> Result<
         WorkerCommand::List(on) => list_all(session, on).await,
         WorkerCommand::Get(worker) => get(session, worker).await,
         WorkerCommand::Delete(worker) => {
-            run_and_tell(session, Operation::WorkerDelete(target(worker))).await
+            let target = target(session, worker).await?;
+            run_and_tell(session, Operation::WorkerDelete(target)).await
         }
         WorkerCommand::Restart(worker) => {
-            run_and_tell(session, Operation::WorkerRestart(target(worker))).await
+            let target = target(session, worker).await?;
+            run_and_tell(session, Operation::WorkerRestart(target)).await
         }
         WorkerCommand::Logs(args) => logs(session, args).await,
         WorkerCommand::Attach(args) => run_and_tell(session, attach(args).await?).await,
@@ -81,14 +84,15 @@ async fn attach(args: AttachArgs) -> Result<Operation, Failure> {
 }
 
 async fn get(session: &Session, worker: WorkerArg) -> Result<(), Failure> {
-    let worker = data(run(session, Operation::WorkerGet(target(worker))).await?);
+    let target = target(session, worker).await?;
+    let worker = data(run(session, Operation::WorkerGet(target)).await?);
     session.output.result(&worker, |_| Ok(detail::worker(&read(&worker)?, now()))).await
 }
 
 /// Prints the lines as they come. With `--json` they are the items of one array.
 async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failure> {
     let LogsArgs { worker, follow, lines } = args;
-    let WorkerTarget { hive_id, worker_id } = target(worker);
+    let WorkerTarget { hive_id, worker_id } = target(session, worker).await?;
     let logs = WorkerLogs { hive_id, worker_id, lines: Some(lines), follow };
     let queen = session.queen().await?;
     let mut lines = LogLines::new(session.output);
@@ -110,6 +114,30 @@ async fn spawn(session: &Session, args: SpawnArgs) -> Result<Operation, Failure>
     Ok(Operation::WorkerSpawn(WorkerSpawn { hive_id, model, device, slots, ctx_size }))
 }
 
-fn target(worker: WorkerArg) -> WorkerTarget {
-    WorkerTarget { hive_id: worker.on.hive, worker_id: worker.worker_id }
+/// The worker, on the hive that has it where nobody said which. Where none has it, this machine's hive
+/// says so.
+async fn target(session: &Session, worker: WorkerArg) -> Result<WorkerTarget, Failure> {
+    let WorkerArg { worker_id, hive } = worker;
+    if let Some(hive_id) = hive {
+        return Ok(WorkerTarget { hive_id, worker_id });
+    }
+    let status: Status = read(&session.queen().await?.get("/v1/status").await?)?;
+    let id = worker_id.as_str();
+    let is_of_server = |known: &&Worker| known.worker_id == id && known.server.is_some();
+    if let Some(attached) = status.workers.iter().find(is_of_server) {
+        let server = &attached.hive_id;
+        return Err(Failure::local(format!("{id} is a model of the attached server {server}"))
+            .with_hint(format!(
+                "it is started and ended there; `rbee-keeper worker detach {server}` takes it out of \
+                 the pool"
+            )));
+    }
+    let has_it = |hive: &&Hive| hive.workers.iter().any(|worker| worker.worker_id == worker_id);
+    let hive_id = match status.hives.iter().find(has_it) {
+        Some(hive) => {
+            hive.hive_id.parse().map_err(|error| Failure::Protocol(format!("{error}")))?
+        }
+        None => HiveAlias::localhost(),
+    };
+    Ok(WorkerTarget { hive_id, worker_id })
 }

@@ -71,8 +71,11 @@ pub(crate) fn speed(answer: &Answer) -> String {
         let rate = f64::from(tokens - 1) / (answer.timings.decode_ms / 1000.0);
         parts.push(format!("{rate:.1} tokens/s"));
     }
-    if answer.timings.ttft_ms > 0.0 {
-        parts.push(format!("first token after {:.0} ms", answer.timings.ttft_ms));
+    let ttft_ms = answer.ttft_ms.unwrap_or(answer.timings.ttft_ms);
+    if ttft_ms >= 1000.0 {
+        parts.push(format!("first token after {:.1} s", ttft_ms / 1000.0));
+    } else if ttft_ms > 0.0 {
+        parts.push(format!("first token after {ttft_ms:.0} ms"));
     }
     if answer.finish_reason == "length" {
         parts.push("cut at the token limit".to_owned());
@@ -131,8 +134,15 @@ mod tests {
             finish_reason: "stop".to_owned(),
             usage: Usage { prompt_tokens: 9, completion_tokens: 42, cached_tokens: 0 },
             timings: Timings { ttft_ms: 35.4, decode_ms: 601.0, ..Timings::default() },
+            ttft_ms: None,
         };
         assert_eq!(speed(&answer), "42 tokens, 68.2 tokens/s, first token after 35 ms");
+        let after_a_start = Answer { ttft_ms: Some(6632.0), ..answer };
+        assert_eq!(
+            speed(&after_a_start),
+            "42 tokens, 68.2 tokens/s, first token after 6.6 s",
+            "what the client waited for counts"
+        );
         assert_eq!(speed(&Answer::default()), "0 tokens");
     }
 }

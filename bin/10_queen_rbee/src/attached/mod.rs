@@ -18,6 +18,7 @@ mod prober;
 mod refusal;
 mod store;
 mod url;
+mod via;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ pub use self::refusal::detail_of;
 pub use self::store::StoreError;
 use self::store::Stored;
 pub use self::url::{InvalidUrl, ServerUrl};
+pub use self::via::VIA;
 use crate::clock;
 use crate::keyring::Keyring;
 use crate::registry::{Registry, Served, ServerReport};
@@ -155,7 +157,7 @@ impl Servers {
             known.insert(name, Known::new(stored, token));
         }
         registry.expect_servers(known.keys().cloned().collect());
-        let (client, known) = (prober::client()?, Mutex::new(known));
+        let (client, known) = (prober::client(keyring.own_id())?, Mutex::new(known));
         let changing = Mutex::default();
         let shared = Shared { file, secrets, keyring, registry, client, changing, known };
         Ok(Self { shared: Arc::new(shared) })

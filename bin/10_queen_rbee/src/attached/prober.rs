@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use access_tokens::Secret;
-use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
 use reqwest::{Client, redirect};
 
-use super::ServerUrl;
 use super::health::Probe;
 use super::listing::read_listing;
+use super::{ServerUrl, VIA};
 use crate::keyring::bearer;
 use crate::remote_hive::with_causes;
 
@@ -20,10 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest list of models, in bytes.
 const MAX_LIST: usize = 4 << 20;
 
-/// A client that goes nowhere but to the server itself.
-pub(super) fn client() -> reqwest::Result<Client> {
-    let none = redirect::Policy::none();
-    Client::builder().no_proxy().redirect(none).connect_timeout(CONNECT).timeout(PATIENCE).build()
+/// A client that goes nowhere but to the server itself, and says which queen looks.
+pub(super) fn client(own_id: &str) -> anyhow::Result<Client> {
+    let headers = HeaderMap::from_iter([(HeaderName::from_static(VIA), own_id.parse()?)]);
+    let builder = Client::builder().no_proxy().redirect(redirect::Policy::none());
+    let builder = builder.default_headers(headers).connect_timeout(CONNECT).timeout(PATIENCE);
+    Ok(builder.build()?)
 }
 
 /// Looks at a server.
@@ -40,6 +42,7 @@ pub(super) async fn probe(client: &Client, url: &ServerUrl, token: Option<&Secre
     let status = response.status();
     match status {
         StatusCode::OK => {}
+        StatusCode::LOOP_DETECTED => return Probe::Wrong("it is this queen herself".to_owned()),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if token.is_some() => {
             return Probe::Wrong(format!("it refuses the token (HTTP {status})"));
         }

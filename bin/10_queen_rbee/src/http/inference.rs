@@ -19,7 +19,7 @@ use super::describe;
 use super::router::Facts;
 use super::stream_body::stream_body;
 use crate::admission::Priority;
-use crate::attached::{Endpoint as OriginalOf, Original};
+use crate::attached::{Endpoint as OriginalOf, Original, VIA};
 use crate::dialect::openai::{
     Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
 };
@@ -42,14 +42,12 @@ const PRIORITY: &str = "x-rbee-priority";
 const SESSION: &str = "x-rbee-session";
 /// The longest name of a session.
 const MAX_SESSION: usize = 256;
-/// The header with the queens that the request has come through.
-const VIA: &str = "x-rbee-via";
 /// Its longest value: more queens than a house has.
 const MAX_VIA: usize = 512;
 /// The header that names the worker.
-const WORKER: HeaderName = HeaderName::from_static("x-rbee-worker");
+pub(super) const WORKER: HeaderName = HeaderName::from_static("x-rbee-worker");
 /// The header that says what decided for that worker.
-const ROUTE: HeaderName = HeaderName::from_static("x-rbee-route");
+pub(super) const ROUTE: HeaderName = HeaderName::from_static("x-rbee-route");
 
 /// The worker, and what decided for it.
 pub(super) type Route = (WorkerId, Reason);
@@ -106,7 +104,8 @@ impl Endpoint {
     ) -> Result<Response, ApiError> {
         let Understood { model, request, fields, stream, include_usage } = understood;
         let n = request.n;
-        let answer = self.begin(&model, request, original, headers, caller)?;
+        let asking = Asking { is_whole: !stream, ..self.asking(headers, caller)? };
+        let answer = self.begin(&model, request, original, asking)?;
         let head = Head::new(kind, model, now());
         let parts = stream::unfold(answer, |mut answer| async move {
             answer.next().await.map(|part| (part, answer))
@@ -125,10 +124,8 @@ impl Endpoint {
         model: &str,
         request: InferenceRequest,
         original: Original,
-        headers: &HeaderMap,
-        caller: &CallerExt,
+        asking: Asking,
     ) -> Result<Answer, ApiError> {
-        let asking = self.asking(headers, caller)?;
         // What cannot be an alias is the name of no model but at a server of somebody else.
         let alias = model.parse::<ModelAlias>().ok().or_else(|| self.registry.alias_of(model));
         let Some(alias) = alias else {
@@ -139,7 +136,11 @@ impl Endpoint {
     }
 
     /// What the headers say of how the request is to be treated.
-    fn asking(&self, headers: &HeaderMap, caller: &CallerExt) -> Result<Asking, ApiError> {
+    pub(super) fn asking(
+        &self,
+        headers: &HeaderMap,
+        caller: &CallerExt,
+    ) -> Result<Asking, ApiError> {
         let deadline = Instant::now() + self.time_allowed(headers)?;
         let caller = caller.0.to_string();
         let priority = match text(headers, PRIORITY)? {
@@ -159,7 +160,7 @@ impl Endpoint {
             Some(via) if via.contains('\t') => return Err(invalid(VIA, "names and commas")),
             via => via.unwrap_or_default().to_owned(),
         };
-        Ok(Asking { caller, deadline, priority, session, via })
+        Ok(Asking { caller, deadline, priority, session, via, is_whole: false })
     }
 
     /// The time that a request may take: the server's, or the client's if that is less.
@@ -203,7 +204,10 @@ impl Endpoint {
         let (mut assembly, mut route, mut end) = (Assembly::new(n), None, None);
         while let Some(part) = parts.next().await {
             match part.map_err(|failure| describe(failure, &self.registry))? {
-                Part::Started { worker_id, why } => route = Some((worker_id, why.reason)),
+                Part::Started { worker_id, why } => {
+                    route = Some((worker_id, why.reason));
+                    assembly = Assembly::new(n);
+                }
                 Part::Delta(delta) => assembly.add(delta),
                 Part::ChoiceDone { index, finish_reason } => assembly.end(index, finish_reason),
                 Part::Done { finish_reason, usage, .. } => end = Some((finish_reason, usage)),

@@ -6,21 +6,33 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
 use daemon_http::ApiError;
 use worker_contract::ModelAlias;
 
 use super::router::Facts;
+use crate::attached::VIA;
 use crate::dialect::openai::{Model, ModelList, unknown_model};
 use crate::registry::Registry;
+use crate::relay::Relay;
 
-/// All models that a catalog has or a worker runs.
+/// All models that a catalog has or a worker runs. To another queen, those of this one alone.
 pub(super) async fn list(
     State(registry): State<Registry>,
+    State(relay): State<Relay>,
     State(facts): State<Arc<Facts>>,
-) -> Json<ModelList> {
-    let models = registry.models(Instant::now()).into_iter();
+    headers: HeaderMap,
+) -> Result<Json<ModelList>, ApiError> {
+    let via = headers.get(VIA).map(|via| via.to_str().unwrap_or_default());
+    if via.is_some_and(|via| relay.was_here(via)) {
+        let message = "this queen asks herself for her models";
+        return Err(ApiError::new(StatusCode::LOOP_DETECTED, "loop_detected", message));
+    }
+    let now = Instant::now();
+    let models = if via.is_some() { registry.own_models(now) } else { registry.models(now) };
+    let models = models.into_iter();
     let shown = models.map(|(id, model)| Model::new(id, model.added_at.unwrap_or(facts.began_at)));
-    Json(ModelList::new(shown.collect()))
+    Ok(Json(ModelList::new(shown.collect())))
 }
 
 pub(super) async fn get(

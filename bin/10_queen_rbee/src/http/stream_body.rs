@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::describe;
-use super::inference::Parts;
+use super::inference::{Parts, ROUTE, WORKER};
 use crate::dialect::openai::Writer;
 use crate::registry::Registry;
 use crate::relay::{Failure, Part};
@@ -33,6 +33,8 @@ struct StreamBody {
     first: Option<Part>,
     parts: Parts,
     registry: Registry,
+    /// The head went out before there was a worker to name in it.
+    is_late: bool,
     /// Nothing comes any more: `parts` has ended, or failed.
     is_over: bool,
     /// When something was sent last.
@@ -61,6 +63,7 @@ pub(super) fn stream_body(
         first,
         parts,
         registry,
+        is_late,
         is_over: false,
         sent_at: Instant::now(),
         alarm: Box::pin(sleep(KEEP_ALIVE)),
@@ -119,7 +122,14 @@ impl StreamBody {
 
     fn write(&mut self, part: Result<Part, Failure>, out: &mut BytesMut) {
         match part {
-            Ok(Part::Started { .. }) => self.writer.begin(out),
+            Ok(Part::Started { worker_id, why }) => {
+                if std::mem::take(&mut self.is_late) {
+                    let reason = why.reason.as_str();
+                    let told = format!(": {WORKER}: {worker_id}\n: {ROUTE}: {reason}\n\n");
+                    out.extend_from_slice(told.as_bytes());
+                }
+                self.writer.begin(out);
+            }
             Ok(Part::Delta(delta)) => self.writer.delta(&delta, out),
             Ok(Part::ChoiceDone { index, finish_reason }) => {
                 self.writer.choice_done(index, finish_reason, out);
@@ -154,6 +164,7 @@ mod tests {
         sender.send(Ok(started())).await.unwrap();
         sender.send(Ok(text("Hi"))).await.unwrap();
         let first = next(&mut body).await;
+        assert!(first.starts_with(": x-rbee-worker: w-1\n: x-rbee-route: only_one\n\n"), "{first}");
         assert!(first.contains(r#""role":"assistant""#) && first.contains("Hi"), "{first}");
         assert_eq!(next(&mut body).await, ": keep-alive\n\n");
         sender.send(Ok(done())).await.unwrap();

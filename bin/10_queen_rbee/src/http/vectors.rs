@@ -26,7 +26,7 @@ pub(super) async fn embed(
     let original = endpoint.original(OriginalOf::Embeddings, &body);
     let Embeddings { model, request, inputs, encoding, dimensions } =
         read_embeddings(body, request_id)?;
-    let answer = endpoint.begin(&model, request, original, &headers, &caller)?;
+    let answer = endpoint.begin(&model, request, original, endpoint.asking(&headers, &caller)?)?;
     let found = collect(&endpoint, answer, inputs, |part| match part {
         Part::Embedding { index, vector } => Some((index, vector)),
         _ => None,
@@ -48,7 +48,7 @@ pub(super) async fn rerank(
 ) -> Result<Response, ApiError> {
     let original = endpoint.original(OriginalOf::Rerank, &body);
     let Rerank { model, request, documents, top_n, returned } = read_rerank(body, request_id)?;
-    let answer = endpoint.begin(&model, request, original, &headers, &caller)?;
+    let answer = endpoint.begin(&model, request, original, endpoint.asking(&headers, &caller)?)?;
     let found = collect(&endpoint, answer, documents, |part| match part {
         Part::Score { index, score } => Some((index, score)),
         _ => None,

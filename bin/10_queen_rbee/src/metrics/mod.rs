@@ -43,6 +43,8 @@ pub struct ModelMetrics {
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     tokens: AtomicU64,
+    failovers: AtomicU64,
+    retries: AtomicU64,
     ttft: Histogram,
     time_per_token: Histogram,
     queue_wait: Histogram,
@@ -108,6 +110,12 @@ impl ModelMetrics {
         self.queue_wait.observe(after.as_secs_f64());
     }
 
+    /// A request goes to another worker; `has_begun` says that its client has some of the answer.
+    pub fn tried_again(&self, has_begun: bool) {
+        let count = if has_begun { &self.failovers } else { &self.retries };
+        count.fetch_add(1, Relaxed);
+    }
+
     /// A client gets the first part of its answer.
     pub fn first_part(&self, after: Duration) {
         self.ttft.observe(after.as_secs_f64());
@@ -133,6 +141,8 @@ impl Default for ModelMetrics {
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
+            failovers: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
             // 1 ms to 131 s
             ttft: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             // 0.5 ms to 4 s

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -19,7 +19,7 @@ use worker_contract::ModelAlias;
 use super::{Metrics, ModelMetrics, OUTCOMES};
 use crate::decisions::{Decisions, Kind};
 use crate::dispatch::Dispatcher;
-use crate::registry::Liveness;
+use crate::registry::{Liveness, Times};
 
 /// The model of what is about none that is known.
 const OTHER: &str = "other";
@@ -29,7 +29,7 @@ const STATES: [&str; 4] = ["loading", "ready", "draining", "failed"];
 /// A count of a model.
 type Count = fn(&ModelMetrics) -> &AtomicU64;
 /// Times of a model.
-type Times = fn(&ModelMetrics) -> &Histogram;
+type Spread = fn(&ModelMetrics) -> &Histogram;
 
 /// What the metrics are made from.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ struct Worker {
     answered: u64,
     failures: u64,
     in_flight: u64,
+    times: Times,
 }
 
 impl Sample {
@@ -107,6 +108,7 @@ impl Sample {
                     answered: worker.load.answered,
                     failures: worker.load.failures,
                     in_flight: worker.load.in_flight.into(),
+                    times: worker.times,
                 });
             },
         );
@@ -150,10 +152,12 @@ impl Collector for Sample {
             })
         });
         counters(encoder, "requests", "Requests by how they ended", requests)?;
-        let counts: [(&str, &str, Count); 3] = [
+        let counts: [(&str, &str, Count); 5] = [
             ("prompt_tokens", "Tokens of prompts", |figures| &figures.prompt_tokens),
             ("cached_tokens", "Those that a worker had computed before", |f| &f.cached_tokens),
             ("tokens", "Tokens of answers", |figures| &figures.tokens),
+            ("failovers", "Answers that went on at another worker", |f| &f.failovers),
+            ("retries", "Requests that were tried again before their first token", |f| &f.retries),
         ];
         for (name, help, count) in counts {
             let values = self.models.iter().map(|(model, figures)| {
@@ -161,7 +165,7 @@ impl Collector for Sample {
             });
             counters(encoder, name, help, values)?;
         }
-        let times: [(&str, &str, Times); 3] = [
+        let times: [(&str, &str, Spread); 3] = [
             ("ttft_seconds", "From a request to the first part of its answer", |f| &f.ttft),
             ("time_per_token_seconds", "From one token to the next, each answer's mean", |f| {
                 &f.time_per_token
@@ -181,8 +185,6 @@ impl Collector for Sample {
         });
         counters(encoder, "decisions", "Decisions by kind and reason", decisions)?;
         for (name, help, kind) in [
-            ("failovers", "Answers that went on at another worker", Kind::Failover),
-            ("retries", "Requests that were tried again before their first token", Kind::Retry),
             ("spawns", "Workers that were started", Kind::Spawn),
             ("evictions", "Workers that were ended to make room", Kind::Evict),
         ] {
@@ -221,16 +223,28 @@ impl Collector for Sample {
         counters(encoder, "worker_answers", "Answers that a worker completed", answered)?;
         let failures = of_workers(|worker| worker.failures);
         counters(encoder, "worker_failures", "Requests that a worker failed", failures)?;
+        let tokens = of_workers(|worker| worker.times.tokens);
+        counters(encoder, "worker_tokens", "Tokens of those answers", tokens)?;
+        let seconds = |value: fn(&Times) -> Duration| {
+            self.workers.iter().map(move |worker| {
+                let [(id, a), (model, b)] = &worker.labels;
+                ([(*id, a.as_str()), (*model, b.as_str())], value(&worker.times).as_secs_f64())
+            })
+        };
+        let help = "From sending a request to the first part of its answer, in all";
+        counters(encoder, "worker_ttft_seconds", help, seconds(|times| times.first))?;
+        let help = "From the first part of an answer to its end, in all";
+        counters(encoder, "worker_decode_seconds", help, seconds(|times| times.rest))?;
         let in_flight = of_workers(|worker| worker.in_flight);
         gauges(encoder, "worker_in_flight", "Requests that are at a worker", in_flight)
     }
 }
 
-fn counters<'a, const N: usize>(
+fn counters<'a, const N: usize, V: EncodeCounterValue>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    values: impl IntoIterator<Item = ([(&'static str, &'a str); N], u64)>,
+    values: impl IntoIterator<Item = ([(&'static str, &'a str); N], V)>,
 ) -> fmt::Result {
     let metric_type = ConstCounter::new(0_u64).metric_type();
     let mut metric = encoder.encode_descriptor(name, help, None, metric_type)?;

@@ -1,9 +1,12 @@
 //! `Infer`: the same way as a chat completion; the text comes as the job's `token` events.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Infer;
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use worker_contract::{
     ChatMessage, Delta, InferenceRequest, Prompt, RequestId, Role, Sampling, Task, WorkerId,
 };
@@ -14,6 +17,8 @@ use crate::attached::{Endpoint, Original};
 use crate::http::describe;
 use crate::relay::{Asking, Failure, Part};
 
+/// How long an answer may be awaited in silence.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// What a worker answers whose model knows no conversation.
 const NO_TEMPLATE: &str = "no_chat_template";
 
@@ -60,13 +65,28 @@ impl Operations {
             priority: Priority::Interactive,
             session: None,
             via: String::new(),
+            is_whole: false,
         };
-        let original = original(infer, &request);
+        let (original, began) = (original(infer, &request), Instant::now());
         let mut answer = self.relay.answer(infer.model.clone(), request, original, asking);
         let mut worker: Option<WorkerId> = None;
-        while let Some(part) = answer.next().await {
+        let mut ttft = None;
+        let mut is_told = false;
+        while let Some(part) = {
+            let mut next = pin!(answer.next());
+            loop {
+                tokio::select! {
+                    biased;
+                    part = &mut next => break part,
+                    () = sleep(PATIENCE), if !is_told && ttft.is_none() => {
+                        is_told = self.tell_of_start(infer, job);
+                    }
+                }
+            }
+        } {
             match part? {
                 Part::Started { worker_id, why } => {
+                    ttft = ttft.or_else(|| Some(began.elapsed()));
                     let data = serde_json::to_value(&why).unwrap_or_default();
                     job.event("scheduled", why.to_string(), data);
                     worker = Some(worker_id);
@@ -87,6 +107,7 @@ impl Operations {
                         "finish_reason": finish_reason,
                         "usage": usage,
                         "timings": timings,
+                        "ttft_ms": ttft.map(|ttft: Duration| ttft.as_secs_f64() * 1000.0),
                     });
                     let tokens = usage.completion_tokens;
                     return Ok(Outcome::new(format!("{tokens} tokens"), data));
@@ -95,6 +116,18 @@ impl Operations {
         }
         // The relay ends every answer with `Done` or a failure.
         Ok(Outcome::said("no tokens"))
+    }
+}
+
+impl Operations {
+    /// Says that a worker is being started, if that is what the answer waits for.
+    fn tell_of_start(&self, infer: &Infer, job: &JobContext) -> bool {
+        let model = &infer.model;
+        let is_starting = self.registry.is_starting(model);
+        if is_starting {
+            job.say(format!("No worker runs {model}: one is being started, and loads it"));
+        }
+        is_starting
     }
 }
 

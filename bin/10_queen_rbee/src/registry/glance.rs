@@ -10,7 +10,7 @@ use serde::Serialize;
 use worker_contract::{Device, DeviceId, HiveAlias, ModelAlias, WorkerId, WorkerState};
 
 use super::hives::Hive;
-use super::workers::Worker;
+use super::workers::{Times, Worker};
 use super::{Liveness, Registry};
 use crate::scheduler::Circuit;
 
@@ -26,6 +26,9 @@ pub struct WorkerGlance<'a> {
     /// What it does.
     #[serde(flatten)]
     pub load: WorkerLoad,
+    /// What its answers took in all.
+    #[serde(skip)]
+    pub times: Times,
 }
 
 /// What a worker is.
@@ -134,7 +137,7 @@ impl<'a> WorkerGlance<'a> {
             kv_used_tokens: said.map_or(0, |beat| beat.kv_cache.used_tokens),
             tokens_per_second: said.map_or(0, |beat| whole(beat.tokens_per_second)),
         };
-        Self { is, load }
+        Self { is, load, times: worker.times }
     }
 }
 

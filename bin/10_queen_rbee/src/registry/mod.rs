@@ -41,6 +41,7 @@ pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::ruling::RulesReport;
 pub use self::sessions::SessionKey;
 pub use self::target::{Address, Target};
+pub use self::workers::Times;
 use self::workers::{Stay, Worker, Workers};
 use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts};
 use crate::admission::Priority;
@@ -124,6 +125,19 @@ pub struct Failed {
     pub request: u64,
     /// Its connection broke.
     pub is_connection: bool,
+}
+
+/// What a worker's answer was.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Answered {
+    /// How long the prompt was.
+    pub prompt_bytes: u32,
+    /// What was computed.
+    pub usage: Usage,
+    /// What that took, as the worker says.
+    pub timings: Timings,
+    /// What it took, as the queen saw.
+    pub times: Times,
 }
 
 /// What a failure says of a worker.
@@ -327,17 +341,9 @@ impl Registry {
         has_closed
     }
 
-    /// A worker has answered a request whose prompt had so many bytes.
-    pub fn worker_answered(
-        &self,
-        place: &Place,
-        prompt_bytes: u32,
-        usage: Usage,
-        timings: Timings,
-        now: Instant,
-    ) {
-        let (id, told) = (&place.worker_id, (usage, timings));
-        self.state().workers.answered(id, place.stay, prompt_bytes, told, now);
+    /// A worker has answered a request.
+    pub fn worker_answered(&self, place: &Place, answered: &Answered, now: Instant) {
+        self.state().workers.answered(&place.worker_id, place.stay, answered, now);
     }
 
     /// Takes idle workers out of use, so that they can be ended: all of them, or none where one has
@@ -458,6 +464,27 @@ impl Registry {
     #[must_use]
     pub fn runs(&self, model: &ModelAlias) -> bool {
         self.state().runs(model)
+    }
+
+    /// The name by which the file of a model runs, where no worker runs it by this name, and nobody wants
+    /// workers for this name in particular.
+    #[must_use]
+    pub fn running_as(&self, model: &ModelAlias) -> Option<ModelAlias> {
+        let state = self.state();
+        if state.workers.of_model(model).next().is_some() {
+            return None;
+        }
+        let entries = || state.hives.iter().flat_map(|hive| &hive.beat.catalog);
+        let digest = &entries().find(|entry| entry.alias == *model)?.sha256;
+        let runs_it = |worker: &&Worker| {
+            worker.digest() == Some(digest)
+                && !worker.is_of_server
+                && worker.readiness_for_requests() == Readiness::Ready
+        };
+        let running = state.workers.iter().map(|(_, worker)| worker).find(runs_it)?.model.clone();
+        drop(state);
+        let has_wishes = |policies: &Policies| policies.all().contains_key(model);
+        (!self.shared.policies.get().is_some_and(has_wishes)).then_some(running)
     }
 
     /// What a worker runs.

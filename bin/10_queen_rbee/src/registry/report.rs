@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
-use worker_contract::{HiveAlias, HiveHeartbeat, ModelAlias, WorkerHeartbeat, WorkerId};
+use worker_contract::{
+    HiveAlias, HiveHeartbeat, KvCacheUse, ModelAlias, ModelInUse, ModelKind, Slots,
+    WorkerHeartbeat, WorkerId, WorkerState,
+};
 
+use super::workers::Worker;
 use super::{Liveness, Registry, ServerFacts};
 
 /// A worker, as it is shown.
@@ -53,12 +57,15 @@ pub struct ModelReport {
 }
 
 impl Registry {
-    /// All workers that have reported themselves and are not gone.
+    /// All workers that have reported themselves and are not gone, and those that their hives gave up.
     #[must_use]
     pub fn workers(&self, now: Instant) -> Vec<WorkerReport> {
         let (state, interval) = (self.state(), self.shared.interval);
-        let reports = state.workers.iter().filter_map(|(_, worker)| {
-            let said = worker.said.as_ref()?;
+        let reports = state.workers.iter().filter_map(|(id, worker)| {
+            let Some(said) = worker.said.as_ref() else {
+                let hive = state.hives.liveness(&worker.hive_id, now);
+                return given_up(id, worker, hive);
+            };
             let liveness = worker.liveness(interval, || Liveness::Gone, now);
             (liveness != Liveness::Gone).then(|| WorkerReport {
                 said: WorkerHeartbeat { state: worker.state(), ..said.beat.clone() },
@@ -87,6 +94,20 @@ impl Registry {
     /// All models that some catalog has or some worker runs.
     #[must_use]
     pub fn models(&self, now: Instant) -> BTreeMap<ModelAlias, ModelReport> {
+        self.models_of(now, |_| true)
+    }
+
+    /// The same without those that only servers of others have.
+    #[must_use]
+    pub fn own_models(&self, now: Instant) -> BTreeMap<ModelAlias, ModelReport> {
+        self.models_of(now, |worker| !worker.is_of_server)
+    }
+
+    fn models_of(
+        &self,
+        now: Instant,
+        counts: impl Fn(&Worker) -> bool,
+    ) -> BTreeMap<ModelAlias, ModelReport> {
         let (state, interval) = (self.state(), self.shared.interval);
         let mut models: BTreeMap<ModelAlias, ModelReport> = BTreeMap::new();
         for hive in state.hives.iter() {
@@ -100,7 +121,7 @@ impl Registry {
                 model.hives.push(hive.beat.hive_id.clone());
             }
         }
-        for (id, worker) in state.workers.iter() {
+        for (id, worker) in state.workers.iter().filter(|(_, worker)| counts(worker)) {
             let hive = || state.hives.liveness(&worker.hive_id, now);
             let is_gone = worker.liveness(interval, hive, now) == Liveness::Gone;
             if !is_gone && matches!(worker.state().name(), "ready" | "loading") {
@@ -109,6 +130,35 @@ impl Registry {
         }
         models
     }
+}
+
+/// A worker that its hive has given up, and that says nothing any longer.
+fn given_up(id: &WorkerId, worker: &Worker, liveness: Liveness) -> Option<WorkerReport> {
+    let state = worker.state();
+    if liveness == Liveness::Gone || !matches!(state, WorkerState::Failed { .. }) {
+        return None;
+    }
+    let model = ModelInUse {
+        name: worker.model.clone(),
+        digest: None,
+        context_length: 0,
+        kind: ModelKind::Generative,
+    };
+    let said = WorkerHeartbeat {
+        worker_id: id.clone(),
+        hive_id: worker.hive_id.clone(),
+        address: format!("http://{}", worker.target.address.authority),
+        model,
+        device: worker.device,
+        state,
+        slots: Slots::default(),
+        queued: 0,
+        kv_cache: KvCacheUse::default(),
+        tokens_per_second: 0.0,
+        engine_build: String::new(),
+        pid: worker.process.map_or(0, |process| process.pid),
+    };
+    Some(WorkerReport { said, in_flight: 0, last_seen_ms: 0, liveness, server: None })
 }
 
 fn millis_since(at: Instant, now: Instant) -> u64 {

@@ -52,7 +52,8 @@ fn two_workers_of_one_machine_share_streams_whatever_one_of_them_took_in_a_crowd
     for place in &crowd {
         let ms = if place.worker_id.as_str() == "b" { 4000.0 } else { 100.0 };
         let timings = Timings { prefill_ms: ms, decode_ms: ms, ..Timings::default() };
-        registry.worker_answered(place, 120, usage, timings, now);
+        let answered = Answered { prompt_bytes: 120, usage, timings, ..Answered::default() };
+        registry.worker_answered(place, &answered, now);
     }
     drop(crowd);
     registry.sweep(now);
@@ -71,7 +72,8 @@ fn a_machine_that_looked_slow_is_believed_to_be_like_others_after_a_while_withou
     let usage = Usage { prompt_tokens: 40, cached_tokens: 0, completion_tokens: 8 };
     let answer = |place: &Place, decode_ms, at| {
         let timings = Timings { decode_ms, ..Timings::default() };
-        registry.worker_answered(place, 120, usage, timings, at);
+        let answered = Answered { prompt_bytes: 120, usage, timings, ..Answered::default() };
+        registry.worker_answered(place, &answered, at);
     };
     let places = [take(&registry, now).unwrap(), take(&registry, now).unwrap()];
     let (a, b) = if places[0].worker_id == id("a") { (0, 1) } else { (1, 0) };

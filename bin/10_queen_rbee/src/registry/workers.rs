@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use worker_contract::{
-    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, Timings, Usage,
-    WorkerHeartbeat, WorkerId, WorkerState,
+    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, WorkerHeartbeat, WorkerId,
+    WorkerState,
 };
 
 use super::breaker::Breaker;
@@ -14,7 +14,7 @@ use super::numbers::Numbers;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
 use super::target::{Address, Target, next_number, parse_address};
-use super::{Failed, Liveness, ReportError, liveness};
+use super::{Answered, Failed, Liveness, ReportError, liveness};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// The most workers that are kept in mind.
@@ -76,6 +76,7 @@ pub(super) struct Worker {
     /// Requests that it has answered, and failed, since the queen knows it.
     pub(super) answered: u64,
     pub(super) failures: u64,
+    pub(super) times: Times,
     /// The request that shows whether it works again, by its number.
     probed_by: Option<u64>,
     /// When it last had a request.
@@ -93,6 +94,25 @@ pub(super) struct Worker {
 pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) has_ended: bool,
+}
+
+/// What answers took, as the queen saw them come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// From sending the request to the first part of the answer.
+    pub first: Duration,
+    /// From there to the end.
+    pub rest: Duration,
+    /// The tokens that came.
+    pub tokens: u64,
+}
+
+impl Times {
+    fn add(&mut self, other: Self) {
+        self.first = self.first.saturating_add(other.first);
+        self.rest = self.rest.saturating_add(other.rest);
+        self.tokens = self.tokens.saturating_add(other.tokens);
+    }
 }
 
 /// A request's stay at a worker.
@@ -285,13 +305,14 @@ impl Workers {
         &mut self,
         id: &WorkerId,
         stay: Stay,
-        prompt_bytes: u32,
-        (usage, timings): (Usage, Timings),
+        answered: &Answered,
         now: Instant,
     ) {
         let is_same = |worker: &&mut Worker| worker.entry == stay.entry;
         let Some(worker) = self.by_id.get_mut(id).filter(is_same) else { return };
+        let Answered { prompt_bytes, usage, timings, times } = *answered;
         worker.answered += 1;
+        worker.times.add(times);
         worker.breaker.on_success();
         let company = worker.load().saturating_sub(1).max(stay.company);
         let company = company.saturating_add(worker.neighbours);
@@ -422,6 +443,7 @@ impl Worker {
             probed_by: None,
             answered: 0,
             failures: 0,
+            times: Times::default(),
             used_at: now,
             breaker: Breaker::default(),
             pace: Pace::default(),

@@ -22,7 +22,7 @@ use crate::decisions::Decided;
 use crate::dispatch::{NoPlace, Wanted};
 use crate::metrics::{ModelMetrics, Open};
 use crate::prompt::PromptChain;
-use crate::registry::{Failed, Place};
+use crate::registry::{Answered, Failed, Place, Times};
 use crate::scheduler::Ways;
 
 /// How long each fresh token of a prompt may take, beyond the time that any silence may take: a slow
@@ -73,10 +73,30 @@ enum State {
 struct Reading {
     events: Box<WorkerEvents>,
     place: Place,
+    sent_at: Instant,
+    /// How many tokens the client had before.
+    had: usize,
     /// When the worker last gave something.
     heard_at: Instant,
-    /// It has given something of the answer.
-    works: bool,
+    /// When it first gave something of the answer.
+    first_at: Option<Instant>,
+}
+
+impl Reading {
+    fn new(events: Box<WorkerEvents>, place: Place, had: usize) -> Box<Self> {
+        let now = Instant::now();
+        Box::new(Self { events, place, sent_at: now, had, heard_at: now, first_at: None })
+    }
+
+    /// What the worker took, with so many tokens given in all.
+    fn times(&self, given: usize) -> Times {
+        let first_at = self.first_at.unwrap_or(self.heard_at);
+        Times {
+            first: first_at.saturating_duration_since(self.sent_at),
+            rest: first_at.elapsed(),
+            tokens: given.saturating_sub(self.had) as u64,
+        }
+    }
 }
 
 /// What comes after the end of one worker's part.
@@ -223,12 +243,10 @@ impl Answer {
         };
         match self.relay.workers.send(target, &leg, deadline).await {
             Ok(events) => {
-                let events = Box::new(events);
-                let heard_at = Instant::now();
-                let until = self.patience_ends(heard_at);
+                let reading = Reading::new(Box::new(events), place, self.progress.tokens());
+                let until = self.patience_ends(reading.heard_at);
                 self.alarm.as_mut().reset(until);
-                self.state =
-                    State::Reading(Box::new(Reading { events, place, heard_at, works: false }));
+                self.state = State::Reading(reading);
                 Ok(())
             }
             Err(trouble) => self.recover(trouble, place),
@@ -313,11 +331,12 @@ impl Answer {
                 Ok(event) => event,
                 Err(trouble) => return self.recover(trouble, reading.place),
             };
-            let had_a_slot = self.progress.is_started();
+            let before = (self.progress.is_started(), self.progress.has_moved());
             let step = self.progress.on_event(event);
             if self.progress.is_started() {
                 reading.heard_at = Instant::now();
-                if !had_a_slot {
+                // Patience changes with what it does: in its queue, with the prompt, with the answer.
+                if before != (true, self.progress.has_moved()) {
                     let until = self.patience_ends(reading.heard_at);
                     self.alarm.as_mut().reset(until);
                 }
@@ -332,7 +351,7 @@ impl Answer {
                     self.ready.push_back(ended);
                     let after = if done.is_some() { After::Nothing } else { After::NextLeg };
                     if let Some(done) = done {
-                        self.done(done, &reading.place);
+                        self.done(done, &reading);
                     }
                     self.state = State::Complete(reading.events, after);
                     return Ok(());
@@ -354,10 +373,11 @@ impl Answer {
     /// Passes a part on.
     fn give(&mut self, part: Part, mut reading: Box<Reading>) {
         let place = &reading.place;
-        if !std::mem::replace(&mut reading.works, true)
-            && self.relay.dispatcher.registry().worker_works(place)
-        {
-            self.log_closed(&place.worker_id);
+        if reading.first_at.is_none() {
+            reading.first_at = Some(reading.heard_at);
+            if self.relay.dispatcher.registry().worker_works(place) {
+                self.log_closed(&place.worker_id);
+            }
         }
         if self.progress.begin() {
             self.record.began_to_answer(reading.heard_at);
@@ -365,7 +385,7 @@ impl Answer {
             self.ready.push_back(Part::Started { worker_id, why });
         }
         if matches!(part, Part::Done { .. }) {
-            self.done(part, place);
+            self.done(part, &reading);
             self.state = State::Complete(reading.events, After::Nothing);
             return;
         }
@@ -373,13 +393,14 @@ impl Answer {
         self.state = State::Reading(reading);
     }
 
-    fn done(&mut self, done: Part, place: &Place) {
+    fn done(&mut self, done: Part, reading: &Reading) {
         if let Part::Done { usage, timings, .. } = &done {
             self.record.usage = Some(*usage);
             self.record.answered(*usage);
-            let bytes = self.prompt.bytes();
+            let (usage, timings, times) = (*usage, *timings, reading.times(self.progress.tokens()));
+            let answered = Answered { prompt_bytes: self.prompt.bytes(), usage, timings, times };
             let registry = self.relay.dispatcher.registry();
-            registry.worker_answered(place, bytes, *usage, *timings, clock::now());
+            registry.worker_answered(&reading.place, &answered, clock::now());
         }
         self.record.outcome = "done";
         self.ready.push_back(done);
@@ -432,6 +453,7 @@ impl Answer {
                 }
                 tracing::info!(%worker_id, reason = %refusal, "a server refuses what a worker may take");
                 self.log_elsewhere(&worker_id, &refusal);
+                self.record.tried_again(false);
                 self.refusal = Some(refusal);
                 self.state = State::Seeking(None);
                 return Ok(());
@@ -472,6 +494,10 @@ impl Answer {
             tokens = self.progress.tokens(),
             "a worker failed a request"
         );
+        if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
+            self.progress.begin_anew(&mut self.request);
+            self.ready.clear();
+        }
         if self.progress.ways(&self.request).is_none() {
             let reason = format!("{reason}; no other can go on with what it gave of the answer");
             return Err(Failure::WorkerFailed { worker_id, reason });
@@ -485,6 +511,7 @@ impl Answer {
                 let pause = pause.max(turn);
                 self.record.failovers += 1;
                 self.log_again(&worker_id, &reason, is_connection);
+                self.record.tried_again(has_begun);
                 self.last_failure = Some((worker_id, reason));
                 self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
                 Ok(())
@@ -548,9 +575,19 @@ impl Answer {
 
 impl Record {
     fn began_to_answer(&mut self, at: Instant) {
+        if self.first_at.is_some() {
+            return;
+        }
         self.first_at = Some(at);
         if let Some(figures) = &self.figures {
             figures.first_part(at.saturating_duration_since(self.began));
+        }
+    }
+
+    /// Another worker is asked; `has_begun` says that the client has some of the answer.
+    fn tried_again(&self, has_begun: bool) {
+        if let Some(figures) = &self.figures {
+            figures.tried_again(has_begun);
         }
     }
 

@@ -74,6 +74,9 @@ pub struct Asking {
     pub session: Option<SessionKey>,
     /// The queens that it has come through, as each of them calls itself; empty if none.
     pub via: String,
+    /// The client gets nothing before the end, so that all can be begun again: then `Started` comes once
+    /// more, and what came before is void.
+    pub is_whole: bool,
 }
 
 /// A part of an answer, in the order `Started`, any number of others, `Done`.
@@ -136,8 +139,8 @@ impl Relay {
         Self { dispatcher, workers: WorkerClient::new(keyring), shared: Arc::new(shared) }
     }
 
-    /// Begins an answer of `model` to a request, which is `original` in the client's words. Nothing
-    /// happens until it is asked for its first part.
+    /// Begins an answer of `model` to a request, which is `original` in the client's words. Where no worker
+    /// runs it by this name, one that runs the same file by another name answers. Nothing happens until it is asked for its first part.
     #[must_use]
     pub fn answer(
         &self,
@@ -147,7 +150,14 @@ impl Relay {
         asking: Asking,
     ) -> Answer {
         self.shared.budget(Budget::earn);
+        let model = self.dispatcher.registry().running_as(&model).unwrap_or(model);
         Answer::new(self.clone(), model, request, original, asking)
+    }
+
+    /// Whether what came through these queens was here before.
+    #[must_use]
+    pub fn was_here(&self, via: &str) -> bool {
+        self.workers.was_here(via)
     }
 
     /// What it counts.

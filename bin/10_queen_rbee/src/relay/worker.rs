@@ -18,6 +18,7 @@ use super::failure::Trouble;
 use super::prefill::Prefill;
 use super::speech::{SERVER_BEGINS, Speech};
 use super::sse::EventCutter;
+use crate::attached::VIA;
 use crate::attached::{Engine, Original, detail_of};
 use crate::keyring::Keyring;
 use crate::registry::{Server, Target};
@@ -38,16 +39,12 @@ const LAST_BYTES: Duration = Duration::from_millis(20);
 
 /// The time that another queen may take, in milliseconds.
 const DEADLINE: &str = "x-rbee-deadline-ms";
-/// The queens that a request has come through, so that it does not go round among them.
-const VIA: &str = "x-rbee-via";
 
 /// Sends requests to workers over connections that are kept.
 #[derive(Debug, Clone)]
 pub(super) struct WorkerClient {
     pool: Pool,
     keyring: Keyring,
-    /// The queen's own name in `x-rbee-via`.
-    own_id: Arc<str>,
 }
 
 /// The events of an answer as they come. Dropping it closes the connection.
@@ -78,13 +75,12 @@ pub(super) struct Leg<'a> {
 impl WorkerClient {
     /// A client that proves itself to each worker with the secret of its hive.
     pub(super) fn new(keyring: Keyring) -> Self {
-        let own_id = uuid::Uuid::new_v4().simple().to_string().into();
-        Self { pool: Pool::default(), keyring, own_id }
+        Self { pool: Pool::default(), keyring }
     }
 
     /// Whether a request that came through these queens was here before.
     pub(super) fn was_here(&self, via: &str) -> bool {
-        via.split(',').any(|id| id.trim() == &*self.own_id)
+        via.split(',').any(|id| id.trim() == self.keyring.own_id())
     }
 
     /// Sends a request; gives its events once the worker has accepted it.
@@ -148,8 +144,8 @@ impl WorkerClient {
                 head = head.header(DEADLINE, &left.to_string())?;
             }
             head = match leg.via {
-                "" => head.header(VIA, &self.own_id)?,
-                via => head.header(VIA, &format!("{via},{}", self.own_id))?,
+                "" => head.header(VIA, self.keyring.own_id())?,
+                via => head.header(VIA, &format!("{via},{}", self.keyring.own_id()))?,
             };
         }
         let body = Bytes::from(body(leg, target.server.as_ref())?);

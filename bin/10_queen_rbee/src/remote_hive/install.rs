@@ -89,9 +89,13 @@ impl RemoteHives {
         self.locate(hive, &url, &found.queen_url)?;
         if probe.is_running {
             job.say("Replacing the hive that runs; its workers run on");
-            self.replace(hive, &shell).await?;
+            if let Err(error) = self.replace(hive, &shell).await {
+                let error = self.bring_back(hive, &shell, error, job).await;
+                shell.ssh.close().await;
+                return Err(error);
+            }
         }
-        shell.run("remove earlier releases", &["tidy"], b"").await?;
+        shell.run("remove earlier releases", &["accept"], b"").await?;
         shell.ssh.close().await;
         let verb = if probe.installed.is_some() { "brought up to date" } else { "installed" };
         let next = if probe.is_running {
@@ -180,6 +184,30 @@ impl RemoteHives {
     fn locate(&self, hive: &HiveAlias, url: &str, queen_url: &str) -> Result<(), JobError> {
         let located = self.inventory.locate(hive, url, queen_url);
         located.map_err(|error| JobError::new("inventory", super::with_causes(&error)))
+    }
+
+    /// Puts the former hive in the place of one that does not work.
+    async fn bring_back(
+        &self,
+        hive: &HiveAlias,
+        shell: &Shell,
+        error: JobError,
+        job: &JobContext,
+    ) -> JobError {
+        job.warn(format!("{}; putting the former hive back", error.message));
+        let is_back = match shell.run("put the former hive back", &["bring_back"], b"").await {
+            Ok(_) => self.until_reported(hive, shell, Instant::now()).await.is_ok(),
+            Err(_) => false,
+        };
+        let hint = error.hint.as_ref().map_or(String::new(), |hint| format!("{hint}; "));
+        if is_back {
+            error.hint(format!("{hint}the former hive runs again, with its workers"))
+        } else {
+            error.hint(format!(
+                "{hint}the former hive could not be started again either: see \
+                `rbee-keeper hive logs {hive}`, then `rbee-keeper hive install {hive}`"
+            ))
+        }
     }
 
     /// Takes away what was brought, also when the machine has to be waited for.

@@ -103,7 +103,7 @@ impl RemoteHives {
         answer.is_ok_and(|answer| answer.status() == StatusCode::ACCEPTED)
     }
 
-    async fn until_reported(
+    pub(super) async fn until_reported(
         &self,
         hive: &HiveAlias,
         shell: &Shell,

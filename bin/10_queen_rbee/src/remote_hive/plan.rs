@@ -164,12 +164,14 @@ pub(super) fn config_text(hive: &HiveAlias, addresses: &Addresses) -> String {
 /// The unit of systemd's user manager.
 pub(super) fn unit_text(hive: &HiveAlias) -> String {
     format!(
-        "[Unit]\nDescription=rbee hive {hive}\nAfter=network-online.target\n\n\
+        "[Unit]\nDescription=rbee hive {hive}\nAfter=network-online.target\n\
+         # It is never given up, as little as by the shell that watches it elsewhere.\n\
+         StartLimitIntervalSec=0\n\n\
          [Service]\nEnvironment=RBEE_HOME=%h/.local/share/rbee-hive\n\
          EnvironmentFile=-%h/.local/share/rbee-hive/hive.env\n\
          ExecStart=%h/.local/share/rbee-hive/current/rbee-hive\n\
          StandardOutput=append:%h/.local/share/rbee-hive/run/logs/rbee-hive.log\nStandardError=inherit\n\
-         Restart=on-failure\nRestartSec=1\n\
+         Restart=on-failure\nRestartSec=1\nRestartSteps=6\nRestartMaxDelaySec=60\n\
          # The hive ends its workers itself; a hive that is replaced leaves them running.\n\
          KillMode=process\n\n[Install]\nWantedBy=default.target\n"
     )

@@ -204,6 +204,8 @@ fn sandbox() -> Engine {
         .set_max_string_size(MAX_TEXT)
         .set_max_array_size(MAX_LIST)
         .set_max_map_size(MAX_LIST)
+        // A field that is misspelt would else be `()`, and a comparison with it false for everybody.
+        .set_fail_on_invalid_map_property(true)
         .on_print(|_| {})
         .on_debug(|_, _, _| {})
         .disable_symbol("eval")

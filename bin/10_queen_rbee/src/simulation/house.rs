@@ -289,6 +289,7 @@ async fn ask(relay: &Relay, number: usize) -> (Outcome, u64) {
         priority: if number.is_multiple_of(4) { Priority::Batch } else { Priority::Interactive },
         session: None,
         via: String::new(),
+        is_whole: false,
     };
     let original = Original::new(Endpoint::Completion, serde_json::Map::new());
     let mut answer = relay.answer("m".parse().unwrap(), request, original, asking);

@@ -42,7 +42,7 @@ pub(crate) async fn succeeds(queen: &Queen, attach: WorkerAttach) -> JobEvent {
     }
 }
 
-async fn fails(queen: &Queen, operation: Operation, code: &str) -> String {
+pub(crate) async fn fails(queen: &Queen, operation: Operation, code: &str) -> String {
     match run(queen, operation).await {
         JobEnd::Failed(error) => {
             assert_eq!(error.code.as_deref(), Some(code), "{error:?}");
@@ -57,7 +57,7 @@ async fn run(queen: &Queen, operation: Operation) -> JobEnd {
     jobs.run_until(&operation, &CancellationToken::new(), |_| {}).await.unwrap()
 }
 
-async fn models(queen: &Queen) -> Vec<String> {
+pub(crate) async fn models(queen: &Queen) -> Vec<String> {
     let list = Reply::read(queen.get("/v1/models")).await.json();
     let ids = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap());
     ids.map(str::to_owned).collect()

@@ -1,10 +1,10 @@
 //! Answers that go on when a server of somebody else fails, or when a worker does and a server is there.
 
-use rbee_operations::WorkerAttach;
+use rbee_operations::{Operation, WorkerAttach};
 use serde_json::{Value, json};
 use worker_contract::{ChatMessage, Prompt, Role, Task};
 
-use crate::attached::{attach, queen_with, succeeds};
+use crate::attached::{attach, fails, models, queen, queen_with, succeeds};
 use crate::support::{
     Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, completion, until,
 };
@@ -226,4 +226,37 @@ async fn a_request_does_not_go_round_among_queens() {
     reply.error(504, "deadline_exceeded");
     until("no place is kept", async || two.in_flight("nas-m").await == 0).await;
     assert_eq!(worker.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_no_queen_has_any_longer_none_lists_and_none_attaches_herself() {
+    let (one, two) = (queen().await, queen().await);
+    let worker = WorkerDouble::start("w-1", []);
+    one.worker_beat(&worker.beat()).await;
+    succeeds(&two, attach(&one.url)).await;
+    let name = Some("other".parse().unwrap());
+    succeeds(&one, WorkerAttach { name, ..attach(&two.url) }).await;
+    assert_eq!(models(&two).await, ["m"]);
+    drop(worker);
+    until("nobody lists it", async || models(&one).await.is_empty()).await;
+    until("nor the other", async || models(&two).await.is_empty()).await;
+
+    let name = Some("self".parse().unwrap());
+    let refused = Operation::WorkerAttach(WorkerAttach { name, ..attach(&one.url) });
+    let message = fails(&one, refused, "server_unusable").await;
+    assert!(message.contains("it is this queen herself"), "{message}");
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_breaks_off_is_begun_again_where_nobody_can_go_on_with_it() {
+    let thought = json!({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]});
+    let text = json!({"choices": [{"index": 0, "delta": {"content": "Good"}}]});
+    let error = json!({"error": "out of memory"});
+    let plays = [Plays::Chunks(vec![thought, text, error])];
+    let server = ServerDouble::start("library", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world", "{reply:?}");
+    assert_eq!(reply.json()["choices"][0]["message"].get("reasoning_content"), None, "{reply:?}");
+    assert_eq!(server.requests().len(), 2);
 }

@@ -28,7 +28,7 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
         "rbee_queen_queue_wait_seconds_count{model=\"m\"} 3",
         "rbee_queen_time_per_token_seconds_count{model=\"m\"} 3",
         "rbee_queen_decisions_total{kind=\"reject\",reason=\"unknown_model\"} 1",
-        "rbee_queen_failovers_total 1",
+        "rbee_queen_failovers_total{model=\"m\"} 1",
         "rbee_queen_spawns_total 0",
         "rbee_queen_evictions_total 0",
         "rbee_queen_open_requests 0",
@@ -45,6 +45,14 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
     let answers: u64 = ["w-1", "w-2"].iter().map(|id| of_worker(&text, "answers", id)).sum();
     assert_eq!(answers, 3, "{text}");
     assert!(of_worker(&text, "failures", "w-1") >= 1, "{text}");
+    let tokens: u64 = ["w-1", "w-2"].iter().map(|id| of_worker(&text, "tokens", id)).sum();
+    assert!(tokens >= 6, "two of each answer that was not continued: {text}");
+    for name in ["ttft_seconds", "decode_seconds"] {
+        let begin = format!("rbee_queen_worker_{name}_total{{worker=\"w-2\",model=\"m\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&begin));
+        let seconds: f64 = line.unwrap_or_else(|| panic!("no {begin} in\n{text}")).parse().unwrap();
+        assert!(seconds > 0.0 && seconds < 60.0, "{begin}{seconds}");
+    }
 }
 
 #[tokio::test]

@@ -148,24 +148,10 @@ fn has_text(message: &ChatMessage) -> bool {
 
 fn check(chat: &Chat) -> Result<(), InvalidChat> {
     for (index, message) in chat.messages.iter().enumerate() {
-        let is_last = index + 1 == chat.messages.len();
         let calls = !message.tool_calls.is_empty();
         if calls && message.role != Role::Assistant {
             let reason = "only the assistant calls functions";
             return Err(InvalidChat::new(format!("messages[{index}].tool_calls"), reason));
-        }
-        let is_empty = message.content.is_empty();
-        let must_speak = match message.role {
-            Role::User => true,
-            Role::Assistant => {
-                !calls && message.reasoning.is_none() && !(is_last && chat.continue_last)
-            }
-            // A function can have nothing to tell, and a system nothing to ask for.
-            Role::System | Role::Tool => false,
-        };
-        if is_empty && must_speak {
-            let reason = "the message has no content";
-            return Err(InvalidChat::new(format!("messages[{index}].content"), reason));
         }
     }
     if chat.continue_last {

@@ -97,3 +97,23 @@ fn what_llama_cpp_says_of_a_model_that_it_refuses_is_quoted() {
     let said = refusal(&model, &[]);
     assert!(said.contains("tensor 'output_norm.weight' not found"), "{said}");
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_engines_threads_sleep_soon_when_they_wait_unless_the_user_says_otherwise() {
+    let told = |variable: Option<&str>| {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_llm-worker-rbee"));
+        run.arg("version").env("OMP_DISPLAY_ENV", "VERBOSE").env_remove("OMP_WAIT_POLICY");
+        run.env_remove("GOMP_SPINCOUNT");
+        run.envs(variable.map(|count| ("GOMP_SPINCOUNT", count)));
+        let output = run.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // The library tells what it was loaded with; the last process is the one that stays.
+    let last = |text: &str| text.lines().rfind(|l| l.contains("GOMP_SPINCOUNT")).map(str::to_owned);
+    let usual = told(None);
+    assert!(last(&usual).is_some_and(|line| line.contains("'2000'")), "{usual}");
+    let own = told(Some("77"));
+    assert!(last(&own).is_some_and(|line| line.contains("'77'")), "{own}");
+}

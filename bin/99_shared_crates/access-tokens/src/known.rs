@@ -25,7 +25,7 @@ pub(crate) struct KnownSecrets {
     /// Once true, always true.
     were_needed: AtomicBool,
     /// `None` if the file is damaged.
-    tokens: Followed<Option<Arc<[StoredToken]>>>,
+    tokens: Followed<Option<Tokens>>,
     local: Followed<Option<SecretDigest>>,
 }
 
@@ -34,6 +34,13 @@ pub(crate) struct KnownSecrets {
 struct Followed<T> {
     file: PathBuf,
     read: Mutex<Read<T>>,
+}
+
+/// The tokens that there are, and whether there ever was one: the file stays when the last is revoked.
+#[derive(Debug, Clone)]
+struct Tokens {
+    all: Arc<[StoredToken]>,
+    has_file: bool,
 }
 
 #[derive(Debug)]
@@ -66,7 +73,7 @@ impl KnownSecrets {
 
     /// Whether a request needs a token.
     pub(crate) fn are_needed(&self) -> bool {
-        let are_needed = self.tokens().is_none_or(|tokens| !tokens.is_empty());
+        let are_needed = self.tokens().is_none_or(|tokens| tokens.has_file);
         // Whoever revokes the last token wants nobody in, and not everybody.
         self.were_needed.fetch_or(are_needed, Ordering::Relaxed) || are_needed
     }
@@ -76,7 +83,7 @@ impl KnownSecrets {
         let local = self.local.current(|file| read_local(file).map_err(tell).ok().flatten());
         let mut holder = local.is_some_and(|local| local.matches(digest)).then_some(Caller::Local);
         // Every token is compared, so that the time does not tell which one matched.
-        for token in self.tokens().iter().flat_map(|tokens| &**tokens) {
+        for token in self.tokens().iter().flat_map(|tokens| &*tokens.all) {
             if token.sha256.matches(digest) {
                 let (id, fingerprint) = (token.info.id.clone(), token.info.fingerprint.clone());
                 holder = Some(Caller::Token { id, fingerprint });
@@ -85,7 +92,7 @@ impl KnownSecrets {
         holder
     }
 
-    fn tokens(&self) -> Option<Arc<[StoredToken]>> {
+    fn tokens(&self) -> Option<Tokens> {
         self.tokens.current(|_| read_tokens(&self.store).map_err(tell).ok())
     }
 }
@@ -113,8 +120,9 @@ impl<T: Clone> Followed<T> {
     }
 }
 
-fn read_tokens(store: &TokenStore) -> Result<Arc<[StoredToken]>, TokenError> {
-    store.read().map(Arc::from)
+fn read_tokens(store: &TokenStore) -> Result<Tokens, TokenError> {
+    let read = store.read_file()?;
+    Ok(Tokens { has_file: read.is_some(), all: read.unwrap_or_default().into() })
 }
 
 fn read_local(file: &Path) -> Result<Option<SecretDigest>, TokenError> {

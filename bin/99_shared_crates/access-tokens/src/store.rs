@@ -155,13 +155,19 @@ impl TokenStore {
     }
 
     pub(crate) fn read(&self) -> Result<Vec<StoredToken>, TokenError> {
+        self.read_file().map(Option::unwrap_or_default)
+    }
+
+    /// What the file holds; `None` where there never was a token.
+    pub(crate) fn read_file(&self) -> Result<Option<Vec<StoredToken>>, TokenError> {
         let path = self.path();
         let text = match file::read(&path) {
             Ok(Some(text)) => text,
-            Ok(None) => return Ok(Vec::new()),
+            Ok(None) => return Ok(None),
             Err(source) => return Err(TokenError::File { path, source }),
         };
-        serde_json::from_str(&text).map_err(|source| TokenError::Damaged { path, source })
+        let tokens = serde_json::from_str(&text);
+        tokens.map(Some).map_err(|source| TokenError::Damaged { path, source })
     }
 
     fn change<T>(

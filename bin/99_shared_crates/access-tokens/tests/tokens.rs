@@ -88,8 +88,12 @@ fn a_revoked_token_is_refused_at_once_and_the_last_one_opens_nothing() {
     store.revoke("desktop").unwrap();
     assert_eq!(door.verify(Some(desktop.secret.expose())), Err(Denied::Wrong));
     assert_eq!(door.verify(None), Err(Denied::Missing));
+    let restarted = Authenticator::from_store(folder.path()).unwrap();
+    assert_eq!(restarted.verify(None), Err(Denied::Missing), "a restart opens nothing either");
     fs::remove_file(folder.path().join("tokens.json")).unwrap();
     assert_eq!(door.verify(None), Err(Denied::Missing));
+    let begun_anew = Authenticator::from_store(folder.path()).unwrap();
+    assert_eq!(begun_anew.verify(None), Ok(Caller::Local), "its owner took the file away");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,15 +35,24 @@ struct Bounds {
     /// How long a client may take to send a request's head, and how long a connection may idle
     /// between requests.
     head_time: Duration,
+    /// How long a client may take nothing of an answer that waits for it. While it does, the answer
+    /// itself is not looked at: neither its deadline nor what it holds.
+    stall: Duration,
 }
 
-const BOUNDS: Bounds = Bounds { connections: 16_384, head_time: Duration::from_secs(30) };
+/// As patient with readers as nginx is by its `send_timeout`.
+const BOUNDS: Bounds = Bounds {
+    connections: 16_384,
+    head_time: Duration::from_secs(30),
+    stall: Duration::from_secs(60),
+};
 
 /// Serves `routes` until `stop`; then no connection is accepted, idle ones are closed, and answers
 /// that are under way get `drain` to end before they are cut.
 ///
 /// Each socket has `TCP_NODELAY`: without it a small event waits for a delayed acknowledgement.
-/// Heads of requests are bounded in size and time; connections are bounded in number.
+/// Heads of requests are bounded in size and time; connections are bounded in number, and those whose
+/// clients do not read are closed after a minute.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
@@ -65,12 +75,14 @@ async fn serve_within(
     let cut = CancellationToken::new();
     while let Some((stream, place)) = stop.run_until_cancelled(door.next()).await {
         let service = TowerToHyperService::new(routes.clone());
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(bounds.stall));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(bounds.head_time)
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(2 * MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         // In a box: a task has what it awaits twice, as it was captured and as it is polled, and there
         // are many of these.
         let connection = PollAgain::new(graceful.watch(connection));

@@ -4,6 +4,7 @@ mod extract;
 
 use std::sync::Arc;
 
+use access_tokens::Caller;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -13,6 +14,7 @@ use axum::{Extension, Json, Router};
 use daemon_http::{ApiError, ApiJson, CallerExt};
 use rbee_operations::{JobCreated, JobSummary, SubmitJob};
 use serde_json::json;
+use worker_contract::JobId;
 
 use self::extract::{JobPath, LastEventId};
 use crate::stream_body::{KEEP_ALIVE, stream_body};
@@ -34,35 +36,73 @@ struct Jobs {
     executor: Arc<dyn Executor>,
 }
 
+/// Who asks for jobs: the holder of a token sees its own, whoever is at home here all.
+struct Asker {
+    name: String,
+    sees_all: bool,
+}
+
+impl Asker {
+    fn of(caller: Option<Extension<CallerExt>>) -> Self {
+        let caller = caller.map_or(Caller::Local, |Extension(CallerExt(caller))| caller);
+        Self { name: caller.to_string(), sees_all: caller == Caller::Local }
+    }
+
+    fn may_see(&self, job: &JobSummary) -> bool {
+        self.sees_all || job.caller == self.name
+    }
+}
+
+impl Jobs {
+    /// A job that the caller may see. Whoever guesses an id does not learn that it is one.
+    fn seen_by(
+        &self,
+        caller: Option<Extension<CallerExt>>,
+        id: &JobId,
+    ) -> Result<JobSummary, ApiError> {
+        let asker = Asker::of(caller);
+        let job = self.registry.get(id).filter(|job| asker.may_see(job));
+        job.ok_or_else(|| unknown(&UnknownJob(id.clone())))
+    }
+}
+
 /// Answers when the job is recorded, so that an id that a client holds survives a restart.
 async fn submit(
     State(jobs): State<Jobs>,
     caller: Option<Extension<CallerExt>>,
     ApiJson(SubmitJob { operation }): ApiJson<SubmitJob>,
 ) -> Result<(StatusCode, Json<JobCreated>), ApiError> {
-    let caller = caller.map_or_else(|| "local".to_owned(), |Extension(CallerExt(c))| c.to_string());
+    let caller = Asker::of(caller);
     let job_id =
-        jobs.registry.submit(&operation, &caller, &jobs.executor).map_err(|e| refusal(&e))?;
+        jobs.registry.submit(&operation, &caller.name, &jobs.executor).map_err(|e| refusal(&e))?;
     jobs.registry.recorded().await;
     Ok((StatusCode::ACCEPTED, Json(JobCreated { job_id })))
 }
 
-async fn list(State(jobs): State<Jobs>) -> Json<serde_json::Value> {
-    Json(json!({"jobs": jobs.registry.list()}))
+async fn list(
+    State(jobs): State<Jobs>,
+    caller: Option<Extension<CallerExt>>,
+) -> Json<serde_json::Value> {
+    let (asker, mut listed) = (Asker::of(caller), jobs.registry.list());
+    listed.retain(|job| asker.may_see(job));
+    Json(json!({ "jobs": listed }))
 }
 
 async fn show(
     State(jobs): State<Jobs>,
+    caller: Option<Extension<CallerExt>>,
     JobPath(id): JobPath,
 ) -> Result<Json<JobSummary>, ApiError> {
-    jobs.registry.get(&id).map(Json).ok_or_else(|| unknown(&UnknownJob(id)))
+    jobs.seen_by(caller, &id).map(Json)
 }
 
 /// 202 while the job still has to end, 200 if it has ended.
 async fn cancel(
     State(jobs): State<Jobs>,
+    caller: Option<Extension<CallerExt>>,
     JobPath(id): JobPath,
 ) -> Result<(StatusCode, Json<JobSummary>), ApiError> {
+    jobs.seen_by(caller, &id)?;
     let summary = jobs.registry.cancel(&id).map_err(|e| unknown(&e))?;
     let status = if summary.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(summary)))
@@ -70,9 +110,11 @@ async fn cancel(
 
 async fn follow(
     State(jobs): State<Jobs>,
+    caller: Option<Extension<CallerExt>>,
     JobPath(id): JobPath,
     LastEventId(after): LastEventId,
 ) -> Result<Response, ApiError> {
+    jobs.seen_by(caller, &id)?;
     let latest = jobs.registry.last_event_id(&id).map_err(|e| unknown(&e))?;
     // A reader that waits behind an id that the job has not given yet would lose events.
     if after > latest {

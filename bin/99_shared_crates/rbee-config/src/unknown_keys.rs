@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rbee_operations::ModelPolicy;
 use toml::de::DeTable;
 
 use crate::field_names::field_names;
@@ -28,10 +29,13 @@ pub(crate) fn refuse(text: &str, file: &Path, table: &DeTable<'_>) -> Result<(),
         if let Some(keys) = keys_of(section) {
             check.table(section, keys, inner)?;
         } else {
-            for (alias, hive) in inner {
-                let Some(hive) = hive.get_ref().as_table() else { continue };
-                let place = format!("{section}.{}", alias.get_ref());
-                check.table(&place, field_names::<RemoteHive>(), hive)?;
+            let known = match section {
+                "models" => field_names::<ModelPolicy>(),
+                _ => field_names::<RemoteHive>(),
+            };
+            for (alias, one) in inner {
+                let Some(one) = one.get_ref().as_table() else { continue };
+                check.table(&format!("{section}.{}", alias.get_ref()), known, one)?;
             }
         }
     }

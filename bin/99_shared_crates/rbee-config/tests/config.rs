@@ -244,6 +244,21 @@ fn a_file_is_read_from_its_place_and_need_not_be_there() {
 }
 
 #[test]
+fn what_is_wanted_of_a_models_workers_is_read_and_a_misspelt_wish_is_refused() {
+    let text =
+        "[models.smol]\nmin = 1\nidle_ttl_s = 60\ndevice = \"CPU-0\"\n[models.\"a:b\"]\npin = true";
+    let config = parse(text, &[]).unwrap();
+    let smol = &config.models[&"smol".parse().unwrap()];
+    assert_eq!((smol.min, smol.idle_ttl_s), (Some(1), Some(60)));
+    assert_eq!(config.models[&"a:b".parse().unwrap()].pin, Some(true));
+    let refused = parse("[models.smol]\nmni = 1", &[]).unwrap_err();
+    assert!(
+        refused.contains("models.smol.mni") && refused.contains("models.smol.min"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn a_configuration_reads_back_as_it_is_written() {
     let text = "[hives.gpu-1]\nhost = \"gpu-1\"\n[worker]\nthreads = 2\n[hive]\nadvertise = \"a\"";
     let config = parse(text, &[]).unwrap();

@@ -5,10 +5,11 @@
 //! is left to others.
 #![warn(missing_docs)]
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 /// How long another one may have the file.
 const BUSY: Duration = Duration::from_secs(5);
@@ -73,6 +74,38 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Whether a file is damaged, or was never one of SQLite.
+#[must_use]
+pub fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Gives a damaged file another name, with what SQLite keeps beside it, so that another one can be made
+/// in its place; tells the name.
+///
+/// # Errors
+/// It cannot be renamed.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let names = (1_u32..).map(|number| beside(&format!(".damaged-{number}")));
+    let kept = names.take(1000).find(|name| !name.exists());
+    let kept = kept.unwrap_or_else(|| beside(".damaged"));
+    std::fs::rename(path, &kept)?;
+    for suffix in ["-wal", "-shm"] {
+        let mut name = kept.clone().into_os_string();
+        name.push(suffix);
+        match std::fs::rename(beside(suffix), name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(kept)
+}
+
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
@@ -109,6 +142,26 @@ mod tests {
             );
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_damaged_file_is_told_from_one_that_is_in_use_and_can_be_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.db");
+        std::fs::write(&file, [7; 8192]).unwrap();
+        std::fs::write(folder.path().join("x.db-wal"), "more").unwrap();
+        let Err(OpenError::Use(error)) = open(&file, LAYOUT) else { panic!("it is none") };
+        assert!(is_damage(&error), "{error}");
+        let kept = set_aside(&file).unwrap();
+        assert_eq!(std::fs::read(&kept).unwrap(), [7; 8192]);
+        drop(open(&file, LAYOUT).unwrap());
+        std::fs::write(&file, [8; 8192]).unwrap();
+        assert_ne!(set_aside(&file).unwrap(), kept, "the first is not lost by the second");
+        let first = open(&file, LAYOUT).unwrap();
+        first.busy_timeout(Duration::ZERO).unwrap();
+        let other = connect(&file).unwrap();
+        other.execute_batch("BEGIN EXCLUSIVE; INSERT INTO t VALUES (7)").unwrap();
+        assert!(!is_damage(&first.execute_batch("INSERT INTO t VALUES (8)").unwrap_err()));
     }
 
     #[test]

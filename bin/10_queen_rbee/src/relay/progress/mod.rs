@@ -116,6 +116,16 @@ impl Progress {
         }
     }
 
+    /// Forgets all that was answered, of which the client has nothing.
+    pub(super) fn begin_anew(&mut self, request: &mut InferenceRequest) {
+        request.resume.clear();
+        request.first_choice = 0;
+        if self.expected == Expected::Text {
+            request.n = u32::try_from(self.choices.len()).unwrap_or(u32::MAX);
+        }
+        *self = Self::of(request);
+    }
+
     /// What an event of the worker leads to.
     pub(super) fn on_event(&mut self, event: InferenceEvent) -> Step {
         match event {
@@ -228,7 +238,10 @@ impl Progress {
                 self.has_moved = true;
                 Step::Give(Part::Delta(delta))
             }
-            Ok(None) => Step::Nothing,
+            Ok(None) => {
+                self.has_moved = true;
+                Step::Nothing
+            }
             Err(_) => Step::OutOfOrder,
         }
     }

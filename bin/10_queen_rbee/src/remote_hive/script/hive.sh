@@ -128,7 +128,7 @@ parts() {
         "alias $root/alias" "$unit $units/$unit"
 }
 
-# Sets aside what an installation replaces. It is whole when it says so.
+# Sets aside what an installation replaces, until it is accepted. It is whole when it says so.
 set_aside() {
     forget_before
     mkdir "$root/.before"
@@ -139,7 +139,7 @@ set_aside() {
     : >"$root/.before/whole"
 }
 
-# Puts back what was set aside, if an installation has not come to its end.
+# Puts back what was set aside, if an installation was not accepted.
 put_back() {
     if [ -e "$root/.before/whole" ]; then
         parts | while read -r name place; do
@@ -182,7 +182,6 @@ activate() {
     trap 'put_back; exit 1' EXIT
     put_in_place "$@"
     trap - EXIT
-    forget_before
 }
 
 put_in_place() {
@@ -209,6 +208,20 @@ put_in_place() {
     rm -rf "$root/releases/$2"
     mv "$staging" "$root/releases/$2"
     point_at "releases/$2"
+}
+
+# accept: what was put in place is to stay.
+accept() {
+    forget_before
+    tidy
+}
+
+# bring_back: what was put in place does not work; the release before it runs again.
+bring_back() {
+    [ -e "$root/.before/whole" ] || stop "nothing was set aside"
+    put_back
+    replace
+    start
 }
 
 # tidy: removes the releases before the one in use.

@@ -46,21 +46,26 @@ impl Runtime {
 /// nothing else runs; fewer turns cost more there, more turns help less here.
 const SPIN_COUNT: &str = "2000";
 
-/// Sets what the engine's thread library reads when it is loaded, unless the user has set it.
+/// Has the engine's thread library told, unless the user has told it already.
 ///
-/// To be called first thing in `main`: where other threads run, or where that is not known, it does
-/// nothing.
+/// The library reads its environment when it is loaded, before `main`: so the program begins once more,
+/// as the same process, with the variable set. To be called first thing in `main`.
 pub fn prepare_process() {
     const VARIABLE: &str = "GOMP_SPINCOUNT";
     let is_set = |name| std::env::var_os(name).is_some();
-    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
-    if is_set(VARIABLE) || is_set("OMP_WAIT_POLICY") || threads.ok() != Some(1) {
+    if is_set(VARIABLE) || is_set("OMP_WAIT_POLICY") {
         return;
     }
-    #[expect(clippy::disallowed_methods, reason = "the library can be told in no other way")]
-    // SAFETY: this is the only thread, so nobody else reads the environment.
-    unsafe {
-        std::env::set_var(VARIABLE, SPIN_COUNT);
+    #[cfg(target_os = "linux")]
+    if let Ok(program) = std::env::current_exe() {
+        let mut arguments = std::env::args_os();
+        let mut again = std::process::Command::new(program);
+        if let Some(name) = arguments.next() {
+            std::os::unix::process::CommandExt::arg0(&mut again, name);
+        }
+        again.args(arguments).env(VARIABLE, SPIN_COUNT);
+        // It comes back only where it fails; then the threads spin, and everything works.
+        let _ = std::os::unix::process::CommandExt::exec(&mut again);
     }
 }
 

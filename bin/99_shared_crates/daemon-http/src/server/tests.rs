@@ -146,6 +146,34 @@ async fn a_client_that_leaves_ends_its_answer() {
     timeout(LONG, server.slow_dropped.cancelled()).await.expect("the body is dropped");
 }
 
+#[tokio::test]
+async fn a_client_that_does_not_read_is_left_and_one_that_reads_slowly_is_not() {
+    let bounds = Bounds { stall: Duration::from_millis(500), ..BOUNDS };
+    let server = Server::start(bounds, LONG);
+    let mut clients = [server.connect().await, server.connect().await];
+    for client in &mut clients {
+        client.write_all(b"GET /much HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        read_until(client, "200 OK").await;
+    }
+    let [idle, slow] = &mut clients;
+    // More than the sockets hold between them, a little at a time.
+    let mut piece = vec![0; 256 << 10];
+    let reads = async {
+        loop {
+            sleep(Duration::from_millis(1)).await;
+            assert_ne!(timeout(LONG, slow.read(&mut piece)).await.unwrap().unwrap(), 0);
+        }
+    };
+    tokio::select! {
+        () = reads => {}
+        left = timeout(LONG, server.much_dropped.acquire()) => left.unwrap().unwrap().forget(),
+    }
+    let mut rest = Vec::new();
+    let end = timeout(LONG, idle.read_to_end(&mut rest)).await.expect("it is closed");
+    assert!(end.is_err() || !rest.is_empty(), "what was on its way may still come");
+    assert!(server.much_dropped.try_acquire().is_err(), "the slow one is still served");
+}
+
 const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const HELLO_AND_CLOSE: &[u8] =
     b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -155,11 +183,14 @@ struct Server {
     stop: CancellationToken,
     finish_slow: CancellationToken,
     slow_dropped: CancellationToken,
+    /// One for each answer of `/much` that was dropped.
+    much_dropped: Arc<Semaphore>,
     running: JoinSet<()>,
 }
 
 impl Server {
-    /// `/hello` answers at once; `/slow` sends "first" and, when it is told to finish, "last".
+    /// `/hello` answers at once; `/slow` sends "first" and, when it is told to finish, "last"; `/much` does
+    /// not end.
     fn start(bounds: Bounds, drain: Duration) -> Self {
         let (listener, address) = local();
         let [stop, finish_slow, slow_dropped] = std::array::from_fn(|_| CancellationToken::new());
@@ -174,10 +205,23 @@ impl Server {
             let first = futures::stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"first"))]);
             std::future::ready(Body::from_stream(first.chain(futures::stream::once(last))))
         };
-        let routes = Router::new().route("/hello", get(async || "hello")).route("/slow", get(slow));
+        let much_dropped = Arc::new(Semaphore::new(0));
+        let dropped = Arc::clone(&much_dropped);
+        let much = move || {
+            let left = Left(Arc::clone(&dropped));
+            let pieces = futures::stream::repeat_with(move || {
+                let _left = &left;
+                Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 16 << 10]))
+            });
+            std::future::ready(Body::from_stream(pieces))
+        };
+        let routes = Router::new()
+            .route("/hello", get(async || "hello"))
+            .route("/slow", get(slow))
+            .route("/much", get(much));
         let mut running = JoinSet::new();
         running.spawn(serve_within(bounds, listener, routes, stop.clone(), drain));
-        Self { address, stop, finish_slow, slow_dropped, running }
+        Self { address, stop, finish_slow, slow_dropped, much_dropped, running }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -192,6 +236,15 @@ impl Server {
 
     async fn ended(mut self) {
         timeout(LONG, self.running.join_next()).await.expect("the server ends");
+    }
+}
+
+/// Counts itself when it is dropped.
+struct Left(Arc<Semaphore>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
     }
 }
 

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use access_tokens::Authenticator;
+use access_tokens::{Authenticator, Secret, TokenStore, local_secret};
 use daemon_http::{Edge, bind, edge, serve};
 use job_server::{Executor, JobRegistry, Limits, Outcome, routes};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -152,6 +152,40 @@ fn two_steps() -> Arc<dyn Executor> {
     })
 }
 
+#[tokio::test]
+async fn the_job_of_somebody_else_is_none_also_to_who_guesses_its_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = TokenStore::open(folder.path());
+    let [ann, bob] = ["ann", "bob"].map(|name| tokens.create(name).unwrap().secret);
+    let home = local_secret(folder.path()).unwrap();
+    let auth = Authenticator::from_store(folder.path()).unwrap();
+    let server = Server::behind(auth, Limits::default(), endless());
+    let ask = async |method: Method, path: &str, secret: &Secret| {
+        let request = server.http.request(method, server.url(path)).bearer_auth(secret.expose());
+        let body = json!({"operation": {"HiveList": {}}});
+        within(path, request.json(&body).send()).await.unwrap()
+    };
+    let submitted = json(ask(Method::POST, "/v1/jobs", &ann).await).await;
+    let job = format!("/v1/jobs/{}", submitted["job_id"].as_str().unwrap());
+    let stream = format!("{job}/stream");
+
+    let missing = "/v1/jobs/j-00000000-0000-0000-0000-000000000000";
+    let unknown = json(ask(Method::GET, missing, &bob).await).await["error"]["code"].clone();
+    for (method, path) in [(Method::GET, &job), (Method::DELETE, &job), (Method::GET, &stream)] {
+        let refused = ask(method.clone(), path, &bob).await;
+        assert_eq!(refused.status(), StatusCode::NOT_FOUND, "{method} {path}");
+        assert_eq!(json(refused).await["error"]["code"], unknown, "{method} {path}");
+    }
+    let listed =
+        async |secret| json(ask(Method::GET, "/v1/jobs", secret).await).await["jobs"].clone();
+    assert_eq!(listed(&bob).await, json!([]));
+    for secret in [&ann, &home] {
+        assert_eq!(listed(secret).await[0]["job_id"], submitted["job_id"]);
+        assert_eq!(ask(Method::GET, &job, secret).await.status(), StatusCode::OK);
+    }
+    assert_eq!(ask(Method::DELETE, &job, &ann).await.status(), StatusCode::ACCEPTED);
+}
+
 async fn json(response: Response) -> Value {
     response.json().await.unwrap()
 }
@@ -164,9 +198,13 @@ struct Server {
 
 impl Server {
     fn start(limits: Limits, executor: Arc<dyn Executor>) -> Self {
+        Self::behind(Authenticator::open(), limits, executor)
+    }
+
+    fn behind(auth: Authenticator, limits: Limits, executor: Arc<dyn Executor>) -> Self {
         let app = edge(
             routes(JobRegistry::in_memory(limits), executor),
-            Edge { auth: Authenticator::open(), max_body_bytes: 1 << 20 },
+            Edge { auth, max_body_bytes: 1 << 20 },
         );
         let (listener, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let mut serving = JoinSet::new();
