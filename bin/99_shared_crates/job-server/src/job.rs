@@ -92,6 +92,11 @@ impl Job {
         alive
     }
 
+    /// When it ended.
+    pub(crate) fn ended_at(&self) -> Option<&str> {
+        self.ended_at.as_deref()
+    }
+
     /// Notes that somebody asked for the end.
     pub(crate) fn request_cancel(&mut self) {
         self.cancel_requested |= !self.has_ended();
@@ -215,7 +220,12 @@ pub(crate) fn to_json(event: &JobEvent) -> Bytes {
 
 /// The present time in RFC 3339, in UTC, to the millisecond.
 pub(crate) fn now() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
+    time_text(jiff::Timestamp::now())
+}
+
+/// A time in RFC 3339, in UTC, to the millisecond.
+pub(crate) fn time_text(time: jiff::Timestamp) -> String {
+    format!("{time:.3}")
 }
 
 #[cfg(test)]

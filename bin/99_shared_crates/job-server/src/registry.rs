@@ -83,7 +83,7 @@ impl JobRegistry {
     /// # Errors
     /// The file cannot be opened, read or written, or is of a later version of this program.
     pub fn open(limits: Limits, db: &Path) -> Result<Self, StoreError> {
-        let (store, jobs) = Store::open(db, limits.keep_jobs.max(1))?;
+        let (store, jobs) = Store::open(db, &limits)?;
         Ok(Self::new(limits, Some(store), jobs))
     }
 
@@ -93,7 +93,7 @@ impl JobRegistry {
             let live = restored(&limits, job);
             let id = live.facts.id.clone();
             table.insert(live);
-            // What the store holds is within keep_jobs already, so nothing is forgotten here.
+            // What the store holds is within the limits already, so nothing is forgotten here.
             table.retire(&id, &limits);
         }
         let inner = Inner {

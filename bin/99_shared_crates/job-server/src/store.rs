@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use worker_contract::JobId;
 
 use self::write::Record;
+use crate::Limits;
 use crate::context::LiveJob;
 use crate::event_log::KeptEvent;
 use crate::job::{Closed, JobFacts};
@@ -84,11 +85,11 @@ pub(crate) struct Store {
 pub(crate) struct QueueFull;
 
 impl Store {
-    /// Opens the file, ends the jobs that were interrupted, and reads the latest `keep` jobs back, in
-    /// the order of their ends.
-    pub(crate) fn open(db: &Path, keep: usize) -> Result<(Self, Vec<StoredJob>), StoreError> {
+    /// Opens the file, ends the jobs that were interrupted, and reads back those that are within the limits,
+    /// in the order of their ends.
+    pub(crate) fn open(db: &Path, limits: &Limits) -> Result<(Self, Vec<StoredJob>), StoreError> {
         let mut connection = schema::open(db)?;
-        let jobs = read::take_over(&mut connection, keep)
+        let jobs = read::take_over(&mut connection, limits)
             .map_err(|source| StoreError::Use { path: db.to_owned(), source })?;
         let (records, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()

@@ -8,6 +8,7 @@ use worker_contract::JobId;
 use crate::Limits;
 use crate::context::LiveJob;
 use crate::job::Job;
+use crate::limits::LATEST;
 
 /// The jobs of a registry.
 #[derive(Default)]
@@ -50,7 +51,8 @@ impl Table {
         self.retired.push_back(id.clone());
         self.whole.push_back((id.clone(), bytes));
         self.whole_bytes += bytes;
-        let forgotten = self.forget_over(limits.keep_jobs.max(1));
+        let mut forgotten = self.forget_over(limits.keep_jobs.max(1));
+        forgotten.extend(self.forget_older(&limits.oldest()));
         self.shrink_over(limits.bytes_of_ended_jobs);
         forgotten
     }
@@ -67,6 +69,17 @@ impl Table {
         let mut jobs: Vec<_> = self.jobs.values().collect();
         jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.number));
         jobs.into_iter().map(|job| Arc::clone(&job.live)).collect()
+    }
+
+    /// Forgets what has ended before a time, but none of the latest.
+    fn forget_older(&mut self, oldest: &str) -> Vec<JobId> {
+        let is_old = |id: &&JobId| {
+            let job = self.jobs.get(*id).map(|job| job.live.job.borrow());
+            job.is_some_and(|job| job.ended_at().is_some_and(|at| at < oldest))
+        };
+        let over = self.retired.len().saturating_sub(LATEST);
+        let old = self.retired.iter().take(over).take_while(is_old).count();
+        self.forget_over(self.retired.len() - old)
     }
 
     fn forget_over(&mut self, keep: usize) -> Vec<JobId> {

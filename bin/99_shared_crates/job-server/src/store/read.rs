@@ -8,25 +8,33 @@ use rusqlite::{Connection, Row, Transaction, params};
 use worker_contract::JobId;
 
 use super::StoredJob;
+use crate::Limits;
 use crate::event_log::{Event, KeptEvent};
 use crate::job::{End, JobFacts, now, to_json};
+use crate::limits::LATEST;
 
 /// The id of the event that says that a job was interrupted. It is above all ids that the job can have
 /// given to a reader before, none of which were stored.
 const INTERRUPTED_ID: i64 = 1 << 32;
 
-/// Ends the interrupted jobs, forgets all but the latest `keep`, and reads these back, in the order of
+/// Ends the interrupted jobs, forgets what is over the limits, and reads the others back, in the order of
 /// their ends.
 pub(super) fn take_over(
     connection: &mut Connection,
-    keep: usize,
+    limits: &Limits,
 ) -> rusqlite::Result<Vec<StoredJob>> {
+    let keep = limits.keep_jobs.max(1);
     let change = connection.transaction()?;
     end_interrupted(&change)?;
     change.execute(
         "DELETE FROM jobs WHERE number NOT IN
             (SELECT number FROM jobs ORDER BY ended_at DESC, number DESC LIMIT ?1)",
         [i64::try_from(keep).unwrap_or(i64::MAX)],
+    )?;
+    change.execute(
+        "DELETE FROM jobs WHERE ended_at < ?1 AND number NOT IN
+            (SELECT number FROM jobs ORDER BY ended_at DESC, number DESC LIMIT ?2)",
+        params![limits.oldest(), i64::try_from(LATEST).unwrap_or(i64::MAX)],
     )?;
     let jobs = read(&change)?;
     change.commit()?;

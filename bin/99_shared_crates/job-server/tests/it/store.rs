@@ -137,6 +137,44 @@ async fn only_the_latest_jobs_and_a_bounded_tail_of_each_are_stored() {
 }
 
 #[tokio::test]
+async fn jobs_are_forgotten_after_a_month_but_for_the_latest_hundred() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let limits = Limits { keep_jobs: 1000, ..Limits::default() };
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    let executor = scripted(|_| async { Ok(Outcome::said("done")) });
+    for _ in 0..103 {
+        let id = registry.submit(&operation(), "local", &executor).unwrap();
+        ended(&registry, &id).await;
+    }
+    within("the records", registry.shutdown(Duration::from_secs(5))).await;
+    drop(registry);
+    let age = |days: u32| {
+        let connection = rusqlite::Connection::open(&db).unwrap();
+        let age = format!(
+            "UPDATE jobs SET ended_at = strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-{days} days')"
+        );
+        connection.execute_batch(&age).unwrap();
+    };
+    age(29);
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    assert_eq!(registry.list().len(), 103);
+    drop(registry);
+    age(31);
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    assert_eq!(registry.list().len(), 100);
+    let id = registry.submit(&operation(), "local", &executor).unwrap();
+    ended(&registry, &id).await;
+    within("the oldest to be forgotten", async {
+        while registry.list().len() > 100 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(registry.list()[0].job_id, id);
+}
+
+#[tokio::test]
 async fn many_jobs_at_once_are_all_recorded_with_their_ends() {
     let folder = tempfile::tempdir().unwrap();
     let db = folder.path().join("state.db");
