@@ -5,6 +5,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::scheduler::{Estimate, Reason, Why};
 
+const YEARS: jiff::SignedDuration = jiff::SignedDuration::from_hours(20 * 365 * 24);
+
 #[tokio::test]
 async fn what_is_no_dispatch_is_found_again_after_a_restart_with_its_reason() {
     let (_folder, file) = file();
@@ -43,13 +45,21 @@ async fn only_the_latest_ones_are_kept_in_memory_and_on_disk() {
     let connection = rusqlite::Connection::open(&file).unwrap();
     let old = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10100)
         INSERT INTO decisions (id, at_ms, kind, reason, why)
-        SELECT i, CASE WHEN i > 10090 THEN 0 ELSE unixepoch() * 1000 END, 'reject', 'x', 'y' FROM n";
+        SELECT i, CASE WHEN i BETWEEN 5000 AND 5020 THEN 0 ELSE unixepoch() * 1000 END, 'reject', 'x', 'y' FROM n";
     connection.execute_batch(old).unwrap();
     let log = Decisions::open(&file).unwrap();
     let count = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(count("SELECT count(*) FROM decisions WHERE at_ms = 0"), 0, "the old ones are gone");
     assert_eq!(count("SELECT count(*) FROM decisions"), 10_000);
     drop(log);
+    // As a clock does that is years ahead, and has stamped some.
+    connection.execute_batch("UPDATE decisions SET at_ms = at_ms * 2 WHERE id > 10090").unwrap();
+    drop(Store::open(&file, Timestamp::now() + YEARS).unwrap());
+    assert_eq!(
+        count("SELECT count(*) FROM decisions"),
+        1_000,
+        "the latest are there whatever it says"
+    );
 }
 
 #[tokio::test]
@@ -59,8 +69,7 @@ async fn a_clock_that_jumps_by_years_costs_no_record_and_mixes_up_no_order() {
     log.record(reject("r-1", "a"));
     log.flush().await;
     drop(log);
-    let years = jiff::SignedDuration::from_hours(20 * 365 * 24);
-    for jumped in [Timestamp::now() + years, Timestamp::now() - years] {
+    for jumped in [Timestamp::now() + YEARS, Timestamp::now() - YEARS] {
         drop(Store::open(&file, jumped).unwrap());
     }
     // As if it had been recorded while the clock was ahead.

@@ -14,8 +14,10 @@ use crate::decisions::{Decided, Entry};
 const BATCH: usize = 256;
 /// How many decisions are kept,
 pub(super) const MOST: i64 = 10_000;
-/// and for how long.
+/// and for how long;
 const AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// but so many of the latest in any case.
+const LATEST: i64 = 1_000;
 /// After how many more of them the oldest are forgotten.
 const PRUNE_AFTER: usize = 500;
 
@@ -62,14 +64,15 @@ pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Re
     }
 }
 
-/// Forgets what is too old, and all but the latest. No time counts that is after the latest decision: a
-/// clock that is years ahead, as that of a machine with an empty battery, does not make all of them old
-/// before it has stamped some.
+/// Forgets what is too old, and all but the latest. A clock that is years ahead for a while, as that of a
+/// machine with an empty battery, makes everything old: no time counts that is after the latest decision,
+/// and once it has stamped some, the latest are still there.
 pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result<()> {
     let age = i64::try_from(AGE.as_millis()).unwrap_or(i64::MAX);
     connection.execute(
-        "DELETE FROM decisions WHERE at_ms < min(?1, (SELECT max(at_ms) FROM decisions)) - ?2",
-        [now.as_millisecond(), age],
+        "DELETE FROM decisions WHERE at_ms < min(?1, (SELECT max(at_ms) FROM decisions)) - ?2
+            AND id <= (SELECT id FROM decisions ORDER BY id DESC LIMIT 1 OFFSET ?3)",
+        [now.as_millisecond(), age, LATEST],
     )?;
     connection.execute(
         "DELETE FROM decisions WHERE id <=
