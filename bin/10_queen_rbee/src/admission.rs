@@ -29,7 +29,7 @@ pub enum Priority {
 #[derive(Debug)]
 pub struct Admission<T> {
     max_per_model: usize,
-    queues: HashMap<ModelAlias, Queue<T>>,
+    queues: BTreeMap<ModelAlias, Queue<T>>,
     last_number: u64,
     len: usize,
 }
@@ -82,7 +82,7 @@ struct Queue<T> {
     /// The start of each caller's last request, while it has some.
     last: HashMap<(Priority, String), Caller>,
     /// Whose each waiting request is.
-    callers: HashMap<u64, String>,
+    callers: BTreeMap<u64, String>,
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +103,7 @@ impl<T> Admission<T> {
     /// Queues of at most `max_per_model` requests each.
     #[must_use]
     pub fn new(max_per_model: usize) -> Self {
-        Self { max_per_model, queues: HashMap::new(), last_number: 0, len: 0 }
+        Self { max_per_model, queues: BTreeMap::new(), last_number: 0, len: 0 }
     }
 
     /// Takes a place. Where the queue is full, whoever would be served last has to go: the one that
@@ -146,6 +146,14 @@ impl<T> Admission<T> {
     /// The models that somebody waits for.
     pub fn models(&self) -> impl Iterator<Item = &ModelAlias> {
         self.queues.keys()
+    }
+
+    /// The same, the one first whose request has waited the longest.
+    #[must_use]
+    pub fn models_by_arrival(&self) -> Vec<ModelAlias> {
+        let mut models: Vec<_> = self.queues.iter().collect();
+        models.sort_by_key(|(_, queue)| queue.callers.first_key_value().map(|(number, _)| *number));
+        models.into_iter().map(|(model, _)| model.clone()).collect()
     }
 
     /// Takes a request out because it is served; the virtual time goes on.
@@ -195,7 +203,7 @@ impl<T> Queue<T> {
             waiting: BTreeMap::new(),
             time: HashMap::new(),
             last: HashMap::new(),
-            callers: HashMap::new(),
+            callers: BTreeMap::new(),
         }
     }
 

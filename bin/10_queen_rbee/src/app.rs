@@ -177,7 +177,7 @@ impl App {
             Some(local) => router.merge(crate::http::local_files(local.clone(), own_secret)),
             None => router,
         };
-        tasks.spawn(sweep(registry, background.clone()));
+        tasks.spawn(sweep(registry.with_vigil(), background.clone()));
         let app = Self { router, jobs, decisions, hives, tasks, background };
         app.start_local_hive(&executor).await;
         Ok(app)

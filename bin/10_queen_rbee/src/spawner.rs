@@ -16,7 +16,7 @@ use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 use crate::clock;
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Registry, SpawnMark};
+use crate::registry::{Liveness, Registry, SpawnMark};
 use crate::scheduler::Spawn;
 
 /// How often it is looked whether a hive that was asked for something still reports.
@@ -122,10 +122,13 @@ impl Spawner {
         Ok(())
     }
 
-    /// Ends a worker: it finishes what it runs.
+    /// Ends a worker: it finishes what it runs. One that its hive does not know has ended.
     pub async fn end(&self, hive: &HiveAlias, worker: &WorkerId) -> Result<(), JobError> {
         let target = WorkerTarget { hive_id: hive.clone(), worker_id: worker.clone() };
-        self.ask(hive, Operation::WorkerDelete(target)).await.map(|_| ())
+        match self.ask(hive, Operation::WorkerDelete(target)).await {
+            Err(error) if error.code != "worker_not_found" => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn ask(&self, hive: &HiveAlias, operation: Operation) -> Result<Outcome, JobError> {
@@ -134,6 +137,7 @@ impl Spawner {
         // A connection to a machine that has lost its power stays open for long, and another hive could
         // do it meanwhile.
         tokio::select! {
+            biased;
             outcome = client.execute(operation, job) => outcome,
             () = self.is_gone(hive) => Err(JobError::new(
                 "hive_gone",
@@ -142,9 +146,17 @@ impl Spawner {
         }
     }
 
-    /// Waits until a hive is known to be gone.
+    /// Waits until a hive is known to be gone, or is forgotten that has reported.
     async fn is_gone(&self, hive: &HiveAlias) {
-        while !self.shared.registry.hive_is_gone(hive, clock::now()) {
+        let registry = &self.shared.registry;
+        let mut has_reported = false;
+        loop {
+            let heard = registry.hive_heard(hive, clock::now());
+            let liveness = heard.map(|(_, liveness)| liveness);
+            if liveness == Some(Liveness::Gone) || (has_reported && liveness.is_none()) {
+                return;
+            }
+            has_reported |= liveness.is_some();
             sleep(LOOK).await;
         }
     }

@@ -9,7 +9,7 @@ use crate::scheduler::Ways;
 
 /// How many kinds with needs of their own are looked at. Those that need nothing in particular are not
 /// hidden by them.
-const MOST_SPECIAL: usize = 16;
+const MOST_SPECIAL: usize = 32;
 /// How many kinds without needs of their own there are, where rules tell callers apart.
 const MOST_PLAIN: usize = 64;
 
@@ -79,14 +79,14 @@ mod tests {
 
     #[test]
     fn one_of_each_kind_is_asked_about_and_the_ordinary_ones_are_never_hidden() {
-        let workers: Vec<WorkerId> = (0..40).map(|n| format!("w-{n}").parse().unwrap()).collect();
+        let workers: Vec<WorkerId> = (0..100).map(|n| format!("w-{n}").parse().unwrap()).collect();
         let mut kinds = Kinds::default();
         let own = Kind { ways: Ways::OWN, ..PLAIN };
         assert!(kinds.is_worth_asking(own) && !kinds.is_worth_asking(own));
         let failed = workers.chunks(1).map(|failed| Kind { failed, ..PLAIN });
         let asked = failed.filter(|kind| kinds.is_worth_asking(*kind)).count();
         assert_eq!(asked, MOST_SPECIAL - 1);
-        assert!(kinds.is_worth_asking(PLAIN), "it is behind forty others");
+        assert!(kinds.is_worth_asking(PLAIN), "it is behind a hundred others");
     }
 
     #[test]

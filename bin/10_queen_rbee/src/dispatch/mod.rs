@@ -8,6 +8,8 @@ mod kinds;
 mod log;
 mod no_place;
 mod starts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +22,7 @@ use worker_contract::{ModelAlias, RequestId, Sha256Digest, WorkerId};
 
 use self::kinds::Kinds;
 pub use self::no_place::NoPlace;
-use self::starts::{Attempts, Site, Starts};
+use self::starts::{Attempts, Closed, Starts};
 use crate::admission::{Admission, Entrant, Priority, Ticket};
 use crate::clock;
 use crate::decisions::Decisions;
@@ -127,7 +129,9 @@ impl Dispatcher {
     /// Waits for a place at a worker, at most until the request's deadline. Dropping the returned
     /// future gives the turn up.
     pub async fn place(&self, mut wanted: Wanted) -> Result<Place, NoPlace> {
-        wanted.priority = self.registry.priority(&wanted.ask(&[]));
+        wanted.priority = self.registry.priority(&wanted.ask(&Closed::default()));
+        // Those that differ by the order of their failures only are of one kind.
+        wanted.failed.sort_unstable();
         let result = match self.place_at_once(&wanted) {
             Some(result) => result,
             None => self.wait(wanted.clone()).await,
@@ -160,7 +164,7 @@ impl Dispatcher {
                 biased;
                 () = stop.cancelled() => return,
                 Some(ended) = attempts.next() => {
-                    self.queues().starts.ended(ended);
+                    self.queues().starts.ended(ended, clock::now());
                 }
                 () = self.registry.room() => {}
             }
@@ -171,10 +175,14 @@ impl Dispatcher {
     /// The place of a request that finds nobody waiting, or the reason why there will be none; `None`
     /// if it has to wait.
     fn place_at_once(&self, wanted: &Wanted) -> Option<Result<Place, NoPlace>> {
+        if wanted.deadline <= clock::now() {
+            return Some(Err(NoPlace::Deadline { model: wanted.model.clone() }));
+        }
         if self.queues().admission.waiting_for(&wanted.model) > 0 {
             return None;
         }
-        let ask = wanted.ask(&[]);
+        let closed = Closed::default();
+        let ask = wanted.ask(&closed);
         match self.registry.place(&ask, clock::now()) {
             Placed::At(place) => Some(Ok(place)),
             Placed::Not(Decision::Reject { reason, retry_after_s }) => {
@@ -215,7 +223,7 @@ impl Dispatcher {
     /// Gives every place that there is to whoever is next, and starts workers that are needed.
     fn hand_out(&self, attempts: &mut Attempts) {
         let queues = &mut *self.queues();
-        let models: Vec<ModelAlias> = queues.admission.models().cloned().collect();
+        let models = queues.admission.models_by_arrival();
         for model in &models {
             while self.hand_out_one(queues, model, None) {}
         }
@@ -233,12 +241,13 @@ impl Dispatcher {
         &self,
         queues: &mut Queues,
         model: &ModelAlias,
-        attempts: Option<&mut Attempts>,
+        mut attempts: Option<&mut Attempts>,
     ) -> bool {
         let Queues { admission, starts } = queues;
         let now = clock::now();
         let mut next = None;
         let has_rules = self.registry.has_place_rules();
+        let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
         let mut kinds = Kinds::default();
         for (spot, waiting) in admission.waiting(model) {
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
@@ -250,7 +259,7 @@ impl Dispatcher {
             if !kinds.is_worth_asking(kind) {
                 continue;
             }
-            let ask = waiting.wanted.ask(starts.refused(model));
+            let ask = waiting.wanted.ask(&closed);
             match self.registry.place(&ask, now) {
                 Placed::At(place) => next = Some((spot, Some(Ok(place)))),
                 Placed::Not(Decision::Reject { reason, retry_after_s }) => {
@@ -259,13 +268,13 @@ impl Dispatcher {
                     next = Some((spot, Some(Err(refused))));
                 }
                 Placed::Not(Decision::Spawn(spawn)) => {
-                    let Some(attempts) = attempts else { return false };
+                    let Some(attempts) = attempts.as_deref_mut() else { continue };
                     // Where a worker that was to go has just got a request, it is decided again.
-                    if let Some(attempt) = self.spawner.spawn(model, &spawn) {
-                        self.log_spawn(&waiting.wanted, &spawn);
-                        attempts.begun(model, spawn, attempt);
-                    }
-                    return false;
+                    let Some(attempt) = self.spawner.spawn(model, &spawn) else { return false };
+                    self.log_spawn(&waiting.wanted, &spawn);
+                    attempts.begun(model, spawn, attempt);
+                    // Others may have what they need already.
+                    return true;
                 }
                 Placed::Not(Decision::Wait(WaitReason::Room)) if kind.speaks_for_all() => {
                     return false;
@@ -293,13 +302,14 @@ impl Dispatcher {
 }
 
 impl Wanted {
-    fn ask<'a>(&'a self, refused: &'a [Site]) -> Ask<'a> {
+    fn ask<'a>(&'a self, closed: &'a Closed) -> Ask<'a> {
         let demand = Demand {
             failed: &self.failed,
             digest: self.digest.as_ref(),
             alone: self.alone,
             ways: self.ways,
-            refused,
+            refused: &closed.sites,
+            is_news_due: closed.is_news_due,
             ..Demand::of(&self.model)
         };
         Ask {

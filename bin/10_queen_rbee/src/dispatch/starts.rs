@@ -1,6 +1,7 @@
 //! The starts of workers that requests wait for: which are under way, and which failed where.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -9,8 +10,18 @@ use job_server::JobError;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
 use crate::admission::Admission;
+use crate::registry::Liveness;
 use crate::scheduler::Spawn;
 use crate::spawner::Attempt;
+
+/// How a start fails whose hive was lost over it, restarted perhaps: nobody knows what became of the
+/// worker until that hive reports again.
+const LOST: [&str; 6] =
+    ["hive_unreachable", "hive_lost", "hive_gone", "hive_busy", "job_not_found", "interrupted"];
+/// How one fails that does not fit.
+const TOO_LITTLE: &str = "not_enough_memory";
+/// How often a start may be lost at one place.
+const MOST_LOST: usize = 2;
 
 /// A place for a worker.
 pub(super) type Site = (HiveAlias, Option<DeviceId>);
@@ -24,7 +35,17 @@ pub(super) struct Starts {
 #[derive(Debug)]
 struct Failed {
     sites: Vec<Site>,
+    /// Where starts were lost, and when.
+    lost: Vec<(Site, Instant)>,
     error: JobError,
+}
+
+/// Where no worker of a model can be started at present.
+#[derive(Debug, Default)]
+pub(super) struct Closed {
+    pub(super) sites: Vec<Site>,
+    /// Of one of them news is awaited.
+    pub(super) is_news_due: bool,
 }
 
 /// The starts that are under way.
@@ -35,33 +56,54 @@ pub(super) struct Attempts {
 
 /// A start that has ended.
 pub(super) struct Ended {
-    model: ModelAlias,
-    site: Site,
-    result: Result<(), JobError>,
+    pub(super) model: ModelAlias,
+    pub(super) site: Site,
+    /// The queen took it to fit there.
+    pub(super) fits: bool,
+    pub(super) result: Result<(), JobError>,
 }
 
 impl Starts {
-    /// A start has ended. One that failed is not tried there again for those who wait.
-    pub(super) fn ended(&mut self, ended: Ended) {
-        let Ended { model, site, result } = ended;
+    /// A start has ended. One that failed is not tried there again for those who wait; one that was lost,
+    /// or for which there was less memory than was known, is, once its hive is heard again.
+    pub(super) fn ended(&mut self, ended: Ended, now: Instant) {
+        let Ended { model, site, fits, result } = ended;
         match result {
             Ok(()) => {
                 self.failed.remove(&model);
             }
             Err(error) => {
-                let failed = self
-                    .failed
-                    .entry(model)
-                    .or_insert_with(|| Failed { sites: Vec::new(), error: error.clone() });
-                failed.sites.push(site);
+                let failed = self.failed.entry(model).or_insert_with(|| Failed::new(error.clone()));
+                let code = error.code.as_str();
+                // What she knew of its memory was not so: the next report tells.
+                let is_lost = LOST.contains(&code) || (fits && code == TOO_LITTLE);
+                let before = failed.lost.iter().filter(|(lost, _)| *lost == site).count();
+                if is_lost && before + 1 < MOST_LOST {
+                    failed.lost.push((site, now));
+                } else {
+                    failed.sites.push(site);
+                }
                 failed.error = error;
             }
         }
     }
 
-    /// Where workers of a model could not be started.
-    pub(super) fn refused(&self, model: &ModelAlias) -> &[Site] {
-        self.failed.get(model).map_or(&[], |failed| &failed.sites)
+    /// Where no worker of a model can be started, by what was `heard` of each hive last, and when.
+    pub(super) fn closed(
+        &self,
+        model: &ModelAlias,
+        heard: impl Fn(&HiveAlias) -> Option<(Instant, Liveness)>,
+    ) -> Closed {
+        let Some(failed) = self.failed.get(model) else { return Closed::default() };
+        let mut closed = Closed { sites: failed.sites.clone(), is_news_due: false };
+        for (site, lost_at) in &failed.lost {
+            let heard = heard(&site.0);
+            if heard.is_none_or(|(at, _)| at <= *lost_at) {
+                closed.sites.push(site.clone());
+                closed.is_news_due |= heard.is_some_and(|(_, liveness)| liveness != Liveness::Gone);
+            }
+        }
+        closed
     }
 
     /// Why the last start failed.
@@ -75,13 +117,20 @@ impl Starts {
     }
 }
 
+impl Failed {
+    fn new(error: JobError) -> Self {
+        Self { sites: Vec::new(), lost: Vec::new(), error }
+    }
+}
+
 impl Attempts {
     /// A start has begun, or is joined.
     pub(super) fn begun(&mut self, model: &ModelAlias, spawn: Spawn, mut attempt: Attempt) {
-        let (model, site) = (model.clone(), (spawn.hive, spawn.device));
+        let (model, fits) = (model.clone(), spawn.fits);
+        let site = (spawn.hive, spawn.device);
         self.running.push(Box::pin(async move {
             let result = attempt.ended().await;
-            Ended { model, site, result }
+            Ended { model, site, fits, result }
         }));
     }
 

@@ -56,6 +56,7 @@ impl Steward {
         let mut under_way: FuturesUnordered<BoxFuture<'static, Ended>> = FuturesUnordered::new();
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 Some(ended) = under_way.next() => self.ended(ended),
                 _ = ticks.tick() => {

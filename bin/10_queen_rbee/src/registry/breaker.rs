@@ -23,14 +23,19 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// A request has failed. True when that opens the circuit.
-    pub(super) fn on_failure(&mut self, request: u64, now: Instant) -> bool {
+    /// A request has failed, which may be the one that shows whether it works again. True when that opens
+    /// the circuit.
+    pub(super) fn on_failure(&mut self, request: u64, is_probe: bool, now: Instant) -> bool {
         if self.failed.len() < FAILURES && !self.failed.contains(&request) {
             self.failed.push(request);
         }
-        let was_probe = self.open_until.is_some_and(|until| until <= now);
-        let is_open = self.open_until.is_some_and(|until| until > now);
-        if is_open || (self.failed.len() < FAILURES && !was_probe) {
+        // Of those that were under way when it opened, none says anything new.
+        let counts = match self.circuit(now) {
+            Circuit::Closed => self.failed.len() >= FAILURES,
+            Circuit::HalfOpen => is_probe,
+            Circuit::Open => false,
+        };
+        if !counts {
             return false;
         }
         let pause = FIRST.saturating_mul(1 << self.trips.min(16)).min(LONGEST);
@@ -69,26 +74,27 @@ mod tests {
     fn one_request_that_fails_again_and_again_does_not_open_it_for_all() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..10 {
-            assert!(!breaker.on_failure(1, now));
+            assert!(!breaker.on_failure(1, false, now));
         }
-        assert!(!breaker.on_failure(2, now));
-        assert!(breaker.on_failure(3, now));
+        assert!(!breaker.on_failure(2, false, now));
+        assert!(breaker.on_failure(3, false, now));
     }
 
     #[test]
     fn three_failures_in_a_row_open_it_and_one_request_closes_it_again() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        assert!(!breaker.on_failure(1, now) && !breaker.on_failure(2, now));
+        assert!(!breaker.on_failure(1, false, now) && !breaker.on_failure(2, false, now));
         assert!(!breaker.on_beginning(), "it was not open");
         breaker.on_success();
-        assert!(!breaker.on_failure(3, now) && !breaker.on_failure(4, now));
+        assert!(!breaker.on_failure(3, false, now) && !breaker.on_failure(4, false, now));
         assert_eq!(breaker.circuit(now), Circuit::Closed);
-        assert!(breaker.on_failure(5, now));
+        assert!(breaker.on_failure(5, false, now));
         assert_eq!(breaker.circuit(now), Circuit::Open);
-        assert!(!breaker.on_failure(6, now), "those that were under way say nothing more");
+        assert!(!breaker.on_failure(6, false, now), "those that were under way say nothing more");
         let later = now + FIRST;
         assert_eq!(breaker.circuit(later), Circuit::HalfOpen);
-        assert!(breaker.on_failure(7, later), "the probe failed");
+        assert!(!breaker.on_failure(2, false, later), "it was under way all the time");
+        assert!(breaker.on_failure(7, true, later), "the probe failed");
         assert_eq!(breaker.circuit(later + FIRST), Circuit::Open, "twice as long");
         assert_eq!(breaker.circuit(later + FIRST * 2), Circuit::HalfOpen);
         assert!(breaker.on_beginning());
@@ -99,12 +105,12 @@ mod tests {
     fn it_is_open_for_a_bounded_time() {
         let (mut breaker, mut now) = (Breaker::default(), Instant::now());
         for request in 0..FAILURES as u64 {
-            breaker.on_failure(request, now);
+            breaker.on_failure(request, false, now);
         }
         for _ in 0..40 {
             now += LONGEST;
             assert_eq!(breaker.circuit(now), Circuit::HalfOpen);
-            assert!(breaker.on_failure(9, now));
+            assert!(breaker.on_failure(9, true, now));
         }
     }
 }

@@ -83,6 +83,13 @@ impl Hives {
         self.by_id.insert(hive.beat.hive_id.clone(), hive);
     }
 
+    /// Nobody was listening for so long.
+    pub(super) fn excuse(&mut self, pause: Duration) {
+        for hive in self.by_id.values_mut() {
+            hive.at += pause;
+        }
+    }
+
     /// Forgets a hive.
     pub(super) fn forget(&mut self, id: &HiveAlias) {
         self.by_id.remove(id);

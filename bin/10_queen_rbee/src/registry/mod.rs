@@ -21,6 +21,7 @@ mod supervised;
 mod target;
 #[cfg(test)]
 mod tests;
+mod vigil;
 mod workers;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -43,7 +44,7 @@ pub use self::sessions::SessionKey;
 pub use self::target::{Address, Target};
 pub use self::workers::Times;
 use self::workers::{Stay, Worker, Workers};
-use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts};
+use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts, vigil::Vigil};
 use crate::admission::Priority;
 use crate::clock;
 use crate::policy::{Policies, Policy};
@@ -216,6 +217,8 @@ struct State {
     /// Attached servers at which nobody has looked.
     expected_servers: Vec<HiveAlias>,
     began: Instant,
+    /// Where the clock is the runtime's.
+    vigil: Option<Vigil>,
     prefixes: Prefixes,
     sessions: Sessions,
 }
@@ -232,6 +235,7 @@ impl Registry {
             expected,
             expected_servers: Vec::new(),
             began: now,
+            vigil: None,
             prefixes: Prefixes::default(),
             sessions: Sessions::default(),
         };
@@ -252,6 +256,14 @@ impl Registry {
     #[must_use]
     pub fn with_policies(self, policies: Policies) -> Self {
         let _ = self.shared.policies.set(policies);
+        self
+    }
+
+    /// The same registry, which holds it against nobody that the queen stood still. From now on it must be
+    /// looked at several times a second, as [`sweep`](Self::sweep) does.
+    #[must_use]
+    pub fn with_vigil(self) -> Self {
+        self.state().vigil = Some(Vigil::new(clock::now()));
         self
     }
 
@@ -323,7 +335,7 @@ impl Registry {
         let id = &place.worker_id;
         let mut state = self.state();
         let was_alone = state.workers.was_alone(id, place.stay);
-        let has_opened = state.workers.failed(id, &place.target, failed, now);
+        let has_opened = state.workers.failed(id, &place.target, place.stay, failed, now);
         drop(state);
         if has_opened {
             tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
@@ -507,11 +519,10 @@ impl Registry {
         self.state().hives.get(id).and_then(|hive| hive.beat.address.clone())
     }
 
-    /// Whether a hive has reported, and does so no longer.
+    /// When a hive reported last, and whether it does on time; `None` if it never has, or is forgotten.
     #[must_use]
-    pub fn hive_is_gone(&self, id: &HiveAlias, now: Instant) -> bool {
-        let state = self.state();
-        state.hives.get(id).is_some_and(|hive| hive.liveness(now) == Liveness::Gone)
+    pub fn hive_heard(&self, id: &HiveAlias, now: Instant) -> Option<(Instant, Liveness)> {
+        self.state().hives.get(id).map(|hive| (hive.at, hive.liveness(now)))
     }
 
     /// Tells of every change from now on. Several changes may be told as one.
@@ -551,7 +562,14 @@ impl Registry {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics under this lock halfway through a change.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pause) = state.vigil.as_mut().and_then(|vigil| vigil.look(clock::now())) {
+            let seconds = pause.as_secs();
+            tracing::warn!(seconds, "the queen stood still: nobody is taken to have been silent");
+            state.hives.excuse(pause);
+            state.workers.excuse(pause);
+        }
+        state
     }
 }
 

@@ -232,6 +232,16 @@ impl Workers {
         changed || self.by_id.len() != before
     }
 
+    /// Nobody was listening for so long.
+    pub(super) fn excuse(&mut self, pause: Duration) {
+        for worker in self.by_id.values_mut() {
+            worker.used_at += pause;
+            if let Some(said) = &mut worker.said {
+                said.at += pause;
+            }
+        }
+    }
+
     /// Counts a request that is being sent, and gives it a number. One that is `alone` has the worker
     /// to itself, if it is the first there.
     pub(super) fn reserve(
@@ -288,6 +298,7 @@ impl Workers {
         &mut self,
         id: &WorkerId,
         target: &Target,
+        stay: Stay,
         failed: Failed,
         now: Instant,
     ) -> bool {
@@ -297,7 +308,8 @@ impl Workers {
             said.failed_at = Some(now);
         }
         worker.failures += 1;
-        worker.breaker.on_failure(failed.request, now)
+        let is_probe = worker.entry == stay.entry && worker.probed_by == Some(stay.number);
+        worker.breaker.on_failure(failed.request, is_probe, now)
     }
 
     /// A request has been answered.

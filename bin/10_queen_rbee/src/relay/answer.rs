@@ -272,10 +272,10 @@ impl Answer {
     }
 
     /// Why there is no place. Where the only worker has just failed the request, or a server refused it,
-    /// that is why.
+    /// that is why, however long a worker was waited for after that.
     fn no_place(&mut self, no_place: NoPlace) -> Failure {
-        let is_late = matches!(no_place, NoPlace::Stopping | NoPlace::Deadline { .. });
-        if let Some(refusal) = self.refusal.take_if(|_| !is_late) {
+        let is_ending = matches!(no_place, NoPlace::Stopping);
+        if let Some(refusal) = self.refusal.take_if(|_| !is_ending) {
             return refusal;
         }
         match (no_place, self.last_failure.take()) {

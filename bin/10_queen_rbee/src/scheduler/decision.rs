@@ -98,7 +98,7 @@ pub enum WaitReason {
     Room,
     /// A worker that is loading or being started.
     Coming,
-    /// News of a worker whose connection has just failed.
+    /// News of a worker whose connection has just failed, or of a hive that was lost over a start.
     News,
     /// A worker that failed often, and will be tried again.
     Circuit,

@@ -23,6 +23,8 @@ pub struct Demand<'a> {
     pub ways: Ways,
     /// Places where a worker could not be started while it waited.
     pub refused: &'a [(HiveAlias, Option<DeviceId>)],
+    /// Of one of these places news is awaited: its hive was lost over a start.
+    pub is_news_due: bool,
 }
 
 impl<'a> Demand<'a> {
@@ -38,6 +40,7 @@ impl<'a> Demand<'a> {
             alone: false,
             ways: Ways::ALL,
             refused: &[],
+            is_news_due: false,
         }
     }
 }

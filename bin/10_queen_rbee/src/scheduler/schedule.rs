@@ -13,6 +13,8 @@ const CLOSE_US: u64 = 250_000;
 const CLOSE_PART: u64 = 4;
 /// In how many parts the load of a worker is told apart.
 const PARTS: u64 = 1_000;
+/// How often the only worker may fail a request, without a token, until another one is started for it.
+const TRIES: usize = 3;
 /// When to try again while workers end and others may come, in seconds.
 const RETRY_SOON_S: u64 = 1;
 /// When to try again while a hive is gone, in seconds.
@@ -52,13 +54,19 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     }
     // It may have been started again since, and one that is coming may take long.
     let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
-    if let Some(only) = choose(returned(), demand, Some(Reason::LastResort)) {
+    let is_tired = |worker: &&WorkerView<'_>| {
+        demand.failed.iter().filter(|id| *id == worker.id).count() >= TRIES
+    };
+    let last_resort = |is_hopeful: &dyn Fn(&&WorkerView<'_>) -> bool| {
+        choose(returned().filter(is_hopeful), demand, Some(Reason::LastResort))
+    };
+    if let Some(only) = last_resort(&|worker| !is_tired(worker)) {
         return only;
     }
     if snapshot.is_spawning || serving().any(is_coming) {
         return Decision::Wait(WaitReason::Coming);
     }
-    if returned().any(|worker| worker.circuit == Circuit::Closed) {
+    if returned().any(|worker| !is_tired(&worker) && worker.circuit == Circuit::Closed) {
         return Decision::Wait(WaitReason::Room);
     }
     if serving().any(|worker| worker.is_in_doubt) {
@@ -68,10 +76,22 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         Ok(spawn) => return Decision::Spawn(spawn),
         Err(none) => none,
     };
+    if let Some(only) = last_resort(&|_| true) {
+        return only;
+    }
+    if returned().any(|worker| worker.circuit == Circuit::Closed) {
+        return Decision::Wait(WaitReason::Room);
+    }
     if ready().any(|worker| worker.circuit != Circuit::Closed) {
         return Decision::Wait(WaitReason::Circuit);
     }
-    if none == NoSite::Enough {
+    // One that has just fallen silent counts until the next look. Those that run another file than is
+    // needed will never do.
+    let is_other = |worker: &WorkerView<'_>| is_there(&worker) && !has_file(worker);
+    if none == NoSite::Enough && !snapshot.workers.iter().all(is_other) {
+        return Decision::Wait(WaitReason::News);
+    }
+    if none == NoSite::Refused && demand.is_news_due {
         return Decision::Wait(WaitReason::News);
     }
     if none == NoSite::Full {
@@ -81,6 +101,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         return Decision::Wait(WaitReason::WarmUp);
     }
     let (reason, retry_after_s) = match gone_hive(snapshot, demand) {
+        _ if none == NoSite::Enough => (RejectReason::Unable, None),
         _ if none == NoSite::Refused => (RejectReason::NowhereToStart, Some(RETRY_HIVE_S)),
         Some(hive) => (RejectReason::HiveGone { hive }, Some(RETRY_HIVE_S)),
         None if serving().next().is_some() => (RejectReason::NoWorkerLeft, Some(RETRY_SOON_S)),

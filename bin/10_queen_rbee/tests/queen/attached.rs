@@ -376,6 +376,19 @@ async fn what_a_server_refuses_a_worker_of_rbee_answers_that_runs_the_model() {
 }
 
 #[tokio::test]
+async fn what_a_server_refuses_is_told_where_no_worker_comes_in_time() {
+    let body = json!({"error": {"message": "no tools here"}}).to_string();
+    let refuses = Plays::Answers(409, "application/json", body);
+    let server = ServerDouble::start("library", &["m"], [refuses]);
+    let (queen, hive) = (queen_with(&server).await, HiveDouble::start(false));
+    queen.hive_beat(&hive.beat()).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "1000").json(&chat());
+    let reply = Reply::read(request).await;
+    assert_eq!((reply.status, hive.spawns()), (409, 1), "{reply:?}");
+    assert_eq!(reply.json()["error"]["message"], "no tools here");
+}
+
+#[tokio::test]
 async fn a_model_whose_server_stays_full_gets_a_worker_of_its_own() {
     let server =
         ServerDouble::start("library", &["m"], [Plays::Hangs(&["x"]), Plays::Hangs(&["x"])]);

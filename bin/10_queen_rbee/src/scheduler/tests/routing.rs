@@ -136,6 +136,25 @@ fn a_worker_that_failed_the_request_is_tried_again_only_if_no_other_can_and_it_r
 }
 
 #[test]
+fn for_a_request_that_the_only_worker_fails_three_times_another_one_is_started_where_one_can_be() {
+    let failed = [id("a"), id("a"), id("a")];
+    let demand = Demand { failed: &failed, ..demand() };
+    let hive = [h("h", Alive)];
+    let rows: [(&[W], &[H], bool, &str); 6] = [
+        (&[w("a", 4, 0)], &hive, false, "spawn h CPU-0"),
+        (&[w("a", 4, 8)], &hive, false, "spawn h CPU-0"),
+        (&[w("a", 4, 0)], &hive, true, "a"),
+        (&[w("a", 4, 0)], &[], false, "a"),
+        (&[w("a", 4, 8)], &[], false, "wait room"),
+        (&[w("a", 4, 0), w("b", 4, 0).state(Coming)], &hive, false, "wait coming"),
+    ];
+    for (workers, hives, has_enough, expected) in rows {
+        let world = World { has_enough, ..World::of(workers, hives) };
+        assert_eq!(outcome(&world.decide_for(&demand)), expected, "{workers:?}");
+    }
+}
+
+#[test]
 fn a_worker_that_fails_again_and_again_gets_one_request_to_show_that_it_works() {
     let half = w("a", 4, 0).circuit(Circuit::HalfOpen);
     check("before an idle one", &World::of(&[half.clone(), w("b", 4, 0)], &[]), "a");
@@ -158,6 +177,9 @@ fn an_answer_goes_on_with_the_same_model_file_only() {
     assert_eq!(outcome(&world.decide_for(&demand)), "b");
     let world = World::of(&[w("a", 4, 0)], &[]);
     assert_eq!(outcome(&world.decide_for(&demand)), "wait coming", "it has not told yet");
+    let world = World { has_enough: true, ..World::of(&[has("a", &other)], &[h("h", Alive)]) };
+    let refused = "reject Unable None";
+    assert_eq!(outcome(&world.decide_for(&demand)), refused, "no other one may be started");
 }
 
 #[test]
