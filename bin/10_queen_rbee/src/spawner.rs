@@ -161,6 +161,12 @@ impl Spawner {
         }
     }
 
+    /// How many starts are under way.
+    #[cfg(test)]
+    pub(crate) fn under_way(&self) -> usize {
+        self.running().len()
+    }
+
     fn running(&self) -> MutexGuard<'_, HashMap<ModelAlias, Attempt>> {
         self.shared.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -76,3 +76,11 @@ impl Starts {
         })
     }
 }
+
+#[cfg(test)]
+impl super::Registry {
+    /// How many starts are under way, or claim memory.
+    pub(crate) fn claims(&self) -> usize {
+        self.state().starts.known.len()
+    }
+}

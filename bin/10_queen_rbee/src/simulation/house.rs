@@ -5,51 +5,32 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use access_tokens::{HiveSecrets, Secret};
 use fastrand::Rng;
 use job_server::JobError;
-use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use serde_json::json;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use turmoil::net::UdpSocket;
-use worker_contract::{
-    HiveAlias, HiveHeartbeat, InferenceRequest, Prompt, Restarts, SupervisedState,
-    SupervisedWorker, Task, WorkerHeartbeat,
-};
+use worker_contract::{HiveAlias, HiveHeartbeat, Restarts, SupervisedState, SupervisedWorker};
 
 use super::faults::{Fault, Planned, plan};
-use super::worker::{self, Knobs, PORT, REPORTS, length, token};
+use super::queen::{Outcome, Queen, Question};
+use super::worker::{self, Knobs, PORT, REPORTS, Who};
 use crate::admission::Priority;
-use crate::attached::{Endpoint, Original};
 use crate::clock;
-use crate::decisions::Decisions;
-use crate::dispatch::Dispatcher;
 use crate::hive_client::{FindHive, HiveClient};
-use crate::keyring::Keyring;
-use crate::policy::Policies;
-use crate::registry::Registry;
-use crate::relay::{Asking, Failure, Part, Relay};
-use crate::spawner::Spawner;
 
 /// How many requests a history has.
 pub(super) const REQUESTS: usize = 24;
 const WORKERS: usize = 3;
+const MAX_QUEUE: usize = 64;
 /// When the last fault is over.
 const FAULTS_END: Duration = Duration::from_secs(40);
 /// When all must have come to rest.
 const END: Duration = Duration::from_secs(240);
 /// How long a request may take: longer than a history, so that none ends for that.
 const PATIENCE: Duration = Duration::from_secs(600);
-const MAX_QUEUE: usize = 64;
-
-/// What became of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Exact,
-    Wrong(String),
-    Failed(String),
-}
 
 /// All that is known of one history.
 #[derive(Debug, Default)]
@@ -70,7 +51,7 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new(seed: u64) -> Self {
-        let workers = (0..WORKERS).map(|number| Arc::new(Knobs { number, ..Knobs::default() }));
+        let workers = (0..WORKERS).map(|number| Arc::new(Knobs::new(who(number))));
         Self {
             seed,
             rng: Rng::with_seed(seed),
@@ -94,7 +75,12 @@ impl House {
             .build();
         for knobs in &self.workers {
             let knobs = Arc::clone(knobs);
-            sim.host(knobs.name(), move || worker::run(Arc::clone(&knobs)));
+            sim.host(knobs.who.host.clone(), move || {
+                knobs.pid.fetch_add(1, SeqCst);
+                knobs.is_down.store(false, SeqCst);
+                let running = worker::run(Arc::clone(&knobs), CancellationToken::new());
+                async move { Ok(running.await?) }
+            });
         }
         let workers = self.workers.clone();
         sim.host("hive", move || report_hive(workers.clone()));
@@ -137,7 +123,7 @@ impl House {
 
     fn begin(&self, sim: &mut turmoil::Sim<'_>, planned: Planned) {
         let knobs = &self.workers[planned.worker];
-        let name = knobs.name();
+        let name = &knobs.who.host;
         self.history().told.push(format!("{:?} {name} {:?}", planned.at, planned.fault));
         match planned.fault {
             Fault::Crash => {
@@ -156,7 +142,7 @@ impl House {
 
     fn end(&self, sim: &mut turmoil::Sim<'_>, planned: Planned) {
         let knobs = &self.workers[planned.worker];
-        let name = knobs.name();
+        let name = &knobs.who.host;
         match planned.fault {
             Fault::Crash => sim.bounce(name.as_str()),
             Fault::Hang => knobs.hangs.store(false, SeqCst),
@@ -203,11 +189,11 @@ fn listed(knobs: &Knobs) -> SupervisedWorker {
     let is_down = knobs.is_down.load(SeqCst);
     let restarts = Restarts { count: 1, reason: "signal 9".into(), waiting: is_down };
     SupervisedWorker {
-        worker_id: knobs.name().parse().unwrap(),
+        worker_id: knobs.who.name.parse().unwrap(),
         hive_id: HiveAlias::localhost(),
         model: "m".parse().unwrap(),
         device: "CPU-0".parse().unwrap(),
-        address: format!("http://{}:{PORT}", turmoil::lookup(knobs.name())),
+        address: knobs.address(),
         port: PORT,
         pid: knobs.pid.load(SeqCst),
         started_at: 0,
@@ -220,34 +206,29 @@ fn listed(knobs: &Knobs) -> SupervisedWorker {
     }
 }
 
+fn who(number: usize) -> Who {
+    let name = format!("worker-{number}");
+    Who {
+        host: name.clone(),
+        name,
+        hive: HiveAlias::localhost(),
+        model: "m".parse().unwrap(),
+        device: "CPU-0".parse().unwrap(),
+        port: PORT,
+    }
+}
+
 /// The queen's core, and those who ask.
 async fn queen(history: Arc<Mutex<History>>, starts: Vec<Duration>) -> turmoil::Result {
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let registry =
-        Registry::new(Duration::from_secs(1), vec![HiveAlias::localhost()], clock::now());
-    let folder = tempfile::tempdir()?;
-    let policies = Policies::open(&folder.path().join("p.db"), BTreeMap::new(), 0)?;
-    let spawner =
-        Spawner::new(Arc::new(NoHive), registry.clone(), policies, tasks.clone(), stop.clone());
-    let dispatcher = Dispatcher::new(registry.clone(), spawner, Decisions::in_memory(), MAX_QUEUE);
-    tasks.spawn(dispatcher.clone().run(stop.clone()));
-    tasks.spawn(take_reports(registry.clone(), UdpSocket::bind(("0.0.0.0", REPORTS)).await?));
-    let sweeper = registry.clone();
-    tasks.spawn(async move {
-        loop {
-            sweeper.sweep(clock::now());
-            sleep(Duration::from_millis(250)).await;
-        }
-    });
-    let secrets = HiveSecrets::open(folder.path())?;
-    let keyring = Keyring::new(Secret::from("secret".to_owned()), secrets);
-    let relay = Relay::new(dispatcher, keyring, Duration::from_secs(5));
+    let expected = vec![HiveAlias::localhost()];
+    let queen = Queen::start(Arc::new(NoHive), expected, BTreeMap::new(), MAX_QUEUE, None).await?;
     let asked = TaskTracker::new();
     for (number, start) in starts.into_iter().enumerate() {
-        let (relay, history) = (relay.clone(), Arc::clone(&history));
+        let (queen, history) = (queen.clone(), Arc::clone(&history));
+        let question = question(number);
         asked.spawn(async move {
             sleep(start).await;
-            let (outcome, failovers) = ask(&relay, number).await;
+            let (outcome, failovers) = queen.ask(question).await;
             let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
             history.told.push(format!("{:?} request {number} {outcome:?}", turmoil::elapsed()));
             history.failovers += failovers;
@@ -257,8 +238,9 @@ async fn queen(history: Arc<Mutex<History>>, starts: Vec<Duration>) -> turmoil::
         });
     }
     asked.close();
+    let waiting = || queen.relay.waiting();
     loop {
-        if relay.waiting() > MAX_QUEUE {
+        if waiting() > MAX_QUEUE {
             violated(&history, "the queue is longer than it may be".into());
         }
         tokio::select! {
@@ -266,72 +248,28 @@ async fn queen(history: Arc<Mutex<History>>, starts: Vec<Duration>) -> turmoil::
             () = sleep(Duration::from_millis(100)) => {}
         }
     }
-    let in_flight: u32 = registry.workers(clock::now()).iter().map(|worker| worker.in_flight).sum();
-    if in_flight > 0 || relay.waiting() > 0 {
-        violated(&history, format!("{in_flight} places have leaked, {} wait", relay.waiting()));
+    let workers = queen.registry.workers(clock::now());
+    let in_flight: u32 = workers.iter().map(|worker| worker.in_flight).sum();
+    if in_flight > 0 || waiting() > 0 {
+        violated(&history, format!("{in_flight} places have leaked, {} wait", waiting()));
     }
     Ok(())
 }
 
+fn question(number: usize) -> Question {
+    let is_batch = number.is_multiple_of(4);
+    Question {
+        id: format!("r-{number}"),
+        model: "m".parse().unwrap(),
+        prompt: format!("request {number}"),
+        caller: format!("caller-{}", number % 3),
+        priority: if is_batch { Priority::Batch } else { Priority::Interactive },
+        patience: PATIENCE,
+    }
+}
+
 fn violated(history: &Mutex<History>, what: String) {
     history.lock().unwrap_or_else(PoisonError::into_inner).violations.push(what);
-}
-
-/// Asks one thing and compares; tells how often another worker took over.
-async fn ask(relay: &Relay, number: usize) -> (Outcome, u64) {
-    let prompt = format!("request {number}");
-    let expected: String = (0..length(&prompt)).map(|place| token(&prompt, place).1).collect();
-    let task = Task::Completion { prompt: Prompt::Text(prompt.clone()) };
-    let request = InferenceRequest::new(format!("r-{number}").parse().unwrap(), task);
-    let asking = Asking {
-        caller: format!("caller-{}", number % 3),
-        deadline: Instant::now() + PATIENCE,
-        priority: if number.is_multiple_of(4) { Priority::Batch } else { Priority::Interactive },
-        session: None,
-        via: String::new(),
-        is_whole: false,
-    };
-    let original = Original::new(Endpoint::Completion, serde_json::Map::new());
-    let mut answer = relay.answer("m".parse().unwrap(), request, original, asking);
-    let (mut text, mut is_done) = (String::new(), false);
-    while let Some(part) = answer.next().await {
-        match part {
-            Ok(Part::Delta(delta)) if !is_done => text.push_str(&delta.text),
-            Ok(Part::Done { .. }) if !is_done => is_done = true,
-            Ok(Part::Started { .. }) => {}
-            Ok(other) => return (Outcome::Wrong(format!("{other:?} after the end")), 0),
-            Err(failure) => return (Outcome::Failed(name(&failure)), answer.failovers()),
-        }
-    }
-    let outcome = if is_done && text == expected {
-        Outcome::Exact
-    } else {
-        Outcome::Wrong(format!("done: {is_done}; {text:?} is not {expected:?}"))
-    };
-    (outcome, answer.failovers())
-}
-
-fn name(failure: &Failure) -> String {
-    match failure {
-        Failure::Quarantined { .. } => "quarantined".into(),
-        Failure::WorkerFailed { reason, .. } if reason.contains("no inference event") => {
-            "nonsense".into()
-        }
-        other => other.to_string(),
-    }
-}
-
-/// Gives the registry what comes in.
-async fn take_reports(registry: Registry, socket: UdpSocket) {
-    let mut buffer = vec![0; 65536];
-    while let Ok((length, _)) = socket.recv_from(&mut buffer).await {
-        let report: Value = serde_json::from_slice(&buffer[..length]).unwrap();
-        if let Ok(beat) = serde_json::from_value::<WorkerHeartbeat>(report["worker"].clone()) {
-            let _ = registry.worker_beat(beat, clock::now());
-        } else if let Ok(beat) = serde_json::from_value::<HiveHeartbeat>(report["hive"].clone()) {
-            let _ = registry.hive_beat(beat, clock::now());
-        }
-    }
 }
 
 /// Nobody starts workers here: they are started again by themselves.

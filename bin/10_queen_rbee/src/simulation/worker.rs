@@ -16,11 +16,12 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use turmoil::net::{TcpListener, UdpSocket};
 use worker_contract::{
-    DeviceId, HiveAlias, InferenceRequest, KvCacheUse, ModelInUse, ModelKind, Prompt, Slots, Task,
-    TokenId, WorkerHeartbeat, WorkerState,
+    DeviceId, HiveAlias, InferenceRequest, KvCacheUse, ModelAlias, ModelInUse, ModelKind, Prompt,
+    Slots, Task, TokenId, WorkerHeartbeat, WorkerState,
 };
 
 /// Where workers listen, and where the queen takes reports.
@@ -33,10 +34,26 @@ const REPORT: Duration = Duration::from_secs(1);
 /// How often a worker that does nothing looks whether it may go on.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Who a worker is.
+#[derive(Debug, Clone)]
+pub(super) struct Who {
+    pub(super) name: String,
+    /// The machine that it runs on.
+    pub(super) host: String,
+    pub(super) hive: HiveAlias,
+    pub(super) model: ModelAlias,
+    pub(super) device: DeviceId,
+    pub(super) port: u16,
+}
+
 /// What can be done to a worker from outside, and what is seen of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Knobs {
-    pub(super) number: usize,
+    pub(super) who: Who,
+    pub(super) is_loading: AtomicBool,
+    pub(super) drains: AtomicBool,
+    /// Requests that are in it.
+    pub(super) requests: AtomicU32,
     pub(super) hangs: AtomicBool,
     pub(super) stalls: AtomicBool,
     pub(super) is_slow: AtomicBool,
@@ -48,8 +65,24 @@ pub(super) struct Knobs {
 }
 
 impl Knobs {
-    pub(super) fn name(&self) -> String {
-        format!("worker-{}", self.number)
+    pub(super) fn new(who: Who) -> Self {
+        Self {
+            who,
+            is_loading: AtomicBool::new(false),
+            drains: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            hangs: AtomicBool::new(false),
+            stalls: AtomicBool::new(false),
+            is_slow: AtomicBool::new(false),
+            babbles: AtomicBool::new(false),
+            is_down: AtomicBool::new(false),
+            pid: AtomicU32::new(0),
+            violations: Mutex::default(),
+        }
+    }
+
+    pub(super) fn address(&self) -> String {
+        format!("http://{}:{}", turmoil::lookup(self.who.host.as_str()), self.who.port)
     }
 
     fn violated(&self, what: String) {
@@ -74,30 +107,38 @@ pub(super) fn length(prompt: &str) -> usize {
     10 + prompt.bytes().map(usize::from).sum::<usize>() % 90
 }
 
-/// A worker's process, from its start to its crash.
-pub(super) async fn run(knobs: Arc<Knobs>) -> turmoil::Result {
-    knobs.pid.fetch_add(1, SeqCst);
-    knobs.is_down.store(false, SeqCst);
-    let listener = TcpListener::bind(("0.0.0.0", PORT)).await?;
+/// A worker's process, from its start until it is killed.
+pub(super) async fn run(knobs: Arc<Knobs>, killed: CancellationToken) -> std::io::Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", knobs.who.port)).await?;
     let tasks = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(SLOTS as usize));
-    tasks.spawn(report(Arc::clone(&knobs)));
-    loop {
+    let reports = report(Arc::clone(&knobs));
+    tasks.spawn(killed.clone().run_until_cancelled_owned(reports));
+    while !killed.is_cancelled() {
+        let accepted = tokio::select! {
+            biased;
+            () = killed.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
         // A connection that is cut while it is made is an error here, and the next one is another.
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, _)) = accepted else {
             sleep(LOOK).await;
             continue;
         };
         let (knobs, slots) = (Arc::clone(&knobs), Arc::clone(&slots));
-        tasks.spawn(async move {
+        let connection = async move {
             let answer =
                 service_fn(move |request| infer(request, Arc::clone(&knobs), Arc::clone(&slots)));
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), answer);
             // A connection that is cut is what this is about.
             let _ = connection.await;
-        });
+        };
+        tasks.spawn(killed.clone().run_until_cancelled_owned(connection));
     }
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
 }
 
 /// Reports every second, sometimes twice. The network loses and overtakes.
@@ -117,25 +158,46 @@ async fn report(knobs: Arc<Knobs>) {
 }
 
 fn heartbeat(knobs: &Knobs) -> WorkerHeartbeat {
-    let address = turmoil::lookup(knobs.name());
+    let who = &knobs.who;
+    let requests = knobs.requests.load(SeqCst);
     WorkerHeartbeat {
-        worker_id: knobs.name().parse().unwrap(),
-        hive_id: HiveAlias::localhost(),
-        address: format!("http://{address}:{PORT}"),
+        worker_id: who.name.parse().unwrap(),
+        hive_id: who.hive.clone(),
+        address: knobs.address(),
         model: ModelInUse {
-            name: "m".parse().unwrap(),
+            name: who.model.clone(),
             digest: None,
             context_length: 4096,
             kind: ModelKind::Generative,
         },
-        device: "CPU-0".parse::<DeviceId>().unwrap(),
-        state: WorkerState::Ready,
-        slots: Slots { total: SLOTS, busy: 0 },
-        queued: 0,
+        device: who.device,
+        state: match () {
+            () if knobs.is_loading.load(SeqCst) => WorkerState::Loading { progress: 0.5 },
+            () if knobs.drains.load(SeqCst) => WorkerState::Draining,
+            () => WorkerState::Ready,
+        },
+        slots: Slots { total: SLOTS, busy: requests.min(SLOTS) },
+        queued: requests.saturating_sub(SLOTS),
         kv_cache: KvCacheUse { used_tokens: 0, capacity_tokens: 8192 },
         tokens_per_second: 0.0,
         engine_build: "simulated".into(),
         pid: knobs.pid.load(SeqCst),
+    }
+}
+
+/// A request that is in a worker.
+struct Inside(Arc<Knobs>);
+
+impl Inside {
+    fn new(knobs: Arc<Knobs>) -> Self {
+        knobs.requests.fetch_add(1, SeqCst);
+        Self(knobs)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, SeqCst);
     }
 }
 
@@ -149,6 +211,9 @@ async fn infer(
     slots: Arc<Semaphore>,
 ) -> Result<Response<Body>, hyper::Error> {
     let body = request.into_body().collect().await?.to_bytes();
+    if knobs.is_loading.load(SeqCst) || knobs.drains.load(SeqCst) {
+        return Ok(busy());
+    }
     let request: InferenceRequest = serde_json::from_slice(&body).unwrap();
     let Task::Completion { prompt: Prompt::Text(prompt) } = request.task else {
         panic!("another task was not asked for");
@@ -159,7 +224,8 @@ async fn infer(
         }
     }
     let from = request.resume.len();
-    let events = stream::unfold((0, from), move |(step, place)| {
+    let inside = Inside::new(Arc::clone(&knobs));
+    let events = stream::unfold((0, from, inside), move |(step, place, inside)| {
         let (knobs, slots, prompt) = (Arc::clone(&knobs), Arc::clone(&slots), prompt.clone());
         async move {
             // One slot for each piece of work keeps the simulation small; the queue is the semaphore's.
@@ -172,16 +238,26 @@ async fn infer(
             }
             drop(permit);
             if knobs.babbles.load(SeqCst) {
-                return Some((json!("buzz"), (step + 1, place)));
+                return Some((json!("buzz"), (step + 1, place, inside)));
             }
             let event = event(step, place, from, &prompt)?;
-            Some((event, (step + 1, place + usize::from(step > 0))))
+            Some((event, (step + 1, place + usize::from(step > 0), inside)))
         }
     });
     let frames =
         events.map(|event: Value| Ok(Frame::data(Bytes::from(format!("data: {event}\n\n")))));
     let response = Response::builder().header(CONTENT_TYPE, "text/event-stream");
     Ok(response.body(StreamBody::new(frames.boxed() as _)).unwrap())
+}
+
+/// The answer of one that takes no requests.
+fn busy() -> Response<Body> {
+    let error = json!({"error": {
+        "message": "it takes no requests", "type": "service_unavailable_error", "param": null, "code": "not_ready",
+    }});
+    let body = stream::iter([Ok(Frame::data(Bytes::from(error.to_string())))]);
+    let response = Response::builder().status(503).header("retry-after", "1");
+    response.body(StreamBody::new(body.boxed() as _)).unwrap()
 }
 
 fn event(step: usize, place: usize, from: usize, prompt: &str) -> Option<Value> {
