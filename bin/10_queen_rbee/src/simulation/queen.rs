@@ -122,7 +122,8 @@ impl Queen {
         let task = Task::Completion { prompt: Prompt::Text(prompt) };
         let request = InferenceRequest::new(id.parse().unwrap(), task);
         let deadline = Instant::now() + patience;
-        let asking = Asking { caller, deadline, priority, session: None, via: String::new() };
+        let (session, via) = (None, String::new());
+        let asking = Asking { caller, deadline, priority, session, via, is_whole: false };
         let original = Original::new(Endpoint::Completion, serde_json::Map::new());
         let mut answer = self.relay.answer(model, request, original, asking);
         let (mut text, mut is_done) = (String::new(), false);
