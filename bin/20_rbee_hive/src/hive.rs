@@ -82,14 +82,15 @@ impl Hive {
         let (changes, usage) = (Changes::default(), ModelUsage::default());
         let downloads = Downloads::new(&settings.hive, paths.secrets.clone(), catalog.partial());
         let binary = WorkerBinary::new(settings.worker_binary.clone());
-        let devices = Devices::new(binary.clone(), changes.clone());
+        let (overcommits, most) = (settings.hive.overcommit_memory, settings.hive.memory);
+        let reservations = Reservations::new(overcommits, most);
+        let devices = Devices::new(binary.clone(), changes.clone(), reservations.clone());
         let fit = Fit::new(binary.clone());
         if let Err(error) = devices.refresh().await {
             let reason = with_causes(&error);
             tracing::warn!(reason, "the devices of this machine are not known");
         }
         // The last wait: a start that is given up has adopted no worker.
-        let reservations = Reservations::new(settings.hive.overcommit_memory);
         let setup = setup(&settings, changes.clone());
         let supervisor = Supervisor::start(setup, &usage, &reservations).await;
         let parts = Parts {
@@ -152,10 +153,10 @@ impl Hive {
         &self.parts.host
     }
 
-    /// The devices of this machine, as they were when the engine was last asked.
+    /// The devices of this machine as they were last seen, with what is left of them for workers.
     #[must_use]
     pub fn devices(&self) -> Vec<Device> {
-        self.parts.devices.list()
+        self.parts.reservations.without_held(self.parts.devices.list())
     }
 
     /// The models on this machine, by name.

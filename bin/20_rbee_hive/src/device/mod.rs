@@ -6,6 +6,7 @@
 //! sees it again: a card that is still on its bus may be of no use to the engine.
 
 mod choose;
+mod control_group;
 mod fit;
 mod promised;
 mod readings;
@@ -23,6 +24,7 @@ use worker_contract::{Device, DeviceId};
 pub(crate) use self::choose::NoDevice;
 use self::choose::choose;
 pub(crate) use self::fit::Fit;
+use self::promised::Moment;
 use self::readings::Readings;
 pub(crate) use self::reserve::{Reading, Reservation, Reservations, TooLittleMemory};
 use crate::changes::Changes;
@@ -38,11 +40,14 @@ pub(crate) struct Devices {
     changes: Changes,
     known: Arc<Mutex<Known>>,
     readings: Arc<Mutex<Readings>>,
+    /// What is read is taken in there.
+    reservations: Reservations,
 }
 
 /// What the system tells at one moment.
 struct Look {
     list: Vec<Device>,
+    since: Moment,
     /// Whether a device is back on its bus.
     is_one_back: bool,
 }
@@ -67,9 +72,9 @@ pub(crate) enum DeviceError {
 
 impl Devices {
     /// No device is known until the first [`Self::refresh`].
-    pub(crate) fn new(binary: WorkerBinary, changes: Changes) -> Self {
-        let readings = Arc::new(Mutex::new(Readings::new()));
-        Self { binary, changes, known: Arc::default(), readings }
+    pub(crate) fn new(binary: WorkerBinary, changes: Changes, reservations: Reservations) -> Self {
+        let readings = Arc::new(Mutex::new(Readings::new(reservations.most())));
+        Self { binary, changes, known: Arc::default(), readings, reservations }
     }
 
     /// The devices as they were last seen.
@@ -95,11 +100,14 @@ impl Devices {
                 (known.list.clone(), known.asked)
             };
             let mut readings = devices.readings.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = devices.reservations.moment();
             let is_one_back = readings.update(&mut list);
             devices.take_in(&list, asked);
-            Look { list, is_one_back }
+            devices.reservations.read(&list, since);
+            Look { list, since, is_one_back }
         });
-        read.await.unwrap_or_else(|_| Look { list: self.list(), is_one_back: false })
+        let (list, since) = (self.list(), Moment::default());
+        read.await.unwrap_or(Look { list, since, is_one_back: false })
     }
 
     /// Asks the system, and the engine where that is worth it.
@@ -124,13 +132,14 @@ impl Devices {
         }
     }
 
-    /// What is free on a device, in bytes, as the system says at this moment; `None` where it does not.
-    pub(crate) async fn free(&self) -> impl Fn(DeviceId) -> Option<u64> + use<> {
-        let list = self.look().await.list;
-        move |id| {
+    /// What is free on the devices, as the system says at this moment.
+    pub(crate) async fn reading(&self) -> Reading<impl Fn(DeviceId) -> Option<u64> + use<>> {
+        let Look { list, since, .. } = self.look().await;
+        let free = move |id| {
             let device = list.iter().find(|device| device.id == id)?;
             (device.memory_total_bytes > 0).then_some(device.memory_free_bytes)
-        }
+        };
+        Reading { since, free }
     }
 
     /// The device for a worker; one that is not known may have come since the engine was asked.
@@ -189,7 +198,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_device_that_the_engine_sees_no_longer_is_gone_until_it_is_back() {
-        let devices = Devices::new(WorkerBinary::new(None), Changes::default());
+        let all = Reservations::default();
+        let devices = Devices::new(WorkerBinary::new(None), Changes::default(), all);
         // A place on the bus where something is, as with a card that hangs.
         let pci = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten().next();
         let pci_address = pci.and_then(|folder| folder.file_name().into_string().ok());

@@ -5,10 +5,13 @@
 //! theirs, and never more than they are. Weights that stay in their file are another matter: the system calls
 //! the memory that holds them free, whether a worker reads them or not, so they count for as long as the
 //! worker lives, and once for all workers that read the same file.
+//!
+//! Where workers may have no more than so much of main memory, no reading tells how much of that they have: what
+//! they are promised counts, for as long as they live.
 
 use std::collections::BTreeMap;
 
-use worker_contract::{DeviceId, MemoryNeed, Sha256Digest};
+use worker_contract::{DeviceId, DeviceKind, MemoryNeed, Sha256Digest};
 
 /// When a device was read: before or after a worker had all its memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +26,8 @@ pub(super) struct Promised {
     next_number: u64,
     shares: Vec<Share>,
     devices: BTreeMap<DeviceId, Known>,
+    /// What all workers may have of main memory, where not all of it is theirs.
+    most: Option<u64>,
 }
 
 /// What one worker is promised of one device.
@@ -31,6 +36,8 @@ struct Share {
     number: u64,
     device: DeviceId,
     bytes: u64,
+    /// What of them the worker had before anybody looked.
+    had: u64,
     mapped_bytes: u64,
     file: Sha256Digest,
     state: State,
@@ -38,7 +45,9 @@ struct Share {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The worker takes it, or is about to.
+    /// There is no process that could take it.
+    Waiting,
+    /// The worker takes it.
     Open,
     /// The worker has had it since then. Readings of before do not show all of it.
     Taken(Moment),
@@ -65,9 +74,57 @@ pub(super) struct InTheWay {
     pub(super) owed: u64,
     /// How much of that holds the weights of workers.
     pub(super) mapped: u64,
+    /// What workers may have, where that is limited.
+    pub(super) limit: Option<Limit>,
+}
+
+/// What all workers may have of main memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limit {
+    pub(super) most: u64,
+    /// How much of that workers are promised that are not ready.
+    pub(super) starting: u64,
+    /// How much of that ready ones have, but for weights in files.
+    pub(super) running: u64,
+}
+
+impl InTheWay {
+    /// What is left for one more worker by what is free.
+    pub(super) fn left(&self) -> u64 {
+        self.free.saturating_sub(self.owed).saturating_sub(self.mapped)
+    }
+
+    /// Whether less is left of what workers may have than of what is free.
+    pub(super) fn is_for_limit(&self) -> bool {
+        self.left_of_limit().is_some_and(|left| left <= self.left())
+    }
+
+    /// What is left of what workers may have.
+    pub(super) fn left_of_limit(&self) -> Option<u64> {
+        let Limit { most, starting, running } = self.limit?;
+        let taken = starting.saturating_add(running).saturating_add(self.mapped);
+        Some(most.saturating_sub(taken))
+    }
+}
+
+impl Share {
+    /// What it is still to take of what is free.
+    fn missing(&self) -> u64 {
+        self.bytes - self.had
+    }
+
+    /// Whether part of it may have been seen to leave what was free.
+    fn is_being_seen(&self) -> bool {
+        matches!(self.state, State::Open | State::Taken(_))
+    }
 }
 
 impl Promised {
+    /// Nothing is promised yet of what workers may have.
+    pub(super) fn of_at_most(most: Option<u64>) -> Self {
+        Self { most, ..Self::default() }
+    }
+
     /// To be asked for before devices are read.
     pub(super) fn moment(&mut self) -> Moment {
         self.moments += 1;
@@ -77,21 +134,34 @@ impl Promised {
     /// Takes in what was free on a device, as read since that moment, and gives what is known of it since
     /// the latest reading.
     pub(super) fn look(&mut self, device: DeviceId, free: u64, at: Moment) -> InTheWay {
-        let open = self.open(device);
+        let could = self.sum_of(device, Share::is_being_seen);
         let known = self.devices.entry(device).or_insert(Known { at, free, seen: 0 });
         if known.at <= at {
             let lost = known.free.saturating_sub(free);
-            known.seen = known.seen.saturating_add(lost).min(open);
+            known.seen = known.seen.saturating_add(lost).min(could);
             (known.at, known.free) = (at, free);
             for share in self.shares.iter_mut().filter(|share| share.device == device) {
                 if matches!(share.state, State::Taken(since) if since <= at) {
                     share.state = State::Settled;
-                    known.seen = known.seen.saturating_sub(share.bytes);
+                    known.seen = known.seen.saturating_sub(share.missing());
                 }
             }
         }
         let (free, seen) = (known.free, known.seen);
-        InTheWay { free, owed: self.open(device).saturating_sub(seen), mapped: self.mapped(device) }
+        let owed = self.sum_of(device, |share| share.state != State::Settled).saturating_sub(seen);
+        InTheWay { free, owed, mapped: self.mapped(device), limit: self.limit(device) }
+    }
+
+    /// What workers may have of a device, and have.
+    pub(super) fn limit(&self, device: DeviceId) -> Option<Limit> {
+        let most = self.most.filter(|_| device.kind == DeviceKind::Cpu)?;
+        let (mut starting, mut running) = (0_u64, 0_u64);
+        for share in self.shares.iter().filter(|share| share.device == device) {
+            let is_ready = matches!(share.state, State::Taken(_) | State::Settled);
+            let sum = if is_ready { &mut running } else { &mut starting };
+            *sum = sum.saturating_add(share.bytes);
+        }
+        Some(Limit { most, starting, running })
     }
 
     /// Promises a worker what it needs.
@@ -102,18 +172,40 @@ impl Promised {
             number,
             device: need.device,
             bytes: need.least_bytes(),
+            had: 0,
             mapped_bytes: need.mapped_bytes,
             file: file.clone(),
-            state: State::Open,
+            state: State::Waiting,
         }));
         number
+    }
+
+    /// The worker has a process, which takes it.
+    pub(super) fn begun(&mut self, number: u64) {
+        for share in self.shares.iter_mut().filter(|share| share.number == number) {
+            if share.state == State::Waiting {
+                share.state = State::Open;
+            }
+        }
+    }
+
+    /// The worker's process was there before anybody looked, and has so much main memory of its own.
+    pub(super) fn found(&mut self, number: u64, main_memory: u64) {
+        self.begun(number);
+        for share in self.shares.iter_mut().filter(|share| share.number == number) {
+            if share.device.kind == DeviceKind::Cpu {
+                share.had = main_memory.min(share.bytes);
+                // What it took since that reading would be counted twice.
+                self.devices.remove(&share.device);
+            }
+        }
     }
 
     /// The worker has all of it.
     pub(super) fn taken(&mut self, number: u64) {
         let now = self.moment();
         for share in self.shares.iter_mut().filter(|share| share.number == number) {
-            if share.state == State::Open {
+            if matches!(share.state, State::Waiting | State::Open) {
                 share.state = State::Taken(now);
             }
         }
@@ -126,12 +218,12 @@ impl Promised {
         }
     }
 
-    /// The worker has lost it and will take it again.
+    /// The worker's process is gone, if it had one, and another one will take it again.
     pub(super) fn lost(&mut self, number: u64) {
         let now = self.moment();
         for share in self.shares.iter_mut().filter(|share| share.number == number) {
             unsee(&mut self.devices, share, now);
-            share.state = State::Open;
+            (share.state, share.had) = (State::Waiting, 0);
         }
     }
 
@@ -160,21 +252,20 @@ impl Promised {
         of_it.map(|share| share.mapped_bytes).max().unwrap_or(0)
     }
 
-    /// What is promised, and no reading shows all of it.
-    fn open(&self, device: DeviceId) -> u64 {
-        let shares = self.shares.iter().filter(|share| share.device == device);
-        let open = shares.filter(|share| share.state != State::Settled);
-        open.map(|share| share.bytes).fold(0, u64::saturating_add)
+    /// What such shares of a device are still to take of what is free.
+    fn sum_of(&self, device: DeviceId, is_such: impl Fn(&Share) -> bool) -> u64 {
+        let shares = self.shares.iter().filter(|share| share.device == device && is_such(share));
+        shares.map(Share::missing).fold(0, u64::saturating_add)
     }
 }
 
 /// What was taken of a share is free again, and so nothing that was seen may be on its account. Which part of
 /// that was, nobody knows: all of it, at worst. Readings of before would show it once more.
 fn unsee(devices: &mut BTreeMap<DeviceId, Known>, share: &Share, now: Moment) {
-    if share.state != State::Settled
+    if share.is_being_seen()
         && let Some(known) = devices.get_mut(&share.device)
     {
-        known.seen = known.seen.saturating_sub(share.bytes);
+        known.seen = known.seen.saturating_sub(share.missing());
         known.at = now;
     }
 }

@@ -1,8 +1,9 @@
 //! What the system tells of devices while they work: memory, load, temperature, power.
 //!
 //! NVIDIA's cards by NVML, where its library is; AMD's by the files of their driver
-//! (<https://docs.kernel.org/gpu/amdgpu/thermal.html>); the processor by the kernel. Whether a card is
-//! there at all, its folder below `/sys/bus/pci/devices` says. Reading blocks for a moment.
+//! (<https://docs.kernel.org/gpu/amdgpu/thermal.html>); the processor by the kernel, and of its memory no more
+//! than the hive may use. Whether a card is there at all, its folder below `/sys/bus/pci/devices` says. Reading
+//! blocks for a moment.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,6 +15,8 @@ use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use sysinfo::{Components, System};
 use worker_contract::{Device, DeviceId, DeviceKind, DeviceLoad};
 
+use super::control_group::{ControlGroups, MainMemory};
+
 /// The kernel's sensors of processors.
 const PROCESSOR_SENSORS: [&str; 5] =
     ["coretemp", "k10temp", "zenpower", "cpu_thermal", "x86_pkg_temp"];
@@ -23,6 +26,9 @@ pub(crate) struct Readings {
     system: System,
     sensors: Components,
     nvml: Option<Nvml>,
+    groups: ControlGroups,
+    /// What workers may have of main memory, where not all of it is theirs.
+    most: Option<u64>,
     /// `/sys/bus/pci/devices`.
     pci: PathBuf,
     /// Cards whose folder was not there when it was looked for last.
@@ -36,13 +42,15 @@ impl std::fmt::Debug for Readings {
 }
 
 impl Readings {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(most: Option<u64>) -> Self {
         // Most machines have no such library.
         let nvml = Nvml::init().inspect_err(|error| tracing::debug!(%error, "no NVML")).ok();
         Self {
             system: System::new(),
             sensors: Components::new_with_refreshed_list(),
             nvml,
+            groups: ControlGroups::of_this_process(),
+            most,
             pci: PathBuf::from("/sys/bus/pci/devices"),
             missing: BTreeSet::new(),
         }
@@ -66,8 +74,8 @@ impl Readings {
     }
 
     fn processor(&self, device: &mut Device) {
-        device.memory_total_bytes = self.system.total_memory();
-        device.memory_free_bytes = self.system.available_memory();
+        let memory = self.main_memory();
+        (device.memory_total_bytes, device.memory_free_bytes) = (memory.total, memory.free);
         let is_of_processor =
             |label: &str| PROCESSOR_SENSORS.iter().any(|name| label.contains(name));
         let sensors = self.sensors.iter().filter(|sensor| is_of_processor(sensor.label()));
@@ -77,6 +85,14 @@ impl Readings {
             temperature_c: hottest.map(whole),
             power_w: None,
         };
+    }
+
+    /// That of the machine, or what of it workers may have.
+    fn main_memory(&self) -> MainMemory {
+        let (total, free) = (self.system.total_memory(), self.system.available_memory());
+        let at_most = self.most.map(|most| MainMemory { total: most, free: most });
+        let limits = self.groups.memory().into_iter().chain(at_most);
+        limits.fold(MainMemory { total, free }, MainMemory::min)
     }
 
     /// Tells whether the card was missing and is so no longer.
@@ -157,6 +173,8 @@ mod tests {
             system: System::new(),
             sensors: Components::new(),
             nvml: None,
+            groups: ControlGroups::default(),
+            most: None,
             pci: pci.to_owned(),
             missing: BTreeSet::new(),
         }
@@ -170,6 +188,15 @@ mod tests {
         assert!(processor.memory_total_bytes > 1 << 20, "{processor:?}");
         assert!(processor.memory_free_bytes <= processor.memory_total_bytes);
         assert!(processor.load.busy_percent.is_some_and(|percent| percent <= 100));
+    }
+
+    #[test]
+    fn of_main_memory_no_more_is_told_than_workers_may_have() {
+        let mut readings = Readings { most: Some(1 << 20), ..readings(Path::new("/nowhere")) };
+        let mut devices = [device("CPU-0")];
+        readings.update(&mut devices);
+        assert_eq!(devices[0].memory_total_bytes, 1 << 20);
+        assert!(devices[0].memory_free_bytes <= 1 << 20, "{devices:?}");
     }
 
     #[test]
@@ -215,7 +242,7 @@ mod tests {
         let pci = nvml.device_by_index(0).unwrap().pci_info().unwrap();
         let address = format!("{:04x}:{:02x}:{:02x}.0", pci.domain, pci.bus, pci.device);
         let mut devices = [Device { pci_address: Some(address), ..device("GPU-0") }];
-        Readings::new().update(&mut devices);
+        Readings::new(None).update(&mut devices);
         let [card] = devices;
         assert!(!card.is_gone);
         assert!(card.memory_total_bytes > 1 << 30, "{card:?}");

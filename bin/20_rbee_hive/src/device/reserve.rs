@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytesize::ByteSize;
 use worker_contract::{Device, DeviceId, MemoryNeed, Sha256Digest};
 
-use super::promised::{InTheWay, Moment, Promised};
+use super::promised::{InTheWay, Limit, Moment, Promised};
 
 /// What is promised on all devices. A clone is the same book.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Reservations {
     book: Arc<Mutex<Promised>>,
     overcommits: bool,
+    most: Option<u64>,
 }
 
 /// What one worker is promised, from before its start to its end.
@@ -32,49 +33,86 @@ pub(crate) struct Reading<Free> {
 /// A device has too little memory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{device} cannot hold this: {} are needed (weights {}, context {}, computing {}), and {} are free{}",
+    "{device} cannot hold this: {} are needed (weights {}, context {}, computing {}), and {}",
     ByteSize(need.total_bytes()),
     ByteSize(need.weights_bytes.saturating_add(need.mapped_bytes)),
     ByteSize(need.context_bytes),
     ByteSize(need.compute_bytes),
-    ByteSize(others.free),
-    promised_words(*others)
+    words(others)
 )]
 pub(crate) struct TooLittleMemory {
-    device: DeviceId,
+    pub(crate) device: DeviceId,
     /// What is needed; without weights that may be read again and again.
-    need: MemoryNeed,
+    pub(crate) need: MemoryNeed,
     others: InTheWay,
 }
 
-fn promised_words(InTheWay { owed, mapped, .. }: InTheWay) -> String {
-    let promised = format!("{} are promised to workers that are starting", ByteSize(owed));
-    let held = format!("{} hold the weights of running workers", ByteSize(mapped));
-    match (owed, mapped) {
-        (0, 0) => String::new(),
-        (_, 0) => format!(", of which {promised}"),
-        (0, _) => format!(", of which {held}"),
-        _ => format!(", of which {promised} and {held}"),
+/// What there is, and who has it.
+fn words(others: &InTheWay) -> String {
+    let limit = others.limit.filter(|_| others.is_for_limit());
+    let (there, uses) = if let Some(Limit { most, starting, running }) = limit {
+        let there = format!("workers may have {} in all ([hive] memory)", ByteSize(most));
+        (there, [(starting, STARTING), (others.mapped, WEIGHTS), (running, RUNNING)])
+    } else {
+        let there = format!("{} are free", ByteSize(others.free));
+        (there, [(others.owed, STARTING), (others.mapped, WEIGHTS), (0, RUNNING)])
+    };
+    let uses = uses.into_iter().filter(|(bytes, _)| *bytes > 0);
+    let uses: Vec<_> = uses.map(|(bytes, what)| format!("{} {what}", ByteSize(bytes))).collect();
+    match uses.as_slice() {
+        [] => there,
+        [first @ .., last] if !first.is_empty() => {
+            format!("{there}, of which {} and {last}", first.join(", "))
+        }
+        only => format!("{there}, of which {}", only.concat()),
     }
 }
+
+const STARTING: &str = "are promised to workers that are starting";
+const WEIGHTS: &str = "hold the weights of running workers";
+const RUNNING: &str = "are what running workers have besides";
 
 impl TooLittleMemory {
     /// Whether it would do if weights were read from their files again and again.
     pub(crate) fn is_for_weights_in_files(&self) -> bool {
-        self.need.least_bytes().saturating_add(self.others.owed) <= self.others.free
+        let without = InTheWay { mapped: 0, ..self.others };
+        let least = self.need.least_bytes();
+        self.need.mapped_bytes > 0
+            && least <= without.left()
+            && without.left_of_limit().is_none_or(|left| least <= left)
+    }
+
+    /// Whether it would do if workers might have more of what there is.
+    pub(crate) fn is_for_limit(&self) -> bool {
+        self.others.is_for_limit()
     }
 }
 
 impl Reservations {
     /// Nothing is promised. Where it `overcommits`, weights that stay in their files do not count: a machine
     /// that reads them again and again is slow, and its user's choice.
-    pub(crate) fn new(overcommits: bool) -> Self {
-        Self { book: Arc::default(), overcommits }
+    /// Of main memory workers get no more than `most` in all, where that is given.
+    pub(crate) fn new(overcommits: bool, most: Option<u64>) -> Self {
+        Self { book: Arc::new(Mutex::new(Promised::of_at_most(most))), overcommits, most }
+    }
+
+    /// What workers may have of main memory, where not all of it is theirs.
+    pub(crate) fn most(&self) -> Option<u64> {
+        self.most
     }
 
     /// To be asked for before devices are read.
     pub(crate) fn moment(&self) -> Moment {
         self.book().moment()
+    }
+
+    /// Takes in how the devices are, as read since a moment.
+    pub(crate) fn read(&self, devices: &[Device], since: Moment) {
+        let mut book = self.book();
+        let told = devices.iter().filter(|device| device.memory_total_bytes > 0 && !device.is_gone);
+        for device in told {
+            book.look(device.id, device.memory_free_bytes, since);
+        }
     }
 
     /// Promises a worker of this model file what it needs. Where nobody knows what is free, nothing is
@@ -91,8 +129,8 @@ impl Reservations {
             let Some(free) = (reading.free)(need.device) else { continue };
             let others = book.look(need.device, free, reading.since);
             let shared = book.mapped_of(need.device, file).min(need.mapped_bytes);
-            let in_all = [need.total_bytes() - shared, others.owed, others.mapped];
-            if in_all.into_iter().fold(0, u64::saturating_add) > others.free {
+            let left = others.left().min(others.left_of_limit().unwrap_or(u64::MAX));
+            if need.total_bytes() - shared > left {
                 return Err(TooLittleMemory { device: need.device, need: need.clone(), others });
             }
         }
@@ -101,30 +139,22 @@ impl Reservations {
         Ok(Reservation { number, reservations: self.clone() })
     }
 
-    /// The reservation of a worker of an earlier hive, which was not asked.
-    pub(crate) fn adopt(
-        &self,
-        needs: &[MemoryNeed],
-        file: &Sha256Digest,
-        is_taken: bool,
-    ) -> Reservation {
+    /// The reservation of a worker that gets what it needs whatever is free, as one of an earlier hive.
+    pub(crate) fn adopt(&self, needs: &[MemoryNeed], file: &Sha256Digest) -> Reservation {
         let needs: Vec<_> = needs.iter().map(|need| self.counted(need)).collect();
-        let mut book = self.book();
-        let number = book.promise(&needs, file);
-        if is_taken {
-            book.settled(number);
-        }
-        drop(book);
+        let number = self.book().promise(&needs, file);
         Reservation { number, reservations: self.clone() }
     }
 
     /// The devices as whoever places workers has to see them: what the weights of workers hold is not
-    /// free, though the system calls it so.
+    /// free, though the system calls it so, nor is what is beyond the limit.
     pub(crate) fn without_held(&self, devices: Vec<Device>) -> Vec<Device> {
         let book = self.book();
         let without = |device: Device| {
-            let free = device.memory_free_bytes.saturating_sub(book.mapped(device.id));
-            Device { memory_free_bytes: free, ..device }
+            let (free, mapped) = (device.memory_free_bytes, book.mapped(device.id));
+            let others = InTheWay { free, owed: 0, mapped, limit: book.limit(device.id) };
+            let left = others.left().min(others.left_of_limit().unwrap_or(u64::MAX));
+            Device { memory_free_bytes: left, ..device }
         };
         devices.into_iter().map(without).collect()
     }
@@ -140,6 +170,22 @@ impl Reservations {
 }
 
 impl Reservation {
+    /// The worker has a process, which takes what it needs.
+    pub(crate) fn being_taken(&self) {
+        self.reservations.book().begun(self.number);
+    }
+
+    /// The worker has a process of an earlier hive, which has so much main memory of its own by now and takes
+    /// the rest.
+    pub(crate) fn partly_taken(&self, main_memory: u64) {
+        self.reservations.book().found(self.number, main_memory);
+    }
+
+    /// The worker has had all of it since before anybody looked.
+    pub(crate) fn settled(&self) {
+        self.reservations.book().settled(self.number);
+    }
+
     /// The worker has a process that is ready: what it needs is taken.
     pub(crate) fn taken(&self) {
         self.reservations.book().taken(self.number);

@@ -4,7 +4,7 @@ use job_server::JobError;
 use narration::with_causes;
 
 use crate::catalog::CatalogError;
-use crate::device::{DeviceError, NoDevice, TooLittleMemory};
+use crate::device::{DeviceError, NoDevice};
 use crate::download::DownloadError;
 use crate::supervisor::{NoRestart, StartError, UnknownWorker};
 use crate::worker_binary::AskError;
@@ -48,20 +48,6 @@ impl From<StartError> for JobError {
             StartError::Process(_) => ("worker_start_failed", None),
         };
         with_hint(Self::new(code, with_causes(&error)), hint)
-    }
-}
-
-impl From<TooLittleMemory> for JobError {
-    fn from(error: TooLittleMemory) -> Self {
-        let hint = if error.is_for_weights_in_files() {
-            "stopping a worker makes room: rbee-keeper worker list; a smaller quantization or another \
-             device needs less of it; where weights may be read from the disk again and again: \
-             [hive] overcommit_memory = true"
-        } else {
-            "less context (--ctx-size) or another device needs less of it; stopping a worker frees some: \
-             rbee-keeper worker list"
-        };
-        Self::new("not_enough_memory", error.to_string()).hint(hint)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod failure;
 mod model;
+mod refusal;
 mod worker;
 mod worker_logs;
 

@@ -9,8 +9,9 @@ use serde_json::json;
 use worker_contract::{DeviceId, ModelAlias, SupervisedState, SupervisedWorker, WorkerId};
 
 use super::model::{blocking, unknown_or_being_removed};
+use super::refusal::too_little_memory;
 use super::{outcome, unless_cancelled};
-use crate::device::{Reading, TooLittleMemory};
+use crate::device::TooLittleMemory;
 use crate::hive::Parts;
 use crate::supervisor::{Holdings, PlannedProjector, Stage, Started, WorkerPlan};
 
@@ -78,8 +79,8 @@ pub(super) async fn restart(
             reserved
         } else {
             let memory = before.memory.clone();
-            let reserved = parts.reservations.adopt(&memory, &plan.digest, false);
-            let held = Holdings::new(parts.usage.share(&model)).with_memory(reserved);
+            let reserved = parts.reservations.adopt(&memory, &plan.digest);
+            let held = Holdings::new(parts.usage.share(&model), Some(reserved));
             (WorkerPlan { memory, ..plan }, held)
         };
     }
@@ -125,7 +126,7 @@ async fn plan(
         ctx_size,
         memory,
     };
-    Ok((plan, Holdings::new(Some(model_in_use))))
+    Ok((plan, Holdings::new(Some(model_in_use), None)))
 }
 
 /// Takes the memory, too.
@@ -135,7 +136,12 @@ async fn with_memory(
     held: Holdings,
     job: &JobContext,
 ) -> Result<(WorkerPlan, Holdings), JobError> {
-    Ok(unless_cancelled(job, reserve(parts, plan, held)).await??)
+    let reserved = unless_cancelled(job, reserve(parts, plan, held)).await?;
+    reserved.map_err(|error| {
+        let devices = parts.devices.list().into_iter().filter(|device| !device.is_gone);
+        let devices: Vec<DeviceId> = devices.map(|device| device.id).collect();
+        too_little_memory(&error, parts.supervisor.holders(error.device), &devices)
+    })
 }
 
 /// Takes the memory that a worker needs; nothing where nobody knows how much that is. Then the worker
@@ -153,8 +159,7 @@ async fn reserve(
             return Ok((plan, held));
         }
     };
-    let since = parts.reservations.moment();
-    let reading = Reading { since, free: parts.devices.free().await };
+    let reading = parts.devices.reading().await;
     let reserved = parts.reservations.reserve(&memory, &plan.digest, &reading)?;
     Ok((WorkerPlan { memory, ..plan }, held.with_memory(reserved)))
 }

@@ -19,8 +19,8 @@ use super::machine::{Event, Machine};
 use super::process::WorkerProcess;
 use super::token;
 use super::watch::{Run, Watch};
-use crate::catalog::{InUse, ModelUsage};
-use crate::device::Reservations;
+use crate::catalog::ModelUsage;
+use crate::device::{Reservation, Reservations};
 
 /// How long a worker may take to say how it is before the hive goes on with its own start. One that
 /// is silent is watched all the same.
@@ -50,9 +50,13 @@ impl Supervisor {
         found.sort_by_key(|found| found.as_ref().is_none_or(|found| found.said.is_none()));
         for found in found.into_iter().flatten() {
             let Some((entry, run)) = self.with_its_port(found) else { continue };
-            let has_it = run.machine.state() == SupervisedState::Ready;
-            let model = usage.share(&entry.model);
-            let holdings = with_memory(model, entry.plan.as_ref(), has_it, reservations);
+            let memory = memory_of(entry.plan.as_ref(), reservations);
+            match (&memory, run.machine.state()) {
+                (Some(memory), SupervisedState::Ready) => memory.settled(),
+                (Some(memory), _) => memory.partly_taken(run.process.own_memory()),
+                (None, _) => {}
+            }
+            let holdings = Holdings::new(usage.share(&entry.model), memory);
             self.take_over(entry, run, holdings);
         }
     }
@@ -131,7 +135,8 @@ impl Supervisor {
         let (context, id) = (&self.context, worker.worker_id.clone());
         let pause = Duration::from_secs(due.saturating_sub(System::uptime())).min(LONGEST_PAUSE);
         tracing::info!(worker = %id, ?pause, "worker of an earlier hive is to be started again");
-        let holdings = with_memory(usage.share(&plan.model), Some(&plan), false, reservations);
+        let memory = memory_of(Some(&plan), reservations);
+        let holdings = Holdings::new(usage.share(&plan.model), memory);
         let (state, seen) = watch::channel(worker);
         let stop = context.list(&id, Some(plan.clone()), seen);
         let watch = Watch::new(Arc::clone(context), id, Some(plan), holdings, state, stop);
@@ -163,16 +168,8 @@ impl Supervisor {
     }
 }
 
-/// What a worker of an earlier hive holds: its model, and its memory or the promise of it.
-fn with_memory(
-    model: Option<InUse>,
-    plan: Option<&WorkerPlan>,
-    has_it: bool,
-    reservations: &Reservations,
-) -> Holdings {
-    let holdings = Holdings::new(model);
-    match plan.filter(|plan| !plan.memory.is_empty()) {
-        Some(plan) => holdings.with_memory(reservations.adopt(&plan.memory, &plan.digest, has_it)),
-        None => holdings,
-    }
+/// What a worker of an earlier hive is promised.
+fn memory_of(plan: Option<&WorkerPlan>, reservations: &Reservations) -> Option<Reservation> {
+    let plan = plan.filter(|plan| !plan.memory.is_empty())?;
+    Some(reservations.adopt(&plan.memory, &plan.digest))
 }

@@ -1,5 +1,7 @@
 //! What a worker has of the machine beside its process and its port.
 
+use worker_contract::{ModelAlias, WorkerId};
+
 use crate::catalog::InUse;
 use crate::device::Reservation;
 
@@ -17,15 +19,30 @@ pub(crate) struct Holdings {
     memory: Option<Reservation>,
 }
 
+/// A worker and what it needs of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) worker: WorkerId,
+    pub(crate) model: ModelAlias,
+    pub(crate) bytes: u64,
+}
+
 impl Holdings {
     /// Those of a worker that uses this model.
-    pub(crate) fn new(model: Option<InUse>) -> Self {
-        Self { _model: model, memory: None }
+    pub(crate) fn new(model: Option<InUse>, memory: Option<Reservation>) -> Self {
+        Self { _model: model, memory }
     }
 
     /// The same with memory.
     pub(crate) fn with_memory(self, memory: Reservation) -> Self {
         Self { memory: Some(memory), ..self }
+    }
+
+    /// The worker has a process, which takes its memory.
+    pub(super) fn being_taken(&self) {
+        if let Some(memory) = &self.memory {
+            memory.being_taken();
+        }
     }
 
     /// The worker is ready: its memory is taken.

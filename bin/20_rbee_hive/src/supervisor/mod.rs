@@ -25,7 +25,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use worker_contract::{ModelAlias, SupervisedState, SupervisedWorker, WorkerId};
+use worker_contract::{
+    DeviceId, MemoryNeed, ModelAlias, SupervisedState, SupervisedWorker, WorkerId,
+};
 
 use self::context::{Context, Listed, Past, unix_now};
 use self::ledger::Ledger;
@@ -42,7 +44,7 @@ use crate::ports::PortPool;
 
 pub(crate) use self::command::{PlannedProjector, Surroundings, WorkerPlan};
 pub(crate) use self::error::{NoRestart, SetupError, StartError, UnknownWorker};
-pub(crate) use self::holdings::Holdings;
+pub(crate) use self::holdings::{Holder, Holdings};
 pub(crate) use self::log_reader::LogReader;
 pub(crate) use self::started::{Stage, Started};
 
@@ -174,6 +176,7 @@ impl Supervisor {
             tracing::debug!(%error, "old worker logs cannot be removed");
         }
         let run = context.launch(&plan, &id, &LogFile::of(&context.logs, &id), Past::default())?;
+        held.being_taken();
         let worker = SupervisedWorker {
             worker_id: id.clone(),
             hive_id: context.surroundings.hive_id.clone(),
@@ -217,6 +220,20 @@ impl Supervisor {
             return Err(UnknownWorker(id.clone()));
         }
         Ok(LogReader::new(log))
+    }
+
+    /// The workers that have, or are promised, memory of a device.
+    pub(crate) fn holders(&self, device: DeviceId) -> Vec<Holder> {
+        let holder = |listed: &Listed| {
+            let worker = listed.state.borrow();
+            let is_over = matches!(worker.state, SupervisedState::Failed { .. });
+            let plan = listed.plan.as_ref().filter(|_| !is_over)?;
+            let needs = plan.memory.iter().filter(|need| need.device == device);
+            let bytes = needs.map(MemoryNeed::total_bytes).sum();
+            let (worker, model) = (worker.worker_id.clone(), worker.model.clone());
+            (bytes > 0).then_some(Holder { worker, model, bytes })
+        };
+        self.context.workers().values().filter_map(holder).collect()
     }
 
     /// The workers that have a process with this model.

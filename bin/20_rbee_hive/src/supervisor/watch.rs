@@ -307,6 +307,7 @@ impl Watch {
     }
 
     fn publish_process(&self, run: &Run) {
+        self.holdings.being_taken();
         self.change(|worker| {
             worker.port = run.port.port();
             worker.address = self.context.surroundings.address(worker.port);

@@ -10,7 +10,7 @@ use test_cluster::{Api, Signal, send_signal, skip_test, wait_until};
 use tokio::process::Command;
 use worker_contract::{SupervisedState, SupervisedWorker};
 
-use crate::support::{Home, SOON, hive_target, import, spawn};
+use crate::support::{Home, SOON, api_of_daemon, hive_target, import, spawn};
 
 /// How long a ready worker may be silent, in seconds.
 const SILENCE: u64 = 1;
@@ -25,7 +25,7 @@ async fn a_clock_that_jumps_by_years_ends_no_worker_and_delays_no_restart() {
     let clock = home.path().join("clock");
     fs::write(&clock, "+0").unwrap();
     let mut child = hive(&home, &library, &clock).spawn().unwrap();
-    let api = api(home.path()).await;
+    let api = api_of_daemon(home.path()).await;
     api.run_job(&import(&home.double_model(), Some("m"))).await.unwrap();
     let mut worker: SupervisedWorker = api.run_job(&spawn("m")).await.unwrap().result().unwrap();
     for (jump, year) in [("+4000d", 2036..2100), ("-4000d", 2010..2026), ("+0", 2026..2036)] {
@@ -78,18 +78,6 @@ fn hive(home: &Home, library: &Path, clock: &Path) -> Command {
         .env("DONT_FAKE_MONOTONIC", "1")
         .kill_on_drop(true);
     command
-}
-
-async fn api(home: &Path) -> Api {
-    let file = home.join("run/rbee-hive.addr");
-    wait_until("a healthy hive", SOON, async || {
-        let address = format!("http://{}", fs::read_to_string(&file).ok()?.trim());
-        let api = Api::new(&address, None).ok()?;
-        let is_healthy = api.get("/health").await.is_ok_and(|answer| answer.status == 200);
-        is_healthy.then_some(api)
-    })
-    .await
-    .unwrap()
 }
 
 /// The year in which the hive believes that it carries out a job.

@@ -1,12 +1,12 @@
 //! What workers are promised of devices' memory, on every path of theirs.
 
-use crate::support::{Home, TestHive, in_a_life_that_ends_at_once, result, spawn};
+use crate::support::{Home, TestHive, in_a_life_that_ends_at_once, little_memory, result, spawn};
 use test_cluster::{Signal, send_signal};
 use worker_contract::{SupervisedState, SupervisedWorker};
 
 #[test]
 fn an_adopted_worker_that_is_started_again_keeps_the_memory_that_it_had() {
-    let home = std::sync::Arc::new(Home::new());
+    let home = std::sync::Arc::new(Home::with_little_memory());
     let first_home = home.clone();
     let worker: SupervisedWorker = in_a_life_that_ends_at_once(|| async move {
         let hive = first_home.start_with(first_home.double("needs-much-twice")).await.unwrap();
@@ -32,7 +32,7 @@ fn an_adopted_worker_that_is_started_again_keeps_the_memory_that_it_had() {
 
 #[tokio::test]
 async fn weights_that_are_read_from_files_are_held_as_long_as_their_worker_lives() {
-    let home = Home::new();
+    let home = Home::with_little_memory();
     let hive = two_models(&home).await;
     let before = free_memory(&hive);
     let first = hive.spawn("one").await.unwrap();
@@ -43,7 +43,13 @@ async fn weights_that_are_read_from_files_are_held_as_long_as_their_worker_lives
     let error = hive.spawn("two").await.unwrap_err();
     assert_eq!(error.code, "not_enough_memory", "{}", error.message);
     assert!(error.message.contains("hold the weights of running workers"), "{}", error.message);
-    assert!(error.hint.unwrap().contains("overcommit_memory"));
+    let held_by = format!("CPU-0 has worker {} (one, ", first.worker_id);
+    assert!(error.message.contains(&held_by), "{}", error.message);
+    let hint = error.hint.unwrap();
+    let ends = format!("rbee-keeper worker delete {}", first.worker_id);
+    for way in [&*ends, "overcommit_memory", "[hive] memory", "quantization"] {
+        assert!(hint.contains(way), "{way} is not in {hint}");
+    }
     hive.spawn("one").await.expect("workers of one file read the same pages");
 
     for worker in hive.hive.workers() {
@@ -56,7 +62,10 @@ async fn weights_that_are_read_from_files_are_held_as_long_as_their_worker_lives
 #[tokio::test]
 async fn who_wants_to_overcommit_memory_may() {
     let mut home = Home::new();
-    home.settings = |settings| settings.hive.overcommit_memory = true;
+    home.settings = |settings| {
+        little_memory(settings);
+        settings.hive.overcommit_memory = true;
+    };
     let hive = two_models(&home).await;
     hive.spawn("one").await.unwrap();
     hive.spawn("two").await.unwrap();
@@ -65,7 +74,7 @@ async fn who_wants_to_overcommit_memory_may() {
 
 #[tokio::test]
 async fn a_worker_that_dies_while_loading_gives_its_memory_back() {
-    let home = Home::new();
+    let home = Home::with_little_memory();
     let hive = home.start_with(home.double("needs-much-and-dies")).await.unwrap();
     hive.import(&home.double_model(), "double").await.unwrap();
     for _ in 0..3 {
@@ -78,7 +87,10 @@ async fn a_worker_that_dies_while_loading_gives_its_memory_back() {
 #[tokio::test]
 async fn a_worker_that_is_given_up_gives_its_memory_back() {
     let mut home = Home::new();
-    home.settings = |settings| settings.hive.max_failures = 2;
+    home.settings = |settings| {
+        little_memory(settings);
+        settings.hive.max_failures = 2;
+    };
     let hive = two_models_of(&home, "needs-much-twice").await;
     let worker = hive.spawn("one").await.unwrap();
     send_signal(worker.pid, Signal::KILL);
@@ -103,7 +115,7 @@ async fn a_worker_that_is_given_up_gives_its_memory_back() {
     hive.hive.shutdown().await;
 }
 
-/// A hive whose models map more than half of this machine's memory each.
+/// A hive whose models map more than half of the memory that it may give each.
 async fn two_models(home: &Home) -> TestHive {
     two_models_of(home, "maps-much").await
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Home, SOON, TestHive, delete_worker, failure_reason, import, restart_worker, spawn,
+    Home, SOON, TestHive, delete_worker, failure_reason, import, little_memory, restart_worker,
+    spawn,
 };
 use test_cluster::{is_alive, wait_until};
 use tokio_util::sync::CancellationToken;
@@ -203,7 +204,7 @@ async fn an_import_is_cancelled_while_the_engine_looks_at_the_file() {
 
 #[tokio::test]
 async fn workers_that_start_at_once_cannot_both_count_on_the_same_memory() {
-    let (_home, hive) = hive_with("needs-much", |_| {}).await;
+    let (_home, hive) = hive_with("needs-much", little_memory).await;
     // Twice: what the first one was promised is given back at its end.
     for _ in 0..2 {
         let cancel = CancellationToken::new();
@@ -225,7 +226,7 @@ async fn workers_that_start_at_once_cannot_both_count_on_the_same_memory() {
 
 #[tokio::test]
 async fn a_worker_that_is_restarted_may_count_on_the_memory_that_it_had() {
-    let (_home, hive) = hive_with("needs-much", |_| {}).await;
+    let (_home, hive) = hive_with("needs-much", little_memory).await;
     let spawning = hive.run(spawn("double"));
     let restarting = async {
         let loads = |worker: &SupervisedWorker| {

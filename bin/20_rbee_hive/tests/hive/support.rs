@@ -18,7 +18,7 @@ use rbee_operations::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
-use test_cluster::{Binaries, Signal, send_signal, wait_until};
+use test_cluster::{Api, Binaries, Signal, send_signal, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{
     HiveAlias, ModelAlias, ModelEntry, SupervisedState, SupervisedWorker, WorkerId,
@@ -49,6 +49,13 @@ impl Home {
 
     pub(crate) fn models(&self) -> PathBuf {
         Paths::under(self.path()).models
+    }
+
+    /// A home whose hives may give workers so little memory that not two doubles that need much find room.
+    pub(crate) fn with_little_memory() -> Self {
+        let mut home = Self::new();
+        home.settings = little_memory;
+        home
     }
 
     /// A hive whose workers are the real binary.
@@ -118,6 +125,13 @@ impl Home {
         fs::write(&path, b"GGUF of a double").expect("the home can be written to");
         path
     }
+}
+
+/// What hives of a [home with little memory](Home::with_little_memory) may give their workers.
+pub(crate) const LITTLE_MEMORY: u64 = 64 << 20;
+
+pub(crate) fn little_memory(settings: &mut HiveSettings) {
+    settings.hive.memory = Some(LITTLE_MEMORY);
 }
 
 impl Drop for Home {
@@ -251,6 +265,19 @@ pub(crate) fn failure_reason(worker: &SupervisedWorker) -> Option<&str> {
         SupervisedState::Failed { reason } => Some(reason),
         _ => None,
     }
+}
+
+/// The API of a hive that is a process of its own, once that answers.
+pub(crate) async fn api_of_daemon(home: &Path) -> Api {
+    let file = home.join("run/rbee-hive.addr");
+    wait_until("a healthy hive", SOON, async || {
+        let address = format!("http://{}", fs::read_to_string(&file).ok()?.trim());
+        let api = Api::new(&address, None).ok()?;
+        let is_healthy = api.get("/health").await.is_ok_and(|answer| answer.status == 200);
+        is_healthy.then_some(api)
+    })
+    .await
+    .expect("it starts")
 }
 
 /// Runs a future in a runtime of its own and then drops everything in it at once, as `kill -9` does

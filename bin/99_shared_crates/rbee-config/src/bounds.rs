@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 
+use bytesize::ByteSize;
 use serde::Deserializer;
 use serde::de::{Error, Unexpected, Visitor};
 
@@ -75,6 +76,38 @@ pub(crate) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D
     }
 
     deserializer.deserialize_any(Flag)
+}
+
+/// The least size, in bytes.
+const LEAST_SIZE: u64 = 1 << 20;
+
+/// A number of bytes, or a text such as `8 GiB`.
+pub(crate) fn some_size<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u64>, D::Error> {
+    struct Size;
+
+    impl Visitor<'_> for Size {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a size of at least {} such as \"8 GiB\"", ByteSize(LEAST_SIZE))
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
+            let size = u64::try_from(number).ok().filter(|size| *size >= LEAST_SIZE);
+            size.ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
+            let size = text.trim().parse().ok().map(|ByteSize(size)| size);
+            // What a configuration file can hold as a number.
+            let size = size.filter(|size| (LEAST_SIZE..=i64::MAX as u64).contains(size));
+            size.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+        }
+    }
+
+    deserializer.deserialize_any(Size).map(Some)
 }
 
 /// An IP address and a port.

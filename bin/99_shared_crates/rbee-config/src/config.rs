@@ -9,7 +9,9 @@ use worker_contract::{HiveAlias, ModelAlias};
 
 use crate::PortRange;
 use crate::arguments::arguments;
-use crate::bounds::{address, base_url, flag, host_name, some_host_name, some_within, within};
+use crate::bounds::{
+    address, base_url, flag, host_name, some_host_name, some_size, some_within, within,
+};
 
 /// All settings. Parsed values are within the bounds that the fields name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +121,10 @@ pub struct HiveConfig {
     /// read from the disk again and again. Default false.
     #[serde(deserialize_with = "flag")]
     pub overcommit_memory: bool,
+    /// The most main memory that its workers may have together, in bytes or as a size such as `8 GiB`, at
+    /// least 1 MiB. Default: what the machine, or the control group that the hive runs in, has.
+    #[serde(deserialize_with = "some_size")]
+    pub memory: Option<u64>,
 }
 
 /// Settings of workers.
@@ -190,6 +196,7 @@ impl Default for HiveConfig {
             max_failures: 5,
             failure_window_s: 600,
             overcommit_memory: false,
+            memory: None,
         }
     }
 }

@@ -30,6 +30,7 @@ fn every_setting_can_be_written_in_the_file() {
         advertise = "192.168.1.7"
         stop_grace_s = 0
         start_timeout_s = 1
+        memory = "8 GiB"
 
         [worker]
         slots = 1
@@ -48,6 +49,7 @@ fn every_setting_can_be_written_in_the_file() {
     let config = parse(text, &[]).unwrap();
     assert_eq!(config.hive.worker_ports, PortRange { start: 9300, end: 9300 });
     assert_eq!(config.hive.queen_url.as_deref(), Some("http://queen.home.arpa:8500"));
+    assert_eq!(config.hive.memory, Some(8 << 30));
     assert_eq!(config.worker.threads, Some(1));
     assert_eq!(config.worker.arguments, ["--lora", "my adapter.gguf"]);
     let ports: Vec<u16> = config.hives.values().map(|hive| hive.port).collect();
@@ -122,6 +124,16 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
             "rbee.toml:2: `hives.gpu-1.host`: invalid value: string \"-oProxyCommand=x\", expected \
              a host name or an IP address",
         ),
+        (
+            "[hive]\nmemory = \"much\"\n",
+            "rbee.toml:2: `hive.memory`: invalid value: string \"much\", expected a size of at least \
+             1.0 MiB such as \"8 GiB\"",
+        ),
+        (
+            "[hive]\nmemory = 1000\n",
+            "rbee.toml:2: `hive.memory`: invalid value: integer `1000`, expected a size of at least \
+             1.0 MiB such as \"8 GiB\"",
+        ),
         ("[hives.gpu-1]\nport = 1\n", "rbee.toml:1: `hives.gpu-1`: missing field `host`"),
         (
             "[hives.gpu-1]\nhost = \"x\"\nport = 65536\n",
@@ -161,6 +173,7 @@ fn a_variable_comes_before_the_file_and_leaves_the_rest() {
         ("RBEE_WORKER__THREADS", "3"),
         ("RBEE_HIVE__WORKER_PORTS", "9500"),
         ("RBEE_HIVE__ALIAS", "12345"),
+        ("RBEE_HIVE__MEMORY", "1.5 GiB"),
         ("RBEE_HIVE__ADVERTISE", "gpu-1"),
         ("RBEE_WORKER__ARGUMENTS", "--cache-type-k q8_0"),
         ("RBEE_QUEEN__DRAIN_S", ""),

@@ -127,7 +127,7 @@ fn weights_in_files_hold_what_the_system_calls_free_once_for_each_file() {
 
 #[test]
 fn who_overcommits_is_not_refused_for_weights_in_files() {
-    let card = Card { all: Reservations::new(true), free: 100 };
+    let card = Card { all: Reservations::new(true, None), free: 100 };
     let first = card.reserve_mapped(60, 1).unwrap();
     let second = card.reserve_mapped(u64::MAX, 2).unwrap();
     assert!(card.reserve(101).is_err(), "other memory counts");
@@ -137,17 +137,101 @@ fn who_overcommits_is_not_refused_for_weights_in_files() {
 #[test]
 fn a_worker_of_an_earlier_hive_may_count_on_its_memory_when_it_is_started_again() {
     let card = Card::with(40);
-    let adopted = card.all.adopt(&[need("GPU-0", 60)], &file(1), true);
+    let adopted = card.all.adopt(&[need("GPU-0", 60)], &file(1));
+    adopted.settled();
     let small = card.reserve(40).unwrap();
     drop(small);
     adopted.to_be_taken();
     let card = Card { free: 100, ..card };
     assert!(card.reserve(41).is_err());
     drop(adopted);
-    let loading = card.all.adopt(&[need("GPU-0", 60)], &file(1), false);
+    let loading = card.all.adopt(&[need("GPU-0", 60)], &file(1));
     assert!(card.reserve(41).is_err());
     drop(loading);
     assert!(card.reserve(100).is_ok());
+}
+
+#[test]
+fn a_worker_that_cannot_be_started_again_and_again_takes_nothing_from_what_others_have_loaded() {
+    let mut card = Card::with(24);
+    let doomed = card.reserve(6).unwrap();
+    card.free = 18;
+    doomed.taken();
+    card.all.read(&[card.device()], card.all.moment());
+    let loading = card.reserve(10).unwrap();
+    card.free = 8;
+    assert!(card.reserve(9).is_err());
+    // Its process is gone. The next ones end before they have taken anything.
+    card.free = 14;
+    doomed.to_be_taken();
+    let fits = |bytes: u64| card.would_get(bytes);
+    assert!(fits(8) && !fits(9), "six are to be taken again");
+    for _ in 0..5 {
+        doomed.to_be_taken();
+        assert!(fits(8) && !fits(9), "no process came between");
+    }
+    drop((doomed, loading));
+}
+
+#[test]
+fn what_others_took_before_a_promise_is_not_taken_for_what_was_promised() {
+    let mut card = Card::with(20);
+    let worker = card.reserve(5).unwrap();
+    card.free = 15;
+    worker.taken();
+    card.all.read(&[card.device()], card.all.moment());
+    // Hours later, and nobody has asked for a worker: other programs took what they wanted.
+    card.free = 7;
+    card.all.read(&[card.device()], card.all.moment());
+    card.free = 12;
+    worker.to_be_taken();
+    worker.being_taken();
+    assert!(card.reserve(8).is_err(), "five of twelve are to be taken again");
+    assert!(card.reserve(7).is_ok());
+}
+
+#[test]
+fn what_a_loading_worker_of_an_earlier_hive_has_is_not_asked_of_what_is_free_again() {
+    let all = Reservations::default();
+    let fits = |free: u64, bytes: u64| {
+        let reading = Reading { since: all.moment(), free: move |_| Some(free) };
+        all.reserve(&[need("CPU-0", bytes)], &file(1), &reading).is_ok()
+    };
+    let adopted = all.adopt(&[need("CPU-0", 60)], &file(1));
+    adopted.partly_taken(40);
+    assert!(fits(50, 30) && !fits(50, 31), "twenty are still to be taken");
+    assert!(fits(40, 30) && !fits(40, 31), "ten of them have been");
+    adopted.taken();
+    assert!(fits(30, 30));
+    adopted.to_be_taken();
+    assert!(fits(90, 30) && !fits(90, 31), "the next process takes all of it");
+}
+
+#[test]
+fn workers_get_no_more_main_memory_than_they_may_have_however_much_is_free() {
+    let all = Reservations::new(false, Some(100));
+    let reserve = |need: MemoryNeed, number| {
+        let reading = Reading { since: all.moment(), free: |_| Some(100) };
+        all.reserve(&[need], &file(number), &reading)
+    };
+    let mapped = |bytes| MemoryNeed { mapped_bytes: bytes, ..need("CPU-0", 10) };
+    let first = reserve(mapped(30), 1).unwrap();
+    first.being_taken();
+    first.taken();
+    assert_eq!(shown(&all, "CPU-0"), 60);
+    let refused = reserve(mapped(60), 2).unwrap_err();
+    assert!(refused.is_for_limit() && refused.is_for_weights_in_files(), "{refused}");
+    assert!(refused.to_string().contains("workers may have 100 B in all"), "{refused}");
+    let same = reserve(mapped(30), 1).expect("the weights are there");
+    assert!(reserve(need("CPU-0", 51), 3).is_err());
+    assert!(reserve(need("GPU-0", 100), 3).is_ok(), "that is no main memory");
+    drop((first, same));
+    assert!(reserve(need("CPU-0", 100), 3).is_ok());
+}
+
+fn shown(all: &Reservations, device: &str) -> u64 {
+    let device = super::super::sample::device(device);
+    all.without_held(vec![Device { memory_free_bytes: 100, ..device }])[0].memory_free_bytes
 }
 
 /// One device and what is promised of it.
@@ -162,12 +246,23 @@ impl Card {
     }
 
     fn reserve(&self, bytes: u64) -> Result<Reservation, TooLittleMemory> {
-        self.all.reserve(&[need("GPU-0", bytes)], &file(1), &self.reading())
+        let reserved = self.all.reserve(&[need("GPU-0", bytes)], &file(1), &self.reading());
+        reserved.inspect(Reservation::being_taken)
+    }
+
+    /// Whether a worker would be promised so much, which then gets no process.
+    fn would_get(&self, bytes: u64) -> bool {
+        self.all.reserve(&[need("GPU-0", bytes)], &file(1), &self.reading()).is_ok()
     }
 
     fn reserve_mapped(&self, bytes: u64, number: u8) -> Result<Reservation, TooLittleMemory> {
         let need = MemoryNeed { mapped_bytes: bytes, ..need("GPU-0", 0) };
         self.all.reserve(&[need], &file(number), &self.reading())
+    }
+
+    fn device(&self) -> Device {
+        let device = super::super::sample::device("GPU-0");
+        Device { memory_free_bytes: self.free, ..device }
     }
 
     fn reading(&self) -> Reading<impl Fn(DeviceId) -> Option<u64> + use<>> {
@@ -247,6 +342,7 @@ fn play(steps: Vec<Step>) -> Vec<(u64, u64, bool)> {
                 let reading = Reading { since, free: move |_| Some(free) };
                 let promised = workers.iter().map(|(_, need, _)| need).sum();
                 let granted = all.reserve(&[need("GPU-0", bytes)], &file(1), &reading);
+                let granted = granted.inspect(Reservation::being_taken);
                 asked.push((promised, bytes, granted.is_ok()));
                 workers.extend(granted.ok().map(|granted| (granted, bytes, 0)));
             }
@@ -263,6 +359,7 @@ fn play(steps: Vec<Step>) -> Vec<(u64, u64, bool)> {
                 let (reservation, _, has) = &mut workers[who];
                 *has = 0;
                 reservation.to_be_taken();
+                reservation.being_taken();
             }
             Step::End { who } if loads(&workers, who) => {
                 workers.remove(who);
