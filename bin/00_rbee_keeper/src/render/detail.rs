@@ -80,7 +80,14 @@ pub(crate) fn verification(found: &view::Verification) -> String {
 /// What a model's source has, beside what the model is pinned to.
 pub(crate) fn update(found: &view::Update) -> String {
     if !found.changed {
-        return format!("{} is what its source has: sha256 {}\n", found.alias, found.pinned);
+        let model = format!("{} is what its source has: sha256 {}\n", found.alias, found.pinned);
+        let Some(offered) = found.other_projector() else { return model };
+        let pinned = found.projector.as_ref().map_or("", |projector| &projector.pinned);
+        return format!(
+            "{model}its projector is another one there: sha256 {offered}, pinned is {pinned}\n\
+             to take it: rbee-keeper model mmproj {} auto\n",
+            found.alias
+        );
     }
     let mut lines = vec![
         ("model", found.alias.clone()),
@@ -154,4 +161,34 @@ pub(crate) fn pairs(lines: &[(&str, String)]) -> String {
     lines.iter().fold(String::new(), |text, (name, value)| {
         text + &format!("{name:widest$}  {}\n", printable(value))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_projector_alone_is_another_one_is_said_with_the_command_that_takes_it() {
+        let projector = |offered: &str| {
+            let (pinned, offered) = ("aa".to_owned(), Some(offered.to_owned()));
+            Some(view::OfferedProjector { pinned, offered })
+        };
+        let found = |projector| view::Update {
+            alias: "m".into(),
+            source: "hf:o/r".into(),
+            pinned: "11".into(),
+            offered: Some("11".into()),
+            projector,
+            changed: false,
+        };
+        let same = "m is what its source has: sha256 11\n";
+        for nothing_new in [None, projector("aa")] {
+            assert_eq!(update(&found(nothing_new)), same);
+        }
+        let told = update(&found(projector("bb")));
+        assert!(told.starts_with(same), "{told}");
+        for words in ["sha256 bb, pinned is aa", "rbee-keeper model mmproj m auto"] {
+            assert!(told.contains(words), "{words} is not in {told}");
+        }
+    }
 }

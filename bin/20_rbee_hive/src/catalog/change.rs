@@ -60,11 +60,11 @@ impl Catalog {
             staged.discard();
             return Ok(Imported::AlreadyThere(there));
         }
-        self.put(&store, staged, alias, source, gguf).map(Imported::Added)
+        self.put(&store, staged, alias, source, gguf, None).map(Imported::Added)
     }
 
-    /// Gives a name to other files than it had, and what those see with. Blocking. The caller sees to it that no worker runs
-    /// the model.
+    /// Gives a name to other files than it had, and what those see with. Blocking. The caller sees to it that
+    /// no worker runs the model.
     pub(crate) fn replace(
         &self,
         staged: Staged,
@@ -82,7 +82,8 @@ impl Catalog {
             Ok::<_, CatalogError>(PinnedProjector { file, source })
         });
         let projector = projector.transpose()?;
-        self.put(&store, staged, alias.clone(), source, gguf)?;
+        // With the row, so that a hive that is killed then has not lost it.
+        self.put(&store, staged, alias.clone(), source, gguf, projector.clone())?;
         if let Some(projector) = projector {
             self.note_projector(&store, &digest, &projector)?;
             self.label(&digest);
@@ -143,7 +144,7 @@ impl Catalog {
                 shard.sha256 = file.sha256.clone();
             }
             pinned.files.clone_from(&found);
-            self.write(&store, pinned)?;
+            self.write(&store, pinned.with_projector(projector.clone()))?;
         }
         if let Some(projector) = projector {
             self.note_projector(&store, &actual, &projector)?;
@@ -181,6 +182,7 @@ impl Catalog {
         alias: ModelAlias,
         source: String,
         mut gguf: GgufSummary,
+        projector: Option<PinnedProjector>,
     ) -> Result<ModelEntry, CatalogError> {
         let (sha256, shards) = (staged.digest(), staged.shards());
         // What the first part says of its size is not all.
@@ -193,7 +195,7 @@ impl Catalog {
         let added_at = super::unix_now();
         let entry = ModelEntry { alias, sha256, source, added_at, shards, projector: None, gguf };
         // What one name of a file sees with, all do.
-        let projector = self.projector_of(&entry.sha256);
+        let projector = projector.or_else(|| self.projector_of(&entry.sha256));
         let pinned = Pinned { entry, files: found, projector: None }.with_projector(projector);
         let entry = pinned.entry.clone();
         let written = self.write(store, pinned);

@@ -71,15 +71,21 @@ impl Catalog {
         let pinned = self.pinned(alias)?;
         let paths = self.files_of(&pinned.entry);
         let mut unchanged = true;
+        let mut files = Vec::with_capacity(pinned.files.len());
         for (path, file) in paths.iter().zip(&pinned.files) {
             let metadata = fs::metadata(path);
             let metadata = metadata.map_err(|_| CatalogError::FileGone { alias: alias.clone() })?;
-            unchanged &= file.stamp == Stamp::of(&metadata);
+            let stamp = Stamp::of(&metadata);
+            unchanged &= file.stamp.is_of_the_same_bytes_as(&stamp);
+            files.push(PinnedFile { sha256: file.sha256.clone(), stamp });
         }
         let Some(first) = paths.into_iter().next().filter(|_| !pinned.files.is_empty()) else {
             return Err(CatalogError::FileGone { alias: alias.clone() });
         };
         if unchanged {
+            if files != pinned.files {
+                self.note_files(&self.store(), &pinned.entry.sha256, &files)?;
+            }
             return Ok(first);
         }
         let Compared { pinned, actual } = self.verify_file(alias, watcher)?;
@@ -131,7 +137,8 @@ impl Catalog {
             let sha256 = watcher.after(before, |watcher| copy::hash(&mut file, watcher));
             let sha256 = sha256.map_err(CatalogError::of_copy)?;
             let stamp = Stamp::of(&metadata);
-            unmoved &= Stamp::of(&file.metadata().map_err(reading)?) == stamp;
+            let after = Stamp::of(&file.metadata().map_err(reading)?);
+            unmoved &= stamp.is_of_the_same_bytes_as(&after);
             files.push(PinnedFile { sha256, stamp });
             before += metadata.len();
         }

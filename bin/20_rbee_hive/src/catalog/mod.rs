@@ -40,6 +40,7 @@ pub(crate) use self::error::CatalogError;
 pub(crate) use self::projector::Over;
 pub(crate) use self::staged::{Place, Staged, StagedFile, digest_of};
 pub(crate) use self::store::StoreError;
+pub(crate) use self::unfinished::Noted;
 pub(crate) use self::usage::{BeingRemoved, InUse, ModelUsage};
 
 use self::store::{Pinned, Store};

@@ -115,7 +115,13 @@ impl Catalog {
         let path = files::projector(&self.models, &pinned.entry.sha256);
         let metadata = fs::metadata(&path);
         let metadata = metadata.map_err(|_| CatalogError::SightGone { alias: alias.clone() })?;
-        if projector.file.stamp == Stamp::of(&metadata) {
+        let stamp = Stamp::of(&metadata);
+        if projector.file.stamp.is_of_the_same_bytes_as(&stamp) {
+            if projector.file.stamp != stamp {
+                let file = PinnedFile { stamp, ..projector.file };
+                let found = PinnedProjector { file, ..projector };
+                self.note_projector(&self.store(), &pinned.entry.sha256, &found)?;
+            }
             return Ok(Some(path));
         }
         match self.verify_projector(alias, watcher)? {
@@ -139,7 +145,8 @@ impl Catalog {
         let mut file = opened.map_err(|_| CatalogError::SightGone { alias: alias.clone() })?;
         let stamp = Stamp::of(&file.metadata().map_err(reading)?);
         let actual = copy::hash(&mut file, watcher).map_err(CatalogError::of_copy)?;
-        let unmoved = Stamp::of(&file.metadata().map_err(reading)?) == stamp;
+        let after = Stamp::of(&file.metadata().map_err(reading)?);
+        let unmoved = stamp.is_of_the_same_bytes_as(&after);
         if actual == projector.sha256 && unmoved {
             let file = PinnedFile { sha256: actual.clone(), stamp };
             let found = PinnedProjector { file, source: projector.source };

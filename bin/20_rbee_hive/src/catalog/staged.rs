@@ -133,7 +133,13 @@ impl Place {
 
     fn rename_to(self, target: &Path) -> io::Result<()> {
         match self {
-            Self::Temporary(path) => path.persist(target).map_err(|error| error.error),
+            Self::Temporary(path) => {
+                // Of two names of one file, renaming one to the other leaves both.
+                let from = path.to_path_buf();
+                path.persist(target).map_err(|error| error.error)?;
+                let _ = fs::remove_file(from);
+                Ok(())
+            }
             Self::Downloaded(path, _held) => {
                 match fs::rename(&path, target) {
                     // Another job that waited for the same download was first.

@@ -47,13 +47,20 @@ COMMIT;";
 const CREATE_DOWNLOADS: &str = "
 CREATE TABLE IF NOT EXISTS downloads (
     operation  TEXT PRIMARY KEY   -- what was asked for, as JSON
+) STRICT;
+CREATE TABLE IF NOT EXISTS download_parts (
+    operation  TEXT NOT NULL,
+    part       TEXT NOT NULL,     -- an unfinished file that it needs: partial/<part>.part
+    PRIMARY KEY (operation, part)
 ) STRICT;";
 
 /// The time of change of a file that was never looked at since it got into the table.
 const NEVER: i64 = -1;
 
 /// What tells a changed file from an unchanged one. Programs that copy files set the time of change to that
-/// of the original; the times that the file system itself keeps they cannot set.
+/// of the original; the times that the file system itself keeps they cannot set. It sets them as well when the
+/// file gets or loses a name, as models do that share one: where the number of names is another, only the rest
+/// counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     bytes: u64,
@@ -65,6 +72,9 @@ pub(super) struct Stamp {
     ctime: i64,
     #[serde(default)]
     inode: u64,
+    /// How many names it has; 0 where nobody has counted them.
+    #[serde(default)]
+    names: u64,
 }
 
 /// One file: as long as its stamp stays, its digest is not computed again.
@@ -100,12 +110,20 @@ impl Stamp {
             mtime: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             ctime: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
+            names: metadata.nlink(),
         }
+    }
+
+    /// Whether a file that had this stamp and has that one now has the bytes that it had.
+    pub(super) fn is_of_the_same_bytes_as(&self, now: &Self) -> bool {
+        let by_names = self.names > 0 && self.names != now.names;
+        (self.bytes, self.mtime, self.inode) == (now.bytes, now.mtime, now.inode)
+            && (self.ctime == now.ctime || by_names)
     }
 
     /// That of a file that nobody has looked at.
     fn unseen(bytes: u64) -> Self {
-        Self { bytes, mtime: NEVER, ctime: NEVER, inode: 0 }
+        Self { bytes, mtime: NEVER, ctime: NEVER, inode: 0, names: 0 }
     }
 }
 
@@ -272,7 +290,24 @@ impl Store {
 
     pub(super) fn end_download(&self, operation: &str) -> Result<(), StoreError> {
         self.connection.execute("DELETE FROM downloads WHERE operation = ?1", [operation])?;
+        self.connection.execute("DELETE FROM download_parts WHERE operation = ?1", [operation])?;
         Ok(())
+    }
+
+    pub(super) fn note_parts(&self, operation: &str, parts: &[String]) -> Result<(), StoreError> {
+        let insert = "INSERT OR IGNORE INTO download_parts (operation, part) VALUES (?1, ?2)";
+        let mut insert = self.connection.prepare(insert)?;
+        for part in parts {
+            insert.execute([operation, part])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn parts_of(&self, operation: &str) -> Result<Vec<String>, StoreError> {
+        let select = "SELECT part FROM download_parts WHERE operation = ?1";
+        let mut select = self.connection.prepare(select)?;
+        let found = select.query_map([operation], |row| row.get(0))?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn downloads(&self) -> Result<Vec<String>, StoreError> {

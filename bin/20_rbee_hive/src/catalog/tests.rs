@@ -443,6 +443,77 @@ fn a_linked_file_takes_no_disk_and_is_refused_once_its_owner_changed_it() {
 }
 
 #[test]
+fn a_file_that_gets_or_loses_a_name_is_not_hashed_again_unless_it_was_changed_as_well() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let file = checked_file(&catalog, "a").unwrap();
+    let other = home.0.path().join("other");
+    fs::hard_link(&file, &other).unwrap();
+    assert_eq!(passes_of_checked_file(&catalog, "a"), 0);
+    fs::remove_file(&other).unwrap();
+    assert_eq!(passes_of_checked_file(&catalog, "a"), 0);
+    drop(catalog);
+    let catalog = home.open();
+    assert_eq!(passes_of_checked_file(&catalog, "a"), 0);
+
+    let time = fs::metadata(&file).unwrap().modified().unwrap();
+    fs::write(&file, b"model X").unwrap();
+    File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    assert_eq!(checked_file(&catalog, "a").unwrap_err().code(), "model_changed");
+}
+
+#[test]
+fn a_projector_that_takes_its_own_place_leaves_no_second_name_of_it() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let eyes = home.file("mmproj.gguf", b"eyes");
+    let eyes = Candidate::open(eyes.to_str().unwrap()).unwrap();
+    let a = alias("a");
+    let seen = with_watcher(|w| catalog.import_projector(&a, eyes, Sharing::Own, Over::TheSame, w));
+    let seen = seen.unwrap().projector.unwrap();
+    let known = with_watcher(|w| catalog.stage_known(&seen.sha256, w)).unwrap().unwrap();
+    catalog.attach(&a, known, "hf:o/r".into(), Over::Any).unwrap();
+    assert_eq!(home.model_files(), 2);
+    let files = with_watcher(|w| catalog.checked_files(&a, w)).unwrap();
+    assert_eq!(fs::read(files.projector.unwrap()).unwrap(), b"eyes");
+}
+
+#[test]
+fn a_hive_that_is_killed_right_after_a_model_got_other_files_has_not_lost_their_projector() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+    let stage = |name: &str, bytes: &[u8]| {
+        let file = home.file(name, bytes);
+        let mut candidate = Candidate::open(file.to_str().unwrap()).unwrap();
+        with_watcher(|w| candidate.stage_only(&home.models(), Sharing::Own, w)).unwrap()
+    };
+    let (file, eyes) = (stage("b.gguf", b"model b"), stage("mmproj.gguf", b"eyes"));
+    // Nothing that follows upon the new row is written.
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    let stop =
+        "CREATE TRIGGER stop BEFORE UPDATE ON models BEGIN SELECT RAISE(ABORT, 'killed'); END";
+    database.execute_batch(stop).unwrap();
+    let replaced = catalog.replace(
+        Staged::new(vec![file]),
+        &alias("a"),
+        "hf:o/r".into(),
+        summary(),
+        Some((eyes, "hf:o/r:mmproj.gguf".into())),
+    );
+    assert!(replaced.is_err(), "{replaced:?}");
+    drop(catalog);
+    database.execute_batch("DROP TRIGGER stop").unwrap();
+
+    let catalog = home.open();
+    let files = with_watcher(|w| catalog.checked_files(&alias("a"), w)).unwrap();
+    assert_eq!(fs::read(files.model).unwrap(), b"model b");
+    assert_eq!(fs::read(files.projector.unwrap()).unwrap(), b"eyes");
+}
+
+#[test]
 fn a_changed_file_is_pinned_only_with_the_digest_that_was_agreed_to() {
     let home = Home::new();
     let catalog = home.open();

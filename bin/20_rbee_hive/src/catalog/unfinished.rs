@@ -43,6 +43,16 @@ impl Catalog {
         Ok(Some(Noted(text)))
     }
 
+    /// Notes which unfinished files a download needs, by their keys. Blocking.
+    pub(crate) fn note_parts(&self, noted: &Noted, keys: &[String]) -> Result<(), CatalogError> {
+        Ok(self.store().note_parts(&noted.0, keys)?)
+    }
+
+    /// Which unfinished files a download needs, as far as this hive or an earlier one has found out. Blocking.
+    pub(crate) fn parts_of(&self, noted: &Noted) -> Result<Vec<String>, CatalogError> {
+        Ok(self.store().parts_of(&noted.0)?)
+    }
+
     /// Notes the end of a job, and that of the download with the last one. Blocking.
     pub(crate) fn end_download(&self, noted: &Noted) -> Result<(), CatalogError> {
         let store = self.store();

@@ -172,6 +172,11 @@ impl Downloads {
         self.transfers.holds().is_held(key)
     }
 
+    /// Keeps an unfinished file from whoever removes what nobody needs.
+    pub(crate) fn hold(&self, key: &str) -> Hold {
+        self.transfers.holds().hold(key)
+    }
+
     /// Does something to an unfinished file that nobody needs, and lets nobody need it meanwhile.
     pub(crate) fn if_idle(&self, key: &str, work: impl FnOnce()) {
         self.transfers.holds().if_free(key, work);

@@ -53,8 +53,10 @@ impl LogFile {
         if fs::metadata(&self.path)?.len() <= max {
             return Ok(());
         }
-        fs::copy(&self.path, self.previous())?;
-        OpenOptions::new().write(true).open(&self.path)?.set_len(0)
+        let kept = fs::copy(&self.path, self.previous());
+        // A disk that has no room for what was written has room again by this.
+        OpenOptions::new().write(true).open(&self.path)?.set_len(0)?;
+        kept.map(drop)
     }
 
     fn read_tail(&self, start: u64) -> io::Result<String> {
@@ -138,6 +140,17 @@ mod tests {
         assert_eq!(log.tail(0), "after\n");
         let previous = fs::read_to_string(folder.path().join("worker-w-1.log.1")).unwrap();
         assert_eq!(previous.lines().count(), 100);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_put_aside_is_cut_all_the_same() {
+        let (_folder, log) = log();
+        let (mut writer, _) = log.open().unwrap();
+        writer.write_all(&b"before\n".repeat(100)).unwrap();
+        fs::create_dir(log.previous()).unwrap();
+        assert!(log.cap_at(100).is_err(), "it is told");
+        writer.write_all(b"after\n").unwrap();
+        assert_eq!(fs::read_to_string(log.path()).unwrap(), "after\n");
     }
 
     #[test]

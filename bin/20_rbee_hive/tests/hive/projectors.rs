@@ -345,6 +345,48 @@ async fn an_update_takes_another_projector_only_if_that_was_agreed_to_as_well() 
 }
 
 #[tokio::test]
+async fn an_update_tells_of_another_projector_also_where_the_model_is_the_same() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("m.gguf", body(MIB));
+    hub.put("mmproj.gguf", projector(1));
+    let hive = start(&home, &hub).await;
+    let before = hive.download("hf:me/m").await.unwrap();
+    hub.put("mmproj.gguf", projector(2));
+    let sight = sha256_hex(&projector(2));
+    for accept in [None, Some(before.sha256.as_hex())] {
+        let found = hive.run(update(accept, None)).await.unwrap();
+        for words in [&*sight, "rbee-keeper model mmproj m hf:me/m:mmproj.gguf"] {
+            assert!(found.message.contains(words), "{words} is not in {}", found.message);
+        }
+        assert_eq!(found.data["changed"], false);
+        assert_eq!(found.data["projector"]["offered"], *sight);
+    }
+    assert_eq!(hive.hive.models(), [before]);
+}
+
+#[tokio::test]
+async fn an_update_whose_projector_nobody_agreed_to_is_refused_before_the_model_is_fetched() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("m.gguf", body(MIB));
+    hub.put("mmproj.gguf", projector(1));
+    let hive = start(&home, &hub).await;
+    hive.download("hf:me/m").await.unwrap();
+    let (next, sight) = (body(2 * MIB), projector(2));
+    let (next_digest, sight_digest) = (sha256_hex(&next), sha256_hex(&sight));
+    hub.put("m.gguf", next);
+    hub.put("mmproj.gguf", sight);
+    // Its server tells no digests, so that the projector has to be fetched to know its own.
+    hub.faults().nameless = true;
+    let before = hub.sent();
+    let error = hive.run(update(Some(&next_digest), None)).await.unwrap_err();
+    assert_eq!(error.code, "projector_not_accepted", "{error}");
+    assert!(error.hint.unwrap().contains(&sight_digest));
+    assert!(hub.sent() - before < MIB as u64, "{} bytes were sent", hub.sent() - before);
+    hive.run(update(Some(&next_digest), Some(&sight_digest))).await.unwrap();
+    assert_eq!(hive.pinned(), (next_digest, Some(sight_digest)));
+}
+
+#[tokio::test]
 async fn an_update_keeps_a_projector_of_a_file_and_one_that_its_source_has_no_longer() {
     for of_a_file in [true, false] {
         let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());

@@ -31,7 +31,29 @@ async fn a_hive_that_is_stopped_beside_its_jobs_leaves_its_downloads_to_its_next
 }
 
 #[tokio::test]
-async fn a_download_that_is_gone_on_with_before_the_network_is_there_waits_for_it() {
+async fn a_download_whose_job_is_dropped_is_not_gone_on_with() {
+    let (hub, home) = (slow_hub().await, Home::new());
+    let hive = start(&home, &hub).await;
+    let noted = || {
+        let database = rusqlite::Connection::open(home.path().join("data/hive.db")).unwrap();
+        let count = |table: &str| {
+            let select = format!("SELECT count(*) FROM {table}");
+            database.query_row(&select, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        (count("downloads"), count("download_parts"))
+    };
+    tokio::select! {
+        ended = hive.run(download("hf:me/m", None)) => panic!("it is slow: {ended:?}"),
+        () = has_sent(&hub, MIB) => {}
+    }
+    let is_forgotten = async || (noted() == (0, 0)).then_some(());
+    wait_until("the end of the download", SOON, is_forgotten).await.unwrap();
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_download_that_is_gone_on_with_before_the_network_is_there_waits_for_it_and_keeps_what_it_has()
+ {
     let (hub, home) = (slow_hub().await, Home::new());
     let hive = start(&home, &hub).await;
     let (outcome, ()) = tokio::join!(hive.told(download("hf:me/m", None)), stop_later(&hive, &hub));
@@ -53,8 +75,12 @@ async fn a_download_that_is_gone_on_with_before_the_network_is_there_waits_for_i
         false
     };
     assert!(tokio::time::timeout(SOON, waits).await.expect("it says why it waits"));
+    assert_eq!(hive.garbage(true).await, [serde_json::Value::Null; 0]);
     hub.start_again().await.unwrap();
+    hub.faults().slow = None;
+    let before = hub.sent();
     hive.has_the_model().await;
+    assert!(hub.sent() - before < SIZE as u64, "it went on with what was there");
 }
 
 async fn slow_hub() -> ModelHub {

@@ -1,5 +1,6 @@
 //! Fetching a model: which files, then the files, then a look at what is in them, then a name for them.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use job_server::{JobContext, JobError, Outcome};
@@ -8,6 +9,7 @@ use tempfile::TempDir;
 use worker_contract::{GgufSummary, ModelAlias};
 
 use super::find::{FindError, Wanted, find};
+use super::ongoing::Ongoing;
 use super::projector::{self, Ready};
 use super::told::Told;
 use super::{import, inspect, off_thread, outcome, unless_cancelled};
@@ -23,20 +25,20 @@ pub(in crate::operation) async fn download(
     request: ModelDownload,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    let (catalog, noted) = (Arc::clone(&parts.catalog), request.clone());
-    let noted = off_thread(move || catalog.begin_download(&noted)).await?;
+    let ongoing = Ongoing::begin(parts, &request).await?;
     let ended = if job.caller() == RESUMER {
-        unattended(parts, request, job).await
+        unattended(parts, request, &ongoing, job).await
     } else {
-        carry_out(parts, request, job).await
+        carry_out(parts, request, &ongoing, job).await
     };
     let is_left = parts.downloads.ending().is_cancelled()
         && ended.as_ref().is_err_and(|error| {
             job.cancelled().is_cancelled() || error.code == JobError::cancelled().code
         });
-    if let Some(noted) = noted.filter(|_| !is_left) {
-        let catalog = Arc::clone(&parts.catalog);
-        off_thread(move || catalog.end_download(&noted)).await?;
+    if is_left {
+        ongoing.leave();
+    } else {
+        ongoing.end().await?;
     }
     if is_left && !job.cancelled().is_cancelled() {
         let message = "the hive was stopped; the download goes on when it starts again";
@@ -49,11 +51,12 @@ pub(in crate::operation) async fn download(
 async fn unattended(
     parts: &Parts,
     request: ModelDownload,
+    ongoing: &Ongoing,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
     let mut pauses = unattended_pauses();
     loop {
-        let error = match carry_out(parts, request.clone(), job).await {
+        let error = match carry_out(parts, request.clone(), ongoing, job).await {
             Err(error) if DownloadError::may_pass(&error.code) => error,
             ended => return ended,
         };
@@ -67,6 +70,7 @@ async fn unattended(
 async fn carry_out(
     parts: &Parts,
     request: ModelDownload,
+    ongoing: &Ongoing,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
     if let ModelRef::File(path) = request.reference {
@@ -89,6 +93,7 @@ async fn carry_out(
         }
         found => found?,
     };
+    ongoing.keep(&wanted).await?;
     let alias = match request.alias {
         Some(alias) => alias,
         None => from_file_name(&wanted.file_name)
@@ -142,7 +147,7 @@ async fn bring_model(
     let _turn = parts.downloads.turn(job.cancelled()).await.ok_or_else(JobError::cancelled)?;
     // Somebody else may have waited for the same files, and was first.
     if let Some(done) = known(parts, wanted, &alias, job).await? {
-        staged(&fetched).discard();
+        discard(staged(&fetched)).await;
         return Ok(done);
     }
     let (staged, gguf) = look(parts, &fetched, &alias, job).await?;
@@ -193,19 +198,27 @@ pub(super) async fn look(
 ) -> Result<(Staged, GgufSummary), JobError> {
     job.say(format!("Reading what {alias} contains"));
     let staged = staged(fetched);
-    let folder = tempfile::Builder::new().prefix(".import-").tempdir_in(parts.catalog.partial());
-    let folder = folder.map_err(|source| CatalogError::Io {
-        doing: "the models folder cannot be written to",
-        source,
-    })?;
-    match inspect(parts, &together(&folder, fetched)?, job).await {
+    let (partial, files) = (parts.catalog.partial(), fetched.to_vec());
+    let (_folder, first) = off_thread(move || together(&partial, &files)).await?;
+    match inspect(parts, &first, job).await {
         Ok(gguf) => Ok((staged, gguf)),
         Err(error) => {
             if error.code == "invalid_model" {
-                staged.discard();
+                discard(staged).await;
             }
             Err(error)
         }
+    }
+}
+
+/// Removes what turned out to be no model, or to be there already.
+pub(super) async fn discard(staged: Staged) {
+    let removed = off_thread(move || {
+        staged.discard();
+        Ok(())
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "a download that nobody needs stays on the disk");
     }
 }
 
@@ -270,17 +283,21 @@ pub(super) fn staged(fetched: &[Fetched]) -> Staged {
     Staged::new(fetched.iter().map(file).collect())
 }
 
-/// The parts side by side under the names by which the engine finds them.
-fn together(folder: &TempDir, fetched: &[Fetched]) -> Result<std::path::PathBuf, JobError> {
+/// The parts side by side in a folder, under the names by which the engine finds them, and the first of them.
+fn together(
+    partial: &Path,
+    fetched: &[Fetched],
+) -> Result<(Option<TempDir>, PathBuf), CatalogError> {
+    let failed =
+        |source| CatalogError::Io { doing: "the models folder cannot be written to", source };
     if let [only] = fetched {
-        return Ok(only.path.clone());
+        return Ok((None, only.path.clone()));
     }
+    let folder = tempfile::Builder::new().prefix(".import-").tempdir_in(partial).map_err(failed)?;
     for (index, file) in fetched.iter().enumerate() {
         let name = folder.path().join(shard_name(index + 1, fetched.len()));
-        std::os::unix::fs::symlink(&file.path, name).map_err(|source| CatalogError::Io {
-            doing: "the models folder cannot be written to",
-            source,
-        })?;
+        std::os::unix::fs::symlink(&file.path, name).map_err(failed)?;
     }
-    Ok(folder.path().join(shard_name(1, fetched.len())))
+    let first = folder.path().join(shard_name(1, fetched.len()));
+    Ok((Some(folder), first))
 }

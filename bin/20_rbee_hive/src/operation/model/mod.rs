@@ -6,6 +6,7 @@ mod find;
 mod garbage;
 mod import;
 mod naming;
+mod ongoing;
 mod projector;
 mod sight;
 mod told;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use job_server::{JobContext, JobError};
 use worker_contract::{ModelAlias, ModelEntry, Sha256Digest};
 
+use super::download::discard;
 use super::find::{ProjectorPlace, WantedProjector};
 use super::told::Told;
 use super::{blocking, inspect_any, off_thread};
-use crate::catalog::{Candidate, CatalogError, Over, Place, Sharing, StagedFile};
+use crate::catalog::{Candidate, CatalogError, Over, Place, Sharing, Staged, StagedFile};
 use crate::download::Fetched;
 use crate::hive::Parts;
 
@@ -114,7 +115,7 @@ pub(super) async fn prepare(
         Ok(width) => Ok(Some(Ready { what: What::Fetched { file, source }, width })),
         Err(error) => {
             if error.code == "invalid_projector" {
-                staged(&file).discard();
+                discard(Staged::new(vec![staged(&file)])).await;
             }
             Err(error)
         }
@@ -141,7 +142,8 @@ async fn known_file(
     job: &JobContext,
 ) -> Result<Option<StagedFile>, JobError> {
     let Some(path) = parts.catalog.file_with(&digest) else { return Ok(None) };
-    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let size = move || Ok(std::fs::metadata(path).map_or(0, |metadata| metadata.len()));
+    let bytes = off_thread(size).await?;
     let catalog = Arc::clone(&parts.catalog);
     let doing = format!("Checking the projector of {alias}");
     blocking(job, &doing, bytes, move |watcher| catalog.stage_known(&digest, watcher)).await
@@ -169,7 +171,7 @@ pub(super) async fn attach(
 ) -> Result<ModelEntry, JobError> {
     let width = width_of(parts, &parts.catalog.get(alias)?, job).await?;
     if let Err(error) = ready.ensure_fits(alias, width) {
-        let_go(parts, ready);
+        let_go(parts, ready).await;
         return Err(error);
     }
     let (catalog, name) = (Arc::clone(&parts.catalog), alias.clone());
@@ -204,12 +206,19 @@ pub(super) async fn attach(
 }
 
 /// Removes a download that nobody else needs.
-fn let_go(parts: &Parts, ready: Ready) {
+pub(super) async fn let_go(parts: &Parts, ready: Ready) {
     let What::Fetched { file, .. } = ready.what else { return };
     let key = file.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let free = StagedFile { place: Place::Downloaded(file.path.clone(), None), ..staged(&file) };
     drop(file);
-    parts.downloads.if_idle(&key, || free.discard());
+    let downloads = Arc::clone(&parts.downloads);
+    let removed = off_thread(move || {
+        downloads.if_idle(&key, || free.discard());
+        Ok(())
+    });
+    if let Err(error) = removed.await {
+        tracing::warn!(%error, "a projector that nobody needs stays on the disk");
+    }
 }
 
 /// How many numbers stand for a token of a model; one that was added by an earlier hive is looked at.
@@ -265,12 +274,15 @@ async fn look_at_fetched(
     file: &Fetched,
     job: &JobContext,
 ) -> Result<Option<u32>, JobError> {
-    match look(parts, &file.path, job).await {
-        Err(error) if !file.path.is_file() => match parts.catalog.file_with(&file.sha256) {
-            Some(taken) => look(parts, &taken, job).await,
-            None => Err(error),
-        },
-        looked => looked,
+    let error = match look(parts, &file.path, job).await {
+        Err(error) => error,
+        looked => return looked,
+    };
+    let path = file.path.clone();
+    let is_there = off_thread(move || Ok(path.is_file())).await?;
+    match parts.catalog.file_with(&file.sha256).filter(|_| !is_there) {
+        Some(taken) => look(parts, &taken, job).await,
+        None => Err(error),
     }
 }
 

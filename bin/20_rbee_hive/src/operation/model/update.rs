@@ -6,9 +6,9 @@ use std::sync::Arc;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{HubRef, ModelRef, ModelUpdate, ProjectorChoice};
 use serde_json::{Value, json};
-use worker_contract::{ModelEntry, ModelProjector, Sha256Digest};
+use worker_contract::{ModelAlias, ModelEntry, ModelProjector, Sha256Digest};
 
-use super::download::{fetch, look, staged};
+use super::download::{discard, fetch, look, staged};
 use super::find::{FindError, ProjectorPlace, Wanted, WantedProjector, find, projector_at};
 use super::projector::{self, Ready};
 use super::{in_use, off_thread, outcome};
@@ -42,8 +42,9 @@ pub(in crate::operation) async fn update(
             "changed": *offered != entry.sha256, "updated": updated,
         })
     };
+    let but = sight.other_words(alias);
     let same = || {
-        let message = format!("Model {alias} is what its source has");
+        let message = format!("Model {alias} is what its source has{but}");
         outcome(message, &report(&entry.sha256, false))
     };
     let other = |offered: &Sha256Digest| {
@@ -62,17 +63,24 @@ pub(in crate::operation) async fn update(
     if request.accept.is_some() {
         sight.ensure_agreed(&request, sight.offered())?;
     }
+    // Before the model: whoever is refused for the projector is refused before the large file is fetched.
+    let projector = match request.accept {
+        Some(_) => ready(parts, sight, &request, &entry, job).await?,
+        None => None,
+    };
     // A server that tells no digest has to be read to the end; what arrives is kept for the answer.
     let fetched = fetch(parts, &mut wanted, alias, job).await?;
     let actual = staged(&fetched).digest();
     if actual == entry.sha256 {
-        staged(&fetched).discard();
+        discard(staged(&fetched)).await;
+        if let Some(projector) = projector {
+            projector::let_go(parts, projector).await;
+        }
         return Ok(same());
     }
     if request.accept.as_ref() != Some(&actual) {
         return Ok(other(&actual));
     }
-    let projector = ready(parts, sight, &request, &entry, job).await?;
     let _turn = parts.downloads.turn(job.cancelled()).await.ok_or_else(JobError::cancelled)?;
     let (staged, gguf) = look(parts, &fetched, alias, job).await?;
     if let Some(projector) = &projector {
@@ -191,6 +199,18 @@ impl NextSight {
             } => r.sha256.as_ref(),
             _ => None,
         }
+    }
+
+    /// What is said of another projector where the model itself is the same.
+    fn other_words(&self, alias: &ModelAlias) -> String {
+        let (Self::Offered { found, pinned }, Some(offered)) = (self, self.offered()) else {
+            return String::new();
+        };
+        format!(
+            ", but its projector is another one there: its SHA-256 is {offered}, {alias} sees with \
+             {pinned}; to take it: rbee-keeper model mmproj {alias} {}",
+            found.source
+        )
     }
 
     /// What a model is pinned to see with, and what is there instead.
