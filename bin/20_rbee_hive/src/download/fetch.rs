@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use access_tokens::Secret;
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use super::client::{Client, host};
 use super::error::DownloadError;
 use super::holds::Hold;
 use super::part_file::{Note, PartFile};
-use super::plan::{Plan, is_slow};
+use super::plan::{at_once, is_slow};
 use super::probe::{Facts, probe};
 use super::retry::Attempts;
 use super::verify::Landing;
@@ -192,6 +192,7 @@ impl Order<'_> {
         let landing = Arc::new(Landing::new(file, facts.size, done));
         let _end_the_follower = CloseOnDrop(Arc::clone(&landing));
         let follower = blocking(&landing, Landing::digest);
+        let keeper = blocking(&landing, Landing::keep_synced);
         let filled = tokio::select! {
             filled = self.fill(facts, &landing, ranges) => filled,
             never = self.watch(&landing, &note) => match never {},
@@ -200,14 +201,15 @@ impl Order<'_> {
         self.hears.reached(done.total(), landing.plan(|plan| plan.size()));
         if let Err(hitch) = filled {
             landing.close();
-            let _ = follower.await;
+            let _ = tokio::join!(follower, keeper);
             if ranges {
                 self.part.save(&note, &done).map_err(DownloadError::of_write)?;
             }
             return Err(hitch);
         }
-        let (digest, synced) = tokio::join!(follower, blocking(&landing, Landing::sync));
-        synced.map_err(DownloadError::of_write)?;
+        let rest = blocking(&landing, Landing::sync);
+        let (digest, kept, rest) = tokio::join!(follower, keeper, rest);
+        kept.and(rest).map_err(DownloadError::of_write)?;
         let actual = digest.map_err(DownloadError::of_read)?.ok_or(DownloadError::Cancelled)?;
         if let Some(expected) = facts.sha256.clone().filter(|expected| *expected != actual) {
             let (host, what) = (host(&self.remote.url), self.remote.what.clone());
@@ -267,19 +269,25 @@ impl Order<'_> {
         stop: &CancellationToken,
     ) -> Result<(), Hitch> {
         let mut attempts = Attempts::new(self.fetcher.retries);
-        while let Some(claim) = landing.plan(Plan::claim) {
+        let mut pieces = 1;
+        while let Some(claim) = landing.plan(|plan| plan.claim(pieces)) {
+            let begun = Instant::now();
             let (got, ended) = self.stream(facts, landing, Some(&claim), stop).await;
             landing.plan(|plan| plan.release(&claim));
             if got > 0 {
                 attempts.reset();
             }
             let error = match ended {
-                Ok(()) => continue,
+                Ok(()) => {
+                    pieces = at_once(pieces, begun.elapsed());
+                    continue;
+                }
                 Err(Hitch::Failed(error)) => error,
                 Err(other) => return Err(other),
             };
             let Some(pause) = attempts.pause_after(&error) else { return Err(error.into()) };
             self.pause(&error, pause, stop).await?;
+            pieces = 1;
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Which bytes of a file are on the disk, and which are to be fetched next. Pure.
 //!
 //! Connections claim the lowest part that nobody has, a piece at a time, so that the file is whole from
-//! its beginning early and the digest can follow closely. What a connection did not get of its claim it
-//! gives back.
+//! its beginning early and the digest can follow closely. A fast one claims larger pieces: between two of them
+//! nothing is under way. What a connection did not get of its claim it gives back.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 const PIECE: Range<u64> = 4 << 20..64 << 20;
 /// Into how many pieces a file is to fall, so that all connections end at about the same time.
 const PIECES: u64 = 16;
+
+/// How long a piece is to keep a connection busy at least: much longer than what is between two of them.
+const LASTING: Duration = Duration::from_millis(250);
+/// How many pieces are claimed at once at most.
+const MOST_AT_ONCE: u64 = 16;
 
 /// As fast as most disks of a house write, in bytes a second: further connections would only get in each
 /// other's way.
@@ -38,6 +43,17 @@ pub(super) fn is_slow(bytes: u64, time: Duration) -> bool {
     u128::from(bytes) * 1000 < u128::from(ENOUGH) * time.as_millis()
 }
 
+/// How many pieces a connection is to claim at once after it took so long for as many as it had.
+pub(super) fn at_once(pieces: u64, took: Duration) -> u64 {
+    if took < LASTING {
+        pieces.saturating_mul(2).min(MOST_AT_ONCE)
+    } else if took > 4 * LASTING {
+        (pieces / 2).max(1)
+    } else {
+        pieces
+    }
+}
+
 impl Plan {
     /// A file of which something may be there already.
     pub(super) fn new(size: Option<u64>, done: Ranges) -> Self {
@@ -45,12 +61,13 @@ impl Plan {
         Self { size, piece, done, claimed: Ranges::default() }
     }
 
-    /// The next part to fetch, for one connection; `None` when others have all that is missing.
-    pub(super) fn claim(&mut self) -> Option<Range<u64>> {
+    /// The next part to fetch, of so many pieces, for one connection; `None` when others have all that is missing.
+    pub(super) fn claim(&mut self, pieces: u64) -> Option<Range<u64>> {
         let mut taken = self.done.clone();
         self.claimed.0.iter().for_each(|range| taken.insert(range.clone()));
         let gap = taken.first_gap(self.size?)?;
-        let claim = gap.start..gap.end.min(gap.start.saturating_add(self.piece));
+        let claim =
+            gap.start..gap.end.min(gap.start.saturating_add(self.piece.saturating_mul(pieces)));
         self.claimed.insert(claim.clone());
         Some(claim)
     }
@@ -187,11 +204,29 @@ mod tests {
     #[test]
     fn connections_get_the_lowest_parts_that_nobody_has() {
         let mut plan = Plan::new(Some(20 * MIB), Ranges::one(4 * MIB..6 * MIB));
-        let claims: Vec<_> = std::iter::from_fn(|| plan.claim()).collect();
+        let claims: Vec<_> = std::iter::from_fn(|| plan.claim(1)).collect();
         let expected = [0..4, 6..10, 10..14, 14..18, 18..20];
         assert_eq!(claims, expected.map(|r: Range<u64>| r.start * MIB..r.end * MIB));
         assert_eq!(plan.missing(), Some(18 * MIB));
         assert_eq!(plan.pieces(), 5);
+    }
+
+    #[test]
+    fn a_connection_claims_as_much_at_once_as_keeps_it_busy_for_a_while() {
+        for (pieces, took_ms, expected) in [
+            (1, 10, 2),
+            (2, 249, 4),
+            (4, 250, 4),
+            (4, 1000, 4),
+            (4, 1001, 2),
+            (1, 9000, 1),
+            (16, 1, 16),
+        ] {
+            assert_eq!(at_once(pieces, Duration::from_millis(took_ms)), expected, "{pieces}");
+        }
+        let mut plan = Plan::new(Some(20 * MIB), Ranges::default());
+        assert_eq!(plan.claim(3), Some(0..12 * MIB));
+        assert_eq!(plan.claim(3), Some(12 * MIB..20 * MIB));
     }
 
     #[test]
@@ -204,11 +239,11 @@ mod tests {
     #[test]
     fn what_was_claimed_and_not_written_is_given_to_the_next() {
         let mut plan = Plan::new(Some(4 * MIB), Ranges::default());
-        let claim = plan.claim().unwrap();
-        assert_eq!(plan.claim(), None);
+        let claim = plan.claim(1).unwrap();
+        assert_eq!(plan.claim(1), None);
         plan.wrote(0..MIB);
         plan.release(&claim);
-        assert_eq!(plan.claim(), Some(MIB..4 * MIB));
+        assert_eq!(plan.claim(1), Some(MIB..4 * MIB));
         assert_eq!(plan.frontier(), MIB);
         plan.wrote(MIB..4 * MIB);
         assert!(plan.is_complete());
@@ -217,13 +252,13 @@ mod tests {
     #[test]
     fn a_file_of_unknown_size_is_complete_when_its_stream_says_so() {
         let mut plan = Plan::new(None, Ranges::default());
-        assert_eq!(plan.claim(), None);
+        assert_eq!(plan.claim(1), None);
         plan.wrote(0..10);
         assert!(!plan.is_complete());
         plan.end_here();
         assert!(plan.is_complete());
         let mut empty = Plan::new(Some(0), Ranges::default());
-        assert_eq!(empty.claim(), None);
+        assert_eq!(empty.claim(1), None);
         assert!(empty.is_complete());
     }
 
@@ -256,7 +291,7 @@ mod tests {
             let mut plan = Plan::new(Some(size), Ranges::default());
             let mut lost = lost.into_iter();
             let mut fetched = 0;
-            while let Some(claim) = plan.claim() {
+            while let Some(claim) = plan.claim(1) {
                 let got = (claim.end - claim.start).saturating_sub(lost.next().unwrap_or(0));
                 plan.wrote(claim.start..claim.start + got);
                 plan.release(&claim);

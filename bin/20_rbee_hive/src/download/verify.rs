@@ -1,4 +1,5 @@
-//! The digest of a file while it arrives: a thread that follows the bytes that are written.
+//! What follows the bytes of a file while they arrive: a thread that computes their digest, and one that has
+//! them on the disk for good, so that neither is left to do when the last have come.
 //!
 //! Bytes that come in their order are handed to it as they are. What came before its turn, from another
 //! connection or another day, it reads from the file, which the system mostly has in memory.
@@ -23,6 +24,8 @@ const CHUNK: usize = 256 << 10;
 const MOST_WAITING: usize = 8 << 20;
 /// How much is read from the file before it is looked whether bytes come in their order again.
 const READ_AHEAD: u64 = 4 << 20;
+/// After how many bytes the disk is told to keep what it has got.
+const SYNC_EVERY: u64 = 64 << 20;
 
 /// A file that bytes arrive in, and who waits for them.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(super) struct Landing {
     file: File,
     state: Mutex<State>,
     moved: Condvar,
+    /// The next sync is worth it, or the last bytes are there.
+    due: Condvar,
 }
 
 #[derive(Debug)]
@@ -40,6 +45,8 @@ struct State {
     waiting: usize,
     /// The place of the first byte that nobody has been given to hash.
     next: u64,
+    /// How many bytes were there when the disk was last told to keep them.
+    synced: u64,
     /// Nothing will arrive any more, or nobody hashes.
     closed: bool,
 }
@@ -50,11 +57,21 @@ enum Piece {
     Written(Range<u64>),
 }
 
+impl State {
+    /// Whether who keeps the file synced has something to do, or nothing ever more.
+    fn is_sync_due(&self) -> bool {
+        let is_over = self.closed || self.plan.is_complete();
+        is_over || self.plan.present() >= self.synced.saturating_add(SYNC_EVERY)
+    }
+}
+
 impl Landing {
     pub(super) fn new(file: File, size: Option<u64>, done: Ranges) -> Self {
+        let synced = done.total();
         let plan = Plan::new(size, done);
-        let state = State { plan, fresh: VecDeque::new(), waiting: 0, next: 0, closed: false };
-        Self { file, state: Mutex::new(state), moved: Condvar::new() }
+        let (fresh, waiting, next) = (VecDeque::new(), 0, 0);
+        let state = State { plan, fresh, waiting, next, synced, closed: false };
+        Self { file, state: Mutex::new(state), moved: Condvar::new(), due: Condvar::new() }
     }
 
     /// Looks at the plan, or changes it.
@@ -75,8 +92,12 @@ impl Landing {
             state.waiting += bytes.len();
             state.next += bytes.len() as u64;
         }
+        let is_due = state.is_sync_due();
         drop(state);
         self.moved.notify_all();
+        if is_due {
+            self.due.notify_all();
+        }
         Ok(())
     }
 
@@ -84,12 +105,32 @@ impl Landing {
     pub(super) fn end_here(&self) {
         self.state().plan.end_here();
         self.moved.notify_all();
+        self.due.notify_all();
     }
 
     /// Nothing will arrive any more.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.moved.notify_all();
+        self.due.notify_all();
+    }
+
+    /// Has what is written on the disk, again and again, until nothing more comes. Blocking.
+    pub(super) fn keep_synced(&self) -> io::Result<()> {
+        while self.sync_is_worth_it() {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the next sync is worth it; it is not where no more comes.
+    fn sync_is_worth_it(&self) -> bool {
+        let mut state = self.state();
+        while !state.is_sync_due() {
+            state = self.due.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.synced = state.plan.present();
+        !state.closed && !state.plan.is_complete()
     }
 
     /// Has all that was written on the disk. Blocking.
@@ -219,6 +260,34 @@ mod tests {
                 hex_digest(Sha256::new_with_prefix(all))
             });
             assert_eq!(digest, expected);
+        }
+    }
+
+    #[test]
+    fn the_disk_is_told_to_keep_what_arrives_until_all_is_there_or_it_is_given_up() {
+        for is_given_up in [false, true] {
+            let landing = landing(Some(2 * SYNC_EVERY), Ranges::default());
+            let piece = Bytes::from(vec![7; 1 << 20]);
+            std::thread::scope(|scope| {
+                let following = scope.spawn(|| landing.digest());
+                let syncing = scope.spawn(|| landing.keep_synced());
+                for at in (0..SYNC_EVERY).step_by(piece.len()) {
+                    landing.write(at, &piece).unwrap();
+                }
+                while landing.state().synced < SYNC_EVERY {
+                    std::thread::yield_now();
+                }
+                assert!(!syncing.is_finished());
+                if is_given_up {
+                    landing.close();
+                } else {
+                    for at in (SYNC_EVERY..2 * SYNC_EVERY).step_by(piece.len()) {
+                        landing.write(at, &piece).unwrap();
+                    }
+                }
+                syncing.join().unwrap().unwrap();
+                assert_eq!(following.join().unwrap().unwrap().is_none(), is_given_up);
+            });
         }
     }
 

@@ -25,7 +25,7 @@ async fn a_model_of_the_hub_is_downloaded_pinned_and_read_by_the_real_worker() {
     let verified = hive.run(Operation::ModelVerify(model_target("smollm2-135m-instruct"))).await;
     assert_eq!(verified.unwrap().data["matches"], true);
     let ranges = hub.asked().iter().filter(|asked| asked.range.is_some()).count();
-    assert!(ranges > 4, "several ranges at once: {ranges}");
+    assert!(ranges > 1, "in several ranges: {ranges}");
     assert_eq!(home.leftovers(), [""; 0]);
 
     let again = hive.run(download("hf:me/smol", None)).await.unwrap();
