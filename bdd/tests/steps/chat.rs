@@ -22,6 +22,15 @@ async fn ask_in_vain(world: &mut Rbee, prompt: String) -> Step {
     Ok(())
 }
 
+#[when(regex = r#"^I ask the model "([^"]+)" "([^"]+)"( and expect no answer)?$"#)]
+async fn ask_model(world: &mut Rbee, model: String, prompt: String, in_vain: String) -> Step {
+    let mut body = ask(&prompt);
+    body["model"] = model.into();
+    let answer = world.api()?.post("/v1/chat/completions", &body).await?;
+    world.answers.push(if in_vain.is_empty() { answer.expect_status(200)? } else { answer });
+    Ok(())
+}
+
 #[when(regex = r#"^I ask "([^"]+)", for (\d+) tokens$"#)]
 async fn ask_briefly(world: &mut Rbee, prompt: String, tokens: u32) -> Step {
     let mut body = ask(&prompt);

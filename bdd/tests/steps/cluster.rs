@@ -46,6 +46,13 @@ async fn cluster_with_deadline(world: &mut Rbee) -> Step {
     with_worker(world, Cluster::builder().env("RBEE_QUEEN__REQUEST_TIMEOUT_S", "2")).await
 }
 
+#[given(regex = r#"^an? (integrated|distributed) cluster whose workers may have "([^"]+)"$"#)]
+async fn cluster_with_little_memory(world: &mut Rbee, topology: String, memory: String) -> Step {
+    let cluster = builder(&topology)?.env("RBEE_HIVE__MEMORY", &memory).start().await?;
+    world.cluster = Some(cluster);
+    Ok(())
+}
+
 #[given(regex = r"^an? (integrated|distributed) cluster that is not running$")]
 async fn cluster_at_rest(world: &mut Rbee, topology: String) -> Step {
     world.cluster = Some(builder(&topology)?.without_daemons().start().await?);

@@ -1,6 +1,7 @@
 //! Models, whole and broken.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +25,26 @@ async fn try_import(world: &mut Rbee, what: String, alias: String) -> Step {
         projector: None,
     };
     world.run_job(&Operation::ModelImport(import)).await
+}
+
+/// Two files, so that their workers share no weights: the second has some bytes more, which nothing reads.
+#[given(regex = r#"^the models "([^"]+)" and "([^"]+)", of which only one fits$"#)]
+async fn two_models(world: &mut Rbee, first: String, second: String) -> Step {
+    let demo = demo_model()?;
+    let other = world.cluster()?.home().path().join("other.gguf");
+    fs::copy(&demo, &other)?;
+    fs::File::options().append(true).open(&other)?.write_all(&[0; 4096])?;
+    for (path, alias) in [(demo, first), (other, second)] {
+        let import = ModelImport {
+            hive_id: HiveAlias::localhost(),
+            path: path.to_string_lossy().into_owned(),
+            alias: Some(alias.parse()?),
+            link: false,
+            projector: None,
+        };
+        world.api()?.run_job(&Operation::ModelImport(import)).await?.result::<Value>()?;
+    }
+    Ok(())
 }
 
 #[given("the model's file was replaced by a broken one")]

@@ -97,6 +97,13 @@ fn error_code(world: &mut Rbee, code: String) -> Step {
     Ok(())
 }
 
+#[then(regex = r#"^the error mentions "([^"]+)"$"#)]
+fn error_mentions(world: &mut Rbee, wanted: String) -> Step {
+    let error = world.answer()?.error()?;
+    let hint = error.hint.as_deref().unwrap_or_default();
+    Ok(mentions(&format!("{} {hint}", error.message), &wanted)?)
+}
+
 #[then("the error tells the length of the prompt and that of the context")]
 async fn both_lengths(world: &mut Rbee) -> Step {
     let workers = world.cluster()?.workers().await?;

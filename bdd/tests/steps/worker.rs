@@ -72,6 +72,21 @@ async fn queen_lists(world: &mut Rbee, count: usize, state: String) -> Step {
     Ok(())
 }
 
+#[then(regex = r#"^the only worker runs the model "([^"]+)"$"#)]
+async fn only_worker_runs(world: &mut Rbee, model: String) -> Step {
+    let cluster = world.cluster()?;
+    let mut seen = Vec::new();
+    wait_until(&format!("one worker, of {model}"), SOON, async || {
+        seen = workers_of_hive(cluster).await.ok()?;
+        let is_it =
+            |worker: &Value| worker["model"] == model.as_str() && worker["state"] == "ready";
+        (seen.len() == 1 && is_it(&seen[0])).then_some(())
+    })
+    .await
+    .with_context(|| format!("the hive lists {seen:?}"))?;
+    Ok(())
+}
+
 #[then("the hive shows that worker with its model, its device and its process")]
 async fn hive_shows(world: &mut Rbee) -> Step {
     let spawned = world.worker()?;
