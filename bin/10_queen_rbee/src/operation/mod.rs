@@ -88,6 +88,7 @@ impl Operations {
             Operation::WorkerDetach(detach) => self.worker_detach(&detach).await,
             Operation::WorkerList(target) => self.worker_list(target, job).await,
             forwarded @ (Operation::WorkerSpawn(_)
+            | Operation::WorkerFit(_)
             | Operation::WorkerGet(_)
             | Operation::WorkerDelete(_)
             | Operation::ModelDownload(_)

@@ -99,6 +99,12 @@ impl InTheWay {
         self.left_of_limit().is_some_and(|left| left <= self.left())
     }
 
+    /// Whether there is room for what is needed, where `held` bytes of the same file are held already.
+    pub(super) fn have_room_for(&self, need: &MemoryNeed, held: u64) -> bool {
+        let left = self.left().min(self.left_of_limit().unwrap_or(u64::MAX));
+        need.total_bytes() - held.min(need.mapped_bytes) <= left
+    }
+
     /// What is left of what workers may have.
     pub(super) fn left_of_limit(&self) -> Option<u64> {
         let Limit { most, starting, running } = self.limit?;
@@ -250,6 +256,42 @@ impl Promised {
         let of_it =
             self.shares.iter().filter(|share| share.device == device && share.file == *file);
         of_it.map(|share| share.mapped_bytes).max().unwrap_or(0)
+    }
+
+    /// What would be in the way when workers of these files with this memory had ended, and what of
+    /// `file` would still be held.
+    pub(super) fn without(
+        &self,
+        device: DeviceId,
+        file: &Sha256Digest,
+        others: InTheWay,
+        leaving: &[(&Sha256Digest, Vec<MemoryNeed>)],
+    ) -> (InTheWay, u64) {
+        let here = |needs: &[MemoryNeed]| {
+            let needs = needs.iter().filter(|need| need.device == device);
+            needs.map(MemoryNeed::least_bytes).fold(0, u64::saturating_add)
+        };
+        let given_back = leaving.iter().map(|(_, needs)| here(needs)).fold(0, u64::saturating_add);
+        // A file's pages are held until the last worker that reads them has ended.
+        let is_left = |file: &Sha256Digest| {
+            let holders = self.shares.iter().filter(|s| s.device == device && s.file == *file);
+            leaving.iter().filter(|(its, _)| *its == file).count() >= holders.count()
+        };
+        let mut files: Vec<_> = leaving.iter().map(|(file, _)| *file).collect();
+        files.sort_by_key(|file| file.as_hex());
+        files.dedup();
+        let left = files.into_iter().filter(|file| is_left(file));
+        let unmapped = left.map(|file| self.mapped_of(device, file)).fold(0, u64::saturating_add);
+        let held = if is_left(file) { 0 } else { self.mapped_of(device, file) };
+        let others = InTheWay {
+            free: others.free.saturating_add(given_back),
+            mapped: others.mapped.saturating_sub(unmapped),
+            limit: others
+                .limit
+                .map(|limit| Limit { running: limit.running.saturating_sub(given_back), ..limit }),
+            ..others
+        };
+        (others, held)
     }
 
     /// What such shares of a device are still to take of what is free.

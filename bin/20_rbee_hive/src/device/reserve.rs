@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use worker_contract::{Device, DeviceId, MemoryNeed, Sha256Digest};
 
 use super::promised::{InTheWay, Limit, Moment, Promised};
+use crate::supervisor::WorkerPlan;
 
 /// What is promised on all devices. A clone is the same book.
 #[derive(Debug, Clone, Default)]
@@ -123,14 +124,12 @@ impl Reservations {
         file: &Sha256Digest,
         reading: &Reading<impl Fn(DeviceId) -> Option<u64>>,
     ) -> Result<Reservation, TooLittleMemory> {
-        let needs: Vec<_> = needs.iter().map(|need| self.counted(need)).collect();
+        let needs = self.counted_all(needs);
         let mut book = self.book();
         for need in &needs {
             let Some(free) = (reading.free)(need.device) else { continue };
             let others = book.look(need.device, free, reading.since);
-            let shared = book.mapped_of(need.device, file).min(need.mapped_bytes);
-            let left = others.left().min(others.left_of_limit().unwrap_or(u64::MAX));
-            if need.total_bytes() - shared > left {
+            if !others.have_room_for(need, book.mapped_of(need.device, file)) {
                 return Err(TooLittleMemory { device: need.device, need: need.clone(), others });
             }
         }
@@ -139,10 +138,39 @@ impl Reservations {
         Ok(Reservation { number, reservations: self.clone() })
     }
 
+    /// Why a worker of this model file would be refused what it needs when those that are `leaving` had
+    /// ended; `None` if it would not, or where nobody knows what they have.
+    pub(crate) fn would_refuse(
+        &self,
+        needs: &[MemoryNeed],
+        file: &Sha256Digest,
+        leaving: &[WorkerPlan],
+        reading: &Reading<impl Fn(DeviceId) -> Option<u64>>,
+    ) -> Option<TooLittleMemory> {
+        let leaving: Vec<_> = leaving
+            .iter()
+            .map(|plan| (&plan.digest, plan.memory.iter().map(|need| self.counted(need)).collect()))
+            .collect();
+        let leaves_unknown = leaving.iter().any(|(_, memory): &(_, Vec<_>)| memory.is_empty());
+        let mut book = self.book();
+        let refused = needs.iter().map(|need| self.counted(need)).find_map(|need| {
+            let free = (reading.free)(need.device)?;
+            let others = book.look(need.device, free, reading.since);
+            let (others, held) = book.without(need.device, file, others, &leaving);
+            let is_refused = !others.have_room_for(&need, held);
+            is_refused.then_some(TooLittleMemory { device: need.device, need, others })
+        });
+        refused.filter(|_| !leaves_unknown)
+    }
+
+    /// What counts of needs.
+    pub(crate) fn counted_all(&self, needs: &[MemoryNeed]) -> Vec<MemoryNeed> {
+        needs.iter().map(|need| self.counted(need)).collect()
+    }
+
     /// The reservation of a worker that gets what it needs whatever is free, as one of an earlier hive.
     pub(crate) fn adopt(&self, needs: &[MemoryNeed], file: &Sha256Digest) -> Reservation {
-        let needs: Vec<_> = needs.iter().map(|need| self.counted(need)).collect();
-        let number = self.book().promise(&needs, file);
+        let number = self.book().promise(&self.counted_all(needs), file);
         Reservation { number, reservations: self.clone() }
     }
 

@@ -24,6 +24,7 @@ pub(crate) async fn carry_out(
     ensure_ours(parts, &operation)?;
     match operation {
         Operation::WorkerSpawn(request) => worker::spawn(parts, request, job).await,
+        Operation::WorkerFit(request) => worker::fit(parts, request, job).await,
         Operation::WorkerList(_) => Ok(worker::list(parts)),
         Operation::WorkerGet(target) => worker::get(parts, &target.worker_id),
         Operation::WorkerDelete(target) => worker::delete(parts, &target.worker_id, job).await,

@@ -1,5 +1,7 @@
 //! Operations on workers.
 
+mod fit;
+
 use std::ops::RangeInclusive;
 
 use job_server::{JobContext, JobError, Outcome};
@@ -8,6 +10,7 @@ use rbee_operations::{Progress, WorkerSpawn};
 use serde_json::json;
 use worker_contract::{DeviceId, ModelAlias, SupervisedState, SupervisedWorker, WorkerId};
 
+pub(super) use self::fit::fit;
 use super::model::{blocking, unknown_or_being_removed};
 use super::refusal::too_little_memory;
 use super::{outcome, unless_cancelled};

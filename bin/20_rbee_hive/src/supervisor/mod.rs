@@ -201,6 +201,11 @@ impl Supervisor {
         self.context.surroundings.fit_arguments(plan)
     }
 
+    /// How a worker was started; `None` where nobody knows.
+    pub(crate) fn plan_of(&self, id: &WorkerId) -> Option<WorkerPlan> {
+        self.context.find(id).ok()?.plan
+    }
+
     /// All workers, those that failed included, in the order of their start.
     pub(crate) fn list(&self) -> Vec<SupervisedWorker> {
         let mut listed: Vec<Listed> = self.context.workers().values().cloned().collect();

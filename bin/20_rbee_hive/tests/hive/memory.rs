@@ -1,6 +1,9 @@
 //! What workers are promised of devices' memory, on every path of theirs.
 
-use crate::support::{Home, TestHive, in_a_life_that_ends_at_once, little_memory, result, spawn};
+use crate::support::{
+    Home, TestHive, in_a_life_that_ends_at_once, little_memory, result, spawn, would_fit,
+};
+use rbee_operations::FitReport;
 use test_cluster::{Signal, send_signal};
 use worker_contract::{SupervisedState, SupervisedWorker};
 
@@ -56,6 +59,32 @@ async fn weights_that_are_read_from_files_are_held_as_long_as_their_worker_lives
         hive.delete(&worker.worker_id).await.unwrap();
     }
     hive.spawn("two").await.expect("there is room again");
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_would_fit_is_told_before_anybody_is_ended_for_it() {
+    let home = Home::with_little_memory();
+    let hive = two_models(&home).await;
+    let first = hive.spawn("one").await.unwrap();
+    let fit = async |model: &str, without: &[&SupervisedWorker]| -> FitReport {
+        let without = without.iter().map(|worker| worker.worker_id.clone()).collect();
+        result(hive.run(would_fit(model, without)).await.unwrap())
+    };
+    let beside = fit("two", &[]).await;
+    assert!(!beside.fits, "{beside:?}");
+    let error = hive.spawn("two").await.unwrap_err();
+    assert_eq!(beside.hint, error.hint, "the very reason that a start would be refused for");
+    assert!(beside.reason.unwrap().contains("hold the weights of running workers"));
+    let instead = fit("two", &[&first]).await;
+    assert!(instead.fits, "{instead:?}");
+    let needs = instead.needs.unwrap();
+    let free = free_memory(&hive);
+    assert!(needs[0].total_bytes() > free, "{needs:?} of {free} bytes");
+    let second = hive.spawn("one").await.unwrap();
+    assert!(!fit("two", &[&first]).await.fits, "the other one holds the same pages");
+    assert!(fit("two", &[&first, &second]).await.fits);
+    assert_eq!(hive.hive.workers().len(), 2, "nobody was started or ended");
     hive.hive.shutdown().await;
 }
 

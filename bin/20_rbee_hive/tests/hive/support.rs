@@ -13,7 +13,8 @@ use job_server::{JobContext, JobError, Outcome};
 use rbee_config::{Config, Paths};
 use rbee_hive::{HeartbeatSink, Hive, HiveSettings};
 use rbee_operations::{
-    HiveTarget, ModelImport, ModelTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget,
+    HiveTarget, ModelImport, ModelTarget, Operation, WorkerFit, WorkerLogs, WorkerSpawn,
+    WorkerTarget,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -226,6 +227,13 @@ pub(crate) fn spawn_request(model: &str) -> WorkerSpawn {
         slots: None,
         ctx_size: None,
     }
+}
+
+pub(crate) fn would_fit(model: &str, without: Vec<WorkerId>) -> Operation {
+    let hive_id = HiveAlias::localhost();
+    let (device, slots, ctx_size) = (None, None, None);
+    let model = alias(model);
+    Operation::WorkerFit(WorkerFit { hive_id, model, device, slots, ctx_size, without })
 }
 
 pub(crate) fn delete_worker(id: &WorkerId) -> Operation {

@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod attached;
+mod fit;
 mod job;
 mod machine;
 mod model;
@@ -15,6 +16,7 @@ mod projector;
 mod ssh_target;
 
 pub use attached::{AttachedWorker, ServerApi, WorkerAttach, WorkerDetach};
+pub use fit::{FitReport, WorkerFit};
 pub use job::{
     DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Pace, Progress, SubmitJob,
 };

@@ -9,7 +9,7 @@ use crate::model::{
 };
 use crate::{
     HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, ModelPolicySet, ModelRef,
-    ProjectorChoice, WorkerAttach, WorkerDetach,
+    ProjectorChoice, WorkerAttach, WorkerDetach, WorkerFit,
 };
 
 /// One thing that a job does.
@@ -43,6 +43,8 @@ pub enum Operation {
     HiveSshHosts {},
     /// Starts a worker for a model.
     WorkerSpawn(WorkerSpawn),
+    /// Says whether a worker for a model would fit, and what it would take.
+    WorkerFit(WorkerFit),
     /// Lists the workers of a hive.
     WorkerList(HiveTarget),
     /// Shows one worker.
@@ -197,6 +199,7 @@ impl Operation {
             Self::HiveDiscover(_) => "hive_discover",
             Self::HiveSshHosts {} => "hive_ssh_hosts",
             Self::WorkerSpawn(_) => "worker_spawn",
+            Self::WorkerFit(_) => "worker_fit",
             Self::WorkerList(_) => "worker_list",
             Self::WorkerGet(_) => "worker_get",
             Self::WorkerDelete(_) => "worker_delete",
@@ -229,6 +232,7 @@ impl Operation {
     pub fn should_forward_to_hive(&self) -> bool {
         match self {
             Self::WorkerSpawn(_)
+            | Self::WorkerFit(_)
             | Self::WorkerList(_)
             | Self::WorkerGet(_)
             | Self::WorkerDelete(_)
@@ -282,6 +286,7 @@ impl Operation {
             | Self::WorkerList(t)
             | Self::ModelList(t) => Some(&t.hive_id),
             Self::WorkerSpawn(s) => Some(&s.hive_id),
+            Self::WorkerFit(f) => Some(&f.hive_id),
             Self::ModelDownload(d) => Some(&d.hive_id),
             Self::WorkerGet(t) | Self::WorkerDelete(t) | Self::WorkerRestart(t) => Some(&t.hive_id),
             Self::WorkerLogs(l) => Some(&l.hive_id),

@@ -1,0 +1,54 @@
+//! Whether a worker would be started, without starting it.
+
+use job_server::{JobContext, JobError, Outcome};
+use narration::with_causes;
+use rbee_operations::{FitReport, WorkerFit};
+
+use super::super::{outcome, unless_cancelled};
+use super::{Wanted, plan};
+use crate::device::Reading;
+use crate::hive::Parts;
+
+/// Says what a worker would take, and whether there is room for it when those that are named are gone.
+pub(in super::super) async fn fit(
+    parts: &Parts,
+    request: WorkerFit,
+    job: &JobContext,
+) -> Result<Outcome, JobError> {
+    let wanted = Wanted {
+        model: request.model,
+        device: request.device,
+        slots: request.slots.unwrap_or(parts.worker.slots),
+        ctx_size: request.ctx_size.unwrap_or(parts.worker.ctx_size),
+    };
+    let (plan, _held) = plan(parts, wanted, job).await?;
+    let (model, device) = (&plan.model, plan.device);
+    let arguments = parts.supervisor.fit_arguments(&plan);
+    let needs = match unless_cancelled(job, parts.fit.needs(&plan, arguments)).await? {
+        Ok(needs) => needs,
+        Err(error) => {
+            let reason = with_causes(&error);
+            tracing::debug!(%model, reason, "what a model needs is not known");
+            let report = FitReport { needs: None, fits: true, reason: None, hint: None };
+            return Ok(outcome(format!("Nobody knows what {model} takes on {device}"), &report));
+        }
+    };
+    let leaving: Vec<_> =
+        request.without.iter().filter_map(|id| parts.supervisor.plan_of(id)).collect();
+    let since = parts.reservations.moment();
+    let reading = Reading { since, free: parts.devices.free().await };
+    let refused = parts.reservations.would_refuse(&needs, &plan.digest, &leaving, &reading);
+    let message = match &refused {
+        None => format!("{model} fits on {device}"),
+        Some(refused) => refused.to_string(),
+    };
+    let refused = refused.map(JobError::from);
+    let needs = Some(parts.reservations.counted_all(&needs));
+    let report = FitReport {
+        needs,
+        fits: refused.is_none(),
+        hint: refused.as_ref().and_then(|refused| refused.hint.clone()),
+        reason: refused.map(|refused| refused.message),
+    };
+    Ok(outcome(message, &report))
+}
