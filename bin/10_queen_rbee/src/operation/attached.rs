@@ -49,7 +49,20 @@ impl Operations {
                 format!("Server {name} is attached with {} models: {first}{more}", models.len())
             }
         };
-        let data = json!({ "server": name, "workers": self.attached(Some(&name)) });
+        let known = self.registry.models(Instant::now());
+        let is_of_hive = |model: &&str| {
+            known.iter().any(|(alias, report)| alias.as_str() == *model && !report.hives.is_empty())
+        };
+        let shared: Vec<&str> = called.iter().copied().filter(is_of_hive).collect();
+        let message = match shared.as_slice() {
+            [] => message,
+            shared => format!(
+                "{message}; requests for {} go to it and to the hives that have a model of that name,                  whatever their files: --model leaves it out",
+                shared.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ")
+            ),
+        };
+        let workers = self.attached(Some(&name));
+        let data = json!({ "server": name, "workers": workers, "shared": shared });
         Ok(outcome(message, &data))
     }
 

@@ -174,6 +174,18 @@ async fn only_the_models_that_are_wanted_become_workers() {
 }
 
 #[tokio::test]
+async fn a_model_that_has_the_name_of_a_hives_model_is_told_of() {
+    let server = ServerDouble::start("library", &["m", "own"], []);
+    let (queen, hive) = (queen().await, HiveDouble::start(false));
+    let alone = succeeds(&queen, attach(&server.url)).await;
+    assert_eq!(alone.data.unwrap()["shared"], json!([]));
+    queen.hive_beat(&hive.beat()).await;
+    let shared = succeeds(&queen, attach(&server.url)).await;
+    assert!(shared.message.contains("requests for m go to it and to the hives"), "{shared:?}");
+    assert_eq!(shared.data.unwrap()["shared"], json!(["m"]));
+}
+
+#[tokio::test]
 async fn what_cannot_be_attached_is_refused_with_its_reason() {
     let queen = queen().await;
     let server = ServerDouble::start("library", &["m"], []);
