@@ -81,7 +81,7 @@ impl App {
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
         let policies = open_policies(&paths, &config).await?;
         let decisions = open_decisions(&paths).await?;
-        let rules = Rules::none(decisions.clone());
+        let rules = Rules::with_tokens(decisions.clone(), auth.clone());
         let registry = registry(&config, inventory.names(), with_local_hive, &hive_files)
             .with_policies(policies.clone())
             .with_rules(rules.clone());

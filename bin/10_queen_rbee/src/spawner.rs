@@ -1,11 +1,14 @@
 //! Starting workers on demand: one start a model at a time, which all requests for it wait on.
+//!
+//! Before anybody is ended to make room, and where it is not known what a model takes and that matters,
+//! the hive is asked: it knows exactly. Its word is remembered in the registry, and decided upon again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{Operation, WorkerSpawn, WorkerTarget};
+use rbee_operations::{FitReport, Operation, WorkerFit, WorkerSpawn, WorkerTarget};
 use serde::Deserialize as _;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -16,7 +19,7 @@ use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 use crate::clock;
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Liveness, Registry, SpawnMark};
+use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Registry, SpawnMark};
 use crate::scheduler::Spawn;
 
 /// How often it is looked whether a hive that was asked for something still reports.
@@ -41,8 +44,22 @@ struct Shared {
 /// A start that is under way or has ended.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    end: watch::Receiver<Option<Result<(), JobError>>>,
+    /// Whether it is the one that was begun, and not joined.
+    pub is_first: bool,
+    end: watch::Receiver<Option<Result<Begun, JobError>>>,
 }
+
+/// What has come of a start that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// A worker.
+    Worker,
+    /// Its hive's word on what the model takes: where a worker is started has to be decided again.
+    Word,
+}
+
+/// What a hive of an earlier version answers to a question that it does not know.
+const UNKNOWN_QUESTION: &str = "invalid_type";
 
 impl Spawner {
     /// A spawner that asks `hives` and tells `registry` of the result. `stop` ends what it does.
@@ -64,17 +81,18 @@ impl Spawner {
     pub fn spawn(&self, model: &ModelAlias, spawn: &Spawn) -> Option<Attempt> {
         let mut running = self.running();
         if let Some(attempt) = running.get(model) {
-            return Some(attempt.clone());
+            return Some(Attempt { is_first: false, ..attempt.clone() });
         }
-        if !self.shared.registry.retire_all(&spawn.evict, clock::now()) {
+        let evict = if spawn.asks { &[][..] } else { &spawn.evict };
+        if !self.shared.registry.retire_all(evict, clock::now()) {
             return None;
         }
         let (sender, end) = watch::channel(None);
-        let attempt = Attempt { end };
+        let attempt = Attempt { is_first: true, end };
         running.insert(model.clone(), attempt.clone());
         let registry = &self.shared.registry;
-        let site = spawn.device.map(|device| (&spawn.hive, device));
-        let mark = registry.begin_spawn(model, site, &spawn.evict);
+        let site = spawn.device.map(|device| (&spawn.hive, device)).filter(|_| !spawn.asks);
+        let mark = registry.begin_spawn(model, site, evict);
         self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn.clone(), mark, sender));
         Some(attempt)
     }
@@ -84,10 +102,14 @@ impl Spawner {
         model: ModelAlias,
         spawn: Spawn,
         mark: SpawnMark,
-        sender: watch::Sender<Option<Result<(), JobError>>>,
+        sender: watch::Sender<Option<Result<Begun, JobError>>>,
     ) {
-        tracing::info!(%model, hive = %spawn.hive, why = %spawn, "starting a worker on demand");
-        let result = self.make_room_and_start(&model, &spawn).await;
+        let result = if spawn.asks {
+            self.ask_for_room(&model, &spawn).await.map(|_| Begun::Word)
+        } else {
+            tracing::info!(%model, hive = %spawn.hive, why = %spawn, "starting a worker on demand");
+            self.make_room_and_start(&model, &spawn).await
+        };
         if let Err(error) = &result {
             let hive = &spawn.hive;
             tracing::warn!(%model, %hive, reason = %error, "a worker could not be started on demand");
@@ -99,7 +121,11 @@ impl Spawner {
     }
 
     /// Ends what is to make room, then starts the worker.
-    async fn make_room_and_start(&self, model: &ModelAlias, spawn: &Spawn) -> Result<(), JobError> {
+    async fn make_room_and_start(
+        &self,
+        model: &ModelAlias,
+        spawn: &Spawn,
+    ) -> Result<Begun, JobError> {
         for worker in &spawn.evict {
             if let Err(error) = self.end(&spawn.hive, worker).await {
                 spawn.evict.iter().for_each(|id| self.shared.registry.worker_stays(id));
@@ -114,12 +140,60 @@ impl Spawner {
             slots: policy.slots,
             ctx_size: policy.ctx_size,
         });
-        let outcome = self.ask(&spawn.hive, operation).await?;
-        // The hive's next report says the same a moment later.
-        if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
-            self.shared.registry.started_by(&spawn.hive, &worker, clock::now());
+        match self.ask(&spawn.hive, operation).await {
+            Ok(outcome) => {
+                // The hive's next report says the same a moment later.
+                if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
+                    self.shared.registry.started_by(&spawn.hive, &worker, clock::now());
+                }
+                Ok(Begun::Worker)
+            }
+            Err(error) if error.code == NOT_ENOUGH_MEMORY && spawn.device.is_some() => {
+                self.has_no_room(model, spawn, error).await
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
+    }
+
+    /// A hive has refused a worker for want of memory. Where it was only guessed how much that takes, the
+    /// hive knows, and others may make room; else it is not asked again for a while.
+    async fn has_no_room(
+        &self,
+        model: &ModelAlias,
+        spawn: &Spawn,
+        refused: JobError,
+    ) -> Result<Begun, JobError> {
+        let registry = &self.shared.registry;
+        if !registry.knows_need(model, spawn) {
+            let alone = Spawn { evict: Vec::new(), ..spawn.clone() };
+            if self.ask_for_room(model, &alone).await?.needs.is_some() {
+                return Ok(Begun::Word);
+            }
+        }
+        registry.memory_refused(model, spawn, &refused, clock::now());
+        Err(refused)
+    }
+
+    /// Asks a hive whether there would be room for a worker when others had made it, and remembers what
+    /// it says.
+    async fn ask_for_room(&self, model: &ModelAlias, spawn: &Spawn) -> Result<FitReport, JobError> {
+        let policy = self.shared.policies.of(model);
+        let operation = Operation::WorkerFit(WorkerFit {
+            hive_id: spawn.hive.clone(),
+            model: model.clone(),
+            device: spawn.device,
+            slots: policy.slots,
+            ctx_size: policy.ctx_size,
+            without: spawn.evict.clone(),
+        });
+        let cannot_tell = || FitReport { needs: None, fits: true, reason: None, hint: None };
+        let report = match self.ask(&spawn.hive, operation).await {
+            Ok(outcome) => FitReport::deserialize(&outcome.data).unwrap_or_else(|_| cannot_tell()),
+            Err(error) if error.code == UNKNOWN_QUESTION => cannot_tell(),
+            Err(error) => return Err(error),
+        };
+        self.shared.registry.fit_told(model, spawn, &report, clock::now());
+        Ok(report)
     }
 
     /// Ends a worker: it finishes what it runs. One that its hive does not know has ended.
@@ -174,9 +248,9 @@ impl Spawner {
 
 impl Attempt {
     /// Waits for the end. Dropping the returned future loses nothing.
-    pub async fn ended(&mut self) -> Result<(), JobError> {
+    pub async fn ended(&mut self) -> Result<Begun, JobError> {
         match self.end.wait_for(Option::is_some).await {
-            Ok(end) => end.clone().unwrap_or(Ok(())),
+            Ok(end) => end.clone().unwrap_or(Ok(Begun::Worker)),
             Err(_) => Err(JobError::new("interrupted", "the start of a worker was interrupted")),
         }
     }

@@ -27,8 +27,9 @@ pub(super) struct Kind<'a> {
     digest: Option<&'a Sha256Digest>,
     alone: bool,
     ways: Ways,
-    /// Who asks, and how urgently, where the operator's rules may look at that.
-    asker: Option<(&'a str, Priority)>,
+    priority: Priority,
+    /// Who asks, where the operator's rules may look at that.
+    asker: Option<&'a str>,
 }
 
 impl Wanted {
@@ -38,7 +39,8 @@ impl Wanted {
             digest: self.digest.as_ref(),
             alone: self.alone,
             ways: self.ways,
-            asker: has_rules.then_some((self.caller.as_str(), self.priority)),
+            priority: self.priority,
+            asker: has_rules.then_some(self.caller.as_str()),
         }
     }
 }
@@ -48,7 +50,7 @@ impl Kind<'_> {
         !self.failed.is_empty() || self.digest.is_some() || self.ways != Ways::ALL
     }
 
-    /// Whether all others wait for room where one of this kind does.
+    /// Whether all others behind wait for room where one of this kind does: those are no more urgent.
     pub(super) fn speaks_for_all(&self) -> bool {
         !self.is_special() && self.asker.is_none()
     }
@@ -74,8 +76,14 @@ impl<'a> Kinds<'a> {
 mod tests {
     use super::*;
 
-    const PLAIN: Kind<'_> =
-        Kind { failed: &[], digest: None, alone: false, ways: Ways::ALL, asker: None };
+    const PLAIN: Kind<'_> = Kind {
+        failed: &[],
+        digest: None,
+        alone: false,
+        ways: Ways::ALL,
+        priority: Priority::Interactive,
+        asker: None,
+    };
 
     #[test]
     fn one_of_each_kind_is_asked_about_and_the_ordinary_ones_are_never_hidden() {
@@ -91,7 +99,7 @@ mod tests {
 
     #[test]
     fn where_rules_look_at_who_asks_nobody_speaks_for_another_caller() {
-        let of = |caller| Kind { asker: Some((caller, Priority::Interactive)), ..PLAIN };
+        let of = |caller| Kind { asker: Some(caller), ..PLAIN };
         let mut kinds = Kinds::default();
         assert!(kinds.is_worth_asking(of("a")) && kinds.is_worth_asking(of("b")));
         assert!(!kinds.is_worth_asking(of("a")));

@@ -18,6 +18,9 @@ impl Dispatcher {
 
     /// A worker is started for a request, and others make room for it.
     pub(super) fn log_spawn(&self, wanted: &Wanted, spawn: &Spawn) {
+        if spawn.asks {
+            return;
+        }
         for worker in &spawn.evict {
             let decided = Decided::evict(worker, &wanted.model, &spawn.hive);
             self.decisions.record(wanted.concern(decided));

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use job_server::JobError;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -23,13 +24,16 @@ use worker_contract::{ModelAlias, RequestId, Sha256Digest, WorkerId};
 use self::kinds::Kinds;
 pub use self::no_place::NoPlace;
 use self::starts::{Attempts, Closed, Starts};
-use crate::admission::{Admission, Entrant, Priority, Ticket};
+use crate::admission::{Admission, Entrant, Priority, QueueFull, Ticket};
 use crate::clock;
 use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
-use crate::scheduler::{Decision, Demand, WaitReason, Ways};
+use crate::scheduler::{Decision, Demand, RejectReason, WaitReason, Ways};
 use crate::spawner::Spawner;
+
+/// The longest that somebody is told to wait where too many do, in seconds.
+const LONGEST_RETRY_S: u64 = 60;
 
 /// Finds places at workers. A clone shares the queues.
 #[derive(Debug, Clone)]
@@ -186,9 +190,39 @@ impl Dispatcher {
         match self.registry.place(&ask, clock::now()) {
             Placed::At(place) => Some(Ok(place)),
             Placed::Not(Decision::Reject { reason, retry_after_s }) => {
-                Some(Err(NoPlace::refused(&wanted.model, reason, retry_after_s, None)))
+                Some(Err(self.refused(&wanted.model, reason, retry_after_s, None)))
             }
             Placed::Not(_) => None,
+        }
+    }
+
+    /// What is told where too many wait: half of them will have been served when it is worth trying again.
+    fn queue_full(&self, model: &ModelAlias, source: QueueFull) -> NoPlace {
+        let half = u64::try_from(source.limit / 2).unwrap_or(u64::MAX);
+        let retry_after_s = self.registry.seconds_for(model, half, clock::now());
+        NoPlace::QueueFull { source, retry_after_s: retry_after_s.clamp(1, LONGEST_RETRY_S) }
+    }
+
+    /// What a refusal of the scheduler means for a model whose last start failed with `source`.
+    fn refused(
+        &self,
+        model: &ModelAlias,
+        reason: RejectReason,
+        retry_after_s: Option<u64>,
+        source: Option<&JobError>,
+    ) -> NoPlace {
+        let memory = match (&reason, source) {
+            (RejectReason::NowhereToStart, None) => {
+                self.registry.memory_refusal(model, clock::now())
+            }
+            _ => None,
+        };
+        match memory {
+            Some(memory) => {
+                let (source, retry_after_s) = (memory.reason, memory.retry_after_s);
+                NoPlace::SpawnFailed { model: model.clone(), source, retry_after_s }
+            }
+            None => NoPlace::refused(model, reason, retry_after_s, source),
         }
     }
 
@@ -209,14 +243,17 @@ impl Dispatcher {
         self.registry.set_waiting(queues.admission.len());
         match entered {
             Ok((ticket, shed)) => {
-                if let Some(shed) = shed {
-                    let limit = queues.admission.waiting_for(&model);
-                    shed.end(Err(crate::admission::QueueFull { limit }.into()));
-                }
+                let limit = queues.admission.waiting_for(&model);
                 drop(queues);
+                if let Some(shed) = shed {
+                    shed.end(Err(self.queue_full(&model, QueueFull { limit })));
+                }
                 Ok((Turn { ticket, dispatcher: self }, receiver))
             }
-            Err((full, _)) => Err(full.into()),
+            Err((full, _)) => {
+                drop(queues);
+                Err(self.queue_full(&model, full))
+            }
         }
     }
 
@@ -264,14 +301,16 @@ impl Dispatcher {
                 Placed::At(place) => next = Some((spot, Some(Ok(place)))),
                 Placed::Not(Decision::Reject { reason, retry_after_s }) => {
                     let source = starts.last_error(model);
-                    let refused = NoPlace::refused(model, reason, retry_after_s, source);
+                    let refused = self.refused(model, reason, retry_after_s, source);
                     next = Some((spot, Some(Err(refused))));
                 }
                 Placed::Not(Decision::Spawn(spawn)) => {
                     let Some(attempts) = attempts.as_deref_mut() else { continue };
                     // Where a worker that was to go has just got a request, it is decided again.
                     let Some(attempt) = self.spawner.spawn(model, &spawn) else { return false };
-                    self.log_spawn(&waiting.wanted, &spawn);
+                    if attempt.is_first {
+                        self.log_spawn(&waiting.wanted, &spawn);
+                    }
                     attempts.begun(model, spawn, attempt);
                     // Others may have what they need already.
                     return true;

@@ -10,8 +10,13 @@ use crate::scheduler::RejectReason;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NoPlace {
     /// Too many wait already.
-    #[error(transparent)]
-    QueueFull(#[from] QueueFull),
+    #[error("{source}")]
+    QueueFull {
+        /// How many may wait.
+        source: QueueFull,
+        /// When some of them will have been served, in seconds.
+        retry_after_s: u64,
+    },
     /// Its time was over before a worker could take it.
     #[error("no worker for {model} could take the request before its deadline")]
     Deadline {
@@ -63,6 +68,8 @@ pub enum NoPlace {
         model: ModelAlias,
         /// What the hive said.
         source: JobError,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
     },
     /// The queen is ending.
     #[error("the queen is being stopped")]
@@ -74,7 +81,7 @@ impl NoPlace {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::QueueFull(_) => "queue_full",
+            Self::QueueFull { .. } => "queue_full",
             Self::Deadline { .. } => "deadline",
             Self::UnknownModel { .. } => "unknown_model",
             Self::HiveGone { .. } => "hive_gone",
@@ -97,7 +104,7 @@ impl NoPlace {
         let retry_after_s = retry_after_s.unwrap_or(1);
         match (reason, source) {
             (RejectReason::Rules, _) => Self::Rules { model, retry_after_s },
-            (_, Some(source)) => Self::SpawnFailed { model, source: source.clone() },
+            (_, Some(source)) => Self::SpawnFailed { model, source: source.clone(), retry_after_s },
             (RejectReason::UnknownModel, None) => Self::UnknownModel { model },
             (RejectReason::Unable, None) => Self::Unable { model },
             (RejectReason::HiveGone { hive }, None) => {

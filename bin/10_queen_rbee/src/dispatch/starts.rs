@@ -12,7 +12,7 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 use crate::admission::Admission;
 use crate::registry::Liveness;
 use crate::scheduler::Spawn;
-use crate::spawner::Attempt;
+use crate::spawner::{Attempt, Begun};
 
 /// How a start fails whose hive was lost over it, restarted perhaps: nobody knows what became of the
 /// worker until that hive reports again.
@@ -60,7 +60,7 @@ pub(super) struct Ended {
     pub(super) site: Site,
     /// The queen took it to fit there.
     pub(super) fits: bool,
-    pub(super) result: Result<(), JobError>,
+    pub(super) result: Result<Begun, JobError>,
 }
 
 impl Starts {
@@ -69,9 +69,10 @@ impl Starts {
     pub(super) fn ended(&mut self, ended: Ended, now: Instant) {
         let Ended { model, site, fits, result } = ended;
         match result {
-            Ok(()) => {
+            Ok(Begun::Worker) => {
                 self.failed.remove(&model);
             }
+            Ok(Begun::Word) => {}
             Err(error) => {
                 let failed = self.failed.entry(model).or_insert_with(|| Failed::new(error.clone()));
                 let code = error.code.as_str();

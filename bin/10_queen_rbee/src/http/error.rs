@@ -31,7 +31,9 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
 
 fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiError {
     match no_place {
-        NoPlace::QueueFull(_) => ApiError::too_many_requests("queue_full", message, 1),
+        NoPlace::QueueFull { retry_after_s, .. } => {
+            ApiError::too_many_requests("queue_full", message, retry_after_s)
+        }
         NoPlace::Deadline { .. } => timeout(message),
         NoPlace::UnknownModel { model } => {
             unknown_model(model.as_str(), registry.models(Instant::now()).keys())
@@ -52,8 +54,8 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
             )
         }
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
-        NoPlace::SpawnFailed { source, .. } => {
-            let error = ApiError::unavailable(&source.code, message, 5);
+        NoPlace::SpawnFailed { source, retry_after_s, .. } => {
+            let error = ApiError::unavailable(&source.code, message, retry_after_s);
             match source.hint {
                 Some(hint) => error.hint(hint),
                 None => error,

@@ -101,6 +101,11 @@ impl Planner {
         actions
     }
 
+    /// Nothing was started: there is nothing to wait for.
+    pub(super) fn not_started(&mut self, model: &ModelAlias) {
+        self.models.entry(model.clone()).or_default().quiet_until = None;
+    }
+
     /// A start has failed.
     pub(super) fn start_failed(&mut self, model: &ModelAlias, now: Instant) {
         self.models.entry(model.clone()).or_default().quiet_until = Some(now + AFTER_FAILURE);

@@ -18,7 +18,7 @@ use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::Registry;
 use crate::scheduler::Spawn;
-use crate::spawner::Spawner;
+use crate::spawner::{Begun, Spawner};
 
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub struct Steward {
 
 /// Something that was begun has ended.
 enum Ended {
-    Start(ModelAlias, Result<(), JobError>),
+    Start(ModelAlias, Result<Begun, JobError>),
     Stop(WorkerId, Result<(), JobError>),
 }
 
@@ -99,10 +99,14 @@ impl Steward {
                     self.log_no_place(&model, why);
                     return None;
                 };
-                let hive = &spawn.hive;
-                tracing::info!(%model, %hive, ?why, "another worker of a model is started");
-                self.log_start(&model, &spawn, why);
-                let mut attempt = self.spawner.spawn(&model, &spawn)?;
+                let Some(mut attempt) = self.spawner.spawn(&model, &spawn) else {
+                    // One that was to make room has just got a request.
+                    self.planner.not_started(&model);
+                    return None;
+                };
+                if attempt.is_first && !spawn.asks {
+                    self.log_start(&model, &spawn, why);
+                }
                 Some(Box::pin(async move { Ended::Start(model, attempt.ended().await) }))
             }
             Action::Stop { worker, idle } => {
@@ -120,6 +124,8 @@ impl Steward {
     }
 
     fn log_start(&self, model: &ModelAlias, spawn: &Spawn, why: Need) {
+        let hive = &spawn.hive;
+        tracing::info!(%model, %hive, ?why, "another worker of a model is started");
         let decisions = self.dispatcher.decisions();
         for worker in &spawn.evict {
             decisions.record(Decided::evict(worker, model, &spawn.hive));
@@ -158,7 +164,9 @@ impl Steward {
 
     fn ended(&mut self, ended: Ended) {
         match ended {
-            Ended::Start(_, Ok(())) | Ended::Stop(_, Ok(())) => {}
+            Ended::Start(_, Ok(Begun::Worker)) | Ended::Stop(_, Ok(())) => {}
+            // It is looked again at once, and knows more.
+            Ended::Start(model, Ok(Begun::Word)) => self.planner.not_started(&model),
             Ended::Start(model, Err(error)) => {
                 tracing::warn!(%model, reason = %error, "another worker could not be started");
                 self.planner.start_failed(&model, clock::now());

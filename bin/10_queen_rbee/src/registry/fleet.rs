@@ -105,6 +105,8 @@ impl State {
             ruled: ruling.map_or_else(Vec::new, |ruling| self.rule_places(&ruling, model, now)),
             wish,
             has_enough,
+            words: self.words(policy, now),
+            token_us: self.token_times(model),
         }
     }
 
@@ -119,7 +121,8 @@ impl State {
         let beat = &self.hives.get(hive)?.beat;
         let free_before = beat.devices.iter().find(|it| it.id == device)?.memory_free_bytes;
         let need = |model: &ModelAlias| {
-            beat.catalog.iter().find(|entry| entry.alias == *model).map_or(0, memory_need)
+            let guess = || beat.catalog.iter().find(|e| e.alias == *model).map_or(0, memory_need);
+            self.fits.needed(hive, device, model).unwrap_or_else(guess)
         };
         let ended = evict.iter().filter_map(|id| self.workers.get(id));
         let freed = ended.map(|worker| need(&worker.model)).fold(0, u64::saturating_add);

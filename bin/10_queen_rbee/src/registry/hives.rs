@@ -10,8 +10,9 @@ use crate::scheduler::HiveView;
 
 /// The interval of a hive's reports.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// For how long after a report no other hive may take the place of the one that sent it.
-const HOLD: Duration = Duration::from_secs(3);
+/// For how long after a report no other hive may take the place of the one that sent it: until that one
+/// is gone. One that is late for a moment would else lose all its workers to a namesake.
+const HOLD: Duration = Duration::from_secs(10);
 /// How long the last word of a hive with a name that is taken is remembered.
 const RIVAL_MEMORY: Duration = Duration::from_secs(10);
 /// The most hives that are kept in mind.

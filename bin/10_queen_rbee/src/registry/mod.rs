@@ -6,12 +6,14 @@
 
 mod attached;
 mod breaker;
+mod fits;
 mod fleet;
 mod glance;
 mod hives;
 mod liveness;
 mod numbers;
 mod pace;
+mod places;
 mod prefixes;
 mod report;
 mod ruling;
@@ -35,16 +37,22 @@ use worker_contract::{
 };
 
 pub use self::attached::{Served, Server, ServerFacts, ServerFailure, ServerReport};
+pub use self::fits::MemoryRefusal;
+pub(crate) use self::fits::NOT_ENOUGH_MEMORY;
 pub use self::fleet::ReplicaReport;
 pub use self::glance::{HiveGlance, WorkerGlance};
 pub use self::liveness::{Liveness, liveness};
+pub(crate) use self::pace::usual_token_us;
+use self::places::{Places, Shown};
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::ruling::RulesReport;
 pub use self::sessions::SessionKey;
 pub use self::target::{Address, Target};
 pub use self::workers::Times;
 use self::workers::{Stay, Worker, Workers};
-use self::{hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts, vigil::Vigil};
+use self::{
+    fits::Fits, hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts, vigil::Vigil,
+};
 use crate::admission::Priority;
 use crate::clock;
 use crate::policy::{Policies, Policy};
@@ -213,6 +221,8 @@ struct State {
     workers: Workers,
     hives: Hives,
     starts: Starts,
+    fits: Fits,
+    places: Places,
     expected: Vec<HiveAlias>,
     /// Attached servers at which nobody has looked.
     expected_servers: Vec<HiveAlias>,
@@ -232,6 +242,8 @@ impl Registry {
             workers: Workers::default(),
             hives: Hives::default(),
             starts: Starts::default(),
+            fits: Fits::default(),
+            places: Places::default(),
             expected,
             expected_servers: Vec::new(),
             began: now,
@@ -355,7 +367,13 @@ impl Registry {
 
     /// A worker has answered a request.
     pub fn worker_answered(&self, place: &Place, answered: &Answered, now: Instant) {
-        self.state().workers.answered(&place.worker_id, place.stay, answered, now);
+        let State { workers, places, .. } = &mut *self.state();
+        let told = workers.answered(&place.worker_id, place.stay, answered, now);
+        if let Some((worker, company)) = told.filter(|(worker, _)| !worker.is_of_server) {
+            let Answered { usage, timings, .. } = *answered;
+            let shown = Shown { usage, timings, company };
+            places.take((&worker.hive_id, worker.device), &worker.model, shown, now);
+        }
     }
 
     /// Takes idle workers out of use, so that they can be ended: all of them, or none where one has
@@ -408,11 +426,36 @@ impl Registry {
 
     /// Decides what becomes of a request, and takes the place that the decision names.
     pub fn place(&self, ask: &Ask<'_>, now: Instant) -> Placed {
-        let mut state = self.state();
-        let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
-        let demand =
-            Demand { session: session.as_ref(), prompt_bytes: ask.prompt.bytes(), ..ask.demand };
-        let decision = self.decide(&state, &demand, ask, now);
+        let judging = self.judging(ask);
+        loop {
+            let mut state = self.state();
+            let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
+            let demand = Demand {
+                session: session.as_ref(),
+                prompt_bytes: ask.prompt.bytes(),
+                priority: ask.priority,
+                ..ask.demand
+            };
+            let decision = self.decide(&state, &demand, ask, judging.as_ref(), now);
+            match (decision, &judging) {
+                (Some(decision), _) => return self.carry_out(&mut state, decision, ask, now),
+                (None, Some(judging)) => {
+                    drop(state);
+                    judging.judge.answer();
+                }
+                // Without rules there is nobody to ask.
+                (None, None) => return Placed::Not(Decision::Wait(WaitReason::News)),
+            }
+        }
+    }
+
+    fn carry_out(
+        &self,
+        state: &mut State,
+        decision: Decision,
+        ask: &Ask<'_>,
+        now: Instant,
+    ) -> Placed {
         match decision {
             Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
                 Some((target, digest, stay)) => {
@@ -429,8 +472,26 @@ impl Registry {
     /// which is to help the others.
     #[must_use]
     pub fn place_another(&self, model: &ModelAlias, must: bool, now: Instant) -> Option<Spawn> {
-        let state = self.state();
-        self.another_place(&state, model, must, now)
+        self.another_place(model, must, now)
+    }
+
+    /// How many seconds the workers of a model take for so many requests, as fast as they have shown to
+    /// be.
+    #[must_use]
+    pub fn seconds_for(&self, model: &ModelAlias, requests: u64, now: Instant) -> u64 {
+        let (state, interval) = (self.state(), self.shared.interval);
+        let ready = state.workers.of_model(model).filter(|(_, worker)| {
+            let hive = || state.hives.liveness(&worker.hive_id, now);
+            worker.readiness_for_requests() == Readiness::Ready
+                && worker.liveness(interval, hive, now) == Liveness::Alive
+        });
+        // Requests that they serve in a thousand seconds.
+        let served = ready.map(|(_, worker)| {
+            let service_us = worker.speed.service_us.max(1);
+            u64::from(worker.slots()).saturating_mul(1_000_000_000) / service_us
+        });
+        let served = served.fold(0, u64::saturating_add);
+        requests.saturating_mul(1000).checked_div(served).unwrap_or(u64::MAX)
     }
 
     /// The workers that are ready or coming.

@@ -81,6 +81,15 @@ pub(super) fn usual(device: DeviceKind) -> Speed {
     Cost::usual(device).speed(USUAL_TOKENS)
 }
 
+/// What a token of a model of so many bytes is believed to take on a device that has shown nothing, in
+/// microseconds: what is believed of a device is believed of a model of 5 GiB, and small ones take some
+/// time as well.
+pub(crate) fn usual_token_us(device: DeviceKind, bytes: u64) -> u64 {
+    let token_us = Cost::usual(device).token_us;
+    let by_size = token_us.saturating_mul(bytes >> 20) / (5 << 10);
+    by_size.max(token_us / 8)
+}
+
 impl Cost {
     fn usual(device: DeviceKind) -> Self {
         match device {
@@ -119,6 +128,17 @@ impl Pace {
         let ms = if tokens == 0 { timings.prefill_ms } else { timings.decode_ms };
         self.token.take(whole(micros(ms) / f64::from(tokens.max(1))), weight, now);
         self.tokens.take(u64::from(tokens), WHOLE, now);
+    }
+
+    /// What a token takes, in microseconds, and how much that counts, however long ago it was shown.
+    pub(super) fn token_us(&self) -> Option<(u64, u64)> {
+        let Mean { value, weight } = self.token.mean;
+        (weight > 0).then_some((value, weight))
+    }
+
+    /// When it last showed something.
+    pub(super) fn shown_at(&self) -> Option<Instant> {
+        self.token.at
     }
 }
 

@@ -11,7 +11,7 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 use super::{Ask, Liveness, Registry, State};
 use crate::admission::Priority;
 use crate::rules::{
-    Judge, LoadFacts, PlaceFacts, RequestFacts, Rules, Script, ScriptError, Traced,
+    Judge, LoadFacts, PlaceFacts, RequestFacts, Rules, Script, ScriptError, SpotFacts, Traced,
 };
 use crate::scheduler::{
     Decision, Demand, Readiness, RejectReason, Ruled, Spawn, WorkerView, place_another, schedule,
@@ -19,6 +19,13 @@ use crate::scheduler::{
 
 /// When to try again what the rules refuse, in seconds.
 const RETRY_S: u64 = 60;
+
+/// Who judges the places for a request, and for whom.
+#[derive(Debug)]
+pub(super) struct Judging<'a> {
+    rules: &'a Rules,
+    pub(super) judge: Judge,
+}
 
 /// What was said of the workers, for the places that are looked at later.
 #[derive(Debug)]
@@ -68,7 +75,7 @@ impl Registry {
         match self.shared.rules.get().filter(|rules| rules.judge_requests()) {
             Some(rules) => {
                 let model_bytes = self.state().model_bytes(ask.demand.model);
-                rules.priority(&facts(ask, model_bytes))
+                rules.priority(&facts(ask, &rules.token_of(ask.caller), model_bytes))
             }
             None => ask.priority,
         }
@@ -77,23 +84,26 @@ impl Registry {
     /// What a script would make of a request; nothing is changed.
     #[must_use]
     pub fn try_rules(&self, script: &Arc<Script>, ask: &Ask<'_>, now: Instant) -> RulesReport {
-        let state = self.state();
-        let demand = Demand { prompt_bytes: ask.prompt.bytes(), ..ask.demand };
-        let request = facts(ask, state.model_bytes(demand.model));
+        let demand =
+            Demand { prompt_bytes: ask.prompt.bytes(), priority: ask.priority, ..ask.demand };
+        let token =
+            self.shared.rules.get().map_or_else(String::new, |rules| rules.token_of(ask.caller));
+        let request = facts(ask, &token, self.state().model_bytes(demand.model));
         let said = script.priority_of(&request);
         let priority = said.as_ref().copied().unwrap_or(ask.priority);
         let policy = |model: &ModelAlias| self.policy(model);
         let interval = self.shared.interval;
-        let decide = |judge: &Judge| {
-            let judge = Some(judge);
+        let request = RequestFacts { priority, ..request };
+        let judge = Judge::new(Arc::clone(script), &request, true);
+        let decided = until_judged(Some(&judge), || {
+            let state = self.state();
+            let judge = Some(&judge);
             let snapshot = state.snapshot(&demand, ask.prompt, interval, &policy, judge, now);
             LazyCell::force(&snapshot.fleet);
             schedule(&snapshot, &demand)
-        };
-        let request = RequestFacts { priority, ..request };
-        let judge = Judge::new(Arc::clone(script), &request, true);
-        let with_script = after_rules(decide(&judge), &judge);
-        let without_script = self.built_in(&state, &demand, ask, now);
+        });
+        let with_script = after_rules(decided, &judge);
+        let without_script = self.built_in(&self.state(), &demand, ask, now);
         let error: Option<ScriptError> = judge.error().or(said.err());
         let is_used = judge.error().is_none();
         RulesReport {
@@ -106,52 +116,62 @@ impl Registry {
         }
     }
 
-    /// Decides, as the operator's rules want where there are some and they can be followed.
+    /// Who judges the places for a request, where the operator's rules have a say in that.
+    pub(super) fn judging(&self, ask: &Ask<'_>) -> Option<Judging<'_>> {
+        let rules = self.shared.rules.get()?;
+        let script = rules.for_places()?;
+        let model_bytes = self.state().model_bytes(ask.demand.model);
+        let token = rules.token_of(ask.caller);
+        let request = facts(ask, &token, model_bytes);
+        Some(Judging { rules, judge: Judge::new(script, &request, false) })
+    }
+
+    /// Decides, as the operator's rules want where there are some and they can be followed. `None` where
+    /// they have to be asked first.
     pub(super) fn decide(
         &self,
         state: &State,
         demand: &Demand<'_>,
         ask: &Ask<'_>,
+        judging: Option<&Judging<'_>>,
         now: Instant,
-    ) -> Decision {
-        let rules = self.shared.rules.get();
-        let Some((rules, script)) = rules.and_then(|rules| Some((rules, rules.for_places()?)))
-        else {
-            return self.built_in(state, demand, ask, now);
+    ) -> Option<Decision> {
+        let Some(Judging { rules, judge }) = judging else {
+            return Some(self.built_in(state, demand, ask, now));
         };
         let policy = |model: &ModelAlias| self.policy(model);
         let interval = self.shared.interval;
-        let decide = |judge: &Judge| {
-            let judge = Some(judge);
-            schedule(&state.snapshot(demand, ask.prompt, interval, &policy, judge, now), demand)
-        };
-        let request = facts(ask, state.model_bytes(demand.model));
-        let judge = Judge::new(script, &request, false);
-        let decision = decide(&judge);
+        let snapshot = state.snapshot(demand, ask.prompt, interval, &policy, Some(judge), now);
+        let decision = schedule(&snapshot, demand);
+        if judge.has_questions() {
+            return None;
+        }
         let error = judge.error();
         rules.heard(error.as_ref());
-        match error {
+        Some(match error {
             Some(_) => self.built_in(state, demand, ask, now),
-            None => after_rules(decision, &judge),
-        }
+            None => after_rules(decision, judge),
+        })
     }
 
     /// The place of another worker of a model, where the operator's rules want none but that.
     pub(super) fn another_place(
         &self,
-        state: &State,
         model: &ModelAlias,
         must: bool,
         now: Instant,
     ) -> Option<Spawn> {
         let policy = |model: &ModelAlias| self.policy(model);
         let place = |judge: Option<&Judge>| {
-            let ruling = judge.map(|judge| Ruling {
-                judge,
-                hive_idle: state.hive_idle(now),
-                denied: Vec::new(),
-            });
-            place_another(&state.fleet(model, &policy, ruling, now), model, must)
+            until_judged(judge, || {
+                let state = self.state();
+                let ruling = judge.map(|judge| Ruling {
+                    judge,
+                    hive_idle: state.hive_idle(now),
+                    denied: Vec::new(),
+                });
+                place_another(&state.fleet(model, &policy, ruling, now), model, must)
+            })
         };
         let rules = self.shared.rules.get();
         let Some((rules, script)) = rules.and_then(|rules| Some((rules, rules.for_places()?)))
@@ -160,8 +180,9 @@ impl Registry {
         };
         let request = RequestFacts {
             model,
-            model_bytes: state.model_bytes(model),
+            model_bytes: self.state().model_bytes(model),
             caller: "queen",
+            token: "",
             priority: Priority::Interactive,
             prompt_bytes: 0,
             has_session: false,
@@ -200,22 +221,24 @@ impl State {
         workers.retain_mut(|view| {
             let could = view.readiness == Readiness::Ready
                 && view.liveness != Liveness::Gone
-                && view.has_room();
+                && view.has_room(demand.priority);
             let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
             let memory = self.memory(&worker.hive_id, worker.device);
             let verdict = judge.verdict(&PlaceFacts {
                 worker: Some(view.id),
                 hive: &worker.hive_id,
-                device: Some(worker.device),
-                memory_total_bytes: memory.0,
-                memory_free_bytes: memory.1,
-                is_alive: view.liveness == Liveness::Alive,
-                hive_idle: hive_idle.get(&worker.hive_id).copied(),
-                load: LoadFacts {
-                    requests: view.load(),
-                    slots: view.slots,
-                    held_bytes: view.held_bytes,
-                    expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
+                spot: SpotFacts {
+                    device: Some(worker.device),
+                    memory_total_bytes: memory.0,
+                    memory_free_bytes: memory.1,
+                    is_alive: view.liveness == Liveness::Alive,
+                    hive_idle: hive_idle.get(&worker.hive_id).copied(),
+                    load: LoadFacts {
+                        requests: view.load(),
+                        slots: view.slots,
+                        held_bytes: view.held_bytes,
+                        expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
+                    },
                 },
             });
             view.extra_us = verdict.extra_ms.saturating_mul(1000);
@@ -251,12 +274,14 @@ impl State {
                 let verdict = ruling.judge.verdict(&PlaceFacts {
                     worker: None,
                     hive: id,
-                    device,
-                    memory_total_bytes,
-                    memory_free_bytes,
-                    is_alive,
-                    hive_idle: ruling.hive_idle.get(id).copied(),
-                    load: LoadFacts::default(),
+                    spot: SpotFacts {
+                        device,
+                        memory_total_bytes,
+                        memory_free_bytes,
+                        is_alive,
+                        hive_idle: ruling.hive_idle.get(id).copied(),
+                        load: LoadFacts::default(),
+                    },
                 });
                 let is_denied = |(other, its): &(&HiveAlias, DeviceId)| {
                     *other == id && device.is_none_or(|device| device == *its)
@@ -297,11 +322,24 @@ impl State {
     }
 }
 
-fn facts<'a>(ask: &Ask<'a>, model_bytes: u64) -> RequestFacts<'a> {
+/// Decides, under a lock that `decide` takes, until the judge has no more questions; it answers them in
+/// between.
+fn until_judged<T>(judge: Option<&Judge>, decide: impl Fn() -> T) -> T {
+    loop {
+        let decided = decide();
+        match judge.filter(|judge| judge.has_questions()) {
+            Some(judge) => judge.answer(),
+            None => return decided,
+        }
+    }
+}
+
+fn facts<'a>(ask: &Ask<'a>, token: &'a str, model_bytes: u64) -> RequestFacts<'a> {
     RequestFacts {
         model: ask.demand.model,
         model_bytes,
         caller: ask.caller,
+        token,
         priority: ask.priority,
         prompt_bytes: ask.prompt.bytes(),
         has_session: ask.session.is_some(),

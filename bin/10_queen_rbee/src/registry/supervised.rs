@@ -99,6 +99,10 @@ impl Worker {
             }
             return;
         }
+        let speaker = self.said.as_mut().filter(|said| said.beat.pid == listed.pid);
+        if let (Some(said), SupervisedState::Ready) = (speaker, &listed.state) {
+            said.vouched_for();
+        }
         let is_another = before.is_some_and(|before| before.pid != listed.pid);
         if is_another && !is_heard {
             self.target.dies();

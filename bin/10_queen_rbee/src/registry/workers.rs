@@ -19,9 +19,9 @@ use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// The most workers that are kept in mind.
 const MAX_WORKERS: usize = 4096;
-/// For how long nothing is concluded from a connection that has failed: its hive tells in a moment
-/// what became of the worker.
-const DOUBT: Duration = Duration::from_secs(1);
+/// For how long nothing is concluded from a connection that has failed: a bit longer than it takes until
+/// the worker or its hive reports next, who know better. Either one's word ends the doubt.
+const DOUBT: Duration = Duration::from_millis(2_500);
 /// How long a worker that is to make room may take to be gone.
 const LEAVING: Duration = Duration::from_secs(60);
 
@@ -312,16 +312,16 @@ impl Workers {
         worker.breaker.on_failure(failed.request, is_probe, now)
     }
 
-    /// A request has been answered.
+    /// A request has been answered. Gives its worker, and how many others were beside it there.
     pub(super) fn answered(
         &mut self,
         id: &WorkerId,
         stay: Stay,
         answered: &Answered,
         now: Instant,
-    ) {
+    ) -> Option<(&Worker, u32)> {
         let is_same = |worker: &&mut Worker| worker.entry == stay.entry;
-        let Some(worker) = self.by_id.get_mut(id).filter(is_same) else { return };
+        let worker = self.by_id.get_mut(id).filter(is_same)?;
         let Answered { prompt_bytes, usage, timings, times } = *answered;
         worker.answered += 1;
         worker.times.add(times);
@@ -329,6 +329,7 @@ impl Workers {
         let company = worker.load().saturating_sub(1).max(stay.company);
         let company = company.saturating_add(worker.neighbours);
         worker.pace.on_answer(prompt_bytes, usage, timings, company, now);
+        Some((worker, company))
     }
 
     /// It is being ended to make room.
@@ -408,6 +409,11 @@ impl Workers {
 impl Said {
     pub(super) fn at(beat: WorkerHeartbeat, at: Instant) -> Self {
         Self { beat, at, failed_at: None }
+    }
+
+    /// Its hive says that its process lives and is ready: it was the connection that failed.
+    pub(super) fn vouched_for(&mut self) {
+        self.failed_at = None;
     }
 }
 
@@ -502,6 +508,11 @@ impl Worker {
     /// All requests that are known to be in it.
     pub(super) fn load(&self) -> u32 {
         self.in_flight.saturating_add(self.foreign)
+    }
+
+    /// How many requests it runs at once.
+    pub(super) fn slots(&self) -> u32 {
+        self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1)
     }
 
     /// The model file that it runs, where it is known.
@@ -600,7 +611,7 @@ impl Worker {
             },
             is_taken: self.taken_by.is_some(),
             is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
-            slots: self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1),
+            slots: self.slots(),
             in_flight: self.in_flight,
             foreign: self.foreign,
             held_bytes,

@@ -17,6 +17,8 @@ pub struct RequestFacts<'a> {
     pub model_bytes: u64,
     /// Who asks.
     pub caller: &'a str,
+    /// The name of the token that it asks with; empty where it has none.
+    pub token: &'a str,
     /// How urgent it is.
     pub priority: Priority,
     /// The length of its prompt.
@@ -32,6 +34,13 @@ pub struct PlaceFacts<'a> {
     pub worker: Option<&'a WorkerId>,
     /// Its hive.
     pub hive: &'a HiveAlias,
+    /// What is known of it.
+    pub spot: SpotFacts,
+}
+
+/// What is known of a worker or a place beside its name.
+#[derive(Debug, Clone, Copy)]
+pub struct SpotFacts {
     /// What it runs on; `None` where the hive has to choose.
     pub device: Option<DeviceId>,
     /// The memory of the device.
@@ -71,6 +80,7 @@ impl RequestFacts<'_> {
             ("model".into(), self.model.as_str().into()),
             ("model_bytes".into(), int(self.model_bytes)),
             ("caller".into(), self.caller.into()),
+            ("token".into(), self.token.into()),
             ("priority".into(), priority.into()),
             ("prompt_bytes".into(), int(self.prompt_bytes)),
             ("has_session".into(), self.has_session.into()),
@@ -85,23 +95,24 @@ impl RequestFacts<'_> {
 impl PlaceFacts<'_> {
     /// As a script sees it.
     pub(super) fn value(&self) -> Dynamic {
-        let device = self.device.map(|device| device.to_string()).unwrap_or_default();
-        let is_gpu = self.device.is_some_and(|device| device.kind == DeviceKind::Gpu);
-        let hive_idle_s = self.hive_idle.map_or(-1, seconds);
+        let SpotFacts { device, load, .. } = self.spot;
+        let is_gpu = device.is_some_and(|device| device.kind == DeviceKind::Gpu);
+        let device = device.map(|device| device.to_string()).unwrap_or_default();
+        let hive_idle_s = self.spot.hive_idle.map_or(-1, seconds);
         Map::from_iter([
             ("id".into(), self.worker.map_or("", WorkerId::as_str).into()),
             ("is_running".into(), self.worker.is_some().into()),
             ("hive".into(), self.hive.as_str().into()),
             ("device".into(), device.into()),
             ("is_gpu".into(), is_gpu.into()),
-            ("memory_total_bytes".into(), int(self.memory_total_bytes)),
-            ("memory_free_bytes".into(), int(self.memory_free_bytes)),
-            ("is_alive".into(), self.is_alive.into()),
+            ("memory_total_bytes".into(), int(self.spot.memory_total_bytes)),
+            ("memory_free_bytes".into(), int(self.spot.memory_free_bytes)),
+            ("is_alive".into(), self.spot.is_alive.into()),
             ("hive_idle_s".into(), hive_idle_s.into()),
-            ("requests".into(), int(self.load.requests)),
-            ("slots".into(), int(self.load.slots)),
-            ("held_bytes".into(), int(self.load.held_bytes)),
-            ("expected_ms".into(), int(self.load.expected_ms)),
+            ("requests".into(), int(load.requests)),
+            ("slots".into(), int(load.slots)),
+            ("held_bytes".into(), int(load.held_bytes)),
+            ("expected_ms".into(), int(load.expected_ms)),
         ])
         .into()
     }

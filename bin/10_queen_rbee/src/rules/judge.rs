@@ -1,6 +1,11 @@
 //! A script's verdicts on the places for one request.
+//!
+//! A decision is made under the registry's lock, and a script is not run there: a place that was not
+//! judged is noted as a question, and counts for a moment as one that nothing was said of. Then the
+//! questions are answered without the lock, and it is decided again.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +14,19 @@ use rhai::Dynamic;
 use serde::Serialize;
 use worker_contract::{DeviceId, HiveAlias, WorkerId};
 
+use super::facts::SpotFacts;
 use super::script::cpu_time;
 use super::{PlaceFacts, RequestFacts, Script, ScriptError};
 
-/// How long a script may compute for all places of one request together.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// How long a script may compute for one place,
+const EACH: Duration = Duration::from_millis(2);
+/// and for all places of one request together: so long, and for each place so much more, but never longer
+/// than that.
+const ALL: Duration = Duration::from_millis(2);
+const MORE: Duration = Duration::from_micros(40);
+const MOST: Duration = Duration::from_millis(50);
+/// How often it is decided again. Whoever comes after that is judged in the middle of the decision.
+const ROUNDS: u32 = 4;
 
 /// Asks a script about the places for one request, in one thread. Once the script has failed, it is not
 /// asked again.
@@ -21,11 +34,30 @@ const PATIENCE: Duration = Duration::from_millis(2);
 pub struct Judge {
     script: Arc<Script>,
     request: Dynamic,
-    /// By the clock of this thread.
-    deadline: Duration,
+    known: RefCell<Known>,
+    questions: RefCell<Vec<Question>>,
+    rounds: Cell<u32>,
+    /// How many places were judged, and what that took by the clock of this thread.
+    judged: Cell<u32>,
+    spent: Cell<Duration>,
     error: RefCell<Option<ScriptError>>,
     has_denied: Cell<bool>,
     trace: Option<RefCell<Vec<Traced>>>,
+}
+
+/// The verdicts that there are.
+#[derive(Debug, Default)]
+struct Known {
+    workers: HashMap<WorkerId, Verdict>,
+    places: HashMap<HiveAlias, Vec<(Option<DeviceId>, Verdict)>>,
+}
+
+/// A place that nobody has judged.
+#[derive(Debug)]
+struct Question {
+    worker: Option<WorkerId>,
+    hive: HiveAlias,
+    spot: SpotFacts,
 }
 
 /// What a script says of a place.
@@ -63,32 +95,67 @@ impl Judge {
         Self {
             script,
             request,
-            deadline: cpu_time() + PATIENCE,
+            known: RefCell::default(),
+            questions: RefCell::default(),
+            rounds: Cell::new(0),
+            judged: Cell::new(0),
+            spent: Cell::new(Duration::ZERO),
             error: RefCell::new(None),
             has_denied: Cell::new(false),
             trace: traced.then(RefCell::default),
         }
     }
 
-    /// What the script says of a place.
+    /// What the script says of a place; nothing, if it was not asked about it yet.
     pub fn verdict(&self, place: &PlaceFacts<'_>) -> Verdict {
         if self.error.borrow().is_some() {
             return Verdict::NONE;
         }
+        let known = self.known.borrow().of(place);
+        if let Some(verdict) = known {
+            return verdict;
+        }
+        if self.rounds.get() < ROUNDS {
+            let (worker, hive) = (place.worker.cloned(), place.hive.clone());
+            self.questions.borrow_mut().push(Question { worker, hive, spot: place.spot });
+            return Verdict::NONE;
+        }
+        self.ask(place)
+    }
+
+    /// Whether there are places that it was not asked about: what was decided does not count.
+    #[must_use]
+    pub fn has_questions(&self) -> bool {
+        !self.questions.borrow().is_empty()
+    }
+
+    /// Asks about them.
+    pub fn answer(&self) {
+        self.rounds.set(self.rounds.get() + 1);
+        for Question { worker, hive, spot } in self.questions.take() {
+            if self.error.borrow().is_none() {
+                self.ask(&PlaceFacts { worker: worker.as_ref(), hive: &hive, spot });
+            }
+        }
+    }
+
+    fn ask(&self, place: &PlaceFacts<'_>) -> Verdict {
+        self.judged.set(self.judged.get() + 1);
+        let allowed = ALL.saturating_add(MORE.saturating_mul(self.judged.get())).min(MOST);
+        let begin = cpu_time();
+        let deadline = begin + EACH.min(allowed.saturating_sub(self.spent.get()));
         let worker = place.value();
-        let said =
-            self.script.filter(&self.request, &worker, self.deadline).and_then(|is_allowed| {
-                let extra_ms = if is_allowed {
-                    self.script.score(&self.request, &worker, self.deadline)?
-                } else {
-                    0
-                };
-                Ok(Verdict { is_allowed, extra_ms })
-            });
+        let said = self.script.filter(&self.request, &worker, deadline).and_then(|is_allowed| {
+            let extra_ms =
+                if is_allowed { self.script.score(&self.request, &worker, deadline)? } else { 0 };
+            Ok(Verdict { is_allowed, extra_ms })
+        });
+        self.spent.set(self.spent.get() + cpu_time().saturating_sub(begin));
         match said {
             Ok(verdict) => {
                 self.has_denied.set(self.has_denied.get() || !verdict.is_allowed);
                 self.note(place, verdict);
+                self.known.borrow_mut().put(place, verdict);
                 verdict
             }
             Err(error) => {
@@ -121,10 +188,30 @@ impl Judge {
             trace.borrow_mut().push(Traced {
                 worker_id: place.worker.cloned(),
                 hive_id: place.hive.clone(),
-                device: place.device,
-                expected_ms: place.load.expected_ms,
+                device: place.spot.device,
+                expected_ms: place.spot.load.expected_ms,
                 verdict,
             });
+        }
+    }
+}
+
+impl Known {
+    fn of(&self, place: &PlaceFacts<'_>) -> Option<Verdict> {
+        if let Some(worker) = place.worker {
+            return self.workers.get(worker).copied();
+        }
+        let mut of_hive = self.places.get(place.hive)?.iter();
+        let found = of_hive.find(|(device, _)| *device == place.spot.device)?;
+        Some(found.1)
+    }
+
+    fn put(&mut self, place: &PlaceFacts<'_>, verdict: Verdict) {
+        if let Some(worker) = place.worker {
+            self.workers.insert(worker.clone(), verdict);
+        } else {
+            let of_hive = self.places.entry(place.hive.clone()).or_default();
+            of_hive.push((place.spot.device, verdict));
         }
     }
 }

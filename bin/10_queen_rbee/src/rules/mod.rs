@@ -4,7 +4,7 @@
 //! The scheduler knows no script: it is handed what the script said of each place. A script that is
 //! missing says nothing. One that fails or is slow says nothing either, for the decision that it was
 //! asked about, and that is told in the log, in the log of decisions and in the metrics; one that
-//! goes on failing is left alone for a while.
+//! fails often is left alone for a while.
 
 mod facts;
 mod judge;
@@ -12,14 +12,16 @@ mod script;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use access_tokens::Authenticator;
 use tokio_util::sync::CancellationToken;
 
-pub use self::facts::{LoadFacts, PlaceFacts, RequestFacts};
+pub use self::facts::{LoadFacts, PlaceFacts, RequestFacts, SpotFacts};
 pub use self::judge::{Judge, Traced, Verdict};
 pub(crate) use self::script::MAX_SCRIPT;
 pub use self::script::{Script, ScriptError};
@@ -30,9 +32,11 @@ use crate::decisions::{Decided, Decisions, Kind};
 pub(crate) const FILE: &str = "scheduler.rhai";
 /// How often it is looked whether the file has changed.
 const LOOK: Duration = Duration::from_secs(1);
-/// After how many failures in a row a script is left alone,
-const FAILURES: u32 = 8;
-/// and for how long.
+/// After how many failures within a time a script is left alone: one that fails for one model only, and
+/// says something of all others, costs as much with each.
+const FAILURES: usize = 8;
+const WITHIN: Duration = Duration::from_secs(60);
+/// For how long it is.
 const PAUSE: Duration = Duration::from_secs(10);
 /// How often it is told that a script fails, at most.
 const TELL: Duration = Duration::from_secs(60);
@@ -46,6 +50,8 @@ pub struct Rules {
 #[derive(Debug)]
 struct Shared {
     decisions: Decisions,
+    /// Knows the names of tokens.
+    tokens: Option<Authenticator>,
     /// Whether there is a script at all: most of the time there is none, and nothing is locked.
     is_there: AtomicBool,
     state: Mutex<State>,
@@ -55,7 +61,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     script: Option<Arc<Script>>,
-    in_a_row: u32,
+    /// When it failed, as far as that counts.
+    failed: VecDeque<Instant>,
     paused_until: Option<Instant>,
     told_at: Option<Instant>,
 }
@@ -67,13 +74,31 @@ impl Rules {
     /// No rules yet. What becomes of them is recorded in `decisions`.
     #[must_use]
     pub fn none(decisions: Decisions) -> Self {
+        Self::of(decisions, None)
+    }
+
+    /// No rules yet; scripts are told the names of these tokens.
+    #[must_use]
+    pub fn with_tokens(decisions: Decisions, tokens: Authenticator) -> Self {
+        Self::of(decisions, Some(tokens))
+    }
+
+    fn of(decisions: Decisions, tokens: Option<Authenticator>) -> Self {
         let shared = Shared {
             decisions,
+            tokens,
             is_there: AtomicBool::new(false),
             state: Mutex::default(),
             failures: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// The name of the token that a caller asks with; empty where it has none.
+    #[must_use]
+    pub fn token_of(&self, caller: &str) -> String {
+        let tokens = self.shared.tokens.as_ref();
+        tokens.and_then(|tokens| tokens.token_name(caller)).unwrap_or_default()
     }
 
     /// Puts a script in the place of the one before, if it can be understood; else there is none.
@@ -129,16 +154,13 @@ impl Rules {
 
     /// Notes how a script did.
     pub fn heard(&self, error: Option<&ScriptError>) {
-        let mut state = self.state();
-        let Some(error) = error else {
-            state.in_a_row = 0;
-            return;
-        };
+        let Some(error) = error else { return };
         self.shared.failures.fetch_add(1, Relaxed);
-        let now = Instant::now();
-        state.in_a_row += 1;
-        if state.in_a_row >= FAILURES {
-            state.in_a_row = 0;
+        let (mut state, now) = (self.state(), Instant::now());
+        state.failed.retain(|at| now.saturating_duration_since(*at) < WITHIN);
+        state.failed.push_back(now);
+        if state.failed.len() >= FAILURES {
+            state.failed.clear();
             state.paused_until = Some(now + PAUSE);
         }
         let is_due = state.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL);

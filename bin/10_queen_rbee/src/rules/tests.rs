@@ -56,8 +56,12 @@ fn batch_requests_are_for_the_night() {
     let rules = Rules::none(Decisions::in_memory());
     rules.load(include_str!("../../../../docs/examples/night-only.rhai")).unwrap();
     let model = model();
-    let of = |caller| rules.priority(&RequestFacts { caller, ..request(&model, GIB) });
-    assert_eq!((of("nightly"), of("local")), (Priority::Batch, Priority::Interactive));
+    let of = |token: &str| {
+        let caller = if token.is_empty() { "local" } else { "0a1b2c3d" };
+        rules.priority(&RequestFacts { caller, token, ..request(&model, GIB) })
+    };
+    let expected = [Priority::Batch, Priority::Interactive, Priority::Interactive];
+    assert_eq!(["nightly", "daily", ""].map(of), expected);
 }
 
 #[test]
@@ -69,7 +73,7 @@ fn a_script_that_fails_says_nothing_is_told_of_once_and_is_left_alone_for_a_whil
     for _ in 0..20 {
         assert_eq!(rules.priority(&request(&model, GIB)), Priority::Interactive);
     }
-    assert_eq!(rules.failures(), u64::from(FAILURES), "then it is not asked");
+    assert_eq!(rules.failures(), FAILURES as u64, "then it is not asked");
     let told: Vec<_> = log.since(0).iter().map(|entry| entry.decided.because.name()).collect();
     assert_eq!(told, ["loaded", "slow"]);
     rules.load("fn priority(request) { \"urgent\" }").unwrap();
@@ -79,13 +83,61 @@ fn a_script_that_fails_says_nothing_is_told_of_once_and_is_left_alone_for_a_whil
 }
 
 #[test]
+fn a_script_that_is_slow_for_one_model_only_is_left_alone_as_well() {
+    let rules = Rules::none(Decisions::in_memory());
+    let script = "fn priority(request) { if request.model == \"bad\" { loop {} } \"batch\" }";
+    rules.load(script).unwrap();
+    let (good, bad): (ModelAlias, ModelAlias) = (model(), "bad".parse().unwrap());
+    for _ in 0..FAILURES {
+        assert_eq!(rules.priority(&request(&good, GIB)), Priority::Batch);
+        assert_eq!(rules.priority(&request(&bad, GIB)), Priority::Interactive);
+    }
+    assert_eq!(rules.priority(&request(&good, GIB)), Priority::Interactive, "it is left alone");
+    assert_eq!(rules.failures(), FAILURES as u64);
+}
+
+#[test]
+fn places_are_judged_between_decisions_and_each_of_them_once() {
+    let script = "fn score(request, worker) { worker.expected_ms + 1 }";
+    let model = model();
+    let judge = Judge::new(example(script), &request(&model, GIB), true);
+    let hives: Vec<HiveAlias> = (0..300).map(|n| format!("h-{n}").parse().unwrap()).collect();
+    for hive in &hives {
+        assert_eq!(judge.verdict(&place(hive, None)), Verdict::NONE, "it is a question yet");
+    }
+    assert!(judge.has_questions() && judge.traced().is_empty());
+    judge.answer();
+    for hive in &hives {
+        assert_eq!(judge.verdict(&place(hive, None)).extra_ms, 1);
+    }
+    assert!(!judge.has_questions());
+    assert_eq!((judge.error(), judge.traced().len()), (None, hives.len()));
+}
+
+#[test]
+fn a_script_that_is_slow_for_each_of_many_places_does_not_get_the_time_for_all() {
+    let script = "fn score(request, worker) { let x = 0; for i in 0..3_000 { x += i; } x }";
+    let model = model();
+    let judge = Judge::new(example(script), &request(&model, GIB), false);
+    let hives: Vec<HiveAlias> = (0..4_000).map(|n| format!("h-{n}").parse().unwrap()).collect();
+    for hive in &hives {
+        judge.verdict(&place(hive, None));
+    }
+    let begin = script::cpu_time();
+    judge.answer();
+    let took = script::cpu_time().saturating_sub(begin);
+    assert!(matches!(judge.error(), Some(ScriptError::Slow { .. })), "{:?}", judge.error());
+    assert!(took < Duration::from_millis(200), "{took:?}");
+}
+
+#[test]
 fn a_script_that_fails_at_one_place_says_nothing_of_any() {
     let script = "fn score(request, worker) { if worker.hive == \"desk\" { 5 } else { nothing } }";
     let model = model();
     let judge = Judge::new(example(script), &request(&model, GIB), true);
     let of = |hive: &str| {
         let hive: HiveAlias = hive.parse().unwrap();
-        judge.verdict(&place(&hive, None))
+        verdict(&judge, &place(&hive, None))
     };
     assert_eq!(of("desk").extra_ms, 5);
     assert_eq!(of("gpu-1"), Verdict::NONE);
@@ -126,6 +178,13 @@ fn a_file_that_changes_is_loaded_and_one_that_goes_or_is_broken_is_not_used() {
     assert_eq!(told(), ["loaded", broken, broken, broken, "loaded", "removed"]);
 }
 
+/// What the script says, once it was asked.
+fn verdict(judge: &Judge, place: &PlaceFacts<'_>) -> Verdict {
+    judge.verdict(place);
+    judge.answer();
+    judge.verdict(place)
+}
+
 fn example(text: &str) -> Arc<Script> {
     Arc::new(Script::compile(text).unwrap())
 }
@@ -140,7 +199,7 @@ fn judge(
     let (model, hive) = (model(), hive.parse::<HiveAlias>().unwrap());
     let facts = RequestFacts { priority, ..request(&model, model_bytes) };
     let judge = Judge::new(Arc::clone(script), &facts, false);
-    let said = judge.verdict(&place(&hive, hive_idle));
+    let said = verdict(&judge, &place(&hive, hive_idle));
     assert_eq!(judge.error(), None);
     assert_eq!(judge.has_denied(), !said.is_allowed);
     (said.is_allowed, said.extra_ms)
@@ -155,6 +214,7 @@ fn request(model: &ModelAlias, model_bytes: u64) -> RequestFacts<'_> {
         model,
         model_bytes,
         caller: "local",
+        token: "",
         priority: Priority::Interactive,
         prompt_bytes: 10,
         has_session: false,
@@ -165,11 +225,13 @@ fn place(hive: &HiveAlias, hive_idle: Option<Duration>) -> PlaceFacts<'_> {
     PlaceFacts {
         worker: None::<&WorkerId>,
         hive,
-        device: Some("GPU-0".parse::<DeviceId>().unwrap()),
-        memory_total_bytes: GIB,
-        memory_free_bytes: GIB,
-        is_alive: true,
-        hive_idle,
-        load: LoadFacts::default(),
+        spot: SpotFacts {
+            device: Some("GPU-0".parse::<DeviceId>().unwrap()),
+            memory_total_bytes: GIB,
+            memory_free_bytes: GIB,
+            is_alive: true,
+            hive_idle,
+            load: LoadFacts::default(),
+        },
     }
 }

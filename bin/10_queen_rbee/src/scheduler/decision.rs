@@ -41,6 +41,9 @@ pub struct Spawn {
     pub fits: bool,
     /// How many other places there were.
     pub others: usize,
+    /// Its hive is asked first whether there is room; until then nothing is started, and nobody ended.
+    #[serde(skip)]
+    pub asks: bool,
 }
 
 /// Why a worker was chosen.
@@ -197,7 +200,7 @@ impl fmt::Display for Estimate {
 
 impl fmt::Display for Spawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hive, device, evict, fits, others } = self;
+        let Self { hive, device, evict, fits, others, .. } = self;
         write!(f, "no worker runs it; one is started on {hive}")?;
         if let Some(device) = device {
             write!(f, " {device}")?;

@@ -3,6 +3,7 @@
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use super::Ways;
+use crate::admission::Priority;
 
 /// What a request needs.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +12,8 @@ pub struct Demand<'a> {
     pub model: &'a ModelAlias,
     /// Workers that failed this very request before.
     pub failed: &'a [WorkerId],
+    /// How urgent it is.
+    pub priority: Priority,
     /// The length of its prompt.
     pub prompt_bytes: u32,
     /// The worker that its session was at before.
@@ -28,12 +31,13 @@ pub struct Demand<'a> {
 }
 
 impl<'a> Demand<'a> {
-    /// A request for a model, and nothing more.
+    /// An interactive request for a model, and nothing more.
     #[must_use]
     pub fn of(model: &'a ModelAlias) -> Self {
         Self {
             model,
             failed: &[],
+            priority: Priority::Interactive,
             prompt_bytes: 0,
             session: None,
             digest: None,

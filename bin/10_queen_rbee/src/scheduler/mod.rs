@@ -18,6 +18,7 @@ pub use demand::Demand;
 pub use placement::{memory_need, place_another};
 pub use schedule::schedule;
 pub use snapshot::{
-    Circuit, Claim, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish, WorkerView,
+    Circuit, Claim, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish, Word,
+    WorkerView,
 };
 pub use ways::Ways;

@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use worker_contract::{Device, DeviceId, DeviceKind, ModelAlias, ModelEntry, WorkerId};
+use worker_contract::{Device, DeviceId, DeviceKind, HiveAlias, ModelAlias, ModelEntry, WorkerId};
 
-use super::{Claim, Demand, Fleet, HiveView, Resident, Spawn};
-use crate::registry::Liveness;
+use super::{Claim, Demand, Fleet, HiveView, Resident, Spawn, Word};
+use crate::registry::{Liveness, usual_token_us};
 
 /// What a model needs beyond its weights, as a part of them: KV cache and room to compute. The hive
 /// knows exactly and has the last word.
@@ -32,6 +32,10 @@ struct Site<'a> {
     free: u64,
     evict: Vec<&'a WorkerId>,
     fit: Fit,
+    /// What its hive has said, if it was asked.
+    word: Option<Word<'a>>,
+    /// `None` where nobody knows the device.
+    slowness: Option<Slowness>,
     is_wished: (bool, bool),
     extra_ms: i64,
 }
@@ -42,12 +46,15 @@ enum Fit {
     No,
     /// If workers that are busy were gone.
     Later,
+    /// By its weights alone; its hive was not asked what it takes.
+    Maybe,
     /// There is room, or will be when the evicted are gone.
     Yes,
 }
 
-/// The place that suits a model best: on a hive that reports on time; where it fits; wished for; a
-/// GPU; with the fewest workers to end; with the most free memory.
+/// The place that suits a model best: on a hive that reports on time; where it fits; wished for; where
+/// answers are fast, as was shown there or as one believes of a GPU and of a processor; with the fewest
+/// workers to end; with the most free memory.
 pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoSite> {
     if fleet.has_enough {
         return Err(NoSite::Enough);
@@ -66,11 +73,12 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
             .iter()
             .any(|(hive, device)| hive == site.hive.id && *device == site.device_id())
     };
-    let open: Vec<&Site<'_>> = sites.iter().filter(|site| !is_refused(site)).collect();
+    let is_open = |site: &&Site<'_>| !is_refused(site) && !site.is_hopeless();
+    let open: Vec<&Site<'_>> = sites.iter().filter(is_open).collect();
     let Some(best) = open.iter().max_by_key(|site| site.key()) else {
         return Err(if sites.is_empty() { NoSite::Nowhere } else { NoSite::Refused });
     };
-    if best.fit == Fit::Later {
+    if best.fit == Fit::Later && !best.asks() {
         return Err(NoSite::Full);
     }
     Ok(best.spawn(open.len() - 1))
@@ -84,9 +92,19 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
 pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Option<Spawn> {
     let demand = Demand::of(model);
     let there = || fleet.residents.iter().filter(|resident| resident.model == model);
+    let fastest = there().filter_map(|resident| {
+        let hive = fleet.hives.iter().find(|hive| hive.id == resident.hive)?;
+        let bytes = hive.entry(model)?.bytes_on_disk();
+        Some(Slowness::of(fleet, resident.hive, resident.device, bytes))
+    });
+    let fastest = fastest.map(|slowness| slowness.step).min();
     let has_gpu = there().any(|resident| resident.device.kind == DeviceKind::Gpu);
     let is_slower = |site: &Site<'_>| {
-        has_gpu && site.device.is_some_and(|device| device.id.kind == DeviceKind::Cpu)
+        site.slowness.is_some_and(|its| match fastest {
+            _ if its.is_unknown_cpu => has_gpu,
+            Some(ours) => its.step > ours + 1,
+            None => false,
+        })
     };
     // Without a list of devices nobody can say whether there is another one.
     let has_one = |site: &Site<'_>| {
@@ -94,11 +112,10 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
         there().any(|r| r.hive == site.hive.id && device.is_none_or(|device| r.device == device))
     };
     let is_free = |site: &Site<'_>| match site.device {
+        Some(_) if site.is_hopeless() || site.fit < Fit::Maybe => false,
         // Nobody makes room for a second one beside the first.
-        Some(_) if must => site.fit == Fit::Yes && (site.evict.is_empty() || !has_one(site)),
-        Some(_) => {
-            site.fit == Fit::Yes && site.evict.is_empty() && !is_slower(site) && !has_one(site)
-        }
+        Some(_) if must => site.evict.is_empty() || !has_one(site),
+        Some(_) => site.evict.is_empty() && !is_slower(site) && !has_one(site),
         None => must || there().next().is_none(),
     };
     let alive = fleet.hives.iter().filter(|hive| hive.liveness == Liveness::Alive);
@@ -110,7 +127,7 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
 }
 
 fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
-    let need = need_of(hive, demand.model);
+    let bytes = hive.entry(demand.model).map_or(0, ModelEntry::bytes_on_disk);
     let is_wished_hive = fleet.wish.hive.as_ref().is_none_or(|wished| wished == hive.id);
     let ruled = |device: Option<DeviceId>| {
         fleet.ruled.iter().find(|ruled| ruled.hive == hive.id && ruled.device == device)
@@ -120,8 +137,18 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
     // A hive that lists no device chooses itself.
     if hive.devices.is_empty() {
         let is_wished = (is_wished_hive, fleet.wish.device.is_none());
-        let (evict, fit, extra_ms) = (Vec::new(), Fit::No, extra_ms(None));
-        let site = Site { hive, device: None, free: 0, evict, fit, is_wished, extra_ms };
+        let (evict, fit, word, extra_ms) = (Vec::new(), Fit::No, None, extra_ms(None));
+        let site = Site {
+            hive,
+            device: None,
+            free: 0,
+            evict,
+            fit,
+            word,
+            slowness: None,
+            is_wished,
+            extra_ms,
+        };
         return Vec::from_iter(is_allowed(None).then_some(site));
     }
     let is_there = |device: &&Device| !device.is_gone && is_allowed(Some(device.id));
@@ -129,13 +156,24 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
     let site = |device: &'a Device| {
         let is_wished_device = fleet.wish.device.is_none_or(|wished| wished == device.id);
         let free = free_of(fleet, hive, device);
-        let (evict, fit) = make_room(fleet, hive, device, need, free);
+        let word = fleet.words.get(&(hive.id, device.id, demand.model)).copied();
+        let need = need_of(fleet, hive, device.id, demand.model);
+        let room = |need| make_room(fleet, hive, device, demand.model, need, free);
+        let (mut evict, mut fit) = room(need);
+        if fit != Fit::Yes && word.is_none() {
+            let (by_weights, is_room) = room(bytes);
+            if is_room == Fit::Yes {
+                (evict, fit) = (by_weights, Fit::Maybe);
+            }
+        }
         Site {
             hive,
             device: Some(device),
             free,
             evict,
             fit,
+            word,
+            slowness: Some(Slowness::of(fleet, hive.id, device.id, bytes)),
             is_wished: (is_wished_hive, is_wished_device),
             extra_ms: extra_ms(Some(device.id)),
         }
@@ -143,15 +181,17 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
     present.map(site).collect()
 }
 
-/// What a worker of a model takes of a device's memory, as far as one can tell.
+/// What a worker of a model takes of a device's memory, as far as one can tell without its hive.
 #[must_use]
 pub fn memory_need(entry: &ModelEntry) -> u64 {
-    let weights = entry.gguf.size_bytes;
+    let weights = entry.bytes_on_disk();
     weights.saturating_add(weights / BEYOND_WEIGHTS)
 }
 
-fn need_of(hive: &HiveView<'_>, model: &ModelAlias) -> u64 {
-    hive.entry(model).map_or(0, memory_need)
+/// What it takes by its hive's word, else as far as one can tell.
+fn need_of(fleet: &Fleet<'_>, hive: &HiveView<'_>, device: DeviceId, model: &ModelAlias) -> u64 {
+    let told = fleet.words.get(&(hive.id, device, model)).and_then(|word| word.needed);
+    told.unwrap_or_else(|| hive.entry(model).map_or(0, memory_need))
 }
 
 fn claims_on<'a>(
@@ -175,12 +215,13 @@ fn free_of(fleet: &Fleet<'_>, hive: &HiveView<'_>, device: &Device) -> u64 {
     left.map_or(told, |left| left.min(told))
 }
 
-/// The idle workers that have to go so that so many bytes are free: as few as will do, the longest
-/// idle first.
+/// The idle workers that have to go so that so many bytes are free for one of a model: as few as will
+/// do, the longest idle first. One of that very model does not go: it would be loaded again in its place.
 fn make_room<'a>(
     fleet: &'a Fleet<'a>,
     hive: &HiveView<'_>,
     device: &Device,
+    model: &ModelAlias,
     need: u64,
     free: u64,
 ) -> (Vec<&'a WorkerId>, Fit) {
@@ -188,8 +229,9 @@ fn make_room<'a>(
         return (Vec::new(), Fit::Yes);
     }
     let here = fleet.residents.iter().filter(|r| r.hive == hive.id && r.device == device.id);
-    let size = |resident: &Resident<'_>| need_of(hive, resident.model);
-    let mut idle: Vec<_> = here.clone().filter(|r| !r.is_busy && r.spare > 0).collect();
+    let size = |resident: &Resident<'_>| need_of(fleet, hive, device.id, resident.model);
+    let may_go = |r: &&Resident<'_>| !r.is_busy && r.spare > 0 && r.model != model;
+    let mut idle: Vec<_> = here.clone().filter(may_go).collect();
     idle.sort_by_key(|resident| (Reverse(resident.idle), resident.id));
     // Of two workers of one model that may lose one, the other one stays.
     let mut ended: HashMap<&ModelAlias, u32> = HashMap::new();
@@ -211,7 +253,7 @@ fn make_room<'a>(
         evict = needed(evict, size, room - need);
         return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
     }
-    let busy = here.filter(|r| r.is_busy && r.spare > 0).map(size);
+    let busy = here.filter(|r| (r.is_busy && r.spare > 0) || r.model == model).map(size);
     // What is being started will be idle some day.
     let coming = claims_on(fleet, hive, device).map(|claim| claim.needed);
     let busy = busy.chain(coming).fold(0, u64::saturating_add);
@@ -237,6 +279,28 @@ fn needed<'a>(
     kept
 }
 
+/// How slow a device is, the faster first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Slowness {
+    /// Nobody has seen it at work, and it is no GPU: it is the last choice.
+    is_unknown_cpu: bool,
+    /// What a token takes, in steps of about 40 %: what differs by less is alike.
+    step: u32,
+}
+
+impl Slowness {
+    /// As was shown there, else as one believes of its kind.
+    fn of(fleet: &Fleet<'_>, hive: &HiveAlias, device: DeviceId, bytes: u64) -> Self {
+        let shown = fleet.token_us.get(&(hive, device)).copied();
+        let is_unknown_cpu = shown.is_none() && device.kind == DeviceKind::Cpu;
+        let token_us = shown.unwrap_or_else(|| usual_token_us(device.kind, bytes)).max(1);
+        let octave = token_us.ilog2();
+        // By its square, the halves of an octave are told apart.
+        let is_upper = u128::from(token_us).pow(2) >= 1_u128 << (2 * octave + 1);
+        Self { is_unknown_cpu, step: 2 * octave + u32::from(is_upper) }
+    }
+}
+
 impl Site<'_> {
     fn device_id(&self) -> Option<DeviceId> {
         self.device.map(|device| device.id)
@@ -247,18 +311,43 @@ impl Site<'_> {
             hive: self.hive.id.clone(),
             device: self.device_id(),
             evict: self.evict.iter().map(|id| (*id).clone()).collect(),
-            fits: self.fit == Fit::Yes,
+            fits: self.fit >= Fit::Maybe,
             others,
+            asks: self.asks(),
         }
+    }
+
+    /// Whether its hive has to be heard first: where nobody knows what the model takes and that matters,
+    /// and before anybody is ended for it. One that cannot tell is not asked again.
+    fn asks(&self) -> bool {
+        match self.word {
+            _ if self.device.is_none() => false,
+            None => self.fit != Fit::Yes || !self.evict.is_empty(),
+            Some(Word { needed: None, .. }) => false,
+            Some(Word { agreed, .. }) => {
+                let is_enough =
+                    |agreed: &[WorkerId]| agreed.iter().all(|id| self.evict.contains(&id));
+                !self.evict.is_empty() && !agreed.is_some_and(is_enough)
+            }
+        }
+    }
+
+    /// Whether it is known that no worker can be started there.
+    fn is_hopeless(&self) -> bool {
+        let is_too_small = |word: Word<'_>| word.needed.is_some() && self.fit == Fit::No;
+        self.word.is_some_and(|word| word.is_refused || is_too_small(word))
     }
 
     fn key(&self) -> impl Ord + '_ {
         let device = self.device.map(|device| {
             let is_gpu = device.id.kind == DeviceKind::Gpu;
-            (is_gpu, Reverse(self.evict.len()), self.free, Reverse(device.id))
+            let is_fast = Reverse(self.slowness);
+            (is_fast, is_gpu, Reverse(self.evict.len()), self.free, Reverse(device.id))
         });
         let is_alive = self.hive.liveness == Liveness::Alive;
         let rest = (Reverse(self.extra_ms), device, Reverse(self.hive.id));
-        (is_alive, self.fit == Fit::Yes, self.is_wished, self.fit, rest)
+        // Whether there is room for certain is asked, and does not make a slow place the better one.
+        let fit = self.fit.min(Fit::Maybe);
+        (is_alive, fit == Fit::Maybe, self.is_wished, fit, rest)
     }
 }

@@ -119,7 +119,7 @@ fn choose<'a>(
     demand: &Demand<'_>,
     reason: Option<Reason>,
 ) -> Option<Decision> {
-    let with_room = workers.filter(|worker| worker.has_room());
+    let with_room = workers.filter(|worker| worker.has_room(demand.priority));
     let ranked: Vec<_> = with_room.map(|worker| Ranked::new(worker, demand)).collect();
     let limit = Limit::of(&ranked)?;
     let [best, next] = first_two(&ranked, limit);

@@ -1,6 +1,7 @@
 //! All that the queen knows at one moment, as far as placing one request is concerned.
 
 use std::cell::LazyCell;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use worker_contract::{
@@ -8,10 +9,13 @@ use worker_contract::{
 };
 
 use super::Ways;
+use crate::admission::Priority;
 use crate::registry::Liveness;
 
-/// How many requests a worker is given for each of its slots.
-const REQUESTS_A_SLOT: u32 = 2;
+/// How many requests a worker is given for each of its slots, where somebody waits for them.
+const INTERACTIVE_A_SLOT: u32 = 2;
+/// The same where nobody does: none of them is queued in a worker, before one that somebody waits for.
+const BATCH_A_SLOT: u32 = 1;
 
 /// What bears on one request.
 pub struct Snapshot<'a> {
@@ -40,6 +44,21 @@ pub struct Fleet<'a> {
     pub has_enough: bool,
     /// What somebody's rules say of the places for one; of those that are not here they say nothing.
     pub ruled: Vec<Ruled<'a>>,
+    /// What a token of the model takes on devices that have shown it, in microseconds.
+    pub token_us: HashMap<(&'a HiveAlias, DeviceId), u64>,
+    /// What hives have said of models on their devices.
+    pub words: HashMap<(&'a HiveAlias, DeviceId, &'a ModelAlias), Word<'a>>,
+}
+
+/// What a hive has said of a model on one of its devices.
+#[derive(Debug, Clone, Copy)]
+pub struct Word<'a> {
+    /// The memory that a worker takes there; `None` where the hive cannot tell.
+    pub needed: Option<u64>,
+    /// There is room when these are gone, as the hive said a moment ago.
+    pub agreed: Option<&'a [WorkerId]>,
+    /// It has refused one a moment ago, and no more is free than was.
+    pub is_refused: bool,
 }
 
 /// What the start of a worker, and the end of those in whose place it comes, will make of a device's
@@ -186,11 +205,15 @@ impl WorkerView<'_> {
 
     /// Whether it can be given one more request.
     #[must_use]
-    pub fn has_room(&self) -> bool {
+    pub fn has_room(&self, priority: Priority) -> bool {
+        let requests_a_slot = match priority {
+            Priority::Interactive => INTERACTIVE_A_SLOT,
+            Priority::Batch => BATCH_A_SLOT,
+        };
         match self.circuit {
             _ if self.is_taken => false,
             Circuit::Closed | Circuit::HalfOpen => {
-                self.in_flight < self.slots.max(1).saturating_mul(REQUESTS_A_SLOT)
+                self.in_flight < self.slots.max(1).saturating_mul(requests_a_slot)
             }
             Circuit::Open => false,
         }

@@ -14,6 +14,7 @@ mod failover;
 mod failures;
 mod fairness;
 mod jobs;
+mod memory;
 mod metrics;
 mod policies;
 mod requests;

@@ -101,6 +101,38 @@ async fn batch_requests_take_what_others_leave() {
 }
 
 #[tokio::test]
+async fn an_interactive_request_finds_no_batch_one_queued_before_it_in_a_worker() {
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["x"])]);
+    let queen = Queen::start().await;
+    let mut beat = worker.beat();
+    beat.slots.total = 1;
+    queen.worker_beat(&beat).await;
+    let ask = async |priority: &str, text: &str| {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
+        Reply::read(queen.post(CHAT).header("x-rbee-priority", priority).json(&body)).await
+    };
+    let batch = async {
+        let second = async {
+            until("the first one runs", async || worker.open() == 1).await;
+            ask("batch", "second").await
+        };
+        tokio::join!(ask("batch", "first"), second)
+    };
+    let third = async {
+        until("the second one waits", async || queen.status().await["waiting"] == 1).await;
+        ask("interactive", "third").await
+    };
+    let served = tokio::select! {
+        served = third => served,
+        batch = batch => panic!("the first one hangs: {batch:?}"),
+    };
+    assert_eq!(served.status, 200, "{served:?}");
+    let last = serde_json::to_value(&worker.requests().last().unwrap().task).unwrap();
+    assert_eq!(last["messages"][0]["content"], "third");
+    assert_eq!(worker.requests().len(), 2, "the second one waits in the queen");
+}
+
+#[tokio::test]
 async fn absurd_numbers_in_a_report_harm_nobody() {
     let worker = WorkerDouble::start("w-1", []);
     let queen = Queen::start().await;

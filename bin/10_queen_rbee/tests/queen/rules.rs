@@ -1,5 +1,6 @@
 //! The operator's own rules: a script beside the configuration.
 
+use access_tokens::{NewToken, TokenStore};
 use serde_json::{Value, json};
 
 use crate::support::{HiveDouble, Queen, Reply, WorkerDouble, chat, until};
@@ -35,6 +36,36 @@ async fn rules_refuse_and_prefer_workers_from_the_moment_that_their_file_is_ther
     assert_eq!(refused.header("retry-after"), "60");
     std::fs::remove_file(queen.rules_file()).unwrap();
     until("the rules are gone", async || queen.ask(CHAT, &chat()).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn rules_know_a_caller_by_the_name_of_its_token() {
+    let queen = Queen::start().await;
+    let store = TokenStore::open(&queen.secrets());
+    let (nightly, daily) = (store.create("nightly").unwrap(), store.create("daily").unwrap());
+    let workers = ["w-1", "w-2"].map(|name| WorkerDouble::start(name, []));
+    for worker in &workers {
+        queen.worker_beat(&worker.beat()).await;
+    }
+    write(
+        &queen,
+        "fn filter(request, worker) {
+            worker.id == if request.token == \"nightly\" { \"w-2\" } else { \"w-1\" }
+        }",
+    );
+    let of = async |token: &NewToken| {
+        let request = queen.post(CHAT).bearer_auth(token.secret.expose()).json(&chat());
+        Reply::read(request).await.header("x-rbee-worker").to_owned()
+    };
+    until("the script is loaded", async || of(&nightly).await == "w-2").await;
+    assert_eq!(of(&daily).await, "w-1");
+    let trial = json!({
+        "script": "fn filter(request, worker) { request.token == \"daily\" }",
+        "caller": daily.info.fingerprint,
+    });
+    let request = queen.post("/v1/policy/test").bearer_auth(daily.secret.expose()).json(&trial);
+    let report = Reply::read(request).await.json();
+    assert_eq!(report["models"][0]["places"][0]["allowed"], true, "{report}");
 }
 
 #[tokio::test]

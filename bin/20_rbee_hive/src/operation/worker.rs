@@ -140,11 +140,16 @@ async fn with_memory(
     job: &JobContext,
 ) -> Result<(WorkerPlan, Holdings), JobError> {
     let reserved = unless_cancelled(job, reserve(parts, plan, held)).await?;
-    reserved.map_err(|error| {
-        let devices = parts.devices.list().into_iter().filter(|device| !device.is_gone);
-        let devices: Vec<DeviceId> = devices.map(|device| device.id).collect();
-        too_little_memory(&error, parts.supervisor.holders(error.device), &devices)
-    })
+    reserved.map_err(|error| refusal(parts, &error, &[]))
+}
+
+/// What is told of a lack of memory that is there also `without` some workers.
+fn refusal(parts: &Parts, error: &TooLittleMemory, without: &[WorkerId]) -> JobError {
+    let devices = parts.devices.list().into_iter().filter(|device| !device.is_gone);
+    let devices: Vec<DeviceId> = devices.map(|device| device.id).collect();
+    let mut holders = parts.supervisor.holders(error.device);
+    holders.retain(|holder| !without.contains(&holder.worker));
+    too_little_memory(error, holders, &devices)
 }
 
 /// Takes the memory that a worker needs; nothing where nobody knows how much that is. Then the worker

@@ -131,6 +131,15 @@ impl Authenticator {
         }
     }
 
+    /// The name that a person gave to the token with this fingerprint.
+    #[must_use]
+    pub fn token_name(&self, fingerprint: &str) -> Option<String> {
+        match &*self.rule {
+            Rule::Open | Rule::Fixed(_) => None,
+            Rule::Store(known) => known.name(fingerprint),
+        }
+    }
+
     /// Who holds this secret, whether one is needed or not; `None` if it is not valid.
     #[must_use]
     pub fn holder(&self, bearer: Option<&str>) -> Option<Caller> {

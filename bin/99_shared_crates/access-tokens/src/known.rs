@@ -92,6 +92,13 @@ impl KnownSecrets {
         holder
     }
 
+    /// The name of the token with a fingerprint.
+    pub(crate) fn name(&self, fingerprint: &str) -> Option<String> {
+        let tokens = self.tokens()?;
+        let token = tokens.all.iter().find(|token| token.info.fingerprint == fingerprint)?;
+        Some(token.info.name.clone())
+    }
+
     fn tokens(&self) -> Option<Tokens> {
         self.tokens.current(|_| read_tokens(&self.store).map_err(tell).ok())
     }

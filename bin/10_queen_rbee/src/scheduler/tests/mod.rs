@@ -6,6 +6,7 @@ mod routing;
 mod ruled;
 
 use std::cell::LazyCell;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use worker_contract::{
@@ -14,6 +15,7 @@ use worker_contract::{
 };
 
 use super::*;
+use crate::admission::Priority;
 use crate::registry::Liveness::{self, Alive};
 use Readiness::Ready;
 
@@ -31,6 +33,12 @@ struct World {
     has_enough: bool,
     is_spawning: bool,
     warming_up: bool,
+    /// Whether hives can be asked what models take, unlike those of earlier versions.
+    can_tell: bool,
+    /// What they have said.
+    words: Vec<Wd>,
+    /// What a token takes there, in microseconds.
+    token_us: Vec<(HiveAlias, DeviceId, u64)>,
 }
 
 impl World {
@@ -44,7 +52,17 @@ impl World {
 
     fn decide_for(&self, demand: &Demand<'_>) -> Decision {
         let of_model = self.workers.iter().filter(|worker| worker.model == *demand.model);
-        let fleet = || Fleet {
+        let snapshot = Snapshot {
+            workers: of_model.map(W::view).collect(),
+            fleet: LazyCell::new(Box::new(|| self.fleet())),
+            is_spawning: self.is_spawning,
+            warming_up: self.warming_up,
+        };
+        schedule(&snapshot, demand)
+    }
+
+    fn fleet(&self) -> Fleet<'_> {
+        Fleet {
             hives: self.hives.iter().map(H::view).collect(),
             residents: self.residents.iter().map(R::view).collect(),
             claims: self.claims.iter().map(C::view).collect(),
@@ -63,14 +81,25 @@ impl World {
                 })
                 .collect(),
             has_enough: self.has_enough,
-        };
-        let snapshot = Snapshot {
-            workers: of_model.map(W::view).collect(),
-            fleet: LazyCell::new(Box::new(fleet)),
-            is_spawning: self.is_spawning,
-            warming_up: self.warming_up,
-        };
-        schedule(&snapshot, demand)
+            token_us: self
+                .token_us
+                .iter()
+                .map(|(hive, device, us)| ((hive, *device), *us))
+                .collect(),
+            words: self.words(),
+        }
+    }
+
+    fn words(&self) -> HashMap<(&HiveAlias, DeviceId, &ModelAlias), Word<'_>> {
+        if self.can_tell {
+            return self.words.iter().map(Wd::view).collect();
+        }
+        let word = Word { needed: None, agreed: None, is_refused: false };
+        let all = self.hives.iter().flat_map(|hive| {
+            let devices = hive.devices.iter();
+            devices.map(move |device| ((&hive.id, device.id, demand().model), word))
+        });
+        all.collect()
     }
 }
 
@@ -81,7 +110,8 @@ fn outcome(decision: &Decision) -> String {
         Decision::Spawn(spawn) => {
             let device = spawn.device.map(|device| format!(" {device}")).unwrap_or_default();
             let evict: Vec<_> = spawn.evict.iter().map(|id| format!(" -{id}")).collect();
-            format!("spawn {}{device}{}", spawn.hive, evict.concat())
+            let verb = if spawn.asks { "ask" } else { "spawn" };
+            format!("{verb} {}{device}{}", spawn.hive, evict.concat())
         }
         Decision::Wait(reason) => format!("wait {}", reason.as_str()),
         Decision::Reject { reason, retry_after_s } => {
@@ -300,6 +330,45 @@ impl C {
             needed: self.needed * GIB,
             freed: self.freed * GIB,
         }
+    }
+}
+
+/// What the hive `h` has said of a model on a device.
+#[derive(Debug, Clone)]
+struct Wd {
+    hive: HiveAlias,
+    device: DeviceId,
+    model: ModelAlias,
+    needed: Option<u64>,
+    agreed: Option<Vec<WorkerId>>,
+    is_refused: bool,
+}
+
+/// It needs so many GiB; `None` where the hive cannot tell.
+fn word(device: &str, model: &str, needed: Option<u64>) -> Wd {
+    Wd {
+        hive: alias("h"),
+        device: device.parse().unwrap(),
+        model: model.parse().unwrap(),
+        needed: needed.map(|gib| gib * GIB),
+        agreed: None,
+        is_refused: false,
+    }
+}
+
+impl Wd {
+    fn without(self, gone: &[&str]) -> Self {
+        Self { agreed: Some(gone.iter().map(|name| id(name)).collect()), ..self }
+    }
+
+    fn refused(self) -> Self {
+        Self { is_refused: true, ..self }
+    }
+
+    fn view(&self) -> ((&HiveAlias, DeviceId, &ModelAlias), Word<'_>) {
+        let Self { hive, device, model, needed, agreed, is_refused } = self;
+        let (needed, is_refused) = (*needed, *is_refused);
+        ((hive, *device, model), Word { needed, agreed: agreed.as_deref(), is_refused })
     }
 }
 

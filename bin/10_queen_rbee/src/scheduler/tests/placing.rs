@@ -1,4 +1,9 @@
 use super::*;
+
+/// What is shown, a hive, who is there, the words of hives, and what is decided.
+type Words<'a> = (&'a str, H, Vec<R>, Vec<Wd>, &'a str);
+/// What is shown, what a token took where, and what is decided.
+type Paces<'a> = (&'a str, &'a [(&'a str, &'a str, u64)], &'a str);
 use crate::registry::Liveness::{Gone, Suspect};
 use Readiness::Ending;
 
@@ -79,6 +84,107 @@ fn what_a_start_under_way_will_take_is_taken() {
 }
 
 #[test]
+fn a_hive_is_asked_before_anybody_is_ended_and_where_it_matters_what_a_model_takes() {
+    let full = || h("h", Alive).cpu(0).gpu(0);
+    // The weights have 1 GiB, and are taken for 1.2 with what is beyond them.
+    let tight = || h("h", Alive).cpu(0).gpu(1);
+    let idle = || vec![r("a", "GPU-0", "other", 9)];
+    let of_m = |device, needed| word(device, "m", needed);
+    let gpu = |gib| of_m("GPU-0", Some(gib));
+    let cpu = || of_m("CPU-0", Some(9));
+    let rows: [Words<'_>; 13] = [
+        ("there is room in any case", h("h", Alive).gpu(8), vec![], vec![], "spawn h GPU-0"),
+        ("there may be", tight(), vec![], vec![], "ask h GPU-0"),
+        ("a slower place has it", tight().cpu(8), vec![], vec![], "ask h GPU-0"),
+        ("there is", tight(), vec![], vec![gpu(1)], "spawn h GPU-0"),
+        ("there is none", tight(), vec![], vec![gpu(2), cpu()], "reject NowhereToStart Some(5)"),
+        (
+            "there will be, some day",
+            tight(),
+            vec![r("b", "GPU-0", "big", 0).busy()],
+            vec![gpu(2), cpu()],
+            "wait memory",
+        ),
+        ("one would have to go", full(), idle(), vec![], "ask h GPU-0 -a"),
+        ("it does not say that this helps", full(), idle(), vec![gpu(1)], "ask h GPU-0 -a"),
+        ("it does", full(), idle(), vec![gpu(1).without(&["a"])], "spawn h GPU-0 -a"),
+        ("with another one gone", full(), idle(), vec![gpu(1).without(&["b"])], "ask h GPU-0 -a"),
+        (
+            "it refuses",
+            full(),
+            idle(),
+            vec![gpu(1).refused(), cpu()],
+            "reject NowhereToStart Some(5)",
+        ),
+        ("another place is left", full().cpu(4), idle(), vec![gpu(1).refused()], "spawn h CPU-0"),
+        (
+            "it cannot tell",
+            full(),
+            idle(),
+            vec![of_m("GPU-0", None), of_m("CPU-0", None)],
+            "spawn h GPU-0 -a",
+        ),
+    ];
+    for (because, hive, residents, words, expected) in rows {
+        let world = World { can_tell: true, residents, words, ..World::of(&[], &[hive]) };
+        check(because, &world, expected);
+    }
+}
+
+#[test]
+fn what_others_take_is_what_their_hive_has_said_too() {
+    let big = || vec![r("a", "GPU-0", "big", 9), r("b", "GPU-0", "other", 8)];
+    let words = vec![word("GPU-0", "m", Some(4)).without(&[]), word("GPU-0", "big", Some(2))];
+    let world = World {
+        can_tell: true,
+        residents: big(),
+        words,
+        ..World::of(&[], &[h("h", Alive).cpu(0).gpu(1)])
+    };
+    check("a big one that gives 2 GiB back does not do", &world, "spawn h GPU-0 -a -b");
+}
+
+#[test]
+fn a_worker_of_the_very_model_makes_no_room_for_another_one() {
+    let residents = vec![r("a", "GPU-0", "m", 9)];
+    let full = |residents| World { residents, ..World::of(&[], &[h("h", Alive).cpu(0).gpu(0)]) };
+    check("it would be loaded again in its place", &full(residents.clone()), "wait memory");
+    let other = [residents, vec![r("b", "GPU-0", "other", 1)]].concat();
+    check("another one goes", &full(other), "spawn h GPU-0 -b");
+}
+
+#[test]
+fn the_fastest_device_is_the_one_that_has_shown_to_be() {
+    let two = || vec![h("a", Alive).gpu(8), h("b", Alive).gpu(4)];
+    let world = |shown: &[(&str, &str, u64)]| World {
+        token_us: shown
+            .iter()
+            .map(|(hive, device, us)| (alias(hive), device.parse().unwrap(), *us))
+            .collect(),
+        ..World::of(&[], &two())
+    };
+    let rows: [Paces<'_>; 6] = [
+        ("nobody has: more memory", &[], "spawn a GPU-0"),
+        ("a faster GPU", &[("a", "GPU-0", 60_000), ("b", "GPU-0", 20_000)], "spawn b GPU-0"),
+        ("about as fast", &[("a", "GPU-0", 24_000), ("b", "GPU-0", 23_500)], "spawn a GPU-0"),
+        ("it may be faster than that", &[("a", "GPU-0", 60_000)], "spawn b GPU-0"),
+        (
+            "a fast processor",
+            &[("a", "GPU-0", 60_000), ("b", "GPU-0", 50_000), ("b", "CPU-0", 9_000)],
+            "spawn b CPU-0",
+        ),
+        (
+            "processors that nobody has seen are no faster",
+            &[("a", "GPU-0", 600_000), ("b", "GPU-0", 600_000)],
+            "spawn a GPU-0",
+        ),
+    ];
+    for (because, shown, expected) in rows {
+        check(because, &world(shown), expected);
+    }
+}
+
+#[test]
 fn a_model_does_not_lose_more_workers_than_it_has_beyond_its_least() {
     let pair = |spare| {
         let idle = |name, seconds| r(name, "GPU-0", "small", seconds).spare(spare);
@@ -91,7 +197,7 @@ fn a_model_does_not_lose_more_workers_than_it_has_beyond_its_least() {
 }
 
 #[test]
-fn the_fastest_device_comes_before_the_fewest_ended_workers() {
+fn a_gpu_comes_before_the_fewest_ended_workers() {
     let residents = vec![r("a", "GPU-0", "big", 5)];
     let world = World { residents, ..World::of(&[], &[h("h", Alive).gpu(0)]) };
     check("an idle one is ended for the GPU", &world, "spawn h GPU-0 -a");
@@ -155,15 +261,7 @@ fn another_worker_goes_to_a_device_that_has_none_and_one_that_must_be_goes_anywh
     let hives = || vec![h("h", Alive).gpu(8), h("i", Alive).gpu(0)];
     let place = |hives: Vec<H>, residents: &[R], must| {
         let world = World { residents: residents.to_vec(), ..World::of(&[], &hives) };
-        let fleet = Fleet {
-            hives: world.hives.iter().map(H::view).collect(),
-            residents: world.residents.iter().map(R::view).collect(),
-            claims: Vec::new(),
-            wish: Wish::default(),
-            ruled: Vec::new(),
-            has_enough: false,
-        };
-        let spawn = place_another(&fleet, &model(), must);
+        let spawn = place_another(&world.fleet(), &model(), must);
         spawn.map(|spawn| outcome(&Decision::Spawn(spawn)))
     };
     let gpu = r("a", "GPU-0", "m", 1);

@@ -9,35 +9,44 @@ use Readiness::{Coming, Ending};
 proptest! {
     #[test]
     fn a_decision_has_the_properties_that_the_readme_promises(
-        world in any_world(), failed in prop::collection::vec("[a-h]", 0..3), bytes in 0_u32..20_000,
+        world in any_world(), asked in any_asked(),
     ) {
-        let failed: Vec<_> = failed.iter().map(|f| id(f)).collect();
-        let demand = Demand { failed: &failed, prompt_bytes: bytes, ..demand() };
+        let demand = asked.demand();
         let decision = world.decide_for(&demand);
-        let here: Vec<_> =
-            world.workers.iter().filter(|w| w.model == model() && w.liveness != Gone).collect();
-        let open = |w: &&&W| w.readiness == Ready && w.view().has_room() && !failed.contains(&w.id);
+        let serves = |w: &&W| {
+            let has_file = demand.digest.is_none() || w.digest.is_none() || w.digest.as_ref() == demand.digest;
+            w.model == model() && w.liveness != Gone && has_file && demand.ways.meet(w.ways)
+        };
+        let here: Vec<_> = world.workers.iter().filter(serves).collect();
+        // One that goes on token by token must have said that it has the file.
+        let is_known = |w: &W| demand.digest.is_none() || w.digest.is_some() || !w.ways.meet(Ways::TOKENS);
+        let takes = |w: &W| w.readiness == Ready && is_known(w) && w.view().has_room(demand.priority);
+        let open = |w: &&&W| takes(w) && !demand.failed.contains(&w.id);
+        let has_file = |h: &&H| {
+            let entry = h.catalog.iter().find(|entry| entry.alias == model());
+            entry.is_some_and(|entry| demand.digest.is_none_or(|digest| entry.sha256 == *digest))
+        };
         match &decision {
             Decision::Dispatch { worker, why } => {
-                let chosen = here.iter().find(|w| w.id == *worker).expect("it serves the model");
-                prop_assert!(chosen.readiness == Ready && chosen.view().has_room());
-                let expected = |w: &W| w.view().expected_us(bytes);
-                let is_probe = chosen.circuit == Circuit::HalfOpen;
+                let chosen = here.iter().find(|w| w.id == *worker).expect("it serves the request");
+                prop_assert!(takes(chosen) && !chosen.is_taken);
+                let expected = |w: &W| w.view().expected_us(asked.bytes);
+                let comes_first = chosen.circuit == Circuit::HalfOpen || demand.session == Some(worker);
                 for other in here.iter().filter(open).filter(|w| w.liveness == Alive) {
-                    prop_assert!(is_probe || expected(chosen) <= expected(other) + 250_000);
+                    prop_assert!(comes_first || expected(chosen) <= expected(other) + 250_000);
                 }
                 prop_assert_eq!(&why.chosen.worker, worker);
                 prop_assert!(why.next.as_ref().is_none_or(|next| next.worker != *worker));
             }
             Decision::Spawn(spawn) => {
                 let chosen = world.hives.iter().find(|h| h.id == spawn.hive).expect("a known hive");
-                prop_assert!(!chosen.catalog.is_empty() && chosen.liveness != Gone);
+                prop_assert!(has_file(&chosen) && chosen.liveness != Gone);
                 prop_assert!(!world.is_spawning);
                 prop_assert!(!here.iter().any(|w| w.readiness == Coming));
                 prop_assert_eq!(here.iter().filter(open).count(), 0);
                 for evicted in &spawn.evict {
                     let gone = world.residents.iter().find(|r| r.id == *evicted).expect("a resident");
-                    prop_assert!(!gone.is_busy);
+                    prop_assert!(!gone.is_busy && gone.model != model());
                     let of_model = |id: &&WorkerId| {
                         world.residents.iter().any(|r| r.id == **id && r.model == gone.model)
                     };
@@ -45,14 +54,25 @@ proptest! {
                     prop_assert!(ended <= gone.spare as usize);
                     prop_assert!(gone.hive == spawn.hive && Some(gone.device) == spawn.device);
                 }
+                let word = world.words.iter().filter(|_| world.can_tell).find(|word| {
+                    word.hive == spawn.hive && Some(word.device) == spawn.device && word.model == model()
+                });
+                prop_assert!(word.is_none_or(|word| !word.is_refused));
+                let cannot_tell = !world.can_tell || word.is_some_and(|word| word.needed.is_none());
+                if !spawn.asks && !spawn.evict.is_empty() && !cannot_tell {
+                    let agreed = word.and_then(|word| word.agreed.as_ref()).expect("the hive's word");
+                    prop_assert!(agreed.iter().all(|gone| spawn.evict.contains(gone)));
+                }
             }
             Decision::Wait(_) => {
                 let can_come = |w: &&W| w.readiness != Ending;
-                let memory = world.residents.iter().any(|r| r.is_busy);
-                prop_assert!(world.is_spawning || memory || here.iter().any(can_come));
+                let memory = world.residents.iter().any(|r| r.is_busy || r.model == model());
+                let coming = world.is_spawning || !world.claims.is_empty();
+                prop_assert!(coming || memory || here.iter().any(can_come));
             }
             Decision::Reject { .. } => {
-                let usable = |h: &H| h.liveness != Gone && !h.catalog.is_empty();
+                // Where all hives have said that it does not fit, they are of no use.
+                let usable = |h: &H| h.liveness != Gone && has_file(&h) && !world.can_tell;
                 prop_assert!(!world.hives.iter().any(usable));
                 prop_assert_eq!(here.iter().filter(open).count(), 0);
             }
@@ -130,15 +150,99 @@ proptest! {
     }
 }
 
+/// A request of a table.
+#[derive(Debug, Clone)]
+struct Asked {
+    model: ModelAlias,
+    failed: Vec<WorkerId>,
+    bytes: u32,
+    session: Option<WorkerId>,
+    digest: Option<Sha256Digest>,
+    ways: Ways,
+    priority: Priority,
+}
+
+impl Asked {
+    fn demand(&self) -> Demand<'_> {
+        Demand {
+            failed: &self.failed,
+            prompt_bytes: self.bytes,
+            session: self.session.as_ref(),
+            digest: self.digest.as_ref(),
+            ways: self.ways,
+            priority: self.priority,
+            ..Demand::of(&self.model)
+        }
+    }
+}
+
+fn any_asked() -> impl Strategy<Value = Asked> {
+    let failed = prop::collection::vec("[a-h]".prop_map(|name| id(&name)), 0..3);
+    let session = prop::option::of("[a-h]".prop_map(|name| id(&name)));
+    let priority = prop_oneof![Just(Priority::Interactive), Just(Priority::Batch)];
+    (failed, 0_u32..20_000, session, any_digest(), any_ways(), priority).prop_map(
+        |(failed, bytes, session, digest, ways, priority)| Asked {
+            model: model(),
+            failed,
+            bytes,
+            session,
+            digest,
+            ways,
+            priority,
+        },
+    )
+}
+
+/// That of the file that hives have, another one, or none.
+fn any_digest() -> impl Strategy<Value = Option<Sha256Digest>> {
+    prop_oneof![2 => Just(None), 1 => Just(Some("0")), 1 => Just(Some("1"))]
+        .prop_map(|digit| digit.map(|digit| digit.repeat(64).parse().unwrap()))
+}
+
+fn any_ways() -> impl Strategy<Value = Ways> {
+    prop_oneof![
+        3 => Just(Ways::ALL),
+        1 => Just(Ways::TOKENS),
+        1 => Just(Ways::PROMPT | Ways::CHAT),
+        1 => Just(Ways::OWN),
+    ]
+}
+
+fn any_claim() -> impl Strategy<Value = C> {
+    let device = prop_oneof![Just("CPU-0"), Just("GPU-0")];
+    (device, 0_u64..9, 0_u64..9, 0_u64..9)
+        .prop_map(|(device, before, needed, freed)| c(device, before, needed, freed))
+}
+
+fn any_word() -> impl Strategy<Value = Wd> {
+    let device = prop_oneof![Just("CPU-0"), Just("GPU-0")];
+    let model = prop_oneof![3 => Just("m"), 1 => Just("big")];
+    let gone = prop::option::of(prop::collection::vec("[p-z]".prop_map(|name| id(&name)), 0..3));
+    let needed = prop::option::of(0_u64..12);
+    (device, model, needed, gone, any::<bool>()).prop_map(
+        |(device, model, needed, agreed, is_refused)| Wd {
+            agreed,
+            is_refused,
+            ..word(device, model, needed)
+        },
+    )
+}
+
 fn any_world() -> impl Strategy<Value = World> {
     let workers = prop::collection::vec(any_worker(), 0..8);
     let hives = prop::collection::vec(any_hive(), 0..4);
     let residents = prop::collection::vec(any_resident(), 0..6);
-    (workers, hives, residents, any::<bool>()).prop_map(
-        |(workers, hives, residents, is_spawning)| World {
+    let claims = prop::collection::vec(any_claim(), 0..3);
+    let words = prop::collection::vec(any_word(), 0..4);
+    let flags = (any::<bool>(), any::<bool>());
+    (workers, hives, residents, claims, words, flags).prop_map(
+        |(workers, hives, residents, claims, words, (is_spawning, can_tell))| World {
             workers: unique(workers, |w| w.id.clone()),
             hives: unique(hives, |h| h.id.clone()),
             residents: unique(residents, |r| r.id.clone()),
+            words: unique(words, |word| (word.device, word.model.clone())),
+            claims,
+            can_tell,
             is_spawning,
             ..World::default()
         },
@@ -154,10 +258,13 @@ fn any_worker() -> impl Strategy<Value = W> {
     let model = prop_oneof![Just("m"), Just("m"), Just("other")];
     let circuit = prop_oneof![4 => Just(Circuit::Closed), 1 => Just(Circuit::HalfOpen), 1 => Just(Circuit::Open)];
     let load = (1_u32..6, 0_u32..12, 0_u32..4, 0_u32..20_000);
-    ("[a-h]", model, readiness, any_liveness(), circuit, load).prop_map(
-        |(name, model, readiness, liveness, circuit, (slots, in_flight, foreign, held))| {
+    let can = (any_digest(), any_ways(), prop::bool::weighted(0.1));
+    ("[a-h]", model, readiness, any_liveness(), circuit, load, can).prop_map(
+        |(name, model, readiness, liveness, circuit, load, (digest, ways, is_taken))| {
+            let (slots, in_flight, foreign, held) = load;
             let worker = w(&name, slots, in_flight).model(model).state(readiness).live(liveness);
-            worker.foreign(foreign).circuit(circuit).holds(held)
+            let worker = worker.foreign(foreign).circuit(circuit).holds(held);
+            W { is_taken, digest, ways, ..worker }
         },
     )
 }
@@ -175,7 +282,7 @@ fn any_hive() -> impl Strategy<Value = H> {
 
 fn any_resident() -> impl Strategy<Value = R> {
     let device = prop_oneof![Just("CPU-0"), Just("GPU-0")];
-    let model = prop_oneof![Just("other"), Just("big")];
+    let model = prop_oneof![2 => Just("other"), 2 => Just("big"), 1 => Just("m")];
     ("[p-z]", device, model, 0_u64..9, any::<bool>(), 0_u32..3).prop_map(
         |(name, device, model, idle, is_busy, spare)| R {
             is_busy,

@@ -104,6 +104,23 @@ fn a_worker_without_room_is_waited_for() {
 }
 
 #[test]
+fn a_batch_request_takes_no_place_where_an_interactive_one_would_wait_behind_it() {
+    let batch = Demand { priority: Priority::Batch, ..demand() };
+    for (slots, in_flight, interactive, others) in [
+        (1, 0, "a", "a"),
+        (1, 1, "a", "wait room"),
+        (1, 2, "wait room", "wait room"),
+        (4, 3, "a", "a"),
+        (4, 4, "a", "wait room"),
+        (4, 7, "a", "wait room"),
+    ] {
+        let world = World::of(&[w("a", slots, in_flight)], &[]);
+        check(&format!("{in_flight} on {slots}"), &world, interactive);
+        assert_eq!(outcome(&world.decide_for(&batch)), others, "{in_flight} on {slots}");
+    }
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_its_reason() {
     let refused = |because, workers: &[W], hives: &[H], expected| {
         check(because, &World::of(workers, hives), expected);

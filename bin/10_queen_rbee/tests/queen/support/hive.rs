@@ -1,5 +1,6 @@
 //! A double of a hive: real jobs over HTTP, and worker doubles instead of processes.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -7,13 +8,13 @@ use access_tokens::Authenticator;
 use daemon_http::{Edge, edge};
 use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
-use rbee_operations::{Operation, WorkerSpawn};
+use rbee_operations::{FitReport, Operation, WorkerFit, WorkerSpawn};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::DropGuard;
 use worker_contract::{
-    Device, DeviceLoad, GgufSummary, HiveAlias, HiveHeartbeat, ModelEntry, SupervisedState,
-    SupervisedWorker, WorkerHeartbeat,
+    Device, DeviceId, DeviceKind, DeviceLoad, GgufSummary, HiveAlias, HiveHeartbeat, MemoryNeed,
+    ModelEntry, SupervisedState, SupervisedWorker, WorkerHeartbeat, WorkerId,
 };
 
 use super::WorkerDouble;
@@ -31,6 +32,10 @@ struct Stage {
     may_start: Semaphore,
     fails: bool,
     spawns: AtomicUsize,
+    /// What models take of its devices, in MiB, and whether it says so before it is asked to start one.
+    needs: Mutex<(BTreeMap<&'static str, u64>, bool)>,
+    /// How often it was asked what a model takes.
+    questions: AtomicUsize,
     /// What it was asked for, in short.
     asked: Mutex<Vec<String>>,
     workers: Mutex<Vec<(WorkerDouble, WorkerSpawn)>>,
@@ -49,6 +54,8 @@ impl HiveDouble {
             may_start: Semaphore::new(0),
             fails,
             spawns: AtomicUsize::new(0),
+            needs: Mutex::default(),
+            questions: AtomicUsize::new(0),
             asked: Mutex::default(),
             workers: Mutex::default(),
         });
@@ -67,6 +74,17 @@ impl HiveDouble {
     /// How many workers it was asked to start.
     pub(crate) fn spawns(&self) -> usize {
         self.stage.spawns.load(Ordering::SeqCst)
+    }
+
+    /// From here on these models take so many MiB of its devices, of which the processor has 4 GiB and the
+    /// card 8, and it starts none that does not fit. If it `tells`, it says so where it is asked.
+    pub(crate) fn takes<const N: usize>(&self, needs: [(&'static str, u64); N], tells: bool) {
+        *self.stage.needs.lock().unwrap() = (needs.into(), tells);
+    }
+
+    /// How often it was asked what a model takes.
+    pub(crate) fn questions(&self) -> usize {
+        self.stage.questions.load(Ordering::SeqCst)
     }
 
     /// The starts of workers that have come up, as they were asked for.
@@ -154,6 +172,7 @@ impl Executor for Double {
         let stage = Arc::clone(&self.0);
         Box::pin(async move {
             match operation {
+                Operation::WorkerFit(asked) => stage.fit(&asked),
                 Operation::WorkerSpawn(asked) => spawn(&stage, asked, &job).await,
                 Operation::WorkerDelete(target) => {
                     stage.asked.lock().unwrap().push(format!("delete {}", target.worker_id));
@@ -172,6 +191,54 @@ impl Executor for Double {
     }
 }
 
+impl Stage {
+    /// What a model takes, in MiB, and whether there is too little for it on a device without some.
+    fn need(
+        &self,
+        model: &str,
+        device: Option<DeviceId>,
+        without: &[WorkerId],
+    ) -> Option<(u64, bool)> {
+        let needs = self.needs.lock().unwrap();
+        let need = |model: &str| needs.0.get(model).copied();
+        let card = device.is_some_and(|device| device.kind == DeviceKind::Gpu);
+        let workers = self.workers.lock().unwrap();
+        let here = workers.iter().filter(|(worker, spawn)| {
+            spawn.device == device && without.iter().all(|gone| gone.as_str() != worker.name)
+        });
+        let used: u64 = here.filter_map(|(_, spawn)| need(spawn.model.as_str())).sum();
+        let all = if card { 8 << 10 } else { 4 << 10 };
+        need(model).map(|need| (need, used + need > all))
+    }
+
+    fn fit(&self, asked: &WorkerFit) -> Result<Outcome, JobError> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        let tells = self.needs.lock().unwrap().1;
+        let need = self.need(asked.model.as_str(), asked.device, &asked.without);
+        let Some((need, is_too_much)) = need.filter(|_| tells) else {
+            return Err(JobError::new("invalid_type", "unknown variant `WorkerFit`"));
+        };
+        let needs = asked.device.map(|device| MemoryNeed {
+            device,
+            weights_bytes: need << 20,
+            mapped_bytes: 0,
+            context_bytes: 0,
+            compute_bytes: 0,
+        });
+        let report = FitReport {
+            needs: Some(needs.into_iter().collect()),
+            fits: !is_too_much,
+            reason: is_too_much.then(too_much),
+            hint: None,
+        };
+        Ok(Outcome::new("looked", serde_json::to_value(report).unwrap()))
+    }
+}
+
+fn too_much() -> String {
+    "the double cannot hold this".to_owned()
+}
+
 async fn spawn(stage: &Stage, asked: WorkerSpawn, job: &JobContext) -> Result<Outcome, JobError> {
     let device = asked.device.map_or("?".to_owned(), |device| device.to_string());
     stage.asked.lock().unwrap().push(format!("spawn {} {device}", asked.model));
@@ -181,6 +248,9 @@ async fn spawn(stage: &Stage, asked: WorkerSpawn, job: &JobContext) -> Result<Ou
         () = job.cancelled().cancelled() => return Err(JobError::cancelled()),
     };
     drop(permit);
+    if stage.need(asked.model.as_str(), asked.device, &[]).is_some_and(|(_, too_much)| too_much) {
+        return Err(JobError::new("not_enough_memory", too_much()));
+    }
     if stage.fails {
         return Err(JobError::new("worker_failed", "worker w-9 failed: tensor data is truncated"));
     }

@@ -5,8 +5,7 @@ use narration::with_causes;
 use rbee_operations::{FitReport, WorkerFit};
 
 use super::super::{outcome, unless_cancelled};
-use super::{Wanted, plan};
-use crate::device::Reading;
+use super::{Wanted, plan, refusal};
 use crate::hive::Parts;
 
 /// Says what a worker would take, and whether there is room for it when those that are named are gone.
@@ -35,14 +34,13 @@ pub(in super::super) async fn fit(
     };
     let leaving: Vec<_> =
         request.without.iter().filter_map(|id| parts.supervisor.plan_of(id)).collect();
-    let since = parts.reservations.moment();
-    let reading = Reading { since, free: parts.devices.free().await };
+    let reading = parts.devices.reading().await;
     let refused = parts.reservations.would_refuse(&needs, &plan.digest, &leaving, &reading);
     let message = match &refused {
         None => format!("{model} fits on {device}"),
         Some(refused) => refused.to_string(),
     };
-    let refused = refused.map(JobError::from);
+    let refused = refused.map(|error| refusal(parts, &error, &request.without));
     let needs = Some(parts.reservations.counted_all(&needs));
     let report = FitReport {
         needs,
