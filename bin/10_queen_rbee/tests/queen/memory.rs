@@ -1,5 +1,7 @@
 //! Nobody is ended for a worker that its hive would refuse.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::{HiveDouble, Queen, Reply, chat};
@@ -54,14 +56,29 @@ async fn a_hive_of_an_earlier_version_that_refuses_costs_no_second_worker() {
     let (queen, hive) = queen_with_hive([("m", 6_000), ("other", 40_000)], false).await;
     assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
     report(&queen, &hive, 2).await;
-    refused(&queen.ask(CHAT, &other()).await);
+    refused(&asked_while_reporting(&queen, &hive).await);
     let ended = || hive.asked().iter().filter(|asked| asked.starts_with("delete")).count();
     assert_eq!(ended(), 1, "its hive did not say that it would not help: {:?}", hive.asked());
     report(&queen, &hive, 8).await;
     assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
     report(&queen, &hive, 2).await;
-    refused(&queen.ask(CHAT, &other()).await);
+    refused(&asked_while_reporting(&queen, &hive).await);
     assert_eq!(ended(), 1, "{:?}", hive.asked());
+}
+
+/// Asks for the other model while the hive goes on reporting: what it refuses may be otherwise by then.
+async fn asked_while_reporting(queen: &Queen, hive: &HiveDouble) -> Reply {
+    let reports = async {
+        loop {
+            report(queen, hive, 2).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let body = other();
+    tokio::select! {
+        reply = queen.ask(CHAT, &body) => reply,
+        () = reports => unreachable!("it reports without end"),
+    }
 }
 
 fn refused(reply: &Reply) {
