@@ -55,7 +55,10 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
         }
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
         NoPlace::SpawnFailed { source, retry_after_s, .. } => {
-            let error = ApiError::unavailable(&source.code, message, retry_after_s);
+            // The log of a worker that follows is for who operates it: the hint says where it is.
+            let first = message.lines().next().unwrap_or_default();
+            let first = first.trim_end_matches("; its last log lines:");
+            let error = ApiError::unavailable(&source.code, first, retry_after_s);
             match source.hint {
                 Some(hint) => error.hint(hint),
                 None => error,

@@ -19,8 +19,16 @@ pub(crate) use self::sample::Sample;
 /// How many models have figures of their own.
 const MAX_MODELS: usize = 256;
 /// How requests end.
-pub(crate) const OUTCOMES: [&str; 7] =
-    ["done", "cancelled", "no_worker", "refused", "worker_failed", "quarantined", "deadline"];
+pub(crate) const OUTCOMES: [&str; 8] = [
+    "done",
+    "cancelled",
+    "no_worker",
+    "queue_full",
+    "refused",
+    "worker_failed",
+    "quarantined",
+    "deadline",
+];
 
 /// What the queen counts. A clone counts the same.
 #[derive(Debug, Clone, Default)]

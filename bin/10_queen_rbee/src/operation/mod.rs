@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, Outcome};
-use rbee_operations::Operation;
+use rbee_operations::{Operation, WorkerSpawn};
 
 use crate::attached::Servers;
 use crate::hive_client::HiveClients;
@@ -87,8 +87,11 @@ impl Operations {
             Operation::WorkerAttach(attach) => self.worker_attach(attach, &job).await,
             Operation::WorkerDetach(detach) => self.worker_detach(&detach).await,
             Operation::WorkerList(target) => self.worker_list(target, job).await,
-            forwarded @ (Operation::WorkerSpawn(_)
-            | Operation::WorkerFit(_)
+            Operation::WorkerSpawn(spawn) => {
+                let spawn = self.as_wanted(spawn);
+                self.forward(Operation::WorkerSpawn(spawn), job).await
+            }
+            forwarded @ (Operation::WorkerFit(_)
             | Operation::WorkerGet(_)
             | Operation::WorkerDelete(_)
             | Operation::ModelDownload(_)
@@ -107,6 +110,15 @@ impl Operations {
             | Operation::ModelAlias(_)
             | Operation::ModelGarbage(_)) => self.forward(forwarded, job).await,
         }
+    }
+}
+
+impl Operations {
+    /// A worker of the size that the model's policy wants, as far as nobody said otherwise.
+    fn as_wanted(&self, spawn: WorkerSpawn) -> WorkerSpawn {
+        let policy = self.policies.of(&spawn.model);
+        let (slots, ctx_size) = (spawn.slots.or(policy.slots), spawn.ctx_size.or(policy.ctx_size));
+        WorkerSpawn { slots, ctx_size, ..spawn }
     }
 }
 

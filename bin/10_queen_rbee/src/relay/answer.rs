@@ -563,6 +563,8 @@ impl Answer {
         self.state = State::Ended;
         self.log_failure(&failure);
         self.record.outcome = match &failure {
+            Failure::NoPlace(NoPlace::Deadline { .. }) => "deadline",
+            Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
             Failure::NoPlace(_) => "no_worker",
             Failure::Refused { .. } => "refused",
             Failure::WorkerFailed { .. } => "worker_failed",

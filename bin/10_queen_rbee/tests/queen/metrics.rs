@@ -68,6 +68,10 @@ async fn what_is_open_and_what_waits_is_told_while_it_is() {
         stream.until_text().await;
         streams.push(stream);
     }
+    let late = queen.post(CHAT).header("x-rbee-deadline-ms", "50").json(&chat());
+    Reply::read(late).await.error(504, "deadline_exceeded");
+    let told = "requests_total{model=\"m\",outcome=\"deadline\"} 1\n";
+    assert!(metrics(&queen).await.contains(told), "it waited in vain");
     let body = chat();
     let waiting = queen.ask(CHAT, &body);
     let look = async {

@@ -84,6 +84,20 @@ async fn as_many_workers_are_kept_as_the_policy_wants_with_its_settings() {
 }
 
 #[tokio::test]
+async fn a_worker_that_somebody_starts_is_as_the_policy_wants_unless_they_say_otherwise() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"slots": 7, "ctx_size": 1024}})).await;
+    let hive = HiveDouble::start(false);
+    hive.let_start();
+    queen.hive_beat(&hive.beat()).await;
+    for spawn in [json!({"model": "m"}), json!({"model": "m", "slots": 2})] {
+        job(&queen, json!({ "WorkerSpawn": spawn })).await;
+    }
+    let started: Vec<_> = hive.started().iter().map(|s| (s.slots, s.ctx_size)).collect();
+    assert_eq!(started, [(Some(7), Some(1024)), (Some(2), Some(1024))]);
+}
+
+#[tokio::test]
 async fn two_workers_that_must_be_are_started_although_there_is_one_device() {
     let queen = Queen::start().await;
     set(&queen, json!({"model": "m", "policy": {"min": 2, "device": "CPU-0"}})).await;

@@ -148,8 +148,8 @@ impl Opened {
     ) -> Result<StagedFile, CatalogError> {
         self.rewind()?;
         let linked = (sharing == Sharing::Linked).then(|| self.link(models)).flatten();
-        let (sha256, path, is_copy) = if let Some(path) = linked {
-            (hash(&mut self.file, watcher), path, false)
+        let (sha256, place, is_copy) = if let Some(path) = linked {
+            (hash(&mut self.file, watcher), Place::Linked(path), false)
         } else {
             let mut copy = part_file(models)?;
             let shared = by_reference(&self.file, copy.as_file());
@@ -162,12 +162,11 @@ impl Opened {
             if sha256.is_ok() {
                 copy.as_file().sync_all().map_err(CatalogError::of_write)?;
             }
-            (sha256, copy.into_temp_path(), !shared)
+            (sha256, Place::Temporary(copy.into_temp_path()), !shared)
         };
         let sha256 = sha256.map_err(CatalogError::of_copy)?;
         self.check_unmoved()?;
-        let (bytes, place) = (self.metadata.len(), Place::Temporary(path));
-        Ok(StagedFile { sha256, bytes, place, is_copy })
+        Ok(StagedFile { sha256, bytes: self.metadata.len(), place, is_copy })
     }
 
     /// A second name for the file; `None` where it is on another disk or belongs to somebody else.

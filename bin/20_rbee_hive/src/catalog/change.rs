@@ -1,11 +1,14 @@
 //! Adding, naming, replacing and removing models: row, files, label and view together.
 
+use std::fs;
+use std::path::PathBuf;
+
 use worker_contract::{GgufSummary, ModelAlias, ModelEntry, Sha256Digest};
 
 use super::candidate::{Candidate, Sharing};
 use super::copy::Watcher;
 use super::staged::{Staged, StagedFile, digest_of};
-use super::store::{Pinned, PinnedFile, PinnedProjector, Store};
+use super::store::{Pinned, PinnedFile, PinnedProjector, Stamp, Store};
 use super::{Catalog, CatalogError, files};
 
 /// What came of adding a model.
@@ -189,8 +192,13 @@ impl Catalog {
         gguf.size_bytes = staged.bytes();
         let is_first = self.with_digest(&sha256).is_none();
         let parts = shards.len();
-        // Also replaces files that another name stands for: their bytes may have been tampered with.
-        let found: Vec<PinnedFile> = staged.put_in_place(&self.models)?;
+        // Whoever has these bytes of its own does not come to share those of somebody else. Others replace
+        // also what another name stands for: it may have been tampered with.
+        let own = if staged.is_linked() { self.intact(&sha256) } else { None };
+        let found = match own {
+            Some(own) => own,
+            None => staged.put_in_place(&self.models)?,
+        };
         self.note_files(store, &sha256, &found)?;
         let added_at = super::unix_now();
         let entry = ModelEntry { alias, sha256, source, added_at, shards, projector: None, gguf };
@@ -203,6 +211,18 @@ impl Catalog {
             let _ = files::remove(&self.models, &entry.sha256, parts);
         }
         written.map(|()| entry)
+    }
+
+    /// The files with a digest, if they are there as they were pinned.
+    fn intact(&self, digest: &Sha256Digest) -> Option<Vec<PinnedFile>> {
+        let entry = self.with_digest(digest)?;
+        let files = self.pinned(&entry.alias).ok()?.files;
+        let paths = files::of(&self.models, digest, files.len());
+        let is_same = |(file, path): (&PinnedFile, &PathBuf)| {
+            let metadata = fs::metadata(path);
+            metadata.is_ok_and(|now| file.stamp.is_of_the_same_bytes_as(&Stamp::of(&now)))
+        };
+        files.iter().zip(&paths).all(is_same).then_some(files)
     }
 
     fn write(&self, store: &Store, pinned: Pinned) -> Result<(), CatalogError> {

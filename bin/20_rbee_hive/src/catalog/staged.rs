@@ -34,6 +34,8 @@ pub(crate) struct StagedFile {
 pub(crate) enum Place {
     /// A copy, which goes.
     Temporary(TempPath),
+    /// A second name of a file that somebody else can change; the name goes.
+    Linked(TempPath),
     /// A download, which stays, and who keeps others from removing it.
     Downloaded(PathBuf, Option<Arc<Hold>>),
 }
@@ -57,6 +59,11 @@ impl Staged {
     /// Whether bytes were copied.
     pub(crate) fn is_copy(&self) -> bool {
         self.parts.iter().any(|part| part.is_copy)
+    }
+
+    /// Whether the bytes are those of files that somebody else can change.
+    pub(super) fn is_linked(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part.place, Place::Linked(_)))
     }
 
     /// The parts as a catalog lists them: none where the model is one file.
@@ -126,14 +133,14 @@ fn make_durable(folder: &Path) -> Result<(), CatalogError> {
 impl Place {
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Self::Temporary(path) => path,
+            Self::Temporary(path) | Self::Linked(path) => path,
             Self::Downloaded(path, _held) => path,
         }
     }
 
     fn rename_to(self, target: &Path) -> io::Result<()> {
         match self {
-            Self::Temporary(path) => {
+            Self::Temporary(path) | Self::Linked(path) => {
                 // Of two names of one file, renaming one to the other leaves both.
                 let from = path.to_path_buf();
                 path.persist(target).map_err(|error| error.error)?;

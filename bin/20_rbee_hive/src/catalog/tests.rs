@@ -443,6 +443,31 @@ fn a_linked_file_takes_no_disk_and_is_refused_once_its_owner_changed_it() {
 }
 
 #[test]
+fn a_model_with_a_file_of_its_own_does_not_come_to_share_one_that_others_can_change() {
+    let home = Home::new();
+    let catalog = home.open();
+    import(&catalog, &home.file("a.gguf", b"model a"), "own").unwrap();
+    let other = home.file("other.gguf", b"model a");
+    let link = |name: &str| {
+        let candidate = Candidate::open(other.to_str().unwrap()).unwrap();
+        with_watcher(|watcher| {
+            catalog.import(candidate, alias(name), summary(), Sharing::Linked, watcher)
+        })
+        .unwrap();
+    };
+    link("linked");
+    fs::write(&other, b"model X").unwrap();
+    for name in ["own", "linked"] {
+        assert_eq!(fs::read(checked_file(&catalog, name).unwrap()).unwrap(), b"model a", "{name}");
+    }
+    // One that was tampered with is no reason to refuse a good one.
+    fs::write(&other, b"model a").unwrap();
+    fs::write(checked_file(&catalog, "own").unwrap(), b"model Y").unwrap();
+    link("again");
+    assert_eq!(fs::read(checked_file(&catalog, "own").unwrap()).unwrap(), b"model a");
+}
+
+#[test]
 fn a_file_that_gets_or_loses_a_name_is_not_hashed_again_unless_it_was_changed_as_well() {
     let home = Home::new();
     let catalog = home.open();

@@ -153,10 +153,6 @@ fn what_cannot_be_asked_is_refused_by_its_field() {
         (chat(json!({"tools": [endless], "tool_choice": "required"})), "tools"),
         (chat(json!({"continue_last": true})), "continue_last"),
         (chat(json!({"template_variables": {"messages": []}})), "template_variables.messages"),
-        (
-            json!({"type": "chat", "messages": [{"role": "user", "content": ""}]}),
-            "messages[0].content",
-        ),
         (json!({"type": "infill", "prefix": "a", "suffix": "b"}), "task"),
     ];
     for (task, param) in cases {

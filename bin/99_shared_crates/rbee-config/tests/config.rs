@@ -264,9 +264,9 @@ fn what_is_wanted_of_a_models_workers_is_read_and_a_misspelt_wish_is_refused() {
     let smol = &config.models[&"smol".parse().unwrap()];
     assert_eq!((smol.min, smol.idle_ttl_s), (Some(1), Some(60)));
     assert_eq!(config.models[&"a:b".parse().unwrap()].pin, Some(true));
-    let refused = parse("[models.smol]\nmni = 1", &[]).unwrap_err();
+    let refused = parse("[models.smol]\nminn = 1", &[]).unwrap_err();
     assert!(
-        refused.contains("models.smol.mni") && refused.contains("models.smol.min"),
+        refused.contains("models.smol.minn") && refused.contains("models.smol.min"),
         "{refused}"
     );
 }

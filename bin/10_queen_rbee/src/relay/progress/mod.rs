@@ -260,10 +260,11 @@ impl Progress {
     }
 
     fn on_done(&mut self, finish_reason: FinishReason, usage: Usage, timings: Timings) -> Step {
+        let prompt_tokens = usage.prompt_tokens.saturating_sub(self.prefilled);
         let usage = Usage {
-            prompt_tokens: usage.prompt_tokens.saturating_sub(self.prefilled),
+            prompt_tokens,
             completion_tokens: usage.completion_tokens.saturating_add(self.prefilled),
-            ..usage
+            cached_tokens: usage.cached_tokens.min(prompt_tokens),
         };
         if !self.tells_tokens {
             // Until then it was a guess.

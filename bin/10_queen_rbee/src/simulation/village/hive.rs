@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use job_server::{JobError, Outcome};
-use rbee_operations::{Operation, WorkerSpawn};
+use rbee_operations::{Operation, WorkerFit, WorkerSpawn};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::{Instant, sleep, timeout};
@@ -223,8 +223,17 @@ impl Hive {
         match operation {
             Operation::WorkerSpawn(asked) => self.spawn(&asked).await,
             Operation::WorkerDelete(target) => self.delete(&target.worker_id).await,
+            Operation::WorkerFit(asked) => self.fit(&asked).await,
             _ => Err(JobError::new("not_in_the_script", "what?")),
         }
+    }
+
+    async fn fit(&self, asked: &WorkerFit) -> Result<Outcome, JobError> {
+        let reckoned = Duration::from_millis(self.machine.state().rng.u64(0..200));
+        sleep(reckoned).await;
+        let report = self.machine.fit(asked);
+        let report = report.map_err(|code| JobError::new(code, "nobody can tell"))?;
+        Ok(Outcome::new("reckoned", serde_json::to_value(report).unwrap()))
     }
 
     /// Starts a worker and waits until it is ready.

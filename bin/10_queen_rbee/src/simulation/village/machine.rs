@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use rbee_operations::WorkerSpawn;
+use rbee_operations::{FitReport, WorkerFit, WorkerSpawn};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_contract::{
-    Device, DeviceId, DeviceLoad, HiveAlias, ModelEntry, Restarts, SupervisedState,
+    Device, DeviceId, DeviceLoad, HiveAlias, MemoryNeed, ModelEntry, Restarts, SupervisedState,
     SupervisedWorker, WorkerId,
 };
 
@@ -157,6 +157,34 @@ impl Machine {
         };
         state.workers.insert(id.clone(), process);
         Ok(id)
+    }
+
+    /// Whether there would be memory for a worker when some others had ended.
+    pub(super) fn fit(&self, asked: &WorkerFit) -> Result<FitReport, &'static str> {
+        let entry = self.disk.iter().find(|entry| entry.alias == asked.model);
+        let weights_bytes = memory_need(entry.ok_or("model_not_found")?);
+        let state = self.state();
+        let room_on = |device: DeviceId| {
+            let leaving = asked.without.iter().filter_map(|id| state.workers.get(id));
+            let here = leaving.filter(|process| {
+                process.knobs.who.device == device
+                    && !matches!(process.state, SupervisedState::Failed { .. })
+            });
+            state.free(device, self) + here.map(|process| process.needs).sum::<u64>()
+        };
+        let devices = self.memory.iter().map(|(device, _)| *device);
+        let mut wanted = devices.filter(|it| asked.device.is_none_or(|wanted| wanted == *it));
+        let device = wanted.next().ok_or("device_not_found")?;
+        let need = MemoryNeed {
+            device,
+            weights_bytes,
+            mapped_bytes: 0,
+            context_bytes: 0,
+            compute_bytes: 0,
+        };
+        let fits = room_on(device) >= weights_bytes;
+        let reason = (!fits).then(|| "it does not fit".to_owned());
+        Ok(FitReport { needs: Some(vec![need]), fits, reason, hint: None })
     }
 
     /// Starts the next process of a worker.
