@@ -77,13 +77,13 @@ impl RemoteHives {
     /// Starts what was just installed in the place of the hive that runs, whose workers run on. One that
     /// knows how ends by itself; any other, or one that cannot be asked, is killed.
     pub(super) async fn replace(&self, hive: &HiveAlias, shell: &Shell) -> Result<(), JobError> {
-        let since = Instant::now();
         let is_replaced = self.is_leaving(hive).await
             && shell.run("start the new hive", &["succeed", HALT], b"").await.is_ok();
         if !is_replaced {
             shell.run("replace the hive that runs", &["replace"], b"").await?;
         }
-        self.until_reported(hive, shell, since).await
+        // Only from here on it is not the one before that reports.
+        self.until_reported(hive, shell, Instant::now()).await
     }
 
     /// Asks a hive to end without its workers. False if it does not know how, or does not answer.
