@@ -222,6 +222,7 @@ mod tests {
             started_at: 0,
             state,
             restarts,
+            memory_bytes: None,
         }
     }
 }

@@ -167,6 +167,7 @@ pub(crate) fn of_hive(hive: usize, workers: &[WorkerHeartbeat]) -> Result<HiveHe
         started_at: 1,
         state: SupervisedState::Ready,
         restarts: None,
+        memory_bytes: None,
     });
     Ok(HiveHeartbeat {
         hive_id: hive_alias(hive)?,

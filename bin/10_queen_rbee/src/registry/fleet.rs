@@ -95,6 +95,7 @@ impl State {
             is_busy: worker.is_busy() || worker.readiness_for_requests() != Readiness::Ready,
             spare: spare(&worker.model),
             idle: now.saturating_duration_since(worker.used_at),
+            has_bytes: worker.memory_bytes,
         });
         let wish = policy(model)
             .map_or_else(Wish::default, |policy| Wish { hive: policy.hive, device: policy.device });
@@ -125,7 +126,8 @@ impl State {
             self.fits.needed(hive, device, model).unwrap_or_else(guess)
         };
         let ended = evict.iter().filter_map(|id| self.workers.get(id));
-        let freed = ended.map(|worker| need(&worker.model)).fold(0, u64::saturating_add);
+        let has = |worker: &Worker| worker.memory_bytes.unwrap_or_else(|| need(&worker.model));
+        let freed = ended.map(has).fold(0, u64::saturating_add);
         Some(ClaimedSite { hive: hive.clone(), device, free_before, needed: need(model), freed })
     }
 

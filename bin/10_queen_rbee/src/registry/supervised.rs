@@ -66,6 +66,7 @@ impl Workers {
             |worker: &&mut Worker| worker.hive_id == listed.hive_id && !worker.is_of_server;
         if let Some(worker) = known.filter(is_its) {
             worker.listed = Some(listed.state.clone());
+            worker.memory_bytes = listed.memory_bytes;
             worker.process(listed);
         }
     }

@@ -418,6 +418,7 @@ fn listed(name: &str, state: SupervisedState) -> SupervisedWorker {
         started_at: 0,
         state,
         restarts: None,
+        memory_bytes: None,
     }
 }
 

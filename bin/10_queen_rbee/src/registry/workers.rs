@@ -59,6 +59,8 @@ pub(super) struct Worker {
     unheard: Option<u32>,
     /// What its hive says; `None` where no hive lists it.
     pub(super) listed: Option<SupervisedState>,
+    /// What it has of its device's memory, as its hive says.
+    pub(super) memory_bytes: Option<u64>,
     /// The process that its hive named last, and whether it had ended then.
     pub(super) process: Option<Process>,
     /// Requests that were sent to it and have not ended.
@@ -449,6 +451,7 @@ impl Worker {
             target,
             said: None,
             listed: None,
+            memory_bytes: None,
             process: None,
             in_flight: 0,
             foreign: 0,

@@ -229,7 +229,9 @@ fn make_room<'a>(
         return (Vec::new(), Fit::Yes);
     }
     let here = fleet.residents.iter().filter(|r| r.hive == hive.id && r.device == device.id);
-    let size = |resident: &Resident<'_>| need_of(fleet, hive, device.id, resident.model);
+    let size = |resident: &Resident<'_>| {
+        resident.has_bytes.unwrap_or_else(|| need_of(fleet, hive, device.id, resident.model))
+    };
     let may_go = |r: &&Resident<'_>| !r.is_busy && r.spare > 0 && r.model != model;
     let mut idle: Vec<_> = here.clone().filter(may_go).collect();
     idle.sort_by_key(|resident| (Reverse(resident.idle), resident.id));

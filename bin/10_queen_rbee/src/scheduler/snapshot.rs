@@ -194,6 +194,8 @@ pub struct Resident<'a> {
     pub spare: u32,
     /// For how long it has had no request.
     pub idle: Duration,
+    /// What it has of its device's memory, where its hive has told.
+    pub has_bytes: Option<u64>,
 }
 
 impl WorkerView<'_> {

@@ -203,6 +203,7 @@ fn listed(knobs: &Knobs) -> SupervisedWorker {
             SupervisedState::Ready
         },
         restarts: Some(restarts),
+        memory_bytes: None,
     }
 }
 

@@ -114,6 +114,7 @@ impl Supervisor {
             started_at: entry.started_at,
             state: run.machine.state(),
             restarts: entry.restarts.clone(),
+            memory_bytes: entry.plan.as_ref().and_then(WorkerPlan::memory_bytes),
         };
         let (plan, was_ready, failures) =
             (entry.plan.clone(), entry.was_ready, entry.failures.clone());

@@ -43,6 +43,13 @@ impl WorkerPlan {
         paths.all(|path| path.to_str().is_some())
     }
 
+    /// What it takes of its device's memory, where that is known.
+    pub(super) fn memory_bytes(&self) -> Option<u64> {
+        let needs = || self.memory.iter().filter(|need| need.device == self.device);
+        let all = || needs().map(MemoryNeed::total_bytes).fold(0, u64::saturating_add);
+        needs().next().map(|_| all())
+    }
+
     fn projector_arguments(&self) -> impl Iterator<Item = OsString> + use<> {
         let projector = self.projector.as_ref().map(|projector| projector.file.clone());
         projector.into_iter().flat_map(|file| ["--mmproj".into(), file.into()])

@@ -369,6 +369,7 @@ mod tests {
             started_at: 3,
             state: worker_contract::SupervisedState::Failed { reason: reason.clone() },
             restarts: Some(Restarts { count: 4, reason, waiting: false }),
+            memory_bytes: None,
         }
     }
 

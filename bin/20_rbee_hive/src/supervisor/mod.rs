@@ -188,6 +188,7 @@ impl Supervisor {
             started_at: unix_now(),
             state: run.machine.state(),
             restarts: None,
+            memory_bytes: plan.memory_bytes(),
         };
         let (state, seen) = tokio::sync::watch::channel(worker);
         let stop = context.list(&id, Some(plan.clone()), seen.clone());

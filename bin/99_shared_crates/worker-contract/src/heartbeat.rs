@@ -163,6 +163,9 @@ pub struct SupervisedWorker {
     /// How it was kept running; `None` while its first process does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts: Option<Restarts>,
+    /// What of its device's memory it was promised, in bytes; `None` where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
 }
 
 impl SupervisedWorker {

@@ -267,6 +267,7 @@ struct R {
     is_busy: bool,
     spare: u32,
     idle: Duration,
+    has_bytes: Option<u64>,
 }
 
 fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
@@ -278,10 +279,15 @@ fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
         is_busy: false,
         spare: u32::MAX,
         idle: Duration::from_secs(idle_s),
+        has_bytes: None,
     }
 }
 
 impl R {
+    fn has(self, gib: u64) -> Self {
+        Self { has_bytes: Some(gib << 30), ..self }
+    }
+
     fn busy(self) -> Self {
         Self { is_busy: true, ..self }
     }
@@ -303,6 +309,7 @@ impl R {
             is_busy: self.is_busy,
             spare: self.spare,
             idle: self.idle,
+            has_bytes: self.has_bytes,
         }
     }
 }

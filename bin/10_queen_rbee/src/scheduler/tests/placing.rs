@@ -92,7 +92,8 @@ fn a_hive_is_asked_before_anybody_is_ended_and_where_it_matters_what_a_model_tak
     let of_m = |device, needed| word(device, "m", needed);
     let gpu = |gib| of_m("GPU-0", Some(gib));
     let cpu = || of_m("CPU-0", Some(9));
-    let rows: [Words<'_>; 13] = [
+    let big = || vec![r("a", "GPU-0", "other", 9).has(5)];
+    let rows: [Words<'_>; 15] = [
         ("there is room in any case", h("h", Alive).gpu(8), vec![], vec![], "spawn h GPU-0"),
         ("there may be", tight(), vec![], vec![], "ask h GPU-0"),
         ("a slower place has it", tight().cpu(8), vec![], vec![], "ask h GPU-0"),
@@ -106,6 +107,8 @@ fn a_hive_is_asked_before_anybody_is_ended_and_where_it_matters_what_a_model_tak
             "wait memory",
         ),
         ("one would have to go", full(), idle(), vec![], "ask h GPU-0 -a"),
+        ("it has too little", full(), idle(), vec![gpu(5), cpu()], "reject NowhereToStart Some(5)"),
+        ("its hive tells that it has more", full(), big(), vec![gpu(5), cpu()], "ask h GPU-0 -a"),
         ("it does not say that this helps", full(), idle(), vec![gpu(1)], "ask h GPU-0 -a"),
         ("it does", full(), idle(), vec![gpu(1).without(&["a"])], "spawn h GPU-0 -a"),
         ("with another one gone", full(), idle(), vec![gpu(1).without(&["b"])], "ask h GPU-0 -a"),

@@ -305,6 +305,7 @@ impl Process {
             started_at: 0,
             state: self.state.clone(),
             restarts: self.restarts.clone(),
+            memory_bytes: Some(self.needs),
         }
     }
 }

@@ -136,6 +136,7 @@ impl WorkerDouble {
             started_at: 0,
             state,
             restarts: None,
+            memory_bytes: None,
         }
     }
 
