@@ -563,13 +563,12 @@ impl Answer {
         self.state = State::Ended;
         self.log_failure(&failure);
         self.record.outcome = match &failure {
-            Failure::NoPlace(NoPlace::Deadline { .. }) => "deadline",
+            Failure::NoPlace(NoPlace::Deadline { .. }) | Failure::Deadline { .. } => "deadline",
             Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
             Failure::NoPlace(_) => "no_worker",
             Failure::Refused { .. } => "refused",
             Failure::WorkerFailed { .. } => "worker_failed",
             Failure::Quarantined { .. } => "quarantined",
-            Failure::Deadline { .. } => "deadline",
         };
         failure
     }
