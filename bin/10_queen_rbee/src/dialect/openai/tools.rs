@@ -41,7 +41,9 @@ pub(super) fn read_tools(fields: &mut Fields) -> Result<Tools, ApiError> {
         tools.push(tool);
     }
     let choice = read_choice(fields, &mut tools)?;
-    let parallel = fields.choice("parallel_tool_calls")?.unwrap_or(true);
+    // Who names one function wants one call of it.
+    let is_one = matches!(choice, ToolChoice::Named(_));
+    let parallel = fields.choice("parallel_tool_calls")?.unwrap_or(!is_one);
     Ok(Tools { list: tools, choice, parallel })
 }
 
@@ -226,7 +228,9 @@ mod tests {
             (allowed("required"), ToolChoice::Required, 1),
         ] {
             let read = read(two(&json!({"tool_choice": choice}))).unwrap();
+            let is_one = matches!(expected, ToolChoice::Named(_));
             assert_eq!((read.choice, read.list.len()), (expected, left), "{choice}");
+            assert_eq!(read.parallel, !is_one, "{choice}");
         }
         assert!(read(json!({"tool_choice": "none", "tools": []})).is_ok());
     }
