@@ -214,10 +214,10 @@ fn refuse_open_door(session: &Session, bind: SocketAddr) -> Result<(), Failure> 
     if bind.ip().to_canonical().is_loopback() {
         return Ok(());
     }
-    let tokens = TokenStore::open(&session.paths.secrets)
-        .list()
+    let are_needed = TokenStore::open(&session.paths.secrets)
+        .are_needed()
         .map_err(|error| Failure::caused("cannot read the tokens", error))?;
-    if !tokens.is_empty() {
+    if are_needed {
         return Ok(());
     }
     Err(Failure::local(format!(

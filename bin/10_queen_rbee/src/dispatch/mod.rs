@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use futures::FutureExt as _;
 use job_server::JobError;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -169,6 +170,10 @@ impl Dispatcher {
                 () = stop.cancelled() => return,
                 Some(ended) = attempts.next() => {
                     self.queues().starts.ended(ended, clock::now());
+                    // All that have ended, before anything is begun again where it failed.
+                    while let Some(Some(ended)) = attempts.next().now_or_never() {
+                        self.queues().starts.ended(ended, clock::now());
+                    }
                 }
                 () = self.registry.room() => {}
             }

@@ -16,7 +16,7 @@ use crate::dialect::openai::{Model, ModelList, unknown_model};
 use crate::registry::Registry;
 use crate::relay::Relay;
 
-/// All models that a catalog has or a worker runs. To another queen, those of this one alone.
+/// All models that a catalog has or a worker runs. To another queen, none that only queens beyond this one have.
 pub(super) async fn list(
     State(registry): State<Registry>,
     State(relay): State<Relay>,

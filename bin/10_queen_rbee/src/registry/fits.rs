@@ -18,7 +18,7 @@ const MOST: usize = 1024;
 const AGREED: Duration = Duration::from_secs(30);
 /// For how long a worker that was refused for want of memory is not tried again in the same place,
 const REFUSED: Duration = Duration::from_secs(60);
-/// unless so much more is free there than was.
+/// unless so much more or less is free there than was.
 const MORE: u64 = 256 << 20;
 /// The code of a hive's refusal.
 pub(crate) const NOT_ENOUGH_MEMORY: &str = "not_enough_memory";
@@ -90,7 +90,7 @@ impl Fits {
 impl Known {
     fn is_refused(&self, free: u64, now: Instant) -> bool {
         self.refused.is_some_and(|(at, then)| {
-            now.saturating_duration_since(at) < REFUSED && free <= then.saturating_add(MORE)
+            now.saturating_duration_since(at) < REFUSED && free.abs_diff(then) <= MORE
         })
     }
 }
@@ -105,6 +105,11 @@ impl State {
         let mut policies: HashMap<&ModelAlias, Option<Policy>> = HashMap::new();
         let words = self.fits.known.iter().filter_map(|(site, known)| {
             let (hive, device, model) = site;
+            // What a hive has refused or could not tell it may see otherwise, with other settings.
+            let is_old = now.saturating_duration_since(known.at) >= REFUSED;
+            if is_old && (known.agreed.is_none() || known.needed.is_none()) {
+                return None;
+            }
             let policy = policies.entry(model).or_insert_with(|| policy(model));
             if self.settings(hive, model, policy.as_ref())? != known.settings {
                 return None;

@@ -87,12 +87,15 @@ impl State {
             Some((Some(policy), count)) => *count >= policy.max,
             _ => false,
         };
-        let residents = self.own_workers().map(|(id, worker)| Resident {
+        // One that its hive has given up has no memory any more.
+        let with_memory = self.own_workers().filter(|(_, worker)| !worker.is_given_up());
+        let residents = with_memory.map(|(id, worker)| Resident {
             id,
             hive: &worker.hive_id,
             device: worker.device,
             model: &worker.model,
             is_busy: worker.is_busy() || worker.readiness_for_requests() != Readiness::Ready,
+            is_ending: worker.readiness_for_requests() == Readiness::Ending,
             spare: spare(&worker.model),
             idle: now.saturating_duration_since(worker.used_at),
             has_bytes: worker.memory_bytes,

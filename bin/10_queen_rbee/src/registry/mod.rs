@@ -58,7 +58,7 @@ use crate::clock;
 use crate::policy::{Policies, Policy};
 use crate::prompt::PromptChain;
 use crate::rules::Rules;
-use crate::scheduler::{Decision, Demand, Readiness, Spawn, WaitReason, Why};
+use crate::scheduler::{Circuit, Decision, Demand, Readiness, Spawn, WaitReason, Why};
 
 /// How long a fresh queen waits for hives that she expects.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -543,16 +543,29 @@ impl Registry {
     /// workers for this name in particular.
     #[must_use]
     pub fn running_as(&self, model: &ModelAlias) -> Option<ModelAlias> {
+        // Somebody's rules are about the names that are asked for.
+        if self.shared.rules.get().is_some_and(Rules::are_there) {
+            return None;
+        }
         let state = self.state();
-        if state.workers.of_model(model).next().is_some() {
+        let lives = |worker: &Worker| worker.readiness_for_requests() != Readiness::Ending;
+        if state.workers.of_model(model).any(|(_, worker)| lives(worker)) {
             return None;
         }
         let entries = || state.hives.iter().flat_map(|hive| &hive.beat.catalog);
         let digest = &entries().find(|entry| entry.alias == *model)?.sha256;
+        let now = clock::now();
+        let is_well = |worker: &Worker| {
+            let hive = || state.hives.liveness(&worker.hive_id, now);
+            worker.liveness(self.shared.interval, hive, now) == Liveness::Alive
+                && worker.breaker.circuit(now) == Circuit::Closed
+                && !worker.target.gone.is_cancelled()
+        };
         let runs_it = |worker: &&Worker| {
             worker.digest() == Some(digest)
                 && !worker.is_of_server
                 && worker.readiness_for_requests() == Readiness::Ready
+                && is_well(worker)
         };
         let running = state.workers.iter().map(|(_, worker)| worker).find(runs_it)?.model.clone();
         drop(state);

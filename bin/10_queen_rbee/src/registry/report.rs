@@ -11,6 +11,7 @@ use worker_contract::{
 
 use super::workers::Worker;
 use super::{Liveness, Registry, ServerFacts};
+use crate::attached::Engine;
 
 /// A worker, as it is shown.
 #[derive(Debug, Clone, Serialize)]
@@ -97,10 +98,13 @@ impl Registry {
         self.models_of(now, |_| true)
     }
 
-    /// The same without those that only servers of others have.
+    /// The same without those that only other queens have.
     #[must_use]
     pub fn own_models(&self, now: Instant) -> BTreeMap<ModelAlias, ModelReport> {
-        self.models_of(now, |worker| !worker.is_of_server)
+        self.models_of(now, |worker| {
+            let server = worker.target.server.as_ref();
+            server.is_none_or(|server| server.engine != Engine::Rbee)
+        })
     }
 
     fn models_of(

@@ -503,6 +503,11 @@ impl Worker {
         self.probed_by = None;
     }
 
+    /// Whether its hive says that it has failed.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.listed, Some(SupervisedState::Failed { .. }))
+    }
+
     /// Whether it has requests.
     pub(super) fn is_busy(&self) -> bool {
         self.load() > 0

@@ -216,6 +216,11 @@ impl Answer {
         }
         let place = match self.relay.dispatcher.place(self.wanted()).await {
             Ok(place) => place,
+            Err(no_place) if self.may_begin_anew(&no_place) => {
+                self.begin_anew();
+                self.state = State::Seeking(None);
+                return Ok(());
+            }
             Err(no_place) => return Err(self.no_place(no_place)),
         };
         if is_first {
@@ -485,7 +490,6 @@ impl Answer {
             was_alone: blame.was_alone,
         };
         let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
-        let shared = &self.relay.shared;
         tracing::warn!(
             request_id = %self.request.request_id,
             %worker_id,
@@ -495,8 +499,7 @@ impl Answer {
             "a worker failed a request"
         );
         if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
-            self.progress.begin_anew(&mut self.request);
-            self.ready.clear();
+            self.begin_anew();
         }
         if self.progress.ways(&self.request).is_none() {
             let reason = format!("{reason}; no other can go on with what it gave of the answer");
@@ -507,7 +510,7 @@ impl Answer {
                 // An answer that has begun goes on at once; the others take turns.
                 let spend = |budget: &mut Budget| budget.spend(now.into_std());
                 let has_begun = self.progress.has_begun();
-                let turn = if has_begun { Duration::ZERO } else { shared.budget(spend) };
+                let turn = if has_begun { Duration::ZERO } else { self.relay.shared.budget(spend) };
                 let pause = pause.max(turn);
                 self.record.failovers += 1;
                 self.log_again(&worker_id, &reason, is_connection);
@@ -518,6 +521,17 @@ impl Answer {
             }
             Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
         }
+    }
+
+    /// Whether nobody can go on with what there is of an answer of which its client has nothing.
+    fn may_begin_anew(&self, no_place: &NoPlace) -> bool {
+        let can_nobody = matches!(no_place, NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. });
+        can_nobody && self.asking.is_whole && self.progress.tokens() > 0
+    }
+
+    fn begin_anew(&mut self) {
+        self.progress.begin_anew(&mut self.request);
+        self.ready.clear();
     }
 
     /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,

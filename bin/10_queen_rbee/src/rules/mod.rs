@@ -135,6 +135,12 @@ impl Rules {
         self.script().filter(|script| script.judges_places())
     }
 
+    /// Whether there is a script.
+    #[must_use]
+    pub fn are_there(&self) -> bool {
+        self.for_places().is_some() || self.judge_requests()
+    }
+
     /// Whether there is a script that says how urgent requests are.
     #[must_use]
     pub fn judge_requests(&self) -> bool {

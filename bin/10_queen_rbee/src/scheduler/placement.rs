@@ -166,6 +166,14 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
                 (evict, fit) = (by_weights, Fit::Maybe);
             }
         }
+        let agreed =
+            word.and_then(|word| word.agreed).filter(|_| fit != Fit::Yes || !evict.is_empty());
+        if let Some(agreed) =
+            agreed.and_then(|ids| may_all_go(fleet, hive, device, demand.model, ids))
+            && (fit != Fit::Yes || agreed.len() < evict.len())
+        {
+            (evict, fit) = (agreed, Fit::Yes);
+        }
         Site {
             hive,
             device: Some(device),
@@ -255,12 +263,34 @@ fn make_room<'a>(
         evict = needed(evict, size, room - need);
         return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
     }
-    let busy = here.filter(|r| (r.is_busy && r.spare > 0) || r.model == model).map(size);
+    let goes_some_day =
+        |r: &&Resident<'_>| r.is_ending || (r.is_busy && r.spare > 0) || r.model == model;
+    let busy = here.filter(goes_some_day).map(size);
     // What is being started will be idle some day.
     let coming = claims_on(fleet, hive, device).map(|claim| claim.needed);
     let busy = busy.chain(coming).fold(0, u64::saturating_add);
     let fit = if room.saturating_add(busy) >= need { Fit::Later } else { Fit::No };
     (Vec::new(), fit)
+}
+
+/// Those workers, if all of them are idle there and may go.
+fn may_all_go<'a>(
+    fleet: &'a Fleet<'a>,
+    hive: &HiveView<'_>,
+    device: &Device,
+    model: &ModelAlias,
+    ids: &[WorkerId],
+) -> Option<Vec<&'a WorkerId>> {
+    let mut ended: HashMap<&ModelAlias, u32> = HashMap::new();
+    let mut goes = |id: &WorkerId| {
+        let resident = fleet.residents.iter().find(|resident| resident.id == id)?;
+        let ended = ended.entry(resident.model).or_default();
+        *ended += 1;
+        let is_here = resident.hive == hive.id && resident.device == device.id;
+        let may_go = is_here && !resident.is_busy && resident.model != model;
+        (may_go && *ended <= resident.spare).then_some(resident.id)
+    };
+    ids.iter().map(&mut goes).collect()
 }
 
 /// Leaves out what is not needed while so many bytes are to spare.

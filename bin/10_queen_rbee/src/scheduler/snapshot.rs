@@ -189,6 +189,8 @@ pub struct Resident<'a> {
     pub model: &'a ModelAlias,
     /// Whether it runs or expects requests.
     pub is_busy: bool,
+    /// Whether it is being ended.
+    pub is_ending: bool,
     /// How many workers of its model may be ended to make room: none of one that is pinned, and no more
     /// than it has beyond those that it must have.
     pub spare: u32,

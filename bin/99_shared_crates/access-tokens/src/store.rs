@@ -135,6 +135,11 @@ impl TokenStore {
         Ok(NewToken { info, secret })
     }
 
+    /// Whether requests need a token: there is one, or there was one.
+    pub fn are_needed(&self) -> Result<bool, TokenError> {
+        Ok(self.read_file()?.is_some())
+    }
+
     /// All tokens, the oldest first.
     pub fn list(&self) -> Result<Vec<TokenInfo>, TokenError> {
         Ok(self.read()?.into_iter().map(|token| token.info).collect())

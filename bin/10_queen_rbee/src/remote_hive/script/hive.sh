@@ -88,7 +88,8 @@ begin() {
         folder=$(dirname "$folder")
     done
     mkdir -p "$root"
-    put_back
+    # One that was put in place as a whole stays, also where nobody came to accept it.
+    if [ -e "$root/.before/done" ]; then accept; else put_back; fi
     rm -rf "$root"/.staging-*
     mkdir "$root/$1"
     say made "$made"
@@ -145,6 +146,7 @@ put_back() {
         parts | while read -r name place; do
             if [ -e "$root/.before/$name" ]; then
                 # The copy stays until all is back: whoever is cut off here does all of it again.
+                mkdir -p "$(dirname "$place")"
                 cp -p "$root/.before/$name" "$place.back"
                 mv -f "$place.back" "$place"
             else
@@ -182,6 +184,7 @@ activate() {
     trap 'put_back; exit 1' EXIT
     put_in_place "$@"
     trap - EXIT
+    printf '%s\n' "$1" >"$root/.before/done"
 }
 
 put_in_place() {
@@ -235,7 +238,8 @@ tidy() {
 # rollback STAGING MADE: takes away what an installation that failed has brought.
 rollback() {
     rm -rf "${root:?}/$1"
-    put_back
+    # What an earlier installation has put in place is none of this one's.
+    if [ ! -e "$root/.before/done" ]; then put_back; fi
     [ -n "${2-}" ] || return 0
     case $root/ in "$2"/*) ;; *) return 0 ;; esac
     if [ -e "$units/$unit" ]; then
@@ -334,7 +338,7 @@ uninstall() {
         return
     fi
     rm -rf "$root/releases" "$root/current" "$root/config.toml" "$root/alias" "$root/run" \
-        "$root/data/secrets" "$root"/.staging-*
+        "$root/data/secrets" "$root/.before" "$root"/.staging-*
     say kept "$root/models"
 }
 

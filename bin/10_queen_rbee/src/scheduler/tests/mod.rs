@@ -307,6 +307,7 @@ impl R {
             device: self.device,
             model: &self.model,
             is_busy: self.is_busy,
+            is_ending: false,
             spare: self.spare,
             idle: self.idle,
             has_bytes: self.has_bytes,

@@ -77,6 +77,10 @@ impl Ongoing {
 impl Drop for Ongoing {
     fn drop(&mut self) {
         let Some(noted) = self.noted.take() else { return };
+        // The next hive goes on with it.
+        if self.downloads.ending().is_cancelled() {
+            return;
+        }
         let catalog = Arc::clone(&self.catalog);
         // Without a runtime the process is on its way out, and the next hive goes on with it.
         if let Ok(runtime) = Handle::try_current() {
