@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rbee_operations::Operation;
 use tokio::time::{Instant, sleep};
-use worker_contract::{SupervisedState, WorkerId};
+use worker_contract::{SupervisedState, WorkerId, WorkerState};
 
 use super::Shared;
 use super::guests::MODELS;
@@ -90,8 +90,10 @@ fn moving(queen: &Queen, machines: &[Arc<Machine>]) -> Option<String> {
              memory"
         ));
     }
+    // Those that their hives have given up are shown, and are no more.
+    let known = workers.iter().filter(|it| !matches!(it.said.state, WorkerState::Failed { .. }));
     let known: BTreeSet<_> =
-        workers.iter().map(|worker| (worker.said.worker_id.to_string(), worker.said.pid)).collect();
+        known.map(|worker| (worker.said.worker_id.to_string(), worker.said.pid)).collect();
     let there = machines.iter().flat_map(|machine| machine.living());
     let there: BTreeSet<_> =
         there.map(|knobs| (knobs.who.name.clone(), knobs.pid.load(SeqCst))).collect();
