@@ -13,7 +13,7 @@ use worker_contract::{SupervisedState, SupervisedWorker};
 use crate::support::{Home, SOON, api_of_daemon, hive_target, import, spawn};
 
 /// How long a ready worker may be silent, in seconds.
-const SILENCE: u64 = 1;
+const SILENCE: u64 = 2;
 
 #[tokio::test]
 async fn a_clock_that_jumps_by_years_ends_no_worker_and_delays_no_restart() {
