@@ -166,8 +166,10 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
                 (evict, fit) = (by_weights, Fit::Maybe);
             }
         }
-        let agreed =
-            word.and_then(|word| word.agreed).filter(|_| fit != Fit::Yes || !evict.is_empty());
+        // That there is room as it is was true when it was said. Where nobody can tell what is free, the
+        // hive's word is all there is.
+        let may_hold = |ids: &&[WorkerId]| !ids.is_empty() || device.memory_total_bytes == 0;
+        let agreed = word.and_then(|word| word.agreed).filter(may_hold);
         if let Some(agreed) =
             agreed.and_then(|ids| may_all_go(fleet, hive, device, demand.model, ids))
             && (fit != Fit::Yes || agreed.len() < evict.len())

@@ -93,7 +93,7 @@ fn a_hive_is_asked_before_anybody_is_ended_and_where_it_matters_what_a_model_tak
     let gpu = |gib| of_m("GPU-0", Some(gib));
     let cpu = || of_m("CPU-0", Some(9));
     let big = || vec![r("a", "GPU-0", "other", 9).has(5)];
-    let rows: [Words<'_>; 17] = [
+    let rows: [Words<'_>; 16] = [
         ("there is room in any case", h("h", Alive).gpu(8), vec![], vec![], "spawn h GPU-0"),
         ("there may be", tight(), vec![], vec![], "ask h GPU-0"),
         ("a slower place has it", tight().cpu(8), vec![], vec![], "ask h GPU-0"),
@@ -106,7 +106,6 @@ fn a_hive_is_asked_before_anybody_is_ended_and_where_it_matters_what_a_model_tak
             vec![gpu(2), cpu()],
             "wait memory",
         ),
-        ("it shares what is there", tight(), vec![], vec![gpu(9).without(&[])], "spawn h GPU-0"),
         (
             "the one that it named is enough",
             full(),
