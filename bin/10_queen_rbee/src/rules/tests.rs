@@ -83,6 +83,18 @@ fn a_script_that_fails_says_nothing_is_told_of_once_and_is_left_alone_for_a_whil
 }
 
 #[test]
+fn a_misspelt_field_is_a_mistake_of_the_script_and_refuses_nobody() {
+    let log = Decisions::in_memory();
+    let rules = Rules::none(log.clone());
+    rules
+        .load("fn priority(request) { if request.modle == \"m\" { \"batch\" } else { \"batch\" } }")
+        .unwrap();
+    assert_eq!(rules.priority(&request(&model(), GIB)), Priority::Interactive);
+    let last = log.since(0).last().unwrap().decided.because.why();
+    assert!(last.contains("modle"), "{last}");
+}
+
+#[test]
 fn a_script_that_is_slow_for_one_model_only_is_left_alone_as_well() {
     let rules = Rules::none(Decisions::in_memory());
     let script = "fn priority(request) { if request.model == \"bad\" { loop {} } \"batch\" }";
