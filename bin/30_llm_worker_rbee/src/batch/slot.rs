@@ -15,7 +15,7 @@ use crate::engine::MediaPart;
 use crate::media::{Placed, is_media, positions};
 use crate::metrics::Metrics;
 use crate::sampling::Candidates;
-use crate::text::{StopMatch, StopTexts, Utf8Stream};
+use crate::text::{Ending, StopMatch, StopTexts, Utf8Stream};
 
 /// What a slot needs to know of the model to turn tokens into text.
 pub trait TextModel {
@@ -324,7 +324,7 @@ impl Slot {
 
     /// Ends the answer: all text held back is shown, half a character is not.
     pub(super) fn finish(&mut self, reason: FinishReason, now: Instant) {
-        self.release_text();
+        self.release_text(if reason == FinishReason::Length { Ending::Cut } else { Ending::Said });
         self.end(reason, now);
     }
 
@@ -337,22 +337,22 @@ impl Slot {
     ) -> Option<End> {
         if model.is_end(token) && !self.reply.ends.ignore_eos {
             self.tokens.push(token);
-            self.release_text();
+            self.release_text(Ending::Said);
             return Some(End::Finished(self.stop_reason()));
         }
         if self.take(token, logprobs, model) == StopMatch::Found {
-            self.choice.output.finish(&mut self.delta);
+            self.choice.output.finish(Ending::Said, &mut self.delta);
             return Some(End::Finished(self.stop_reason()));
         }
         if self.has_failed() {
             return Some(End::Failed);
         }
         if self.choice.sampler.is_finished() {
-            self.release_text();
+            self.release_text(Ending::Said);
             return Some(End::Finished(self.stop_reason()));
         }
         if self.may_add() == 0 {
-            self.release_text();
+            self.release_text(Ending::Cut);
             return Some(End::Finished(FinishReason::Length));
         }
         None
@@ -391,13 +391,13 @@ impl Slot {
     }
 
     /// Text that was held back for a stop text, a call or a mark that did not come.
-    fn release_text(&mut self) {
+    fn release_text(&mut self, ending: Ending) {
         self.passed.clear();
         self.stops.finish(&mut self.passed);
         if !self.passed.is_empty() {
             self.choice.output.push(&self.passed, &mut self.delta);
         }
-        self.choice.output.finish(&mut self.delta);
+        self.choice.output.finish(ending, &mut self.delta);
     }
 
     fn stop_reason(&self) -> FinishReason {

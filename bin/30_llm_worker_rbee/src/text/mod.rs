@@ -19,7 +19,7 @@ mod template_tests;
 pub use chat::{ChatError, ChatTurn};
 pub use detokenize::Utf8Stream;
 pub use family::{CallSyntax, Family};
-pub use output::{AnswerShape, CallIds, OutputReader, Syntax, ThinkTags, WholeSyntax};
+pub use output::{AnswerShape, CallIds, Ending, OutputReader, Syntax, ThinkTags, WholeSyntax};
 pub use stop::{StopMatch, StopTexts};
 pub use template::{ChatTemplate, TemplateError};
 pub use tools::{InvalidChat, Offer};

@@ -63,6 +63,15 @@ pub struct OutputReader {
     begun: Vec<ToolCallDelta>,
 }
 
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Where the model ended it, or a stop text did.
+    Said,
+    /// Where no more tokens were allowed.
+    Cut,
+}
+
 #[derive(Debug, Default)]
 enum AnswerReader {
     #[default]
@@ -138,15 +147,15 @@ impl OutputReader {
         }
     }
 
-    /// Gives what was held back, at the end of the answer.
-    pub fn finish(&mut self, delta: &mut Delta) {
+    /// Gives what was held back, at the end of the answer. What a cut left of a call is no text.
+    pub fn finish(&mut self, ending: Ending, delta: &mut Delta) {
         delta.tool_calls.append(&mut self.begun);
         if let Some(reasoning) = &mut self.reasoning {
             reasoning.finish(&mut delta.reasoning, &mut self.between);
             self.answer.push_str(&self.between, delta);
             self.between.clear();
         }
-        self.answer.finish(delta);
+        self.answer.finish(ending, delta);
     }
 
     /// Whether the answer has called a function. Known for certain after [`Self::finish`].
@@ -182,12 +191,12 @@ impl AnswerReader {
         text.chars().for_each(|c| self.push(c, delta));
     }
 
-    fn finish(&mut self, delta: &mut Delta) {
+    fn finish(&mut self, ending: Ending, delta: &mut Delta) {
         match self {
             Self::Plain => {}
-            Self::Marked(reader) => reader.finish(delta),
+            Self::Marked(reader) => reader.finish(ending, delta),
             Self::Harmony(reader) => reader.finish(delta),
-            Self::Whole(reader) => reader.finish(delta),
+            Self::Whole(reader) => reader.finish(ending, delta),
         }
     }
 }

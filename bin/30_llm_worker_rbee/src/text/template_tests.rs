@@ -4,7 +4,7 @@ use serde_json::json;
 use worker_contract::{Chat, ChatMessage, RequestId, Role, ToolCall, ToolChoice};
 
 use super::tools::tests::tool;
-use super::{CallSyntax, ChatTemplate, ChatTurn, Syntax, WholeSyntax};
+use super::{CallSyntax, ChatTemplate, ChatTurn, Ending, Syntax, WholeSyntax};
 
 fn template(name: &str) -> ChatTemplate {
     let path = format!("{}/tests/templates/{name}.jinja", env!("CARGO_MANIFEST_DIR"));
@@ -111,7 +111,7 @@ fn answer(turn: &ChatTurn, text: &str) -> (String, String) {
     let mut delta = worker_contract::Delta::default();
     let mut reader = turn.reader(&RequestId::random(), 0);
     reader.push(text, &mut delta);
-    reader.finish(&mut delta);
+    reader.finish(Ending::Said, &mut delta);
     (delta.text, delta.reasoning)
 }
 
@@ -165,7 +165,7 @@ fn an_answer_that_must_be_a_call_is_one_in_every_family() {
             let mut delta = worker_contract::Delta::default();
             let mut reader = turn.reader(&RequestId::random(), 0);
             call.chars().for_each(|c| reader.push(&c.to_string(), &mut delta));
-            reader.finish(&mut delta);
+            reader.finish(Ending::Said, &mut delta);
             assert!(reader.has_tool_calls(), "{name}, {choice:?}: {call}");
             assert_eq!((delta.text.as_str(), delta.reasoning.as_str()), ("", ""), "{name}: {call}");
             let name_of_first = delta.tool_calls[0].name.as_deref();

@@ -11,6 +11,7 @@
 
 use worker_contract::Delta;
 
+use super::Ending;
 use super::call_json::{CallJson, Nesting, Seen, Step};
 use super::calls::CallWriter;
 use super::scan::{Markers, Spaced};
@@ -114,6 +115,8 @@ pub(super) struct MarkedCalls {
     header: String,
     /// Whether the call in progress is one.
     is_call: bool,
+    /// Whether what is held began by a marker, which models write for calls alone.
+    is_marked: bool,
     in_array: bool,
 }
 
@@ -132,6 +135,7 @@ impl MarkedCalls {
             early: String::new(),
             header: String::new(),
             is_call: false,
+            is_marked: false,
             in_array: false,
         }
     }
@@ -219,13 +223,18 @@ impl MarkedCalls {
         }
     }
 
-    /// Gives what was held back, at the end of the answer.
-    pub(super) fn finish(&mut self, delta: &mut Delta) {
+    /// Gives what was held back, at the end of the answer. Where it was cut, the beginning of a call
+    /// is not told: it has no name, or not all of it.
+    pub(super) fn finish(&mut self, ending: Ending, delta: &mut Delta) {
         let partial = self.markers.take();
         if self.is_call {
             return;
         }
         let held = std::mem::take(&mut self.held);
+        let is_begun_call = self.is_marked || self.writer.offer().must_call;
+        if ending == Ending::Cut && is_begun_call {
+            return;
+        }
         self.text.push_str(&held, &mut delta.text);
         self.text.push_str(&partial, &mut delta.text);
         self.text.finish(&mut delta.text);
@@ -238,6 +247,7 @@ impl MarkedCalls {
         self.text.push_str(&text, &mut delta.text);
         let Some(marker) = found.filter(|m| self.syntax.begin().contains(m)) else { return };
         self.header.clear();
+        self.is_marked = true;
         match self.syntax {
             Syntax::DeepSeek => self.state = State::Header,
             syntax => {
@@ -378,6 +388,7 @@ impl MarkedCalls {
             return self.fail(None, delta);
         }
         self.is_call = true;
+        self.is_marked = false;
         self.held.clear();
         self.text.interrupt();
         self.writer.begin(name, delta);
@@ -401,6 +412,7 @@ impl MarkedCalls {
         held.push_str(&self.markers.take());
         self.text.push_str(&held, &mut delta.text);
         self.early.clear();
+        self.is_marked = false;
         self.in_array = false;
         self.state = State::Text;
         if let Some(c) = next {

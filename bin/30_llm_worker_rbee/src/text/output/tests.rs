@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::json;
-use worker_contract::{Chat, Delta, ToolCallDelta};
+use worker_contract::{Chat, Delta, ToolCallDelta, ToolChoice};
 
-use super::{AnswerShape, CallIds, OutputReader};
+use super::{AnswerShape, CallIds, Ending, OutputReader};
 use crate::text::family::{CallSyntax, Family};
 use crate::text::tools::Offer;
 use crate::text::tools::tests::tool;
@@ -48,6 +48,14 @@ fn shape(source: &str, parallel: bool) -> AnswerShape {
 }
 
 fn read<'a>(shape: &AnswerShape, pieces: impl IntoIterator<Item = &'a str>) -> Answer {
+    read_until(shape, pieces, Ending::Said)
+}
+
+fn read_until<'a>(
+    shape: &AnswerShape,
+    pieces: impl IntoIterator<Item = &'a str>,
+    ending: Ending,
+) -> Answer {
     let mut reader = OutputReader::for_chat(shape, CallIds::new("request", 0, false));
     let mut answer = Answer::default();
     for piece in pieces {
@@ -56,7 +64,7 @@ fn read<'a>(shape: &AnswerShape, pieces: impl IntoIterator<Item = &'a str>) -> A
         answer.add(delta);
     }
     let mut delta = Delta::default();
-    reader.finish(&mut delta);
+    reader.finish(ending, &mut delta);
     answer.add(delta);
     assert_eq!(reader.has_tool_calls(), !answer.calls.is_empty());
     answer
@@ -245,6 +253,43 @@ fn each_family_is_read_and_broken_calls_are_not_lost() {
         let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
         assert_eq!(read, (content.to_string(), reasoning.to_string(), calls), "{text}");
     }
+}
+
+#[test]
+fn an_answer_that_is_cut_in_a_call_shows_nothing_of_its_marks() {
+    let calls = [
+        (HERMES, "Sure.<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>", 5),
+        (DEEPSEEK, "Sure.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}", 5),
+        (MISTRAL, "Sure.[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]", 5),
+        (GLM, "Sure.<tool_call>now\n<arg_key>a</arg_key>", 5),
+        (KIMI, "Sure.<|tool_calls_section_begin|><|tool_call_begin|>functions.now:0", 5),
+    ];
+    for (source, text, shown) in calls {
+        let marker = text[shown..].char_indices().map(|(at, _)| shown + at);
+        for cut in marker.chain([text.len()]) {
+            let answer = read_until(&shape(source, true), [&text[..cut]], Ending::Cut);
+            // The beginning of a marker is text, for all that is known.
+            let begun = text[shown..cut].find(['>', ']']).is_some();
+            if begun {
+                assert_eq!(answer.content, "Sure.", "{}", &text[..cut]);
+            }
+        }
+    }
+    let said = read_until(&shape(HERMES, true), ["<tool_call>{\"na"], Ending::Said);
+    assert_eq!(said.content, "<tool_call>{\"na", "the model meant it so");
+}
+
+#[test]
+fn what_must_be_a_call_is_never_text() {
+    let tools = vec![tool("now", json!({"type": "object"}))];
+    let chat = Chat { tools, tool_choice: ToolChoice::Required, ..Chat::from(Vec::new()) };
+    let offer = Offer::of(&chat).unwrap().map(Arc::new);
+    let text = "{\"name\": \"now\", ";
+    for cut in 1..text.len() {
+        let shape = AnswerShape { offer: offer.clone(), ..shape(LLAMA, true) };
+        assert_eq!(read_until(&shape, [&text[..cut]], Ending::Cut).content, "", "{cut}");
+    }
+    assert_eq!(read_until(&shape(LLAMA, true), [&text[..9]], Ending::Cut).content, text[..9]);
 }
 
 #[test]
@@ -457,7 +502,7 @@ proptest! {
         second.push(&case.1[at..], &mut delta);
         answer.add(delta);
         let mut delta = Delta::default();
-        second.finish(&mut delta);
+        second.finish(Ending::Said, &mut delta);
         answer.add(delta);
         prop_assert_eq!(answer, read(&shape, [case.1]));
     }

@@ -16,6 +16,7 @@ mod tests;
 use serde_json::{Map, Value};
 use worker_contract::Delta;
 
+use super::Ending;
 use super::calls::CallWriter;
 use super::scan::{Markers, Spaced};
 use crate::text::tools::Offer;
@@ -145,12 +146,13 @@ impl WholeCalls {
         }
     }
 
-    /// Gives what was held back, at the end of the answer.
-    pub(super) fn finish(&mut self, delta: &mut Delta) {
+    /// Gives what was held back, at the end of the answer. What a cut left of a call is not told.
+    pub(super) fn finish(&mut self, ending: Ending, delta: &mut Delta) {
         let partial = self.markers.take();
         if self.call.is_none() {
             self.text.push_str(&partial, &mut delta.text);
-        } else if !(self.syntax.ends_by_itself() && self.read_call(delta)) {
+        } else if !(self.syntax.ends_by_itself() && self.read_call(delta)) && ending == Ending::Said
+        {
             self.show_call(&partial, delta);
         }
         self.text.finish(&mut delta.text);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use worker_contract::{Chat, Delta};
 
 use super::{WholeCalls, WholeSyntax};
-use crate::text::output::{CallIds, calls::CallWriter};
+use crate::text::output::{CallIds, Ending, calls::CallWriter};
 use crate::text::tools::{Offer, tests::tool};
 
 const SYNTAXES: [WholeSyntax; 6] = [
@@ -37,11 +37,15 @@ fn offer() -> Offer {
 
 /// An answer's content and calls.
 fn read(syntax: WholeSyntax, text: &str) -> (String, Vec<String>) {
+    read_until(syntax, text, Ending::Said)
+}
+
+fn read_until(syntax: WholeSyntax, text: &str, ending: Ending) -> (String, Vec<String>) {
     let writer = CallWriter::new(Arc::new(offer()), CallIds::new("request", 0, false));
     let mut reader = WholeCalls::new(syntax, writer);
     let mut delta = Delta::default();
     text.chars().for_each(|c| reader.push(c, &mut delta));
-    reader.finish(&mut delta);
+    reader.finish(ending, &mut delta);
     let call = |call: worker_contract::ToolCallDelta| {
         format!("{}({})", call.name.unwrap_or_default(), call.arguments)
     };
