@@ -4,10 +4,11 @@
 #   queen                                          what the queen adds to a token, beside nginx
 #   decision                                       one decision of the queen among 1,000 workers
 #   gateway scale heartbeats                       the queen under load, beside nginx and Shepherd Model Gateway
-# Builds release binaries first.
+# Builds release binaries first; the queen under load with link-time optimization (./quickstart.sh --lto).
 set -euo pipefail
 cd "$(dirname "$0")"
-bin=${CARGO_TARGET_DIR:-$PWD/target}/release
+target=${CARGO_TARGET_DIR:-$PWD/target}
+bin=$target/release
 
 main() {
     local bench=() load=() decision=no options=()
@@ -26,23 +27,15 @@ main() {
         bench=(hive supervision download tokens prefix draft footprint)
         load=(gateway scale heartbeats)
     fi
-    [[ $decision == no ]] || cargo bench --locked --quiet -p queen-rbee --bench decision
+    [[ $decision == no ]] || cargo bench --profile lto --locked --quiet -p queen-rbee --bench decision
     ((${#bench[@]} + ${#load[@]} > 0)) || return 0
-    build_queen
     ((${#load[@]} == 0)) || run_load
     ((${#bench[@]} == 0)) || run_bench
 }
 
-# The queen without the hive in her, kept apart.
-build_queen() {
-    cargo build --release --locked -p queen-rbee
-    mkdir -p "$bin/plain"
-    cp "$bin/queen-rbee" "$bin/plain/queen-rbee.part"
-    mv -f "$bin/plain/queen-rbee.part" "$bin/plain/queen-rbee"
-}
-
 run_load() {
-    local what gateways=(--queen "$bin/plain/queen-rbee" --smg "${bin%/release}/smg/bin/smg")
+    local what gateways=(--queen "$target/lto/queen-rbee" --smg "$target/smg/bin/smg")
+    cargo build --profile lto --locked -p queen-rbee
     cargo build --release --locked -p rbee-load
     scripts/other-gateways.sh
     # A stream through a gateway takes two open files of it.
