@@ -9,12 +9,22 @@ use worker_contract::{
 };
 
 use super::calls::Calls;
-use super::chunk::{Choice, Chunk, Items};
+use super::chunk::{Choice, Chunk, Items, beside};
 use super::logprobs;
 use super::refusal::message_of;
+use crate::dialect::openai::{Aside, FINISH_REASON, Fields};
 
 /// How many bytes of a prompt are one token, where nobody counts.
 const BYTES_A_TOKEN: u32 = 4;
+
+/// What a server's answer tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// What a worker of rbee would tell.
+    Event(InferenceEvent),
+    /// What rbee has no use for, and the client may: it belongs to the next event.
+    Aside(Aside),
+}
 
 /// Makes events out of one answer.
 #[derive(Debug)]
@@ -27,7 +37,7 @@ pub struct Translator {
     choices: Vec<State>,
     /// How many vectors or scores are asked for, instead of texts.
     items: Option<usize>,
-    ready: VecDeque<InferenceEvent>,
+    ready: VecDeque<Told>,
     usage: Option<Usage>,
     first_reason: Option<FinishReason>,
     sent_at: Instant,
@@ -94,10 +104,10 @@ impl Translator {
     }
 
     /// The next event that is ready; after the last one what is wrong with the answer, if anything is.
-    pub fn pop(&mut self) -> Result<Option<InferenceEvent>, Fault> {
+    pub fn pop(&mut self) -> Result<Option<Told>, Fault> {
         match (self.ready.pop_front(), &self.fault) {
             (None, Some(fault)) => Err(fault.clone()),
-            (event, _) => Ok(event),
+            (told, _) => Ok(told),
         }
     }
 
@@ -135,7 +145,7 @@ impl Translator {
         if events.len() != count {
             return Err(Fault::Incomplete { made: events.len(), asked: count });
         }
-        self.ready.extend(events);
+        self.ready.extend(events.into_iter().map(Told::Event));
         self.done(now);
         Ok(())
     }
@@ -159,8 +169,11 @@ impl Translator {
             return Err(Fault::NoAnswer);
         }
         self.begin();
+        self.aside(Aside::Answer, beside(chunk.rest, &["id", "object", "created", "model"]));
         if let Some(usage) = chunk.usage {
-            self.usage = Some(usage.into());
+            let (usage, beside) = usage.parts();
+            self.usage = Some(usage);
+            self.aside(Aside::Usage, beside);
         }
         for choice in chunk.choices.unwrap_or_default() {
             self.choice(choice, now)?;
@@ -172,7 +185,14 @@ impl Translator {
         let several = self.choices.len() > 1;
         let index = choice.index.saturating_add(self.first_choice);
         let state = self.choices.get_mut(choice.index as usize).ok_or(Fault::NoAnswer)?;
-        let reason = choice.finish_reason.as_deref().map(finish_reason);
+        let (mut of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
+        let reason = choice.finish_reason.map(|name| {
+            finish_reason(&name).unwrap_or_else(|| {
+                // The text ends all the same.
+                of_choice.insert(FINISH_REASON.into(), name.into());
+                FinishReason::Stop
+            })
+        });
         let mut delta = Delta {
             index,
             logprobs: choice.logprobs.map(logprobs::read).unwrap_or_default(),
@@ -188,6 +208,11 @@ impl Translator {
             for piece in piece.tool_calls.unwrap_or_default() {
                 delta.tool_calls.push(state.calls.take(piece).ok_or(Fault::NoAnswer)?);
             }
+            of_message = beside(piece.rest, &["role"]);
+        }
+        if !of_choice.is_empty() || !of_message.is_empty() {
+            let (choice, message) = (of_choice, of_message);
+            self.ready.push_back(Told::Aside(Aside::Choice { index, choice, message }));
         }
         let says_something = !delta.text.is_empty()
             || !delta.reasoning.is_empty()
@@ -199,14 +224,14 @@ impl Translator {
             }
             self.first_at.get_or_insert(now);
             state.parts = state.parts.saturating_add(1);
-            self.ready.push_back(InferenceEvent::Delta(delta));
+            self.ready.push_back(Told::Event(InferenceEvent::Delta(delta)));
         }
         if let Some(finish_reason) = reason
             && !std::mem::replace(&mut state.is_over, true)
         {
             self.first_reason.get_or_insert(finish_reason);
             if several {
-                self.ready.push_back(InferenceEvent::ChoiceDone { index, finish_reason });
+                self.tell(InferenceEvent::ChoiceDone { index, finish_reason });
             }
         }
         Ok(())
@@ -230,7 +255,7 @@ impl Translator {
             self.first_reason.get_or_insert(finish_reason);
             if asked > 1 {
                 let index = u32::try_from(number).unwrap_or(u32::MAX);
-                self.ready.push_back(InferenceEvent::ChoiceDone { index, finish_reason });
+                self.tell(InferenceEvent::ChoiceDone { index, finish_reason });
             }
         }
         let made = self.choices.iter().filter(|state| state.is_over).count();
@@ -246,12 +271,22 @@ impl Translator {
         if std::mem::replace(&mut self.has_begun, true) {
             return;
         }
-        self.ready.push_back(InferenceEvent::Started {
+        self.tell(InferenceEvent::Started {
             request_id: self.request_id.clone(),
             prompt_tokens: self.prompt_tokens,
             cached_tokens: 0,
             seed: self.seed,
         });
+    }
+
+    fn tell(&mut self, event: InferenceEvent) {
+        self.ready.push_back(Told::Event(event));
+    }
+
+    fn aside(&mut self, what: impl FnOnce(Fields) -> Aside, fields: Fields) {
+        if !fields.is_empty() {
+            self.ready.push_back(Told::Aside(what(fields)));
+        }
     }
 
     fn done(&mut self, now: Instant) {
@@ -269,7 +304,7 @@ impl Translator {
             decode_ms: millis(first_at, now),
             ..Timings::default()
         };
-        self.ready.push_back(InferenceEvent::Done {
+        self.tell(InferenceEvent::Done {
             finish_reason: self.first_reason.unwrap_or(FinishReason::Stop),
             usage: self.usage.unwrap_or(estimate),
             timings,
@@ -277,12 +312,13 @@ impl Translator {
     }
 }
 
-/// What OpenAI has more reasons for ends all the same, because the text ends there.
-fn finish_reason(reason: &str) -> FinishReason {
+/// The reason of an end, if rbee has it.
+fn finish_reason(reason: &str) -> Option<FinishReason> {
     match reason {
-        "length" => FinishReason::Length,
-        "tool_calls" | "function_call" => FinishReason::ToolCalls,
-        _ => FinishReason::Stop,
+        "stop" => Some(FinishReason::Stop),
+        "length" => Some(FinishReason::Length),
+        "tool_calls" | "function_call" => Some(FinishReason::ToolCalls),
+        _ => None,
     }
 }
 
@@ -345,8 +381,51 @@ mod tests {
         }
         let told: Vec<_> = std::iter::from_fn(|| translator.pop().unwrap_or(None)).collect();
         let last = told.last().unwrap();
-        assert!(matches!(last, InferenceEvent::ChoiceDone { index: 0, .. }), "{told:?}");
+        let is_end = matches!(last, Told::Event(InferenceEvent::ChoiceDone { index: 0, .. }));
+        assert!(is_end, "{told:?}");
         assert!(translator.pop().is_err(), "the other one is missing");
+    }
+
+    #[test]
+    fn what_rbee_has_no_use_for_is_told_before_the_event_that_it_came_with() {
+        let mut translator = Translator::new(&request(1), 40, Instant::now());
+        let chunks = [
+            json!({"id": "c", "model": "m", "object": "o", "created": 1, "system_fingerprint": "b42",
+                "choices": [{"index": 0, "stop_reason": null, "token_ids": [5],
+                    "delta": {"role": "assistant", "content": "a", "thought": "b"}}]}),
+            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]}),
+            json!({"choices": [], "usage": {"prompt_tokens": 9, "total_tokens": 10, "cost": 1,
+                "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 2}}}),
+        ];
+        for chunk in chunks {
+            translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+        }
+        translator.event(b"[DONE]", Instant::now()).unwrap();
+        let told = std::iter::from_fn(|| translator.pop().unwrap());
+        let told: Vec<_> = told
+            .map(|told| match told {
+                Told::Aside(Aside::Answer(fields)) => json!({"answer": fields}).to_string(),
+                Told::Aside(Aside::Usage(fields)) => json!({"usage": fields}).to_string(),
+                Told::Aside(Aside::Choice { choice, message, .. }) => {
+                    json!({"choice": choice, "message": message}).to_string()
+                }
+                Told::Event(InferenceEvent::Delta(delta)) => delta.text,
+                Told::Event(InferenceEvent::Done { finish_reason, .. }) => {
+                    finish_reason.as_str().to_owned()
+                }
+                Told::Event(_) => "began".to_owned(),
+            })
+            .collect();
+        let expected = [
+            "began",
+            r#"{"answer":{"system_fingerprint":"b42"}}"#,
+            r#"{"choice":{"token_ids":[5]},"message":{"thought":"b"}}"#,
+            "a",
+            r#"{"choice":{"finish_reason":"content_filter"},"message":{}}"#,
+            r#"{"usage":{"cost":1,"prompt_tokens_details":{"audio_tokens":2}}}"#,
+            "stop",
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
@@ -436,14 +515,21 @@ mod tests {
         }
         translator.event(b"[DONE]", now)?;
         let mut events = Vec::new();
-        while let Some(event) = translator.pop()? {
-            events.push(event);
+        while let Some(told) = translator.pop()? {
+            events.extend(event(told));
         }
         Ok(events)
     }
 
     fn drain(translator: &mut Translator) -> Vec<InferenceEvent> {
-        std::iter::from_fn(|| translator.pop().unwrap()).collect()
+        std::iter::from_fn(|| translator.pop().unwrap()).filter_map(event).collect()
+    }
+
+    fn event(told: Told) -> Option<InferenceEvent> {
+        match told {
+            Told::Event(event) => Some(event),
+            Told::Aside(_) => None,
+        }
     }
 
     fn delta(index: u32, text: &str, reasoning: &str) -> InferenceEvent {

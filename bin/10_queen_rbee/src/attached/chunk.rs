@@ -7,6 +7,7 @@ use serde_json::Value;
 use worker_contract::InferenceEvent;
 
 use super::calls::CallPiece;
+use crate::dialect::openai::Fields;
 
 /// A chunk of a stream, or a whole answer.
 #[derive(Debug, Deserialize)]
@@ -17,6 +18,8 @@ pub(super) struct Chunk {
     pub(super) usage: Option<Usage>,
     #[serde(default)]
     pub(super) error: Option<Value>,
+    #[serde(flatten)]
+    pub(super) rest: Fields,
 }
 
 /// A part of one of several answers.
@@ -34,6 +37,8 @@ pub(super) struct Choice {
     pub(super) finish_reason: Option<String>,
     #[serde(default)]
     pub(super) logprobs: Option<Value>,
+    #[serde(flatten)]
+    pub(super) rest: Fields,
 }
 
 /// What is said.
@@ -47,6 +52,8 @@ pub(super) struct Piece {
     /// Ollama's and vLLM's other name.
     pub(super) reasoning: Option<String>,
     pub(super) tool_calls: Option<Vec<CallPiece>>,
+    #[serde(flatten)]
+    pub(super) rest: Fields,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,20 +62,37 @@ pub(super) struct Usage {
     prompt_tokens: u32,
     completion_tokens: u32,
     prompt_tokens_details: Option<Details>,
+    #[serde(flatten)]
+    rest: Fields,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Details {
     cached_tokens: Option<u32>,
+    #[serde(flatten)]
+    rest: Fields,
 }
 
-impl From<Usage> for worker_contract::Usage {
-    fn from(usage: Usage) -> Self {
-        let Usage { prompt_tokens, completion_tokens, prompt_tokens_details } = usage;
-        let cached_tokens = prompt_tokens_details.and_then(|d| d.cached_tokens).unwrap_or(0);
-        Self { prompt_tokens, completion_tokens, cached_tokens }
+impl Usage {
+    /// What rbee counts, and the rest.
+    pub(super) fn parts(self) -> (worker_contract::Usage, Fields) {
+        let Self { prompt_tokens, completion_tokens, prompt_tokens_details, rest } = self;
+        let details = prompt_tokens_details.unwrap_or_default();
+        let mut beside = beside(rest, &["total_tokens"]);
+        let of_prompt = self::beside(details.rest, &[]);
+        if !of_prompt.is_empty() {
+            beside.insert("prompt_tokens_details".into(), of_prompt.into());
+        }
+        let cached_tokens = details.cached_tokens.unwrap_or(0);
+        (worker_contract::Usage { prompt_tokens, completion_tokens, cached_tokens }, beside)
     }
+}
+
+/// Those of the fields that say something and have no place in rbee's own answer.
+pub(super) fn beside(mut fields: Fields, ours: &[&str]) -> Fields {
+    fields.retain(|name, value| !value.is_null() && !ours.contains(&name.as_str()));
+    fields
 }
 
 /// Vectors, or scores.

@@ -209,6 +209,7 @@ impl Endpoint {
                     assembly = Assembly::new(n);
                 }
                 Part::Delta(delta) => assembly.add(delta),
+                Part::Aside(aside) => assembly.aside(aside),
                 Part::ChoiceDone { index, finish_reason } => assembly.end(index, finish_reason),
                 Part::Done { finish_reason, usage, .. } => end = Some((finish_reason, usage)),
                 // The relay gives these to who asks for them only.

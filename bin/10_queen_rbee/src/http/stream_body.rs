@@ -131,6 +131,7 @@ impl StreamBody {
                 self.writer.begin(out);
             }
             Ok(Part::Delta(delta)) => self.writer.delta(&delta, out),
+            Ok(Part::Aside(aside)) => self.writer.aside(aside),
             Ok(Part::ChoiceDone { index, finish_reason }) => {
                 self.writer.choice_done(index, finish_reason, out);
             }

@@ -98,8 +98,11 @@ impl Operations {
                     }
                     job.event("token", text, data);
                 }
-                // Of one text, without functions, nothing else can come.
-                Part::ChoiceDone { .. } | Part::Embedding { .. } | Part::Score { .. } => {}
+                // Of one text, without functions, nothing else can come that the keeper shows.
+                Part::Aside(_)
+                | Part::ChoiceDone { .. }
+                | Part::Embedding { .. }
+                | Part::Score { .. } => {}
                 Part::Done { finish_reason, usage, timings } => {
                     let data = json!({
                         "model": infer.model,

@@ -16,9 +16,10 @@ use super::progress::{Progress, Step};
 use super::retry::{Budget, Mishap, Tries, Verdict};
 use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
-use crate::attached::Original;
+use crate::attached::{Original, Told};
 use crate::clock;
 use crate::decisions::Decided;
+use crate::dialect::openai::Aside;
 use crate::dispatch::{NoPlace, Wanted};
 use crate::metrics::{ModelMetrics, Open};
 use crate::prompt::PromptChain;
@@ -31,6 +32,9 @@ const PREFILL_TOKEN: Duration = Duration::from_millis(100);
 
 /// How long news of workers are waited for that broke off over a request.
 const NEWS: Duration = Duration::from_secs(2);
+
+/// The most that a server may say beside one part.
+const MAX_ASIDES: usize = 64;
 
 /// How many times as long as in its slot a request may be silent in a worker's own queue.
 const IN_QUEUE: u32 = 10;
@@ -56,6 +60,8 @@ pub struct Answer {
     refusal: Option<Failure>,
     state: State,
     ready: VecDeque<Part>,
+    /// What the worker said beside the part that comes next.
+    asides: Vec<Aside>,
     record: Record,
 }
 
@@ -155,6 +161,7 @@ impl Answer {
             refusal: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
+            asides: Vec::new(),
             record,
         }
     }
@@ -333,7 +340,13 @@ impl Answer {
                 },
             };
             let event = match event {
-                Ok(event) => event,
+                Ok(Told::Event(event)) => event,
+                Ok(Told::Aside(aside)) => {
+                    if self.asides.len() < MAX_ASIDES {
+                        self.asides.push(aside);
+                    }
+                    continue;
+                }
                 Err(trouble) => return self.recover(trouble, reading.place),
             };
             let before = (self.progress.is_started(), self.progress.has_moved());
@@ -353,6 +366,7 @@ impl Answer {
                     return Ok(());
                 }
                 Step::LegOver { ended, done } => {
+                    self.ready.extend(self.asides.drain(..).map(Part::Aside));
                     self.ready.push_back(ended);
                     let after = if done.is_some() { After::Nothing } else { After::NextLeg };
                     if let Some(done) = done {
@@ -389,6 +403,7 @@ impl Answer {
             let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
             self.ready.push_back(Part::Started { worker_id, why });
         }
+        self.ready.extend(self.asides.drain(..).map(Part::Aside));
         if matches!(part, Part::Done { .. }) {
             self.done(part, &reading);
             self.state = State::Complete(reading.events, After::Nothing);
@@ -441,6 +456,7 @@ impl Answer {
 
     /// After trouble with a worker: the next try, or the failure.
     fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
+        self.asides.clear();
         let registry = self.relay.dispatcher.registry();
         let worker_id = place.worker_id.clone();
         let (reason, is_connection) = match trouble {

@@ -10,7 +10,7 @@ use worker_contract::InferenceEvent;
 use super::failure::Trouble;
 use super::sse::{EventCutter, TooLong};
 use super::worker::Leg;
-use crate::attached::{Fault, Translator};
+use crate::attached::{Fault, Told, Translator};
 use crate::registry::Target;
 
 /// How long a server of somebody else may take to begin: it may load the model first, or finish
@@ -69,22 +69,20 @@ impl Speech {
         Ok(())
     }
 
-    /// The next event of what has come; `None` where more is needed.
-    pub(super) fn take(
-        &mut self,
-        cutter: &mut EventCutter,
-    ) -> Result<Option<InferenceEvent>, Trouble> {
+    /// The next that is told in what has come; `None` where more is needed.
+    pub(super) fn take(&mut self, cutter: &mut EventCutter) -> Result<Option<Told>, Trouble> {
         let too_long = |error: TooLong| Trouble::garbage(error.to_string());
         match self {
             Self::Contract => {
                 let parsed = cutter.next(InferenceEvent::from_json);
                 // What it sent is not told: it could be text of the answer.
                 let wrong = |_| Trouble::garbage("it sent what is no inference event");
-                parsed.map_err(too_long)?.transpose().map_err(wrong)
+                let event = parsed.map_err(too_long)?.transpose().map_err(wrong)?;
+                Ok(event.map(Told::Event))
             }
             Self::Chunks(translator, _) => loop {
-                if let Some(event) = translator.pop()? {
-                    return Ok(Some(event));
+                if let Some(told) = translator.pop()? {
+                    return Ok(Some(told));
                 }
                 let now = Instant::now().into_std();
                 match cutter.next(|data| translator.event(data, now)).map_err(too_long)? {

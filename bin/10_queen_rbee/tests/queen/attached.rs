@@ -151,6 +151,52 @@ async fn calls_reasoning_and_vectors_come_from_servers_too() {
 }
 
 #[tokio::test]
+async fn what_only_the_client_understands_of_an_answer_reaches_it() {
+    let chunks = vec![
+        json!({"id": "x", "system_fingerprint": "b42", "service_tier": "flex", "choices": [
+            {"index": 0, "delta": {"content": "Hm", "annotations": ["a"]}, "token_ids": [5]}]}),
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]}),
+        json!({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1, "cost": 2}}),
+    ];
+    let server =
+        ServerDouble::start("vllm", &["m"], [(); 2].map(|()| Plays::Chunks(chunks.clone())));
+    let queen = queen_with(&server).await;
+    let whole = queen.ask(CHAT, &chat()).await.json();
+    let choice = &whole["choices"][0];
+    assert_eq!(
+        (&whole["system_fingerprint"], &whole["service_tier"]),
+        (&json!("b42"), &json!("flex"))
+    );
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!("Hm"), &json!("content_filter"))
+    );
+    assert_eq!(
+        (&choice["message"]["annotations"], &choice["token_ids"]),
+        (&json!(["a"]), &json!([5]))
+    );
+    assert_eq!((&whole["usage"]["cost"], &whole["usage"]["total_tokens"]), (&json!(2), &json!(6)));
+    assert_eq!(whole["model"], "m", "the head is the queen's own");
+
+    let mut body = chat();
+    body["stream_options"] = json!({"include_usage": true});
+    let transcript = queen.stream(CHAT, &body).await.begun().await.rest().await;
+    let chunk =
+        transcript.chunks.iter().find(|chunk| chunk["choices"][0]["delta"]["content"] == "Hm");
+    let chunk = chunk.unwrap();
+    assert_eq!(
+        (&chunk["system_fingerprint"], &chunk["service_tier"]),
+        (&json!("b42"), &json!("flex"))
+    );
+    assert_eq!(chunk["choices"][0]["delta"]["annotations"], json!(["a"]));
+    assert_eq!(chunk["choices"][0]["token_ids"], json!([5]));
+    let reason = |chunk: &Value| chunk["choices"][0]["finish_reason"].clone();
+    let reasons: Vec<_> = transcript.chunks.iter().map(reason).filter(|r| !r.is_null()).collect();
+    assert_eq!(reasons, ["content_filter"]);
+    assert_eq!(transcript.chunks.last().unwrap()["usage"]["cost"], 2);
+}
+
+#[tokio::test]
 async fn models_come_and_go_with_the_servers_list() {
     let server = ServerDouble::start("library", &["a"], []);
     let queen = queen_with(&server).await;

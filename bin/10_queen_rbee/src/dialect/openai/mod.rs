@@ -7,6 +7,7 @@
 //! chunk and cannot say `"usage": null`, which `stream_options.include_usage` demands.
 
 mod answer;
+mod aside;
 mod chat;
 mod completions;
 mod content;
@@ -27,6 +28,7 @@ mod writer;
 use worker_contract::InferenceRequest;
 
 pub use self::answer::{Head, Kind};
+pub use self::aside::{Aside, FINISH_REASON, Fields};
 pub use self::chat::read_chat;
 pub use self::completions::read_completion;
 pub use self::embeddings::{Embeddings, Encoding, check_dimensions, embeddings, read_embeddings};

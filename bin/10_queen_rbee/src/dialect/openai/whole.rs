@@ -1,9 +1,11 @@
 //! A whole answer, put together from its parts.
 
 use serde::Serialize;
+use serde_json::Value;
 use worker_contract::{Delta, FinishReason, TokenLogprobs};
 
 use super::answer::{Call, Choice, Content, FINGERPRINT, Head, Kind, Message};
+use super::aside::{Aside, Asides};
 use super::logprobs::Logprobs;
 use super::usage::Usage;
 
@@ -11,6 +13,8 @@ use super::usage::Usage;
 #[derive(Debug)]
 pub struct Assembly {
     choices: Vec<Assembled>,
+    /// What was said beside it.
+    asides: Option<Box<Asides>>,
 }
 
 #[derive(Debug, Default)]
@@ -26,7 +30,13 @@ impl Assembly {
     /// Nothing has come of `n` choices.
     #[must_use]
     pub fn new(n: u32) -> Self {
-        Self { choices: std::iter::repeat_with(Assembled::default).take(n as usize).collect() }
+        let choices = std::iter::repeat_with(Assembled::default).take(n as usize).collect();
+        Self { choices, asides: None }
+    }
+
+    /// Adds what is said beside the answer.
+    pub fn aside(&mut self, aside: Aside) {
+        self.asides.get_or_insert_default().add(aside);
     }
 
     /// Adds a part. The relay lets no part through that belongs to no choice or to no call.
@@ -53,14 +63,14 @@ impl Assembly {
     /// The whole answer; `reason` is that of a choice that is alone.
     #[must_use]
     pub fn answer<'a>(
-        &'a self,
+        &'a mut self,
         kind: Kind,
         head: &'a Head,
         reason: FinishReason,
         usage: worker_contract::Usage,
     ) -> impl Serialize + use<'a> {
         let choices = (0..).zip(&self.choices);
-        Whole {
+        let whole = Whole {
             id: &head.id,
             object: match kind {
                 Kind::Chat => "chat.completion",
@@ -71,8 +81,21 @@ impl Assembly {
             system_fingerprint: FINGERPRINT,
             choices: choices.map(|(index, choice)| choice.written(index, kind, reason)).collect(),
             usage: usage.into(),
+        };
+        match &mut self.asides {
+            None => Answer::Ours(whole),
+            Some(asides) => Answer::Completed(asides.with_answer(&whole)),
         }
     }
+}
+
+/// An answer as it is written.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer<'a> {
+    Ours(Whole<'a>),
+    /// With what was said beside it.
+    Completed(Value),
 }
 
 impl Assembled {
@@ -113,6 +136,7 @@ struct Whole<'a> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use worker_contract::{TokenLogprob, ToolCallDelta};
 
     use super::*;
@@ -280,6 +304,22 @@ mod tests {
           }
         ]
         "#);
+    }
+
+    #[test]
+    fn what_a_server_says_beside_an_answer_stands_in_it() {
+        let fields = |value: Value| value.as_object().unwrap().clone();
+        let mut assembly = Assembly::new(1);
+        assembly.add(text(0, "Hi"));
+        let head_fields = json!({"system_fingerprint": "b42", "service_tier": "flex"});
+        assembly.aside(Aside::Answer(fields(head_fields)));
+        let (choice, message) = (json!({"stop_reason": 2}), json!({"annotations": []}));
+        let (choice, message) = (fields(choice), fields(message));
+        assembly.aside(Aside::Choice { index: 0, choice, message });
+        assembly.aside(Aside::Usage(fields(json!({"cost": 1}))));
+        let head = head();
+        let answer = assembly.answer(Kind::Chat, &head, FinishReason::Stop, usage());
+        insta::assert_snapshot!(serde_json::to_string(&answer).unwrap(), @r#"{"id":"x-1","object":"chat.completion","created":5,"model":"m","system_fingerprint":"b42","choices":[{"index":0,"message":{"role":"assistant","content":"Hi","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop","stop_reason":2}],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":3},"cost":1},"service_tier":"flex"}"#);
     }
 
     fn answer(kind: Kind, n: u32, parts: impl IntoIterator<Item = Delta>) -> serde_json::Value {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use worker_contract::{ApiErrorBody, Delta, ErrorDetail, FinishReason};
 
 use super::answer::{CallPieces, Choice, Content, FINGERPRINT, Head, Kind, Piece};
+use super::aside::{Aside, Asides};
 use super::logprobs::{Logprobs, characters};
 use super::usage::Usage;
 
@@ -15,25 +16,42 @@ pub struct Writer {
     /// What every chunk begins with, up to its choices. It is the larger part of a chunk of one token,
     /// and always the same.
     head: Vec<u8>,
+    /// Where in it the name is of what makes the answer.
+    fingerprint_at: usize,
     include_usage: bool,
     /// For each choice, how many characters the tokens have whose log probabilities were told.
     offsets: Vec<usize>,
+    /// What is to be told beside the next chunks: nothing, but for answers of somebody else's server.
+    asides: Option<Box<Asides>>,
 }
 
 impl Writer {
     /// A writer for one stream with `n` choices.
     #[must_use]
     pub fn new(kind: Kind, head: &Head, include_usage: bool, n: u32) -> Self {
-        let head = head_of_chunks(kind, head);
-        Self { kind, head, include_usage, offsets: vec![0; n as usize] }
+        let mut head = head_of_chunks(kind, head);
+        let fingerprint_at = head.len();
+        put_fingerprint(FINGERPRINT, &mut head);
+        let offsets = vec![0; n as usize];
+        Self { kind, head, fingerprint_at, include_usage, offsets, asides: None }
+    }
+
+    /// Keeps what is said beside the answer for the chunk that it belongs to, which comes next.
+    pub fn aside(&mut self, aside: Aside) {
+        let asides = self.asides.get_or_insert_default();
+        asides.add(aside);
+        if let Some(name) = asides.take_fingerprint() {
+            self.head.truncate(self.fingerprint_at);
+            put_fingerprint(&name, &mut self.head);
+        }
     }
 
     /// The first chunk of each choice of a chat says who speaks.
-    pub fn begin(&self, out: &mut BytesMut) {
+    pub fn begin(&mut self, out: &mut BytesMut) {
         if self.kind == Kind::Completion {
             return;
         }
-        for (index, _) in (0..).zip(&self.offsets) {
+        for index in (0..).take(self.offsets.len()) {
             let role = Some("assistant");
             let content = Content::Delta(Piece { role, content: Some(""), ..Piece::default() });
             self.write(&Choice { index, content, logprobs: None, finish_reason: None }, out);
@@ -57,7 +75,7 @@ impl Writer {
     }
 
     /// One of several choices is complete.
-    pub fn choice_done(&self, index: u32, reason: FinishReason, out: &mut BytesMut) {
+    pub fn choice_done(&mut self, index: u32, reason: FinishReason, out: &mut BytesMut) {
         let content = match self.kind {
             Kind::Chat => Content::Delta(Piece::default()),
             Kind::Completion => Content::Text(""),
@@ -68,12 +86,12 @@ impl Writer {
 
     /// The end: why, if that was not said of each of several choices; how many tokens, if that was
     /// asked for; `[DONE]`.
-    pub fn end(&self, reason: FinishReason, usage: worker_contract::Usage, out: &mut BytesMut) {
+    pub fn end(&mut self, reason: FinishReason, usage: worker_contract::Usage, out: &mut BytesMut) {
         if self.offsets.len() == 1 {
             self.choice_done(0, reason, out);
         }
         if self.include_usage {
-            self.write_usage(usage.into(), out);
+            self.write_usage(&usage.into(), out);
         }
         out.put_slice(b"data: [DONE]\n\n");
     }
@@ -94,21 +112,37 @@ impl Writer {
         }
     }
 
-    fn write(&self, choice: &Choice<'_>, out: &mut BytesMut) {
+    fn write(&mut self, choice: &Choice<'_>, out: &mut BytesMut) {
         out.put_slice(&self.head);
-        write_json(choice, out);
-        out.put_slice(if self.include_usage { b"],\"usage\":null}\n\n" } else { b"]}\n\n" });
+        let asides = self.asides.as_mut().filter(|asides| !asides.is_empty_for(choice.index));
+        let Some(asides) = asides else {
+            write_json(choice, out);
+            out.put_slice(if self.include_usage { b"],\"usage\":null}\n\n" } else { b"]}\n\n" });
+            return;
+        };
+        write_json(&asides.with_choice(choice.index, choice), out);
+        out.put_slice(if self.include_usage { b"],\"usage\":null" } else { b"]" });
+        for (name, value) in asides.take_answer() {
+            out.put_u8(b',');
+            write_json(&name, out);
+            out.put_u8(b':');
+            write_json(&value, out);
+        }
+        out.put_slice(b"}\n\n");
     }
 
-    fn write_usage(&self, usage: Usage, out: &mut BytesMut) {
+    fn write_usage(&mut self, usage: &Usage, out: &mut BytesMut) {
         out.put_slice(&self.head);
         out.put_slice(b"],\"usage\":");
-        write_json(&usage, out);
+        match &mut self.asides {
+            None => write_json(usage, out),
+            Some(asides) => write_json(&asides.with_usage(usage), out),
+        }
         out.put_slice(b"}\n\n");
     }
 }
 
-/// A chunk up to the bracket that its choices come after.
+/// A chunk up to the name of what makes the answer.
 fn head_of_chunks(kind: Kind, head: &Head) -> Vec<u8> {
     let chunk = Chunk {
         id: &head.id,
@@ -118,29 +152,34 @@ fn head_of_chunks(kind: Kind, head: &Head) -> Vec<u8> {
         },
         created: head.created,
         model: &head.model,
-        system_fingerprint: FINGERPRINT,
-        choices: [],
     };
     let mut out = BytesMut::new();
     out.put_slice(b"data: ");
     write_json(&chunk, &mut out);
-    out.truncate(out.len() - b"]}".len());
+    out.truncate(out.len() - b"}".len());
+    out.put_slice(b",\"system_fingerprint\":");
     out.into()
+}
+
+/// The name of what makes the answer, and the rest up to the bracket that the choices come after.
+fn put_fingerprint(name: &str, head: &mut Vec<u8>) {
+    let mut out = BytesMut::new();
+    write_json(&name, &mut out);
+    out.put_slice(b",\"choices\":[");
+    head.extend_from_slice(&out);
 }
 
 fn unless_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A chunk without its choices.
+/// What each chunk of a stream begins with.
 #[derive(Serialize)]
 struct Chunk<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     model: &'a str,
-    system_fingerprint: &'static str,
-    choices: [(); 0],
 }
 
 fn write_event(event: &impl Serialize, out: &mut BytesMut) {
@@ -161,6 +200,7 @@ mod tests {
     use worker_contract::{TokenLogprob, TokenLogprobs, ToolCallDelta};
 
     use super::*;
+    use crate::dialect::openai::Fields;
 
     #[test]
     fn a_chat_stream_is_as_the_api_reference_shows_it() {
@@ -252,6 +292,35 @@ mod tests {
         {"index":0,"delta":{},"logprobs":null,"finish_reason":"tool_calls"}
         "#);
         assert!(written(&out).ends_with("data: [DONE]\n\n"));
+    }
+
+    #[test]
+    fn what_a_server_says_beside_a_chunk_goes_out_with_it() {
+        let (mut writer, mut out) = (Writer::new(Kind::Chat, &head(), true, 1), BytesMut::new());
+        let fields = |value: serde_json::Value| value.as_object().unwrap().clone();
+        writer.begin(&mut out);
+        out.clear();
+        let service = serde_json::json!({"system_fingerprint": "b42", "service_tier": "flex"});
+        writer.aside(Aside::Answer(fields(service)));
+        let message = fields(serde_json::json!({"thought": "Hm"}));
+        writer.aside(Aside::Choice { index: 0, choice: Fields::new(), message });
+        writer.delta(&text(0, "a"), &mut out);
+        writer.delta(&text(0, "b"), &mut out);
+        let choice = fields(serde_json::json!({"stop_reason": 2}));
+        writer.aside(Aside::Choice { index: 0, choice, message: Fields::new() });
+        writer.aside(Aside::Usage(fields(serde_json::json!({"cost": 1}))));
+        writer.end(FinishReason::Stop, usage(), &mut out);
+        insta::assert_snapshot!(written(&out), @r#"
+        data: {"id":"x-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"b42","choices":[{"index":0,"delta":{"content":"a","thought":"Hm"},"logprobs":null,"finish_reason":null}],"usage":null,"service_tier":"flex"}
+
+        data: {"id":"x-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"b42","choices":[{"index":0,"delta":{"content":"b"},"logprobs":null,"finish_reason":null}],"usage":null}
+
+        data: {"id":"x-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"b42","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop","stop_reason":2}],"usage":null}
+
+        data: {"id":"x-1","object":"chat.completion.chunk","created":5,"model":"m","system_fingerprint":"b42","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":3},"cost":1}}
+
+        data: [DONE]
+        "#);
     }
 
     #[test]

@@ -1,0 +1,223 @@
+//! What a server of somebody else says beside the answer, in fields that rbee has no use for: they reach the
+//! client as they came. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// The fields of an object.
+pub type Fields = Map<String, Value>;
+
+/// By which name the reason of an end is told.
+pub const FINISH_REASON: &str = "finish_reason";
+/// By which name it is told what made an answer.
+const SYSTEM_FINGERPRINT: &str = "system_fingerprint";
+
+/// Fields of one object of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Aside {
+    /// Of the answer itself, or of one of its chunks.
+    Answer(Fields),
+    /// Of `usage`.
+    Usage(Fields),
+    /// Of one of its choices.
+    Choice {
+        /// Which one.
+        index: u32,
+        /// Of the choice itself. A `finish_reason` here takes the place of ours.
+        choice: Fields,
+        /// Of its `message` or `delta`.
+        message: Fields,
+    },
+}
+
+/// What was said beside an answer, and is not written yet.
+#[derive(Debug, Default)]
+pub(super) struct Asides {
+    answer: Fields,
+    usage: Fields,
+    choices: BTreeMap<u32, Beside>,
+}
+
+/// What was said beside one choice.
+#[derive(Debug, Default)]
+struct Beside {
+    choice: Fields,
+    message: Fields,
+}
+
+impl Asides {
+    /// Keeps what is said. Pieces of a message are put together as OpenAI's own clients do it.
+    pub(super) fn add(&mut self, aside: Aside) {
+        match aside {
+            Aside::Answer(fields) => self.answer.extend(fields),
+            Aside::Usage(fields) => self.usage.extend(fields),
+            Aside::Choice { index, choice, message } => {
+                let beside = self.choices.entry(index).or_default();
+                beside.choice.extend(choice);
+                accumulate(&mut beside.message, message);
+            }
+        }
+    }
+
+    /// Whether there is nothing for a chunk of a choice.
+    pub(super) fn is_empty_for(&self, index: u32) -> bool {
+        self.answer.is_empty() && !self.choices.contains_key(&index)
+    }
+
+    /// What made the answer, where that was said.
+    pub(super) fn take_fingerprint(&mut self) -> Option<String> {
+        match self.answer.shift_remove(SYSTEM_FINGERPRINT) {
+            Some(Value::String(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// A choice with what was said beside it. The reason of its end waits for its end.
+    pub(super) fn with_choice(&mut self, index: u32, choice: &impl Serialize) -> Value {
+        let mut choice = written(choice);
+        let Some(mut beside) = self.choices.remove(&index) else { return choice };
+        let Value::Object(object) = &mut choice else { return choice };
+        if let Some(reason) = beside.choice.shift_remove(FINISH_REASON) {
+            match object.get_mut(FINISH_REASON) {
+                Some(ours) if !ours.is_null() => *ours = reason,
+                _ => {
+                    let kept = self.choices.entry(index).or_default();
+                    kept.choice.insert(FINISH_REASON.into(), reason);
+                }
+            }
+        }
+        for name in ["delta", "message"] {
+            if let Some(Value::Object(message)) = object.get_mut(name) {
+                complete(message, std::mem::take(&mut beside.message));
+            }
+        }
+        complete(object, beside.choice);
+        choice
+    }
+
+    /// A whole answer with what was said beside it.
+    pub(super) fn with_answer(&mut self, answer: &impl Serialize) -> Value {
+        let mut answer = written(answer);
+        let Value::Object(object) = &mut answer else { return answer };
+        if let Some(Value::Array(choices)) = object.get_mut("choices") {
+            for (index, choice) in (0..).zip(choices) {
+                *choice = self.with_choice(index, choice);
+            }
+        }
+        if let Some(usage) = object.get_mut("usage") {
+            *usage = self.with_usage(usage);
+        }
+        if let Some(name) = self.take_fingerprint() {
+            object.insert(SYSTEM_FINGERPRINT.into(), name.into());
+        }
+        complete(object, self.take_answer());
+        answer
+    }
+
+    /// The usage with what was said beside it.
+    pub(super) fn with_usage(&mut self, usage: &impl Serialize) -> Value {
+        let mut usage = written(usage);
+        if let Value::Object(object) = &mut usage {
+            complete(object, std::mem::take(&mut self.usage));
+        }
+        usage
+    }
+
+    /// What was said beside the answer itself.
+    pub(super) fn take_answer(&mut self) -> Fields {
+        std::mem::take(&mut self.answer)
+    }
+}
+
+/// Adds to an object what it does not have.
+fn complete(object: &mut Fields, more: Fields) {
+    for (name, value) in more {
+        match (object.get_mut(&name), value) {
+            (Some(Value::Object(ours)), Value::Object(theirs)) => complete(ours, theirs),
+            (Some(_), _) => {}
+            (None, value) => {
+                object.insert(name, value);
+            }
+        }
+    }
+}
+
+/// Adds a piece of a message to what there is of it: texts and lists grow, the rest is replaced
+/// (`accumulate_delta` of `openai-python`).
+fn accumulate(message: &mut Fields, piece: Fields) {
+    for (name, value) in piece {
+        match (message.get_mut(&name), value) {
+            (Some(Value::String(text)), Value::String(more)) => text.push_str(&more),
+            (Some(Value::Array(list)), Value::Array(more)) => list.extend(more),
+            (Some(Value::Object(ours)), Value::Object(more)) => accumulate(ours, more),
+            (_, value) => {
+                message.insert(name, value);
+            }
+        }
+    }
+}
+
+fn written(value: &impl Serialize) -> Value {
+    // None of the types of an answer can fail: they are text and numbers, with texts as keys.
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_beside_a_choice_is_added_once_and_never_in_the_place_of_ours() {
+        let mut asides = Asides::default();
+        asides.add(choice(json!({"stop_reason": 7, "index": 9}), json!({"content": "theirs"})));
+        asides.add(choice(json!({}), json!({"details": ["a"], "thought": "Hm"})));
+        asides.add(choice(json!({}), json!({"details": ["b"], "thought": ", yes"})));
+        let ours = json!({"index": 0, "delta": {"content": "ours"}});
+        let expected = json!({
+            "index": 0,
+            "delta": {"content": "ours", "details": ["a", "b"], "thought": "Hm, yes"},
+            "stop_reason": 7,
+        });
+        assert_eq!(asides.with_choice(0, &ours), expected);
+        assert!(asides.is_empty_for(0));
+        assert_eq!(asides.with_choice(0, &ours), ours);
+    }
+
+    #[test]
+    fn a_reason_that_rbee_does_not_know_is_told_at_the_end_in_the_place_of_ours() {
+        let mut asides = Asides::default();
+        asides.add(choice(json!({"finish_reason": "content_filter"}), json!({})));
+        let going_on = json!({"index": 0, "finish_reason": null});
+        assert_eq!(asides.with_choice(0, &going_on), going_on);
+        let ended = asides.with_choice(0, &json!({"index": 0, "finish_reason": "stop"}));
+        assert_eq!(ended, json!({"index": 0, "finish_reason": "content_filter"}));
+    }
+
+    #[test]
+    fn details_of_the_usage_are_put_together_with_ours() {
+        let mut asides = Asides::default();
+        asides.add(Aside::Usage(fields(json!({
+            "prompt_tokens": 99, "cost": 0.5, "prompt_tokens_details": {"audio_tokens": 2},
+        }))));
+        let ours = json!({"prompt_tokens": 7, "prompt_tokens_details": {"cached_tokens": 3}});
+        let expected = json!({
+            "prompt_tokens": 7,
+            "prompt_tokens_details": {"cached_tokens": 3, "audio_tokens": 2},
+            "cost": 0.5,
+        });
+        assert_eq!(asides.with_usage(&ours), expected);
+    }
+
+    fn choice(choice: Value, message: Value) -> Aside {
+        Aside::Choice { index: 0, choice: fields(choice), message: fields(message) }
+    }
+
+    fn fields(value: Value) -> Fields {
+        let Value::Object(fields) = value else { panic!("{value}") };
+        fields
+    }
+}
