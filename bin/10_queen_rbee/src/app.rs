@@ -18,6 +18,7 @@ use worker_contract::HiveAlias;
 
 use crate::FEATURES;
 use crate::attached::Servers;
+use crate::connection::{Pool, Trust};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatcher;
 use crate::events::Feed;
@@ -87,10 +88,12 @@ impl App {
             .with_rules(rules.clone());
         tasks.spawn(rules.watch(rules_file(&paths), background.clone()));
 
+        let pool = Pool::new(Trust::new(config.queen.server_ca_file.clone()));
         let servers = Servers::open(
             paths.data.join("servers.json"),
             &paths.secrets,
             keyring.clone(),
+            pool.clone(),
             registry.clone(),
         )?;
         let every = Duration::from_millis(config.worker.heartbeat_interval_ms);
@@ -123,7 +126,7 @@ impl App {
         tasks.spawn(steward.run(background.clone()));
         tasks.spawn(dispatcher.clone().run(background.clone()));
         let stall = Duration::from_secs(config.queen.stall_timeout_s);
-        let relay = Relay::new(dispatcher.clone(), keyring.clone(), stall);
+        let relay = Relay::new(dispatcher.clone(), keyring.clone(), pool, stall);
         let http = reqwest::Client::builder().no_proxy().build()?;
         let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
         let executor: Arc<dyn Executor> = Arc::new(Operations {

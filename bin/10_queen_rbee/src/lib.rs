@@ -10,6 +10,7 @@ pub mod admission;
 mod app;
 pub mod attached;
 mod clock;
+pub mod connection;
 pub mod decisions;
 pub mod dialect;
 mod discovery;

@@ -32,7 +32,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use worker_contract::HiveAlias;
 
-pub use self::answer::{Fault, Translator};
+pub use self::answer::{Fault, Told, Translator};
 pub use self::body::{Endpoint, Original};
 pub use self::engine::Engine;
 use self::health::{Health, Probe, chosen};
@@ -42,6 +42,7 @@ use self::store::Stored;
 pub use self::url::{InvalidUrl, ServerUrl};
 pub use self::via::VIA;
 use crate::clock;
+use crate::connection::Pool;
 use crate::keyring::Keyring;
 use crate::registry::{Registry, Served, ServerReport};
 
@@ -68,7 +69,7 @@ struct Shared {
     secrets: PathBuf,
     keyring: Keyring,
     registry: Registry,
-    client: reqwest::Client,
+    pool: Pool,
     /// Locked for the whole of a change, which writes to the disk, and before `known`.
     changing: Mutex<()>,
     /// Never locked while the disk works; locked before the registry.
@@ -144,6 +145,7 @@ impl Servers {
         file: PathBuf,
         secrets: &Path,
         keyring: Keyring,
+        pool: Pool,
         registry: Registry,
     ) -> anyhow::Result<Self> {
         let secrets = secrets.join("servers");
@@ -157,9 +159,9 @@ impl Servers {
             known.insert(name, Known::new(stored, token));
         }
         registry.expect_servers(known.keys().cloned().collect());
-        let (client, known) = (prober::client(keyring.own_id())?, Mutex::new(known));
+        let known = Mutex::new(known);
         let changing = Mutex::default();
-        let shared = Shared { file, secrets, keyring, registry, client, changing, known };
+        let shared = Shared { file, secrets, keyring, registry, pool, changing, known };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -186,7 +188,8 @@ impl Servers {
         }
         self.check_name(&name, &url)?;
         let token = token.map(Secret::from).or_else(|| self.token(&name));
-        let listing = match prober::probe(&self.shared.client, &url, token.as_ref()).await {
+        let (pool, own_id) = (&self.shared.pool, self.shared.keyring.own_id());
+        let listing = match prober::probe(pool, own_id, &url, token.as_ref()).await {
             Probe::Listing(listing) => listing,
             Probe::Slow => {
                 let reason = "it does not answer in time".to_owned();
@@ -227,9 +230,11 @@ impl Servers {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
                     for (name, url, token) in self.due() {
-                        let client = self.shared.client.clone();
+                        let shared = Arc::clone(&self.shared);
                         looks.spawn(async move {
-                            let probe = prober::probe(&client, &url, token.as_ref()).await;
+                            let own_id = shared.keyring.own_id();
+                            let probe =
+                                prober::probe(&shared.pool, own_id, &url, token.as_ref()).await;
                             (name, url, probe)
                         });
                     }

@@ -3,76 +3,86 @@
 use std::time::Duration;
 
 use access_tokens::Secret;
-use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderName, StatusCode};
-use reqwest::{Client, redirect};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use http1_client::{RequestHead, Unfit};
+use tokio::time::timeout;
 
 use super::health::Probe;
 use super::listing::read_listing;
 use super::{ServerUrl, VIA};
+use crate::connection::{Broken, Outgoing, Pool};
 use crate::keyring::bearer;
 use crate::remote_hive::with_causes;
 
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(3);
 /// How long the whole look may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest list of models, in bytes.
 const MAX_LIST: usize = 4 << 20;
 
-/// A client that goes nowhere but to the server itself, and says which queen looks.
-pub(super) fn client(own_id: &str) -> anyhow::Result<Client> {
-    let headers = HeaderMap::from_iter([(HeaderName::from_static(VIA), own_id.parse()?)]);
-    let builder = Client::builder().no_proxy().redirect(redirect::Policy::none());
-    let builder = builder.default_headers(headers).connect_timeout(CONNECT).timeout(PATIENCE);
-    Ok(builder.build()?)
+/// Looks at a server; `own_id` tells it which queen looks.
+pub(super) async fn probe(
+    pool: &Pool,
+    own_id: &str,
+    url: &ServerUrl,
+    token: Option<&Secret>,
+) -> Probe {
+    let request = match request(own_id, url, token) {
+        Ok(request) => request,
+        Err(unfit) => return Probe::Wrong(format!("it cannot be asked: {unfit}")),
+    };
+    match timeout(PATIENCE, look(pool, &request, url, token.is_some())).await {
+        Ok(Ok(probe)) => probe,
+        Ok(Err(broken @ Broken::Malformed(_))) => {
+            Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
+        }
+        Ok(Err(broken)) => Probe::Unreachable(with_causes(&broken)),
+        Err(_) => Probe::Slow,
+    }
 }
 
-/// Looks at a server.
-pub(super) async fn probe(client: &Client, url: &ServerUrl, token: Option<&Secret>) -> Probe {
-    let at = format!("http://{}{}", url.address().authority, url.path("/v1/models"));
-    let mut request = client.get(&at);
+fn request(own_id: &str, url: &ServerUrl, token: Option<&Secret>) -> Result<Outgoing, Unfit> {
+    let path = url.path("/v1/models");
+    let mut head = RequestHead::get(&path, &url.address().authority)?.header(VIA, own_id)?;
     if let Some(token) = token {
-        request = request.header(AUTHORIZATION, bearer(token));
+        head = head.header("authorization", bearer(token).to_str().unwrap_or_default())?;
     }
-    let mut response = match request.send().await {
-        Ok(response) => response,
-        Err(error) => return failed(&error),
-    };
-    let status = response.status();
+    Ok(Outgoing { head: head.finish(0), body: Bytes::new() })
+}
+
+async fn look(
+    pool: &Pool,
+    request: &Outgoing,
+    url: &ServerUrl,
+    has_token: bool,
+) -> Result<Probe, Broken> {
+    let mut exchange = pool.send(url.address(), None, request).await?;
+    let at = url.path("/v1/models");
+    let at = format!("{}{at}", url.address().url());
+    let status = exchange.head().and_then(|head| StatusCode::from_u16(head.status()).ok());
     match status {
-        StatusCode::OK => {}
-        StatusCode::LOOP_DETECTED => return Probe::Wrong("it is this queen herself".to_owned()),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if token.is_some() => {
-            return Probe::Wrong(format!("it refuses the token (HTTP {status})"));
+        Some(StatusCode::OK) => {}
+        Some(StatusCode::LOOP_DETECTED) => {
+            return Ok(Probe::Wrong("it is this queen herself".to_owned()));
         }
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            return Probe::Wrong(format!("it demands a token (HTTP {status})"));
+        Some(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+            let wants = if has_token { "refuses the token" } else { "demands a token" };
+            return Ok(Probe::Wrong(format!("it {wants} (HTTP {status})")));
         }
-        _ => return Probe::Wrong(format!("it answered GET {at} with HTTP {status}")),
+        Some(status) => {
+            return Ok(Probe::Wrong(format!("it answered GET {at} with HTTP {status}")));
+        }
+        None => return Ok(Probe::Wrong(format!("it answered GET {at} with no status of HTTP"))),
     }
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_LIST => {
-                body.extend_from_slice(&chunk);
-            }
-            Ok(Some(_)) => {
-                return Probe::Wrong(format!("its list of models has more than {MAX_LIST} bytes"));
-            }
-            Ok(None) => break,
-            Err(error) => return failed(&error),
+    let mut list = Vec::new();
+    while exchange.read(&mut |part| list.extend_from_slice(part)).await? {
+        if list.len() > MAX_LIST {
+            return Ok(Probe::Wrong(format!("its list of models has more than {MAX_LIST} bytes")));
         }
     }
-    match read_listing(&body) {
+    exchange.keep();
+    Ok(match read_listing(&list) {
         Some(listing) => Probe::Listing(listing),
         None => Probe::Wrong(format!("what it answered at {at} is no list of models")),
-    }
-}
-
-fn failed(error: &reqwest::Error) -> Probe {
-    if error.is_timeout() && !error.is_connect() {
-        return Probe::Slow;
-    }
-    Probe::Unreachable(format!("it cannot be reached: {}", with_causes(error)))
+    })
 }

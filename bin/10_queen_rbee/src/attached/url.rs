@@ -15,27 +15,16 @@ pub struct ServerUrl {
     path: String,
 }
 
-/// A text is not the base URL of a server.
+/// A text is not the base URL of a server: it is no URL, or has parts that a base URL has not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidUrl {
-    /// It is no URL, or has parts that a base URL has not.
-    #[error("{0:?} is not a base URL such as http://nas:11434")]
-    NoBase(String),
-    /// It is encrypted.
-    #[error("{0:?} is https, which is not spoken to attached servers")]
-    Encrypted(String),
-}
+#[error("{0:?} is not a base URL such as http://nas:11434")]
+pub struct InvalidUrl(String);
 
 impl InvalidUrl {
     /// What to do.
     #[must_use]
     pub fn hint(&self) -> &'static str {
-        match self {
-            Self::NoBase(_) => "give scheme, host and port: http://HOST:PORT",
-            Self::Encrypted(_) => {
-                "attach a server of your own network by http; in front of any other put a proxy or tunnel that speaks http on this machine"
-            }
-        }
+        "give scheme, host and port: http://HOST:PORT, or https://HOST"
     }
 }
 
@@ -68,16 +57,10 @@ impl std::str::FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         let shown = || text.chars().take(80).collect::<String>();
-        let refused = || InvalidUrl::NoBase(shown());
+        let refused = || InvalidUrl(shown());
         let url = Url::parse(text).map_err(|_| refused())?;
-        if url.scheme() == "https" {
-            // What stands before the host can be a password.
-            return Err(InvalidUrl::Encrypted(format!(
-                "https://{}",
-                url.host_str().unwrap_or_default()
-            )));
-        }
-        let is_base = url.scheme() == "http"
+        let is_secure = url.scheme() == "https";
+        let is_base = (is_secure || url.scheme() == "http")
             && url.query().is_none()
             && url.fragment().is_none()
             && url.username().is_empty()
@@ -89,7 +72,7 @@ impl std::str::FromStr for ServerUrl {
         // An IPv6 address is in brackets in a URL only.
         let name = host.trim_matches(['[', ']']);
         let authority = format!("{host}:{port}");
-        Ok(Self { address: Address { host: name.to_owned(), port, authority }, path })
+        Ok(Self { address: Address { host: name.to_owned(), port, authority, is_secure }, path })
     }
 }
 
@@ -109,7 +92,7 @@ impl From<ServerUrl> for String {
 
 impl std::fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}{}", self.address.authority, self.path)
+        write!(f, "{}{}", self.address.url(), self.path)
     }
 }
 
@@ -126,6 +109,8 @@ mod tests {
             ("http://h:1/openai/v1/", "http://h:1/openai", "/openai/v1/models", "h"),
             ("http://10.0.0.7:8000", "http://10.0.0.7:8000", "/v1/models", "10.0.0.7"),
             ("http://localhost:1234", "http://localhost:1234", "/v1/models", "server-1234"),
+            ("https://llm.example/v1", "https://llm.example:443", "/v1/models", "llm.example"),
+            ("https://h:8443/x", "https://h:8443/x", "/x/v1/models", "h"),
             ("http://[fd00::1]:8080", "http://[fd00::1]:8080", "/v1/models", "server-8080"),
         ] {
             let read: ServerUrl = text.parse().unwrap();
@@ -138,11 +123,16 @@ mod tests {
 
     #[test]
     fn what_is_no_base_url_is_refused_and_no_password_is_told() {
-        for bad in ["nas:11434", "ftp://nas", "http://", "http://h?x", "http://u:p@h:1", "x"] {
-            let refused = bad.parse::<ServerUrl>().unwrap_err();
-            assert!(matches!(refused, InvalidUrl::NoBase(_)), "{bad}: {refused}");
+        for bad in [
+            "nas:11434",
+            "ftp://nas",
+            "http://",
+            "http://h?x",
+            "http://u:p@h:1",
+            "https://u:p@h",
+            "x",
+        ] {
+            assert!(bad.parse::<ServerUrl>().is_err(), "{bad}");
         }
-        let refused = "https://u:hush@h/v1".parse::<ServerUrl>().unwrap_err();
-        assert_eq!(refused, InvalidUrl::Encrypted("https://h".into()));
     }
 }

@@ -151,7 +151,7 @@ fn given_up(id: &WorkerId, worker: &Worker, liveness: Liveness) -> Option<Worker
     let said = WorkerHeartbeat {
         worker_id: id.clone(),
         hive_id: worker.hive_id.clone(),
-        address: format!("http://{}", worker.target.address.authority),
+        address: worker.target.address.url(),
         model,
         device: worker.device,
         state,

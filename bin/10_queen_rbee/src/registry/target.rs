@@ -20,6 +20,16 @@ pub struct Address {
     pub port: u16,
     /// Both, as in a URL and in the header `host`.
     pub authority: String,
+    /// Whether it is reached by TLS, which only servers of others are.
+    pub is_secure: bool,
+}
+
+impl Address {
+    /// It as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.authority)
+    }
 }
 
 /// Where a worker takes requests.
@@ -78,5 +88,6 @@ pub(super) fn parse_address(base_url: &str) -> Result<Address, ReportError> {
     let port = url.port_or_known_default().ok_or_else(refused)?;
     // An IPv6 address is in brackets in a URL only.
     let name = host.trim_matches(['[', ']']);
-    Ok(Address { host: name.to_owned(), port, authority: format!("{host}:{port}") })
+    let authority = format!("{host}:{port}");
+    Ok(Address { host: name.to_owned(), port, authority, is_secure: false })
 }

@@ -7,7 +7,6 @@
 
 mod answer;
 mod choice;
-mod connection;
 mod failure;
 mod log;
 mod prefill;
@@ -35,6 +34,8 @@ use self::retry::Budget;
 use self::worker::WorkerClient;
 use crate::admission::Priority;
 use crate::attached::Original;
+use crate::connection::Pool;
+use crate::dialect::openai::Aside;
 use crate::dispatch::Dispatcher;
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
@@ -92,6 +93,8 @@ pub enum Part {
     /// Text, reasoning or calls, never nothing, with the tokens that it stands for, those of earlier
     /// parts that said nothing included.
     Delta(Delta),
+    /// What a server of somebody else says beside the next part.
+    Aside(Aside),
     /// One of several answers is complete; where there is only one, `Done` tells it.
     ChoiceDone {
         /// Which one.
@@ -125,10 +128,11 @@ pub enum Part {
 }
 
 impl Relay {
-    /// A relay that proves itself to workers with the secrets of `keyring`, and gives a worker up that
+    /// A relay that reaches workers by the connections of `pool`, proves itself to them with the secrets of
+    /// `keyring`, and gives a worker up that
     /// says nothing of an answer for as long as `stall`.
     #[must_use]
-    pub fn new(dispatcher: Dispatcher, keyring: Keyring, stall: Duration) -> Self {
+    pub fn new(dispatcher: Dispatcher, keyring: Keyring, pool: Pool, stall: Duration) -> Self {
         let shared = Shared {
             stall,
             budget: Mutex::new(Budget::full(Instant::now().into_std())),
@@ -136,7 +140,7 @@ impl Relay {
             quarantine: Quarantine::default(),
             requests: AtomicU64::new(0),
         };
-        Self { dispatcher, workers: WorkerClient::new(keyring), shared: Arc::new(shared) }
+        Self { dispatcher, workers: WorkerClient::new(keyring, pool), shared: Arc::new(shared) }
     }
 
     /// Begins an answer of `model` to a request, which is `original` in the client's words. Where no worker

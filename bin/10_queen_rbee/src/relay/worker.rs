@@ -11,15 +11,15 @@ use bytes::Bytes;
 use http1_client::{Malformed, RequestHead, Unfit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceEvent, InferenceRequest};
+use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
 
-use super::connection::{Broken, Exchange, Outgoing, Pool};
 use super::failure::Trouble;
 use super::prefill::Prefill;
 use super::speech::{SERVER_BEGINS, Speech};
 use super::sse::EventCutter;
 use crate::attached::VIA;
-use crate::attached::{Engine, Original, detail_of};
+use crate::attached::{Engine, Original, Told, detail_of};
+use crate::connection::{Broken, Exchange, Outgoing, Pool};
 use crate::keyring::Keyring;
 use crate::registry::{Server, Target};
 
@@ -74,8 +74,8 @@ pub(super) struct Leg<'a> {
 
 impl WorkerClient {
     /// A client that proves itself to each worker with the secret of its hive.
-    pub(super) fn new(keyring: Keyring) -> Self {
-        Self { pool: Pool::default(), keyring }
+    pub(super) fn new(keyring: Keyring, pool: Pool) -> Self {
+        Self { pool, keyring }
     }
 
     /// Whether a request that came through these queens was here before.
@@ -163,11 +163,11 @@ enum Unsendable {
 }
 
 impl WorkerEvents {
-    /// The next event. Dropping the returned future loses nothing.
-    pub(super) async fn next(&mut self) -> Result<InferenceEvent, Trouble> {
+    /// The next that is told. Dropping the returned future loses nothing.
+    pub(super) async fn next(&mut self) -> Result<Told, Trouble> {
         loop {
-            if let Some(event) = self.speech.take(&mut self.cutter)? {
-                return Ok(event);
+            if let Some(told) = self.speech.take(&mut self.cutter)? {
+                return Ok(told);
             }
             let due = self.speech.due();
             let (speech, cutter) = (&mut self.speech, &mut self.cutter);

@@ -19,6 +19,18 @@ impl RequestHead {
     /// # Errors
     /// When the path or the host has blanks or control characters.
     pub fn post(path: &str, host: &str) -> Result<Self, Unfit> {
+        Self::new("POST", path, host)
+    }
+
+    /// A `GET` of a path at a host.
+    ///
+    /// # Errors
+    /// When the path or the host has blanks or control characters.
+    pub fn get(path: &str, host: &str) -> Result<Self, Unfit> {
+        Self::new("GET", path, host)
+    }
+
+    fn new(method: &str, path: &str, host: &str) -> Result<Self, Unfit> {
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Unfit("the path"));
         }
@@ -26,7 +38,7 @@ impl RequestHead {
             return Err(Unfit("host"));
         }
         let mut text = String::with_capacity(256);
-        text.extend(["POST ", path, " HTTP/1.1\r\nhost: ", host, "\r\n"]);
+        text.extend([method, " ", path, " HTTP/1.1\r\nhost: ", host, "\r\n"]);
         Ok(Self { text })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use rbee_operations::ModelPolicy;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,9 @@ pub struct QueenConfig {
     /// policy can say otherwise. Default 900.
     #[serde(deserialize_with = "within::<_, _, 0, 2_592_000>")]
     pub idle_ttl_s: u64,
+    /// A PEM file of certificate authorities that attached servers may have their certificates from, besides
+    /// those of the system. Default: none.
+    pub server_ca_file: Option<PathBuf>,
     /// How many ended jobs are kept, 1 to 100,000. Default 1000.
     #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]
     pub keep_jobs: usize,
@@ -171,6 +175,7 @@ impl Default for QueenConfig {
             request_timeout_s: 600,
             stall_timeout_s: 30,
             idle_ttl_s: 900,
+            server_ca_file: None,
             keep_jobs: 1000,
             drain_s: 30,
         }

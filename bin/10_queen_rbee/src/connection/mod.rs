@@ -5,24 +5,25 @@
 //! to the client reads from the worker itself, into a buffer of its stack. Nobody drives an idle
 //! connection: whether it still stands is found out when it is used again.
 
+mod stream;
+mod tls;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http1_client::{AnswerReader, Head, Malformed};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-#[cfg(not(test))]
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use tokio::time::timeout;
-#[cfg(test)]
-use turmoil::net::TcpStream;
 
+use self::stream::Stream;
+pub use self::tls::Trust;
 use crate::clock::now;
 use crate::registry::Address;
 
@@ -41,33 +42,35 @@ const READ: usize = 16 * 1024;
 
 /// Connections that can be used again. A clone is the same pool.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Pool {
+pub struct Pool {
+    trust: Trust,
     idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
 }
 
 /// A request as it goes out.
 #[derive(Debug, Clone)]
-pub(super) struct Outgoing {
-    pub(super) head: Vec<u8>,
-    pub(super) body: Bytes,
+pub(crate) struct Outgoing {
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Bytes,
 }
 
 /// An answer whose head is there. Dropping it closes the connection.
 #[derive(Debug)]
-pub(super) struct Exchange {
-    stream: TcpStream,
+pub(crate) struct Exchange {
+    stream: Stream,
     reader: AnswerReader,
     /// What came of the body together with its head.
     early: Vec<u8>,
     /// The whole request has gone out.
     is_sent: bool,
-    authority: String,
+    /// Under which name the connection is kept.
+    kept_as: String,
     pool: Pool,
 }
 
 /// A connection broke, or could not be made.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     /// It could not be made.
     #[error("it cannot be reached: {0}")]
     Connect(#[source] io::Error),
@@ -84,23 +87,29 @@ pub(super) enum Broken {
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    stream: Stream,
     since: Instant,
 }
 
 impl Pool {
+    /// No connections. Servers that are reached by TLS must be known to those that are trusted.
+    #[must_use]
+    pub fn new(trust: Trust) -> Self {
+        Self { trust, idle: Arc::default() }
+    }
+
     /// Sends a request; gives its answer once the head is there. One that ends at once on a connection
     /// that was idle, since the worker has closed it meanwhile, is sent once more on a fresh one; so is
     /// one that has no head within `stale` there, if that is given: whoever answers at once has it from a
     /// network that forgot the connection.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         address: &Address,
         stale: Option<Duration>,
         request: &Outgoing,
     ) -> Result<Exchange, Broken> {
         let kept_for = if stale.is_some() { IDLE } else { SERVER_IDLE };
-        if let Some(idle) = self.take(&address.authority, kept_for).await {
+        if let Some(idle) = self.take(&kept_as(address), kept_for).await {
             let mut exchange = self.exchange(idle, address);
             let began = now();
             let called = match stale {
@@ -116,30 +125,31 @@ impl Pool {
                     return Err(broken);
                 }
                 // The others go the same way: the worker has ended, or the network forgot them.
-                _ => self.idle().remove(&address.authority),
+                _ => self.idle().remove(&*kept_as(address)),
             };
         }
-        let fresh = timeout(CONNECT, connect(address)).await.map_err(|_| Broken::ConnectTimeout)?;
+        let connect = Stream::connect(address, &self.trust);
+        let fresh = timeout(CONNECT, connect).await.map_err(|_| Broken::ConnectTimeout)?;
         let mut exchange = self.exchange(fresh.map_err(Broken::Connect)?, address);
         exchange.call(request).await?;
         Ok(exchange)
     }
 
-    fn exchange(&self, stream: TcpStream, address: &Address) -> Exchange {
+    fn exchange(&self, stream: Stream, address: &Address) -> Exchange {
         Exchange {
             stream,
             reader: AnswerReader::default(),
             early: Vec::new(),
             is_sent: false,
-            authority: address.authority.clone(),
+            kept_as: kept_as(address).into_owned(),
             pool: self.clone(),
         }
     }
 
     /// The connection that was used last, the least likely to have been closed, if it still stands.
-    async fn take(&self, authority: &str, kept_for: Duration) -> Option<TcpStream> {
+    async fn take(&self, kept_as: &str, kept_for: Duration) -> Option<Stream> {
         loop {
-            let mut idle = self.idle().get_mut(authority)?.pop()?;
+            let mut idle = self.idle().get_mut(kept_as)?.pop()?;
             let is_fresh = now().saturating_duration_since(idle.since) < kept_for;
             if is_fresh && says_nothing(&mut idle.stream).await {
                 return Some(idle.stream);
@@ -147,7 +157,7 @@ impl Pool {
         }
     }
 
-    fn keep(&self, authority: String, stream: TcpStream) {
+    fn keep(&self, kept_as: String, stream: Stream) {
         let mut idle = self.idle();
         if idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE {
             idle.clear();
@@ -158,7 +168,7 @@ impl Pool {
             kept.retain(|idle| now.duration_since(idle.since) < IDLE);
             !kept.is_empty()
         });
-        idle.entry(authority).or_default().push(Idle { stream, since: now });
+        idle.entry(kept_as).or_default().push(Idle { stream, since: now });
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
@@ -168,18 +178,18 @@ impl Pool {
 
 impl Exchange {
     /// The head of the answer.
-    pub(super) fn head(&self) -> Option<&Head> {
+    pub(crate) fn head(&self) -> Option<&Head> {
         self.reader.head()
     }
 
     /// Gives what comes of the answer to `body`, as soon as something does. False at its end. Dropping
     /// the returned future loses nothing.
-    pub(super) async fn read(&mut self, body: &mut impl FnMut(&[u8])) -> Result<bool, Broken> {
+    pub(crate) async fn read(&mut self, body: &mut impl FnMut(&[u8])) -> Result<bool, Broken> {
         poll_fn(|context| self.poll_body(context, body)).await
     }
 
     /// The same, for who has something else to wait for.
-    pub(super) fn poll_body(
+    pub(crate) fn poll_body(
         &mut self,
         context: &mut Context<'_>,
         body: &mut impl FnMut(&[u8]),
@@ -206,14 +216,14 @@ impl Exchange {
     }
 
     /// Whether all of the answer has been read.
-    pub(super) fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.reader.is_ended() && self.early.is_empty()
     }
 
     /// Keeps the connection, after the end of the answer has been read.
-    pub(super) fn keep(self) {
+    pub(crate) fn keep(self) {
         if self.is_sent && self.reader.is_kept() {
-            self.pool.keep(self.authority, self.stream);
+            self.pool.keep(self.kept_as, self.stream);
         }
     }
 
@@ -264,14 +274,14 @@ impl Exchange {
         while *sent < head.len() + body.len() {
             let of_head = (*sent).min(head.len());
             let parts = [IoSlice::new(&head[of_head..]), IoSlice::new(&body[*sent - of_head..])];
-            match Pin::new(&mut self.stream).poll_write_vectored(context, &parts) {
+            match self.stream.poll_write(context, &parts) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(length)) => *sent += length,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Ready(Ok(()))
+        self.stream.poll_flush(context)
     }
 
     /// Reads once.
@@ -282,7 +292,7 @@ impl Exchange {
     ) -> Poll<Result<(), Broken>> {
         let mut room = [MaybeUninit::<u8>::uninit(); READ];
         let mut read = ReadBuf::uninit(&mut room);
-        match Pin::new(&mut self.stream).poll_read(context, &mut read) {
+        match self.stream.poll_read(context, &mut read) {
             Poll::Ready(Ok(())) if read.filled().is_empty() => {
                 Poll::Ready(self.reader.closed().map_err(Broken::from))
             }
@@ -297,17 +307,20 @@ impl Exchange {
 
 /// Whether nothing has come on an idle connection: neither its end, nor what would be taken for the
 /// answer to the next request.
-async fn says_nothing(stream: &mut TcpStream) -> bool {
+async fn says_nothing(stream: &mut Stream) -> bool {
     poll_fn(|context| {
         let mut room = [MaybeUninit::<u8>::uninit(); 1];
-        let read = Pin::new(&mut *stream).poll_read(context, &mut ReadBuf::uninit(&mut room));
+        let read = stream.poll_read(context, &mut ReadBuf::uninit(&mut room));
         Poll::Ready(read.is_pending())
     })
     .await
 }
 
-async fn connect(address: &Address) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// By what name connections to an address are kept.
+fn kept_as(address: &Address) -> Cow<'_, str> {
+    if address.is_secure {
+        Cow::Owned(format!("https://{}", address.authority))
+    } else {
+        Cow::Borrowed(&address.authority)
+    }
 }

@@ -1,0 +1,65 @@
+//! The bytes of a connection, by TLS or without.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+#[cfg(not(test))]
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+#[cfg(test)]
+use turmoil::net::TcpStream;
+
+use super::tls::Trust;
+use crate::registry::Address;
+
+/// A connection.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Connects to an address.
+    pub(super) async fn connect(address: &Address, trust: &Trust) -> io::Result<Self> {
+        let plain = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        plain.set_nodelay(true)?;
+        if !address.is_secure {
+            return Ok(Self::Plain(plain));
+        }
+        let (connector, name) = trust.connector(&address.host).await?;
+        Ok(Self::Secure(Box::new(connector.connect(name, plain).await?)))
+    }
+
+    pub(super) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Secure(stream) => Pin::new(stream).poll_read(context, into),
+        }
+    }
+
+    pub(super) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+            Self::Secure(stream) => Pin::new(stream).poll_write_vectored(context, parts),
+        }
+    }
+
+    /// Sends what TLS has kept back.
+    pub(super) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Secure(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+}
