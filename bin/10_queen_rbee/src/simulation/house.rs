@@ -16,6 +16,7 @@ use worker_contract::{HiveAlias, HiveHeartbeat, Restarts, SupervisedState, Super
 
 use super::faults::{Fault, Planned, plan};
 use super::queen::{Outcome, Queen, Question};
+use super::server;
 use super::worker::{self, Knobs, PORT, REPORTS, Who};
 use crate::admission::Priority;
 use crate::clock;
@@ -24,13 +25,16 @@ use crate::hive_client::{FindHive, HiveClient};
 /// How many requests a history has.
 pub(super) const REQUESTS: usize = 24;
 const WORKERS: usize = 3;
+/// Servers of others that have the same model.
+const SERVERS: usize = 2;
 const MAX_QUEUE: usize = 64;
 /// When the last fault is over.
 const FAULTS_END: Duration = Duration::from_secs(40);
 /// When all must have come to rest.
-const END: Duration = Duration::from_secs(240);
+/// A server that fell silent before it began an answer is waited for for minutes.
+const END: Duration = Duration::from_secs(900);
 /// How long a request may take: longer than a history, so that none ends for that.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// All that is known of one history.
 #[derive(Debug, Default)]
@@ -45,13 +49,16 @@ pub(super) struct History {
 pub(super) struct House {
     seed: u64,
     rng: Rng,
+    /// Workers of rbee, then servers of others.
     workers: Vec<Arc<Knobs>>,
     history: Arc<Mutex<History>>,
 }
 
 impl House {
     pub(super) fn new(seed: u64) -> Self {
-        let workers = (0..WORKERS).map(|number| Arc::new(Knobs::new(who(number))));
+        let names = (0..WORKERS).map(|number| format!("worker-{number}"));
+        let names = names.chain((0..SERVERS).map(|number| format!("nas-{number}")));
+        let workers = names.map(|name| Arc::new(Knobs::new(who(name))));
         Self {
             seed,
             rng: Rng::with_seed(seed),
@@ -73,8 +80,8 @@ impl House {
             .tcp_capacity(4096)
             .udp_capacity(4096)
             .build();
-        for knobs in &self.workers {
-            let knobs = Arc::clone(knobs);
+        let (workers, servers) = self.workers.split_at(WORKERS);
+        for knobs in workers.iter().cloned() {
             sim.host(knobs.who.host.clone(), move || {
                 knobs.pid.fetch_add(1, SeqCst);
                 knobs.is_down.store(false, SeqCst);
@@ -82,13 +89,19 @@ impl House {
                 async move { Ok(running.await?) }
             });
         }
-        let workers = self.workers.clone();
+        for knobs in servers.iter().cloned() {
+            sim.host(knobs.who.host.clone(), move || {
+                let running = server::run(Arc::clone(&knobs));
+                async move { Ok(running.await?) }
+            });
+        }
+        let workers = workers.to_vec();
         sim.host("hive", move || report_hive(workers.clone()));
         let starts: Vec<_> =
             (0..REQUESTS).map(|_| Duration::from_millis(self.rng.u64(500..38_000))).collect();
         let history = Arc::clone(&self.history);
         sim.client("queen", async move { queen(history, starts).await });
-        let mut faults = plan(&mut self.rng, WORKERS, FAULTS_END);
+        let mut faults = plan(&mut self.rng, WORKERS + SERVERS, FAULTS_END);
         let mut under_way: Vec<Planned> = Vec::new();
         loop {
             let now = sim.elapsed();
@@ -207,8 +220,7 @@ fn listed(knobs: &Knobs) -> SupervisedWorker {
     }
 }
 
-fn who(number: usize) -> Who {
-    let name = format!("worker-{number}");
+fn who(name: String) -> Who {
     Who {
         host: name.clone(),
         name,
@@ -223,6 +235,9 @@ fn who(number: usize) -> Who {
 async fn queen(history: Arc<Mutex<History>>, starts: Vec<Duration>) -> turmoil::Result {
     let expected = vec![HiveAlias::localhost()];
     let queen = Queen::start(Arc::new(NoHive), expected, BTreeMap::new(), MAX_QUEUE, None).await?;
+    for number in 0..SERVERS {
+        queen.attach(&format!("nas-{number}")).await?;
+    }
     let asked = TaskTracker::new();
     for (number, start) in starts.into_iter().enumerate() {
         let (queen, history) = (queen.clone(), Arc::clone(&history));
@@ -262,7 +277,7 @@ fn question(number: usize) -> Question {
     Question {
         id: format!("r-{number}"),
         model: "m".parse().unwrap(),
-        prompt: format!("request {number}"),
+        prompt: format!("request {number}:"),
         caller: format!("caller-{}", number % 3),
         priority: if is_batch { Priority::Batch } else { Priority::Interactive },
         patience: PATIENCE,

@@ -1,8 +1,8 @@
 //! The queen's core in a simulated world: dispatcher, registry, scheduler, relay, spawner and steward as
 //! they are, on a simulated network with a simulated clock.
 //!
-//! In the `house` workers crash, hang, are slow or babble, reports are lost or doubled, and links are cut,
-//! one way or both. In the `village` there are several machines, whose hives start workers when somebody
+//! In the `house` workers, and servers of others that have the same model, crash, hang, are slow or babble,
+//! reports are lost or doubled, and links are cut, one way or both. In the `village` there are several machines, whose hives start workers when somebody
 //! asks for a model: hives and whole machines vanish and return, starts are slow or fail, models make room
 //! for each other, reports come late and in another order, clients go away or have no time, and the
 //! queen's clock jumps.
@@ -16,6 +16,7 @@
 mod faults;
 mod house;
 mod queen;
+mod server;
 mod village;
 mod worker;
 

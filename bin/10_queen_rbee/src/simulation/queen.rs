@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use access_tokens::{HiveSecrets, Secret};
 use fastrand::Rng;
-use rbee_operations::ModelPolicy;
-use serde_json::Value;
+use rbee_operations::{ModelPolicy, ServerApi, WorkerAttach};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -17,10 +17,12 @@ use worker_contract::{
     HiveAlias, HiveHeartbeat, InferenceRequest, ModelAlias, Prompt, Task, WorkerHeartbeat,
 };
 
-use super::worker::{REPORTS, length, token};
+use super::server::LOOKED_AT_EVERY;
+use super::worker::{PORT, REPORTS, length, token};
 use crate::admission::Priority;
-use crate::attached::{Endpoint, Original};
+use crate::attached::{Endpoint, Original, Servers};
 use crate::clock;
+use crate::connection::Pool;
 use crate::decisions::Decisions;
 use crate::dispatch::{Dispatcher, NoPlace};
 use crate::hive_client::FindHive;
@@ -52,6 +54,7 @@ pub(super) struct Queen {
     pub(super) relay: Relay,
     pub(super) spawner: Spawner,
     pub(super) policies: Policies,
+    servers: Servers,
     /// When her clock jumped last.
     jumped_at: Arc<Mutex<Option<Instant>>>,
     _folder: Arc<TempDir>,
@@ -90,7 +93,7 @@ impl Queen {
         let dispatcher = Dispatcher::new(registry.clone(), spawner.clone(), decisions, max_queue);
         let steward = Steward::new(policies.clone(), dispatcher.clone(), spawner.clone());
         tasks.spawn(steward.run(stop.clone()));
-        tasks.spawn(dispatcher.clone().run(stop));
+        tasks.spawn(dispatcher.clone().run(stop.clone()));
         let socket = UdpSocket::bind(("0.0.0.0", REPORTS)).await?;
         tasks.spawn(take_reports(registry.clone(), socket, late, tasks.clone()));
         let sweeper = registry.clone();
@@ -102,8 +105,28 @@ impl Queen {
         });
         let secrets = HiveSecrets::open(folder.path())?;
         let keyring = Keyring::new(Secret::from("secret".to_owned()), secrets);
-        let relay = Relay::new(dispatcher, keyring, STALL);
-        Ok(Self { registry, relay, spawner, policies, jumped_at: Arc::default(), _folder: folder })
+        let pool = Pool::default();
+        let file = folder.path().join("servers.json");
+        let servers =
+            Servers::open(file, folder.path(), keyring.clone(), pool.clone(), registry.clone())?;
+        tasks.spawn(servers.clone().run(LOOKED_AT_EVERY, stop));
+        let relay = Relay::new(dispatcher, keyring, pool, STALL);
+        let jumped_at = Arc::default();
+        Ok(Self { registry, relay, spawner, policies, servers, jumped_at, _folder: folder })
+    }
+
+    /// Attaches the server of a host.
+    pub(super) async fn attach(&self, host: &str) -> Result<(), Box<dyn std::error::Error>> {
+        let attach = WorkerAttach {
+            url: format!("http://{}:{PORT}", turmoil::lookup(host)),
+            api: ServerApi::Openai,
+            name: Some(host.parse()?),
+            token: None,
+            slots: Some(2),
+            models: Vec::new(),
+        };
+        self.servers.attach(attach).await?;
+        Ok(())
     }
 
     /// Her clock is about to jump.
@@ -119,12 +142,14 @@ impl Queen {
     pub(super) async fn ask(&self, question: Question) -> (Outcome, u64) {
         let Question { id, model, prompt, caller, priority, patience } = question;
         let expected: String = (0..length(&prompt)).map(|place| token(&prompt, place).1).collect();
-        let task = Task::Completion { prompt: Prompt::Text(prompt) };
+        let task = Task::Completion { prompt: Prompt::Text(prompt.clone()) };
         let request = InferenceRequest::new(id.parse().unwrap(), task);
         let deadline = Instant::now() + patience;
         let (session, via) = (None, String::new());
         let asking = Asking { caller, deadline, priority, session, via, is_whole: false };
-        let original = Original::new(Endpoint::Completion, serde_json::Map::new());
+        let body = json!({"model": model, "prompt": &prompt, "stream": true});
+        let body = body.as_object().cloned().unwrap_or_default();
+        let original = Original::new(Endpoint::Completion, body);
         let mut answer = self.relay.answer(model, request, original, asking);
         let (mut text, mut is_done) = (String::new(), false);
         while let Some(part) = answer.next().await {
@@ -148,12 +173,14 @@ impl Queen {
     }
 }
 
+fn is_nonsense(reason: &str) -> bool {
+    reason.contains("no inference event") || reason.contains("no part of an answer")
+}
+
 fn name(failure: &Failure) -> String {
     match failure {
         Failure::Quarantined { .. } => "quarantined".into(),
-        Failure::WorkerFailed { reason, .. } if reason.contains("no inference event") => {
-            "nonsense".into()
-        }
+        Failure::WorkerFailed { reason, .. } if is_nonsense(reason) => "nonsense".into(),
         Failure::WorkerFailed { reason, .. } if reason.contains("cannot be reached") => {
             "unreachable".into()
         }

@@ -29,10 +29,10 @@ pub(super) const PORT: u16 = 9300;
 pub(super) const REPORTS: u16 = 8500;
 const SLOTS: u32 = 2;
 /// What a token takes.
-const TOKEN: Duration = Duration::from_millis(40);
+pub(super) const TOKEN: Duration = Duration::from_millis(40);
 const REPORT: Duration = Duration::from_secs(1);
 /// How often a worker that does nothing looks whether it may go on.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// Who a worker is.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ impl Knobs {
         self.violations.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 
-    fn is_idle_by_force(&self) -> bool {
+    pub(super) fn is_idle_by_force(&self) -> bool {
         self.hangs.load(SeqCst) || self.stalls.load(SeqCst)
     }
 }
@@ -107,13 +107,46 @@ pub(super) fn length(prompt: &str) -> usize {
     10 + prompt.bytes().map(usize::from).sum::<usize>() % 90
 }
 
+/// What a prompt asks for, and at which token, if it goes on after a text: after a colon stands what there is
+/// of the answer.
+pub(super) fn where_it_goes_on(prompt: &str, knobs: &Knobs) -> (String, usize) {
+    let Some(colon) = prompt.find(':') else { return (prompt.to_owned(), 0) };
+    let (asked, given) = prompt.split_at(colon + 1);
+    let (mut text, mut place) = (String::new(), 0);
+    while text.len() < given.len() && place < length(asked) {
+        text.push_str(&token(asked, place).1);
+        place += 1;
+    }
+    if text != given {
+        knobs.violated(format!("{asked}: the text to go on after is wrong: {given:?}"));
+    }
+    (asked.to_owned(), place)
+}
+
 /// A worker's process, from its start until it is killed.
 pub(super) async fn run(knobs: Arc<Knobs>, killed: CancellationToken) -> std::io::Result<()> {
+    let reporting = TaskTracker::new();
+    reporting.spawn(killed.clone().run_until_cancelled_owned(report(Arc::clone(&knobs))));
+    let slots = Arc::new(Semaphore::new(SLOTS as usize));
+    let inferring = Arc::clone(&knobs);
+    serve(knobs, killed, move |request| infer(request, Arc::clone(&inferring), Arc::clone(&slots)))
+        .await?;
+    reporting.close();
+    reporting.wait().await;
+    Ok(())
+}
+
+/// Answers requests until it is killed.
+pub(super) async fn serve<F>(
+    knobs: Arc<Knobs>,
+    killed: CancellationToken,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) -> std::io::Result<()>
+where
+    F: Future<Output = Result<Response<Body>, hyper::Error>> + Send + 'static,
+{
     let listener = TcpListener::bind(("0.0.0.0", knobs.who.port)).await?;
     let tasks = TaskTracker::new();
-    let slots = Arc::new(Semaphore::new(SLOTS as usize));
-    let reports = report(Arc::clone(&knobs));
-    tasks.spawn(killed.clone().run_until_cancelled_owned(reports));
     while !killed.is_cancelled() {
         let accepted = tokio::select! {
             biased;
@@ -125,10 +158,8 @@ pub(super) async fn run(knobs: Arc<Knobs>, killed: CancellationToken) -> std::io
             sleep(LOOK).await;
             continue;
         };
-        let (knobs, slots) = (Arc::clone(&knobs), Arc::clone(&slots));
+        let answer = service_fn(answer.clone());
         let connection = async move {
-            let answer =
-                service_fn(move |request| infer(request, Arc::clone(&knobs), Arc::clone(&slots)));
             let connection = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), answer);
             // A connection that is cut is what this is about.
@@ -186,10 +217,10 @@ fn heartbeat(knobs: &Knobs) -> WorkerHeartbeat {
 }
 
 /// A request that is in a worker.
-struct Inside(Arc<Knobs>);
+pub(super) struct Inside(Arc<Knobs>);
 
 impl Inside {
-    fn new(knobs: Arc<Knobs>) -> Self {
+    pub(super) fn new(knobs: Arc<Knobs>) -> Self {
         knobs.requests.fetch_add(1, SeqCst);
         Self(knobs)
     }
@@ -201,7 +232,7 @@ impl Drop for Inside {
     }
 }
 
-type Body = StreamBody<
+pub(super) type Body = StreamBody<
     std::pin::Pin<Box<dyn futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>,
 >;
 
@@ -218,12 +249,13 @@ async fn infer(
     let Task::Completion { prompt: Prompt::Text(prompt) } = request.task else {
         panic!("another task was not asked for");
     };
-    for (place, given) in request.resume.iter().enumerate() {
+    let (prompt, begun) = where_it_goes_on(&prompt, &knobs);
+    for (place, given) in (begun..).zip(&request.resume) {
         if *given != token(&prompt, place).0 {
             knobs.violated(format!("{prompt}: token {place} of the resumed ones is wrong"));
         }
     }
-    let from = request.resume.len();
+    let from = begun + request.resume.len();
     let inside = Inside::new(Arc::clone(&knobs));
     let events = stream::unfold((0, from, inside), move |(step, place, inside)| {
         let (knobs, slots, prompt) = (Arc::clone(&knobs), Arc::clone(&slots), prompt.clone());
