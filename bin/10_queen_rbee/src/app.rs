@@ -200,7 +200,7 @@ impl App {
         self.background.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.decisions.flush().await;
+        self.decisions.close().await;
     }
 
     #[cfg(feature = "local-hive")]

@@ -1,6 +1,6 @@
 //! `token …`: the tokens of this machine's queen. They are a file; no queen has to run.
 
-use std::io::{BufRead as _, Read as _};
+use std::io::{self, BufRead as _, Read as _};
 
 use access_tokens::{NewToken, Secret, TokenError, TokenStore, forget_secret, store_secret};
 use serde_json::{Value, json};
@@ -127,6 +127,31 @@ async fn tell_created(session: &Session, token: &NewToken) -> Result<(), Failure
 }
 
 fn failed(verb: &str, error: TokenError) -> Failure {
-    Failure::caused(format!("cannot {verb} the token"), error)
-        .with_hint("`rbee-keeper token list` shows the tokens")
+    let hint = match &error {
+        TokenError::File { source, .. } if is_full(source) => "free some space on that disk",
+        TokenError::File { .. } => "look whether that folder can be written to by this user",
+        _ => "`rbee-keeper token list` shows the tokens",
+    };
+    Failure::caused(format!("cannot {verb} the token"), error).with_hint(hint)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_no_reason_to_look_at_the_tokens() {
+        let of = |kind: io::ErrorKind| {
+            let error = TokenError::File { path: "/tokens.json".into(), source: kind.into() };
+            failed("create", error).hint().unwrap()
+        };
+        assert_eq!(of(io::ErrorKind::StorageFull), "free some space on that disk");
+        assert!(of(io::ErrorKind::PermissionDenied).contains("written to"));
+        let unknown = failed("revoke", TokenError::Unknown("x".into())).hint().unwrap();
+        assert!(unknown.contains("token list"), "{unknown}");
+    }
 }

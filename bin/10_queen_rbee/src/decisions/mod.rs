@@ -138,10 +138,11 @@ impl Decisions {
         self.shared.latest.subscribe()
     }
 
-    /// Waits, for a moment at most, until what was recorded is on disk.
-    pub async fn flush(&self) {
+    /// Waits, for a moment at most, until what was recorded is on disk and the file closed. What is
+    /// recorded later is in memory only.
+    pub async fn close(&self) {
         if let Some(store) = &self.shared.store
-            && tokio::time::timeout(PATIENCE, store.flush()).await.is_err()
+            && tokio::time::timeout(PATIENCE, store.close()).await.is_err()
         {
             tracing::warn!("the disk is slow: the last decisions may not be recorded");
         }

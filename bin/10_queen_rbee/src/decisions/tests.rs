@@ -16,7 +16,10 @@ async fn what_is_no_dispatch_is_found_again_after_a_restart_with_its_reason() {
     log.record(reject("r-2", "b"));
     let before = find(&log, Some("r-1"), None).await;
     assert_eq!(kinds(&before), [Kind::Reject, Kind::Dispatch], "the latest first");
-    log.flush().await;
+    log.close().await;
+    let beside = std::fs::read_dir(file.parent().unwrap()).unwrap().count();
+    assert_eq!(beside, 1, "nothing lies beside the file, also while somebody has the log");
+    assert_eq!(ids(&find(&log, None, Some("b")).await), ["r-2"], "in memory");
     drop(log);
 
     let log = Decisions::open(&file).unwrap();
@@ -67,7 +70,7 @@ async fn a_clock_that_jumps_by_years_costs_no_record_and_mixes_up_no_order() {
     let (_folder, file) = file();
     let log = Decisions::open(&file).unwrap();
     log.record(reject("r-1", "a"));
-    log.flush().await;
+    log.close().await;
     drop(log);
     for jumped in [Timestamp::now() + YEARS, Timestamp::now() - YEARS] {
         drop(Store::open(&file, jumped).unwrap());
@@ -88,7 +91,7 @@ async fn a_disk_that_fails_costs_records_and_nothing_else() {
     let other = rusqlite::Connection::open(&file).unwrap();
     other.execute_batch("DROP TABLE decisions").unwrap();
     log.record(reject("r-1", "a"));
-    log.flush().await;
+    log.close().await;
     assert_eq!(ids(&find(&log, Some("r-1"), None).await), ["r-1"], "it is in memory");
 }
 

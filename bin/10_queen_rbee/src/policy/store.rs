@@ -20,7 +20,7 @@ const TABLE: &str = "
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// The file fails.
-    #[error("cannot use the policies in {path}; move it away to begin with none")]
+    #[error("cannot use the policies in {path}{}", sqlite_file::advice(.source, "none"))]
     File {
         /// The file.
         path: PathBuf,

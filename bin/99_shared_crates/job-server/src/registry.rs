@@ -210,7 +210,8 @@ impl JobRegistry {
     }
 
     /// Ends all jobs and takes no more: each is cancelled and has `grace` to clean up, at most. They
-    /// end as failed with the code `interrupted`, and their records are on disk when this returns.
+    /// end as failed with the code `interrupted`. When this returns their records are on disk, and the file
+    /// is closed.
     pub async fn shutdown(&self, grace: Duration) {
         {
             // Under the lock, so that no job is admitted that would miss the token.
@@ -227,7 +228,11 @@ impl JobRegistry {
                 );
             }
         }
-        self.recorded().await;
+        if let Some(store) = &self.inner.store
+            && tokio::time::timeout(STORE_PATIENCE, store.close()).await.is_err()
+        {
+            tracing::warn!("the disk is slow: the last records of jobs may be lost");
+        }
     }
 
     /// Waits, bounded, until what was submitted and ended so far is on disk.

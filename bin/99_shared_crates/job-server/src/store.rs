@@ -39,7 +39,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The file cannot be read or written, or is no job store.
-    #[error("cannot use the job store {path}; move it away to begin with an empty one")]
+    #[error("cannot use the job store {path}{}", sqlite_file::advice(.source, "an empty one"))]
     Use {
         /// The file.
         path: PathBuf,
@@ -127,6 +127,13 @@ impl Store {
         for id in ids {
             self.send(Record::Forgotten(id)).await;
         }
+    }
+
+    /// Writes what was recorded before, and closes the file: nothing lies beside it then.
+    pub(crate) async fn close(&self) {
+        let (closed, wait) = oneshot::channel();
+        self.send(Record::Close(closed)).await;
+        wait.await.ok();
     }
 
     /// Waits until all that was recorded before is on disk.

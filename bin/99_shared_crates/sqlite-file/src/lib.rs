@@ -80,6 +80,21 @@ pub fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
+/// What an operator can do about a failure, as the rest of a sentence that has named the file. Only a damaged one
+/// is worth moving away; `anew` says what there is then.
+#[must_use]
+pub fn advice(error: &rusqlite::Error, anew: &str) -> String {
+    match error.sqlite_error_code() {
+        _ if is_damage(error) => format!("; move it away to begin with {anew}"),
+        Some(ErrorCode::DiskFull) => "; free some space on its disk".to_owned(),
+        Some(ErrorCode::SystemIoFailure) => "; look whether its disk is full, or fails".to_owned(),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            "; look whether its folder can be written to, and whether its disk is full".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
 /// Gives a damaged file another name, with what SQLite keeps beside it, so that another one can be made
 /// in its place; tells the name.
 ///
@@ -162,6 +177,26 @@ mod tests {
         let other = connect(&file).unwrap();
         other.execute_batch("BEGIN EXCLUSIVE; INSERT INTO t VALUES (7)").unwrap();
         assert!(!is_damage(&first.execute_batch("INSERT INTO t VALUES (8)").unwrap_err()));
+    }
+
+    #[test]
+    fn only_who_has_a_damaged_file_is_told_to_move_it_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.db");
+        let connection = open(&file, LAYOUT).unwrap();
+        // As on a disk that has no page left.
+        connection.execute_batch("PRAGMA max_page_count = 2").unwrap();
+        let fill = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) SELECT i FROM n";
+        let full = connection.execute_batch(fill).unwrap_err();
+        assert_eq!(advice(&full, "none"), "; free some space on its disk", "{full}");
+        drop(connection);
+        std::fs::write(&file, [7; 8192]).unwrap();
+        let Err(OpenError::Use(damaged)) = open(&file, LAYOUT) else { panic!("it is none") };
+        assert_eq!(advice(&damaged, "none"), "; move it away to begin with none");
+        let Err(OpenError::Open(folder)) = open(folder.path(), LAYOUT) else { panic!("a folder") };
+        assert!(advice(&folder, "none").contains("can be written to"), "{folder}");
+        let other = rusqlite::Error::QueryReturnedNoRows;
+        assert_eq!(advice(&other, "none"), "");
     }
 
     #[test]

@@ -25,7 +25,7 @@ const QUEUE: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file cannot be opened, made, read or written, or is no such store.
-    #[error("cannot use {path}; move it away to begin with an empty one")]
+    #[error("cannot use {path}{}", sqlite_file::advice(.source, "an empty one"))]
     Use {
         /// The file.
         path: PathBuf,
@@ -54,7 +54,8 @@ pub enum StoreError {
 #[derive(Debug)]
 pub(super) struct Store {
     records: mpsc::Sender<Record>,
-    reader: Arc<Mutex<Connection>>,
+    /// `None` once the file is closed.
+    reader: Arc<Mutex<Option<Connection>>>,
     last_id: u64,
     /// Whether it was said that the disk does not keep up.
     is_late: AtomicBool,
@@ -67,12 +68,13 @@ impl Store {
         let writer = schema::open(path)?;
         write::prune(&writer, now).map_err(use_error)?;
         let last_id = read::last_id(&writer).map_err(use_error)?;
-        let reader = Arc::new(Mutex::new(sqlite_file::connect(path).map_err(use_error)?));
+        let reader = sqlite_file::connect(path).map_err(use_error)?;
         let (records, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("decisions".to_owned())
             .spawn(move || write::write_all(writer, queue))
             .map_err(StoreError::Thread)?;
+        let reader = Arc::new(Mutex::new(Some(reader)));
         Ok(Self { records, reader, last_id, is_late: AtomicBool::new(false) })
     }
 
@@ -83,7 +85,8 @@ impl Store {
 
     /// Records a decision, unless the disk does not keep up.
     pub(super) fn add(&self, entry: Arc<Entry>) {
-        let is_full = self.records.try_send(Record::Add(entry)).is_err();
+        let sent = self.records.try_send(Record::Add(entry));
+        let is_full = matches!(sent, Err(mpsc::error::TrySendError::Full(_)));
         if is_full && !self.is_late.swap(true, Relaxed) {
             tracing::error!(
                 "the disk does not keep up with the queen's decisions: some are not recorded"
@@ -100,7 +103,7 @@ impl Store {
         let reader = Arc::clone(&self.reader);
         let read = move || {
             let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-            read::find(&reader, &filter, below)
+            reader.as_ref().map_or(Ok(Vec::new()), |reader| read::find(reader, &filter, below))
         };
         match tokio::task::spawn_blocking(read).await {
             Ok(Ok(found)) => found,
@@ -113,10 +116,15 @@ impl Store {
         }
     }
 
-    /// Waits until all that was recorded before is on disk, or has failed to be.
-    pub(super) async fn flush(&self) {
-        let (reached, wait) = oneshot::channel();
-        if self.records.send(Record::Flush(reached)).await.is_ok() {
+    /// Waits until all that was recorded before is on disk, or has failed to be, and closes the file:
+    /// nothing lies beside it then.
+    pub(super) async fn close(&self) {
+        let reader = Arc::clone(&self.reader);
+        let take = move || reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The last connection tidies up, and that is the one that writes.
+        tokio::task::spawn_blocking(move || drop(take())).await.ok();
+        let (closed, wait) = oneshot::channel();
+        if self.records.send(Record::Close(closed)).await.is_ok() {
             wait.await.ok();
         }
     }

@@ -25,24 +25,36 @@ const PRUNE_AFTER: usize = 500;
 #[derive(Debug)]
 pub(super) enum Record {
     Add(Arc<Entry>),
-    /// Answered when all before it is written, or has failed to be.
-    Flush(oneshot::Sender<()>),
+    /// Answered when all before it is written, or has failed to be, and the file is closed. What comes
+    /// later is lost.
+    Close(oneshot::Sender<()>),
 }
 
-/// Writes what comes until the queue is closed and empty.
+/// Writes what comes until the file is to be closed, or the queue is closed and empty.
 pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Record>) {
-    let (mut entries, mut flushes) = (Vec::with_capacity(BATCH), Vec::new());
-    let (mut is_failing, mut since_pruned) = (false, 0);
-    while let Some(first) = queue.blocking_recv() {
-        let mut next = Some(first);
+    if let Some(closed) = write_until_close(&mut connection, &mut queue) {
+        drop(connection);
+        // Who asked may have given up waiting.
+        closed.send(()).ok();
+    }
+}
+
+fn write_until_close(
+    connection: &mut Connection,
+    queue: &mut mpsc::Receiver<Record>,
+) -> Option<oneshot::Sender<()>> {
+    let mut entries = Vec::with_capacity(BATCH);
+    let (mut is_failing, mut since_pruned, mut closed) = (false, 0, None);
+    while closed.is_none() {
+        let mut next = Some(queue.blocking_recv()?);
         while let Some(record) = next {
             match record {
                 Record::Add(entry) => entries.push(entry),
-                Record::Flush(reached) => flushes.push(reached),
+                Record::Close(asked) => closed = Some(asked),
             }
             next = if entries.len() < BATCH { queue.try_recv().ok() } else { None };
         }
-        let written = write_batch(&mut connection, &entries);
+        let written = write_batch(connection, &entries);
         if let Err(error) = &written
             && !is_failing
         {
@@ -53,15 +65,12 @@ pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Re
         entries.clear();
         if since_pruned >= PRUNE_AFTER && !is_failing {
             since_pruned = 0;
-            if let Err(error) = prune(&connection, Timestamp::now()) {
+            if let Err(error) = prune(connection, Timestamp::now()) {
                 tracing::error!(%error, "old decisions cannot be removed");
             }
         }
-        for reached in flushes.drain(..) {
-            // Who asked may have given up waiting.
-            reached.send(()).ok();
-        }
     }
+    closed
 }
 
 /// Forgets what is too old, and all but the latest. A clock that is years ahead for a while, as that of a

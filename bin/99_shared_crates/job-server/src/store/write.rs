@@ -25,20 +25,34 @@ pub(super) enum Record {
     Forgotten(JobId),
     /// Answered when all before it is written, or has failed to be.
     Flush(oneshot::Sender<()>),
+    /// Answered when the file is closed; what comes later is lost.
+    Close(oneshot::Sender<()>),
 }
 
-/// Writes what comes until the queue is closed and empty.
+/// Writes what comes until the file is to be closed, or the queue is closed and empty.
 pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Record>) {
+    if let Some(closed) = write_until_close(&mut connection, &mut queue) {
+        drop(connection);
+        // Who asked may have given up waiting.
+        closed.send(()).ok();
+    }
+}
+
+fn write_until_close(
+    connection: &mut Connection,
+    queue: &mut mpsc::Receiver<Record>,
+) -> Option<oneshot::Sender<()>> {
     let mut batch = Vec::with_capacity(BATCH);
-    let mut failing = false;
-    while let Some(first) = queue.blocking_recv() {
+    let (mut failing, mut closed) = (false, None);
+    while closed.is_none() {
+        let first = queue.blocking_recv()?;
         batch.push(first);
         while batch.len() < BATCH
             && let Ok(next) = queue.try_recv()
         {
             batch.push(next);
         }
-        let written = write_batch(&mut connection, &batch);
+        let written = write_batch(connection, &batch);
         if let Err(error) = &written
             && !failing
         {
@@ -46,17 +60,20 @@ pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Re
         }
         failing = written.is_err();
         for record in batch.drain(..) {
-            if let Record::Flush(reached) = record {
+            match record {
                 // Who asked may have given up waiting.
-                reached.send(()).ok();
+                Record::Flush(reached) => reached.send(()).unwrap_or_default(),
+                Record::Close(asked) => closed = Some(asked),
+                _ => {}
             }
         }
     }
+    closed
 }
 
 /// Writes all in one transaction; where that fails, each by itself, so that one cannot spoil the rest.
 fn write_batch(connection: &mut Connection, batch: &[Record]) -> rusqlite::Result<()> {
-    if batch.iter().all(|record| matches!(record, Record::Flush(_))) {
+    if batch.iter().all(|record| matches!(record, Record::Flush(_) | Record::Close(_))) {
         return Ok(());
     }
     if write_together(connection, batch).is_ok() {
@@ -105,7 +122,7 @@ fn write(change: &Connection, record: &Record) -> rusqlite::Result<()> {
             .prepare_cached("DELETE FROM jobs WHERE job_id = ?1")?
             .execute([id.as_str()])
             .map(drop),
-        Record::Flush(_) => Ok(()),
+        Record::Flush(_) | Record::Close(_) => Ok(()),
     }
 }
 

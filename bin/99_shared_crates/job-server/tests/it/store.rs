@@ -88,8 +88,6 @@ async fn neither_prompt_nor_answer_is_ever_on_disk() {
     });
     let id = registry.submit(&infer, "local", &executor).unwrap();
     assert_eq!(follow(&registry, &id, None).await.len(), 503);
-    within("the records", registry.shutdown(Duration::from_secs(5))).await;
-
     // While the file is open, so that the write-ahead log is looked at too.
     let bytes = all_bytes(folder.path());
     let on_disk = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
@@ -97,7 +95,7 @@ async fn neither_prompt_nor_answer_is_ever_on_disk() {
     for private in ["PROMPTTEXT", "SYSTEMTEXT", "ANSWERTEXT"] {
         assert!(!on_disk(private), "{private} is on disk");
     }
-    drop(registry);
+    stop(registry).await;
 
     let registry = JobRegistry::open(Limits::default(), &db).unwrap();
     let seen = follow(&registry, &id, None).await;
@@ -122,10 +120,9 @@ async fn only_the_latest_jobs_and_a_bounded_tail_of_each_are_stored() {
         ended(&registry, &id).await;
         ids.push(id);
     }
-    within("the records", registry.shutdown(Duration::from_secs(5))).await;
     // While the file is open: closing it merges the write-ahead log.
     assert!(all_bytes(folder.path()).len() < 2 << 20, "the files grow without bound");
-    drop(registry);
+    stop(registry).await;
 
     let registry = JobRegistry::open(limits, &db).unwrap();
     let kept: Vec<_> = registry.list().into_iter().map(|job| job.job_id).collect();
@@ -134,6 +131,23 @@ async fn only_the_latest_jobs_and_a_bounded_tail_of_each_are_stored() {
     assert!(matches!(seen[0], Replayed::Gap { .. }), "{:?}", seen[0]);
     assert!(seen.len() > 10 && seen.len() < 300, "{} events", seen.len());
     assert_eq!(messages(&seen[seen.len() - 2..]), ["done", "[DONE]"]);
+}
+
+#[tokio::test]
+async fn nothing_lies_beside_the_file_of_a_registry_that_was_shut_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let executor = scripted(|_| async { Ok(Outcome::said("done")) });
+    let id = registry.submit(&operation(), "local", &executor).unwrap();
+    ended(&registry, &id).await;
+    assert!(folder.path().join("state.db-wal").exists(), "it was open");
+    let held = registry.clone();
+    stop(registry).await;
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names, ["state.db"]);
+    assert_eq!(held.list().len(), 1, "what is in memory is still shown");
 }
 
 #[tokio::test]
