@@ -4,7 +4,7 @@ use daemon_lifecycle::process_start_time;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::Home;
+use crate::support::{Home, finish};
 
 #[tokio::test]
 async fn status_of_nothing_is_an_answer_with_its_own_exit_code() {
@@ -27,6 +27,18 @@ async fn stopping_nothing_succeeds() {
     assert_eq!(ended.json(), json!({ "stopped": [] }));
     assert_eq!(home.run("queen stop --json").await.expect(0).json()["stopped"], false);
     assert!(!home.path().join("run").exists() && !home.path().join("data").exists());
+}
+
+#[tokio::test]
+async fn a_folder_of_programs_that_does_not_exist_is_refused_by_whoever_needs_one() {
+    let home = Home::new();
+    let mut up = home.command("up");
+    up.env("RBEE_BIN_DIR", home.path().join("nowhere"));
+    let refused = finish(up).await.expect(1);
+    for told in ["RBEE_BIN_DIR names", "/nowhere, and there is no such folder"] {
+        assert!(refused.stderr.contains(told), "{told} is not in {refused:?}");
+    }
+    assert!(!home.path().join("run/queen-rbee.pid").exists(), "no other one was started");
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ const BIN_DIR: &str = "RBEE_BIN_DIR";
 /// Finds a binary of rbee: in `RBEE_BIN_DIR`, beside this program, then on the `PATH`.
 ///
 /// # Errors
-/// When it is in none of these; the error says how to build it.
+/// When it is in none of these, the error says how to build it; a folder in `RBEE_BIN_DIR` that does not
+/// exist is one, too: whoever named it wants what is there and nothing else.
 pub fn find_binary(name: &str) -> Result<PathBuf, LifecycleError> {
     let bin_dir = std::env::var_os(BIN_DIR).filter(|dir| !dir.is_empty());
     let program = std::env::current_exe().ok();
@@ -25,6 +26,9 @@ fn find(
     program: Option<&Path>,
     path: &OsStr,
 ) -> Result<PathBuf, LifecycleError> {
+    if let Some(folder) = bin_dir.map(Path::new).filter(|folder| !folder.is_dir()) {
+        return Err(LifecycleError::NoBinaryFolder { folder: folder.to_owned() });
+    }
     let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
     let own: Vec<PathBuf> = bin_dir.map(PathBuf::from).into_iter().chain(beside(program)).collect();
     let on_path = std::env::split_paths(path).filter(|dir| dir.is_absolute());
@@ -74,6 +78,10 @@ mod tests {
             assert_eq!(search(), *expected);
             std::fs::set_permissions(expected, std::fs::Permissions::from_mode(0o644)).unwrap();
         }
+        let nowhere = root.path().join("nowhere");
+        let refused = find("rbee-hive", Some(nowhere.as_os_str()), Some(&test), path).unwrap_err();
+        let told = refused.to_string();
+        assert!(told.contains("RBEE_BIN_DIR") && told.contains("/nowhere"), "{told}");
         let error = find("rbee-hive", None, Some(&test), path).unwrap_err().to_string();
         assert!(error.contains("cargo build --release -p rbee-hive"), "{error}");
     }

@@ -36,6 +36,16 @@ pub enum LifecycleError {
         /// The folders that were looked in.
         looked_in: String,
     },
+    /// The folder that was named for binaries is none.
+    #[error(
+        "RBEE_BIN_DIR names {}, and there is no such folder: correct it, or unset it to have rbee look \
+         beside its own program",
+        folder.display()
+    )]
+    NoBinaryFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A binary cannot be started.
     #[error("cannot start {}", binary.display())]
     Start {
