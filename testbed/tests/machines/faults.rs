@@ -138,6 +138,55 @@ async fn an_upgrade_to_a_hive_that_does_not_run_brings_the_former_one_back() {
 }
 
 #[tokio::test]
+async fn a_cable_that_is_pulled_while_the_hive_is_replaced_leaves_the_former_one_running_once_it_is_back()
+ {
+    let Some(bed) = Testbed::start(&["gpu-1"]).unwrap() else { return };
+    bed.start_queen().await.unwrap();
+    bed.settle("gpu-1").await.unwrap();
+    let look = "cd .local/share/rbee-hive && ls -A releases && readlink current";
+    let before = bed.sh("gpu-1", look).unwrap();
+    // The former hive's end takes its time, and who waits for it waits for long.
+    let supervisor = "$(cut -d ' ' -f 1 /home/bee/.local/share/rbee-hive/run/supervisor.pid)";
+    bed.as_root("gpu-1", &format!("kill -STOP {supervisor}")).unwrap();
+    let slow = "mkdir -p lies && printf '#!/bin/sh\\n: >$HOME/waits\\nexec /bin/sleep 600\\n' >lies/sleep && \
+                chmod +x lies/sleep && echo PATH=/home/bee/lies:/usr/bin:/bin >.ssh/environment";
+    bed.sh("gpu-1", slow).unwrap();
+    bed.sh(DESK, "cd bin && cp rbee-hive new && echo >>new && mv new rbee-hive").unwrap();
+    let install = bed.start_keeper(&["hive", "install", "gpu-1"]).unwrap();
+    wait_until("the middle of the replacement", Duration::from_secs(60), async || {
+        bed.sh("gpu-1", "test -e waits").ok()
+    })
+    .await
+    .unwrap();
+    bed.cut("gpu-1").unwrap();
+    wait_until("the end of the connection", Duration::from_secs(60), async || {
+        let jobs = bed.json("job list").await.ok()?;
+        let id = jobs.as_array()?.iter().find(|job| job["operation"] == "hive_install")?;
+        let shown = bed
+            .run(DESK, &["timeout", "1", "rbee-keeper", "job", "follow", id["job_id"].as_str()?])
+            .ok()?;
+        let told = String::from_utf8_lossy(&shown.stdout).into_owned()
+            + &String::from_utf8_lossy(&shown.stderr);
+        told.contains("waiting for it, to put the former hive back").then_some(())
+    })
+    .await
+    .unwrap();
+    bed.sh("gpu-1", "rm -r lies .ssh/environment").unwrap();
+    bed.as_root("gpu-1", &format!("kill -CONT {supervisor}")).unwrap();
+    wait_until("the supervisor's end", Duration::from_secs(20), async || {
+        bed.sh("gpu-1", "test ! -e .local/share/rbee-hive/run/supervisor.pid").ok()
+    })
+    .await
+    .unwrap();
+    bed.heal("gpu-1").unwrap();
+    let failed = install.finish().await.unwrap();
+    expect(&failed, &["the SSH connection to", "the former hive runs again"]);
+    assert!(!failed.stderr.contains("could not be started"), "{failed}");
+    assert_eq!(bed.sh("gpu-1", look).unwrap(), before);
+    bed.hive_when("gpu-1", "alive", |hive| hive["liveness"] == "alive").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_cable_that_is_pulled_in_the_middle_of_the_copy_leaves_nothing_once_it_is_back() {
     let Some(bed) = Testbed::start(&["gpu-1"]).unwrap() else { return };
     bed.start_queen().await.unwrap();

@@ -129,7 +129,10 @@ impl RemoteHives {
         fact(&begun, "made").clone_into(made);
         if !freight.reuse.is_empty() {
             let mut arguments = vec!["reuse", staging];
-            arguments.extend(freight.reuse.iter().map(String::as_str));
+            let files = freight.payload.files.iter();
+            for file in files.filter(|file| freight.reuse.contains(&file.name)) {
+                arguments.extend([file.name.as_str(), file.sha256.as_hex()]);
+            }
             shell.run("take over files that are there", &arguments, b"").await?;
         }
         let mut before = 0;
@@ -195,18 +198,36 @@ impl RemoteHives {
         job: &JobContext,
     ) -> JobError {
         job.warn(format!("{}; putting the former hive back", error.message));
-        let is_back = match shell.run("put the former hive back", &["bring_back"], b"").await {
-            Ok(_) => self.until_reported(hive, shell, Instant::now()).await.is_ok(),
-            Err(_) => false,
-        };
-        let hint = error.hint.as_ref().map_or(String::new(), |hint| format!("{hint}; "));
-        if is_back {
-            error.hint(format!("{hint}the former hive runs again, with its workers"))
-        } else {
-            error.hint(format!(
-                "{hint}the former hive could not be started again either: see \
-                `rbee-keeper hive logs {hive}`, then `rbee-keeper hive install {hive}`"
-            ))
+        let mut former = self.put_former_back(hive, shell).await;
+        if former == Former::Unknown
+            && let Ok((_, target)) = self.machine(hive)
+        {
+            job.warn(format!("{target} is not there; waiting for it, to put the former hive back"));
+            let come_back = async {
+                loop {
+                    if let Ok(shell) = Shell::connect(hive, &target).await {
+                        let former = self.put_former_back(hive, &shell).await;
+                        shell.ssh.close().await;
+                        if former != Former::Unknown {
+                            return former;
+                        }
+                    }
+                    sleep(TRY_AGAIN).await;
+                }
+            };
+            former = timeout(COME_BACK, come_back).await.unwrap_or(Former::Unknown);
+        }
+        former.told(hive, error)
+    }
+
+    async fn put_former_back(&self, hive: &HiveAlias, shell: &Shell) -> Former {
+        match shell.run("put the former hive back", &["bring_back"], b"").await {
+            Err(step) if step.error.is_lost() => Former::Unknown,
+            Err(_) => Former::IsDown,
+            Ok(_) => match self.until_reported(hive, shell, Instant::now()).await {
+                Ok(()) => Former::Runs,
+                Err(_) => Former::IsDown,
+            },
         }
     }
 
@@ -254,6 +275,33 @@ impl RemoteHives {
                     or `hive uninstall` takes it away";
         let hint = error.hint.as_ref().map_or(left.to_owned(), |hint| format!("{hint}; {left}"));
         error.hint(hint)
+    }
+}
+
+/// What became of the hive that was there before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Former {
+    Runs,
+    IsDown,
+    /// Its machine could not be asked.
+    Unknown,
+}
+
+impl Former {
+    /// The error of an upgrade, with what became of the hive.
+    fn told(self, hive: &HiveAlias, error: JobError) -> JobError {
+        let hint = error.hint.as_ref().map_or(String::new(), |hint| format!("{hint}; "));
+        error.hint(match self {
+            Self::Runs => format!("{hint}the former hive runs again, with its workers"),
+            Self::IsDown => format!(
+                "{hint}the former hive could not be started again either: see \
+                 `rbee-keeper hive logs {hive}`, then `rbee-keeper hive install {hive}`"
+            ),
+            Self::Unknown => format!(
+                "{hint}its machine is not heard, so nobody knows which of the two hives runs there: once \
+                 it is back, see `rbee-keeper hive status {hive}`, then `rbee-keeper hive install {hive}`"
+            ),
+        })
     }
 }
 
@@ -341,5 +389,30 @@ fn unsuitable(hive: &HiveAlias, error: &Unsuitable) -> JobError {
 impl From<NoAddress> for JobError {
     fn from(error: NoAddress) -> Self {
         Self::new("no_address", error.to_string()).hint(error.hint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_machine_that_is_not_heard_nobody_says_what_runs_there() {
+        let hive: HiveAlias = "gpu-1".parse().unwrap();
+        let told = |former: Former, hint: Option<&str>| {
+            let error = JobError::new("ssh_lost", "the connection broke");
+            let error = hint.map_or(error.clone(), |hint| error.hint(hint));
+            former.told(&hive, error).hint.unwrap()
+        };
+        for (former, said, not_said) in [
+            (Former::Runs, "the former hive runs again", "could not be started"),
+            (Former::IsDown, "could not be started again either", "runs again"),
+            (Former::Unknown, "nobody knows which of the two hives runs", "could not be started"),
+        ] {
+            let hint = told(former, Some("look at the cable"));
+            assert!(hint.starts_with("look at the cable; "), "{hint}");
+            assert!(hint.contains(said) && !hint.contains(not_said), "{hint}");
+            assert!(!told(former, None).contains("; the former"), "nothing stands before it");
+        }
     }
 }

@@ -12,6 +12,8 @@ mod look;
 mod payload;
 mod plan;
 mod probe;
+#[cfg(test)]
+mod script_tests;
 mod version;
 
 use std::collections::BTreeSet;

@@ -95,14 +95,15 @@ begin() {
     say made "$made"
 }
 
-# reuse STAGING FILE…: takes files of the release that is there.
+# reuse STAGING [FILE SHA256]…: takes files of the release that is there, each if it is what it was.
 reuse() {
     staging=$root/$1
     shift
-    for file in "$@"; do
-        mkdir -p "$(dirname "$staging/$file")"
-        ln "$root/current/$file" "$staging/$file" 2>/dev/null ||
-            cp -p "$root/current/$file" "$staging/$file"
+    while [ $# -gt 0 ]; do
+        mkdir -p "$(dirname "$staging/$1")"
+        ln "$root/current/$1" "$staging/$1" 2>/dev/null || cp -p "$root/current/$1" "$staging/$1"
+        [ "$(digest "$staging/$1")" = "$2" ] || stop "$1 there is another file than a moment ago"
+        shift 2
     done
 }
 
