@@ -4,6 +4,7 @@ use std::io;
 
 use worker_contract::{DeviceId, ModelAlias, WorkerId};
 
+use super::failure::first_line;
 use crate::ports::NoFreePort;
 
 /// A worker could not be started.
@@ -16,7 +17,7 @@ pub(crate) enum StartError {
     #[error(transparent)]
     Ports(#[from] NoFreePort),
     /// The same failed too often.
-    #[error("{model} on {device} is not started again: worker {worker} failed, {reason}")]
+    #[error("{model} on {device} is not started again: worker {worker} failed, {}", first_line(.reason).0)]
     GivenUp {
         /// The worker that failed.
         worker: WorkerId,

@@ -35,22 +35,52 @@ impl fmt::Display for Exit {
     }
 }
 
-/// One text for a person: the worker's own `error: ` line if it wrote one, how it ended, and the
-/// last lines of its log.
-pub(super) fn explain(exit: Exit, log: &str) -> String {
-    let mut text = match own_words(log) {
+/// Why a process ended, as far as it and its end tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Explanation {
+    /// The worker's own `error: ` line if it wrote one, and how it ended: one line.
+    pub(super) how: String,
+    /// What follows it on lines of its own: the last ones of the log.
+    pub(super) log: String,
+}
+
+impl Explanation {
+    /// One text for a person, which begins with a line that may be of more than this tells.
+    pub(super) fn after(&self, first_line: &str) -> String {
+        format!("{first_line}{}", self.log)
+    }
+
+    /// One text for a person.
+    pub(super) fn text(&self) -> String {
+        self.after(&self.how)
+    }
+}
+
+/// Puts together what a process that ended has left.
+pub(super) fn explain(exit: Exit, log: &str) -> Explanation {
+    let how = match own_words(log) {
         Some(words) => format!("{} ({exit})", cut(words)),
         None => format!("the worker ended without being told to ({exit})"),
     };
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let mut log = String::new();
     if !lines.is_empty() {
-        text.push_str("; its last log lines:");
+        log.push_str("\nits last log lines:");
         for line in &lines[lines.len().saturating_sub(SHOWN_LINES)..] {
-            text.push_str("\n  ");
-            text.push_str(&cut(line));
+            log.push_str("\n  ");
+            log.push_str(&cut(line));
         }
     }
-    text
+    Explanation { how, log }
+}
+
+/// What a job's error says of a failure, and what is told beside it: a log is for the operator, and the error
+/// may reach whoever asked for an answer.
+pub(crate) fn first_line(reason: &str) -> (&str, Option<&str>) {
+    match reason.split_once('\n') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (reason, None),
+    }
 }
 
 /// What is said of a worker that failed too often: the first line tells that, the rest why.
@@ -89,13 +119,20 @@ mod tests {
     #[test]
     fn the_workers_own_error_comes_first() {
         let log = "loading\nerror: the file is truncated\n";
-        let text = explain(Exit::Status(1), log);
-        assert!(text.starts_with("the file is truncated (exit status 1)"), "{text}");
+        let text = explain(Exit::Status(1), log).text();
+        assert!(text.starts_with("the file is truncated (exit status 1)\n"), "{text}");
+        let (first, rest) = first_line(&text);
+        assert_eq!(first, "the file is truncated (exit status 1)");
+        assert!(
+            rest.is_some_and(|rest| rest.ends_with("\n  error: the file is truncated")),
+            "{text}"
+        );
+        assert_eq!(first_line("alone"), ("alone", None));
     }
 
     #[test]
     fn without_words_of_its_own_the_signal_tells() {
-        let text = explain(Exit::Signal(9), "");
+        let text = explain(Exit::Signal(9), "").text();
         assert!(text.contains("SIGKILL"), "{text}");
         assert!(!text.contains("log lines"), "{text}");
     }
@@ -103,7 +140,7 @@ mod tests {
     #[test]
     fn a_long_log_is_cut() {
         let log = "x".repeat(5000) + "\n" + &"line\n".repeat(500);
-        assert!(explain(Exit::Status(1), &log).len() < 4000);
+        assert!(explain(Exit::Status(1), &log).text().len() < 4000);
     }
 
     #[test]

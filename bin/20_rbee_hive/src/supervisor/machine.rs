@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{SupervisedState, WorkerState};
 
+use super::failure::Explanation;
+
 /// How long the machine waits for what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
@@ -49,7 +51,7 @@ pub(super) enum Event {
     /// Its process ended.
     Exited {
         /// Why, as far as exit status and log tell.
-        explanation: String,
+        explanation: Explanation,
         /// Whether another program holds its port.
         port_taken: bool,
     },
@@ -108,12 +110,14 @@ enum Phase {
     Failing {
         reason: String,
         kill_at: Option<Instant>,
+        /// Whether the hive ends it: how it ends says nothing then.
+        is_told: bool,
     },
     Ended(End),
 }
 
 /// The supervision of one process of a worker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Machine {
     patience: Patience,
     phase: Phase,
@@ -142,7 +146,7 @@ impl Machine {
             }
             Event::NoAnswer => self.no_answer(now),
             Event::Exited { explanation, port_taken } => {
-                self.exited(explanation, port_taken);
+                self.exited(&explanation, port_taken);
                 None
             }
             Event::StopAsked => self.stop_asked(now),
@@ -214,7 +218,7 @@ impl Machine {
             }
             (WorkerState::Failed { reason }, phase) => {
                 let kill_at = Some(now + self.patience.last_words);
-                *phase = Phase::Failing { reason, kill_at };
+                *phase = Phase::Failing { reason, kill_at, is_told: false };
             }
         }
     }
@@ -228,21 +232,27 @@ impl Machine {
         }
         let reason = format!("the worker gave no sign of life for {} s", silence.as_secs());
         let kill_at = Some(now + self.patience.stop_unready);
-        self.phase = Phase::Failing { reason, kill_at };
+        self.phase = Phase::Failing { reason, kill_at, is_told: true };
         Some(Action::Terminate)
     }
 
-    fn exited(&mut self, explanation: String, port_taken: bool) {
+    fn exited(&mut self, explanation: &Explanation, port_taken: bool) {
         let end = match &self.phase {
             Phase::Stopping { .. } => End::Stopped,
             Phase::Starting { .. } if port_taken && !self.answered => End::PortTaken,
-            Phase::Failing { reason, .. } if !explanation.contains(reason.as_str()) => {
-                End::Failed(format!("{reason}: {explanation}"))
+            Phase::Failing { reason, is_told: true, .. } => {
+                End::Failed(explanation.after(&format!("{reason}, and was ended for it")))
             }
+            Phase::Failing { reason, .. } if !explanation.how.contains(reason.as_str()) => {
+                End::Failed(explanation.after(&format!("{reason}: {}", explanation.how)))
+            }
+            Phase::Leaving { kill_at: None } => End::Failed(
+                explanation.after("another program told the worker to end, which took it too long"),
+            ),
             Phase::Starting { .. }
             | Phase::Ready { .. }
             | Phase::Leaving { .. }
-            | Phase::Failing { .. } => End::Failed(explanation),
+            | Phase::Failing { .. } => End::Failed(explanation.text()),
             Phase::Ended(_) => return,
         };
         self.phase = Phase::Ended(end);
@@ -267,13 +277,15 @@ impl Machine {
                 let seconds = self.patience.start.as_secs();
                 let reason = format!("the worker was not ready after {seconds} s");
                 let kill_at = Some(now + self.patience.stop_unready);
-                self.phase = Phase::Failing { reason, kill_at };
+                self.phase = Phase::Failing { reason, kill_at, is_told: true };
                 Some(Action::Terminate)
             }
-            Phase::Leaving { kill_at }
-            | Phase::Stopping { kill_at }
-            | Phase::Failing { kill_at, .. } => {
+            Phase::Leaving { kill_at } | Phase::Stopping { kill_at } => {
                 *kill_at = None;
+                Some(Action::Kill)
+            }
+            Phase::Failing { kill_at, is_told, .. } => {
+                (*kill_at, *is_told) = (None, true);
                 Some(Action::Kill)
             }
             Phase::Ready { .. } | Phase::Ended(_) => None,

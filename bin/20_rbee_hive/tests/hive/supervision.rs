@@ -101,7 +101,9 @@ async fn a_worker_that_stops_answering_is_replaced() {
     let next = hive.wait_for_next(&worker).await;
     assert!(!is_alive(worker.pid), "a stopped process does not hear SIGTERM");
     let reason = next.restarts.unwrap().reason;
-    assert!(reason.contains("no sign of life"), "{reason}");
+    let (first, _log) = reason.split_once('\n').unwrap_or((&reason, ""));
+    assert!(first.starts_with("the worker gave no sign of life for "), "{reason}");
+    assert!(first.ends_with(" s, and was ended for it"), "the signal was the hive's: {reason}");
     hive.hive.shutdown().await;
 }
 
