@@ -47,6 +47,15 @@ Feature: The models of a hive
     Then the hive soon lists the model "smollm2-135m-instruct"
     And the hub sent less than the file twice
 
+  Scenario: whoever waits for a download of a hive that is killed waits for its next life
+    Given a distributed cluster that uses the hub
+    And the hub is slow
+    When the hive is killed and started again in the middle of a download of "hf:someone/smol"
+    Then it succeeds
+    And its stderr mentions "The hive has started again, and goes on with the download"
+    And its stdout mentions "is in the catalog"
+    And the hub sent less than the file twice
+
   Scenario: a server whose connections break is asked again
     Given an integrated cluster that uses the hub
     And the hub cuts 3 connections

@@ -14,11 +14,45 @@ Feature: Up and down
     When I run "rbee-keeper down"
     Then it succeeds
     And no process runs
+    And every database is one file
 
     Examples:
       | topology    | hives |
       | integrated  | 0     |
       | distributed | 1     |
+
+  Scenario Outline: up starts a hive that was stopped, in an <topology> cluster
+    Given an <topology> cluster that is not running
+    When I run "rbee-keeper up"
+    And I run "rbee-keeper hive stop localhost"
+    Then it succeeds
+    When I run "rbee-keeper hive refresh localhost"
+    Then it fails
+    When I run "rbee-keeper up"
+    Then it succeeds
+    When I run "rbee-keeper hive refresh localhost"
+    Then it succeeds
+
+    Examples:
+      | topology    |
+      | integrated  |
+      | distributed |
+
+  Scenario Outline: a worker's program that does not work is told at once, in an <topology> cluster
+    Given an <topology> cluster that is not running
+    And the worker's program does not work
+    When I run "rbee-keeper up"
+    Then it succeeds
+    And its stderr mentions "can start no workers: the worker's program does not work here"
+    When I run "rbee-keeper hive list"
+    Then its stdout mentions "the worker's program does not work here"
+    When I run "rbee-keeper status"
+    Then its stdout mentions "the worker's program does not work here"
+
+    Examples:
+      | topology    |
+      | integrated  |
+      | distributed |
 
   Scenario Outline: two ups at once start one queen in an <topology> cluster
     Given an <topology> cluster that is not running

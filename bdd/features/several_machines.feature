@@ -12,11 +12,45 @@ Feature: Several machines
     Then its stdout is a JSON array of 1
     When I run "rbee-keeper hive list --json"
     Then its stdout is a JSON array of 2
+    When I run "rbee-keeper worker list"
+    Then its stdout mentions "gpu-1"
+    When I run "rbee-keeper model list --json"
+    Then its stdout is a JSON array of 1
+    When I run "rbee-keeper model get smollm2-135m --json"
+    Then its JSON has the field "alias" with "smollm2-135m"
+    When I run "rbee-keeper worker spawn --model smollm2-135m --json"
+    Then its JSON has the field "hive_id" with "gpu-1"
+    When I run "rbee-keeper model verify smollm2-135m"
+    Then it succeeds
 
     Examples:
       | topology    |
       | integrated  |
       | distributed |
+
+  Scenario: what two machines have is asked about by name
+    Given an integrated cluster with the demo model
+    And another machine "gpu-1" with the demo model
+    When I run "rbee-keeper model list --json"
+    Then its stdout is a JSON array of 2
+    When I run "rbee-keeper model verify smollm2-135m --json"
+    Then its stdout is a JSON array of 2
+    When I run "rbee-keeper model get smollm2-135m"
+    Then it succeeds
+    And its stderr mentions "gpu-1 has the same file"
+    When I run "rbee-keeper model delete smollm2-135m"
+    Then it exits with 2
+    And its stderr mentions "--hive localhost, or --hive gpu-1"
+    When I run "rbee-keeper model delete smollm2-135m --hive gpu-1"
+    Then it succeeds
+    When I run "rbee-keeper model delete nothing"
+    Then it fails
+    And its stderr mentions "no hive has a model nothing"
+    When the other machine loses its power
+    And I run "rbee-keeper model list --json"
+    Then its stdout is a JSON array of 1
+    When I run "rbee-keeper model list"
+    Then its stderr mentions "hive gpu-1 is left out"
 
   Scenario: two machines share the requests
     Given an integrated cluster with a worker

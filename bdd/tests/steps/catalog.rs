@@ -80,6 +80,22 @@ async fn restart_hive(world: &mut Rbee, reference: String) -> Step {
     Ok(())
 }
 
+#[when(
+    regex = r#"^the hive is killed and started again in the middle of a download of "([^"]+)"$"#
+)]
+async fn kill_hive(world: &mut Rbee, reference: String) -> Step {
+    let running = world.cluster()?.start_keeper(["model", "download", &reference])?;
+    let hub = world.hub()?.clone();
+    let sent = async || (hub.sent() > 8 << 20).then_some(());
+    wait_until("the first megabytes", SOON, sent).await?;
+    let hive = world.cluster_mut()?.hive()?;
+    hive.kill().await?;
+    hive.start_again().await?;
+    hub.faults().slow = None;
+    world.keeper_runs.push(running.finish().await?);
+    Ok(())
+}
+
 #[then(regex = r#"^the hive soon lists the model "([^"]+)"$"#)]
 async fn soon_lists(world: &mut Rbee, alias: String) -> Step {
     let api = world.api()?;

@@ -1,10 +1,11 @@
 //! What daemons leave on the disk.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use cucumber::then;
+use cucumber::{given, then};
 
 use super::{Rbee, Step};
 
@@ -24,6 +25,30 @@ fn no_file_holds(world: &mut Rbee, text: String) -> Step {
         }
     }
     ensure!(looked_at > 2, "only {looked_at} files were found");
+    Ok(())
+}
+
+#[then("every database is one file")]
+fn closed_databases(world: &mut Rbee) -> Step {
+    let files = all_files(&world.cluster()?.home().path().join("data"))?;
+    let is_database = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "db");
+    ensure!(files.iter().any(is_database), "there is none: {files:?}");
+    let name = |file: &PathBuf| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names: Vec<String> = files.iter().map(name).collect();
+    let beside = names.iter().find(|name| name.ends_with("-wal") || name.ends_with("-shm"));
+    ensure!(beside.is_none(), "one was not closed: {names:?}");
+    Ok(())
+}
+
+#[given("the worker's program does not work")]
+fn break_worker(world: &mut Rbee) -> Step {
+    let program = world.cluster()?.home().bin().join("llm-worker-rbee");
+    fs::remove_file(&program)?;
+    fs::write(
+        &program,
+        "#!/bin/sh\necho 'libx.so: cannot open shared object file' >&2\nexit 127\n",
+    )?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 

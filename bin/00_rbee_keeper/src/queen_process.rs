@@ -122,12 +122,22 @@ pub(crate) async fn stop(session: &Session, daemon: Daemon) -> Result<Option<End
     let grace = STOP_PATIENCE
         + Duration::from_secs(config.queen.drain_s)
         + Duration::from_secs(config.hive.stop_grace_s);
-    let drain = match daemon {
-        Daemon::Queen => format!("; what runs has up to {} s to end", config.queen.drain_s),
+    let drain = Duration::from_secs(config.queen.drain_s);
+    session.output.note(&stopping(daemon, drain, grace));
+    stop_process(&running, grace).await
+}
+
+/// What is told of a stop before it: also how long it takes with a daemon that hangs.
+fn stopping(daemon: Daemon, drain: Duration, grace: Duration) -> String {
+    let (drain, grace) = (drain.as_secs(), grace.as_secs());
+    let runs = match daemon {
+        Daemon::Queen => format!("what runs has up to {drain} s to end; "),
         Daemon::Hive => String::new(),
     };
-    session.output.note(&format!("stopping {}{drain}", daemon.name()));
-    stop_process(&running, grace).await
+    format!(
+        "stopping {}; {runs}if it does not end by itself it is killed after {grace} s",
+        daemon.name()
+    )
 }
 
 /// The daemon where it runs; one that is just starting is waited for.
@@ -271,6 +281,20 @@ mod tests {
             let bind = bind.map(|bind| bind.parse().unwrap());
             assert_eq!(as_wanted(running, bind).is_ok(), good, "{bind:?}");
         }
+    }
+
+    #[test]
+    fn a_stop_tells_how_long_it_takes_at_most() {
+        let seconds = Duration::from_secs;
+        assert_eq!(
+            stopping(Daemon::Queen, seconds(30), seconds(70)),
+            "stopping queen-rbee; what runs has up to 30 s to end; if it does not end by itself it is \
+             killed after 70 s"
+        );
+        assert_eq!(
+            stopping(Daemon::Hive, seconds(30), seconds(70)),
+            "stopping rbee-hive; if it does not end by itself it is killed after 70 s"
+        );
     }
 
     #[test]

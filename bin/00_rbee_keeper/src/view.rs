@@ -50,6 +50,8 @@ pub(crate) struct Hive {
     pub(crate) last_seen_ms: Option<u64>,
     /// Where another hive is that has the same name and is therefore refused.
     pub(crate) rival: Option<String>,
+    /// Why it can start no workers.
+    pub(crate) trouble: Option<String>,
     /// What SSH told of the machine of a hive that is silent.
     pub(crate) found: Option<Found>,
     pub(crate) devices: Vec<Device>,
@@ -159,9 +161,30 @@ pub(crate) struct ComparedDigests {
     pub(crate) actual: String,
 }
 
+/// A hive that is missing in a list of what all have.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Unheard {
+    pub(crate) hive_id: String,
+    #[serde(default)]
+    pub(crate) reason: String,
+}
+
+/// A download that runs.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct RunningDownload {
+    #[serde(default)]
+    pub(crate) hive_id: String,
+    pub(crate) reference: String,
+    pub(crate) bytes: u64,
+    #[serde(default)]
+    pub(crate) total: Option<u64>,
+}
+
 /// What an unfinished download has left, or a file that no name stands for.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Garbage {
+    #[serde(default)]
+    pub(crate) hive_id: String,
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) what: Option<String>,

@@ -140,6 +140,7 @@ fn hive_beat(hive: usize) -> Result<HiveHeartbeat> {
         devices: vec![device(DeviceKind::Cpu, "CPU"), device(DeviceKind::Gpu, "CUDA")],
         catalog: vec![entry("unused")?],
         workers: Vec::new(),
+        trouble: None,
     })
 }
 

@@ -132,14 +132,7 @@ impl Spawner {
                 return Err(error);
             }
         }
-        let policy = self.shared.policies.of(model);
-        let operation = Operation::WorkerSpawn(WorkerSpawn {
-            hive_id: spawn.hive.clone(),
-            model: model.clone(),
-            device: spawn.device,
-            slots: policy.slots,
-            ctx_size: policy.ctx_size,
-        });
+        let operation = Operation::WorkerSpawn(self.started_with(model, spawn));
         match self.ask(&spawn.hive, operation).await {
             Ok(outcome) => {
                 // The hive's next report says the same a moment later.
@@ -177,15 +170,8 @@ impl Spawner {
     /// Asks a hive whether there would be room for a worker when others had made it, and remembers what
     /// it says.
     async fn ask_for_room(&self, model: &ModelAlias, spawn: &Spawn) -> Result<FitReport, JobError> {
-        let policy = self.shared.policies.of(model);
-        let operation = Operation::WorkerFit(WorkerFit {
-            hive_id: spawn.hive.clone(),
-            model: model.clone(),
-            device: spawn.device,
-            slots: policy.slots,
-            ctx_size: policy.ctx_size,
-            without: spawn.evict.clone(),
-        });
+        let (start, without) = (self.started_with(model, spawn), spawn.evict.clone());
+        let operation = Operation::WorkerFit(WorkerFit { start, without });
         let cannot_tell = || FitReport { needs: None, fits: true, reason: None, hint: None };
         let report = match self.ask(&spawn.hive, operation).await {
             Ok(outcome) => FitReport::deserialize(&outcome.data).unwrap_or_else(|_| cannot_tell()),
@@ -194,6 +180,18 @@ impl Spawner {
         };
         self.shared.registry.fit_told(model, spawn, &report, clock::now());
         Ok(report)
+    }
+
+    /// What a worker is started with, as the model's policy has it.
+    fn started_with(&self, model: &ModelAlias, spawn: &Spawn) -> WorkerSpawn {
+        let policy = self.shared.policies.of(model);
+        WorkerSpawn {
+            hive_id: spawn.hive.clone(),
+            model: model.clone(),
+            device: spawn.device,
+            slots: policy.slots,
+            ctx_size: policy.ctx_size,
+        }
     }
 
     /// Ends a worker: it finishes what it runs. One that its hive does not know has ended.

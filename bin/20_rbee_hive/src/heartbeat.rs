@@ -257,6 +257,7 @@ mod tests {
             devices: Vec::new(),
             catalog: Vec::new(),
             workers: Vec::new(),
+            trouble: None,
         }
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use access_tokens::local_secret;
 use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, JobRegistry, Outcome};
-use narration::with_causes;
 use rbee_config::WorkerConfig;
 use rbee_operations::Operation;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +71,8 @@ impl Hive {
     /// Opens the catalog, asks the engine for devices, takes over the workers that an earlier hive
     /// left running, and begins to send heartbeats.
     ///
-    /// A missing worker binary is no error here: it is told when somebody wants a worker.
+    /// A missing worker binary is no error here: it is told in the heartbeats, and when somebody wants a
+    /// worker.
     pub async fn start(settings: HiveSettings) -> Result<Self, HiveError> {
         let paths = &settings.paths;
         paths.create_all().map_err(HiveError::Folders)?;
@@ -86,10 +86,8 @@ impl Hive {
         let reservations = Reservations::new(overcommits, most);
         let devices = Devices::new(binary.clone(), changes.clone(), reservations.clone());
         let fit = Fit::new(binary.clone());
-        if let Err(error) = devices.refresh().await {
-            let reason = with_causes(&error);
-            tracing::warn!(reason, "the devices of this machine are not known");
-        }
+        // A failure is noted and told there.
+        let _ = devices.refresh().await;
         // The last wait: a start that is given up has adopted no worker.
         let setup = setup(&settings, changes.clone());
         let supervisor = Supervisor::start(setup, &usage, &reservations).await;
@@ -259,6 +257,7 @@ impl Parts {
             devices: self.reservations.without_held(self.devices.list()),
             catalog: self.catalog.list(),
             workers: self.supervisor.list(),
+            trouble: self.devices.trouble(),
         }
     }
 }

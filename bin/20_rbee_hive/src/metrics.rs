@@ -185,6 +185,7 @@ mod tests {
                     worker(SupervisedState::Ready, None),
                     worker(between, restarts),
                 ],
+                trouble: None,
             },
             restarts: 7,
             downloaded_bytes: 11,

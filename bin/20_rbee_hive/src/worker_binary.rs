@@ -4,11 +4,13 @@
 //! the engine crashes nothing else. Workers themselves are started by the supervisor.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use daemon_lifecycle::find_binary;
+use narration::with_causes;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -37,24 +39,43 @@ pub(crate) struct WorkerBinary {
 /// A question got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// There is no such binary.
-    #[error("the worker's binary is missing")]
+    /// There is no such binary. The source says where it was looked for.
+    #[error("the worker's program {NAME} is missing")]
     Missing(#[source] daemon_lifecycle::LifecycleError),
     /// It cannot be run.
-    #[error("the worker's binary cannot be run")]
+    #[error("the worker's program {NAME} cannot be run")]
     Run(#[source] std::io::Error),
     /// It looked, and said no; or the engine crashed over the question.
     #[error("{0}")]
     Refused(String),
     /// It ended before it could look, for want of a library or because it knows no such question.
-    #[error("the worker's binary does not work here: {0}")]
+    #[error("the worker's program does not work here: {0}")]
     Unusable(String),
     /// It took too long.
-    #[error("the worker's binary gave no answer in {} s", .0.as_secs())]
+    #[error("the worker's program gave no answer in {} s", .0.as_secs())]
     TimedOut(Duration),
     /// Its answer is not what was agreed on.
-    #[error("the worker's binary gave an answer that cannot be read: is it of another version?")]
+    #[error("the worker's program gave an answer that cannot be read: is it of another version?")]
     Unreadable(#[source] serde_json::Error),
+}
+
+impl AskError {
+    /// The whole of it, for whoever uses the machine: without its folders.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Missing(_) => self.to_string(),
+            other => with_causes(other),
+        }
+    }
+}
+
+/// What tells one file from another one in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mark {
+    path: PathBuf,
+    bytes: u64,
+    inode: u64,
+    changed: (i64, i64),
 }
 
 impl WorkerBinary {
@@ -69,6 +90,14 @@ impl WorkerBinary {
             Some(path) => Ok(path.clone()),
             None => find_binary(NAME).map_err(AskError::Missing),
         }
+    }
+
+    /// Which file it is; `None` where there is none.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        let path = self.path().ok()?;
+        let found = std::fs::metadata(&path).ok()?;
+        let (bytes, inode) = (found.len(), found.ino());
+        Some(Mark { path, bytes, inode, changed: (found.ctime(), found.ctime_nsec()) })
     }
 
     /// The devices that the engine can use.
@@ -93,7 +122,8 @@ impl WorkerBinary {
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         patience: Duration,
     ) -> Result<T, AskError> {
-        let mut child = Command::new(self.path()?)
+        let program = self.path()?;
+        let mut child = Command::new(&program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -111,7 +141,9 @@ impl WorkerBinary {
             .await
             .map_err(|_| AskError::TimedOut(patience))?
             .map_err(AskError::Run)?;
-        let reason = || reason(&String::from_utf8_lossy(&words), status);
+        // The system's loader names the program by its whole path.
+        let place = program.display().to_string();
+        let reason = || reason(&String::from_utf8_lossy(&words), status).replace(&place, NAME);
         match status.code() {
             Some(0) => serde_json::from_slice(&answer).map_err(AskError::Unreadable),
             Some(1) | None => Err(AskError::Refused(reason())),
@@ -190,6 +222,39 @@ mod tests {
     async fn a_missing_binary_is_told() {
         let asked = WorkerBinary::new(Some("/no/such/worker".into())).devices().await;
         assert!(matches!(asked, Err(AskError::Run(_))), "{asked:?}");
+        assert_eq!(WorkerBinary::new(Some("/no/such/worker".into())).mark(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_told_of_a_failure_names_no_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().display().to_string();
+        let error = |asked: Result<Vec<Device>, AskError>| asked.unwrap_err().told();
+        let lacks =
+            script(folder.path(), "echo \"$0: error while loading libggml.so\" >&2; exit 127");
+        let lacks = error(WorkerBinary::new(Some(lacks)).devices().await);
+        let nowhere = error(WorkerBinary::new(Some(folder.path().join("none"))).devices().await);
+        let looked_in = daemon_lifecycle::LifecycleError::NoBinary {
+            name: NAME.to_owned(),
+            looked_in: place.clone(),
+        };
+        for (told, words) in [
+            (lacks, "does not work here: llm-worker-rbee: error while loading libggml.so"),
+            (nowhere, "llm-worker-rbee cannot be run: No such file"),
+            (AskError::Missing(looked_in).told(), "llm-worker-rbee is missing"),
+        ] {
+            assert!(told.contains(words) && !told.contains(&place), "{told}");
+        }
+    }
+
+    #[test]
+    fn another_file_in_the_same_place_has_another_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = WorkerBinary::new(Some(script(folder.path(), "exit 1")));
+        let before = binary.mark().unwrap();
+        assert_eq!(binary.mark().as_ref(), Some(&before));
+        script(folder.path(), "exit 2 # and longer");
+        assert_ne!(binary.mark().unwrap(), before);
     }
 
     fn script(folder: &Path, body: &str) -> PathBuf {

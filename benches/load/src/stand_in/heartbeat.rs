@@ -176,6 +176,7 @@ pub(crate) fn of_hive(hive: usize, workers: &[WorkerHeartbeat]) -> Result<HiveHe
         devices: vec![device(DeviceKind::Cpu, "CPU"), device(DeviceKind::Gpu, "CUDA")],
         catalog: (0..3).map(catalogued).collect::<Result<_>>()?,
         workers: workers.collect(),
+        trouble: None,
     })
 }
 

@@ -132,7 +132,15 @@ pub(crate) struct HiveArg {
     pub(crate) alias: HiveAlias,
 }
 
-/// The hive that a worker or a model belongs to.
+/// The hive whose things are listed.
+#[derive(Debug, Args)]
+pub(crate) struct OfHive {
+    /// Only those of this hive [default: those of all hives]
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) hive: Option<HiveAlias>,
+}
+
+/// The hive where something is added or removed.
 #[derive(Debug, Args)]
 pub(crate) struct OnHive {
     /// On which hive

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use rbee_operations::{ModelRef, ProjectorChoice};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest};
 
-use super::OnHive;
+use super::{OfHive, OnHive};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
@@ -20,9 +20,22 @@ Examples:
   rbee-keeper model download https://example.com/models/llama.gguf --hive gpu-1
   rbee-keeper model download hf:ggml-org/gemma-3-4b-it-GGUF      sees images: its projector comes with it
 
-Without a quantization the best one is taken that fits the machine. HF_ENDPOINT names a mirror;
-`rbee-keeper token huggingface` stores a token for private models.")]
+Without a quantization the best one is taken that fits the machine. HF_ENDPOINT names a mirror where the
+hive is started; `rbee-keeper token huggingface` stores a token for private models.")]
     Download(DownloadArgs),
+    /// End a download, whoever began it; what arrived is kept
+    #[command(after_help = "\
+Examples:
+  rbee-keeper model list --partial                                         shows what is being downloaded
+  rbee-keeper model cancel hf:bartowski/Llama-3.2-3B-Instruct-GGUF")]
+    Cancel {
+        /// What is being downloaded, as it was asked for
+        #[arg(value_name = "REFERENCE")]
+        reference: ModelRef,
+        /// On which hive [default: the one that downloads it]
+        #[arg(long, value_name = "ALIAS")]
+        hive: Option<HiveAlias>,
+    },
     /// Add a GGUF file, or a folder of them, to a hive's catalog; each SHA-256 is pinned
     #[command(after_help = "\
 Examples:
@@ -32,13 +45,13 @@ Examples:
   rbee-keeper model import ~/models --link
   rbee-keeper model import --from ollama")]
     Import(ImportArgs),
-    /// List a hive's models
+    /// List the models of all hives
     List(ListModelsArgs),
     /// Show one model
     Get(ModelArg),
     /// Remove a model from the catalog and its copy from the disk
     Delete(ModelArg),
-    /// Compare a model's file with the SHA-256 that was pinned
+    /// Compare a model's file with the SHA-256 that was pinned, on each hive that has it
     Verify(ModelArg),
     /// Pin a model to its file as it lies on the disk; shows both digests and asks
     Pin(AcceptArgs),
@@ -153,8 +166,8 @@ pub(crate) struct DownloadArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ListModelsArgs {
     #[command(flatten)]
-    pub(crate) on: OnHive,
-    /// List what unfinished downloads have left instead
+    pub(crate) of: OfHive,
+    /// List downloads that run, and what unfinished ones have left, instead
     #[arg(long)]
     pub(crate) partial: bool,
 }
@@ -216,6 +229,7 @@ pub(crate) struct ModelArg {
     /// The model, as `model list` shows it
     #[arg(value_name = "MODEL")]
     pub(crate) model: ModelAlias,
-    #[command(flatten)]
-    pub(crate) on: OnHive,
+    /// On which hive [default: the one that has it]
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) hive: Option<HiveAlias>,
 }

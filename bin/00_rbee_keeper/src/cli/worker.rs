@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueHint};
 use worker_contract::{DeviceId, HiveAlias, WorkerId};
 
-use super::OnHive;
+use super::OfHive;
 use crate::wanted_model::WantedModel;
 
 #[derive(Debug, Subcommand)]
@@ -17,8 +17,8 @@ Examples:
   rbee-keeper worker spawn --model llama-8b --device GPU-0 --slots 8 --ctx-size 32768
   rbee-keeper worker spawn --model hf:bartowski/Llama-3.2-3B-Instruct-GGUF     download it first")]
     Spawn(SpawnArgs),
-    /// List a hive's workers
-    List(OnHive),
+    /// List the workers of all hives, and the models of attached servers
+    List(OfHive),
     /// Show one worker
     Get(WorkerArg),
     /// Stop a worker
@@ -85,14 +85,15 @@ pub(crate) struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SpawnArgs {
-    /// The model, by its name in the hive's catalog, or a reference: what is not there is downloaded
+    /// The model, by its name in a hive's catalog, or a reference: what is not there is downloaded
     #[arg(long, short, value_name = "MODEL")]
     pub(crate) model: WantedModel,
     /// The device: CPU-0, GPU-0, … [default: the hive's first GPU, else CPU-0]
     #[arg(long, short, value_name = "ID")]
     pub(crate) device: Option<DeviceId>,
-    #[command(flatten)]
-    pub(crate) on: OnHive,
+    /// On which hive [default: this machine's, else the one that has the model]
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) hive: Option<HiveAlias>,
     /// How many requests run at once [default: the hive's setting]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) slots: Option<u32>,

@@ -3,22 +3,24 @@
 use std::path::{Path, PathBuf};
 
 use rbee_operations::{
-    HiveTarget, ModelCopy, ModelDownload, ModelGarbage, ModelImport, ModelImportStore, ModelName,
-    ModelPin, ModelProjectorSet, ModelStore, ModelTarget, ModelUpdate, Operation, ProjectorChoice,
+    ModelCopy, ModelDownload, ModelDownloadCancel, ModelGarbage, ModelImport, ModelImportStore,
+    ModelName, ModelPin, ModelProjectorSet, ModelRef, ModelStore, ModelTarget, ModelUpdate,
+    Operation, ProjectorChoice,
 };
-use worker_contract::{ModelEntry, Sha256Digest};
+use serde_json::Value;
+use worker_contract::{HiveAlias, Sha256Digest};
 
 use super::hive::ask;
-use super::{data, list, now, read, run, run_and_tell};
+use super::{data, lists, now, place, read, run, run_and_tell};
 use crate::cli::{
     AcceptArgs, DownloadArgs, FromStore, ImportArgs, ListModelsArgs, ModelArg, ModelCommand,
     OnHive, UpdateArgs,
 };
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::render::{detail, table};
+use crate::render::detail;
 use crate::session::Session;
-use crate::view::{Garbage, Update, Verification};
+use crate::view::{Update, Verification};
 
 pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<(), Failure> {
     match command {
@@ -27,16 +29,22 @@ pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<()
             let operation = import(args, session.queen_is_here())?;
             run_and_tell(session, operation).await
         }
-        ModelCommand::List(ListModelsArgs { on, partial: false }) => list_all(session, on).await,
-        ModelCommand::List(ListModelsArgs { on, partial: true }) => partial(session, on).await,
+        ModelCommand::Cancel { reference, hive } => cancel(session, reference, hive).await,
+        ModelCommand::List(ListModelsArgs { of, partial: false }) => {
+            lists::models(session, of).await
+        }
+        ModelCommand::List(ListModelsArgs { of, partial: true }) => {
+            lists::downloads(session, of).await
+        }
         ModelCommand::Get(model) => get(session, model).await,
         ModelCommand::Delete(model) => {
-            run_and_tell(session, Operation::ModelDelete(target(model))).await
+            let target = place::model(session, model).await?;
+            run_and_tell(session, Operation::ModelDelete(target)).await
         }
         ModelCommand::Verify(model) => verify(session, model).await,
         ModelCommand::Pin(args) => pin(session, args).await,
         ModelCommand::Alias { model, alias } => {
-            let ModelTarget { hive_id, model } = target(model);
+            let ModelTarget { hive_id, model } = place::model(session, model).await?;
             run_and_tell(session, Operation::ModelAlias(ModelName { hive_id, model, alias })).await
         }
         ModelCommand::Copy { model, from, to } => {
@@ -45,7 +53,7 @@ pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<()
         }
         ModelCommand::Update(args) => update(session, args).await,
         ModelCommand::Mmproj { model, projector } => {
-            let ModelTarget { hive_id, model } = target(model);
+            let ModelTarget { hive_id, model } = place::model(session, model).await?;
             let set = ModelProjectorSet { hive_id, model, projector };
             run_and_tell(session, Operation::ModelProjectorSet(set)).await
         }
@@ -63,54 +71,34 @@ fn download(args: DownloadArgs) -> Operation {
     Operation::ModelDownload(ModelDownload { hive_id: on.hive, reference, alias, projector })
 }
 
-async fn list_all(session: &Session, on: OnHive) -> Result<(), Failure> {
-    let outcome = run(session, Operation::ModelList(HiveTarget { hive_id: on.hive })).await?;
-    let models = list(outcome, "models")?;
-    session
-        .output
-        .result(&models, |style| {
-            let models: Vec<ModelEntry> = read(&models)?;
-            Ok(if models.is_empty() {
-                "no models: add one with `rbee-keeper model download REFERENCE` or \
-                 `rbee-keeper model import FILE`\n"
-                    .to_owned()
-            } else {
-                table::models(&models, now(), style)
-            })
-        })
-        .await
-}
-
-/// What unfinished downloads have left.
-async fn partial(session: &Session, on: OnHive) -> Result<(), Failure> {
-    let garbage = ModelGarbage { hive_id: on.hive, remove: false };
-    let found = list(run(session, Operation::ModelGarbage(garbage)).await?, "garbage")?;
-    session
-        .output
-        .result(&found, |style| {
-            let found: Vec<Garbage> = read(&found)?;
-            Ok(if found.is_empty() {
-                "no unfinished downloads\n".to_owned()
-            } else {
-                table::garbage(&found, now(), style)
-            })
-        })
-        .await
+/// Ends a download, where it is.
+async fn cancel(
+    session: &Session,
+    reference: ModelRef,
+    hive: Option<HiveAlias>,
+) -> Result<(), Failure> {
+    let hive_id = match hive {
+        Some(hive) => hive,
+        None => lists::who_downloads(session, &reference).await?,
+    };
+    let cancel = ModelDownloadCancel { hive_id, reference };
+    run_and_tell(session, Operation::ModelDownloadCancel(cancel)).await
 }
 
 /// Pins a model to its file on the disk, once somebody agreed to the digest.
 async fn pin(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
-    let target = target(args.model);
+    let target = place::model(session, args.model).await?;
     let found = data(run(session, Operation::ModelVerify(target.clone())).await?);
     let verification: Verification = read(&found)?;
     if verification.matches {
-        return session.output.result(&found, |_| Ok(detail::verification(&verification))).await;
+        let shown = detail::verification(&verification, None);
+        return session.output.result(&found, |_| Ok(shown)).await;
     }
     if verification.pinned == verification.actual {
         // The model itself is as it was.
         return Err(changed_projector(&verification));
     }
-    let shown = detail::verification(&verification);
+    let shown = detail::verification(&verification, None);
     let consent = Consent::of(args.accept, None, args.yes, format!("model pin {}", target.model));
     let offer = Offer::of(&verification.actual, None)?;
     let accept = consent.to(session, offer, shown, &found).await?.file;
@@ -122,7 +110,7 @@ async fn pin(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
 /// of its projector where it changes, too.
 async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
     let UpdateArgs { to: AcceptArgs { model, accept, yes }, accept_projector } = args;
-    let ModelTarget { hive_id, model } = target(model);
+    let ModelTarget { hive_id, model } = place::model(session, model).await?;
     let look = ModelUpdate {
         hive_id: hive_id.clone(),
         model: model.clone(),
@@ -230,24 +218,49 @@ impl Consent {
 }
 
 async fn get(session: &Session, model: ModelArg) -> Result<(), Failure> {
-    let model = data(run(session, Operation::ModelGet(target(model))).await?);
-    session.output.result(&model, |_| Ok(detail::model(&read(&model)?, now()))).await
+    let target = place::shown(session, model).await?;
+    let hive = target.hive_id.clone();
+    let model = data(run(session, Operation::ModelGet(target)).await?);
+    session.output.result(&model, |_| Ok(detail::model(&read(&model)?, &hive, now()))).await
 }
 
-/// Compares, shows both digests, and fails where they differ.
+/// Compares, on each hive that has it, shows both digests, and fails where they differ. Of several hives the
+/// document is an array.
 async fn verify(session: &Session, model: ModelArg) -> Result<(), Failure> {
-    let found = data(run(session, Operation::ModelVerify(target(model))).await?);
-    let verification: Verification = read(&found)?;
-    session.output.result(&found, |_| Ok(detail::verification(&verification))).await?;
-    if verification.matches {
-        return Ok(());
+    let targets = match place::owners(session, &model).await? {
+        none if none.is_empty() => {
+            vec![ModelTarget { hive_id: HiveAlias::localhost(), model: model.model }]
+        }
+        owners => owners,
+    };
+    let are_several = targets.len() > 1;
+    let (mut all, mut shown, mut changed) = (Vec::new(), String::new(), None);
+    for target in targets {
+        let hive = target.hive_id.clone();
+        let mut found = data(run(session, Operation::ModelVerify(target)).await?);
+        let verification: Verification = read(&found)?;
+        shown.push_str(&detail::verification(&verification, are_several.then_some(&hive)));
+        if are_several && let Value::Object(fields) = &mut found {
+            fields.insert("hive_id".to_owned(), hive.as_str().into());
+        }
+        all.push(found);
+        if !verification.matches {
+            changed.get_or_insert((hive, verification));
+        }
     }
-    if verification.pinned == verification.actual {
-        return Err(changed_projector(&verification));
+    let document = if are_several { Value::Array(all) } else { all.swap_remove(0) };
+    session.output.result(&document, |_| Ok(shown)).await?;
+    match changed {
+        None => Ok(()),
+        Some((_, found)) if found.pinned == found.actual => Err(changed_projector(&found)),
+        Some((hive, Verification { alias, .. })) => {
+            let on = if hive.is_localhost() { String::new() } else { format!(" --hive {hive}") };
+            let message = format!("the file of {alias} is not the one that was imported");
+            Err(Failure::local(message).with_hint(format!(
+                "`rbee-keeper model delete {alias}{on}` and import a file that you trust"
+            )))
+        }
     }
-    let alias = &verification.alias;
-    Err(Failure::local(format!("the file of {alias} is not the one that was imported"))
-        .with_hint(format!("`rbee-keeper model delete {alias}` and import a file that you trust")))
 }
 
 fn changed_projector(found: &Verification) -> Failure {
@@ -314,10 +327,6 @@ fn readable(file: &Path) -> Result<(), Failure> {
 
 fn unreadable(file: &Path, error: std::io::Error) -> Failure {
     Failure::caused(format!("cannot read {}", file.display()), error)
-}
-
-fn target(model: ModelArg) -> ModelTarget {
-    ModelTarget { hive_id: model.on.hive, model: model.model }
 }
 
 #[cfg(test)]

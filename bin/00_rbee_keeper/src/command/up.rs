@@ -29,12 +29,21 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
     let queen = session.reach(&target).await?;
     let has_local_hive = queen.build.has_local_hive();
     // One that was stopped by itself is started again; the one inside starts with its queen.
-    if !has_local_hive || !(started.fresh || has_reported(&queen).await?) {
+    if !has_local_hive || !(started.fresh || reported(&queen).await?.is_some()) {
         // Starting a hive that runs already is no error: the queen says that it runs.
         let localhost = HiveTarget { hive_id: HiveAlias::localhost() };
         job_run::run(session, &queen, &Operation::HiveStart(localhost)).await?;
     }
-    wait_for_hive(session, &queen).await?;
+    let hive = wait_for_hive(&queen).await?;
+    if hive.is_none() {
+        session.output.warn("the hive of this machine has not reported to the queen yet");
+    }
+    let trouble = hive.and_then(|hive| hive.trouble);
+    if let Some(trouble) = &trouble {
+        session.output.warn(&format!(
+            "the hive of this machine can start no workers: {trouble}; `rbee-keeper hive logs` tells more"
+        ));
+    }
     if session.output.is_json() {
         let document = json!({
             "address": queen.url,
@@ -42,7 +51,7 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
             "started": started.fresh,
             "version": queen.build.version,
             "features": queen.build.features,
-            "hive": { "hive_id": "localhost", "in_queen": has_local_hive },
+            "hive": { "hive_id": "localhost", "in_queen": has_local_hive, "trouble": trouble },
         });
         return session.output.document(&document).await;
     }
@@ -57,25 +66,25 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
     session.output.text(text).await
 }
 
-/// Waits until the queen has heard of this machine's hive, so that the next command finds it.
-async fn wait_for_hive(session: &Session, queen: &Queen) -> Result<(), Failure> {
+/// Waits until the queen has heard of this machine's hive, so that the next command finds it. `None` if it
+/// takes too long.
+async fn wait_for_hive(queen: &Queen) -> Result<Option<view::Hive>, Failure> {
     let deadline = Instant::now() + HIVE_PATIENCE;
-    while Instant::now() < deadline {
-        if has_reported(queen).await? {
-            return Ok(());
+    loop {
+        let reported = reported(queen).await?;
+        if reported.is_some() || Instant::now() >= deadline {
+            return Ok(reported);
         }
         sleep(LOOK).await;
     }
-    session.output.warn("the hive of this machine has not reported to the queen yet");
-    Ok(())
 }
 
-/// Whether the hive of this machine reports on time. To its queen it is localhost, whatever it is called.
-async fn has_reported(queen: &Queen) -> Result<bool, Failure> {
+/// The hive of this machine, if it reports on time. To its queen it is localhost, whatever it is called.
+async fn reported(queen: &Queen) -> Result<Option<view::Hive>, Failure> {
     let status: view::Status = read(&queen.get("/v1/status").await?)?;
     let localhost = HiveAlias::localhost();
     let is_there = |hive: &view::Hive| {
         hive.hive_id == localhost.as_str() && hive.liveness.as_deref() != Some("gone")
     };
-    Ok(status.hives.iter().any(is_there))
+    Ok(status.hives.into_iter().find(is_there))
 }

@@ -1,22 +1,17 @@
 //! `worker …`
 
 use rbee_operations::{
-    AttachedWorker, HiveTarget, Operation, ServerApi, WorkerAttach, WorkerDetach, WorkerLogs,
-    WorkerSpawn, WorkerTarget,
+    Operation, ServerApi, WorkerAttach, WorkerDetach, WorkerLogs, WorkerSpawn, WorkerTarget,
 };
-use serde_json::Value;
-use worker_contract::{HiveAlias, SupervisedWorker};
 
 use super::hive::read_secret;
 use super::log_lines::LogLines;
-use super::{data, now, read, run, run_and_tell};
-use crate::cli::{AttachArgs, LogsArgs, OnHive, SpawnArgs, WorkerArg, WorkerCommand};
+use super::{data, lists, now, place, read, run, run_and_tell};
+use crate::cli::{AttachArgs, LogsArgs, SpawnArgs, WorkerArg, WorkerCommand};
 use crate::failure::Failure;
 use crate::job_run;
-use crate::render::{detail, table};
+use crate::render::detail;
 use crate::session::Session;
-use crate::view::{Hive, Status, Worker};
-use crate::wanted_model::WantedModel;
 
 pub(super) async fn worker(session: &Session, command: WorkerCommand) -> Result<(), Failure> {
     match command {
@@ -24,14 +19,14 @@ pub(super) async fn worker(session: &Session, command: WorkerCommand) -> Result<
             let operation = spawn(session, args).await?;
             run_and_tell(session, operation).await
         }
-        WorkerCommand::List(on) => list_all(session, on).await,
+        WorkerCommand::List(of) => lists::workers(session, of).await,
         WorkerCommand::Get(worker) => get(session, worker).await,
         WorkerCommand::Delete(worker) => {
-            let target = target(session, worker).await?;
+            let target = place::worker(session, worker).await?;
             run_and_tell(session, Operation::WorkerDelete(target)).await
         }
         WorkerCommand::Restart(worker) => {
-            let target = target(session, worker).await?;
+            let target = place::worker(session, worker).await?;
             run_and_tell(session, Operation::WorkerRestart(target)).await
         }
         WorkerCommand::Logs(args) => logs(session, args).await,
@@ -40,36 +35,6 @@ pub(super) async fn worker(session: &Session, command: WorkerCommand) -> Result<
             run_and_tell(session, Operation::WorkerDetach(WorkerDetach { name })).await
         }
     }
-}
-
-async fn list_all(session: &Session, on: OnHive) -> Result<(), Failure> {
-    let outcome = run(session, Operation::WorkerList(HiveTarget { hive_id: on.hive })).await?;
-    let mut outcome = data(outcome);
-    let Some(Value::Array(own)) = outcome.get_mut("workers").map(Value::take) else {
-        return Err(Failure::Protocol("it has no list \"workers\"".to_owned()));
-    };
-    let attached = match outcome.get_mut("attached").map(Value::take) {
-        Some(Value::Array(attached)) => attached,
-        _ => Vec::new(),
-    };
-    let all: Value = own.iter().chain(&attached).cloned().collect();
-    session
-        .output
-        .result(&all, |style| {
-            let own: Vec<SupervisedWorker> = read(&own.into())?;
-            let attached: Vec<AttachedWorker> = read(&attached.into())?;
-            let tables = [
-                (!own.is_empty()).then(|| table::workers(&own, now(), style)),
-                (!attached.is_empty()).then(|| table::attached(&attached, style)),
-            ];
-            let tables: Vec<String> = tables.into_iter().flatten().collect();
-            Ok(if tables.is_empty() {
-                "no workers: start one with `rbee-keeper worker spawn --model MODEL`\n".to_owned()
-            } else {
-                tables.join("\n")
-            })
-        })
-        .await
 }
 
 /// The operation, with the token that a file or stdin holds: on the command line others could see it.
@@ -84,7 +49,7 @@ async fn attach(args: AttachArgs) -> Result<Operation, Failure> {
 }
 
 async fn get(session: &Session, worker: WorkerArg) -> Result<(), Failure> {
-    let target = target(session, worker).await?;
+    let target = place::worker(session, worker).await?;
     let worker = data(run(session, Operation::WorkerGet(target)).await?);
     session.output.result(&worker, |_| Ok(detail::worker(&read(&worker)?, now()))).await
 }
@@ -92,7 +57,7 @@ async fn get(session: &Session, worker: WorkerArg) -> Result<(), Failure> {
 /// Prints the lines as they come. With `--json` they are the items of one array.
 async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failure> {
     let LogsArgs { worker, follow, lines } = args;
-    let WorkerTarget { hive_id, worker_id } = target(session, worker).await?;
+    let WorkerTarget { hive_id, worker_id } = place::worker(session, worker).await?;
     let logs = WorkerLogs { hive_id, worker_id, lines: Some(lines), follow };
     let queen = session.queen().await?;
     let mut lines = LogLines::new(session.output);
@@ -102,42 +67,12 @@ async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failure> {
 }
 
 async fn spawn(session: &Session, args: SpawnArgs) -> Result<Operation, Failure> {
-    let SpawnArgs { model, device, on, slots, ctx_size } = args;
-    let hive_id = on.hive;
-    let model = match model {
-        WantedModel::Named(alias) => alias,
-        reference @ WantedModel::From(_) => {
-            let queen = session.queen().await?;
-            reference.alias(session, &queen, Some(&hive_id)).await?
-        }
+    let SpawnArgs { model, device, hive, slots, ctx_size } = args;
+    let queen = session.queen().await?;
+    let model = model.alias(session, &queen, hive.as_ref()).await?;
+    let hive_id = match hive {
+        Some(hive) => hive,
+        None => place::of_worker(session, &queen, &model).await?,
     };
     Ok(Operation::WorkerSpawn(WorkerSpawn { hive_id, model, device, slots, ctx_size }))
-}
-
-/// The worker, on the hive that has it where nobody said which. Where none has it, this machine's hive
-/// says so.
-async fn target(session: &Session, worker: WorkerArg) -> Result<WorkerTarget, Failure> {
-    let WorkerArg { worker_id, hive } = worker;
-    if let Some(hive_id) = hive {
-        return Ok(WorkerTarget { hive_id, worker_id });
-    }
-    let status: Status = read(&session.queen().await?.get("/v1/status").await?)?;
-    let id = worker_id.as_str();
-    let is_of_server = |known: &&Worker| known.worker_id == id && known.server.is_some();
-    if let Some(attached) = status.workers.iter().find(is_of_server) {
-        let server = &attached.hive_id;
-        return Err(Failure::local(format!("{id} is a model of the attached server {server}"))
-            .with_hint(format!(
-                "it is started and ended there; `rbee-keeper worker detach {server}` takes it out of \
-                 the pool"
-            )));
-    }
-    let has_it = |hive: &&Hive| hive.workers.iter().any(|worker| worker.worker_id == worker_id);
-    let hive_id = match status.hives.iter().find(has_it) {
-        Some(hive) => {
-            hive.hive_id.parse().map_err(|error| Failure::Protocol(format!("{error}")))?
-        }
-        None => HiveAlias::localhost(),
-    };
-    Ok(WorkerTarget { hive_id, worker_id })
 }

@@ -1,7 +1,7 @@
 //! One thing in full: a name and a value on each line.
 
 use rbee_operations::JobSummary;
-use worker_contract::{ModelEntry, SupervisedWorker};
+use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
 
 use super::{Style, printable, table, unit};
 use crate::view;
@@ -35,11 +35,12 @@ pub(crate) fn worker(worker: &SupervisedWorker, now: u64) -> String {
 }
 
 /// A model.
-pub(crate) fn model(model: &ModelEntry, now: u64) -> String {
+pub(crate) fn model(model: &ModelEntry, hive: &HiveAlias, now: u64) -> String {
     let gguf = &model.gguf;
     let unnamed = || "-".to_owned();
     let mut lines = vec![
         ("model", model.alias.to_string()),
+        ("hive", hive.to_string()),
         ("name", gguf.name.clone().unwrap_or_else(unnamed)),
         ("architecture", gguf.architecture.clone()),
         ("parameters", unit::parameters(gguf.parameters)),
@@ -61,15 +62,16 @@ pub(crate) fn model(model: &ModelEntry, now: u64) -> String {
 }
 
 /// What came out of comparing a model's file with its pinned digest.
-pub(crate) fn verification(found: &view::Verification) -> String {
+/// On which hive, where it was done on several.
+pub(crate) fn verification(found: &view::Verification, on: Option<&HiveAlias>) -> String {
     if found.matches {
-        return format!("{} is unchanged: sha256 {}\n", found.alias, found.pinned);
+        let on = on.map(|hive| format!(" on {hive}")).unwrap_or_default();
+        return format!("{} is unchanged{on}: sha256 {}\n", found.alias, found.pinned);
     }
-    let mut lines = vec![
-        ("model", found.alias.clone()),
-        ("pinned sha256", found.pinned.clone()),
-        ("actual sha256", found.actual.clone()),
-    ];
+    let mut lines = vec![("model", found.alias.clone())];
+    lines.extend(on.map(|hive| ("hive", hive.to_string())));
+    lines
+        .extend([("pinned sha256", found.pinned.clone()), ("actual sha256", found.actual.clone())]);
     if let Some(projector) = &found.projector {
         lines.push(("pinned projector", projector.pinned.clone()));
         lines.push(("actual projector", projector.actual.clone()));
@@ -114,6 +116,9 @@ pub(crate) fn hive(hive: &view::Hive, now: u64, style: Style) -> String {
         let text = format!("{rival} has the same name and is refused: give it --alias NAME");
         lines.push(("another hive", text));
     }
+    if let Some(trouble) = &hive.trouble {
+        lines.push(("trouble", format!("no worker can be started: {trouble}")));
+    }
     if let Some(found) = &hive.found {
         lines.push(("by SSH", found.summary.clone()));
     }
@@ -128,10 +133,10 @@ pub(crate) fn hive(hive: &view::Hive, now: u64, style: Style) -> String {
     };
     section(table::devices(&hive.devices, style));
     if !hive.catalog.is_empty() {
-        section(table::models(&hive.catalog, now, style));
+        section(table::models(&hive.catalog, None, now, style));
     }
     if !hive.workers.is_empty() {
-        section(table::workers(&hive.workers, now, style));
+        section(table::workers(&hive.workers, false, now, style));
     }
     text
 }

@@ -22,7 +22,7 @@ pub(crate) fn screen(status: &view::Status, now: u64, style: Style) -> String {
         if hive.catalog.is_empty() {
             text.push_str("\nno models: add one with `rbee-keeper model import FILE`\n");
         } else {
-            section(&mut text, &table::models(&hive.catalog, now, style));
+            section(&mut text, &table::models(&hive.catalog, None, now, style));
         }
     }
     if status.workers.is_empty() {

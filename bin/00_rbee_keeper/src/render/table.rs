@@ -36,11 +36,11 @@ pub(crate) fn hives(hives: &[view::Hive], style: Style) -> String {
     );
     for hive in hives {
         let devices = hive.devices.iter().map(|d| d.id.to_string()).collect::<Vec<_>>().join(" ");
-        let rival = hive.rival.as_ref();
-        let rival = rival.map(|at| format!("name also used at {at}")).unwrap_or_default();
+        let rival = hive.rival.as_ref().map(|at| format!("name also used at {at}"));
+        let trouble = rival.or_else(|| hive.trouble.clone()).unwrap_or_default();
         table.row([
             plain(&hive.hive_id),
-            state(hive.liveness.as_deref().unwrap_or("alive"), &rival),
+            state(hive.liveness.as_deref().unwrap_or("alive"), &trouble),
             plain(seen(hive)),
             plain(match hive.address.as_deref() {
                 None => "in the queen",
@@ -147,17 +147,24 @@ fn load(device: &Device) -> String {
     if told.is_empty() { "-".to_owned() } else { told.join(", ") }
 }
 
-/// The workers of a hive, one a row; `now` in seconds since the Unix epoch.
-pub(crate) fn workers(workers: &[SupervisedWorker], now: u64, style: Style) -> String {
+/// The workers of a hive, or of several, one a row; `now` in seconds since the Unix epoch.
+pub(crate) fn workers(
+    workers: &[SupervisedWorker],
+    with_hives: bool,
+    now: u64,
+    style: Style,
+) -> String {
     let mut table = Rows::new(
-        &["WORKER", "MODEL", "DEVICE", "STATE", "ADDRESS", "PID", "AGE"],
+        &["WORKER", "HIVE", "MODEL", "DEVICE", "STATE", "ADDRESS", "PID", "AGE"],
         &["PID", "AGE", "ADDRESS"],
         style,
     );
+    table.shows("HIVE", with_hives);
     for worker in workers {
         let (name, detail) = supervised(worker);
         table.row([
             plain(&worker.worker_id),
+            plain(&worker.hive_id),
             plain(&worker.model),
             plain(worker.device),
             state(name, &detail),
@@ -223,16 +230,24 @@ pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
     table.text()
 }
 
-/// Models, one a row.
-pub(crate) fn models(models: &[ModelEntry], now: u64, style: Style) -> String {
+/// Models, one a row; where they are of several hives, with the name of each one's.
+pub(crate) fn models(
+    models: &[ModelEntry],
+    hives: Option<&[String]>,
+    now: u64,
+    style: Style,
+) -> String {
     let mut table = Rows::new(
-        &["MODEL", "ARCHITECTURE", "PARAMETERS", "QUANT", "CONTEXT", "SIZE", "ADDED"],
+        &["MODEL", "HIVE", "ARCHITECTURE", "PARAMETERS", "QUANT", "CONTEXT", "SIZE", "ADDED"],
         &["ARCHITECTURE", "ADDED", "CONTEXT", "PARAMETERS"],
         style,
     );
+    table.shows("HIVE", hives.is_some());
+    let mut hives = hives.unwrap_or_default().iter();
     for model in models {
         table.row([
             plain(&model.alias),
+            plain(hives.next().map_or("", String::as_str)),
             plain(&model.gguf.architecture),
             plain(unit::parameters(model.gguf.parameters)),
             plain(&model.gguf.quantization),
@@ -252,13 +267,34 @@ fn size(model: &ModelEntry) -> String {
     })
 }
 
-/// What unfinished downloads have left, one a row.
-pub(crate) fn garbage(garbage: &[view::Garbage], now: u64, style: Style) -> String {
-    let mut table = Rows::new(&["WHAT", "THERE", "OF", "CHANGED", "FILE"], &["FILE", "OF"], style);
-    for file in garbage {
+/// Downloads that run, and what unfinished ones have left, one a row.
+pub(crate) fn downloads(
+    running: &[view::RunningDownload],
+    left: &[view::Garbage],
+    with_hives: bool,
+    now: u64,
+    style: Style,
+) -> String {
+    let headers = ["WHAT", "HIVE", "STATE", "THERE", "OF", "CHANGED", "FILE"];
+    let mut table = Rows::new(&headers, &["FILE", "OF", "CHANGED"], style);
+    table.shows("HIVE", with_hives);
+    for download in running {
+        table.row([
+            plain(&download.reference),
+            plain(&download.hive_id),
+            state("running", ""),
+            plain(unit::file_size(download.bytes)),
+            plain(download.total.map_or("-".to_owned(), unit::file_size)),
+            plain("-"),
+            plain("-"),
+        ]);
+    }
+    for file in left {
         let changed = file.changed_at.map(|then| format!("{} ago", unit::age(then, now)));
         table.row([
             plain(file.what.as_deref().unwrap_or("no model's file")),
+            plain(&file.hive_id),
+            state("left", ""),
             plain(unit::file_size(file.bytes)),
             plain(file.total.map_or("-".to_owned(), unit::file_size)),
             plain(changed.as_deref().unwrap_or("-")),
@@ -378,6 +414,8 @@ struct Rows {
     table: Table,
     /// The columns that a narrow terminal can do without, the first one to go first.
     spare: Vec<usize>,
+    /// The column that says nothing.
+    hidden: Option<usize>,
     style: Style,
 }
 
@@ -394,7 +432,13 @@ impl Rows {
             column.set_padding((0, GAP));
         }
         let place = |name: &&str| headers.iter().position(|header| header == name);
-        Self { table, spare: spare.iter().filter_map(place).collect(), style }
+        Self { table, spare: spare.iter().filter_map(place).collect(), hidden: None, style }
+    }
+
+    /// Whether a column is shown at all.
+    fn shows(&mut self, header: &str, is_shown: bool) {
+        let mut headers = self.table.header().into_iter().flat_map(|row| row.cell_iter());
+        self.hidden = headers.position(|cell| cell.content() == header).filter(|_| !is_shown);
     }
 
     fn row<const N: usize>(&mut self, cells: [Cell; N]) {
@@ -402,6 +446,9 @@ impl Rows {
     }
 
     fn text(mut self) -> String {
+        if let Some(column) = self.hidden.and_then(|hidden| self.table.column_mut(hidden)) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
         if let Some(width) = self.style.width {
             self.fit(width);
         }
@@ -412,7 +459,10 @@ impl Rows {
 
     /// Leaves out columns until the rest fits; what does not fit even then is wrapped.
     fn fit(&mut self, width: u16) {
-        let widths = self.table.column_max_content_widths();
+        let mut widths = self.table.column_max_content_widths();
+        if let Some(width) = self.hidden.and_then(|hidden| widths.get_mut(hidden)) {
+            *width = 0;
+        }
         let mut needed: u16 = widths.iter().map(|width| width.saturating_add(GAP)).sum();
         for &column in &self.spare {
             if needed <= width.saturating_add(GAP) {

@@ -122,6 +122,22 @@ async fn lists_are_arrays_and_things_are_objects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_runs_is_listed_with_its_hive_and_cancelled_there() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let listed = run(&home, &queen, "model list --partial").await.expect(0);
+    assert!(listed.stdout.contains("hf:o/r  nas   running  1.0 MB"), "{listed:?}");
+    assert!(listed.stderr.contains("hive attic is left out: it does not report"), "{listed:?}");
+    let json = run(&home, &queen, "model list --partial --json").await.expect(0);
+    assert_eq!((&json.json()[0]["hive_id"], json.stderr.as_str()), (&"nas".into(), ""));
+    let cancelled = run(&home, &queen, "model cancel hf:o/r").await.expect(0);
+    assert_eq!(cancelled.stdout, "hf:o/r is cancelled on nas\n");
+    let here = run(&home, &queen, "model cancel hf:o/r --hive gpu-1").await.expect(0);
+    assert_eq!(here.stdout, "hf:o/r is cancelled on gpu-1\n");
+    let none = run(&home, &queen, "model cancel hf:o/other").await.expect(1);
+    assert!(none.stderr.contains("no hive downloads hf:o/other"), "{none:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn why_a_request_went_where_it_did_is_told_in_the_order_of_the_decisions() {
     let (home, queen) = (Home::new(), TestQueen::start());
     let ended = run(&home, &queen, "request why r-1").await.expect(0);

@@ -72,6 +72,7 @@ fn hive_beat(number: u32) -> HiveHeartbeat {
         devices: ["CPU-0", "GPU-0", "GPU-1"].map(device).into(),
         catalog: (0..20).map(entry).collect(),
         workers: Vec::new(),
+        trouble: None,
     }
 }
 

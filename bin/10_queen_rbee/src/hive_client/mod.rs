@@ -4,6 +4,7 @@
 #[cfg(feature = "local-hive")]
 mod local;
 mod remote;
+mod resumed;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

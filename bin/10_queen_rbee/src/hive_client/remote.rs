@@ -7,6 +7,7 @@ use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{JobEvent, Operation};
 
 use super::HiveClient;
+use super::resumed::{self, Loss};
 
 /// A hive at a base URL.
 #[derive(Debug, Clone)]
@@ -45,22 +46,20 @@ async fn run(
     operation: &Operation,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    // The last event is the hive's result, which becomes ours; only those before are passed on.
-    let mut held: Option<JobEvent> = None;
-    let may_be_last =
-        |event: &JobEvent| [operation.name(), "error", "cancelled"].contains(&event.event.as_str());
-    let pass_on = |event: &JobEvent| {
-        if let Some(earlier) = held.take() {
-            job.forward(earlier);
-        }
-        // What cannot be the last one is not kept waiting for the next: a line of a log, say.
-        if may_be_last(event) {
-            held = Some(event.clone());
-        } else {
-            job.forward(event.clone());
-        }
-    };
-    match jobs.run_until(operation, job.cancelled(), pass_on).await {
+    let mut passing = Passing { job, last_name: operation.name(), held: None };
+    let pass_on = |event: &JobEvent| passing.pass_on(event);
+    let mut ended = jobs.run_until(operation, job.cancelled(), pass_on).await;
+    while let Some(loss) = Loss::of(&ended) {
+        // Its last event was about that life of the hive.
+        passing.held = None;
+        let Some(next) = resumed::find(jobs, operation, loss, job).await else {
+            let is_cancelled = job.cancelled().is_cancelled();
+            return Err(if is_cancelled { JobError::cancelled() } else { loss.told(operation) });
+        };
+        let pass_on = |event: &JobEvent| passing.pass_on(event);
+        ended = jobs.follow_until(&next, job.cancelled(), pass_on).await;
+    }
+    match ended {
         Ok(JobEnd::Succeeded(last)) => {
             Ok(Outcome::new(last.message, last.data.unwrap_or_default()))
         }
@@ -70,6 +69,29 @@ async fn run(
         }
         Ok(JobEnd::Cancelled) => Err(JobError::cancelled()),
         Err(error) => Err(failure(&error)),
+    }
+}
+
+/// Passes a hive's events on. The last one is the hive's result, which becomes ours; only those before are
+/// passed on.
+struct Passing<'a> {
+    job: &'a JobContext,
+    /// What the last event of a job that succeeds is called.
+    last_name: &'static str,
+    held: Option<JobEvent>,
+}
+
+impl Passing<'_> {
+    fn pass_on(&mut self, event: &JobEvent) {
+        if let Some(earlier) = self.held.take() {
+            self.job.forward(earlier);
+        }
+        // What cannot be the last one is not kept waiting for the next: a line of a log, say.
+        if [self.last_name, "error", "cancelled"].contains(&event.event.as_str()) {
+            self.held = Some(event.clone());
+        } else {
+            self.job.forward(event.clone());
+        }
     }
 }
 

@@ -57,7 +57,8 @@ impl Operations {
         let message = match shared.as_slice() {
             [] => message,
             shared => format!(
-                "{message}; requests for {} go to it and to the hives that have a model of that name,                  whatever their files: --model leaves it out",
+                "{message}; requests for {} go to it and to the hives that have a model of that name, \
+                 whatever their files: --model leaves it out",
                 shared.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ")
             ),
         };
@@ -114,7 +115,7 @@ impl Operations {
     }
 
     /// The workers of one server, or of all.
-    fn attached(&self, server: Option<&HiveAlias>) -> Vec<AttachedWorker> {
+    pub(super) fn attached(&self, server: Option<&HiveAlias>) -> Vec<AttachedWorker> {
         let reports = self.registry.workers(Instant::now()).into_iter();
         let of_it = reports.filter(|r| server.is_none_or(|name| r.said.hive_id == *name));
         of_it.filter_map(attached_worker).collect()

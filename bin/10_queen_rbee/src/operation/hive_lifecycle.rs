@@ -244,6 +244,7 @@ fn silent(id: &HiveAlias, address: Option<String>) -> HiveReport {
             devices: Vec::new(),
             catalog: Vec::new(),
             workers: Vec::new(),
+            trouble: None,
         },
         last_seen_ms: 0,
         liveness: Liveness::Gone,

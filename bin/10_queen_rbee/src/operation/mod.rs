@@ -9,6 +9,7 @@ mod hive_logs;
 #[cfg(not(feature = "local-hive"))]
 mod hive_process;
 mod infer;
+mod list_all;
 mod model_copy;
 mod model_policy;
 
@@ -80,6 +81,7 @@ impl Operations {
             Operation::HiveLogs(logs) => self.hive_logs(&logs, &job).await,
             Operation::HiveDiscover(discover) => self.hive_discover(&discover, &job).await,
             Operation::HiveSshHosts {} => self.hive_ssh_hosts(),
+            Operation::ListAll(list) => self.list_all(list, &job).await,
             Operation::ModelCopy(copy) => self.model_copy(copy, job).await,
             Operation::ModelPolicySet(change) => self.model_policy_set(change).await,
             Operation::ModelPolicyList {} => Ok(self.model_policy_list()),
@@ -95,6 +97,7 @@ impl Operations {
             | Operation::WorkerGet(_)
             | Operation::WorkerDelete(_)
             | Operation::ModelDownload(_)
+            | Operation::ModelDownloadCancel(_)
             | Operation::WorkerRestart(_)
             | Operation::WorkerLogs(_)
             | Operation::ModelFetch(_)

@@ -481,6 +481,7 @@ fn hive(workers: Vec<SupervisedWorker>) -> HiveHeartbeat {
         devices: Vec::new(),
         catalog: Vec::new(),
         workers,
+        trouble: None,
     }
 }
 

@@ -188,6 +188,7 @@ async fn report_hive(workers: Vec<Arc<Knobs>>) -> turmoil::Result {
                 devices: Vec::new(),
                 catalog: Vec::new(),
                 workers: listed,
+                trouble: None,
             };
             let text = json!({ "hive": beat }).to_string();
             let _ = socket.send_to(text.as_bytes(), ("queen", REPORTS)).await;

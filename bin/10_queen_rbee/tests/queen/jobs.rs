@@ -1,12 +1,20 @@
 //! Operations as jobs.
 
-use job_client::{JobClient, JobEnd};
-use rbee_operations::{HiveTarget, Infer, JobEvent, Operation};
-use serde_json::json;
-use tokio_util::sync::CancellationToken;
-use worker_contract::{HiveAlias, Prompt, Sampling, Task};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::support::{HiveDouble, Queen, Script, WorkerDouble, until};
+use access_tokens::Authenticator;
+use daemon_http::{Edge, edge};
+use futures::future::BoxFuture;
+use job_client::{JobClient, JobEnd};
+use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
+use rbee_operations::{HiveTarget, Infer, JobEvent, ListAll, Listed, Operation};
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use worker_contract::{HiveAlias, HiveHeartbeat, Prompt, Sampling, Task};
+
+use crate::support::{HiveDouble, Queen, Script, WorkerDouble, serve, until};
 
 #[tokio::test]
 async fn an_answer_comes_as_token_events_and_its_figures_as_the_result() {
@@ -105,6 +113,122 @@ async fn hives_are_listed_and_an_unknown_one_names_the_known() {
     let JobEnd::Failed(error) = end else { panic!("{end:?}") };
     assert_eq!(error.code.as_deref(), Some("hive_not_found"));
     assert!(error.message.contains("known are: localhost"), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_all_hives_have_is_one_list_and_a_hive_that_is_away_is_named() {
+    let queen = Queen::start().await;
+    let all = |of| Operation::ListAll(ListAll { of });
+    let (_, end) = run(&queen, &all(Listed::Models)).await;
+    let JobEnd::Failed(error) = end else { panic!("there is no hive: {end:?}") };
+    assert_eq!(error.code.as_deref(), Some("hive_not_running"));
+
+    let named = |name: &str| HiveDouble::start_as(name.parse().unwrap(), false);
+    let (here, nas, away) = (HiveDouble::start(false), named("nas"), named("away"));
+    for hive in [&away, &nas, &here] {
+        queen.hive_beat(&hive.beat()).await;
+    }
+    drop(away);
+    let (_, end) = run(&queen, &all(Listed::Models)).await;
+    let JobEnd::Succeeded(last) = end else { panic!("{end:?}") };
+    let data = last.data.unwrap();
+    let models = data["models"].as_array().unwrap();
+    let owners: Vec<_> = models.iter().map(|model| (&model["hive_id"], &model["alias"])).collect();
+    assert_eq!(owners, [(&json!("localhost"), &json!("m")), (&json!("nas"), &json!("m"))]);
+    assert_eq!(data["unheard"].as_array().map(Vec::len), Some(1), "{data}");
+    assert_eq!(data["unheard"][0]["hive_id"], "away");
+    let (_, end) = run(&queen, &all(Listed::Workers)).await;
+    let JobEnd::Failed(error) = end else { panic!("no hive lists its workers: {end:?}") };
+    assert!(error.message.starts_with("no hive answers; localhost: what?"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_download_whose_hive_has_started_again_is_followed_there_to_its_end() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let download = json!({"ModelDownload": {"hive_id": "localhost", "reference": "hf:o/r"}});
+    let download: Operation = serde_json::from_value(download).unwrap();
+    let first = Life::begin(0).await;
+    queen.hive_beat(&HiveHeartbeat { address: Some(first.url()), ..hive.beat() }).await;
+    let port = first.address.port();
+    let lives = async {
+        until("the hive has the job", async || first.jobs.running() == 1).await;
+        drop(first);
+        let second = Life::begin(port).await;
+        second.goes_on(&download);
+        second.fetched.notify_one();
+        second
+    };
+    let ((events, end), second) = tokio::join!(run(&queen, &download), lives);
+    let JobEnd::Succeeded(last) = end else { panic!("{end:?}") };
+    assert_eq!(last.message, "fetched");
+    let told: Vec<_> = events.iter().map(|event| event.message.as_str()).collect();
+    let again = "The hive has started again, and goes on with the download";
+    assert!(told.ends_with(&[again, "fetching", "fetched"]), "{told:?}");
+
+    // A life that knows nothing of it: nobody is told of a job that he never saw.
+    let lives = async {
+        until("the hive has the job", async || second.jobs.running() == 1).await;
+        drop(second);
+        Life::begin(port).await
+    };
+    let ((_, end), third) = tokio::join!(run(&queen, &download), lives);
+    let JobEnd::Failed(error) = end else { panic!("{end:?}") };
+    assert_eq!(error.code.as_deref(), Some("hive_restarted"), "{error:?}");
+    assert!(error.hint.unwrap().contains("the same command goes on"));
+    assert!(third.jobs.list().is_empty());
+}
+
+/// A life of a hive that downloads, between its start and its sudden end.
+struct Life {
+    address: SocketAddr,
+    jobs: JobRegistry,
+    fetched: Arc<Notify>,
+    executor: Arc<dyn Executor>,
+    _server: DropGuard,
+}
+
+struct Downloads(Arc<Notify>);
+
+impl Life {
+    /// Listens on a port, once that is free.
+    async fn begin(port: u16) -> Self {
+        let (jobs, fetched) = (JobRegistry::in_memory(Limits::default()), Arc::new(Notify::new()));
+        let executor: Arc<dyn Executor> = Arc::new(Downloads(Arc::clone(&fetched)));
+        let mut served = None;
+        until("the port is free", async || {
+            let routes = job_server::routes(jobs.clone(), Arc::clone(&executor));
+            let open = Edge { auth: Authenticator::open(), max_body_bytes: 1 << 20 };
+            served = serve(edge(routes, open), port);
+            served.is_some()
+        })
+        .await;
+        let (address, server) = served.unwrap();
+        Self { address, jobs, fetched, executor, _server: server }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// As a hive does with what it was downloading when it last ended.
+    fn goes_on(&self, download: &Operation) {
+        self.jobs.submit(download, "hive", &self.executor).unwrap();
+    }
+}
+
+impl Executor for Downloads {
+    fn execute(
+        &self,
+        _operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        let fetched = Arc::clone(&self.0);
+        Box::pin(async move {
+            job.say("fetching");
+            fetched.notified().await;
+            Ok(Outcome::said("fetched"))
+        })
+    }
 }
 
 async fn queen_with_worker(scripts: impl IntoIterator<Item = Script>) -> (Queen, WorkerDouble) {

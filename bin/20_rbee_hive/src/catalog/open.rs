@@ -1,7 +1,7 @@
 //! Opening the catalog, also when its table is lost or damaged.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::candidate::PARTIAL_PREFIX;
@@ -19,7 +19,7 @@ impl Catalog {
         let (store, rows, rebuild) = match load(database) {
             Ok((store, rows)) => (store, rows, is_lost),
             Err(error) if error.is_damage() => {
-                let kept = set_aside(database)?;
+                let kept = sqlite_file::set_aside(database).map_err(StoreError::SetAside)?;
                 tracing::error!(
                     reason = %error, kept = %kept.display(),
                     "the catalog is damaged: it is kept aside and made again from the models folder"
@@ -74,25 +74,6 @@ fn load(database: &Path) -> Result<(Store, Vec<Pinned>), StoreError> {
     let store = Store::open(database)?;
     let rows = store.all()?;
     Ok((store, rows))
-}
-
-/// Renames a database and what SQLite keeps beside it.
-fn set_aside(database: &Path) -> Result<PathBuf, StoreError> {
-    let name = database.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mark = super::unix_now();
-    let free = (0_u32..).map(|n| match n {
-        0 => database.with_file_name(format!("{name}.damaged-{mark}")),
-        n => database.with_file_name(format!("{name}.damaged-{mark}-{n}")),
-    });
-    let kept = free.into_iter().find(|path| !path.exists()).unwrap_or_else(|| database.into());
-    fs::rename(database, &kept).map_err(StoreError::SetAside)?;
-    for suffix in ["-wal", "-shm"] {
-        let beside = database.with_file_name(format!("{name}{suffix}"));
-        let mut to = kept.clone().into_os_string();
-        to.push(suffix);
-        let _ = fs::rename(beside, to);
-    }
-    Ok(kept)
 }
 
 fn remove_partial_copies(models: &Path) {

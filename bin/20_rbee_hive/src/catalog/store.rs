@@ -192,10 +192,7 @@ impl StoreError {
     /// Whether the file holds nothing that can be used, whoever reads it.
     pub(super) fn is_damage(&self) -> bool {
         match self {
-            Self::Sqlite(error) => matches!(
-                error.sqlite_error_code(),
-                Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt)
-            ),
+            Self::Sqlite(error) => sqlite_file::is_damage(error),
             Self::Damaged(_) | Self::Row { .. } => true,
             Self::Layout { .. } | Self::SetAside(_) => false,
         }

@@ -15,7 +15,7 @@ mod reserve;
 mod sample;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use narration::with_causes;
 use tokio_util::sync::CancellationToken;
@@ -28,10 +28,13 @@ use self::promised::Moment;
 use self::readings::Readings;
 pub(crate) use self::reserve::{Reading, Reservation, Reservations, TooLittleMemory};
 use crate::changes::Changes;
-use crate::worker_binary::{AskError, WorkerBinary};
+use crate::worker_binary::{AskError, Mark, WorkerBinary};
 
 /// How often the system is asked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long after a question that was not answered the same program is asked again.
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// The known devices. A clone knows the same.
 #[derive(Debug, Clone)]
@@ -57,6 +60,17 @@ struct Known {
     list: Vec<Device>,
     /// How often the engine was asked.
     asked: u64,
+    trouble: Option<Trouble>,
+}
+
+/// The engine could not be asked.
+#[derive(Debug)]
+struct Trouble {
+    /// Why, for whoever uses the machine.
+    reason: String,
+    /// By which file it was to be asked; `None` where there was none.
+    file: Option<Mark>,
+    at: Instant,
 }
 
 /// No device for a worker.
@@ -82,9 +96,24 @@ impl Devices {
         self.known().list.clone()
     }
 
+    /// Why the engine could not be asked when that was last tried.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.known().trouble.as_ref().map(|trouble| trouble.reason.clone())
+    }
+
     /// Asks the engine. What it does not see any more is gone.
     pub(crate) async fn refresh(&self) -> Result<(), AskError> {
-        let found = self.binary.devices().await?;
+        let file = self.binary.mark();
+        let found = match self.binary.devices().await {
+            Ok(found) => found,
+            Err(error) => {
+                self.note_trouble(&error, file);
+                return Err(error);
+            }
+        };
+        if self.known().trouble.take().is_some() {
+            tracing::info!("the engine tells its devices again");
+        }
         self.replace(found);
         self.look().await;
         self.changes.note();
@@ -110,13 +139,34 @@ impl Devices {
         read.await.unwrap_or(Look { list, since, is_one_back: false })
     }
 
+    fn note_trouble(&self, error: &AskError, file: Option<Mark>) {
+        let trouble = Trouble { reason: error.told(), file, at: Instant::now() };
+        let before = self.known().trouble.replace(trouble);
+        if before.is_none_or(|before| before.reason != error.told()) {
+            let reason = with_causes(error);
+            tracing::warn!(reason, "the engine does not tell which devices this machine has");
+            self.changes.note();
+        }
+    }
+
     /// Asks the system, and the engine where that is worth it.
     async fn look_closely(&self) {
-        if !self.look().await.is_one_back {
-            return;
+        if self.look().await.is_one_back || self.is_worth_asking() {
+            // What fails is noted and told there.
+            let _ = self.refresh().await;
         }
-        if let Err(error) = self.refresh().await {
-            tracing::warn!(error = with_causes(&error), "the engine does not say what is back");
+    }
+
+    /// Whether the engine's program has gone, or has come or changed since it could not be asked; or that
+    /// was a while ago.
+    fn is_worth_asking(&self) -> bool {
+        let file = self.binary.mark();
+        match &self.known().trouble {
+            None => file.is_none(),
+            Some(trouble) if trouble.file == file => {
+                file.is_some() && trouble.at.elapsed() >= AGAIN
+            }
+            Some(_) => true,
         }
     }
 

@@ -155,8 +155,9 @@ impl DownloadError {
         const AGAIN: &str = "the same command goes on where this one ended";
         match self {
             Self::Connect { .. } => Some(
-                "check the network, or name a mirror: HF_ENDPOINT or [hive] hf_endpoint; the same \
-                 command goes on where this one ended",
+                "check the network, or name a mirror to the hive, which reads [hive] hf_endpoint and \
+                 HF_ENDPOINT when it starts (on this machine: rbee-keeper down, then HF_ENDPOINT=URL \
+                 rbee-keeper up); the same command goes on where this one ended",
             ),
             Self::Untrusted { .. } => Some(
                 "if it is your own, have this machine trust its certificate: SSL_CERT_FILE, or the \

@@ -80,10 +80,21 @@ pub(crate) struct Fetched {
     pub(crate) held: Arc<Hold>,
 }
 
+/// How far a download is, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// So many are there,
+    pub(crate) done: u64,
+    /// of which so many were there before.
+    pub(crate) found: u64,
+    /// So many there will be.
+    pub(crate) total: Option<u64>,
+}
+
 /// Who hears how a download goes.
 pub(crate) trait Hears: Send + Sync {
-    /// So many bytes are there, of so many.
-    fn reached(&self, done: u64, total: Option<u64>);
+    /// How far it is.
+    fn reached(&self, reached: Reached);
     /// Something that a person may want to know.
     fn note(&self, words: String);
 }
@@ -189,16 +200,18 @@ impl Order<'_> {
         let (file, done) = self.part.open(&note)?;
         let missing = facts.size.map(|size| size.saturating_sub(done.total()));
         ensure_space(missing, &self.fetcher.folder)?;
+        let found = done.total();
         let landing = Arc::new(Landing::new(file, facts.size, done));
         let _end_the_follower = CloseOnDrop(Arc::clone(&landing));
         let follower = blocking(&landing, Landing::digest);
         let keeper = blocking(&landing, Landing::keep_synced);
         let filled = tokio::select! {
             filled = self.fill(facts, &landing, ranges) => filled,
-            never = self.watch(&landing, &note) => match never {},
+            never = self.watch(&landing, &note, found) => match never {},
         };
         let done = landing.plan(|plan| plan.done().clone());
-        self.hears.reached(done.total(), landing.plan(|plan| plan.size()));
+        let total = landing.plan(|plan| plan.size());
+        self.hears.reached(Reached { done: done.total(), found, total });
         if let Err(hitch) = filled {
             landing.close();
             let _ = tokio::join!(follower, keeper);
@@ -340,10 +353,10 @@ impl Order<'_> {
     }
 
     /// Tells how far it is, and keeps the note beside the file up to date.
-    async fn watch(&self, landing: &Landing, note: &Note) -> Infallible {
+    async fn watch(&self, landing: &Landing, note: &Note, found: u64) -> Infallible {
         for tick in 0_u64.. {
             let (done, size) = landing.plan(|plan| (plan.done().clone(), plan.size()));
-            self.hears.reached(done.total(), size);
+            self.hears.reached(Reached { done: done.total(), found, total: size });
             if tick.is_multiple_of(SAVE_EVERY) && size.is_some() {
                 // A note that cannot be written costs what arrived since the last one, no more.
                 let _ = self.part.save(note, &done);

@@ -20,6 +20,7 @@ mod probe;
 mod projector;
 mod rate;
 mod retry;
+mod running;
 mod transfers;
 mod verify;
 
@@ -36,13 +37,14 @@ use url::Url;
 
 pub(crate) use self::choose::{Memory, NoChoice, choose};
 pub(crate) use self::error::DownloadError;
-pub(crate) use self::fetch::{Fetched, Hears, Remote};
+pub(crate) use self::fetch::{Fetched, Hears, Reached, Remote};
 pub(crate) use self::holds::Hold;
 pub(crate) use self::hub::{Hub, RepoFile, Repository};
 pub(crate) use self::part_file::{Note, read_note};
 pub(crate) use self::projector::{Beside, are_one, beside, is_of, is_projector, named};
 pub(crate) use self::rate::{Rate, eta};
 pub(crate) use self::retry::unattended_pauses;
+pub(crate) use self::running::{Entered, RunningDownloads};
 
 use self::client::Client;
 use self::fetch::Fetcher;
@@ -65,6 +67,7 @@ pub(crate) struct Downloads {
     retries: u32,
     /// Fires when what is cancelled is left to the next hive.
     ending: CancellationToken,
+    running: RunningDownloads,
     /// Held by whoever makes a model of downloaded files: who waited for the same files comes after.
     turn: tokio::sync::Mutex<()>,
 }
@@ -89,6 +92,7 @@ impl Downloads {
             secrets,
             retries: config.download_retries,
             ending: CancellationToken::new(),
+            running: RunningDownloads::default(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -101,6 +105,11 @@ impl Downloads {
     /// Fires when the hive ends.
     pub(crate) fn ending(&self) -> &CancellationToken {
         &self.ending
+    }
+
+    /// Those that run.
+    pub(crate) fn running(&self) -> &RunningDownloads {
+        &self.running
     }
 
     /// Waits until nobody else makes a model of downloaded files; `None` if it is cancelled before.

@@ -15,13 +15,13 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// Notes how many bytes are there, at a time since some fixed moment, and gives bytes per second.
-    pub(crate) fn note(&mut self, now: Duration, done: u64) -> Option<u64> {
-        // A download that began anew has fewer bytes than before.
-        if self.samples.back().is_some_and(|(_, before)| *before > done) {
+    /// Notes how many bytes have come, at a time since some fixed moment, and gives bytes per second.
+    pub(crate) fn note(&mut self, now: Duration, came: u64) -> Option<u64> {
+        // A download that began anew, or goes on with what came before, counts from zero.
+        if self.samples.back().is_some_and(|(_, before)| *before > came) {
             self.samples.clear();
         }
-        self.samples.push_back((now, done));
+        self.samples.push_back((now, came));
         while self.samples.len() > 2 && now.saturating_sub(self.samples[1].0) >= WINDOW {
             self.samples.pop_front();
         }
@@ -30,7 +30,7 @@ impl Rate {
         if time < LEAST {
             return None;
         }
-        let per_second = u128::from(done - before) * 1000 / time.as_millis().max(1);
+        let per_second = u128::from(came - before) * 1000 / time.as_millis().max(1);
         u64::try_from(per_second).ok()
     }
 }

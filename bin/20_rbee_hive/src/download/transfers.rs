@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::error::DownloadError;
-use super::fetch::{Fetched, Fetcher, Hears, Remote};
+use super::fetch::{Fetched, Fetcher, Hears, Reached, Remote};
 use super::holds::{Hold, Holds};
 
 /// How many transfers run at once; one more waits.
@@ -45,8 +45,7 @@ struct Waiting {
 
 #[derive(Debug, Clone, Default)]
 struct State {
-    done: u64,
-    total: Option<u64>,
+    reached: Reached,
     notes: u64,
     note: String,
     ended: Option<Ended>,
@@ -93,7 +92,7 @@ impl Transfers {
                     notes_told = now.notes;
                     hears.note(now.note);
                 }
-                hears.reached(now.done, now.total);
+                hears.reached(now.reached);
                 if let Some(ended) = now.ended {
                     return ended;
                 }
@@ -162,7 +161,7 @@ async fn transfer(
     sender: &watch::Sender<State>,
     cancel: &CancellationToken,
 ) -> Result<Vec<Fetched>, DownloadError> {
-    let part = Part { sender, before: 0, total: None };
+    let part = Part { sender, before: Reached::default() };
     if slots.available_permits() == 0 {
         part.note("waiting for other downloads to end".to_owned());
     }
@@ -172,10 +171,11 @@ async fn transfer(
     let total: Option<u64> = files.clone().map(|(file, _)| file.size).sum();
     let mut complete: Vec<Fetched> = Vec::with_capacity(count);
     for (file, held) in files {
-        let before = complete.iter().map(|file| file.bytes).sum();
+        let done = complete.iter().map(|file| file.bytes).sum();
         // Of one file the server knows the size where nobody else does.
         let total = if count == 1 { None } else { total };
-        let part = Part { sender, before, total };
+        let found = sender.borrow().reached.found;
+        let part = Part { sender, before: Reached { done, found, total } };
         complete.push(fetcher.fetch(file, held, &part, cancel).await?);
     }
     Ok(complete)
@@ -184,15 +184,19 @@ async fn transfer(
 /// One of several files: its progress is a part of theirs.
 struct Part<'a> {
     sender: &'a watch::Sender<State>,
-    before: u64,
-    total: Option<u64>,
+    /// What the files before it came to, and what all come to where that is known.
+    before: Reached,
 }
 
 impl Hears for Part<'_> {
-    fn reached(&self, done: u64, total: Option<u64>) {
+    fn reached(&self, reached: Reached) {
+        let Reached { done, found, total } = self.before;
         self.sender.send_modify(|state| {
-            state.done = self.before + done;
-            state.total = self.total.or(total);
+            state.reached = Reached {
+                done: done + reached.done,
+                found: found + reached.found,
+                total: total.or(reached.total),
+            };
         });
     }
 

@@ -39,7 +39,8 @@ impl From<StartError> for JobError {
             }
             StartError::GivenUp { worker, .. } => {
                 let hint = format!(
-                    "try it again: rbee-keeper worker restart {worker}; or take it off the list: \
+                    "see its log: rbee-keeper worker logs {worker}; try it again: rbee-keeper worker \
+                     restart {worker}; or take it off the list: \
                      rbee-keeper worker delete {worker}"
                 );
                 ("worker_given_up", Some(hint))
@@ -53,7 +54,14 @@ impl From<StartError> for JobError {
 
 impl From<AskError> for JobError {
     fn from(error: AskError) -> Self {
-        Self::new("worker_binary_unusable", with_causes(&error))
+        let unusable = Self::new("worker_binary_unusable", error.told());
+        match error {
+            AskError::Missing(_) => unusable.hint(
+                "put it beside the hive's program, or name its folder in RBEE_BIN_DIR of the hive; \
+                 the hive's log says where it was looked for",
+            ),
+            _ => unusable,
+        }
     }
 }
 

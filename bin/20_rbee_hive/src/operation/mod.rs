@@ -29,6 +29,7 @@ pub(crate) async fn carry_out(
         Operation::WorkerGet(target) => worker::get(parts, &target.worker_id),
         Operation::WorkerDelete(target) => worker::delete(parts, &target.worker_id, job).await,
         Operation::ModelDownload(request) => model::download(parts, request, job).await,
+        Operation::ModelDownloadCancel(request) => model::cancel_download(parts, &request).await,
         Operation::WorkerRestart(target) => worker::restart(parts, &target.worker_id, job).await,
         Operation::WorkerLogs(request) => worker_logs::show(parts, &request, job).await,
         Operation::ModelFetch(request) => model::fetch_from_hive(parts, request, job).await,
@@ -56,6 +57,7 @@ pub(crate) async fn carry_out(
         | Operation::HiveLogs(_)
         | Operation::HiveDiscover(_)
         | Operation::HiveSshHosts {}
+        | Operation::ListAll(_)
         | Operation::ModelCopy(_)
         | Operation::ModelPolicySet(_)
         | Operation::ModelPolicyList {}

@@ -16,7 +16,7 @@ use super::refusal::too_little_memory;
 use super::{outcome, unless_cancelled};
 use crate::device::TooLittleMemory;
 use crate::hive::Parts;
-use crate::supervisor::{Holdings, PlannedProjector, Stage, Started, WorkerPlan};
+use crate::supervisor::{Holdings, PlannedProjector, Stage, Started, WorkerPlan, first_line};
 
 /// What a worker is to be.
 struct Wanted {
@@ -26,19 +26,23 @@ struct Wanted {
     ctx_size: u32,
 }
 
+impl Wanted {
+    /// What was asked for; what was not is as this hive has it.
+    fn of(parts: &Parts, request: WorkerSpawn) -> Self {
+        let WorkerSpawn { hive_id: _, model, device, slots, ctx_size } = request;
+        let (slots, ctx_size) =
+            (slots.unwrap_or(parts.worker.slots), ctx_size.unwrap_or(parts.worker.ctx_size));
+        Self { model, device, slots, ctx_size }
+    }
+}
+
 /// Starts a worker and waits until it is ready. Cancelling stops it; one that fails stays listed.
 pub(super) async fn spawn(
     parts: &Parts,
     request: WorkerSpawn,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    let wanted = Wanted {
-        model: request.model,
-        device: request.device,
-        slots: request.slots.unwrap_or(parts.worker.slots),
-        ctx_size: request.ctx_size.unwrap_or(parts.worker.ctx_size),
-    };
-    let (plan, held) = plan(parts, wanted, job).await?;
+    let (plan, held) = plan(parts, Wanted::of(parts, request), job).await?;
     let (plan, held) = with_memory(parts, plan, held, job).await?;
     let model = plan.model.clone();
     job.say(format!("Starting worker for {model} on {}", plan.device));
@@ -196,14 +200,15 @@ async fn until_ready(
             }
             Stage::Failed(reason) => {
                 started.keep();
-                return Err(JobError::new(
-                    "worker_failed",
-                    format!("worker {id} failed: {reason}"),
-                )
-                .hint(format!(
-                    "see its log: rbee-keeper worker logs {id}; take it off the list: \
+                let (why, log) = first_line(&reason);
+                if let Some(log) = log {
+                    job.warn(log);
+                }
+                return Err(JobError::new("worker_failed", format!("worker {id} failed: {why}"))
+                    .hint(format!(
+                        "see its log: rbee-keeper worker logs {id}; take it off the list: \
                      rbee-keeper worker delete {id}"
-                )));
+                    )));
             }
             Stage::Stopped => {
                 let message = format!("worker {id} was stopped before it was ready");

@@ -44,6 +44,7 @@ use crate::ports::PortPool;
 
 pub(crate) use self::command::{PlannedProjector, Surroundings, WorkerPlan};
 pub(crate) use self::error::{NoRestart, SetupError, StartError, UnknownWorker};
+pub(crate) use self::failure::first_line;
 pub(crate) use self::holdings::{Holder, Holdings};
 pub(crate) use self::log_reader::LogReader;
 pub(crate) use self::started::{Stage, Started};

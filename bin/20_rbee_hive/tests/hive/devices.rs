@@ -55,9 +55,53 @@ async fn what_is_free_is_looked_at_again_and_again() {
     hive.hive.shutdown().await;
 }
 
+#[tokio::test]
+async fn a_hive_whose_workers_program_is_missing_or_broken_says_so_until_it_is_mended() {
+    let home = Home::new();
+    let (program, place) = (home.path().join("program"), home.path().display().to_string());
+    let (hive, mut heard) = start_with(&home, program.clone()).await;
+    let trouble = |beat: &HiveHeartbeat, words: &str| {
+        let told = beat.trouble.as_ref();
+        told.is_some_and(|told| told.contains(words) && !told.contains(&place))
+    };
+    let beat = next_beat(&mut heard, |beat| trouble(beat, "cannot be run: No such file")).await;
+    assert!(beat.devices.is_empty());
+    let wanted = hive.run(Operation::HiveRefresh(hive_target())).await.unwrap_err();
+    assert!(!wanted.message.contains(&place), "{}", wanted.message);
+
+    put_program(
+        &program,
+        "echo \"$0: error while loading shared libraries: libx.so\" >&2; exit 127",
+    );
+    next_beat(&mut heard, |beat| trouble(beat, "does not work here: llm-worker-rbee: error")).await;
+
+    std::fs::copy(home.double("serves"), &program).unwrap();
+    let beat = next_beat(&mut heard, |beat| beat.trouble.is_none()).await;
+    assert_eq!(ids(&beat.devices), ["CPU-0"]);
+
+    std::fs::remove_file(&program).unwrap();
+    let beat = next_beat(&mut heard, |beat| trouble(beat, "No such file")).await;
+    assert_eq!(ids(&beat.devices), ["CPU-0"], "its workers run on");
+    hive.hive.shutdown().await;
+}
+
+fn put_program(place: &std::path::Path, body: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    std::fs::write(place, format!("#!/bin/sh\n{body}\n")).unwrap();
+    std::fs::set_permissions(place, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 async fn start(home: &Home) -> (TestHive, mpsc::Receiver<HiveHeartbeat>) {
+    start_with(home, home.double("serves")).await
+}
+
+async fn start_with(
+    home: &Home,
+    program: std::path::PathBuf,
+) -> (TestHive, mpsc::Receiver<HiveHeartbeat>) {
     let (sender, heard) = mpsc::channel(1);
-    let mut settings = home.settings(home.double("serves")).unwrap();
+    let mut settings = home.settings(program).unwrap();
     settings.heartbeats = HeartbeatSink::Channel(sender);
     (TestHive { hive: rbee_hive::Hive::start(settings).await.unwrap() }, heard)
 }
@@ -67,18 +111,28 @@ async fn next(
     heard: &mut mpsc::Receiver<HiveHeartbeat>,
     is_wanted: impl Fn(&[Device]) -> bool,
 ) -> Vec<Device> {
-    let mut last = Vec::new();
+    next_beat(heard, |beat| is_wanted(&beat.devices)).await.devices
+}
+
+/// The next heartbeat that is as wanted.
+async fn next_beat(
+    heard: &mut mpsc::Receiver<HiveHeartbeat>,
+    is_wanted: impl Fn(&HiveHeartbeat) -> bool,
+) -> HiveHeartbeat {
+    let mut last = None;
     let wanted = tokio::time::timeout(SOON, async {
         loop {
-            last = heard.recv().await.expect("the hive beats on").devices;
-            if is_wanted(&last) {
-                return;
+            let beat = heard.recv().await.expect("the hive beats on");
+            if is_wanted(&beat) {
+                return beat;
             }
+            last = Some(beat);
         }
     });
-    let came = wanted.await;
-    assert!(came.is_ok(), "no such heartbeat; the last one had {last:?}");
-    last
+    match wanted.await {
+        Ok(beat) => beat,
+        Err(_) => panic!("no such heartbeat; the last one was {last:?}"),
+    }
 }
 
 fn ids(devices: &[Device]) -> Vec<String> {

@@ -71,6 +71,39 @@ async fn progress_tells_bytes_rate_and_time_left() {
 }
 
 #[tokio::test]
+async fn the_rate_of_a_download_that_goes_on_is_that_of_what_comes() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("m.gguf", body(64 * MIB));
+    let hive = start(&home, &hub).await;
+    hub.faults().slow = Some(128 << 10);
+    hive.cancelled_after(&hub, 48 * MIB).await;
+    // At most 0.1 MiB in ten milliseconds of each of four connections.
+    hub.faults().slow = Some(100 << 10);
+    let (outcome, events) = hive.told(download("hf:me/m", None)).await;
+    outcome.unwrap();
+    let found =
+        events.iter().find_map(|event| Some(event.progress()?.done).filter(|done| *done > 0));
+    assert!(found.unwrap() > 32 << 20, "it went on with what was there: {found:?}");
+    let rates: Vec<u64> = events.iter().filter_map(|event| event.pace().per_second).collect();
+    assert!(rates.iter().all(|rate| *rate <= 100 << 20), "{rates:?}");
+    assert!(rates.iter().any(|rate| *rate > 0), "{rates:?}");
+}
+
+#[tokio::test]
+async fn a_page_in_the_place_of_a_model_is_refused_by_its_address() {
+    let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
+    hub.put("page.gguf", b"<!DOCTYPE html><html><body>Sign in</body></html>".to_vec());
+    let hive = start_real(&home, &hub).await;
+    let url = format!("{}/me/m/resolve/main/page.gguf", hub.address);
+    let refused = hive.run(download(&url, Some("m"))).await.unwrap_err();
+    assert_eq!(refused.code, "invalid_model");
+    assert!(refused.message.starts_with(&url), "{}", refused.message);
+    assert!(!refused.message.contains("partial"), "{}", refused.message);
+    assert!(refused.hint.unwrap().contains("not of a page about it"));
+    assert_eq!(home.leftovers(), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_slow_server_is_asked_for_several_parts_at_once() {
     let (hub, home) = (ModelHub::start().await.unwrap(), Home::new());
     let bytes = body(24 * MIB);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use job_server::{Executor, JobError, JobRegistry, Limits, Replayed};
 use rbee_hive::HiveSettings;
-use rbee_operations::{JobEvent, ModelDownload, ModelGarbage, Operation, ProjectorChoice};
+use rbee_operations::{
+    JobEvent, ModelDownload, ModelDownloadCancel, ModelGarbage, Operation, ProjectorChoice,
+};
 use test_cluster::{ModelHub, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{HiveAlias, ModelEntry};
@@ -65,6 +67,13 @@ pub(crate) fn download_with(
     })
 }
 
+pub(crate) fn cancel_download(reference: &str) -> Operation {
+    Operation::ModelDownloadCancel(ModelDownloadCancel {
+        hive_id: HiveAlias::localhost(),
+        reference: reference.parse().expect("test references are legal"),
+    })
+}
+
 pub(crate) async fn start(home: &Home, hub: &ModelHub) -> TestHive {
     start_at(home, &hub.address, home.double("ready")).await
 }
@@ -106,9 +115,18 @@ impl TestHive {
     }
 
     pub(crate) async fn garbage(&self, remove: bool) -> Vec<serde_json::Value> {
+        self.unfinished(remove, "garbage").await
+    }
+
+    /// Those that run.
+    pub(crate) async fn downloads(&self) -> Vec<serde_json::Value> {
+        self.unfinished(false, "downloads").await
+    }
+
+    async fn unfinished(&self, remove: bool, list: &str) -> Vec<serde_json::Value> {
         let hive_id = HiveAlias::localhost();
         let outcome = self.run(Operation::ModelGarbage(ModelGarbage { hive_id, remove })).await;
-        outcome.unwrap().data["garbage"].as_array().unwrap().clone()
+        outcome.unwrap().data[list].as_array().unwrap().clone()
     }
 
     pub(crate) async fn cancelled_after(&self, hub: &ModelHub, bytes: usize) {

@@ -6,6 +6,7 @@ use crate::support::{
     Home, SOON, TestHive, delete_worker, failure_reason, import, little_memory, restart_worker,
     spawn,
 };
+use rbee_operations::JobEvent;
 use test_cluster::{is_alive, wait_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{SupervisedState, SupervisedWorker};
@@ -26,10 +27,16 @@ async fn a_worker_that_ignores_sigterm_is_killed_after_the_grace() {
 #[tokio::test]
 async fn a_worker_that_dies_while_loading_is_listed_with_its_own_words() {
     let (_home, hive) = hive_with("dies-at-start", |_| {}).await;
-    let error = hive.spawn("double").await.unwrap_err();
+    let (ended, told) = hive.told(spawn("double")).await;
+    let error = ended.unwrap_err();
     assert_eq!(error.code, "worker_failed");
     let own_words = "tensor 'output.weight' is missing (exit status 1)";
-    assert!(error.message.contains(own_words), "{}", error.message);
+    assert!(error.message.ends_with(own_words), "the log is not in it: {}", error.message);
+    let tells_log = |event: &JobEvent| {
+        event.message.starts_with("its last log lines:")
+            && event.message.contains("reading tensors")
+    };
+    assert!(told.iter().any(tells_log), "whoever started it sees the log: {told:?}");
 
     let listed = hive.hive.workers();
     let reason = failure_reason(&listed[0]).expect("it failed");

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use job_server::{Executor, JobRegistry, Limits, Replayed};
 use test_cluster::{ModelHub, sha256_hex, wait_until};
 
-use crate::hub::{MIB, body, download, has_sent, start};
+use crate::hub::{MIB, body, cancel_download, download, has_sent, start};
 use crate::support::{Home, SOON, TestHive};
 
 /// How much a model has in these tests.
@@ -81,6 +81,42 @@ async fn a_download_that_is_gone_on_with_before_the_network_is_there_waits_for_i
     let before = hub.sent();
     hive.has_the_model().await;
     assert!(hub.sent() - before < SIZE as u64, "it went on with what was there");
+}
+
+#[tokio::test]
+async fn a_download_that_an_earlier_hive_began_is_seen_and_ended_by_command() {
+    let (hub, home) = (slow_hub().await, Home::new());
+    let hive = start(&home, &hub).await;
+    let (outcome, ()) = tokio::join!(hive.told(download("hf:me/m", None)), stop_later(&hive, &hub));
+    outcome.0.unwrap_err();
+
+    let hive = start(&home, &hub).await;
+    let jobs = hive.resume();
+    let running = async || {
+        let found = hive.downloads().await;
+        found.first()?["total"].as_u64().filter(|total| *total == SIZE as u64)?;
+        Some(found)
+    };
+    let found = wait_until("the download in the list", SOON, running).await.unwrap();
+    assert_eq!((found.len(), &found[0]["reference"]), (1, &"hf:me/m".into()));
+    assert!(found[0]["bytes"].as_u64() > Some(0), "{found:?}");
+
+    let unknown = hive.run(cancel_download("hf:me/other")).await.unwrap_err();
+    assert_eq!(unknown.code, "download_not_found");
+    let cancelled = hive.run(cancel_download("hf:me/m")).await.unwrap();
+    assert!(cancelled.message.contains("what arrived is kept"), "{}", cancelled.message);
+    assert_eq!(hive.downloads().await, [serde_json::Value::Null; 0]);
+    let job = jobs.list().remove(0).job_id;
+    let has_ended = async || jobs.get(&job)?.error;
+    let why = wait_until("the end of the job", SOON, has_ended).await.unwrap();
+    assert!(why.contains("somebody cancelled this download"), "{why}");
+    let is_left = async || (!hive.garbage(false).await.is_empty()).then_some(());
+    wait_until("what arrived", SOON, is_left).await.unwrap();
+
+    hive.hive.shutdown().await;
+    let hive = start(&home, &hub).await;
+    assert!(hive.resume().list().is_empty(), "it is not gone on with");
+    hive.hive.shutdown().await;
 }
 
 async fn slow_hub() -> ModelHub {

@@ -230,10 +230,7 @@ pub(crate) fn spawn_request(model: &str) -> WorkerSpawn {
 }
 
 pub(crate) fn would_fit(model: &str, without: Vec<WorkerId>) -> Operation {
-    let hive_id = HiveAlias::localhost();
-    let (device, slots, ctx_size) = (None, None, None);
-    let model = alias(model);
-    Operation::WorkerFit(WorkerFit { hive_id, model, device, slots, ctx_size, without })
+    Operation::WorkerFit(WorkerFit { start: spawn_request(model), without })
 }
 
 pub(crate) fn delete_worker(id: &WorkerId) -> Operation {

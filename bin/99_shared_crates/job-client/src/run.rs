@@ -5,6 +5,7 @@ use std::pin::pin;
 use futures::StreamExt as _;
 use rbee_operations::{JobEvent, Operation};
 use tokio_util::sync::CancellationToken;
+use worker_contract::JobId;
 
 use crate::{ClientError, JobClient};
 
@@ -53,10 +54,23 @@ impl JobClient {
         &self,
         operation: &Operation,
         cancel: &CancellationToken,
-        mut on_event: impl FnMut(&JobEvent),
+        on_event: impl FnMut(&JobEvent),
     ) -> Result<JobEnd, ClientError> {
         let job_id = self.submit(operation).await?;
-        let mut events = pin!(self.follow(&job_id, None));
+        self.follow_until(&job_id, cancel, on_event).await
+    }
+
+    /// The same of a job that runs already: its events from the first one that is kept.
+    ///
+    /// # Errors
+    /// There is no such job, or the daemon cannot be reached any more, or the job cannot be cancelled.
+    pub async fn follow_until(
+        &self,
+        job_id: &JobId,
+        cancel: &CancellationToken,
+        mut on_event: impl FnMut(&JobEvent),
+    ) -> Result<JobEnd, ClientError> {
+        let mut events = pin!(self.follow(job_id, None));
         let mut cancelling = false;
         let mut last = None;
         loop {
@@ -64,7 +78,7 @@ impl JobClient {
                 biased;
                 () = cancel.cancelled(), if !cancelling => {
                     cancelling = true;
-                    self.cancel(&job_id).await?;
+                    self.cancel(job_id).await?;
                     continue;
                 }
                 next = events.next() => next,

@@ -1,26 +1,17 @@
 //! Whether a worker could be started: what a queen asks before she ends others for it.
 
 use serde::{Deserialize, Serialize};
-use worker_contract::{DeviceId, HiveAlias, MemoryNeed, ModelAlias, WorkerId};
+use worker_contract::{MemoryNeed, WorkerId};
+
+use crate::WorkerSpawn;
 
 /// Asks a hive whether a worker would fit that was started like that; nothing is started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerFit {
-    /// On which hive; `localhost` if left out.
-    #[serde(default = "HiveAlias::localhost")]
-    pub hive_id: HiveAlias,
-    /// Which model of that hive's catalog.
-    pub model: ModelAlias,
-    /// On which device; by default the one that a worker would be started on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<DeviceId>,
-    /// How many requests run at once; the hive's setting if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slots: Option<u32>,
-    /// KV cache size in tokens, for all slots together; the hive's setting if left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ctx_size: Option<u32>,
+    /// What it would be started with; its fields stand beside the others.
+    #[serde(flatten)]
+    pub start: WorkerSpawn,
     /// Workers that would be ended first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<WorkerId>,
@@ -39,4 +30,43 @@ pub struct FitReport {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::Operation;
+
+    #[test]
+    fn what_a_worker_would_be_started_with_stands_beside_the_workers_that_would_go() {
+        let read = |json: Value| serde_json::from_value::<Operation>(json);
+        let whole = json!({ "WorkerFit": {
+            "hive_id": "gpu-1", "model": "m", "device": "GPU-0", "slots": 2, "ctx_size": 512,
+            "without": ["w-1", "w-2"],
+        }});
+        let least = json!({ "WorkerFit": { "hive_id": "localhost", "model": "m" } });
+        for written in [whole, least] {
+            let read = read(written.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&read).unwrap(), written);
+        }
+        let short = read(json!({ "WorkerFit": { "model": "m" } })).unwrap();
+        assert_eq!(short.hive_id().map(|hive| hive.is_localhost()), Some(true));
+    }
+
+    #[test]
+    fn a_field_that_is_none_names_itself_and_one_that_is_wrong_says_so() {
+        let refused =
+            |json: Value| serde_json::from_value::<WorkerFit>(json).unwrap_err().to_string();
+        for (json, told) in [
+            (json!({ "model": "m", "devcie": "GPU-0" }), "devcie"),
+            (json!({ "model": "m", "device": "X" }), "CPU-0"),
+            (json!({ "model": "m", "slots": -1 }), "-1"),
+            (json!({ "without": [] }), "model"),
+        ] {
+            let error = refused(json);
+            assert!(error.contains(told), "{told} is not in {error}");
+        }
+    }
 }

@@ -24,12 +24,14 @@ pub use machine::{
     DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, SshHost,
 };
 pub use model::{
-    FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
-    ModelName, ModelPin, ModelProjectorSet, ModelStore, ModelUpdate, ProjectorOffer,
+    FileOffer, ModelCopy, ModelDownload, ModelDownloadCancel, ModelFetch, ModelGarbage,
+    ModelImport, ModelImportStore, ModelName, ModelPin, ModelProjectorSet, ModelStore, ModelUpdate,
+    ProjectorOffer,
 };
 pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
 pub use operation::{
-    HiveTarget, Infer, ModelTarget, Operation, WorkerLogs, WorkerSpawn, WorkerTarget,
+    HiveTarget, Infer, ListAll, Listed, ModelTarget, Operation, WorkerLogs, WorkerSpawn,
+    WorkerTarget,
 };
 pub use policy::{ModelPolicy, ModelPolicySet};
 pub use projector::{InvalidProjectorChoice, ProjectorChoice};

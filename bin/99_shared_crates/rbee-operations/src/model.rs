@@ -24,6 +24,17 @@ pub struct ModelDownload {
     pub projector: ProjectorChoice,
 }
 
+/// A download that is to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelDownloadCancel {
+    /// On which hive; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// What is downloaded, as it was asked for.
+    pub reference: ModelRef,
+}
+
 /// A model that goes from one hive to another, straight between the two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sampling, WorkerId};
 
 use crate::model::{
-    FileOffer, ModelCopy, ModelDownload, ModelFetch, ModelGarbage, ModelImport, ModelImportStore,
-    ModelName, ModelPin, ModelProjectorSet, ModelUpdate, ProjectorOffer,
+    FileOffer, ModelCopy, ModelDownload, ModelDownloadCancel, ModelFetch, ModelGarbage,
+    ModelImport, ModelImportStore, ModelName, ModelPin, ModelProjectorSet, ModelUpdate,
+    ProjectorOffer,
 };
 use crate::{
     HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, ModelPolicySet, ModelRef,
@@ -41,6 +42,8 @@ pub enum Operation {
     HiveDiscover(HiveDiscover),
     /// Lists the hosts of the queen's `~/.ssh/config`, which could be added.
     HiveSshHosts {},
+    /// Lists what all hives have.
+    ListAll(ListAll),
     /// Starts a worker for a model.
     WorkerSpawn(WorkerSpawn),
     /// Says whether a worker for a model would fit, and what it would take.
@@ -53,6 +56,8 @@ pub enum Operation {
     WorkerDelete(WorkerTarget),
     /// Fetches a model into a hive's catalog.
     ModelDownload(ModelDownload),
+    /// Ends a download, whoever began it; what arrived is kept.
+    ModelDownloadCancel(ModelDownloadCancel),
     /// Starts a worker again, under its id, be it running or given up.
     WorkerRestart(WorkerTarget),
     /// Shows what a worker's engine has written, as the job's events.
@@ -102,6 +107,26 @@ pub struct HiveTarget {
     /// Which one; `localhost` if left out.
     #[serde(default = "HiveAlias::localhost")]
     pub hive_id: HiveAlias,
+}
+
+/// What all hives have of something. One that does not answer is named beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListAll {
+    /// Of what.
+    pub of: Listed,
+}
+
+/// What hives have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listed {
+    /// Their workers, and those of attached servers.
+    Workers,
+    /// The models of their catalogs.
+    Models,
+    /// Downloads that run, and what unfinished ones have left.
+    Downloads,
 }
 
 /// What a worker is started with.
@@ -198,12 +223,14 @@ impl Operation {
             Self::HiveLogs(_) => "hive_logs",
             Self::HiveDiscover(_) => "hive_discover",
             Self::HiveSshHosts {} => "hive_ssh_hosts",
+            Self::ListAll(_) => "list_all",
             Self::WorkerSpawn(_) => "worker_spawn",
             Self::WorkerFit(_) => "worker_fit",
             Self::WorkerList(_) => "worker_list",
             Self::WorkerGet(_) => "worker_get",
             Self::WorkerDelete(_) => "worker_delete",
             Self::ModelDownload(_) => "model_download",
+            Self::ModelDownloadCancel(_) => "model_download_cancel",
             Self::WorkerRestart(_) => "worker_restart",
             Self::WorkerLogs(_) => "worker_logs",
             Self::WorkerAttach(_) => "worker_attach",
@@ -237,6 +264,7 @@ impl Operation {
             | Self::WorkerGet(_)
             | Self::WorkerDelete(_)
             | Self::ModelDownload(_)
+            | Self::ModelDownloadCancel(_)
             | Self::WorkerRestart(_)
             | Self::WorkerLogs(_)
             | Self::ModelFetch(_)
@@ -264,6 +292,7 @@ impl Operation {
             | Self::HiveLogs(_)
             | Self::HiveDiscover(_)
             | Self::HiveSshHosts {}
+            | Self::ListAll(_)
             | Self::WorkerAttach(_)
             | Self::WorkerDetach(_)
             | Self::ModelCopy(_)
@@ -286,8 +315,9 @@ impl Operation {
             | Self::WorkerList(t)
             | Self::ModelList(t) => Some(&t.hive_id),
             Self::WorkerSpawn(s) => Some(&s.hive_id),
-            Self::WorkerFit(f) => Some(&f.hive_id),
+            Self::WorkerFit(f) => Some(&f.start.hive_id),
             Self::ModelDownload(d) => Some(&d.hive_id),
+            Self::ModelDownloadCancel(c) => Some(&c.hive_id),
             Self::WorkerGet(t) | Self::WorkerDelete(t) | Self::WorkerRestart(t) => Some(&t.hive_id),
             Self::WorkerLogs(l) => Some(&l.hive_id),
             Self::ModelCopy(c) => Some(&c.hive_id),
@@ -309,6 +339,7 @@ impl Operation {
             Self::HiveList {}
             | Self::HiveDiscover(_)
             | Self::HiveSshHosts {}
+            | Self::ListAll(_)
             | Self::ModelPolicySet(_)
             | Self::ModelPolicyList {}
             | Self::Infer(_) => None,
@@ -347,6 +378,10 @@ impl Operation {
                 let reference = shown(&download.reference);
                 let projector = shown_choice(&download.projector);
                 Self::ModelDownload(ModelDownload { reference, projector, ..download.clone() })
+            }
+            Self::ModelDownloadCancel(cancel) => {
+                let reference = shown(&cancel.reference);
+                Self::ModelDownloadCancel(ModelDownloadCancel { reference, ..cancel.clone() })
             }
             Self::ModelProjectorSet(set) => {
                 let projector = shown_choice(&set.projector);
@@ -421,6 +456,9 @@ mod tests {
     fn a_redacted_download_holds_no_signature() {
         let op = parse(r#"{"ModelDownload":{"reference":"https://h/a.gguf?sig=secret","projector":"https://h/p.gguf?sig=secret"}}"#).unwrap();
         let kept = serde_json::to_string(&op.redacted()).unwrap();
+        assert!(kept.contains("https://h/a.gguf") && !kept.contains("secret"), "{kept}");
+        let cancel = r#"{"ModelDownloadCancel":{"reference":"https://h/a.gguf?sig=secret"}}"#;
+        let kept = serde_json::to_string(&parse(cancel).unwrap().redacted()).unwrap();
         assert!(kept.contains("https://h/a.gguf") && !kept.contains("secret"), "{kept}");
         let set =
             r#"{"ModelProjectorSet":{"model":"m","projector":"https://h/p.gguf?sig=secret"}}"#;

@@ -198,6 +198,9 @@ pub struct HiveHeartbeat {
     pub catalog: Vec<ModelEntry>,
     /// Its workers, those that failed included.
     pub workers: Vec<SupervisedWorker>,
+    /// Why it can start none, for a person; without anything of its machine but names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// The answer to `GET /health` of a worker.

@@ -1,6 +1,7 @@
 //! How lists look.
 
 use serde_json::{Value, json};
+use worker_contract::HiveAlias;
 
 use super::*;
 use crate::command::read;
@@ -29,7 +30,7 @@ fn supervised_workers() -> Vec<SupervisedWorker> {
 
 #[test]
 fn a_pipe_has_every_column_and_one_line_a_row() {
-    insta::assert_snapshot!(workers(&supervised_workers(), NOW, Style::default()), @r"
+    insta::assert_snapshot!(workers(&supervised_workers(), false, NOW, Style::default()), @r"
     WORKER      MODEL         DEVICE  STATE                                                       ADDRESS                PID   AGE
     w-1a2b3c4d  smollm2-135m  CPU-0   ready                                                       http://127.0.0.1:9300  4242  5s
     w-2         smollm2-135m  GPU-0   failed (exit status 1: not enough memory on GPU-0, 8.1 G…)  http://127.0.0.1:9300  4242  2h11m
@@ -41,11 +42,11 @@ fn a_pipe_has_every_column_and_one_line_a_row() {
 fn a_narrow_terminal_has_fewer_columns_and_nothing_wider_than_itself() {
     for width in [30, 60, 80, 200] {
         let style = Style { color: false, width: Some(width) };
-        let table = workers(&supervised_workers(), NOW, style);
+        let table = workers(&supervised_workers(), false, NOW, style);
         assert!(table.lines().all(|line| line.chars().count() <= width.into()), "{table}");
     }
     let style = Style { color: false, width: Some(100) };
-    insta::assert_snapshot!(workers(&supervised_workers(), NOW, style), @r"
+    insta::assert_snapshot!(workers(&supervised_workers(), false, NOW, style), @r"
     WORKER      MODEL         DEVICE  STATE
     w-1a2b3c4d  smollm2-135m  CPU-0   ready
     w-2         smollm2-135m  GPU-0   failed (exit status 1: not enough memory on GPU-0, 8.1 G…)
@@ -56,7 +57,7 @@ fn a_narrow_terminal_has_fewer_columns_and_nothing_wider_than_itself() {
 #[test]
 fn colours_tell_good_from_bad() {
     let style = Style { color: true, width: None };
-    let table = workers(&supervised_workers(), NOW, style);
+    let table = workers(&supervised_workers(), false, NOW, style);
     assert!(table.contains("\x1b["), "{table:?}");
 }
 
@@ -81,7 +82,7 @@ fn a_worker_that_failed_and_one_that_is_started_again_say_why() {
         worker(json!({"state": "ready"}), once.clone()),
         worker(too_often, once),
     ];
-    insta::assert_snapshot!(workers(&list, NOW, Style::default()), @r"
+    insta::assert_snapshot!(workers(&list, false, NOW, Style::default()), @r"
     WORKER  MODEL  DEVICE  STATE                                                ADDRESS                PID  AGE
     w-1     m      CPU-0   restarting (signal 9)                                http://127.0.0.1:9300  7    1m
     w-1     m      CPU-0   ready                                                http://127.0.0.1:9300  7    1m
@@ -120,12 +121,13 @@ fn models_are_told_apart_at_a_glance() {
         "size_bytes": 98_362_432,
     });
     let list: Vec<ModelEntry> = read(&json!([model])).unwrap();
-    insta::assert_snapshot!(models(&list, NOW, Style::default()), @r"
+    insta::assert_snapshot!(models(&list, None, NOW, Style::default()), @r"
     MODEL         ARCHITECTURE  PARAMETERS  QUANT  CONTEXT  SIZE     ADDED
     smollm2-135m  llama         135M        Q4_1   8192     98.4 MB  2h11m ago
     ");
-    insta::assert_snapshot!(crate::render::detail::model(&list[0], NOW), @r"
+    insta::assert_snapshot!(crate::render::detail::model(&list[0], &HiveAlias::localhost(), NOW), @r"
     model          smollm2-135m
+    hive           localhost
     name           -
     architecture   llama
     parameters     135M
@@ -137,6 +139,46 @@ fn models_are_told_apart_at_a_glance() {
     sha256         bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
     source         file:/models/m.gguf
     added          2h11m ago
+    ");
+}
+
+#[test]
+fn what_several_hives_have_says_whose_it_is() {
+    let mut list = supervised_workers();
+    list.truncate(2);
+    list[1].hive_id = "nas".parse().unwrap();
+    let style = Style { color: false, width: Some(110) };
+    insta::assert_snapshot!(workers(&list, true, NOW, style), @r"
+    WORKER      HIVE       MODEL         DEVICE  STATE
+    w-1a2b3c4d  localhost  smollm2-135m  CPU-0   ready
+    w-2         nas        smollm2-135m  GPU-0   failed (exit status 1: not enough memory on GPU-0, 8.1 G…)
+    ");
+    let running = json!([{ "hive_id": "nas", "reference": "hf:o/r:Q4_1", "bytes": 3_000_000 }]);
+    let left = json!([{
+        "hive_id": "localhost", "name": "partial/a.part", "what": "m.gguf", "bytes": 1_000_000,
+        "total": 2_000_000, "changed_at": 1_700_000_000,
+    }]);
+    let (running, left): (Vec<_>, Vec<_>) = (read(&running).unwrap(), read(&left).unwrap());
+    insta::assert_snapshot!(downloads(&running, &left, true, NOW, Style::default()), @r"
+    WHAT         HIVE       STATE    THERE   OF      CHANGED    FILE
+    hf:o/r:Q4_1  nas        running  3.0 MB  -       -          -
+    m.gguf       localhost  left     1.0 MB  2.0 MB  2h11m ago  partial/a.part
+    ");
+}
+
+#[test]
+fn a_hive_that_can_start_no_worker_says_why() {
+    let trouble = "the worker's program llm-worker-rbee is missing";
+    let hive: view::Hive = read(&json!({
+        "hive_id": "localhost", "version": "0.1.0", "liveness": "alive", "last_seen_ms": 1000,
+        "trouble": trouble,
+    }))
+    .unwrap();
+    let told = crate::render::detail::hive(&hive, NOW, Style::default());
+    assert!(told.contains(&format!("no worker can be started: {trouble}")), "{told}");
+    insta::assert_snapshot!(hives(&[hive], Style::default()), @r"
+    HIVE       STATE                                                    SEEN    ADDRESS       DEVICES  MEMORY FREE  MODELS  WORKERS  VERSION
+    localhost  alive (the worker's program llm-worker-rbee is missing)  1s ago  in the queen           -            0       0        0.1.0
     ");
 }
 

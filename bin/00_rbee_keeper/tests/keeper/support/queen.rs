@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use daemon_http::{Edge, bind, edge, serve};
 use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome, routes};
-use rbee_operations::{Infer, Operation, Progress};
+use rbee_operations::{Infer, Listed, Operation, Progress};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -161,6 +161,31 @@ impl Executor for Script {
                 Operation::Infer(infer) => answer(*infer, &job).await,
                 Operation::WorkerList(_) => {
                     Ok(Outcome::new("1 worker", json!({ "workers": [worker()] })))
+                }
+                Operation::ListAll(list) => {
+                    let workers = json!({ "workers": [worker()] });
+                    let (models, unheard) = (json!([]), json!([]));
+                    let downloads = json!([{
+                        "hive_id": "nas", "reference": "hf:o/r", "bytes": 1_000_000, "total": null,
+                    }]);
+                    Ok(match list.of {
+                        Listed::Workers => Outcome::new("1 workers", workers),
+                        Listed::Models => {
+                            Outcome::new("", json!({ "models": models, "unheard": unheard }))
+                        }
+                        Listed::Downloads => {
+                            let away =
+                                json!([{ "hive_id": "attic", "reason": "it does not report" }]);
+                            let data =
+                                json!({ "garbage": [], "downloads": downloads, "unheard": away });
+                            Outcome::new("", data)
+                        }
+                    })
+                }
+                Operation::ModelDownloadCancel(cancel) => {
+                    let message =
+                        format!("{} is cancelled on {}", cancel.reference, cancel.hive_id);
+                    Ok(Outcome::new(message, json!({})))
                 }
                 Operation::WorkerGet(_) => Ok(Outcome::new("Worker w-1a2b3c4d", worker())),
                 Operation::WorkerSpawn(_) => {

@@ -105,6 +105,7 @@ async fn watch_and_report(machine: &Arc<Machine>, processes: &TaskTracker) -> st
                 devices: machine.devices(),
                 catalog: machine.disk.clone(),
                 workers: listed.clone(),
+                trouble: None,
             };
             let text = json!({ "hive": beat }).to_string();
             let _ = socket.send_to(text.as_bytes(), ("queen", REPORTS)).await;

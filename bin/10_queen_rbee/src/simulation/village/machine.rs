@@ -161,7 +161,7 @@ impl Machine {
 
     /// Whether there would be memory for a worker when some others had ended.
     pub(super) fn fit(&self, asked: &WorkerFit) -> Result<FitReport, &'static str> {
-        let entry = self.disk.iter().find(|entry| entry.alias == asked.model);
+        let entry = self.disk.iter().find(|entry| entry.alias == asked.start.model);
         let weights_bytes = memory_need(entry.ok_or("model_not_found")?);
         let state = self.state();
         let room_on = |device: DeviceId| {
@@ -173,7 +173,7 @@ impl Machine {
             state.free(device, self) + here.map(|process| process.needs).sum::<u64>()
         };
         let devices = self.memory.iter().map(|(device, _)| *device);
-        let mut wanted = devices.filter(|it| asked.device.is_none_or(|wanted| wanted == *it));
+        let mut wanted = devices.filter(|it| asked.start.device.is_none_or(|wanted| wanted == *it));
         let device = wanted.next().ok_or("device_not_found")?;
         let need = MemoryNeed {
             device,

@@ -147,6 +147,7 @@ impl HiveDouble {
             devices: Vec::new(),
             catalog: vec![entry()],
             workers,
+            trouble: None,
         }
     }
 }
@@ -214,11 +215,11 @@ impl Stage {
     fn fit(&self, asked: &WorkerFit) -> Result<Outcome, JobError> {
         self.questions.fetch_add(1, Ordering::SeqCst);
         let tells = self.needs.lock().unwrap().1;
-        let need = self.need(asked.model.as_str(), asked.device, &asked.without);
+        let need = self.need(asked.start.model.as_str(), asked.start.device, &asked.without);
         let Some((need, is_too_much)) = need.filter(|_| tells) else {
             return Err(JobError::new("invalid_type", "unknown variant `WorkerFit`"));
         };
-        let needs = asked.device.map(|device| MemoryNeed {
+        let needs = asked.start.device.map(|device| MemoryNeed {
             device,
             weights_bytes: need << 20,
             mapped_bytes: 0,

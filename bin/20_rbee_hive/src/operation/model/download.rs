@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{ModelDownload, ModelImport, ModelRef, ProjectorChoice};
+use rbee_operations::{ModelDownload, ModelDownloadCancel, ModelImport, ModelRef, ProjectorChoice};
+use serde_json::json;
 use tempfile::TempDir;
 use worker_contract::{GgufSummary, ModelAlias};
 
@@ -26,11 +27,19 @@ pub(in crate::operation) async fn download(
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
     let ongoing = Ongoing::begin(parts, &request).await?;
-    let ended = if job.caller() == RESUMER {
-        unattended(parts, request, &ongoing, job).await
-    } else {
+    let work = Box::pin(async {
+        if job.caller() == RESUMER {
+            return unattended(parts, request, &ongoing, job).await;
+        }
         carry_out(parts, request, &ongoing, job).await
-    };
+    });
+    let ended = ongoing.cancelled().run_until_cancelled(work).await;
+    let ended = ended.unwrap_or_else(|| {
+        let message = "somebody cancelled this download; what arrived is kept";
+        Err(JobError::new("download_cancelled", message).hint(
+            "the same command goes on with it; rbee-keeper model gc removes what is left of it",
+        ))
+    });
     let is_left = parts.downloads.ending().is_cancelled()
         && ended.as_ref().is_err_and(|error| {
             job.cancelled().is_cancelled() || error.code == JobError::cancelled().code
@@ -45,6 +54,21 @@ pub(in crate::operation) async fn download(
         return Err(JobError::new("hive_stopping", message));
     }
     ended
+}
+
+/// Ends a download, whoever began it.
+pub(in crate::operation) async fn cancel_download(
+    parts: &Parts,
+    request: &ModelDownloadCancel,
+) -> Result<Outcome, JobError> {
+    let reference = request.reference.without_secrets();
+    if parts.downloads.running().cancel(&reference).await == 0 {
+        let message = format!("{reference} is not being downloaded");
+        return Err(JobError::new("download_not_found", message)
+            .hint("see what is: rbee-keeper model list --partial"));
+    }
+    let message = format!("The download of {reference} is cancelled; what arrived is kept");
+    Ok(outcome(message, &json!({ "reference": reference })))
 }
 
 /// A download that nobody waits for is tried again for a long time where that may help.
@@ -150,7 +174,7 @@ async fn bring_model(
         discard(staged(&fetched)).await;
         return Ok(done);
     }
-    let (staged, gguf) = look(parts, &fetched, &alias, job).await?;
+    let (staged, gguf) = look(parts, &fetched, &alias, &wanted.source, job).await?;
     if let Some(projector) = demanded {
         projector.ensure_fits(&alias, gguf.embedding_length)?;
     }
@@ -189,11 +213,12 @@ pub(super) async fn fetch(
     Ok(fetched)
 }
 
-/// Has the worker's binary read what was fetched.
+/// Has the worker's binary read what was fetched from a source.
 pub(super) async fn look(
     parts: &Parts,
     fetched: &[Fetched],
     alias: &ModelAlias,
+    source: &str,
     job: &JobContext,
 ) -> Result<(Staged, GgufSummary), JobError> {
     job.say(format!("Reading what {alias} contains"));
@@ -202,13 +227,23 @@ pub(super) async fn look(
     let (_folder, first) = off_thread(move || together(&partial, &files)).await?;
     match inspect(parts, &first, job).await {
         Ok(gguf) => Ok((staged, gguf)),
-        Err(error) => {
-            if error.code == "invalid_model" {
-                discard(staged).await;
-            }
-            Err(error)
+        Err(error) if error.code == "invalid_model" => {
+            discard(staged).await;
+            Err(no_model(error, &first, source))
         }
+        Err(error) => Err(error),
     }
+}
+
+/// The same of what was fetched, by where it came from: the file had a name that means nothing to anybody.
+fn no_model(error: JobError, file: &Path, source: &str) -> JobError {
+    let message = error.message.replace(&file.display().to_string(), source);
+    let message =
+        if message.contains(source) { message } else { format!("{source} is no model: {message}") };
+    JobError::new(error.code, message).hint(
+        "what arrived is thrown away; a model is a whole GGUF file: is that the address of the file \
+         itself, and not of a page about it?",
+    )
 }
 
 /// Removes what turned out to be no model, or to be there already.

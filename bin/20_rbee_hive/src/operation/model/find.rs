@@ -289,7 +289,7 @@ impl From<FindError> for JobError {
                 Self::new(error.code(), error.to_string()).hint(error.hint())
             }
             FindError::Hub(error) => {
-                let hint = "HF_ENDPOINT or [hive] hf_endpoint names the hub; \
+                let hint = "[hive] hf_endpoint, or HF_ENDPOINT where the hive is started, names the hub; \
                             `rbee-keeper token huggingface` stores a token for it";
                 Self::new("hub_unusable", with_causes(&error)).hint(hint)
             }

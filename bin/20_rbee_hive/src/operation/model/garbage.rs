@@ -1,4 +1,4 @@
-//! What unfinished downloads have left.
+//! What unfinished downloads have left, and those that run.
 
 use std::sync::Arc;
 
@@ -9,18 +9,19 @@ use serde_json::json;
 use super::{off_thread, outcome};
 use crate::hive::Parts;
 
-/// Lists it, or removes it. What is being downloaded is left alone.
+/// Lists it, or removes it. What is being downloaded is left alone, and listed by itself.
 pub(in crate::operation) async fn garbage(
     parts: &Parts,
     request: ModelGarbage,
 ) -> Result<Outcome, JobError> {
     let (catalog, downloads) = (Arc::clone(&parts.catalog), Arc::clone(&parts.downloads));
-    let found = off_thread(move || {
-        Ok(if request.remove {
+    let (found, running) = off_thread(move || {
+        let found = if request.remove {
             catalog.remove_garbage(|key, remove| downloads.if_idle(key, remove))
         } else {
             catalog.garbage(|key| downloads.is_busy(key))
-        })
+        };
+        Ok((found, downloads.running().list(&catalog.partial())))
     })
     .await?;
     let bytes: u64 = found.iter().map(|garbage| garbage.bytes).sum();
@@ -31,5 +32,6 @@ pub(in crate::operation) async fn garbage(
     };
     let message =
         if request.remove { format!("Removed {what}: {size}") } else { format!("{what}: {size}") };
-    Ok(outcome(message, &json!({ "garbage": found, "removed": request.remove })))
+    let data = json!({ "garbage": found, "downloads": running, "removed": request.remove });
+    Ok(outcome(message, &data))
 }

@@ -20,7 +20,7 @@ use rbee_operations::Progress;
 use serde_json::json;
 use worker_contract::{GgufSummary, ModelAlias, ModelEntry};
 
-pub(super) use self::download::download;
+pub(super) use self::download::{cancel_download, download};
 pub(super) use self::fetch::fetch_from_hive;
 pub(super) use self::garbage::garbage;
 pub(super) use self::import::{import, import_store};

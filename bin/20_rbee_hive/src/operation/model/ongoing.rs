@@ -1,16 +1,17 @@
-//! A download from its first attempt to its end, however often it is tried: it is noted for the next hive, and
-//! what arrived is kept from whoever clears garbage away.
+//! A download from its first attempt to its end, however often it is tried: it is noted for the next hive,
+//! what arrived is kept from whoever clears garbage away, and whoever wants its end can bring it about.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbee_operations::ModelDownload;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::find::{ProjectorPlace, Wanted};
 use super::off_thread;
 use crate::catalog::{Catalog, CatalogError, Noted};
-use crate::download::{Downloads, Hold};
+use crate::download::{Downloads, Entered, Hold};
 use crate::hive::Parts;
 
 /// A download that has begun and not ended. Dropping it is its end.
@@ -19,6 +20,7 @@ pub(super) struct Ongoing {
     downloads: Arc<Downloads>,
     /// `None` where it is not to be gone on with, or is left to the next hive.
     noted: Option<Noted>,
+    entered: Entered,
     held: Mutex<Vec<Hold>>,
 }
 
@@ -30,16 +32,22 @@ impl Ongoing {
     ) -> Result<Self, CatalogError> {
         let (catalog, downloads) = (Arc::clone(&parts.catalog), Arc::clone(&parts.downloads));
         let request = request.clone();
+        let entered = downloads.running().enter(request.reference.without_secrets());
         off_thread(move || {
             let noted = catalog.begin_download(&request)?;
             // From here on it has an end, whatever fails.
-            let begun = Self { catalog, downloads, noted, held: Mutex::default() };
+            let begun = Self { catalog, downloads, noted, entered, held: Mutex::default() };
             if let Some(noted) = &begun.noted {
                 begun.hold(&begun.catalog.parts_of(noted)?);
             }
             Ok(begun)
         })
         .await
+    }
+
+    /// Fires when somebody wants it to end.
+    pub(super) fn cancelled(&self) -> &CancellationToken {
+        self.entered.cancelled()
     }
 
     /// Keeps the unfinished files that a model is made of.
@@ -69,6 +77,7 @@ impl Ongoing {
     }
 
     fn hold(&self, keys: &[String]) {
+        self.entered.needs(keys);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.extend(keys.iter().map(|key| self.downloads.hold(key)));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use job_server::JobContext;
 use rbee_operations::{Pace, Progress};
 
-use crate::download::{Hears, Rate, eta};
+use crate::download::{Hears, Rate, Reached, eta};
 
 /// The shortest time between two progress events.
 const TELL_EVERY: Duration = Duration::from_millis(250);
@@ -26,7 +26,7 @@ impl Told {
 }
 
 impl Hears for Told {
-    fn reached(&self, done: u64, total: Option<u64>) {
+    fn reached(&self, Reached { done, found, total }: Reached) {
         let now = self.begun.elapsed();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (told, rate) = &mut *last;
@@ -35,7 +35,7 @@ impl Hears for Told {
             return;
         }
         *told = Some(now);
-        let per_second = rate.note(now, done);
+        let per_second = rate.note(now, done.saturating_sub(found));
         let pace = Pace { per_second, eta_s: eta(done, total, per_second) };
         let progress = Progress { done, total, unit: "bytes".into() };
         self.job.progress_at(self.doing.clone(), progress, pace);

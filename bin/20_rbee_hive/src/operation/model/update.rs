@@ -82,7 +82,7 @@ pub(in crate::operation) async fn update(
         return Ok(other(&actual));
     }
     let _turn = parts.downloads.turn(job.cancelled()).await.ok_or_else(JobError::cancelled)?;
-    let (staged, gguf) = look(parts, &fetched, alias, job).await?;
+    let (staged, gguf) = look(parts, &fetched, alias, &wanted.source, job).await?;
     if let Some(projector) = &projector {
         projector.ensure_fits(alias, gguf.embedding_length).map_err(|error| {
             error.hint(format!(

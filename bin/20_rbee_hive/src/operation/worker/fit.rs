@@ -14,13 +14,8 @@ pub(in super::super) async fn fit(
     request: WorkerFit,
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
-    let wanted = Wanted {
-        model: request.model,
-        device: request.device,
-        slots: request.slots.unwrap_or(parts.worker.slots),
-        ctx_size: request.ctx_size.unwrap_or(parts.worker.ctx_size),
-    };
-    let (plan, _held) = plan(parts, wanted, job).await?;
+    let WorkerFit { start, without } = request;
+    let (plan, _held) = plan(parts, Wanted::of(parts, start), job).await?;
     let (model, device) = (&plan.model, plan.device);
     let arguments = parts.supervisor.fit_arguments(&plan);
     let needs = match unless_cancelled(job, parts.fit.needs(&plan, arguments)).await? {
@@ -32,15 +27,14 @@ pub(in super::super) async fn fit(
             return Ok(outcome(format!("Nobody knows what {model} takes on {device}"), &report));
         }
     };
-    let leaving: Vec<_> =
-        request.without.iter().filter_map(|id| parts.supervisor.plan_of(id)).collect();
+    let leaving: Vec<_> = without.iter().filter_map(|id| parts.supervisor.plan_of(id)).collect();
     let reading = parts.devices.reading().await;
     let refused = parts.reservations.would_refuse(&needs, &plan.digest, &leaving, &reading);
     let message = match &refused {
         None => format!("{model} fits on {device}"),
         Some(refused) => refused.to_string(),
     };
-    let refused = refused.map(|error| refusal(parts, &error, &request.without));
+    let refused = refused.map(|error| refusal(parts, &error, &without));
     let needs = Some(parts.reservations.counted_all(&needs));
     let report = FitReport {
         needs,
