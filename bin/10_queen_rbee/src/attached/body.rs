@@ -132,7 +132,8 @@ fn go_on(body: &mut Body, engine: Engine, request: &InferenceRequest, prefill: &
                 }
                 _ => messages.push(json!({"role": "assistant", "content": text})),
             }
-            if engine == Engine::Vllm {
+            // Without these llama-server tells the beginning again, and vLLM begins a second message.
+            if matches!(engine, Engine::Vllm | Engine::LlamaServer) {
                 body.insert("continue_final_message".into(), true.into());
                 body.insert("add_generation_prompt".into(), false.into());
             }
@@ -180,13 +181,14 @@ mod tests {
             "model": "here", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, "n": 3,
         });
         let prefill = Prefill { text: "Hello".into(), tokens: 4 };
-        let body = chat(&sent, Engine::LlamaServer, Some(&prefill));
-        assert_eq!(body["messages"][1], json!({"role": "assistant", "content": "Hello"}));
-        assert_eq!((&body["max_tokens"], &body["n"]), (&json!(6), &json!(1)));
-        assert!(!body.contains_key("continue_final_message"));
-        let body = chat(&sent, Engine::Vllm, Some(&prefill));
-        assert_eq!(body["continue_final_message"], true);
-        assert_eq!(body["add_generation_prompt"], false);
+        for engine in [Engine::LlamaServer, Engine::Vllm] {
+            let body = chat(&sent, engine, Some(&prefill));
+            assert_eq!(body["messages"][1], json!({"role": "assistant", "content": "Hello"}));
+            assert_eq!((&body["max_tokens"], &body["n"]), (&json!(6), &json!(1)));
+            assert_eq!(body["continue_final_message"], true);
+            assert_eq!(body["add_generation_prompt"], false);
+        }
+        assert!(!chat(&sent, Engine::Rbee, Some(&prefill)).contains_key("continue_final_message"));
         let sent = json!({
             "model": "here",
             "messages": [

@@ -8,9 +8,9 @@ use crate::scheduler::Ways;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
-    /// llama.cpp's `llama-server`: goes on with a last message that is the assistant's.
+    /// llama.cpp's `llama-server`: goes on with a last message that is the assistant's, where it is told to.
     LlamaServer,
-    /// vLLM: goes on with it where it is told to.
+    /// vLLM: likewise.
     Vllm,
     /// Another queen: goes on with it, and serves all that this one does.
     Rbee,

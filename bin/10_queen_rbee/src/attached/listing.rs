@@ -36,7 +36,8 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
     let engine = owner.map_or(Engine::Unknown, Engine::by_owner);
     let usable = |entry: &Entry| (1..=MAX_NAME).contains(&entry.id.len());
     let listed = entries.into_iter().filter(usable).map(|entry| {
-        let context = entry.max_model_len.or(entry.meta.and_then(|meta| meta.n_ctx_train));
+        let of_meta = entry.meta.and_then(|meta| meta.n_ctx.or(meta.n_ctx_train));
+        let context = entry.max_model_len.or(of_meta);
         Listed { name: entry.id, context_length: context.unwrap_or(0) }
     });
     Some(Listing { engine, models: listed.take(MAX_MODELS).collect() })
@@ -64,6 +65,10 @@ struct Entry {
 
 #[derive(Deserialize)]
 struct Meta {
+    /// What each of its slots has.
+    #[serde(default)]
+    n_ctx: Option<u32>,
+    /// What the model was trained for, which is all that older ones tell.
     #[serde(default)]
     n_ctx_train: Option<u32>,
 }
@@ -89,6 +94,11 @@ mod tests {
                 r#"{"models":[],"data":[{"id":"m.gguf","owned_by":"llamacpp","meta":{"n_ctx_train":2048}}]}"#,
                 Engine::LlamaServer,
                 vec![("m.gguf", 2048)],
+            ),
+            (
+                r#"{"data":[{"id":"m","owned_by":"llamacpp","meta":{"n_ctx":512,"n_ctx_train":2048}}]}"#,
+                Engine::LlamaServer,
+                vec![("m", 512)],
             ),
             (
                 r#"{"data":[{"id":"a"},{"id":""},{"id":"b","owned_by":"organization_owner"}]}"#,

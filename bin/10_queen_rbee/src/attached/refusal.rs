@@ -6,6 +6,11 @@ use worker_contract::{ErrorDetail, ErrorKind};
 /// The longest message that is passed on, in characters.
 const MAX_MESSAGE: usize = 1000;
 
+/// The type by which llama-server says that a prompt does not fit its context.
+const TOO_LONG: &str = "exceed_context_size_error";
+/// The words by which vLLM does.
+const LONGER_THAN: &str = "maximum context length";
+
 /// The words of an error: an object with a message, or a text.
 pub(super) fn message_of(error: &Value) -> String {
     let text = error.get("message").unwrap_or(error).as_str();
@@ -21,18 +26,19 @@ pub fn detail_of(body: &[u8]) -> Option<ErrorDetail> {
     if !error.is_string() && error.get("message").is_none() {
         return None;
     }
-    let text = |name: &str| match error.get(name) {
-        Some(Value::String(text)) => Some(text.chars().take(MAX_MESSAGE).collect::<String>()),
-        // vLLM's code is the status.
-        Some(Value::Number(number)) => Some(number.to_string()),
-        _ => None,
+    // A number as a code is the status once more (llama-server, vLLM).
+    let text = |name: &str| {
+        error.get(name)?.as_str().map(|text| text.chars().take(MAX_MESSAGE).collect::<String>())
     };
+    let message = message_of(error);
+    let is_too_long =
+        text("type").is_some_and(|kind| kind == TOO_LONG) || message.contains(LONGER_THAN);
     Some(ErrorDetail {
-        message: message_of(error),
         kind: ErrorKind::InvalidRequestError,
         param: text("param"),
-        code: text("code"),
+        code: text("code").or_else(|| is_too_long.then(|| "context_length_exceeded".to_owned())),
         hint: None,
+        message,
     })
 }
 
@@ -51,7 +57,17 @@ mod tests {
             (
                 r#"{"object":"error","message":"bad","type":"BadRequestError","param":null,"code":400}"#,
                 "bad",
-                Some("400"),
+                None,
+            ),
+            (
+                r#"{"error":{"code":400,"message":"request (9 tokens) exceeds the available context size (8 tokens)","type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":8}}"#,
+                "request (9 tokens) exceeds the available context size (8 tokens)",
+                Some("context_length_exceeded"),
+            ),
+            (
+                r#"{"error":{"message":"This model's maximum context length is 8 tokens.","type":"BadRequestError","param":null,"code":400}}"#,
+                "This model's maximum context length is 8 tokens.",
+                Some("context_length_exceeded"),
             ),
             (r#"{"error":"model 'x' not found"}"#, "model 'x' not found", None),
         ] {
