@@ -19,7 +19,7 @@ use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 use crate::clock;
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Registry, SpawnMark};
+use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Question, Registry, Size, SpawnMark};
 use crate::scheduler::Spawn;
 
 /// How often it is looked whether a hive that was asked for something still reports.
@@ -41,11 +41,21 @@ struct Shared {
     stop: CancellationToken,
 }
 
+/// What is started, where, and how large.
+#[derive(Debug)]
+struct Start {
+    model: ModelAlias,
+    spawn: Arc<Spawn>,
+    size: Size,
+}
+
 /// A start that is under way or has ended.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// Whether it is the one that was begun, and not joined.
     pub is_first: bool,
+    /// Where it was begun: for one that is joined, perhaps elsewhere than it would be now.
+    pub spawn: Arc<Spawn>,
     end: watch::Receiver<Option<Result<Begun, JobError>>>,
 }
 
@@ -88,27 +98,30 @@ impl Spawner {
             return None;
         }
         let (sender, end) = watch::channel(None);
-        let attempt = Attempt { is_first: true, end };
+        let attempt = Attempt { is_first: true, spawn: Arc::new(spawn.clone()), end };
         running.insert(model.clone(), attempt.clone());
+        let size = Size::of(&self.shared.policies.of(model));
         let registry = &self.shared.registry;
         let site = spawn.device.map(|device| (&spawn.hive, device)).filter(|_| !spawn.asks);
-        let mark = registry.begin_spawn(model, site, evict);
-        self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn.clone(), mark, sender));
+        let mark = registry.begin_spawn(model, site, size, evict);
+        let start = Start { model: model.clone(), spawn: Arc::clone(&attempt.spawn), size };
+        self.shared.tasks.spawn(self.clone().carry_out(start, mark, sender));
         Some(attempt)
     }
 
     async fn carry_out(
         self,
-        model: ModelAlias,
-        spawn: Spawn,
+        start: Start,
         mark: SpawnMark,
         sender: watch::Sender<Option<Result<Begun, JobError>>>,
     ) {
+        let Start { model, spawn, size } = &start;
+        let question = self.shared.registry.question(model, spawn, *size);
         let result = if spawn.asks {
-            self.ask_for_room(&model, &spawn).await.map(|_| Begun::Word)
+            self.ask_for_room(&start, question.as_ref(), &spawn.evict).await.map(|_| Begun::Word)
         } else {
             tracing::info!(%model, hive = %spawn.hive, why = %spawn, "starting a worker on demand");
-            self.make_room_and_start(&model, &spawn).await
+            self.make_room_and_start(&start, question.as_ref()).await
         };
         if let Err(error) = &result {
             let hive = &spawn.hive;
@@ -116,29 +129,29 @@ impl Spawner {
         }
         // Whoever waits looks at the result before it looks for another start.
         sender.send_replace(Some(result));
-        self.running().remove(&model);
+        self.running().remove(model);
         drop(mark);
     }
 
     /// Ends what is to make room, then starts the worker.
     async fn make_room_and_start(
         &self,
-        model: &ModelAlias,
-        spawn: &Spawn,
+        start: &Start,
+        question: Option<&Question>,
     ) -> Result<Begun, JobError> {
+        let Start { model, spawn, size } = start;
         for worker in &spawn.evict {
             if let Err(error) = self.end(&spawn.hive, worker).await {
                 spawn.evict.iter().for_each(|id| self.shared.registry.worker_stays(id));
                 return Err(error);
             }
         }
-        let policy = self.shared.policies.of(model);
         let operation = Operation::WorkerSpawn(WorkerSpawn {
             hive_id: spawn.hive.clone(),
             model: model.clone(),
             device: spawn.device,
-            slots: policy.slots,
-            ctx_size: policy.ctx_size,
+            slots: size.slots,
+            ctx_size: size.ctx_size,
         });
         match self.ask(&spawn.hive, operation).await {
             Ok(outcome) => {
@@ -148,10 +161,10 @@ impl Spawner {
                 }
                 Ok(Begun::Worker)
             }
-            Err(error) if error.code == NOT_ENOUGH_MEMORY && spawn.device.is_some() => {
-                self.has_no_room(model, spawn, error).await
-            }
-            Err(error) => Err(error),
+            Err(error) => match question.filter(|_| error.code == NOT_ENOUGH_MEMORY) {
+                Some(question) => self.has_no_room(start, question, error).await,
+                None => Err(error),
+            },
         }
     }
 
@@ -159,32 +172,35 @@ impl Spawner {
     /// hive knows, and others may make room; else it is not asked again for a while.
     async fn has_no_room(
         &self,
-        model: &ModelAlias,
-        spawn: &Spawn,
+        start: &Start,
+        question: &Question,
         refused: JobError,
     ) -> Result<Begun, JobError> {
         let registry = &self.shared.registry;
-        if !registry.knows_need(model, spawn) {
-            let alone = Spawn { evict: Vec::new(), ..spawn.clone() };
-            if self.ask_for_room(model, &alone).await?.needs.is_some() {
-                return Ok(Begun::Word);
-            }
+        if !registry.knows_need(question)
+            && self.ask_for_room(start, Some(question), &[]).await?.needs.is_some()
+        {
+            return Ok(Begun::Word);
         }
-        registry.memory_refused(model, spawn, &refused, clock::now());
+        registry.memory_refused(question, &refused, clock::now());
         Err(refused)
     }
 
-    /// Asks a hive whether there would be room for a worker when others had made it, and remembers what
-    /// it says.
-    async fn ask_for_room(&self, model: &ModelAlias, spawn: &Spawn) -> Result<FitReport, JobError> {
-        let policy = self.shared.policies.of(model);
+    /// Asks a hive whether there would be room for a worker when some had ended, and remembers what it
+    /// says.
+    async fn ask_for_room(
+        &self,
+        Start { model, spawn, size }: &Start,
+        question: Option<&Question>,
+        without: &[WorkerId],
+    ) -> Result<FitReport, JobError> {
         let operation = Operation::WorkerFit(WorkerFit {
             hive_id: spawn.hive.clone(),
             model: model.clone(),
             device: spawn.device,
-            slots: policy.slots,
-            ctx_size: policy.ctx_size,
-            without: spawn.evict.clone(),
+            slots: size.slots,
+            ctx_size: size.ctx_size,
+            without: without.to_vec(),
         });
         let cannot_tell = || FitReport { needs: None, fits: true, reason: None, hint: None };
         let report = match self.ask(&spawn.hive, operation).await {
@@ -192,7 +208,9 @@ impl Spawner {
             Err(error) if error.code == UNKNOWN_QUESTION => cannot_tell(),
             Err(error) => return Err(error),
         };
-        self.shared.registry.fit_told(model, spawn, &report, clock::now());
+        if let Some(question) = question {
+            self.shared.registry.fit_told(question, without, &report, clock::now());
+        }
         Ok(report)
     }
 

@@ -11,7 +11,8 @@ use worker_contract::{
     WorkerHeartbeat, WorkerId, WorkerState,
 };
 
-use super::workers::{Said, Worker, Workers};
+use super::worker::{Said, Worker};
+use super::workers::Workers;
 use super::{Registry, Target};
 use crate::attached::{Engine, ServerUrl};
 
