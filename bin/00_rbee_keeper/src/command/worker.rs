@@ -86,7 +86,17 @@ async fn attach(args: AttachArgs) -> Result<Operation, Failure> {
 async fn get(session: &Session, worker: WorkerArg) -> Result<(), Failure> {
     let target = target(session, worker).await?;
     let worker = data(run(session, Operation::WorkerGet(target)).await?);
-    session.output.result(&worker, |_| Ok(detail::worker(&read(&worker)?, now()))).await
+    let is_of_server = worker.get("server").is_some();
+    session
+        .output
+        .result(&worker, |_| {
+            Ok(if is_of_server {
+                detail::attached(&read(&worker)?)
+            } else {
+                detail::worker(&read(&worker)?, now())
+            })
+        })
+        .await
 }
 
 /// Prints the lines as they come. With `--json` they are the items of one array.
@@ -122,15 +132,13 @@ async fn target(session: &Session, worker: WorkerArg) -> Result<WorkerTarget, Fa
         return Ok(WorkerTarget { hive_id, worker_id });
     }
     let status: Status = read(&session.queen().await?.get("/v1/status").await?)?;
-    let id = worker_id.as_str();
-    let is_of_server = |known: &&Worker| known.worker_id == id && known.server.is_some();
+    // The queen answers for the models of attached servers.
+    let is_of_server =
+        |known: &&Worker| known.worker_id == worker_id.as_str() && known.server.is_some();
     if let Some(attached) = status.workers.iter().find(is_of_server) {
-        let server = &attached.hive_id;
-        return Err(Failure::local(format!("{id} is a model of the attached server {server}"))
-            .with_hint(format!(
-                "it is started and ended there; `rbee-keeper worker detach {server}` takes it out of \
-                 the pool"
-            )));
+        let hive_id = attached.hive_id.parse();
+        let hive_id = hive_id.map_err(|error| Failure::Protocol(format!("{error}")))?;
+        return Ok(WorkerTarget { hive_id, worker_id });
     }
     let has_it = |hive: &&Hive| hive.workers.iter().any(|worker| worker.worker_id == worker_id);
     let hive_id = match status.hives.iter().find(has_it) {

@@ -63,6 +63,9 @@ impl Executor for Operations {
 
 impl Operations {
     async fn route(&self, operation: Operation, job: JobContext) -> Result<Outcome, JobError> {
+        if let Some(answer) = self.of_attached_worker(&operation) {
+            return answer;
+        }
         if operation.should_forward_to_hive() && !matches!(operation, Operation::WorkerList(_)) {
             self.refuse_server(&operation)?;
         }

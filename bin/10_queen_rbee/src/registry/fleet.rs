@@ -44,7 +44,12 @@ impl State {
         now: Instant,
     ) -> Snapshot<'a> {
         let model = demand.model.clone();
-        let of_model = self.workers.of_model(&model);
+        // What a server of somebody else calls by that name is another file.
+        let is_pinned = LazyCell::new(|| self.is_in_catalog(&model));
+        let may_be_it = |(_, worker): &(&WorkerId, &Worker)| {
+            !worker.is_of_server || worker.is_named || !*is_pinned
+        };
+        let of_model = self.workers.of_model(&model).filter(may_be_it);
         let held = self.prefixes.lookup(prompt.blocks());
         let workers = of_model.map(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);

@@ -3,13 +3,39 @@
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::worker::Worker;
-use super::{Liveness, Registry};
+use super::{Liveness, Registry, State};
 use crate::clock;
 use crate::policy::Policies;
 use crate::rules::Rules;
 use crate::scheduler::{Circuit, Readiness};
 
+/// What Ollama puts behind a name that has no tag.
+pub(super) const LATEST: &str = ":latest";
+
+impl State {
+    /// Whether some hive's catalog has the model.
+    pub(super) fn is_in_catalog(&self, model: &ModelAlias) -> bool {
+        self.hives.iter().any(|hive| hive.beat.catalog.iter().any(|entry| entry.alias == *model))
+    }
+
+    fn knows_model(&self, model: &ModelAlias) -> bool {
+        self.workers.of_model(model).next().is_some() || self.is_in_catalog(model)
+    }
+}
+
 impl Registry {
+    /// The model that is meant by a name: the one that has it, else the one that has it with `:latest`
+    /// behind it.
+    #[must_use]
+    pub fn meant(&self, name: &ModelAlias) -> ModelAlias {
+        let state = self.state();
+        if state.knows_model(name) {
+            return name.clone();
+        }
+        let latest = format!("{name}{LATEST}").parse().ok();
+        latest.filter(|latest| state.knows_model(latest)).unwrap_or_else(|| name.clone())
+    }
+
     /// Whether a worker of a hive runs a model, or is about to.
     #[must_use]
     pub fn runs(&self, model: &ModelAlias) -> bool {
@@ -59,8 +85,6 @@ impl Registry {
     /// Whether some worker runs the model, or some catalog has it.
     #[must_use]
     pub fn knows_model(&self, model: &ModelAlias) -> bool {
-        let state = self.state();
-        state.workers.iter().any(|(_, worker)| worker.model == *model)
-            || state.hives.iter().any(|hive| hive.beat.catalog.iter().any(|e| e.alias == *model))
+        self.state().knows_model(model)
     }
 }

@@ -1,4 +1,5 @@
 mod fitting;
+mod names;
 mod starting;
 
 use worker_contract::{

@@ -35,6 +35,8 @@ pub(super) struct Worker {
     /// As the target has it.
     pub(super) holder: Holder,
     pub(super) is_of_server: bool,
+    /// It is of a server, and somebody has named its model.
+    pub(super) is_named: bool,
     ways: Ways,
     /// What it said last; `None` while only its hive has reported it.
     pub(super) said: Option<Said>,
@@ -150,6 +152,7 @@ impl Worker {
             device,
             holder: target.holder,
             is_of_server: target.server.is_some(),
+            is_named: false,
             ways: target.ways(),
             target,
             said: None,
