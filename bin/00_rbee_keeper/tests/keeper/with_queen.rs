@@ -167,6 +167,20 @@ async fn a_script_of_rules_is_tried_and_what_it_says_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_out_of_its_bounds_is_a_mistake_of_the_command() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    for (options, told) in [
+        ("--min 99", "--min"),
+        ("--max 0", "--max"),
+        ("--min -1", "--min"),
+        ("--min 3 --max 1", "--min 3 is more than --max 1"),
+    ] {
+        let ended = run(&home, &queen, &format!("model policy m {options}")).await.expect(2);
+        assert!(ended.stderr.contains(told), "{ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_happens_is_told_on_stderr_and_the_result_on_stdout() {
     let (home, queen) = (Home::new(), TestQueen::start());
     let ended = run(&home, &queen, "worker spawn --model smollm2-135m").await.expect(0);

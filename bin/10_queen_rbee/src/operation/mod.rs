@@ -84,7 +84,7 @@ impl Operations {
             Operation::HiveDiscover(discover) => self.hive_discover(&discover, &job).await,
             Operation::HiveSshHosts {} => self.hive_ssh_hosts(),
             Operation::ModelCopy(copy) => self.model_copy(copy, job).await,
-            Operation::ModelPolicySet(change) => self.model_policy_set(change).await,
+            Operation::ModelPolicySet(change) => self.model_policy_set(change, &job).await,
             Operation::ModelPolicyList {} => Ok(self.model_policy_list()),
             Operation::Infer(infer) => self.infer(*infer, &job).await,
             Operation::WorkerAttach(attach) => self.worker_attach(attach, &job).await,
