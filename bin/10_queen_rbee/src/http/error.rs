@@ -35,11 +35,12 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
                 .hint("the workers' logs say how they ended: rbee-keeper worker logs ID; the same request is taken again after ten minutes")
         }
         Failure::Deadline { .. } => timeout(message),
-        Failure::NoPlace(no_place) => not_placed(no_place, message, registry),
+        Failure::NoPlace(no_place) => not_placed(no_place, registry),
     }
 }
 
-fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiError {
+fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
+    let message = no_place.for_clients();
     match no_place {
         NoPlace::QueueFull { retry_after_s, .. } => {
             ApiError::too_many_requests("queue_full", message, retry_after_s)
@@ -64,8 +65,7 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
             )
         }
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
-        NoPlace::SpawnFailed { model, source, retry_after_s } => {
-            let message = format!("no worker could be started for {model}: {}", for_clients(&source.message));
+        NoPlace::SpawnFailed { source, retry_after_s, .. } => {
             let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, &source.code, message);
             if !LASTING.contains(&source.code.as_str()) {
                 error = error.retry_after(retry_after_s);
@@ -76,16 +76,6 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
             }
         }
     }
-}
-
-/// Why a start failed, without a worker's log and without a machine's paths: those are for who operates it,
-/// whom the hint tells where they are.
-fn for_clients(message: &str) -> String {
-    let first = message.lines().next().unwrap_or_default();
-    let first = first.trim_end_matches("; its last log lines:");
-    let is_path = |word: &str| word.trim_start_matches(['(', '"', '\'', '`']).starts_with('/');
-    let words = first.split(' ').map(|word| if is_path(word) { "…" } else { word });
-    words.collect::<Vec<_>>().join(" ")
 }
 
 fn timeout(message: String) -> ApiError {
