@@ -32,8 +32,8 @@ impl Operations {
         };
         // Requests for the model wait for this worker instead of starting another one.
         let _mark = starts.map(|(model, device, size)| {
-            let site = device.map(|device| (&hive, device));
-            self.registry.begin_spawn(&model, site, size, &[])
+            let at = device.map(|device| (&hive, device));
+            self.registry.begin_spawn(&model, at, size, &[])
         });
         let removes = matches!(operation, Operation::ModelDelete(_));
         let outcome = client.execute(operation, job).await?;

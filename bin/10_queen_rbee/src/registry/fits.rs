@@ -192,10 +192,10 @@ impl State {
     pub(super) fn needed(
         &self,
         model: &ModelAlias,
-        site: (&HiveAlias, DeviceId),
+        at: (&HiveAlias, DeviceId),
         size: Size,
     ) -> Option<u64> {
-        self.fits.of(&self.question(model, site, size)?)?.needed
+        self.fits.of(&self.question(model, at, size)?)?.needed
     }
 
     fn free_of(&self, hive: &HiveAlias, device: DeviceId) -> u64 {

@@ -344,13 +344,13 @@ impl Registry {
     pub fn begin_spawn(
         &self,
         model: &ModelAlias,
-        site: Option<(&HiveAlias, DeviceId)>,
+        at: Option<(&HiveAlias, DeviceId)>,
         size: Size,
         evict: &[WorkerId],
     ) -> SpawnMark {
         let mut state = self.state();
-        let site = site.and_then(|site| state.claim(model, site, size, evict));
-        let number = state.starts.begin(model, site);
+        let claimed = at.and_then(|at| state.claim(model, at, size, evict));
+        let number = state.starts.begin(model, claimed);
         drop(state);
         SpawnMark { number, registry: self.clone() }
     }

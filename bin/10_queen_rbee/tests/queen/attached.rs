@@ -286,8 +286,8 @@ async fn a_name_without_a_tag_is_that_of_the_latest_where_no_model_has_it_itself
 #[tokio::test]
 async fn of_a_server_with_very_many_models_the_rest_is_told_of_and_one_bad_entry_hides_none() {
     let queen = queen().await;
-    let names: Vec<String> = (0..300).map(|n| format!(r#"{{"id":"m{n}"}}"#)).collect();
-    let listing = format!(r#"{{"data":[{{"object":"model"}},{}]}}"#, names.join(","));
+    let entries: Vec<String> = (0..300).map(|n| format!(r#"{{"id":"m{n}"}}"#)).collect();
+    let listing = format!(r#"{{"data":[{{"object":"model"}},{}]}}"#, entries.join(","));
     let server = ServerDouble::start("library", &[], []);
     server.list_as(Some((200, listing.leak())));
     let (end, told) = run_and_listen(&queen, Operation::WorkerAttach(attach(&server.url))).await;
