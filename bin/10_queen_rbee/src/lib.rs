@@ -15,6 +15,8 @@ pub mod decisions;
 pub mod dialect;
 mod discovery;
 pub mod dispatch;
+#[cfg(test)]
+mod doubles;
 pub mod events;
 pub mod hive_client;
 mod http;

@@ -19,7 +19,7 @@ use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 use crate::clock;
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Registry, SpawnMark};
+use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Question, Registry, Size, SpawnMark};
 use crate::scheduler::Spawn;
 
 /// How often it is looked whether a hive that was asked for something still reports.
@@ -41,11 +41,21 @@ struct Shared {
     stop: CancellationToken,
 }
 
+/// What is started, where, and how large.
+#[derive(Debug)]
+struct Start {
+    model: ModelAlias,
+    spawn: Arc<Spawn>,
+    size: Size,
+}
+
 /// A start that is under way or has ended.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// Whether it is the one that was begun, and not joined.
     pub is_first: bool,
+    /// Where it was begun: for one that is joined, perhaps elsewhere than it would be now.
+    pub spawn: Arc<Spawn>,
     end: watch::Receiver<Option<Result<Begun, JobError>>>,
 }
 
@@ -88,27 +98,30 @@ impl Spawner {
             return None;
         }
         let (sender, end) = watch::channel(None);
-        let attempt = Attempt { is_first: true, end };
+        let attempt = Attempt { is_first: true, spawn: Arc::new(spawn.clone()), end };
         running.insert(model.clone(), attempt.clone());
+        let size = Size::of(&self.shared.policies.of(model));
         let registry = &self.shared.registry;
         let site = spawn.device.map(|device| (&spawn.hive, device)).filter(|_| !spawn.asks);
-        let mark = registry.begin_spawn(model, site, evict);
-        self.shared.tasks.spawn(self.clone().carry_out(model.clone(), spawn.clone(), mark, sender));
+        let mark = registry.begin_spawn(model, site, size, evict);
+        let start = Start { model: model.clone(), spawn: Arc::clone(&attempt.spawn), size };
+        self.shared.tasks.spawn(self.clone().carry_out(start, mark, sender));
         Some(attempt)
     }
 
     async fn carry_out(
         self,
-        model: ModelAlias,
-        spawn: Spawn,
+        start: Start,
         mark: SpawnMark,
         sender: watch::Sender<Option<Result<Begun, JobError>>>,
     ) {
+        let Start { model, spawn, size } = &start;
+        let question = self.shared.registry.question(model, spawn, *size);
         let result = if spawn.asks {
-            self.ask_for_room(&model, &spawn).await.map(|_| Begun::Word)
+            self.ask_for_room(&start, question.as_ref(), &spawn.evict).await.map(|_| Begun::Word)
         } else {
             tracing::info!(%model, hive = %spawn.hive, why = %spawn, "starting a worker on demand");
-            self.make_room_and_start(&model, &spawn).await
+            self.make_room_and_start(&start, question.as_ref()).await
         };
         if let Err(error) = &result {
             let hive = &spawn.hive;
@@ -116,23 +129,24 @@ impl Spawner {
         }
         // Whoever waits looks at the result before it looks for another start.
         sender.send_replace(Some(result));
-        self.running().remove(&model);
+        self.running().remove(model);
         drop(mark);
     }
 
     /// Ends what is to make room, then starts the worker.
     async fn make_room_and_start(
         &self,
-        model: &ModelAlias,
-        spawn: &Spawn,
+        start: &Start,
+        question: Option<&Question>,
     ) -> Result<Begun, JobError> {
+        let spawn = &start.spawn;
         for worker in &spawn.evict {
             if let Err(error) = self.end(&spawn.hive, worker).await {
                 spawn.evict.iter().for_each(|id| self.shared.registry.worker_stays(id));
                 return Err(error);
             }
         }
-        let operation = Operation::WorkerSpawn(self.started_with(model, spawn));
+        let operation = Operation::WorkerSpawn(started_with(start));
         match self.ask(&spawn.hive, operation).await {
             Ok(outcome) => {
                 // The hive's next report says the same a moment later.
@@ -141,10 +155,10 @@ impl Spawner {
                 }
                 Ok(Begun::Worker)
             }
-            Err(error) if error.code == NOT_ENOUGH_MEMORY && spawn.device.is_some() => {
-                self.has_no_room(model, spawn, error).await
-            }
-            Err(error) => Err(error),
+            Err(error) => match question.filter(|_| error.code == NOT_ENOUGH_MEMORY) {
+                Some(question) => self.has_no_room(start, question, error).await,
+                None => Err(error),
+            },
         }
     }
 
@@ -152,46 +166,40 @@ impl Spawner {
     /// hive knows, and others may make room; else it is not asked again for a while.
     async fn has_no_room(
         &self,
-        model: &ModelAlias,
-        spawn: &Spawn,
+        start: &Start,
+        question: &Question,
         refused: JobError,
     ) -> Result<Begun, JobError> {
         let registry = &self.shared.registry;
-        if !registry.knows_need(model, spawn) {
-            let alone = Spawn { evict: Vec::new(), ..spawn.clone() };
-            if self.ask_for_room(model, &alone).await?.needs.is_some() {
-                return Ok(Begun::Word);
-            }
+        if !registry.knows_need(question)
+            && self.ask_for_room(start, Some(question), &[]).await?.needs.is_some()
+        {
+            return Ok(Begun::Word);
         }
-        registry.memory_refused(model, spawn, &refused, clock::now());
+        registry.memory_refused(question, &refused, clock::now());
         Err(refused)
     }
 
-    /// Asks a hive whether there would be room for a worker when others had made it, and remembers what
-    /// it says.
-    async fn ask_for_room(&self, model: &ModelAlias, spawn: &Spawn) -> Result<FitReport, JobError> {
-        let (start, without) = (self.started_with(model, spawn), spawn.evict.clone());
-        let operation = Operation::WorkerFit(WorkerFit { start, without });
+    /// Asks a hive whether there would be room for a worker when some had ended, and remembers what it
+    /// says.
+    async fn ask_for_room(
+        &self,
+        start: &Start,
+        question: Option<&Question>,
+        without: &[WorkerId],
+    ) -> Result<FitReport, JobError> {
+        let asked = WorkerFit { start: started_with(start), without: without.to_vec() };
+        let operation = Operation::WorkerFit(asked);
         let cannot_tell = || FitReport { needs: None, fits: true, reason: None, hint: None };
-        let report = match self.ask(&spawn.hive, operation).await {
+        let report = match self.ask(&start.spawn.hive, operation).await {
             Ok(outcome) => FitReport::deserialize(&outcome.data).unwrap_or_else(|_| cannot_tell()),
             Err(error) if error.code == UNKNOWN_QUESTION => cannot_tell(),
             Err(error) => return Err(error),
         };
-        self.shared.registry.fit_told(model, spawn, &report, clock::now());
-        Ok(report)
-    }
-
-    /// What a worker is started with, as the model's policy has it.
-    fn started_with(&self, model: &ModelAlias, spawn: &Spawn) -> WorkerSpawn {
-        let policy = self.shared.policies.of(model);
-        WorkerSpawn {
-            hive_id: spawn.hive.clone(),
-            model: model.clone(),
-            device: spawn.device,
-            slots: policy.slots,
-            ctx_size: policy.ctx_size,
+        if let Some(question) = question {
+            self.shared.registry.fit_told(question, without, &report, clock::now());
         }
+        Ok(report)
     }
 
     /// Ends a worker: it finishes what it runs. One that its hive does not know has ended.
@@ -241,6 +249,17 @@ impl Spawner {
 
     fn running(&self) -> MutexGuard<'_, HashMap<ModelAlias, Attempt>> {
         self.shared.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a worker is started with.
+fn started_with(Start { model, spawn, size }: &Start) -> WorkerSpawn {
+    WorkerSpawn {
+        hive_id: spawn.hive.clone(),
+        model: model.clone(),
+        device: spawn.device,
+        slots: size.slots,
+        ctx_size: size.ctx_size,
     }
 }
 

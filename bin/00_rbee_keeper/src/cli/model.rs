@@ -114,16 +114,16 @@ pub(crate) struct PolicyArgs {
     #[arg(value_name = "MODEL")]
     pub(crate) model: Option<ModelAlias>,
     /// How many workers it has at least
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(crate) min: Option<u32>,
     /// How many workers it has at most by the queen's own doing
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) max: Option<u32>,
     /// Whether its workers stay, however idle they are and whoever needs their memory
     #[arg(long, value_name = "true|false", requires = "model")]
     pub(crate) pin: Option<bool>,
     /// After how many seconds without a request a worker is ended; 0 for never
-    #[arg(long, value_name = "SECONDS", requires = "model")]
+    #[arg(long, value_name = "SECONDS", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(0..=2_592_000))]
     pub(crate) idle: Option<u64>,
     /// The hive where it is preferred to run
     #[arg(long, value_name = "ALIAS", requires = "model")]
@@ -132,10 +132,10 @@ pub(crate) struct PolicyArgs {
     #[arg(long, value_name = "DEVICE", requires = "model")]
     pub(crate) device: Option<DeviceId>,
     /// KV cache size in tokens, for all slots of a worker together
-    #[arg(long, value_name = "TOKENS", requires = "model")]
+    #[arg(long, value_name = "TOKENS", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(256..=16_777_216))]
     pub(crate) ctx_size: Option<u32>,
     /// How many requests run at once in a worker
-    #[arg(long, value_name = "N", requires = "model")]
+    #[arg(long, value_name = "N", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) slots: Option<u32>,
     /// Drop what was set before
     #[arg(long, requires = "model")]

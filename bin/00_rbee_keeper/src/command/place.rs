@@ -30,12 +30,10 @@ pub(super) async fn worker(session: &Session, worker: WorkerArg) -> Result<Worke
     let id = worker_id.as_str();
     let is_of_server = |known: &&Worker| known.worker_id == id && known.server.is_some();
     if let Some(attached) = status.workers.iter().find(is_of_server) {
-        let server = &attached.hive_id;
-        return Err(Failure::local(format!("{id} is a model of the attached server {server}"))
-            .with_hint(format!(
-                "it is started and ended there; `rbee-keeper worker detach {server}` takes it out of \
-                 the pool"
-            )));
+        // The queen answers for the models of attached servers.
+        let hive_id = attached.hive_id.parse();
+        let hive_id = hive_id.map_err(|error| Failure::Protocol(format!("{error}")))?;
+        return Ok(WorkerTarget { hive_id, worker_id });
     }
     let has_it = |hive: &&Hive| hive.workers.iter().any(|worker| worker.worker_id == worker_id);
     let hive_id = match status.hives.iter().find(has_it) {

@@ -12,6 +12,11 @@ use crate::view::Policy;
 
 /// Shows policies, or sets some fields of one.
 pub(super) async fn policy(session: &Session, args: PolicyArgs) -> Result<(), Failure> {
+    if let (Some(min), Some(max)) = (args.min, args.max)
+        && min > max
+    {
+        return Err(Failure::usage(format!("--min {min} is more than --max {max}")));
+    }
     let set = args.model.as_ref().and_then(|model| change(model, &args));
     let policies = if let Some(change) = set {
         data(run(session, Operation::ModelPolicySet(change)).await?)

@@ -51,7 +51,17 @@ async fn attach(args: AttachArgs) -> Result<Operation, Failure> {
 async fn get(session: &Session, worker: WorkerArg) -> Result<(), Failure> {
     let target = place::worker(session, worker).await?;
     let worker = data(run(session, Operation::WorkerGet(target)).await?);
-    session.output.result(&worker, |_| Ok(detail::worker(&read(&worker)?, now()))).await
+    let is_of_server = worker.get("server").is_some();
+    session
+        .output
+        .result(&worker, |_| {
+            Ok(if is_of_server {
+                detail::attached(&read(&worker)?)
+            } else {
+                detail::worker(&read(&worker)?, now())
+            })
+        })
+        .await
 }
 
 /// Prints the lines as they come. With `--json` they are the items of one array.

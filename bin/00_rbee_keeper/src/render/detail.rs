@@ -1,6 +1,6 @@
 //! One thing in full: a name and a value on each line.
 
-use rbee_operations::JobSummary;
+use rbee_operations::{AttachedWorker, JobSummary};
 use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
 
 use super::{Style, printable, table, unit};
@@ -32,6 +32,23 @@ pub(crate) fn worker(worker: &SupervisedWorker, now: u64) -> String {
         _ => {}
     }
     pairs(&lines)
+}
+
+/// A model of a server of somebody else.
+pub(crate) fn attached(worker: &AttachedWorker) -> String {
+    let state = match &worker.reason {
+        Some(reason) => format!("{} ({reason})", worker.state),
+        None => worker.state.clone(),
+    };
+    pairs(&[
+        ("worker", worker.worker_id.to_string()),
+        ("server", format!("{} ({})", worker.server, worker.engine)),
+        ("model", worker.model.to_string()),
+        ("called there", table::in_a_line(&worker.original)),
+        ("state", state),
+        ("slots", worker.slots.to_string()),
+        ("url", worker.url.clone()),
+    ])
 }
 
 /// A model.

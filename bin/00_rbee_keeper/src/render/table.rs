@@ -480,7 +480,12 @@ impl Rows {
 }
 
 fn plain(value: impl Display) -> Cell {
-    Cell::new(printable(&value.to_string()))
+    Cell::new(in_a_line(&value.to_string()))
+}
+
+/// The text with nothing in it that would break a line, or steer the terminal.
+pub(super) fn in_a_line(text: &str) -> String {
+    printable(text).replace(['\n', '\t'], "\u{fffd}")
 }
 
 fn state(name: &str, detail: &str) -> Cell {

@@ -183,6 +183,37 @@ async fn a_script_of_rules_is_tried_and_what_it_says_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_rules_that_fails_is_told_by_the_exit_status_and_shown_all_the_same() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let file = home.path().join("rules.rhai");
+    std::fs::write(&file, "fn filter(request, worker) { throw 1 }").unwrap();
+    let line = format!("policy test {} --model m", file.display());
+    let failed = run(&home, &queen, &line).await.expect(1);
+    assert!(failed.stdout.contains("without the script: it waits (room)"), "{failed:?}");
+    assert!(failed.stderr.contains("the script failed: it threw something"), "{failed:?}");
+    let json = run(&home, &queen, &format!("{line} --json")).await.expect(1).json();
+    assert_eq!(json["models"][0]["error"], "it threw something (line 1)");
+    // One that refuses every place has not failed.
+    std::fs::write(&file, "fn filter(request, worker) { false }").unwrap();
+    let refuses = run(&home, &queen, &line).await.expect(0).stdout;
+    assert!(refuses.contains("no       0 ms"), "{refuses}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_out_of_its_bounds_is_a_mistake_of_the_command() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    for (options, told) in [
+        ("--min 99", "--min"),
+        ("--max 0", "--max"),
+        ("--min -1", "--min"),
+        ("--min 3 --max 1", "--min 3 is more than --max 1"),
+    ] {
+        let ended = run(&home, &queen, &format!("model policy m {options}")).await.expect(2);
+        assert!(ended.stderr.contains(told), "{ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_happens_is_told_on_stderr_and_the_result_on_stdout() {
     let (home, queen) = (Home::new(), TestQueen::start());
     let ended = run(&home, &queen, "worker spawn --model smollm2-135m").await.expect(0);

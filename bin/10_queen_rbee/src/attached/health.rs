@@ -7,6 +7,8 @@ use super::listing::{Listed, Listing};
 use super::names::{is_called, name_models};
 use crate::registry::{Served, ServerFailure};
 
+/// The most models of one server that become workers.
+pub(crate) const MAX_MODELS: usize = 256;
 /// How often in a row a server must be out of reach to be gone.
 const UNREACHABLE: u32 = 2;
 /// How often in a row a server must be late to be given no more requests. One that computes can be.
@@ -31,6 +33,8 @@ pub(super) struct Health {
     pub(super) engine: Engine,
     /// Its models, the last that it listed.
     pub(super) models: Vec<Served>,
+    /// How many of those that are wanted were too many.
+    pub(super) left_out: usize,
     pub(super) failure: Option<ServerFailure>,
     unreachable: u32,
     slow: u32,
@@ -45,6 +49,9 @@ impl Health {
             Probe::Listing(listing) => {
                 self.engine = listing.engine;
                 self.models = chosen(server, wanted, &listing.models);
+                let too_many = self.models.len().saturating_sub(MAX_MODELS);
+                self.left_out = too_many + if wanted.is_empty() { listing.more } else { 0 };
+                self.models.truncate(MAX_MODELS);
                 self.failure = None;
             }
             Probe::Unreachable(reason) => {
@@ -111,6 +118,17 @@ mod tests {
         assert_eq!(names(&health), ["org/b", "org/c"], "by either name");
     }
 
+    #[test]
+    fn of_too_many_models_the_first_are_taken_and_the_others_counted_unless_they_are_wanted() {
+        let names: Vec<String> = (0..300).map(|n| format!("m{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let health = after(&[], vec![list(&names)]);
+        assert_eq!((health.models.len(), health.left_out), (256, 44));
+        let health = after(&["m299"], vec![list(&names)]);
+        assert_eq!((health.models.len(), health.left_out), (1, 0));
+        assert_eq!(health.models[0].name, "m299");
+    }
+
     fn after(wanted: &[&str], probes: Vec<Probe>) -> Health {
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
         let mut health = Health::default();
@@ -123,6 +141,6 @@ mod tests {
     fn list(names: &[&str]) -> Probe {
         let listed = |name: &&str| Listed { name: (*name).to_owned(), context_length: 0 };
         let models = names.iter().map(listed).collect();
-        Probe::Listing(Listing { engine: Engine::Ollama, models })
+        Probe::Listing(Listing { engine: Engine::Ollama, models, more: 0 })
     }
 }

@@ -1,11 +1,12 @@
 //! `GET /v1/models` of a server: what it says. Pure.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::Engine;
 
-/// The most models of one server that become workers.
-pub(super) const MAX_MODELS: usize = 256;
+/// The most models of a list that are looked at.
+const MAX_LISTED: usize = 4096;
 /// The longest name of a model, in bytes.
 const MAX_NAME: usize = 512;
 
@@ -16,6 +17,8 @@ pub(super) struct Listing {
     pub(super) engine: Engine,
     /// Its models.
     pub(super) models: Vec<Listed>,
+    /// How many more it has that were not looked at.
+    pub(super) more: usize,
 }
 
 /// A model of a server.
@@ -27,27 +30,49 @@ pub(super) struct Listed {
     pub(super) context_length: u32,
 }
 
-/// Reads a list; `None` if it is none.
+/// Reads a list; `None` if it is none. What of it is no model is left out.
 pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
     let page: Page = serde_json::from_slice(body).ok()?;
     // Ollama says null where it has no model.
     let entries = page.data.unwrap_or_default();
+    let is_any = !entries.is_empty();
+    let entries: Vec<Entry> = entries.into_iter().filter_map(Item::entry).collect();
+    if is_any && entries.is_empty() {
+        return None;
+    }
     let owner = entries.first().and_then(|entry| entry.owned_by.as_deref());
     let engine = owner.map_or(Engine::Unknown, Engine::by_owner);
     let usable = |entry: &Entry| (1..=MAX_NAME).contains(&entry.id.len());
-    let listed = entries.into_iter().filter(usable).map(|entry| {
+    let mut listed = entries.into_iter().filter(usable).map(|entry| {
         let of_meta = entry.meta.and_then(|meta| meta.n_ctx.or(meta.n_ctx_train));
         let context = entry.max_model_len.or(of_meta);
         Listed { name: entry.id, context_length: context.unwrap_or(0) }
     });
-    Some(Listing { engine, models: listed.take(MAX_MODELS).collect() })
+    let models = listed.by_ref().take(MAX_LISTED).collect();
+    Some(Listing { engine, models, more: listed.count() })
 }
 
 #[derive(Deserialize)]
 struct Page {
     /// Without it, it is something else.
     #[serde(deserialize_with = "Option::deserialize")]
-    data: Option<Vec<Entry>>,
+    data: Option<Vec<Item>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Model(Entry),
+    Other(IgnoredAny),
+}
+
+impl Item {
+    fn entry(self) -> Option<Entry> {
+        match self {
+            Self::Model(entry) => Some(entry),
+            Self::Other(IgnoredAny) => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -105,6 +130,11 @@ mod tests {
                 Engine::Unknown,
                 vec![("a", 0), ("b", 0)],
             ),
+            (
+                r#"{"data":[{"object":"model"},7,{"id":5},{"id":"a","owned_by":"vllm"},{"id":null}]}"#,
+                Engine::Vllm,
+                vec![("a", 0)],
+            ),
             (r#"{"object":"list","data":null}"#, Engine::Unknown, vec![]),
         ] {
             let listing = read_listing(body.as_bytes()).unwrap();
@@ -113,6 +143,14 @@ mod tests {
                 listing.models.iter().map(|m| (m.name.as_str(), m.context_length)).collect();
             assert_eq!(found, names);
         }
+    }
+
+    #[test]
+    fn of_a_very_long_list_the_rest_is_counted() {
+        let entries: Vec<String> = (0..5000).map(|n| format!(r#"{{"id":"m{n}"}}"#)).collect();
+        let body = format!(r#"{{"data":[{}]}}"#, entries.join(","));
+        let listing = read_listing(body.as_bytes()).unwrap();
+        assert_eq!((listing.models.len(), listing.more), (4096, 904));
     }
 
     #[test]

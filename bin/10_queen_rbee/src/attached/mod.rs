@@ -35,6 +35,7 @@ use worker_contract::HiveAlias;
 pub use self::answer::{Fault, Told, Translator};
 pub use self::body::{Endpoint, Original};
 pub use self::engine::Engine;
+pub(crate) use self::health::MAX_MODELS;
 use self::health::{Health, Probe, chosen};
 pub use self::refusal::detail_of;
 pub use self::store::StoreError;
@@ -76,6 +77,17 @@ struct Shared {
     known: Mutex<BTreeMap<HiveAlias, Known>>,
 }
 
+/// A server that was attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its name.
+    pub name: HiveAlias,
+    /// Its models that are workers.
+    pub models: Vec<Served>,
+    /// How many more it has, which are too many.
+    pub left_out: usize,
+}
+
 #[derive(Debug)]
 struct Known {
     stored: Stored,
@@ -100,6 +112,14 @@ pub enum ServerError {
     #[error("there is a server {name} already, at {url}")]
     NameTaken {
         /// The name.
+        name: HiveAlias,
+        /// Where it is.
+        url: ServerUrl,
+    },
+    /// It is attached already.
+    #[error("the server at {url} is attached already, as {name}")]
+    UrlTaken {
+        /// By which name.
         name: HiveAlias,
         /// Where it is.
         url: ServerUrl,
@@ -172,10 +192,7 @@ impl Servers {
     }
 
     /// Attaches a server, after a look at it. The same one again is changed.
-    pub async fn attach(
-        &self,
-        attach: WorkerAttach,
-    ) -> Result<(HiveAlias, Vec<Served>), ServerError> {
+    pub async fn attach(&self, attach: WorkerAttach) -> Result<Attached, ServerError> {
         let WorkerAttach { url, api, name, token, slots, models } = attach;
         let ServerApi::Openai = api;
         let url: ServerUrl = url.parse()?;
@@ -210,8 +227,12 @@ impl Servers {
         let (servers, kept) = (self.clone(), name.clone());
         on_disk(move || servers.keep(&kept, stored, token)).await?;
         self.found(&name, None, Probe::Listing(listing));
-        let models = self.known().get(&name).map(|known| known.health.models.clone());
-        Ok((name, models.unwrap_or_default()))
+        let known = self.known();
+        let found = known.get(&name).map(|known| &known.health);
+        let models = found.map(|health| health.models.clone()).unwrap_or_default();
+        let left_out = found.map_or(0, |health| health.left_out);
+        drop(known);
+        Ok(Attached { name, models, left_out })
     }
 
     /// Forgets a server.
@@ -286,6 +307,7 @@ impl Servers {
                 engine: known.health.engine,
                 slots: known.stored.slots,
                 models: known.health.models.clone(),
+                is_named: !known.stored.models.is_empty(),
                 failure,
             }
         };
@@ -340,8 +362,15 @@ impl Servers {
         match known.get(name) {
             Some(known) if known.stored.url != *url => {
                 let url = known.stored.url.clone();
-                Err(ServerError::NameTaken { name: name.clone(), url })
+                return Err(ServerError::NameTaken { name: name.clone(), url });
             }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        // Its slots would be counted twice.
+        let is_it = |(_, known): &(&HiveAlias, &Known)| known.stored.url == *url;
+        match known.iter().find(is_it) {
+            Some((name, _)) => Err(ServerError::UrlTaken { name: name.clone(), url: url.clone() }),
             None if known.len() >= MAX_SERVERS => Err(ServerError::TooMany),
             _ => Ok(()),
         }

@@ -36,6 +36,9 @@ pub(super) async fn probe(
         Ok(Err(broken @ Broken::Malformed(_))) => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
         }
+        Ok(Err(Broken::Connect(error))) => {
+            Probe::Unreachable(format!("it cannot be reached: {}", with_causes(&error)))
+        }
         Ok(Err(broken)) => Probe::Unreachable(with_causes(&broken)),
         Err(_) => Probe::Slow,
     }

@@ -9,7 +9,7 @@ mod stream;
 mod tls;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -44,7 +44,7 @@ const READ: usize = 16 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
     trust: Trust,
-    idle: Arc<Mutex<HashMap<String, Vec<Idle>>>>,
+    idle: Arc<Mutex<BTreeMap<String, Vec<Idle>>>>,
 }
 
 /// A request as it goes out.
@@ -171,7 +171,7 @@ impl Pool {
         idle.entry(kept_as).or_default().push(Idle { stream, since: now });
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
+    fn idle(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Idle>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,7 @@ impl Dispatcher {
         let decided = match result {
             Ok(place) => Decided::new(Kind::Dispatch, Because::Why(place.why.clone()))
                 .worker(&place.worker_id),
-            Err(no_place) => Decided::told(Kind::Reject, no_place.reason(), no_place.to_string()),
+            Err(no_place) => Decided::told(Kind::Reject, no_place.reason(), no_place.for_clients()),
         };
         self.decisions.record(wanted.concern(decided));
     }

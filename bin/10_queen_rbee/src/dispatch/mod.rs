@@ -4,6 +4,7 @@
 //! Who comes to an empty queue is placed at once, by itself. Everybody else waits, and one task hands
 //! places out, in the order of the queue, whenever there may be one.
 
+mod hand_out;
 mod kinds;
 mod log;
 mod no_place;
@@ -22,7 +23,6 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use worker_contract::{ModelAlias, RequestId, Sha256Digest, WorkerId};
 
-use self::kinds::Kinds;
 pub use self::no_place::NoPlace;
 use self::starts::{Attempts, Closed, Starts};
 use crate::admission::{Admission, Entrant, Priority, QueueFull, Ticket};
@@ -30,7 +30,7 @@ use crate::clock;
 use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
-use crate::scheduler::{Decision, Demand, RejectReason, WaitReason, Ways};
+use crate::scheduler::{Decision, Demand, RejectReason, Ways};
 use crate::spawner::Spawner;
 
 /// The longest that somebody is told to wait where too many do, in seconds.
@@ -260,83 +260,6 @@ impl Dispatcher {
                 Err(self.queue_full(&model, full))
             }
         }
-    }
-
-    /// Gives every place that there is to whoever is next, and starts workers that are needed.
-    fn hand_out(&self, attempts: &mut Attempts) {
-        let queues = &mut *self.queues();
-        let models = queues.admission.models_by_arrival();
-        for model in &models {
-            while self.hand_out_one(queues, model, None) {}
-        }
-        // Only now, or a worker that has just come for those of one model would make room for another.
-        for model in &models {
-            while self.hand_out_one(queues, model, Some(attempts)) {}
-        }
-        queues.starts.forget_all_but(&queues.admission);
-        self.registry.set_waiting(queues.admission.len());
-    }
-
-    /// One step for a model: somebody is placed or refused, or, if there are `attempts` to put it to, a
-    /// worker is started. False when nothing more can be done.
-    fn hand_out_one(
-        &self,
-        queues: &mut Queues,
-        model: &ModelAlias,
-        mut attempts: Option<&mut Attempts>,
-    ) -> bool {
-        let Queues { admission, starts } = queues;
-        let now = clock::now();
-        let mut next = None;
-        let has_rules = self.registry.has_place_rules();
-        let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
-        let mut kinds = Kinds::default();
-        for (spot, waiting) in admission.waiting(model) {
-            if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
-                let late = NoPlace::Deadline { model: model.clone() };
-                next = Some((spot, Some(Err(late))));
-                break;
-            }
-            let kind = waiting.wanted.kind(has_rules);
-            if !kinds.is_worth_asking(kind) {
-                continue;
-            }
-            let ask = waiting.wanted.ask(&closed);
-            match self.registry.place(&ask, now) {
-                Placed::At(place) => next = Some((spot, Some(Ok(place)))),
-                Placed::Not(Decision::Reject { reason, retry_after_s }) => {
-                    let source = starts.last_error(model);
-                    let refused = self.refused(model, reason, retry_after_s, source);
-                    next = Some((spot, Some(Err(refused))));
-                }
-                Placed::Not(Decision::Spawn(spawn)) => {
-                    let Some(attempts) = attempts.as_deref_mut() else { continue };
-                    // Where a worker that was to go has just got a request, it is decided again.
-                    let Some(attempt) = self.spawner.spawn(model, &spawn) else { return false };
-                    if attempt.is_first {
-                        self.log_spawn(&waiting.wanted, &spawn);
-                    }
-                    attempts.begun(model, spawn, attempt);
-                    // Others may have what they need already.
-                    return true;
-                }
-                Placed::Not(Decision::Wait(WaitReason::Room)) if kind.speaks_for_all() => {
-                    return false;
-                }
-                Placed::Not(_) => continue,
-            }
-            break;
-        }
-        let Some((spot, answer)) = next else { return false };
-        let ticket = Ticket::new(model, spot);
-        let request = match &answer {
-            Some(Ok(_)) => admission.serve(&ticket),
-            _ => admission.leave(&ticket),
-        };
-        if let (Some(request), Some(answer)) = (request, answer) {
-            request.end(answer);
-        }
-        true
     }
 
     fn queues(&self) -> MutexGuard<'_, Queues> {

@@ -93,6 +93,17 @@ impl NoPlace {
         }
     }
 
+    /// The same without a worker's log and without a machine's paths: those are for who operates it.
+    #[must_use]
+    pub fn for_clients(&self) -> String {
+        let whole = self.to_string();
+        let first = whole.lines().next().unwrap_or_default();
+        let first = first.trim_end_matches("; its last log lines:");
+        let is_path = |word: &str| word.trim_start_matches(['(', '"', '\'', '`']).starts_with('/');
+        let words = first.split(' ').map(|word| if is_path(word) { "…" } else { word });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     /// What a refusal of the scheduler means, after the last start of a worker failed with `source`.
     pub(super) fn refused(
         model: &ModelAlias,

@@ -11,7 +11,6 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
 use crate::admission::Admission;
 use crate::registry::Liveness;
-use crate::scheduler::Spawn;
 use crate::spawner::{Attempt, Begun};
 
 /// How a start fails whose hive was lost over it, restarted perhaps: nobody knows what became of the
@@ -125,10 +124,10 @@ impl Failed {
 }
 
 impl Attempts {
-    /// A start has begun, or is joined.
-    pub(super) fn begun(&mut self, model: &ModelAlias, spawn: Spawn, mut attempt: Attempt) {
-        let (model, fits) = (model.clone(), spawn.fits);
-        let site = (spawn.hive, spawn.device);
+    /// A start has begun, or is joined: what becomes of it is told of the place where it was begun.
+    pub(super) fn begun(&mut self, model: &ModelAlias, mut attempt: Attempt) {
+        let (model, fits) = (model.clone(), attempt.spawn.fits);
+        let site = (attempt.spawn.hive.clone(), attempt.spawn.device);
         self.running.push(Box::pin(async move {
             let result = attempt.ended().await;
             Ended { model, site, fits, result }

@@ -1,19 +1,20 @@
 //! Requests that wait together, and a hive that does not answer.
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
-use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::Operation;
-use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
+
+use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use worker_contract::HiveAlias;
 
 use super::*;
-use crate::hive_client::{FindHive, HiveClient};
+use crate::doubles::{NeverReady, Nowhere};
+use crate::hive_client::FindHive;
 use crate::policy::Policies;
 use crate::registry::Liveness;
+use crate::rules::Rules;
+use crate::scheduler::Spawn;
 
 #[tokio::test(start_paused = true)]
 async fn a_start_for_one_request_does_not_keep_another_from_a_worker_that_is_there() {
@@ -88,6 +89,56 @@ async fn a_request_whose_time_is_over_gets_no_place() {
     assert!(matches!(stage.dispatcher.place(late).await, Err(NoPlace::Deadline { .. })));
 }
 
+#[tokio::test]
+async fn a_start_that_is_joined_fails_where_it_was_begun() {
+    let stage = Stage::without_task(Arc::new(Nowhere), None);
+    let start = |hive: &str| {
+        let hive = hive.parse().unwrap();
+        let (device, evict) = (None, Vec::new());
+        let spawn = Spawn { hive, device, evict, fits: false, others: 0, asks: false };
+        stage.dispatcher.spawner.spawn(&model(), &spawn).expect("nobody has to go")
+    };
+    let (first, joined) = (start("a"), start("b"));
+    assert!(first.is_first && !joined.is_first);
+    let mut attempts = Attempts::default();
+    attempts.begun(&model(), joined);
+    let ended = attempts.next().await.expect("it is under way");
+    assert_eq!((ended.site.0.as_str(), ended.result.is_err()), ("a", true));
+}
+
+#[tokio::test]
+async fn the_queues_are_open_to_others_while_rules_are_asked() {
+    const SCRIPT: &str = "fn filter(request, worker) { let n = 0; while n < 50 { n += 1; } true }";
+    const REQUESTS: usize = 20;
+    let stage = Stage::without_task(Arc::new(NeverReady), Some(SCRIPT));
+    for number in 0..300 {
+        stage.beat(&format!("w-{number}"), 'a');
+    }
+    // Rules tell callers apart, so each of them is judged for.
+    let wait = |number| {
+        let wanted = Wanted { caller: format!("caller-{number}"), ..wanted(None) };
+        stage.dispatcher.enter(wanted).expect("there is a place in the queue")
+    };
+    let mut turns: Vec<_> = (0..REQUESTS).map(wait).collect();
+    let is_over = AtomicBool::new(false);
+    let seen_between = std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut seen = false;
+            while !is_over.load(SeqCst) {
+                seen |= (1..REQUESTS).contains(&stage.dispatcher.waiting());
+            }
+            seen
+        });
+        stage.dispatcher.hand_out(&mut Attempts::default());
+        is_over.store(true, SeqCst);
+        looks.join().unwrap()
+    });
+    for (_, answer) in &mut turns {
+        assert!(matches!(answer.try_recv(), Ok(Ok(_))), "each of them is placed");
+    }
+    assert!(seen_between, "the queues were locked from the first to the last of them");
+}
+
 /// A queen with a hive, which has the model and whose starts never end.
 struct Stage {
     dispatcher: Dispatcher,
@@ -97,20 +148,23 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        let stage = Self::without_task(Arc::new(NeverReady), None);
+        TaskTracker::new().spawn(stage.dispatcher.clone().run(stage.stop.clone()));
+        stage
+    }
+
+    /// The same, which hands places out only when it is told to, perhaps with rules.
+    fn without_task(hives: Arc<dyn FindHive>, rules: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policies.db");
-        let policies = Policies::open(&file, std::collections::BTreeMap::new(), 0).unwrap();
+        let policies = Policies::open(&file, BTreeMap::new(), 0).unwrap();
         let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
+        let script = Rules::none(Decisions::in_memory());
+        rules.into_iter().for_each(|rules| script.load(rules).unwrap());
+        let registry = registry.with_rules(script);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let spawner = Spawner::new(
-            Arc::new(NeverReady),
-            registry.clone(),
-            policies,
-            tasks.clone(),
-            stop.clone(),
-        );
-        let dispatcher = Dispatcher::new(registry, spawner, Decisions::in_memory(), 8);
-        tasks.spawn(dispatcher.clone().run(stop.clone()));
+        let spawner = Spawner::new(hives, registry.clone(), policies, tasks, stop.clone());
+        let dispatcher = Dispatcher::new(registry, spawner, Decisions::in_memory(), 32);
         let stage = Self { dispatcher, stop, _folder: folder };
         let entry = json!({
             "alias": "m", "sha256": digest('b'), "source": "test", "added_at": 0,
@@ -143,25 +197,6 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-#[derive(Debug)]
-struct NeverReady;
-
-impl FindHive for NeverReady {
-    fn find(&self, _: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError> {
-        Ok(Arc::new(Self))
-    }
-}
-
-impl HiveClient for NeverReady {
-    fn execute(
-        &self,
-        _: Operation,
-        _: JobContext,
-    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
-        std::future::pending().boxed()
     }
 }
 

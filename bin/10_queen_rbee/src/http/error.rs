@@ -10,6 +10,16 @@ use crate::dispatch::NoPlace;
 use crate::registry::Registry;
 use crate::relay::Failure;
 
+/// Why no worker starts until somebody has repaired it: there is no time to tell after which it is worth
+/// trying again.
+const LASTING: [&str; 5] = [
+    "model_changed",
+    "model_file_gone",
+    "worker_given_up",
+    "worker_binary_unusable",
+    "log_not_writable",
+];
+
 /// What a client is told about a failure. The registry knows the models that there are instead of an
 /// unknown one.
 pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
@@ -25,11 +35,12 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
                 .hint("the workers' logs say how they ended: rbee-keeper worker logs ID; the same request is taken again after ten minutes")
         }
         Failure::Deadline { .. } => timeout(message),
-        Failure::NoPlace(no_place) => not_placed(no_place, message, registry),
+        Failure::NoPlace(no_place) => not_placed(no_place, registry),
     }
 }
 
-fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiError {
+fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
+    let message = no_place.for_clients();
     match no_place {
         NoPlace::QueueFull { retry_after_s, .. } => {
             ApiError::too_many_requests("queue_full", message, retry_after_s)
@@ -55,10 +66,10 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
         }
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
         NoPlace::SpawnFailed { source, retry_after_s, .. } => {
-            // The log of a worker that follows is for who operates it: the hint says where it is.
-            let first = message.lines().next().unwrap_or_default();
-            let first = first.trim_end_matches("; its last log lines:");
-            let error = ApiError::unavailable(&source.code, first, retry_after_s);
+            let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, &source.code, message);
+            if !LASTING.contains(&source.code.as_str()) {
+                error = error.retry_after(retry_after_s);
+            }
             match source.hint {
                 Some(hint) => error.hint(hint),
                 None => error,
@@ -70,4 +81,54 @@ fn not_placed(no_place: NoPlace, message: String, registry: &Registry) -> ApiErr
 fn timeout(message: String) -> ApiError {
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
         .hint("allow more time: [queen] request_timeout_s, or the header x-rbee-deadline-ms")
+}
+
+#[cfg(test)]
+mod tests {
+    use job_server::JobError;
+
+    use super::*;
+
+    #[test]
+    fn clients_are_told_why_no_worker_starts_but_neither_its_log_nor_when_where_nobody_knows() {
+        let rows = [
+            (
+                "worker_given_up",
+                "c2 on CPU-0 is not started again: worker w-1 failed, 5 failures within 10 min, the \
+                 last one: out of memory (signal 9); its last log lines:\n  secret",
+                "c2 on CPU-0 is not started again: worker w-1 failed, 5 failures within 10 min, the \
+                 last one: out of memory (signal 9)",
+                None,
+            ),
+            (
+                "worker_failed",
+                "worker w-1 failed: cannot read \"/srv/x.gguf\": it is truncated",
+                "worker w-1 failed: cannot read … it is truncated",
+                Some(5),
+            ),
+            (
+                "model_changed",
+                "the file of model c2 changed on disk: its pinned SHA-256 is 1, it has 2",
+                "the file of model c2 changed on disk: its pinned SHA-256 is 1, it has 2",
+                None,
+            ),
+            (
+                "worker_binary_unusable",
+                "the worker's binary is missing (looked in /home/x, the PATH)",
+                "the worker's binary is missing (looked in … the PATH)",
+                None,
+            ),
+            ("no_free_port", "no port is free", "no port is free", Some(5)),
+        ];
+        for (code, message, told, retry_after_s) in rows {
+            let source = JobError::new(code, message).hint("rbee-keeper worker logs w-1");
+            let model = "c2".parse().unwrap();
+            let failed = NoPlace::SpawnFailed { model, source, retry_after_s: 5 };
+            let registry = Registry::new(std::time::Duration::ZERO, Vec::new(), Instant::now());
+            let shown = describe(Failure::NoPlace(failed), &registry);
+            let expected = format!("no worker could be started for c2: {told}");
+            assert_eq!((shown.detail.message, shown.retry_after_s), (expected, retry_after_s));
+            assert_eq!(shown.detail.hint.as_deref(), Some("rbee-keeper worker logs w-1"));
+        }
+    }
 }

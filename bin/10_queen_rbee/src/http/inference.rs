@@ -132,7 +132,7 @@ impl Endpoint {
             let models = self.registry.models(std::time::Instant::now());
             return Err(unknown_model(model, models.keys()));
         };
-        Ok(self.relay.answer(alias, request, original, asking))
+        Ok(self.relay.answer(&alias, request, original, asking))
     }
 
     /// What the headers say of how the request is to be treated.

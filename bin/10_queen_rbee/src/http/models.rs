@@ -43,7 +43,9 @@ pub(super) async fn get(
     let models = registry.models(Instant::now());
     // What is no text is no name of a model either.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
-    let found = id.parse::<ModelAlias>().ok().and_then(|id| models.get_key_value(&id));
+    let alias = id.parse::<ModelAlias>().ok().map(|name| registry.meant(&name));
+    let alias = alias.or_else(|| registry.alias_of(&id));
+    let found = alias.and_then(|alias| models.get_key_value(&alias));
     match found {
         Some((id, model)) => {
             Ok(Json(Model::new(id.clone(), model.added_at.unwrap_or(facts.began_at))))

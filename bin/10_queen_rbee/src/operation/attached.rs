@@ -8,7 +8,7 @@ use serde_json::json;
 use worker_contract::{HiveAlias, WorkerState};
 
 use super::{Operations, outcome};
-use crate::attached::ServerError;
+use crate::attached::{Attached, MAX_MODELS, ServerError};
 use crate::registry::WorkerReport;
 use crate::remote_hive::with_causes;
 
@@ -30,11 +30,13 @@ impl Operations {
             return Err(JobError::new("name_taken", message).hint("choose another: --name NAME"));
         }
         job.say(format!("Looking at {}", attach.url));
+        let named = attach.models.clone();
         let attached = tokio::select! {
             attached = self.servers.attach(attach) => attached,
             () = job.cancelled().cancelled() => return Err(JobError::cancelled()),
         };
-        let (name, models) = attached?;
+        let by_name = !named.is_empty();
+        let Attached { name, models, left_out } = attached?;
         if is_hive(&name) {
             let _ = self.servers.detach(&name).await;
             let message = format!("there is a hive {name} already");
@@ -49,22 +51,61 @@ impl Operations {
                 format!("Server {name} is attached with {} models: {first}{more}", models.len())
             }
         };
+        if left_out > 0 {
+            job.warn(format!(
+                "{left_out} more of its models are left out: {MAX_MODELS} of a server become workers; \
+                 --model NAME chooses which"
+            ));
+        }
         let known = self.registry.models(Instant::now());
         let is_of_hive = |model: &&str| {
             known.iter().any(|(alias, report)| alias.as_str() == *model && !report.hives.is_empty())
         };
         let shared: Vec<&str> = called.iter().copied().filter(is_of_hive).collect();
+        let first = shared.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
         let message = match shared.as_slice() {
             [] => message,
-            shared => format!(
-                "{message}; requests for {} go to it and to the hives that have a model of that name, \
-                 whatever their files: --model leaves it out",
-                shared.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ")
+            _ if by_name => format!(
+                "{message}; requests for {first} go to it and to the hives that have a model of that \
+                 name, whatever their files"
+            ),
+            _ => format!(
+                "{message}; requests for {first} do not go to it, because a hive has a model of that \
+                 name: --model NAME lets it have its share, whatever its file"
             ),
         };
         let workers = self.attached(Some(&name));
-        let data = json!({ "server": name, "workers": workers, "shared": shared });
+        let data =
+            json!({ "server": name, "workers": workers, "shared": shared, "left_out": left_out });
         Ok(outcome(message, &data))
+    }
+
+    /// What is said of an operation on a worker that is a model of an attached server; `None` for all
+    /// others.
+    pub(super) fn of_attached_worker(
+        &self,
+        operation: &Operation,
+    ) -> Option<Result<Outcome, JobError>> {
+        let (hive, id) = match operation {
+            Operation::WorkerGet(target)
+            | Operation::WorkerDelete(target)
+            | Operation::WorkerRestart(target) => (&target.hive_id, &target.worker_id),
+            Operation::WorkerLogs(logs) => (&logs.hive_id, &logs.worker_id),
+            _ => return None,
+        };
+        if !hive.is_localhost() && !self.servers.has(hive) {
+            return None;
+        }
+        let worker = self.attached(None).into_iter().find(|worker| worker.worker_id == *id)?;
+        let server = &worker.server;
+        let message = format!("{id} is a model of the attached server {server}");
+        if matches!(operation, Operation::WorkerGet(_)) {
+            return Some(Ok(outcome(message, &worker)));
+        }
+        Some(Err(JobError::new("worker_of_server", message).hint(format!(
+            "it is started and ended there, where its log is, too; `rbee-keeper worker detach {server}` \
+             takes it out of the pool"
+        ))))
     }
 
     pub(super) async fn worker_detach(&self, detach: &WorkerDetach) -> Result<Outcome, JobError> {
@@ -156,6 +197,12 @@ impl From<ServerError> for JobError {
                 "name_taken",
                 format!(
                     "choose another name: --name NAME, or first: rbee-keeper worker detach {name}"
+                ),
+            ),
+            ServerError::UrlTaken { name, .. } => (
+                "server_attached",
+                format!(
+                    "change it by its name: --name {name}, or first: rbee-keeper worker detach {name}"
                 ),
             ),
             ServerError::TooMany => ("too_many_servers", "detach some".to_owned()),

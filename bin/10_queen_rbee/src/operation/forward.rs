@@ -8,6 +8,7 @@ use serde::Deserialize as _;
 use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
 
 use super::Operations;
+use crate::registry::Size;
 
 impl Operations {
     pub(super) async fn forward(
@@ -19,16 +20,20 @@ impl Operations {
         let hive = operation.hive_id().cloned().unwrap_or_else(HiveAlias::localhost);
         let client = self.hives.get(&hive)?;
         let starts = match &operation {
-            Operation::WorkerSpawn(spawn) => Some((spawn.model.clone(), spawn.device)),
+            Operation::WorkerSpawn(spawn) => {
+                let size = Size { slots: spawn.slots, ctx_size: spawn.ctx_size };
+                Some((spawn.model.clone(), spawn.device, size))
+            }
             Operation::WorkerRestart(target) => {
-                self.registry.model_of(&target.worker_id).map(|model| (model, None))
+                let model = self.registry.model_of(&target.worker_id);
+                model.map(|model| (model, None, Size::default()))
             }
             _ => None,
         };
         // Requests for the model wait for this worker instead of starting another one.
-        let _mark = starts.map(|(model, device)| {
-            let site = device.map(|device| (&hive, device));
-            self.registry.begin_spawn(&model, site, &[])
+        let _mark = starts.map(|(model, device, size)| {
+            let at = device.map(|device| (&hive, device));
+            self.registry.begin_spawn(&model, at, size, &[])
         });
         let removes = matches!(operation, Operation::ModelDelete(_));
         let outcome = client.execute(operation, job).await?;

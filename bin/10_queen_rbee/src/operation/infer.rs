@@ -68,7 +68,7 @@ impl Operations {
             is_whole: false,
         };
         let (original, began) = (original(infer, &request), Instant::now());
-        let mut answer = self.relay.answer(infer.model.clone(), request, original, asking);
+        let mut answer = self.relay.answer(&infer.model, request, original, asking);
         let mut worker: Option<WorkerId> = None;
         let mut ttft = None;
         let mut is_told = false;

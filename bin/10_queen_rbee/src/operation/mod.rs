@@ -64,6 +64,9 @@ impl Executor for Operations {
 
 impl Operations {
     async fn route(&self, operation: Operation, job: JobContext) -> Result<Outcome, JobError> {
+        if let Some(answer) = self.of_attached_worker(&operation) {
+            return answer;
+        }
         if operation.should_forward_to_hive() && !matches!(operation, Operation::WorkerList(_)) {
             self.refuse_server(&operation)?;
         }
@@ -83,7 +86,7 @@ impl Operations {
             Operation::HiveSshHosts {} => self.hive_ssh_hosts(),
             Operation::ListAll(list) => self.list_all(list, &job).await,
             Operation::ModelCopy(copy) => self.model_copy(copy, job).await,
-            Operation::ModelPolicySet(change) => self.model_policy_set(change).await,
+            Operation::ModelPolicySet(change) => self.model_policy_set(change, &job).await,
             Operation::ModelPolicyList {} => Ok(self.model_policy_list()),
             Operation::Infer(infer) => self.infer(*infer, &job).await,
             Operation::WorkerAttach(attach) => self.worker_attach(attach, &job).await,

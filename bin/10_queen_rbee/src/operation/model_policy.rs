@@ -1,20 +1,25 @@
 //! The operations on models' policies.
 
-use job_server::{JobError, Outcome};
-use rbee_operations::ModelPolicySet;
+use std::time::Instant;
+
+use job_server::{JobContext, JobError, Outcome};
+use rbee_operations::{ModelPolicy, ModelPolicySet};
 use serde_json::{Value, json};
-use worker_contract::ModelAlias;
+use worker_contract::{HiveAlias, ModelAlias};
 
 use super::{Operations, outcome};
 use crate::policy::{Policy, PolicyError};
+use crate::registry::HiveReport;
 
 impl Operations {
-    /// Sets some fields of a model's policy.
+    /// Sets some fields of a model's policy. What nobody knows of it is told: it counts once somebody does.
     pub(super) async fn model_policy_set(
         &self,
         change: ModelPolicySet,
+        job: &JobContext,
     ) -> Result<Outcome, JobError> {
         let (policies, model) = (self.policies.clone(), change.model.clone());
+        let notes = self.unknown_in(&change);
         let set = tokio::task::spawn_blocking(move || policies.set_fields(&change)).await;
         let set = set.map_err(|error| JobError::new("internal", error.to_string()))?;
         set.map_err(|error| match &error {
@@ -26,8 +31,54 @@ impl Operations {
         })?;
         // A hive that is preferred now may be waited for.
         self.registry.touch();
-        let policy = self.policies.of(&model);
-        Ok(outcome(format!("Policy of {model} set"), &shown(&model, &policy)))
+        let mut data = shown(&model, &self.policies.of(&model));
+        for note in &notes {
+            job.warn(note.clone());
+        }
+        if !notes.is_empty() {
+            data["notes"] = notes.into();
+        }
+        Ok(outcome(format!("Policy of {model} set"), &data))
+    }
+
+    /// What of a change is about a model, hive or device that nobody knows.
+    fn unknown_in(&self, change: &ModelPolicySet) -> Vec<String> {
+        let ModelPolicySet { model, policy, .. } = change;
+        if *policy == ModelPolicy::default() {
+            return Vec::new();
+        }
+        let hives = self.registry.hives(Instant::now());
+        let mut notes = Vec::new();
+        if !self.registry.knows_model(model) {
+            let meant = self.registry.meant(model);
+            notes.push(if meant == *model {
+                format!("no hive has a model {model} yet: the policy counts once one has")
+            } else {
+                format!(
+                    "no hive has a model {model}; there is {meant}, which has a policy of its own"
+                )
+            });
+        }
+        let wished = policy.hive.as_ref();
+        let found = |name: &HiveAlias| hives.iter().find(|hive| hive.said.hive_id == *name);
+        if let Some(name) = wished.filter(|name| found(name).is_none())
+            && !self.inventory.names().contains(name)
+        {
+            notes.push(format!("no hive {name} is known yet: workers go elsewhere until one is"));
+        }
+        if let Some(device) = policy.device {
+            let has_it = |hive: &HiveReport| hive.said.devices.iter().any(|it| it.id == device);
+            match wished {
+                Some(name) if found(name).is_some_and(|hive| !has_it(hive)) => {
+                    notes.push(format!("{name} has no {device}: workers go elsewhere"));
+                }
+                None if !hives.iter().any(has_it) => {
+                    notes.push(format!("no hive has a {device} yet: workers go elsewhere"));
+                }
+                _ => {}
+            }
+        }
+        notes
     }
 
     /// The policies of all models that have one.

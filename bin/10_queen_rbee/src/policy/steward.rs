@@ -178,3 +178,62 @@ impl Steward {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio_util::task::TaskTracker;
+    use worker_contract::HiveHeartbeat;
+
+    use super::*;
+    use crate::decisions::Decisions;
+    use crate::doubles::{NeverReady, device, entry};
+
+    const GIB: u64 = 1 << 30;
+
+    #[tokio::test]
+    async fn only_a_start_that_begins_is_told_and_not_a_question_or_one_that_is_joined() {
+        // The model has 4 GiB in weights; 4.8 are believed to be needed.
+        for (because, free, told) in [
+            ("there is room", 64 * GIB, 1),
+            ("its hive is asked whether there is", 4 * GIB + GIB / 2, 0),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut steward, decisions) = steward(folder.path(), free);
+            let model: ModelAlias = "m".parse().unwrap();
+            let mut begin = || {
+                let action = Action::Start { model: model.clone(), why: Need::Min };
+                steward.begin(action, clock::now()).expect(because)
+            };
+            let under_way = [begin(), begin()];
+            assert!(steward.registry.is_starting(&model));
+            let spawns =
+                decisions.counts().into_iter().filter(|((kind, _), _)| *kind == Kind::Spawn);
+            assert_eq!(spawns.map(|(_, count)| count).sum::<u64>(), told, "{because}");
+            drop(under_way);
+        }
+    }
+
+    /// A steward whose only hive has the model, and so much memory, and never answers.
+    fn steward(folder: &std::path::Path, free: u64) -> (Steward, Decisions) {
+        let policies = Policies::open(&folder.join("policies.db"), BTreeMap::new(), 0).unwrap();
+        let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
+        let registry = registry.with_policies(policies.clone());
+        let beat = HiveHeartbeat {
+            hive_id: HiveAlias::localhost(),
+            address: None,
+            version: String::new(),
+            devices: vec![device("GPU-0", free)],
+            catalog: vec![entry("m", 4 * GIB)],
+            workers: Vec::new(),
+        };
+        registry.hive_beat(beat, clock::now()).unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let hives = Arc::new(NeverReady);
+        let spawner = Spawner::new(hives, registry.clone(), policies.clone(), tasks, stop);
+        let decisions = Decisions::in_memory();
+        let dispatcher = Dispatcher::new(registry, spawner.clone(), decisions.clone(), 8);
+        (Steward::new(policies, dispatcher, spawner), decisions)
+    }
+}

@@ -11,7 +11,9 @@ use worker_contract::{
     WorkerHeartbeat, WorkerId, WorkerState,
 };
 
-use super::workers::{Said, Worker, Workers};
+use super::names::LATEST;
+use super::worker::{Said, Worker};
+use super::workers::Workers;
 use super::{Registry, Target};
 use crate::attached::{Engine, ServerUrl};
 
@@ -52,6 +54,9 @@ pub struct ServerReport {
     pub slots: u32,
     /// Its models, as far as they are wanted.
     pub models: Vec<Served>,
+    /// Whether somebody has named them: then they have their share also of requests for a name that a hive's
+    /// catalog has.
+    pub is_named: bool,
     /// Why it cannot be used.
     pub failure: Option<ServerFailure>,
 }
@@ -108,13 +113,16 @@ impl Registry {
         self.touch();
     }
 
-    /// The name here of a model that somebody calls by its name at a server.
+    /// The name here of a model that somebody calls by its name at a server, with or without `:latest`.
     #[must_use]
     pub fn alias_of(&self, name: &str) -> Option<ModelAlias> {
         let state = self.state();
-        let is_it =
-            |worker: &&Worker| worker.target.server.as_ref().is_some_and(|s| s.model == name);
-        state.workers.iter().map(|(_, worker)| worker).find(is_it).map(|w| w.model.clone())
+        let called = |name: &str| {
+            let is_it =
+                |worker: &&Worker| worker.target.server.as_ref().is_some_and(|s| s.model == name);
+            state.workers.iter().map(|(_, worker)| worker).find(is_it).map(|w| w.model.clone())
+        };
+        called(name).or_else(|| called(&format!("{name}{LATEST}")))
     }
 }
 
@@ -166,6 +174,7 @@ impl Workers {
         if is_gone {
             worker.target.gone.cancel();
         }
+        worker.is_named = report.is_named;
         worker.said = Some(Said::at(beat(report, model, worker.in_flight), now));
         self.runs(id, &model.alias);
     }
@@ -231,7 +240,10 @@ fn beat(report: &ServerReport, model: &Served, in_flight: u32) -> WorkerHeartbea
 
 #[cfg(test)]
 mod tests {
+    use worker_contract::HiveHeartbeat;
+
     use super::*;
+    use crate::doubles::entry;
     use crate::prompt::PromptChain;
     use crate::registry::{Ask, Placed};
     use crate::scheduler::Demand;
@@ -250,6 +262,31 @@ mod tests {
         registry.server_probed(&report(&["a"]), now);
         let names: Vec<_> = registry.models(now).into_keys().collect();
         assert_eq!(names.iter().map(ModelAlias::as_str).collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn a_name_that_a_catalog_has_is_not_the_servers_unless_somebody_named_it() {
+        let (registry, now) = registry();
+        let catalog = vec![entry("a", 1), entry("b", 1)];
+        let hive = |catalog| HiveHeartbeat {
+            hive_id: HiveAlias::localhost(),
+            address: None,
+            version: String::new(),
+            devices: Vec::new(),
+            catalog,
+            workers: Vec::new(),
+        };
+        registry.server_probed(&report(&["a", "c"]), now);
+        assert!(take(&registry, "a", now).is_some(), "no catalog has it");
+        registry.hive_beat(hive(catalog), now).unwrap();
+        assert!(take(&registry, "a", now).is_none(), "it would be another file");
+        assert!(take(&registry, "c", now).is_some());
+        registry.server_probed(&ServerReport { is_named: true, ..report(&["a"]) }, now);
+        assert!(take(&registry, "a", now).is_some(), "somebody wants it so");
+        registry.server_probed(&report(&["a"]), now);
+        assert!(take(&registry, "a", now).is_none());
+        registry.hive_beat(hive(Vec::new()), now).unwrap();
+        assert!(take(&registry, "a", now).is_some(), "no catalog has it any longer");
     }
 
     #[test]
@@ -314,6 +351,7 @@ mod tests {
             engine: Engine::Ollama,
             slots: 4,
             models: models.iter().map(served).collect(),
+            is_named: false,
             failure: None,
         }
     }

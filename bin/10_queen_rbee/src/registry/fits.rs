@@ -41,19 +41,45 @@ struct Known {
     needed: Option<u64>,
     /// There is room when these are gone.
     agreed: Option<Vec<WorkerId>>,
-    /// When it was refused although what it takes was known, and what was free then.
-    refused: Option<(Instant, u64)>,
+    /// It was refused although what it takes was known.
+    refused: Option<Refused>,
     /// Why it was refused.
     reason: Option<JobError>,
 }
 
+/// A hive has refused a worker for want of memory.
+#[derive(Debug)]
+struct Refused {
+    at: Instant,
+    /// What was free then.
+    free: u64,
+    /// With these gone there would have been no room; `None` where one was refused when it was started.
+    without: Option<Vec<WorkerId>>,
+}
+
 /// What the memory of a worker depends on. With other settings it is another question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Settings {
+struct Settings {
     sha256: Sha256Digest,
     projector: Option<Sha256Digest>,
-    slots: Option<u32>,
-    ctx_size: Option<u32>,
+    size: Size,
+}
+
+/// How large a worker is started, as far as somebody says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// How many requests run at once.
+    pub slots: Option<u32>,
+    /// The KV cache, in tokens.
+    pub ctx_size: Option<u32>,
+}
+
+/// What a hive is asked: whether it has room for a worker on one of its devices. The file and the size are
+/// those that are meant when it is asked: when it answers, either may be another one.
+#[derive(Debug, Clone)]
+pub struct Question {
+    site: Site,
+    settings: Settings,
 }
 
 /// Why a model cannot be started for want of memory, and when to try again.
@@ -65,8 +91,16 @@ pub struct MemoryRefusal {
     pub retry_after_s: u64,
 }
 
+impl Size {
+    /// What a model's policy wants.
+    #[must_use]
+    pub fn of(policy: &Policy) -> Self {
+        Self { slots: policy.slots, ctx_size: policy.ctx_size }
+    }
+}
+
 impl Fits {
-    /// What a model was last said to take of a device.
+    /// What a model was last said to take of a device, however large its worker.
     pub(super) fn needed(
         &self,
         hive: &HiveAlias,
@@ -76,22 +110,27 @@ impl Fits {
         self.known.get(&(hive.clone(), device, model.clone()))?.needed
     }
 
-    fn put(&mut self, site: Site, known: Known) {
-        if self.known.len() >= MOST && !self.known.contains_key(&site) {
+    fn put(&mut self, question: &Question, known: Known) {
+        let site = &question.site;
+        if self.known.len() >= MOST && !self.known.contains_key(site) {
             let oldest = self.known.iter().min_by_key(|(_, known)| known.at);
             if let Some(oldest) = oldest.map(|(site, _)| site.clone()) {
                 self.known.remove(&oldest);
             }
         }
-        self.known.insert(site, known);
+        self.known.insert(site.clone(), known);
+    }
+
+    /// What is known of a model on a device with the settings that are meant.
+    fn of(&self, question: &Question) -> Option<&Known> {
+        let known = self.known.get(&question.site)?;
+        (known.settings == question.settings).then_some(known)
     }
 }
 
-impl Known {
-    fn is_refused(&self, free: u64, now: Instant) -> bool {
-        self.refused.is_some_and(|(at, then)| {
-            now.saturating_duration_since(at) < REFUSED && free.abs_diff(then) <= MORE
-        })
+impl Refused {
+    fn holds(&self, free: u64, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < REFUSED && free.abs_diff(self.free) <= MORE
     }
 }
 
@@ -102,7 +141,7 @@ impl State {
         policy: &dyn Fn(&ModelAlias) -> Option<Policy>,
         now: Instant,
     ) -> HashMap<(&HiveAlias, DeviceId, &ModelAlias), Word<'_>> {
-        let mut policies: HashMap<&ModelAlias, Option<Policy>> = HashMap::new();
+        let mut sizes: HashMap<&ModelAlias, Size> = HashMap::new();
         let words = self.fits.known.iter().filter_map(|(site, known)| {
             let (hive, device, model) = site;
             // What a hive has refused or could not tell it may see otherwise, with other settings.
@@ -110,65 +149,96 @@ impl State {
             if is_old && (known.agreed.is_none() || known.needed.is_none()) {
                 return None;
             }
-            let policy = policies.entry(model).or_insert_with(|| policy(model));
-            if self.settings(hive, model, policy.as_ref())? != known.settings {
+            let wanted = || policy(model).as_ref().map(Size::of).unwrap_or_default();
+            let size = *sizes.entry(model).or_insert_with(wanted);
+            if self.settings(hive, model, size)? != known.settings {
                 return None;
             }
             let is_fresh = now.saturating_duration_since(known.at) < AGREED;
+            let free = self.free_of(hive, *device);
+            let refused = known.refused.as_ref().filter(|refused| refused.holds(free, now));
             let word = Word {
                 needed: known.needed,
                 agreed: known.agreed.as_deref().filter(|_| is_fresh),
-                is_refused: known.is_refused(self.free_of(hive, *device), now),
+                is_refused: refused.is_some_and(|refused| refused.without.is_none()),
+                too_few: refused.and_then(|refused| refused.without.as_deref()),
             };
             Some(((hive, *device, model), word))
         });
         words.collect()
     }
 
-    /// What a worker would be started with, in so far as its memory depends on it; `None` where the hive
-    /// has no such model.
-    fn settings(
-        &self,
-        hive: &HiveAlias,
-        model: &ModelAlias,
-        policy: Option<&Policy>,
-    ) -> Option<Settings> {
+    /// What a worker of a size is, in so far as its memory depends on it; `None` where the hive has no such
+    /// model.
+    fn settings(&self, hive: &HiveAlias, model: &ModelAlias, size: Size) -> Option<Settings> {
         let catalog = &self.hives.get(hive)?.beat.catalog;
         let entry = catalog.iter().find(|entry| entry.alias == *model)?;
-        Some(Settings {
-            sha256: entry.sha256.clone(),
-            projector: entry.projector.as_ref().map(|projector| projector.sha256.clone()),
-            slots: policy.and_then(|policy| policy.slots),
-            ctx_size: policy.and_then(|policy| policy.ctx_size),
-        })
+        let projector = entry.projector.as_ref().map(|projector| projector.sha256.clone());
+        Some(Settings { sha256: entry.sha256.clone(), projector, size })
+    }
+
+    /// The question whether there is room for a worker; `None` where the hive has no such model.
+    fn question(
+        &self,
+        model: &ModelAlias,
+        (hive, device): (&HiveAlias, DeviceId),
+        size: Size,
+    ) -> Option<Question> {
+        let settings = self.settings(hive, model, size)?;
+        Some(Question { site: (hive.clone(), device, model.clone()), settings })
+    }
+
+    /// What a worker of a size takes of a device, as far as its hive has said.
+    pub(super) fn needed(
+        &self,
+        model: &ModelAlias,
+        at: (&HiveAlias, DeviceId),
+        size: Size,
+    ) -> Option<u64> {
+        self.fits.of(&self.question(model, at, size)?)?.needed
     }
 
     fn free_of(&self, hive: &HiveAlias, device: DeviceId) -> u64 {
         let devices = self.hives.get(hive).map_or(&[][..], |hive| &hive.beat.devices);
         devices.iter().find(|it| it.id == device).map_or(0, |it| it.memory_free_bytes)
     }
-
-    /// What is known of a model on a device with the settings that hold.
-    fn known(&self, site: &Site, settings: &Settings) -> Option<&Known> {
-        self.fits.known.get(site).filter(|known| known.settings == *settings)
-    }
 }
 
 impl Registry {
-    /// A hive has said whether a worker would fit, and what it would take.
-    pub fn fit_told(&self, model: &ModelAlias, spawn: &Spawn, report: &FitReport, now: Instant) {
-        let Some(device) = spawn.device else { return };
-        let policy = self.policy(model);
+    /// What the hive is asked that is to start a worker of a size; `None` where its device is not known, or
+    /// not its model.
+    #[must_use]
+    pub fn question(&self, model: &ModelAlias, spawn: &Spawn, size: Size) -> Option<Question> {
+        self.state().question(model, (&spawn.hive, spawn.device?), size)
+    }
+
+    /// A hive has said whether a worker would fit with some others gone, and what it would take.
+    pub fn fit_told(
+        &self,
+        question: &Question,
+        without: &[WorkerId],
+        report: &FitReport,
+        now: Instant,
+    ) {
+        let (hive, device, _) = &question.site;
         let state = &mut *self.state();
-        let Some(settings) = state.settings(&spawn.hive, model, policy.as_ref()) else { return };
-        let site = (spawn.hive.clone(), device, model.clone());
         let of_device = |needs: &Vec<worker_contract::MemoryNeed>| {
-            let needs = needs.iter().filter(|need| need.device == device);
+            let needs = needs.iter().filter(|need| need.device == *device);
             needs.map(worker_contract::MemoryNeed::total_bytes).fold(0, u64::saturating_add)
         };
-        let was_known = state.known(&site, &settings).is_some_and(|known| known.needed.is_some());
-        // Who knew what it takes, and was refused all the same, has nothing else to try.
-        let is_refused = !report.fits && was_known;
+        let was_known = state.fits.of(question).is_some_and(|known| known.needed.is_some());
+        let free = state.free_of(hive, *device);
+        let refused = if report.fits {
+            // That fewer were too few is so all the same.
+            let before = state.fits.known.remove(&question.site);
+            let before = before.filter(|known| known.settings == question.settings);
+            let refused = before.and_then(|known| known.refused);
+            refused.filter(|refused| refused.without.is_some())
+        } else {
+            // Who knew what it takes, and was refused all the same, has nothing else to try but more of them.
+            let without = Some(without.to_vec());
+            was_known.then_some(Refused { at: now, free, without })
+        };
         let reason = report.reason.clone().map(|reason| {
             let error = JobError::new(NOT_ENOUGH_MEMORY, reason);
             match report.hint.clone() {
@@ -177,46 +247,38 @@ impl Registry {
             }
         });
         let known = Known {
-            settings,
+            settings: question.settings.clone(),
             at: now,
             needed: report.needs.as_ref().map(of_device),
-            agreed: report.fits.then(|| spawn.evict.clone()),
-            refused: is_refused.then(|| (now, state.free_of(&spawn.hive, device))),
+            agreed: report.fits.then(|| without.to_vec()),
+            refused,
             reason,
         };
-        state.fits.put(site, known);
+        state.fits.put(question, known);
     }
 
-    /// Whether a hive has said what a worker takes that is to be started there.
+    /// Whether a hive has said what the worker takes.
     #[must_use]
-    pub fn knows_need(&self, model: &ModelAlias, spawn: &Spawn) -> bool {
-        let Some(device) = spawn.device else { return false };
-        let policy = self.policy(model);
-        let state = self.state();
-        let settings = state.settings(&spawn.hive, model, policy.as_ref());
-        let site = (spawn.hive.clone(), device, model.clone());
-        let known = settings.and_then(|settings| state.known(&site, &settings));
-        known.is_some_and(|known| known.needed.is_some())
+    pub fn knows_need(&self, question: &Question) -> bool {
+        self.state().fits.of(question).is_some_and(|known| known.needed.is_some())
     }
 
     /// A hive has refused to start a worker for want of memory: for a minute, or until more is free
     /// there, it is not asked again.
-    pub fn memory_refused(
-        &self,
-        model: &ModelAlias,
-        spawn: &Spawn,
-        error: &JobError,
-        now: Instant,
-    ) {
-        let Some(device) = spawn.device else { return };
-        let policy = self.policy(model);
+    pub fn memory_refused(&self, question: &Question, error: &JobError, now: Instant) {
+        let (hive, device, _) = &question.site;
         let state = &mut *self.state();
-        let Some(settings) = state.settings(&spawn.hive, model, policy.as_ref()) else { return };
-        let site = (spawn.hive.clone(), device, model.clone());
-        let needed = state.known(&site, &settings).and_then(|known| known.needed);
-        let refused = Some((now, state.free_of(&spawn.hive, device)));
-        let (agreed, reason) = (None, Some(error.clone()));
-        state.fits.put(site, Known { settings, at: now, needed, agreed, refused, reason });
+        let needed = state.fits.of(question).and_then(|known| known.needed);
+        let free = state.free_of(hive, *device);
+        let known = Known {
+            settings: question.settings.clone(),
+            at: now,
+            needed,
+            agreed: None,
+            refused: Some(Refused { at: now, free, without: None }),
+            reason: Some(error.clone()),
+        };
+        state.fits.put(question, known);
     }
 
     /// Why no worker of a model can be started for want of memory, if that is so.
@@ -225,9 +287,8 @@ impl Registry {
         let state = self.state();
         let of_model = state.fits.known.iter().filter(|((_, _, its), _)| its == model);
         let (site, known) = of_model.max_by_key(|(_, known)| known.at)?;
-        let retry_after_s = known
-            .refused
-            .map_or(REFUSED, |(at, _)| REFUSED.saturating_sub(now.saturating_duration_since(at)));
+        let refused_at = known.refused.as_ref().map_or(now, |refused| refused.at);
+        let retry_after_s = REFUSED.saturating_sub(now.saturating_duration_since(refused_at));
         let reason = known.reason.clone().unwrap_or_else(|| {
             let (hive, device, model) = site;
             let mib = known.needed.unwrap_or(0) >> 20;

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use lru::DefaultHasher;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
+use super::fits::Size;
 use super::ruling::Ruling;
 use super::starts::ClaimedSite;
-use super::workers::{Stay, Worker};
+use super::worker::Worker;
+use super::workers::Stay;
 use super::{Ask, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
@@ -42,7 +44,12 @@ impl State {
         now: Instant,
     ) -> Snapshot<'a> {
         let model = demand.model.clone();
-        let of_model = self.workers.of_model(&model);
+        // What a server of somebody else calls by that name is another file.
+        let is_pinned = LazyCell::new(|| self.is_in_catalog(&model));
+        let may_be_it = |(_, worker): &(&WorkerId, &Worker)| {
+            !worker.is_of_server || worker.is_named || !*is_pinned
+        };
+        let of_model = self.workers.of_model(&model).filter(may_be_it);
         let held = self.prefixes.lookup(prompt.blocks());
         let workers = of_model.map(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);
@@ -99,6 +106,7 @@ impl State {
             spare: spare(&worker.model),
             idle: now.saturating_duration_since(worker.used_at),
             has_bytes: worker.memory_bytes,
+            digest: worker.digest(),
         });
         let wish = policy(model)
             .map_or_else(Wish::default, |policy| Wish { hive: policy.hive, device: policy.device });
@@ -114,24 +122,28 @@ impl State {
         }
     }
 
-    /// What a start on a device makes of its memory.
+    /// What the start of a worker of a size on a device makes of its memory.
     pub(super) fn claim(
         &self,
         model: &ModelAlias,
-        hive: &HiveAlias,
-        device: DeviceId,
+        (hive, device): (&HiveAlias, DeviceId),
+        size: Size,
         evict: &[WorkerId],
     ) -> Option<ClaimedSite> {
         let beat = &self.hives.get(hive)?.beat;
         let free_before = beat.devices.iter().find(|it| it.id == device)?.memory_free_bytes;
-        let need = |model: &ModelAlias| {
-            let guess = || beat.catalog.iter().find(|e| e.alias == *model).map_or(0, memory_need);
-            self.fits.needed(hive, device, model).unwrap_or_else(guess)
+        let guess = |model: &ModelAlias| {
+            beat.catalog.iter().find(|entry| entry.alias == *model).map_or(0, memory_need)
+        };
+        // How large those were started that end, nobody remembers.
+        let has = |worker: &Worker| {
+            let told = || self.fits.needed(hive, device, &worker.model);
+            worker.memory_bytes.or_else(told).unwrap_or_else(|| guess(&worker.model))
         };
         let ended = evict.iter().filter_map(|id| self.workers.get(id));
-        let has = |worker: &Worker| worker.memory_bytes.unwrap_or_else(|| need(&worker.model));
         let freed = ended.map(has).fold(0, u64::saturating_add);
-        Some(ClaimedSite { hive: hive.clone(), device, free_before, needed: need(model), freed })
+        let needed = self.needed(model, (hive, device), size).unwrap_or_else(|| guess(model));
+        Some(ClaimedSite { hive: hive.clone(), device, free_before, needed, freed })
     }
 
     /// The workers of hives. A server of somebody else is neither started nor ended here, nor does it
@@ -189,7 +201,7 @@ impl State {
         if self.prefixes.is_empty() {
             return;
         }
-        let is_there = |worker: &super::workers::Worker| !worker.target.gone.is_cancelled();
+        let is_there = |worker: &Worker| !worker.target.gone.is_cancelled();
         let there: HashSet<_, DefaultHasher> = self
             .workers
             .iter()

@@ -10,7 +10,7 @@ use serde::Serialize;
 use worker_contract::{Device, DeviceId, HiveAlias, ModelAlias, WorkerId, WorkerState};
 
 use super::hives::Hive;
-use super::workers::{Times, Worker};
+use super::worker::{Times, Worker};
 use super::{Liveness, Registry};
 use crate::scheduler::Circuit;
 

@@ -28,6 +28,9 @@ pub(super) struct Hives {
 #[derive(Debug)]
 pub(super) struct Hive {
     pub(super) beat: HiveHeartbeat,
+    /// When it spoke last,
+    pub(super) heard_at: Instant,
+    /// and since when it is silent, as far as somebody listened.
     pub(super) at: Instant,
     /// It was stopped on purpose.
     is_stopped: bool,
@@ -80,7 +83,7 @@ impl Hives {
             rival.address != beat.address && now.saturating_duration_since(rival.at) < RIVAL_MEMORY
         };
         let rival = rival.filter(is_remembered);
-        let hive = Hive { beat, at: now, is_stopped: false, rival };
+        let hive = Hive { beat, heard_at: now, at: now, is_stopped: false, rival };
         self.by_id.insert(hive.beat.hive_id.clone(), hive);
     }
 

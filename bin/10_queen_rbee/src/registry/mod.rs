@@ -11,8 +11,10 @@ mod fleet;
 mod glance;
 mod hives;
 mod liveness;
+mod names;
 mod numbers;
 mod pace;
+mod place;
 mod places;
 mod prefixes;
 mod report;
@@ -24,6 +26,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod vigil;
+mod worker;
 mod workers;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -32,33 +35,33 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use worker_contract::{
-    DeviceId, HiveAlias, HiveHeartbeat, ModelAlias, ModelEntry, Sha256Digest, SupervisedWorker,
-    Timings, Usage, WorkerHeartbeat, WorkerId,
+    DeviceId, HiveAlias, HiveHeartbeat, ModelAlias, ModelEntry, SupervisedWorker, WorkerHeartbeat,
+    WorkerId,
 };
 
 pub use self::attached::{Served, Server, ServerFacts, ServerFailure, ServerReport};
-pub use self::fits::MemoryRefusal;
 pub(crate) use self::fits::NOT_ENOUGH_MEMORY;
+pub use self::fits::{MemoryRefusal, Question, Size};
 pub use self::fleet::ReplicaReport;
 pub use self::glance::{HiveGlance, WorkerGlance};
 pub use self::liveness::{Liveness, liveness};
 pub(crate) use self::pace::usual_token_us;
-use self::places::{Places, Shown};
+pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed};
+use self::places::Places;
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
-pub use self::ruling::RulesReport;
+pub use self::ruling::{Judging, RulesReport};
 pub use self::sessions::SessionKey;
 pub use self::target::{Address, Target};
-pub use self::workers::Times;
-use self::workers::{Stay, Worker, Workers};
+pub use self::worker::Times;
+use self::worker::Worker;
+use self::workers::Workers;
 use self::{
     fits::Fits, hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts, vigil::Vigil,
 };
-use crate::admission::Priority;
 use crate::clock;
 use crate::policy::{Policies, Policy};
-use crate::prompt::PromptChain;
 use crate::rules::Rules;
-use crate::scheduler::{Circuit, Decision, Demand, Readiness, Spawn, WaitReason, Why};
+use crate::scheduler::{Readiness, Spawn};
 
 /// How long a fresh queen waits for hives that she expects.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -110,85 +113,6 @@ pub enum ReportError {
         /// How many can be known.
         limit: usize,
     },
-}
-
-/// A request's place at a worker. Dropping it gives the place back.
-#[derive(Debug)]
-pub struct Place {
-    /// The worker.
-    pub worker_id: WorkerId,
-    /// Where it takes requests.
-    pub target: Arc<Target>,
-    /// The model file that it runs, where it is known.
-    pub digest: Option<Sha256Digest>,
-    /// Why this worker.
-    pub why: Why,
-    stay: Stay,
-    registry: Registry,
-}
-
-/// How a worker has failed a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failed {
-    /// The request's number in this queen.
-    pub request: u64,
-    /// Its connection broke.
-    pub is_connection: bool,
-}
-
-/// What a worker's answer was.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Answered {
-    /// How long the prompt was.
-    pub prompt_bytes: u32,
-    /// What was computed.
-    pub usage: Usage,
-    /// What that took, as the worker says.
-    pub timings: Timings,
-    /// What it took, as the queen saw.
-    pub times: Times,
-}
-
-/// What a failure says of a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Blame {
-    /// The request was the only one there all the time.
-    pub was_alone: bool,
-    /// The worker gets nothing for a while from this failure on.
-    pub has_opened: bool,
-}
-
-/// What a request asks a place for.
-#[derive(Debug, Clone, Copy)]
-pub struct Ask<'a> {
-    /// The request as the scheduler sees it; its session and its prompt's length are filled in.
-    pub demand: Demand<'a>,
-    /// Its prompt.
-    pub prompt: &'a PromptChain,
-    /// Its session.
-    pub session: Option<&'a SessionKey>,
-    /// Who asks.
-    pub caller: &'a str,
-    /// How urgent it is.
-    pub priority: Priority,
-}
-
-impl<'a> Ask<'a> {
-    /// An interactive request of this machine without a session.
-    #[must_use]
-    pub fn of(demand: Demand<'a>, prompt: &'a PromptChain) -> Self {
-        let priority = Priority::Interactive;
-        Self { demand, prompt, session: None, caller: "local", priority }
-    }
-}
-
-/// What became of a request: a [`Decision`] whose dispatch is carried out.
-#[derive(Debug)]
-pub enum Placed {
-    /// It has a place.
-    At(Place),
-    /// Anything else.
-    Not(Decision),
 }
 
 /// A worker for a model is being started, for as long as this exists.
@@ -342,40 +266,6 @@ impl Registry {
         self.touch();
     }
 
-    /// A worker has failed a request.
-    pub fn worker_failed(&self, place: &Place, failed: Failed, now: Instant) -> Blame {
-        let id = &place.worker_id;
-        let mut state = self.state();
-        let was_alone = state.workers.was_alone(id, place.stay);
-        let has_opened = state.workers.failed(id, &place.target, place.stay, failed, now);
-        drop(state);
-        if has_opened {
-            tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
-        }
-        self.touch();
-        Blame { was_alone, has_opened }
-    }
-
-    /// A worker has given the first part of an answer. True when that closes its circuit.
-    pub fn worker_works(&self, place: &Place) -> bool {
-        let mut state = self.state();
-        let worker = state.workers.get_mut(&place.worker_id);
-        let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
-        state.workers.share(&place.worker_id, place.stay);
-        has_closed
-    }
-
-    /// A worker has answered a request.
-    pub fn worker_answered(&self, place: &Place, answered: &Answered, now: Instant) {
-        let State { workers, places, .. } = &mut *self.state();
-        let told = workers.answered(&place.worker_id, place.stay, answered, now);
-        if let Some((worker, company)) = told.filter(|(worker, _)| !worker.is_of_server) {
-            let Answered { usage, timings, .. } = *answered;
-            let shown = Shown { usage, timings, company };
-            places.take((&worker.hive_id, worker.device), &worker.model, shown, now);
-        }
-    }
-
     /// Takes idle workers out of use, so that they can be ended: all of them, or none where one has
     /// requests or is being ended already.
     #[must_use]
@@ -424,74 +314,11 @@ impl Registry {
         }
     }
 
-    /// Decides what becomes of a request, and takes the place that the decision names.
-    pub fn place(&self, ask: &Ask<'_>, now: Instant) -> Placed {
-        let judging = self.judging(ask);
-        loop {
-            let mut state = self.state();
-            let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
-            let demand = Demand {
-                session: session.as_ref(),
-                prompt_bytes: ask.prompt.bytes(),
-                priority: ask.priority,
-                ..ask.demand
-            };
-            let decision = self.decide(&state, &demand, ask, judging.as_ref(), now);
-            match (decision, &judging) {
-                (Some(decision), _) => return self.carry_out(&mut state, decision, ask, now),
-                (None, Some(judging)) => {
-                    drop(state);
-                    judging.judge.answer();
-                }
-                // Without rules there is nobody to ask.
-                (None, None) => return Placed::Not(Decision::Wait(WaitReason::News)),
-            }
-        }
-    }
-
-    fn carry_out(
-        &self,
-        state: &mut State,
-        decision: Decision,
-        ask: &Ask<'_>,
-        now: Instant,
-    ) -> Placed {
-        match decision {
-            Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
-                Some((target, digest, stay)) => {
-                    let registry = self.clone();
-                    Placed::At(Place { worker_id: worker, target, digest, why, stay, registry })
-                }
-                None => Placed::Not(Decision::Wait(WaitReason::News)),
-            },
-            decision => Placed::Not(decision),
-        }
-    }
-
     /// The place of another worker of a model, which somebody's policy says that it `must` have, or
     /// which is to help the others.
     #[must_use]
     pub fn place_another(&self, model: &ModelAlias, must: bool, now: Instant) -> Option<Spawn> {
         self.another_place(model, must, now)
-    }
-
-    /// How many seconds the workers of a model take for so many requests, as fast as they have shown to
-    /// be.
-    #[must_use]
-    pub fn seconds_for(&self, model: &ModelAlias, requests: u64, now: Instant) -> u64 {
-        let (state, interval) = (self.state(), self.shared.interval);
-        let ready = state.workers.of_model(model).filter(|(_, worker)| {
-            let hive = || state.hives.liveness(&worker.hive_id, now);
-            worker.readiness_for_requests() == Readiness::Ready
-                && worker.liveness(interval, hive, now) == Liveness::Alive
-        });
-        // Requests that they serve in a thousand seconds.
-        let served = ready.map(|(_, worker)| {
-            let service_us = worker.speed.service_us.max(1);
-            u64::from(worker.slots()).saturating_mul(1_000_000_000) / service_us
-        });
-        let served = served.fold(0, u64::saturating_add);
-        requests.saturating_mul(1000).checked_div(served).unwrap_or(u64::MAX)
     }
 
     /// The workers that are ready or coming.
@@ -505,24 +332,25 @@ impl Registry {
     #[must_use]
     pub fn retire(&self, id: &WorkerId, now: Instant) -> Option<HiveAlias> {
         let mut state = self.state();
-        let may_go = |worker: &&workers::Worker| !worker.is_busy() && !worker.is_of_server;
+        let may_go = |worker: &&Worker| !worker.is_busy() && !worker.is_of_server;
         let hive = state.workers.get(id).filter(may_go)?.hive_id.clone();
         state.workers.leaves(id, now);
         Some(hive)
     }
 
-    /// Marks that a worker for a model is being started, so that nobody starts another one, nor counts on
-    /// the memory that it will take. Those that are to be ended first give theirs back.
+    /// Marks that a worker of a size is being started for a model, so that nobody starts another one, nor
+    /// counts on the memory that it will take. Those that are to be ended first give theirs back.
     #[must_use]
     pub fn begin_spawn(
         &self,
         model: &ModelAlias,
-        site: Option<(&HiveAlias, DeviceId)>,
+        at: Option<(&HiveAlias, DeviceId)>,
+        size: Size,
         evict: &[WorkerId],
     ) -> SpawnMark {
         let mut state = self.state();
-        let site = site.and_then(|(hive, device)| state.claim(model, hive, device, evict));
-        let number = state.starts.begin(model, site);
+        let claimed = at.and_then(|at| state.claim(model, at, size, evict));
+        let number = state.starts.begin(model, claimed);
         drop(state);
         SpawnMark { number, registry: self.clone() }
     }
@@ -531,60 +359,6 @@ impl Registry {
     #[must_use]
     pub fn is_starting(&self, model: &ModelAlias) -> bool {
         self.state().starts.is_any_of(model)
-    }
-
-    /// Whether a worker of a hive runs a model, or is about to.
-    #[must_use]
-    pub fn runs(&self, model: &ModelAlias) -> bool {
-        self.state().runs(model)
-    }
-
-    /// The name by which the file of a model runs, where no worker runs it by this name, and nobody wants
-    /// workers for this name in particular.
-    #[must_use]
-    pub fn running_as(&self, model: &ModelAlias) -> Option<ModelAlias> {
-        // Somebody's rules are about the names that are asked for.
-        if self.shared.rules.get().is_some_and(Rules::are_there) {
-            return None;
-        }
-        let state = self.state();
-        let lives = |worker: &Worker| worker.readiness_for_requests() != Readiness::Ending;
-        if state.workers.of_model(model).any(|(_, worker)| lives(worker)) {
-            return None;
-        }
-        let entries = || state.hives.iter().flat_map(|hive| &hive.beat.catalog);
-        let digest = &entries().find(|entry| entry.alias == *model)?.sha256;
-        let now = clock::now();
-        let is_well = |worker: &Worker| {
-            let hive = || state.hives.liveness(&worker.hive_id, now);
-            worker.liveness(self.shared.interval, hive, now) == Liveness::Alive
-                && worker.breaker.circuit(now) == Circuit::Closed
-                && !worker.target.gone.is_cancelled()
-        };
-        let runs_it = |worker: &&Worker| {
-            worker.digest() == Some(digest)
-                && !worker.is_of_server
-                && worker.readiness_for_requests() == Readiness::Ready
-                && is_well(worker)
-        };
-        let running = state.workers.iter().map(|(_, worker)| worker).find(runs_it)?.model.clone();
-        drop(state);
-        let has_wishes = |policies: &Policies| policies.all().contains_key(model);
-        (!self.shared.policies.get().is_some_and(has_wishes)).then_some(running)
-    }
-
-    /// What a worker runs.
-    #[must_use]
-    pub fn model_of(&self, id: &WorkerId) -> Option<ModelAlias> {
-        self.state().workers.get(id).map(|worker| worker.model.clone())
-    }
-
-    /// Whether some worker runs the model, or some catalog has it.
-    #[must_use]
-    pub fn knows_model(&self, model: &ModelAlias) -> bool {
-        let state = self.state();
-        state.workers.iter().any(|(_, worker)| worker.model == *model)
-            || state.hives.iter().any(|hive| hive.beat.catalog.iter().any(|e| e.alias == *model))
     }
 
     /// The base URL that a hive has reported; `None` if it has not, or is in this process.
@@ -596,7 +370,7 @@ impl Registry {
     /// When a hive reported last, and whether it does on time; `None` if it never has, or is forgotten.
     #[must_use]
     pub fn hive_heard(&self, id: &HiveAlias, now: Instant) -> Option<(Instant, Liveness)> {
-        self.state().hives.get(id).map(|hive| (hive.at, hive.liveness(now)))
+        self.state().hives.get(id).map(|hive| (hive.heard_at, hive.liveness(now)))
     }
 
     /// Tells of every change from now on. Several changes may be told as one.
@@ -644,13 +418,6 @@ impl Registry {
             state.workers.excuse(pause);
         }
         state
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.registry.state().workers.release(&self.worker_id, self.stay, clock::now());
-        self.registry.there_may_be_room();
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use worker_contract::{HiveAlias, ModelAlias};
 
 use super::target::next_number;
-use super::workers::Worker;
+use super::worker::Worker;
 
 /// So many names without a worker may have a number.
 const FEW: usize = 64;

@@ -11,7 +11,8 @@ use std::time::Instant;
 use lru::DefaultHasher;
 use worker_contract::{DeviceId, DeviceKind, Timings, Usage};
 
-use super::workers::{Worker, Workers};
+use super::worker::Worker;
+use super::workers::Workers;
 use crate::scheduler::Speed;
 
 /// The weight of a measurement that nothing disturbed.

@@ -9,7 +9,7 @@ use worker_contract::{
     WorkerHeartbeat, WorkerId, WorkerState,
 };
 
-use super::workers::Worker;
+use super::worker::Worker;
 use super::{Liveness, Registry, ServerFacts};
 use crate::attached::Engine;
 

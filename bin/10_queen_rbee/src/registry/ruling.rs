@@ -22,9 +22,16 @@ const RETRY_S: u64 = 60;
 
 /// Who judges the places for a request, and for whom.
 #[derive(Debug)]
-pub(super) struct Judging<'a> {
+pub struct Judging<'a> {
     rules: &'a Rules,
-    pub(super) judge: Judge,
+    judge: Judge,
+}
+
+impl Judging<'_> {
+    /// Asks the rules what has to be known. It takes a while: nothing may be locked.
+    pub fn answer(&self) {
+        self.judge.answer();
+    }
 }
 
 /// What was said of the workers, for the places that are looked at later.
@@ -117,7 +124,8 @@ impl Registry {
     }
 
     /// Who judges the places for a request, where the operator's rules have a say in that.
-    pub(super) fn judging(&self, ask: &Ask<'_>) -> Option<Judging<'_>> {
+    #[must_use]
+    pub fn judging(&self, ask: &Ask<'_>) -> Option<Judging<'_>> {
         let rules = self.shared.rules.get()?;
         let script = rules.for_places()?;
         let model_bytes = self.state().model_bytes(ask.demand.model);

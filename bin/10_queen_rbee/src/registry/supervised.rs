@@ -5,7 +5,8 @@ use std::time::Instant;
 use worker_contract::{HiveAlias, SupervisedState, SupervisedWorker, WorkerId};
 
 use super::target::parse_address;
-use super::workers::{Process, Worker, Workers};
+use super::worker::{Process, Worker};
+use super::workers::Workers;
 
 impl Workers {
     /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone.

@@ -1,11 +1,15 @@
+mod fitting;
+mod names;
 mod starting;
 
 use worker_contract::{
-    KvCacheUse, ModelInUse, ModelKind, Restarts, Slots, SupervisedState, WorkerState,
+    KvCacheUse, ModelInUse, ModelKind, Restarts, Slots, SupervisedState, Timings, Usage,
+    WorkerState,
 };
 
 use super::*;
-use crate::scheduler::RejectReason;
+use crate::prompt::PromptChain;
+use crate::scheduler::{Decision, Demand, RejectReason};
 
 #[test]
 fn a_worker_is_used_from_its_first_report_until_it_is_silent_for_five_intervals() {

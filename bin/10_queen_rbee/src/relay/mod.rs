@@ -148,13 +148,15 @@ impl Relay {
     #[must_use]
     pub fn answer(
         &self,
-        model: ModelAlias,
+        model: &ModelAlias,
         request: InferenceRequest,
         original: Original,
         asking: Asking,
     ) -> Answer {
         self.shared.budget(Budget::earn);
-        let model = self.dispatcher.registry().running_as(&model).unwrap_or(model);
+        let registry = self.dispatcher.registry();
+        let model = registry.meant(model);
+        let model = registry.running_as(&model).unwrap_or(model);
         Answer::new(self.clone(), model, request, original, asking)
     }
 

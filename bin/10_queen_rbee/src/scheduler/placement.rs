@@ -158,7 +158,7 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
         let free = free_of(fleet, hive, device);
         let word = fleet.words.get(&(hive.id, device.id, demand.model)).copied();
         let need = need_of(fleet, hive, device.id, demand.model);
-        let room = |need| make_room(fleet, hive, device, demand.model, need, free);
+        let room = |need| make_room(fleet, hive, device, demand, need, free);
         let (mut evict, mut fit) = room(need);
         if fit != Fit::Yes && word.is_none() {
             let (by_weights, is_room) = room(bytes);
@@ -170,8 +170,7 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
         // hive's word is all there is.
         let may_hold = |ids: &&[WorkerId]| !ids.is_empty() || device.memory_total_bytes == 0;
         let agreed = word.and_then(|word| word.agreed).filter(may_hold);
-        if let Some(agreed) =
-            agreed.and_then(|ids| may_all_go(fleet, hive, device, demand.model, ids))
+        if let Some(agreed) = agreed.and_then(|ids| may_all_go(fleet, hive, device, demand, ids))
             && (fit != Fit::Yes || agreed.len() < evict.len())
         {
             (evict, fit) = (agreed, Fit::Yes);
@@ -225,26 +224,30 @@ fn free_of(fleet: &Fleet<'_>, hive: &HiveView<'_>, device: &Device) -> u64 {
     left.map_or(told, |left| left.min(told))
 }
 
-/// The idle workers that have to go so that so many bytes are free for one of a model: as few as will
-/// do, the longest idle first. One of that very model does not go: it would be loaded again in its place.
+/// The idle workers that have to go so that so many bytes are free for a worker: as few as will do, the
+/// longest idle first. Where their hive has said that some would be too few, others have to go with them.
 fn make_room<'a>(
     fleet: &'a Fleet<'a>,
     hive: &HiveView<'_>,
     device: &Device,
-    model: &ModelAlias,
+    demand: &Demand<'_>,
     need: u64,
     free: u64,
 ) -> (Vec<&'a WorkerId>, Fit) {
-    if need <= free {
+    let word = fleet.words.get(&(hive.id, device.id, demand.model));
+    let too_few = word.and_then(|word| word.too_few);
+    let is_one_of_them =
+        |resident: &Resident<'_>| too_few.is_some_and(|few| few.contains(resident.id));
+    if need <= free && too_few.is_none() {
         return (Vec::new(), Fit::Yes);
     }
     let here = fleet.residents.iter().filter(|r| r.hive == hive.id && r.device == device.id);
     let size = |resident: &Resident<'_>| {
         resident.has_bytes.unwrap_or_else(|| need_of(fleet, hive, device.id, resident.model))
     };
-    let may_go = |r: &&Resident<'_>| !r.is_busy && r.spare > 0 && r.model != model;
+    let may_go = |r: &&Resident<'_>| !r.is_busy && r.spare > 0 && !r.is_as_good(demand);
     let mut idle: Vec<_> = here.clone().filter(may_go).collect();
-    idle.sort_by_key(|resident| (Reverse(resident.idle), resident.id));
+    idle.sort_by_key(|r| (!is_one_of_them(r), Reverse(r.idle), r.id));
     // Of two workers of one model that may lose one, the other one stays.
     let mut ended: HashMap<&ModelAlias, u32> = HashMap::new();
     idle.retain(|resident| {
@@ -253,26 +256,31 @@ fn make_room<'a>(
         *ended <= resident.spare
     });
     let (mut evict, mut room) = (Vec::new(), free);
+    let mut is_more = too_few.is_none();
     for resident in idle {
         room = room.saturating_add(size(resident));
+        is_more |= !is_one_of_them(resident);
         evict.push(resident);
-        if room >= need {
+        if room >= need && is_more {
             break;
         }
     }
-    if room >= need {
-        // Smaller ones that were taken before a large one may not be needed.
-        evict = needed(evict, size, room - need);
+    if room >= need && is_more {
+        // Smaller ones that were taken before a large one may not be needed; where the sizes that are known
+        // have shown to be wrong, nobody can say who is.
+        if too_few.is_none() {
+            evict = needed(evict, size, room - need);
+        }
         return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
     }
     let goes_some_day =
-        |r: &&Resident<'_>| r.is_ending || (r.is_busy && r.spare > 0) || r.model == model;
-    let busy = here.filter(goes_some_day).map(size);
+        |r: &&Resident<'_>| r.is_ending || (r.is_busy && r.spare > 0) || r.model == demand.model;
+    let others = here.filter(goes_some_day).filter(|resident| !is_one_of_them(resident));
     // What is being started will be idle some day.
     let coming = claims_on(fleet, hive, device).map(|claim| claim.needed);
-    let busy = busy.chain(coming).fold(0, u64::saturating_add);
-    let fit = if room.saturating_add(busy) >= need { Fit::Later } else { Fit::No };
-    (Vec::new(), fit)
+    let busy = others.map(size).chain(coming).fold(0, u64::saturating_add);
+    let is_enough = room.saturating_add(busy) >= need && (too_few.is_none() || busy > 0);
+    (Vec::new(), if is_enough { Fit::Later } else { Fit::No })
 }
 
 /// Those workers, if all of them are idle there and may go.
@@ -280,7 +288,7 @@ fn may_all_go<'a>(
     fleet: &'a Fleet<'a>,
     hive: &HiveView<'_>,
     device: &Device,
-    model: &ModelAlias,
+    demand: &Demand<'_>,
     ids: &[WorkerId],
 ) -> Option<Vec<&'a WorkerId>> {
     let mut ended: HashMap<&ModelAlias, u32> = HashMap::new();
@@ -289,7 +297,7 @@ fn may_all_go<'a>(
         let ended = ended.entry(resident.model).or_default();
         *ended += 1;
         let is_here = resident.hive == hive.id && resident.device == device.id;
-        let may_go = is_here && !resident.is_busy && resident.model != model;
+        let may_go = is_here && !resident.is_busy && !resident.is_as_good(demand);
         (may_go && *ended <= resident.spare).then_some(resident.id)
     };
     ids.iter().map(&mut goes).collect()
@@ -332,6 +340,18 @@ impl Slowness {
         // By its square, the halves of an octave are told apart.
         let is_upper = u128::from(token_us).pow(2) >= 1_u128 << (2 * octave + 1);
         Self { is_unknown_cpu, step: 2 * octave + u32::from(is_upper) }
+    }
+}
+
+impl Resident<'_> {
+    /// Whether it would be loaded again in its own place: it runs the very model, and no other file than the
+    /// request must have.
+    fn is_as_good(&self, demand: &Demand<'_>) -> bool {
+        let is_other_file = match (demand.digest, self.digest) {
+            (Some(needed), Some(its)) => needed != its,
+            _ => false,
+        };
+        self.model == demand.model && !is_other_file
     }
 }
 

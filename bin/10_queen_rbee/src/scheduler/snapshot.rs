@@ -57,8 +57,10 @@ pub struct Word<'a> {
     pub needed: Option<u64>,
     /// There is room when these are gone, as the hive said a moment ago.
     pub agreed: Option<&'a [WorkerId]>,
-    /// It has refused one a moment ago, and no more is free than was.
+    /// It has refused to start one a moment ago, and no more is free than was.
     pub is_refused: bool,
+    /// There is no room although these are gone, as the hive said a moment ago.
+    pub too_few: Option<&'a [WorkerId]>,
 }
 
 /// What the start of a worker, and the end of those in whose place it comes, will make of a device's
@@ -198,6 +200,8 @@ pub struct Resident<'a> {
     pub idle: Duration,
     /// What it has of its device's memory, where its hive has told.
     pub has_bytes: Option<u64>,
+    /// The model file that it runs, where it is known.
+    pub digest: Option<&'a Sha256Digest>,
 }
 
 impl WorkerView<'_> {

@@ -150,7 +150,7 @@ impl Queen {
         let body = json!({"model": model, "prompt": &prompt, "stream": true});
         let body = body.as_object().cloned().unwrap_or_default();
         let original = Original::new(Endpoint::Completion, body);
-        let mut answer = self.relay.answer(model, request, original, asking);
+        let mut answer = self.relay.answer(&model, request, original, asking);
         let (mut text, mut is_done) = (String::new(), false);
         while let Some(part) = answer.next().await {
             match part {

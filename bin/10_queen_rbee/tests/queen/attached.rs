@@ -1,7 +1,10 @@
 //! Servers of others as workers: attached, listed, asked, watched, detached.
 
 use job_client::{JobClient, JobEnd};
-use rbee_operations::{HiveTarget, JobEvent, Operation, ServerApi, WorkerAttach, WorkerDetach};
+use rbee_operations::{
+    HiveTarget, JobEvent, Operation, ServerApi, WorkerAttach, WorkerDetach, WorkerLogs,
+    WorkerTarget,
+};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -53,8 +56,16 @@ pub(crate) async fn fails(queen: &Queen, operation: Operation, code: &str) -> St
 }
 
 async fn run(queen: &Queen, operation: Operation) -> JobEnd {
+    run_and_listen(queen, operation).await.0
+}
+
+/// How a job ended, and what it told before that.
+async fn run_and_listen(queen: &Queen, operation: Operation) -> (JobEnd, Vec<String>) {
     let jobs = JobClient::new(&queen.url, None);
-    jobs.run_until(&operation, &CancellationToken::new(), |_| {}).await.unwrap()
+    let mut told = Vec::new();
+    let listen = |event: &JobEvent| told.push(event.message.clone());
+    let end = jobs.run_until(&operation, &CancellationToken::new(), listen).await.unwrap();
+    (end, told)
 }
 
 pub(crate) async fn models(queen: &Queen) -> Vec<String> {
@@ -220,15 +231,76 @@ async fn only_the_models_that_are_wanted_become_workers() {
 }
 
 #[tokio::test]
-async fn a_model_that_has_the_name_of_a_hives_model_is_told_of() {
+async fn a_name_that_a_hives_catalog_has_is_the_hives_unless_the_servers_is_asked_for() {
     let server = ServerDouble::start("library", &["m", "own"], []);
     let (queen, hive) = (queen().await, HiveDouble::start(false));
+    hive.let_start();
     let alone = succeeds(&queen, attach(&server.url)).await;
     assert_eq!(alone.data.unwrap()["shared"], json!([]));
+    assert_eq!(queen.ask(CHAT, &chat()).await.header("x-rbee-worker"), "nas-m");
+
     queen.hive_beat(&hive.beat()).await;
     let shared = succeeds(&queen, attach(&server.url)).await;
-    assert!(shared.message.contains("requests for m go to it and to the hives"), "{shared:?}");
+    assert!(shared.message.contains("requests for m do not go to it"), "{shared:?}");
     assert_eq!(shared.data.unwrap()["shared"], json!(["m"]));
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "the file that is pinned: {reply:?}");
+    assert_eq!(server.requests().len(), 1);
+
+    let named = WorkerAttach { models: vec!["m".into()], ..attach(&server.url) };
+    let shared = succeeds(&queen, named).await;
+    assert!(shared.message.contains("requests for m go to it and to the hives"), "{shared:?}");
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.header("x-rbee-worker"), "nas-m", "it is the faster one: {reply:?}");
+}
+
+#[tokio::test]
+async fn a_name_without_a_tag_is_that_of_the_latest_where_no_model_has_it_itself() {
+    let server = ServerDouble::start("library", &["tiny:latest", "org/big:latest"], []);
+    let queen = queen_with(&server).await;
+    let ask = async |model: &str| {
+        let mut body = chat();
+        body["model"] = model.into();
+        queen.ask(CHAT, &body).await
+    };
+    for (asked, there) in [
+        ("tiny", "tiny:latest"),
+        ("tiny:latest", "tiny:latest"),
+        ("org/big", "org/big:latest"),
+        ("org-big", "org/big:latest"),
+    ] {
+        let reply = ask(asked).await;
+        assert_eq!(reply.json()["model"], asked, "{reply:?}");
+        assert_eq!(server.requests().last().unwrap()["model"], there);
+        let path = format!("/v1/models/{}", asked.replace('/', "%2F"));
+        assert_eq!(Reply::read(queen.get(&path)).await.status, 200, "{asked}");
+    }
+    ask("tin").await.error(404, "model_not_found");
+    ask("tiny:small").await.error(404, "model_not_found");
+    server.serve(&["tiny", "tiny:latest"]);
+    until("the other one is there", async || models(&queen).await == ["tiny", "tiny:latest"]).await;
+    ask("tiny").await;
+    assert_eq!(server.requests().last().unwrap()["model"], "tiny", "its own name comes first");
+}
+
+#[tokio::test]
+async fn of_a_server_with_very_many_models_the_rest_is_told_of_and_one_bad_entry_hides_none() {
+    let queen = queen().await;
+    let entries: Vec<String> = (0..300).map(|n| format!(r#"{{"id":"m{n}"}}"#)).collect();
+    let listing = format!(r#"{{"data":[{{"object":"model"}},{}]}}"#, entries.join(","));
+    let server = ServerDouble::start("library", &[], []);
+    server.list_as(Some((200, listing.leak())));
+    let (end, told) = run_and_listen(&queen, Operation::WorkerAttach(attach(&server.url))).await;
+    let JobEnd::Succeeded(event) = end else { panic!("{end:?}") };
+    let data = event.data.unwrap();
+    assert_eq!((&data["left_out"], data["workers"].as_array().unwrap().len()), (&json!(44), 256));
+    assert!(
+        told.iter().any(|told| told.contains("44 more of its models are left out")),
+        "{told:?}"
+    );
+    let named = WorkerAttach { models: vec!["m299".into()], ..attach(&server.url) };
+    assert_eq!(succeeds(&queen, named).await.data.unwrap()["left_out"], 0);
+    assert_eq!(models(&queen).await, ["m299"]);
 }
 
 #[tokio::test]
@@ -249,7 +321,7 @@ async fn what_cannot_be_attached_is_refused_with_its_reason() {
     server.list_as(None);
     for (url, code, mentions) in [
         ("http://127.0.0.1:1", "server_unusable", "refused"),
-        ("https://api.example.com/v1", "invalid_value", "https"),
+        ("https://127.0.0.1:1", "server_unusable", "refused"),
         ("nas:11434", "invalid_value", "http://HOST:PORT"),
     ] {
         let why = fails(&queen, Operation::WorkerAttach(attach(url)), code).await;
@@ -259,6 +331,9 @@ async fn what_cannot_be_attached_is_refused_with_its_reason() {
     let other = ServerDouble::start("library", &["m"], []);
     let why = fails(&queen, Operation::WorkerAttach(attach(&other.url)), "name_taken").await;
     assert!(why.contains("worker detach nas"), "{why}");
+    let twice = WorkerAttach { name: Some("other".parse().unwrap()), ..attach(&server.url) };
+    let why = fails(&queen, Operation::WorkerAttach(twice), "server_attached").await;
+    assert!(why.contains("attached already, as nas"), "{why}");
     let worker = WorkerDouble::start("w-1", []);
     queen.worker_beat(&worker.beat()).await;
     let hive = crate::support::HiveDouble::start(false);
@@ -344,6 +419,26 @@ async fn a_server_is_no_hive_and_its_workers_are_listed() {
     let target = HiveTarget { hive_id: "nas".parse().unwrap() };
     let why = fails(&queen, Operation::ModelList(target), "not_a_hive").await;
     assert!(why.contains("worker detach nas"), "{why}");
+    for hive in ["localhost", "nas"] {
+        let target = || WorkerTarget {
+            hive_id: hive.parse().unwrap(),
+            worker_id: "nas-org-m".parse().unwrap(),
+        };
+        let JobEnd::Succeeded(shown) = run(&queen, Operation::WorkerGet(target())).await else {
+            panic!("it is shown")
+        };
+        assert_eq!(shown.data.unwrap()["original"], "org/m");
+        let WorkerTarget { hive_id, worker_id } = target();
+        let logs = WorkerLogs { hive_id, worker_id, lines: None, follow: false };
+        for operation in [
+            Operation::WorkerDelete(target()),
+            Operation::WorkerRestart(target()),
+            Operation::WorkerLogs(logs),
+        ] {
+            let why = fails(&queen, operation, "worker_of_server").await;
+            assert!(why.contains("worker detach nas"), "{why}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -438,7 +533,8 @@ async fn what_a_server_refuses_is_told_where_no_worker_comes_in_time() {
     let body = json!({"error": {"message": "no tools here"}}).to_string();
     let refuses = Plays::Answers(409, "application/json", body);
     let server = ServerDouble::start("library", &["m"], [refuses]);
-    let (queen, hive) = (queen_with(&server).await, HiveDouble::start(false));
+    let (queen, hive) = (queen().await, HiveDouble::start(false));
+    succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
     queen.hive_beat(&hive.beat()).await;
     let request = queen.post(CHAT).header("x-rbee-deadline-ms", "1000").json(&chat());
     let reply = Reply::read(request).await;
@@ -453,7 +549,8 @@ async fn a_model_whose_server_stays_full_gets_a_worker_of_its_own() {
     let (queen, hive) = (queen().await, HiveDouble::start(false));
     hive.let_start();
     queen.hive_beat(&hive.beat()).await;
-    succeeds(&queen, WorkerAttach { slots: Some(1), ..attach(&server.url) }).await;
+    let models = vec!["m".into()];
+    succeeds(&queen, WorkerAttach { slots: Some(1), models, ..attach(&server.url) }).await;
     let _running = [
         queen.stream(CHAT, &chat()).await.begun().await,
         queen.stream(CHAT, &chat()).await.begun().await,

@@ -46,8 +46,13 @@ async fn a_worker_that_cannot_start_is_the_answer_to_all_who_wait_and_is_tried_o
     for reply in [a, b, c] {
         let error = reply.error(503, "worker_failed");
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains("tensor data is truncated"), "{message}");
+        assert!(message.ends_with("tensor data is truncated"), "{message}");
     }
+    let decided = Reply::read(queen.get("/v1/decisions?model=m")).await.text;
+    assert!(
+        decided.contains("tensor data is truncated") && !decided.contains("log line"),
+        "{decided}"
+    );
     assert_eq!(hive.spawns(), 1);
 }
 

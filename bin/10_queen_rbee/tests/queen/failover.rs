@@ -1,7 +1,5 @@
 //! Answers that go on when the worker fails that gave their beginning.
 
-use std::time::Duration;
-
 use serde_json::json;
 use worker_contract::{HiveHeartbeat, SupervisedState};
 
@@ -201,16 +199,59 @@ async fn a_worker_that_fails_again_and_again_gets_nothing_for_a_while() {
         queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
         assert_eq!(failing.requests().len(), tries, "one request may be at fault itself");
     }
-    for _ in 0..2 {
+    let ask = async || {
         let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
-        Reply::read(request).await.error(504, "deadline_exceeded");
-        assert_eq!(failing.requests().len(), 7, "its circuit is open");
-    }
-    until("it is tried again by itself", async || {
-        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
-        Reply::read(request).await;
-        failing.requests().len() > 7
+        Reply::read(request).await
+    };
+    // The third one opens its circuit.
+    ask().await.error(504, "deadline_exceeded");
+    until("a request is kept from it", async || {
+        let before = failing.requests().len();
+        ask().await.error(504, "deadline_exceeded");
+        failing.requests().len() == before
     })
     .await;
-    tokio::time::timeout(Duration::from_secs(1), queen.status()).await.unwrap();
+    let kept_back = failing.requests().len();
+    until("it is tried again by itself", async || {
+        ask().await;
+        failing.requests().len() > kept_back
+    })
+    .await;
+    let opened = Reply::read(queen.get("/v1/decisions?model=m")).await.text;
+    assert!(opened.contains("circuit_opened"), "{opened}");
+}
+
+#[tokio::test]
+async fn a_whole_answer_is_begun_anew_where_only_another_file_is_left_and_a_stream_is_not() {
+    let digest = |digit: &str| Some(digit.repeat(64).parse().unwrap());
+    let beat = |worker: &WorkerDouble, digit| {
+        let mut beat = worker.beat();
+        beat.model.digest = digest(digit);
+        beat
+    };
+    for stream in [true, false] {
+        let first = WorkerDouble::start("w-1", [Script::Dies(&["Good"])]);
+        let other = WorkerDouble::start("w-2", []);
+        let queen = Queen::start().await;
+        queen.worker_beat(&beat(&first, "1")).await;
+        if stream {
+            let mut answer = queen.stream(CHAT, &chat()).await.begun().await;
+            answer.until_text().await;
+            drop(first);
+            queen.worker_beat(&beat(&other, "2")).await;
+            let rest = answer.rest().await;
+            assert!(!rest.is_done && rest.error.is_some(), "{rest:?}");
+            assert!(other.requests().is_empty(), "its client has the beginning of another answer");
+            continue;
+        }
+        let joins = async {
+            until("the first one has it", async || !first.requests().is_empty()).await;
+            queen.worker_beat(&beat(&other, "2")).await;
+        };
+        let body = chat();
+        let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), joins);
+        assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world", "{reply:?}");
+        let begun = &other.requests()[0];
+        assert_eq!(begun.resume, Vec::<i32>::new(), "nothing of the first answer is in it");
+    }
 }

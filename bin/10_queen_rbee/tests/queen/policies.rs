@@ -98,6 +98,30 @@ async fn a_worker_that_somebody_starts_is_as_the_policy_wants_unless_they_say_ot
 }
 
 #[tokio::test]
+async fn a_policy_for_what_nobody_knows_is_taken_with_a_note() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    queen.hive_beat(&hive.beat_with_workers(8)).await;
+    for (model, policy, notes) in [
+        ("m", json!({"min": 0, "device": "GPU-0"}), &[][..]),
+        ("m", json!({"hive": "localhost", "device": "CPU-0"}), &[]),
+        ("nope", json!({"min": 0}), &["no hive has a model nope yet"]),
+        ("m", json!({"hive": "nowhere"}), &["no hive nowhere is known"]),
+        ("m", json!({"device": "GPU-7"}), &["no hive has a GPU-7"]),
+        ("m", json!({"hive": "localhost", "device": "GPU-7"}), &["localhost has no GPU-7"]),
+        ("n", json!({"hive": "x", "device": "GPU-7"}), &["model n", "no hive x"]),
+    ] {
+        let set = job(&queen, json!({"ModelPolicySet": {"model": model, "policy": policy}})).await;
+        let told = set["notes"].as_array().cloned().unwrap_or_default();
+        assert_eq!(told.len(), notes.len(), "{model} {policy}: {told:?}");
+        for (told, note) in told.iter().zip(notes) {
+            assert!(told.as_str().unwrap().contains(note), "{told}");
+        }
+    }
+    let reset = job(&queen, json!({"ModelPolicySet": {"model": "nope", "reset": true}})).await;
+    assert_eq!(reset.get("notes"), None, "nothing is wanted of it");
+}
+
+#[tokio::test]
 async fn two_workers_that_must_be_are_started_although_there_is_one_device() {
     let queen = Queen::start().await;
     set(&queen, json!({"model": "m", "policy": {"min": 2, "device": "CPU-0"}})).await;

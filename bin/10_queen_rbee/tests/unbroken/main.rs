@@ -107,6 +107,37 @@ async fn a_worker_that_is_deleted_in_the_middle_of_an_answer_hands_it_on() {
     assert_eq!(failovers(&cluster), 1, "it went on elsewhere");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queen_whose_past_is_damaged_sets_it_aside_and_serves() {
+    let mut cluster = Cluster::builder().distributed().start().await.unwrap();
+    cluster.import_demo_model().await.unwrap();
+    let data = cluster.home().path().join("data");
+    let kept = |word: &str| {
+        let names = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().contains(word)).count()
+    };
+    assert_eq!(kept("damaged"), 0);
+    cluster.queen().unwrap().kill().await.unwrap();
+    for file in ["queen.db", "decisions.db"] {
+        std::fs::write(data.join(file), "no database at all, but a text that is long enough")
+            .unwrap();
+        for beside in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(data.join(format!("{file}{beside}")));
+        }
+    }
+    cluster.queen().unwrap().start_again().await.unwrap();
+    cluster.wait_for_hive().await.unwrap();
+    assert!(kept("queen.db.damaged") >= 1, "what was there is kept for whoever wants to look");
+    let mut body = greedy(PROMPTS[0]);
+    body["max_tokens"] = json!(4);
+    assert!(!answer(&cluster.api().unwrap(), &body).await.text.is_empty());
+    // Jobs are kept again, over the next end.
+    cluster.spawn_worker().await.unwrap();
+    cluster.queen().unwrap().restart().await.unwrap();
+    let jobs = cluster.api().unwrap().get("/v1/jobs").await.unwrap().text;
+    assert!(jobs.contains("worker_spawn"), "{jobs}");
+}
+
 /// A cluster whose workers give the same text however many requests they have.
 async fn cluster() -> Cluster {
     let cluster = Cluster::builder()

@@ -203,6 +203,19 @@ fn jobs_show_when_they_began_and_how_long_they_took() {
 }
 
 #[test]
+fn a_name_of_somebody_else_breaks_no_row() {
+    let worker = json!({
+        "worker_id": "nas-a-b", "server": "nas", "url": "http://nas:8000", "engine": "vllm",
+        "model": "a-b", "original": "a\nb\tc\u{1b}[2J", "slots": 4, "state": "ready",
+    });
+    let workers: Vec<AttachedWorker> = read(&json!([worker])).unwrap();
+    insta::assert_snapshot!(attached(&workers, Style::default()), @r"
+    WORKER   MODEL  SERVER      STATE  SLOTS  URL              CALLED THERE
+    nas-a-b  a-b    nas (vllm)  ready  4      http://nas:8000  a�b�c�[2J
+    ");
+}
+
+#[test]
 fn attached_servers_are_shown_with_the_names_that_they_use() {
     let worker = json!({
         "worker_id": "nas-org-m", "server": "nas", "url": "http://nas:8000", "engine": "vllm",

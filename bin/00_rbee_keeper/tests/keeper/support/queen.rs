@@ -134,10 +134,13 @@ async fn decisions(Query(query): Query<HashMap<String, String>>) -> Json<Value> 
     ]}))
 }
 
-/// A place that a script allows if it says `true`.
+/// A place that a script allows if it says `true`; it fails if it says `throw`.
 async fn policy_test(Json(body): Json<Value>) -> Json<Value> {
-    let allowed = body["script"].as_str().unwrap().contains("true");
+    let script = body["script"].as_str().unwrap();
+    let allowed = script.contains("true");
+    let error = script.contains("throw").then_some("it threw something (line 1)");
     Json(json!({ "models": [{
+        "error": error,
         "model": body["model"], "priority": body["priority"],
         "places": [{
             "worker_id": null, "hive_id": "gpu-1", "device": "GPU-0", "expected_ms": 0,

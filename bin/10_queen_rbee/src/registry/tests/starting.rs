@@ -1,15 +1,14 @@
 //! When and where another worker is started, and what is told of those that there are.
 
-use worker_contract::{Device, DeviceLoad, GgufSummary};
-
 use super::*;
+use crate::doubles::{device, entry};
 
 #[test]
 fn after_one_broken_connection_nobody_starts_another_worker_before_worker_or_hive_have_spoken() {
     let millis = |now: Instant, millis| now + Duration::from_millis(millis);
     let report = || HiveHeartbeat {
         devices: vec![device("CPU-0", 64 << 30)],
-        catalog: vec![entry()],
+        catalog: vec![entry("m", 5 << 30)],
         ..hive(vec![listed("a", SupervisedState::Ready)])
     };
     let broken = || {
@@ -65,7 +64,7 @@ fn where_answers_were_fast_the_next_worker_is_started() {
     let report = |name: &str, free: u64| HiveHeartbeat {
         hive_id: name.parse().unwrap(),
         devices: vec![device("GPU-0", free)],
-        catalog: vec![entry()],
+        catalog: vec![entry("m", 5 << 30)],
         ..hive(Vec::new())
     };
     let answers = |hive: &str, decode_ms: f64| {
@@ -96,41 +95,6 @@ fn where_answers_were_fast_the_next_worker_is_started() {
     assert_eq!(chosen(), "fast");
 }
 
-fn device(name: &str, memory_free_bytes: u64) -> Device {
-    Device {
-        id: name.parse().unwrap(),
-        backend: String::new(),
-        name: String::new(),
-        memory_total_bytes: 128 << 30,
-        memory_free_bytes,
-        pci_address: None,
-        load: DeviceLoad::default(),
-        is_gone: false,
-    }
-}
-
-fn entry() -> ModelEntry {
-    ModelEntry {
-        alias: model(),
-        sha256: "0".repeat(64).parse().unwrap(),
-        source: String::new(),
-        added_at: 0,
-        shards: Vec::new(),
-        projector: None,
-        gguf: GgufSummary {
-            architecture: String::new(),
-            name: None,
-            license: None,
-            quantization: String::new(),
-            parameters: 0,
-            context_length: 0,
-            embedding_length: None,
-            has_chat_template: true,
-            size_bytes: 5 << 30,
-        },
-    }
-}
-
 #[test]
 fn simple_rules_are_followed_in_a_house_of_a_thousand_workers_and_a_hundred_hives() {
     const SCRIPT: &str = "
@@ -144,7 +108,7 @@ fn simple_rules_are_followed_in_a_house_of_a_thousand_workers_and_a_hundred_hive
         let report = HiveHeartbeat {
             hive_id: format!("h-{number}").parse().unwrap(),
             devices: vec![device("CPU-0", 64 << 30), device("GPU-0", 64 << 30)],
-            catalog: vec![entry()],
+            catalog: vec![entry("m", 5 << 30)],
             ..hive(Vec::new())
         };
         registry.hive_beat(report, now).unwrap();

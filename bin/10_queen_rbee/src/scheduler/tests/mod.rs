@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use worker_contract::{
-    Device, DeviceId, DeviceLoad, GgufSummary, HiveAlias, ModelAlias, ModelEntry, Sha256Digest,
-    WorkerId,
+    Device, DeviceId, HiveAlias, ModelAlias, ModelEntry, Sha256Digest, WorkerId,
 };
 
 use super::*;
 use crate::admission::Priority;
+use crate::doubles::{device, entry};
 use crate::registry::Liveness::{self, Alive};
 use Readiness::Ready;
 
@@ -94,7 +94,7 @@ impl World {
         if self.can_tell {
             return self.words.iter().map(Wd::view).collect();
         }
-        let word = Word { needed: None, agreed: None, is_refused: false };
+        let word = Word { needed: None, agreed: None, is_refused: false, too_few: None };
         let all = self.hives.iter().flat_map(|hive| {
             let devices = hive.devices.iter();
             devices.map(move |device| ((&hive.id, device.id, demand().model), word))
@@ -225,12 +225,17 @@ struct H {
 fn h(name: &str, liveness: Liveness) -> H {
     let models = [("m", GIB), ("other", GIB), ("small", GIB / 2), ("big", 8 * GIB)];
     let catalog = models.map(|(name, size)| entry(name, size)).into();
-    H { id: alias(name), liveness, devices: vec![device("CPU-0", 4)], catalog }
+    H { id: alias(name), liveness, devices: vec![device("CPU-0", 4 * GIB)], catalog }
 }
 
 impl H {
     fn gpu(mut self, free_gib: u64) -> Self {
-        self.devices.push(device("GPU-0", free_gib));
+        self.devices.push(device("GPU-0", free_gib * GIB));
+        self
+    }
+
+    fn gpu_has(mut self, free_gib: u64) -> Self {
+        self.devices[1].memory_free_bytes = free_gib * GIB;
         self
     }
 
@@ -268,6 +273,7 @@ struct R {
     spare: u32,
     idle: Duration,
     has_bytes: Option<u64>,
+    digest: Option<Sha256Digest>,
 }
 
 fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
@@ -280,6 +286,7 @@ fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
         spare: u32::MAX,
         idle: Duration::from_secs(idle_s),
         has_bytes: None,
+        digest: None,
     }
 }
 
@@ -290,6 +297,11 @@ impl R {
 
     fn busy(self) -> Self {
         Self { is_busy: true, ..self }
+    }
+
+    /// It runs the file with the digest that is this digit all over.
+    fn runs(self, digit: &str) -> Self {
+        Self { digest: Some(digit.repeat(64).parse().unwrap()), ..self }
     }
 
     fn spare(self, spare: u32) -> Self {
@@ -311,6 +323,7 @@ impl R {
             spare: self.spare,
             idle: self.idle,
             has_bytes: self.has_bytes,
+            digest: self.digest.as_ref(),
         }
     }
 }
@@ -350,6 +363,7 @@ struct Wd {
     needed: Option<u64>,
     agreed: Option<Vec<WorkerId>>,
     is_refused: bool,
+    too_few: Option<Vec<WorkerId>>,
 }
 
 /// It needs so many GiB; `None` where the hive cannot tell.
@@ -361,6 +375,7 @@ fn word(device: &str, model: &str, needed: Option<u64>) -> Wd {
         needed: needed.map(|gib| gib * GIB),
         agreed: None,
         is_refused: false,
+        too_few: None,
     }
 }
 
@@ -369,14 +384,19 @@ impl Wd {
         Self { agreed: Some(gone.iter().map(|name| id(name)).collect()), ..self }
     }
 
+    fn not_even_without(self, gone: &[&str]) -> Self {
+        Self { too_few: Some(gone.iter().map(|name| id(name)).collect()), ..self }
+    }
+
     fn refused(self) -> Self {
         Self { is_refused: true, ..self }
     }
 
     fn view(&self) -> ((&HiveAlias, DeviceId, &ModelAlias), Word<'_>) {
-        let Self { hive, device, model, needed, agreed, is_refused } = self;
+        let Self { hive, device, model, needed, agreed, is_refused, too_few } = self;
         let (needed, is_refused) = (*needed, *is_refused);
-        ((hive, *device, model), Word { needed, agreed: agreed.as_deref(), is_refused })
+        let (agreed, too_few) = (agreed.as_deref(), too_few.as_deref());
+        ((hive, *device, model), Word { needed, agreed, is_refused, too_few })
     }
 }
 
@@ -395,39 +415,4 @@ fn id(name: &str) -> WorkerId {
 
 fn alias(name: &str) -> HiveAlias {
     name.parse().unwrap()
-}
-
-fn device(name: &str, free_gib: u64) -> Device {
-    Device {
-        id: name.parse().unwrap(),
-        backend: String::new(),
-        name: String::new(),
-        memory_total_bytes: 16 * GIB,
-        memory_free_bytes: free_gib * GIB,
-        pci_address: None,
-        load: DeviceLoad::default(),
-        is_gone: false,
-    }
-}
-
-fn entry(name: &str, size_bytes: u64) -> ModelEntry {
-    ModelEntry {
-        alias: name.parse().unwrap(),
-        sha256: "0".repeat(64).parse().unwrap(),
-        source: String::new(),
-        added_at: 0,
-        shards: Vec::new(),
-        projector: None,
-        gguf: GgufSummary {
-            architecture: String::new(),
-            name: None,
-            license: None,
-            quantization: String::new(),
-            parameters: 0,
-            context_length: 0,
-            embedding_length: None,
-            has_chat_template: true,
-            size_bytes,
-        },
-    }
 }

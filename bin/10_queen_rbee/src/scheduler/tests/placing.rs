@@ -142,6 +142,92 @@ fn a_hive_is_asked_before_anybody_is_ended_and_where_it_matters_what_a_model_tak
 }
 
 #[test]
+fn where_some_would_be_too_few_more_are_asked_about_and_none_of_them_alone_again() {
+    let full = || h("h", Alive).cpu(0).gpu(0);
+    let a = || r("a", "GPU-0", "other", 9).has(3);
+    let b = || r("b", "GPU-0", "third", 5).has(1);
+    let gpu = || word("GPU-0", "m", Some(2));
+    let cpu = || word("CPU-0", "m", Some(9));
+    let rows: [Words<'_>; 8] = [
+        ("by its size one does", full(), vec![a(), b()], vec![gpu()], "ask h GPU-0 -a"),
+        (
+            "its hive says that it does not",
+            full(),
+            vec![a(), b()],
+            vec![gpu().not_even_without(&["a"]), cpu()],
+            "ask h GPU-0 -a -b",
+        ),
+        (
+            "both do",
+            full(),
+            vec![a(), b()],
+            vec![gpu().without(&["a", "b"]).not_even_without(&["a"]), cpu()],
+            "spawn h GPU-0 -a -b",
+        ),
+        (
+            "not even both",
+            full(),
+            vec![a(), b()],
+            vec![gpu().not_even_without(&["a", "b"]), cpu()],
+            "reject NowhereToStart Some(5)",
+        ),
+        (
+            "there is no other one",
+            full(),
+            vec![a()],
+            vec![gpu().not_even_without(&["a"]), cpu()],
+            "reject NowhereToStart Some(5)",
+        ),
+        (
+            "the other one will be idle some day",
+            full(),
+            vec![a(), b().busy()],
+            vec![gpu().not_even_without(&["a"]), cpu()],
+            "wait memory",
+        ),
+        (
+            "what is told to be free is not",
+            full().gpu_has(8),
+            vec![a(), b()],
+            vec![gpu().not_even_without(&[]), cpu()],
+            "ask h GPU-0 -a",
+        ),
+        (
+            "another place is left",
+            full().cpu(4),
+            vec![a()],
+            vec![gpu().not_even_without(&["a"])],
+            "spawn h CPU-0",
+        ),
+    ];
+    for (because, hive, residents, words, expected) in rows {
+        let world = World { can_tell: true, residents, words, ..World::of(&[], &[hive]) };
+        check(because, &world, expected);
+    }
+}
+
+#[test]
+fn an_idle_worker_of_the_model_makes_room_for_one_that_must_have_another_file() {
+    let needed: Sha256Digest = "0".repeat(64).parse().unwrap();
+    let place = |resident: R, digest| {
+        let world =
+            World { residents: vec![resident], ..World::of(&[], &[h("h", Alive).cpu(0).gpu(0)]) };
+        outcome(&world.decide_for(&Demand { digest, ..demand() }))
+    };
+    let m = || r("a", "GPU-0", "m", 9);
+    for (because, resident, digest, expected) in [
+        ("it has another file", m().runs("1"), Some(&needed), "spawn h GPU-0 -a"),
+        ("it is busy", m().runs("1").busy(), Some(&needed), "wait memory"),
+        ("it is pinned", m().runs("1").kept(), Some(&needed), "wait memory"),
+        ("it has the very file", m().runs("0"), Some(&needed), "wait memory"),
+        ("nobody knows its file", m(), Some(&needed), "wait memory"),
+        ("any file does", m().runs("1"), None, "wait memory"),
+    ] {
+        assert_eq!(place(resident, digest), expected, "{because}");
+    }
+}
+
+#[test]
 fn what_others_take_is_what_their_hive_has_said_too() {
     let big = || vec![r("a", "GPU-0", "big", 9), r("b", "GPU-0", "other", 8)];
     let words = vec![word("GPU-0", "m", Some(4)).without(&[]), word("GPU-0", "big", Some(2))];

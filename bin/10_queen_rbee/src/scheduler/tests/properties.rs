@@ -46,7 +46,8 @@ proptest! {
                 prop_assert_eq!(here.iter().filter(open).count(), 0);
                 for evicted in &spawn.evict {
                     let gone = world.residents.iter().find(|r| r.id == *evicted).expect("a resident");
-                    prop_assert!(!gone.is_busy && gone.model != model());
+                    let has_other_file = demand.digest.is_some() && gone.digest.is_some() && gone.digest.as_ref() != demand.digest;
+                    prop_assert!(!gone.is_busy && (gone.model != model() || has_other_file));
                     let of_model = |id: &&WorkerId| {
                         world.residents.iter().any(|r| r.id == **id && r.model == gone.model)
                     };
@@ -58,6 +59,10 @@ proptest! {
                     word.hive == spawn.hive && Some(word.device) == spawn.device && word.model == model()
                 });
                 prop_assert!(word.is_none_or(|word| !word.is_refused));
+                let is_more = |few: &Vec<WorkerId>| spawn.evict.iter().any(|gone| !few.contains(gone));
+                let too_few = word.and_then(|word| word.too_few.as_ref());
+                let is_agreed = word.is_some_and(|word| word.agreed.is_some());
+                prop_assert!(too_few.is_none_or(|few| is_agreed || is_more(few)));
                 let cannot_tell = !world.can_tell || word.is_some_and(|word| word.needed.is_none());
                 if !spawn.asks && !spawn.evict.is_empty() && !cannot_tell {
                     let agreed = word.and_then(|word| word.agreed.as_ref()).expect("the hive's word");
@@ -219,11 +224,11 @@ fn any_word() -> impl Strategy<Value = Wd> {
     let model = prop_oneof![3 => Just("m"), 1 => Just("big")];
     let gone = prop::option::of(prop::collection::vec("[p-z]".prop_map(|name| id(&name)), 0..3));
     let needed = prop::option::of(0_u64..12);
-    (device, model, needed, gone, any::<bool>()).prop_map(
-        |(device, model, needed, agreed, is_refused)| Wd {
-            agreed,
-            is_refused,
-            ..word(device, model, needed)
+    // With some gone there is room, or there is not.
+    (device, model, needed, gone, any::<bool>(), any::<bool>()).prop_map(
+        |(device, model, needed, gone, is_enough, is_refused)| {
+            let (agreed, too_few) = if is_enough { (gone, None) } else { (None, gone) };
+            Wd { agreed, too_few, is_refused, ..word(device, model, needed) }
         },
     )
 }
@@ -283,10 +288,11 @@ fn any_hive() -> impl Strategy<Value = H> {
 fn any_resident() -> impl Strategy<Value = R> {
     let device = prop_oneof![Just("CPU-0"), Just("GPU-0")];
     let model = prop_oneof![2 => Just("other"), 2 => Just("big"), 1 => Just("m")];
-    ("[p-z]", device, model, 0_u64..9, any::<bool>(), 0_u32..3).prop_map(
-        |(name, device, model, idle, is_busy, spare)| R {
+    ("[p-z]", device, model, 0_u64..9, any::<bool>(), 0_u32..3, any_digest()).prop_map(
+        |(name, device, model, idle, is_busy, spare, digest)| R {
             is_busy,
             spare,
+            digest,
             ..r(&name, device, model, idle)
         },
     )

@@ -17,7 +17,7 @@ use rbee_operations::ModelPolicy;
 use tokio::sync::mpsc;
 use tokio::time::{advance, sleep};
 use tokio_util::task::TaskTracker;
-use worker_contract::{GgufSummary, HiveAlias, ModelAlias, ModelEntry};
+use worker_contract::{HiveAlias, ModelAlias};
 
 use self::faults::{Begun, ToQueen};
 use self::guests::{GUESTS, Guest, MODELS};
@@ -25,6 +25,7 @@ use self::machine::Machine;
 use self::rest::Witness;
 use self::wire::Hives;
 use super::queen::{Late, Outcome, Queen};
+use crate::doubles::entry;
 
 const MACHINES: usize = 3;
 /// How many ask, those included who ask when all is at rest.
@@ -137,28 +138,6 @@ fn machine(number: usize, rng: &mut Rng) -> Arc<Machine> {
     let disk = here.into_iter().map(|(place, name)| entry(name, SIZES[place] << 29)).collect();
     let memory = vec![("GPU-0".parse().unwrap(), MEMORY << 29)];
     Machine::new(format!("hive-{number}").parse().unwrap(), disk, memory, rng.fork())
-}
-
-fn entry(name: &str, size_bytes: u64) -> ModelEntry {
-    ModelEntry {
-        alias: name.parse().unwrap(),
-        sha256: "0".repeat(64).parse().unwrap(),
-        source: "simulated".into(),
-        added_at: 0,
-        shards: Vec::new(),
-        projector: None,
-        gguf: GgufSummary {
-            architecture: "simulated".into(),
-            name: None,
-            license: None,
-            quantization: "F16".into(),
-            parameters: 1,
-            context_length: 4096,
-            embedding_length: None,
-            has_chat_template: true,
-            size_bytes,
-        },
-    }
 }
 
 /// One model is always there, one stays once it is, the others go when they are idle.

@@ -1,7 +1,7 @@
 //! How the queen asks a hive on the simulated network. As with a real one, an operation is a job of the
 //! hive, and following it is tried again when a connection breaks: a job whose hive has ended is lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -9,8 +9,8 @@ use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Operation;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use turmoil::net::TcpStream;
 use worker_contract::HiveAlias;
 
@@ -30,7 +30,12 @@ const RETRIES: u32 = 6;
 
 /// How a job ended; nothing while it runs.
 #[derive(Debug, Default)]
-pub(super) struct JobEnd(watch::Sender<Option<Value>>);
+pub(super) struct JobEnd {
+    /// Wakes those who wait in the order in which they came, unlike a watch channel: else not every history
+    /// would be the same the next time.
+    has_ended: CancellationToken,
+    told: OnceLock<Value>,
+}
 
 impl JobEnd {
     pub(super) fn ended(&self, result: Result<Outcome, JobError>) {
@@ -38,13 +43,13 @@ impl JobEnd {
             Ok(outcome) => json!({ "data": outcome.data }),
             Err(error) => json!({ "code": error.code, "message": error.message }),
         };
-        self.0.send_replace(Some(told));
+        let _ = self.told.set(told);
+        self.has_ended.cancel();
     }
 
     pub(super) async fn wait(&self) -> Value {
-        let mut end = self.0.subscribe();
-        let ended = end.wait_for(Option::is_some).await;
-        ended.ok().and_then(|end| end.clone()).unwrap_or_default()
+        self.has_ended.cancelled().await;
+        self.told.get().cloned().unwrap_or_default()
     }
 }
 

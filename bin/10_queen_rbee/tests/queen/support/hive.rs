@@ -253,7 +253,8 @@ async fn spawn(stage: &Stage, asked: WorkerSpawn, job: &JobContext) -> Result<Ou
         return Err(JobError::new("not_enough_memory", too_much()));
     }
     if stage.fails {
-        return Err(JobError::new("worker_failed", "worker w-9 failed: tensor data is truncated"));
+        let log = "worker w-9 failed: tensor data is truncated; its last log lines:\n  a line";
+        return Err(JobError::new("worker_failed", log));
     }
     let worker = WorkerDouble::start(&format!("w-spawned-{number}"), []);
     let listed = listed(&worker, &asked);

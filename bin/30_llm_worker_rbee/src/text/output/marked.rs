@@ -224,14 +224,15 @@ impl MarkedCalls {
     }
 
     /// Gives what was held back, at the end of the answer. Where it was cut, the beginning of a call
-    /// is not told: it has no name, or not all of it.
+    /// is not told: it has no name, or not all of it. Behind a call a beginning is one of a mark.
     pub(super) fn finish(&mut self, ending: Ending, delta: &mut Delta) {
         let partial = self.markers.take();
         if self.is_call {
             return;
         }
         let held = std::mem::take(&mut self.held);
-        let is_begun_call = self.is_marked || self.writer.offer().must_call;
+        let is_about_calls = self.writer.offer().must_call || self.writer.has_called();
+        let is_begun_call = self.is_marked || is_about_calls;
         if ending == Ending::Cut && is_begun_call {
             return;
         }

@@ -1,0 +1,209 @@
+//! Places of requests at workers: who gets which, and what became of them there.
+//!
+//! A decision and the reservation that follows from it happen under the same lock, so that two requests
+//! never take the same place.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use worker_contract::{ModelAlias, Sha256Digest, Timings, Usage, WorkerId};
+
+use super::places::Shown;
+use super::workers::Stay;
+use super::{Judging, Liveness, Registry, SessionKey, State, Target, Times};
+use crate::admission::Priority;
+use crate::clock;
+use crate::prompt::PromptChain;
+use crate::scheduler::{Decision, Demand, Readiness, WaitReason, Why};
+
+/// A request's place at a worker. Dropping it gives the place back.
+#[derive(Debug)]
+pub struct Place {
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// Where it takes requests.
+    pub target: Arc<Target>,
+    /// The model file that it runs, where it is known.
+    pub digest: Option<Sha256Digest>,
+    /// Why this worker.
+    pub why: Why,
+    stay: Stay,
+    registry: Registry,
+}
+
+/// How a worker has failed a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    /// The request's number in this queen.
+    pub request: u64,
+    /// Its connection broke.
+    pub is_connection: bool,
+}
+
+/// What a worker's answer was.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Answered {
+    /// How long the prompt was.
+    pub prompt_bytes: u32,
+    /// What was computed.
+    pub usage: Usage,
+    /// What that took, as the worker says.
+    pub timings: Timings,
+    /// What it took, as the queen saw.
+    pub times: Times,
+}
+
+/// What a failure says of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blame {
+    /// The request was the only one there all the time.
+    pub was_alone: bool,
+    /// The worker gets nothing for a while from this failure on.
+    pub has_opened: bool,
+}
+
+/// What a request asks a place for.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The request as the scheduler sees it; its session and its prompt's length are filled in.
+    pub demand: Demand<'a>,
+    /// Its prompt.
+    pub prompt: &'a PromptChain,
+    /// Its session.
+    pub session: Option<&'a SessionKey>,
+    /// Who asks.
+    pub caller: &'a str,
+    /// How urgent it is.
+    pub priority: Priority,
+}
+
+impl<'a> Ask<'a> {
+    /// An interactive request of this machine without a session.
+    #[must_use]
+    pub fn of(demand: Demand<'a>, prompt: &'a PromptChain) -> Self {
+        let priority = Priority::Interactive;
+        Self { demand, prompt, session: None, caller: "local", priority }
+    }
+}
+
+/// What became of a request: a [`Decision`] whose dispatch is carried out.
+#[derive(Debug)]
+pub enum Placed {
+    /// It has a place.
+    At(Place),
+    /// Anything else.
+    Not(Decision),
+}
+
+impl Registry {
+    /// Decides what becomes of a request, and takes the place that the decision names.
+    pub fn place(&self, ask: &Ask<'_>, now: Instant) -> Placed {
+        let judging = self.judging(ask);
+        loop {
+            match (self.place_judged(ask, judging.as_ref(), now), &judging) {
+                (Some(placed), _) => return placed,
+                (None, Some(judging)) => judging.answer(),
+                // Without rules there is nobody to ask.
+                (None, None) => return Placed::Not(Decision::Wait(WaitReason::News)),
+            }
+        }
+    }
+
+    /// The same by what the rules have said so far. `None` where they have to be asked first.
+    pub fn place_judged(
+        &self,
+        ask: &Ask<'_>,
+        judging: Option<&Judging<'_>>,
+        now: Instant,
+    ) -> Option<Placed> {
+        let mut state = self.state();
+        let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
+        let demand = Demand {
+            session: session.as_ref(),
+            prompt_bytes: ask.prompt.bytes(),
+            priority: ask.priority,
+            ..ask.demand
+        };
+        let decision = self.decide(&state, &demand, ask, judging, now)?;
+        Some(self.carry_out(&mut state, decision, ask, now))
+    }
+
+    fn carry_out(
+        &self,
+        state: &mut State,
+        decision: Decision,
+        ask: &Ask<'_>,
+        now: Instant,
+    ) -> Placed {
+        match decision {
+            Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
+                Some((target, digest, stay)) => {
+                    let registry = self.clone();
+                    Placed::At(Place { worker_id: worker, target, digest, why, stay, registry })
+                }
+                None => Placed::Not(Decision::Wait(WaitReason::News)),
+            },
+            decision => Placed::Not(decision),
+        }
+    }
+
+    /// A worker has failed a request.
+    pub fn worker_failed(&self, place: &Place, failed: Failed, now: Instant) -> Blame {
+        let id = &place.worker_id;
+        let mut state = self.state();
+        let was_alone = state.workers.was_alone(id, place.stay);
+        let has_opened = state.workers.failed(id, &place.target, place.stay, failed, now);
+        drop(state);
+        if has_opened {
+            tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
+        }
+        self.touch();
+        Blame { was_alone, has_opened }
+    }
+
+    /// A worker has given the first part of an answer. True when that closes its circuit.
+    pub fn worker_works(&self, place: &Place) -> bool {
+        let mut state = self.state();
+        let worker = state.workers.get_mut(&place.worker_id);
+        let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
+        state.workers.share(&place.worker_id, place.stay);
+        has_closed
+    }
+
+    /// A worker has answered a request.
+    pub fn worker_answered(&self, place: &Place, answered: &Answered, now: Instant) {
+        let State { workers, places, .. } = &mut *self.state();
+        let told = workers.answered(&place.worker_id, place.stay, answered, now);
+        if let Some((worker, company)) = told.filter(|(worker, _)| !worker.is_of_server) {
+            let Answered { usage, timings, .. } = *answered;
+            let shown = Shown { usage, timings, company };
+            places.take((&worker.hive_id, worker.device), &worker.model, shown, now);
+        }
+    }
+
+    /// How many seconds the workers of a model take for so many requests, as fast as they have shown to
+    /// be.
+    #[must_use]
+    pub fn seconds_for(&self, model: &ModelAlias, requests: u64, now: Instant) -> u64 {
+        let (state, interval) = (self.state(), self.shared.interval);
+        let ready = state.workers.of_model(model).filter(|(_, worker)| {
+            let hive = || state.hives.liveness(&worker.hive_id, now);
+            worker.readiness_for_requests() == Readiness::Ready
+                && worker.liveness(interval, hive, now) == Liveness::Alive
+        });
+        // Requests that they serve in a thousand seconds.
+        let served = ready.map(|(_, worker)| {
+            let service_us = worker.speed.service_us.max(1);
+            u64::from(worker.slots()).saturating_mul(1_000_000_000) / service_us
+        });
+        let served = served.fold(0, u64::saturating_add);
+        requests.saturating_mul(1000).checked_div(served).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.registry.state().workers.release(&self.worker_id, self.stay, clock::now());
+        self.registry.there_may_be_room();
+    }
+}

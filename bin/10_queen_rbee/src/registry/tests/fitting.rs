@@ -1,0 +1,143 @@
+//! What hives say of their memory, and for which size of a worker that counts.
+
+use std::collections::BTreeMap;
+
+use rbee_operations::{FitReport, ModelPolicySet};
+use worker_contract::MemoryNeed;
+
+use super::*;
+use crate::doubles::{device, entry};
+use crate::scheduler::Spawn;
+
+const GIB: u64 = 1 << 30;
+
+/// A queen with policies and one hive, which has the model of 4 GiB.
+struct House {
+    registry: Registry,
+    policies: Policies,
+    now: Instant,
+    _folder: tempfile::TempDir,
+}
+
+impl House {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policies.db");
+        let policies = Policies::open(&file, BTreeMap::new(), 0).unwrap();
+        let (registry, now) = registry();
+        let registry = registry.with_policies(policies.clone());
+        let house = Self { registry, policies, now, _folder: folder };
+        house.report(64);
+        house
+    }
+
+    fn report(&self, free_gib: u64) {
+        let beat = HiveHeartbeat {
+            devices: vec![device("GPU-0", free_gib * GIB)],
+            catalog: vec![entry("m", 4 * GIB)],
+            ..hive(Vec::new())
+        };
+        self.registry.hive_beat(beat, self.now).unwrap();
+    }
+
+    fn wants_slots(&self, slots: u32) {
+        let change = format!(r#"{{"model":"m","policy":{{"slots":{slots}}}}}"#);
+        let change: ModelPolicySet = serde_json::from_str(&change).unwrap();
+        self.policies.set_fields(&change).unwrap();
+    }
+
+    fn question(&self) -> Question {
+        let size = Size::of(&self.policies.of(&model()));
+        self.registry.question(&model(), &spawn(&[]), size).expect("it is in the catalog")
+    }
+
+    fn told(&self, question: &Question, gone: &[&str], fits: bool, gib: u64) {
+        let need = MemoryNeed {
+            device: "GPU-0".parse().unwrap(),
+            weights_bytes: gib * GIB,
+            mapped_bytes: 0,
+            context_bytes: 0,
+            compute_bytes: 0,
+        };
+        let report = FitReport { needs: Some(vec![need]), fits, reason: None, hint: None };
+        let gone: Vec<_> = gone.iter().map(|name| id(name)).collect();
+        self.registry.fit_told(question, &gone, &report, self.now);
+    }
+
+    /// What is known by the policy that holds.
+    fn word(&self) -> Option<(Option<u64>, Option<usize>)> {
+        let policy = |model: &ModelAlias| Some(self.policies.of(model));
+        let state = self.registry.state();
+        let words = state.words(&policy, self.now);
+        let word = words.values().next()?;
+        Some((word.needed, word.too_few.map(<[WorkerId]>::len)))
+    }
+
+    /// What a start under way is taken to need.
+    fn claimed(&self, slots: Option<u32>) -> u64 {
+        let (hive, device) = (HiveAlias::localhost(), "GPU-0".parse().unwrap());
+        let size = Size { slots, ctx_size: None };
+        let _mark = self.registry.begin_spawn(&model(), Some((&hive, device)), size, &[]);
+        let state = self.registry.state();
+        state.starts.claims().last().expect("it is under way").needed
+    }
+}
+
+fn spawn(evict: &[&str]) -> Spawn {
+    Spawn {
+        hive: HiveAlias::localhost(),
+        device: Some("GPU-0".parse().unwrap()),
+        evict: evict.iter().map(|name| id(name)).collect(),
+        fits: true,
+        others: 0,
+        asks: true,
+    }
+}
+
+#[test]
+fn what_a_hive_answers_is_said_of_the_policy_that_held_when_it_was_asked() {
+    let house = House::new();
+    let asked = house.question();
+    house.wants_slots(32);
+    house.told(&asked, &[], true, 5);
+    assert_eq!(house.word(), None, "of 32 slots nothing was asked");
+    assert!(!house.registry.knows_need(&house.question()));
+    house.told(&house.question(), &[], true, 40);
+    assert_eq!(house.word(), Some((Some(40 * GIB), None)));
+}
+
+#[test]
+fn a_start_claims_what_a_worker_of_its_size_takes_and_no_other() {
+    let house = House::new();
+    house.wants_slots(32);
+    house.told(&house.question(), &[], true, 40);
+    assert_eq!(house.claimed(Some(32)), 40 * GIB);
+    let guess = 4 * GIB + 4 * GIB / 5;
+    assert_eq!(house.claimed(Some(1)), guess, "of a smaller one its hive has said nothing");
+    assert_eq!(house.claimed(None), guess);
+}
+
+#[test]
+fn that_some_are_too_few_is_remembered_until_memory_changes_even_where_more_are_enough() {
+    let house = House::new();
+    let question = house.question();
+    house.told(&question, &["a"], false, 5);
+    assert_eq!(house.word(), Some((Some(5 * GIB), None)), "what it takes was only guessed");
+    house.told(&question, &["a"], false, 5);
+    assert_eq!(house.word(), Some((Some(5 * GIB), Some(1))));
+    house.told(&question, &["a", "b"], true, 5);
+    assert_eq!(house.word(), Some((Some(5 * GIB), Some(1))), "or it would be asked again");
+    house.report(60);
+    assert_eq!(house.word(), Some((Some(5 * GIB), None)));
+}
+
+#[test]
+fn a_pause_of_the_queen_is_no_report_of_a_hive() {
+    let house = House::new();
+    let alias = HiveAlias::localhost();
+    let later = after(house.now, 60);
+    assert_eq!(house.registry.hive_heard(&alias, later), Some((house.now, Liveness::Gone)));
+    house.registry.state().hives.excuse(SECOND * 60);
+    let heard = house.registry.hive_heard(&alias, later);
+    assert_eq!(heard, Some((house.now, Liveness::Alive)), "it has said nothing since");
+}

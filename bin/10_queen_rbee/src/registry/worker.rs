@@ -1,0 +1,338 @@
+//! One worker, as it and its hive report it. Pure: `now` is passed in.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use worker_contract::{
+    DeviceId, HiveAlias, ModelAlias, Sha256Digest, SupervisedState, WorkerHeartbeat, WorkerId,
+    WorkerState,
+};
+
+use super::breaker::Breaker;
+use super::pace::{self, Pace};
+use super::prefixes::Holder;
+use super::target::{Address, Target, next_number};
+use super::{Liveness, liveness};
+use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
+
+/// For how long nothing is concluded from a connection that has failed: a bit longer than it takes until
+/// the worker or its hive reports next, who know better. Either one's word ends the doubt.
+const DOUBT: Duration = Duration::from_millis(2_500);
+
+/// A worker that somebody reports.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// Tells this entry from an earlier one of the same worker.
+    pub(super) entry: u64,
+    pub(super) hive_id: HiveAlias,
+    /// Set by [`Numbers::set`] only, as the model's is.
+    pub(super) hive_number: Option<u64>,
+    /// Changed by [`Numbers::set`] only.
+    pub(super) model: ModelAlias,
+    pub(super) model_number: Option<u64>,
+    pub(super) device: DeviceId,
+    pub(super) target: Arc<Target>,
+    /// As the target has it.
+    pub(super) holder: Holder,
+    pub(super) is_of_server: bool,
+    /// It is of a server, and somebody has named its model.
+    pub(super) is_named: bool,
+    ways: Ways,
+    /// What it said last; `None` while only its hive has reported it.
+    pub(super) said: Option<Said>,
+    /// The process that spoke under its name before the one that does.
+    pub(super) spoke_before: Option<u32>,
+    /// A process that is not heard under its name, because another one is meant.
+    unheard: Option<u32>,
+    /// What its hive says; `None` where no hive lists it.
+    pub(super) listed: Option<SupervisedState>,
+    /// What it has of its device's memory, as its hive says.
+    pub(super) memory_bytes: Option<u64>,
+    /// The process that its hive named last, and whether it had ended then.
+    pub(super) process: Option<Process>,
+    /// Requests that were sent to it and have not ended.
+    pub(super) in_flight: u32,
+    /// Requests of others, when it last reported.
+    pub(super) foreign: u32,
+    /// It answered that it cannot take more at present.
+    pub(super) resting_until: Option<Instant>,
+    /// It is being ended to make room for another one.
+    pub(super) leaving_until: Option<Instant>,
+    /// How many requests its process was given.
+    pub(super) given: u64,
+    /// The request that has it to itself until it has got a token, by its number.
+    pub(super) taken_by: Option<u64>,
+    /// Requests that it has answered, and failed, since the queen knows it.
+    pub(super) answered: u64,
+    pub(super) failures: u64,
+    pub(super) times: Times,
+    /// The request that shows whether it works again, by its number.
+    pub(super) probed_by: Option<u64>,
+    /// When it last had a request.
+    pub(super) used_at: Instant,
+    pub(super) breaker: Breaker,
+    pub(super) pace: Pace,
+    /// What is to be expected of it, by what it and its like have shown.
+    pub(super) speed: Speed,
+    /// The requests of other workers on its device, a moment ago.
+    pub(super) neighbours: u32,
+}
+
+/// A process of a worker, which keeps its id when its hive starts it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) has_ended: bool,
+}
+
+/// What answers took, as the queen saw them come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// From sending the request to the first part of the answer.
+    pub first: Duration,
+    /// From there to the end.
+    pub rest: Duration,
+    /// The tokens that came.
+    pub tokens: u64,
+}
+
+impl Times {
+    pub(super) fn add(&mut self, other: Self) {
+        self.first = self.first.saturating_add(other.first);
+        self.rest = self.rest.saturating_add(other.rest);
+        self.tokens = self.tokens.saturating_add(other.tokens);
+    }
+}
+
+/// A heartbeat, and when it came.
+#[derive(Debug)]
+pub(super) struct Said {
+    pub(super) beat: WorkerHeartbeat,
+    pub(super) at: Instant,
+    /// When a connection has failed since.
+    pub(super) failed_at: Option<Instant>,
+}
+
+impl Said {
+    pub(super) fn at(beat: WorkerHeartbeat, at: Instant) -> Self {
+        Self { beat, at, failed_at: None }
+    }
+
+    /// Its hive says that its process lives and is ready: it was the connection that failed.
+    pub(super) fn vouched_for(&mut self) {
+        self.failed_at = None;
+    }
+}
+
+impl Worker {
+    pub(super) fn new(
+        hive_id: &HiveAlias,
+        model: &ModelAlias,
+        device: DeviceId,
+        address: Address,
+        now: Instant,
+    ) -> Self {
+        Self::at(Target::new(address, hive_id), hive_id, model, device, now)
+    }
+
+    /// One that takes requests at a place.
+    pub(super) fn at(
+        target: Arc<Target>,
+        hive_id: &HiveAlias,
+        model: &ModelAlias,
+        device: DeviceId,
+        now: Instant,
+    ) -> Self {
+        Self {
+            entry: next_number(),
+            hive_id: hive_id.clone(),
+            hive_number: None,
+            model: model.clone(),
+            model_number: None,
+            device,
+            holder: target.holder,
+            is_of_server: target.server.is_some(),
+            is_named: false,
+            ways: target.ways(),
+            target,
+            said: None,
+            listed: None,
+            memory_bytes: None,
+            process: None,
+            in_flight: 0,
+            foreign: 0,
+            resting_until: None,
+            leaving_until: None,
+            spoke_before: None,
+            unheard: None,
+            given: 0,
+            taken_by: None,
+            probed_by: None,
+            answered: 0,
+            failures: 0,
+            times: Times::default(),
+            used_at: now,
+            breaker: Breaker::default(),
+            pace: Pace::default(),
+            speed: pace::usual(device.kind),
+            neighbours: 0,
+        }
+    }
+
+    /// Whether a process may not speak under its name: two that take turns would have the requests of
+    /// either cut off with each report. The hive's word decides which one is meant.
+    pub(super) fn is_unheard(&mut self, pid: u32, speaker: Option<u32>) -> bool {
+        let is_meant = |pid: u32| self.process.is_some_and(|process| process.pid == pid);
+        if self.unheard == Some(pid) && is_meant(pid) {
+            self.unheard = speaker;
+        }
+        // One that was followed by another speaks again: both live.
+        if self.spoke_before == Some(pid) && speaker.is_some_and(|speaker| speaker != pid) {
+            self.unheard = if is_meant(pid) { speaker } else { Some(pid) };
+        }
+        self.unheard == Some(pid)
+    }
+
+    /// Another process stands behind its name, or the same one elsewhere.
+    pub(super) fn moved(&mut self, address: Address) {
+        self.replace(Target::new(address, &self.hive_id));
+    }
+
+    /// It takes requests at another place.
+    pub(super) fn replace(&mut self, target: Arc<Target>) {
+        self.target.gone.cancel();
+        (self.holder, self.ways) = (target.holder, target.ways());
+        self.is_of_server = target.server.is_some();
+        self.target = target;
+        self.breaker = Breaker::default();
+        self.taken_by = None;
+        self.probed_by = None;
+    }
+
+    /// Whether its hive says that it has failed.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.listed, Some(SupervisedState::Failed { .. }))
+    }
+
+    /// Whether it has requests.
+    pub(super) fn is_busy(&self) -> bool {
+        self.load() > 0
+    }
+
+    /// All requests that are known to be in it.
+    pub(super) fn load(&self) -> u32 {
+        self.in_flight.saturating_add(self.foreign)
+    }
+
+    /// How many requests it runs at once.
+    pub(super) fn slots(&self) -> u32 {
+        self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1)
+    }
+
+    /// The model file that it runs, where it is known.
+    pub(super) fn digest(&self) -> Option<&Sha256Digest> {
+        self.said.as_ref().and_then(|said| said.beat.model.digest.as_ref())
+    }
+
+    /// How many tokens its KV cache has room for.
+    pub(super) fn cache_tokens(&self) -> u32 {
+        self.said.as_ref().map_or(0, |said| said.beat.kv_cache.capacity_tokens)
+    }
+
+    /// The liveness by its own reports; `None` while it has sent none.
+    pub(super) fn silence(&self, interval: Duration, now: Instant) -> Option<Liveness> {
+        let said = self.said.as_ref()?;
+        if self.is_of_server {
+            // Its probes say whether it is there, however seldom they come.
+            let has_failed = said.failed_at.is_some();
+            return Some(if has_failed { Liveness::Suspect } else { Liveness::Alive });
+        }
+        Some(liveness(now.saturating_duration_since(said.at), interval, said.failed_at.is_some()))
+    }
+
+    /// Its liveness: by its own reports, else that of the hive that lists it.
+    pub(super) fn liveness(
+        &self,
+        interval: Duration,
+        hive: impl FnOnce() -> Liveness,
+        now: Instant,
+    ) -> Liveness {
+        self.silence(interval, now).unwrap_or_else(hive)
+    }
+
+    /// Its state. That it ends is believed of either side; everything else it knows best itself.
+    pub(super) fn state(&self) -> WorkerState {
+        match (&self.listed, &self.said) {
+            (Some(SupervisedState::Failed { reason }), _) => {
+                WorkerState::Failed { reason: reason.clone() }
+            }
+            (Some(SupervisedState::Stopping), _) => WorkerState::Draining,
+            (_, Some(said)) => said.beat.state.clone(),
+            (Some(SupervisedState::Starting { progress }), None) => {
+                WorkerState::Loading { progress: *progress }
+            }
+            (Some(SupervisedState::Ready), None) => WorkerState::Ready,
+            (None, None) => WorkerState::Loading { progress: 0.0 },
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let by_hive = match &self.listed {
+            Some(SupervisedState::Failed { .. } | SupervisedState::Stopping) => Readiness::Ending,
+            Some(SupervisedState::Ready) => Readiness::Ready,
+            Some(SupervisedState::Starting { .. }) | None => Readiness::Coming,
+        };
+        let by_itself = self.said.as_ref().map(|said| match said.beat.state {
+            WorkerState::Loading { .. } => Readiness::Coming,
+            WorkerState::Ready => Readiness::Ready,
+            WorkerState::Draining | WorkerState::Failed { .. } => Readiness::Ending,
+        });
+        match (by_hive, by_itself) {
+            (Readiness::Ending, _) => Readiness::Ending,
+            // The hive learned of it before the worker's own report arrived.
+            (Readiness::Ready, Some(Readiness::Coming)) => Readiness::Ready,
+            (_, Some(by_itself)) => by_itself,
+            (by_hive, None) => by_hive,
+        }
+    }
+
+    /// Whether it takes requests, as far as is known.
+    pub(super) fn readiness_for_requests(&self) -> Readiness {
+        match self.readiness() {
+            Readiness::Ready if self.leaving_until.is_some() => Readiness::Ending,
+            Readiness::Ready if self.resting_until.is_some() => Readiness::Coming,
+            readiness => readiness,
+        }
+    }
+
+    /// How the scheduler sees it.
+    pub(super) fn view<'a>(
+        &'a self,
+        id: &'a WorkerId,
+        liveness: Liveness,
+        held_bytes: u32,
+        now: Instant,
+    ) -> WorkerView<'a> {
+        let failed_at = self.said.as_ref().and_then(|said| said.failed_at);
+        WorkerView {
+            id,
+            readiness: self.readiness_for_requests(),
+            liveness,
+            circuit: match self.breaker.circuit(now) {
+                // One at a time.
+                Circuit::HalfOpen if self.probed_by.is_some() => Circuit::Open,
+                circuit => circuit,
+            },
+            is_taken: self.taken_by.is_some(),
+            is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
+            slots: self.slots(),
+            in_flight: self.in_flight,
+            foreign: self.foreign,
+            held_bytes,
+            extra_us: 0,
+            speed: self.speed,
+            digest: self.digest(),
+            ways: self.ways,
+        }
+    }
+}
