@@ -99,7 +99,8 @@ async fn pin(session: &Session, args: AcceptArgs) -> Result<(), Failure> {
         return Err(changed_projector(&verification));
     }
     let shown = detail::verification(&verification, None);
-    let consent = Consent::of(args.accept, None, args.yes, format!("model pin {}", target.model));
+    let command = format!("model pin {}{}", target.model, on(&target.hive_id));
+    let consent = Consent::of(args.accept, None, args.yes, command);
     let offer = Offer::of(&verification.actual, None)?;
     let accept = consent.to(session, offer, shown, &found).await?.file;
     let ModelTarget { hive_id, model } = target;
@@ -122,8 +123,7 @@ async fn update(session: &Session, args: UpdateArgs) -> Result<(), Failure> {
     let Some(offered) = update.offered.clone().filter(|_| update.changed) else {
         return session.output.result(&found, |_| Ok(detail::update(&update))).await;
     };
-    let on = if hive_id.is_localhost() { String::new() } else { format!(" --hive {hive_id}") };
-    let command = format!("model update {model}{on}");
+    let command = format!("model update {model}{}", on(&hive_id));
     let consent = Consent::of(accept, accept_projector.clone(), yes, command);
     let offer = Offer::of(&offered, update.other_projector())?;
     let agreed = consent.to(session, offer, detail::update(&update), &found).await?;
@@ -254,13 +254,18 @@ async fn verify(session: &Session, model: ModelArg) -> Result<(), Failure> {
         None => Ok(()),
         Some((_, found)) if found.pinned == found.actual => Err(changed_projector(&found)),
         Some((hive, Verification { alias, .. })) => {
-            let on = if hive.is_localhost() { String::new() } else { format!(" --hive {hive}") };
             let message = format!("the file of {alias} is not the one that was imported");
             Err(Failure::local(message).with_hint(format!(
-                "`rbee-keeper model delete {alias}{on}` and import a file that you trust"
+                "`rbee-keeper model delete {alias}{}` and import a file that you trust",
+                on(&hive)
             )))
         }
     }
+}
+
+/// The option that names a hive, where it needs to be named.
+fn on(hive: &HiveAlias) -> String {
+    if hive.is_localhost() { String::new() } else { format!(" --hive {hive}") }
 }
 
 fn changed_projector(found: &Verification) -> Failure {
