@@ -102,8 +102,8 @@ impl Spawner {
         running.insert(model.clone(), attempt.clone());
         let size = Size::of(&self.shared.policies.of(model));
         let registry = &self.shared.registry;
-        let site = spawn.device.map(|device| (&spawn.hive, device)).filter(|_| !spawn.asks);
-        let mark = registry.begin_spawn(model, site, size, evict);
+        let place = spawn.device.map(|device| (&spawn.hive, device)).filter(|_| !spawn.asks);
+        let mark = registry.begin_spawn(model, place, size, evict);
         let start = Start { model: model.clone(), spawn: Arc::clone(&attempt.spawn), size };
         self.shared.tasks.spawn(self.clone().carry_out(start, mark, sender));
         Some(attempt)

@@ -160,7 +160,9 @@ impl Stage {
         let policies = Policies::open(&file, BTreeMap::new(), 0).unwrap();
         let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
         let script = Rules::none(Decisions::in_memory());
-        rules.into_iter().for_each(|rules| script.load(rules).unwrap());
+        if let Some(rules) = rules {
+            script.load(rules).unwrap();
+        }
         let registry = registry.with_rules(script);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let spawner = Spawner::new(hives, registry.clone(), policies, tasks, stop.clone());

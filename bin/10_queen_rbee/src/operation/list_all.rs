@@ -86,13 +86,11 @@ impl Operations {
         };
         let silent = JobContext::silent(&operation, job.caller(), job.cancelled().child_token());
         let asked = self.hives.get(hive)?.execute(operation, silent);
-        match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(answer) => answer.map(|answer| answer.data),
-            Err(_) => {
-                let message = format!("it gave no answer in {} s", PATIENCE.as_secs());
-                Err(JobError::new("hive_unreachable", message))
-            }
-        }
+        let late = |_| {
+            let message = format!("it gave no answer in {} s", PATIENCE.as_secs());
+            JobError::new("hive_unreachable", message)
+        };
+        Ok(tokio::time::timeout(PATIENCE, asked).await.map_err(late)??.data)
     }
 }
 

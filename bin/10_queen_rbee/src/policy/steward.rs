@@ -226,6 +226,7 @@ mod tests {
             version: String::new(),
             devices: vec![device("GPU-0", free)],
             catalog: vec![entry("m", 4 * GIB)],
+            trouble: None,
             workers: Vec::new(),
         };
         registry.hive_beat(beat, clock::now()).unwrap();

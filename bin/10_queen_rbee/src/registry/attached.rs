@@ -274,6 +274,7 @@ mod tests {
             version: String::new(),
             devices: Vec::new(),
             catalog,
+            trouble: None,
             workers: Vec::new(),
         };
         registry.server_probed(&report(&["a", "c"]), now);

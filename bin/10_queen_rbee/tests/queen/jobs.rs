@@ -194,15 +194,15 @@ impl Life {
     async fn begin(port: u16) -> Self {
         let (jobs, fetched) = (JobRegistry::in_memory(Limits::default()), Arc::new(Notify::new()));
         let executor: Arc<dyn Executor> = Arc::new(Downloads(Arc::clone(&fetched)));
-        let mut served = None;
+        let mut listens = None;
         until("the port is free", async || {
             let routes = job_server::routes(jobs.clone(), Arc::clone(&executor));
             let open = Edge { auth: Authenticator::open(), max_body_bytes: 1 << 20 };
-            served = serve(edge(routes, open), port);
-            served.is_some()
+            listens = serve(edge(routes, open), port);
+            listens.is_some()
         })
         .await;
-        let (address, server) = served.unwrap();
+        let (address, server) = listens.unwrap();
         Self { address, jobs, fetched, executor, _server: server }
     }
 

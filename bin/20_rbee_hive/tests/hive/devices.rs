@@ -129,10 +129,8 @@ async fn next_beat(
             last = Some(beat);
         }
     });
-    match wanted.await {
-        Ok(beat) => beat,
-        Err(_) => panic!("no such heartbeat; the last one was {last:?}"),
-    }
+    let wanted = wanted.await.ok();
+    wanted.unwrap_or_else(|| panic!("no such heartbeat; the last one was {last:?}"))
 }
 
 fn ids(devices: &[Device]) -> Vec<String> {

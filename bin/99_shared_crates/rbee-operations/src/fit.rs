@@ -52,7 +52,7 @@ mod tests {
             assert_eq!(serde_json::to_value(&read).unwrap(), written);
         }
         let short = read(json!({ "WorkerFit": { "model": "m" } })).unwrap();
-        assert_eq!(short.hive_id().map(|hive| hive.is_localhost()), Some(true));
+        assert_eq!(short.hive_id().map(worker_contract::HiveAlias::is_localhost), Some(true));
     }
 
     #[test]

@@ -186,8 +186,8 @@ mod tests {
         let connection = open(&file, LAYOUT).unwrap();
         // As on a disk that has no page left.
         connection.execute_batch("PRAGMA max_page_count = 2").unwrap();
-        let fill = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) SELECT i FROM n";
-        let full = connection.execute_batch(fill).unwrap_err();
+        let rows = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) SELECT i FROM n";
+        let full = connection.execute_batch(rows).unwrap_err();
         assert_eq!(advice(&full, "none"), "; free some space on its disk", "{full}");
         drop(connection);
         std::fs::write(&file, [7; 8192]).unwrap();

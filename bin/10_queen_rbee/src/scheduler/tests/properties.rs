@@ -228,7 +228,7 @@ fn any_word() -> impl Strategy<Value = Wd> {
     (device, model, needed, gone, any::<bool>(), any::<bool>()).prop_map(
         |(device, model, needed, gone, is_enough, is_refused)| {
             let (agreed, too_few) = if is_enough { (gone, None) } else { (None, gone) };
-            Wd { agreed, too_few, is_refused, ..word(device, model, needed) }
+            Wd { agreed, is_refused, too_few, ..word(device, model, needed) }
         },
     )
 }
