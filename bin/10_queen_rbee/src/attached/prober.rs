@@ -10,13 +10,15 @@ use tokio::time::timeout;
 
 use super::health::Probe;
 use super::listing::read_listing;
-use super::{ServerUrl, VIA};
+use super::{ServerUrl, VIA, detail_of};
 use crate::connection::{Broken, Outgoing, Pool};
 use crate::keyring::bearer;
 use crate::remote_hive::with_causes;
 
 /// How long the whole look may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest error, in bytes.
+const MAX_ERROR: usize = 64 << 10;
 /// The longest list of models, in bytes.
 const MAX_LIST: usize = 4 << 20;
 
@@ -73,7 +75,13 @@ async fn look(
             return Ok(Probe::Wrong(format!("it {wants} (HTTP {status})")));
         }
         Some(status) => {
-            return Ok(Probe::Wrong(format!("it answered GET {at} with HTTP {status}")));
+            let mut said = Vec::new();
+            while said.len() < MAX_ERROR
+                && exchange.read(&mut |part| said.extend_from_slice(part)).await?
+            {}
+            let words = detail_of(&said).map(|detail| format!(": {}", detail.message));
+            let words = words.unwrap_or_default();
+            return Ok(Probe::Wrong(format!("it answered GET {at} with HTTP {status}{words}")));
         }
         None => return Ok(Probe::Wrong(format!("it answered GET {at} with no status of HTTP"))),
     }

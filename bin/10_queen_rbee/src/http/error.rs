@@ -28,7 +28,7 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
         Failure::Refused { status, detail } => ApiError { status, detail, retry_after_s: None },
         Failure::WorkerFailed { .. } => {
             ApiError::new(StatusCode::BAD_GATEWAY, "worker_failed", message)
-                .hint("send the request again: another worker will take it")
+                .hint("send the request again: it goes to another worker, if there is one")
         }
         Failure::Quarantined { .. } => {
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "request_quarantined", message)

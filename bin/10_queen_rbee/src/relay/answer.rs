@@ -33,6 +33,9 @@ const PREFILL_TOKEN: Duration = Duration::from_millis(100);
 /// How long news of workers are waited for that broke off over a request.
 const NEWS: Duration = Duration::from_secs(2);
 
+/// After how long another server is asked, or the same again, where one failed.
+const SECOND_OPINION: Duration = Duration::from_millis(50);
+
 /// The most that a server may say beside one part.
 const MAX_ASIDES: usize = 64;
 
@@ -58,6 +61,8 @@ pub struct Answer {
     last_failure: Option<(WorkerId, String)>,
     /// What a server of somebody else had against it: it goes to workers of rbee since.
     refusal: Option<Failure>,
+    /// How a server of somebody else failed with it, where nobody knows whose fault that is.
+    doubt: Option<Failure>,
     state: State,
     ready: VecDeque<Part>,
     /// What the worker said beside the part that comes next.
@@ -159,6 +164,7 @@ impl Answer {
             tries: Tries::default(),
             last_failure: None,
             refusal: None,
+            doubt: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
             asides: Vec::new(),
@@ -287,7 +293,8 @@ impl Answer {
     /// that is why, however long a worker was waited for after that.
     fn no_place(&mut self, no_place: NoPlace) -> Failure {
         let is_ending = matches!(no_place, NoPlace::Stopping);
-        if let Some(refusal) = self.refusal.take_if(|_| !is_ending) {
+        let refusal = self.refusal.take().or(self.doubt.take());
+        if let Some(refusal) = refusal.filter(|_| !is_ending) {
             return refusal;
         }
         match (no_place, self.last_failure.take()) {
@@ -458,7 +465,7 @@ impl Answer {
     fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
         self.asides.clear();
         let registry = self.relay.dispatcher.registry();
-        let worker_id = place.worker_id.clone();
+        let (worker_id, now) = (place.worker_id.clone(), Instant::now());
         let (reason, is_connection) = match trouble {
             Trouble::Refused { detail, .. } if self.is_full(&detail) => {
                 self.fill();
@@ -466,6 +473,17 @@ impl Answer {
             }
             // Where another worker took it before, this one is to blame.
             Trouble::Refused { detail, .. } if self.progress.has_begun() => (detail.message, false),
+            // Two that say the same are believed.
+            Trouble::Refused { status, detail }
+                if status.is_server_error() && self.doubt.is_none() =>
+            {
+                tracing::info!(%worker_id, reason = detail.message, "a server fails, perhaps over the request");
+                self.doubt = Some(Failure::Refused { status, detail });
+                self.tries.avoid(worker_id);
+                self.record.tried_again(false);
+                self.state = State::Seeking(Some(now + SECOND_OPINION));
+                return Ok(());
+            }
             Trouble::Refused { status, detail } => {
                 let is_final = !self.may_be_served_here(&place, status);
                 let refusal = Failure::Refused { status, detail };
@@ -484,13 +502,12 @@ impl Answer {
             }
             Trouble::Busy { reason, rest } => {
                 tracing::debug!(%worker_id, reason, "a worker is busy");
-                registry.worker_rests(&worker_id, (Instant::now() + rest).into_std());
+                registry.worker_rests(&worker_id, (now + rest).into_std());
                 self.state = State::Seeking(None);
                 return Ok(());
             }
             Trouble::Failed { reason, is_connection } => (reason, is_connection),
         };
-        let now = Instant::now();
         let failed = Failed { request: self.number, is_connection };
         let blame = registry.worker_failed(&place, failed, now.into_std());
         if blame.has_opened {

@@ -92,6 +92,11 @@ impl Tries {
         verdict
     }
 
+    /// Has others preferred to a worker that has done nothing wrong.
+    pub(super) fn avoid(&mut self, worker: WorkerId) {
+        self.failed.push(worker);
+    }
+
     /// Takes a mishap in. `jitter`, 0 to 1, spreads the pauses of requests that fail together.
     pub(super) fn on_mishap(&mut self, worker: WorkerId, mishap: Mishap, jitter: f64) -> Verdict {
         if mishap.has_moved {

@@ -266,6 +266,12 @@ async fn refusal(mut exchange: Exchange, is_server: bool) -> Trouble {
             Trouble::garbage(format!("it refused the queen: {}", detail.message))
         }
         400..500 => Trouble::Refused { status, detail: at_fault(detail) },
+        // So llama-server says that it has no images or that a text is too long for its vectors; others
+        // that they have no memory left.
+        500 | 501 if is_server => Trouble::Refused {
+            status,
+            detail: ErrorDetail { kind: ErrorKind::ServerError, ..detail },
+        },
         // What was left of the request's time was all that it had.
         504 if detail.code.as_deref() == Some("deadline_exceeded") => Trouble::Deadline,
         _ => Trouble::garbage(detail.message),

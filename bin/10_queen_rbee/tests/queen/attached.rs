@@ -450,7 +450,9 @@ async fn errors_of_a_server_reach_the_client_as_what_they_are() {
     let plays = [
         Plays::Answers(400, json, error("too long", "context_length_exceeded".into())),
         Plays::Answers(400, json, error("no tools here", 400.into())),
-        Plays::Answers(500, json, error("out of memory", Value::Null)),
+        Plays::Answers(500, json, error("no images here", 500.into())),
+        Plays::Answers(500, json, error("no images here", 500.into())),
+        Plays::Answers(502, "text/html", "<html>Bad Gateway</html>".into()),
         Plays::Answers(502, "text/html", "<html>Bad Gateway</html>".into()),
         Plays::Answers(200, "text/html", "<html>It works!</html>".into()),
     ];
@@ -458,11 +460,30 @@ async fn errors_of_a_server_reach_the_client_as_what_they_are() {
     let queen = queen_with(&server).await;
     let refused = queen.ask(CHAT, &chat()).await.error(400, "context_length_exceeded");
     assert_eq!(refused["message"], "too long");
-    assert_eq!(queen.ask(CHAT, &chat()).await.error(400, "400")["message"], "no tools here");
+    for (status, message) in [(400, "no tools here"), (500, "no images here")] {
+        let reply = queen.ask(CHAT, &chat()).await;
+        let error = &reply.json()["error"];
+        assert_eq!((reply.status, &error["message"]), (status, &json!(message)));
+        assert_eq!(error["code"], Value::Null, "a status is no code");
+    }
     let failed = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
     let message = failed["message"].as_str().unwrap();
     assert!(message.contains("neither text/event-stream nor JSON"), "the last of three: {message}");
-    assert_eq!(server.requests().len(), 5);
+    assert_eq!(server.requests().len(), 7);
+}
+
+#[tokio::test]
+async fn requests_that_a_server_cannot_serve_do_not_shut_it_to_others() {
+    let error = json!({"error": {"message": "no images here", "code": 500}}).to_string();
+    let bad = vec![Plays::Answers(500, "application/json", error); 12];
+    let server = ServerDouble::start("llamacpp", &["m"], bad);
+    let queen = queen_with(&server).await;
+    for _ in 0..6 {
+        assert_eq!(queen.ask(CHAT, &chat()).await.status, 500);
+    }
+    let opened = Reply::read(queen.get("/v1/decisions?kind=circuit_opened")).await.json();
+    assert_eq!(opened["decisions"], json!([]));
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
 }
 
 #[tokio::test]

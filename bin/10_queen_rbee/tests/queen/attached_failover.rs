@@ -129,6 +129,7 @@ async fn before_the_first_token_a_request_is_tried_elsewhere_from_its_start() {
         Plays::Dies(&[]),
         Plays::Fails(&[]),
         Plays::Answers(500, "text/html", "<html>".into()),
+        Plays::Answers(500, "application/json", r#"{"error":"out of memory"}"#.into()),
         Plays::Answers(503, "application/json", r#"{"error":"busy"}"#.into()),
         Plays::Answers(404, "application/json", r#"{"error":"model 'm' not found"}"#.into()),
     ] {
