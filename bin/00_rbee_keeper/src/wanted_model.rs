@@ -31,6 +31,11 @@ impl FromStr for WantedModel {
 }
 
 impl WantedModel {
+    /// Whether it is named by where it comes from.
+    pub(crate) fn is_reference(&self) -> bool {
+        matches!(self, Self::From(_))
+    }
+
     /// Its name in a catalog: what is in none is downloaded to the hive first. `on` is the only hive
     /// that counts, or, without one, any serves and `localhost` gets what is missing.
     pub(crate) async fn alias(

@@ -235,9 +235,19 @@ async fn verify(session: &Session, model: ModelArg) -> Result<(), Failure> {
     };
     let are_several = targets.len() > 1;
     let (mut all, mut shown, mut changed) = (Vec::new(), String::new(), None);
+    let mut unverified = None;
     for target in targets {
         let hive = target.hive_id.clone();
-        let mut found = data(run(session, Operation::ModelVerify(target)).await?);
+        let ended = match run(session, Operation::ModelVerify(target)).await {
+            Ok(ended) => ended,
+            Err(failure) if are_several => {
+                session.output.warn(&format!("hive {hive}: {failure}"));
+                unverified.get_or_insert(failure);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        let mut found = data(ended);
         let verification: Verification = read(&found)?;
         shown.push_str(&detail::verification(&verification, are_several.then_some(&hive)));
         if are_several && let Value::Object(fields) = &mut found {
@@ -251,7 +261,7 @@ async fn verify(session: &Session, model: ModelArg) -> Result<(), Failure> {
     let document = if are_several { Value::Array(all) } else { all.swap_remove(0) };
     session.output.result(&document, |_| Ok(shown)).await?;
     match changed {
-        None => Ok(()),
+        None => unverified.map_or(Ok(()), Err),
         Some((_, found)) if found.pinned == found.actual => Err(changed_projector(&found)),
         Some((hive, Verification { alias, .. })) => {
             let message = format!("the file of {alias} is not the one that was imported");

@@ -63,6 +63,9 @@ pub(super) async fn owners(
         return Ok(vec![target(hive.clone())]);
     }
     let status = status(&session.queen().await?).await?;
+    for away in owners_in(&status, &model.model)?.iter().filter(|owner| owner.is_gone) {
+        session.output.note(&format!("hive {} is left out: it does not report", away.hive));
+    }
     let owners = heard_owners(&status, &model.model)?;
     Ok(owners.into_iter().map(|owner| target(owner.hive)).collect())
 }
@@ -109,11 +112,24 @@ pub(super) async fn of_worker(
     }
 }
 
+/// The only hive that has a model. One that does not report may have another file of that name: nothing is
+/// changed elsewhere because of that.
 fn the_only(status: &Status, model: &ModelAlias) -> Result<HiveAlias, Failure> {
-    let owners = heard_owners(status, model)?;
+    let owners = owners_in(status, model)?;
+    let is_here = |hive: &Hive| {
+        hive.hive_id == HiveAlias::localhost().as_str() && hive.liveness.as_deref() != Some("gone")
+    };
     match owners.as_slice() {
-        [] => Ok(HiveAlias::localhost()),
-        [only] => Ok(only.hive.clone()),
+        [only] if !only.is_gone && only.hive.is_localhost() => Ok(only.hive.clone()),
+        [only] if !only.is_gone && status.hives.iter().any(is_here) => Ok(only.hive.clone()),
+        [only] if !only.is_gone => {
+            let hive = &only.hive;
+            Err(Failure::usage(format!(
+                "{model} is on {hive}, and this machine's hive does not report"
+            ))
+            .with_hint(format!("if it is that of {hive}: --hive {hive}")))
+        }
+        [] | [_] => heard_owners(status, model).map(|_| HiveAlias::localhost()),
         several => Err(ambiguous(model, &several.iter().collect::<Vec<_>>())),
     }
 }
@@ -182,7 +198,8 @@ mod tests {
         let found = |model: &str| the_only(&house, &model.parse().unwrap());
         assert_eq!(found("near").unwrap().as_str(), "localhost");
         assert_eq!(found("far").unwrap().as_str(), "nas");
-        assert_eq!(found("spare").unwrap().as_str(), "nas", "the other one is not there");
+        let one_is_away = found("spare").unwrap_err();
+        assert_eq!(one_is_away.to_string(), "spare is on attic and nas");
         let several = found("both").unwrap_err();
         assert_eq!(
             (several.exit_code(), several.to_string()),
@@ -200,6 +217,18 @@ mod tests {
         let alone = house(&[("localhost", "alive", &["near"])]);
         assert!(the_only(&alone, &"none".parse().unwrap()).unwrap().is_localhost());
         assert!(the_only(&house(&[]), &"none".parse().unwrap()).unwrap().is_localhost());
+    }
+
+    #[test]
+    fn nothing_is_changed_elsewhere_because_this_machine_does_not_report() {
+        for house in [
+            house(&[("nas", "alive", &["far"]), ("localhost", "gone", &[])]),
+            house(&[("nas", "alive", &["far"])]),
+        ] {
+            let refused = the_only(&house, &"far".parse().unwrap()).unwrap_err();
+            assert_eq!(refused.exit_code(), 2);
+            assert_eq!(refused.hint().unwrap(), "if it is that of nas: --hive nas");
+        }
     }
 
     fn house(hives: &[(&str, &str, &[&str])]) -> Status {

@@ -3,6 +3,7 @@
 use rbee_operations::{
     Operation, ServerApi, WorkerAttach, WorkerDetach, WorkerLogs, WorkerSpawn, WorkerTarget,
 };
+use worker_contract::HiveAlias;
 
 use super::hive::read_secret;
 use super::log_lines::LogLines;
@@ -79,6 +80,8 @@ async fn logs(session: &Session, args: LogsArgs) -> Result<(), Failure> {
 async fn spawn(session: &Session, args: SpawnArgs) -> Result<Operation, Failure> {
     let SpawnArgs { model, device, hive, slots, ctx_size } = args;
     let queen = session.queen().await?;
+    // What is named by where it comes from is this machine's, which gets it if it has it not.
+    let hive = hive.or_else(|| model.is_reference().then(HiveAlias::localhost));
     let model = model.alias(session, &queen, hive.as_ref()).await?;
     let hive_id = match hive {
         Some(hive) => hive,

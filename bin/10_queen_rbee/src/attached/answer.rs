@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use worker_contract::{
-    Delta, FinishReason, InferenceEvent, InferenceRequest, Task, Timings, Usage,
+    Delta, ErrorDetail, FinishReason, InferenceEvent, InferenceRequest, Task, Timings, Usage,
 };
 
 use super::calls::Calls;
 use super::chunk::{Choice, Chunk, Items, beside};
 use super::logprobs;
-use super::refusal::message_of;
+use super::refusal::{message_of, refused_of};
 use crate::dialect::openai::{Aside, FINISH_REASON, Fields};
 
 /// How many bytes of a prompt are one token, where nobody counts.
@@ -65,6 +65,9 @@ pub enum Fault {
     /// It said that it failed.
     #[error("{0}")]
     Failed(String),
+    /// It said that the request is at fault.
+    #[error("{}", .0.message)]
+    Refused(ErrorDetail),
     /// Something is missing.
     #[error("it made {made} of {asked} answers")]
     Incomplete {
@@ -160,7 +163,10 @@ impl Translator {
 
     fn chunk(&mut self, chunk: Chunk, now: Instant) -> Result<(), Fault> {
         if let Some(error) = &chunk.error {
-            return Err(Fault::Failed(message_of(error)));
+            return Err(match refused_of(error) {
+                Some(detail) => Fault::Refused(detail),
+                None => Fault::Failed(message_of(error)),
+            });
         }
         if self.is_over {
             return Err(Fault::NoAnswer);
@@ -505,6 +511,11 @@ mod tests {
             let fault = play(&request(1), &[error]).unwrap_err();
             assert_eq!(fault, Fault::Failed("out of memory".into()));
         }
+        let refused =
+            json!({"error": {"message": "no such type", "type": "BadRequestError", "code": 400}});
+        let fault = play(&request(1), &[refused]).unwrap_err();
+        assert!(matches!(&fault, Fault::Refused(detail) if detail.code.is_none()), "{fault:?}");
+        assert_eq!(fault.to_string(), "no such type");
     }
 
     fn play(request: &InferenceRequest, chunks: &[Value]) -> Result<Vec<InferenceEvent>, Fault> {

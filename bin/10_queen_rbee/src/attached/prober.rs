@@ -35,6 +35,7 @@ pub(super) async fn probe(
     };
     match timeout(PATIENCE, look(pool, &request, url, token.is_some())).await {
         Ok(Ok(probe)) => probe,
+        Ok(Err(Broken::HandshakeTimeout)) => Probe::Slow,
         Ok(Err(broken @ Broken::Malformed(_))) => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
         }

@@ -26,6 +26,10 @@ pub fn detail_of(body: &[u8]) -> Option<ErrorDetail> {
     if !error.is_string() && error.get("message").is_none() {
         return None;
     }
+    Some(detail(error))
+}
+
+fn detail(error: &Value) -> ErrorDetail {
     // A number as a code is the status once more (llama-server, vLLM).
     let text = |name: &str| {
         error.get(name)?.as_str().map(|text| text.chars().take(MAX_MESSAGE).collect::<String>())
@@ -33,13 +37,22 @@ pub fn detail_of(body: &[u8]) -> Option<ErrorDetail> {
     let message = message_of(error);
     let is_too_long =
         text("type").is_some_and(|kind| kind == TOO_LONG) || message.contains(LONGER_THAN);
-    Some(ErrorDetail {
+    ErrorDetail {
         kind: ErrorKind::InvalidRequestError,
         param: text("param"),
         code: text("code").or_else(|| is_too_long.then(|| "context_length_exceeded".to_owned())),
         hint: None,
         message,
-    })
+    }
+}
+
+/// The error in an event of a stream, if it says that the request is at fault.
+pub(super) fn refused_of(error: &Value) -> Option<ErrorDetail> {
+    let status = error.get("code").and_then(Value::as_u64);
+    let kind = error.get("type").and_then(Value::as_str).unwrap_or_default();
+    let is_at_fault = status.is_some_and(|status| matches!(status, 400 | 413 | 422))
+        || matches!(kind, "BadRequestError" | "invalid_request_error");
+    is_at_fault.then(|| detail(error))
 }
 
 #[cfg(test)]

@@ -77,6 +77,9 @@ pub(crate) enum Broken {
     /// It was not made in time.
     #[error("it does not accept connections")]
     ConnectTimeout,
+    /// It was made, and TLS was not spoken in time.
+    #[error("it does not begin to speak TLS")]
+    HandshakeTimeout,
     /// It ended.
     #[error("its connection broke")]
     Ended(#[from] io::Error),
@@ -128,11 +131,20 @@ impl Pool {
                 _ => self.idle().remove(&*kept_as(address)),
             };
         }
-        let connect = Stream::connect(address, &self.trust);
-        let fresh = timeout(CONNECT, connect).await.map_err(|_| Broken::ConnectTimeout)?;
-        let mut exchange = self.exchange(fresh.map_err(Broken::Connect)?, address);
+        let fresh = self.connect(address).await?;
+        let mut exchange = self.exchange(fresh, address);
         exchange.call(request).await?;
         Ok(exchange)
+    }
+
+    async fn connect(&self, address: &Address) -> Result<Stream, Broken> {
+        let plain = timeout(CONNECT, Stream::connect(address)).await;
+        let plain = plain.map_err(|_| Broken::ConnectTimeout)?.map_err(Broken::Connect)?;
+        if !address.is_secure {
+            return Ok(Stream::Plain(plain));
+        }
+        let secure = timeout(CONNECT, Stream::secure(plain, address, &self.trust)).await;
+        secure.map_err(|_| Broken::HandshakeTimeout)?.map_err(Broken::Connect)
     }
 
     fn exchange(&self, stream: Stream, address: &Address) -> Exchange {

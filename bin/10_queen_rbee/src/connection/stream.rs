@@ -23,12 +23,18 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Connects to an address.
-    pub(super) async fn connect(address: &Address, trust: &Trust) -> io::Result<Self> {
+    pub(super) async fn connect(address: &Address) -> io::Result<TcpStream> {
         let plain = TcpStream::connect((address.host.as_str(), address.port)).await?;
         plain.set_nodelay(true)?;
-        if !address.is_secure {
-            return Ok(Self::Plain(plain));
-        }
+        Ok(plain)
+    }
+
+    /// Has who is at the other end prove to be that host.
+    pub(super) async fn secure(
+        plain: TcpStream,
+        address: &Address,
+        trust: &Trust,
+    ) -> io::Result<Self> {
         let (connector, name) = trust.connector(&address.host).await?;
         Ok(Self::Secure(Box::new(connector.connect(name, plain).await?)))
     }

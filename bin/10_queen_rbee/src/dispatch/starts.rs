@@ -15,8 +15,16 @@ use crate::spawner::{Attempt, Begun};
 
 /// How a start fails whose hive was lost over it, restarted perhaps: nobody knows what became of the
 /// worker until that hive reports again.
-const LOST: [&str; 6] =
-    ["hive_unreachable", "hive_lost", "hive_gone", "hive_busy", "job_not_found", "interrupted"];
+const LOST: [&str; 8] = [
+    "hive_unreachable",
+    "hive_lost",
+    "hive_gone",
+    "hive_busy",
+    "hive_restarted",
+    "hive_stopped",
+    "job_not_found",
+    "interrupted",
+];
 /// How one fails that does not fit.
 const TOO_LITTLE: &str = "not_enough_memory";
 /// How often a start may be lost at one place.

@@ -53,8 +53,10 @@ async fn run(
         // Its last event was about that life of the hive.
         passing.held = None;
         let Some(next) = resumed::find(jobs, operation, loss, job).await else {
+            // A download goes on all the same: its hive was not there to hear of the cancellation.
             let is_cancelled = job.cancelled().is_cancelled();
-            return Err(if is_cancelled { JobError::cancelled() } else { loss.told(operation) });
+            let is_over = is_cancelled && !matches!(operation, Operation::ModelDownload(_));
+            return Err(if is_over { JobError::cancelled() } else { loss.told(operation) });
         };
         let pass_on = |event: &JobEvent| passing.pass_on(event);
         ended = jobs.follow_until(&next, job.cancelled(), pass_on).await;

@@ -54,7 +54,7 @@ impl Loss {
         };
         let lost = JobError::new(code, format!("hive {hive} {message}"));
         match (self, operation) {
-            (Self::Forgotten, Operation::ModelDownload(_)) => {
+            (_, Operation::ModelDownload(_)) if self == Self::Forgotten || !is_noted(operation) => {
                 lost.hint("the same command goes on with what is there")
             }
             (_, Operation::ModelDownload(download)) => lost.hint(format!(
@@ -74,7 +74,7 @@ pub(super) async fn find(
     loss: Loss,
     job: &JobContext,
 ) -> Option<JobId> {
-    if !matches!(operation, Operation::ModelDownload(_)) {
+    if !is_noted(operation) {
         return None;
     }
     if loss == Loss::Ended {
@@ -99,6 +99,11 @@ pub(super) async fn find(
         job.say("The hive has started again, and goes on with the download");
     }
     found
+}
+
+/// Whether the hive's next life goes on with it by itself. What holds a secret is kept nowhere.
+fn is_noted(operation: &Operation) -> bool {
+    matches!(operation, Operation::ModelDownload(_)) && *operation == operation.redacted()
 }
 
 async fn look(jobs: &JobClient, operation: &Operation) -> Option<JobId> {

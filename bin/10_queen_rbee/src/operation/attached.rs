@@ -29,7 +29,7 @@ impl Operations {
             let message = format!("there is a hive {name} already");
             return Err(JobError::new("name_taken", message).hint("choose another: --name NAME"));
         }
-        job.say(format!("Looking at {}", attach.url));
+        job.say(format!("Looking at {}", attach.shown_url()));
         let named = attach.models.clone();
         let attached = tokio::select! {
             attached = self.servers.attach(attach) => attached,

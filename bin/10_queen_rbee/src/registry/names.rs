@@ -51,7 +51,11 @@ impl Registry {
             return None;
         }
         let state = self.state();
-        let lives = |worker: &Worker| worker.readiness_for_requests() != Readiness::Ending;
+        // A server's model of this name is another file, unless somebody said that it may stand for it.
+        let lives = |worker: &Worker| {
+            worker.readiness_for_requests() != Readiness::Ending
+                && (!worker.is_of_server || worker.is_named || !state.is_in_catalog(model))
+        };
         if state.workers.of_model(model).any(|(_, worker)| lives(worker)) {
             return None;
         }

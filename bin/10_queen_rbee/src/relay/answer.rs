@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use worker_contract::{InferenceRequest, ModelAlias, TokenId, Usage, WorkerId};
+use worker_contract::{ErrorDetail, InferenceRequest, ModelAlias, TokenId, Usage, WorkerId};
 
 use super::failure::Trouble;
 use super::progress::{Progress, Step};
@@ -349,6 +349,7 @@ impl Answer {
             let event = match event {
                 Ok(Told::Event(event)) => event,
                 Ok(Told::Aside(aside)) => {
+                    reading.heard_at = Instant::now();
                     if self.asides.len() < MAX_ASIDES {
                         self.asides.push(aside);
                     }
@@ -411,6 +412,7 @@ impl Answer {
             self.ready.push_back(Part::Started { worker_id, why });
         }
         self.ready.extend(self.asides.drain(..).map(Part::Aside));
+        self.doubt = None;
         if matches!(part, Part::Done { .. }) {
             self.done(part, &reading);
             self.state = State::Complete(reading.events, After::Nothing);
@@ -467,22 +469,28 @@ impl Answer {
         let registry = self.relay.dispatcher.registry();
         let (worker_id, now) = (place.worker_id.clone(), Instant::now());
         let (reason, is_connection) = match trouble {
-            Trouble::Refused { detail, .. } if self.is_full(&detail) => {
+            Trouble::Refused { detail, .. } if self.is_full(&detail, &place) => {
                 self.fill();
                 return Ok(());
             }
             // Where another worker took it before, this one is to blame.
             Trouble::Refused { detail, .. } if self.progress.has_begun() => (detail.message, false),
-            // Two that say the same are believed.
+            // Nobody knows whose fault it is before another one, or the same again, says the same.
             Trouble::Refused { status, detail }
                 if status.is_server_error() && self.doubt.is_none() =>
             {
                 tracing::info!(%worker_id, reason = detail.message, "a server fails, perhaps over the request");
+                self.log_again(&worker_id, &detail.message, false);
                 self.doubt = Some(Failure::Refused { status, detail });
                 self.tries.avoid(worker_id);
                 self.record.tried_again(false);
                 self.state = State::Seeking(Some(now + SECOND_OPINION));
                 return Ok(());
+            }
+            Trouble::Refused { status, detail }
+                if status.is_server_error() && !self.is_as_doubted(&detail) =>
+            {
+                (detail.message, false)
             }
             Trouble::Refused { status, detail } => {
                 let is_final = !self.may_be_served_here(&place, status);
@@ -586,8 +594,18 @@ impl Answer {
 
     /// Whether a worker refused to go on because the text that there is fills its context: then its
     /// end was lost, and nothing else.
-    fn is_full(&self, detail: &worker_contract::ErrorDetail) -> bool {
-        self.progress.tokens() > 0 && detail.code.as_deref() == Some("context_length_exceeded")
+    fn is_full(&self, detail: &ErrorDetail, place: &Place) -> bool {
+        // A server may add up the prompt and all the tokens that are allowed, of which some may be left.
+        let may_reckon_ahead =
+            place.target.server.is_some() && self.request.sampling.max_tokens.is_some();
+        !may_reckon_ahead
+            && self.progress.tokens() > 0
+            && detail.code.as_deref() == Some("context_length_exceeded")
+    }
+
+    /// Whether a server says the same of the request as the one before.
+    fn is_as_doubted(&self, detail: &ErrorDetail) -> bool {
+        matches!(&self.doubt, Some(Failure::Refused { detail: before, .. }) if before.message == detail.message)
     }
 
     /// Whether the client has got anything.

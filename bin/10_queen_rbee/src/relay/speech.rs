@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use http1_client::Head;
 use tokio::time::Instant;
 use worker_contract::InferenceEvent;
@@ -127,6 +128,9 @@ impl Speech {
 
 impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
-        Self::garbage(fault.to_string())
+        match fault {
+            Fault::Refused(detail) => Self::Refused { status: StatusCode::BAD_REQUEST, detail },
+            other => Self::garbage(other.to_string()),
+        }
     }
 }

@@ -28,6 +28,23 @@ pub struct WorkerAttach {
     pub models: Vec<String>,
 }
 
+impl WorkerAttach {
+    /// Its base URL without user and password, which it should not have.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        without_user(&self.url)
+    }
+}
+
+/// A URL without what stands before its host.
+#[must_use]
+pub fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = host.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
 /// A server that is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

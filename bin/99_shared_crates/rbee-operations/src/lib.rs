@@ -15,7 +15,7 @@ mod policy;
 mod projector;
 mod ssh_target;
 
-pub use attached::{AttachedWorker, ServerApi, WorkerAttach, WorkerDetach};
+pub use attached::{AttachedWorker, ServerApi, WorkerAttach, WorkerDetach, without_user};
 pub use fit::{FitReport, WorkerFit};
 pub use job::{
     DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Pace, Progress, SubmitJob,

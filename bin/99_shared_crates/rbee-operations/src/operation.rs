@@ -363,7 +363,8 @@ impl Operation {
             }
             Self::HiveAdd(add) => Self::HiveAdd(HiveAdd { secret: None, ..add.clone() }),
             Self::WorkerAttach(attach) => {
-                Self::WorkerAttach(WorkerAttach { token: None, ..attach.clone() })
+                let url = attach.shown_url();
+                Self::WorkerAttach(WorkerAttach { url, token: None, ..attach.clone() })
             }
             Self::ModelFetch(fetch) => {
                 let closed = |file: &FileOffer| FileOffer { ticket: None, ..file.clone() };
@@ -446,9 +447,13 @@ mod tests {
 
     #[test]
     fn a_redacted_attachment_holds_no_token() {
+        for url in ["http://nas:11434", "http://u:hush@nas:11434"] {
+            let attach = serde_json::json!({"WorkerAttach": {"url": url, "token": "hush"}});
+            let op = parse(&attach.to_string()).unwrap();
+            let kept = serde_json::to_string(&op.redacted()).unwrap();
+            assert!(kept.contains("http://nas:11434") && !kept.contains("hush"), "{kept}");
+        }
         let op = parse(r#"{"WorkerAttach":{"url":"http://nas:11434","token":"hush"}}"#).unwrap();
-        let kept = serde_json::to_string(&op.redacted()).unwrap();
-        assert!(kept.contains("http://nas:11434") && !kept.contains("hush"), "{kept}");
         assert!(!format!("{op:?}").contains("hush"), "{op:?}");
     }
 

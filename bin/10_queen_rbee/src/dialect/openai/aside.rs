@@ -55,7 +55,7 @@ impl Asides {
             Aside::Usage(fields) => self.usage.extend(fields),
             Aside::Choice { index, choice, message } => {
                 let beside = self.choices.entry(index).or_default();
-                beside.choice.extend(choice);
+                accumulate(&mut beside.choice, choice);
                 accumulate(&mut beside.message, message);
             }
         }
@@ -144,18 +144,32 @@ fn complete(object: &mut Fields, more: Fields) {
     }
 }
 
-/// Adds a piece of a message to what there is of it: texts and lists grow, the rest is replaced
-/// (`accumulate_delta` of `openai-python`).
+/// Adds a piece of a message to what there is of it: texts and lists grow, entries of a list that have an
+/// `index` are put together, what names or numbers something is replaced (`accumulate_delta` of
+/// `openai-python`).
 fn accumulate(message: &mut Fields, piece: Fields) {
     for (name, value) in piece {
+        let is_name = matches!(name.as_str(), "index" | "type" | "id" | FINISH_REASON);
         match (message.get_mut(&name), value) {
-            (Some(Value::String(text)), Value::String(more)) => text.push_str(&more),
-            (Some(Value::Array(list)), Value::Array(more)) => list.extend(more),
+            (Some(Value::String(text)), Value::String(more)) if !is_name => text.push_str(&more),
+            (Some(Value::Array(list)), Value::Array(more)) => {
+                more.into_iter().for_each(|entry| add_entry(list, entry));
+            }
             (Some(Value::Object(ours)), Value::Object(more)) => accumulate(ours, more),
             (_, value) => {
                 message.insert(name, value);
             }
         }
+    }
+}
+
+fn add_entry(list: &mut Vec<Value>, entry: Value) {
+    let number = |entry: &Value| entry.get("index").and_then(Value::as_u64);
+    let wanted = number(&entry);
+    let known = list.iter_mut().find(|known| wanted.is_some() && number(known) == wanted);
+    match (known, entry) {
+        (Some(Value::Object(known)), Value::Object(entry)) => accumulate(known, entry),
+        (_, entry) => list.push(entry),
     }
 }
 
@@ -174,13 +188,21 @@ mod tests {
     fn what_is_said_beside_a_choice_is_added_once_and_never_in_the_place_of_ours() {
         let mut asides = Asides::default();
         asides.add(choice(json!({"stop_reason": 7, "index": 9}), json!({"content": "theirs"})));
-        asides.add(choice(json!({}), json!({"details": ["a"], "thought": "Hm"})));
-        asides.add(choice(json!({}), json!({"details": ["b"], "thought": ", yes"})));
+        let step = |text: &str| json!({"index": 0, "type": "text", "text": text});
+        asides.add(choice(
+            json!({"token_ids": [1]}),
+            json!({"details": [step("a")], "thought": "Hm"}),
+        ));
+        asides.add(choice(
+            json!({"token_ids": [2]}),
+            json!({"details": [step("b")], "thought": ", yes"}),
+        ));
         let ours = json!({"index": 0, "delta": {"content": "ours"}});
         let expected = json!({
             "index": 0,
-            "delta": {"content": "ours", "details": ["a", "b"], "thought": "Hm, yes"},
+            "delta": {"content": "ours", "details": [step("ab")], "thought": "Hm, yes"},
             "stop_reason": 7,
+            "token_ids": [1, 2],
         });
         assert_eq!(asides.with_choice(0, &ours), expected);
         assert!(asides.is_empty_for(0));

@@ -5,7 +5,7 @@ use serde::Serialize;
 use worker_contract::{ApiErrorBody, Delta, ErrorDetail, FinishReason};
 
 use super::answer::{CallPieces, Choice, Content, FINGERPRINT, Head, Kind, Piece};
-use super::aside::{Aside, Asides};
+use super::aside::{Aside, Asides, Fields};
 use super::logprobs::{Logprobs, characters};
 use super::usage::Usage;
 
@@ -122,12 +122,7 @@ impl Writer {
         };
         write_json(&asides.with_choice(choice.index, choice), out);
         out.put_slice(if self.include_usage { b"],\"usage\":null" } else { b"]" });
-        for (name, value) in asides.take_answer() {
-            out.put_u8(b',');
-            write_json(&name, out);
-            out.put_u8(b':');
-            write_json(&value, out);
-        }
+        write_fields(asides.take_answer(), out);
         out.put_slice(b"}\n\n");
     }
 
@@ -136,9 +131,22 @@ impl Writer {
         out.put_slice(b"],\"usage\":");
         match &mut self.asides {
             None => write_json(usage, out),
-            Some(asides) => write_json(&asides.with_usage(usage), out),
+            Some(asides) => {
+                write_json(&asides.with_usage(usage), out);
+                write_fields(asides.take_answer(), out);
+            }
         }
         out.put_slice(b"}\n\n");
+    }
+}
+
+/// Further fields of an object that is not closed.
+fn write_fields(fields: Fields, out: &mut BytesMut) {
+    for (name, value) in fields {
+        out.put_u8(b',');
+        write_json(&name, out);
+        out.put_u8(b':');
+        write_json(&value, out);
     }
 }
 
@@ -200,7 +208,6 @@ mod tests {
     use worker_contract::{TokenLogprob, TokenLogprobs, ToolCallDelta};
 
     use super::*;
-    use crate::dialect::openai::Fields;
 
     #[test]
     fn a_chat_stream_is_as_the_api_reference_shows_it() {

@@ -90,7 +90,7 @@ begin() {
     mkdir -p "$root"
     # One that was put in place as a whole stays, also where nobody came to accept it.
     if [ -e "$root/.before/done" ]; then accept; else put_back; fi
-    rm -rf "$root"/.staging-*
+    rm -rf "$root"/.staging-* "$root/.brought_back"
     mkdir "$root/$1"
     say made "$made"
 }
@@ -220,10 +220,14 @@ accept() {
     tidy
 }
 
-# bring_back: what was put in place does not work; the release before it runs again.
+# bring_back: what was put in place does not work; the release before it runs again. Whoever did not hear
+# that it does asks again, and has it started again.
 bring_back() {
-    [ -e "$root/.before/whole" ] || stop "nothing was set aside"
-    put_back
+    if [ -e "$root/.before/whole" ]; then
+        : >"$root/.brought_back"
+        put_back
+    fi
+    [ -e "$root/.brought_back" ] || stop "nothing was set aside"
     replace
     start
 }

@@ -188,7 +188,7 @@ impl Hive {
             Some(number) => {
                 let job = self.machine.state().jobs.get(&number).cloned();
                 let Some(job) = job else {
-                    let lost = json!({"code": "job_not_found", "message": "there is no such job"});
+                    let lost = json!({"code": "hive_restarted", "message": "it was started again"});
                     let _ = stream.write_all(format!("{lost}\n").as_bytes()).await;
                     return pending_a_moment().await;
                 };
