@@ -248,6 +248,7 @@ impl Servers {
         let mut looks = JoinSet::new();
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
                     for (name, url, token) in self.due() {

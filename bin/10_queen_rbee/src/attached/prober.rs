@@ -35,7 +35,7 @@ pub(super) async fn probe(
     };
     match timeout(PATIENCE, look(pool, &request, url, token.is_some())).await {
         Ok(Ok(probe)) => probe,
-        Ok(Err(Broken::HandshakeTimeout)) => Probe::Slow,
+        Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
         Ok(Err(broken @ Broken::Malformed(_))) => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
         }
@@ -43,7 +43,6 @@ pub(super) async fn probe(
             Probe::Unreachable(format!("it cannot be reached: {}", with_causes(&error)))
         }
         Ok(Err(broken)) => Probe::Unreachable(with_causes(&broken)),
-        Err(_) => Probe::Slow,
     }
 }
 

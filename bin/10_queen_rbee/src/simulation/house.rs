@@ -57,7 +57,7 @@ pub(super) struct House {
 impl House {
     pub(super) fn new(seed: u64) -> Self {
         let names = (0..WORKERS).map(|number| format!("worker-{number}"));
-        let names = names.chain((0..SERVERS).map(|number| format!("nas-{number}")));
+        let names = names.chain((0..SERVERS).map(server_name));
         let workers = names.map(|name| Arc::new(Knobs::new(who(name))));
         Self {
             seed,
@@ -221,6 +221,10 @@ fn listed(knobs: &Knobs) -> SupervisedWorker {
     }
 }
 
+fn server_name(number: usize) -> String {
+    format!("nas-{number}")
+}
+
 fn who(name: String) -> Who {
     Who {
         host: name.clone(),
@@ -235,10 +239,9 @@ fn who(name: String) -> Who {
 /// The queen's core, and those who ask.
 async fn queen(history: Arc<Mutex<History>>, starts: Vec<Duration>) -> turmoil::Result {
     let expected = vec![HiveAlias::localhost()];
-    let queen = Queen::start(Arc::new(NoHive), expected, BTreeMap::new(), MAX_QUEUE, None).await?;
-    for number in 0..SERVERS {
-        queen.attach(&format!("nas-{number}")).await?;
-    }
+    let (servers, no_policies) = ((0..SERVERS).map(server_name).collect(), BTreeMap::new());
+    let queen =
+        Queen::start(Arc::new(NoHive), expected, no_policies, servers, MAX_QUEUE, None).await?;
     let asked = TaskTracker::new();
     for (number, start) in starts.into_iter().enumerate() {
         let (queen, history) = (queen.clone(), Arc::clone(&history));

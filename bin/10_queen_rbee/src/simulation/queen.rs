@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use access_tokens::{HiveSecrets, Secret};
 use fastrand::Rng;
-use rbee_operations::{ModelPolicy, ServerApi, WorkerAttach};
+use rbee_operations::ModelPolicy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -54,7 +54,6 @@ pub(super) struct Queen {
     pub(super) relay: Relay,
     pub(super) spawner: Spawner,
     pub(super) policies: Policies,
-    servers: Servers,
     /// When her clock jumped last.
     jumped_at: Arc<Mutex<Option<Instant>>>,
     _folder: Arc<TempDir>,
@@ -72,12 +71,13 @@ pub(super) struct Question {
 }
 
 impl Queen {
-    /// All parts, which work until the simulation ends: at most `max_queue` requests wait for each model, and
-    /// `late` has some reports come late or again.
+    /// All parts, which work until the simulation ends: the servers of `servers` are attached, at most
+    /// `max_queue` requests wait for each model, and `late` has some reports come late or again.
     pub(super) async fn start(
         hives: Arc<dyn FindHive>,
         expected: Vec<HiveAlias>,
         models: BTreeMap<ModelAlias, ModelPolicy>,
+        servers: Vec<String>,
         max_queue: usize,
         late: Option<Late>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
@@ -106,27 +106,20 @@ impl Queen {
         let secrets = HiveSecrets::open(folder.path())?;
         let keyring = Keyring::new(Secret::from("secret".to_owned()), secrets);
         let pool = Pool::default();
+        // Attaching them is work of a disk, whose time is not simulated.
         let file = folder.path().join("servers.json");
+        let attached = servers.iter().map(|host| {
+            let url = format!("http://{}:{PORT}", turmoil::lookup(host.as_str()));
+            (host.clone(), json!({"url": url, "slots": 2}))
+        });
+        let attached = Value::Object(attached.collect());
+        std::fs::write(&file, json!({"servers": attached}).to_string())?;
         let servers =
             Servers::open(file, folder.path(), keyring.clone(), pool.clone(), registry.clone())?;
-        tasks.spawn(servers.clone().run(LOOKED_AT_EVERY, stop));
+        tasks.spawn(servers.run(LOOKED_AT_EVERY, stop));
         let relay = Relay::new(dispatcher, keyring, pool, STALL);
         let jumped_at = Arc::default();
-        Ok(Self { registry, relay, spawner, policies, servers, jumped_at, _folder: folder })
-    }
-
-    /// Attaches the server of a host.
-    pub(super) async fn attach(&self, host: &str) -> Result<(), Box<dyn std::error::Error>> {
-        let attach = WorkerAttach {
-            url: format!("http://{}:{PORT}", turmoil::lookup(host)),
-            api: ServerApi::Openai,
-            name: Some(host.parse()?),
-            token: None,
-            slots: Some(2),
-            models: Vec::new(),
-        };
-        self.servers.attach(attach).await?;
-        Ok(())
+        Ok(Self { registry, relay, spawner, policies, jumped_at, _folder: folder })
     }
 
     /// Her clock is about to jump.

@@ -481,8 +481,9 @@ async fn requests_that_a_server_cannot_serve_do_not_shut_it_to_others() {
     for _ in 0..6 {
         assert_eq!(queen.ask(CHAT, &chat()).await.status, 500);
     }
-    let opened = Reply::read(queen.get("/v1/decisions?kind=circuit_opened")).await.json();
-    assert_eq!(opened["decisions"], json!([]));
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let kinds: Vec<_> = decisions.as_array().unwrap().iter().map(|it| &it["kind"]).collect();
+    assert!(!kinds.is_empty() && !kinds.contains(&&json!("circuit_opened")), "{decisions}");
     assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
 }
 

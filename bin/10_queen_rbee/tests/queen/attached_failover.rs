@@ -89,7 +89,7 @@ async fn what_a_worker_of_rbee_began_a_server_ends_that_can() {
         let asked = &server.requests()[0];
         assert_eq!(asked["messages"][1], json!({"role": "assistant", "content": "Hello"}));
         let is_told = asked["continue_final_message"] == true;
-        assert_eq!(is_told, owner == "vllm", "{asked}");
+        assert_eq!(is_told, owner != "rbee", "{asked}");
     }
 }
 

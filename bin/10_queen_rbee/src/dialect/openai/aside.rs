@@ -153,7 +153,9 @@ fn accumulate(message: &mut Fields, piece: Fields) {
         match (message.get_mut(&name), value) {
             (Some(Value::String(text)), Value::String(more)) if !is_name => text.push_str(&more),
             (Some(Value::Array(list)), Value::Array(more)) => {
-                more.into_iter().for_each(|entry| add_entry(list, entry));
+                for entry in more {
+                    add_entry(list, entry);
+                }
             }
             (Some(Value::Object(ours)), Value::Object(more)) => accumulate(ours, more),
             (_, value) => {

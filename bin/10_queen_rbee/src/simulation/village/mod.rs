@@ -169,7 +169,8 @@ impl Village {
         let history = Arc::clone(&self.history);
         let witness = Arc::new(Witness { history, ..Witness::default() });
         let hives = Hives { names: names.clone(), witness: Arc::clone(&witness) };
-        let queen = Queen::start(Arc::new(hives), names, policies(), MAX_QUEUE, Some(late)).await?;
+        let (hives, late) = (Arc::new(hives), Some(late));
+        let queen = Queen::start(hives, names, policies(), Vec::new(), MAX_QUEUE, late).await?;
         let _ = witness.queen.set(queen.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(obey(queen.clone(), orders));
