@@ -90,7 +90,7 @@ begin() {
     mkdir -p "$root"
     # One that was put in place as a whole stays, also where nobody came to accept it.
     if [ -e "$root/.before/done" ]; then accept; else put_back; fi
-    rm -rf "$root"/.staging-* "$root/.brought_back"
+    rm -rf "$root"/.staging-* "$root/run/brought-back"
     mkdir "$root/$1"
     say made "$made"
 }
@@ -224,10 +224,11 @@ accept() {
 # that it does asks again, and has it started again.
 bring_back() {
     if [ -e "$root/.before/whole" ]; then
-        : >"$root/.brought_back"
+        mkdir -p "$root/run"
+        : >"$root/run/brought-back"
         put_back
     fi
-    [ -e "$root/.brought_back" ] || stop "nothing was set aside"
+    [ -e "$root/run/brought-back" ] || stop "nothing was set aside"
     replace
     start
 }
