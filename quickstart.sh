@@ -10,9 +10,9 @@ Builds rbee, starts it on this machine, loads a small demo model and asks it som
 A step that is done already is passed over, so it can be run as often as you like.
 
   --no-start   only build
-  --lto        build the queen with link-time optimization: for many streams at once, a fifth less of the
-               processor; 5 minutes more on two cores. One that runs stays until it is stopped; a later
-               run without --lto builds the usual one again
+  --lto        build the queen with link-time optimization: for many streams at once, 10 to 25 % less of
+               the processor; 5 minutes more on two cores. One that runs stays until it is stopped; a
+               later run without --lto builds the usual one again
   --help       this text
 
 Environment:
