@@ -159,18 +159,7 @@ async fn a_cable_that_is_pulled_while_the_hive_is_replaced_leaves_the_former_one
     .await
     .unwrap();
     bed.cut("gpu-1").unwrap();
-    wait_until("the end of the connection", Duration::from_secs(60), async || {
-        let jobs = bed.json("job list").await.ok()?;
-        let id = jobs.as_array()?.iter().find(|job| job["operation"] == "hive_install")?;
-        let shown = bed
-            .run(DESK, &["timeout", "1", "rbee-keeper", "job", "follow", id["job_id"].as_str()?])
-            .ok()?;
-        let told = String::from_utf8_lossy(&shown.stdout).into_owned()
-            + &String::from_utf8_lossy(&shown.stderr);
-        told.contains("waiting for it, to put the former hive back").then_some(())
-    })
-    .await
-    .unwrap();
+    until_install_says(&bed, "waiting for it, to put the former hive back").await;
     bed.sh("gpu-1", "rm -r lies .ssh/environment").unwrap();
     bed.as_root("gpu-1", &format!("kill -CONT {supervisor}")).unwrap();
     wait_until("the supervisor's end", Duration::from_secs(20), async || {
@@ -204,18 +193,7 @@ async fn a_cable_that_is_pulled_in_the_middle_of_the_copy_leaves_nothing_once_it
     .await
     .unwrap();
     bed.cut("gpu-1").unwrap();
-    wait_until("the end of the connection", Duration::from_secs(60), async || {
-        let jobs = bed.json("job list").await.ok()?;
-        let id = jobs.as_array()?.iter().find(|job| job["operation"] == "hive_install")?;
-        let shown = bed
-            .run(DESK, &["timeout", "1", "rbee-keeper", "job", "follow", id["job_id"].as_str()?])
-            .ok()?;
-        let told = String::from_utf8_lossy(&shown.stderr).into_owned()
-            + &String::from_utf8_lossy(&shown.stdout);
-        told.contains("waiting for it").then_some(())
-    })
-    .await
-    .unwrap();
+    until_install_says(&bed, "waiting for it").await;
     bed.sh("gpu-1", "rm -r lies .ssh/environment").unwrap();
     bed.heal("gpu-1").unwrap();
     let failed = install.finish().await.unwrap();
@@ -273,4 +251,19 @@ fn expect(failed: &KeeperRun, told: &[&str]) {
 /// What an installation has left on the machine.
 fn left_behind(bed: &Testbed) -> String {
     bed.sh("gpu-1", "find .local -mindepth 1 2>/dev/null; true").unwrap()
+}
+
+/// Waits until the installation that is under way says something.
+async fn until_install_says(bed: &Testbed, text: &str) {
+    wait_until("the end of the connection", Duration::from_secs(60), async || {
+        let jobs = bed.json("job list").await.ok()?;
+        let id = jobs.as_array()?.iter().find(|job| job["operation"] == "hive_install")?;
+        let shown = bed
+            .run(DESK, &["timeout", "1", "rbee-keeper", "job", "follow", id["job_id"].as_str()?])
+            .ok()?;
+        let told = [shown.stdout, shown.stderr].concat();
+        String::from_utf8_lossy(&told).contains(text).then_some(())
+    })
+    .await
+    .unwrap();
 }

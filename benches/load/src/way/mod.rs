@@ -34,8 +34,8 @@ pub(crate) const QUEEN: &str = "queen";
 /// Where the programs are.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Programs {
-    /// The queen, a plain build.
-    #[arg(long, value_name = "FILE", default_value = "target/release/plain/queen-rbee")]
+    /// The queen without a hive in her, as `./bench.sh` builds her.
+    #[arg(long, value_name = "FILE", default_value = "target/lto/queen-rbee")]
     pub(crate) queen: PathBuf,
     /// nginx; left out if it is not there.
     #[arg(long, value_name = "FILE", default_value = "/usr/sbin/nginx")]

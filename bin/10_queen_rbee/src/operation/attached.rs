@@ -45,6 +45,7 @@ impl Operations {
         let called: Vec<&str> = models.iter().map(|model| model.alias.as_str()).collect();
         let message = match called.as_slice() {
             [] => format!("Server {name} is attached; it has no models yet"),
+            [only] => format!("Server {name} is attached with one model: {only}"),
             models => {
                 let more = if models.len() > SHOWN { ", …" } else { "" };
                 let first = models.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");

@@ -9,10 +9,11 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use worker_contract::{ErrorDetail, InferenceRequest, ModelAlias, TokenId, Usage, WorkerId};
+use worker_contract::{ErrorDetail, InferenceRequest, ModelAlias, TokenId, WorkerId};
 
 use super::failure::Trouble;
 use super::progress::{Progress, Step};
+use super::record::Record;
 use super::retry::{Budget, Mishap, Tries, Verdict};
 use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
@@ -21,7 +22,6 @@ use crate::clock;
 use crate::decisions::Decided;
 use crate::dialect::openai::Aside;
 use crate::dispatch::{NoPlace, Wanted};
-use crate::metrics::{ModelMetrics, Open};
 use crate::prompt::PromptChain;
 use crate::registry::{Answered, Failed, Place, Times};
 use crate::scheduler::Ways;
@@ -117,21 +117,6 @@ enum After {
     NextLeg,
 }
 
-/// What is logged when it is over: who, what, how; never the text.
-#[derive(Debug)]
-struct Record {
-    began: Instant,
-    worker_id: Option<WorkerId>,
-    usage: Option<Usage>,
-    failovers: u32,
-    outcome: &'static str,
-    /// The figures of its model, once it has had a place.
-    figures: Option<Arc<ModelMetrics>>,
-    /// When its first part came.
-    first_at: Option<Instant>,
-    _open: Open,
-}
-
 impl Answer {
     pub(super) fn new(
         relay: Relay,
@@ -141,16 +126,7 @@ impl Answer {
         asking: Asking,
     ) -> Self {
         request.model = Some(model.clone());
-        let record = Record {
-            began: Instant::now(),
-            worker_id: None,
-            usage: None,
-            failovers: 0,
-            outcome: "cancelled",
-            figures: None,
-            first_at: None,
-            _open: relay.metrics().open_request(),
-        };
+        let record = Record::begin(relay.metrics().open_request());
         Self {
             number: relay.shared.requests.fetch_add(1, Relaxed),
             relay,
@@ -636,31 +612,6 @@ impl Answer {
             Failure::Quarantined { .. } => "quarantined",
         };
         failure
-    }
-}
-
-impl Record {
-    fn began_to_answer(&mut self, at: Instant) {
-        if self.first_at.is_some() {
-            return;
-        }
-        self.first_at = Some(at);
-        if let Some(figures) = &self.figures {
-            figures.first_part(at.saturating_duration_since(self.began));
-        }
-    }
-
-    /// Another worker is asked; `has_begun` says that the client has some of the answer.
-    fn tried_again(&self, has_begun: bool) {
-        if let Some(figures) = &self.figures {
-            figures.tried_again(has_begun);
-        }
-    }
-
-    fn answered(&self, usage: Usage) {
-        if let Some((figures, first)) = self.figures.as_ref().zip(self.first_at) {
-            figures.answered(usage, first.elapsed());
-        }
     }
 }
 

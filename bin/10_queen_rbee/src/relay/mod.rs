@@ -12,6 +12,7 @@ mod log;
 mod prefill;
 mod progress;
 mod quarantine;
+mod record;
 mod retry;
 mod speech;
 mod sse;
