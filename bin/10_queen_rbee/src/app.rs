@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use access_tokens::{Authenticator, HiveSecrets, local_secret};
 use anyhow::Context as _;
-use axum::Router;
-use daemon_http::{Edge, edge};
+use daemon_http::{Edge, Edged, edge};
 use daemon_lifecycle::{RunFiles, build_info};
 use job_server::{Executor, JobRegistry, Limits, StoreError};
 use rbee_config::{Config, Paths};
@@ -25,7 +24,7 @@ use crate::events::Feed;
 #[cfg(feature = "local-hive")]
 use crate::hive_client::LocalHive;
 use crate::hive_client::{HIVE_PROGRAM, HiveClients};
-use crate::http::{Facts, Handlers, now, router};
+use crate::http::{Facts, Handlers, Parts, now, router};
 use crate::inventory::Inventory;
 use crate::keyring::Keyring;
 use crate::operation::Operations;
@@ -61,7 +60,7 @@ pub struct Settings {
 /// All parts of a queen.
 #[derive(Debug)]
 pub struct App {
-    router: Router,
+    routes: Edged,
     jobs: JobRegistry,
     decisions: Decisions,
     hives: HiveClients,
@@ -165,30 +164,33 @@ impl App {
             request_timeout,
             stop,
         };
-        let handlers = Handlers {
+        let handlers = Handlers::new(Parts {
             relay,
             registry: registry.clone(),
             jobs: jobs.clone(),
             decisions: decisions.clone(),
             feed,
             facts: Arc::new(facts),
-        };
+        });
         let max_body_bytes = config.queen.max_body_bytes;
-        let router = edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes });
+        let routes = edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes });
         #[cfg(feature = "local-hive")]
-        let router = match hives.local() {
-            Some(local) => router.merge(crate::http::local_files(local.clone(), own_secret)),
-            None => router,
+        let routes = match hives.local() {
+            Some(local) => {
+                let files = crate::http::local_files(local.clone(), own_secret);
+                routes.beside(rbee_hive::is_model_file, files)
+            }
+            None => routes,
         };
         tasks.spawn(sweep(registry.with_vigil(), background.clone()));
-        let app = Self { router, jobs, decisions, hives, tasks, background };
+        let app = Self { routes, jobs, decisions, hives, tasks, background };
         app.start_local_hive(&executor).await;
         Ok(app)
     }
 
     /// All routes, behind the edge.
-    pub fn router(&self) -> Router {
-        self.router.clone()
+    pub fn router(&self) -> Edged {
+        self.routes.clone()
     }
 
     /// Ends what still runs: jobs, the hive of this process with its workers, background tasks. To be

@@ -1,6 +1,7 @@
 //! `queen-rbee`: the queen as a daemon.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,8 +42,7 @@ fn tell(error: &anyhow::Error) {
     eprintln!("error: {error:#}");
 }
 
-#[tokio::main]
-async fn run(flags: Flags) -> anyhow::Result<()> {
+fn run(flags: Flags) -> anyhow::Result<()> {
     raise_file_limit();
     let mut paths = Paths::from_env()?;
     if let Some(file) = flags.config {
@@ -50,6 +50,25 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     }
     let mut config = Config::load(&paths)?;
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
+    let threads = config.queen.threads.map_or_else(threads, |threads| threads as usize);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("the queen's threads cannot be started")?
+        .block_on(reign(paths, config))
+}
+
+/// How many threads carry requests where nobody says it.
+///
+/// Each further one costs the others: they wake each other, and share locks. A thread carries more than
+/// 100,000 tokens a second, and where the queen shares her processors with workers, they need them.
+fn threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (processors / 4).clamp(1, 8)
+}
+
+async fn reign(paths: Paths, config: Config) -> anyhow::Result<()> {
     paths.create_all()?;
     let stop = shutdown_token()?;
     let run_files = RunFiles::new(&paths.run, "queen-rbee");

@@ -25,5 +25,5 @@ pub use announce::Announcement;
 pub use error::HiveError;
 pub use heartbeat::HeartbeatSink;
 pub use hive::Hive;
-pub use http::{MODEL_FILE_ROUTE, model_file, model_files, router};
+pub use http::{MODEL_FILE_ROUTE, is_model_file, model_file, model_files, router};
 pub use settings::HiveSettings;

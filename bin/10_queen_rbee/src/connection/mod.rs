@@ -35,6 +35,8 @@ const IDLE: Duration = Duration::from_secs(25);
 const SERVER_IDLE: Duration = Duration::from_secs(4);
 /// A request that fails sooner on a connection that was idle has not begun: the worker had closed it.
 const CLOSED: Duration = Duration::from_secs(1);
+/// How often those are looked for that were kept for longer.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How many unused connections are kept, over all workers.
 const MAX_IDLE: usize = 1024;
 /// How much of an answer is read at once.
@@ -44,7 +46,16 @@ const READ: usize = 16 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Pool {
     trust: Trust,
-    idle: Arc<Mutex<BTreeMap<String, Vec<Idle>>>>,
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+/// The connections that wait for their next request.
+#[derive(Debug, Default)]
+struct Shelf {
+    /// Under the names of their workers.
+    idle: BTreeMap<String, Vec<Idle>>,
+    /// When those that have waited for too long were thrown away.
+    swept_at: Option<Instant>,
 }
 
 /// A request as it goes out.
@@ -98,7 +109,7 @@ impl Pool {
     /// No connections. Servers that are reached by TLS must be known to those that are trusted.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        Self { trust, idle: Arc::default() }
+        Self { trust, shelf: Arc::default() }
     }
 
     /// Sends a request; gives its answer once the head is there. One that ends at once on a connection
@@ -128,7 +139,7 @@ impl Pool {
                     return Err(broken);
                 }
                 // The others go the same way: the worker has ended, or the network forgot them.
-                _ => self.idle().remove(&*kept_as(address)),
+                _ => self.shelf().idle.remove(&*kept_as(address)),
             };
         }
         let fresh = self.connect(address).await?;
@@ -161,7 +172,7 @@ impl Pool {
     /// The connection that was used last, the least likely to have been closed, if it still stands.
     async fn take(&self, kept_as: &str, kept_for: Duration) -> Option<Stream> {
         loop {
-            let mut idle = self.idle().get_mut(kept_as)?.pop()?;
+            let mut idle = self.shelf().idle.get_mut(kept_as)?.pop()?;
             let is_fresh = now().saturating_duration_since(idle.since) < kept_for;
             if is_fresh && says_nothing(&mut idle.stream).await {
                 return Some(idle.stream);
@@ -170,21 +181,31 @@ impl Pool {
     }
 
     fn keep(&self, kept_as: String, stream: Stream) {
-        let mut idle = self.idle();
-        if idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE {
-            idle.clear();
-        }
+        let mut shelf = self.shelf();
         let now = now();
-        // Those of workers that are no more go with the first connection that is kept after them.
-        idle.retain(|_, kept| {
-            kept.retain(|idle| now.duration_since(idle.since) < IDLE);
-            !kept.is_empty()
-        });
-        idle.entry(kept_as).or_default().push(Idle { stream, since: now });
+        let is_full = shelf.idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE;
+        shelf.sweep(now, is_full);
+        shelf.idle.entry(kept_as).or_default().push(Idle { stream, since: now });
     }
 
-    fn idle(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Idle>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    /// Throws away what has waited for too long, such as the connections of workers that are no more; and
+    /// all that waits, where that is too much.
+    fn sweep(&mut self, now: Instant, is_full: bool) {
+        let is_clean = |at: Instant| now.saturating_duration_since(at) < SWEEP;
+        if !is_full && self.swept_at.is_some_and(is_clean) {
+            return;
+        }
+        self.swept_at = Some(now);
+        self.idle.retain(|_, kept| {
+            kept.retain(|idle| !is_full && now.saturating_duration_since(idle.since) < IDLE);
+            !kept.is_empty()
+        });
     }
 }
 

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions` and `/v1/completions`.
 
+use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
@@ -16,15 +16,15 @@ use tokio::time::{Instant, timeout};
 use worker_contract::{InferenceRequest, ModelAlias, RequestId, WorkerId};
 
 use super::describe;
-use super::router::Facts;
+use super::router::Handlers;
 use super::stream_body::stream_body;
 use crate::admission::Priority;
 use crate::attached::{Endpoint as OriginalOf, Original, VIA};
 use crate::dialect::openai::{
     Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
 };
-use crate::registry::{Registry, SessionKey};
-use crate::relay::{Answer, Asking, Failure, Part, Relay};
+use crate::registry::SessionKey;
+use crate::relay::{Answer, Asking, Failure, Part};
 use crate::scheduler::Reason;
 
 /// The parts of an answer as they come.
@@ -78,10 +78,14 @@ pub(super) async fn completion(
 
 /// What both endpoints use.
 #[derive(Clone)]
-pub(super) struct Endpoint {
-    pub(super) relay: Relay,
-    pub(super) registry: Registry,
-    pub(super) facts: Arc<Facts>,
+pub(super) struct Endpoint(pub(super) Handlers);
+
+impl Deref for Endpoint {
+    type Target = Handlers;
+
+    fn deref(&self) -> &Handlers {
+        &self.0
+    }
 }
 
 impl Endpoint {
@@ -105,7 +109,8 @@ impl Endpoint {
         let Understood { model, request, fields, stream, include_usage } = understood;
         let n = request.n;
         let asking = Asking { is_whole: !stream, ..self.asking(headers, caller)? };
-        let answer = self.begin(&model, request, original, asking)?;
+        // In a box, since the stream of its parts moves it with each.
+        let answer = Box::new(self.begin(&model, request, original, asking)?);
         let head = Head::new(kind, model, now());
         let parts = stream::unfold(answer, |mut answer| async move {
             answer.next().await.map(|part| (part, answer))
@@ -185,7 +190,7 @@ impl Endpoint {
             Err(_) => (None, None),
         };
         let open = self.relay.metrics().open_stream();
-        let pieces = stream_body(writer, first, parts, self.registry).map(move |piece| {
+        let pieces = stream_body(writer, first, parts, self.registry.clone()).map(move |piece| {
             let _open = &open;
             piece
         });

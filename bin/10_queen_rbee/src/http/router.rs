@@ -1,5 +1,6 @@
 //! Every route of the queen.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,27 @@ use crate::events::Feed;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
-/// What handlers hand over to. Each handler takes the part that it uses.
+/// What handlers hand over to. Each handler takes the part that it uses. A clone is the same: the router
+/// makes some for each request.
 #[derive(Clone)]
-pub(crate) struct Handlers {
+pub(crate) struct Handlers(Arc<Parts>);
+
+impl Handlers {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl Deref for Handlers {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// The parts of the queen.
+pub(crate) struct Parts {
     pub(crate) relay: Relay,
     pub(crate) registry: Registry,
     pub(crate) jobs: JobRegistry,
@@ -90,10 +109,6 @@ part!(facts: Arc<Facts>);
 
 impl FromRef<Handlers> for inference::Endpoint {
     fn from_ref(handlers: &Handlers) -> Self {
-        Self {
-            relay: handlers.relay.clone(),
-            registry: handlers.registry.clone(),
-            facts: Arc::clone(&handlers.facts),
-        }
+        Self(handlers.clone())
     }
 }

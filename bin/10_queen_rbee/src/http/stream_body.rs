@@ -58,7 +58,8 @@ pub(super) fn stream_body(
     registry: Registry,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let is_late = first.is_none();
-    let body = StreamBody {
+    // In a box, since the stream of its pieces moves it with each.
+    let body = Box::new(StreamBody {
         writer,
         first,
         parts,
@@ -67,7 +68,7 @@ pub(super) fn stream_body(
         is_over: false,
         sent_at: Instant::now(),
         alarm: Box::pin(sleep(KEEP_ALIVE)),
-    };
+    });
     let comment = stream::iter(is_late.then(|| Ok(Bytes::from_static(COMMENT))));
     comment.chain(stream::unfold(body, |mut body| async move {
         body.piece().await.map(|piece| (Ok(piece), body))

@@ -18,6 +18,13 @@ use crate::Hive;
 
 /// The route of a model's file.
 pub const MODEL_FILE_ROUTE: &str = "/v1/models/{sha256}/file";
+
+/// Whether a path is that of a model's file.
+pub fn is_model_file(path: &str) -> bool {
+    let digest = path.strip_prefix("/v1/models/").and_then(|rest| rest.strip_suffix("/file"));
+    digest.is_some_and(|digest| !digest.contains('/'))
+}
+
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 256 << 10;
 

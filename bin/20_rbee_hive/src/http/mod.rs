@@ -16,7 +16,7 @@ use job_server::JobRegistry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-pub use self::files::{MODEL_FILE_ROUTE, model_file, model_files};
+pub use self::files::{MODEL_FILE_ROUTE, is_model_file, model_file, model_files};
 use crate::Hive;
 
 /// The routes. Who may use them is the business of the HTTP edge around them.

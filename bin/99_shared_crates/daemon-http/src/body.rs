@@ -16,6 +16,10 @@ use crate::ApiError;
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// From which length a body, in bytes, is read apart from the threads that carry streams: each of them
+/// waits meanwhile, and images make bodies of megabytes.
+const LONG: usize = 256 * 1024;
+
 /// How much of a refused body is taken in and thrown away, in bytes, and for how long. A client
 /// that still sends when the connection closes would see a broken connection and not the answer.
 const DISCARD_BYTES: u64 = 256 * 1024 * 1024;
@@ -39,7 +43,7 @@ impl BodyLimit {
 #[derive(Debug, Clone)]
 pub struct ApiJson<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
+impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for ApiJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
@@ -47,7 +51,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for ApiJson<T> {
             let message = format!("the body did not arrive within {} s", PATIENCE.as_secs());
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
         })?;
-        parse(&bytes).map(Self)
+        if bytes.len() < LONG {
+            return parse(&bytes).map(Self);
+        }
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+        parsed.unwrap_or_else(|_| Err(ApiError::internal("the body could not be read"))).map(Self)
     }
 }
 

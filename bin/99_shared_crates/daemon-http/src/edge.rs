@@ -1,17 +1,21 @@
 //! What stands before every route: request id, token, origin, size, panics.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use access_tokens::{Authenticator, Caller, Denied};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::body::{Body, HttpBody};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use futures::FutureExt as _;
-use tower::ServiceBuilder;
+use tower::{BoxError, Service};
 use tracing::Instrument as _;
 use worker_contract::RequestId;
 
@@ -52,17 +56,59 @@ const MAX_ECHO: usize = 200;
 ///   if a web page of another site could have made it.
 /// - A body beyond the limit is a 413, an unknown route a 404, a panic a 500, each with an error
 ///   object.
-pub fn edge(routes: Router, edge: Edge) -> Router {
-    let limit = BodyLimit(edge.max_body_bytes);
-    let routes = routes.fallback(no_such_route).method_not_allowed_fallback(no_such_method);
-    let gate = Arc::new(Gate { auth: edge.auth, limit });
-    let layers = ServiceBuilder::new()
-        .layer(from_fn_with_state(gate, pass))
-        // For bodies that are read otherwise than as `ApiJson`.
-        .layer(DefaultBodyLimit::max(usize::try_from(limit.0).unwrap_or(usize::MAX)));
-    // All layers at once, and around the routes as a whole: the router copies each layer of a route
-    // for each request.
-    Router::new().fallback_service(routes).layer(layers)
+pub fn edge(routes: Router, edge: Edge) -> Edged {
+    let gate = Gate { auth: edge.auth, limit: BodyLimit(edge.max_body_bytes) };
+    Edged { gate: Arc::new(gate), routes: with_fallbacks(routes), beside: None }
+}
+
+/// Routes behind the edge.
+///
+/// No layer of a router, which is copied and put into boxes for each request.
+#[derive(Debug, Clone)]
+pub struct Edged {
+    gate: Arc<Gate>,
+    routes: Router,
+    /// Which paths pass the edge by, and their routes.
+    beside: Option<(fn(&str) -> bool, Router)>,
+}
+
+impl Edged {
+    /// The same, where the routes of some paths stand beside the edge: they look themselves at who comes
+    /// in.
+    #[must_use]
+    pub fn beside(self, is_theirs: fn(&str) -> bool, routes: Router) -> Self {
+        Self { beside: Some((is_theirs, with_fallbacks(routes))), ..self }
+    }
+}
+
+fn with_fallbacks(routes: Router) -> Router {
+    routes.fallback(no_such_route).method_not_allowed_fallback(no_such_method)
+}
+
+impl<B> Service<axum::http::Request<B>> for Edged
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Routers always are.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: axum::http::Request<B>) -> Self::Future {
+        let request = request.map(Body::new);
+        if let Some((is_theirs, routes)) = &self.beside
+            && is_theirs(request.uri().path())
+        {
+            return Box::pin(routes.clone().call(request));
+        }
+        let (gate, routes) = (Arc::clone(&self.gate), self.routes.clone());
+        Box::pin(async move { Ok(gate.serve(request, routes).await) })
+    }
 }
 
 /// What requests are held against.
@@ -70,19 +116,6 @@ pub fn edge(routes: Router, edge: Edge) -> Router {
 struct Gate {
     auth: Authenticator,
     limit: BodyLimit,
-}
-
-async fn pass(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    let (id, refusal) = request_id(request.headers());
-    request.extensions_mut().insert(id.clone());
-    let mut response = match refusal {
-        Some(refused) => refused.into_response(),
-        None => gate.pass(request, next).instrument(tracing::info_span!("request", %id)).await,
-    };
-    if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
-    response
 }
 
 fn request_id(headers: &HeaderMap) -> (RequestId, Option<ApiError>) {
@@ -97,7 +130,22 @@ fn request_id(headers: &HeaderMap) -> (RequestId, Option<ApiError>) {
 }
 
 impl Gate {
-    async fn pass(&self, mut request: Request, next: Next) -> Response {
+    async fn serve(&self, mut request: Request, routes: Router) -> Response {
+        let (id, refusal) = request_id(request.headers());
+        let value = HeaderValue::from_str(id.as_str());
+        let span = tracing::info_span!("request", %id);
+        request.extensions_mut().insert(id);
+        let mut response = match refusal {
+            Some(refused) => refused.into_response(),
+            None => self.pass(request, routes).instrument(span).await,
+        };
+        if let Ok(value) = value {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        response
+    }
+
+    async fn pass(&self, mut request: Request, mut routes: Router) -> Response {
         let admitted = if request.uri().path() == "/health" {
             Ok((Caller::Local, None))
         } else {
@@ -116,7 +164,10 @@ impl Gate {
             return refuse_too_large(request, self.limit).await.into_response();
         }
         request.extensions_mut().insert(self.limit);
-        let Ok(response) = AssertUnwindSafe(next.run(request)).catch_unwind().await else {
+        // For bodies that are read otherwise than as `ApiJson`.
+        DefaultBodyLimit::max(usize::try_from(self.limit.0).unwrap_or(usize::MAX))
+            .apply(&mut request);
+        let Ok(Ok(response)) = AssertUnwindSafe(routes.call(request)).catch_unwind().await else {
             tracing::error!("a request handler panicked");
             let message = "something went wrong inside rbee; its log says more";
             return ApiError::internal(message).into_response();

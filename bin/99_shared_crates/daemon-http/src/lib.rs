@@ -11,7 +11,7 @@ mod listen;
 mod server;
 
 pub use body::ApiJson;
-pub use edge::{CallerExt, Edge, demand_secret, edge, refuse_hives};
+pub use edge::{CallerExt, Edge, Edged, demand_secret, edge, refuse_hives};
 pub use error::ApiError;
 pub use listen::{BindError, UnsafeBind, bind, require_safe_bind};
-pub use server::serve;
+pub use server::{Routes, serve};

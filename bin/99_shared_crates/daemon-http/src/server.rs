@@ -1,10 +1,13 @@
 //! Serving connections until told to stop.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -14,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::Service;
 
 mod poll_again;
 #[cfg(test)]
@@ -53,19 +57,36 @@ const BOUNDS: Bounds = Bounds {
 /// Each socket has `TCP_NODELAY`: without it a small event waits for a delayed acknowledgement.
 /// Heads of requests are bounded in size and time; connections are bounded in number, and those whose
 /// clients do not read are closed after a minute.
-pub async fn serve(
+pub async fn serve<S: Routes>(
     listener: TcpListener,
-    routes: Router,
+    routes: S,
     stop: CancellationToken,
     drain: Duration,
 ) {
     serve_within(BOUNDS, listener, routes, stop, drain).await;
 }
 
-async fn serve_within(
+/// What answers the requests: [`edge`](crate::edge), or a router.
+pub trait Routes:
+    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> Routes for S where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+async fn serve_within<S: Routes>(
     bounds: Bounds,
     listener: TcpListener,
-    routes: Router,
+    routes: S,
     stop: CancellationToken,
     drain: Duration,
 ) {

@@ -21,6 +21,7 @@ fn every_setting_can_be_written_in_the_file() {
         request_timeout_s = 1
         keep_jobs = 1
         drain_s = 0
+        threads = 64
 
         [hive]
         bind = "[::1]:0"
@@ -50,7 +51,7 @@ fn every_setting_can_be_written_in_the_file() {
     assert_eq!(config.hive.worker_ports, PortRange { start: 9300, end: 9300 });
     assert_eq!(config.hive.queen_url.as_deref(), Some("http://queen.home.arpa:8500"));
     assert_eq!(config.hive.memory, Some(8 << 30));
-    assert_eq!(config.worker.threads, Some(1));
+    assert_eq!((config.worker.threads, config.queen.threads), (Some(1), Some(64)));
     assert_eq!(config.worker.arguments, ["--lora", "my adapter.gguf"]);
     let ports: Vec<u16> = config.hives.values().map(|hive| hive.port).collect();
     assert_eq!(ports, [9000, 1]);

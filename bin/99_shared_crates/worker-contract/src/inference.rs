@@ -1,11 +1,11 @@
 //! `POST /v1/inference` on a worker: what is asked, and the events of the answer.
 //!
-//! The answer is `text/event-stream`; each event is one `data:` line with one [`InferenceEvent`]
+//! The answer is `text/event-stream`; each event is one `data:` line with one [`InferenceEvent`](crate::InferenceEvent)
 //! as JSON. The order is `started`, any number of the others, then exactly one `done` or `error`.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorDetail, ModelAlias, RequestId};
+use crate::{ModelAlias, RequestId};
 
 /// The number of a token in the model's vocabulary.
 pub type TokenId = i32;
@@ -77,7 +77,7 @@ fn is_one(n: &u32) -> bool {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_zero(n: &u32) -> bool {
+pub(crate) fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
@@ -396,209 +396,4 @@ pub struct Sampling {
     /// Whether to go on after the model's end-of-text token.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ignore_eos: bool,
-}
-
-/// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FinishReason {
-    /// The model ended its text, or a stop text came.
-    Stop,
-    /// `max_tokens` or the context's end was reached.
-    Length,
-    /// The model called functions.
-    ToolCalls,
-}
-
-impl FinishReason {
-    /// The reason as OpenAI's API writes it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::ToolCalls => "tool_calls",
-        }
-    }
-}
-
-/// How many tokens a request took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Tokens of the prompt, template included.
-    pub prompt_tokens: u32,
-    /// Tokens of the answer, its end token included.
-    pub completion_tokens: u32,
-    /// Tokens of the prompt whose KV cache entries were reused.
-    pub cached_tokens: u32,
-}
-
-/// How long the parts of a request took, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Timings {
-    /// From arrival to a slot.
-    pub queue_ms: f64,
-    /// From the slot to the end of the prompt.
-    pub prefill_ms: f64,
-    /// From arrival to the first token (TTFT).
-    pub ttft_ms: f64,
-    /// From the first token to the last.
-    pub decode_ms: f64,
-    /// Tokens that were guessed ahead and verified in one step.
-    #[serde(default)]
-    pub drafted_tokens: u32,
-    /// Those of them that were right.
-    #[serde(default)]
-    pub accepted_tokens: u32,
-}
-
-/// A part of an answer.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Delta {
-    /// Which of several answers it belongs to.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub index: u32,
-    /// Text: whole characters only. It can be empty while a stop text or a character is pending.
-    pub text: String,
-    /// The tokens that this part stands for, whether as text, as reasoning or as tool calls.
-    pub tokens: Vec<TokenId>,
-    /// Text of the model's reasoning.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub reasoning: String,
-    /// Parts of calls.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tool_calls: Vec<ToolCallDelta>,
-    /// One entry for each of `tokens`, where they were asked for.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub logprobs: Vec<TokenLogprobs>,
-}
-
-/// A part of a call: the first one of each call has id and name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ToolCallDelta {
-    /// Which of the answer's calls it belongs to.
-    pub index: u32,
-    /// The call's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// The function.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The next part of the arguments.
-    pub arguments: String,
-}
-
-/// How likely a token was, and which others were likely in its place.
-///
-/// The probabilities are the model's own, before penalties, filters and temperature.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TokenLogprobs {
-    /// The token that was chosen.
-    #[serde(flatten)]
-    pub chosen: TokenLogprob,
-    /// The likeliest tokens, the likeliest first.
-    pub top: Vec<TokenLogprob>,
-}
-
-/// How likely a token was.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TokenLogprob {
-    /// The token.
-    pub token: TokenId,
-    /// The natural logarithm of its probability.
-    pub logprob: f32,
-    /// Its text; not always whole characters.
-    pub bytes: Vec<u8>,
-}
-
-/// One event of an answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum InferenceEvent {
-    /// The request has a slot.
-    Started {
-        /// The request's id.
-        request_id: RequestId,
-        /// Tokens of the prompt, template included.
-        prompt_tokens: u32,
-        /// Tokens of the prompt whose KV cache entries were reused.
-        cached_tokens: u32,
-        /// The seed in use.
-        seed: u64,
-    },
-    /// A part of an answer.
-    Delta(Delta),
-    /// One of several answers is complete. Where there is only one, `done` tells it.
-    ChoiceDone {
-        /// Which one.
-        index: u32,
-        /// Why it ended.
-        finish_reason: FinishReason,
-    },
-    /// The vector of one text, of length 1.
-    Embedding {
-        /// Which text.
-        index: u32,
-        /// The vector.
-        vector: Vec<f32>,
-    },
-    /// How well one document answers the query; more is better.
-    Score {
-        /// Which document.
-        index: u32,
-        /// How well.
-        score: f32,
-    },
-    /// Everything is answered.
-    Done {
-        /// Why the answer ended, or the first of several.
-        finish_reason: FinishReason,
-        /// How many tokens it took.
-        usage: Usage,
-        /// How long it took.
-        timings: Timings,
-    },
-    /// The answer ended by an error.
-    Error {
-        /// What went wrong.
-        error: ErrorDetail,
-    },
-}
-
-impl InferenceEvent {
-    /// Reads an event.
-    ///
-    /// Deltas, one for each token, are read as they stand; to find out which of the events it has, the
-    /// derived way would first make a tree of all values.
-    pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
-        if json.starts_with(b"{\"type\":\"delta\",") {
-            return serde_json::from_slice(json).map(Self::Delta);
-        }
-        serde_json::from_slice(json)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_reads_as_the_derived_way_reads_it() {
-        for json in [
-            r#"{"type":"delta","text":"Hi \"you\" \u00e9","tokens":[1,2]}"#,
-            r#"{"type":"delta","index":3,"text":"","tokens":[],"reasoning":"Hm","later":{"a":1}}"#,
-            r#"{"type":"delta","text":"","tokens":[7],"tool_calls":[{"index":0,"arguments":"{"}],"logprobs":[]}"#,
-            r#"{"text":"a","type":"delta","tokens":[1]}"#,
-            r#"{ "type": "delta", "text": "a", "tokens": [1] }"#,
-            r#"{"type":"choice_done","index":1,"finish_reason":"stop"}"#,
-            r#"{"type":"score","index":1,"score":0.5}"#,
-        ] {
-            let derived: InferenceEvent = serde_json::from_str(json).unwrap();
-            assert_eq!(InferenceEvent::from_json(json.as_bytes()).unwrap(), derived, "{json}");
-        }
-        for wrong in ["", "{}", r#"{"type":"delta","text":"a"}"#, r#"{"type":"delta","text":"#] {
-            assert!(serde_json::from_str::<InferenceEvent>(wrong).is_err(), "{wrong}");
-            assert!(InferenceEvent::from_json(wrong.as_bytes()).is_err(), "{wrong}");
-        }
-    }
 }

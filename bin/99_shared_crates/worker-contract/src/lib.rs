@@ -6,6 +6,7 @@
 
 mod device;
 mod error;
+mod event;
 mod heartbeat;
 mod ids;
 mod inference;
@@ -13,14 +14,16 @@ mod model;
 
 pub use device::{Device, DeviceId, DeviceKind, DeviceLoad, InvalidDeviceId, MemoryNeed};
 pub use error::{ApiErrorBody, ErrorDetail, ErrorKind};
+pub use event::{
+    Delta, FinishReason, InferenceEvent, Timings, TokenLogprob, TokenLogprobs, ToolCallDelta, Usage,
+};
 pub use heartbeat::{
     HealthReport, HiveHeartbeat, KvCacheUse, ModelInUse, Restarts, Slots, SupervisedState,
     SupervisedWorker, WorkerHeartbeat, WorkerState,
 };
 pub use ids::{HiveAlias, InvalidName, JobId, ModelAlias, RequestId, WorkerId};
 pub use inference::{
-    Chat, ChatMessage, Delta, FinishReason, Image, InferenceEvent, InferenceRequest, OutputFormat,
-    Prompt, Role, Sampling, Task, Timings, TokenId, TokenLogprob, TokenLogprobs, Tool, ToolCall,
-    ToolCallDelta, ToolChoice, Usage,
+    Chat, ChatMessage, Image, InferenceRequest, OutputFormat, Prompt, Role, Sampling, Task, TokenId,
+    Tool, ToolCall, ToolChoice,
 };
 pub use model::{GgufSummary, ModelEntry, ModelKind, ModelProjector, ModelShard, Sha256Digest};

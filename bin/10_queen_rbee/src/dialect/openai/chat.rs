@@ -17,7 +17,7 @@ const MAX_TOP_LOGPROBS: u32 = 20;
 
 /// Understands a chat request, or says which field is wrong.
 pub fn read_chat(body: Body, request_id: RequestId) -> Result<Understood, ApiError> {
-    let mut fields = Fields::new(body);
+    let mut fields = Fields::new(body)?;
     let model = fields.required_text("model")?;
     let messages = read_messages(fields.required("messages")?)?;
     let mut sampling = read_sampling(&mut fields)?;

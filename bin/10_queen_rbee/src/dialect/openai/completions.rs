@@ -15,7 +15,7 @@ const MAX_LOGPROBS: u32 = 5;
 
 /// Understands a completion request, or says which field is wrong.
 pub fn read_completion(body: Body, request_id: RequestId) -> Result<Understood, ApiError> {
-    let mut fields = Fields::new(body);
+    let mut fields = Fields::new(body)?;
     let model = fields.required_text("model")?;
     let prompt = read_prompt(fields.required("prompt")?)?;
     let mut sampling = read_sampling(&mut fields)?;

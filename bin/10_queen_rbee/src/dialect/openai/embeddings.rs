@@ -42,7 +42,7 @@ pub enum Encoding {
 
 /// Understands a request for vectors, or says which field is wrong.
 pub fn read_embeddings(body: Body, request_id: RequestId) -> Result<Embeddings, ApiError> {
-    let mut fields = Fields::new(body);
+    let mut fields = Fields::new(body)?;
     let model = fields.required_text("model")?;
     let inputs = read_inputs(fields.required("input")?)?;
     let encoding = match fields.text("encoding_format")?.as_deref() {

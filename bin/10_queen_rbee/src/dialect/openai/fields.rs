@@ -8,25 +8,34 @@ use super::error::{
     Bound, missing, out_of_range, shown, too_long, unknown, unsupported, wrong_type,
 };
 
+/// As many names as are looked for in a body.
+const LOOKED_FOR: usize = 64;
+/// More fields than any object of the API has.
+const MAX_FIELDS: usize = 256;
+
 /// The fields of a body, or of an object in it. A field that is `null` counts as left out.
 #[derive(Debug)]
 pub(super) struct Fields {
-    body: Body,
+    /// Each with its name. A list, since most of what is looked for is not there, and to compare a few names
+    /// costs less than to hash each that is looked for.
+    left: Vec<(String, Value)>,
     /// Where the object is, such as `tools[0].function`; empty for the body itself.
     at: String,
     taken: Vec<&'static str>,
 }
 
 impl Fields {
-    pub(super) fn new(body: Body) -> Self {
-        Self { body, at: String::new(), taken: Vec::new() }
+    /// The fields of a body.
+    pub(super) fn new(body: Body) -> Result<Self, ApiError> {
+        let taken = Vec::with_capacity(LOOKED_FOR);
+        Ok(Self { left: said(body, "the body")?, at: String::new(), taken })
     }
 
     /// The fields of a value that must be an object.
     pub(super) fn of(at: impl Into<String>, value: Value) -> Result<Self, ApiError> {
         let at = at.into();
         match value {
-            Value::Object(body) => Ok(Self { body, at, taken: Vec::new() }),
+            Value::Object(body) => Ok(Self { left: said(body, &at)?, at, taken: Vec::new() }),
             other => Err(wrong_type(&at, "an object", &other)),
         }
     }
@@ -39,7 +48,8 @@ impl Fields {
     /// A field of any type.
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
         self.taken.push(name);
-        self.body.remove(name).filter(|value| !value.is_null())
+        let place = self.left.iter().position(|(field, _)| field == name)?;
+        Some(self.left.swap_remove(place).1)
     }
 
     /// A field that must be there.
@@ -91,17 +101,15 @@ impl Fields {
         of: &str,
         max: usize,
     ) -> Result<Vec<(String, Value)>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
         let path = self.path(name);
-        match self.take(name) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(items)) if items.len() > max => {
-                Err(too_long(&path, max, items.len()))
-            }
-            Some(Value::Array(items)) => {
+        match value {
+            Value::Array(items) if items.len() > max => Err(too_long(&path, max, items.len())),
+            Value::Array(items) => {
                 let named = |(index, item)| (format!("{path}[{index}]"), item);
                 Ok(items.into_iter().enumerate().map(named).collect())
             }
-            Some(other) => Err(wrong_type(&path, &format!("an array of {of}"), &other)),
+            other => Err(wrong_type(&path, &format!("an array of {of}"), &other)),
         }
     }
 
@@ -198,7 +206,7 @@ impl Fields {
 
     /// Refuses what was not taken.
     pub(super) fn finish(self) -> Result<(), ApiError> {
-        match self.body.iter().find(|(_, value)| !value.is_null()) {
+        match self.left.first() {
             Some((name, _)) => Err(unknown(&self.path(&shown(name)), name, &self.taken)),
             None => Ok(()),
         }
@@ -207,11 +215,21 @@ impl Fields {
     /// Refuses what was not taken and says something: an answer that is sent back carries fields of
     /// things that it does not have.
     pub(super) fn finish_sent_back(self) -> Result<(), ApiError> {
-        match self.body.iter().find(|(_, value)| !is_empty(value)) {
+        match self.left.iter().find(|(_, value)| !is_empty(value)) {
             Some((name, _)) => Err(unsupported(&self.path(&shown(name)), "")),
             None => Ok(()),
         }
     }
+}
+
+/// Those that are not `null`.
+fn said(body: Body, at: &str) -> Result<Vec<(String, Value)>, ApiError> {
+    let said: Vec<_> = body.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    if said.len() > MAX_FIELDS {
+        let message = format!("{at} has {} fields, more than {MAX_FIELDS}", said.len());
+        return Err(ApiError::bad_request("invalid_value", message));
+    }
+    Ok(said)
 }
 
 /// The same thing under two names: one of them, or both with the same value.

@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn read(fields: &Value) -> (Result<OutputFormat, ApiError>, Fields) {
-        let mut fields = Fields::new(fields.as_object().unwrap().clone());
+        let mut fields = Fields::new(fields.as_object().unwrap().clone()).unwrap();
         (read_format(&mut fields).map(|(format, _)| format), fields)
     }
 }

@@ -31,7 +31,7 @@ pub struct Rerank {
 
 /// Understands a request for the order of documents, or says which field is wrong.
 pub fn read_rerank(body: Body, request_id: RequestId) -> Result<Rerank, ApiError> {
-    let mut fields = Fields::new(body);
+    let mut fields = Fields::new(body)?;
     let model = fields.required_text("model")?;
     let query = fields.required_text("query")?;
     if query.is_empty() {

@@ -325,7 +325,7 @@ mod tests {
 
     fn read(fields: Value) -> Result<Tools, ApiError> {
         let Value::Object(fields) = fields else { panic!("an object") };
-        let mut fields = Fields::new(fields);
+        let mut fields = Fields::new(fields)?;
         let tools = read_tools(&mut fields)?;
         fields.finish().map(|()| tools)
     }
