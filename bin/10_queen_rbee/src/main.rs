@@ -51,7 +51,11 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     let mut config = Config::load(&paths)?;
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
     let threads = config.queen.threads.map_or_else(threads, |threads| threads as usize);
-    tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime
         .worker_threads(threads)
         .enable_all()
         .build()
