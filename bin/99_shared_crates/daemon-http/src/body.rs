@@ -102,10 +102,12 @@ async fn discard(mut body: Body) {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    // To follow the path to each value takes as long again, so it is followed only to what is wrong.
-    match serde_json::from_slice(bytes) {
-        Ok(parsed) => Ok(parsed),
-        Err(_) => parse_with_path(bytes),
+    // To follow the path to each value takes as long again, so it is followed only to what is wrong. And
+    // as one text it is looked at once, not value by value.
+    let parsed = std::str::from_utf8(bytes).ok().map(serde_json::from_str);
+    match parsed {
+        Some(Ok(parsed)) => Ok(parsed),
+        _ => parse_with_path(bytes),
     }
 }
 

@@ -182,14 +182,16 @@ impl InferenceEvent {
             let rest = json.strip_prefix(b"{\"type\":\"");
             rest.and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.starts_with(b"\","))
         };
+        // Each text is looked at for its own where the whole is not known to be one.
+        let Ok(text) = std::str::from_utf8(json) else { return serde_json::from_slice(json) };
         if begins(b"delta") {
-            serde_json::from_slice(json).map(Self::Delta)
+            serde_json::from_str(text).map(Self::Delta)
         } else if begins(b"started") {
-            serde_json::from_slice::<Started>(json).map(Self::from)
+            serde_json::from_str::<Started>(text).map(Self::from)
         } else if begins(b"done") {
-            serde_json::from_slice::<Done>(json).map(Self::from)
+            serde_json::from_str::<Done>(text).map(Self::from)
         } else {
-            serde_json::from_slice(json)
+            serde_json::from_str(text)
         }
     }
 }

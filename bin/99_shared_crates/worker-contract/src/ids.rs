@@ -28,9 +28,14 @@ fn check(
     extra: &'static str,
     value: &str,
 ) -> Result<(), InvalidName> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
-    let starts_well = value.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if starts_well && value.len() <= max && value.chars().all(legal) && !value.contains("..") {
+    // Names come with each report and request, so each is looked at once, byte by byte.
+    let (mut before, mut is_legal) = (0, value.len() <= max);
+    for byte in value.bytes() {
+        is_legal &= byte.is_ascii_alphanumeric() || extra.as_bytes().contains(&byte);
+        is_legal &= (before, byte) != (b'.', b'.');
+        before = byte;
+    }
+    if is_legal && value.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         return Ok(());
     }
     let value = value.chars().take(80).collect();
