@@ -181,11 +181,10 @@ impl Pool {
     }
 
     fn keep(&self, kept_as: String, stream: Stream) {
-        let mut shelf = self.shelf();
-        let now = now();
-        let is_full = shelf.idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE;
-        shelf.sweep(now, is_full);
-        shelf.idle.entry(kept_as).or_default().push(Idle { stream, since: now });
+        let (mut kept, now) = (self.shelf(), now());
+        let is_full = kept.idle.values().map(Vec::len).sum::<usize>() >= MAX_IDLE;
+        kept.sweep(now, is_full);
+        kept.idle.entry(kept_as).or_default().push(Idle { stream, since: now });
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {

@@ -68,8 +68,14 @@ pub fn edge(routes: Router, edge: Edge) -> Edged {
 pub struct Edged {
     gate: Arc<Gate>,
     routes: Router,
-    /// Which paths pass the edge by, and their routes.
-    beside: Option<(fn(&str) -> bool, Router)>,
+    beside: Option<Beside>,
+}
+
+/// Routes that the edge is passed by for.
+#[derive(Debug, Clone)]
+struct Beside {
+    is_theirs: fn(&str) -> bool,
+    routes: Router,
 }
 
 impl Edged {
@@ -77,7 +83,7 @@ impl Edged {
     /// in.
     #[must_use]
     pub fn beside(self, is_theirs: fn(&str) -> bool, routes: Router) -> Self {
-        Self { beside: Some((is_theirs, with_fallbacks(routes))), ..self }
+        Self { beside: Some(Beside { is_theirs, routes: with_fallbacks(routes) }), ..self }
     }
 }
 
@@ -101,10 +107,10 @@ where
 
     fn call(&mut self, request: axum::http::Request<B>) -> Self::Future {
         let request = request.map(Body::new);
-        if let Some((is_theirs, routes)) = &self.beside
-            && is_theirs(request.uri().path())
+        if let Some(beside) = &self.beside
+            && (beside.is_theirs)(request.uri().path())
         {
-            return Box::pin(routes.clone().call(request));
+            return Box::pin(beside.routes.clone().call(request));
         }
         let (gate, routes) = (Arc::clone(&self.gate), self.routes.clone());
         Box::pin(async move { Ok(gate.serve(request, routes).await) })

@@ -331,12 +331,12 @@ impl Server {
         Self::start(edge(routes, Edge { auth, max_body_bytes: 1 << 20 }))
     }
 
-    fn start(app: Router) -> Self {
+    fn start(app: impl daemon_http::Routes) -> Self {
         let (listener, address) = bind(([127, 0, 0, 1], 0).into()).unwrap();
         Self::on(listener, address, app)
     }
 
-    fn on(listener: TcpListener, address: SocketAddr, app: Router) -> Self {
+    fn on(listener: TcpListener, address: SocketAddr, app: impl daemon_http::Routes) -> Self {
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, app, CancellationToken::new(), Duration::ZERO));
         Self { url: format!("http://{address}"), _serving: serving }

@@ -180,7 +180,8 @@ impl InferenceEvent {
     pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
         let begins = |name: &[u8]| {
             let rest = json.strip_prefix(b"{\"type\":\"");
-            rest.and_then(|rest| rest.strip_prefix(name)).is_some_and(|rest| rest.starts_with(b"\","))
+            rest.and_then(|rest| rest.strip_prefix(name))
+                .is_some_and(|rest| rest.starts_with(b"\","))
         };
         // Each text is looked at for its own where the whole is not known to be one.
         let Ok(text) = std::str::from_utf8(json) else { return serde_json::from_slice(json) };

@@ -1,5 +1,7 @@
 //! What workers and hives tell the queen, unasked, every few seconds and at each change.
 
+mod wire;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -75,6 +77,7 @@ pub struct ModelInUse {
 
 /// A worker's report to the queen: `POST /v1/worker-heartbeat`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "wire::WorkerHeartbeat")]
 pub struct WorkerHeartbeat {
     /// The worker.
     pub worker_id: WorkerId,
@@ -140,6 +143,7 @@ pub struct Restarts {
 
 /// A worker in a hive's list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "wire::SupervisedWorker")]
 pub struct SupervisedWorker {
     /// The worker.
     pub worker_id: WorkerId,

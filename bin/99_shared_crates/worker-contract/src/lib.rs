@@ -23,7 +23,7 @@ pub use heartbeat::{
 };
 pub use ids::{HiveAlias, InvalidName, JobId, ModelAlias, RequestId, WorkerId};
 pub use inference::{
-    Chat, ChatMessage, Image, InferenceRequest, OutputFormat, Prompt, Role, Sampling, Task, TokenId,
-    Tool, ToolCall, ToolChoice,
+    Chat, ChatMessage, Image, InferenceRequest, OutputFormat, Prompt, Role, Sampling, Task,
+    TokenId, Tool, ToolCall, ToolChoice,
 };
 pub use model::{GgufSummary, ModelEntry, ModelKind, ModelProjector, ModelShard, Sha256Digest};

@@ -34,7 +34,10 @@ pub(crate) async fn until(missing: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 /// Serves routes on a free port, or on the one given, until the guard is dropped; then listener and
 /// connections are closed at once.
-pub(crate) fn serve(routes: impl daemon_http::Routes, port: u16) -> Option<(SocketAddr, DropGuard)> {
+pub(crate) fn serve(
+    routes: impl daemon_http::Routes,
+    port: u16,
+) -> Option<(SocketAddr, DropGuard)> {
     let (listener, address) = daemon_http::bind(([127, 0, 0, 1], port).into()).ok()?;
     let stop = CancellationToken::new();
     TaskTracker::new().spawn(daemon_http::serve(listener, routes, stop.clone(), Duration::ZERO));

@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
 use futures::StreamExt as _;
