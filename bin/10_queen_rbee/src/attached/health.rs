@@ -5,7 +5,7 @@ use worker_contract::HiveAlias;
 use super::Engine;
 use super::listing::{Listed, Listing};
 use super::names::{is_called, name_models};
-use crate::registry::{Served, ServerFailure};
+use crate::registry::{FailureKind, Served, ServerFailure};
 
 /// The most models of one server that become workers.
 pub(crate) const MAX_MODELS: usize = 256;
@@ -23,6 +23,8 @@ pub(super) enum Probe {
     Unreachable(String),
     /// Somebody is there, and gave no answer in time.
     Slow,
+    /// It says that it loads its model.
+    Loading(String),
     /// The answer is not that of a server that can be used.
     Wrong(String),
 }
@@ -57,18 +59,21 @@ impl Health {
             Probe::Unreachable(reason) => {
                 self.unreachable = unreachable;
                 if unreachable >= UNREACHABLE {
-                    self.failure = Some(ServerFailure { reason, is_gone: true });
+                    self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
                 }
             }
             Probe::Slow => {
                 self.slow = slow;
                 if slow >= SLOW {
                     let reason = "it does not answer in time".to_owned();
-                    self.failure = Some(ServerFailure { reason, is_gone: false });
+                    self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
                 }
             }
+            Probe::Loading(reason) => {
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Loading });
+            }
             Probe::Wrong(reason) => {
-                self.failure = Some(ServerFailure { reason, is_gone: false });
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
             }
         }
     }
@@ -91,19 +96,23 @@ mod tests {
     fn one_miss_is_none_and_what_is_wrong_is_wrong_at_once() {
         let unreachable = || Probe::Unreachable("refused".into());
         let wrong = || Probe::Wrong("HTTP 401".into());
+        let loading = || Probe::Loading("Loading model".into());
+        let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
         for (because, probes, expected) in [
             ("it is there", vec![list(&["a"])], None),
             ("a moment's failure", vec![list(&["a"]), unreachable()], None),
-            ("it is gone", vec![list(&["a"]), unreachable(), unreachable()], Some(true)),
+            ("it is gone", vec![list(&["a"]), unreachable(), unreachable()], gone),
             ("it is back", vec![unreachable(), unreachable(), list(&["a"])], None),
             ("not in a row", vec![unreachable(), list(&["a"]), unreachable()], None),
             ("it computes", vec![list(&["a"]), Probe::Slow, Probe::Slow], None),
-            ("it hangs", vec![Probe::Slow, Probe::Slow, Probe::Slow], Some(false)),
-            ("its token is wrong", vec![list(&["a"]), wrong()], Some(false)),
-            ("it stays wrong", vec![wrong(), unreachable()], Some(false)),
+            ("it hangs", vec![Probe::Slow, Probe::Slow, Probe::Slow], unfit),
+            ("its token is wrong", vec![list(&["a"]), wrong()], unfit),
+            ("it stays wrong", vec![wrong(), unreachable()], unfit),
+            ("it loads", vec![list(&["a"]), loading()], Some(FailureKind::Loading)),
+            ("it has loaded", vec![loading(), list(&["a"])], None),
         ] {
             let health = after(&[], probes);
-            assert_eq!(health.failure.map(|failure| failure.is_gone), expected, "{because}");
+            assert_eq!(health.failure.map(|failure| failure.kind), expected, "{because}");
         }
     }
 

@@ -212,7 +212,7 @@ impl Servers {
                 let reason = "it does not answer in time".to_owned();
                 return Err(ServerError::Unusable { url, reason });
             }
-            Probe::Unreachable(reason) | Probe::Wrong(reason) => {
+            Probe::Unreachable(reason) | Probe::Loading(reason) | Probe::Wrong(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }
         };

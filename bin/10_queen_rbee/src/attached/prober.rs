@@ -79,8 +79,13 @@ async fn look(
             while said.len() < MAX_ERROR
                 && exchange.read(&mut |part| said.extend_from_slice(part)).await?
             {}
-            let words = detail_of(&said).map(|detail| format!(": {}", detail.message));
-            let words = words.unwrap_or_default();
+            let message = detail_of(&said).map(|detail| detail.message).unwrap_or_default();
+            // So llama-server says it. A 503 of somebody else may be for ever.
+            let is_loading = message.to_ascii_lowercase().contains("loading");
+            if status == StatusCode::SERVICE_UNAVAILABLE && is_loading {
+                return Ok(Probe::Loading(format!("it says: {message}")));
+            }
+            let words = if message.is_empty() { message } else { format!(": {message}") };
             return Ok(Probe::Wrong(format!("it answered GET {at} with HTTP {status}{words}")));
         }
         None => return Ok(Probe::Wrong(format!("it answered GET {at} with no status of HTTP"))),

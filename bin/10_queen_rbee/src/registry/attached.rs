@@ -66,8 +66,19 @@ pub struct ServerReport {
 pub struct ServerFailure {
     /// For a person.
     pub reason: String,
-    /// Whether nothing can come from it any longer.
-    pub is_gone: bool,
+    /// What follows from it.
+    pub kind: FailureKind,
+}
+
+/// What follows from a server's failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nothing can come from it any longer.
+    Gone,
+    /// It loads its model, so that it is worth waiting for.
+    Loading,
+    /// It is given nothing until a look finds it well again.
+    Unfit,
 }
 
 /// The server of a worker, as it is shown.
@@ -166,7 +177,8 @@ impl Workers {
             return;
         }
         let is_changed = worker.target.server.as_ref() != Some(&server);
-        let is_gone = report.failure.as_ref().is_some_and(|failure| failure.is_gone);
+        let failure = report.failure.as_ref().map(|failure| failure.kind);
+        let is_gone = failure == Some(FailureKind::Gone);
         let is_back = !is_gone && worker.target.gone.is_cancelled();
         if is_changed || is_back {
             worker.replace(Target::of_server(server, hive));
@@ -214,6 +226,9 @@ fn device() -> DeviceId {
 /// The report that the worker would send.
 fn beat(report: &ServerReport, model: &Served, in_flight: u32) -> WorkerHeartbeat {
     let state = match &report.failure {
+        Some(failure) if failure.kind == FailureKind::Loading => {
+            WorkerState::Loading { progress: 0.0 }
+        }
         Some(failure) => WorkerState::Failed { reason: failure.reason.clone() },
         None => WorkerState::Ready,
     };
@@ -246,7 +261,7 @@ mod tests {
     use crate::doubles::entry;
     use crate::prompt::PromptChain;
     use crate::registry::{Ask, Placed};
-    use crate::scheduler::Demand;
+    use crate::scheduler::{Decision, Demand, WaitReason};
 
     #[test]
     fn models_of_a_server_are_workers_for_as_long_as_it_lists_them() {
@@ -295,13 +310,26 @@ mod tests {
         let (registry, now) = registry();
         registry.server_probed(&report(&["a"]), now);
         let place = take(&registry, "a", now).unwrap();
-        let failure = ServerFailure { reason: "refused".into(), is_gone: true };
+        let failure = ServerFailure { reason: "refused".into(), kind: FailureKind::Gone };
         registry.server_probed(&ServerReport { failure: Some(failure), ..report(&["a"]) }, now);
         assert!(place.target.gone.is_cancelled() && take(&registry, "a", now).is_none());
         let shown = &registry.workers(now)[0];
         assert_eq!(shown.said.state.name(), "failed", "it is shown with its reason");
         registry.server_probed(&report(&["a"]), now);
         assert!(!take(&registry, "a", now).unwrap().target.gone.is_cancelled());
+    }
+
+    #[test]
+    fn a_server_that_loads_is_waited_for() {
+        let (registry, now) = registry();
+        let failure = ServerFailure { reason: "it loads".into(), kind: FailureKind::Loading };
+        registry.server_probed(&ServerReport { failure: Some(failure), ..report(&["a"]) }, now);
+        let (model, prompt) = ("a".parse().unwrap(), PromptChain::default());
+        let placed = registry.place(&Ask::of(Demand::of(&model), &prompt), now);
+        assert!(matches!(placed, Placed::Not(Decision::Wait(WaitReason::Coming))), "{placed:?}");
+        assert_eq!(registry.workers(now)[0].said.state.name(), "loading");
+        registry.server_probed(&report(&["a"]), now);
+        assert!(take(&registry, "a", now).is_some());
     }
 
     #[test]

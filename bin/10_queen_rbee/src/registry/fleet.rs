@@ -13,7 +13,7 @@ use super::ruling::Ruling;
 use super::starts::ClaimedSite;
 use super::worker::Worker;
 use super::workers::Stay;
-use super::{Ask, Liveness, State, Target, WARM_UP};
+use super::{Ask, Due, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
 use crate::rules::Judge;
@@ -50,13 +50,13 @@ impl State {
             !worker.is_of_server || worker.is_named || !*is_pinned
         };
         let of_model = self.workers.of_model(&model).filter(may_be_it);
-        let held = self.prefixes.lookup(prompt.blocks());
+        let (held, due) = (self.prefixes.lookup(prompt.blocks()), Due::at(now, interval));
         let workers = of_model.map(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);
             let found = held.binary_search_by_key(&worker.holder, |(holder, _)| *holder);
             let blocks = found.map_or(0, |found| held[found].1);
             let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
-            worker.view(id, worker.liveness(interval, hive, now), held_bytes, now)
+            worker.view(id, worker.liveness(due, hive), held_bytes, now)
         });
         let mut workers: Vec<_> = workers.collect();
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
@@ -164,10 +164,11 @@ impl State {
 
     /// The workers that are ready or coming.
     pub(super) fn replicas(&self, interval: Duration, now: Instant) -> Vec<ReplicaReport> {
+        let due = Due::at(now, interval);
         let replicas = self.own_workers().filter_map(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);
             let readiness = worker.readiness_for_requests();
-            let is_gone = worker.liveness(interval, hive, now) == Liveness::Gone;
+            let is_gone = worker.liveness(due, hive) == Liveness::Gone;
             let idle = now.saturating_duration_since(worker.used_at);
             (readiness != Readiness::Ending && !is_gone).then(|| ReplicaReport {
                 id: id.clone(),

@@ -11,7 +11,7 @@ use worker_contract::{Device, DeviceId, HiveAlias, ModelAlias, WorkerId, WorkerS
 
 use super::hives::Hive;
 use super::worker::{Times, Worker};
-use super::{Liveness, Registry};
+use super::{Due, Liveness, Registry};
 use crate::scheduler::Circuit;
 
 /// Free memory is told in steps of so many bytes: it is never the same twice.
@@ -90,11 +90,11 @@ impl Registry {
         mut hive: impl FnMut(&HiveGlance<'_>),
         mut worker: impl FnMut(&WorkerId, &WorkerGlance<'_>),
     ) {
-        let (state, interval) = (self.state(), self.shared.interval);
+        let (state, due) = (self.state(), Due::at(now, self.shared.interval));
         state.hives.iter().for_each(|known| hive(&HiveGlance::of(known, now)));
         for (id, known) in state.workers.iter() {
             let by_hive = || state.hives.liveness(&known.hive_id, now);
-            let liveness = known.liveness(interval, by_hive, now);
+            let liveness = known.liveness(due, by_hive);
             worker(id, &WorkerGlance::of(id, known, liveness, now));
         }
     }

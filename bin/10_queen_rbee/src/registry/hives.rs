@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, HiveHeartbeat, ModelEntry};
 
-use super::{Liveness, ReportError, liveness};
+use super::{Due, Liveness, ReportError};
 use crate::scheduler::HiveView;
 
 /// The interval of a hive's reports.
@@ -136,7 +136,7 @@ impl Hive {
         if self.is_stopped {
             return Liveness::Gone;
         }
-        liveness(now.saturating_duration_since(self.at), INTERVAL, false)
+        Due::at(now, INTERVAL).liveness(self.at, false)
     }
 
     /// Where another hive of the same name is, which is refused.

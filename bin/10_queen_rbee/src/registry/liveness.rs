@@ -1,6 +1,6 @@
 //! Whether somebody who reports at an interval is still there. Pure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -23,17 +23,34 @@ pub enum Liveness {
     Gone,
 }
 
-/// The liveness of somebody who has been silent for a time; `has_failed` says that a connection has
-/// failed since the last report.
-#[must_use]
-pub fn liveness(silent: Duration, interval: Duration, has_failed: bool) -> Liveness {
-    let interval = interval.max(SHORTEST);
-    if silent >= interval * GONE_AFTER {
-        Liveness::Gone
-    } else if has_failed || silent >= interval * SUSPECT_AFTER {
-        Liveness::Suspect
-    } else {
-        Liveness::Alive
+/// Since when somebody must have reported: worked out once, since there may be a thousand to look at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    /// To be alive. `None` where the clock has not run for so long.
+    alive: Option<Instant>,
+    /// To be there at all.
+    there: Option<Instant>,
+}
+
+impl Due {
+    /// For those who report at an interval.
+    pub(super) fn at(now: Instant, interval: Duration) -> Self {
+        let interval = interval.max(SHORTEST);
+        let before = |intervals: u32| now.checked_sub(interval * intervals);
+        Self { alive: before(SUSPECT_AFTER), there: before(GONE_AFTER) }
+    }
+
+    /// The liveness of somebody by the time of the last report; `has_failed` says that a connection has
+    /// failed since then.
+    pub(super) fn liveness(self, heard_at: Instant, has_failed: bool) -> Liveness {
+        let is_late = |due: Option<Instant>| due.is_some_and(|due| heard_at <= due);
+        if is_late(self.there) {
+            Liveness::Gone
+        } else if has_failed || is_late(self.alive) {
+            Liveness::Suspect
+        } else {
+            Liveness::Alive
+        }
     }
 }
 
@@ -58,11 +75,20 @@ mod tests {
         for (silent, interval, has_failed, expected) in rows {
             let (silent, interval) =
                 (Duration::from_millis(silent), Duration::from_millis(interval));
+            let heard_at = Instant::now();
+            let due = Due::at(heard_at + silent, interval);
             assert_eq!(
-                liveness(silent, interval, has_failed),
+                due.liveness(heard_at, has_failed),
                 expected,
                 "{silent:?} {interval:?} {has_failed}"
             );
         }
+    }
+
+    #[test]
+    fn who_has_just_reported_is_alive_however_short_the_clock_has_run() {
+        let now = Instant::now();
+        let due = Due::at(now, Duration::from_secs(1 << 40));
+        assert_eq!(due.liveness(now, false), Liveness::Alive);
     }
 }

@@ -39,12 +39,13 @@ use worker_contract::{
     WorkerId,
 };
 
-pub use self::attached::{Served, Server, ServerFacts, ServerFailure, ServerReport};
+pub use self::attached::{FailureKind, Served, Server, ServerFacts, ServerFailure, ServerReport};
 pub(crate) use self::fits::NOT_ENOUGH_MEMORY;
 pub use self::fits::{MemoryRefusal, Question, Size};
 pub use self::fleet::ReplicaReport;
 pub use self::glance::{HiveGlance, WorkerGlance};
-pub use self::liveness::{Liveness, liveness};
+use self::liveness::Due;
+pub use self::liveness::Liveness;
 pub(crate) use self::pace::usual_token_us;
 pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed};
 use self::places::Places;
@@ -303,7 +304,8 @@ impl Registry {
         let changed = {
             let state = &mut *self.state();
             let hive_is_gone = |id: &HiveAlias| state.hives.liveness(id, now) == Liveness::Gone;
-            let changed = state.workers.sweep(self.shared.interval, now, hive_is_gone);
+            let due = Due::at(now, self.shared.interval);
+            let changed = state.workers.sweep(due, now, hive_is_gone);
             state.workers.compare_paces(now);
             state.forget_prefixes();
             changed

@@ -3,7 +3,7 @@
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::worker::Worker;
-use super::{Liveness, Registry, State};
+use super::{Due, Liveness, Registry, State};
 use crate::clock;
 use crate::policy::Policies;
 use crate::rules::Rules;
@@ -62,9 +62,10 @@ impl Registry {
         let entries = || state.hives.iter().flat_map(|hive| &hive.beat.catalog);
         let digest = &entries().find(|entry| entry.alias == *model)?.sha256;
         let now = clock::now();
+        let due = Due::at(now, self.shared.interval);
         let is_well = |worker: &Worker| {
             let hive = || state.hives.liveness(&worker.hive_id, now);
-            worker.liveness(self.shared.interval, hive, now) == Liveness::Alive
+            worker.liveness(due, hive) == Liveness::Alive
                 && worker.breaker.circuit(now) == Circuit::Closed
                 && !worker.target.gone.is_cancelled()
         };

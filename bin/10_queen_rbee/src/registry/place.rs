@@ -10,7 +10,7 @@ use worker_contract::{ModelAlias, Sha256Digest, Timings, Usage, WorkerId};
 
 use super::places::Shown;
 use super::workers::Stay;
-use super::{Judging, Liveness, Registry, SessionKey, State, Target, Times};
+use super::{Due, Judging, Liveness, Registry, SessionKey, State, Target, Times};
 use crate::admission::Priority;
 use crate::clock;
 use crate::prompt::PromptChain;
@@ -185,11 +185,11 @@ impl Registry {
     /// be.
     #[must_use]
     pub fn seconds_for(&self, model: &ModelAlias, requests: u64, now: Instant) -> u64 {
-        let (state, interval) = (self.state(), self.shared.interval);
+        let (state, due) = (self.state(), Due::at(now, self.shared.interval));
         let ready = state.workers.of_model(model).filter(|(_, worker)| {
             let hive = || state.hives.liveness(&worker.hive_id, now);
             worker.readiness_for_requests() == Readiness::Ready
-                && worker.liveness(interval, hive, now) == Liveness::Alive
+                && worker.liveness(due, hive) == Liveness::Alive
         });
         // Requests that they serve in a thousand seconds.
         let served = ready.map(|(_, worker)| {

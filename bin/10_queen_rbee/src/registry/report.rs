@@ -10,7 +10,7 @@ use worker_contract::{
 };
 
 use super::worker::Worker;
-use super::{Liveness, Registry, ServerFacts};
+use super::{Due, Liveness, Registry, ServerFacts};
 use crate::attached::Engine;
 
 /// A worker, as it is shown.
@@ -61,13 +61,13 @@ impl Registry {
     /// All workers that have reported themselves and are not gone, and those that their hives gave up.
     #[must_use]
     pub fn workers(&self, now: Instant) -> Vec<WorkerReport> {
-        let (state, interval) = (self.state(), self.shared.interval);
+        let (state, due) = (self.state(), Due::at(now, self.shared.interval));
         let reports = state.workers.iter().filter_map(|(id, worker)| {
             let Some(said) = worker.said.as_ref() else {
                 let hive = state.hives.liveness(&worker.hive_id, now);
                 return given_up(id, worker, hive);
             };
-            let liveness = worker.liveness(interval, || Liveness::Gone, now);
+            let liveness = worker.liveness(due, || Liveness::Gone);
             (liveness != Liveness::Gone).then(|| WorkerReport {
                 said: WorkerHeartbeat { state: worker.state(), ..said.beat.clone() },
                 in_flight: worker.in_flight,
@@ -112,7 +112,7 @@ impl Registry {
         now: Instant,
         counts: impl Fn(&Worker) -> bool,
     ) -> BTreeMap<ModelAlias, ModelReport> {
-        let (state, interval) = (self.state(), self.shared.interval);
+        let (state, due) = (self.state(), Due::at(now, self.shared.interval));
         let mut models: BTreeMap<ModelAlias, ModelReport> = BTreeMap::new();
         for hive in state.hives.iter() {
             if hive.liveness(now) == Liveness::Gone {
@@ -127,7 +127,7 @@ impl Registry {
         }
         for (id, worker) in state.workers.iter().filter(|(_, worker)| counts(worker)) {
             let hive = || state.hives.liveness(&worker.hive_id, now);
-            let is_gone = worker.liveness(interval, hive, now) == Liveness::Gone;
+            let is_gone = worker.liveness(due, hive) == Liveness::Gone;
             if !is_gone && matches!(worker.state().name(), "ready" | "loading") {
                 models.entry(worker.model.clone()).or_default().workers.push(id.clone());
             }

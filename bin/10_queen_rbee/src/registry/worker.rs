@@ -12,7 +12,7 @@ use super::breaker::Breaker;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
 use super::target::{Address, Target, next_number};
-use super::{Liveness, liveness};
+use super::{Due, Liveness};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// For how long nothing is concluded from a connection that has failed: a bit longer than it takes until
@@ -240,24 +240,19 @@ impl Worker {
     }
 
     /// The liveness by its own reports; `None` while it has sent none.
-    pub(super) fn silence(&self, interval: Duration, now: Instant) -> Option<Liveness> {
+    pub(super) fn silence(&self, due: Due) -> Option<Liveness> {
         let said = self.said.as_ref()?;
         if self.is_of_server {
             // Its probes say whether it is there, however seldom they come.
             let has_failed = said.failed_at.is_some();
             return Some(if has_failed { Liveness::Suspect } else { Liveness::Alive });
         }
-        Some(liveness(now.saturating_duration_since(said.at), interval, said.failed_at.is_some()))
+        Some(due.liveness(said.at, said.failed_at.is_some()))
     }
 
     /// Its liveness: by its own reports, else that of the hive that lists it.
-    pub(super) fn liveness(
-        &self,
-        interval: Duration,
-        hive: impl FnOnce() -> Liveness,
-        now: Instant,
-    ) -> Liveness {
-        self.silence(interval, now).unwrap_or_else(hive)
+    pub(super) fn liveness(&self, due: Due, hive: impl FnOnce() -> Liveness) -> Liveness {
+        self.silence(due).unwrap_or_else(hive)
     }
 
     /// Its state. That it ends is believed of either side; everything else it knows best itself.

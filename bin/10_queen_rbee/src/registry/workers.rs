@@ -8,7 +8,7 @@ use worker_contract::{HiveAlias, ModelAlias, WorkerHeartbeat, WorkerId};
 use super::numbers::Numbers;
 use super::target::{Target, parse_address};
 use super::worker::{Process, Said, Worker};
-use super::{Answered, Failed, Liveness, ReportError, liveness};
+use super::{Answered, Due, Failed, Liveness, ReportError};
 use crate::scheduler::Circuit;
 
 /// The most workers that are kept in mind.
@@ -99,7 +99,7 @@ impl Workers {
     /// Ends what is gone and wakes what has rested. Whether anything changed.
     pub(super) fn sweep(
         &mut self,
-        interval: Duration,
+        due: Due,
         now: Instant,
         hive_is_gone: impl Fn(&HiveAlias) -> bool,
     ) -> bool {
@@ -115,11 +115,10 @@ impl Workers {
                 changed = true;
             }
             // One that has said nothing is as gone as the hive that alone knows of it.
-            let is_gone = if let Some(silence) = worker.silence(interval, now) {
+            let is_gone = if let Some(silence) = worker.silence(due) {
                 silence == Liveness::Gone
             } else {
-                let known_for = now.saturating_duration_since(worker.used_at);
-                liveness(known_for, interval, false) == Liveness::Gone
+                due.liveness(worker.used_at, false) == Liveness::Gone
                     && hive_is_gone(&worker.hive_id)
             };
             if is_gone && !worker.target.gone.is_cancelled() {

@@ -403,6 +403,24 @@ async fn a_server_that_stops_and_comes_back_is_noticed_both_times() {
 }
 
 #[tokio::test]
+async fn a_server_that_loads_its_model_is_waited_for() {
+    let server = ServerDouble::start("llamacpp", &["m"], []);
+    let queen = queen_with(&server).await;
+    let loading = r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#;
+    server.list_as(Some((503, loading)));
+    let state = async || queen.status().await["workers"][0]["state"].clone();
+    until("it loads", async || state().await == "loading").await;
+    let waits = async || queen.status().await["waiting"] == 1;
+    let loads = async {
+        until("the request waits", waits).await;
+        server.list_as(None);
+    };
+    let body = chat();
+    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), loads);
+    assert_eq!(reply.status, 200, "{}", reply.text);
+}
+
+#[tokio::test]
 async fn a_server_is_no_hive_and_its_workers_are_listed() {
     let server = ServerDouble::start("library", &["org/m"], []);
     let queen = queen_with(&server).await;
