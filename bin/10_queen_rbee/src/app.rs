@@ -87,12 +87,14 @@ impl App {
             .with_rules(rules.clone());
         tasks.spawn(rules.watch(rules_file(&paths), background.clone()));
 
-        let pool = Pool::new(Trust::new(config.queen.server_ca_file.clone()));
+        // Connections belong to the threads that made them: those that look at servers keep their own.
+        let trust = Trust::new(config.queen.server_ca_file.clone());
+        let pool = Pool::new(trust.clone());
         let servers = Servers::open(
             paths.data.join("servers.json"),
             &paths.secrets,
             keyring.clone(),
-            pool.clone(),
+            Pool::new(trust),
             registry.clone(),
         )?;
         let every = Duration::from_millis(config.worker.heartbeat_interval_ms);
@@ -188,8 +190,8 @@ impl App {
         Ok(app)
     }
 
-    /// All routes, behind the edge.
-    pub fn router(&self) -> Edged {
+    /// All routes, with the edge before them.
+    pub fn routes(&self) -> Edged {
         self.routes.clone()
     }
 

@@ -14,6 +14,11 @@ const UNREACHABLE: u32 = 2;
 /// How often in a row a server must be late to be given no more requests. One that computes can be.
 const SLOW: u32 = 3;
 
+/// How often in a row a server may say that it loads its model: ten minutes, as often as it is looked at.
+const LOADING: u32 = 300;
+/// What is told of one that does.
+pub(super) const LOADS: &str = "it loads its model";
+
 /// What one probe has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Probe {
@@ -24,7 +29,7 @@ pub(super) enum Probe {
     /// Somebody is there, and gave no answer in time.
     Slow,
     /// It says that it loads its model.
-    Loading(String),
+    Loading,
     /// The answer is not that of a server that can be used.
     Wrong(String),
 }
@@ -40,13 +45,15 @@ pub(super) struct Health {
     pub(super) failure: Option<ServerFailure>,
     unreachable: u32,
     slow: u32,
+    loading: u32,
 }
 
 impl Health {
     /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
     pub(super) fn on_probe(&mut self, server: &HiveAlias, wanted: &[String], probe: Probe) {
         let (unreachable, slow) = (self.unreachable + 1, self.slow + 1);
-        (self.unreachable, self.slow) = (0, 0);
+        let loading = self.loading + 1;
+        (self.unreachable, self.slow, self.loading) = (0, 0, 0);
         match probe {
             Probe::Listing(listing) => {
                 self.engine = listing.engine;
@@ -69,8 +76,12 @@ impl Health {
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
                 }
             }
-            Probe::Loading(reason) => {
-                self.failure = Some(ServerFailure { reason, kind: FailureKind::Loading });
+            Probe::Loading => {
+                self.loading = loading;
+                let hangs = loading > LOADING;
+                let reason = if hangs { "it does not end to load its model" } else { LOADS };
+                let kind = if hangs { FailureKind::Unfit } else { FailureKind::Loading };
+                self.failure = Some(ServerFailure { reason: reason.to_owned(), kind });
             }
             Probe::Wrong(reason) => {
                 self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
@@ -96,7 +107,8 @@ mod tests {
     fn one_miss_is_none_and_what_is_wrong_is_wrong_at_once() {
         let unreachable = || Probe::Unreachable("refused".into());
         let wrong = || Probe::Wrong("HTTP 401".into());
-        let loading = || Probe::Loading("Loading model".into());
+        let loading = || Probe::Loading;
+        let for_ever = vec![loading(); 301];
         let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
         for (because, probes, expected) in [
             ("it is there", vec![list(&["a"])], None),
@@ -109,6 +121,7 @@ mod tests {
             ("its token is wrong", vec![list(&["a"]), wrong()], unfit),
             ("it stays wrong", vec![wrong(), unreachable()], unfit),
             ("it loads", vec![list(&["a"]), loading()], Some(FailureKind::Loading)),
+            ("it loads for ever", for_ever, unfit),
             ("it has loaded", vec![loading(), list(&["a"])], None),
         ] {
             let health = after(&[], probes);

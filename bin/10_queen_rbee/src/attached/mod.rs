@@ -36,7 +36,7 @@ pub use self::answer::{Fault, Told, Translator};
 pub use self::body::{Endpoint, Original};
 pub use self::engine::Engine;
 pub(crate) use self::health::MAX_MODELS;
-use self::health::{Health, Probe, chosen};
+use self::health::{Health, LOADS, Probe, chosen};
 pub use self::refusal::detail_of;
 pub use self::store::StoreError;
 use self::store::Stored;
@@ -45,7 +45,7 @@ pub use self::via::VIA;
 use crate::clock;
 use crate::connection::Pool;
 use crate::keyring::Keyring;
-use crate::registry::{Registry, Served, ServerReport};
+use crate::registry::{FailureKind, Registry, Served, ServerFailure, ServerReport};
 
 /// The most servers.
 const MAX_SERVERS: usize = 64;
@@ -212,7 +212,11 @@ impl Servers {
                 let reason = "it does not answer in time".to_owned();
                 return Err(ServerError::Unusable { url, reason });
             }
-            Probe::Unreachable(reason) | Probe::Loading(reason) | Probe::Wrong(reason) => {
+            Probe::Loading => {
+                let reason = format!("{LOADS}; try again when it has");
+                return Err(ServerError::Unusable { url, reason });
+            }
+            Probe::Unreachable(reason) | Probe::Wrong(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }
         };
@@ -295,8 +299,13 @@ impl Servers {
             let before = known.health.failure.clone();
             known.health.on_probe(name, &known.stored.models, probe);
             let failure = known.health.failure.clone();
+            let kind = |failure: &Option<ServerFailure>| failure.as_ref().map(|known| known.kind);
             match (&before, &failure) {
-                (None, Some(failure)) => {
+                (_, Some(failure)) if kind(&before) == Some(failure.kind) => {}
+                (_, Some(ServerFailure { kind: FailureKind::Loading, .. })) => {
+                    tracing::info!(server = %name, "an attached server loads its model");
+                }
+                (_, Some(failure)) => {
                     tracing::warn!(server = %name, reason = failure.reason, "an attached server cannot be used");
                 }
                 (Some(_), None) => tracing::info!(server = %name, "an attached server is back"),

@@ -22,6 +22,9 @@ const MAX_ERROR: usize = 64 << 10;
 /// The longest list of models, in bytes.
 const MAX_LIST: usize = 4 << 20;
 
+/// So llama-server says that it loads its model, with a 503. That of somebody else may be for ever.
+const LOADING: &str = "Loading model";
+
 /// Looks at a server; `own_id` tells it which queen looks.
 pub(super) async fn probe(
     pool: &Pool,
@@ -80,10 +83,8 @@ async fn look(
                 && exchange.read(&mut |part| said.extend_from_slice(part)).await?
             {}
             let message = detail_of(&said).map(|detail| detail.message).unwrap_or_default();
-            // So llama-server says it. A 503 of somebody else may be for ever.
-            let is_loading = message.to_ascii_lowercase().contains("loading");
-            if status == StatusCode::SERVICE_UNAVAILABLE && is_loading {
-                return Ok(Probe::Loading(format!("it says: {message}")));
+            if status == StatusCode::SERVICE_UNAVAILABLE && message == LOADING {
+                return Ok(Probe::Loading);
             }
             let words = if message.is_empty() { message } else { format!(": {message}") };
             return Ok(Probe::Wrong(format!("it answered GET {at} with HTTP {status}{words}")));

@@ -35,7 +35,7 @@ const IDLE: Duration = Duration::from_secs(25);
 const SERVER_IDLE: Duration = Duration::from_secs(4);
 /// A request that fails sooner on a connection that was idle has not begun: the worker had closed it.
 const CLOSED: Duration = Duration::from_secs(1);
-/// How often those are looked for that were kept for longer.
+/// How often, at most, those are looked for that were kept for longer.
 const SWEEP: Duration = Duration::from_secs(1);
 /// How many unused connections are kept, over all workers.
 const MAX_IDLE: usize = 1024;
@@ -196,8 +196,8 @@ impl Shelf {
     /// Throws away what has waited for too long, such as the connections of workers that are no more; and
     /// all that waits, where that is too much.
     fn sweep(&mut self, now: Instant, is_full: bool) {
-        let is_clean = |at: Instant| now.saturating_duration_since(at) < SWEEP;
-        if !is_full && self.swept_at.is_some_and(is_clean) {
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < SWEEP;
+        if !is_full && self.swept_at.is_some_and(is_recent) {
             return;
         }
         self.swept_at = Some(now);

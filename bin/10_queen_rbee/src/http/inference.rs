@@ -76,7 +76,7 @@ pub(super) async fn completion(
     endpoint.text(Kind::Completion, understood, original, &headers, &caller).await
 }
 
-/// What both endpoints use.
+/// What the endpoints for answers use.
 #[derive(Clone)]
 pub(super) struct Endpoint(pub(super) Handlers);
 

@@ -20,8 +20,8 @@ use crate::events::Feed;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
-/// What handlers hand over to. Each handler takes the part that it uses. A clone is the same: the router
-/// makes some for each request.
+/// What handlers hand over to. Each handler takes the part that it uses. Cheap to clone, as the router does
+/// for each request.
 #[derive(Clone)]
 pub(crate) struct Handlers(Arc<Parts>);
 

@@ -388,7 +388,11 @@ impl Site<'_> {
 
     /// Whether it is known that no worker can be started there.
     fn is_hopeless(&self) -> bool {
-        let is_too_small = |word: Word<'_>| word.needed.is_some() && self.fit == Fit::No;
+        // That there is no room although some are gone, a hive may know that cannot tell what is needed.
+        let has_told = |word: Word<'_>| {
+            word.needed.is_some() || (word.too_few.is_some() && word.agreed.is_none())
+        };
+        let is_too_small = |word: Word<'_>| has_told(word) && self.fit == Fit::No;
         self.word.is_some_and(|word| word.is_refused || is_too_small(word))
     }
 

@@ -109,7 +109,8 @@ async fn a_worker_that_is_deleted_in_the_middle_of_an_answer_hands_it_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queen_whose_past_is_damaged_sets_it_aside_and_serves() {
-    let mut cluster = Cluster::builder().distributed().start().await.unwrap();
+    let mut cluster =
+        Cluster::builder().distributed().env("RBEE_QUEEN__THREADS", "2").start().await.unwrap();
     cluster.import_demo_model().await.unwrap();
     let data = cluster.home().path().join("data");
     let kept = |word: &str| {
@@ -142,6 +143,7 @@ async fn a_queen_whose_past_is_damaged_sets_it_aside_and_serves() {
 async fn cluster() -> Cluster {
     let cluster = Cluster::builder()
         .distributed()
+        .env("RBEE_QUEEN__THREADS", "1")
         .env("RBEE_WORKER__ARGUMENTS", "--batch-invariant")
         .env("RBEE_WORKER__SLOTS", "2")
         .env("RBEE_WORKER__CTX_SIZE", "2048")

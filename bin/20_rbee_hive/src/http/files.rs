@@ -22,7 +22,7 @@ pub const MODEL_FILE_ROUTE: &str = "/v1/models/{sha256}/file";
 /// Whether a path is that of a model's file.
 pub fn is_model_file(path: &str) -> bool {
     let digest = path.strip_prefix("/v1/models/").and_then(|rest| rest.strip_suffix("/file"));
-    digest.is_some_and(|digest| !digest.contains('/'))
+    digest.is_some_and(|digest| !digest.is_empty() && !digest.contains('/'))
 }
 
 /// How much of a file is read at once, in bytes.
@@ -73,6 +73,29 @@ pub async fn model_file(
         Err(error) => {
             tracing::warn!(%digest, %error, "a model's file cannot be given");
             Err(ApiError::internal("the file cannot be read"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_paths_of_the_route_are_those_of_files() {
+        for (path, is_one) in [
+            (MODEL_FILE_ROUTE, true),
+            ("/v1/models/abc/file", true),
+            ("/v1/models/a%2Fb/file", true),
+            ("/v1/models/abc", false),
+            ("/v1/models/abc/file/", false),
+            ("/v1/models//file", false),
+            ("/v1/models/file", false),
+            ("/v1/models/a/b/file", false),
+            ("/v1/status", false),
+            ("", false),
+        ] {
+            assert_eq!(is_model_file(path), is_one, "{path}");
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::ApiError;
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// From which length a body, in bytes, is read apart from the threads that carry streams: each of them
-/// waits meanwhile, and images make bodies of megabytes.
+/// From which length a body, in bytes, is read apart from the threads that carry streams, which would
+/// stand still meanwhile: images make bodies of megabytes.
 const LONG: usize = 256 * 1024;
 
 /// How much of a refused body is taken in and thrown away, in bytes, and for how long. A client
@@ -55,7 +55,12 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Ap
             return parse(&bytes).map(Self);
         }
         let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
-        parsed.unwrap_or_else(|_| Err(ApiError::internal("the body could not be read"))).map(Self)
+        parsed
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "a body could not be read");
+                Err(ApiError::internal("the body could not be read"))
+            })
+            .map(Self)
     }
 }
 
@@ -191,6 +196,21 @@ mod tests {
         let long = format!(r#"{{"sampling":{{"max_tokens":"{}"}}}}"#, "ä".repeat(10_000));
         let error = parse::<Body>(long.as_bytes()).unwrap_err();
         assert!(error.detail.message.len() < 2 * MAX_MESSAGE, "{}", error.detail.message.len());
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_understood_or_refused_as_a_short_one_is() {
+        let long = "x".repeat(LONG);
+        for (text, param) in [
+            (format!(r#"{{"sampling":{{"max_tokens":1}}}}{}"#, " ".repeat(LONG)), None),
+            (format!(r#"{{"sampling":{{"max_tokens":"{long}"}}}}"#), Some("sampling.max_tokens")),
+        ] {
+            let read = ApiJson::<Body>::from_request(Request::new(text.into()), &()).await;
+            assert_eq!(
+                read.as_ref().err().map(|error| error.detail.param.as_deref()),
+                param.map(Some)
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -79,8 +79,8 @@ struct Beside {
 }
 
 impl Edged {
-    /// The same, where the routes of some paths stand beside the edge: they look themselves at who comes
-    /// in.
+    /// The same, where the routes of some paths look themselves at who comes in: they are given all that
+    /// the edge does but the look at the token.
     #[must_use]
     pub fn beside(self, is_theirs: fn(&str) -> bool, routes: Router) -> Self {
         Self { beside: Some(Beside { is_theirs, routes: with_fallbacks(routes) }), ..self }
@@ -110,10 +110,11 @@ where
         if let Some(beside) = &self.beside
             && (beside.is_theirs)(request.uri().path())
         {
-            return Box::pin(beside.routes.clone().call(request));
+            let (gate, routes) = (Arc::clone(&self.gate), beside.routes.clone());
+            return Box::pin(async move { Ok(gate.serve(request, routes, false).await) });
         }
         let (gate, routes) = (Arc::clone(&self.gate), self.routes.clone());
-        Box::pin(async move { Ok(gate.serve(request, routes).await) })
+        Box::pin(async move { Ok(gate.serve(request, routes, true).await) })
     }
 }
 
@@ -136,14 +137,16 @@ fn request_id(headers: &HeaderMap) -> (RequestId, Option<ApiError>) {
 }
 
 impl Gate {
-    async fn serve(&self, mut request: Request, routes: Router) -> Response {
+    /// Answers a request. Whether its sender is admitted is looked at where the routes do not do so
+    /// themselves.
+    async fn serve(&self, mut request: Request, routes: Router, admits: bool) -> Response {
         let (id, refusal) = request_id(request.headers());
         let value = HeaderValue::from_str(id.as_str());
         let span = tracing::info_span!("request", %id);
         request.extensions_mut().insert(id);
         let mut response = match refusal {
             Some(refused) => refused.into_response(),
-            None => self.pass(request, routes).instrument(span).await,
+            None => self.pass(request, routes, admits).instrument(span).await,
         };
         if let Ok(value) = value {
             response.headers_mut().insert(REQUEST_ID, value);
@@ -151,18 +154,20 @@ impl Gate {
         response
     }
 
-    async fn pass(&self, mut request: Request, mut routes: Router) -> Response {
-        let admitted = if request.uri().path() == "/health" {
-            Ok((Caller::Local, None))
-        } else {
-            admit(&self.auth, request.headers())
+    async fn pass(&self, mut request: Request, mut routes: Router, admits: bool) -> Response {
+        let is_health = request.uri().path() == "/health";
+        let admitted = match admits {
+            false => None,
+            true if is_health => Some(Ok((Caller::Local, None))),
+            true => Some(admit(&self.auth, request.headers())),
         };
         match admitted {
-            Ok((caller, has_secret)) => {
+            None => {}
+            Some(Ok((caller, has_secret))) => {
                 request.extensions_mut().insert(CallerExt(caller));
                 has_secret.map(|has_secret| request.extensions_mut().insert(has_secret));
             }
-            Err(refused) => return refused.into_response(),
+            Some(Err(refused)) => return refused.into_response(),
         }
         let declared = request.headers().get(CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -173,7 +178,8 @@ impl Gate {
         // For bodies that are read otherwise than as `ApiJson`.
         DefaultBodyLimit::max(usize::try_from(self.limit.0).unwrap_or(usize::MAX))
             .apply(&mut request);
-        let Ok(Ok(response)) = AssertUnwindSafe(routes.call(request)).catch_unwind().await else {
+        let answering = AssertUnwindSafe(async move { routes.call(request).await });
+        let Ok(Ok(response)) = answering.catch_unwind().await else {
             tracing::error!("a request handler panicked");
             let message = "something went wrong inside rbee; its log says more";
             return ApiError::internal(message).into_response();

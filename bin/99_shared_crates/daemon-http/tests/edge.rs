@@ -151,6 +151,34 @@ async fn every_answer_has_the_id_of_its_request() {
 }
 
 #[tokio::test]
+async fn routes_that_look_at_who_comes_themselves_have_all_else_of_the_edge() {
+    let server = Server::start(Authenticator::fixed(Secret::from("the-secret".to_owned())));
+    let large = "x".repeat(usize::try_from(MAX_BODY).unwrap() + 1);
+    for (method, path, status) in [
+        (Method::GET, "/own/door", 200),
+        (Method::GET, "/own/nothing", 404),
+        (Method::POST, "/own/door", 405),
+        (Method::POST, "/own/raw", 413),
+        (Method::GET, "/own/panic", 500),
+        (Method::GET, "/own", 401),
+        (Method::GET, "/%6Fwn/door", 401),
+        (Method::GET, "//own/door", 401),
+        (Method::GET, "/own/../who", 401),
+    ] {
+        let mut request = server.request(method.clone(), path);
+        if path == "/own/raw" {
+            request = request.body(large.clone());
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{method} {path}");
+        assert!(response.headers().contains_key("x-request-id"), "{path}");
+        if status >= 400 {
+            drop(error_of(response).await);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_request_id_that_could_be_something_else_is_refused() {
     let server = Server::start(Authenticator::open());
     for bad in ["", "a b", "../x", "-rf", "\u{e4}", &"x".repeat(129)] {
@@ -291,7 +319,12 @@ impl Server {
             .route("/raw", post(async |bytes: axum::body::Bytes| bytes.len().to_string()))
             .route("/busy", get(async || ApiError::too_many_requests("busy", "too busy", 7)))
             .route("/panic", get(panics));
-        let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY });
+        let beside = Router::new()
+            .route("/own/door", get(async || "open"))
+            .route("/own/panic", get(panics))
+            .route("/own/raw", post(async |bytes: axum::body::Bytes| bytes.len().to_string()));
+        let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY })
+            .beside(|path| path.starts_with("/own/"), beside);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(serve(listener, routes, stop.clone(), Duration::from_secs(1)));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use rbee_operations::{JobSummary, Operation};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,6 +62,8 @@ struct Inner {
     table: Mutex<Table>,
     store: Option<Store>,
     tasks: TaskTracker,
+    /// Where jobs run: where the registry was made, whoever submits them. `None` where that was no runtime.
+    runtime: Option<Handle>,
     changed: watch::Sender<()>,
     /// Ends all jobs, each with its grace.
     stopping: CancellationToken,
@@ -101,6 +104,7 @@ impl JobRegistry {
             table: Mutex::new(table),
             store,
             tasks: TaskTracker::new(),
+            runtime: Handle::try_current().ok(),
             changed: watch::Sender::new(()),
             stopping: CancellationToken::new(),
             abandon: CancellationToken::new(),
@@ -108,7 +112,8 @@ impl JobRegistry {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Begins a job for `caller` (a token's fingerprint, or `local`). Must be called in a tokio runtime.
+    /// Begins a job for `caller` (a token's fingerprint, or `local`). It runs on the tokio runtime in which the
+    /// registry was made; if that was in none, this must be called in one.
     ///
     /// # Errors
     /// Too many jobs run, the disk lags far behind, or the daemon is stopping.
@@ -121,7 +126,11 @@ impl JobRegistry {
         let live = self.admit(operation, caller)?;
         let id = live.facts.id.clone();
         let (inner, executor) = (Arc::clone(&self.inner), Arc::clone(executor));
-        self.inner.tasks.spawn(run::run(inner, live, operation.clone(), executor));
+        let job = run::run(inner, live, operation.clone(), executor);
+        match &self.inner.runtime {
+            Some(runtime) => self.inner.tasks.spawn_on(job, runtime),
+            None => self.inner.tasks.spawn(job),
+        };
         Ok(id)
     }
 

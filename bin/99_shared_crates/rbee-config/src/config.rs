@@ -68,8 +68,8 @@ pub struct QueenConfig {
     /// Default 30.
     #[serde(deserialize_with = "within::<_, _, 0, 3600>")]
     pub drain_s: u64,
-    /// How many threads carry requests, 1 to 64. Default: a quarter of the processors, 1 to 8: one carries more
-    /// tokens than many GPUs make, and each further one takes its time from workers and from the others.
+    /// How many threads carry requests, besides those for everything else, 1 to 64. Default: a quarter of the
+    /// processors, 1 to 8.
     #[serde(deserialize_with = "some_within::<_, _, 1, 64>")]
     pub threads: Option<u32>,
 }

@@ -101,6 +101,11 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
              number from 1 to 1024",
         ),
         (
+            "[queen]\nthreads = 0\n",
+            "rbee.toml:2: `queen.threads`: invalid value: integer `0`, expected a whole number from 1 \
+             to 64",
+        ),
+        (
             "[queen]\nbind = \"localhost:8500\"\n",
             "rbee.toml:2: `queen.bind`: invalid value: string \"localhost:8500\", expected an IP \
              address and a port such as \"127.0.0.1:8500\"",

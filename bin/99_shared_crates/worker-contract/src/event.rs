@@ -1,4 +1,5 @@
-//! The events of an answer.
+//! The events of an answer to `POST /v1/inference`, in the order `started`, any number of the others, then exactly one `done` or
+//! `error`.
 
 use serde::{Deserialize, Serialize};
 
@@ -260,5 +261,6 @@ mod tests {
             assert!(serde_json::from_str::<InferenceEvent>(wrong).is_err(), "{wrong}");
             assert!(InferenceEvent::from_json(wrong.as_bytes()).is_err(), "{wrong}");
         }
+        assert!(InferenceEvent::from_json(b"{\"type\":\"delta\",\"text\":\"\xff\"}").is_err());
     }
 }

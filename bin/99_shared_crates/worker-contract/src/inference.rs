@@ -1,7 +1,7 @@
-//! `POST /v1/inference` on a worker: what is asked, and the events of the answer.
+//! `POST /v1/inference` on a worker: what is asked.
 //!
-//! The answer is `text/event-stream`; each event is one `data:` line with one [`InferenceEvent`](crate::InferenceEvent)
-//! as JSON. The order is `started`, any number of the others, then exactly one `done` or `error`.
+//! The answer is `text/event-stream`; each event is one `data:` line with one
+//! [`InferenceEvent`](crate::InferenceEvent) as JSON.
 
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,7 @@ use super::error::{
     Bound, missing, out_of_range, shown, too_long, unknown, unsupported, wrong_type,
 };
 
-/// As many names as are looked for in a body.
+/// About as many names as are looked for in a body.
 const LOOKED_FOR: usize = 64;
 /// More fields than any object of the API has.
 const MAX_FIELDS: usize = 256;
@@ -28,14 +28,14 @@ impl Fields {
     /// The fields of a body.
     pub(super) fn new(body: Body) -> Result<Self, ApiError> {
         let taken = Vec::with_capacity(LOOKED_FOR);
-        Ok(Self { left: said(body, "the body")?, at: String::new(), taken })
+        Ok(Self { left: not_null(body, "")?, at: String::new(), taken })
     }
 
     /// The fields of a value that must be an object.
     pub(super) fn of(at: impl Into<String>, value: Value) -> Result<Self, ApiError> {
         let at = at.into();
         match value {
-            Value::Object(body) => Ok(Self { left: said(body, &at)?, at, taken: Vec::new() }),
+            Value::Object(body) => Ok(Self { left: not_null(body, &at)?, at, taken: Vec::new() }),
             other => Err(wrong_type(&at, "an object", &other)),
         }
     }
@@ -223,13 +223,15 @@ impl Fields {
 }
 
 /// Those that are not `null`.
-fn said(body: Body, at: &str) -> Result<Vec<(String, Value)>, ApiError> {
-    let said: Vec<_> = body.into_iter().filter(|(_, value)| !value.is_null()).collect();
-    if said.len() > MAX_FIELDS {
-        let message = format!("{at} has {} fields, more than {MAX_FIELDS}", said.len());
-        return Err(ApiError::bad_request("invalid_value", message));
+fn not_null(body: Body, at: &str) -> Result<Vec<(String, Value)>, ApiError> {
+    let left: Vec<_> = body.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    if left.len() > MAX_FIELDS {
+        let name = if at.is_empty() { "the body" } else { at };
+        let message = format!("{name} has {} fields, more than {MAX_FIELDS}", left.len());
+        let refused = ApiError::bad_request("invalid_value", message);
+        return Err(if at.is_empty() { refused } else { refused.param(at) });
     }
-    Ok(said)
+    Ok(left)
 }
 
 /// The same thing under two names: one of them, or both with the same value.

@@ -148,7 +148,7 @@ fn where_some_would_be_too_few_more_are_asked_about_and_none_of_them_alone_again
     let b = || r("b", "GPU-0", "third", 5).has(1);
     let gpu = || word("GPU-0", "m", Some(2));
     let cpu = || word("CPU-0", "m", Some(9));
-    let rows: [Words<'_>; 8] = [
+    let rows: [Words<'_>; 9] = [
         ("by its size one does", full(), vec![a(), b()], vec![gpu()], "ask h GPU-0 -a"),
         (
             "its hive says that it does not",
@@ -191,6 +191,13 @@ fn where_some_would_be_too_few_more_are_asked_about_and_none_of_them_alone_again
             vec![a(), b()],
             vec![gpu().not_even_without(&[]), cpu()],
             "ask h GPU-0 -a",
+        ),
+        (
+            "it cannot tell what is needed, but that it is too much as it is",
+            full(),
+            vec![a().kept()],
+            vec![word("GPU-0", "m", None).not_even_without(&[]), cpu()],
+            "reject NowhereToStart Some(5)",
         ),
         (
             "another place is left",

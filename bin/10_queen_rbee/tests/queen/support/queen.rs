@@ -66,7 +66,7 @@ impl Queen {
             Settings { paths, config, address, auth, stop: stop.clone(), with_local_hive: false };
         let app = App::start(settings).await.unwrap();
         let serve =
-            daemon_http::serve(listener, app.router(), stop.clone(), Duration::from_secs(10));
+            daemon_http::serve(listener, app.routes(), stop.clone(), Duration::from_secs(10));
         let server = TaskTracker::new().spawn(async move {
             serve.await;
             app.shutdown().await;

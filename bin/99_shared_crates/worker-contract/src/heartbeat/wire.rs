@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{KvCacheUse, ModelInUse, Restarts, Slots, SupervisedState, WorkerState};
 use crate::{DeviceId, HiveAlias, ModelAlias, WorkerId};
 
-/// What a state has besides its name.
+/// A state comes without what belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("missing field `{0}` of the state")]
 pub(super) struct Missing(&'static str);
@@ -134,23 +134,28 @@ mod tests {
     #[test]
     fn a_report_reads_back_as_it_is_written_in_each_state() {
         let reason = || "no memory".to_owned();
-        for state in [
-            WorkerState::Loading { progress: 0.5 },
-            WorkerState::Ready,
-            WorkerState::Draining,
-            WorkerState::Failed { reason: reason() },
-        ] {
+        // Each state and the one after it: who adds one is told to add it here.
+        let after = |state: &WorkerState| match state {
+            WorkerState::Loading { .. } => Some(WorkerState::Ready),
+            WorkerState::Ready => Some(WorkerState::Draining),
+            WorkerState::Draining => Some(WorkerState::Failed { reason: reason() }),
+            WorkerState::Failed { .. } => None,
+        };
+        let first = WorkerState::Loading { progress: 0.5 };
+        for state in std::iter::successors(Some(first), after) {
             let mut beat: WorkerHeartbeat = serde_json::from_value(beat()).unwrap();
             beat.state = state;
             let written = serde_json::to_string(&beat).unwrap();
             assert_eq!(serde_json::from_str::<WorkerHeartbeat>(&written).unwrap(), beat);
         }
-        for state in [
-            SupervisedState::Starting { progress: 0.25 },
-            SupervisedState::Ready,
-            SupervisedState::Stopping,
-            SupervisedState::Failed { reason: reason() },
-        ] {
+        let after = |state: &SupervisedState| match state {
+            SupervisedState::Starting { .. } => Some(SupervisedState::Ready),
+            SupervisedState::Ready => Some(SupervisedState::Stopping),
+            SupervisedState::Stopping => Some(SupervisedState::Failed { reason: reason() }),
+            SupervisedState::Failed { .. } => None,
+        };
+        let first = SupervisedState::Starting { progress: 0.25 };
+        for state in std::iter::successors(Some(first), after) {
             let mut listed: SupervisedWorker = serde_json::from_value(listed()).unwrap();
             listed.state = state;
             let written = serde_json::to_string(&listed).unwrap();
