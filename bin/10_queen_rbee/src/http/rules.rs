@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use daemon_http::{ApiError, ApiJson};
+use daemon_http::{ApiError, ApiJson, apart};
 use serde::{Deserialize, Serialize};
 use worker_contract::ModelAlias;
 
@@ -45,6 +45,11 @@ pub(super) async fn test(
         ApiError::bad_request("invalid_script", format!("the script cannot be used: {error}"))
             .param("script")
     })?;
+    apart(move || try_all(&registry, &script, trial)).await.map(Json)
+}
+
+/// What the script says of requests for one model, or for all.
+fn try_all(registry: &Registry, script: &Arc<Script>, trial: Trial) -> Tried {
     let now = Instant::now();
     let models = match trial.model {
         Some(model) => vec![model],
@@ -59,9 +64,9 @@ pub(super) async fn test(
             caller: &trial.caller,
             priority: trial.priority,
         };
-        registry.try_rules(&script, &ask, now)
+        registry.try_rules(script, &ask, now)
     };
-    Ok(Json(Tried { models: models.iter().map(report).collect() }))
+    Tried { models: models.iter().map(report).collect() }
 }
 
 fn local() -> String {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
-use daemon_http::{ApiError, ApiJson, CallerExt};
+use daemon_http::{ApiError, ApiJson, CallerExt, apart};
 use worker_contract::{RequestId, Usage};
 
 use super::describe;
@@ -15,6 +15,9 @@ use crate::dialect::openai::{
     read_rerank,
 };
 use crate::relay::{Answer, Part};
+
+/// How many numbers take so long to write that it is done apart from the threads that carry requests.
+const MANY_NUMBERS: usize = 32 * 1024;
 
 pub(super) async fn embed(
     State(endpoint): State<Endpoint>,
@@ -36,7 +39,10 @@ pub(super) async fn embed(
     for vector in &items {
         check_dimensions(dimensions, vector)?;
     }
-    Ok(with_route(Json(embeddings(&model, &items, encoding, usage)).into_response(), route))
+    let numbers: usize = items.iter().map(Vec::len).sum();
+    let write = move || Json(embeddings(&model, &items, encoding, usage)).into_response();
+    let answer = if numbers < MANY_NUMBERS { write() } else { apart(write).await? };
+    Ok(with_route(answer, route))
 }
 
 pub(super) async fn rerank(

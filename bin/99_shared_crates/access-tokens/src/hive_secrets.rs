@@ -28,7 +28,10 @@ pub struct HiveSecrets {
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
+    /// Not held while a disk works: each request of a hive and to a worker looks here.
     known: Mutex<BTreeMap<HiveAlias, Known>>,
+    /// Held by whoever changes a file.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -59,7 +62,9 @@ impl HiveSecrets {
                 Err(error) => tracing::error!(%hive, %error, "a hive's secret cannot be read"),
             }
         }
-        Ok(Self { shared: Arc::new(Shared { folder, known: Mutex::new(known) }) })
+        Ok(Self {
+            shared: Arc::new(Shared { folder, known: Mutex::new(known), changing: Mutex::new(()) }),
+        })
     }
 
     /// The secret of a hive, where it has one of its own.
@@ -73,31 +78,43 @@ impl HiveSecrets {
         if let Some(secret) = self.get(hive) {
             return Ok(secret);
         }
+        let _turn = self.turn();
+        // Somebody else may have made it meanwhile.
+        if let Some(secret) = self.get(hive) {
+            return Ok(secret);
+        }
         let secret = Secret::random()?;
-        self.set(hive, secret.clone())?;
+        self.keep(hive, secret.clone())?;
         Ok(secret)
     }
 
     /// Keeps the secret that a hive was given otherwise.
     pub fn set(&self, hive: &HiveAlias, secret: Secret) -> Result<(), TokenError> {
+        let _turn = self.turn();
+        self.keep(hive, secret)
+    }
+
+    fn keep(&self, hive: &HiveAlias, secret: Secret) -> Result<(), TokenError> {
         if !secret.is_usable() {
             return Err(TokenError::NoSecret);
         }
-        let mut known = self.known();
-        if known.len() >= MAX_HIVES && !known.contains_key(hive) {
+        let has_room = |known: &BTreeMap<HiveAlias, Known>| {
+            known.len() < MAX_HIVES || known.contains_key(hive)
+        };
+        if !has_room(&self.known()) {
             return Err(TokenError::TooMany);
         }
         let path = self.file(hive);
         create_folder(&self.shared.folder)
             .and_then(|()| replace(&path, |file| writeln!(file, "{}", secret.expose())))
             .map_err(|source| TokenError::File { path, source })?;
-        known.insert(hive.clone(), Known::from(secret));
+        self.known().insert(hive.clone(), Known::from(secret));
         Ok(())
     }
 
     /// Forgets a hive's secret: nothing that it says is heard from then on.
     pub fn remove(&self, hive: &HiveAlias) -> Result<(), TokenError> {
-        let mut known = self.known();
+        let _turn = self.turn();
         let path = self.file(hive);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -105,7 +122,7 @@ impl HiveSecrets {
             }
             _ => {}
         }
-        known.remove(hive);
+        self.known().remove(hive);
         Ok(())
     }
 
@@ -123,6 +140,10 @@ impl HiveSecrets {
 
     fn file(&self, hive: &HiveAlias) -> PathBuf {
         self.shared.folder.join(format!("{hive}.token"))
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.shared.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<HiveAlias, Known>> {

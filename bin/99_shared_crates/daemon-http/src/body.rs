@@ -11,7 +11,7 @@ use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::ApiError;
+use crate::{ApiError, apart};
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,13 +54,7 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Ap
         if bytes.len() < LONG {
             return parse(&bytes).map(Self);
         }
-        let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
-        parsed
-            .unwrap_or_else(|error| {
-                tracing::error!(%error, "a body could not be read");
-                Err(ApiError::internal("the body could not be read"))
-            })
-            .map(Self)
+        apart(move || parse(&bytes)).await?.map(Self)
     }
 }
 

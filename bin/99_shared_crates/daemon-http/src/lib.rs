@@ -2,6 +2,7 @@
 //! looks like. It knows no route.
 #![warn(missing_docs)]
 
+mod apart;
 mod body;
 mod check;
 mod edge;
@@ -10,6 +11,7 @@ mod foreign_page;
 mod listen;
 mod server;
 
+pub use apart::apart;
 pub use body::ApiJson;
 pub use edge::{CallerExt, Edge, Edged, demand_secret, edge, refuse_hives};
 pub use error::ApiError;
