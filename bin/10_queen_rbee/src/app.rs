@@ -11,6 +11,7 @@ use daemon_http::{Edge, Edged, edge};
 use daemon_lifecycle::{RunFiles, build_info};
 use job_server::{Executor, JobRegistry, Limits, StoreError};
 use rbee_config::{Config, Paths};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use worker_contract::HiveAlias;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub auth: Authenticator,
     /// Ends her.
     pub stop: CancellationToken,
+    /// The threads that take requests, which include reports.
+    pub requests: Handle,
     /// Whether the hive of this machine is part of her process, in a build that has it.
     pub with_local_hive: bool,
 }
@@ -71,7 +74,7 @@ pub struct App {
 impl App {
     /// Builds all parts, and starts the hive of this machine where it is one of them.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { paths, config, address, auth, stop, with_local_hive } = settings;
+        let Settings { paths, config, address, auth, stop, requests, with_local_hive } = settings;
         let hive_secrets = HiveSecrets::open(&paths.secrets)?;
         let auth = auth.with_hives(hive_secrets.clone());
         let own_secret = local_secret(&paths.secrets)?;
@@ -87,14 +90,14 @@ impl App {
             .with_rules(rules.clone());
         tasks.spawn(rules.watch(rules_file(&paths), background.clone()));
 
-        // Connections belong to the threads that made them: those that look at servers keep their own.
+        // A connection belongs to the threads that made it: jobs, and looks at servers, have their own.
         let trust = Trust::new(config.queen.server_ca_file.clone());
-        let pool = Pool::new(trust.clone());
+        let pool = || Pool::new(trust.clone());
         let servers = Servers::open(
             paths.data.join("servers.json"),
             &paths.secrets,
             keyring.clone(),
-            Pool::new(trust),
+            pool(),
             registry.clone(),
         )?;
         let every = Duration::from_millis(config.worker.heartbeat_interval_ms);
@@ -127,11 +130,11 @@ impl App {
         tasks.spawn(steward.run(background.clone()));
         tasks.spawn(dispatcher.clone().run(background.clone()));
         let stall = Duration::from_secs(config.queen.stall_timeout_s);
-        let relay = Relay::new(dispatcher.clone(), keyring.clone(), pool, stall);
+        let relay = Relay::new(dispatcher.clone(), keyring.clone(), pool(), stall);
         let http = reqwest::Client::builder().no_proxy().build()?;
         let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
         let executor: Arc<dyn Executor> = Arc::new(Operations {
-            relay: relay.clone(),
+            relay: relay.clone().with_pool(pool()),
             registry: registry.clone(),
             policies,
             hives: hives.clone(),
@@ -184,7 +187,7 @@ impl App {
             }
             None => routes,
         };
-        tasks.spawn(sweep(registry.with_vigil(), background.clone()));
+        tasks.spawn_on(sweep(registry.with_vigil(), background.clone()), &requests);
         let app = Self { routes, jobs, decisions, hives, tasks, background };
         app.start_local_hive(&executor).await;
         Ok(app)

@@ -10,13 +10,14 @@ use std::time::Duration;
 use access_tokens::Authenticator;
 use anyhow::Context as _;
 use clap::Parser;
-use daemon_http::{bind, require_safe_bind, serve};
+use daemon_http::{Edged, bind, require_safe_bind, serve};
 use daemon_lifecycle::{RunFiles, keep_log_bounded, raise_file_limit, shutdown_token};
 use queen_rbee::{App, Settings};
 use rbee_config::{Config, Paths};
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 /// The threads for everything but requests.
 const BACKGROUND_THREADS: usize = 2;
@@ -58,13 +59,14 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     let mut config = Config::load(&paths)?;
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
     let threads = config.queen.threads.map_or_else(usual_threads, |threads| threads as usize);
+    let requests = RequestThreads::start(threads)?;
     let background = Builder::new_multi_thread()
         .worker_threads(BACKGROUND_THREADS)
         .thread_name("background")
         .enable_all()
         .build()
         .context("the queen's threads cannot be started")?;
-    background.block_on(reign(paths, config, threads))
+    background.block_on(reign(paths, config, requests))
 }
 
 /// How many threads carry requests where nobody says it.
@@ -76,7 +78,7 @@ fn usual_threads() -> usize {
     (processors / 4).clamp(1, 8)
 }
 
-async fn reign(paths: Paths, config: Config, threads: usize) -> anyhow::Result<()> {
+async fn reign(paths: Paths, config: Config, requests: RequestThreads) -> anyhow::Result<()> {
     paths.create_all()?;
     let stop = shutdown_token()?;
     let run_files = RunFiles::new(&paths.run, "queen-rbee");
@@ -86,83 +88,82 @@ async fn reign(paths: Paths, config: Config, threads: usize) -> anyhow::Result<(
     let auth = Authenticator::from_store(&paths.secrets)?;
     require_safe_bind(config.queen.bind, auth.is_required())?;
     let (listener, address) = bind(config.queen.bind)?;
-    let (drain, stopped) = (Duration::from_secs(config.queen.drain_s), stop.clone());
+    let drain = Duration::from_secs(config.queen.drain_s);
     let app = App::start(Settings {
         paths,
         config,
         address,
         auth,
         stop: stop.clone(),
+        requests: requests.runtime.clone(),
         with_local_hive: true,
     })
     .await?;
     run_lock.publish_addr(address).context("the queen's address cannot be written")?;
     tracing::info!(%address, features = ?queen_rbee::FEATURES, "queen listens");
 
-    let routes = app.routes();
-    let serving = move |listener| serve(listener, routes, stop, drain);
-    let served = RequestThreads::start(threads, listener, serving)?;
-    tokio::join!(served.end(), keep_log_bounded(log, stopped));
+    let serving = requests.serve(listener, app.routes(), stop.clone(), drain);
+    let serving = async {
+        let served = serving.await;
+        // Also where it has failed: nobody is there without a door.
+        stop.cancel();
+        served
+    };
+    let (served, ()) = tokio::join!(serving, keep_log_bounded(log, stop.clone()));
     app.shutdown().await;
-    served.join().await;
+    requests.end().await;
     tracing::info!("queen stopped");
-    Ok(())
+    served
 }
 
-/// The threads that carry requests: apart from those for commands, starts and reports of what goes on,
-/// which wait for disks and programs and would hold every stream up.
+/// The threads that carry requests, apart from those for commands and starts, which wait for disks and
+/// programs and would hold every stream up. Dropping it ends them.
 struct RequestThreads {
+    runtime: Handle,
     thread: JoinHandle<()>,
-    /// Closed when all requests have been answered.
-    served: CancellationToken,
-    /// Their connections to workers, which others may use as well, live until this fires.
-    over: CancellationToken,
+    over: DropGuard,
 }
 
 impl RequestThreads {
-    /// Lets so many threads do what `serving` does with the listener.
-    fn start<S>(
-        threads: usize,
-        listener: TcpListener,
-        serving: impl FnOnce(TcpListener) -> S + Send + 'static,
-    ) -> anyhow::Result<Self>
-    where
-        S: Future<Output = ()>,
-    {
-        let mut runtime = match threads {
+    fn start(threads: usize) -> anyhow::Result<Self> {
+        let mut builder = match threads {
             1 => Builder::new_current_thread(),
             _ => Builder::new_multi_thread(),
         };
-        runtime.worker_threads(threads).thread_name("requests").enable_all();
-        let runtime = runtime.build().context("the threads for requests cannot be started")?;
-        // It belongs to the threads on which it was made.
-        let listener = listener.into_std().context("the queen's address is lost")?;
-        let (served, over) = (CancellationToken::new(), CancellationToken::new());
-        let (is_served, is_over) = (served.clone().drop_guard(), over.clone());
-        let work = move || {
-            runtime.block_on(async move {
-                match TcpListener::from_std(listener) {
-                    Ok(listener) => serving(listener).await,
-                    Err(error) => tracing::error!(%error, "requests cannot be taken"),
-                }
-                drop(is_served);
-                is_over.cancelled().await;
-            });
-        };
-        let thread = std::thread::Builder::new().name("requests".to_owned()).spawn(work)?;
-        Ok(Self { thread, served, over })
+        builder.worker_threads(threads).thread_name("requests").enable_all();
+        let runtime = builder.build().context("the threads for requests cannot be started")?;
+        let (handle, over) = (runtime.handle().clone(), CancellationToken::new());
+        let is_over = over.clone();
+        let run = move || runtime.block_on(is_over.cancelled());
+        let thread = std::thread::Builder::new().name("requests".to_owned()).spawn(run)?;
+        Ok(Self { runtime: handle, thread, over: over.drop_guard() })
     }
 
-    /// Waits until all requests have been answered.
-    async fn end(&self) {
-        self.served.cancelled().await;
+    /// Serves until `stop`, and until what is under way has ended.
+    async fn serve(
+        &self,
+        listener: TcpListener,
+        routes: Edged,
+        stop: CancellationToken,
+        drain: Duration,
+    ) -> anyhow::Result<()> {
+        // It belongs to the threads on which it was made.
+        let listener = listener.into_std().context("the queen's address is lost")?;
+        let serving = async move {
+            serve(TcpListener::from_std(listener)?, routes, stop, drain).await;
+            anyhow::Ok(())
+        };
+        TaskTracker::new()
+            .spawn_on(serving, &self.runtime)
+            .await
+            .context("the threads that carry requests have failed")?
     }
 
     /// Ends the threads.
-    async fn join(self) {
-        self.over.cancel();
-        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        if !matches!(joined, Ok(Ok(()))) {
+    async fn end(self) {
+        drop(self.over);
+        let ended = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        if !matches!(ended, Ok(Ok(()))) {
             tracing::error!("a thread that carries requests has panicked");
         }
     }

@@ -1,5 +1,7 @@
 //! What follows from the probes of one server. Pure.
 
+use std::time::{Duration, Instant};
+
 use worker_contract::HiveAlias;
 
 use super::Engine;
@@ -14,8 +16,8 @@ const UNREACHABLE: u32 = 2;
 /// How often in a row a server must be late to be given no more requests. One that computes can be.
 const SLOW: u32 = 3;
 
-/// How often in a row a server may say that it loads its model: ten minutes, as often as it is looked at.
-const LOADING: u32 = 300;
+/// For how long a server may load its model, whatever else is found meanwhile, until it lists it.
+const LOADING: Duration = Duration::from_secs(600);
 /// What is told of one that does.
 pub(super) const LOADS: &str = "it loads its model";
 
@@ -45,15 +47,20 @@ pub(super) struct Health {
     pub(super) failure: Option<ServerFailure>,
     unreachable: u32,
     slow: u32,
-    loading: u32,
+    loading_since: Option<Instant>,
 }
 
 impl Health {
     /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
-    pub(super) fn on_probe(&mut self, server: &HiveAlias, wanted: &[String], probe: Probe) {
+    pub(super) fn on_probe(
+        &mut self,
+        server: &HiveAlias,
+        wanted: &[String],
+        probe: Probe,
+        now: Instant,
+    ) {
         let (unreachable, slow) = (self.unreachable + 1, self.slow + 1);
-        let loading = self.loading + 1;
-        (self.unreachable, self.slow, self.loading) = (0, 0, 0);
+        (self.unreachable, self.slow) = (0, 0);
         match probe {
             Probe::Listing(listing) => {
                 self.engine = listing.engine;
@@ -61,7 +68,7 @@ impl Health {
                 let too_many = self.models.len().saturating_sub(MAX_MODELS);
                 self.left_out = too_many + if wanted.is_empty() { listing.more } else { 0 };
                 self.models.truncate(MAX_MODELS);
-                self.failure = None;
+                (self.failure, self.loading_since) = (None, None);
             }
             Probe::Unreachable(reason) => {
                 self.unreachable = unreachable;
@@ -77,8 +84,8 @@ impl Health {
                 }
             }
             Probe::Loading => {
-                self.loading = loading;
-                let hangs = loading > LOADING;
+                let since = *self.loading_since.get_or_insert(now);
+                let hangs = now.saturating_duration_since(since) > LOADING;
                 let reason = if hangs { "it does not end to load its model" } else { LOADS };
                 let kind = if hangs { FailureKind::Unfit } else { FailureKind::Loading };
                 self.failure = Some(ServerFailure { reason: reason.to_owned(), kind });
@@ -108,7 +115,8 @@ mod tests {
         let unreachable = || Probe::Unreachable("refused".into());
         let wrong = || Probe::Wrong("HTTP 401".into());
         let loading = || Probe::Loading;
-        let for_ever = vec![loading(); 301];
+        let for_ever = vec![loading(); 62];
+        let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
         let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
         for (because, probes, expected) in [
             ("it is there", vec![list(&["a"])], None),
@@ -122,6 +130,7 @@ mod tests {
             ("it stays wrong", vec![wrong(), unreachable()], unfit),
             ("it loads", vec![list(&["a"]), loading()], Some(FailureKind::Loading)),
             ("it loads for ever", for_ever, unfit),
+            ("it ends while it loads", again_and_again, unfit),
             ("it has loaded", vec![loading(), list(&["a"])], None),
         ] {
             let health = after(&[], probes);
@@ -154,8 +163,10 @@ mod tests {
     fn after(wanted: &[&str], probes: Vec<Probe>) -> Health {
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
         let mut health = Health::default();
-        for probe in probes {
-            health.on_probe(&"nas".parse().unwrap(), &wanted, probe);
+        let begin = Instant::now();
+        for (number, probe) in (0..).zip(probes) {
+            let now = begin + Duration::from_secs(10 * number);
+            health.on_probe(&"nas".parse().unwrap(), &wanted, probe, now);
         }
         health
     }

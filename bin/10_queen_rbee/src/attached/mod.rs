@@ -297,7 +297,7 @@ impl Servers {
                 return;
             }
             let before = known.health.failure.clone();
-            known.health.on_probe(name, &known.stored.models, probe);
+            known.health.on_probe(name, &known.stored.models, probe, clock::now());
             let failure = known.health.failure.clone();
             let kind = |failure: &Option<ServerFailure>| failure.as_ref().map(|known| known.kind);
             match (&before, &failure) {

@@ -41,15 +41,15 @@ pub(super) async fn test(
     State(registry): State<Registry>,
     ApiJson(trial): ApiJson<Trial>,
 ) -> Result<Json<Tried>, ApiError> {
+    apart(move || try_all(&registry, trial)).await?.map(Json)
+}
+
+/// What the script says of requests for one model, or for all.
+fn try_all(registry: &Registry, trial: Trial) -> Result<Tried, ApiError> {
     let script = Script::compile(&trial.script).map(Arc::new).map_err(|error| {
         ApiError::bad_request("invalid_script", format!("the script cannot be used: {error}"))
             .param("script")
     })?;
-    apart(move || try_all(&registry, &script, trial)).await.map(Json)
-}
-
-/// What the script says of requests for one model, or for all.
-fn try_all(registry: &Registry, script: &Arc<Script>, trial: Trial) -> Tried {
     let now = Instant::now();
     let models = match trial.model {
         Some(model) => vec![model],
@@ -64,9 +64,9 @@ fn try_all(registry: &Registry, script: &Arc<Script>, trial: Trial) -> Tried {
             caller: &trial.caller,
             priority: trial.priority,
         };
-        registry.try_rules(script, &ask, now)
+        registry.try_rules(&script, &ask, now)
     };
-    Tried { models: models.iter().map(report).collect() }
+    Ok(Tried { models: models.iter().map(report).collect() })
 }
 
 fn local() -> String {

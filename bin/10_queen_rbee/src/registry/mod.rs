@@ -299,10 +299,14 @@ impl Registry {
         self.touch();
     }
 
-    /// Notices who has been silent for too long, and who has rested. To be called a few times a second.
+    /// Notices who has been silent for too long, and who has rested. To be called a few times a second, by a
+    /// task that stands still where reports are not taken.
     pub fn sweep(&self, now: Instant) {
         let changed = {
             let state = &mut *self.state();
+            if let Some(pause) = state.vigil.as_mut().and_then(|vigil| vigil.sweep(now)) {
+                state.excuse(pause);
+            }
             let hive_is_gone = |id: &HiveAlias| state.hives.liveness(id, now) == Liveness::Gone;
             let due = Due::at(now, self.shared.interval);
             let changed = state.workers.sweep(due, now, hive_is_gone);
@@ -414,12 +418,19 @@ impl Registry {
         // Nothing panics under this lock halfway through a change.
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pause) = state.vigil.as_mut().and_then(|vigil| vigil.look(clock::now())) {
-            let seconds = pause.as_secs();
-            tracing::warn!(seconds, "the queen stood still: nobody is taken to have been silent");
-            state.hives.excuse(pause);
-            state.workers.excuse(pause);
+            state.excuse(pause);
         }
         state
+    }
+}
+
+impl State {
+    /// Nobody could be heard for so long.
+    fn excuse(&mut self, pause: Duration) {
+        let seconds = pause.as_secs();
+        tracing::warn!(seconds, "the queen stood still: nobody is taken to have been silent");
+        self.hives.excuse(pause);
+        self.workers.excuse(pause);
     }
 }
 

@@ -10,18 +10,32 @@ const STILL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Vigil {
     looked_at: Instant,
+    swept_at: Instant,
+    /// For how long she has stood still since then.
+    told: Duration,
 }
 
 impl Vigil {
     pub(super) fn new(now: Instant) -> Self {
-        Self { looked_at: now }
+        Self { looked_at: now, swept_at: now, told: Duration::ZERO }
     }
 
     /// She looks. Where she has stood still: for how long.
     pub(super) fn look(&mut self, now: Instant) -> Option<Duration> {
         let since = now.saturating_duration_since(self.looked_at);
         self.looked_at = self.looked_at.max(now);
-        (since >= STILL).then_some(since)
+        let stood = (since >= STILL).then_some(since);
+        self.told += stood.unwrap_or_default();
+        stood
+    }
+
+    /// She sweeps, on one of the threads that take reports. Where these have stood still while others looked:
+    /// for how long, without what a look has told.
+    pub(super) fn sweep(&mut self, now: Instant) -> Option<Duration> {
+        let since = now.saturating_duration_since(self.swept_at);
+        self.swept_at = self.swept_at.max(now);
+        let unheard = since.saturating_sub(std::mem::take(&mut self.told));
+        (unheard >= STILL).then_some(unheard)
     }
 }
 
@@ -46,5 +60,20 @@ mod tests {
         for (millis, expected) in rows {
             assert_eq!(vigil.look(at(millis)), expected.map(Duration::from_millis), "{millis}");
         }
+    }
+
+    #[test]
+    fn a_sweep_that_comes_late_tells_what_no_look_has_told() {
+        let start = Instant::now();
+        let mut vigil = Vigil::new(start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(vigil.sweep(at(1)), None);
+        for second in 2..9 {
+            assert_eq!(vigil.look(at(second)), None);
+        }
+        assert_eq!(vigil.sweep(at(9)), Some(Duration::from_secs(8)), "others looked");
+        assert_eq!(vigil.sweep(at(9)), None);
+        assert_eq!(vigil.look(at(20)), Some(Duration::from_secs(11)));
+        assert_eq!(vigil.sweep(at(20)), None, "it is told");
     }
 }

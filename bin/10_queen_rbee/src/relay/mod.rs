@@ -144,6 +144,12 @@ impl Relay {
         Self { dispatcher, workers: WorkerClient::new(keyring, pool), shared: Arc::new(shared) }
     }
 
+    /// The same relay, which reaches workers by connections of its own.
+    #[must_use]
+    pub fn with_pool(self, pool: Pool) -> Self {
+        Self { workers: self.workers.with_pool(pool), ..self }
+    }
+
     /// Begins an answer of `model` to a request, which is `original` in the client's words. Where no worker
     /// runs it by this name, one that runs the same file by another name answers. Nothing happens until it is asked for its first part.
     #[must_use]

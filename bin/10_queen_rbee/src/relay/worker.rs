@@ -78,6 +78,11 @@ impl WorkerClient {
         Self { pool, keyring }
     }
 
+    /// The same client over other connections.
+    pub(super) fn with_pool(self, pool: Pool) -> Self {
+        Self { pool, ..self }
+    }
+
     /// Whether a request that came through these queens was here before.
     pub(super) fn was_here(&self, via: &str) -> bool {
         via.split(',').any(|id| id.trim() == self.keyring.own_id())

@@ -62,8 +62,15 @@ impl Queen {
         let stop = CancellationToken::new();
         let auth = Authenticator::from_store(&paths.secrets).unwrap();
         let secret = local_secret(&paths.secrets).unwrap();
-        let settings =
-            Settings { paths, config, address, auth, stop: stop.clone(), with_local_hive: false };
+        let settings = Settings {
+            paths,
+            config,
+            address,
+            auth,
+            stop: stop.clone(),
+            requests: tokio::runtime::Handle::current(),
+            with_local_hive: false,
+        };
         let app = App::start(settings).await.unwrap();
         let serve =
             daemon_http::serve(listener, app.routes(), stop.clone(), Duration::from_secs(10));
