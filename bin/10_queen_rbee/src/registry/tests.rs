@@ -68,6 +68,29 @@ fn two_workers_of_one_machine_share_streams_whatever_one_of_them_took_in_a_crowd
 }
 
 #[test]
+fn a_long_prompt_goes_to_the_worker_that_reports_room_in_its_kv_cache() {
+    let (registry, now) = registry();
+    let report = |name: &str, port: u16, used_tokens| {
+        let mut beat = beat(name, WorkerState::Ready, 1);
+        beat.slots.total = 4;
+        beat.address = format!("http://127.0.0.1:{port}");
+        beat.kv_cache = KvCacheUse { used_tokens, capacity_tokens: 8192 };
+        registry.worker_beat(beat, now).unwrap();
+    };
+    let (model, prompt) = (model(), PromptChain::of_length(16 * 1024));
+    let taken = || match registry.place(&Ask::of(Demand::of(&model), &prompt), now) {
+        Placed::At(place) => place.worker_id.clone(),
+        Placed::Not(decision) => panic!("{decision:?}"),
+    };
+    report("a", 9300, 8000);
+    report("b", 9301, 100);
+    assert_eq!(taken(), id("b"));
+    report("a", 9300, 100);
+    report("b", 9301, 8000);
+    assert_eq!(taken(), id("a"));
+}
+
+#[test]
 fn a_machine_that_looked_slow_is_believed_to_be_like_others_after_a_while_without_requests() {
     let (registry, now) = registry();
     for name in ["a", "b"] {

@@ -239,6 +239,13 @@ impl Worker {
         self.said.as_ref().map_or(0, |said| said.beat.kv_cache.capacity_tokens)
     }
 
+    /// For how many tokens it has room beside the requests that run, where it tells.
+    fn free_tokens(&self) -> Option<u32> {
+        let kv_cache = self.said.as_ref()?.beat.kv_cache;
+        let is_told = kv_cache.capacity_tokens > 0;
+        is_told.then(|| kv_cache.capacity_tokens.saturating_sub(kv_cache.used_tokens))
+    }
+
     /// The liveness by its own reports; `None` while it has sent none.
     pub(super) fn silence(&self, due: Due) -> Option<Liveness> {
         let said = self.said.as_ref()?;
@@ -324,6 +331,7 @@ impl Worker {
             in_flight: self.in_flight,
             foreign: self.foreign,
             held_bytes,
+            free_tokens: self.free_tokens(),
             extra_us: 0,
             speed: self.speed,
             digest: self.digest(),

@@ -17,6 +17,9 @@ const INTERACTIVE_A_SLOT: u32 = 2;
 /// The same where nobody does: none of them is queued in a worker, before one that somebody waits for.
 const BATCH_A_SLOT: u32 = 1;
 
+/// As many bytes of a prompt are about a token, in English and the vocabularies of today.
+const BYTES_A_TOKEN: u32 = 4;
+
 /// What bears on one request.
 pub struct Snapshot<'a> {
     /// The workers of the model.
@@ -124,6 +127,9 @@ pub struct WorkerView<'a> {
     pub foreign: u32,
     /// How many bytes of the prompt's beginning it has computed before and may still hold.
     pub held_bytes: u32,
+    /// For how many tokens its KV cache had room beside the requests that ran, at its last heartbeat; `None`
+    /// where nobody knows.
+    pub free_tokens: Option<u32>,
     /// How many microseconds slower than it is somebody wants it to be taken to be.
     pub extra_us: i64,
     /// How fast it is.
@@ -228,15 +234,19 @@ impl WorkerView<'_> {
     }
 
     /// How long a request of so many bytes takes here, in microseconds, as far as one can tell: what
-    /// of the prompt is not held, and an answer, both slower the more others compute.
+    /// of the prompt is not held, and an answer, both slower the more others compute; and where the KV cache has
+    /// no room for the prompt beside them, an answer that ends first.
     #[must_use]
     pub fn expected_us(&self, prompt_bytes: u32) -> u64 {
         let slots = u64::from(self.slots.max(1));
         let load = u64::from(self.load());
-        let fresh = u64::from(prompt_bytes.saturating_sub(self.held_bytes));
-        let prefill = fresh.saturating_mul(self.speed.prefill_us_per_kib) / 1024;
+        let fresh = prompt_bytes.saturating_sub(self.held_bytes);
+        let prefill = u64::from(fresh).saturating_mul(self.speed.prefill_us_per_kib) / 1024;
         let alone = prefill.saturating_add(self.speed.service_us);
-        alone.saturating_mul(slots + load) / slots
+        let is_crowded =
+            load > 0 && self.free_tokens.is_some_and(|free| fresh / BYTES_A_TOKEN > free);
+        let wait = if is_crowded { self.speed.service_us } else { 0 };
+        (alone.saturating_mul(slots + load) / slots).saturating_add(wait)
     }
 }
 

@@ -138,6 +138,7 @@ struct W {
     in_flight: u32,
     foreign: u32,
     held_bytes: u32,
+    free_tokens: Option<u32>,
     extra_us: i64,
     speed: Speed,
     digest: Option<Sha256Digest>,
@@ -157,6 +158,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         in_flight,
         foreign: 0,
         held_bytes: 0,
+        free_tokens: None,
         extra_us: 0,
         speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000 },
         digest: None,
@@ -193,6 +195,10 @@ impl W {
         Self { held_bytes, ..self }
     }
 
+    fn has_room_for(self, tokens: u32) -> Self {
+        Self { free_tokens: Some(tokens), ..self }
+    }
+
     fn view(&self) -> WorkerView<'_> {
         WorkerView {
             id: &self.id,
@@ -205,6 +211,7 @@ impl W {
             in_flight: self.in_flight,
             foreign: self.foreign,
             held_bytes: self.held_bytes,
+            free_tokens: self.free_tokens,
             extra_us: self.extra_us,
             speed: self.speed,
             digest: self.digest.as_ref(),

@@ -263,13 +263,22 @@ fn any_worker() -> impl Strategy<Value = W> {
     let model = prop_oneof![Just("m"), Just("m"), Just("other")];
     let circuit = prop_oneof![4 => Just(Circuit::Closed), 1 => Just(Circuit::HalfOpen), 1 => Just(Circuit::Open)];
     let load = (1_u32..6, 0_u32..12, 0_u32..4, 0_u32..20_000);
-    let can = (any_digest(), any_ways(), prop::bool::weighted(0.1));
+    let free = prop::option::of(0_u32..4_000);
+    let can = (any_digest(), any_ways(), prop::bool::weighted(0.1), free);
     ("[a-h]", model, readiness, any_liveness(), circuit, load, can).prop_map(
-        |(name, model, readiness, liveness, circuit, load, (digest, ways, is_taken))| {
+        |(
+            name,
+            model,
+            readiness,
+            liveness,
+            circuit,
+            load,
+            (digest, ways, is_taken, free_tokens),
+        )| {
             let (slots, in_flight, foreign, held) = load;
             let worker = w(&name, slots, in_flight).model(model).state(readiness).live(liveness);
             let worker = worker.foreign(foreign).circuit(circuit).holds(held);
-            W { is_taken, digest, ways, ..worker }
+            W { is_taken, free_tokens, digest, ways, ..worker }
         },
     )
 }

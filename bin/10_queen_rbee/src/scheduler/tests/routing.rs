@@ -63,6 +63,39 @@ fn of_two_that_are_expected_at_about_the_same_time_the_idle_one_gets_the_request
 }
 
 #[test]
+fn a_long_prompt_goes_where_the_kv_cache_has_room_for_it() {
+    let rows: [(&str, u32, &[W], &str); 6] = [
+        ("a short prompt fits", 400, &[w("a", 4, 1).has_room_for(100), w("b", 4, 2)], "a"),
+        (
+            "a long one would wait for another answer to end",
+            8192,
+            &[w("a", 4, 1).has_room_for(100), w("b", 4, 2).has_room_for(4000)],
+            "b",
+        ),
+        (
+            "who does not tell may have room",
+            8192,
+            &[w("a", 4, 1).has_room_for(100), w("b", 4, 2)],
+            "b",
+        ),
+        ("it has ended since", 8192, &[w("a", 4, 0).has_room_for(100), w("b", 4, 2)], "a"),
+        (
+            "what is held is there already",
+            8192,
+            &[w("a", 4, 1).has_room_for(100).holds(8064), w("b", 4, 2)],
+            "a",
+        ),
+        ("there is no other", 8192, &[w("a", 4, 1).has_room_for(0)], "a"),
+    ];
+    for (because, prompt_bytes, workers, expected) in rows {
+        let world = World::of(workers, &[]);
+        let decision = world.decide_for(&Demand { prompt_bytes, ..demand() });
+        let Decision::Dispatch { worker, .. } = decision else { panic!("{because}: {decision:?}") };
+        assert_eq!(worker.as_str(), expected, "{because}");
+    }
+}
+
+#[test]
 fn the_worker_that_holds_the_beginning_gets_the_request_unless_it_is_drowned() {
     let prompt = Demand { prompt_bytes: 8192, ..demand() };
     let held = |load| World::of(&[w("a", 4, load).holds(8064), w("b", 4, 0)], &[]);
