@@ -25,7 +25,7 @@ use crate::events::Feed;
 #[cfg(feature = "local-hive")]
 use crate::hive_client::LocalHive;
 use crate::hive_client::{HIVE_PROGRAM, HiveClients};
-use crate::http::{Facts, Handlers, Parts, now, router};
+use crate::http::{Facts, HandlerParts, Handlers, now, router};
 use crate::inventory::Inventory;
 use crate::keyring::Keyring;
 use crate::operation::Operations;
@@ -169,7 +169,7 @@ impl App {
             request_timeout,
             stop,
         };
-        let handlers = Handlers::new(Parts {
+        let handlers = Handlers::new(HandlerParts {
             relay,
             registry: registry.clone(),
             jobs: jobs.clone(),
@@ -183,7 +183,7 @@ impl App {
         let routes = match hives.local() {
             Some(local) => {
                 let files = crate::http::local_files(local.clone(), own_secret);
-                routes.beside(rbee_hive::is_model_file, files)
+                routes.with_self_guarded(rbee_hive::is_model_file, files)
             }
             None => routes,
         };

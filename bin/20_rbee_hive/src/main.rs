@@ -107,7 +107,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     hive.resume_downloads(&jobs, &executor);
     let routes = router(&hive, jobs.clone(), build, stop.clone());
     let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });
-    let routes = routes.beside(is_model_file, model_files(&hive, shown_to_queen));
+    let routes = routes.with_self_guarded(is_model_file, model_files(&hive, shown_to_queen));
     run_lock.publish_addr(address).context("the hive's address cannot be written")?;
     tracing::info!(%address, hive = %hive.alias(), "hive listens");
     let can_be_reached = !address.ip().to_canonical().is_loopback();

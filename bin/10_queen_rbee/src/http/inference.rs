@@ -1,6 +1,5 @@
 //! `POST /v1/chat/completions` and `/v1/completions`.
 
-use std::ops::Deref;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +18,7 @@ use super::describe;
 use super::router::Handlers;
 use super::stream_body::stream_body;
 use crate::admission::Priority;
-use crate::attached::{Endpoint as OriginalOf, Original, VIA};
+use crate::attached::{Endpoint, Original, VIA};
 use crate::dialect::openai::{
     Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
 };
@@ -53,44 +52,33 @@ pub(super) const ROUTE: HeaderName = HeaderName::from_static("x-rbee-route");
 pub(super) type Route = (WorkerId, Reason);
 
 pub(super) async fn chat(
-    State(endpoint): State<Endpoint>,
+    State(handlers): State<Handlers>,
     Extension(request_id): Extension<RequestId>,
     Extension(caller): Extension<CallerExt>,
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = endpoint.original(OriginalOf::Chat, &body);
+    let original = handlers.original(Endpoint::Chat, &body);
     let understood = read_chat(body, request_id)?;
-    endpoint.text(Kind::Chat, understood, original, &headers, &caller).await
+    handlers.text(Kind::Chat, understood, original, &headers, &caller).await
 }
 
 pub(super) async fn completion(
-    State(endpoint): State<Endpoint>,
+    State(handlers): State<Handlers>,
     Extension(request_id): Extension<RequestId>,
     Extension(caller): Extension<CallerExt>,
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = endpoint.original(OriginalOf::Completion, &body);
+    let original = handlers.original(Endpoint::Completion, &body);
     let understood = read_completion(body, request_id)?;
-    endpoint.text(Kind::Completion, understood, original, &headers, &caller).await
+    handlers.text(Kind::Completion, understood, original, &headers, &caller).await
 }
 
-/// What the endpoints for answers use.
-#[derive(Clone)]
-pub(super) struct Endpoint(pub(super) Handlers);
-
-impl Deref for Endpoint {
-    type Target = Handlers;
-
-    fn deref(&self) -> &Handlers {
-        &self.0
-    }
-}
-
-impl Endpoint {
+/// What the endpoints for answers have in common.
+impl Handlers {
     /// What came, where a server of somebody else could be given it.
-    pub(super) fn original(&self, sent_to: OriginalOf, body: &Body) -> Original {
+    pub(super) fn original(&self, sent_to: Endpoint, body: &Body) -> Original {
         if self.registry.has_servers() {
             Original::new(sent_to, body.clone())
         } else {

@@ -10,7 +10,7 @@ use rbee_hive::{MODEL_FILE_ROUTE, model_file};
 
 use crate::hive_client::LocalHive;
 
-/// The route of the files. It stands beside the edge, not behind it: a ticket is no token.
+/// The route of the files. It looks itself at who comes in: a ticket is no token.
 pub(crate) fn local_files(local: LocalHive, secret: Secret) -> Router {
     Router::new().route(MODEL_FILE_ROUTE, get(file)).with_state((local, secret))
 }

@@ -20,4 +20,4 @@ mod vectors;
 pub(crate) use self::local_files::local_files;
 pub(crate) use error::describe;
 pub(crate) use inference::now;
-pub(crate) use router::{Facts, Handlers, Parts, router};
+pub(crate) use router::{Facts, HandlerParts, Handlers, router};

@@ -23,24 +23,24 @@ use crate::relay::Relay;
 /// What handlers hand over to. Each handler takes the part that it uses. Cheap to clone, as the router does
 /// for each request.
 #[derive(Clone)]
-pub(crate) struct Handlers(Arc<Parts>);
+pub(crate) struct Handlers(Arc<HandlerParts>);
 
 impl Handlers {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: HandlerParts) -> Self {
         Self(Arc::new(parts))
     }
 }
 
 impl Deref for Handlers {
-    type Target = Parts;
+    type Target = HandlerParts;
 
-    fn deref(&self) -> &Parts {
+    fn deref(&self) -> &HandlerParts {
         &self.0
     }
 }
 
-/// The parts of the queen.
-pub(crate) struct Parts {
+/// The parts of the queen that handlers use.
+pub(crate) struct HandlerParts {
     pub(crate) relay: Relay,
     pub(crate) registry: Registry,
     pub(crate) jobs: JobRegistry,
@@ -106,9 +106,3 @@ part!(jobs: JobRegistry);
 part!(decisions: Decisions);
 part!(feed: Feed);
 part!(facts: Arc<Facts>);
-
-impl FromRef<Handlers> for inference::Endpoint {
-    fn from_ref(handlers: &Handlers) -> Self {
-        Self(handlers.clone())
-    }
-}

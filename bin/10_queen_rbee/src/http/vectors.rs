@@ -7,9 +7,9 @@ use axum::response::{IntoResponse as _, Response};
 use daemon_http::{ApiError, ApiJson, CallerExt, apart};
 use worker_contract::{RequestId, Usage};
 
-use super::describe;
-use super::inference::{Endpoint, Route, unfinished, with_route};
-use crate::attached::Endpoint as OriginalOf;
+use super::inference::{Route, unfinished, with_route};
+use super::{Handlers, describe};
+use crate::attached::Endpoint;
 use crate::dialect::openai::{
     Body, Embeddings, FieldNames, Rerank, check_dimensions, embeddings, ranking, read_embeddings,
     read_rerank,
@@ -20,17 +20,17 @@ use crate::relay::{Answer, Part};
 const MANY_NUMBERS: usize = 32 * 1024;
 
 pub(super) async fn embed(
-    State(endpoint): State<Endpoint>,
+    State(handlers): State<Handlers>,
     Extension(request_id): Extension<RequestId>,
     Extension(caller): Extension<CallerExt>,
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = endpoint.original(OriginalOf::Embeddings, &body);
+    let original = handlers.original(Endpoint::Embeddings, &body);
     let Embeddings { model, request, inputs, encoding, dimensions } =
         read_embeddings(body, request_id)?;
-    let answer = endpoint.begin(&model, request, original, endpoint.asking(&headers, &caller)?)?;
-    let found = collect(&endpoint, answer, inputs, |part| match part {
+    let answer = handlers.begin(&model, request, original, handlers.asking(&headers, &caller)?)?;
+    let found = collect(&handlers, answer, inputs, |part| match part {
         Part::Embedding { index, vector } => Some((index, vector)),
         _ => None,
     });
@@ -46,16 +46,16 @@ pub(super) async fn embed(
 }
 
 pub(super) async fn rerank(
-    State(endpoint): State<Endpoint>,
+    State(handlers): State<Handlers>,
     Extension(request_id): Extension<RequestId>,
     Extension(caller): Extension<CallerExt>,
     headers: HeaderMap,
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
-    let original = endpoint.original(OriginalOf::Rerank, &body);
+    let original = handlers.original(Endpoint::Rerank, &body);
     let Rerank { model, request, documents, top_n, returned } = read_rerank(body, request_id)?;
-    let answer = endpoint.begin(&model, request, original, endpoint.asking(&headers, &caller)?)?;
-    let found = collect(&endpoint, answer, documents, |part| match part {
+    let answer = handlers.begin(&model, request, original, handlers.asking(&headers, &caller)?)?;
+    let found = collect(&handlers, answer, documents, |part| match part {
         Part::Score { index, score } => Some((index, score)),
         _ => None,
     });
@@ -74,14 +74,14 @@ struct Found<T> {
 
 /// Reads an answer of `count` items to its end.
 async fn collect<T: Clone>(
-    endpoint: &Endpoint,
+    handlers: &Handlers,
     mut answer: Answer,
     count: usize,
     item: impl Fn(Part) -> Option<(u32, T)>,
 ) -> Result<Found<T>, ApiError> {
     let (mut items, mut route): (Vec<Option<T>>, _) = (vec![None; count], None);
     while let Some(part) = answer.next().await {
-        match part.map_err(|failure| describe(failure, &endpoint.registry))? {
+        match part.map_err(|failure| describe(failure, &handlers.registry))? {
             Part::Started { worker_id, why } => route = Some((worker_id, why.reason)),
             Part::Done { usage, .. } => {
                 // The relay lets no answer be done that is not complete.

@@ -34,7 +34,7 @@ struct Shelf {
     secret: Secret,
 }
 
-/// The route of the files. It stands beside the edge, not behind it: a ticket is no token.
+/// The route of the files. It looks itself at who comes in: a ticket is no token.
 pub fn model_files(hive: &Hive, secret: Secret) -> Router {
     let shelf = Shelf { hive: hive.clone(), secret };
     Router::new().route(MODEL_FILE_ROUTE, get(file)).with_state(shelf)

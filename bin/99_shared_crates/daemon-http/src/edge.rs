@@ -58,7 +58,7 @@ const MAX_ECHO: usize = 200;
 ///   object.
 pub fn edge(routes: Router, edge: Edge) -> Edged {
     let gate = Gate { auth: edge.auth, limit: BodyLimit(edge.max_body_bytes) };
-    Edged { gate: Arc::new(gate), routes: with_fallbacks(routes), beside: None }
+    Edged { gate: Arc::new(gate), routes: with_fallbacks(routes), guarded: None }
 }
 
 /// Routes behind the edge.
@@ -68,12 +68,12 @@ pub fn edge(routes: Router, edge: Edge) -> Edged {
 pub struct Edged {
     gate: Arc<Gate>,
     routes: Router,
-    beside: Option<Beside>,
+    guarded: Option<SelfGuarded>,
 }
 
-/// Routes that the edge is passed by for.
+/// Routes that look themselves at who comes in.
 #[derive(Debug, Clone)]
-struct Beside {
+struct SelfGuarded {
     is_theirs: fn(&str) -> bool,
     routes: Router,
 }
@@ -82,8 +82,9 @@ impl Edged {
     /// The same, where the routes of some paths look themselves at who comes in: they are given all that
     /// the edge does but the look at the token.
     #[must_use]
-    pub fn beside(self, is_theirs: fn(&str) -> bool, routes: Router) -> Self {
-        Self { beside: Some(Beside { is_theirs, routes: with_fallbacks(routes) }), ..self }
+    pub fn with_self_guarded(self, is_theirs: fn(&str) -> bool, routes: Router) -> Self {
+        let routes = with_fallbacks(routes);
+        Self { guarded: Some(SelfGuarded { is_theirs, routes }), ..self }
     }
 }
 
@@ -107,14 +108,13 @@ where
 
     fn call(&mut self, request: axum::http::Request<B>) -> Self::Future {
         let request = request.map(Body::new);
-        if let Some(beside) = &self.beside
-            && (beside.is_theirs)(request.uri().path())
-        {
-            let (gate, routes) = (Arc::clone(&self.gate), beside.routes.clone());
-            return Box::pin(async move { Ok(gate.serve(request, routes, false).await) });
-        }
-        let (gate, routes) = (Arc::clone(&self.gate), self.routes.clone());
-        Box::pin(async move { Ok(gate.serve(request, routes, true).await) })
+        let is_theirs = |guarded: &&SelfGuarded| (guarded.is_theirs)(request.uri().path());
+        let (routes, admits) = match self.guarded.as_ref().filter(is_theirs) {
+            Some(guarded) => (guarded.routes.clone(), false),
+            None => (self.routes.clone(), true),
+        };
+        let gate = Arc::clone(&self.gate);
+        Box::pin(async move { Ok(gate.serve(request, routes, admits).await) })
     }
 }
 
@@ -155,19 +155,19 @@ impl Gate {
     }
 
     async fn pass(&self, mut request: Request, mut routes: Router, admits: bool) -> Response {
-        let is_health = request.uri().path() == "/health";
-        let admitted = match admits {
-            false => None,
-            true if is_health => Some(Ok((Caller::Local, None))),
-            true => Some(admit(&self.auth, request.headers())),
-        };
-        match admitted {
-            None => {}
-            Some(Ok((caller, has_secret))) => {
-                request.extensions_mut().insert(CallerExt(caller));
-                has_secret.map(|has_secret| request.extensions_mut().insert(has_secret));
+        if admits {
+            let admitted = if request.uri().path() == "/health" {
+                Ok((Caller::Local, None))
+            } else {
+                admit(&self.auth, request.headers())
+            };
+            match admitted {
+                Ok((caller, has_secret)) => {
+                    request.extensions_mut().insert(CallerExt(caller));
+                    has_secret.map(|has_secret| request.extensions_mut().insert(has_secret));
+                }
+                Err(refused) => return refused.into_response(),
             }
-            Some(Err(refused)) => return refused.into_response(),
         }
         let declared = request.headers().get(CONTENT_LENGTH);
         let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());

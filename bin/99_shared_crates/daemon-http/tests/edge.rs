@@ -319,12 +319,12 @@ impl Server {
             .route("/raw", post(async |bytes: axum::body::Bytes| bytes.len().to_string()))
             .route("/busy", get(async || ApiError::too_many_requests("busy", "too busy", 7)))
             .route("/panic", get(panics));
-        let beside = Router::new()
+        let own = Router::new()
             .route("/own/door", get(async || "open"))
             .route("/own/panic", get(panics))
             .route("/own/raw", post(async |bytes: axum::body::Bytes| bytes.len().to_string()));
         let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY })
-            .beside(|path| path.starts_with("/own/"), beside);
+            .with_self_guarded(|path| path.starts_with("/own/"), own);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(serve(listener, routes, stop.clone(), Duration::from_secs(1)));
