@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use worker_contract::HiveAlias;
 
 use super::Engine;
-use super::listing::{Listed, Listing};
+use super::listing::{Listed, Listing, Told};
 use super::names::{is_called, name_models};
 use crate::registry::{FailureKind, Served, ServerFailure};
 
@@ -45,12 +45,26 @@ pub(super) struct Health {
     /// How many of those that are wanted were too many.
     pub(super) left_out: usize,
     pub(super) failure: Option<ServerFailure>,
+    /// How many requests it says to run at once.
+    told_slots: Option<u32>,
+    /// It was asked for that since it was last out of reach.
+    has_told_slots: bool,
     unreachable: u32,
     slow: u32,
     loading_since: Option<Instant>,
 }
 
 impl Health {
+    /// How many requests one of its models runs at once, as far as is known.
+    pub(super) fn slots(&self) -> u32 {
+        self.told_slots.unwrap_or(self.engine.usual_slots())
+    }
+
+    /// Whether it is to be asked for that: one that was started again can have other slots.
+    pub(super) fn wants_slots(&self) -> bool {
+        !self.has_told_slots
+    }
+
     /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
     pub(super) fn on_probe(
         &mut self,
@@ -64,6 +78,9 @@ impl Health {
         match probe {
             Probe::Listing(listing) => {
                 self.engine = listing.engine;
+                if let Told::Slots(slots) = listing.slots {
+                    (self.told_slots, self.has_told_slots) = (slots, true);
+                }
                 self.models = chosen(server, wanted, &listing.models);
                 let too_many = self.models.len().saturating_sub(MAX_MODELS);
                 self.left_out = too_many + if wanted.is_empty() { listing.more } else { 0 };
@@ -72,6 +89,7 @@ impl Health {
             }
             Probe::Unreachable(reason) => {
                 self.unreachable = unreachable;
+                self.has_told_slots = false;
                 if unreachable >= UNREACHABLE {
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
                 }
@@ -84,6 +102,7 @@ impl Health {
                 }
             }
             Probe::Loading => {
+                self.has_told_slots = false;
                 let since = *self.loading_since.get_or_insert(now);
                 let hangs = now.saturating_duration_since(since) > LOADING;
                 let reason = if hangs { "it does not end to load its model" } else { LOADS };
@@ -160,6 +179,27 @@ mod tests {
         assert_eq!(health.models[0].name, "m299");
     }
 
+    #[test]
+    fn slots_are_those_that_it_told_when_it_was_asked_last() {
+        let told = |slots| Probe::Listing(Listing { slots, ..listing(&["a"], Engine::LlamaServer) });
+        let two = || told(Told::Slots(Some(2)));
+        let not_asked = || told(Told::NotAsked);
+        let unreachable = || Probe::Unreachable("refused".into());
+        for (because, probes, slots, is_asked) in [
+            ("nothing is known", vec![], 4, true),
+            ("it has told", vec![two()], 2, false),
+            ("once is enough", vec![two(), not_asked()], 2, false),
+            ("it may be another one", vec![two(), unreachable()], 2, true),
+            ("it is another one", vec![two(), unreachable(), told(Told::Slots(Some(1)))], 1, false),
+            ("it loads anew", vec![two(), Probe::Loading], 2, true),
+            ("it does not tell", vec![two(), unreachable(), told(Told::Slots(None))], 4, false),
+            ("as many as vLLM has", vec![Probe::Listing(listing(&["a"], Engine::Vllm))], 64, true),
+        ] {
+            let health = after(&[], probes);
+            assert_eq!((health.slots(), health.wants_slots()), (slots, is_asked), "{because}");
+        }
+    }
+
     fn after(wanted: &[&str], probes: Vec<Probe>) -> Health {
         let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
         let mut health = Health::default();
@@ -172,8 +212,12 @@ mod tests {
     }
 
     fn list(names: &[&str]) -> Probe {
+        Probe::Listing(listing(names, Engine::Ollama))
+    }
+
+    fn listing(names: &[&str], engine: Engine) -> Listing {
         let listed = |name: &&str| Listed { name: (*name).to_owned(), context_length: 0 };
         let models = names.iter().map(listed).collect();
-        Probe::Listing(Listing { engine: Engine::Ollama, models, more: 0 })
+        Listing { engine, models, more: 0, slots: Told::NotAsked }
     }
 }

@@ -19,6 +19,18 @@ pub(super) struct Listing {
     pub(super) models: Vec<Listed>,
     /// How many more it has that were not looked at.
     pub(super) more: usize,
+    /// What it says of its slots, where it was asked.
+    pub(super) slots: Told,
+}
+
+/// What a server says of how many requests it runs at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It was not asked.
+    #[default]
+    NotAsked,
+    /// It was asked, and told that, or nothing.
+    Slots(Option<u32>),
 }
 
 /// A model of a server.
@@ -49,7 +61,19 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
         Listed { name: entry.id, context_length: context.unwrap_or(0) }
     });
     let models = listed.by_ref().take(MAX_LISTED).collect();
-    Some(Listing { engine, models, more: listed.count() })
+    Some(Listing { engine, models, more: listed.count(), slots: Told::NotAsked })
+}
+
+/// Reads `GET /props` of llama-server: how many slots it has. One with several models does not say it there.
+pub(super) fn read_slots(body: &[u8]) -> Option<u32> {
+    let props: Props = serde_json::from_slice(body).ok()?;
+    props.total_slots.filter(|slots| *slots > 0)
+}
+
+#[derive(Deserialize)]
+struct Props {
+    #[serde(default)]
+    total_slots: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -151,6 +175,19 @@ mod tests {
         let body = format!(r#"{{"data":[{}]}}"#, entries.join(","));
         let listing = read_listing(body.as_bytes()).unwrap();
         assert_eq!((listing.models.len(), listing.more), (4096, 904));
+    }
+
+    #[test]
+    fn the_slots_of_a_llama_server_are_those_that_it_tells() {
+        for (body, expected) in [
+            (r#"{"default_generation_settings":{"n_ctx":4096},"total_slots":2}"#, Some(2)),
+            (r#"{"role":"router","max_instances":4}"#, None),
+            (r#"{"total_slots":0}"#, None),
+            (r#"{"total_slots":"2"}"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(read_slots(body.as_bytes()), expected, "{body}");
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(crate) use self::health::MAX_MODELS;
 use self::health::{Health, LOADS, Probe, chosen};
 pub use self::refusal::detail_of;
 pub use self::store::StoreError;
+use self::prober::Sight;
 use self::store::Stored;
 pub use self::url::{InvalidUrl, ServerUrl};
 pub use self::via::VIA;
@@ -49,9 +50,7 @@ use crate::registry::{FailureKind, Registry, Served, ServerFailure, ServerReport
 
 /// The most servers.
 const MAX_SERVERS: usize = 64;
-/// How many requests a model runs at once, where nobody said so.
-const SLOTS: u32 = 4;
-/// The most that can be said.
+/// The most requests that a model can be said to run at once.
 const MAX_SLOTS: u32 = 1024;
 /// The most models that can be named.
 const MAX_NAMED: usize = 256;
@@ -86,6 +85,13 @@ pub struct Attached {
     pub models: Vec<Served>,
     /// How many more it has, which are too many.
     pub left_out: usize,
+}
+
+/// A server that is to be looked at.
+struct Due {
+    url: ServerUrl,
+    token: Option<Secret>,
+    with_slots: bool,
 }
 
 #[derive(Debug)]
@@ -198,15 +204,15 @@ impl Servers {
         let url: ServerUrl = url.parse()?;
         let name = name.or_else(|| url.name()).filter(|name| !name.is_localhost());
         let name = name.ok_or_else(|| ServerError::NoName(url.clone()))?;
-        let slots = slots.unwrap_or(SLOTS);
-        if !(1..=MAX_SLOTS).contains(&slots) || models.len() > MAX_NAMED {
+        if slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) || models.len() > MAX_NAMED {
             let reason = format!("slots are 1 to {MAX_SLOTS}, and models at most {MAX_NAMED}");
             return Err(ServerError::Invalid(reason));
         }
         self.check_name(&name, &url)?;
         let token = token.map(Secret::from).or_else(|| self.token(&name));
         let (pool, own_id) = (&self.shared.pool, self.shared.keyring.own_id());
-        let listing = match prober::probe(pool, own_id, &url, token.as_ref()).await {
+        let sight = Sight { own_id, url: &url, token: token.as_ref(), with_slots: true };
+        let listing = match prober::probe(pool, sight).await {
             Probe::Listing(listing) => listing,
             Probe::Slow => {
                 let reason = "it does not answer in time".to_owned();
@@ -255,12 +261,12 @@ impl Servers {
                 biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
-                    for (name, url, token) in self.due() {
+                    for (name, Due { url, token, with_slots }) in self.due() {
                         let shared = Arc::clone(&self.shared);
                         looks.spawn(async move {
-                            let own_id = shared.keyring.own_id();
-                            let probe =
-                                prober::probe(&shared.pool, own_id, &url, token.as_ref()).await;
+                            let (own_id, token) = (shared.keyring.own_id(), token.as_ref());
+                            let sight = Sight { own_id, url: &url, token, with_slots };
+                            let probe = prober::probe(&shared.pool, sight).await;
                             (name, url, probe)
                         });
                     }
@@ -274,12 +280,14 @@ impl Servers {
     }
 
     /// The servers at which nobody is looking.
-    fn due(&self) -> Vec<(HiveAlias, ServerUrl, Option<Secret>)> {
+    fn due(&self) -> Vec<(HiveAlias, Due)> {
         let mut known = self.known();
         let due = known.iter_mut().filter(|(_, known)| !known.is_looked_at);
         due.map(|(name, known)| {
             known.is_looked_at = true;
-            (name.clone(), known.stored.url.clone(), known.token.clone())
+            let (url, token) = (known.stored.url.clone(), known.token.clone());
+            let with_slots = known.stored.slots.is_none() && known.health.wants_slots();
+            (name.clone(), Due { url, token, with_slots })
         })
         .collect()
     }
@@ -315,7 +323,7 @@ impl Servers {
                 name: name.clone(),
                 url: known.stored.url.clone(),
                 engine: known.health.engine,
-                slots: known.stored.slots,
+                slots: known.stored.slots.unwrap_or_else(|| known.health.slots()).min(MAX_SLOTS),
                 models: known.health.models.clone(),
                 is_named: !known.stored.models.is_empty(),
                 failure,

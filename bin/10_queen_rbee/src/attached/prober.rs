@@ -1,4 +1,4 @@
-//! One look at a server: `GET /v1/models`.
+//! One look at a server: `GET /v1/models`, and `GET /props` of a llama-server.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use http1_client::{RequestHead, Unfit};
 use tokio::time::timeout;
 
 use super::health::Probe;
-use super::listing::read_listing;
-use super::{ServerUrl, VIA, detail_of};
+use super::listing::{Listing, Told, read_listing, read_slots};
+use super::{Engine, ServerUrl, VIA, detail_of};
 use crate::connection::{Broken, Outgoing, Pool};
 use crate::keyring::bearer;
 use crate::remote_hive::with_causes;
@@ -21,22 +21,36 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_ERROR: usize = 64 << 10;
 /// The longest list of models, in bytes.
 const MAX_LIST: usize = 4 << 20;
+/// The longest that llama-server may say of itself, in bytes: the template of its model is in it.
+const MAX_PROPS: usize = 1 << 20;
+/// How long it may take to.
+const PROPS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// So llama-server says that it loads its model, with a 503. That of somebody else may be for ever.
 const LOADING: &str = "Loading model";
 
-/// Looks at a server; `own_id` tells it which queen looks.
-pub(super) async fn probe(
-    pool: &Pool,
-    own_id: &str,
-    url: &ServerUrl,
-    token: Option<&Secret>,
-) -> Probe {
-    let request = match request(own_id, url, token) {
+/// A server to look at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sight<'a> {
+    /// Which queen looks.
+    pub(super) own_id: &'a str,
+    pub(super) url: &'a ServerUrl,
+    pub(super) token: Option<&'a Secret>,
+    /// It is asked for its slots, too, where its kind tells them.
+    pub(super) with_slots: bool,
+}
+
+/// Looks at a server.
+pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
+    let request = match sight.request("/v1/models") {
         Ok(request) => request,
         Err(unfit) => return Probe::Wrong(format!("it cannot be asked: {unfit}")),
     };
-    match timeout(PATIENCE, look(pool, &request, url, token.is_some())).await {
+    match timeout(PATIENCE, look(pool, &request, sight.url, sight.token.is_some())).await {
+        Ok(Ok(Probe::Listing(listing))) if sight.with_slots => {
+            let slots = Told::Slots(slots(pool, sight, &listing).await);
+            Probe::Listing(Listing { slots, ..listing })
+        }
         Ok(Ok(probe)) => probe,
         Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
         Ok(Err(broken @ Broken::Malformed(_))) => {
@@ -49,13 +63,38 @@ pub(super) async fn probe(
     }
 }
 
-fn request(own_id: &str, url: &ServerUrl, token: Option<&Secret>) -> Result<Outgoing, Unfit> {
-    let path = url.path("/v1/models");
-    let mut head = RequestHead::get(&path, &url.address().authority)?.header(VIA, own_id)?;
-    if let Some(token) = token {
-        head = head.header("authorization", bearer(token).to_str().unwrap_or_default())?;
+impl Sight<'_> {
+    fn request(&self, path: &str) -> Result<Outgoing, Unfit> {
+        let path = self.url.path(path);
+        let head = RequestHead::get(&path, &self.url.address().authority)?;
+        let mut head = head.header(VIA, self.own_id)?;
+        if let Some(token) = self.token {
+            head = head.header("authorization", bearer(token).to_str().unwrap_or_default())?;
+        }
+        Ok(Outgoing { head: head.finish(0), body: Bytes::new() })
     }
-    Ok(Outgoing { head: head.finish(0), body: Bytes::new() })
+}
+
+/// How many slots a llama-server has; `None` where it does not tell, and of all others.
+async fn slots(pool: &Pool, sight: Sight<'_>, listing: &Listing) -> Option<u32> {
+    if listing.engine != Engine::LlamaServer {
+        return None;
+    }
+    let request = sight.request("/props").ok()?;
+    timeout(PROPS_PATIENCE, props(pool, sight.url, &request)).await.ok()?
+}
+
+async fn props(pool: &Pool, url: &ServerUrl, request: &Outgoing) -> Option<u32> {
+    let mut exchange = pool.send(url.address(), None, request).await.ok()?;
+    if exchange.head()?.status() != StatusCode::OK.as_u16() {
+        return None;
+    }
+    let mut said = Vec::new();
+    while said.len() <= MAX_PROPS
+        && exchange.read(&mut |part| said.extend_from_slice(part)).await.ok()?
+    {}
+    exchange.keep();
+    read_slots(&said)
 }
 
 async fn look(

@@ -17,7 +17,9 @@ pub(super) struct Stored {
     pub(super) url: ServerUrl,
     #[serde(default)]
     pub(super) api: ServerApi,
-    pub(super) slots: u32,
+    /// How many requests each of its models runs at once, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) slots: Option<u32>,
     /// The models that are wanted; all where none is named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) models: Vec<String>,
@@ -79,7 +81,7 @@ mod tests {
         let file = folder.path().join("servers.json");
         assert!(read(&file).unwrap().is_empty());
         let url = "http://nas:11434/x".parse().unwrap();
-        let stored = Stored { url, api: ServerApi::Openai, slots: 4, models: vec!["m".into()] };
+        let stored = Stored { url, api: ServerApi::Openai, slots: Some(4), models: vec!["m".into()] };
         let servers = BTreeMap::from([("nas".parse().unwrap(), stored)]);
         write(&file, servers.clone()).unwrap();
         assert_eq!(read(&file).unwrap(), servers);

@@ -14,6 +14,9 @@ use crate::support::{
 };
 
 const CHAT: &str = "/v1/chat/completions";
+/// What a llama-server says while it loads.
+const LOADING: (u16, &str) =
+    (503, r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#);
 
 /// A queen that looks often.
 pub(crate) async fn queen() -> Queen {
@@ -83,7 +86,7 @@ async fn the_models_of_a_server_are_listed_and_asked_for_by_either_name() {
     let worker = &status["workers"][1];
     assert_eq!(worker["worker_id"], "nas-org-Model-8B");
     assert_eq!(worker["server"]["model"], "org/Model-8B");
-    assert_eq!((&worker["slots"]["total"], &worker["state"]), (&json!(4), &json!("ready")));
+    assert_eq!((&worker["slots"]["total"], &worker["state"]), (&json!(64), &json!("ready")));
     for name in ["org-Model-8B", "org/Model-8B"] {
         let mut body = chat();
         body["model"] = name.into();
@@ -406,8 +409,7 @@ async fn a_server_that_stops_and_comes_back_is_noticed_both_times() {
 async fn a_server_that_loads_its_model_is_waited_for() {
     let server = ServerDouble::start("llamacpp", &["m"], []);
     let queen = queen_with(&server).await;
-    let loading = r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#;
-    server.list_as(Some((503, loading)));
+    server.list_as(Some(LOADING));
     let state = async || queen.status().await["workers"][0]["state"].clone();
     until("it loads", async || state().await == "loading").await;
     let waits = async || queen.status().await["waiting"] == 1;
@@ -418,6 +420,31 @@ async fn a_server_that_loads_its_model_is_waited_for() {
     let body = chat();
     let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), loads);
     assert_eq!(reply.status, 200, "{}", reply.text);
+}
+
+#[tokio::test]
+async fn a_llama_server_has_as_many_slots_as_it_says_each_time_that_it_is_started() {
+    let server = ServerDouble::start_at(0, "llamacpp", &["m"], [], Some("sk-its")).unwrap();
+    server.say_of_itself(json!({"default_generation_settings": {}, "total_slots": 2}));
+    let queen = queen().await;
+    let attach = WorkerAttach { token: Some("sk-its".to_owned()), ..attach(&server.url) };
+    succeeds(&queen, attach.clone()).await;
+    let slots = async || queen.status().await["workers"][0]["slots"]["total"].clone();
+    assert_eq!(slots().await, 2);
+    let starts_with = async |slots: u32| {
+        server.list_as(Some(LOADING));
+        let loads = async || queen.status().await["workers"][0]["state"] == "loading";
+        until("it loads", loads).await;
+        server.say_of_itself(json!({"total_slots": slots}));
+        server.list_as(None);
+        let is_ready = async || queen.status().await["workers"][0]["state"] == "ready";
+        until("it has loaded", is_ready).await;
+    };
+    starts_with(1).await;
+    assert_eq!(slots().await, 1);
+    succeeds(&queen, WorkerAttach { slots: Some(9), ..attach }).await;
+    starts_with(3).await;
+    assert_eq!(slots().await, 9, "somebody said so");
 }
 
 #[tokio::test]

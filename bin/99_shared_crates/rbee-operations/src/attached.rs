@@ -20,7 +20,8 @@ pub struct WorkerAttach {
     /// The token that it demands. It is kept by nobody but the queen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// How many requests each of its models runs at once; 4 if left out.
+    /// How many requests each of its models runs at once; if left out, as many as a llama-server says, and
+    /// a number by the kind of all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<u32>,
     /// Which of its models; all if left out.

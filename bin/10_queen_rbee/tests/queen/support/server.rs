@@ -51,6 +51,8 @@ struct Stage {
     models: Mutex<Vec<&'static str>>,
     /// What it answers instead of its list of models.
     listing: Mutex<Option<(u16, &'static str)>>,
+    /// What it says of itself, as llama-server does.
+    props: Mutex<Option<Value>>,
     plays: Mutex<VecDeque<Plays>>,
     requests: Mutex<Vec<(String, Value)>>,
 }
@@ -79,11 +81,13 @@ impl ServerDouble {
             token,
             models: Mutex::new(models.to_vec()),
             listing: Mutex::default(),
+            props: Mutex::default(),
             plays: Mutex::new(plays.into_iter().collect()),
             requests: Mutex::default(),
         });
         let routes = Router::new()
             .route("/v1/models", get(list))
+            .route("/props", get(props))
             .route("/v1/{*path}", post(answer))
             .with_state(Arc::clone(&stage));
         let (address, server) = super::serve(routes, port)?;
@@ -99,6 +103,11 @@ impl ServerDouble {
     /// Answers with something else than its list of models from now on.
     pub(crate) fn list_as(&self, instead: Option<(u16, &'static str)>) {
         *self.stage.listing.lock().unwrap() = instead;
+    }
+
+    /// Says so much of itself from now on, as llama-server does at `GET /props`.
+    pub(crate) fn say_of_itself(&self, props: Value) {
+        *self.stage.props.lock().unwrap() = Some(props);
     }
 
     /// The bodies that it has got.
@@ -133,6 +142,14 @@ async fn list(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
         |id: &str| json!({"id": id, "object": "model", "created": 1, "owned_by": stage.owner});
     let data: Vec<Value> = models.into_iter().map(entry).collect();
     Json(json!({"object": "list", "data": data})).into_response()
+}
+
+async fn props(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
+    let props = stage.props.lock().unwrap().clone();
+    stage.refusal(&headers).unwrap_or_else(|| match props {
+        Some(props) => Json(props).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    })
 }
 
 async fn answer(
