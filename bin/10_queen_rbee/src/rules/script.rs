@@ -1,7 +1,8 @@
 //! A script in its sandbox: it is compiled once, and its functions are called with plain values.
 //!
-//! It has no modules, no files, no clock and no output; operations, time, depth of calls and the size of
-//! what it makes are bounded.
+//! It has no modules, no files, no clock and no output, and cannot sleep; operations, time, depth of calls
+//! and the size of what it makes are bounded. The size of a value does not tell what is bound to a pointer
+//! to a function, so nothing can be.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -27,6 +28,9 @@ const MAX_TEXT: usize = 4096;
 const MAX_LIST: usize = 256;
 /// The most that a script may add or take away, in milliseconds: an hour.
 const MAX_EXTRA_MS: i64 = 3_600_000;
+
+/// What of the language a script may not use: what runs texts, and what binds values to functions.
+const FORBIDDEN: [&str; 3] = ["eval", "Fn", "curry"];
 
 const FILTER: &str = "filter";
 const SCORE: &str = "score";
@@ -208,13 +212,23 @@ fn sandbox() -> Engine {
         .set_fail_on_invalid_map_property(true)
         .on_print(|_| {})
         .on_debug(|_, _, _| {})
-        .disable_symbol("eval")
         .on_progress(|operations| {
             let is_over = operations % LOOK_AFTER == 0
                 && DEADLINE.get().is_some_and(|deadline| cpu_time() >= deadline);
             is_over.then_some(Dynamic::UNIT)
         });
+    for symbol in FORBIDDEN {
+        engine.disable_symbol(symbol);
+    }
+    // In the place of those of the language.
     engine
+        .register_fn("sleep", |_: i64| refuse_to_wait())
+        .register_fn("sleep", |_: f64| refuse_to_wait());
+    engine
+}
+
+fn refuse_to_wait() -> Result<(), Box<EvalAltResult>> {
+    Err("a script may not wait".into())
 }
 
 fn failure(function: &'static str, error: &EvalAltResult) -> ScriptError {
@@ -296,6 +310,30 @@ mod tests {
             assert!(score(&script, &Dynamic::UNIT).is_err(), "{body}");
             assert!(began.elapsed() < Duration::from_secs(1), "{body}: {:?}", began.elapsed());
         }
+    }
+
+    #[test]
+    fn a_script_cannot_wait_and_cannot_hide_values_behind_functions() {
+        for body in [
+            "sleep(1)",
+            "sleep(1.5)",
+            "let f = Fn(\"sleep\"); f.call(1)",
+            "Fn(\"score\").curry(1)",
+            "let f = |x| x; loop { f = curry(f, f); }",
+            "let f = |x| x; loop { f = f.curry(f); }",
+            "let x = 1; let f = || x; f.call()",
+            "[1].map(\"sleep\")",
+            "request.sleep()",
+            "eval(\"sleep(1)\")",
+        ] {
+            let script = format!("fn score(request, worker) {{ {body}; 0 }}");
+            let began = Instant::now();
+            let said = Script::compile(&script).and_then(|script| score(&script, &Dynamic::UNIT));
+            assert!(said.is_err(), "{body}: {said:?}");
+            assert!(began.elapsed() < Duration::from_secs(1), "{body}");
+        }
+        let with_a_function = "fn score(r, w) { [1, 5, 2].filter(|x| x > 1).len() }";
+        assert_eq!(score(&Script::compile(with_a_function).unwrap(), &Dynamic::UNIT), Ok(2));
     }
 
     #[test]
