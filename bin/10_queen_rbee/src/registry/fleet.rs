@@ -192,7 +192,7 @@ impl State {
         let (target, digest) = (Arc::clone(&worker.target), worker.digest().cloned());
         self.prefixes.insert(target.holder, ask.prompt.blocks(), worker.cache_tokens());
         if let Some(session) = ask.session {
-            self.sessions.put(session, id);
+            self.sessions.put(session, ask.demand.model, id);
         }
         Some((target, digest, stay))
     }

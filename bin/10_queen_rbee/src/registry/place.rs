@@ -117,7 +117,8 @@ impl Registry {
         now: Instant,
     ) -> Option<Placed> {
         let mut state = self.state();
-        let session = ask.session.and_then(|session| state.sessions.get(session).cloned());
+        let model = ask.demand.model;
+        let session = ask.session.and_then(|session| state.sessions.get(session, model).cloned());
         let demand = Demand {
             session: session.as_ref(),
             prompt_bytes: ask.prompt.bytes(),

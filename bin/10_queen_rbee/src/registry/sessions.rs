@@ -1,9 +1,9 @@
-//! Which worker a session was at last. Pure.
+//! Which worker of a model a session was at last. Pure.
 
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
-use worker_contract::WorkerId;
+use worker_contract::{ModelAlias, WorkerId};
 
 /// How many sessions are remembered.
 const MOST: NonZeroUsize = NonZeroUsize::new(10_000).expect("it is not zero");
@@ -20,7 +20,7 @@ pub struct SessionKey {
 /// The sessions that were served last.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    at: LruCache<SessionKey, WorkerId>,
+    at: LruCache<(SessionKey, ModelAlias), WorkerId>,
 }
 
 impl Default for Sessions {
@@ -30,13 +30,13 @@ impl Default for Sessions {
 }
 
 impl Sessions {
-    /// Where a session was last.
-    pub(super) fn get(&mut self, key: &SessionKey) -> Option<&WorkerId> {
-        self.at.get(key)
+    /// Where a session was last with a model.
+    pub(super) fn get(&mut self, key: &SessionKey, model: &ModelAlias) -> Option<&WorkerId> {
+        self.at.get(&(key.clone(), model.clone()))
     }
 
-    /// A session is at a worker.
-    pub(super) fn put(&mut self, key: &SessionKey, worker: &WorkerId) {
-        self.at.put(key.clone(), worker.clone());
+    /// A session is at a worker of a model.
+    pub(super) fn put(&mut self, key: &SessionKey, model: &ModelAlias, worker: &WorkerId) {
+        self.at.put((key.clone(), model.clone()), worker.clone());
     }
 }

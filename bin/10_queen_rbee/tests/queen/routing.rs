@@ -53,6 +53,27 @@ async fn a_session_stays_at_its_worker_and_is_nobody_elses() {
 }
 
 #[tokio::test]
+async fn a_session_with_two_models_is_at_a_worker_of_each() {
+    let workers = ["w-1", "w-2", "w-3"].map(|id| WorkerDouble::start(id, []));
+    let queen = Queen::start().await;
+    for (worker, model) in workers.iter().zip(["m", "m", "other"]) {
+        let mut beat = worker.beat();
+        beat.model.name = model.parse().unwrap();
+        queen.worker_beat(&beat).await;
+    }
+    let ask = async |model: &str| {
+        let mut body = chat();
+        body["model"] = model.into();
+        let reply =
+            Reply::read(queen.post(CHAT).header("x-rbee-session", "mine").json(&body)).await;
+        (reply.header("x-rbee-worker").to_owned(), reply.header("x-rbee-route").to_owned())
+    };
+    let (first, _) = ask("m").await;
+    assert_eq!(ask("other").await.0, "w-3");
+    assert_eq!(ask("m").await, (first, "session".to_owned()));
+}
+
+#[tokio::test]
 async fn headers_that_say_nothing_are_refused_with_their_names() {
     let (queen, _first, _second) = two_workers().await;
     for (header, bad) in [
