@@ -10,7 +10,7 @@ use crate::scheduler::Ways;
 /// How many kinds with needs of their own are looked at. Those that need nothing in particular are not
 /// hidden by them.
 const MOST_SPECIAL: usize = 32;
-/// How many kinds without needs of their own there are, where rules tell callers apart.
+/// How many kinds without needs of their own there are, where rules tell requests apart.
 const MOST_PLAIN: usize = 64;
 
 /// The kinds that were asked about.
@@ -28,8 +28,16 @@ pub(super) struct Kind<'a> {
     alone: bool,
     ways: Ways,
     priority: Priority,
-    /// Who asks, where the operator's rules may look at that.
-    asker: Option<&'a str>,
+    /// What else the operator's rules may look at, where there are any.
+    ruled_by: Option<Ruled<'a>>,
+}
+
+/// What rules see of a request, beside what all see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ruled<'a> {
+    caller: &'a str,
+    prompt_bytes: u32,
+    has_session: bool,
 }
 
 impl Wanted {
@@ -40,7 +48,11 @@ impl Wanted {
             alone: self.alone,
             ways: self.ways,
             priority: self.priority,
-            asker: has_rules.then_some(self.caller.as_str()),
+            ruled_by: has_rules.then(|| Ruled {
+                caller: &self.caller,
+                prompt_bytes: self.prompt.bytes(),
+                has_session: self.session.is_some(),
+            }),
         }
     }
 }
@@ -52,7 +64,7 @@ impl Kind<'_> {
 
     /// Whether all others behind wait for room where one of this kind does: those are no more urgent.
     pub(super) fn speaks_for_all(&self) -> bool {
-        !self.is_special() && self.asker.is_none()
+        !self.is_special() && self.ruled_by.is_none()
     }
 }
 
@@ -82,7 +94,7 @@ mod tests {
         alone: false,
         ways: Ways::ALL,
         priority: Priority::Interactive,
-        asker: None,
+        ruled_by: None,
     };
 
     #[test]
@@ -98,11 +110,15 @@ mod tests {
     }
 
     #[test]
-    fn where_rules_look_at_who_asks_nobody_speaks_for_another_caller() {
-        let of = |caller| Kind { asker: Some(caller), ..PLAIN };
+    fn where_rules_look_at_a_request_only_its_like_speaks_for_it() {
+        let of = |caller, prompt_bytes, has_session| {
+            let ruled_by = Some(Ruled { caller, prompt_bytes, has_session });
+            Kind { ruled_by, ..PLAIN }
+        };
+        let all = [of("a", 9, false), of("b", 9, false), of("a", 10, false), of("a", 9, true)];
         let mut kinds = Kinds::default();
-        assert!(kinds.is_worth_asking(of("a")) && kinds.is_worth_asking(of("b")));
-        assert!(!kinds.is_worth_asking(of("a")));
-        assert!(!of("a").speaks_for_all() && PLAIN.speaks_for_all());
+        assert!(all.iter().all(|kind| kinds.is_worth_asking(*kind)));
+        assert!(!all.iter().any(|kind| kinds.is_worth_asking(*kind)));
+        assert!(!all[0].speaks_for_all() && PLAIN.speaks_for_all());
     }
 }
