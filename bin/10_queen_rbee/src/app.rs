@@ -19,7 +19,7 @@ use worker_contract::HiveAlias;
 use crate::FEATURES;
 use crate::attached::Servers;
 use crate::connection::{Pool, Trust};
-use crate::decisions::Decisions;
+use crate::decisions::{self, Decisions};
 use crate::dispatch::Dispatcher;
 use crate::events::Feed;
 #[cfg(feature = "local-hive")]
@@ -298,9 +298,17 @@ async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistr
 /// The log of decisions. Without its file the queen decides as well, and says why it is missing.
 async fn open_decisions(paths: &Paths) -> anyhow::Result<Decisions> {
     let file = paths.data.join("decisions.db");
-    let opened = tokio::task::spawn_blocking(move || Decisions::open(&file)).await?;
+    let open = move || match Decisions::open(&file) {
+        Err(decisions::StoreError::Use { source, .. }) if sqlite_file::is_damage(&source) => {
+            let kept = sqlite_file::set_aside(&file)?;
+            tracing::error!(reason = %source, kept = %kept.display(), "the decisions of the past are damaged: they are set aside");
+            anyhow::Ok(Decisions::open(&file)?)
+        }
+        opened => Ok(opened?),
+    };
+    let opened = tokio::task::spawn_blocking(open).await?;
     Ok(opened.unwrap_or_else(|error| {
-        let reason = format!("{:#}", anyhow::Error::new(error));
+        let reason = format!("{error:#}");
         tracing::error!(reason, "decisions are kept in memory only");
         Decisions::in_memory()
     }))

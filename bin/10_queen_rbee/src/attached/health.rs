@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn slots_are_those_that_it_told_when_it_was_asked_last() {
-        let told = |slots| Probe::Listing(Listing { slots, ..listing(&["a"], Engine::LlamaServer) });
+        let told =
+            |slots| Probe::Listing(Listing { slots, ..listing(&["a"], Engine::LlamaServer) });
         let two = || told(Told::Slots(Some(2)));
         let not_asked = || told(Told::NotAsked);
         let unreachable = || Probe::Unreachable("refused".into());

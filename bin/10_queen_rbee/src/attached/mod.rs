@@ -37,9 +37,9 @@ pub use self::body::{Endpoint, Original};
 pub use self::engine::Engine;
 pub(crate) use self::health::MAX_MODELS;
 use self::health::{Health, LOADS, Probe, chosen};
+use self::prober::Sight;
 pub use self::refusal::detail_of;
 pub use self::store::StoreError;
-use self::prober::Sight;
 use self::store::Stored;
 pub use self::url::{InvalidUrl, ServerUrl};
 pub use self::via::VIA;
@@ -204,7 +204,8 @@ impl Servers {
         let url: ServerUrl = url.parse()?;
         let name = name.or_else(|| url.name()).filter(|name| !name.is_localhost());
         let name = name.ok_or_else(|| ServerError::NoName(url.clone()))?;
-        if slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) || models.len() > MAX_NAMED {
+        if slots.is_some_and(|slots| !(1..=MAX_SLOTS).contains(&slots)) || models.len() > MAX_NAMED
+        {
             let reason = format!("slots are 1 to {MAX_SLOTS}, and models at most {MAX_NAMED}");
             return Err(ServerError::Invalid(reason));
         }

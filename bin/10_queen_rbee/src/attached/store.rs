@@ -81,7 +81,8 @@ mod tests {
         let file = folder.path().join("servers.json");
         assert!(read(&file).unwrap().is_empty());
         let url = "http://nas:11434/x".parse().unwrap();
-        let stored = Stored { url, api: ServerApi::Openai, slots: Some(4), models: vec!["m".into()] };
+        let stored =
+            Stored { url, api: ServerApi::Openai, slots: Some(4), models: vec!["m".into()] };
         let servers = BTreeMap::from([("nas".parse().unwrap(), stored)]);
         write(&file, servers.clone()).unwrap();
         assert_eq!(read(&file).unwrap(), servers);

@@ -29,6 +29,8 @@ pub struct Decided {
 pub enum Kind {
     /// A request was sent to a worker.
     Dispatch,
+    /// A request waits.
+    Wait,
     /// A worker is started.
     Spawn,
     /// A worker is wanted, and there is no place for it.
@@ -104,11 +106,17 @@ impl Decided {
         Self::new(kind, Because::Told { reason, why: why.into() })
     }
 
-    /// That an idle worker makes room for a worker of another model.
+    /// That an idle worker, of the model `of`, makes room for a worker of another model.
     #[must_use]
-    pub fn evict(worker: &WorkerId, model: &ModelAlias, hive: &HiveAlias) -> Self {
+    pub fn evict(
+        worker: &WorkerId,
+        of: Option<&ModelAlias>,
+        model: &ModelAlias,
+        hive: &HiveAlias,
+    ) -> Self {
         let why = format!("{worker} is idle and makes room for {model} on {hive}");
-        Self::told(Kind::Evict, "make_room", why).worker(worker).model(model)
+        let evict = Self::told(Kind::Evict, "make_room", why).worker(worker);
+        Self { model: of.cloned(), ..evict }
     }
 
     /// The same, for a request.
@@ -132,8 +140,9 @@ impl Decided {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Dispatch,
+        Self::Wait,
         Self::Spawn,
         Self::Evict,
         Self::Retire,
@@ -153,6 +162,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dispatch => "dispatch",
+            Self::Wait => "wait",
             Self::Spawn => "spawn",
             Self::Evict => "evict",
             Self::Retire => "retire",
@@ -166,6 +176,12 @@ impl Kind {
             Self::NoPlace => "no_place",
             Self::Rules => "rules",
         }
+    }
+
+    /// Whether it is made for nearly each request, so that there can be very many.
+    #[must_use]
+    pub fn is_frequent(self) -> bool {
+        matches!(self, Self::Dispatch | Self::Wait)
     }
 
     /// The kind with a name.

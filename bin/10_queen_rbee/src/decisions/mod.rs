@@ -1,8 +1,9 @@
 //! What the queen has decided, for whom and why.
 //!
-//! The latest decisions of every kind are in memory. Those that are no plain dispatch are also on
-//! disk, bounded by age and number, so that a day later one can still find out why a worker was
-//! started or a request refused. Recording never waits: a disk that is slow or fails costs records.
+//! The latest decisions of every kind are in memory, and on disk, bounded by age and number, so that a
+//! day later one can still find out why a worker was started or a request refused. Of the kinds that are
+//! made for each request so many a second go to the disk as a house has; of a flood only those. Recording
+//! never waits: a disk that is slow or fails costs records.
 
 mod entry;
 mod store;
@@ -12,7 +13,7 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ pub use self::store::StoreError;
 
 /// How many decisions are in memory.
 const KEPT: usize = 4096;
+/// How many decisions of frequent kinds are stored in a second.
+const FREQUENT_PER_SECOND: u32 = 20;
 /// How long a shutdown waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -56,6 +59,8 @@ struct Shared {
 struct Ring {
     next_id: u64,
     kept: VecDeque<Arc<Entry>>,
+    /// When the second began, and how many decisions of frequent kinds were stored in it.
+    stored: (Instant, u32),
     /// How many there were of each kind and reason.
     counts: BTreeMap<(Kind, &'static str), u64>,
 }
@@ -81,16 +86,19 @@ impl Decisions {
         // so that they grow even where the clock was set back.
         let by_clock = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
         let next_id = store.as_ref().map_or(0, |store| store.last_id() + 1).max(by_clock);
-        let ring = Ring { next_id, kept: VecDeque::new(), counts: BTreeMap::new() };
+        let stored = (Instant::now(), 0);
+        let ring = Ring { next_id, kept: VecDeque::new(), stored, counts: BTreeMap::new() };
         let latest = watch::Sender::new(next_id - 1);
         Self { shared: Arc::new(Shared { ring: Mutex::new(ring), store, latest }) }
     }
 
     /// Records a decision.
     pub fn record(&self, decided: Decided) {
-        let is_stored = decided.kind != Kind::Dispatch;
-        let entry = {
+        let store = self.shared.store.as_ref();
+        let (entry, is_stored) = {
             let mut ring = self.ring();
+            let is_stored =
+                store.is_some() && (!decided.kind.is_frequent() || ring.may_store(Instant::now()));
             *ring.counts.entry((decided.kind, decided.because.name())).or_default() += 1;
             let entry = Arc::new(Entry { id: ring.next_id, at: Timestamp::now(), decided });
             ring.next_id += 1;
@@ -98,10 +106,10 @@ impl Decisions {
                 ring.kept.pop_front();
             }
             ring.kept.push_back(Arc::clone(&entry));
-            entry
+            (entry, is_stored)
         };
         self.shared.latest.send_replace(entry.id);
-        if let Some(store) = self.shared.store.as_ref().filter(|_| is_stored) {
+        if let Some(store) = store.filter(|_| is_stored) {
             store.add(entry);
         }
     }
@@ -158,6 +166,18 @@ impl Decisions {
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.shared.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    /// Whether one more decision of a frequent kind is stored; it is counted.
+    fn may_store(&mut self, now: Instant) -> bool {
+        let (began, stored) = &mut self.stored;
+        if now.saturating_duration_since(*began) >= Duration::from_secs(1) {
+            (*began, *stored) = (now, 0);
+        }
+        *stored += 1;
+        *stored <= FREQUENT_PER_SECOND
     }
 }
 

@@ -8,7 +8,7 @@ use crate::scheduler::{Estimate, Reason, Why};
 const YEARS: jiff::SignedDuration = jiff::SignedDuration::from_hours(20 * 365 * 24);
 
 #[tokio::test]
-async fn what_is_no_dispatch_is_found_again_after_a_restart_with_its_reason() {
+async fn what_was_decided_is_found_again_after_a_restart_with_its_reason() {
     let (_folder, file) = file();
     let log = Decisions::open(&file).unwrap();
     log.record(dispatch("r-1"));
@@ -24,6 +24,7 @@ async fn what_is_no_dispatch_is_found_again_after_a_restart_with_its_reason() {
 
     let log = Decisions::open(&file).unwrap();
     log.record(reject("r-3", "a"));
+    assert_eq!(kinds(&find(&log, Some("r-1"), None).await), [Kind::Reject, Kind::Dispatch]);
     let after = find(&log, None, Some("a")).await;
     assert_eq!(ids(&after), ["r-3", "r-1"]);
     let (was, is) = (json(&before[0]), json(&after[1]));
@@ -39,10 +40,18 @@ async fn only_the_latest_ones_are_kept_in_memory_and_on_disk() {
     for number in 0..=KEPT {
         log.record(dispatch(&format!("r-{number}")));
     }
-    assert!(find(&log, Some("r-0"), None).await.is_empty());
     assert_eq!(log.since(0).len(), KEPT);
+    assert_eq!(ids(&log.since(0))[0], "r-1", "the first one has left the memory");
+    log.record(reject("r-last", "a"));
     let last = log.since(0).last().unwrap().id;
     assert_eq!((log.since(last - 2).len(), log.since(last).len()), (2, 0));
+    log.close().await;
+    drop(log);
+    let log = Decisions::open(&file).unwrap();
+    let all = Filter { request_id: None, model: None, limit: 2 * KEPT };
+    let stored = log.find(all).await;
+    assert_eq!(ids(&stored)[..1], ["r-last"]);
+    assert!((20..KEPT / 2).contains(&stored.len()), "{} of a flood", stored.len());
     drop(log);
 
     let connection = rusqlite::Connection::open(&file).unwrap();
@@ -53,10 +62,17 @@ async fn only_the_latest_ones_are_kept_in_memory_and_on_disk() {
     let log = Decisions::open(&file).unwrap();
     let count = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(count("SELECT count(*) FROM decisions WHERE at_ms = 0"), 0, "the old ones are gone");
-    assert_eq!(count("SELECT count(*) FROM decisions"), 10_000);
+    assert_eq!(count("SELECT count(*) FROM decisions WHERE kind = 'reject'"), 10_000);
+    let flood =
+        "WITH RECURSIVE n(i) AS (SELECT 20000 UNION ALL SELECT i + 1 FROM n WHERE i < 35000)
+        INSERT INTO decisions (id, at_ms, kind, reason, why)
+        SELECT i, unixepoch() * 1000, 'wait', 'x', 'y' FROM n";
+    connection.execute_batch(flood).unwrap();
+    drop(Store::open(&file, Timestamp::now()).unwrap());
+    assert_eq!(count("SELECT count(*) FROM decisions"), 20_000, "neither drives the other out");
     drop(log);
     // As a clock does that is years ahead, and has stamped some.
-    connection.execute_batch("UPDATE decisions SET at_ms = at_ms * 2 WHERE id > 10090").unwrap();
+    connection.execute_batch("UPDATE decisions SET at_ms = at_ms * 2 WHERE id > 34990").unwrap();
     drop(Store::open(&file, Timestamp::now() + YEARS).unwrap());
     assert_eq!(
         count("SELECT count(*) FROM decisions"),

@@ -1,6 +1,6 @@
 //! What the dispatcher records of its decisions.
 
-use super::{Dispatcher, NoPlace, Wanted};
+use super::{Dispatcher, NoPlace, Wait, Wanted};
 use crate::decisions::{Because, Decided, Kind};
 use crate::registry::Place;
 use crate::scheduler::Spawn;
@@ -16,14 +16,21 @@ impl Dispatcher {
         self.decisions.record(wanted.concern(decided));
     }
 
+    /// A request has no place yet.
+    pub(super) fn log_wait(&self, wanted: &Wanted, wait: &Wait) {
+        let decided = Decided::told(Kind::Wait, wait.as_str(), wait.to_string());
+        self.decisions.record(wanted.concern(decided));
+    }
+
     /// A worker is started for a request, and others make room for it.
     pub(super) fn log_spawn(&self, wanted: &Wanted, spawn: &Spawn) {
         if spawn.asks {
             return;
         }
         for worker in &spawn.evict {
-            let decided = Decided::evict(worker, &wanted.model, &spawn.hive);
-            self.decisions.record(wanted.concern(decided));
+            let of = self.registry.model_of(worker);
+            let decided = Decided::evict(worker, of.as_ref(), &wanted.model, &spawn.hive);
+            self.decisions.record(decided.asked(&wanted.request_id, &wanted.caller));
         }
         let decided = Decided::new(Kind::Spawn, Because::Spawn(spawn.clone()));
         self.decisions.record(wanted.concern(decided));

@@ -13,6 +13,7 @@ mod starts;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ use crate::clock;
 use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
-use crate::scheduler::{Decision, Demand, RejectReason, Ways};
+use crate::scheduler::{Decision, Demand, RejectReason, WaitReason, Ways};
 use crate::spawner::Spawner;
 
 /// The longest that somebody is told to wait where too many do, in seconds.
@@ -72,6 +73,47 @@ pub struct Wanted {
     pub had_a_place: bool,
     /// When it is too late.
     pub deadline: Instant,
+}
+
+/// What becomes at once of a request that comes.
+#[derive(Debug)]
+enum AtOnce {
+    Is(Result<Place, NoPlace>),
+    Waits(Wait),
+}
+
+/// What a request waits for at first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Its turn, behind others.
+    Turn { others: usize },
+    /// The start of a worker that is decided on next.
+    Start,
+    /// What the scheduler says.
+    For(WaitReason),
+}
+
+impl Wait {
+    /// Its name.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Turn { .. } => "turn",
+            Self::Start => "start",
+            Self::For(reason) => reason.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Turn { others } => {
+                write!(f, "it waits its turn: {others} wait for the model already")
+            }
+            Self::Start => f.write_str("no worker can take it, and one is to be started"),
+            Self::For(reason) => reason.fmt(f),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -138,8 +180,11 @@ impl Dispatcher {
         // Those that differ by the order of their failures only are of one kind.
         wanted.failed.sort_unstable();
         let result = match self.place_at_once(&wanted) {
-            Some(result) => result,
-            None => self.wait(wanted.clone()).await,
+            AtOnce::Is(result) => result,
+            AtOnce::Waits(wait) => {
+                self.log_wait(&wanted, &wait);
+                self.wait(wanted.clone()).await
+            }
         };
         self.log_placed(&wanted, &result);
         result
@@ -181,23 +226,25 @@ impl Dispatcher {
         }
     }
 
-    /// The place of a request that finds nobody waiting, or the reason why there will be none; `None`
-    /// if it has to wait.
-    fn place_at_once(&self, wanted: &Wanted) -> Option<Result<Place, NoPlace>> {
+    /// The place of a request that finds nobody waiting, or the reason why there will be none, if it has
+    /// not to wait.
+    fn place_at_once(&self, wanted: &Wanted) -> AtOnce {
         if wanted.deadline <= clock::now() {
-            return Some(Err(NoPlace::Deadline { model: wanted.model.clone() }));
+            return AtOnce::Is(Err(NoPlace::Deadline { model: wanted.model.clone() }));
         }
-        if self.queues().admission.waiting_for(&wanted.model) > 0 {
-            return None;
+        let others = self.queues().admission.waiting_for(&wanted.model);
+        if others > 0 {
+            return AtOnce::Waits(Wait::Turn { others });
         }
         let closed = Closed::default();
         let ask = wanted.ask(&closed);
         match self.registry.place(&ask, clock::now()) {
-            Placed::At(place) => Some(Ok(place)),
+            Placed::At(place) => AtOnce::Is(Ok(place)),
             Placed::Not(Decision::Reject { reason, retry_after_s }) => {
-                Some(Err(self.refused(&wanted.model, reason, retry_after_s, None)))
+                AtOnce::Is(Err(self.refused(&wanted.model, reason, retry_after_s, None)))
             }
-            Placed::Not(_) => None,
+            Placed::Not(Decision::Wait(reason)) => AtOnce::Waits(Wait::For(reason)),
+            Placed::Not(_) => AtOnce::Waits(Wait::Start),
         }
     }
 

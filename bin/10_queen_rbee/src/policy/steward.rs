@@ -128,7 +128,8 @@ impl Steward {
         tracing::info!(%model, %hive, ?why, "another worker of a model is started");
         let decisions = self.dispatcher.decisions();
         for worker in &spawn.evict {
-            decisions.record(Decided::evict(worker, model, &spawn.hive));
+            let of = self.registry.model_of(worker);
+            decisions.record(Decided::evict(worker, of.as_ref(), model, &spawn.hive));
         }
         let (reason, because) = match why {
             Need::Min => ("policy_min", "the model's policy wants as many"),

@@ -161,6 +161,23 @@ impl WaitReason {
     }
 }
 
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Room => {
+                "it waits for a place: all workers of the model have as many requests as they take"
+            }
+            Self::Coming => "it waits for a worker that is loading or being started",
+            Self::News => {
+                "it waits for news of a worker or a hive whose connection has just failed"
+            }
+            Self::Circuit => "it waits for a worker that failed often and will be tried again",
+            Self::Memory => "it waits for memory that workers of other models have, which are busy",
+            Self::WarmUp => "it waits for the first reports after the queen's start",
+        })
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { reason, chosen, next, candidates } = self;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat};
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -32,7 +32,8 @@ async fn starts_refusals_and_circuits_are_told_too() {
     assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
     let of_model = why(&queen, "model=m").await;
     let kinds: Vec<_> = of_model.iter().map(|d| text(d, "kind")).collect();
-    assert_eq!(kinds, ["dispatch", "spawn"]);
+    assert_eq!(kinds, ["dispatch", "spawn", "wait"]);
+    assert_eq!(text(&of_model[2], "reason"), "start");
     assert_eq!(of_model[1]["detail"]["hive"], "localhost");
 
     let unknown = json!({"model": "other", "messages": [{"role": "user", "content": "Hi"}]});
@@ -52,6 +53,36 @@ async fn starts_refusals_and_circuits_are_told_too() {
     let count = |wanted| kinds.iter().filter(|kind| *kind == wanted).count();
     let counted = (count("give_up"), count("retry"), count("circuit_opened"));
     assert_eq!(counted, (2, 5, 1), "the third request opens it: {kinds:?}");
+}
+
+#[tokio::test]
+async fn what_a_request_waits_for_is_told() {
+    let worker = WorkerDouble::start("w-1", vec![Script::Hangs(&["x"]); 2]);
+    let queen = Queen::start().await;
+    let mut beat = worker.beat();
+    beat.slots.total = 1;
+    queen.worker_beat(&beat).await;
+    // One has the slot, and one may be behind it.
+    let busy = [
+        queen.stream(CHAT, &chat()).await.begun().await,
+        queen.stream(CHAT, &chat()).await.begun().await,
+    ];
+    let ask = |id: &'static str| {
+        let request = queen.post(CHAT).header("x-request-id", id);
+        Reply::read(request.header("x-rbee-deadline-ms", "400").json(&chat()))
+    };
+    let (second, third) = tokio::join!(ask("r-2"), async {
+        until("the second waits", async || queen.status().await["waiting"] == 1).await;
+        ask("r-3").await
+    });
+    second.error(504, "deadline_exceeded");
+    third.error(504, "deadline_exceeded");
+    drop(busy);
+    for (id, reason) in [("r-2", "room"), ("r-3", "turn")] {
+        let way = why(&queen, &format!("request_id={id}")).await;
+        let told: Vec<_> = way.iter().map(|d| (text(d, "kind"), text(d, "reason"))).collect();
+        assert_eq!(told, [("reject", "deadline"), ("wait", reason)]);
+    }
 }
 
 #[tokio::test]

@@ -128,7 +128,9 @@ async fn a_queen_whose_past_is_damaged_sets_it_aside_and_serves() {
     }
     cluster.queen().unwrap().start_again().await.unwrap();
     cluster.wait_for_hive().await.unwrap();
-    assert!(kept("queen.db.damaged") >= 1, "what was there is kept for whoever wants to look");
+    for file in ["queen.db.damaged", "decisions.db.damaged"] {
+        assert!(kept(file) >= 1, "what was there is kept for whoever wants to look: {file}");
+    }
     let mut body = greedy(PROMPTS[0]);
     body["max_tokens"] = json!(4);
     assert!(!answer(&cluster.api().unwrap(), &body).await.text.is_empty());

@@ -12,7 +12,7 @@ use crate::decisions::{Decided, Entry};
 
 /// How many records one transaction has at most.
 const BATCH: usize = 256;
-/// How many decisions are kept,
+/// How many decisions are kept, of frequent kinds and of all others each,
 pub(super) const MOST: i64 = 10_000;
 /// and for how long;
 const AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -83,11 +83,14 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result
             AND id <= (SELECT id FROM decisions ORDER BY id DESC LIMIT 1 OFFSET ?3)",
         [now.as_millisecond(), age, LATEST],
     )?;
-    connection.execute(
-        "DELETE FROM decisions WHERE id <=
-            (SELECT id FROM decisions ORDER BY id DESC LIMIT 1 OFFSET ?1)",
-        [MOST],
-    )?;
+    for is_frequent in [0, 1] {
+        connection.execute(
+            "DELETE FROM decisions WHERE (kind IN ('dispatch', 'wait')) = ?1 AND id <=
+                (SELECT id FROM decisions WHERE (kind IN ('dispatch', 'wait')) = ?1
+                    ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            [is_frequent, MOST],
+        )?;
+    }
     Ok(())
 }
 
