@@ -52,13 +52,19 @@ async fn a_queen_that_is_killed_leaves_workers_and_hives_and_serves_again() {
     let api = cluster.api().unwrap();
     let body = greedy(PROMPTS[0]);
     let before = answer(&api, &body).await.text;
+    let hive = pid_of(&cluster, "rbee-hive");
+    assert!(hive.is_some());
     let streams = (0..CLIENTS).map(async |number| {
         let mut transcript = Transcript::default();
         let mut body = greedy(PROMPTS[number % PROMPTS.len()]);
         body["max_tokens"] = json!(1000);
+        if number == 0 {
+            // Nothing of an answer that is no stream comes.
+            assert!(api.post("/v1/chat/completions", &body).await.is_err());
+            return;
+        }
         if let Ok(mut stream) = api.chat_stream(&body).await {
-            // A cut connection, clean or not, and no other end.
-            let _ = stream.read_rest(&mut transcript).await;
+            assert!(stream.read_rest(&mut transcript).await.is_err(), "{transcript:?}");
         }
         assert!(!transcript.done && transcript.error.is_none(), "{transcript:?}");
     });
@@ -81,6 +87,7 @@ async fn a_queen_that_is_killed_leaves_workers_and_hives_and_serves_again() {
     let workers = cluster.workers().await.unwrap();
     let known = (&workers[0]["worker_id"], &workers[0]["pid"]);
     assert_eq!(known, (&json!(worker.worker_id), &json!(worker.pid)), "the same process");
+    assert_eq!(pid_of(&cluster, "rbee-hive"), hive, "the hive lives on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,12 +172,17 @@ async fn client(api: &Api, number: usize, undisturbed: &[String], end: Instant) 
     let mut answers = 0;
     while Instant::now() < end {
         let which = (number + answers) % (PROMPTS.len() + 1);
+        // Some read no stream.
+        let is_whole = (number + answers).is_multiple_of(3);
+        let ask = async |body: &Value| {
+            if is_whole { whole(api, body).await } else { answer(api, body).await.text }
+        };
         if let Some(prompt) = PROMPTS.get(which) {
-            let answer = answer(api, &greedy(prompt)).await;
-            assert_eq!(answer.text, undisturbed[which], "client {number}, answer {answers}");
+            let text = ask(&greedy(prompt)).await;
+            assert_eq!(text, undisturbed[which], "client {number}, answer {answers}, {is_whole}");
         } else {
             let (body, expected) = forced(number * 1000 + answers);
-            let text = answer(api, &body).await.text;
+            let text = ask(&body).await;
             assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!(expected));
         }
         answers += 1;
@@ -186,6 +198,18 @@ async fn answer(api: &Api, body: &Value) -> Transcript {
     assert!(transcript.done && transcript.error.is_none(), "{transcript:?}");
     assert!(transcript.finish_reason.is_some());
     transcript
+}
+
+/// The text of an answer that is no stream, which must be complete.
+async fn whole(api: &Api, body: &Value) -> String {
+    let answer = api.post("/v1/chat/completions", body).await.unwrap();
+    let answer = answer.expect_status(200).unwrap().json().unwrap();
+    assert!(answer["choices"][0]["finish_reason"].is_string(), "{answer}");
+    answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+fn pid_of(cluster: &Cluster, program: &str) -> Option<u32> {
+    cluster.processes().into_iter().find(|process| process.name == program).map(|found| found.pid)
 }
 
 /// Kills one worker after the other, each as long as there is another one; gives their number.
