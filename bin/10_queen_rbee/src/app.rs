@@ -284,7 +284,7 @@ async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistr
     let shown = file.display().to_string();
     let open = move || match JobRegistry::open(limits, &file) {
         // What is in it is the past: that it is lost is no reason not to serve.
-        Err(StoreError::Use { source, .. }) if sqlite_file::is_damage(&source) => {
+        Err(StoreError::Use { source, .. }) if sqlite_file::is_of_content(&source) => {
             let kept = sqlite_file::set_aside(&file)?;
             tracing::error!(reason = %source, kept = %kept.display(), "the jobs of the past are damaged: they are set aside");
             anyhow::Ok(JobRegistry::open(limits, &file)?)

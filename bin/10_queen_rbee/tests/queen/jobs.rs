@@ -8,13 +8,14 @@ use daemon_http::{Edge, edge};
 use futures::future::BoxFuture;
 use job_client::{JobClient, JobEnd};
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
+use rbee_config::Paths;
 use rbee_operations::{HiveTarget, Infer, JobEvent, ListAll, Listed, Operation};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use worker_contract::{HiveAlias, HiveHeartbeat, Prompt, Sampling, Task};
 
-use crate::support::{HiveDouble, Queen, Script, WorkerDouble, serve, until};
+use crate::support::{HiveDouble, Home, Queen, Script, WorkerDouble, serve, until};
 
 #[tokio::test]
 async fn an_answer_comes_as_token_events_and_its_figures_as_the_result() {
@@ -176,6 +177,33 @@ async fn a_download_whose_hive_has_started_again_is_followed_there_to_its_end() 
     assert_eq!(error.code.as_deref(), Some("hive_restarted"), "{error:?}");
     assert!(error.hint.unwrap().contains("the same command goes on"));
     assert!(third.jobs.list().is_empty());
+}
+
+#[tokio::test]
+async fn a_queen_starts_with_a_past_in_which_a_bit_has_flipped_and_shows_the_rest() {
+    let home = Home::new();
+    let queen = Queen::at(&home, |_| {}).await;
+    for operation in [Operation::HiveList {}, Operation::ModelPolicyList {}] {
+        let (_, end) = run(&queen, &operation).await;
+        assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
+    }
+    queen.stop().await;
+    let file = Paths::under(home.path()).data.join("queen.db");
+    let (mut bytes, name) = (std::fs::read(&file).unwrap(), b"hive_list");
+    let places: Vec<_> =
+        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(name.as_slice())).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at] ^= 0x80;
+    }
+    std::fs::write(&file, bytes).unwrap();
+
+    let queen = Queen::at(&home, |_| {}).await;
+    let jobs = client(&queen).list().await.unwrap();
+    let shown: Vec<_> = jobs.iter().map(|job| job.operation.as_str()).collect();
+    assert_eq!(shown, ["model_policy_list"]);
+    let (_, end) = run(&queen, &Operation::HiveList {}).await;
+    assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
 }
 
 /// A life of a hive that downloads, between its start and its sudden end.

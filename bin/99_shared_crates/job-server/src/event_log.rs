@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::kept;
+
 /// An event as it is kept: its id and its JSON, made once for all readers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeptEvent {
@@ -85,7 +87,7 @@ impl EventLog {
     }
 
     /// Of the events that are not private, the latest `max_events` that have at most `max_bytes`
-    /// together; the latest in any case.
+    /// together.
     pub(crate) fn public_tail(&self, max_events: usize, max_bytes: usize) -> Vec<KeptEvent> {
         let mut bytes = 0;
         let mut tail: Vec<_> = self
@@ -93,22 +95,27 @@ impl EventLog {
             .iter()
             .rev()
             .filter(|kept| !kept.event.private)
-            .take(max_events.max(1))
-            .enumerate()
-            .take_while(|(n, kept)| {
+            .take(max_events)
+            .take_while(|kept| {
                 bytes += kept.event.json.len();
-                *n == 0 || bytes <= max_bytes
+                bytes <= max_bytes
             })
-            .map(|(_, kept)| kept.clone())
+            .cloned()
             .collect();
         tail.reverse();
         tail
     }
 
-    /// Drops all but the latest event.
+    /// Drops all but the latest event, and of that the data where it is large.
     pub(crate) fn keep_only_the_latest(&mut self) {
         self.drop_while_over(1, usize::MAX);
         self.events.shrink_to_fit();
+        if let Some(latest) = self.events.back_mut()
+            && let Some(short) = kept::event(&latest.event)
+        {
+            self.bytes = short.json.len();
+            latest.event = short;
+        }
     }
 
     /// The id of the latest event; 0 before the first.
@@ -175,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_public_tail_has_the_latest_event_and_no_private_one() {
+    fn the_public_tail_has_no_private_event_and_is_within_the_limits() {
         let mut log = EventLog::new(10, usize::MAX);
         for _ in 0..4 {
             log.append(event("12345"));
@@ -184,7 +191,8 @@ mod tests {
         log.append(event("12345"));
         assert_eq!(ids(&log.public_tail(10, 11)), [4, 6]);
         assert_eq!(ids(&log.public_tail(3, 100)), [3, 4, 6]);
-        assert_eq!(ids(&log.public_tail(10, 1)), [6]);
+        assert_eq!(ids(&log.public_tail(1, 5)), [6]);
+        assert!(log.public_tail(10, 4).is_empty() && log.public_tail(0, 100).is_empty());
     }
 
     proptest! {

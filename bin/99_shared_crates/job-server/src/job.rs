@@ -14,7 +14,7 @@ use serde_json::Value;
 use worker_contract::JobId;
 
 use crate::event_log::{Event, EventLog};
-use crate::{JobError, Outcome};
+use crate::{JobError, Outcome, kept};
 
 /// What is known of a job from its first moment on.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +22,7 @@ pub(crate) struct JobFacts {
     pub(crate) id: JobId,
     /// The operation's name.
     pub(crate) operation: String,
-    /// The operation without what is private.
+    /// The operation without what is private, and of bounded size.
     pub(crate) detail: Value,
     pub(crate) caller: String,
     /// In RFC 3339.
@@ -107,6 +107,7 @@ impl Job {
         if self.is_closed() {
             return None;
         }
+        let end = end.bounded();
         let error = match &end {
             End::Failed(error) => Some(error.message.clone()),
             End::Succeeded(_) | End::Cancelled => None,
@@ -136,7 +137,7 @@ impl Job {
         self.closed.is_some() || self.has_ended()
     }
 
-    /// Drops all events but the final one.
+    /// Drops all events but the final one, and of that a large result.
     pub(crate) fn forget_events(&mut self) {
         self.log.keep_only_the_latest();
     }
@@ -179,6 +180,17 @@ impl End {
             JobError::new("interrupted", "the daemon stopped while the job ran")
                 .hint("start the job again"),
         )
+    }
+
+    /// The same end in texts of bounded length. Who follows the job gets a result whole.
+    fn bounded(self) -> Self {
+        match self {
+            Self::Succeeded(Outcome { message, data }) => {
+                Self::Succeeded(Outcome { message: kept::text(message), data })
+            }
+            Self::Failed(error) => Self::Failed(kept::error(error)),
+            Self::Cancelled => Self::Cancelled,
+        }
     }
 
     pub(crate) fn state(&self) -> JobState {

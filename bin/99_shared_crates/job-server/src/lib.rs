@@ -15,6 +15,7 @@ mod event_log;
 mod executor;
 mod follow;
 mod job;
+mod kept;
 mod limits;
 mod registry;
 mod routes;

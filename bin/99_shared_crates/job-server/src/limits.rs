@@ -20,7 +20,8 @@ pub struct Limits {
     /// How many bytes of JSON a job's kept events may have together.
     pub bytes_per_job: usize,
     /// How many bytes of JSON the events of all ended jobs may have together. Past it, the job that
-    /// ended first keeps only its final event.
+    /// ended first keeps only its final event, without data where that is large; the one that ended last
+    /// keeps all.
     pub bytes_of_ended_jobs: usize,
     /// How many jobs run at once. One more is refused.
     pub running: usize,

@@ -20,6 +20,7 @@ use crate::context::LiveJob;
 use crate::event_log::EventLog;
 use crate::follow::{Cursor, Replayed, replay};
 use crate::job::{Job, JobFacts, now};
+use crate::kept;
 use crate::store::{Store, StoredJob};
 use crate::{Executor, Limits, StoreError};
 
@@ -136,11 +137,12 @@ impl JobRegistry {
 
     fn admit(&self, operation: &Operation, caller: &str) -> Result<Arc<LiveJob>, SubmitError> {
         let limits = &self.inner.limits;
+        let detail = serde_json::to_value(operation.redacted()).unwrap_or_default();
         let live = Arc::new(LiveJob {
             facts: JobFacts {
                 id: JobId::random(),
                 operation: operation.name().to_owned(),
-                detail: serde_json::to_value(operation.redacted()).unwrap_or_default(),
+                detail: kept::detail(detail),
                 caller: caller.to_owned(),
                 created_at: now(),
             },

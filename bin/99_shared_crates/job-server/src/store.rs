@@ -19,12 +19,13 @@ use crate::Limits;
 use crate::context::LiveJob;
 use crate::event_log::KeptEvent;
 use crate::job::{Closed, JobFacts};
+use crate::kept;
 
 /// How many records may wait for the disk.
 const QUEUE: usize = 1024;
 /// How many of an ended job's latest events are stored,
 const STORED_EVENTS: usize = 256;
-/// and how many bytes of JSON they may have. The final event is stored in any case.
+/// and how many bytes of JSON they may have. The final event is stored in any case, without data where it is large.
 const STORED_BYTES: usize = 64 << 10;
 
 /// The job store failed.
@@ -86,7 +87,7 @@ pub(crate) struct QueueFull;
 
 impl Store {
     /// Opens the file, ends the jobs that were interrupted, and reads back those that are within the limits,
-    /// in the order of their ends.
+    /// in the order of their beginnings.
     pub(crate) fn open(db: &Path, limits: &Limits) -> Result<(Self, Vec<StoredJob>), StoreError> {
         let mut connection = schema::open(db)?;
         let jobs = read::take_over(&mut connection, limits)
@@ -111,6 +112,7 @@ impl Store {
     /// Records how a job ends that is closed.
     pub(crate) async fn ended(&self, live: &LiveJob, closed: Closed) {
         let Closed { state, at, error, event } = closed;
+        let event = kept::event(&event).unwrap_or(event);
         let events = {
             let job = live.job.borrow();
             let bytes = STORED_BYTES.saturating_sub(event.json.len());

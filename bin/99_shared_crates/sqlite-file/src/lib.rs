@@ -80,6 +80,35 @@ pub fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
+/// Whether a value in a row is none that was asked for, such as a text that is not UTF-8. The rest can be read.
+#[must_use]
+pub fn is_foreign_value(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
+    };
+    matches!(
+        error,
+        FromSqlConversionFailure(..)
+            | IntegralValueOutOfRange(..)
+            | InvalidColumnType(..)
+            | Utf8Error(..)
+    )
+}
+
+/// Whether it is for what is in a file that it cannot be used: damage, foreign values, or tables that are not as they
+/// were made. A disk that is full or fails, and a file that is in use, are none of these.
+#[must_use]
+pub fn is_of_content(error: &rusqlite::Error) -> bool {
+    let is_other = match error.sqlite_error_code() {
+        Some(code) => matches!(
+            code,
+            ErrorCode::Unknown | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch
+        ),
+        None => matches!(error, rusqlite::Error::SqlInputError { .. }),
+    };
+    is_other || is_damage(error) || is_foreign_value(error)
+}
+
 /// What an operator can do about a failure, as the rest of a sentence that has named the file. Only a damaged one
 /// is worth moving away; `anew` says what there is then.
 #[must_use]
@@ -177,6 +206,29 @@ mod tests {
         let other = connect(&file).unwrap();
         other.execute_batch("BEGIN EXCLUSIVE; INSERT INTO t VALUES (7)").unwrap();
         assert!(!is_damage(&first.execute_batch("INSERT INTO t VALUES (8)").unwrap_err()));
+    }
+
+    #[test]
+    fn what_is_in_a_file_is_told_from_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.db");
+        let connection = open(&file, LAYOUT).unwrap();
+        let text = |connection: &Connection| -> rusqlite::Result<String> {
+            connection.query_row("SELECT x FROM t", [], |row| row.get(0))
+        };
+        connection.execute_batch("INSERT INTO t VALUES (CAST(x'ff' AS TEXT))").unwrap();
+        let foreign = text(&connection).unwrap_err();
+        assert!(is_foreign_value(&foreign) && is_of_content(&foreign), "{foreign}");
+        connection.execute_batch("UPDATE t SET x = 7").unwrap();
+        assert!(is_foreign_value(&text(&connection).unwrap_err()), "a number is no text");
+        connection.execute_batch("ALTER TABLE t RENAME COLUMN x TO y").unwrap();
+        let renamed = text(&connection).unwrap_err();
+        assert!(is_of_content(&renamed) && !is_foreign_value(&renamed), "{renamed}");
+        connection.execute_batch("PRAGMA query_only = ON").unwrap();
+        let refused = connection.execute_batch("DELETE FROM t").unwrap_err();
+        assert!(!is_of_content(&refused), "{refused}");
+        let Err(OpenError::Open(folder)) = open(folder.path(), LAYOUT) else { panic!("a folder") };
+        assert!(!is_of_content(&folder), "{folder}");
     }
 
     #[test]

@@ -11,95 +11,121 @@ use super::StoredJob;
 use crate::Limits;
 use crate::event_log::{Event, KeptEvent};
 use crate::job::{End, JobFacts, now, to_json};
+use crate::kept;
 use crate::limits::LATEST;
 
 /// The id of the event that says that a job was interrupted. It is above all ids that the job can have
 /// given to a reader before, none of which were stored.
 const INTERRUPTED_ID: i64 = 1 << 32;
 
-/// Ends the interrupted jobs, forgets what is over the limits, and reads the others back, in the order of
-/// their ends.
+/// Forgets what is over the limits, ends the interrupted jobs, and reads all back, in the order of their beginnings.
 pub(super) fn take_over(
     connection: &mut Connection,
     limits: &Limits,
 ) -> rusqlite::Result<Vec<StoredJob>> {
-    let keep = limits.keep_jobs.max(1);
     let change = connection.transaction()?;
+    forget_over(&change, limits)?;
     end_interrupted(&change)?;
+    let mut unreadable = 0_usize;
+    let jobs = read(&change, &mut unreadable)?;
+    change.commit()?;
+    if unreadable > 0 {
+        tracing::warn!(
+            rows = unreadable,
+            "records of past jobs cannot be read and are passed over"
+        );
+    }
+    Ok(jobs)
+}
+
+/// The latest are those with the highest numbers, and those that have just been interrupted: times are as wrong as
+/// the clocks that told them.
+fn forget_over(change: &Transaction<'_>, limits: &Limits) -> rusqlite::Result<()> {
+    let keep = limits.keep_jobs.max(1);
     change.execute(
         "DELETE FROM jobs WHERE number NOT IN
-            (SELECT number FROM jobs ORDER BY ended_at DESC, number DESC LIMIT ?1)",
+            (SELECT number FROM jobs ORDER BY (ended_at IS NULL) DESC, number DESC LIMIT ?1)",
         [i64::try_from(keep).unwrap_or(i64::MAX)],
     )?;
     change.execute(
         "DELETE FROM jobs WHERE ended_at < ?1 AND number NOT IN
-            (SELECT number FROM jobs ORDER BY ended_at DESC, number DESC LIMIT ?2)",
+            (SELECT number FROM jobs ORDER BY number DESC LIMIT ?2)",
         params![limits.oldest(), i64::try_from(LATEST).unwrap_or(i64::MAX)],
     )?;
-    let jobs = read(&change)?;
-    change.commit()?;
-    Ok(jobs)
-}
-
-fn end_interrupted(change: &Transaction<'_>) -> rusqlite::Result<()> {
-    let running: Vec<(String, String)> = change
-        .prepare("SELECT job_id, operation FROM jobs WHERE ended_at IS NULL")?
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    for (job_id, operation) in running {
-        let (end, at) = (End::interrupted(), now());
-        let state = end.state().as_str();
-        let event = end.into_event(&operation, at.clone());
-        change.execute(
-            "UPDATE jobs SET state = ?2, ended_at = ?3, error = ?4 WHERE job_id = ?1",
-            params![job_id, state, at, event.message],
-        )?;
-        change.execute(
-            "INSERT OR REPLACE INTO job_events (job_id, event_id, json) VALUES (?1, ?2, ?3)",
-            params![job_id, INTERRUPTED_ID, String::from_utf8_lossy(&to_json(&event))],
-        )?;
-    }
     Ok(())
 }
 
-fn read(change: &Transaction<'_>) -> rusqlite::Result<Vec<StoredJob>> {
-    let mut events = read_events(change)?;
-    let mut jobs = change.prepare(
-        "SELECT job_id, operation, detail, caller, created_at, state, ended_at, error
-         FROM jobs ORDER BY ended_at, number",
+/// Reads nothing of the jobs, so that one with a damaged text is ended like the others.
+fn end_interrupted(change: &Transaction<'_>) -> rusqlite::Result<()> {
+    let (end, at) = (End::interrupted(), now());
+    let state = end.state().as_str();
+    // The event of a failure does not name the operation.
+    let event = end.into_event("", at.clone());
+    change.execute(
+        "INSERT OR REPLACE INTO job_events (job_id, event_id, json)
+            SELECT job_id, ?1, ?2 FROM jobs WHERE ended_at IS NULL",
+        params![INTERRUPTED_ID, String::from_utf8_lossy(&to_json(&event))],
     )?;
-    let jobs = jobs.query_map([], read_job)?;
-    // A row that no rbee wrote, with an id that is none, is passed over.
-    jobs.filter_map(Result::transpose)
-        .map(|job| {
-            let mut job = job?;
-            job.events = events.remove(&job.facts.id).unwrap_or_default();
-            Ok(job)
-        })
-        .collect()
+    change.execute(
+        "UPDATE jobs SET state = ?1, ended_at = ?2, error = ?3 WHERE ended_at IS NULL",
+        params![state, at, event.message],
+    )?;
+    Ok(())
 }
 
-fn read_events(change: &Transaction<'_>) -> rusqlite::Result<HashMap<JobId, Vec<KeptEvent>>> {
+fn read(change: &Transaction<'_>, unreadable: &mut usize) -> rusqlite::Result<Vec<StoredJob>> {
+    let mut events = read_events(change, unreadable)?;
+    let mut query = change.prepare(
+        "SELECT job_id, operation, detail, caller, created_at, state, ended_at, error
+         FROM jobs ORDER BY number",
+    )?;
+    let mut rows = query.query([])?;
+    let mut jobs = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(mut job) = readable(read_job(row))? {
+            job.events = events.remove(&job.facts.id).unwrap_or_default();
+            jobs.push(job);
+        } else {
+            *unreadable += 1;
+        }
+    }
+    Ok(jobs)
+}
+
+fn read_events(
+    change: &Transaction<'_>,
+    unreadable: &mut usize,
+) -> rusqlite::Result<HashMap<JobId, Vec<KeptEvent>>> {
     let mut events: HashMap<JobId, Vec<KeptEvent>> = HashMap::new();
     let mut query = change
         .prepare("SELECT job_id, event_id, json FROM job_events ORDER BY job_id, event_id")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        let (id, number, json): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        if let (Ok(job), Ok(id)) = (id.parse(), u64::try_from(number)) {
-            let event = Event { json: Bytes::from(json), private: false };
-            events.entry(job).or_default().push(KeptEvent { id, event });
+        if let Some((job, event)) = readable(read_event(row))? {
+            events.entry(job).or_default().push(event);
+        } else {
+            *unreadable += 1;
         }
     }
     Ok(events)
 }
 
+fn read_event(row: &Row<'_>) -> rusqlite::Result<Option<(JobId, KeptEvent)>> {
+    let (job, id, json): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let event = kept::event(&Event { json: Bytes::from(json), private: false });
+    let (Ok(job), Ok(id), Some(event)) = (job.parse(), u64::try_from(id), event) else {
+        return Ok(None);
+    };
+    Ok(Some((job, KeptEvent { id, event })))
+}
+
 fn read_job(row: &Row<'_>) -> rusqlite::Result<Option<StoredJob>> {
     let Ok(id) = row.get::<_, String>(0)?.parse() else { return Ok(None) };
+    let detail = serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default();
     let facts = JobFacts {
         id,
         operation: row.get(1)?,
-        detail: serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default(),
+        detail: kept::detail(detail),
         caller: row.get(3)?,
         created_at: row.get(4)?,
     };
@@ -108,6 +134,15 @@ fn read_job(row: &Row<'_>) -> rusqlite::Result<Option<StoredJob>> {
         "cancelled" => JobState::Cancelled,
         _ => JobState::Failed,
     };
-    let (ended_at, error, events) = (row.get(6)?, row.get(7)?, Vec::new());
+    let error: Option<String> = row.get(7)?;
+    let (ended_at, error, events) = (row.get(6)?, error.map(kept::text), Vec::new());
     Ok(Some(StoredJob { facts, state, ended_at, error, events }))
+}
+
+/// What a row says; `None` where no rbee wrote it so: a single bit makes a text none.
+fn readable<T>(read: rusqlite::Result<Option<T>>) -> rusqlite::Result<Option<T>> {
+    match read {
+        Err(error) if sqlite_file::is_foreign_value(&error) => Ok(None),
+        read => read,
+    }
 }

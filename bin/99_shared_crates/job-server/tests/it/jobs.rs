@@ -256,6 +256,33 @@ async fn past_the_memory_of_ended_jobs_the_oldest_keeps_only_its_end() {
 }
 
 #[tokio::test]
+async fn past_the_memory_of_ended_jobs_the_oldest_loses_a_large_result_and_the_last_one_never() {
+    let limits = Limits { bytes_of_ended_jobs: 5000, ..Limits::default() };
+    let registry = JobRegistry::in_memory(limits);
+    let large = json!({"models": "m".repeat(100_000)});
+    let finding = {
+        let large = large.clone();
+        scripted(move |_| {
+            let found = Outcome::new("found", large.clone());
+            async move { Ok(found) }
+        })
+    };
+    let first = registry.submit(&operation(), "local", &finding).unwrap();
+    ended(&registry, &first).await;
+    let second = registry.submit(&operation(), "local", &finding).unwrap();
+    ended(&registry, &second).await;
+    let shrunk = async {
+        while event(&follow(&registry, &first, None).await[0]).data.is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the first job's result to go", shrunk).await;
+    let left = follow(&registry, &first, None).await;
+    assert!(event(&left[0]).message.starts_with("found (its data is not kept"), "{left:?}");
+    assert_eq!(event(&follow(&registry, &second, None).await[0]).data, Some(large));
+}
+
+#[tokio::test]
 async fn a_shutdown_ends_every_job_as_interrupted_and_takes_no_more() {
     let registry = JobRegistry::in_memory(Limits::default());
     let deaf = scripted(|_| std::future::pending());

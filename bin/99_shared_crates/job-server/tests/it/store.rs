@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use job_server::{JobRegistry, Limits, Outcome, Replayed, StoreError};
+use job_server::{JobError, JobRegistry, Limits, Outcome, Replayed, StoreError};
 use rbee_operations::{JobState, Operation};
 use serde_json::json;
 
@@ -131,6 +131,136 @@ async fn only_the_latest_jobs_and_a_bounded_tail_of_each_are_stored() {
     assert!(matches!(seen[0], Replayed::Gap { .. }), "{:?}", seen[0]);
     assert!(seen.len() > 10 && seen.len() < 300, "{} events", seen.len());
     assert_eq!(messages(&seen[seen.len() - 2..]), ["done", "[DONE]"]);
+}
+
+#[tokio::test]
+async fn a_job_of_megabytes_is_remembered_in_kilobytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let path = "x".repeat(1 << 20);
+    let import = json!({"ModelImport": {"hive_id": "nas", "path": path}});
+    let import: Operation = serde_json::from_value(import).unwrap();
+    let executor = scripted(|job| async move {
+        job.say("m".repeat(1 << 20));
+        Err(JobError::new("none", "n".repeat(1 << 20)).hint("h".repeat(1 << 20)))
+    });
+    for _ in 0..5 {
+        let id = registry.submit(&import, "local", &executor).unwrap();
+        let job = ended(&registry, &id).await;
+        assert_eq!(job.detail["ModelImport"]["hive_id"], "nas");
+        assert!(job.error.unwrap().ends_with("n…"));
+    }
+    let listed = registry.list();
+    assert!(serde_json::to_vec(&listed).unwrap().len() < 100 << 10);
+    // While the file is open: closing it merges the write-ahead log.
+    assert!(all_bytes(folder.path()).len() < 1 << 20, "the files grow with the jobs");
+    stop(registry).await;
+    assert_eq!(JobRegistry::open(Limits::default(), &db).unwrap().list(), listed);
+}
+
+#[tokio::test]
+async fn a_large_result_is_given_whole_to_who_follows_and_is_not_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let large = json!({"models": "m".repeat(1 << 20)});
+    let found = large.clone();
+    let executor = scripted(move |job| {
+        let found = found.clone();
+        async move {
+            job.say("looking");
+            Ok(Outcome::new("found", found))
+        }
+    });
+    let id = registry.submit(&operation(), "local", &executor).unwrap();
+    let seen = follow(&registry, &id, None).await;
+    assert_eq!(event(&seen[1]).data.as_ref(), Some(&large));
+    stop(registry).await;
+    assert!(all_bytes(folder.path()).len() < 200 << 10, "it is on disk");
+
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let left = follow(&registry, &id, None).await;
+    assert_eq!(event(&left[0]).message, "looking");
+    assert!(event(&left[1]).message.starts_with("found (its data is not kept"), "{left:?}");
+    assert_eq!(event(&left[1]).data, None);
+}
+
+#[tokio::test]
+async fn jobs_that_a_clock_ahead_has_stamped_push_no_later_one_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let limits = Limits { keep_jobs: 3, ..Limits::default() };
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    let executor = scripted(|_| async { Ok(Outcome::said("done")) });
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let id = registry.submit(&operation(), "local", &executor).unwrap();
+        ended(&registry, &id).await;
+        ids.push(id);
+    }
+    stop(registry).await;
+    let ahead = "UPDATE jobs SET ended_at = '2099-01-01T00:00:00.000Z'";
+    rusqlite::Connection::open(&db).unwrap().execute_batch(ahead).unwrap();
+    for latest in 1..=3 {
+        let registry = JobRegistry::open(limits, &db).unwrap();
+        let kept: Vec<_> = registry.list().into_iter().map(|job| job.job_id).collect();
+        let expected: Vec<_> = ids.iter().rev().take(3).cloned().collect();
+        assert_eq!(kept, expected, "after {latest} starts");
+        let id = registry.submit(&operation(), "local", &executor).unwrap();
+        ended(&registry, &id).await;
+        ids.push(id);
+        stop(registry).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_was_just_interrupted_is_kept_though_many_began_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let limits = Limits { keep_jobs: 3, ..Limits::default() };
+    let crashed = JobRegistry::open(limits, &db).unwrap();
+    let long = crashed.submit(&operation(), "local", &endless()).unwrap();
+    let executor = scripted(|_| async { Ok(Outcome::said("done")) });
+    for _ in 0..4 {
+        let id = crashed.submit(&operation(), "local", &executor).unwrap();
+        ended(&crashed, &id).await;
+    }
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    assert_eq!(registry.list().len(), 3);
+    assert_eq!(registry.get(&long).unwrap().state, JobState::Failed);
+}
+
+#[tokio::test]
+async fn records_in_which_a_bit_has_flipped_are_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let executor = scripted(|job| async move {
+        job.say(format!("said by {}", job.caller()));
+        Ok(Outcome::said("done"))
+    });
+    let callers = ["damaged", "whole"];
+    let ids = callers.map(|caller| registry.submit(&operation(), caller, &executor).unwrap());
+    for id in &ids {
+        ended(&registry, id).await;
+    }
+    stop(registry).await;
+    let mut bytes = std::fs::read(&db).unwrap();
+    let is_place = |at: &usize| bytes[*at..].starts_with(b"damaged");
+    // In the record of the job, and in that of what it said.
+    let places: Vec<_> = (0..bytes.len()).filter(is_place).collect();
+    assert!(places.len() >= 2, "{places:?}");
+    for at in places {
+        bytes[at] ^= 0x80;
+    }
+    std::fs::write(&db, bytes).unwrap();
+
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let kept: Vec<_> = registry.list().into_iter().map(|job| job.job_id).collect();
+    assert_eq!(kept, ids[1..]);
+    let seen = follow(&registry, &ids[1], None).await;
+    assert_eq!(messages(&seen), ["said by whole", "done", "[DONE]"]);
 }
 
 #[tokio::test]
