@@ -38,6 +38,9 @@ use crate::spawner::Spawner;
 
 /// How often it is looked who has been silent for too long.
 const SWEEP: Duration = Duration::from_millis(250);
+/// The same when the queen has closed her door, and hears nobody. For the registry that is a pause after each look, which
+/// counts as nobody's silence, so that a drain does not end the answers that it waits for.
+const DEAF_SWEEP: Duration = Duration::from_secs(3);
 /// How long cancelled jobs may take to clean up.
 const JOB_GRACE: Duration = Duration::from_secs(3);
 
@@ -159,6 +162,8 @@ impl App {
             },
         });
         let jobs = open_jobs(&paths, config.queen.keep_jobs).await?;
+        let swept = sweep(registry.clone().with_vigil(), stop.clone(), background.clone());
+        tasks.spawn_on(swept, &requests);
         let feed = Feed::new(dispatcher, jobs.clone(), decisions.clone(), stop.clone());
         tasks.spawn(feed.clone().run(background.clone()));
         let facts = Facts {
@@ -187,7 +192,6 @@ impl App {
             }
             None => routes,
         };
-        tasks.spawn_on(sweep(registry.with_vigil(), background.clone()), &requests);
         let app = Self { routes, jobs, decisions, hives, tasks, background };
         app.start_local_hive(&executor).await;
         Ok(app)
@@ -198,10 +202,16 @@ impl App {
         self.routes.clone()
     }
 
+    /// Takes no more jobs. To be called when the queen is told to stop.
+    pub fn take_no_more_jobs(&self) {
+        self.jobs.close();
+    }
+
     /// Ends what still runs: jobs, the hive of this process with its workers, background tasks. To be
-    /// called when no more requests come in.
-    pub async fn shutdown(&self) {
+    /// called when no more requests come in. Answers that are given as jobs go on until `drain_until`.
+    pub async fn shutdown(&self, drain_until: Instant) {
         self.leave_downloads();
+        self.jobs.drain(drain_until.saturating_duration_since(Instant::now())).await;
         self.jobs.shutdown(JOB_GRACE).await;
         self.stop_local_hive().await;
         self.background.cancel();
@@ -314,13 +324,16 @@ async fn open_decisions(paths: &Paths) -> anyhow::Result<Decisions> {
     }))
 }
 
-async fn sweep(registry: Registry, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => registry.sweep(Instant::now()),
+/// Looks after everybody, until `deaf` as somebody who hears them, until `end` as one who does not.
+async fn sweep(registry: Registry, deaf: CancellationToken, end: CancellationToken) {
+    for (every, stop) in [(SWEEP, deaf), (DEAF_SWEEP, end)] {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => registry.sweep(Instant::now()),
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use access_tokens::Authenticator;
 use anyhow::Context as _;
@@ -109,8 +109,15 @@ async fn reign(paths: Paths, config: Config, requests: RequestThreads) -> anyhow
         stop.cancel();
         served
     };
-    let (served, ()) = tokio::join!(serving, keep_log_bounded(log, stop.clone()));
-    app.shutdown().await;
+    let draining = async {
+        stop.cancelled().await;
+        app.take_no_more_jobs();
+        // One time for streams and jobs.
+        Instant::now() + drain
+    };
+    let (served, drain_until, ()) =
+        tokio::join!(serving, draining, keep_log_bounded(log, stop.clone()));
+    app.shutdown(drain_until).await;
     requests.end().await;
     tracing::info!("queen stopped");
     served

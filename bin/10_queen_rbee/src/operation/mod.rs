@@ -60,6 +60,11 @@ impl Executor for Operations {
         let parts = self.clone();
         Box::pin(async move { parts.route(operation, job).await })
     }
+
+    /// An answer is one, whether it is given over HTTP or as a job.
+    fn drains(&self, operation: &Operation) -> bool {
+        matches!(operation, Operation::Infer(_))
+    }
 }
 
 impl Operations {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use access_tokens::Authenticator;
 use daemon_http::{Edge, edge};
@@ -9,11 +10,13 @@ use futures::future::BoxFuture;
 use job_client::{JobClient, JobEnd};
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
 use rbee_config::Paths;
-use rbee_operations::{HiveTarget, Infer, JobEvent, ListAll, Listed, Operation};
+use rbee_operations::{
+    HiveTarget, Infer, JobEvent, JobState, JobSummary, ListAll, Listed, Operation,
+};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use worker_contract::{HiveAlias, HiveHeartbeat, Prompt, Sampling, Task};
+use worker_contract::{HiveAlias, HiveHeartbeat, JobId, Prompt, Sampling, Task};
 
 use crate::support::{HiveDouble, Home, Queen, Script, WorkerDouble, serve, until};
 
@@ -180,6 +183,35 @@ async fn a_download_whose_hive_has_started_again_is_followed_there_to_its_end() 
 }
 
 #[tokio::test]
+async fn an_answer_that_is_a_job_has_the_drain_time_in_which_nobody_is_heard() {
+    let (home, go_on) = (Home::new(), Arc::new(Notify::new()));
+    let queen = Queen::at(&home, |config| config.worker.heartbeat_interval_ms = 1000).await;
+    let worker = WorkerDouble::start("w-1", [Script::Waits(&["Hello"], Arc::clone(&go_on))]);
+    let hive = HiveDouble::start_as("nas".parse().unwrap(), false);
+    queen.worker_beat(&worker.beat()).await;
+    queen.hive_beat(&hive.beat()).await;
+    let answer = client(&queen).submit(&infer(None)).await.unwrap();
+    let start = json!({"WorkerSpawn": {"hive_id": "nas", "model": "m"}});
+    let start = client(&queen).submit(&serde_json::from_value(start).unwrap()).await.unwrap();
+    until("worker and hive have begun", async || worker.open() == 1 && hive.spawns() == 1).await;
+
+    let stopped = Instant::now();
+    let going_on = async {
+        let enough = Duration::from_secs(6);
+        until("a silent worker would be gone", async || stopped.elapsed() > enough).await;
+        assert_eq!(worker.open(), 1, "the answer goes on");
+        go_on.notify_one();
+    };
+    tokio::join!(queen.stop(), going_on);
+    assert!(stopped.elapsed() < Duration::from_secs(9), "she ends when the answer has ended");
+
+    let queen = Queen::at(&home, |_| {}).await;
+    let (answer, start) = (job(&queen, &answer).await, job(&queen, &start).await);
+    assert_eq!((answer.state, answer.error), (JobState::Succeeded, None));
+    assert_eq!(start.state, JobState::Failed, "{start:?}");
+}
+
+#[tokio::test]
 async fn a_queen_starts_with_a_past_in_which_a_bit_has_flipped_and_shows_the_rest() {
     let home = Home::new();
     let queen = Queen::at(&home, |_| {}).await;
@@ -270,6 +302,10 @@ async fn run(queen: &Queen, operation: &Operation) -> (Vec<JobEvent>, JobEnd) {
     let mut events = Vec::new();
     let end = client(queen).run(operation, |event| events.push(event.clone())).await.unwrap();
     (events, end)
+}
+
+async fn job(queen: &Queen, id: &JobId) -> JobSummary {
+    client(queen).get(id).await.unwrap()
 }
 
 fn client(queen: &Queen) -> JobClient {

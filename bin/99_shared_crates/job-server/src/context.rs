@@ -29,6 +29,8 @@ pub(crate) struct LiveJob {
     pub(crate) facts: JobFacts,
     pub(crate) job: watch::Sender<Job>,
     pub(crate) cancel: CancellationToken,
+    /// Whether it is waited for when the daemon stops.
+    pub(crate) drains: bool,
 }
 
 impl JobContext {
@@ -48,7 +50,7 @@ impl JobContext {
             created_at: now(),
         };
         let (job, _) = watch::channel(Job::queued(EventLog::new(1, 0)));
-        Self::new(Arc::new(LiveJob { facts, job, cancel }))
+        Self::new(Arc::new(LiveJob { facts, job, cancel, drains: false }))
     }
 
     /// The job's id.

@@ -21,6 +21,12 @@ pub trait Executor: Send + Sync + 'static {
         operation: Operation,
         job: JobContext,
     ) -> BoxFuture<'static, Result<Outcome, JobError>>;
+
+    /// Whether a daemon that stops waits for the job, as it does for answers over HTTP: what it has done so far would
+    /// be lost, and it is about to end by itself. See [`JobRegistry::drain`](crate::JobRegistry::drain).
+    fn drains(&self, _operation: &Operation) -> bool {
+        false
+    }
 }
 
 /// How a job ended well. It becomes the job's last event.

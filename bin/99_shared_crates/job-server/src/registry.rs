@@ -67,6 +67,8 @@ struct Inner {
     runtime: Option<Handle>,
     changed: watch::Sender<()>,
     /// Ends all jobs, each with its grace.
+    ending: CancellationToken,
+    /// Ends those that are not waited for. A child of `ending`.
     stopping: CancellationToken,
     /// Ends the grace.
     abandon: CancellationToken,
@@ -100,6 +102,7 @@ impl JobRegistry {
             // What the store holds is within the limits already, so nothing is forgotten here.
             table.retire(&id, &limits);
         }
+        let ending = CancellationToken::new();
         let inner = Inner {
             limits,
             table: Mutex::new(table),
@@ -107,7 +110,8 @@ impl JobRegistry {
             tasks: TaskTracker::new(),
             runtime: Handle::try_current().ok(),
             changed: watch::Sender::new(()),
-            stopping: CancellationToken::new(),
+            stopping: ending.child_token(),
+            ending,
             abandon: CancellationToken::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -124,7 +128,7 @@ impl JobRegistry {
         caller: &str,
         executor: &Arc<dyn Executor>,
     ) -> Result<JobId, SubmitError> {
-        let live = self.admit(operation, caller)?;
+        let live = self.admit(operation, caller, executor.drains(operation))?;
         let id = live.facts.id.clone();
         let (inner, executor) = (Arc::clone(&self.inner), Arc::clone(executor));
         let job = run::run(inner, live, operation.clone(), executor);
@@ -135,8 +139,13 @@ impl JobRegistry {
         Ok(id)
     }
 
-    fn admit(&self, operation: &Operation, caller: &str) -> Result<Arc<LiveJob>, SubmitError> {
-        let limits = &self.inner.limits;
+    fn admit(
+        &self,
+        operation: &Operation,
+        caller: &str,
+        drains: bool,
+    ) -> Result<Arc<LiveJob>, SubmitError> {
+        let Inner { limits, ending, stopping, .. } = &*self.inner;
         let detail = serde_json::to_value(operation.redacted()).unwrap_or_default();
         let live = Arc::new(LiveJob {
             facts: JobFacts {
@@ -147,10 +156,11 @@ impl JobRegistry {
                 created_at: now(),
             },
             job: watch::Sender::new(Job::queued(empty_log(limits))),
-            cancel: self.inner.stopping.child_token(),
+            cancel: if drains { ending.child_token() } else { stopping.child_token() },
+            drains,
         });
         let mut table = self.inner.table();
-        if self.inner.stopping.is_cancelled() {
+        if table.is_closed() {
             return Err(SubmitError::ShuttingDown);
         }
         if table.running() >= limits.running {
@@ -220,15 +230,38 @@ impl JobRegistry {
         Ok(replay(self.cursor(id, after.unwrap_or(0))?))
     }
 
+    /// Takes no more jobs. Those that were taken go on.
+    pub fn close(&self) {
+        self.inner.table().close();
+    }
+
+    /// Takes no more jobs, cancels those that [do not drain](Executor::drains), and waits until the others have ended
+    /// by themselves, for `patience` at most. To be followed by [`shutdown`](Self::shutdown).
+    pub async fn drain(&self, patience: Duration) {
+        self.close();
+        self.inner.stopping.cancel();
+        let mut changes = self.changes();
+        let drained = async {
+            // The sender lives as long as this registry.
+            while self.draining() > 0 && changes.changed().await.is_ok() {}
+        };
+        if tokio::time::timeout(patience, drained).await.is_err() {
+            let jobs = self.draining();
+            tracing::warn!(jobs, "jobs were still under way at the end of the drain time");
+        }
+    }
+
+    fn draining(&self) -> usize {
+        self.inner.table().draining()
+    }
+
     /// Ends all jobs and takes no more: each is cancelled and has `grace` to clean up, at most. They
     /// end as failed with the code `interrupted`. When this returns their records are on disk, and the file
     /// is closed.
     pub async fn shutdown(&self, grace: Duration) {
-        {
-            // Under the lock, so that no job is admitted that would miss the token.
-            let _table = self.inner.table();
-            self.inner.stopping.cancel();
-        }
+        // First: no job is taken that would begin after the others' end.
+        self.close();
+        self.inner.ending.cancel();
         self.inner.tasks.close();
         if tokio::time::timeout(grace, self.inner.tasks.wait()).await.is_err() {
             self.inner.abandon.cancel();
@@ -296,5 +329,6 @@ fn restored(limits: &Limits, stored: StoredJob) -> Arc<LiveJob> {
     }
     let job = Job::ended(stored.state, stored.ended_at, stored.error, log);
     let cancel = CancellationToken::new();
-    Arc::new(LiveJob { facts: stored.facts, job: watch::Sender::new(job), cancel })
+    let job = watch::Sender::new(job);
+    Arc::new(LiveJob { facts: stored.facts, job, cancel, drains: false })
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use access_tokens::{Authenticator, Secret, local_secret};
 use queen_rbee::{App, Settings};
@@ -17,6 +17,9 @@ use tokio_util::task::TaskTracker;
 use worker_contract::{HiveHeartbeat, WorkerHeartbeat};
 
 use super::{Reply, Stream};
+
+/// How long what is under way has when she ends.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// A running queen. Dropping it ends her abruptly.
 pub(crate) struct Queen {
@@ -72,11 +75,16 @@ impl Queen {
             with_local_hive: false,
         };
         let app = App::start(settings).await.unwrap();
-        let serve =
-            daemon_http::serve(listener, app.routes(), stop.clone(), Duration::from_secs(10));
+        let serve = daemon_http::serve(listener, app.routes(), stop.clone(), DRAIN);
+        let told = stop.clone();
         let server = TaskTracker::new().spawn(async move {
-            serve.await;
-            app.shutdown().await;
+            let draining = async {
+                told.cancelled().await;
+                app.take_no_more_jobs();
+                Instant::now() + DRAIN
+            };
+            let ((), drain_until) = tokio::join!(serve, draining);
+            app.shutdown(drain_until).await;
         });
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         let url = format!("http://{address}");

@@ -16,6 +16,7 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 use worker_contract::{
     HiveAlias, InferenceRequest, KvCacheUse, ModelInUse, ModelKind, Slots, SupervisedState,
@@ -31,6 +32,8 @@ pub(crate) enum Script {
     Plays(Vec<Value>),
     /// Gives these pieces of text, then its connection breaks.
     Dies(&'static [&'static str]),
+    /// Gives these pieces of text, and `done` when it is told to.
+    Waits(&'static [&'static str], Arc<Notify>),
     /// Gives these pieces of text, then nothing.
     Hangs(&'static [&'static str]),
     /// Gives these pieces of text, then an error event with this code.
@@ -178,6 +181,10 @@ async fn infer(State(stage): State<Arc<Stage>>, Json(request): Json<InferenceReq
             answer(open, [started()].into_iter().chain(events).collect(), End::Event(last))
         }
         Script::Dies(texts) => answer(open, told(texts), End::Break),
+        Script::Waits(texts, told_to) => {
+            let last = done(texts.len(), "stop");
+            answer(open, told(texts), End::Told(told_to, last))
+        }
         Script::Hangs(texts) => answer(open, long_prompt(told(texts)), End::Never),
         Script::Fails(texts, code) => {
             let error =
@@ -196,6 +203,7 @@ async fn infer(State(stage): State<Arc<Stage>>, Json(request): Json<InferenceReq
 
 enum End {
     Event(Value),
+    Told(Arc<Notify>, Value),
     Break,
     Never,
 }
@@ -206,6 +214,10 @@ fn answer(open: Open, events: Vec<Value>, end: End) -> Response {
         let _open = open;
         match end {
             End::Event(event) => Ok(bytes_of(&event)),
+            End::Told(told_to, event) => {
+                told_to.notified().await;
+                Ok(bytes_of(&event))
+            }
             End::Break => {
                 // What was said before must be on its way.
                 tokio::time::sleep(Duration::from_millis(20)).await;

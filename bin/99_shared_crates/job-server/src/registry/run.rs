@@ -35,7 +35,7 @@ pub(super) async fn run(
     // Whoever is told of the end may kill this process, and ask the next one.
     let is_recorded = timeout(STORE_PATIENCE, &mut recording).await.is_ok();
     live.job.send_if_modified(Job::show_end);
-    inner.table().ended();
+    inner.table().ended(&live);
     inner.changed.send_replace(());
     log_end(&live);
     if !is_recorded {

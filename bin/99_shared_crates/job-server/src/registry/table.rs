@@ -16,6 +16,10 @@ pub(super) struct Table {
     jobs: HashMap<JobId, Numbered>,
     inserted: u64,
     running: usize,
+    /// How many of those are waited for when the daemon stops.
+    draining: usize,
+    /// Whether no more jobs are taken.
+    is_closed: bool,
     /// Retired jobs, the one that ended first in front.
     retired: VecDeque<JobId>,
     /// Those of them that still have all their events, with the events' bytes.
@@ -34,13 +38,28 @@ impl Table {
         self.inserted += 1;
         if !live.job.borrow().has_ended() {
             self.running += 1;
+            self.draining += usize::from(live.drains);
         }
         self.jobs.insert(live.facts.id.clone(), Numbered { number: self.inserted, live });
     }
 
     /// A running job has ended.
-    pub(super) fn ended(&mut self) {
+    pub(super) fn ended(&mut self, live: &LiveJob) {
         self.running = self.running.saturating_sub(1);
+        self.draining = self.draining.saturating_sub(usize::from(live.drains));
+    }
+
+    /// Takes no more jobs.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    pub(super) fn draining(&self) -> usize {
+        self.draining
     }
 
     /// Puts an ended job with those that may be forgotten, and forgets what is over the limits.

@@ -11,7 +11,9 @@ use rbee_operations::{JobState, Operation};
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 
-use crate::support::{ended, endless, event, follow, messages, operation, scripted, within};
+use crate::support::{
+    draining, ended, endless, event, follow, messages, operation, scripted, within,
+};
 
 #[tokio::test]
 async fn a_stream_opened_early_late_twice_or_behind_an_id_gives_the_same_events() {
@@ -298,6 +300,63 @@ async fn a_shutdown_ends_every_job_as_interrupted_and_takes_no_more() {
     }
     let refused = registry.submit(&operation(), "local", &endless());
     assert_eq!(refused, Err(SubmitError::ShuttingDown));
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_the_jobs_that_are_worth_it_and_ends_the_others() {
+    let registry = JobRegistry::in_memory(Limits::default());
+    let go_on = Arc::new(Notify::new());
+    let answering = {
+        let go_on = Arc::clone(&go_on);
+        draining(scripted(move |job| {
+            let go_on = Arc::clone(&go_on);
+            async move {
+                job.say("answering");
+                go_on.notified().await;
+                assert!(!job.cancelled().is_cancelled(), "it is not asked to end");
+                Ok(Outcome::said("answered"))
+            }
+        }))
+    };
+    let answer = registry.submit(&operation(), "local", &answering).unwrap();
+    let other = registry.submit(&operation(), "local", &endless()).unwrap();
+    let meanwhile = async {
+        assert_eq!(ended(&registry, &other).await.state, JobState::Failed);
+        assert!(!registry.get(&answer).unwrap().state.is_final());
+        let refused = registry.submit(&operation(), "local", &answering);
+        assert_eq!(refused, Err(SubmitError::ShuttingDown));
+        go_on.notify_one();
+    };
+    let drain = registry.drain(Duration::from_secs(60));
+    within("the drain", async { tokio::join!(drain, meanwhile) }).await;
+    assert_eq!(ended(&registry, &answer).await.state, JobState::Succeeded);
+    within("the shutdown", registry.shutdown(Duration::from_secs(5))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_over_ends_every_job_as_interrupted() {
+    let registry = JobRegistry::in_memory(Limits::default());
+    let answer = registry.submit(&operation(), "local", &draining(endless())).unwrap();
+    let began = tokio::time::Instant::now();
+    registry.drain(Duration::from_secs(7)).await;
+    assert_eq!(began.elapsed().as_secs(), 7);
+    assert!(!registry.get(&answer).unwrap().state.is_final());
+    registry.shutdown(Duration::from_secs(5)).await;
+    let seen = follow(&registry, &answer, None).await;
+    assert_eq!(event(&seen[seen.len() - 2]).code.as_deref(), Some("interrupted"));
+}
+
+#[tokio::test]
+async fn a_closed_registry_takes_no_job_and_ends_none() {
+    let registry = JobRegistry::in_memory(Limits::default());
+    let running = registry.submit(&operation(), "local", &endless()).unwrap();
+    within("the work to begin", registry.follow(&running, None).unwrap().boxed().next()).await;
+    registry.close();
+    let refused = registry.submit(&operation(), "local", &endless());
+    assert_eq!(refused, Err(SubmitError::ShuttingDown));
+    assert_eq!(registry.get(&running).unwrap().state, JobState::Running);
+    registry.cancel(&running).unwrap();
+    assert_eq!(ended(&registry, &running).await.state, JobState::Cancelled);
 }
 
 #[tokio::test]

@@ -44,6 +44,25 @@ pub(crate) fn endless() -> Arc<dyn Executor> {
     })
 }
 
+/// The same executor, for jobs that are waited for when their daemon stops.
+pub(crate) fn draining(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
+    struct Draining(Arc<dyn Executor>);
+    impl Executor for Draining {
+        fn execute(
+            &self,
+            operation: Operation,
+            job: JobContext,
+        ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+            self.0.execute(operation, job)
+        }
+
+        fn drains(&self, _: &Operation) -> bool {
+            true
+        }
+    }
+    Arc::new(Draining(executor))
+}
+
 pub(crate) fn operation() -> Operation {
     Operation::HiveList {}
 }
