@@ -18,7 +18,7 @@ pub enum LifecycleError {
         addr: Option<SocketAddr>,
     },
     /// A file cannot be used.
-    #[error("cannot use {}", path.display())]
+    #[error("cannot use {}{}", path.display(), advice(source))]
     File {
         /// The file.
         path: PathBuf,
@@ -75,8 +75,36 @@ pub enum LifecycleError {
     Signals(#[source] io::Error),
 }
 
+/// What to do, as far as one can be sure of that.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": free some space on its disk, and start again"
+        }
+        _ => "",
+    }
+}
+
 fn who(pid: Option<u32>, addr: Option<SocketAddr>) -> String {
     let pid = pid.map(|pid| format!(" as process {pid}")).unwrap_or_default();
     let addr = addr.map(|addr| format!(" at {addr}")).unwrap_or_default();
     pid + &addr
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_full_disk_is_told_to_free_some_space() {
+        for (kind, advice) in [
+            (io::ErrorKind::StorageFull, ": free some space on its disk, and start again"),
+            (io::ErrorKind::QuotaExceeded, ": free some space on its disk, and start again"),
+            (io::ErrorKind::PermissionDenied, ""),
+        ] {
+            let (path, source) = (PathBuf::from("/run/queen-rbee.addr"), kind.into());
+            let told = LifecycleError::File { path, source }.to_string();
+            assert_eq!(told, format!("cannot use /run/queen-rbee.addr{advice}"), "{kind}");
+        }
+    }
 }
