@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::http::header::EXPECT;
@@ -34,6 +34,10 @@ pub(crate) struct BodyLimit(pub(crate) u64);
 
 impl BodyLimit {
     const WITHOUT_EDGE: Self = Self(10 * 1024 * 1024);
+
+    fn of(request: &Request) -> Self {
+        request.extensions().get().copied().unwrap_or(Self::WITHOUT_EDGE)
+    }
 }
 
 /// A body that was JSON of the right shape.
@@ -43,24 +47,49 @@ impl BodyLimit {
 #[derive(Debug, Clone)]
 pub struct ApiJson<T>(pub T);
 
+/// The same of at most `MOST` bytes, also where the edge allows more.
+#[derive(Debug, Clone)]
+pub struct SmallJson<T, const MOST: u64>(pub T);
+
 impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for ApiJson<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let bytes = timeout(PATIENCE, read(request)).await.unwrap_or_else(|_| {
-            let message = format!("the body did not arrive within {} s", PATIENCE.as_secs());
-            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
-        })?;
-        if bytes.len() < LONG {
-            return parse(&bytes).map(Self);
-        }
-        apart(move || parse(&bytes)).await?.map(Self)
+        let limit = BodyLimit::of(&request);
+        take(request, limit).await.map(Self)
     }
 }
 
+impl<T: DeserializeOwned + Send + 'static, S: Send + Sync, const MOST: u64> FromRequest<S>
+    for SmallJson<T, MOST>
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let limit = BodyLimit(BodyLimit::of(&request).0.min(MOST));
+        take(request, limit).await.map(Self)
+    }
+}
+
+async fn take<T: DeserializeOwned + Send + 'static>(
+    request: Request,
+    limit: BodyLimit,
+) -> Result<T, ApiError> {
+    let bytes = timeout(PATIENCE, read(request, limit)).await.unwrap_or_else(|_| {
+        let message = format!("the body did not arrive within {} s", PATIENCE.as_secs());
+        Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
+    })?;
+    if bytes.len() < LONG {
+        return parse(&bytes);
+    }
+    apart(move || parse(&bytes)).await?
+}
+
 /// Reads the whole body.
-async fn read(request: Request) -> Result<Bytes, ApiError> {
-    let limit = request.extensions().get().copied().unwrap_or(BodyLimit::WITHOUT_EDGE);
+async fn read(request: Request, limit: BodyLimit) -> Result<Bytes, ApiError> {
+    if request.body().size_hint().lower() > limit.0 {
+        return Err(refuse_too_large(request, limit).await);
+    }
     // A small body comes in one piece, which is kept as it is.
     let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
     let (head, mut body) = request.into_parts();
@@ -204,6 +233,22 @@ mod tests {
                 read.as_ref().err().map(|error| error.detail.param.as_deref()),
                 param.map(Some)
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_small_body_has_a_limit_of_its_own_whether_its_length_is_told_or_not() {
+        for (length, is_taken) in [(30, true), (31, false), (64, false)] {
+            let text = format!("{:length$}", r#"{"sampling":{"max_tokens":1}}"#);
+            let pieces: Vec<_> =
+                text.bytes().map(|byte| Ok::<_, std::io::Error>(Bytes::from(vec![byte]))).collect();
+            let untold = axum::body::Body::from_stream(futures::stream::iter(pieces));
+            for body in [text.into(), untold] {
+                let read = SmallJson::<Body, 30>::from_request(Request::new(body), &()).await;
+                let status = read.as_ref().err().map(|error| error.status);
+                let refused = (!is_taken).then_some(StatusCode::PAYLOAD_TOO_LARGE);
+                assert_eq!(status, refused, "{length}");
+            }
         }
     }
 

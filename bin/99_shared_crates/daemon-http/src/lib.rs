@@ -12,7 +12,7 @@ mod listen;
 mod server;
 
 pub use apart::apart;
-pub use body::ApiJson;
+pub use body::{ApiJson, SmallJson};
 pub use edge::{CallerExt, Edge, Edged, demand_secret, edge, refuse_hives};
 pub use error::ApiError;
 pub use listen::{BindError, UnsafeBind, bind, require_safe_bind};
