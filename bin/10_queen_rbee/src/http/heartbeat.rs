@@ -6,15 +6,20 @@ use access_tokens::Caller;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use daemon_http::{ApiError, ApiJson, CallerExt};
+use daemon_http::{ApiError, CallerExt, SmallJson};
 use worker_contract::{HiveAlias, HiveHeartbeat, WorkerHeartbeat};
 
 use crate::registry::{Registry, ReportError};
 
+/// The largest report of a worker, in bytes,
+const MAX_WORKER_REPORT: u64 = 64 * 1024;
+/// and of a hive: each of a thousand models may have 4 KiB.
+const MAX_HIVE_REPORT: u64 = 4 * 1024 * 1024;
+
 pub(super) async fn worker(
     State(registry): State<Registry>,
     Extension(caller): Extension<CallerExt>,
-    ApiJson(beat): ApiJson<WorkerHeartbeat>,
+    SmallJson(beat): SmallJson<WorkerHeartbeat, MAX_WORKER_REPORT>,
 ) -> Result<StatusCode, ApiError> {
     ensure_own(&caller, &beat.hive_id)?;
     registry.worker_beat(beat, Instant::now()).map_err(refused)?;
@@ -24,7 +29,7 @@ pub(super) async fn worker(
 pub(super) async fn hive(
     State(registry): State<Registry>,
     Extension(caller): Extension<CallerExt>,
-    ApiJson(beat): ApiJson<HiveHeartbeat>,
+    SmallJson(beat): SmallJson<HiveHeartbeat, MAX_HIVE_REPORT>,
 ) -> Result<StatusCode, ApiError> {
     ensure_own(&caller, &beat.hive_id)?;
     registry.hive_beat(beat, Instant::now()).map_err(refused)?;
@@ -51,11 +56,13 @@ fn refused(error: ReportError) -> ApiError {
         ReportError::Address { .. } => {
             ApiError::bad_request("invalid_value", message).param("address")
         }
-        ReportError::Taken { .. } | ReportError::Twice { .. } => {
-            ApiError::new(StatusCode::CONFLICT, "name_taken", message)
-        }
+        ReportError::Taken { .. } => ApiError::conflict("name_taken", message),
+        ReportError::Twice { .. } => ApiError::conflict("name_taken", message)
+            .hint("end one of them, or start it with another --worker-id"),
         ReportError::NameTaken { .. } => ApiError::conflict("hive_name_taken", message)
             .hint("start it with --alias NAME, or set [hive] alias = \"NAME\" on its machine"),
-        ReportError::TooMany { .. } => ApiError::unavailable("too_many", message, 60),
+        ReportError::TooMany { .. } | ReportError::TooManyOfHive { .. } => {
+            ApiError::unavailable("too_many", message, 60)
+        }
     }
 }

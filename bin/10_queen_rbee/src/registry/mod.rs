@@ -91,12 +91,19 @@ pub enum ReportError {
         hive: HiveAlias,
     },
     /// Another process is the worker.
-    #[error("worker {worker} is another process than {pid}, which has its id as well")]
+    #[error(
+        "worker {worker} is at {speaker}, and reports from there: process {pid} at {address} has its id \
+         as well"
+    )]
     Twice {
         /// The worker.
         worker: WorkerId,
-        /// The process that reported.
+        /// The process that reported,
         pid: u32,
+        /// and where it is.
+        address: String,
+        /// Where the one is that is heard.
+        speaker: String,
     },
     /// Another hive has the name.
     #[error(
@@ -112,6 +119,14 @@ pub enum ReportError {
     #[error("{limit} are known already, as many as can be")]
     TooMany {
         /// How many can be known.
+        limit: usize,
+    },
+    /// A hive has too many workers already.
+    #[error("hive {hive} has {limit} workers already, as many as one hive can have")]
+    TooManyOfHive {
+        /// The hive.
+        hive: HiveAlias,
+        /// How many of its workers can be known.
         limit: usize,
     },
 }
@@ -211,7 +226,7 @@ impl Registry {
 
     /// Takes a worker's report.
     pub fn worker_beat(&self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
-        self.state().workers.beat(beat, now)?;
+        self.state().workers.beat(beat, self.shared.interval, now)?;
         self.touch();
         Ok(())
     }

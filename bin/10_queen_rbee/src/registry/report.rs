@@ -160,7 +160,7 @@ fn given_up(id: &WorkerId, worker: &Worker, liveness: Liveness) -> Option<Worker
         kv_cache: KvCacheUse::default(),
         tokens_per_second: 0.0,
         engine_build: String::new(),
-        pid: worker.process.map_or(0, |process| process.pid),
+        pid: worker.process.as_ref().map_or(0, |process| process.pid),
     };
     Some(WorkerReport { said, in_flight: 0, last_seen_ms: 0, liveness, server: None })
 }

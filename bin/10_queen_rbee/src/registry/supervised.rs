@@ -5,13 +5,14 @@ use std::time::Instant;
 use worker_contract::{HiveAlias, SupervisedState, SupervisedWorker, WorkerId};
 
 use super::target::parse_address;
-use super::worker::{Process, Worker};
-use super::workers::Workers;
+use super::worker::Worker;
+use super::workers::{MAX_OF_HIVE, Workers};
 
 impl Workers {
     /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone.
     pub(super) fn listed(&mut self, hive: &HiveAlias, list: &[SupervisedWorker], now: Instant) {
-        let own = || list.iter().filter(|listed| listed.hive_id == *hive);
+        let is_its = |listed: &&SupervisedWorker| listed.hive_id == *hive;
+        let own = || list.iter().filter(is_its).take(MAX_OF_HIVE);
         let mut known = self.listed_by.get_mut(hive).map(std::mem::take).unwrap_or_default();
         // Nearly every list names those whom the one before named.
         if !own().map(|listed| &listed.worker_id).eq(&known) {
@@ -22,6 +23,10 @@ impl Workers {
                 self.left_out(hive, id);
             }
             known = own().map(|listed| listed.worker_id.clone()).collect();
+            if list.len() > MAX_OF_HIVE {
+                let (listed, taken) = (list.len(), MAX_OF_HIVE);
+                tracing::warn!(%hive, listed, taken, "a hive lists more workers than one hive can have");
+            }
         }
         for listed in own() {
             self.take_word(listed, now);
@@ -56,7 +61,7 @@ impl Workers {
         let id = &listed.worker_id;
         if self.get(id).is_none() {
             let Ok(address) = parse_address(&listed.address) else { return };
-            if self.is_full() {
+            if self.room_for(&listed.hive_id).is_err() {
                 return;
             }
             let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address, now);
@@ -91,10 +96,13 @@ impl Worker {
         if matches!(listed.state, SupervisedState::Failed { .. }) {
             self.target.dies();
         }
-        let process = Process { pid: listed.pid, has_ended: listed.is_between_processes() };
-        let before = self.process.replace(process);
+        let before = self.process.as_ref().map(|process| process.pid);
+        let has_ended = listed.is_between_processes();
+        let process = self.process.get_or_insert_default();
+        (process.pid, process.has_ended) = (listed.pid, has_ended);
+        process.address.clone_from(&listed.address);
         let is_heard = self.said.as_ref().is_some_and(|said| said.beat.pid == listed.pid);
-        if process.has_ended {
+        if has_ended {
             if is_heard || self.said.is_none() {
                 self.target.dies();
                 self.said = None;
@@ -105,7 +113,7 @@ impl Worker {
         if let (Some(said), SupervisedState::Ready) = (speaker, &listed.state) {
             said.vouched_for();
         }
-        let is_another = before.is_some_and(|before| before.pid != listed.pid);
+        let is_another = before.is_some_and(|pid| pid != listed.pid);
         if is_another && !is_heard {
             self.target.dies();
             self.said = None;

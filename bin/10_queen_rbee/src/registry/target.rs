@@ -11,6 +11,9 @@ use super::prefixes::Holder;
 use super::{ReportError, Server};
 use crate::scheduler::Ways;
 
+/// The longest base URL, in bytes: a host's name has 253 at most.
+const MAX_URL: usize = 300;
+
 /// Where a worker listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -82,6 +85,9 @@ pub(super) fn next_number() -> u64 {
 /// The address in a worker's base URL.
 pub(super) fn parse_address(base_url: &str) -> Result<Address, ReportError> {
     let refused = || ReportError::Address { address: base_url.chars().take(80).collect() };
+    if base_url.len() > MAX_URL {
+        return Err(refused());
+    }
     let url = Url::parse(base_url).map_err(|_| refused())?;
     let is_base = url.scheme() == "http" && matches!(url.path(), "/" | "") && url.query().is_none();
     let host = url.host_str().filter(|_| is_base).ok_or_else(refused)?;

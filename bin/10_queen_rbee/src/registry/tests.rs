@@ -1,6 +1,7 @@
 mod fitting;
 mod names;
 mod starting;
+mod twice;
 
 use worker_contract::{
     KvCacheUse, ModelInUse, ModelKind, Restarts, Slots, SupervisedState, Timings, Usage,

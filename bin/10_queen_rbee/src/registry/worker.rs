@@ -12,7 +12,7 @@ use super::breaker::Breaker;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
 use super::target::{Address, Target, next_number};
-use super::{Due, Liveness};
+use super::{Due, Liveness, ReportError};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// For how long nothing is concluded from a connection that has failed: a bit longer than it takes until
@@ -40,10 +40,8 @@ pub(super) struct Worker {
     ways: Ways,
     /// What it said last; `None` while only its hive has reported it.
     pub(super) said: Option<Said>,
-    /// The process that spoke under its name before the one that does.
-    pub(super) spoke_before: Option<u32>,
-    /// A process that is not heard under its name, because another one is meant.
-    unheard: Option<u32>,
+    /// The last change of the process that speaks under its name, or the last one that was refused.
+    pub(super) rival: Option<Rival>,
     /// What its hive says; `None` where no hive lists it.
     pub(super) listed: Option<SupervisedState>,
     /// What it has of its device's memory, as its hive says.
@@ -79,10 +77,19 @@ pub(super) struct Worker {
 }
 
 /// A process of a worker, which keeps its id when its hive starts it again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: u32,
+    /// Its base URL.
+    pub(super) address: String,
     pub(super) has_ended: bool,
+}
+
+/// Another process that wanted to speak under a worker's name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rival {
+    pub(super) at: Instant,
+    is_refused: bool,
 }
 
 /// What answers took, as the queen saw them come.
@@ -163,8 +170,7 @@ impl Worker {
             foreign: 0,
             resting_until: None,
             leaving_until: None,
-            spoke_before: None,
-            unheard: None,
+            rival: None,
             given: 0,
             taken_by: None,
             probed_by: None,
@@ -179,18 +185,60 @@ impl Worker {
         }
     }
 
-    /// Whether a process may not speak under its name: two that take turns would have the requests of
-    /// either cut off with each report. The hive's word decides which one is meant.
-    pub(super) fn is_unheard(&mut self, pid: u32, speaker: Option<u32>) -> bool {
-        let is_meant = |pid: u32| self.process.is_some_and(|process| process.pid == pid);
-        if self.unheard == Some(pid) && is_meant(pid) {
-            self.unheard = speaker;
+    /// Another process than the one that speaks under its name reports: it takes its place, or is refused.
+    pub(super) fn followed_by(
+        &mut self,
+        beat: &WorkerHeartbeat,
+        address: &Address,
+        due: Due,
+        now: Instant,
+    ) -> Result<(), ReportError> {
+        let gives_way = self.gives_way(beat, address, due);
+        let is_known = self.is_contested(due) && self.rival.is_some_and(|rival| rival.is_refused);
+        self.rival = Some(Rival { at: now, is_refused: !gives_way });
+        if gives_way {
+            // One that was given up, and was only silent, is another one as far as requests are concerned.
+            self.target.died.cancel();
+            return Ok(());
         }
-        // One that was followed by another speaks again: both live.
-        if self.spoke_before == Some(pid) && speaker.is_some_and(|speaker| speaker != pid) {
-            self.unheard = if is_meant(pid) { speaker } else { Some(pid) };
+        let refused = ReportError::Twice {
+            worker: beat.worker_id.clone(),
+            pid: beat.pid,
+            address: address.url(),
+            speaker: self.target.address.url(),
+        };
+        if !is_known {
+            tracing::warn!(hive = %self.hive_id, "two workers have one id: {refused}");
         }
-        self.unheard == Some(pid)
+        Err(refused)
+    }
+
+    /// Whether the process that speaks under its name makes way for that of a report: two that took turns
+    /// would have the requests of either cut off with each report. The hive's word decides. Without it
+    /// one that starts follows one that has ended unseen, but not again while others want the name, too.
+    fn gives_way(&self, beat: &WorkerHeartbeat, address: &Address, due: Due) -> bool {
+        let Some(said) = &self.said else { return true };
+        let speaker = said.beat.pid;
+        let living = self.process.as_ref().filter(|process| !process.has_ended);
+        let is_meant = living.is_some_and(|process| {
+            process.pid == beat.pid && (speaker != beat.pid || process.address == beat.address)
+        });
+        let is_ending =
+            matches!(said.beat.state, WorkerState::Draining | WorkerState::Failed { .. });
+        let is_silent = due.liveness(said.at, false) == Liveness::Gone;
+        let is_over =
+            is_ending || is_silent || said.failed_at.is_some() || self.target.gone.is_cancelled();
+        if is_meant || is_over {
+            return true;
+        }
+        let is_listed = living.is_some_and(|process| process.pid == speaker);
+        let is_elsewhere = self.target.address != *address;
+        !(self.is_contested(due) || is_listed && is_elsewhere)
+    }
+
+    /// Whether several processes wanted its name lately.
+    fn is_contested(&self, due: Due) -> bool {
+        self.rival.is_some_and(|rival| due.liveness(rival.at, false) != Liveness::Gone)
     }
 
     /// Another process stands behind its name, or the same one elsewhere.

@@ -7,12 +7,14 @@ use worker_contract::{HiveAlias, ModelAlias, WorkerHeartbeat, WorkerId};
 
 use super::numbers::Numbers;
 use super::target::{Target, parse_address};
-use super::worker::{Process, Said, Worker};
+use super::worker::{Said, Worker};
 use super::{Answered, Due, Failed, Liveness, ReportError};
 use crate::scheduler::Circuit;
 
-/// The most workers that are kept in mind.
+/// The most workers that are kept in mind,
 const MAX_WORKERS: usize = 4096;
+/// and those of one hive, so that no hive's secret leaves others without room.
+pub(super) const MAX_OF_HIVE: usize = 512;
 /// How long a worker that is to make room may take to be gone.
 const LEAVING: Duration = Duration::from_secs(60);
 
@@ -37,8 +39,13 @@ pub(super) struct Stay {
 }
 
 impl Workers {
-    /// Takes a worker's own report.
-    pub(super) fn beat(&mut self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
+    /// Takes a worker's own report. Workers report every `interval`.
+    pub(super) fn beat(
+        &mut self,
+        beat: WorkerHeartbeat,
+        interval: Duration,
+        now: Instant,
+    ) -> Result<(), ReportError> {
         // Nearly every report says what the one before said.
         let known = self.by_id.get(&beat.worker_id);
         let same =
@@ -47,7 +54,7 @@ impl Workers {
             Some(worker) => worker.target.address.clone(),
             None => parse_address(&beat.address)?,
         };
-        let full = self.by_id.len() >= MAX_WORKERS;
+        let room = known.map_or_else(|| self.room_for(&beat.hive_id), |_| Ok(()));
         let worker = match self.by_id.get_mut(&beat.worker_id) {
             // Only its own hive's secret may speak for a worker.
             Some(worker) if worker.hive_id != beat.hive_id || worker.is_of_server => {
@@ -57,31 +64,27 @@ impl Workers {
                 });
             }
             Some(worker) => worker,
-            None if full => return Err(ReportError::TooMany { limit: MAX_WORKERS }),
             None => {
+                room?;
                 let address = address.clone();
                 let worker =
                     Worker::new(&beat.hive_id, &beat.model.name, beat.device, address, now);
                 self.by_id.entry(beat.worker_id.clone()).or_insert(worker)
             }
         };
-        if worker.process == Some(Process { pid: beat.pid, has_ended: true }) {
+        let process = worker.process.as_ref();
+        if process.is_some_and(|process| process.has_ended && process.pid == beat.pid) {
             // Its last words, come late.
             return Ok(());
         }
-        let speaker = worker.said.as_ref().map(|said| said.beat.pid);
-        let is_another = speaker.is_some_and(|pid| pid != beat.pid);
-        if worker.is_unheard(beat.pid, speaker) {
-            return Err(ReportError::Twice { worker: beat.worker_id, pid: beat.pid });
-        }
+        // In containers each process may have the same pid, but no two listen at one address.
+        let is_elsewhere = worker.target.address != address;
+        let is_other = |said: &Said| is_elsewhere || said.beat.pid != beat.pid;
+        let is_another = worker.said.as_ref().is_some_and(is_other);
         if is_another {
-            worker.spoke_before = speaker;
+            worker.followed_by(&beat, &address, Due::at(now, interval), now)?;
         }
-        // One that was given up, and was only silent, is another one as far as requests are concerned.
-        if is_another {
-            worker.target.died.cancel();
-        }
-        if worker.target.address != address || is_another || worker.target.gone.is_cancelled() {
+        if is_elsewhere || is_another || worker.target.gone.is_cancelled() {
             worker.moved(address);
         }
         worker.device = beat.device;
@@ -138,6 +141,9 @@ impl Workers {
             worker.used_at += pause;
             if let Some(said) = &mut worker.said {
                 said.at += pause;
+            }
+            if let Some(rival) = &mut worker.rival {
+                rival.at += pause;
             }
         }
     }
@@ -251,6 +257,18 @@ impl Workers {
         if let Some(worker) = self.by_id.get_mut(id) {
             worker.resting_until = Some(until);
         }
+    }
+
+    /// Whether another worker of a hive can be kept in mind.
+    pub(super) fn room_for(&self, hive: &HiveAlias) -> Result<(), ReportError> {
+        if self.is_full() {
+            return Err(ReportError::TooMany { limit: MAX_WORKERS });
+        }
+        let of_it = self.by_id.values().filter(|worker| worker.hive_id == *hive);
+        if of_it.count() >= MAX_OF_HIVE {
+            return Err(ReportError::TooManyOfHive { hive: hive.clone(), limit: MAX_OF_HIVE });
+        }
+        Ok(())
     }
 
     /// Whether no other worker can be kept in mind.

@@ -18,6 +18,7 @@ mod jobs;
 mod memory;
 mod metrics;
 mod policies;
+mod reports;
 mod requests;
 mod routing;
 mod rules;

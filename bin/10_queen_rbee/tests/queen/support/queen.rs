@@ -121,7 +121,7 @@ impl Queen {
     }
 
     /// A report, as rbee's own processes send it.
-    fn report(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn report(&self, path: &str) -> RequestBuilder {
         self.post(path).bearer_auth(self.secret.expose())
     }
 
