@@ -1,6 +1,6 @@
 //! A circuit breaker for one worker: after failures in a row nothing is sent to it for a while, then
-//! one request that shows whether it works again. A request that a worker fails again and again counts
-//! once: it may be at fault itself. Pure: `now` is passed in.
+//! one request that shows whether it works again. A request that a worker fails again and again a moment
+//! later counts once: it may be at fault itself. Pure: `now` is passed in.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,10 @@ use crate::scheduler::Circuit;
 
 /// How many requests that fail in a row open the circuit.
 const FAILURES: usize = 3;
+/// The same request counts again after so long: what is wrong with it shows at once.
+const APART: Duration = Duration::from_secs(5);
+/// It counts again as well after so many failures in between.
+const REPEATS: u32 = 16;
 /// For how long it is open the first time; each further time twice as long.
 const FIRST: Duration = Duration::from_secs(2);
 /// The longest time.
@@ -16,18 +20,26 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// The breaker of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
-    /// The requests that it has failed since it last answered one, by their numbers.
-    failed: Vec<u64>,
+    /// The failures that count since it last answered a request.
+    failed: Vec<Counted>,
     trips: u32,
     open_until: Option<Instant>,
+}
+
+/// A failure that counts, and those of the same request that followed it.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    request: u64,
+    at: Instant,
+    repeats: u32,
 }
 
 impl Breaker {
     /// A request has failed, which may be the one that shows whether it works again. True when that opens
     /// the circuit.
     pub(super) fn on_failure(&mut self, request: u64, is_probe: bool, now: Instant) -> bool {
-        if self.failed.len() < FAILURES && !self.failed.contains(&request) {
-            self.failed.push(request);
+        if self.failed.len() < FAILURES && self.is_news(request, now) {
+            self.failed.push(Counted { request, at: now, repeats: 0 });
         }
         // Of those that were under way when it opened, none says anything new.
         let counts = match self.circuit(now) {
@@ -42,6 +54,15 @@ impl Breaker {
         self.trips = self.trips.saturating_add(1);
         self.open_until = Some(now + pause);
         true
+    }
+
+    /// Whether one more failure of a request counts. Who has failed the request that was to show whether it
+    /// works has nothing to excuse.
+    fn is_news(&mut self, request: u64, now: Instant) -> bool {
+        let last = self.failed.iter_mut().rev().find(|counted| counted.request == request);
+        let Some(last) = last.filter(|_| self.trips == 0) else { return true };
+        last.repeats += 1;
+        last.repeats >= REPEATS || now.saturating_duration_since(last.at) >= APART
     }
 
     /// It has begun an answer: requests may be sent again, and one more failure ends that. True when
@@ -78,6 +99,33 @@ mod tests {
         }
         assert!(!breaker.on_failure(2, false, now));
         assert!(breaker.on_failure(3, false, now));
+    }
+
+    #[test]
+    fn one_request_that_fails_for_long_or_very_often_opens_it() {
+        let start = Instant::now();
+        let (mut breaker, mut now) = (Breaker::default(), start);
+        while !breaker.on_failure(1, false, now) {
+            now += Duration::from_secs(1);
+        }
+        assert_eq!(now - start, APART * 2);
+        let mut breaker = Breaker::default();
+        let count = (1..100).find(|_| breaker.on_failure(1, false, start));
+        assert_eq!(count, Some(1 + REPEATS * 2));
+    }
+
+    #[test]
+    fn who_begins_answers_and_fails_them_is_shut_again_at_once() {
+        let (mut breaker, mut now) = (Breaker::default(), Instant::now());
+        for request in 0..FAILURES as u64 {
+            breaker.on_failure(request, false, now);
+        }
+        for _ in 0..5 {
+            now += LONGEST;
+            assert!(breaker.on_beginning());
+            assert!(breaker.on_failure(1, false, now), "the request that it failed before");
+            assert_eq!(breaker.circuit(now), Circuit::Open);
+        }
     }
 
     #[test]
