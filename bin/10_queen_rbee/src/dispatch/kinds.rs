@@ -27,6 +27,7 @@ pub(super) struct Kind<'a> {
     digest: Option<&'a Sha256Digest>,
     alone: bool,
     ways: Ways,
+    too_short: u32,
     priority: Priority,
     /// What else the operator's rules may look at, where there are any.
     ruled_by: Option<Ruled<'a>>,
@@ -47,6 +48,7 @@ impl Wanted {
             digest: self.digest.as_ref(),
             alone: self.alone,
             ways: self.ways,
+            too_short: self.too_short,
             priority: self.priority,
             ruled_by: has_rules.then(|| Ruled {
                 caller: &self.caller,
@@ -59,7 +61,10 @@ impl Wanted {
 
 impl Kind<'_> {
     fn is_special(&self) -> bool {
-        !self.failed.is_empty() || self.digest.is_some() || self.ways != Ways::ALL
+        !self.failed.is_empty()
+            || self.digest.is_some()
+            || self.ways != Ways::ALL
+            || self.too_short > 0
     }
 
     /// Whether all others behind wait for room where one of this kind does: those are no more urgent.
@@ -93,6 +98,7 @@ mod tests {
         digest: None,
         alone: false,
         ways: Ways::ALL,
+        too_short: 0,
         priority: Priority::Interactive,
         ruled_by: None,
     };
@@ -101,11 +107,12 @@ mod tests {
     fn one_of_each_kind_is_asked_about_and_the_ordinary_ones_are_never_hidden() {
         let workers: Vec<WorkerId> = (0..100).map(|n| format!("w-{n}").parse().unwrap()).collect();
         let mut kinds = Kinds::default();
-        let own = Kind { ways: Ways::OWN, ..PLAIN };
-        assert!(kinds.is_worth_asking(own) && !kinds.is_worth_asking(own));
+        for own in [Kind { ways: Ways::OWN, ..PLAIN }, Kind { too_short: 256, ..PLAIN }] {
+            assert!(kinds.is_worth_asking(own) && !kinds.is_worth_asking(own));
+        }
         let failed = workers.chunks(1).map(|failed| Kind { failed, ..PLAIN });
         let asked = failed.filter(|kind| kinds.is_worth_asking(*kind)).count();
-        assert_eq!(asked, MOST_SPECIAL - 1);
+        assert_eq!(asked, MOST_SPECIAL - 2);
         assert!(kinds.is_worth_asking(PLAIN), "it is behind a hundred others");
     }
 

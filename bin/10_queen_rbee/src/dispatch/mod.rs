@@ -69,6 +69,8 @@ pub struct Wanted {
     pub alone: bool,
     /// In which ways it can be taken.
     pub ways: Ways,
+    /// A context of so many tokens has turned out too short for it; 0 where none has.
+    pub too_short: u32,
     /// Whether it has had a place before: then it has waited already and is next.
     pub had_a_place: bool,
     /// When it is too late.
@@ -322,6 +324,7 @@ impl Wanted {
             digest: self.digest.as_ref(),
             alone: self.alone,
             ways: self.ways,
+            too_short: self.too_short,
             refused: &closed.sites,
             is_news_due: closed.is_news_due,
             ..Demand::of(&self.model)

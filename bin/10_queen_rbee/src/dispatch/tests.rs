@@ -226,6 +226,7 @@ fn wanted(file: Option<char>) -> Wanted {
         digest: file.map(|file| file.to_string().repeat(64).parse().unwrap()),
         alone: false,
         ways: Ways::ALL,
+        too_short: 0,
         had_a_place: false,
         deadline: clock::now() + Duration::from_secs(60),
     }

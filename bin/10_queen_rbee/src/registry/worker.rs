@@ -287,6 +287,11 @@ impl Worker {
         self.said.as_ref().map_or(0, |said| said.beat.kv_cache.capacity_tokens)
     }
 
+    /// How many tokens a prompt and its answer may have; 0 where it does not tell.
+    pub(super) fn context_tokens(&self) -> u32 {
+        self.said.as_ref().map_or(0, |said| said.beat.model.context_length)
+    }
+
     /// For how many tokens it has room beside the requests that run, where it tells.
     fn free_tokens(&self) -> Option<u32> {
         let kv_cache = self.said.as_ref()?.beat.kv_cache;
@@ -380,6 +385,7 @@ impl Worker {
             foreign: self.foreign,
             held_bytes,
             free_tokens: self.free_tokens(),
+            context_tokens: self.context_tokens(),
             extra_us: 0,
             speed: self.speed,
             digest: self.digest(),

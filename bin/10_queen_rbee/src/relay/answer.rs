@@ -306,6 +306,7 @@ impl Answer {
             digest: self.progress.needed_digest().cloned(),
             alone: self.tries.is_suspect(),
             ways: self.ways(),
+            too_short: 0,
             had_a_place: self.record.worker_id.is_some(),
             deadline: self.asking.deadline.into_std(),
         }

@@ -24,6 +24,8 @@ pub struct Demand<'a> {
     pub alone: bool,
     /// In which ways it can be taken.
     pub ways: Ways,
+    /// A context of so many tokens has turned out too short for it; 0 where none has.
+    pub too_short: u32,
     /// Places where a worker could not be started while it waited.
     pub refused: &'a [(HiveAlias, Option<DeviceId>)],
     /// Of one of these places news is awaited: its hive was lost over a start.
@@ -43,6 +45,7 @@ impl<'a> Demand<'a> {
             digest: None,
             alone: false,
             ways: Ways::ALL,
+            too_short: 0,
             refused: &[],
             is_news_due: false,
         }

@@ -27,13 +27,20 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         (Some(needed), Some(there)) => needed == there,
         _ => true,
     };
+    // What it does not tell may be enough.
+    let is_long_enough = |worker: &WorkerView<'_>| {
+        worker.context_tokens == 0 || worker.context_tokens > demand.too_short
+    };
     // One that has not told its file yet may have it. Who goes on after a text needs none.
     let is_known = |worker: &WorkerView<'_>| {
         demand.digest.is_none() || worker.digest.is_some() || !worker.ways.meet(Ways::TOKENS)
     };
     let is_there = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone;
     let serves = |worker: &&WorkerView<'_>| {
-        is_there(worker) && has_file(worker) && demand.ways.meet(worker.ways)
+        is_there(worker)
+            && has_file(worker)
+            && is_long_enough(worker)
+            && demand.ways.meet(worker.ways)
     };
     let serving = || snapshot.workers.iter().filter(serves);
     let is_ready =
@@ -86,8 +93,10 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         return Decision::Wait(WaitReason::Circuit);
     }
     // One that has just fallen silent counts until the next look. Those that run another file than is
-    // needed will never do.
-    let is_other = |worker: &WorkerView<'_>| is_there(&worker) && !has_file(worker);
+    // needed will never do, nor those whose context is too short.
+    let is_other = |worker: &WorkerView<'_>| {
+        is_there(&worker) && !(has_file(worker) && is_long_enough(worker))
+    };
     if none == NoSite::Enough && !snapshot.workers.iter().all(is_other) {
         return Decision::Wait(WaitReason::News);
     }

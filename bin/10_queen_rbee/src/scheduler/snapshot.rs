@@ -19,6 +19,11 @@ const BATCH_A_SLOT: u32 = 1;
 
 /// As many bytes of a prompt are about a token, in English and the vocabularies of today.
 const BYTES_A_TOKEN: u32 = 4;
+/// In other languages, in code and in short messages it is as few.
+const FEW_BYTES_A_TOKEN: u32 = 2;
+/// At least as many microseconds a worker counts as slower that may refuse the prompt as too long: more
+/// than makes a difference between two that would both take it.
+const REFUSAL_US: u64 = 1_000_000;
 
 /// What bears on one request.
 pub struct Snapshot<'a> {
@@ -130,6 +135,8 @@ pub struct WorkerView<'a> {
     /// For how many tokens its KV cache had room beside the requests that ran, at its last heartbeat; `None`
     /// where nobody knows.
     pub free_tokens: Option<u32>,
+    /// How many tokens a prompt and its answer may have; 0 where nobody knows.
+    pub context_tokens: u32,
     /// How many microseconds slower than it is somebody wants it to be taken to be.
     pub extra_us: i64,
     /// How fast it is.
@@ -235,7 +242,8 @@ impl WorkerView<'_> {
 
     /// How long a request of so many bytes takes here, in microseconds, as far as one can tell: what
     /// of the prompt is not held, and an answer, both slower the more others compute; and where the KV cache has
-    /// no room for the prompt beside them, an answer that ends first.
+    /// no room for the prompt beside them, an answer that ends first. One whose context may be too short for
+    /// the prompt comes after others: only it can tell.
     #[must_use]
     pub fn expected_us(&self, prompt_bytes: u32) -> u64 {
         let slots = u64::from(self.slots.max(1));
@@ -246,7 +254,10 @@ impl WorkerView<'_> {
         let is_crowded =
             load > 0 && self.free_tokens.is_some_and(|free| fresh / BYTES_A_TOKEN > free);
         let wait = if is_crowded { self.speed.service_us } else { 0 };
-        (alone.saturating_mul(slots + load) / slots).saturating_add(wait)
+        let may_refuse =
+            self.context_tokens > 0 && prompt_bytes / FEW_BYTES_A_TOKEN > self.context_tokens;
+        let refusal = if may_refuse { self.speed.service_us.max(REFUSAL_US) } else { 0 };
+        (alone.saturating_mul(slots + load) / slots).saturating_add(wait).saturating_add(refusal)
     }
 }
 

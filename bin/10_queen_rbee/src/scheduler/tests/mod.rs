@@ -139,6 +139,7 @@ struct W {
     foreign: u32,
     held_bytes: u32,
     free_tokens: Option<u32>,
+    context_tokens: u32,
     extra_us: i64,
     speed: Speed,
     digest: Option<Sha256Digest>,
@@ -159,6 +160,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         foreign: 0,
         held_bytes: 0,
         free_tokens: None,
+        context_tokens: 0,
         extra_us: 0,
         speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000 },
         digest: None,
@@ -199,6 +201,10 @@ impl W {
         Self { free_tokens: Some(tokens), ..self }
     }
 
+    fn context(self, context_tokens: u32) -> Self {
+        Self { context_tokens, ..self }
+    }
+
     fn view(&self) -> WorkerView<'_> {
         WorkerView {
             id: &self.id,
@@ -212,6 +218,7 @@ impl W {
             foreign: self.foreign,
             held_bytes: self.held_bytes,
             free_tokens: self.free_tokens,
+            context_tokens: self.context_tokens,
             extra_us: self.extra_us,
             speed: self.speed,
             digest: self.digest.as_ref(),

@@ -96,6 +96,41 @@ fn a_long_prompt_goes_where_the_kv_cache_has_room_for_it() {
 }
 
 #[test]
+fn a_prompt_goes_where_the_context_surely_holds_it_if_that_can_take_it() {
+    let small = |load| w("a", 4, load).context(256);
+    let large = |load| w("b", 4, load).context(2048);
+    let rows: [(&str, u32, &[W], &str); 6] = [
+        ("a short one fits anywhere", 400, &[small(0), large(1)], "a"),
+        ("about 434 tokens", 1736, &[small(0), large(1)], "b"),
+        ("200 in English, 400 in others", 800, &[small(0), large(1)], "b"),
+        ("too long for both", 80_000, &[small(0), large(1)], "a"),
+        ("who does not tell may hold it", 1736, &[small(0), w("b", 4, 1)], "b"),
+        ("it is only an estimate", 1736, &[small(0), large(8)], "a"),
+    ];
+    for (because, prompt_bytes, workers, expected) in rows {
+        let decision = World::of(workers, &[]).decide_for(&Demand { prompt_bytes, ..demand() });
+        assert_eq!(outcome(&decision), expected, "{because}");
+    }
+}
+
+#[test]
+fn who_has_a_context_that_was_too_short_does_not_get_the_request() {
+    let demand = Demand { too_short: 256, ..demand() };
+    let small = || w("a", 4, 0).context(256);
+    let rows: [(&str, Vec<W>, bool, &str); 5] = [
+        ("a longer one does", vec![small(), w("b", 4, 3).context(257)], false, "b"),
+        ("it may be longer", vec![small(), w("b", 4, 3)], false, "b"),
+        ("a longer one is full", vec![small(), w("b", 4, 8).context(2048)], false, "wait room"),
+        ("there is no other", vec![small()], false, "spawn h CPU-0"),
+        ("and none may be started", vec![small()], true, "reject Unable None"),
+    ];
+    for (because, workers, has_enough, expected) in rows {
+        let world = World { has_enough, ..World::of(&workers, &[h("h", Alive)]) };
+        assert_eq!(outcome(&world.decide_for(&demand)), expected, "{because}");
+    }
+}
+
+#[test]
 fn the_worker_that_holds_the_beginning_gets_the_request_unless_it_is_drowned() {
     let prompt = Demand { prompt_bytes: 8192, ..demand() };
     let held = |load| World::of(&[w("a", 4, load).holds(8064), w("b", 4, 0)], &[]);
