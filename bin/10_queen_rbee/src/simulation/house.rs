@@ -285,6 +285,7 @@ fn question(number: usize) -> Question {
         caller: format!("caller-{}", number % 3),
         priority: if is_batch { Priority::Batch } else { Priority::Interactive },
         patience: PATIENCE,
+        is_whole: number.is_multiple_of(3),
     }
 }
 

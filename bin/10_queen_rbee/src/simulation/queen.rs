@@ -68,6 +68,8 @@ pub(super) struct Question {
     pub(super) caller: String,
     pub(super) priority: Priority,
     pub(super) patience: Duration,
+    /// It waits for the whole answer, which can be begun anew.
+    pub(super) is_whole: bool,
 }
 
 impl Queen {
@@ -133,13 +135,13 @@ impl Queen {
 
     /// Asks one thing and compares; tells how often another worker took over.
     pub(super) async fn ask(&self, question: Question) -> (Outcome, u64) {
-        let Question { id, model, prompt, caller, priority, patience } = question;
+        let Question { id, model, prompt, caller, priority, patience, is_whole } = question;
         let expected: String = (0..length(&prompt)).map(|place| token(&prompt, place).1).collect();
         let task = Task::Completion { prompt: Prompt::Text(prompt.clone()) };
         let request = InferenceRequest::new(id.parse().unwrap(), task);
         let deadline = Instant::now() + patience;
         let (session, via) = (None, String::new());
-        let asking = Asking { caller, deadline, priority, session, via, is_whole: false };
+        let asking = Asking { caller, deadline, priority, session, via, is_whole };
         let body = json!({"model": model, "prompt": &prompt, "stream": true});
         let body = body.as_object().cloned().unwrap_or_default();
         let original = Original::new(Endpoint::Completion, body);
@@ -149,6 +151,8 @@ impl Queen {
             match part {
                 Ok(Part::Delta(delta)) if !is_done => text.push_str(&delta.text),
                 Ok(Part::Done { .. }) if !is_done => is_done = true,
+                // What came before is void.
+                Ok(Part::Started { .. }) if is_whole => text.clear(),
                 Ok(Part::Started { .. }) => {}
                 Ok(other) => return (Outcome::Wrong(format!("{other:?} after the end")), 0),
                 Err(_) if !expected.starts_with(&text) => {

@@ -102,6 +102,7 @@ impl Guest {
                 Manners::HasOnly(allowed) => allowed,
                 Manners::Waits | Manners::Leaves(_) => PATIENCE,
             },
+            is_whole: self.number.is_multiple_of(3),
         }
     }
 }
