@@ -97,6 +97,16 @@ pub(crate) enum Broken {
     /// It spoke no HTTP, or its answer was cut.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// One that was idle ended with the request, and no other could be made.
+    #[error("its connection broke, and then {0}")]
+    Lost(Box<Broken>),
+}
+
+impl Broken {
+    /// Whether the request may have gone out before.
+    pub(crate) fn may_have_sent(&self) -> bool {
+        !matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::HandshakeTimeout)
+    }
 }
 
 #[derive(Debug)]
@@ -123,6 +133,7 @@ impl Pool {
         request: &Outgoing,
     ) -> Result<Exchange, Broken> {
         let kept_for = if stale.is_some() { IDLE } else { SERVER_IDLE };
+        let mut was_sent = false;
         if let Some(idle) = self.take(&kept_as(address), kept_for).await {
             let mut exchange = self.exchange(idle, address);
             let began = now();
@@ -141,8 +152,11 @@ impl Pool {
                 // The others go the same way: the worker has ended, or the network forgot them.
                 _ => self.shelf().idle.remove(&*kept_as(address)),
             };
+            was_sent = exchange.is_sent;
         }
-        let fresh = self.connect(address).await?;
+        let fresh = self.connect(address).await;
+        let lost = |broken| if was_sent { Broken::Lost(Box::new(broken)) } else { broken };
+        let fresh = fresh.map_err(lost)?;
         let mut exchange = self.exchange(fresh, address);
         exchange.call(request).await?;
         Ok(exchange)

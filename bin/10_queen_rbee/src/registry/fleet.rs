@@ -162,6 +162,25 @@ impl State {
         self.own_workers().any(|(_, worker)| lives(worker)) || self.starts.is_any_of(model)
     }
 
+    /// Whether one of the other workers of a model may have a context of more than so many tokens.
+    pub(super) fn has_longer_context(
+        &self,
+        model: &ModelAlias,
+        tokens: u32,
+        others_than: &[WorkerId],
+    ) -> bool {
+        let may_be_longer = |worker: &Worker| match worker.context_tokens() {
+            0 => worker.is_of_server,
+            context => context > tokens,
+        };
+        self.workers.of_model(model).any(|(id, worker)| {
+            !others_than.contains(id)
+                && may_be_longer(worker)
+                && !worker.target.gone.is_cancelled()
+                && worker.readiness_for_requests() != Readiness::Ending
+        })
+    }
+
     /// The workers that are ready or coming.
     pub(super) fn replicas(&self, interval: Duration, now: Instant) -> Vec<ReplicaReport> {
         let due = Due::at(now, interval);

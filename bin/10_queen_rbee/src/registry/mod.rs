@@ -47,7 +47,7 @@ pub use self::glance::{HiveGlance, WorkerGlance};
 use self::liveness::Due;
 pub use self::liveness::Liveness;
 pub(crate) use self::pace::usual_token_us;
-pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed};
+pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed, PromptTime};
 use self::places::Places;
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::ruling::{Judging, RulesReport};

@@ -137,6 +137,12 @@ impl Pace {
         (weight > 0).then_some((value, weight))
     }
 
+    /// What 1 KiB of prompt took, in microseconds, however long ago that was shown.
+    pub(super) fn prefill_us_per_kib(&self) -> Option<u64> {
+        let Mean { value, weight } = self.prefill.mean;
+        (weight > 0).then_some(value)
+    }
+
     /// When it last showed something.
     pub(super) fn shown_at(&self) -> Option<Instant> {
         self.token.at
@@ -258,6 +264,8 @@ mod tests {
         pace.on_answer(2048, usage, took(100.0, 400.0), 0, now);
         let first = Cost { prefill_us_per_kib: 100_000, token_us: 40_000 };
         assert_eq!(shown(&pace, now), first, "half of 2 KiB in 100 ms");
+        assert_eq!(pace.prefill_us_per_kib(), Some(100_000));
+        assert_eq!(Pace::default().prefill_us_per_kib(), None, "what is believed is not shown");
         pace.on_answer(2048, Usage { cached_tokens: 510, ..usage }, took(1.0, 300.0), 0, now);
         let second = shown(&pace, now);
         assert_eq!(second.prefill_us_per_kib, 100_000, "two tokens say nothing");

@@ -4,11 +4,12 @@
 //! never take the same place.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use worker_contract::{ModelAlias, Sha256Digest, Timings, Usage, WorkerId};
+use worker_contract::{ModelAlias, Sha256Digest, Timings, Usage, WorkerId, WorkerState};
 
 use super::places::Shown;
+use super::worker::Worker;
 use super::workers::Stay;
 use super::{Due, Judging, Liveness, Registry, SessionKey, State, Target, Times};
 use crate::admission::Priority;
@@ -25,6 +26,8 @@ pub struct Place {
     pub target: Arc<Target>,
     /// The model file that it runs, where it is known.
     pub digest: Option<Sha256Digest>,
+    /// How many tokens its context has; 0 where it does not tell.
+    pub context_tokens: u32,
     /// Why this worker.
     pub why: Why,
     stay: Stay,
@@ -58,8 +61,19 @@ pub struct Answered {
 pub struct Blame {
     /// The request was the only one there all the time.
     pub was_alone: bool,
+    /// The worker was being ended.
+    pub was_ending: bool,
     /// The worker gets nothing for a while from this failure on.
     pub has_opened: bool,
+}
+
+/// What the prompt of a request takes at a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptTime {
+    /// As long as its other prompts took.
+    pub shown: Duration,
+    /// How many requests it runs at once.
+    pub slots: u32,
 }
 
 /// What a request asks a place for.
@@ -139,8 +153,16 @@ impl Registry {
         match decision {
             Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
                 Some((target, digest, stay)) => {
-                    let registry = self.clone();
-                    Placed::At(Place { worker_id: worker, target, digest, why, stay, registry })
+                    let context = state.workers.get(&worker).map(Worker::context_tokens);
+                    Placed::At(Place {
+                        worker_id: worker,
+                        target,
+                        digest,
+                        context_tokens: context.unwrap_or(0),
+                        why,
+                        stay,
+                        registry: self.clone(),
+                    })
                 }
                 None => Placed::Not(Decision::Wait(WaitReason::News)),
             },
@@ -153,13 +175,15 @@ impl Registry {
         let id = &place.worker_id;
         let mut state = self.state();
         let was_alone = state.workers.was_alone(id, place.stay);
+        let worker = state.workers.get(id);
+        let was_ending = worker.is_some_and(|it| matches!(it.state(), WorkerState::Draining));
         let has_opened = state.workers.failed(id, &place.target, place.stay, failed, now);
         drop(state);
         if has_opened {
             tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
         }
         self.touch();
-        Blame { was_alone, has_opened }
+        Blame { was_alone, was_ending, has_opened }
     }
 
     /// A worker has given the first part of an answer. True when that closes its circuit.
@@ -169,6 +193,26 @@ impl Registry {
         let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
         state.workers.share(&place.worker_id, place.stay);
         has_closed
+    }
+
+    /// What so many bytes of a prompt take at a worker; `None` where it has computed none yet.
+    #[must_use]
+    pub fn prompt_time(&self, place: &Place, bytes: u64) -> Option<PromptTime> {
+        let state = self.state();
+        let worker = state.workers.get(&place.worker_id)?;
+        let shown_us = worker.pace.prefill_us_per_kib()?.saturating_mul(bytes) / 1024;
+        Some(PromptTime { shown: Duration::from_micros(shown_us), slots: worker.slots() })
+    }
+
+    /// Whether one of the other workers of a model may have a context of more than so many tokens.
+    #[must_use]
+    pub fn has_longer_context(
+        &self,
+        model: &ModelAlias,
+        tokens: u32,
+        others_than: &[WorkerId],
+    ) -> bool {
+        self.state().has_longer_context(model, tokens, others_than)
     }
 
     /// A worker has answered a request.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use worker_contract::{ErrorDetail, WorkerId};
 
+use crate::connection::Broken;
 use crate::dispatch::NoPlace;
 
 /// Why a request has no answer, or only a part of one.
@@ -29,11 +30,13 @@ pub enum Failure {
         /// How.
         reason: String,
     },
-    /// Workers ended one after the other while they computed it, before it got a token.
-    #[error("workers ended while they computed this request ({}), so it is not tried on others", names(.workers))]
+    /// Workers ended one after the other while they computed it.
+    #[error("workers ended while they computed this request{} ({}), so it is not tried on others", if *.is_known { " a while ago" } else { "" }, names(.workers))]
     Quarantined {
         /// Which ones.
         workers: Vec<WorkerId>,
+        /// It was the same request before this one that ended them.
+        is_known: bool,
     },
     /// Its time is over.
     #[error("the request's deadline has passed after {} tokens", .tokens)]
@@ -73,6 +76,8 @@ pub(super) enum Trouble {
         reason: String,
         /// Whether its connection broke, so that it may be gone altogether.
         is_connection: bool,
+        /// Whether the request may have got there.
+        is_reached: bool,
     },
     /// The request's time is over.
     #[error("the request's deadline has passed")]
@@ -82,11 +87,17 @@ pub(super) enum Trouble {
 impl Trouble {
     /// A worker that answers, but not as a worker does.
     pub(super) fn garbage(reason: impl Into<String>) -> Self {
-        Self::Failed { reason: reason.into(), is_connection: false }
+        Self::Failed { reason: reason.into(), is_connection: false, is_reached: true }
     }
 
-    /// A worker whose connection broke.
+    /// A worker whose connection broke, after the request may have got there.
     pub(super) fn connection(reason: impl Into<String>) -> Self {
-        Self::Failed { reason: reason.into(), is_connection: true }
+        Self::Failed { reason: reason.into(), is_connection: true, is_reached: true }
+    }
+
+    /// A worker to which a connection broke, or could not be made.
+    pub(super) fn broken(broken: &Broken) -> Self {
+        let is_reached = broken.may_have_sent();
+        Self::Failed { reason: broken.to_string(), is_connection: true, is_reached }
     }
 }

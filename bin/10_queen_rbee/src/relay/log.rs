@@ -38,6 +38,13 @@ impl Answer {
         self.log(Decided::told(Kind::Retry, "refused", why).worker(server));
     }
 
+    /// A worker's context is too short, and one with a longer one is asked.
+    pub(super) fn log_longer(&self, worker: &WorkerId, reason: &str) {
+        let kind = if self.has_begun() { Kind::Failover } else { Kind::Retry };
+        let why = format!("{worker} has too short a context: {reason}; a longer one is sought");
+        self.log(Decided::told(kind, "context", why).worker(worker));
+    }
+
     /// The request is given up. What no place means is in the dispatcher's records already, and a
     /// worker's word that the request is at fault is no decision.
     pub(super) fn log_failure(&self, failure: &Failure) {
@@ -49,9 +56,8 @@ impl Answer {
             Failure::Deadline { .. } => {
                 Decided::told(Kind::GiveUp, "deadline", failure.to_string())
             }
-            Failure::Quarantined { workers } if workers.is_empty() => {
-                let why = "the same request ended two workers a while ago, so it is not tried";
-                Decided::told(Kind::Reject, "quarantined", why)
+            Failure::Quarantined { is_known: true, .. } => {
+                Decided::told(Kind::Reject, "quarantined", failure.to_string())
             }
             Failure::Quarantined { .. } => {
                 Decided::told(Kind::Quarantine, "ends_workers", failure.to_string())

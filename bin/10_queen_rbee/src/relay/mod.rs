@@ -7,8 +7,10 @@
 
 mod answer;
 mod choice;
+mod contexts;
 mod failure;
 mod log;
+mod patience;
 mod prefill;
 mod progress;
 mod quarantine;
@@ -16,6 +18,7 @@ mod record;
 mod retry;
 mod speech;
 mod sse;
+mod suspicion;
 mod worker;
 
 use std::sync::atomic::AtomicU64;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
-use worker_contract::InferenceRequest;
+use worker_contract::{InferenceRequest, WorkerId};
 
 /// For how long a request is remembered.
 const MEMORY: Duration = Duration::from_secs(600);
@@ -16,33 +16,54 @@ const MOST: usize = 256;
 /// The requests that are not tried. A clone shares them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Quarantine {
-    kept: Arc<Mutex<VecDeque<(Fingerprint, Instant)>>>,
+    kept: Arc<Mutex<VecDeque<Kept>>>,
+}
+
+/// A request that is not tried.
+#[derive(Debug)]
+struct Kept {
+    request: Fingerprint,
+    since: Instant,
+    /// The workers that it has ended.
+    ended: Vec<WorkerId>,
 }
 
 /// What stands for a request of somebody, whatever its id is: nobody has another one's requests refused.
 type Fingerprint = [u8; 32];
 
 impl Quarantine {
-    /// Remembers a request.
-    pub(super) fn add(&self, caller: &str, request: &InferenceRequest, now: Instant) {
-        let known = fingerprint(caller, request);
+    /// Remembers a request with the workers that it has ended.
+    pub(super) fn add(
+        &self,
+        caller: &str,
+        request: &InferenceRequest,
+        ended: Vec<WorkerId>,
+        now: Instant,
+    ) {
+        let request = fingerprint(caller, request);
         let mut kept = self.kept();
         kept.truncate(MOST - 1);
-        kept.push_front((known, now));
+        kept.push_front(Kept { request, since: now, ended });
     }
 
-    /// Whether a request is remembered.
-    pub(super) fn has(&self, caller: &str, request: &InferenceRequest, now: Instant) -> bool {
-        self.kept().retain(|(_, at)| now.saturating_duration_since(*at) < MEMORY);
+    /// The workers that a request has ended, where it is remembered.
+    pub(super) fn ended_by(
+        &self,
+        caller: &str,
+        request: &InferenceRequest,
+        now: Instant,
+    ) -> Option<Vec<WorkerId>> {
+        self.kept().retain(|kept| now.saturating_duration_since(kept.since) < MEMORY);
         // Most of the time nothing is remembered, and nothing has to be computed.
-        let is_any = !self.kept().is_empty();
-        is_any && {
-            let wanted = fingerprint(caller, request);
-            self.kept().iter().any(|(known, _)| *known == wanted)
+        if self.kept().is_empty() {
+            return None;
         }
+        let wanted = fingerprint(caller, request);
+        let kept = self.kept();
+        kept.iter().find(|kept| kept.request == wanted).map(|kept| kept.ended.clone())
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<(Fingerprint, Instant)>> {
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,24 +83,33 @@ mod tests {
     #[test]
     fn a_request_is_known_again_for_ten_minutes_whatever_its_id_is() {
         let (quarantine, now) = (Quarantine::default(), Instant::now());
-        assert!(!quarantine.has("me", &request("a"), now));
-        quarantine.add("me", &request("a"), now);
-        assert!(quarantine.has("me", &request("a"), now + MEMORY / 2));
-        assert!(!quarantine.has("me", &request("b"), now));
-        assert!(!quarantine.has("you", &request("a"), now), "another one may ask the same");
-        assert!(!quarantine.has("me", &request("a"), now + MEMORY));
+        assert_eq!(quarantine.ended_by("me", &request("a"), now), None);
+        quarantine.add("me", &request("a"), ended(), now);
+        for (caller, text, after, expected) in [
+            ("me", "a", MEMORY / 2, Some(ended())),
+            ("me", "b", Duration::ZERO, None),
+            // Another one may ask the same.
+            ("you", "a", Duration::ZERO, None),
+            ("me", "a", MEMORY, None),
+        ] {
+            let found = quarantine.ended_by(caller, &request(text), now + after);
+            assert_eq!(found, expected, "{caller} {text} {after:?}");
+        }
     }
 
     #[test]
     fn only_the_last_ones_are_kept() {
         let (quarantine, now) = (Quarantine::default(), Instant::now());
         for number in 0..=MOST {
-            quarantine.add("me", &request(&number.to_string()), now);
+            quarantine.add("me", &request(&number.to_string()), ended(), now);
         }
         assert_eq!(quarantine.kept().len(), MOST);
-        assert!(
-            !quarantine.has("me", &request("0"), now) && quarantine.has("me", &request("1"), now)
-        );
+        assert_eq!(quarantine.ended_by("me", &request("0"), now), None);
+        assert_eq!(quarantine.ended_by("me", &request("1"), now), Some(ended()));
+    }
+
+    fn ended() -> Vec<WorkerId> {
+        vec!["w-1".parse().unwrap()]
     }
 
     fn request(text: &str) -> InferenceRequest {

@@ -6,35 +6,35 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
+use super::suspicion::Suspicion;
+
 /// How often in a row workers may answer a request with nonsense.
 const MAX_NONSENSE: u32 = 3;
 /// How often in a row connections may break before a request gets a token.
 const MAX_BREAKS: u32 = 12;
-/// How many workers in a row may end while a request has them to itself: then it is to blame.
-const MAX_KILLED_ALONE: usize = 2;
-/// How many workers in a row may end over a request, alone there or not.
-const MAX_KILLED: usize = 5;
+/// How many failures a request may have that nothing has made up for.
+const MAX_FAILURES: u32 = 24;
+/// As many tokens make up for one failure,
+const TOKENS_A_FAILURE: u32 = 16;
+/// and so does as much time without another one: who is failed every few seconds is failed by what
+/// befalls workers, and goes on at once.
+const TIME_A_FAILURE: Duration = Duration::from_secs(4);
 /// The pause before the second try in a row; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The tries of one request since it last got on.
+/// The tries of one request.
 #[derive(Debug, Default)]
 pub(super) struct Tries {
+    /// Since it last got something.
     failed: Vec<WorkerId>,
     nonsense: u32,
     breaks: u32,
-    killed: Vec<Kill>,
-}
-
-/// A worker that broke off while it computed a request, before that got anything.
-#[derive(Debug, Clone)]
-struct Kill {
-    worker: WorkerId,
-    was_alone: bool,
-    /// Fires when its process is known to have ended.
-    died: CancellationToken,
+    /// Failures that neither tokens nor time have made up for.
+    failures: u32,
+    failed_at: Option<Instant>,
+    suspicion: Suspicion,
 }
 
 /// How a worker failed a request.
@@ -42,14 +42,16 @@ struct Kill {
 pub(super) struct Mishap {
     /// Whether its connection broke, so that it may be gone altogether.
     pub(super) is_connection: bool,
-    /// Whether the request had a slot, so that it can be what ended the worker.
-    pub(super) had_a_slot: bool,
-    /// Whether the request got anything from it.
-    pub(super) has_moved: bool,
+    /// Whether the request may be what broke it.
+    pub(super) may_be_blamed: bool,
+    /// How many tokens, vectors or scores the request has got since its last mishap.
+    pub(super) got: u32,
     /// Whether the worker had no other request all the time.
     pub(super) was_alone: bool,
     /// Fires when the worker's process is known to have ended.
     pub(super) died: CancellationToken,
+    /// When it was.
+    pub(super) at: Instant,
 }
 
 /// What becomes of a request after a mishap.
@@ -62,34 +64,25 @@ pub(super) enum Verdict {
 }
 
 impl Tries {
-    /// The workers that failed the request since it last got on.
+    /// The workers that failed the request since it last got something.
     pub(super) fn failed(&self) -> &[WorkerId] {
         &self.failed
     }
 
     /// Whether it may be what ends workers.
     pub(super) fn is_suspect(&self) -> bool {
-        !self.killed.is_empty()
+        self.suspicion.is_any()
     }
 
-    /// Where so many workers broke off over it that it would be to blame if their processes ended: what
-    /// tells so of each. A hang or a cut is nobody's end.
+    /// Where it would be to blame if the processes of all workers ended that broke off over it: what tells
+    /// so of each.
     pub(super) fn accusation(&self) -> Option<Vec<CancellationToken>> {
-        let is_any = guilty(&self.killed).is_some();
-        is_any.then(|| self.killed.iter().map(|kill| kill.died.clone()).collect())
+        self.suspicion.accusation()
     }
 
     /// The workers that the request has ended, where that is proven; else the accusation is dropped.
     pub(super) fn judge(&mut self) -> Option<Vec<WorkerId>> {
-        let (died, cut_off): (Vec<_>, Vec<_>) =
-            self.killed.drain(..).partition(|kill| kill.died.is_cancelled());
-        let verdict = guilty(&died);
-        if verdict.is_none() {
-            // It may still be what makes workers hang: it goes on to have them to itself.
-            self.killed =
-                if died.is_empty() { cut_off.into_iter().take(1).collect() } else { died };
-        }
-        verdict
+        self.suspicion.judge()
     }
 
     /// Has others preferred to a worker that has done nothing wrong.
@@ -99,34 +92,41 @@ impl Tries {
 
     /// Takes a mishap in. `jitter`, 0 to 1, spreads the pauses of requests that fail together.
     pub(super) fn on_mishap(&mut self, worker: WorkerId, mishap: Mishap, jitter: f64) -> Verdict {
-        if mishap.has_moved {
-            *self = Self::default();
+        if mishap.got > 0 {
+            self.failed.clear();
+            (self.nonsense, self.breaks) = (0, 0);
         }
+        let is_soon = self.makes_up(mishap.got, mishap.at);
+        self.suspicion.got(mishap.got);
+        self.failures += 1;
         if mishap.is_connection {
             self.breaks += 1;
-            if mishap.had_a_slot && !mishap.has_moved {
-                let (was_alone, died) = (mishap.was_alone, mishap.died);
-                self.killed.push(Kill { worker: worker.clone(), was_alone, died });
+            if mishap.may_be_blamed {
+                self.suspicion.ended(worker.clone(), mishap.was_alone, mishap.died);
             }
         } else {
             self.nonsense += 1;
         }
         self.failed.push(worker);
-        if self.nonsense >= MAX_NONSENSE || self.breaks >= MAX_BREAKS {
+        let is_enough = self.nonsense >= MAX_NONSENSE
+            || self.breaks >= MAX_BREAKS
+            || self.failures >= MAX_FAILURES;
+        if is_enough {
             return Verdict::GiveUp;
         }
-        Verdict::Again(pause(self.nonsense + self.breaks, jitter))
+        let in_row = self.nonsense + self.breaks + u32::from(is_soon && mishap.got > 0);
+        Verdict::Again(pause(self.failures.max(in_row), jitter))
     }
-}
 
-/// The workers whose end a request is to blame for, if all of these have ended.
-fn guilty(killed: &[Kill]) -> Option<Vec<WorkerId>> {
-    let alone: Vec<_> = killed.iter().filter(|kill| kill.was_alone).collect();
-    let names = |kills: &[&Kill]| kills.iter().map(|kill| kill.worker.clone()).collect();
-    if alone.len() >= MAX_KILLED_ALONE {
-        return Some(names(&alone));
+    /// Takes off what tokens and time have made up for. Whether the last failure was a moment ago.
+    fn makes_up(&mut self, got: u32, now: Instant) -> bool {
+        let passed = self.failed_at.replace(now).map(|at| now.saturating_duration_since(at));
+        let passed_s = passed.map_or(0, |passed| passed.as_secs());
+        let by_time = u32::try_from(passed_s / TIME_A_FAILURE.as_secs()).unwrap_or(u32::MAX);
+        let made_up = (got / TOKENS_A_FAILURE).saturating_add(by_time);
+        self.failures = self.failures.saturating_sub(made_up);
+        passed.is_some_and(|passed| passed < TIME_A_FAILURE)
     }
-    (killed.len() >= MAX_KILLED).then(|| names(&killed.iter().collect::<Vec<_>>()))
 }
 
 /// The first try again is at once; the others wait, half of the time at random.
@@ -139,11 +139,22 @@ fn pause(failures: u32, jitter: f64) -> Duration {
 }
 
 /// Tries that all requests together may make: each request earns a part of one, and some come with
-/// time, so that failing workers do not drown in tries. Who finds none left waits for the next.
+/// time, so that failing workers do not drown in tries. Who finds none left waits for the next. Answers
+/// that have begun have tries of their own, far more of them: somebody watches them.
 #[derive(Debug)]
 pub(super) struct Budget {
+    fresh: Purse,
+    begun: Purse,
+}
+
+#[derive(Debug)]
+struct Purse {
     tokens: f64,
     at: Instant,
+    /// The most that is saved up.
+    most: f64,
+    /// What a second earns.
+    per_second: f64,
 }
 
 /// What a request earns.
@@ -152,24 +163,34 @@ const EARNED: f64 = 0.2;
 const PER_SECOND: f64 = 50.0;
 /// The most that is saved up.
 const MOST: f64 = 100.0;
+/// The same for answers that have begun: all streams of a machine go on at once.
+const BEGUN_PER_SECOND: f64 = 200.0;
+const MOST_BEGUN: f64 = 1000.0;
 
 impl Budget {
     pub(super) fn full(now: Instant) -> Self {
-        Self { tokens: MOST, at: now }
+        let purse = |most, per_second| Purse { tokens: most, at: now, most, per_second };
+        Self { fresh: purse(MOST, PER_SECOND), begun: purse(MOST_BEGUN, BEGUN_PER_SECOND) }
     }
 
     /// A request has come.
     pub(super) fn earn(&mut self) {
-        self.tokens = (self.tokens + EARNED).min(MOST);
+        self.fresh.tokens = (self.fresh.tokens + EARNED).min(self.fresh.most);
     }
 
     /// After which pause one more try is made; it is counted.
-    pub(super) fn spend(&mut self, now: Instant) -> Duration {
+    pub(super) fn spend(&mut self, has_begun: bool, now: Instant) -> Duration {
+        if has_begun { self.begun.spend(now) } else { self.fresh.spend(now) }
+    }
+}
+
+impl Purse {
+    fn spend(&mut self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.at = now;
-        self.tokens = (self.tokens + passed * PER_SECOND).min(MOST);
+        self.tokens = (self.tokens + passed * self.per_second).min(self.most);
         self.tokens -= 1.0;
-        Duration::from_secs_f64((-self.tokens).max(0.0) / PER_SECOND)
+        Duration::from_secs_f64((-self.tokens).max(0.0) / self.per_second)
     }
 }
 
@@ -179,76 +200,49 @@ mod tests {
 
     use super::*;
 
-    fn broke() -> Mishap {
+    fn broke(at: Instant) -> Mishap {
         let died = CancellationToken::new();
-        let is_connection = true;
-        Mishap { is_connection, had_a_slot: false, has_moved: false, was_alone: true, died }
+        Mishap { is_connection: true, may_be_blamed: false, got: 0, was_alone: true, died, at }
     }
 
     /// A worker whose process ended, as its hive says.
-    fn killed() -> Mishap {
+    fn killed(at: Instant) -> Mishap {
         let died = CancellationToken::new();
         died.cancel();
-        Mishap { had_a_slot: true, died, ..broke() }
+        Mishap { may_be_blamed: true, died, ..broke(at) }
     }
 
-    fn cut_off() -> Mishap {
-        Mishap { had_a_slot: true, ..broke() }
+    fn nonsense(at: Instant) -> Mishap {
+        Mishap { is_connection: false, ..broke(at) }
     }
 
-    fn in_company() -> Mishap {
-        Mishap { was_alone: false, ..killed() }
+    fn after(got: u32, mishap: Mishap) -> Mishap {
+        Mishap { got, ..mishap }
     }
 
-    fn nonsense() -> Mishap {
-        Mishap { is_connection: false, ..broke() }
-    }
-
-    fn moved() -> Mishap {
-        Mishap { has_moved: true, ..killed() }
-    }
-
-    /// What becomes of a request after each of some mishaps.
-    fn check(mishaps: &[(&str, Mishap)], expected: Option<&[&str]>) {
-        let mut tries = Tries::default();
-        let mut verdict = None;
-        for (worker, mishap) in mishaps {
-            assert_eq!(verdict, None, "before {worker}");
-            assert!(matches!(tries.on_mishap(id(worker), mishap.clone(), 0.5), Verdict::Again(_)));
-            verdict = tries.accusation().and_then(|_| tries.judge());
+    #[test]
+    fn a_request_that_ends_two_workers_in_a_row_is_quarantined_though_it_gets_tokens() {
+        let now = Instant::now();
+        for (mishaps, is_guilty) in [
+            ([killed(now), killed(now)], true),
+            ([after(1, killed(now)), after(2, killed(now))], true),
+            ([killed(now), after(1000, killed(now))], false),
+            ([killed(now), broke(now)], false),
+            ([killed(now), nonsense(now)], false),
+        ] {
+            let mut tries = Tries::default();
+            for (name, mishap) in ["a", "b"].into_iter().zip(mishaps.clone()) {
+                assert!(matches!(tries.on_mishap(id(name), mishap, 0.5), Verdict::Again(_)));
+            }
+            let judged = tries.accusation().and_then(|_| tries.judge());
+            assert_eq!(judged, is_guilty.then(|| vec![id("a"), id("b")]), "{mishaps:?}");
         }
-        assert_eq!(verdict, expected.map(|names| names.iter().map(|name| id(name)).collect()));
-    }
-
-    #[test]
-    fn a_request_that_ends_two_workers_in_a_row_is_quarantined() {
-        check(&[("a", killed()), ("b", moved()), ("c", killed()), ("d", broke())], None);
-        let rest = [("c", killed()), ("d", broke()), ("e", killed())];
-        check(&rest, Some(&["c", "e"]));
-    }
-
-    #[test]
-    fn cuts_and_hangs_are_not_the_requests_doing() {
-        check(&[("a", cut_off()), ("b", cut_off()), ("c", cut_off()), ("d", killed())], None);
-        check(&[("a", cut_off()), ("b", killed()), ("c", killed())], Some(&["b", "c"]));
-        check(&[("a", killed()), ("b", cut_off()), ("c", killed())], Some(&["a", "c"]));
-    }
-
-    #[test]
-    fn who_was_in_company_is_suspect_and_has_a_second_chance_alone() {
-        let mut tries = Tries::default();
-        assert!(!tries.is_suspect());
-        assert!(matches!(tries.on_mishap(id("a"), in_company(), 0.5), Verdict::Again(_)));
-        assert!(tries.is_suspect());
-        let mishaps = [("a", in_company()), ("b", killed()), ("c", killed())];
-        check(&mishaps, Some(&["b", "c"]));
-        let five = ["a", "b", "c", "d", "e"];
-        check(&five.map(|name| (name, in_company())), Some(&five));
     }
 
     #[test]
     fn nonsense_is_tried_three_times_and_broken_connections_twelve_times() {
-        for (mishap, most) in [(nonsense(), 3), (broke(), 12)] {
+        let now = Instant::now();
+        for (mishap, most) in [(nonsense(now), 3), (broke(now), 12)] {
             let mut tries = Tries::default();
             let verdicts = (0..most).map(|_| tries.on_mishap(id("a"), mishap.clone(), 1.0));
             let verdicts: Vec<_> = verdicts.collect();
@@ -260,10 +254,38 @@ mod tests {
 
     #[test]
     fn whoever_gets_on_may_go_on_for_ever() {
-        let mut tries = Tries::default();
-        for _ in 0..1000 {
-            assert_eq!(tries.on_mishap(id("a"), moved(), 0.0), Verdict::Again(Duration::ZERO));
-            assert_eq!(tries.failed(), [id("a")]);
+        for (tokens, seconds) in [(TOKENS_A_FAILURE, 4), (1, 4), (100, 60)] {
+            let (mut tries, mut now) = (Tries::default(), Instant::now());
+            for _ in 0..1000 {
+                let verdict = tries.on_mishap(id("a"), after(tokens, killed(now)), 0.0);
+                assert_eq!(verdict, Verdict::Again(Duration::ZERO), "{tokens} in {seconds} s");
+                assert_eq!(tries.failed(), [id("a")]);
+                now += Duration::from_secs(seconds);
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_gets_a_token_before_each_failure_waits_ever_longer_and_is_given_up() {
+        for mishap in [nonsense, broke] {
+            let (mut tries, start) = (Tries::default(), Instant::now());
+            let (mut now, mut count) = (start, 0);
+            while let Verdict::Again(pause) = tries.on_mishap(id("a"), after(1, mishap(now)), 0.0) {
+                now += pause;
+                count += 1;
+            }
+            assert_eq!(count + 1, MAX_FAILURES);
+            assert!(now - start > Duration::from_secs(10), "{:?}", now - start);
+        }
+    }
+
+    #[test]
+    fn whoever_fails_again_a_moment_later_waits_whatever_it_got() {
+        let (mut tries, now) = (Tries::default(), Instant::now());
+        for number in 0..1000 {
+            let verdict = tries.on_mishap(id("a"), after(1000, broke(now)), 1.0);
+            let expected = if number == 0 { Duration::ZERO } else { PAUSE };
+            assert_eq!(verdict, Verdict::Again(expected));
         }
     }
 
@@ -287,7 +309,7 @@ mod tests {
                     budget.earn();
                     earned += EARNED;
                 } else {
-                    begun.push(now + budget.spend(now));
+                    begun.push(now + budget.spend(false, now));
                 }
             }
             begun.sort_unstable();
@@ -303,9 +325,12 @@ mod tests {
     fn after_the_death_of_many_at_once_the_tries_of_their_requests_are_spread() {
         let now = Instant::now();
         let mut budget = Budget::full(now);
-        let pauses: Vec<_> = (0..1000).map(|_| budget.spend(now)).collect();
+        let pauses: Vec<_> = (0..1000).map(|_| budget.spend(false, now)).collect();
         assert_eq!(pauses.iter().filter(|pause| pause.is_zero()).count(), 100);
         assert!(pauses.is_sorted() && pauses[999] <= Duration::from_secs(18), "{:?}", pauses[999]);
+        let begun: Vec<_> = (0..2000).map(|_| budget.spend(true, now)).collect();
+        assert_eq!(begun.iter().filter(|pause| pause.is_zero()).count(), 1000, "they go first");
+        assert!(begun.is_sorted() && !begun[1999].is_zero(), "but not without end");
     }
 
     fn id(name: &str) -> WorkerId {

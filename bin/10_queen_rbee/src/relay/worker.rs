@@ -111,7 +111,7 @@ impl WorkerClient {
         };
         let exchange = match sent {
             Ok(Ok(exchange)) => exchange,
-            Ok(Err(broken)) => return Err(Trouble::connection(broken.to_string())),
+            Ok(Err(broken)) => return Err(Trouble::broken(&broken)),
             Err(_) if late == deadline => return Err(Trouble::Deadline),
             Err(_) => return Err(Trouble::connection(silent(patience))),
         };

@@ -1,7 +1,7 @@
 //! Answers that go on when the worker fails that gave their beginning.
 
 use serde_json::json;
-use worker_contract::{HiveHeartbeat, SupervisedState};
+use worker_contract::{HiveHeartbeat, SupervisedState, WorkerHeartbeat};
 
 use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, done, until};
 
@@ -130,37 +130,72 @@ async fn tokens_of_one_model_file_are_not_given_to_another() {
 
 #[tokio::test]
 async fn a_request_that_ends_two_workers_is_refused_also_when_it_comes_again_and_others_are_not() {
+    // It is none the better for a token before each end.
+    for deadly in [Script::Dies(&[]), Script::Dies(&["Hello"])] {
+        let queen = Queen::start().await;
+        let deadly: Vec<_> = ["w-1", "w-2", "w-3"]
+            .map(|name| WorkerDouble::start(name, [deadly.clone(), deadly.clone()]))
+            .into();
+        for worker in &deadly {
+            queen.worker_beat(&worker.beat()).await;
+        }
+        let asked = || deadly.iter().map(|worker| worker.requests().len()).sum::<usize>();
+        let news = async {
+            until("two were asked", async || asked() == 2).await;
+            let listed = |worker: &WorkerDouble| {
+                let reason = "signal 11".to_owned();
+                let has_ended = !worker.requests().is_empty();
+                let ended = SupervisedState::Failed { reason };
+                worker.listed(if has_ended { ended } else { SupervisedState::Ready })
+            };
+            let workers = deadly.iter().map(listed).collect();
+            let hive = HiveDouble::start(false);
+            queen.hive_beat(&HiveHeartbeat { workers, ..hive.beat() }).await;
+        };
+        let body = chat();
+        let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), news);
+        let again = queen.ask(CHAT, &chat()).await;
+        for (reply, said) in [(&reply, "request (w-1, w-2)"), (&again, "a while ago (w-1, w-2)")] {
+            let error = reply.error(422, "request_quarantined");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(said), "{message}");
+        }
+        assert_eq!(asked(), 2);
+        let fine = WorkerDouble::start("w-4", []);
+        queen.worker_beat(&fine.beat()).await;
+        let other = json!({"model": "m", "messages": [{"role": "user", "content": "Ho"}]});
+        assert_eq!(queen.ask(CHAT, &other).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_ends_workers_before_they_say_anything_is_quarantined_too() {
     let queen = Queen::start().await;
-    let deadly: Vec<_> = ["w-1", "w-2", "w-3"]
-        .map(|name| WorkerDouble::start(name, [Script::Dies(&[]), Script::Dies(&[])]))
-        .into();
-    for worker in &deadly {
+    let mut workers: Vec<_> =
+        ["w-1", "w-2", "w-3"].map(|name| WorkerDouble::start(name, [Script::Silent])).into();
+    let mut listed: Vec<_> =
+        workers.iter().map(|worker| worker.listed(SupervisedState::Ready)).collect();
+    for worker in &workers {
         queen.worker_beat(&worker.beat()).await;
     }
-    let asked = || deadly.iter().map(|worker| worker.requests().len()).sum::<usize>();
-    let news = async {
-        until("two were asked", async || asked() == 2).await;
-        let listed = |worker: &WorkerDouble| {
-            let reason = "signal 11".to_owned();
-            let has_ended = !worker.requests().is_empty();
-            let ended = SupervisedState::Failed { reason };
-            worker.listed(if has_ended { ended } else { SupervisedState::Ready })
-        };
-        let workers = deadly.iter().map(listed).collect();
-        let hive = HiveDouble::start(false);
-        queen.hive_beat(&HiveHeartbeat { workers, ..hive.beat() }).await;
+    let hive = HiveDouble::start(false);
+    let ends = async {
+        for _ in 0..2 {
+            let has_it = |worker: &WorkerDouble| !worker.requests().is_empty();
+            until("one is asked", async || workers.iter().any(has_it)).await;
+            let ended = workers.remove(workers.iter().position(has_it).unwrap());
+            for entry in listed.iter_mut().filter(|it| it.worker_id.as_str() == ended.name) {
+                entry.state = SupervisedState::Failed { reason: "signal 6".into() };
+            }
+            drop(ended);
+            queen.hive_beat(&HiveHeartbeat { workers: listed.clone(), ..hive.beat() }).await;
+        }
+        workers
     };
     let body = chat();
-    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), news);
-    let error = reply.error(422, "request_quarantined");
-    let message = error["message"].as_str().unwrap();
-    assert!(message.contains("w-1, w-2"), "{message}");
-    queen.ask(CHAT, &chat()).await.error(422, "request_quarantined");
-    assert_eq!(asked(), 2);
-    let fine = WorkerDouble::start("w-4", []);
-    queen.worker_beat(&fine.beat()).await;
-    let other = json!({"model": "m", "messages": [{"role": "user", "content": "Ho"}]});
-    assert_eq!(queen.ask(CHAT, &other).await.status, 200);
+    let (reply, left) = tokio::join!(queen.ask(CHAT, &body), ends);
+    reply.error(422, "request_quarantined");
+    assert!(left[0].requests().is_empty(), "it fails alone");
 }
 
 #[tokio::test]
@@ -188,6 +223,54 @@ async fn an_answer_that_fills_the_context_is_over_when_its_end_was_lost() {
     let choice = queen.ask(CHAT, &chat()).await.json()["choices"][0].clone();
     assert_eq!(choice["message"]["content"], "Hello");
     assert_eq!(choice["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_where_the_context_is_as_long_as_it_was_and_is_not_cut_short() {
+    let failing = WorkerDouble::start("w-1", [Script::Dies(&["Hello"])]);
+    let full = Script::Refuses(400, "context_length_exceeded");
+    let small = WorkerDouble::start("w-2", vec![full; 20]);
+    let large = WorkerDouble::start("w-3", [Script::Says(&[" world"])]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&failing.beat()).await;
+    queen.worker_beat(&with_context(&small, 256)).await;
+    queen.worker_beat(&large.beat()).await;
+    let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+    assert_eq!(transcript.text(), "Hello world", "{transcript:?}");
+    assert!(transcript.is_done && transcript.error.is_none());
+    assert_eq!((small.requests().len(), large.requests().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_too_long_for_one_worker_is_taken_by_one_with_a_longer_context() {
+    let full = || Script::Refuses(400, "context_length_exceeded");
+    for (contexts, scripts, expected, asked) in [
+        ([256, 2048], [full(), Script::Says(&["Hi"])], 200, [1, 1]),
+        ([256, 2048], [full(), full()], 400, [1, 1]),
+        ([256, 256], [full(), full()], 400, [1, 0]),
+        ([2048, 256], [full(), full()], 400, [1, 0]),
+    ] {
+        let queen = Queen::start().await;
+        let workers: Vec<_> = ["w-1", "w-2"].into_iter().zip(scripts).collect();
+        let workers: Vec<_> =
+            workers.into_iter().map(|(name, script)| WorkerDouble::start(name, [script])).collect();
+        for (worker, context) in workers.iter().zip(contexts) {
+            queen.worker_beat(&with_context(worker, context)).await;
+        }
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.status, expected, "{contexts:?}: {reply:?}");
+        let counts: Vec<_> = workers.iter().map(|worker| worker.requests().len()).collect();
+        assert_eq!(counts, asked, "{contexts:?}");
+        if expected == 400 {
+            reply.error(400, "context_length_exceeded");
+        }
+    }
+}
+
+fn with_context(worker: &WorkerDouble, tokens: u32) -> WorkerHeartbeat {
+    let mut beat = worker.beat();
+    beat.model.context_length = tokens;
+    beat
 }
 
 #[tokio::test]

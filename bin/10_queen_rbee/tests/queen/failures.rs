@@ -127,3 +127,18 @@ async fn the_deadline_ends_a_stream_in_its_middle_by_an_error() {
         assert!(!transcript.is_done);
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_gets_one_token_before_each_failure_is_tried_again_ever_more_slowly() {
+    let failing = vec![Script::Fails(&["Hello"], "engine_error"); 1000];
+    let worker = WorkerDouble::start("w-1", failing);
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let mut body = chat();
+    body["stream"] = json!(true);
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "1500").json(&body);
+    let transcript = crate::support::Stream::open(request).await.begun().await.rest().await;
+    assert!(!transcript.is_done && transcript.error.is_some(), "{transcript:?}");
+    let tries = worker.requests().len();
+    assert!((2..12).contains(&tries), "{tries} tries");
+}

@@ -192,6 +192,18 @@ impl Progress {
         self.prompt_tokens.saturating_sub(self.cached_tokens)
     }
 
+    /// How many bytes these are of a prompt of so many.
+    pub(super) fn fresh_bytes(&self, prompt_bytes: u32) -> u64 {
+        let bytes = u64::from(prompt_bytes) * u64::from(self.fresh_prompt_tokens());
+        bytes / u64::from(self.prompt_tokens.max(1))
+    }
+
+    /// How many tokens, vectors and scores were passed on.
+    pub(super) fn given_in_all(&self) -> u32 {
+        let items = self.items.iter().filter(|has_come| **has_come).count();
+        u32::try_from(self.tokens() + items).unwrap_or(u32::MAX)
+    }
+
     /// The end of an answer that cannot be resumed because it fills the model's context, and of
     /// everything if it was the last.
     pub(super) fn filled_context(&mut self) -> (Option<Part>, Option<Part>) {

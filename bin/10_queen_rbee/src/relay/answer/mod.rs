@@ -1,20 +1,22 @@
 //! One answer: found a worker, read, passed on; gone on with elsewhere when the worker fails.
 
+mod recover;
+
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use axum::http::StatusCode;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
-use worker_contract::{ErrorDetail, InferenceRequest, ModelAlias, TokenId, WorkerId};
+use worker_contract::{InferenceRequest, ModelAlias, TokenId, WorkerId};
 
+use super::contexts::Contexts;
 use super::failure::Trouble;
+use super::patience::{Doing, patience};
 use super::progress::{Progress, Step};
 use super::record::Record;
-use super::retry::{Budget, Mishap, Tries, Verdict};
+use super::retry::Tries;
 use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
 use crate::attached::{Original, Told};
@@ -23,24 +25,11 @@ use crate::decisions::Decided;
 use crate::dialect::openai::Aside;
 use crate::dispatch::{NoPlace, Wanted};
 use crate::prompt::PromptChain;
-use crate::registry::{Answered, Failed, Place, Times};
+use crate::registry::{Answered, Place, PromptTime, Times};
 use crate::scheduler::Ways;
-
-/// How long each fresh token of a prompt may take, beyond the time that any silence may take: a slow
-/// processor makes ten a second.
-const PREFILL_TOKEN: Duration = Duration::from_millis(100);
-
-/// How long news of workers are waited for that broke off over a request.
-const NEWS: Duration = Duration::from_secs(2);
-
-/// After how long another server is asked, or the same again, where one failed.
-const SECOND_OPINION: Duration = Duration::from_millis(50);
 
 /// The most that a server may say beside one part.
 const MAX_ASIDES: usize = 64;
-
-/// How many times as long as in its slot a request may be silent in a worker's own queue.
-const IN_QUEUE: u32 = 10;
 
 /// One answer, part by part. Dropping it ends the request, wherever it is.
 #[derive(Debug)]
@@ -58,6 +47,9 @@ pub struct Answer {
     alarm: Pin<Box<Sleep>>,
     progress: Progress,
     tries: Tries,
+    /// What it had got when a worker failed it last.
+    had: u32,
+    contexts: Contexts,
     last_failure: Option<(WorkerId, String)>,
     /// What a server of somebody else had against it: it goes to workers of rbee since.
     refusal: Option<Failure>,
@@ -91,12 +83,15 @@ struct Reading {
     heard_at: Instant,
     /// When it first gave something of the answer.
     first_at: Option<Instant>,
+    /// What the fresh part of the prompt takes there, where that is known.
+    prompt_time: Option<PromptTime>,
 }
 
 impl Reading {
     fn new(events: Box<WorkerEvents>, place: Place, had: usize) -> Box<Self> {
         let now = Instant::now();
-        Box::new(Self { events, place, sent_at: now, had, heard_at: now, first_at: None })
+        let (first_at, prompt_time) = (None, None);
+        Box::new(Self { events, place, sent_at: now, had, heard_at: now, first_at, prompt_time })
     }
 
     /// What the worker took, with so many tokens given in all.
@@ -138,6 +133,8 @@ impl Answer {
             alarm: Box::pin(sleep_until(asking.deadline)),
             asking,
             tries: Tries::default(),
+            had: 0,
+            contexts: Contexts::default(),
             last_failure: None,
             refusal: None,
             doubt: None,
@@ -196,8 +193,9 @@ impl Answer {
         let is_first = self.record.worker_id.is_none();
         let now = Instant::now().into_std();
         let quarantine = &self.relay.shared.quarantine;
-        if is_first && quarantine.has(&self.asking.caller, &self.request, now) {
-            return Err(Failure::Quarantined { workers: Vec::new() });
+        let known = is_first.then(|| quarantine.ended_by(&self.asking.caller, &self.request, now));
+        if let Some(workers) = known.flatten() {
+            return Err(Failure::Quarantined { workers, is_known: true });
         }
         self.hear_of_the_dead().await?;
         if let Some(until) = not_before {
@@ -238,30 +236,12 @@ impl Answer {
         match self.relay.workers.send(target, &leg, deadline).await {
             Ok(events) => {
                 let reading = Reading::new(Box::new(events), place, self.progress.tokens());
-                let until = self.patience_ends(reading.heard_at);
+                let until = self.patience_ends(&reading);
                 self.alarm.as_mut().reset(until);
                 self.state = State::Reading(reading);
                 Ok(())
             }
             Err(trouble) => self.recover(trouble, place),
-        }
-    }
-
-    /// Where workers broke off over this request, what their hives say of them decides whether it is to
-    /// blame.
-    async fn hear_of_the_dead(&mut self) -> Result<(), Failure> {
-        let Some(dead) = self.tries.accusation() else { return Ok(()) };
-        let until = (Instant::now() + NEWS).min(self.asking.deadline);
-        let all = futures::future::join_all(dead.iter().map(CancellationToken::cancelled));
-        // Without news of all of them there is no proof.
-        let _ = tokio::time::timeout_at(until, all).await;
-        match self.tries.judge() {
-            Some(workers) => {
-                let now = Instant::now().into_std();
-                self.relay.shared.quarantine.add(&self.asking.caller, &self.request, now);
-                Err(Failure::Quarantined { workers })
-            }
-            None => Ok(()),
         }
     }
 
@@ -271,6 +251,12 @@ impl Answer {
         let is_ending = matches!(no_place, NoPlace::Stopping);
         let refusal = self.refusal.take().or(self.doubt.take());
         if let Some(refusal) = refusal.filter(|_| !is_ending) {
+            return refusal;
+        }
+        // Who waited for a longer context may have waited for too long.
+        let is_late = matches!(no_place, NoPlace::Deadline { .. });
+        let refusal = self.contexts.take_refusal();
+        if let Some(refusal) = refusal.filter(|_| !is_ending && !is_late) {
             return refusal;
         }
         match (no_place, self.last_failure.take()) {
@@ -306,7 +292,7 @@ impl Answer {
             digest: self.progress.needed_digest().cloned(),
             alone: self.tries.is_suspect(),
             ways: self.ways(),
-            too_short: 0,
+            too_short: self.contexts.too_short(),
             had_a_place: self.record.worker_id.is_some(),
             deadline: self.asking.deadline.into_std(),
         }
@@ -318,7 +304,7 @@ impl Answer {
             let event = tokio::select! {
                 biased;
                 event = reading.events.next() => event,
-                () = &mut self.alarm => match self.on_alarm(reading.heard_at) {
+                () = &mut self.alarm => match self.on_alarm(&reading) {
                     Some(trouble) => Err(trouble),
                     None => continue,
                 },
@@ -340,7 +326,10 @@ impl Answer {
                 reading.heard_at = Instant::now();
                 // Patience changes with what it does: in its queue, with the prompt, with the answer.
                 if before != (true, self.progress.has_moved()) {
-                    let until = self.patience_ends(reading.heard_at);
+                    if !self.progress.has_moved() {
+                        reading.prompt_time = self.prompt_time(&reading.place);
+                    }
+                    let until = self.patience_ends(&reading);
                     self.alarm.as_mut().reset(until);
                 }
             }
@@ -379,6 +368,7 @@ impl Answer {
         let place = &reading.place;
         if reading.first_at.is_none() {
             reading.first_at = Some(reading.heard_at);
+            self.contexts.gave(&place.worker_id, place.context_tokens);
             if self.relay.dispatcher.registry().worker_works(place) {
                 self.log_closed(&place.worker_id);
             }
@@ -413,14 +403,14 @@ impl Answer {
     }
 
     /// What the alarm means; `None` where it came too early, and is set again.
-    fn on_alarm(&mut self, heard_at: Instant) -> Option<Trouble> {
+    fn on_alarm(&mut self, reading: &Reading) -> Option<Trouble> {
         let now = Instant::now();
         if now >= self.asking.deadline {
             return Some(Trouble::Deadline);
         }
-        let until = self.patience_ends(heard_at);
+        let until = self.patience_ends(reading);
         if now >= until {
-            let silent = now.saturating_duration_since(heard_at).as_secs();
+            let silent = now.saturating_duration_since(reading.heard_at).as_secs();
             return Some(Trouble::connection(format!("it gave nothing for {silent} s")));
         }
         self.alarm.as_mut().reset(until);
@@ -428,161 +418,24 @@ impl Answer {
     }
 
     /// When a worker that computes the answer has been silent for too long, or the deadline.
-    fn patience_ends(&self, heard_at: Instant) -> Instant {
-        let stall = self.relay.shared.stall;
-        let patience = if !self.progress.is_started() {
-            stall * IN_QUEUE
+    fn patience_ends(&self, reading: &Reading) -> Instant {
+        let doing = if !self.progress.is_started() {
+            Doing::Queues
         } else if self.progress.has_moved() {
-            stall
+            Doing::Answers
         } else {
-            stall + PREFILL_TOKEN * self.progress.fresh_prompt_tokens()
+            let fresh = self.progress.fresh_prompt_tokens();
+            Doing::Prompt { fresh, time: reading.prompt_time }
         };
-        (heard_at + patience).min(self.asking.deadline)
+        let left = self.asking.deadline.saturating_duration_since(reading.heard_at);
+        let patience = patience(self.relay.shared.stall, left, doing);
+        (reading.heard_at + patience).min(self.asking.deadline)
     }
 
-    /// After trouble with a worker: the next try, or the failure.
-    fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
-        self.asides.clear();
-        let registry = self.relay.dispatcher.registry();
-        let (worker_id, now) = (place.worker_id.clone(), Instant::now());
-        let (reason, is_connection) = match trouble {
-            Trouble::Refused { detail, .. } if self.is_full(&detail, &place) => {
-                self.fill();
-                return Ok(());
-            }
-            // Where another worker took it before, this one is to blame.
-            Trouble::Refused { detail, .. } if self.progress.has_begun() => (detail.message, false),
-            // Nobody knows whose fault it is before another one, or the same again, says the same.
-            Trouble::Refused { status, detail }
-                if status.is_server_error() && self.doubt.is_none() =>
-            {
-                tracing::info!(%worker_id, reason = detail.message, "a server fails, perhaps over the request");
-                self.log_again(&worker_id, &detail.message, false);
-                self.doubt = Some(Failure::Refused { status, detail });
-                self.tries.avoid(worker_id);
-                self.record.tried_again(false);
-                self.state = State::Seeking(Some(now + SECOND_OPINION));
-                return Ok(());
-            }
-            Trouble::Refused { status, detail }
-                if status.is_server_error() && !self.is_as_doubted(&detail) =>
-            {
-                (detail.message, false)
-            }
-            Trouble::Refused { status, detail } => {
-                let is_final = !self.may_be_served_here(&place, status);
-                let refusal = Failure::Refused { status, detail };
-                if is_final {
-                    return Err(refusal);
-                }
-                tracing::info!(%worker_id, reason = %refusal, "a server refuses what a worker may take");
-                self.log_elsewhere(&worker_id, &refusal);
-                self.record.tried_again(false);
-                self.refusal = Some(refusal);
-                self.state = State::Seeking(None);
-                return Ok(());
-            }
-            Trouble::Deadline => {
-                return Err(Failure::Deadline { tokens: self.progress.tokens() });
-            }
-            Trouble::Busy { reason, rest } => {
-                tracing::debug!(%worker_id, reason, "a worker is busy");
-                registry.worker_rests(&worker_id, (now + rest).into_std());
-                self.state = State::Seeking(None);
-                return Ok(());
-            }
-            Trouble::Failed { reason, is_connection } => (reason, is_connection),
-        };
-        let failed = Failed { request: self.number, is_connection };
-        let blame = registry.worker_failed(&place, failed, now.into_std());
-        if blame.has_opened {
-            self.log_opened(&worker_id, &reason);
-        }
-        let died = place.target.died.clone();
-        drop(place);
-        let mishap = Mishap {
-            died,
-            is_connection,
-            had_a_slot: self.progress.is_started(),
-            has_moved: self.progress.has_moved(),
-            was_alone: blame.was_alone,
-        };
-        let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
-        tracing::warn!(
-            request_id = %self.request.request_id,
-            %worker_id,
-            reason,
-            ?verdict,
-            tokens = self.progress.tokens(),
-            "a worker failed a request"
-        );
-        if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
-            self.begin_anew();
-        }
-        if self.progress.ways(&self.request).is_none() {
-            let reason = format!("{reason}; no other can go on with what it gave of the answer");
-            return Err(Failure::WorkerFailed { worker_id, reason });
-        }
-        match verdict {
-            Verdict::Again(pause) => {
-                // An answer that has begun goes on at once; the others take turns.
-                let spend = |budget: &mut Budget| budget.spend(now.into_std());
-                let has_begun = self.progress.has_begun();
-                let turn = if has_begun { Duration::ZERO } else { self.relay.shared.budget(spend) };
-                let pause = pause.max(turn);
-                self.record.failovers += 1;
-                self.log_again(&worker_id, &reason, is_connection);
-                self.record.tried_again(has_begun);
-                self.last_failure = Some((worker_id, reason));
-                self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
-                Ok(())
-            }
-            Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
-        }
-    }
-
-    /// Whether nobody can go on with what there is of an answer of which its client has nothing.
-    fn may_begin_anew(&self, no_place: &NoPlace) -> bool {
-        let can_nobody = matches!(no_place, NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. });
-        can_nobody && self.asking.is_whole && self.progress.tokens() > 0
-    }
-
-    fn begin_anew(&mut self) {
-        self.progress.begin_anew(&mut self.request);
-        self.ready.clear();
-    }
-
-    /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,
-    /// where the server has nothing against the request's content, one that is started for it.
-    fn may_be_served_here(&self, place: &Place, status: StatusCode) -> bool {
-        let is_about_content = matches!(status.as_u16(), 400 | 413 | 422);
-        place.target.server.is_some()
-            && self.refusal.is_none()
-            && (!is_about_content || self.relay.dispatcher.registry().runs(&self.model))
-    }
-
-    /// Ends the answer that is being given, or the last one, at what the client has of it.
-    fn fill(&mut self) {
-        let (ended, done) = self.progress.filled_context();
-        self.state = if done.is_some() { State::Ended } else { State::Seeking(None) };
-        self.record.outcome = if done.is_some() { "done" } else { self.record.outcome };
-        self.ready.extend(ended.into_iter().chain(done));
-    }
-
-    /// Whether a worker refused to go on because the text that there is fills its context: then its
-    /// end was lost, and nothing else.
-    fn is_full(&self, detail: &ErrorDetail, place: &Place) -> bool {
-        // A server may add up the prompt and all the tokens that are allowed, of which some may be left.
-        let may_reckon_ahead =
-            place.target.server.is_some() && self.request.sampling.max_tokens.is_some();
-        !may_reckon_ahead
-            && self.progress.tokens() > 0
-            && detail.code.as_deref() == Some("context_length_exceeded")
-    }
-
-    /// Whether a server says the same of the request as the one before.
-    fn is_as_doubted(&self, detail: &ErrorDetail) -> bool {
-        matches!(&self.doubt, Some(Failure::Refused { detail: before, .. }) if before.message == detail.message)
+    /// What the fresh part of the prompt takes at a worker, where that is known.
+    fn prompt_time(&self, place: &Place) -> Option<PromptTime> {
+        let bytes = self.progress.fresh_bytes(self.prompt.bytes());
+        self.relay.dispatcher.registry().prompt_time(place, bytes)
     }
 
     /// Whether the client has got anything.

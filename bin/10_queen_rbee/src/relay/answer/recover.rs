@@ -1,0 +1,267 @@
+//! What follows from trouble with a worker: the next try, or the failure.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use worker_contract::ErrorDetail;
+
+use super::{Answer, State};
+use crate::dispatch::NoPlace;
+use crate::registry::{Failed, Place};
+use crate::relay::Failure;
+use crate::relay::contexts::Contexts;
+use crate::relay::failure::Trouble;
+use crate::relay::retry::{Mishap, Verdict};
+
+/// How long news of workers are waited for that broke off over a request.
+const NEWS: Duration = Duration::from_secs(2);
+
+/// After how long another server is asked, or the same again, where one failed.
+const SECOND_OPINION: Duration = Duration::from_millis(50);
+
+/// How a worker that is to blame failed.
+#[derive(Debug)]
+struct Broke {
+    reason: String,
+    is_connection: bool,
+    /// Whether the request may have got there.
+    is_reached: bool,
+}
+
+impl Answer {
+    /// After trouble with a worker: the next try, or the failure.
+    pub(super) fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
+        self.asides.clear();
+        let broke = match trouble {
+            Trouble::Refused { status, detail } => match self.refused(status, detail, &place)? {
+                Some(reason) => Broke { reason, is_connection: false, is_reached: true },
+                None => return Ok(()),
+            },
+            Trouble::Deadline => {
+                return Err(Failure::Deadline { tokens: self.progress.tokens() });
+            }
+            Trouble::Busy { reason, rest } => {
+                let worker_id = &place.worker_id;
+                tracing::debug!(%worker_id, reason, "a worker is busy");
+                let until = (Instant::now() + rest).into_std();
+                self.relay.dispatcher.registry().worker_rests(worker_id, until);
+                self.state = State::Seeking(None);
+                return Ok(());
+            }
+            Trouble::Failed { reason, is_connection, is_reached } => {
+                Broke { reason, is_connection, is_reached }
+            }
+        };
+        self.broke(broke, place)
+    }
+
+    /// After a refusal: the next try, or the failure; the reason where the worker is to blame.
+    fn refused(
+        &mut self,
+        status: StatusCode,
+        detail: ErrorDetail,
+        place: &Place,
+    ) -> Result<Option<String>, Failure> {
+        let is_too_long = detail.code.as_deref() == Some("context_length_exceeded");
+        if self.progress.has_begun() {
+            if is_too_long && self.progress.tokens() > 0 {
+                return Ok(self.too_long_to_go_on(detail, place));
+            }
+            // Where another worker took it before, this one is to blame.
+            return Ok(Some(detail.message));
+        }
+        if status.is_server_error() && self.doubt.is_none() {
+            self.ask_another(status, detail, place);
+            return Ok(None);
+        }
+        if status.is_server_error() && !self.is_as_doubted(&detail) {
+            return Ok(Some(detail.message));
+        }
+        let refusal = Failure::Refused { status, detail };
+        if self.may_be_served_here(place, status) {
+            self.ask_rbee(refusal, place);
+            return Ok(None);
+        }
+        if is_too_long {
+            return self.too_long_to_begin(refusal, place).map(|()| None);
+        }
+        Err(refusal)
+    }
+
+    /// Nobody knows whose fault it is before another one, or the same again, says the same.
+    fn ask_another(&mut self, status: StatusCode, detail: ErrorDetail, place: &Place) {
+        let worker_id = &place.worker_id;
+        tracing::info!(%worker_id, reason = detail.message, "a server fails, perhaps over the request");
+        self.log_again(worker_id, &detail.message, false);
+        self.doubt = Some(Failure::Refused { status, detail });
+        self.tries.avoid(worker_id.clone());
+        self.record.tried_again(false);
+        self.state = State::Seeking(Some(Instant::now() + SECOND_OPINION));
+    }
+
+    /// A worker of rbee may take what a server refuses.
+    fn ask_rbee(&mut self, refusal: Failure, place: &Place) {
+        let worker_id = &place.worker_id;
+        tracing::info!(%worker_id, reason = %refusal, "a server refuses what a worker may take");
+        self.log_elsewhere(worker_id, &refusal);
+        self.record.tried_again(false);
+        self.refusal = Some(refusal);
+        self.state = State::Seeking(None);
+    }
+
+    /// A worker's context does not hold what there is of the answer: that is its end where no longer one
+    /// held it before; else it goes on there. The reason where the worker is to blame.
+    fn too_long_to_go_on(&mut self, detail: ErrorDetail, place: &Place) -> Option<String> {
+        let (worker_id, context) = (&place.worker_id, place.context_tokens);
+        // A server may add up the prompt and all the tokens that are allowed, of which some may be left.
+        let may_reckon_ahead =
+            place.target.server.is_some() && self.request.sampling.max_tokens.is_some();
+        if may_reckon_ahead {
+            return Some(detail.message);
+        }
+        if self.contexts.is_full(worker_id, context) {
+            self.fill();
+            return None;
+        }
+        // Only by its failures it is kept from being asked for ever.
+        if context == 0 {
+            return Some(detail.message);
+        }
+        self.contexts.refused(worker_id, context);
+        self.seek_longer(&detail.message, place);
+        self.last_failure.get_or_insert_with(|| (worker_id.clone(), detail.message));
+        None
+    }
+
+    /// A worker's context does not hold the prompt: one that has a longer one is asked, if there is one.
+    fn too_long_to_begin(&mut self, refusal: Failure, place: &Place) -> Result<(), Failure> {
+        let worker_id = &place.worker_id;
+        let is_news = self.contexts.refused(worker_id, place.context_tokens);
+        let (too_short, others_than) = (self.contexts.too_short(), self.contexts.refused_by());
+        let registry = self.relay.dispatcher.registry();
+        if !is_news || !registry.has_longer_context(&self.model, too_short, others_than) {
+            return Err(refusal);
+        }
+        self.tries.avoid(worker_id.clone());
+        self.seek_longer(&refusal.to_string(), place);
+        self.contexts.keep(refusal);
+        Ok(())
+    }
+
+    fn seek_longer(&mut self, reason: &str, place: &Place) {
+        let (worker_id, context) = (&place.worker_id, place.context_tokens);
+        tracing::info!(%worker_id, context, reason, "a context is too short for a request");
+        self.log_longer(worker_id, reason);
+        self.record.tried_again(self.progress.has_begun());
+        self.state = State::Seeking(None);
+    }
+
+    /// After a failure that the worker is to blame for.
+    fn broke(&mut self, broke: Broke, place: Place) -> Result<(), Failure> {
+        let Broke { reason, is_connection, is_reached } = broke;
+        let (worker_id, now) = (place.worker_id.clone(), Instant::now());
+        let registry = self.relay.dispatcher.registry();
+        let failed = Failed { request: self.number, is_connection };
+        let blame = registry.worker_failed(&place, failed, now.into_std());
+        if blame.has_opened {
+            self.log_opened(&worker_id, &reason);
+        }
+        let died = place.target.died.clone();
+        drop(place);
+        let given = self.progress.given_in_all();
+        let mishap = Mishap {
+            is_connection,
+            may_be_blamed: is_reached && !blame.was_ending,
+            got: given.saturating_sub(std::mem::replace(&mut self.had, given)),
+            was_alone: blame.was_alone,
+            died,
+            at: now.into_std(),
+        };
+        let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
+        tracing::warn!(
+            request_id = %self.request.request_id,
+            %worker_id,
+            reason,
+            ?verdict,
+            tokens = self.progress.tokens(),
+            "a worker failed a request"
+        );
+        if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
+            self.begin_anew();
+        }
+        if self.progress.ways(&self.request).is_none() {
+            let reason = format!("{reason}; no other can go on with what it gave of the answer");
+            return Err(Failure::WorkerFailed { worker_id, reason });
+        }
+        match verdict {
+            Verdict::Again(pause) => {
+                let has_begun = self.progress.has_begun();
+                let turn =
+                    self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
+                let pause = pause.max(turn);
+                self.record.failovers += 1;
+                self.log_again(&worker_id, &reason, is_connection);
+                self.record.tried_again(has_begun);
+                self.last_failure = Some((worker_id, reason));
+                self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
+                Ok(())
+            }
+            Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
+        }
+    }
+
+    /// Where workers broke off over this request, what their hives say of them decides whether it is to
+    /// blame.
+    pub(super) async fn hear_of_the_dead(&mut self) -> Result<(), Failure> {
+        let Some(dead) = self.tries.accusation() else { return Ok(()) };
+        let until = (Instant::now() + NEWS).min(self.asking.deadline);
+        let all = futures::future::join_all(dead.iter().map(CancellationToken::cancelled));
+        // Without news of all of them there is no proof.
+        let _ = tokio::time::timeout_at(until, all).await;
+        match self.tries.judge() {
+            Some(workers) => {
+                let (caller, now) = (&self.asking.caller, Instant::now().into_std());
+                let quarantine = &self.relay.shared.quarantine;
+                quarantine.add(caller, &self.request, workers.clone(), now);
+                Err(Failure::Quarantined { workers, is_known: false })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nobody can go on with what there is of an answer of which its client has nothing.
+    pub(super) fn may_begin_anew(&self, no_place: &NoPlace) -> bool {
+        let can_nobody = matches!(no_place, NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. });
+        can_nobody && self.asking.is_whole && self.progress.tokens() > 0
+    }
+
+    pub(super) fn begin_anew(&mut self) {
+        self.progress.begin_anew(&mut self.request);
+        self.ready.clear();
+        (self.had, self.contexts) = (0, Contexts::default());
+    }
+
+    /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,
+    /// where the server has nothing against the request's content, one that is started for it.
+    fn may_be_served_here(&self, place: &Place, status: StatusCode) -> bool {
+        let is_about_content = matches!(status.as_u16(), 400 | 413 | 422);
+        place.target.server.is_some()
+            && self.refusal.is_none()
+            && (!is_about_content || self.relay.dispatcher.registry().runs(&self.model))
+    }
+
+    /// Ends the answer that is being given, or the last one, at what the client has of it.
+    pub(super) fn fill(&mut self) {
+        let (ended, done) = self.progress.filled_context();
+        self.state = if done.is_some() { State::Ended } else { State::Seeking(None) };
+        self.record.outcome = if done.is_some() { "done" } else { self.record.outcome };
+        self.ready.extend(ended.into_iter().chain(done));
+    }
+
+    /// Whether a server says the same of the request as the one before.
+    fn is_as_doubted(&self, detail: &ErrorDetail) -> bool {
+        matches!(&self.doubt, Some(Failure::Refused { detail: before, .. }) if before.message == detail.message)
+    }
+}

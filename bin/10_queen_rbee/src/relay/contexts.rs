@@ -1,0 +1,106 @@
+//! Whose contexts a request fits, as far as workers have shown. Pure.
+
+use worker_contract::WorkerId;
+
+use super::Failure;
+
+/// Which contexts have turned out too short for a request, and which have held what there is of its
+/// answer. A context of 0 is one that is not told.
+#[derive(Debug, Default)]
+pub(super) struct Contexts {
+    /// The longest of those that were too short.
+    too_short: u32,
+    /// Whose were too short.
+    refused_by: Vec<WorkerId>,
+    /// What the last of them said, where the client has nothing yet.
+    refusal: Option<Failure>,
+    /// The longest of those that gave some of the answer.
+    gave: u32,
+    /// Those of them that do not tell.
+    gave_untold: Vec<WorkerId>,
+}
+
+impl Contexts {
+    /// A worker gives some of the answer.
+    pub(super) fn gave(&mut self, worker: &WorkerId, context: u32) {
+        self.refusal = None;
+        self.gave = self.gave.max(context);
+        if context == 0 && !self.gave_untold.contains(worker) {
+            self.gave_untold.push(worker.clone());
+        }
+    }
+
+    /// A worker's context is too short. False if it has said so before.
+    pub(super) fn refused(&mut self, worker: &WorkerId, context: u32) -> bool {
+        self.too_short = self.too_short.max(context);
+        let is_news = !self.refused_by.contains(worker);
+        if is_news {
+            self.refused_by.push(worker.clone());
+        }
+        is_news
+    }
+
+    /// The client has nothing yet but that a worker said this.
+    pub(super) fn keep(&mut self, refusal: Failure) {
+        self.refusal = Some(refusal);
+    }
+
+    /// What the last one said whose context was too short.
+    pub(super) fn take_refusal(&mut self) -> Option<Failure> {
+        self.refusal.take()
+    }
+
+    /// The longest context that was too short; 0 if none was.
+    pub(super) fn too_short(&self) -> u32 {
+        self.too_short
+    }
+
+    /// Whose were too short.
+    pub(super) fn refused_by(&self) -> &[WorkerId] {
+        &self.refused_by
+    }
+
+    /// Whether what there is of the answer fills the context of each worker that gave some, where it is
+    /// too long for that of `worker`: then only its end is missing.
+    pub(super) fn is_full(&self, worker: &WorkerId, context: u32) -> bool {
+        match context {
+            0 => self.gave == 0 && self.gave_untold == [worker.clone()],
+            context => self.gave_untold.is_empty() && context >= self.gave,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_full_only_where_no_longer_context_gave_some_of_it() {
+        for (gave, (worker, context), expected) in [
+            (vec![("a", 2048)], ("b", 2048), true),
+            (vec![("a", 2048)], ("b", 4096), true),
+            (vec![("a", 2048)], ("b", 256), false),
+            (vec![("a", 256), ("b", 2048)], ("a", 256), false),
+            (vec![("a", 0)], ("a", 0), true),
+            (vec![("a", 0)], ("b", 0), false),
+            (vec![("a", 0)], ("b", 2048), false),
+            (vec![("a", 2048)], ("b", 0), false),
+            (vec![("a", 0), ("b", 2048)], ("a", 0), false),
+        ] {
+            let mut contexts = Contexts::default();
+            for (worker, context) in &gave {
+                contexts.gave(&worker.parse().unwrap(), *context);
+            }
+            let is_full = contexts.is_full(&worker.parse().unwrap(), context);
+            assert_eq!(is_full, expected, "{gave:?} {worker} {context}");
+        }
+    }
+
+    #[test]
+    fn each_worker_is_news_once_and_the_longest_context_counts() {
+        let (mut contexts, worker) = (Contexts::default(), |name: &str| name.parse().unwrap());
+        assert!(contexts.refused(&worker("a"), 512) && contexts.refused(&worker("b"), 256));
+        assert!(!contexts.refused(&worker("a"), 0));
+        assert_eq!((contexts.too_short(), contexts.refused_by().len()), (512, 2));
+    }
+}

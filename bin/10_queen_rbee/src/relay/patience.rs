@@ -1,0 +1,77 @@
+//! How long a worker may be silent over a request. Pure.
+
+use std::time::Duration;
+
+use crate::registry::PromptTime;
+
+/// How many times as long as in its slot a request may be silent in a worker's own queue.
+const IN_QUEUE: u32 = 10;
+/// How long each fresh token of a prompt may take at a worker that has computed none yet: a slow processor
+/// makes ten a second.
+const PREFILL_TOKEN: Duration = Duration::from_millis(100);
+/// How many times as long as others a prompt may take,
+const SLACK: u32 = 8;
+/// and how many times for each slot, since as many may be computed beside it.
+const SLACK_A_SLOT: u32 = 2;
+
+/// What a worker does with a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Doing {
+    /// It has it in its queue.
+    Queues,
+    /// It computes the prompt, of which it did not hold so many tokens.
+    Prompt {
+        /// How many.
+        fresh: u32,
+        /// What they take there, where that is known.
+        time: Option<PromptTime>,
+    },
+    /// It gives the answer.
+    Answers,
+}
+
+/// How long it may be silent, where `stall` is how long any worker may be, and so much time is left for the
+/// request. Of that a prompt has half, so that another worker can compute it still; but who is slow is no
+/// slower for it, and has what its prompts take.
+pub(super) fn patience(stall: Duration, left: Duration, doing: Doing) -> Duration {
+    match doing {
+        Doing::Queues => stall.saturating_mul(IN_QUEUE),
+        Doing::Answers => stall,
+        Doing::Prompt { fresh, time } => {
+            let (least, most) = match time {
+                Some(PromptTime { shown, slots }) => {
+                    let slack = SLACK.max(slots.saturating_mul(SLACK_A_SLOT));
+                    (shown, shown.saturating_mul(slack))
+                }
+                None => (Duration::ZERO, PREFILL_TOKEN.saturating_mul(fresh)),
+            };
+            stall.saturating_add(most).min(left / 2).max(stall.saturating_add(least))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_has_a_multiple_of_what_others_took_and_half_of_the_time_at_most() {
+        let shown = |seconds, slots| {
+            let shown = Duration::from_secs(seconds);
+            Some(PromptTime { shown, slots })
+        };
+        for (because, fresh, time, left, expected) in [
+            ("nothing was shown", 1_000, None, 600, 130),
+            ("half of the time is for another one", 20_000, None, 600, 300),
+            ("a fast worker hangs", 20_000, shown(10, 4), 600, 110),
+            ("all slots may compute prompts", 20_000, shown(10, 16), 3600, 350),
+            ("a slow one is let end", 20_000, shown(400, 4), 600, 430),
+            ("never less than anybody has", 20_000, None, 10, 30),
+            ("nothing is fresh", 0, None, 600, 30),
+        ] {
+            let (stall, left) = (Duration::from_secs(30), Duration::from_secs(left));
+            let found = patience(stall, left, Doing::Prompt { fresh, time });
+            assert_eq!(found, Duration::from_secs(expected), "{because}");
+        }
+    }
+}
