@@ -19,7 +19,7 @@ use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 use crate::clock;
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Question, Registry, Size, SpawnMark};
+use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Question, Registry, Size, SpawnMark, Trial};
 use crate::scheduler::Spawn;
 
 /// How often it is looked whether a hive that was asked for something still reports.
@@ -47,6 +47,8 @@ struct Start {
     model: ModelAlias,
     spawn: Arc<Spawn>,
     size: Size,
+    /// `None` where its hive has no such model.
+    trial: Option<Trial>,
 }
 
 /// A start that is under way or has ended.
@@ -104,7 +106,8 @@ impl Spawner {
         let registry = &self.shared.registry;
         let place = spawn.device.map(|device| (&spawn.hive, device)).filter(|_| !spawn.asks);
         let mark = registry.begin_spawn(model, place, size, evict);
-        let start = Start { model: model.clone(), spawn: Arc::clone(&attempt.spawn), size };
+        let trial = registry.trial(model, spawn, size);
+        let start = Start { model: model.clone(), spawn: Arc::clone(&attempt.spawn), size, trial };
         self.shared.tasks.spawn(self.clone().carry_out(start, mark, sender));
         Some(attempt)
     }
@@ -115,10 +118,11 @@ impl Spawner {
         mark: SpawnMark,
         sender: watch::Sender<Option<Result<Begun, JobError>>>,
     ) {
-        let Start { model, spawn, size } = &start;
+        let Start { model, spawn, size, .. } = &start;
         let question = self.shared.registry.question(model, spawn, *size);
         let result = if spawn.asks {
-            self.ask_for_room(&start, question.as_ref(), &spawn.evict).await.map(|_| Begun::Word)
+            let told = self.ask_for_room(&start, question.as_ref(), &spawn.evict).await;
+            told.map(|_| Begun::Word).inspect_err(|error| self.has_failed(&start, error))
         } else {
             tracing::info!(%model, hive = %spawn.hive, why = %spawn, "starting a worker on demand");
             self.make_room_and_start(&start, question.as_ref()).await
@@ -146,19 +150,32 @@ impl Spawner {
                 return Err(error);
             }
         }
-        let operation = Operation::WorkerSpawn(started_with(start));
+        let (operation, began) = (Operation::WorkerSpawn(started_with(start)), clock::now());
         match self.ask(&spawn.hive, operation).await {
             Ok(outcome) => {
                 // The hive's next report says the same a moment later.
                 if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
-                    self.shared.registry.started_by(&spawn.hive, &worker, clock::now());
+                    let (registry, now) = (&self.shared.registry, clock::now());
+                    let took = now.saturating_duration_since(began);
+                    registry.turn_begins(&worker.worker_id, took, now);
+                    registry.started_by(&spawn.hive, &worker, now);
                 }
                 Ok(Begun::Worker)
             }
-            Err(error) => match question.filter(|_| error.code == NOT_ENOUGH_MEMORY) {
-                Some(question) => self.has_no_room(start, question, error).await,
-                None => Err(error),
-            },
+            Err(error) => {
+                if let Some(question) = question.filter(|_| error.code == NOT_ENOUGH_MEMORY) {
+                    return self.has_no_room(start, question, error).await;
+                }
+                self.has_failed(start, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// A start has failed, though perhaps not for want of memory: then it is remembered where.
+    fn has_failed(&self, start: &Start, error: &JobError) {
+        if let Some(trial) = &start.trial {
+            self.shared.registry.start_failed(trial, error, clock::now());
         }
     }
 
@@ -253,7 +270,7 @@ impl Spawner {
 }
 
 /// What a worker is started with.
-fn started_with(Start { model, spawn, size }: &Start) -> WorkerSpawn {
+fn started_with(Start { model, spawn, size, .. }: &Start) -> WorkerSpawn {
     WorkerSpawn {
         hive_id: spawn.hive.clone(),
         model: model.clone(),

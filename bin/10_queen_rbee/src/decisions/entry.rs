@@ -37,6 +37,8 @@ pub enum Kind {
     NoPlace,
     /// A worker is ended to make room for another one.
     Evict,
+    /// A busy worker gets no further request, so that another one can have its place.
+    MakeWay,
     /// A worker is ended because nobody has used it.
     Retire,
     /// A request was refused.
@@ -145,6 +147,7 @@ impl Kind {
         Self::Wait,
         Self::Spawn,
         Self::Evict,
+        Self::MakeWay,
         Self::Retire,
         Self::Reject,
         Self::Failover,
@@ -165,6 +168,7 @@ impl Kind {
             Self::Wait => "wait",
             Self::Spawn => "spawn",
             Self::Evict => "evict",
+            Self::MakeWay => "make_way",
             Self::Retire => "retire",
             Self::Reject => "reject",
             Self::Failover => "failover",

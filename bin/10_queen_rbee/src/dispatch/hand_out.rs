@@ -1,14 +1,17 @@
 //! Handing places out to those who wait, in the order of the queues.
 
-use worker_contract::ModelAlias;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use worker_contract::{ModelAlias, WorkerId};
 
 use super::kinds::Kinds;
 use super::starts::Attempts;
-use super::{Dispatcher, NoPlace, Queues};
+use super::{Dispatcher, NoPlace, Queues, Wanted};
 use crate::admission::{Spot, Ticket};
 use crate::clock;
 use crate::registry::{Judging, Placed};
-use crate::scheduler::{Decision, WaitReason};
+use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason};
 
 /// What one step of handing out has come to.
 #[derive(Debug)]
@@ -27,6 +30,20 @@ struct Judgings<'a> {
     known: Vec<(Spot, Judging<'a>)>,
 }
 
+/// What the second pass of a round has: it starts workers, and has others make way for them.
+struct Starting<'a> {
+    attempts: &'a mut Attempts,
+    needed: Needed,
+}
+
+/// Who has to go on making way, by what one round has decided.
+#[derive(Debug, Default)]
+struct Needed {
+    /// All who make way for these: their hive is being asked, or one of them is about to be ended.
+    all_for: BTreeSet<ModelAlias>,
+    these: BTreeMap<ModelAlias, BTreeSet<WorkerId>>,
+}
+
 impl Dispatcher {
     /// Gives every place that there is to whoever is next, and starts workers that are needed.
     pub(super) fn hand_out(&self, attempts: &mut Attempts) {
@@ -35,23 +52,26 @@ impl Dispatcher {
             self.hand_out_for(model, None);
         }
         // Only now, or a worker that has just come for those of one model would make room for another.
+        let mut starting = Starting { attempts, needed: Needed::default() };
         for model in &models {
-            self.hand_out_for(model, Some(attempts));
+            self.hand_out_for(model, Some(&mut starting));
         }
+        let needed = &starting.needed;
+        self.registry.come_back(|worker, model| needed.has(worker, model), clock::now());
         let queues = &mut *self.queues();
         queues.starts.forget_all_but(&queues.admission);
         self.registry.set_waiting(queues.admission.len());
     }
 
-    /// Gives every place that there is to those who wait for a model; where there are `attempts` to put it
-    /// to, workers are started. The queues are locked for one step at a time, and not while somebody's rules
+    /// Gives every place that there is to those who wait for a model; where there is `starting`, workers are
+    /// started. The queues are locked for one step at a time, and not while somebody's rules
     /// are asked.
-    fn hand_out_for(&self, model: &ModelAlias, mut attempts: Option<&mut Attempts>) {
+    fn hand_out_for(&self, model: &ModelAlias, mut starting: Option<&mut Starting<'_>>) {
         let mut judgings = Judgings::default();
         loop {
             let step = {
                 let queues = &mut *self.queues();
-                self.hand_out_one(queues, model, attempts.as_deref_mut(), &mut judgings)
+                self.hand_out_one(queues, model, starting.as_deref_mut(), &mut judgings)
             };
             match step {
                 Step::Done => return,
@@ -67,7 +87,7 @@ impl Dispatcher {
         &'a self,
         queues: &mut Queues,
         model: &ModelAlias,
-        mut attempts: Option<&mut Attempts>,
+        mut starting: Option<&mut Starting<'_>>,
         judgings: &mut Judgings<'a>,
     ) -> Step {
         let Queues { admission, starts } = queues;
@@ -86,7 +106,8 @@ impl Dispatcher {
             if !kinds.is_worth_asking(kind) {
                 continue;
             }
-            let ask = waiting.wanted.ask(&closed);
+            let waited = now.saturating_duration_since(waiting.since);
+            let ask = waiting.wanted.ask(&closed, waited);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
             match self.registry.place_judged(&ask, judging, now) {
                 None => return Step::Asks(spot),
@@ -97,17 +118,20 @@ impl Dispatcher {
                     next = Some((spot, Some(Err(refused))));
                 }
                 Some(Placed::Not(Decision::Spawn(spawn))) => {
-                    let Some(attempts) = attempts.as_deref_mut() else { continue };
-                    // Where a worker that was to go has just got a request, it is decided again.
-                    let Some(attempt) = self.spawner.spawn(model, &spawn) else {
-                        return Step::Done;
-                    };
-                    if attempt.is_first {
-                        self.log_spawn(&waiting.wanted, &spawn);
+                    let Some(starting) = starting.as_deref_mut() else { continue };
+                    return self.start(&waiting.wanted, &spawn, starting, now);
+                }
+                Some(Placed::Not(Decision::MakeWay(way))) => {
+                    if let Some(starting) = starting.as_deref_mut() {
+                        self.make_way(&waiting.wanted, &way, &mut starting.needed, now);
                     }
-                    attempts.begun(model, attempt);
-                    // Others may have what they need already.
-                    return Step::Taken;
+                    continue;
+                }
+                Some(Placed::Not(Decision::Wait(WaitReason::Coming))) => {
+                    if let Some(starting) = starting.as_deref_mut() {
+                        starting.needed.all_for.insert(model.clone());
+                    }
+                    continue;
                 }
                 Some(Placed::Not(Decision::Wait(WaitReason::Room))) if kind.speaks_for_all() => {
                     return Step::Done;
@@ -126,6 +150,50 @@ impl Dispatcher {
             request.end(answer);
         }
         Step::Taken
+    }
+}
+
+impl Dispatcher {
+    /// Starts a worker for a request, or asks its hive whether there is room.
+    fn start(
+        &self,
+        wanted: &Wanted,
+        spawn: &Spawn,
+        starting: &mut Starting<'_>,
+        now: Instant,
+    ) -> Step {
+        let model = &wanted.model;
+        let attempt = self.spawner.spawn(model, spawn);
+        if spawn.asks || attempt.is_none() {
+            starting.needed.all_for.insert(model.clone());
+        } else {
+            // Whoever has to go for it has gone.
+            self.registry.come_back(|_, its| its != model, now);
+        }
+        // Where a worker that was to go has just got a request, it is decided again.
+        let Some(attempt) = attempt else { return Step::Done };
+        if attempt.is_first {
+            self.log_spawn(wanted, spawn);
+        }
+        starting.attempts.begun(model, attempt);
+        // Others may have what they need already.
+        Step::Taken
+    }
+
+    /// Has workers make way for a request.
+    fn make_way(&self, wanted: &Wanted, way: &MakeWay, needed: &mut Needed, now: Instant) {
+        let model = &wanted.model;
+        for worker in self.registry.make_way(way, model, now) {
+            self.log_way(wanted, way, &worker);
+        }
+        needed.these.entry(model.clone()).or_default().extend(way.workers.iter().cloned());
+    }
+}
+
+impl Needed {
+    fn has(&self, worker: &WorkerId, model: &ModelAlias) -> bool {
+        let is_one = || self.these.get(model).is_some_and(|these| these.contains(worker));
+        self.all_for.contains(model) || is_one()
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the dispatcher records of its decisions.
 
+use worker_contract::WorkerId;
+
 use super::{Dispatcher, NoPlace, Wait, Wanted};
 use crate::decisions::{Because, Decided, Kind};
 use crate::registry::Place;
-use crate::scheduler::Spawn;
+use crate::scheduler::{MakeWay, Spawn};
 
 impl Dispatcher {
     /// A request has its place, or will get none.
@@ -33,6 +35,20 @@ impl Dispatcher {
             self.decisions.record(decided.asked(&wanted.request_id, &wanted.caller));
         }
         let decided = Decided::new(Kind::Spawn, Because::Spawn(spawn.clone()));
+        self.decisions.record(wanted.concern(decided));
+    }
+}
+
+impl Dispatcher {
+    /// A worker makes way for one of another model.
+    pub(super) fn log_way(&self, wanted: &Wanted, way: &MakeWay, worker: &WorkerId) {
+        let (model, MakeWay { hive, device, .. }) = (&wanted.model, way);
+        tracing::info!(worker_id = %worker, %model, %hive, %device, "a worker makes way for a model");
+        let why = format!(
+            "{model} has waited for memory: {worker} gets no further request, and gives its place on \
+             {hive} {device} up when it has finished"
+        );
+        let decided = Decided::told(Kind::MakeWay, "waited", why).worker(worker);
         self.decisions.record(wanted.concern(decided));
     }
 }

@@ -15,7 +15,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use job_server::JobError;
@@ -30,7 +30,7 @@ use crate::admission::{Admission, Entrant, Priority, QueueFull, Ticket};
 use crate::clock;
 use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
-use crate::registry::{Ask, Place, Placed, Registry, SessionKey};
+use crate::registry::{Ask, Place, Placed, Registry, SessionKey, StartRefusal};
 use crate::scheduler::{Decision, Demand, RejectReason, WaitReason, Ways};
 use crate::spawner::Spawner;
 
@@ -127,6 +127,8 @@ struct Queues {
 #[derive(Debug)]
 struct Waiting {
     wanted: Wanted,
+    /// Since when it waits.
+    since: Instant,
     answer: oneshot::Sender<Result<Place, NoPlace>>,
 }
 
@@ -178,7 +180,7 @@ impl Dispatcher {
     /// Waits for a place at a worker, at most until the request's deadline. Dropping the returned
     /// future gives the turn up.
     pub async fn place(&self, mut wanted: Wanted) -> Result<Place, NoPlace> {
-        wanted.priority = self.registry.priority(&wanted.ask(&Closed::default()));
+        wanted.priority = self.registry.priority(&wanted.ask(&Closed::default(), Duration::ZERO));
         // Those that differ by the order of their failures only are of one kind.
         wanted.failed.sort_unstable();
         let result = match self.place_at_once(&wanted) {
@@ -239,7 +241,7 @@ impl Dispatcher {
             return AtOnce::Waits(Wait::Turn { others });
         }
         let closed = Closed::default();
-        let ask = wanted.ask(&closed);
+        let ask = wanted.ask(&closed, Duration::ZERO);
         match self.registry.place(&ask, clock::now()) {
             Placed::At(place) => AtOnce::Is(Ok(place)),
             Placed::Not(Decision::Reject { reason, retry_after_s }) => {
@@ -265,15 +267,17 @@ impl Dispatcher {
         retry_after_s: Option<u64>,
         source: Option<&JobError>,
     ) -> NoPlace {
-        let memory = match (&reason, source) {
-            (RejectReason::NowhereToStart, None) => {
-                self.registry.memory_refusal(model, clock::now())
-            }
-            _ => None,
+        if reason != RejectReason::NowhereToStart {
+            return NoPlace::refused(model, reason, retry_after_s, source);
+        }
+        let now = clock::now();
+        let failed = self.registry.failed_start(model, now);
+        let known = match source {
+            Some(source) => failed.map(|failed| StartRefusal { reason: source.clone(), ..failed }),
+            None => failed.or_else(|| self.registry.memory_refusal(model, now)),
         };
-        match memory {
-            Some(memory) => {
-                let (source, retry_after_s) = (memory.reason, memory.retry_after_s);
+        match known {
+            Some(StartRefusal { reason: source, retry_after_s }) => {
                 NoPlace::SpawnFailed { model: model.clone(), source, retry_after_s }
             }
             None => NoPlace::refused(model, reason, retry_after_s, source),
@@ -293,7 +297,8 @@ impl Dispatcher {
             had_a_place: wanted.had_a_place,
         };
         let mut queues = self.queues();
-        let entered = queues.admission.enter(&entrant, Waiting { wanted, answer });
+        let waiting = Waiting { wanted, since: clock::now(), answer };
+        let entered = queues.admission.enter(&entrant, waiting);
         self.registry.set_waiting(queues.admission.len());
         match entered {
             Ok((ticket, shed)) => {
@@ -318,7 +323,7 @@ impl Dispatcher {
 }
 
 impl Wanted {
-    fn ask<'a>(&'a self, closed: &'a Closed) -> Ask<'a> {
+    fn ask<'a>(&'a self, closed: &'a Closed, waited: Duration) -> Ask<'a> {
         let demand = Demand {
             failed: &self.failed,
             digest: self.digest.as_ref(),
@@ -327,6 +332,7 @@ impl Wanted {
             too_short: self.too_short,
             refused: &closed.sites,
             is_news_due: closed.is_news_due,
+            waited,
             ..Demand::of(&self.model)
         };
         Ask {

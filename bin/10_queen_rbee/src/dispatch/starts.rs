@@ -10,23 +10,9 @@ use job_server::JobError;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
 use crate::admission::Admission;
-use crate::registry::Liveness;
+use crate::registry::{LOST, Liveness, NOT_ENOUGH_MEMORY};
 use crate::spawner::{Attempt, Begun};
 
-/// How a start fails whose hive was lost over it, restarted perhaps: nobody knows what became of the
-/// worker until that hive reports again.
-const LOST: [&str; 8] = [
-    "hive_unreachable",
-    "hive_lost",
-    "hive_gone",
-    "hive_busy",
-    "hive_restarted",
-    "hive_stopped",
-    "job_not_found",
-    "interrupted",
-];
-/// How one fails that does not fit.
-const TOO_LITTLE: &str = "not_enough_memory";
 /// How often a start may be lost at one place.
 const MOST_LOST: usize = 2;
 
@@ -84,7 +70,7 @@ impl Starts {
                 let failed = self.failed.entry(model).or_insert_with(|| Failed::new(error.clone()));
                 let code = error.code.as_str();
                 // What she knew of its memory was not so: the next report tells.
-                let is_lost = LOST.contains(&code) || (fits && code == TOO_LITTLE);
+                let is_lost = LOST.contains(&code) || (fits && code == NOT_ENOUGH_MEMORY);
                 let before = failed.lost.iter().filter(|(lost, _)| *lost == site).count();
                 if is_lost && before + 1 < MOST_LOST {
                     failed.lost.push((site, now));

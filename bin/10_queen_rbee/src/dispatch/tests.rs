@@ -1,5 +1,7 @@
 //! Requests that wait together, and a hive that does not answer.
 
+mod turns;
+
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 

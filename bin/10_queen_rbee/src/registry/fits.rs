@@ -59,7 +59,7 @@ struct Refused {
 
 /// What the memory of a worker depends on. With other settings it is another question.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Settings {
+pub(super) struct Settings {
     sha256: Sha256Digest,
     projector: Option<Sha256Digest>,
     size: Size,
@@ -82,9 +82,9 @@ pub struct Question {
     settings: Settings,
 }
 
-/// Why a model cannot be started for want of memory, and when to try again.
+/// Why a model cannot be started, and when to try again.
 #[derive(Debug, Clone)]
-pub struct MemoryRefusal {
+pub struct StartRefusal {
     /// What the hive said.
     pub reason: JobError,
     /// In so many seconds it may be another one.
@@ -170,7 +170,12 @@ impl State {
 
     /// What a worker of a size is, in so far as its memory depends on it; `None` where the hive has no such
     /// model.
-    fn settings(&self, hive: &HiveAlias, model: &ModelAlias, size: Size) -> Option<Settings> {
+    pub(super) fn settings(
+        &self,
+        hive: &HiveAlias,
+        model: &ModelAlias,
+        size: Size,
+    ) -> Option<Settings> {
         let catalog = &self.hives.get(hive)?.beat.catalog;
         let entry = catalog.iter().find(|entry| entry.alias == *model)?;
         let projector = entry.projector.as_ref().map(|projector| projector.sha256.clone());
@@ -283,7 +288,7 @@ impl Registry {
 
     /// Why no worker of a model can be started for want of memory, if that is so.
     #[must_use]
-    pub fn memory_refusal(&self, model: &ModelAlias, now: Instant) -> Option<MemoryRefusal> {
+    pub fn memory_refusal(&self, model: &ModelAlias, now: Instant) -> Option<StartRefusal> {
         let state = self.state();
         let of_model = state.fits.known.iter().filter(|((_, _, its), _)| its == model);
         let (site, known) = of_model.max_by_key(|(_, known)| known.at)?;
@@ -296,6 +301,6 @@ impl Registry {
             JobError::new(NOT_ENOUGH_MEMORY, message)
                 .hint("less context or fewer slots need less: rbee-keeper model policy")
         });
-        Some(MemoryRefusal { reason, retry_after_s: retry_after_s.as_secs().max(1) })
+        Some(StartRefusal { reason, retry_after_s: retry_after_s.as_secs().max(1) })
     }
 }

@@ -17,7 +17,9 @@ use super::{Ask, Due, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
 use crate::rules::Judge;
-use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish, memory_need};
+use crate::scheduler::{
+    Demand, Fleet, Readiness, Resident, Snapshot, Wish, WorkerView, memory_need,
+};
 
 /// A worker that is ready or coming.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +58,11 @@ impl State {
             let found = held.binary_search_by_key(&worker.holder, |(holder, _)| *holder);
             let blocks = found.map_or(0, |found| held[found].1);
             let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
-            worker.view(id, worker.liveness(due, hive), held_bytes, now)
+            let view = worker.view(id, worker.liveness(due, hive), held_bytes, now);
+            match self.turns.makes_way_for(id) {
+                Some(_) => WorkerView { readiness: Readiness::Ending, ..view },
+                None => view,
+            }
         });
         let mut workers: Vec<_> = workers.collect();
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
@@ -103,6 +109,9 @@ impl State {
             model: &worker.model,
             is_busy: worker.is_busy() || worker.readiness_for_requests() != Readiness::Ready,
             is_ending: worker.readiness_for_requests() == Readiness::Ending,
+            load: worker.load(),
+            makes_way_for: self.turns.makes_way_for(id),
+            keeps_place: self.turns.keeps_place(id, now),
             spare: spare(&worker.model),
             idle: now.saturating_duration_since(worker.used_at),
             has_bytes: worker.memory_bytes,
@@ -118,6 +127,7 @@ impl State {
             wish,
             has_enough,
             words: self.words(policy, now),
+            failed: self.failed_sites(model, policy, now),
             token_us: self.token_times(model),
         }
     }

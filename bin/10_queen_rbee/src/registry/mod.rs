@@ -6,6 +6,7 @@
 
 mod attached;
 mod breaker;
+mod failures;
 mod fits;
 mod fleet;
 mod glance;
@@ -25,6 +26,7 @@ mod supervised;
 mod target;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod vigil;
 mod worker;
 mod workers;
@@ -40,8 +42,10 @@ use worker_contract::{
 };
 
 pub use self::attached::{FailureKind, Served, Server, ServerFacts, ServerFailure, ServerReport};
+pub(crate) use self::failures::LOST;
+pub use self::failures::Trial;
 pub(crate) use self::fits::NOT_ENOUGH_MEMORY;
-pub use self::fits::{MemoryRefusal, Question, Size};
+pub use self::fits::{Question, Size, StartRefusal};
 pub use self::fleet::ReplicaReport;
 pub use self::glance::{HiveGlance, WorkerGlance};
 use self::liveness::Due;
@@ -57,7 +61,8 @@ pub use self::worker::Times;
 use self::worker::Worker;
 use self::workers::Workers;
 use self::{
-    fits::Fits, hives::Hives, prefixes::Prefixes, sessions::Sessions, starts::Starts, vigil::Vigil,
+    failures::Failures, fits::Fits, hives::Hives, prefixes::Prefixes, sessions::Sessions,
+    starts::Starts, turns::Turns, vigil::Vigil,
 };
 use crate::clock;
 use crate::policy::{Policies, Policy};
@@ -162,6 +167,8 @@ struct State {
     hives: Hives,
     starts: Starts,
     fits: Fits,
+    failures: Failures,
+    turns: Turns,
     places: Places,
     expected: Vec<HiveAlias>,
     /// Attached servers at which nobody has looked.
@@ -183,6 +190,8 @@ impl Registry {
             hives: Hives::default(),
             starts: Starts::default(),
             fits: Fits::default(),
+            failures: Failures::default(),
+            turns: Turns::default(),
             places: Places::default(),
             expected,
             expected_servers: Vec::new(),
@@ -254,7 +263,10 @@ impl Registry {
             tracing::warn!(%hive, worker = %worker.worker_id, "a hive speaks for another one's worker");
             return;
         }
-        self.state().workers.supervised(worker, now);
+        let mut state = self.state();
+        state.workers.supervised(worker, now);
+        state.failures.works(hive, worker.device, &worker.model);
+        drop(state);
         self.touch();
     }
 
@@ -325,6 +337,7 @@ impl Registry {
             let hive_is_gone = |id: &HiveAlias| state.hives.liveness(id, now) == Liveness::Gone;
             let due = Due::at(now, self.shared.interval);
             let changed = state.workers.sweep(due, now, hive_is_gone);
+            let changed = state.sweep_turns(self.waiting() > 0, now) || changed;
             state.workers.compare_paces(now);
             state.forget_prefixes();
             changed

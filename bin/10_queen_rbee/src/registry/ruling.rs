@@ -368,6 +368,7 @@ fn told(decision: &Decision) -> String {
     match decision {
         Decision::Dispatch { why, .. } => why.to_string(),
         Decision::Spawn(spawn) => spawn.to_string(),
+        Decision::MakeWay(_) => "it waits, and others make way for it".to_owned(),
         Decision::Wait(reason) => format!("it waits ({})", reason.as_str()),
         Decision::Reject { reason: RejectReason::Rules, .. } => "the rules refuse it".to_owned(),
         Decision::Reject { .. } => "it is refused: no worker, and no place for one".to_owned(),

@@ -1,3 +1,4 @@
+mod failing;
 mod fitting;
 mod names;
 mod starting;

@@ -17,6 +17,8 @@ pub enum Decision {
     },
     /// A worker is started for it.
     Spawn(Spawn),
+    /// It has waited for long: workers make way for one, and it waits until they have.
+    MakeWay(MakeWay),
     /// It waits for a worker that is there or coming.
     Wait(WaitReason),
     /// It cannot be served.
@@ -44,6 +46,18 @@ pub struct Spawn {
     /// Its hive is asked first whether there is room; until then nothing is started, and nobody ended.
     #[serde(skip)]
     pub asks: bool,
+}
+
+/// Workers that make way for one of another model: they get no further request, and are ended when they
+/// have finished what they run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MakeWay {
+    /// Their hive.
+    pub hive: HiveAlias,
+    /// Their device.
+    pub device: DeviceId,
+    /// All that have to go, those included that are idle.
+    pub workers: Vec<WorkerId>,
 }
 
 /// Why a worker was chosen.

@@ -1,5 +1,7 @@
 //! One request, as far as its placing is concerned.
 
+use std::time::Duration;
+
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use super::Ways;
@@ -30,6 +32,8 @@ pub struct Demand<'a> {
     pub refused: &'a [(HiveAlias, Option<DeviceId>)],
     /// Of one of these places news is awaited: its hive was lost over a start.
     pub is_news_due: bool,
+    /// For how long it has waited.
+    pub waited: Duration,
 }
 
 impl<'a> Demand<'a> {
@@ -48,6 +52,7 @@ impl<'a> Demand<'a> {
             too_short: 0,
             refused: &[],
             is_news_due: false,
+            waited: Duration::ZERO,
         }
     }
 }

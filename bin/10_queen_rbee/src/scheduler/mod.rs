@@ -11,14 +11,15 @@ mod schedule;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod ways;
 
-pub use decision::{Decision, Estimate, Reason, RejectReason, Spawn, WaitReason, Why};
+pub use decision::{Decision, Estimate, MakeWay, Reason, RejectReason, Spawn, WaitReason, Why};
 pub use demand::Demand;
 pub use placement::{memory_need, place_another};
 pub use schedule::schedule;
 pub use snapshot::{
-    Circuit, Claim, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish, Word,
-    WorkerView,
+    Circuit, Claim, FailedSite, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish,
+    Word, WorkerView,
 };
 pub use ways::Ways;

@@ -26,14 +26,16 @@ pub(super) enum NoSite {
 }
 
 /// A device of a hive, and what would have to go.
-struct Site<'a> {
-    hive: &'a HiveView<'a>,
-    device: Option<&'a Device>,
-    free: u64,
+pub(super) struct Site<'a> {
+    pub(super) hive: &'a HiveView<'a>,
+    pub(super) device: Option<&'a Device>,
+    pub(super) free: u64,
     evict: Vec<&'a WorkerId>,
-    fit: Fit,
+    pub(super) fit: Fit,
     /// What its hive has said, if it was asked.
-    word: Option<Word<'a>>,
+    pub(super) word: Option<Word<'a>>,
+    /// What is known of starts of the model that failed at its hive.
+    failed: Failed,
     /// `None` where nobody knows the device.
     slowness: Option<Slowness>,
     is_wished: (bool, bool),
@@ -41,7 +43,7 @@ struct Site<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Fit {
+pub(super) enum Fit {
     /// Not even if all that may go were gone.
     No,
     /// If workers that are busy were gone.
@@ -52,6 +54,17 @@ enum Fit {
     Yes,
 }
 
+/// What is known of starts of a model that failed at a hive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failed {
+    /// Nothing.
+    No,
+    /// One has failed at this hive: nobody is ended for another try.
+    SpareOthers,
+    /// One has failed in this very place a moment ago.
+    Here,
+}
+
 /// The place that suits a model best: on a hive that reports on time; where it fits; wished for; where
 /// answers are fast, as was shown there or as one believes of a GPU and of a processor; with the fewest
 /// workers to end; with the most free memory.
@@ -59,22 +72,8 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
     if fleet.has_enough {
         return Err(NoSite::Enough);
     }
-    // An answer goes on with the very file that it began with.
-    let has_it = |hive: &&HiveView<'_>| {
-        let entry = hive.entry(demand.model);
-        entry.is_some_and(|entry| demand.digest.is_none_or(|needed| entry.sha256 == *needed))
-    };
-    let there = fleet.hives.iter().filter(|hive| hive.liveness != Liveness::Gone);
-    let with_model = there.filter(has_it);
-    let sites: Vec<Site<'_>> = with_model.flat_map(|hive| sites(fleet, hive, demand)).collect();
-    let is_refused = |site: &Site<'_>| {
-        demand
-            .refused
-            .iter()
-            .any(|(hive, device)| hive == site.hive.id && *device == site.device_id())
-    };
-    let is_open = |site: &&Site<'_>| !is_refused(site) && !site.is_hopeless();
-    let open: Vec<&Site<'_>> = sites.iter().filter(is_open).collect();
+    let sites = all_sites(fleet, demand);
+    let open: Vec<&Site<'_>> = sites.iter().filter(|site| site.is_open(demand)).collect();
     let Some(best) = open.iter().max_by_key(|site| site.key()) else {
         return Err(if sites.is_empty() { NoSite::Nowhere } else { NoSite::Refused });
     };
@@ -82,6 +81,17 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
         return Err(NoSite::Full);
     }
     Ok(best.spawn(open.len() - 1))
+}
+
+/// All places that a request's worker could be at, those that are closed to it included.
+pub(super) fn all_sites<'a>(fleet: &'a Fleet<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
+    // An answer goes on with the very file that it began with.
+    let has_it = |hive: &&HiveView<'_>| {
+        let entry = hive.entry(demand.model);
+        entry.is_some_and(|entry| demand.digest.is_none_or(|needed| entry.sha256 == *needed))
+    };
+    let there = fleet.hives.iter().filter(|hive| hive.liveness != Liveness::Gone);
+    there.filter(has_it).flat_map(|hive| sites(fleet, hive, demand)).collect()
 }
 
 /// The place of another worker of a model that has some, where it fits. One that is to help them goes to
@@ -112,6 +122,7 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
         there().any(|r| r.hive == site.hive.id && device.is_none_or(|device| r.device == device))
     };
     let is_free = |site: &Site<'_>| match site.device {
+        _ if site.is_barred() => false,
         Some(_) if site.is_hopeless() || site.fit < Fit::Maybe => false,
         // Nobody makes room for a second one beside the first.
         Some(_) if must => site.evict.is_empty() || !has_one(site),
@@ -145,6 +156,7 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
             evict,
             fit,
             word,
+            failed: Failed::of(fleet, hive, None),
             slowness: None,
             is_wished,
             extra_ms,
@@ -182,6 +194,7 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
             evict,
             fit,
             word,
+            failed: Failed::of(fleet, hive, Some(device.id)),
             slowness: Some(Slowness::of(fleet, hive.id, device.id, bytes)),
             is_wished: (is_wished_hive, is_wished_device),
             extra_ms: extra_ms(Some(device.id)),
@@ -198,12 +211,17 @@ pub fn memory_need(entry: &ModelEntry) -> u64 {
 }
 
 /// What it takes by its hive's word, else as far as one can tell.
-fn need_of(fleet: &Fleet<'_>, hive: &HiveView<'_>, device: DeviceId, model: &ModelAlias) -> u64 {
+pub(super) fn need_of(
+    fleet: &Fleet<'_>,
+    hive: &HiveView<'_>,
+    device: DeviceId,
+    model: &ModelAlias,
+) -> u64 {
     let told = fleet.words.get(&(hive.id, device, model)).and_then(|word| word.needed);
     told.unwrap_or_else(|| hive.entry(model).map_or(0, memory_need))
 }
 
-fn claims_on<'a>(
+pub(super) fn claims_on<'a>(
     fleet: &'a Fleet<'_>,
     hive: &HiveView<'_>,
     device: &Device,
@@ -245,42 +263,79 @@ fn make_room<'a>(
     let size = |resident: &Resident<'_>| {
         resident.has_bytes.unwrap_or_else(|| need_of(fleet, hive, device.id, resident.model))
     };
-    let may_go = |r: &&Resident<'_>| !r.is_busy && r.spare > 0 && !r.is_as_good(demand);
+    let may_go = |r: &&Resident<'_>| !r.is_busy && r.may_make_way(demand);
     let mut idle: Vec<_> = here.clone().filter(may_go).collect();
-    idle.sort_by_key(|r| (!is_one_of_them(r), Reverse(r.idle), r.id));
-    // Of two workers of one model that may lose one, the other one stays.
-    let mut ended: HashMap<&ModelAlias, u32> = HashMap::new();
-    idle.retain(|resident| {
-        let ended = ended.entry(resident.model).or_default();
-        *ended += 1;
-        *ended <= resident.spare
-    });
-    let (mut evict, mut room) = (Vec::new(), free);
-    let mut is_more = too_few.is_none();
-    for resident in idle {
-        room = room.saturating_add(size(resident));
-        is_more |= !is_one_of_them(resident);
-        evict.push(resident);
-        if room >= need && is_more {
-            break;
-        }
-    }
-    if room >= need && is_more {
-        // Smaller ones that were taken before a large one may not be needed; where the sizes that are known
-        // have shown to be wrong, nobody can say who is.
-        if too_few.is_none() {
-            evict = needed(evict, size, room - need);
-        }
+    let is_other = |r: &Resident<'_>| r.makes_way_for.is_none();
+    idle.sort_by_key(|r| (!is_one_of_them(r), is_other(r), Reverse(r.idle), r.id));
+    idle = as_many_as_spare(idle);
+    let room = idle.iter().map(|resident| size(resident)).fold(free, u64::saturating_add);
+    let wanted = Room { need, free, too_few };
+    if let Some(evict) = wanted.made_by(idle, size) {
         return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
     }
-    let goes_some_day =
-        |r: &&Resident<'_>| r.is_ending || (r.is_busy && r.spare > 0) || r.model == demand.model;
+    let is_kept_for_another = |r: &Resident<'_>| r.makes_way_for.is_some_and(|m| m != demand.model);
+    let goes_some_day = |r: &&Resident<'_>| {
+        let goes = r.is_busy || is_kept_for_another(r);
+        r.is_ending || (goes && r.spare > 0) || r.model == demand.model
+    };
     let others = here.filter(goes_some_day).filter(|resident| !is_one_of_them(resident));
     // What is being started will be idle some day.
     let coming = claims_on(fleet, hive, device).map(|claim| claim.needed);
     let busy = others.map(size).chain(coming).fold(0, u64::saturating_add);
     let is_enough = room.saturating_add(busy) >= need && (too_few.is_none() || busy > 0);
     (Vec::new(), if is_enough { Fit::Later } else { Fit::No })
+}
+
+/// What must become free on a device.
+pub(super) struct Room<'a> {
+    pub(super) need: u64,
+    pub(super) free: u64,
+    /// There is too little without these, whatever their sizes.
+    pub(super) too_few: Option<&'a [WorkerId]>,
+}
+
+impl Room<'_> {
+    /// The first of some workers without whom there is room: no more than must go. `None` where there is none
+    /// even without all of them.
+    pub(super) fn made_by<'a>(
+        &self,
+        workers: Vec<&'a Resident<'a>>,
+        size: impl Fn(&Resident<'_>) -> u64,
+    ) -> Option<Vec<&'a Resident<'a>>> {
+        let is_one_of_them =
+            |resident: &Resident<'_>| self.too_few.is_some_and(|few| few.contains(resident.id));
+        let (mut gone, mut room) = (Vec::new(), self.free);
+        let mut is_more = self.too_few.is_none();
+        for resident in workers {
+            if room >= self.need && is_more {
+                break;
+            }
+            room = room.saturating_add(size(resident));
+            is_more |= !is_one_of_them(resident);
+            gone.push(resident);
+        }
+        if room < self.need || !is_more {
+            return None;
+        }
+        // Smaller ones that were taken before a large one may not be needed; where the sizes that are known
+        // have shown to be wrong, nobody can say who is.
+        Some(match self.too_few {
+            None => needed(gone, size, room - self.need),
+            Some(_) => gone,
+        })
+    }
+}
+
+/// Of those of each model, the first so many as it may lose: of two of one that may lose one, the other one
+/// stays.
+pub(super) fn as_many_as_spare<'a>(mut workers: Vec<&'a Resident<'a>>) -> Vec<&'a Resident<'a>> {
+    let mut ended: HashMap<&ModelAlias, u32> = HashMap::new();
+    workers.retain(|resident| {
+        let ended = ended.entry(resident.model).or_default();
+        *ended += 1;
+        *ended <= resident.spare
+    });
+    workers
 }
 
 /// Those workers, if all of them are idle there and may go.
@@ -297,7 +352,7 @@ fn may_all_go<'a>(
         let ended = ended.entry(resident.model).or_default();
         *ended += 1;
         let is_here = resident.hive == hive.id && resident.device == device.id;
-        let may_go = is_here && !resident.is_busy && !resident.is_as_good(demand);
+        let may_go = is_here && !resident.is_busy && resident.may_make_way(demand);
         (may_go && *ended <= resident.spare).then_some(resident.id)
     };
     ids.iter().map(&mut goes).collect()
@@ -343,7 +398,24 @@ impl Slowness {
     }
 }
 
+impl Failed {
+    fn of(fleet: &Fleet<'_>, hive: &HiveView<'_>, device: Option<DeviceId>) -> Self {
+        let at_hive = || fleet.failed.iter().filter(|failed| failed.hive == hive.id);
+        match at_hive().find(|failed| failed.device == device) {
+            Some(here) if !here.may_try => Self::Here,
+            _ if at_hive().next().is_some() => Self::SpareOthers,
+            _ => Self::No,
+        }
+    }
+}
+
 impl Resident<'_> {
+    /// Whether it may be ended for a request, once it is idle.
+    pub(super) fn may_make_way(&self, demand: &Demand<'_>) -> bool {
+        let is_kept = self.makes_way_for.is_some_and(|model| model != demand.model);
+        self.spare > 0 && !is_kept && !self.is_as_good(demand)
+    }
+
     /// Whether it would be loaded again in its own place: it runs the very model, and no other file than the
     /// request must have.
     fn is_as_good(&self, demand: &Demand<'_>) -> bool {
@@ -356,6 +428,24 @@ impl Resident<'_> {
 }
 
 impl Site<'_> {
+    /// Whether a worker could be started there for a request, now or when others have gone.
+    pub(super) fn is_open(&self, demand: &Demand<'_>) -> bool {
+        let is_it = |(hive, device): &(HiveAlias, Option<DeviceId>)| {
+            hive == self.hive.id && *device == self.device_id()
+        };
+        !demand.refused.iter().any(is_it) && !self.is_hopeless() && !self.is_barred()
+    }
+
+    /// Whether starts of the model failed there, so that none is tried at present, or none for which
+    /// somebody would have to go.
+    fn is_barred(&self) -> bool {
+        match self.failed {
+            Failed::No => false,
+            Failed::SpareOthers => !self.evict.is_empty() || self.fit == Fit::Later,
+            Failed::Here => true,
+        }
+    }
+
     fn device_id(&self) -> Option<DeviceId> {
         self.device.map(|device| device.id)
     }
@@ -396,7 +486,7 @@ impl Site<'_> {
         self.word.is_some_and(|word| word.is_refused || is_too_small(word))
     }
 
-    fn key(&self) -> impl Ord + '_ {
+    pub(super) fn key(&self) -> impl Ord + '_ {
         let device = self.device.map(|device| {
             let is_gpu = device.id.kind == DeviceKind::Gpu;
             let is_fast = Reverse(self.slowness);

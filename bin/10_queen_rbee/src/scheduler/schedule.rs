@@ -1,6 +1,7 @@
 //! The decision.
 
 use super::placement::{NoSite, place};
+use super::turns::make_way;
 use super::{
     Circuit, Decision, Demand, Estimate, Readiness, Reason, RejectReason, Snapshot, WaitReason,
     Ways, Why, WorkerView,
@@ -104,7 +105,8 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         return Decision::Wait(WaitReason::News);
     }
     if none == NoSite::Full {
-        return Decision::Wait(WaitReason::Memory);
+        let way = make_way(&snapshot.fleet, demand);
+        return way.map_or(Decision::Wait(WaitReason::Memory), Decision::MakeWay);
     }
     if snapshot.warming_up {
         return Decision::Wait(WaitReason::WarmUp);

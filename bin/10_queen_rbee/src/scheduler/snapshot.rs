@@ -56,6 +56,19 @@ pub struct Fleet<'a> {
     pub token_us: HashMap<(&'a HiveAlias, DeviceId), u64>,
     /// What hives have said of models on their devices.
     pub words: HashMap<(&'a HiveAlias, DeviceId, &'a ModelAlias), Word<'a>>,
+    /// Where workers of the model could not be started a while ago, though not for want of memory.
+    pub failed: Vec<FailedSite<'a>>,
+}
+
+/// A place where the model could not be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailedSite<'a> {
+    /// The hive.
+    pub hive: &'a HiveAlias,
+    /// The device; `None` where the hive chose.
+    pub device: Option<DeviceId>,
+    /// Whether it may be tried again there, if nobody has to be ended for that.
+    pub may_try: bool,
 }
 
 /// What a hive has said of a model on one of its devices.
@@ -206,6 +219,12 @@ pub struct Resident<'a> {
     pub is_busy: bool,
     /// Whether it is being ended.
     pub is_ending: bool,
+    /// How many requests it has.
+    pub load: u32,
+    /// The model for whose worker it makes way, once it has finished what it runs.
+    pub makes_way_for: Option<&'a ModelAlias>,
+    /// It has begun a short while ago, and need not make way yet.
+    pub keeps_place: bool,
     /// How many workers of its model may be ended to make room: none of one that is pinned, and no more
     /// than it has beyond those that it must have.
     pub spare: u32,

@@ -4,6 +4,7 @@ mod placing;
 mod properties;
 mod routing;
 mod ruled;
+mod turns;
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -39,6 +40,8 @@ struct World {
     words: Vec<Wd>,
     /// What a token takes there, in microseconds.
     token_us: Vec<(HiveAlias, DeviceId, u64)>,
+    /// Where starts of the model failed, and whether it may be tried again.
+    failed: Vec<(HiveAlias, Option<DeviceId>, bool)>,
 }
 
 impl World {
@@ -87,6 +90,15 @@ impl World {
                 .map(|(hive, device, us)| ((hive, *device), *us))
                 .collect(),
             words: self.words(),
+            failed: self
+                .failed
+                .iter()
+                .map(|(hive, device, may_try)| FailedSite {
+                    hive,
+                    device: *device,
+                    may_try: *may_try,
+                })
+                .collect(),
         }
     }
 
@@ -112,6 +124,10 @@ fn outcome(decision: &Decision) -> String {
             let evict: Vec<_> = spawn.evict.iter().map(|id| format!(" -{id}")).collect();
             let verb = if spawn.asks { "ask" } else { "spawn" };
             format!("{verb} {}{device}{}", spawn.hive, evict.concat())
+        }
+        Decision::MakeWay(way) => {
+            let gone: Vec<_> = way.workers.iter().map(|id| format!(" -{id}")).collect();
+            format!("way {} {}{}", way.hive, way.device, gone.concat())
         }
         Decision::Wait(reason) => format!("wait {}", reason.as_str()),
         Decision::Reject { reason, retry_after_s } => {
@@ -284,6 +300,9 @@ struct R {
     device: DeviceId,
     model: ModelAlias,
     is_busy: bool,
+    load: u32,
+    makes_way_for: Option<ModelAlias>,
+    keeps_place: bool,
     spare: u32,
     idle: Duration,
     has_bytes: Option<u64>,
@@ -297,6 +316,9 @@ fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
         device: device.parse().unwrap(),
         model: model.parse().unwrap(),
         is_busy: false,
+        load: 0,
+        makes_way_for: None,
+        keeps_place: false,
         spare: u32::MAX,
         idle: Duration::from_secs(idle_s),
         has_bytes: None,
@@ -310,7 +332,19 @@ impl R {
     }
 
     fn busy(self) -> Self {
-        Self { is_busy: true, ..self }
+        self.runs_so_many(1)
+    }
+
+    fn runs_so_many(self, load: u32) -> Self {
+        Self { is_busy: true, load, ..self }
+    }
+
+    fn makes_way_for(self, model: &str) -> Self {
+        Self { makes_way_for: Some(model.parse().unwrap()), ..self }
+    }
+
+    fn keeps_place(self) -> Self {
+        Self { keeps_place: true, ..self }
     }
 
     /// It runs the file with the digest that is this digit all over.
@@ -334,6 +368,9 @@ impl R {
             model: &self.model,
             is_busy: self.is_busy,
             is_ending: false,
+            load: self.load,
+            makes_way_for: self.makes_way_for.as_ref(),
+            keeps_place: self.keeps_place,
             spare: self.spare,
             idle: self.idle,
             has_bytes: self.has_bytes,

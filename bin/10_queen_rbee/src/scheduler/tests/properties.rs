@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::placement::need_of;
 use super::*;
 use crate::registry::Liveness::{Gone, Suspect};
 use Readiness::{Coming, Ending};
@@ -47,6 +48,7 @@ proptest! {
                 for evicted in &spawn.evict {
                     let gone = world.residents.iter().find(|r| r.id == *evicted).expect("a resident");
                     let has_other_file = demand.digest.is_some() && gone.digest.is_some() && gone.digest.as_ref() != demand.digest;
+                    prop_assert!(gone.makes_way_for.as_ref().is_none_or(|it| *it == model()));
                     prop_assert!(!gone.is_busy && (gone.model != model() || has_other_file));
                     let of_model = |id: &&WorkerId| {
                         world.residents.iter().any(|r| r.id == **id && r.model == gone.model)
@@ -55,6 +57,12 @@ proptest! {
                     prop_assert!(ended <= gone.spare as usize);
                     prop_assert!(gone.hive == spawn.hive && Some(gone.device) == spawn.device);
                 }
+                let at_hive = || world.failed.iter().filter(|(hive, ..)| *hive == spawn.hive);
+                let is_paused = |(_, device, may_try): &(HiveAlias, Option<DeviceId>, bool)| {
+                    *device == spawn.device && !may_try
+                };
+                prop_assert!(!at_hive().any(is_paused));
+                prop_assert!(spawn.evict.is_empty() || at_hive().next().is_none());
                 let word = world.words.iter().filter(|_| world.can_tell).find(|word| {
                     word.hive == spawn.hive && Some(word.device) == spawn.device && word.model == model()
                 });
@@ -69,15 +77,42 @@ proptest! {
                     prop_assert!(agreed.iter().all(|gone| spawn.evict.contains(gone)));
                 }
             }
+            Decision::MakeWay(way) => {
+                prop_assert!(demand.waited >= Duration::from_secs(5));
+                prop_assert_eq!(here.iter().filter(open).count(), 0);
+                let is_there = |r: &&R| way.workers.contains(&r.id);
+                let told: Vec<_> = world.residents.iter().filter(is_there).collect();
+                prop_assert_eq!(told.len(), way.workers.len());
+                prop_assert!(told.iter().any(|r| r.is_busy), "those that are idle are ended");
+                for r in &told {
+                    prop_assert!(r.hive == way.hive && r.device == way.device);
+                    prop_assert!(!r.is_busy || (r.load > 0 && !r.keeps_place));
+                    prop_assert!(r.makes_way_for.as_ref().is_none_or(|it| *it == model()));
+                    let of_model = told.iter().filter(|other| other.model == r.model).count();
+                    prop_assert!(of_model <= r.spare as usize, "pinned ones never");
+                }
+                let fleet = world.fleet();
+                let hive = fleet.hives.iter().find(|h| *h.id == way.hive).expect("a known hive");
+                let device = hive.devices.iter().find(|d| d.id == way.device).expect("its device");
+                let need = |model: &ModelAlias| need_of(&fleet, hive, way.device, model);
+                let freed: u64 = told.iter().map(|r| need(&r.model)).sum();
+                prop_assert!(device.memory_free_bytes + freed >= need(&model()), "it is enough");
+            }
             Decision::Wait(_) => {
                 let can_come = |w: &&W| w.readiness != Ending;
-                let memory = world.residents.iter().any(|r| r.is_busy || r.model == model());
+                let memory = world
+                    .residents
+                    .iter()
+                    .any(|r| r.is_busy || r.model == model() || r.makes_way_for.is_some());
                 let coming = world.is_spawning || !world.claims.is_empty();
                 prop_assert!(coming || memory || here.iter().any(can_come));
             }
             Decision::Reject { .. } => {
                 // Where all hives have said that it does not fit, they are of no use.
-                let usable = |h: &H| h.liveness != Gone && has_file(&h) && !world.can_tell;
+                let has_failed = |h: &H| world.failed.iter().any(|(hive, ..)| *hive == h.id);
+                let usable = |h: &H| {
+                    h.liveness != Gone && has_file(&h) && !world.can_tell && !has_failed(h)
+                };
                 prop_assert!(!world.hives.iter().any(usable));
                 prop_assert_eq!(here.iter().filter(open).count(), 0);
             }
@@ -165,6 +200,7 @@ struct Asked {
     digest: Option<Sha256Digest>,
     ways: Ways,
     priority: Priority,
+    waited_s: u64,
 }
 
 impl Asked {
@@ -176,6 +212,7 @@ impl Asked {
             digest: self.digest.as_ref(),
             ways: self.ways,
             priority: self.priority,
+            waited: Duration::from_secs(self.waited_s),
             ..Demand::of(&self.model)
         }
     }
@@ -185,8 +222,9 @@ fn any_asked() -> impl Strategy<Value = Asked> {
     let failed = prop::collection::vec("[a-h]".prop_map(|name| id(&name)), 0..3);
     let session = prop::option::of("[a-h]".prop_map(|name| id(&name)));
     let priority = prop_oneof![Just(Priority::Interactive), Just(Priority::Batch)];
-    (failed, 0_u32..20_000, session, any_digest(), any_ways(), priority).prop_map(
-        |(failed, bytes, session, digest, ways, priority)| Asked {
+    let waited = prop_oneof![Just(0_u64), Just(6), Just(70)];
+    (failed, 0_u32..20_000, session, any_digest(), any_ways(), priority, waited).prop_map(
+        |(failed, bytes, session, digest, ways, priority, waited_s)| Asked {
             model: model(),
             failed,
             bytes,
@@ -194,6 +232,7 @@ fn any_asked() -> impl Strategy<Value = Asked> {
             digest,
             ways,
             priority,
+            waited_s,
         },
     )
 }
@@ -240,18 +279,26 @@ fn any_world() -> impl Strategy<Value = World> {
     let claims = prop::collection::vec(any_claim(), 0..3);
     let words = prop::collection::vec(any_word(), 0..4);
     let flags = (any::<bool>(), any::<bool>());
-    (workers, hives, residents, claims, words, flags).prop_map(
-        |(workers, hives, residents, claims, words, (is_spawning, can_tell))| World {
+    let failed = prop::collection::vec(any_failed(), 0..2);
+    (workers, hives, residents, claims, words, flags, failed).prop_map(
+        |(workers, hives, residents, claims, words, (is_spawning, can_tell), failed)| World {
             workers: unique(workers, |w| w.id.clone()),
             hives: unique(hives, |h| h.id.clone()),
             residents: unique(residents, |r| r.id.clone()),
             words: unique(words, |word| (word.device, word.model.clone())),
             claims,
+            failed,
             can_tell,
             is_spawning,
             ..World::default()
         },
     )
+}
+
+fn any_failed() -> impl Strategy<Value = (HiveAlias, Option<DeviceId>, bool)> {
+    let device = prop_oneof![Just("CPU-0"), Just("GPU-0")];
+    ("[a-dh]", device, any::<bool>())
+        .prop_map(|(hive, device, may_try)| (alias(&hive), device.parse().ok(), may_try))
 }
 
 fn any_liveness() -> impl Strategy<Value = Liveness> {
@@ -297,9 +344,22 @@ fn any_hive() -> impl Strategy<Value = H> {
 fn any_resident() -> impl Strategy<Value = R> {
     let device = prop_oneof![Just("CPU-0"), Just("GPU-0")];
     let model = prop_oneof![2 => Just("other"), 2 => Just("big"), 1 => Just("m")];
-    ("[p-z]", device, model, 0_u64..9, any::<bool>(), 0_u32..3, any_digest()).prop_map(
-        |(name, device, model, idle, is_busy, spare, digest)| R {
+    // One that is busy without requests is being loaded.
+    let turn = (
+        0_u32..3,
+        prop::bool::weighted(0.2),
+        prop_oneof![
+            4 => Just(None),
+            1 => Just(Some("m")),
+            1 => Just(Some("third")),
+        ],
+    );
+    ("[p-z]", device, model, 0_u64..9, any::<bool>(), 0_u32..3, any_digest(), turn).prop_map(
+        |(name, device, model, idle, is_busy, spare, digest, (load, keeps_place, way))| R {
             is_busy,
+            load: if is_busy { load } else { 0 },
+            keeps_place,
+            makes_way_for: way.map(|model| model.parse().unwrap()),
             spare,
             digest,
             ..r(&name, device, model, idle)

@@ -191,9 +191,12 @@ impl Village {
             }
             sleep(Duration::from_millis(100)).await;
         }
+        // The pauses after starts that failed are longer than a history.
+        queen.registry.forget_failed_starts();
         if let Some(moving) = rest::come(&queen, &self.machines).await {
             self.violated(&moving);
         }
+        queen.registry.forget_failed_starts();
         for (place, model) in MODELS.into_iter().enumerate() {
             let guest = guests::last(GUESTS + place, model);
             let (outcome, failovers) = guest.ask(&queen).await;

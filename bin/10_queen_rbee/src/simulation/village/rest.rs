@@ -84,10 +84,11 @@ fn moving(queen: &Queen, machines: &[Arc<Machine>]) -> Option<String> {
     let workers = queen.registry.workers(now);
     let in_flight: u32 = workers.iter().map(|worker| worker.in_flight).sum();
     let (starts, claims) = (queen.spawner.under_way(), queen.registry.claims());
-    if waiting > 0 || in_flight > 0 || starts > 0 || claims > 0 {
+    let making_way = queen.registry.making_way();
+    if waiting > 0 || in_flight > 0 || starts > 0 || claims > 0 || making_way > 0 {
         return Some(format!(
             "{waiting} wait, {in_flight} are in flight, {starts} starts are under way, {claims} claim \
-             memory"
+             memory, {making_way} make way"
         ));
     }
     // Those that their hives have given up are shown, and are no more.
