@@ -15,7 +15,7 @@ use super::Policies;
 use super::plan::{Action, ModelView, Need, Planner, Replica};
 use crate::clock;
 use crate::decisions::{Decided, Kind};
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, NoPlace};
 use crate::registry::Registry;
 use crate::scheduler::Spawn;
 use crate::spawner::{Begun, Spawner};
@@ -152,6 +152,12 @@ impl Steward {
         self.dispatcher.decisions().record(decided);
     }
 
+    fn log_failed(&self, model: &ModelAlias, source: JobError) {
+        let failed = NoPlace::SpawnFailed { model: model.clone(), source, retry_after_s: 0 };
+        let decided = Decided::told(Kind::NoPlace, "start_failed", failed.for_clients());
+        self.dispatcher.decisions().record(decided.model(model));
+    }
+
     fn log_stop(&self, worker: &WorkerId, hive: &HiveAlias, idle: Duration) {
         let told = format!("{worker} on {hive} has had no request for {} s", idle.as_secs());
         let decided = Decided::told(Kind::Retire, "idle", told).worker(worker);
@@ -170,7 +176,13 @@ impl Steward {
             Ended::Start(model, Ok(Begun::Word)) => self.planner.not_started(&model),
             Ended::Start(model, Err(error)) => {
                 tracing::warn!(%model, reason = %error, "another worker could not be started");
-                self.planner.start_failed(&model, clock::now());
+                let now = clock::now();
+                // There it is not tried again for a while: perhaps somewhere else, at once.
+                match self.registry.failed_start(&model, now) {
+                    Some(failed) if failed.reason == error => self.planner.not_started(&model),
+                    _ => self.planner.start_failed(&model, now),
+                }
+                self.log_failed(&model, error);
             }
             Ended::Stop(worker, Err(error)) => {
                 tracing::warn!(%worker, reason = %error, "an idle worker could not be ended");
