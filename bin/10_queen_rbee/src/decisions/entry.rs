@@ -142,7 +142,7 @@ impl Decided {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Dispatch,
         Self::Wait,
         Self::Spawn,
