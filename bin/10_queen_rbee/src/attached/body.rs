@@ -68,7 +68,12 @@ impl Original {
         let mut body = self.body.clone().unwrap_or_default();
         body.insert("model".into(), server.model.as_str().into());
         match self.endpoint {
-            Endpoint::Rerank => return body,
+            Endpoint::Rerank => {
+                // The scores of all documents are wanted; the queen chooses the best and adds their texts.
+                body.remove("top_n");
+                body.remove("return_documents");
+                return body;
+            }
             Endpoint::Embeddings => {
                 // The client gets the encoding that it asked for.
                 body.remove("encoding_format");
@@ -155,7 +160,7 @@ mod tests {
     use worker_contract::RequestId;
 
     use super::*;
-    use crate::dialect::openai::{read_chat, read_completion};
+    use crate::dialect::openai::{read_chat, read_completion, read_rerank};
 
     #[test]
     fn what_the_client_sent_is_passed_on_in_its_order_and_only_the_model_is_another() {
@@ -205,6 +210,19 @@ mod tests {
             let body = original.body_for(&server(Engine::Unknown), &request, Some(&prefill));
             assert!(body["prompt"].to_string().contains(r#""OnceHello""#), "{body:?}");
         }
+    }
+
+    #[test]
+    fn of_a_rerank_all_scores_are_wanted_and_no_texts() {
+        let sent = json!({
+            "model": "here", "query": "q", "documents": ["a", "b"], "top_n": 1, "return_documents": true,
+        });
+        let sent = sent.as_object().unwrap().clone();
+        let request = read_rerank(sent.clone(), RequestId::random()).unwrap().request;
+        let body = Original::new(Endpoint::Rerank, sent);
+        let body = body.body_for(&server(Engine::LlamaServer), &request, None);
+        let expected = json!({"model": "org/there", "query": "q", "documents": ["a", "b"]});
+        assert_eq!(Value::Object(body), expected);
     }
 
     fn chat(sent: &Value, engine: Engine, prefill: Option<&Prefill>) -> Body {

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use worker_contract::{Prompt, Task};
 
-use crate::support::{Queen, Script, WorkerDouble, done};
+use crate::attached::queen_with as queen_with_server;
+use crate::support::{Plays, Queen, Script, ServerDouble, WorkerDouble, done};
 
 const EMBED: &str = "/v1/embeddings";
 const RERANK: &str = "/v1/rerank";
@@ -55,6 +56,24 @@ async fn documents_are_ranked_by_their_scores() {
     body["return_documents"] = json!(true);
     let best = json!([{"index": 1, "relevance_score": 0.75, "document": {"text": "b"}}]);
     assert_eq!(queen.ask(RERANK, &body).await.json()["results"], best);
+}
+
+#[tokio::test]
+async fn the_best_documents_of_a_server_are_chosen_here() {
+    let scores = json!({"results": [
+        {"index": 0, "relevance_score": 0.5}, {"index": 1, "relevance_score": 0.75},
+    ]});
+    let plays = Plays::Answers(200, "application/json", scores.to_string());
+    let server = ServerDouble::start("llamacpp", &["m"], [plays]);
+    let queen = queen_with_server(&server).await;
+    let body = json!({
+        "model": "m", "query": "q", "documents": ["a", "b"], "top_n": 1, "return_documents": true,
+    });
+    let reply = queen.ask(RERANK, &body).await;
+    let best = json!([{"index": 1, "relevance_score": 0.75, "document": {"text": "b"}}]);
+    assert_eq!(reply.json()["results"], best, "{reply:?}");
+    let asked = json!({"model": "m", "query": "q", "documents": ["a", "b"]});
+    assert_eq!(server.requests(), [asked]);
 }
 
 #[tokio::test]
