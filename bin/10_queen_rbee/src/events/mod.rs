@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use job_server::JobRegistry;
+use rbee_operations::{JobState, JobSummary};
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -78,6 +80,25 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{MAX_READERS} read the events already, as many as may")]
 pub struct TooManyReaders;
+
+/// A job as it is told: the feed is one for all readers, and what a job is about and why it failed is
+/// for its caller only.
+#[derive(Debug, Serialize)]
+struct JobView<'a> {
+    job_id: &'a JobId,
+    operation: &'a str,
+    state: JobState,
+    created_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<&'a str>,
+}
+
+impl<'a> JobView<'a> {
+    fn of(job: &'a JobSummary) -> Self {
+        let JobSummary { job_id, operation, state, created_at, ended_at, .. } = job;
+        Self { job_id, operation, state: *state, created_at, ended_at: ended_at.as_deref() }
+    }
+}
 
 /// Somebody who reads.
 #[derive(Debug)]
@@ -194,7 +215,12 @@ impl State {
             self.jobs_changed.mark_unchanged();
             self.look_at_jobs(sources);
         }
-        for entry in sources.decisions.since(self.last_decision) {
+        let decisions = sources.decisions.since(self.last_decision);
+        if let Some(oldest) = decisions.first() {
+            // Nobody goes on after an event behind which decisions are missing.
+            self.ring.miss(oldest.id - self.last_decision - 1);
+        }
+        for entry in decisions {
             self.last_decision = entry.id;
             let json = serde_json::to_vec(&*entry).unwrap_or_default();
             self.ring.push("decision", &json);
@@ -227,7 +253,7 @@ impl State {
         self.job_views.begin();
         for job in sources.jobs.list() {
             let print = Print { is: print_of(&(job.state.as_str(), &job.ended_at)), load: 0 };
-            self.job_views.see(&job.job_id, print, false, &job, &mut self.ring);
+            self.job_views.see(&job.job_id, print, false, &JobView::of(&job), &mut self.ring);
         }
         self.job_views.end(&mut self.ring);
     }

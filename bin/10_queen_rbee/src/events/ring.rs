@@ -76,6 +76,17 @@ impl Ring {
         self.last
     }
 
+    /// So many events have come that nobody wrote down: what was told before is no longer kept, so that
+    /// whoever has read up to there misses something.
+    pub(super) fn miss(&mut self, events: u64) {
+        if events > 0 {
+            self.close();
+            self.batches.clear();
+            self.bytes = 0;
+            self.last += events;
+        }
+    }
+
     /// The next events after a number.
     pub(super) fn after(&self, number: u64) -> Rest {
         if number >= self.last {
@@ -148,6 +159,23 @@ mod tests {
         let Rest::Missed(missed) = ring.after(0) else { panic!("nothing is missing") };
         assert!(matches!(ring.after(missed), Rest::Events(..)));
         assert_eq!(ring.after(missed - 1), Rest::Missed(1));
+    }
+
+    #[test]
+    fn who_has_read_up_to_what_was_never_written_down_misses_it_and_others_do_not() {
+        let mut ring = Ring::new("a".into());
+        ring.push("x", b"1");
+        let before = ring.close();
+        ring.push("x", b"2");
+        ring.miss(0);
+        assert!(matches!(ring.after(before), Rest::Events(..)), "nothing is missing");
+        ring.miss(3);
+        assert_eq!(ring.after(before), Rest::Missed(4), "the second one is with it");
+        assert_eq!(ring.number("a-5"), Some(5));
+        ring.push("x", b"6");
+        assert_eq!(ring.close(), 6);
+        assert_eq!(ring.after(before), Rest::Missed(4));
+        assert!(matches!(ring.after(5), Rest::Events(..)));
     }
 
     proptest! {

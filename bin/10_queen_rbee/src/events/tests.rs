@@ -1,11 +1,55 @@
-//! What the events cost while nothing happens.
+//! What the events cost while nothing happens, and who gets them from the start.
 
+use std::collections::BTreeMap;
+
+use job_server::Limits;
+use tokio_util::task::TaskTracker;
 use worker_contract::{
     Device, DeviceLoad, GgufSummary, HiveHeartbeat, KvCacheUse, ModelEntry, ModelInUse, ModelKind,
     Slots, WorkerHeartbeat, WorkerState,
 };
 
 use super::*;
+use crate::decisions::{Decided, Kind};
+use crate::doubles::Nowhere;
+use crate::policy::Policies;
+use crate::spawner::Spawner;
+
+#[tokio::test]
+async fn who_comes_back_gets_the_decisions_that_were_missed_or_where_some_are_lost_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = Policies::open(&folder.path().join("policies.db"), BTreeMap::new(), 0).unwrap();
+    let registry = Registry::new(Duration::from_secs(2), Vec::new(), Instant::now());
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let hives = Arc::new(Nowhere);
+    let spawner = Spawner::new(hives, registry.clone(), policies, tasks, stop.clone());
+    let decisions = Decisions::in_memory();
+    let dispatcher = Dispatcher::new(registry, spawner, decisions.clone(), 8);
+    let jobs = JobRegistry::in_memory(Limits::default());
+    let feed = Feed::new(dispatcher, jobs, decisions.clone(), stop);
+    let mut last_id = None;
+    for (decided, expected, count) in
+        [(0, "snapshot", 1), (3, "decision", 3), (4096, "decision", 4096), (4097, "snapshot", 1)]
+    {
+        for _ in 0..decided {
+            decisions.record(Decided::told(
+                Kind::Reject,
+                "unknown_model",
+                "there is no such model",
+            ));
+        }
+        let mut reader = feed.read(last_id.as_deref()).unwrap();
+        let mut names = Vec::new();
+        while reader.at < *reader.last.borrow() || names.is_empty() {
+            let told = reader.next().await.unwrap();
+            let told = std::str::from_utf8(&told).unwrap();
+            let of = |name: &'static str| told.lines().filter_map(move |l| l.strip_prefix(name));
+            names.extend(of("event: ").map(str::to_owned));
+            last_id = of("id: ").last().map(str::to_owned);
+        }
+        assert_eq!(names, vec![expected; count], "{decided} were missed");
+    }
+}
 
 #[test]
 fn a_hundred_hives_and_two_thousand_workers_that_report_the_same_again_send_nothing_and_cost_little()

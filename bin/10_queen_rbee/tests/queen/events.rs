@@ -49,6 +49,27 @@ async fn a_snapshot_comes_first_and_then_what_changes_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn of_a_job_everybody_learns_that_it_runs_and_not_what_it_is_about() {
+    let queen = Queen::start().await;
+    let mut events = Events::open(&queen, None).await;
+    events.next().await;
+    let job = serde_json::json!({"operation": {"WorkerDetach": {"name": "hush"}}});
+    assert_eq!(queen.ask("/v1/jobs", &job).await.status, 202);
+    let failed = loop {
+        let told = events.until("job").await;
+        if told["state"] == "failed" {
+            break told;
+        }
+    };
+    let fields: Vec<_> = failed.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["job_id", "operation", "state", "created_at", "ended_at"]);
+    let (name, all) = Events::open(&queen, None).await.next().await;
+    assert_eq!((name.as_str(), &all["jobs"][0]), ("snapshot", &failed));
+    let own = Reply::read(queen.get("/v1/jobs")).await.text;
+    assert!(own.contains("hush"), "its caller may know: {own}");
+}
+
+#[tokio::test]
 async fn a_reader_goes_on_after_the_last_event_it_has_and_a_stranger_begins_anew() {
     let queen = Queen::start().await;
     let (first, second) = (WorkerDouble::start("w-1", []), WorkerDouble::start("w-2", []));
