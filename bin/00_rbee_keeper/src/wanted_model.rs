@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use rbee_operations::{ModelDownload, ModelRef, Operation, ProjectorChoice};
+use serde::Deserialize;
 use worker_contract::{HiveAlias, ModelAlias, ModelEntry};
 
 use crate::command::read;
@@ -28,6 +29,62 @@ impl FromStr for WantedModel {
         }
         text.parse().map(Self::Named).map_err(|error| format!("{error}"))
     }
+}
+
+/// A model that is to answer: one of those, or one that a server of somebody else has, by its name there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum AnsweringModel {
+    Wanted(WantedModel),
+    AtServer(String),
+}
+
+/// The longest name of a model at a server, in bytes.
+const MAX_NAME: usize = 512;
+
+impl FromStr for AnsweringModel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let can_be_elsewhere = !ModelRef::is_meant_by(text) && (1..=MAX_NAME).contains(&text.len());
+        match text.parse() {
+            Ok(wanted) => Ok(Self::Wanted(wanted)),
+            Err(_) if can_be_elsewhere => Ok(Self::AtServer(text.to_owned())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AnsweringModel {
+    /// Its name at the queen, who knows what servers call it.
+    pub(crate) async fn alias(
+        self,
+        session: &Session,
+        queen: &Queen,
+    ) -> Result<ModelAlias, Failure> {
+        match self {
+            Self::Wanted(wanted) => wanted.alias(session, queen, None).await,
+            Self::AtServer(name) => {
+                let model: Known =
+                    read(&queen.get(&format!("/v1/models/{}", escaped(&name))).await?)?;
+                Ok(model.id)
+            }
+        }
+    }
+}
+
+/// What the queen says of a model.
+#[derive(Debug, Deserialize)]
+struct Known {
+    id: ModelAlias,
+}
+
+/// A text as one piece of a path.
+fn escaped(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    text.bytes().map(escape).collect()
 }
 
 impl WantedModel {
@@ -68,4 +125,27 @@ fn known(status: &Status, reference: &ModelRef, on: Option<&HiveAlias>) -> Optio
     let hives = status.hives.iter().filter(|hive| counts(&hive.hive_id));
     let mut models = hives.flat_map(|hive| &hive.catalog);
     models.find(|model| reference.covers(&model.source)).map(|model| model.alias.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_may_be_a_models_name_at_a_server_is_taken_to_answer_and_wrong_references_are_not() {
+        let long = "x".repeat(512);
+        for name in ["org/Model-8B", "a b", "ä", &format!("/{}", &long[1..])] {
+            let expected = AnsweringModel::AtServer(name.to_owned());
+            assert_eq!(name.parse(), Ok(expected), "{name}");
+            assert!(name.parse::<WantedModel>().is_err(), "{name}");
+        }
+        for name in ["smollm2", "hf:o/r"] {
+            let expected = name.parse().map(AnsweringModel::Wanted);
+            assert_eq!(name.parse(), expected, "{name}");
+        }
+        for bad in ["", "hf:", &format!("/{long}")] {
+            assert!(bad.parse::<AnsweringModel>().is_err(), "{bad}");
+        }
+        assert_eq!(escaped("org/M-8ä"), "org%2FM%2D8%C3%A4");
+    }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::wanted_model::WantedModel;
+use crate::wanted_model::AnsweringModel;
 
 #[derive(Debug, Args)]
 #[command(
@@ -22,9 +22,10 @@ pub(crate) struct InferArgs {
     /// The prompt, as an option; `-` reads it from stdin
     #[arg(long, short, value_name = "PROMPT", group = "text")]
     pub(crate) prompt: Option<String>,
-    /// The model, or a reference to download it by; may be left out when there is only one
+    /// The model, by its name here or at an attached server, or a reference to download it by; may be left
+    /// out when there is only one
     #[arg(long, short, value_name = "MODEL")]
-    pub(crate) model: Option<WantedModel>,
+    pub(crate) model: Option<AnsweringModel>,
     /// Instructions that stand above the prompt
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,

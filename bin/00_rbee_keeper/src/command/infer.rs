@@ -31,7 +31,7 @@ pub(super) async fn infer(session: &Session, args: InferArgs) -> Result<(), Fail
     }
     let queen = session.queen().await?;
     let model = match model {
-        Some(model) => model.alias(session, &queen, None).await?,
+        Some(model) => model.alias(session, &queen).await?,
         None => only_model(&queen).await?,
     };
     let infer = Infer { model, prompt, system, sampling: sampling.into() };

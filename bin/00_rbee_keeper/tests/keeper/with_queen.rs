@@ -47,6 +47,15 @@ async fn an_answer_as_json_is_one_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_a_server_answers_by_its_name_there() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let ended = run(&home, &queen, "infer --model org/Model-8B Hello --json").await.expect(0);
+    assert_eq!(ended.json()["model"], "org-Model-8B");
+    let ended = run(&home, &queen, "infer --model org/none Hello").await.expect(1);
+    assert!(ended.stderr.contains("there is no model \"org/none\""), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_named_by_where_it_comes_from_is_downloaded_once_and_used() {
     let (home, queen) = (Home::new(), TestQueen::start());
     let downloads = || {

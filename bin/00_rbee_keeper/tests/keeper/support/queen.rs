@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use access_tokens::{Authenticator, Secret};
-use axum::extract::Query;
+use axum::extract::{Path, Query};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use daemon_http::{Edge, bind, edge, serve};
+use daemon_http::{ApiError, Edge, bind, edge, serve};
 use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome, routes};
 use rbee_operations::{Infer, Listed, Operation, Progress};
@@ -50,6 +50,7 @@ impl TestQueen {
         let routes = Router::new()
             .route("/v1/build-info", get(move || async { Json(build) }))
             .route("/v1/models", get(|| async { Json(models()) }))
+            .route("/v1/models/{id}", get(one_model))
             .route("/v1/status", get(|| async { Json(status()) }))
             .route("/v1/decisions", get(decisions))
             .route("/v1/policy/test", post(policy_test))
@@ -114,6 +115,14 @@ fn status() -> Value {
 
 fn models() -> Value {
     json!({ "object": "list", "data": [{ "id": "smollm2-135m", "object": "model" }] })
+}
+
+/// The model of a server, by its name there.
+async fn one_model(Path(name): Path<String>) -> Result<Json<Value>, ApiError> {
+    match name.as_str() {
+        "org/Model-8B" => Ok(Json(json!({ "id": "org-Model-8B", "object": "model" }))),
+        _ => Err(ApiError::not_found("model_not_found", format!("there is no model {name:?}"))),
+    }
 }
 
 /// Two decisions about every request but `unknown`, the latest first.
