@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use serde_json::Value;
 use worker_contract::{
     Delta, ErrorDetail, FinishReason, InferenceEvent, InferenceRequest, Task, Timings, Usage,
 };
@@ -141,6 +142,9 @@ impl Translator {
             return Err(Fault::NoAnswer);
         }
         let items: Items = serde_json::from_slice(body).map_err(|_| Fault::NoAnswer)?;
+        if let Some(error) = &items.error {
+            return Err(failed(error));
+        }
         self.begin();
         self.first_at = Some(now);
         self.usage = items.usage();
@@ -163,10 +167,7 @@ impl Translator {
 
     fn chunk(&mut self, chunk: Chunk, now: Instant) -> Result<(), Fault> {
         if let Some(error) = &chunk.error {
-            return Err(match refused_of(error) {
-                Some(detail) => Fault::Refused(detail),
-                None => Fault::Failed(message_of(error)),
-            });
+            return Err(failed(error));
         }
         if self.is_over {
             return Err(Fault::NoAnswer);
@@ -318,6 +319,14 @@ impl Translator {
     }
 }
 
+/// What an error in place of an answer says.
+fn failed(error: &Value) -> Fault {
+    match refused_of(error) {
+        Some(detail) => Fault::Refused(detail),
+        None => Fault::Failed(message_of(error)),
+    }
+}
+
 /// The reason of an end, if rbee has it.
 fn finish_reason(reason: &str) -> Option<FinishReason> {
     match reason {
@@ -330,7 +339,7 @@ fn finish_reason(reason: &str) -> Option<FinishReason> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
     use worker_contract::{ChatMessage, Prompt, RequestId, Role};
 
     use super::*;
@@ -516,6 +525,22 @@ mod tests {
         let fault = play(&request(1), &[refused]).unwrap_err();
         assert!(matches!(&fault, Fault::Refused(detail) if detail.code.is_none()), "{fault:?}");
         assert_eq!(fault.to_string(), "no such type");
+    }
+
+    #[test]
+    fn an_error_in_place_of_vectors_is_told_in_the_servers_words() {
+        let task = Task::Embed { inputs: vec![Prompt::Text("a".into())] };
+        let request = InferenceRequest::new(RequestId::random(), task);
+        for (body, expected) in [
+            (json!({"error": {"message": "too long", "code": 400}}), "too long"),
+            (json!({"error": "no memory left"}), "no memory left"),
+            (json!({"data": [], "error": null}), "it made 0 of 1 answers"),
+        ] {
+            let mut translator = Translator::new(&request, 0, Instant::now());
+            let body = body.to_string();
+            let fault = translator.whole(body.as_bytes(), Instant::now()).unwrap_err();
+            assert_eq!(fault.to_string(), expected);
+        }
     }
 
     fn play(request: &InferenceRequest, chunks: &[Value]) -> Result<Vec<InferenceEvent>, Fault> {

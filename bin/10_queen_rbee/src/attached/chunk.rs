@@ -103,6 +103,8 @@ pub(super) struct Items {
     #[serde(default)]
     results: Vec<Score>,
     #[serde(default)]
+    pub(super) error: Option<Value>,
+    #[serde(default)]
     usage: Option<Usage>,
 }
 

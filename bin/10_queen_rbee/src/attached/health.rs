@@ -32,6 +32,10 @@ pub(super) enum Probe {
     Slow,
     /// It says that it loads its model.
     Loading,
+    /// It refuses the token, or demands one.
+    Locked(String),
+    /// It sends whoever asks to another URL.
+    Moved(String),
     /// The answer is not that of a server that can be used.
     Wrong(String),
 }
@@ -109,7 +113,11 @@ impl Health {
                 let kind = if hangs { FailureKind::Unfit } else { FailureKind::Loading };
                 self.failure = Some(ServerFailure { reason: reason.to_owned(), kind });
             }
-            Probe::Wrong(reason) => {
+            Probe::Moved(to) => {
+                let reason = format!("it redirects to {to}, which is to be attached instead");
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
+            }
+            Probe::Locked(reason) | Probe::Wrong(reason) => {
                 self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
             }
         }
@@ -132,7 +140,7 @@ mod tests {
     #[test]
     fn one_miss_is_none_and_what_is_wrong_is_wrong_at_once() {
         let unreachable = || Probe::Unreachable("refused".into());
-        let wrong = || Probe::Wrong("HTTP 401".into());
+        let wrong = || Probe::Wrong("HTTP 500".into());
         let loading = || Probe::Loading;
         let for_ever = vec![loading(); 62];
         let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
@@ -145,7 +153,8 @@ mod tests {
             ("not in a row", vec![unreachable(), list(&["a"]), unreachable()], None),
             ("it computes", vec![list(&["a"]), Probe::Slow, Probe::Slow], None),
             ("it hangs", vec![Probe::Slow, Probe::Slow, Probe::Slow], unfit),
-            ("its token is wrong", vec![list(&["a"]), wrong()], unfit),
+            ("it is something else", vec![list(&["a"]), wrong()], unfit),
+            ("its token is wrong", vec![list(&["a"]), Probe::Locked("no".into())], unfit),
             ("it stays wrong", vec![wrong(), unreachable()], unfit),
             ("it loads", vec![list(&["a"]), loading()], Some(FailureKind::Loading)),
             ("it loads for ever", for_ever, unfit),

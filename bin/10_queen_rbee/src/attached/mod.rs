@@ -38,7 +38,7 @@ pub use self::engine::Engine;
 pub(crate) use self::health::MAX_MODELS;
 use self::health::{Health, LOADS, Probe, chosen};
 use self::prober::Sight;
-pub use self::refusal::detail_of;
+pub use self::refusal::{Meaning, Unmet, detail_of, wordless};
 pub use self::store::StoreError;
 use self::store::Stored;
 pub use self::url::{InvalidUrl, ServerUrl};
@@ -141,6 +141,22 @@ pub enum ServerError {
         /// What it does.
         reason: String,
     },
+    /// It is somewhere else.
+    #[error("the server at {url} cannot be used: it redirects to {to}")]
+    Moved {
+        /// Where it was looked for.
+        url: ServerUrl,
+        /// Where it says to be.
+        to: String,
+    },
+    /// It does not take the token, or wants one.
+    #[error("the server at {url} cannot be used: {reason}")]
+    Locked {
+        /// Where it is.
+        url: ServerUrl,
+        /// What it says.
+        reason: String,
+    },
     /// It has not the models that are wanted.
     #[error("the server at {url} has no model {model:?}")]
     NoModel {
@@ -223,6 +239,8 @@ impl Servers {
                 let reason = format!("{LOADS}; try again when it has");
                 return Err(ServerError::Unusable { url, reason });
             }
+            Probe::Moved(to) => return Err(ServerError::Moved { url, to }),
+            Probe::Locked(reason) => return Err(ServerError::Locked { url, reason }),
             Probe::Unreachable(reason) | Probe::Wrong(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }
@@ -348,6 +366,7 @@ impl Servers {
         all.insert(name.clone(), stored.clone());
         store::write(&self.shared.file, all)?;
         self.shared.keyring.set_server(name, token.as_ref());
+        self.shared.registry.server_attached(name);
         self.known().insert(name.clone(), Known::new(stored, token));
         Ok(())
     }

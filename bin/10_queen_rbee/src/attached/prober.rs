@@ -6,6 +6,7 @@ use access_tokens::Secret;
 use axum::http::StatusCode;
 use bytes::Bytes;
 use http1_client::{RequestHead, Unfit};
+use rbee_operations::without_user;
 use tokio::time::timeout;
 
 use super::health::Probe;
@@ -19,6 +20,8 @@ use crate::remote_hive::with_causes;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest error, in bytes.
 const MAX_ERROR: usize = 64 << 10;
+/// How much of a redirection is told, in characters.
+const MAX_LOCATION: usize = 200;
 /// The longest list of models, in bytes.
 const MAX_LIST: usize = 4 << 20;
 /// The longest that llama-server may say of itself, in bytes: the template of its model is in it.
@@ -48,8 +51,12 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
     };
     match timeout(PATIENCE, look(pool, &request, sight.url, sight.token.is_some())).await {
         Ok(Ok(Probe::Listing(listing))) if sight.with_slots => {
-            let slots = Told::Slots(slots(pool, sight, &listing).await);
-            Probe::Listing(Listing { slots, ..listing })
+            match slots(pool, sight, &listing).await {
+                Props::Locked(status) => Probe::Locked(locked(status, sight.token.is_some())),
+                Props::Slots(slots) => {
+                    Probe::Listing(Listing { slots: Told::Slots(slots), ..listing })
+                }
+            }
         }
         Ok(Ok(probe)) => probe,
         Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
@@ -75,26 +82,56 @@ impl Sight<'_> {
     }
 }
 
-/// How many slots a llama-server has; `None` where it does not tell, and of all others.
-async fn slots(pool: &Pool, sight: Sight<'_>, listing: &Listing) -> Option<u32> {
-    if listing.engine != Engine::LlamaServer {
-        return None;
-    }
-    let request = sight.request("/props").ok()?;
-    timeout(PROPS_PATIENCE, props(pool, sight.url, &request)).await.ok()?
+/// What a llama-server tells of itself.
+enum Props {
+    /// How many slots it has, where it tells.
+    Slots(Option<u32>),
+    /// Nothing without another token. Its list of models it shows to everybody.
+    Locked(StatusCode),
 }
 
-async fn props(pool: &Pool, url: &ServerUrl, request: &Outgoing) -> Option<u32> {
+/// What a llama-server tells of itself; all others tell nothing.
+async fn slots(pool: &Pool, sight: Sight<'_>, listing: &Listing) -> Props {
+    if listing.engine != Engine::LlamaServer {
+        return Props::Slots(None);
+    }
+    let asked = async {
+        let request = sight.request("/props").ok()?;
+        timeout(PROPS_PATIENCE, props(pool, sight.url, &request)).await.ok()?
+    };
+    asked.await.unwrap_or(Props::Slots(None))
+}
+
+async fn props(pool: &Pool, url: &ServerUrl, request: &Outgoing) -> Option<Props> {
     let mut exchange = pool.send(url.address(), None, request).await.ok()?;
-    if exchange.head()?.status() != StatusCode::OK.as_u16() {
-        return None;
+    match StatusCode::from_u16(exchange.head()?.status()) {
+        Ok(StatusCode::OK) => {}
+        // Something in front of it may forbid the path with a 403.
+        Ok(StatusCode::UNAUTHORIZED) => return Some(Props::Locked(StatusCode::UNAUTHORIZED)),
+        _ => return None,
     }
     let mut said = Vec::new();
     while said.len() <= MAX_PROPS
         && exchange.read(&mut |part| said.extend_from_slice(part)).await.ok()?
     {}
     exchange.keep();
-    read_slots(&said)
+    Some(Props::Slots(read_slots(&said)))
+}
+
+/// The base URL of a server whose list is said to be at a place.
+fn base_of(location: &str, url: &ServerUrl) -> String {
+    let shown: String = without_user(location).chars().take(MAX_LOCATION).collect();
+    let shown = shown.strip_suffix("/v1/models").unwrap_or(&shown);
+    if shown.starts_with('/') {
+        format!("{}{shown}", url.address().url())
+    } else {
+        shown.to_owned()
+    }
+}
+
+fn locked(status: StatusCode, has_token: bool) -> String {
+    let wants = if has_token { "refuses the token" } else { "demands a token" };
+    format!("it {wants} (HTTP {status})")
 }
 
 async fn look(
@@ -113,8 +150,12 @@ async fn look(
             return Ok(Probe::Wrong("it is this queen herself".to_owned()));
         }
         Some(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
-            let wants = if has_token { "refuses the token" } else { "demands a token" };
-            return Ok(Probe::Wrong(format!("it {wants} (HTTP {status})")));
+            return Ok(Probe::Locked(locked(status, has_token)));
+        }
+        Some(status) if matches!(status.as_u16(), 301 | 302 | 307 | 308) => {
+            let to = exchange.head().and_then(|head| head.header("location"));
+            let to = to.map_or_else(|| "nowhere".to_owned(), |to| base_of(to, url));
+            return Ok(Probe::Moved(to));
         }
         Some(status) => {
             let mut said = Vec::new();

@@ -1,7 +1,10 @@
 //! What a server's error means. Pure.
 
+use axum::http::StatusCode;
 use serde_json::Value;
-use worker_contract::{ErrorDetail, ErrorKind};
+use worker_contract::{ErrorDetail, ErrorKind, HiveAlias};
+
+use crate::registry::Server;
 
 /// The longest message that is passed on, in characters.
 const MAX_MESSAGE: usize = 1000;
@@ -46,6 +49,64 @@ fn detail(error: &Value) -> ErrorDetail {
     }
 }
 
+/// An error that is nothing but a message.
+#[must_use]
+pub fn wordless(message: String) -> ErrorDetail {
+    let kind = ErrorKind::InvalidRequestError;
+    ErrorDetail { message, kind, param: None, code: None, hint: None }
+}
+
+/// A request that a server has not met.
+#[derive(Debug)]
+pub struct Unmet<'a> {
+    /// What the server is called here.
+    pub name: &'a HiveAlias,
+    /// The model at the server.
+    pub server: &'a Server,
+    /// What it was asked at.
+    pub path: &'a str,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its error, if it has told one.
+    pub words: Option<&'a ErrorDetail>,
+}
+
+/// What a server means that does not meet a request, where neither of the two is at fault.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Meaning {
+    /// It has not got what is asked for, or does not give it to this queen. The client is told so.
+    Lacking(StatusCode, ErrorDetail),
+    /// It does not take this queen's token, or wants one.
+    LockedOut(String),
+}
+
+impl Unmet<'_> {
+    /// What it means; `None` where it says something else.
+    #[must_use]
+    pub fn meaning(&self) -> Option<Meaning> {
+        let Self { name, server, path, status, words } = self;
+        let words = words.map(|detail| format!(": {}", detail.message)).unwrap_or_default();
+        let (what, told) = match status.as_u16() {
+            401 => {
+                return Some(Meaning::LockedOut(format!(
+                    "it refuses the token, or demands one (HTTP {status}){words}; attach it again with \
+                     --secret-file FILE"
+                )));
+            }
+            403 => ("does not let this queen use", StatusCode::FORBIDDEN),
+            404 | 405 | 501 => ("does not serve", StatusCode::NOT_FOUND),
+            _ => return None,
+        };
+        let model = &server.model;
+        let detail = ErrorDetail {
+            code: Some("unsupported_by_server".to_owned()),
+            hint: Some("a hive that has the model serves every endpoint that suits it".to_owned()),
+            ..wordless(format!("the server {name} {what} {path} of {model} (HTTP {status}){words}"))
+        };
+        Some(Meaning::Lacking(told, detail))
+    }
+}
+
 /// The error in an event of a stream, if it says that the request is at fault.
 pub(super) fn refused_of(error: &Value) -> Option<ErrorDetail> {
     let status = error.get("code").and_then(Value::as_u64);
@@ -58,6 +119,55 @@ pub(super) fn refused_of(error: &Value) -> Option<ErrorDetail> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attached::Engine;
+
+    #[test]
+    fn a_server_that_lacks_something_or_locks_the_queen_out_is_told_from_one_that_fails() {
+        let (name, url) = ("nas".parse().unwrap(), "http://nas:1".parse().unwrap());
+        let server = Server { url, model: "org/m".into(), engine: Engine::Unknown };
+        let said = wordless("no such thing".into());
+        for (status, words, expected) in [
+            (
+                404,
+                None,
+                Some((
+                    404,
+                    "the server nas does not serve /v1/rerank of org/m (HTTP 404 Not Found)",
+                )),
+            ),
+            (404, Some(&said), Some((404, "(HTTP 404 Not Found): no such thing"))),
+            (405, None, Some((404, "does not serve"))),
+            (501, Some(&said), Some((404, "does not serve"))),
+            (403, Some(&said), Some((403, "does not let this queen use"))),
+            (
+                401,
+                Some(&said),
+                Some((
+                    0,
+                    "it refuses the token, or demands one (HTTP 401 Unauthorized): no such thing",
+                )),
+            ),
+            (400, Some(&said), None),
+            (429, None, None),
+            (500, Some(&said), None),
+            (502, None, None),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let unmet = Unmet { name: &name, server: &server, path: "/v1/rerank", status, words };
+            let meaning = unmet.meaning().map(|meaning| match meaning {
+                Meaning::Lacking(told, detail) => (told.as_u16(), detail.message),
+                Meaning::LockedOut(reason) => (0, reason),
+            });
+            let is_it = match (&meaning, expected) {
+                (Some((told, message)), Some((code, part))) => {
+                    *told == code && message.contains(part)
+                }
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(is_it, "{status}: {meaning:?}");
+        }
+    }
 
     #[test]
     fn the_errors_of_known_servers_are_understood_and_pages_are_none() {

@@ -16,16 +16,25 @@ pub struct ServerUrl {
     path: String,
 }
 
-/// A text is not the base URL of a server: it is no URL, or has parts that a base URL has not.
+/// A text is not the base URL of a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a base URL such as http://nas:11434")]
-pub struct InvalidUrl(String);
+pub enum InvalidUrl {
+    /// It is no URL, or has parts that a base URL has not.
+    #[error("{0:?} is not a base URL such as http://nas:11434")]
+    NoBase(String),
+    /// It has a user or a password, which would be shown and stored with it.
+    #[error("{0:?} was given with a user or a password, which a server's URL may not have")]
+    WithUser(String),
+}
 
 impl InvalidUrl {
     /// What to do.
     #[must_use]
     pub fn hint(&self) -> &'static str {
-        "give scheme, host and port: http://HOST:PORT, or https://HOST"
+        match self {
+            Self::NoBase(_) => "give scheme, host and port: http://HOST:PORT, or https://HOST",
+            Self::WithUser(_) => "leave them out; a token is given in a file: --secret-file FILE",
+        }
     }
 }
 
@@ -58,14 +67,15 @@ impl std::str::FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidUrl> {
         let shown = || without_user(text).chars().take(80).collect::<String>();
-        let refused = || InvalidUrl(shown());
+        let refused = || InvalidUrl::NoBase(shown());
         let url = Url::parse(text).map_err(|_| refused())?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidUrl::WithUser(shown()));
+        }
         let is_secure = url.scheme() == "https";
         let is_base = (is_secure || url.scheme() == "http")
             && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
+            && url.fragment().is_none();
         let host = url.host_str().filter(|_| is_base).ok_or_else(refused)?;
         let port = url.port_or_known_default().ok_or_else(refused)?;
         let path = url.path().trim_end_matches('/');
@@ -135,6 +145,7 @@ mod tests {
         ] {
             let refused = bad.parse::<ServerUrl>().unwrap_err().to_string();
             assert!(!refused.contains("hush"), "{refused}");
+            assert_eq!(refused.contains("a user or a password"), bad.contains('@'), "{refused}");
         }
     }
 }

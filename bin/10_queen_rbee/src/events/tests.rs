@@ -45,7 +45,7 @@ async fn who_comes_back_gets_the_decisions_that_were_missed_or_where_some_are_lo
             let told = std::str::from_utf8(&told).unwrap();
             let of = |name: &'static str| told.lines().filter_map(move |l| l.strip_prefix(name));
             names.extend(of("event: ").map(str::to_owned));
-            last_id = of("id: ").last().map(str::to_owned);
+            last_id = of("id: ").next_back().map(str::to_owned);
         }
         assert_eq!(names, vec![expected; count], "{decided} were missed");
     }

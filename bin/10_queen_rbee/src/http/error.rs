@@ -26,6 +26,9 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
     let message = failure.to_string();
     match failure {
         Failure::Refused { status, detail } => ApiError { status, detail, retry_after_s: None },
+        Failure::Busy { status, detail, retry_after_s } => {
+            ApiError { status, detail, retry_after_s }
+        }
         Failure::WorkerFailed { .. } => {
             ApiError::new(StatusCode::BAD_GATEWAY, "worker_failed", message)
                 .hint("send the request again: it goes to another worker, if there is one")

@@ -207,7 +207,10 @@ impl From<ServerError> for JobError {
                 ),
             ),
             ServerError::TooMany => ("too_many_servers", "detach some".to_owned()),
-            ServerError::Unusable { reason, .. } if reason.contains("token") => {
+            ServerError::Moved { to, .. } => {
+                ("server_unusable", format!("attach that: --url {to}"))
+            }
+            ServerError::Locked { .. } => {
                 ("server_unusable", "give its token in a file: --secret-file FILE".to_owned())
             }
             ServerError::Unusable { .. } => (

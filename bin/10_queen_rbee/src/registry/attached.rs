@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use worker_contract::{
@@ -14,8 +14,12 @@ use worker_contract::{
 use super::names::LATEST;
 use super::worker::{Said, Worker};
 use super::workers::Workers;
-use super::{Registry, Target};
+use super::{Registry, State, Target};
 use crate::attached::{Engine, ServerUrl};
+use crate::scheduler::Readiness;
+
+/// For how long a server that refused the queen's token is not asked again.
+const LOCKED_OUT: Duration = Duration::from_secs(60);
 
 /// A model at its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +85,13 @@ pub enum FailureKind {
     Unfit,
 }
 
+/// A server that does not take the queen's token.
+#[derive(Debug)]
+pub(super) struct Lockout {
+    reason: String,
+    until: Instant,
+}
+
 /// The server of a worker, as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServerFacts {
@@ -96,7 +107,13 @@ impl Registry {
     /// Takes what a probe of a server has found.
     pub fn server_probed(&self, report: &ServerReport, now: Instant) {
         let mut state = self.state();
-        state.workers.probed(report, now);
+        match state.lockout(report, now) {
+            Some(failure) => {
+                let report = ServerReport { failure: Some(failure), ..report.clone() };
+                state.workers.probed(&report, now);
+            }
+            None => state.workers.probed(report, now),
+        }
         state.expected_servers.retain(|name| *name != report.name);
         self.shared.has_servers.store(true, SeqCst);
         drop(state);
@@ -115,10 +132,43 @@ impl Registry {
         self.shared.has_servers.load(SeqCst)
     }
 
+    /// A server has refused the queen's token: it is given nothing for a minute, whatever its looks find,
+    /// or until it is attached again.
+    pub fn server_refuses(&self, name: &HiveAlias, reason: &str, now: Instant) {
+        let mut state = self.state();
+        if state.workers.shut(name, reason) {
+            let lockout = Lockout { reason: reason.to_owned(), until: now + LOCKED_OUT };
+            state.lockouts.insert(name.clone(), lockout);
+        }
+        drop(state);
+        self.touch();
+    }
+
+    /// A server is attached, perhaps with another token than before.
+    pub fn server_attached(&self, name: &HiveAlias) {
+        self.state().lockouts.remove(name);
+    }
+
+    /// Whether a model has a worker beside some that takes requests, or will.
+    #[must_use]
+    pub fn has_other_workers(&self, model: &ModelAlias, but: &[WorkerId]) -> bool {
+        let state = self.state();
+        state.workers.of_model(model).any(|(id, worker)| {
+            !but.contains(id) && worker.readiness_for_requests() != Readiness::Ending
+        })
+    }
+
+    /// Whether some hive's catalog has a model.
+    #[must_use]
+    pub fn is_in_catalog(&self, model: &ModelAlias) -> bool {
+        self.state().is_in_catalog(model)
+    }
+
     /// Forgets a server and its workers.
     pub fn server_detached(&self, name: &HiveAlias) {
         let mut state = self.state();
         state.workers.detached(name);
+        state.lockouts.remove(name);
         state.expected_servers.retain(|expected| expected != name);
         drop(state);
         self.touch();
@@ -137,7 +187,27 @@ impl Registry {
     }
 }
 
+impl State {
+    /// What is held against a server that is well by its looks.
+    fn lockout(&mut self, report: &ServerReport, now: Instant) -> Option<ServerFailure> {
+        self.lockouts.retain(|_, lockout| lockout.until > now);
+        let lockout = self.lockouts.get(&report.name).filter(|_| report.failure.is_none())?;
+        Some(ServerFailure { reason: lockout.reason.clone(), kind: FailureKind::Unfit })
+    }
+}
+
 impl Workers {
+    /// A server's workers get nothing. True if there are any.
+    fn shut(&mut self, server: &HiveAlias, reason: &str) -> bool {
+        let mut is_any = false;
+        let of_it = |worker: &&mut Worker| worker.is_of_server && worker.hive_id == *server;
+        for said in self.iter_mut().filter(of_it).filter_map(|worker| worker.said.as_mut()) {
+            said.beat.state = WorkerState::Failed { reason: reason.to_owned() };
+            is_any = true;
+        }
+        is_any
+    }
+
     fn probed(&mut self, report: &ServerReport, now: Instant) {
         for model in &report.models {
             let server = Server {
@@ -330,6 +400,45 @@ mod tests {
         assert_eq!(registry.workers(now)[0].said.state.name(), "loading");
         registry.server_probed(&report(&["a"]), now);
         assert!(take(&registry, "a", now).is_some());
+    }
+
+    #[test]
+    fn a_server_that_refuses_the_token_gets_nothing_for_a_minute_or_until_it_is_attached_again() {
+        let (registry, now) = registry();
+        let name = "nas".parse().unwrap();
+        let shut = |now| {
+            registry.server_refuses(&name, "it refuses the token", now);
+            assert!(take(&registry, "a", now).is_none() && take(&registry, "b", now).is_none());
+            registry.server_probed(&report(&["a", "b"]), now);
+            assert!(take(&registry, "a", now).is_none(), "its list is open to all");
+            let state = registry.workers(now)[0].said.state.clone();
+            assert_eq!(state, WorkerState::Failed { reason: "it refuses the token".into() });
+        };
+        registry.server_probed(&report(&["a", "b"]), now);
+        shut(now);
+        registry.server_attached(&name);
+        registry.server_probed(&report(&["a", "b"]), now);
+        assert!(take(&registry, "a", now).is_some());
+        shut(now);
+        let later = now + LOCKED_OUT;
+        registry.server_probed(&report(&["a", "b"]), later);
+        assert!(take(&registry, "a", later).is_some(), "it is tried again");
+        registry.server_detached(&name);
+        registry.server_refuses(&name, "it refuses the token", later);
+        registry.server_probed(&report(&["a", "b"]), later);
+        assert!(take(&registry, "a", later).is_some(), "it was of one that was detached");
+    }
+
+    #[test]
+    fn only_workers_that_take_requests_are_others() {
+        let (registry, now) = registry();
+        let (model, id) = ("a".parse().unwrap(), "nas-a".parse().unwrap());
+        assert!(!registry.has_other_workers(&model, &[]));
+        registry.server_probed(&report(&["a"]), now);
+        assert!(registry.has_other_workers(&model, &[]));
+        assert!(!registry.has_other_workers(&model, &[id]));
+        registry.server_refuses(&"nas".parse().unwrap(), "no", now);
+        assert!(!registry.has_other_workers(&model, &[]));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod vigil;
 mod worker;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ use worker_contract::{
     WorkerId,
 };
 
+use self::attached::Lockout;
 pub use self::attached::{FailureKind, Served, Server, ServerFacts, ServerFailure, ServerReport};
 pub(crate) use self::failures::LOST;
 pub use self::failures::Trial;
@@ -173,6 +175,8 @@ struct State {
     expected: Vec<HiveAlias>,
     /// Attached servers at which nobody has looked.
     expected_servers: Vec<HiveAlias>,
+    /// Attached servers that refused the queen's token a moment ago.
+    lockouts: BTreeMap<HiveAlias, Lockout>,
     began: Instant,
     /// Where the clock is the runtime's.
     vigil: Option<Vigil>,
@@ -195,6 +199,7 @@ impl Registry {
             places: Places::default(),
             expected,
             expected_servers: Vec::new(),
+            lockouts: BTreeMap::new(),
             began: now,
             vigil: None,
             prefixes: Prefixes::default(),

@@ -1,7 +1,5 @@
 //! How an answer ends that has no good end.
 
-use std::time::Duration;
-
 use axum::http::StatusCode;
 use worker_contract::{ErrorDetail, WorkerId};
 
@@ -21,6 +19,16 @@ pub enum Failure {
         status: StatusCode,
         /// The worker's words.
         detail: ErrorDetail,
+    },
+    /// The servers that could take it take nothing for as long as it may take.
+    #[error("{}", .detail.message)]
+    Busy {
+        /// The server's status.
+        status: StatusCode,
+        /// The server's words.
+        detail: ErrorDetail,
+        /// When it is worth trying again, as the server says, in seconds.
+        retry_after_s: Option<u32>,
     },
     /// The worker failed.
     #[error("worker {worker_id} failed: {reason}")]
@@ -62,13 +70,26 @@ pub(super) enum Trouble {
         detail: ErrorDetail,
     },
     /// The worker cannot take it at present; another may, or this one a little later.
-    #[error("{reason}")]
+    #[error("{}", .detail.message)]
     Busy {
+        /// The worker's status.
+        status: StatusCode,
         /// Why.
-        reason: String,
-        /// When to ask it again.
-        rest: Duration,
+        detail: ErrorDetail,
+        /// When to ask it again, as it says, in seconds.
+        retry_after_s: Option<u32>,
     },
+    /// A server of somebody else lacks the endpoint or the model, or does not let this queen have it.
+    #[error("{}", .detail.message)]
+    Lacking {
+        /// What the client is told, where nobody else has it.
+        status: StatusCode,
+        /// The same in words.
+        detail: ErrorDetail,
+    },
+    /// A server of somebody else does not take this queen's token.
+    #[error("{0}")]
+    LockedOut(String),
     /// The worker failed.
     #[error("{reason}")]
     Failed {

@@ -50,6 +50,7 @@ impl Answer {
     pub(super) fn log_failure(&self, failure: &Failure) {
         let decided = match failure {
             Failure::NoPlace(_) | Failure::Refused { .. } => return,
+            Failure::Busy { .. } => Decided::told(Kind::GiveUp, "busy", failure.to_string()),
             Failure::WorkerFailed { worker_id, .. } => {
                 Decided::told(Kind::GiveUp, "worker_failed", failure.to_string()).worker(worker_id)
             }

@@ -18,7 +18,7 @@ use super::prefill::Prefill;
 use super::speech::{SERVER_BEGINS, Speech};
 use super::sse::EventCutter;
 use crate::attached::VIA;
-use crate::attached::{Engine, Original, Told, detail_of};
+use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};
 use crate::connection::{Broken, Exchange, Outgoing, Pool};
 use crate::keyring::Keyring;
 use crate::registry::{Server, Target};
@@ -32,8 +32,6 @@ const STALE: Duration = Duration::from_secs(5);
 const MAX_ERROR: usize = 64 << 10;
 /// How long the text of an error may take.
 const ERROR_TEXT: Duration = Duration::from_secs(3);
-/// How long a worker rests that is busy and does not say for how long.
-const REST: Duration = Duration::from_secs(1);
 /// How long the end of a complete answer is waited for, so that its connection can be used again.
 const LAST_BYTES: Duration = Duration::from_millis(20);
 
@@ -121,7 +119,7 @@ impl WorkerClient {
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
                 Ok(WorkerEvents { exchange, cutter: EventCutter::default(), gone, speech })
             }
-            _ => Err(refusal(exchange, target.server.is_some()).await),
+            _ => Err(refusal(exchange, &target, leg).await),
         }
     }
 
@@ -236,12 +234,12 @@ async fn within<T>(due: Option<Instant>, awaited: impl Future<Output = T>) -> Re
 }
 
 /// What an answer that is not 200 means.
-async fn refusal(mut exchange: Exchange, is_server: bool) -> Trouble {
+async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trouble {
+    let is_server = target.server.is_some();
     let head = exchange.head();
     let status = head.and_then(|head| StatusCode::from_u16(head.status()).ok());
     let Some(status) = status else { return Trouble::garbage("its answer has no status") };
     let retry_after = head.and_then(|head| head.header("retry-after")?.trim().parse().ok());
-    let rest = retry_after.map_or(REST, |seconds: u64| Duration::from_secs(seconds.min(10)));
     let mut body = Vec::new();
     let read = async {
         while body.len() <= MAX_ERROR
@@ -257,15 +255,28 @@ async fn refusal(mut exchange: Exchange, is_server: bool) -> Trouble {
         Err(_) if is_server => detail_of(&body),
         Err(_) => None,
     };
+    if let Some(server) = &target.server {
+        let (name, path) = (&target.hive_id, leg.original.endpoint().path());
+        let unmet = Unmet { name, server, path, status, words: detail.as_ref() };
+        match unmet.meaning() {
+            Some(Meaning::Lacking(status, detail)) => return Trouble::Lacking { status, detail },
+            Some(Meaning::LockedOut(reason)) => return Trouble::LockedOut(reason),
+            None => {}
+        }
+    }
     let detail = match detail {
         Some(detail) => detail,
         None if is_server && matches!(status.as_u16(), 429 | 503) => {
-            return Trouble::Busy { reason: format!("it answered HTTP {status}"), rest };
+            wordless(format!("it answered HTTP {status}"))
+        }
+        None if is_server && status.is_client_error() => {
+            let name = &target.hive_id;
+            wordless(format!("the server {name} answered HTTP {status} without a reason"))
         }
         None => return Trouble::garbage(format!("it answered HTTP {status} without a reason")),
     };
     match status.as_u16() {
-        429 | 503 => Trouble::Busy { reason: detail.message, rest },
+        429 | 503 => Trouble::Busy { status, detail, retry_after_s: retry_after },
         // The model of a worker is known to the queen, so this is a mistake between the two.
         401 | 403 | 404 | 405 => {
             Trouble::garbage(format!("it refused the queen: {}", detail.message))
@@ -273,7 +284,7 @@ async fn refusal(mut exchange: Exchange, is_server: bool) -> Trouble {
         400..500 => Trouble::Refused { status, detail: at_fault(detail) },
         // So llama-server says that it has no images or that a text is too long for its vectors; others
         // that they have no memory left.
-        500 | 501 if is_server => Trouble::Refused {
+        500 if is_server => Trouble::Refused {
             status,
             detail: ErrorDetail { kind: ErrorKind::ServerError, ..detail },
         },

@@ -312,20 +312,23 @@ async fn what_cannot_be_attached_is_refused_with_its_reason() {
     let server = ServerDouble::start("library", &["m"], []);
     for (listing, mentions) in [
         ((200, "<html>It works!</html>"), "no list of models"),
-        ((500, "oops"), "HTTP 500"),
+        ((500, r#"{"error":"unexpected token '<'"}"#), "look whether the queen's machine reaches"),
+        ((301, "https://llm.example/openai/v1/models"), "--url https://llm.example/openai"),
+        ((307, "/login"), "/login"),
         ((404, ""), "HTTP 404"),
         ((200, "{"), "no list of models"),
     ] {
         server.list_as(Some(listing));
         let operation = Operation::WorkerAttach(attach(&server.url));
         let why = fails(&queen, operation, "server_unusable").await;
-        assert!(why.contains(mentions), "{why}");
+        assert!(why.contains(mentions) && !why.contains("--secret-file"), "{why}");
     }
     server.list_as(None);
     for (url, code, mentions) in [
         ("http://127.0.0.1:1", "server_unusable", "refused"),
         ("https://127.0.0.1:1", "server_unusable", "refused"),
         ("nas:11434", "invalid_value", "http://HOST:PORT"),
+        ("http://u:p@nas:1", "invalid_value", "--secret-file"),
     ] {
         let why = fails(&queen, Operation::WorkerAttach(attach(url)), code).await;
         assert!(why.contains(mentions), "{url}: {why}");

@@ -132,6 +132,11 @@ async fn before_the_first_token_a_request_is_tried_elsewhere_from_its_start() {
         Plays::Answers(500, "application/json", r#"{"error":"out of memory"}"#.into()),
         Plays::Answers(503, "application/json", r#"{"error":"busy"}"#.into()),
         Plays::Answers(404, "application/json", r#"{"error":"model 'm' not found"}"#.into()),
+        Plays::Answers(405, "text/plain", "no such method".into()),
+        Plays::Answers(501, "application/json", r#"{"error":"no chat here"}"#.into()),
+        Plays::Answers(403, "application/json", r#"{"error":"not for you"}"#.into()),
+        Plays::Answers(401, "application/json", r#"{"error":"Invalid API Key"}"#.into()),
+        Plays::Full(429, 3600),
     ] {
         let failing = ServerDouble::start("library", &["m"], vec![play.clone(); 20]);
         let fine = ServerDouble::start("library", &["m"], []);

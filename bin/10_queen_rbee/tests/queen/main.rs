@@ -7,6 +7,7 @@ mod answers;
 mod attached;
 mod attached_failover;
 mod attached_tls;
+mod attached_unwilling;
 mod decisions;
 mod demand;
 mod disconnect;

@@ -1,6 +1,7 @@
 //! One answer: found a worker, read, passed on; gone on with elsewhere when the worker fails.
 
 mod recover;
+mod unwilling;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 use worker_contract::{InferenceRequest, ModelAlias, TokenId, WorkerId};
 
+use self::unwilling::Unwilling;
 use super::contexts::Contexts;
 use super::failure::Trouble;
 use super::patience::{Doing, patience};
@@ -55,6 +57,7 @@ pub struct Answer {
     refusal: Option<Failure>,
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
     doubt: Option<Failure>,
+    unwilling: Unwilling,
     state: State,
     ready: VecDeque<Part>,
     /// What the worker said beside the part that comes next.
@@ -138,6 +141,7 @@ impl Answer {
             last_failure: None,
             refusal: None,
             doubt: None,
+            unwilling: Unwilling::default(),
             state: State::Seeking(None),
             ready: VecDeque::new(),
             asides: Vec::new(),
@@ -210,6 +214,9 @@ impl Answer {
             }
             Err(no_place) => return Err(self.no_place(no_place)),
         };
+        if let Some(word) = self.unwilling.word_of(&place.worker_id) {
+            return self.only_ours(word);
+        }
         if is_first {
             let figures = self.relay.metrics().model(&self.model);
             figures.placed(self.record.began.elapsed());
@@ -266,7 +273,10 @@ impl Answer {
             (NoPlace::Deadline { .. }, _) if self.progress.has_begun() => {
                 Failure::Deadline { tokens: self.progress.tokens() }
             }
-            (no_place, _) => Failure::NoPlace(no_place),
+            (no_place, _) => {
+                let word = self.unwilling.word(&no_place).filter(|_| !self.progress.has_begun());
+                word.unwrap_or(Failure::NoPlace(no_place))
+            }
         }
     }
 
@@ -461,7 +471,7 @@ impl Answer {
             Failure::NoPlace(NoPlace::Deadline { .. }) | Failure::Deadline { .. } => "deadline",
             Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
             Failure::NoPlace(_) => "no_worker",
-            Failure::Refused { .. } => "refused",
+            Failure::Refused { .. } | Failure::Busy { .. } => "refused",
             Failure::WorkerFailed { .. } => "worker_failed",
             Failure::Quarantined { .. } => "quarantined",
         };

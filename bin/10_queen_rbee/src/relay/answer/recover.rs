@@ -42,12 +42,12 @@ impl Answer {
             Trouble::Deadline => {
                 return Err(Failure::Deadline { tokens: self.progress.tokens() });
             }
-            Trouble::Busy { reason, rest } => {
-                let worker_id = &place.worker_id;
-                tracing::debug!(%worker_id, reason, "a worker is busy");
-                let until = (Instant::now() + rest).into_std();
-                self.relay.dispatcher.registry().worker_rests(worker_id, until);
-                self.state = State::Seeking(None);
+            Trouble::Busy { status, detail, retry_after_s } => {
+                return self.on_busy(status, detail, retry_after_s, &place);
+            }
+            Trouble::Lacking { status, detail } => return self.on_lack(status, detail, &place),
+            Trouble::LockedOut(reason) => {
+                self.on_lockout(reason, &place);
                 return Ok(());
             }
             Trouble::Failed { reason, is_connection, is_reached } => {

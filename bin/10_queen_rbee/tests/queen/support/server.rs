@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -33,6 +34,8 @@ pub(crate) enum Plays {
     Forgets(&'static [&'static str]),
     /// Answers with this status and body.
     Answers(u16, &'static str, String),
+    /// Answers with this status that it is full, for so many seconds.
+    Full(u16, u32),
     /// Says neither yes nor no.
     Silent,
 }
@@ -53,6 +56,8 @@ struct Stage {
     listing: Mutex<Option<(u16, &'static str)>>,
     /// What it says of itself, as llama-server does.
     props: Mutex<Option<Value>>,
+    /// It shows its list to those without a token, too.
+    is_list_open: AtomicBool,
     plays: Mutex<VecDeque<Plays>>,
     requests: Mutex<Vec<(String, Value)>>,
 }
@@ -82,6 +87,7 @@ impl ServerDouble {
             models: Mutex::new(models.to_vec()),
             listing: Mutex::default(),
             props: Mutex::default(),
+            is_list_open: AtomicBool::new(false),
             plays: Mutex::new(plays.into_iter().collect()),
             requests: Mutex::default(),
         });
@@ -100,9 +106,14 @@ impl ServerDouble {
         *self.stage.models.lock().unwrap() = models.to_vec();
     }
 
-    /// Answers with something else than its list of models from now on.
+    /// Answers with something else than its list of models from now on; the text of a redirection is where to.
     pub(crate) fn list_as(&self, instead: Option<(u16, &'static str)>) {
         *self.stage.listing.lock().unwrap() = instead;
+    }
+
+    /// Shows its list of models without a token, too, as llama-server does.
+    pub(crate) fn open_list(&self) {
+        self.stage.is_list_open.store(true, SeqCst);
     }
 
     /// Says so much of itself from now on, as llama-server does at `GET /props`.
@@ -131,11 +142,17 @@ impl Stage {
 }
 
 async fn list(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
-    if let Some(refusal) = stage.refusal(&headers) {
+    let is_open = stage.is_list_open.load(SeqCst);
+    if let Some(refusal) = stage.refusal(&headers).filter(|_| !is_open) {
         return refusal;
     }
     if let Some((status, text)) = *stage.listing.lock().unwrap() {
-        return (StatusCode::from_u16(status).unwrap(), text).into_response();
+        let status = StatusCode::from_u16(status).unwrap();
+        return if status.is_redirection() {
+            (status, [(LOCATION, text)]).into_response()
+        } else {
+            (status, text).into_response()
+        };
     }
     let models = stage.models.lock().unwrap().clone();
     let entry =
@@ -200,6 +217,11 @@ async fn answer(
         Plays::Answers(status, kind, body) => {
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(CONTENT_TYPE, kind)], body).into_response()
+        }
+        Plays::Full(status, seconds) => {
+            let error = json!({"error": {"message": "the quota is used up"}});
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [(RETRY_AFTER, seconds.to_string())], Json(error)).into_response()
         }
         Plays::Silent => std::future::pending().await,
     }

@@ -1,0 +1,133 @@
+//! Servers of others that will not take a request, though nothing is wrong with them: they lack what it
+//! asks for, refuse this queen's token, or are full for longer than it may take. None of that is held
+//! against them by their breakers; what they said is the answer where nobody else is left.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::time::Instant;
+use worker_contract::{ErrorDetail, ErrorKind, WorkerId};
+
+use super::{Answer, Failure, NoPlace, State};
+use crate::registry::Place;
+
+/// How long a worker rests that is busy and does not say for how long.
+const REST: Duration = Duration::from_secs(1);
+/// The longest that it rests: it may have room sooner than it says.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
+/// The servers that will not take one request in its time.
+#[derive(Debug, Default)]
+pub(super) struct Unwilling {
+    by: Vec<WorkerId>,
+    /// What the last one said, or one that was only busy for a moment.
+    said: Option<Failure>,
+}
+
+impl Unwilling {
+    /// What was said, where the worker is one of them.
+    pub(super) fn word_of(&self, worker: &WorkerId) -> Option<Failure> {
+        self.said.clone().filter(|_| self.by.contains(worker))
+    }
+
+    /// What was said last, where that is why there is no place: that it lacks something costs no time.
+    pub(super) fn word(&mut self, no_place: &NoPlace) -> Option<Failure> {
+        let is_why = |said: &Failure| match no_place {
+            NoPlace::Deadline { .. } => matches!(said, Failure::Busy { .. }),
+            NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. } => true,
+            _ => false,
+        };
+        self.said.take().filter(is_why)
+    }
+}
+
+impl Answer {
+    /// A server lacks what is asked for, or does not let this queen have it: others are asked, first those
+    /// that are there.
+    pub(super) fn on_lack(
+        &mut self,
+        status: StatusCode,
+        detail: ErrorDetail,
+        place: &Place,
+    ) -> Result<(), Failure> {
+        let worker_id = place.worker_id.clone();
+        tracing::info!(%worker_id, reason = detail.message, "a server lacks what is asked for");
+        let refusal = Failure::Refused { status, detail };
+        self.unwilling.by.push(worker_id.clone());
+        let registry = self.relay.dispatcher.registry();
+        let has_others = registry.has_other_workers(&self.model, &self.unwilling.by);
+        self.record.tried_again(self.progress.has_begun());
+        if !has_others {
+            self.log_elsewhere(&worker_id, &refusal);
+            return self.only_ours(refusal);
+        }
+        self.log_again(&worker_id, &refusal.to_string(), false);
+        self.tries.avoid(worker_id);
+        self.unwilling.said = Some(refusal);
+        self.state = State::Seeking(None);
+        Ok(())
+    }
+
+    /// No server is left that would take it: a worker of rbee may be coming, or be started for it. Else what
+    /// the last server said is the answer.
+    pub(super) fn only_ours(&mut self, word: Failure) -> Result<(), Failure> {
+        if self.refusal.is_some() {
+            return Err(word);
+        }
+        self.refusal = Some(word);
+        self.state = State::Seeking(None);
+        Ok(())
+    }
+
+    /// A server refuses this queen's token: nobody is sent there for a while.
+    pub(super) fn on_lockout(&mut self, reason: String, place: &Place) {
+        let worker_id = place.worker_id.clone();
+        tracing::warn!(%worker_id, reason, "a server refuses this queen");
+        let registry = self.relay.dispatcher.registry();
+        registry.server_refuses(&place.target.hive_id, &reason, Instant::now().into_std());
+        self.log_again(&worker_id, &reason, false);
+        self.record.tried_again(self.progress.has_begun());
+        self.tries.avoid(worker_id.clone());
+        self.last_failure = Some((worker_id, reason));
+        self.state = State::Seeking(None);
+    }
+
+    /// A worker cannot take more at present: it rests. A server that will not for as long as the request
+    /// may take is not waited for.
+    pub(super) fn on_busy(
+        &mut self,
+        status: StatusCode,
+        detail: ErrorDetail,
+        retry_after_s: Option<u32>,
+        place: &Place,
+    ) -> Result<(), Failure> {
+        let (worker_id, now) = (place.worker_id.clone(), Instant::now());
+        tracing::debug!(%worker_id, reason = detail.message, "a worker is busy");
+        let registry = self.relay.dispatcher.registry();
+        let wait = retry_after_s.map_or(REST, |seconds| Duration::from_secs(seconds.into()));
+        registry.worker_rests(&worker_id, (now + wait.min(LONGEST_REST)).into_std());
+        self.state = State::Seeking(None);
+        if place.target.server.is_none() {
+            return Ok(());
+        }
+        let message =
+            format!("{} takes no more at present: {}", place.target.hive_id, detail.message);
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => ErrorKind::RateLimitError,
+            _ => ErrorKind::ServiceUnavailableError,
+        };
+        let detail = ErrorDetail { message, kind, ..detail };
+        let busy = Failure::Busy { status, detail, retry_after_s };
+        self.unwilling.said = Some(busy.clone());
+        // Where a hive has the model, a server that stays full gets a worker of rbee beside it.
+        if now + wait <= self.asking.deadline || registry.is_in_catalog(&self.model) {
+            return Ok(());
+        }
+        self.unwilling.by.push(worker_id.clone());
+        if !registry.has_other_workers(&self.model, &self.unwilling.by) {
+            return Err(busy);
+        }
+        self.tries.avoid(worker_id);
+        Ok(())
+    }
+}

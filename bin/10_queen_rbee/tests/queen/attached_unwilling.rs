@@ -1,0 +1,146 @@
+//! Servers of others that will not take a request, though nothing is wrong with them.
+
+use rbee_operations::{Operation, WorkerAttach};
+use serde_json::{Value, json};
+use worker_contract::{WorkerHeartbeat, WorkerState};
+
+use crate::attached::{attach, fails, queen, queen_with, succeeds};
+use crate::support::{
+    HiveDouble, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, until,
+};
+
+const CHAT: &str = "/v1/chat/completions";
+const RERANK: &str = "/v1/rerank";
+
+#[tokio::test]
+async fn what_a_server_lacks_is_said_at_once_and_does_not_shut_it_to_others() {
+    let body = json!({"model": "m", "query": "q", "documents": ["a", "b"]});
+    for (status, kind, text) in [
+        (404, "text/plain", "404 page not found"),
+        (404, "application/json", r#"{"error":"model 'm' not found"}"#),
+        (405, "text/html", "<html>"),
+        (
+            501,
+            "application/json",
+            r#"{"error":{"message":"start it with --reranking","code":501}}"#,
+        ),
+    ] {
+        let lacks = vec![Plays::Answers(status, kind, text.into()); 4];
+        let server = ServerDouble::start("library", &["m"], lacks);
+        let queen = queen_with(&server).await;
+        for _ in 0..4 {
+            let error = queen.ask(RERANK, &body).await.error(404, "unsupported_by_server");
+            let message = error["message"].as_str().unwrap();
+            let is_told =
+                ["nas", RERANK, &status.to_string()].iter().all(|it| message.contains(it));
+            assert!(is_told, "{message}");
+        }
+        assert_eq!(server.requests().len(), 4, "{status}: nothing is asked twice");
+        assert!(!decisions(&queen).await.contains(&json!("circuit_opened")), "{status}");
+        assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_instead_of_a_reason_is_the_requests_fault_where_the_status_says_so() {
+    let page = || Plays::Answers(413, "text/html", "<html>Too Large</html>".into());
+    let server = ServerDouble::start("library", &["m"], [page(), page(), page(), page()]);
+    let queen = queen_with(&server).await;
+    for _ in 0..4 {
+        let reply = queen.ask(CHAT, &chat()).await;
+        let message = reply.json()["error"]["message"].to_string();
+        assert!(reply.status == 413 && message.contains("the server nas"), "{reply:?}");
+    }
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_no_server_has_a_worker_of_rbee_is_started_for() {
+    let lacks = Plays::Answers(404, "text/plain", "404 page not found".into());
+    let server = ServerDouble::start("library", &["m"], [lacks]);
+    let (queen, hive) = (queen().await, HiveDouble::start(false));
+    hive.let_start();
+    succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
+    queen.hive_beat(&hive.beat()).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_worker_of_rbee_that_loads_is_waited_for_where_the_server_lacks_something() {
+    let lacks = Plays::Answers(404, "text/plain", "404 page not found".into());
+    let server = ServerDouble::start("library", &["m"], [lacks]);
+    let queen = queen_with(&server).await;
+    let worker = WorkerDouble::start("w-1", [Script::Says(&["ours"])]);
+    let state = WorkerState::Loading { progress: 0.5 };
+    let loading = WorkerHeartbeat { state, ..worker.beat() };
+    queen.worker_beat(&loading).await;
+    let loads = async {
+        until("the server was asked, and the request waits", async || {
+            queen.worker_beat(&loading).await;
+            server.requests().len() == 1 && queen.status().await["waiting"] == 1
+        })
+        .await;
+        queen.worker_beat(&worker.beat()).await;
+    };
+    let body = chat();
+    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), loads);
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "ours", "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_noticed_also_where_the_list_is_open_to_all() {
+    let server = ServerDouble::start_at(0, "llamacpp", &["m"], [], Some("hush")).unwrap();
+    server.open_list();
+    let queen = queen().await;
+    for (token, mentions) in [(None, "demands a token"), (Some("wrong"), "refuses the token")] {
+        let token = token.map(str::to_owned);
+        let operation = Operation::WorkerAttach(WorkerAttach { token, ..attach(&server.url) });
+        let why = fails(&queen, operation, "server_unusable").await;
+        assert!(why.contains(mentions) && why.contains("--secret-file"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_the_token_for_requests_only_gets_none_until_it_is_attached_again() {
+    let server = ServerDouble::start_at(0, "library", &["m"], [], Some("hush")).unwrap();
+    server.open_list();
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(error["message"].as_str().unwrap().contains("it refuses the token"), "{error}");
+    let worker = queen.status().await["workers"][0].clone();
+    assert_eq!(worker["state"], "failed", "{worker}");
+    assert!(worker["reason"].as_str().unwrap().contains("it refuses the token"), "{worker}");
+    queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+    let token = Some("hush".to_owned());
+    succeeds(&queen, WorkerAttach { token, ..attach(&server.url) }).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_for_longer_than_a_request_may_take_is_not_waited_for() {
+    for status in [429, 503] {
+        let server = ServerDouble::start("library", &["m"], [Plays::Full(status, 3600)]);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        let message = reply.json()["error"]["message"].to_string();
+        assert_eq!((reply.status, reply.header("retry-after")), (status, "3600"), "{message}");
+        assert!(message.contains("nas") && message.contains("the quota is used up"), "{message}");
+        assert_eq!(server.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stays_full_until_the_deadline_is_told_as_the_reason() {
+    let server = ServerDouble::start("library", &["m"], vec![Plays::Full(429, 1); 9]);
+    let queen = queen_with(&server).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "1500").json(&chat());
+    let reply = Reply::read(request).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (429, "1"), "{reply:?}");
+    until("it was asked again", async || server.requests().len() > 1).await;
+}
+
+async fn decisions(queen: &Queen) -> Vec<Value> {
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    decisions.as_array().unwrap().iter().map(|it| it["kind"].clone()).collect()
+}
