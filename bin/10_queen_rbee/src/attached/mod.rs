@@ -37,6 +37,7 @@ pub use self::body::{Endpoint, Original};
 pub use self::engine::Engine;
 pub(crate) use self::health::MAX_MODELS;
 use self::health::{Health, LOADS, Probe, chosen};
+use self::names::set_apart;
 use self::prober::Sight;
 pub use self::refusal::{Meaning, Unmet, detail_of, wordless};
 pub use self::store::StoreError;
@@ -325,6 +326,11 @@ impl Servers {
             }
             let before = known.health.failure.clone();
             known.health.on_probe(name, &known.stored.models, probe, clock::now());
+            let mut models = std::mem::take(&mut known.health.models);
+            let others = all.iter().filter(|(other, _)| *other != name);
+            set_apart(&mut models, others.flat_map(|(_, other)| &other.health.models));
+            let Some(known) = all.get_mut(name) else { return };
+            known.health.models = models;
             let failure = known.health.failure.clone();
             let kind = |failure: &Option<ServerFailure>| failure.as_ref().map(|known| known.kind);
             match (&before, &failure) {

@@ -1,6 +1,7 @@
 //! What the models of a server are called here. Pure.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest as _, Sha256};
 use worker_contract::{HiveAlias, ModelAlias, WorkerId};
@@ -10,6 +11,8 @@ use crate::registry::Served;
 
 /// The longest name of a model.
 const MAX_ALIAS: usize = 96;
+/// What the name of a model may have beside letters and digits.
+const IN_ALIAS: &str = "._:-";
 /// The longest id of a worker.
 const MAX_ID: usize = 64;
 
@@ -25,7 +28,7 @@ pub(super) fn name_models(server: &HiveAlias, listed: &[Listed]) -> Vec<Served> 
         if !known.insert(&model.name) {
             continue;
         }
-        let alias = unique(&legal(&model.name, "._:-"), MAX_ALIAS, &model.name, &mut aliases);
+        let alias = unique(&legal(&model.name, IN_ALIAS), MAX_ALIAS, &model.name, &mut aliases);
         let id = format!("{server}-{}", legal(&model.name, "._-"));
         let id = unique(&id, MAX_ID, &model.name, &mut ids);
         if let (Ok(alias), Ok(worker_id)) = (alias.parse(), id.parse::<WorkerId>()) {
@@ -34,6 +37,39 @@ pub(super) fn name_models(server: &HiveAlias, listed: &[Listed]) -> Vec<Served> 
         }
     }
     named
+}
+
+/// Gives those models another name that would be called as another one is on some other server: of those
+/// that a name suits, the one that is called so there has it, else the first in the order of the alphabet.
+/// So a model has one name here, whichever servers have it.
+pub(super) fn set_apart<'a>(models: &mut [Served], others: impl Iterator<Item = &'a Served>) {
+    let is_changed = |model: &Served| model.alias.as_str() != model.name;
+    let by_name = models.iter().enumerate().filter(|(_, model)| is_changed(model));
+    let by_name: HashMap<_, _> = by_name.map(|(at, m)| (m.alias.to_string(), at)).collect();
+    if by_name.is_empty() {
+        return;
+    }
+    let mut yields = HashSet::new();
+    for other in others {
+        let suits = if is_changed(other) {
+            Cow::Owned(legal(&other.name, IN_ALIAS))
+        } else {
+            Cow::Borrowed(other.name.as_str())
+        };
+        let Some(at) = by_name.get(suits.as_ref()) else { continue };
+        let is_before = |model: &Served| {
+            other.name != model.name && (!is_changed(other) || other.name < model.name)
+        };
+        if models.get(*at).is_some_and(is_before) {
+            yields.insert(*at);
+        }
+    }
+    for at in yields {
+        let Some(model) = models.get_mut(at) else { continue };
+        if let Ok(alias) = with_digest(model.alias.as_str(), MAX_ALIAS, &model.name).parse() {
+            model.alias = alias;
+        }
+    }
 }
 
 /// Whether a model is meant by a name that somebody wrote: its own, or the one that it has here.
@@ -62,14 +98,19 @@ fn unique(name: &str, max: usize, of: &str, taken: &mut HashSet<String>) -> Stri
     if name.len() <= max && taken.insert(name.to_owned()) {
         return name.to_owned();
     }
+    let name = with_digest(name, max, of);
+    taken.insert(name.clone());
+    name
+}
+
+/// The name, cut so that it has `max` bytes with a piece of `of`'s digest behind it.
+fn with_digest(name: &str, max: usize, of: &str) -> String {
     let digest = Sha256::digest(of.as_bytes());
     let bytes = digest.iter().take(4);
     let piece = bytes.fold(String::new(), |piece, byte| format!("{piece}{byte:02x}"));
     // What is here is ASCII.
     let begin = name.get(..name.len().min(max - piece.len() - 1)).unwrap_or(name);
-    let name = format!("{}-{piece}", begin.trim_end_matches(['-', '.']));
-    taken.insert(name.clone());
-    name
+    format!("{}-{piece}", begin.trim_end_matches(['-', '.']))
 }
 
 #[cfg(test)]
@@ -95,6 +136,24 @@ mod tests {
         assert_eq!(shown[4..], [("models-x", "/models/x"), ("model", "ä")]);
         assert_eq!(models[1].worker_id.as_str(), "nas-qwen2.5-7b");
         assert!(is_called(&models[2], "a/b") && is_called(&models[2], "a-b-c14cddc0"));
+    }
+
+    #[test]
+    fn a_model_has_one_name_and_no_two_have_the_same_whichever_servers_they_are_on() {
+        for (here, there, expected) in [
+            (vec!["a/b"], vec!["x"], vec!["a-b"]),
+            (vec!["a/b"], vec!["a/b"], vec!["a-b"]),
+            (vec!["a/b"], vec!["a-b", "a/b"], vec!["a-b-c14cddc0"]),
+            (vec!["a-b", "a/b"], vec!["a/b"], vec!["a-b", "a-b-c14cddc0"]),
+            (vec!["a-b"], vec!["a/b"], vec!["a-b"]),
+            (vec!["a/b"], vec!["a b"], vec!["a-b-c14cddc0"]),
+            (vec!["a b"], vec!["a/b"], vec!["a-b"]),
+        ] {
+            let (mut models, others) = (named(&here), named(&there));
+            set_apart(&mut models, others.iter());
+            let aliases: Vec<_> = models.iter().map(|model| model.alias.as_str()).collect();
+            assert_eq!(aliases, expected, "{here:?} beside {there:?}");
+        }
     }
 
     proptest! {

@@ -258,6 +258,27 @@ async fn a_name_that_a_hives_catalog_has_is_the_hives_unless_the_servers_is_aske
 }
 
 #[tokio::test]
+async fn a_model_is_called_the_same_on_all_servers_and_no_other_model_is() {
+    let server = ServerDouble::start("library", &["a/b"], []);
+    let queen = queen_with(&server).await;
+    assert_eq!(models(&queen).await, ["a-b"]);
+    let other = ServerDouble::start("library", &["a-b", "a/b"], []);
+    let name = Some("other".parse().unwrap());
+    succeeds(&queen, WorkerAttach { name, ..attach(&other.url) }).await;
+    let of = async |worker: usize| queen.status().await["workers"][worker]["model"]["name"].clone();
+    until("it has the other name", async || of(0).await == "a-b-c14cddc0").await;
+    assert_eq!(models(&queen).await, ["a-b", "a-b-c14cddc0"]);
+    let mut body = chat();
+    for _ in 0..8 {
+        body["model"] = "a-b".into();
+        assert_eq!(queen.ask(CHAT, &body).await.header("x-rbee-worker"), "other-a-b");
+        body["model"] = "a/b".into();
+        let reply = queen.ask(CHAT, &body).await;
+        assert_ne!(reply.header("x-rbee-worker"), "other-a-b", "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_name_without_a_tag_is_that_of_the_latest_where_no_model_has_it_itself() {
     let server = ServerDouble::start("library", &["tiny:latest", "org/big:latest"], []);
     let queen = queen_with(&server).await;
