@@ -52,6 +52,8 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
     match timeout(PATIENCE, look(pool, &request, sight.url, sight.token.is_some())).await {
         Ok(Ok(Probe::Listing(listing))) if sight.with_slots => {
             match slots(pool, sight, &listing).await {
+                // It is asked again with the next look.
+                Props::Unanswered => Probe::Listing(listing),
                 Props::Locked(status) => Probe::Locked(locked(status, sight.token.is_some())),
                 Props::Slots(slots) => {
                     Probe::Listing(Listing { slots: Told::Slots(slots), ..listing })
@@ -88,6 +90,8 @@ enum Props {
     Slots(Option<u32>),
     /// Nothing without another token. Its list of models it shows to everybody.
     Locked(StatusCode),
+    /// Nothing at present: it is busy, or loads its model.
+    Unanswered,
 }
 
 /// What a llama-server tells of itself; all others tell nothing.
@@ -99,7 +103,7 @@ async fn slots(pool: &Pool, sight: Sight<'_>, listing: &Listing) -> Props {
         let request = sight.request("/props").ok()?;
         timeout(PROPS_PATIENCE, props(pool, sight.url, &request)).await.ok()?
     };
-    asked.await.unwrap_or(Props::Slots(None))
+    asked.await.unwrap_or(Props::Unanswered)
 }
 
 async fn props(pool: &Pool, url: &ServerUrl, request: &Outgoing) -> Option<Props> {
@@ -108,6 +112,9 @@ async fn props(pool: &Pool, url: &ServerUrl, request: &Outgoing) -> Option<Props
         Ok(StatusCode::OK) => {}
         // Something in front of it may forbid the path with a 403.
         Ok(StatusCode::UNAUTHORIZED) => return Some(Props::Locked(StatusCode::UNAUTHORIZED)),
+        Ok(StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED) => {
+            return Some(Props::Slots(None));
+        }
         _ => return None,
     }
     let mut said = Vec::new();

@@ -106,7 +106,9 @@ impl Dispatcher {
             if !kinds.is_worth_asking(kind) {
                 continue;
             }
-            let waited = now.saturating_duration_since(waiting.since);
+            // Who makes way is a matter of the look that can start somebody.
+            let since = starting.as_ref().map_or(now, |_| waiting.since);
+            let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&closed, waited);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
             match self.registry.place_judged(&ask, judging, now) {
@@ -128,7 +130,9 @@ impl Dispatcher {
                     continue;
                 }
                 Some(Placed::Not(Decision::Wait(WaitReason::Coming))) => {
-                    if let Some(starting) = starting.as_deref_mut() {
+                    if let Some(starting) = starting.as_deref_mut()
+                        && self.registry.is_starting(model)
+                    {
                         starting.needed.all_for.insert(model.clone());
                     }
                     continue;

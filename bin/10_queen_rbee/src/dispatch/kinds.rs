@@ -24,6 +24,7 @@ pub(super) struct Kinds<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind<'a> {
     failed: &'a [WorkerId],
+    barred: &'a [WorkerId],
     digest: Option<&'a Sha256Digest>,
     alone: bool,
     ways: Ways,
@@ -45,6 +46,7 @@ impl Wanted {
     pub(super) fn kind(&self, has_rules: bool) -> Kind<'_> {
         Kind {
             failed: &self.failed,
+            barred: &self.barred,
             digest: self.digest.as_ref(),
             alone: self.alone,
             ways: self.ways,
@@ -62,6 +64,7 @@ impl Wanted {
 impl Kind<'_> {
     fn is_special(&self) -> bool {
         !self.failed.is_empty()
+            || !self.barred.is_empty()
             || self.digest.is_some()
             || self.ways != Ways::ALL
             || self.too_short > 0
@@ -95,6 +98,7 @@ mod tests {
 
     const PLAIN: Kind<'_> = Kind {
         failed: &[],
+        barred: &[],
         digest: None,
         alone: false,
         ways: Ways::ALL,

@@ -55,6 +55,8 @@ pub struct Wanted {
     pub model: ModelAlias,
     /// Who asks.
     pub caller: String,
+    /// Workers that cannot take it.
+    pub barred: Vec<WorkerId>,
     /// How urgent it is.
     pub priority: Priority,
     /// Its prompt.
@@ -326,6 +328,7 @@ impl Wanted {
     fn ask<'a>(&'a self, closed: &'a Closed, waited: Duration) -> Ask<'a> {
         let demand = Demand {
             failed: &self.failed,
+            barred: &self.barred,
             digest: self.digest.as_ref(),
             alone: self.alone,
             ways: self.ways,

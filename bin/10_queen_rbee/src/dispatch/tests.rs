@@ -225,6 +225,7 @@ fn wanted(file: Option<char>) -> Wanted {
         prompt: Arc::new(PromptChain::of(&request)),
         session: None,
         failed: Vec::new(),
+        barred: Vec::new(),
         digest: file.map(|file| file.to_string().repeat(64).parse().unwrap()),
         alone: false,
         ways: Ways::ALL,

@@ -315,6 +315,7 @@ impl Registry {
         }
         for id in ids {
             state.workers.leaves(id, now);
+            state.turns.forget(id);
         }
         true
     }

@@ -14,51 +14,50 @@ use crate::scheduler::MakeWay;
 const TURN: Duration = Duration::from_secs(10);
 /// and no longer than that.
 const LONGEST_TURN: Duration = Duration::from_secs(120);
-/// How long a worker may take to finish what it runs. One that takes longer is used again.
-const FINISHING: Duration = Duration::from_secs(120);
+/// How long a worker may take to finish what it runs, which is as long as a request may take. One that takes
+/// longer is used again.
+const FINISHING: Duration = Duration::from_secs(600);
 /// The most workers that something is known of.
 const MOST: usize = 4096;
 
 /// What is known of turns.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    by_worker: BTreeMap<WorkerId, Turn>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Turn {
-    /// It has its place for now.
-    Keeps { until: Instant },
-    /// It finishes what it runs, for a worker of a model.
-    MakesWay { model: ModelAlias, until: Instant },
+    /// Those that have their places for now.
+    keeping: BTreeMap<WorkerId, Instant>,
+    /// Those that finish what they run, for a worker of a model. Few, since each request looks.
+    making_way: BTreeMap<WorkerId, (ModelAlias, Instant)>,
 }
 
 impl Turns {
     /// A worker has begun, which took so long to start.
     pub(super) fn begins(&mut self, id: &WorkerId, took: Duration, now: Instant) {
-        let until = now + took.clamp(TURN, LONGEST_TURN);
-        self.put(id, Turn::Keeps { until });
+        self.keeps(id, now + took.clamp(TURN, LONGEST_TURN));
     }
 
     /// A worker makes way for a model; whether it did not before.
     fn makes_way(&mut self, id: &WorkerId, model: &ModelAlias, now: Instant) -> bool {
-        let is_told = self.makes_way_for(id) == Some(model);
-        if !is_told {
-            self.put(id, Turn::MakesWay { model: model.clone(), until: now + FINISHING });
+        if self.makes_way_for(id) == Some(model) || self.making_way.len() >= MOST {
+            return false;
         }
-        !is_told
+        self.keeping.remove(id);
+        self.making_way.insert(id.clone(), (model.clone(), now + FINISHING));
+        true
     }
 
     /// The model for which a worker makes way.
     pub(super) fn makes_way_for(&self, id: &WorkerId) -> Option<&ModelAlias> {
-        match self.by_worker.get(id)? {
-            Turn::MakesWay { model, .. } => Some(model),
-            Turn::Keeps { .. } => None,
-        }
+        self.making_way.get(id).map(|(model, _)| model)
+    }
+
+    /// It is being ended.
+    pub(super) fn forget(&mut self, id: &WorkerId) {
+        self.keeping.remove(id);
+        self.making_way.remove(id);
     }
 
     pub(super) fn keeps_place(&self, id: &WorkerId, now: Instant) -> bool {
-        matches!(self.by_worker.get(id), Some(Turn::Keeps { until }) if now < *until)
+        self.keeping.get(id).is_some_and(|until| now < *until)
     }
 
     /// Those come back into use that make way for somebody who does not need it. They have another turn, so
@@ -68,38 +67,46 @@ impl Turns {
         is_needed: impl Fn(&WorkerId, &ModelAlias) -> bool,
         now: Instant,
     ) -> bool {
-        let mut is_any = false;
-        for (id, turn) in &mut self.by_worker {
-            if let Turn::MakesWay { model, .. } = turn
-                && !is_needed(id, model)
-            {
-                tracing::info!(worker_id = %id, %model, "a worker need not make way any longer");
-                *turn = Turn::Keeps { until: now + TURN };
-                is_any = true;
-            }
+        let back = self.back(|id, model, _| !is_needed(id, model), now);
+        for (id, model) in &back {
+            tracing::info!(worker_id = %id, %model, "a worker need not make way any longer");
         }
-        is_any
+        !back.is_empty()
     }
 
     /// Ends what is over. Whether somebody comes back into use.
     pub(super) fn sweep(&mut self, now: Instant) -> bool {
-        self.by_worker.retain(|_, turn| !matches!(turn, Turn::Keeps { until } if *until <= now));
-        let mut is_any = false;
-        for (id, turn) in &mut self.by_worker {
-            if let Turn::MakesWay { model, until } = turn
-                && *until <= now
-            {
-                tracing::info!(worker_id = %id, %model, "a worker takes long to finish: it is used again");
-                *turn = Turn::Keeps { until: now + TURN };
-                is_any = true;
-            }
+        self.keeping.retain(|_, until| now < *until);
+        let back = self.back(|_, _, until| until <= now, now);
+        for (id, model) in &back {
+            tracing::info!(worker_id = %id, %model, "a worker takes long to finish: it is used again");
         }
-        is_any
+        !back.is_empty()
     }
 
-    fn put(&mut self, id: &WorkerId, turn: Turn) {
-        if self.by_worker.len() < MOST || self.by_worker.contains_key(id) {
-            self.by_worker.insert(id.clone(), turn);
+    /// Some of those that make way have another turn instead: gives them, and for which model they did.
+    fn back(
+        &mut self,
+        comes: impl Fn(&WorkerId, &ModelAlias, Instant) -> bool,
+        now: Instant,
+    ) -> Vec<(WorkerId, ModelAlias)> {
+        let mut back = Vec::new();
+        self.making_way.retain(|id, (model, until)| {
+            let stays = !comes(id, model, *until);
+            if !stays {
+                back.push((id.clone(), model.clone()));
+            }
+            stays
+        });
+        for (id, _) in &back {
+            self.keeps(id, now + TURN);
+        }
+        back
+    }
+
+    fn keeps(&mut self, id: &WorkerId, until: Instant) {
+        if self.keeping.len() < MOST || self.keeping.contains_key(id) {
+            self.keeping.insert(id.clone(), until);
         }
     }
 }
@@ -107,6 +114,7 @@ impl Turns {
 impl State {
     /// Ends turns that are over, and what nobody waits for. Whether somebody comes back into use.
     pub(super) fn sweep_turns(&mut self, is_any_waiting: bool, now: Instant) -> bool {
+        self.turns.making_way.retain(|id, _| self.workers.get(id).is_some());
         let is_over = self.turns.sweep(now);
         is_over | (!is_any_waiting && self.turns.come_back(|_, _| false, now))
     }
@@ -158,15 +166,15 @@ mod tests {
             assert!(!turns.keeps_place(&id, at(kept)), "{took} s");
         }
         assert!(turns.makes_way(&id, &model, at(120)) && !turns.makes_way(&id, &model, at(121)));
-        assert!(!turns.sweep(at(239)) && turns.makes_way_for(&id) == Some(&model));
-        assert!(turns.sweep(at(240)), "it takes too long");
+        assert!(!turns.sweep(at(719)) && turns.makes_way_for(&id) == Some(&model));
+        assert!(turns.sweep(at(720)), "it takes too long");
         assert_eq!(turns.makes_way_for(&id), None);
-        assert!(turns.keeps_place(&id, at(249)) && !turns.keeps_place(&id, at(250)));
-        assert!(turns.makes_way(&id, &model, at(250)));
-        assert!(!turns.come_back(|_, _| true, at(251)));
-        assert!(turns.come_back(|_, its| *its != model, at(251)), "nobody needs it");
-        assert!(turns.keeps_place(&id, at(260)));
-        turns.sweep(at(261));
-        assert!(turns.by_worker.is_empty());
+        assert!(turns.keeps_place(&id, at(729)) && !turns.keeps_place(&id, at(730)));
+        assert!(turns.makes_way(&id, &model, at(730)));
+        assert!(!turns.come_back(|_, _| true, at(731)));
+        assert!(turns.come_back(|_, its| *its != model, at(731)), "nobody needs it");
+        assert!(turns.keeps_place(&id, at(740)));
+        turns.sweep(at(741));
+        assert!(turns.keeping.is_empty() && turns.making_way.is_empty());
     }
 }

@@ -32,6 +32,12 @@ impl Answer {
         self.log(Decided::told(kind, name, why).worker(worker));
     }
 
+    /// A server has not what the request asks for.
+    pub(super) fn log_lacking(&self, server: &WorkerId, refusal: &Failure) {
+        let why = format!("{server} cannot take it: {refusal}; another worker is sought");
+        self.log(Decided::told(Kind::Retry, "lacking", why).worker(server));
+    }
+
     /// A server refused the request, and a worker of rbee is asked instead.
     pub(super) fn log_elsewhere(&self, server: &WorkerId, refusal: &Failure) {
         let why = format!("{server} refuses it: {refusal}; a worker of rbee is asked");

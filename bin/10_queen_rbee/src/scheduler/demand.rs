@@ -14,6 +14,8 @@ pub struct Demand<'a> {
     pub model: &'a ModelAlias,
     /// Workers that failed this very request before.
     pub failed: &'a [WorkerId],
+    /// Workers that cannot take it, whatever else there is.
+    pub barred: &'a [WorkerId],
     /// How urgent it is.
     pub priority: Priority,
     /// The length of its prompt.
@@ -43,6 +45,7 @@ impl<'a> Demand<'a> {
         Self {
             model,
             failed: &[],
+            barred: &[],
             priority: Priority::Interactive,
             prompt_bytes: 0,
             session: None,

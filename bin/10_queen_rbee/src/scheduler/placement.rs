@@ -403,8 +403,12 @@ impl Failed {
         let at_hive = || fleet.failed.iter().filter(|failed| failed.hive == hive.id);
         match at_hive().find(|failed| failed.device == device) {
             Some(here) if !here.may_try => Self::Here,
-            _ if at_hive().next().is_some() => Self::SpareOthers,
-            _ => Self::No,
+            Some(_) => Self::SpareOthers,
+            // Where the hive chooses, it may be any of its devices.
+            None if at_hive().any(|failed| device.is_none() || failed.device.is_none()) => {
+                Self::SpareOthers
+            }
+            None => Self::No,
         }
     }
 }

@@ -39,6 +39,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     let is_there = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone;
     let serves = |worker: &&WorkerView<'_>| {
         is_there(worker)
+            && !demand.barred.contains(worker.id)
             && has_file(worker)
             && is_long_enough(worker)
             && demand.ways.meet(worker.ways)
@@ -49,7 +50,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     let is_coming = |worker: &WorkerView<'_>| match worker.readiness {
         Readiness::Coming => true,
         Readiness::Ready => !is_known(worker),
-        Readiness::Ending => false,
+        Readiness::MakesWay | Readiness::Ending => false,
     };
     let ready = || serving().filter(|worker| is_ready(worker));
     let has_failed = |worker: &&WorkerView<'_>| demand.failed.contains(worker.id);
@@ -107,6 +108,10 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if none == NoSite::Full {
         let way = make_way(&snapshot.fleet, demand);
         return way.map_or(Decision::Wait(WaitReason::Memory), Decision::MakeWay);
+    }
+    // It has its turn again when the other model has had its own.
+    if serving().any(|worker| worker.readiness == Readiness::MakesWay) {
+        return Decision::Wait(WaitReason::Memory);
     }
     if snapshot.warming_up {
         return Decision::Wait(WaitReason::WarmUp);

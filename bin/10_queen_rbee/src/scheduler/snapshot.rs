@@ -187,6 +187,8 @@ pub enum Readiness {
     Coming,
     /// Yes.
     Ready,
+    /// Not for now: it finishes what it runs, so that another model has its turn.
+    MakesWay,
     /// No longer: it drains, has failed or is being stopped.
     Ending,
 }

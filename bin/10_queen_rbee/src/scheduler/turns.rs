@@ -6,7 +6,10 @@
 //! turns, and each of them gets some work done in its own.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use worker_contract::ModelAlias;
 
 use super::placement::{Fit, Room, Site, all_sites, as_many_as_spare, claims_on, need_of};
 use super::{Demand, Fleet, MakeWay, Resident};
@@ -28,9 +31,13 @@ pub(super) fn make_way(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Option<MakeWay
     if demand.waited < patience {
         return None;
     }
+    let mut running: BTreeMap<&ModelAlias, usize> = BTreeMap::new();
+    for resident in fleet.residents.iter().filter(|resident| !resident.is_ending) {
+        *running.entry(resident.model).or_default() += 1;
+    }
     let sites = all_sites(fleet, demand);
     let open = sites.iter().filter(|site| site.is_open(demand) && site.fit == Fit::Later);
-    let ways = open.filter_map(|site| Some((who_goes(fleet, site, demand)?, site)));
+    let ways = open.filter_map(|site| Some((who_goes(fleet, site, demand, &running)?, site)));
     let is_told = |resident: &&&Resident<'_>| resident.makes_way_for.is_some();
     let (workers, site) = ways.max_by_key(|(workers, site)| {
         let untold = workers.len() - workers.iter().filter(is_told).count();
@@ -50,6 +57,7 @@ fn who_goes<'a>(
     fleet: &'a Fleet<'a>,
     site: &Site<'_>,
     demand: &Demand<'_>,
+    running: &BTreeMap<&ModelAlias, usize>,
 ) -> Option<Vec<&'a Resident<'a>>> {
     let device = site.device?;
     // What a start under way leaves is known when it has ended.
@@ -64,14 +72,11 @@ fn who_goes<'a>(
         resident.has_bytes.unwrap_or_else(guess)
     };
     let may_go = |r: &&Resident<'_>| r.may_make_way(demand) && !r.is_ending && r.may_be_told();
-    let has_others = |r: &Resident<'_>| {
-        let is_other = |it: &Resident<'_>| it.model == r.model && it.id != r.id && !it.is_ending;
-        fleet.residents.iter().any(is_other)
-    };
+    let has_others = |r: &Resident<'_>| running.get(r.model).is_some_and(|count| *count > 1);
     let too_few = site.word.and_then(|word| word.too_few);
     let is_known = |r: &Resident<'_>| too_few.is_some_and(|few| few.contains(r.id));
     let mut candidates: Vec<_> = here().filter(may_go).collect();
-    candidates.sort_by_key(|r| {
+    candidates.sort_by_cached_key(|r| {
         let is_told = r.makes_way_for.is_some();
         (!is_known(r), !is_told, r.is_busy, !has_others(r), r.load, Reverse(r.idle), r.id)
     });

@@ -266,3 +266,18 @@ async fn a_whole_answer_that_breaks_off_is_begun_again_where_nobody_can_go_on_wi
     assert_eq!(reply.json()["choices"][0]["message"].get("reasoning_content"), None, "{reply:?}");
     assert_eq!(server.requests().len(), 2);
 }
+
+#[tokio::test]
+async fn a_whole_answer_that_breaks_off_again_and_again_at_one_place_ends_with_the_reason() {
+    let thoughts = (0..40).map(|number| {
+        let thought = format!("thought {number} ");
+        json!({"choices": [{"index": 0, "delta": {"reasoning_content": thought}}]})
+    });
+    let mut chunks: Vec<_> = thoughts.collect();
+    chunks.push(json!({"error": "out of memory"}));
+    let server = ServerDouble::start("library", &["m"], vec![Plays::Chunks(chunks); 50]);
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(error["message"].as_str().unwrap().contains("out of memory"), "{error}");
+    assert!(server.requests().len() <= 5, "{} tries", server.requests().len());
+}

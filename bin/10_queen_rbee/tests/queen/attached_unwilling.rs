@@ -89,6 +89,20 @@ async fn a_worker_of_rbee_that_loads_is_waited_for_where_the_server_lacks_someth
 }
 
 #[tokio::test]
+async fn a_server_that_lacks_something_is_not_asked_in_the_place_of_one_that_rests() {
+    let lacks = Plays::Answers(404, "text/plain", "404 page not found".into());
+    let server = ServerDouble::start("library", &["m"], vec![lacks; 9]);
+    let busy = Plays::Answers(503, "text/plain", "busy".into());
+    let other = ServerDouble::start("library", &["m"], [busy]);
+    let queen = queen_with(&server).await;
+    let name = Some("desk".parse().unwrap());
+    succeeds(&queen, WorkerAttach { name, ..attach(&other.url) }).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.header("x-rbee-worker"), "desk-m", "{reply:?}");
+    assert!(server.requests().len() <= 1, "{:?}", server.paths());
+}
+
+#[tokio::test]
 async fn a_wrong_token_is_noticed_also_where_the_list_is_open_to_all() {
     let server = ServerDouble::start_at(0, "llamacpp", &["m"], [], Some("hush")).unwrap();
     server.open_list();

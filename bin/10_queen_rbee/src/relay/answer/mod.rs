@@ -214,9 +214,6 @@ impl Answer {
             }
             Err(no_place) => return Err(self.no_place(no_place)),
         };
-        if let Some(word) = self.unwilling.word_of(&place.worker_id) {
-            return self.only_ours(word);
-        }
         if is_first {
             let figures = self.relay.metrics().model(&self.model);
             figures.placed(self.record.began.elapsed());
@@ -299,6 +296,7 @@ impl Answer {
             prompt: Arc::clone(&self.prompt),
             session: self.asking.session.clone(),
             failed: self.tries.failed().to_vec(),
+            barred: [self.unwilling.by(), self.contexts.refused_by()].concat(),
             digest: self.progress.needed_digest().cloned(),
             alone: self.tries.is_suspect(),
             ways: self.ways(),

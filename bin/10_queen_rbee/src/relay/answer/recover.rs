@@ -168,13 +168,17 @@ impl Answer {
         if blame.has_opened {
             self.log_opened(&worker_id, &reason);
         }
+        // Of a server's process nobody hears whether it has ended.
+        let is_server = place.target.server.is_some();
         let died = place.target.died.clone();
         drop(place);
         let given = self.progress.given_in_all();
+        let got = given.saturating_sub(self.had);
+        self.had = self.had.max(given);
         let mishap = Mishap {
             is_connection,
-            may_be_blamed: is_reached && !blame.was_ending,
-            got: given.saturating_sub(std::mem::replace(&mut self.had, given)),
+            may_be_blamed: is_reached && !blame.was_ending && !is_server,
+            got,
             was_alone: blame.was_alone,
             died,
             at: now.into_std(),
@@ -240,7 +244,8 @@ impl Answer {
     pub(super) fn begin_anew(&mut self) {
         self.progress.begin_anew(&mut self.request);
         self.ready.clear();
-        (self.had, self.contexts) = (0, Contexts::default());
+        // What was computed before and is computed again is no progress: `had` stays.
+        self.contexts = Contexts::default();
     }
 
     /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,

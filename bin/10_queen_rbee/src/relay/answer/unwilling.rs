@@ -25,9 +25,9 @@ pub(super) struct Unwilling {
 }
 
 impl Unwilling {
-    /// What was said, where the worker is one of them.
-    pub(super) fn word_of(&self, worker: &WorkerId) -> Option<Failure> {
-        self.said.clone().filter(|_| self.by.contains(worker))
+    /// Whom it is not worth asking again.
+    pub(super) fn by(&self) -> &[WorkerId] {
+        &self.by
     }
 
     /// What was said last, where that is why there is no place: that it lacks something costs no time.
@@ -57,12 +57,10 @@ impl Answer {
         let registry = self.relay.dispatcher.registry();
         let has_others = registry.has_other_workers(&self.model, &self.unwilling.by);
         self.record.tried_again(self.progress.has_begun());
+        self.log_lacking(&worker_id, &refusal);
         if !has_others {
-            self.log_elsewhere(&worker_id, &refusal);
             return self.only_ours(refusal);
         }
-        self.log_again(&worker_id, &refusal.to_string(), false);
-        self.tries.avoid(worker_id);
         self.unwilling.said = Some(refusal);
         self.state = State::Seeking(None);
         Ok(())
@@ -70,7 +68,7 @@ impl Answer {
 
     /// No server is left that would take it: a worker of rbee may be coming, or be started for it. Else what
     /// the last server said is the answer.
-    pub(super) fn only_ours(&mut self, word: Failure) -> Result<(), Failure> {
+    fn only_ours(&mut self, word: Failure) -> Result<(), Failure> {
         if self.refusal.is_some() {
             return Err(word);
         }
