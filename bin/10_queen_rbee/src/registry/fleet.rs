@@ -60,8 +60,10 @@ impl State {
             let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
             let view = worker.view(id, worker.liveness(due, hive), held_bytes, now);
             match self.turns.makes_way_for(id) {
-                Some(_) => WorkerView { readiness: Readiness::MakesWay, ..view },
-                None => view,
+                Some(_) if view.readiness == Readiness::Ready => {
+                    WorkerView { readiness: Readiness::MakesWay, ..view }
+                }
+                _ => view,
             }
         });
         let mut workers: Vec<_> = workers.collect();

@@ -227,9 +227,12 @@ impl State {
     ) -> Ruling<'a> {
         let (hive_idle, mut denied) = (self.hive_idle(now), Vec::new());
         workers.retain_mut(|view| {
-            let could = view.readiness == Readiness::Ready
-                && view.liveness != Liveness::Gone
-                && view.has_room(demand.priority);
+            let could = match view.readiness {
+                Readiness::Ready => view.has_room(demand.priority),
+                Readiness::MakesWay => true,
+                Readiness::Coming | Readiness::Ending => false,
+            };
+            let could = could && view.liveness != Liveness::Gone;
             let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
             let memory = self.memory(&worker.hive_id, worker.device);
             let verdict = judge.verdict(&PlaceFacts {

@@ -14,8 +14,8 @@ use crate::scheduler::MakeWay;
 const TURN: Duration = Duration::from_secs(10);
 /// and no longer than that.
 const LONGEST_TURN: Duration = Duration::from_secs(120);
-/// How long a worker may take to finish what it runs, which is as long as a request may take. One that takes
-/// longer is used again.
+/// How long a worker may take to finish what it runs: as long as a request may take where nobody has set it
+/// otherwise. One that takes longer is used again.
 const FINISHING: Duration = Duration::from_secs(600);
 /// The most workers that something is known of.
 const MOST: usize = 4096;

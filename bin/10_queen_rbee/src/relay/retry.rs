@@ -44,7 +44,7 @@ pub(super) struct Mishap {
     pub(super) is_connection: bool,
     /// Whether the request may be what broke it.
     pub(super) may_be_blamed: bool,
-    /// How many tokens, vectors or scores the request has got since its last mishap.
+    /// How many tokens, vectors or scores the request has got beyond the most that it had at a mishap before.
     pub(super) got: u32,
     /// Whether the worker had no other request all the time.
     pub(super) was_alone: bool,

@@ -54,12 +54,12 @@ pub(super) enum Fit {
     Yes,
 }
 
-/// What is known of starts of a model that failed at a hive.
+/// What is known of starts of a model that failed at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failed {
     /// Nothing.
     No,
-    /// One has failed at this hive: nobody is ended for another try.
+    /// One has failed there, or where the hive chose: nobody is ended for another try.
     SpareOthers,
     /// One has failed in this very place a moment ago.
     Here,

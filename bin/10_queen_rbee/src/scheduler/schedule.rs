@@ -94,11 +94,8 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if ready().any(|worker| worker.circuit != Circuit::Closed) {
         return Decision::Wait(WaitReason::Circuit);
     }
-    // One that has just fallen silent counts until the next look. Those that run another file than is
-    // needed will never do, nor those whose context is too short.
-    let is_other = |worker: &WorkerView<'_>| {
-        is_there(&worker) && !(has_file(worker) && is_long_enough(worker))
-    };
+    // One that has just fallen silent counts until the next look. Those that cannot take it will never do.
+    let is_other = |worker: &WorkerView<'_>| is_there(&worker) && !serves(&worker);
     if none == NoSite::Enough && !snapshot.workers.iter().all(is_other) {
         return Decision::Wait(WaitReason::News);
     }

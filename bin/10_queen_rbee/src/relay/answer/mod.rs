@@ -49,7 +49,7 @@ pub struct Answer {
     alarm: Pin<Box<Sleep>>,
     progress: Progress,
     tries: Tries,
-    /// What it had got when a worker failed it last.
+    /// The most that it had got when a worker failed it.
     had: u32,
     contexts: Contexts,
     last_failure: Option<(WorkerId, String)>,

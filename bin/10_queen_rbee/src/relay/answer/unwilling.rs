@@ -35,6 +35,9 @@ impl Unwilling {
         let is_why = |said: &Failure| match no_place {
             NoPlace::Deadline { .. } => matches!(said, Failure::Busy { .. }),
             NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. } => true,
+            NoPlace::HiveGone { .. } | NoPlace::SpawnFailed { .. } => {
+                matches!(said, Failure::Refused { .. })
+            }
             _ => false,
         };
         self.said.take().filter(is_why)

@@ -131,6 +131,35 @@ fn who_has_a_context_that_was_too_short_does_not_get_the_request() {
 }
 
 #[test]
+fn who_cannot_take_a_request_does_not_get_it_and_is_not_waited_for() {
+    let barred: [WorkerId; 1] = ["a".parse().unwrap()];
+    let demand = Demand { barred: &barred, ..demand() };
+    let coming = || w("b", 4, 0).state(Coming);
+    let rows: [(&str, Vec<W>, bool, &str); 5] = [
+        ("another one does", vec![w("a", 4, 0), w("b", 4, 3)], false, "b"),
+        ("the other one is full", vec![w("a", 4, 0), w("b", 4, 8)], false, "wait room"),
+        ("the other one is coming", vec![w("a", 4, 0), coming()], false, "wait coming"),
+        ("there is no other", vec![w("a", 4, 0)], false, "spawn h CPU-0"),
+        ("and none may be started", vec![w("a", 4, 0)], true, "reject Unable None"),
+    ];
+    for (because, workers, has_enough, expected) in rows {
+        let world = World { has_enough, ..World::of(&workers, &[h("h", Alive)]) };
+        assert_eq!(outcome(&world.decide_for(&demand)), expected, "{because}");
+    }
+}
+
+#[test]
+fn a_model_whose_worker_makes_way_waits_for_its_next_turn() {
+    let away = || w("a", 4, 2).state(Readiness::MakesWay);
+    for (because, workers, expected) in [
+        ("no other could be started", vec![away()], "wait memory"),
+        ("another one has room", vec![away(), w("b", 4, 3)], "b"),
+    ] {
+        assert_eq!(outcome(&World::of(&workers, &[]).decide()), expected, "{because}");
+    }
+}
+
+#[test]
 fn the_worker_that_holds_the_beginning_gets_the_request_unless_it_is_drowned() {
     let prompt = Demand { prompt_bytes: 8192, ..demand() };
     let held = |load| World::of(&[w("a", 4, load).holds(8064), w("b", 4, 0)], &[]);
