@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rbee_operations::{ModelDownload, ModelRef, Operation, ProjectorChoice};
 use serde::Deserialize;
 use worker_contract::{HiveAlias, ModelAlias, ModelEntry};
@@ -64,8 +65,8 @@ impl AnsweringModel {
         match self {
             Self::Wanted(wanted) => wanted.alias(session, queen, None).await,
             Self::AtServer(name) => {
-                let model: Known =
-                    read(&queen.get(&format!("/v1/models/{}", escaped(&name))).await?)?;
+                let name = utf8_percent_encode(&name, NON_ALPHANUMERIC);
+                let model: Known = read(&queen.get(&format!("/v1/models/{name}")).await?)?;
                 Ok(model.id)
             }
         }
@@ -76,15 +77,6 @@ impl AnsweringModel {
 #[derive(Debug, Deserialize)]
 struct Known {
     id: ModelAlias,
-}
-
-/// A text as one piece of a path.
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
-        b => format!("%{b:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }
 
 impl WantedModel {
@@ -146,6 +138,5 @@ mod tests {
         for bad in ["", "hf:", &format!("/{long}")] {
             assert!(bad.parse::<AnsweringModel>().is_err(), "{bad}");
         }
-        assert_eq!(escaped("org/M-8ä"), "org%2FM%2D8%C3%A4");
     }
 }
