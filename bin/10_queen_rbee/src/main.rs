@@ -35,19 +35,9 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    narration::init("queen-rbee");
-    match run(Flags::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "the last line is for whoever started the queen")]
-fn tell(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let flags = Flags::parse();
+    let log = narration::init("queen-rbee");
+    log.end(run(flags))
 }
 
 fn run(flags: Flags) -> anyhow::Result<()> {

@@ -39,19 +39,9 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    narration::init("rbee-hive");
-    match run(Flags::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "the last line is for whoever started the hive")]
-fn tell(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    let flags = Flags::parse();
+    let log = narration::init("rbee-hive");
+    log.end(run(flags))
 }
 
 /// A network without mDNS is no reason not to run.
@@ -75,13 +65,9 @@ fn tell_how_to_join(hive: &Hive, secret_file: &Path) {
     if std::io::stderr().is_terminal()
         && let Ok(secret) = std::fs::read_to_string(secret_file)
     {
-        tell_secret(secret.trim());
+        // For the console, never for a log.
+        narration::tell(format!("the secret of this hive, for `hive add`: {}", secret.trim()));
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a secret is for the console, never for a log")]
-fn tell_secret(secret: &str) {
-    eprintln!("the secret of this hive, for `hive add`: {secret}");
 }
 
 #[tokio::main]

@@ -20,10 +20,7 @@ fn main() -> ExitCode {
             serve::memory_needs(&serve).and_then(|needs| print::memory_needs(&needs, json))
         }
         (Some(Command::Version { json }), _) => print::version(json),
-        (None, Some(serve)) => {
-            narration::init("llm-worker-rbee");
-            serve::run(serve)
-        }
+        (None, Some(serve)) => serve::run(serve),
         (None, None) => Cli::command().print_help().map_err(Into::into),
     };
     match outcome {

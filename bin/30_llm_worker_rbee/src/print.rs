@@ -1,5 +1,5 @@
 //! The commands that print and end.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what these are for")]
+#![expect(clippy::print_stdout, reason = "printing is what these are for")]
 
 use std::path::Path;
 
@@ -77,5 +77,5 @@ pub(crate) fn version(json: bool) -> anyhow::Result<()> {
 }
 
 pub(crate) fn error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    narration::tell(format!("error: {error:#}"));
 }

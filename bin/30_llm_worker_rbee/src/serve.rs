@@ -34,6 +34,9 @@ pub(crate) fn run(args: Serve) -> anyhow::Result<()> {
     let token = args.token_file.as_deref().map(read_token).transpose()?;
     // Before there is a second thread: it binds those that are started afterwards.
     let sandbox = Sandbox::enter(args.sandbox, needs(&args));
+    // It is written by a second thread. Held to the end, so that the last lines are.
+    let _log = narration::init("llm-worker-rbee");
+    sandbox.tell();
     // The engine's threads do the work; two are enough to talk.
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -24,4 +24,5 @@ mod requests;
 mod routing;
 mod rules;
 mod support;
+mod unread;
 mod vectors;

@@ -15,7 +15,7 @@ use rbee_operations::{ModelDownload, Operation};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_cluster::{
-    Api, Binaries, ModelHub, Signal, demo_model, is_alive, send_signal, wait_until,
+    Api, Binaries, ModelHub, Signal, demo_model, is_alive, run_unread, send_signal, wait_until,
 };
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -86,6 +86,15 @@ async fn the_log_of_a_running_hive_is_put_aside_when_it_is_full() {
     send_signal(hive.id().unwrap(), Signal::TERM);
     assert!(hive.wait().await.unwrap().success());
     assert!(says("hive stopped"), "it writes on");
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_neither_answers_nor_the_end() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("config.toml"), "[hive]\nbind = \"127.0.0.1:0\"\n").unwrap();
+    let file = home.path().join("run/rbee-hive.addr");
+    let address = || Some(format!("http://{}", fs::read_to_string(&file).ok()?.trim()));
+    run_unread(command(home.path(), &[]), address).await.unwrap();
 }
 
 #[tokio::test]

@@ -81,22 +81,37 @@ impl QueenAddress {
 
 /// A process that gives up rights; by default one that keeps them.
 #[derive(Debug, Clone, Default)]
-pub struct Sandbox(Option<Arc<Needs>>);
+pub struct Sandbox(Option<Arc<Entered>>);
+
+/// What a process goes on needing, and what the kernel enforces since its start.
+#[derive(Debug)]
+struct Entered {
+    needs: Needs,
+    at_start: Outcome,
+}
 
 impl Sandbox {
-    /// Gives up what the process never needs, and says so in the log.
+    /// Gives up what the process never needs.
     ///
     /// It binds the calling thread and those that it starts: to be called before there are others.
     #[must_use]
     pub fn enter(mode: Mode, needs: Needs) -> Self {
         if mode == Mode::Off {
-            tracing::warn!("sandbox: off, so this process keeps all rights of its user");
             return Self::default();
         }
         let rights = rights::at_start(&needs, &|name| std::env::var_os(name));
-        let outcome = system::at_start(&rights);
-        tracing::info!("sandbox: {}", report::at_start(&outcome, &needs));
-        Self(Some(Arc::new(needs)))
+        let at_start = system::at_start(&rights);
+        Self(Some(Arc::new(Entered { needs, at_start })))
+    }
+
+    /// Says in the log what was given up at the start: the log is written by a thread, which comes later.
+    pub fn tell(&self) {
+        match &self.0 {
+            Some(entered) => {
+                tracing::info!("sandbox: {}", report::at_start(&entered.at_start, &entered.needs));
+            }
+            None => tracing::warn!("sandbox: off, so this process keeps all rights of its user"),
+        }
     }
 
     /// Gives up what is not needed once the model is loaded, and says so in the log.
@@ -104,7 +119,8 @@ impl Sandbox {
     /// Files and connections are given up by the calling thread and those that it starts, which should
     /// be the engine's; system calls by all threads.
     pub fn after_load(&self) {
-        let Some(needs) = &self.0 else { return };
+        let Some(entered) = &self.0 else { return };
+        let needs = &entered.needs;
         let rights = rights::after_load(needs, &|name| std::env::var_os(name));
         let outcome = system::after_load(&rights, needs.queen);
         tracing::info!("sandbox: {}", report::after_load(&outcome, needs));

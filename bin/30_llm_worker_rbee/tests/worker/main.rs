@@ -27,5 +27,6 @@ mod seeing;
 mod support;
 mod tiny_bert;
 mod tiny_vision;
+mod unread;
 mod vulkan;
 mod whole_chain;

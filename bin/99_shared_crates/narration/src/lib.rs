@@ -3,10 +3,12 @@
 //! `RBEE_LOG` chooses what is written, in the syntax of `tracing_subscriber::EnvFilter`
 //! (`info`, `debug`, `warn,queen_rbee=debug`). The default is `info`. Time is UTC; colours are for
 //! terminals, unless `NO_COLOR` is set. A log that cannot be written, on a full disk say, is lost
-//! and stops nothing.
+//! and stops nothing; one that nobody reads holds nothing up ([`Log`]).
 //!
 //! [`with_causes`] tells an error with all its causes, for a line of a log or an answer.
 #![warn(missing_docs)]
+
+mod log;
 
 use std::io::IsTerminal as _;
 
@@ -14,24 +16,28 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use crate::log::{Log, tell};
+
 /// The environment variable that chooses what is written.
 pub const LOG_VARIABLE: &str = "RBEE_LOG";
 
 /// What is written where nothing is chosen.
 const DEFAULT: &str = "info";
 
-/// Sends the process's log events to stderr. Only the first call has an effect.
-pub fn init(daemon: &'static str) {
+/// Sends the process's log events to stderr, by a thread of its own. Only the first call has an effect.
+pub fn init(daemon: &'static str) -> Log {
     let wanted = std::env::var(LOG_VARIABLE).unwrap_or_default();
     let (filter, mistake) = filter(&wanted);
     let is_colourful = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let subscriber = lines(filter, is_colourful, std::io::stderr);
+    let (writer, log) = log::unhindered(std::io::stderr(), log::LINES);
+    let subscriber = lines(filter, is_colourful, writer);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
-        return;
+        return log;
     }
     if let Some(mistake) = mistake {
         tracing::warn!(daemon, mistake, "RBEE_LOG is not understood; writing at level info");
     }
+    log
 }
 
 /// The whole chain of causes in one line.

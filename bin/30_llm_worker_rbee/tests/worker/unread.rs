@@ -1,0 +1,18 @@
+//! A worker whose log nobody reads.
+
+use std::net::TcpListener;
+
+use test_cluster::run_unread;
+use tokio::process::Command;
+
+use crate::support::{block_on, demo_model};
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_neither_answers_nor_the_end() {
+    // It says which port it took only where nobody reads: so it is told a free one.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_llm-worker-rbee"));
+    worker.arg("--model").arg(demo_model()).args(["--threads", "1", "--port", &port.to_string()]);
+    let address = || Some(format!("http://127.0.0.1:{port}"));
+    block_on(run_unread(worker, address)).unwrap();
+}
