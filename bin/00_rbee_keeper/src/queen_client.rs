@@ -158,6 +158,16 @@ pub(crate) async fn is_healthy(url: &str) -> bool {
     answer.is_ok_and(|answer| answer.status().is_success())
 }
 
+/// Whether a daemon takes a call at `url` and does not answer it in time. One that takes no call any more,
+/// because it is ending, does not hang.
+pub(crate) async fn hangs(url: &str, patience: Duration) -> bool {
+    let Ok(http) = reqwest::Client::builder().no_proxy().timeout(patience).build() else {
+        return false;
+    };
+    let answer = http.get(format!("{url}/health")).send().await;
+    answer.is_err_and(|error| error.is_timeout())
+}
+
 /// The base URL that a person gave.
 pub(crate) fn parse_url(text: &str) -> Result<String, Failure> {
     let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };

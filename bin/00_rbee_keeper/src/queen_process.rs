@@ -13,7 +13,7 @@ use daemon_lifecycle::{
 use tokio::time::{Instant, sleep};
 
 use crate::failure::Failure;
-use crate::queen_client::{is_healthy, local_url};
+use crate::queen_client::{hangs, is_healthy, local_url};
 use crate::session::Session;
 
 /// How long a queen may take until it answers.
@@ -27,6 +27,10 @@ const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a daemon may take to end beyond the time that it gives its requests and workers.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a daemon that is to be stopped may take to say that it is there.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one that did not say so may take to end by itself: a part of it may still work.
+const HUNG_PATIENCE: Duration = Duration::from_secs(2);
 /// How much of a daemon's log an error tells, in lines.
 const LOG_LINES: usize = 5;
 
@@ -116,6 +120,9 @@ fn is_held(session: &Session, daemon: Daemon) -> bool {
 }
 
 /// Stops the daemon; `None` when it did not run.
+///
+/// It is asked for its health first: once it is ending it takes no call, and streams that it finishes
+/// look like those of a daemon that hangs.
 pub(crate) async fn stop(session: &Session, daemon: Daemon) -> Result<Option<Ended>, Failure> {
     let Some(running) = running_soon(session, daemon).await else { return Ok(None) };
     let config = &session.config;
@@ -124,6 +131,10 @@ pub(crate) async fn stop(session: &Session, daemon: Daemon) -> Result<Option<End
         + Duration::from_secs(config.hive.stop_grace_s);
     let drain = Duration::from_secs(config.queen.drain_s);
     session.output.note(&stopping(daemon, drain, grace));
+    if hangs(&local_url(running.addr), ANSWER_PATIENCE).await {
+        session.output.warn(&hanging(daemon));
+        return stop_process(&running, HUNG_PATIENCE).await;
+    }
     stop_process(&running, grace).await
 }
 
@@ -135,8 +146,18 @@ fn stopping(daemon: Daemon, drain: Duration, grace: Duration) -> String {
         Daemon::Hive => String::new(),
     };
     format!(
-        "stopping {}; {runs}if it does not end by itself it is killed after {grace} s",
-        daemon.name()
+        "stopping {}; {runs}it is killed if it does not answer for {} s, or has not ended after {grace} s",
+        daemon.name(),
+        ANSWER_PATIENCE.as_secs()
+    )
+}
+
+fn hanging(daemon: Daemon) -> String {
+    format!(
+        "{} hangs: it has not answered for {} s, and is killed if it does not end within {} s",
+        daemon.name(),
+        ANSWER_PATIENCE.as_secs(),
+        HUNG_PATIENCE.as_secs()
     )
 }
 
@@ -288,12 +309,12 @@ mod tests {
         let seconds = Duration::from_secs;
         assert_eq!(
             stopping(Daemon::Queen, seconds(30), seconds(70)),
-            "stopping queen-rbee; what runs has up to 30 s to end; if it does not end by itself it is \
-             killed after 70 s"
+            "stopping queen-rbee; what runs has up to 30 s to end; it is killed if it does not answer for \
+             10 s, or has not ended after 70 s"
         );
         assert_eq!(
             stopping(Daemon::Hive, seconds(30), seconds(70)),
-            "stopping rbee-hive; if it does not end by itself it is killed after 70 s"
+            "stopping rbee-hive; it is killed if it does not answer for 10 s, or has not ended after 70 s"
         );
     }
 

@@ -65,6 +65,29 @@ async fn workers_that_a_killed_hive_left_behind_are_stopped() {
 }
 
 #[tokio::test]
+async fn a_queen_that_hangs_is_killed_soon_and_that_is_told() {
+    let home = Home::new();
+    let mut queen = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+    let pid = queen.id().unwrap();
+    let start_time = process_start_time(pid).unwrap();
+    // The system takes its calls and nobody answers them, as with a process that is stopped.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let run = home.path().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    std::fs::write(run.join("queen-rbee.lock"), format!("{pid} {start_time}\n")).unwrap();
+    std::fs::write(run.join("queen-rbee.addr"), address.to_string()).unwrap();
+    let stopped = Command::new("/bin/kill").args(["-STOP", &pid.to_string()]).status().await;
+    assert!(stopped.unwrap().success());
+
+    let ended = home.run("down").await.expect(0);
+    assert_eq!(ended.stdout, format!("killed queen-rbee, pid {pid}\n"));
+    let told = "queen-rbee hangs: it has not answered for 10 s";
+    assert!(ended.stderr.contains(told), "{ended:?}");
+    assert!(!queen.wait().await.unwrap().success());
+}
+
+#[tokio::test]
 async fn a_token_is_shown_once_listed_and_revoked() {
     let home = Home::new();
     assert_eq!(home.run("token list --json").await.expect(0).json(), json!([]));

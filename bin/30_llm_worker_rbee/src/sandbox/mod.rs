@@ -106,12 +106,11 @@ impl Sandbox {
 
     /// Says in the log what was given up at the start: the log is written by a thread, which comes later.
     pub fn tell(&self) {
-        match &self.0 {
-            Some(entered) => {
-                tracing::info!("sandbox: {}", report::at_start(&entered.at_start, &entered.needs));
-            }
-            None => tracing::warn!("sandbox: off, so this process keeps all rights of its user"),
-        }
+        let Some(entered) = &self.0 else {
+            tracing::warn!("sandbox: off, so this process keeps all rights of its user");
+            return;
+        };
+        tracing::info!("sandbox: {}", report::at_start(&entered.at_start, &entered.needs));
     }
 
     /// Gives up what is not needed once the model is loaded, and says so in the log.
