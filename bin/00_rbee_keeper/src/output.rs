@@ -44,7 +44,8 @@ impl Output {
         self.json
     }
 
-    /// Whether notes and progress are left out. With `--json` stderr has nothing but the error.
+    /// Whether notes and progress are left out. With `--json` stderr has nothing but an error, or what is
+    /// missing in the document.
     pub(crate) fn is_silent(&self) -> bool {
         self.quiet || self.json
     }
@@ -109,6 +110,16 @@ impl Output {
     pub(crate) fn note(&self, text: &str) {
         if !self.is_silent() {
             Self::stderr(&format!("{}\n", render::printable(text)));
+        }
+    }
+
+    /// Tells that a list has not all that it should have. With `--json`, too, as a line of JSON: the list's
+    /// own shape has no place for it.
+    pub(crate) fn incomplete(&self, what: &str) {
+        match (self.json, self.quiet) {
+            (_, true) => {}
+            (true, false) => Self::stderr(&render::json::warning(what)),
+            (false, false) => self.note(what),
         }
     }
 

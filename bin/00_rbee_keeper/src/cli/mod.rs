@@ -61,7 +61,7 @@ pub(crate) struct GlobalArgs {
     /// A file with the API token; RBEE_API_KEY holds one directly
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) token_file: Option<PathBuf>,
-    /// Print one JSON document on stdout; an error is a JSON object on stderr
+    /// Print one JSON document on stdout; errors and warnings are JSON objects on stderr
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Print results and errors only: no progress, no notes

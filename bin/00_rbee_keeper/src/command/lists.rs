@@ -112,7 +112,9 @@ pub(super) async fn who_downloads(
     hives.dedup();
     match hives.as_slice() {
         [] => {
-            tell_unheard(session, &found)?;
+            for unheard in unheard(&found)? {
+                session.output.note(&left_out(&unheard));
+            }
             Err(Failure::local(format!("no hive downloads {reference}"))
                 .with_hint("`rbee-keeper model list --partial` shows what is being downloaded"))
         }
@@ -145,14 +147,20 @@ fn taken(found: &mut Value, field: &str) -> Vec<Value> {
 
 /// Tells which hives were not heard; whether there was one.
 fn tell_unheard(session: &Session, found: &Value) -> Result<bool, Failure> {
-    let unheard: Vec<Unheard> = match found.get("unheard") {
-        Some(unheard) => read(unheard)?,
-        None => Vec::new(),
-    };
-    for Unheard { hive_id, reason } in &unheard {
-        session.output.note(&format!("hive {hive_id} is left out: {reason}"));
+    let unheard = unheard(found)?;
+    for hive in &unheard {
+        session.output.incomplete(&left_out(hive));
     }
     Ok(!unheard.is_empty())
+}
+
+fn left_out(Unheard { hive_id, reason }: &Unheard) -> String {
+    format!("hive {hive_id} is left out: {reason}")
+}
+
+/// The hives that were not heard.
+fn unheard(found: &Value) -> Result<Vec<Unheard>, Failure> {
+    found.get("unheard").map_or_else(|| Ok(Vec::new()), read)
 }
 
 fn is_here(hive: &str) -> bool {

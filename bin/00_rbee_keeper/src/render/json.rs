@@ -1,6 +1,7 @@
 //! What `--json` prints.
 
 use serde::Serialize;
+use serde_json::json;
 use worker_contract::{ApiErrorBody, ErrorDetail};
 
 /// One document, indented, with the line end of a text file.
@@ -20,6 +21,11 @@ pub(crate) fn line<T: Serialize + ?Sized>(value: &T) -> String {
 pub(crate) fn error(detail: &ErrorDetail) -> String {
     let body = ApiErrorBody { error: detail.clone() };
     format!("{}\n", line(&body))
+}
+
+/// A warning on one line: `{"warning": {"message": …}}`.
+pub(crate) fn warning(message: &str) -> String {
+    format!("{}\n", line(&json!({ "warning": { "message": message } })))
 }
 
 #[cfg(test)]

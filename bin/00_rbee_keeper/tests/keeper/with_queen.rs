@@ -137,13 +137,19 @@ async fn a_download_that_runs_is_listed_with_its_hive_and_cancelled_there() {
     assert!(listed.stdout.contains("hf:o/r  nas   running  1.0 MB"), "{listed:?}");
     assert!(listed.stderr.contains("hive attic is left out: it does not report"), "{listed:?}");
     let json = run(&home, &queen, "model list --partial --json").await.expect(0);
-    assert_eq!((&json.json()[0]["hive_id"], json.stderr.as_str()), (&"nas".into(), ""));
+    assert_eq!(json.json()[0]["hive_id"], "nas", "the list is no other for it");
+    let told = r#"{"warning":{"message":"hive attic is left out: it does not report"}}"#;
+    assert_eq!(json.stderr, format!("{told}\n"));
+    let quiet = run(&home, &queen, "model list --partial --json --quiet").await.expect(0);
+    assert_eq!(quiet.stderr, "");
     let cancelled = run(&home, &queen, "model cancel hf:o/r").await.expect(0);
     assert_eq!(cancelled.stdout, "hf:o/r is cancelled on nas\n");
     let here = run(&home, &queen, "model cancel hf:o/r --hive gpu-1").await.expect(0);
     assert_eq!(here.stdout, "hf:o/r is cancelled on gpu-1\n");
     let none = run(&home, &queen, "model cancel hf:o/other").await.expect(1);
     assert!(none.stderr.contains("no hive downloads hf:o/other"), "{none:?}");
+    let none = run(&home, &queen, "model cancel hf:o/other --json").await.expect(1);
+    assert_eq!(none.error()["message"], "no hive downloads hf:o/other");
 }
 
 #[tokio::test(flavor = "multi_thread")]
