@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+use worker_contract::cut_visibly;
 
 use crate::{ApiError, apart};
 
@@ -149,8 +150,8 @@ fn parse_with_path<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         }
         let is_root = path == ".";
         let message = if is_root { cause.to_string() } else { format!("{path}: {cause}") };
-        let refused = ApiError::bad_request("invalid_type", cut(message, MAX_MESSAGE));
-        if is_root { refused } else { refused.param(cut(path, MAX_MESSAGE)) }
+        let refused = ApiError::bad_request("invalid_type", cut_visibly(message, MAX_MESSAGE));
+        if is_root { refused } else { refused.param(cut_visibly(path, MAX_MESSAGE)) }
     })?;
     json.end().map_err(|error| not_json(&error))?;
     Ok(parsed)
@@ -158,17 +159,7 @@ fn parse_with_path<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 fn not_json(error: &serde_json::Error) -> ApiError {
     let message = format!("the body is not valid JSON: {error}");
-    ApiError::bad_request("invalid_json", cut(message, MAX_MESSAGE))
-}
-
-/// The beginning of a text, of at most `most` bytes.
-pub(crate) fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-        text.push('…');
-    }
-    text
+    ApiError::bad_request("invalid_json", cut_visibly(message, MAX_MESSAGE))
 }
 
 #[cfg(test)]

@@ -17,10 +17,10 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tower::{BoxError, Service};
 use tracing::Instrument as _;
-use worker_contract::RequestId;
+use worker_contract::{RequestId, cut_visibly};
 
 use crate::ApiError;
-use crate::body::{BodyLimit, cut, refuse_too_large};
+use crate::body::{BodyLimit, refuse_too_large};
 use crate::check::Check;
 use crate::foreign_page;
 
@@ -259,13 +259,13 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 async fn no_such_route(request: Request) -> ApiError {
-    let path = cut(request.uri().path().to_owned(), MAX_ECHO);
+    let path = cut_visibly(request.uri().path().to_owned(), MAX_ECHO);
     ApiError::not_found("unknown_route", format!("there is no route {path}"))
 }
 
 async fn no_such_method(request: Request) -> ApiError {
-    let path = cut(request.uri().path().to_owned(), MAX_ECHO);
-    let method = cut(request.method().to_string(), MAX_ECHO);
+    let path = cut_visibly(request.uri().path().to_owned(), MAX_ECHO);
+    let method = cut_visibly(request.method().to_string(), MAX_ECHO);
     let message = format!("{path} does not take {method}");
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }

@@ -3,6 +3,7 @@
 
 use rbee_operations::JobEvent;
 use serde_json::{Value, json};
+use worker_contract::cut_visibly;
 
 use crate::JobError;
 use crate::event_log::Event;
@@ -19,7 +20,7 @@ const EVENT_BYTES: usize = 32 << 10;
 
 /// A text that tells how a job ended.
 pub(crate) fn text(text: String) -> String {
-    cut(text, TEXT_BYTES)
+    cut_visibly(text, TEXT_BYTES)
 }
 
 /// Why a job failed.
@@ -59,21 +60,11 @@ pub(crate) fn event(event: &Event) -> Option<Event> {
 
 fn shorten(value: &mut Value) {
     match value {
-        Value::String(text) => *text = cut(std::mem::take(text), DETAIL_TEXT_BYTES),
+        Value::String(text) => *text = cut_visibly(std::mem::take(text), DETAIL_TEXT_BYTES),
         Value::Array(values) => values.iter_mut().for_each(shorten),
         Value::Object(fields) => fields.values_mut().for_each(shorten),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-        text.shrink_to_fit();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -82,18 +73,6 @@ mod tests {
     use rbee_operations::EventLevel;
 
     use super::*;
-
-    #[test]
-    fn a_text_is_cut_between_two_characters_and_says_so() {
-        for (whole, expected) in [
-            ("xxxxxxxxxx", "xxxxxxxxxx"),
-            ("xxxxxxxxxxx", "xxxxxxxxxx…"),
-            ("ääääää", "äääää…"),
-            ("xääääää", "xääää…"),
-        ] {
-            assert_eq!(cut(whole.to_owned(), 10), expected, "{whole}");
-        }
-    }
 
     #[test]
     fn an_operation_that_is_too_large_still_says_what_it_concerns_if_its_texts_are_to_blame() {

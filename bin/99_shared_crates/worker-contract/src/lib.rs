@@ -11,6 +11,7 @@ mod heartbeat;
 mod ids;
 mod inference;
 mod model;
+mod text;
 
 pub use device::{Device, DeviceId, DeviceKind, DeviceLoad, InvalidDeviceId, MemoryNeed};
 pub use error::{ApiErrorBody, ErrorDetail, ErrorKind};
@@ -27,3 +28,4 @@ pub use inference::{
     TokenId, Tool, ToolCall, ToolChoice,
 };
 pub use model::{GgufSummary, ModelEntry, ModelKind, ModelProjector, ModelShard, Sha256Digest};
+pub use text::{cut, cut_visibly};

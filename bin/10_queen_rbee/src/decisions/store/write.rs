@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use worker_contract::{ModelAlias, RequestId, WorkerId};
 
-use crate::decisions::{Decided, Entry};
+use crate::decisions::{Decided, Entry, Kind};
 
 /// How many records one transaction has at most.
 const BATCH: usize = 256;
@@ -83,12 +84,15 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result
             AND id <= (SELECT id FROM decisions ORDER BY id DESC LIMIT 1 OFFSET ?3)",
         [now.as_millisecond(), age, LATEST],
     )?;
-    for is_frequent in [0, 1] {
+    let frequent = Kind::ALL.into_iter().filter(|kind| kind.is_frequent()).map(Kind::as_str);
+    let frequent = json!(frequent.collect::<Vec<_>>());
+    for is_frequent in [false, true] {
         connection.execute(
-            "DELETE FROM decisions WHERE (kind IN ('dispatch', 'wait')) = ?1 AND id <=
-                (SELECT id FROM decisions WHERE (kind IN ('dispatch', 'wait')) = ?1
-                    ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-            [is_frequent, MOST],
+            "WITH frequent AS (SELECT value FROM json_each(?1))
+             DELETE FROM decisions WHERE (kind IN frequent) = ?2 AND id <=
+                (SELECT id FROM decisions WHERE (kind IN frequent) = ?2
+                    ORDER BY id DESC LIMIT 1 OFFSET ?3)",
+            params![frequent.to_string(), is_frequent, MOST],
         )?;
     }
     Ok(())

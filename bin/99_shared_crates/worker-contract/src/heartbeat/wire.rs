@@ -5,7 +5,7 @@ use serde::de::Unexpected;
 use serde::{Deserialize, Deserializer};
 
 use super::{KvCacheUse, ModelInUse, Restarts, Slots, SupervisedState, WorkerState};
-use crate::{DeviceId, HiveAlias, ModelAlias, WorkerId};
+use crate::{DeviceId, HiveAlias, ModelAlias, WorkerId, cut};
 
 /// The longest text that says why something failed, in bytes: an error and some lines of a log.
 const MAX_REASON: usize = 8 * 1024;
@@ -137,16 +137,6 @@ fn part(read: Option<f32>) -> Result<f32, Missing> {
 
 fn reason(read: Option<String>) -> Result<String, Missing> {
     read.map(|reason| cut(reason, MAX_REASON)).ok_or(Missing("reason"))
-}
-
-/// The beginning of a text, of at most `most` bytes.
-fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-        text.shrink_to_fit();
-    }
-    text
 }
 
 /// A number that can be told again: JSON has no word for one beyond all others.
