@@ -1,0 +1,233 @@
+use serde_json::json;
+use worker_contract::{ChatMessage, Prompt, RequestId, Role};
+
+use super::*;
+
+#[test]
+fn a_stream_becomes_the_events_of_a_worker() {
+    let events = play(
+        &request(1),
+        &[
+            json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}),
+            json!({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]}),
+            json!({"choices": [{"index": 0, "delta": {"content": "Hello"}, "finish_reason": null}], "usage": null}),
+            json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}),
+            json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2,
+            "prompt_tokens_details": {"cached_tokens": 4}}}),
+        ],
+    );
+    let events = events.unwrap();
+    assert!(matches!(events[0], InferenceEvent::Started { .. }));
+    assert_eq!(events[1], delta(0, "", "Hm"));
+    assert_eq!(events[2], delta(0, "Hello", ""));
+    let InferenceEvent::Done { finish_reason, usage, .. } = &events[3] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(*finish_reason, FinishReason::Length);
+    let expected = Usage { prompt_tokens: 9, completion_tokens: 2, cached_tokens: 4 };
+    assert_eq!(*usage, expected);
+}
+
+#[test]
+fn several_answers_end_once_each_and_one_that_is_missing_is_noticed() {
+    let both = [
+        json!({"choices": [{"index": 1, "delta": {"content": "b"}}]}),
+        json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}),
+        json!({"choices": [{"index": 1, "delta": {}, "finish_reason": "length"}]}),
+    ];
+    let events = play(&request(2), &both).unwrap();
+    let ended: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            InferenceEvent::ChoiceDone { index, finish_reason } => Some((*index, *finish_reason)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ended, [(0, FinishReason::Stop), (1, FinishReason::Length)]);
+    let fault = play(&request(2), &both[1..2]).unwrap_err();
+    assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
+    let half = [json!({"choices": [{"index": 0, "delta": {"content": "a"}}]})];
+    let mut translator = Translator::new(&request(2), 0, Instant::now());
+    for data in [half[0].to_string().as_bytes(), b"[DONE]"] {
+        translator.event(data, Instant::now()).unwrap();
+    }
+    let told: Vec<_> = std::iter::from_fn(|| translator.pop().unwrap_or(None)).collect();
+    let last = told.last().unwrap();
+    let is_end = matches!(last, Told::Event(InferenceEvent::ChoiceDone { index: 0, .. }));
+    assert!(is_end, "{told:?}");
+    assert!(translator.pop().is_err(), "the other one is missing");
+}
+
+#[test]
+fn what_rbee_has_no_use_for_is_told_before_the_event_that_it_came_with() {
+    let mut translator = Translator::new(&request(1), 40, Instant::now());
+    let chunks = [
+        json!({"id": "c", "model": "m", "object": "o", "created": 1, "system_fingerprint": "b42",
+            "choices": [{"index": 0, "stop_reason": null, "token_ids": [5],
+                "delta": {"role": "assistant", "content": "a", "thought": "b"}}]}),
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "content_filter"}]}),
+        json!({"choices": [], "usage": {"prompt_tokens": 9, "total_tokens": 10, "cost": 1,
+            "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 2}}}),
+    ];
+    for chunk in chunks {
+        translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+    }
+    translator.event(b"[DONE]", Instant::now()).unwrap();
+    let told = std::iter::from_fn(|| translator.pop().unwrap());
+    let told: Vec<_> = told
+        .map(|told| match told {
+            Told::Aside(Aside::Answer(fields)) => json!({"answer": fields}).to_string(),
+            Told::Aside(Aside::Usage(fields)) => json!({"usage": fields}).to_string(),
+            Told::Aside(Aside::Choice { choice, message, .. }) => {
+                json!({"choice": choice, "message": message}).to_string()
+            }
+            Told::Event(InferenceEvent::Delta(delta)) => delta.text,
+            Told::Event(InferenceEvent::Done { finish_reason, .. }) => {
+                finish_reason.as_str().to_owned()
+            }
+            Told::Event(_) => "began".to_owned(),
+        })
+        .collect();
+    let expected = [
+        "began",
+        r#"{"answer":{"system_fingerprint":"b42"}}"#,
+        r#"{"choice":{"token_ids":[5]},"message":{"thought":"b"}}"#,
+        "a",
+        r#"{"choice":{"finish_reason":"content_filter"},"message":{}}"#,
+        r#"{"usage":{"cost":1,"prompt_tokens_details":{"audio_tokens":2}}}"#,
+        "stop",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn one_of_several_answers_has_the_number_that_was_asked_for() {
+    let request = InferenceRequest { first_choice: 2, ..request(1) };
+    let events = play(&request, &[json!({"choices": [{"index": 0, "text": "c"}]})]).unwrap();
+    assert_eq!(events[1], delta(2, "c", ""));
+}
+
+#[test]
+fn an_answer_that_is_no_stream_is_taken_too() {
+    let body = json!({
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            "finish_reason": "tool_calls"}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
+    });
+    let mut translator = Translator::new(&request(1), 40, Instant::now());
+    translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap();
+    let events = drain(&mut translator);
+    let InferenceEvent::Delta(delta) = &events[1] else { panic!("{events:?}") };
+    assert_eq!(delta.tool_calls[0].name.as_deref(), Some("f"));
+    assert!(matches!(
+        events[2],
+        InferenceEvent::Done { finish_reason: FinishReason::ToolCalls, .. }
+    ));
+}
+
+#[test]
+fn vectors_and_scores_come_as_they_were_asked_for() {
+    let inputs = ["a", "b"].map(|text| Prompt::Text(text.into())).into();
+    let embed = InferenceRequest::new(RequestId::random(), Task::Embed { inputs });
+    let body = json!({"data": [
+        {"index": 1, "embedding": [0.5, -1]}, {"index": 0, "embedding": "AACAPw=="},
+    ], "usage": {"prompt_tokens": 2}});
+    let mut translator = Translator::new(&embed, 0, Instant::now());
+    translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap();
+    let events = drain(&mut translator);
+    assert_eq!(events[1], InferenceEvent::Embedding { index: 1, vector: vec![0.5, -1.0] });
+    assert_eq!(events[2], InferenceEvent::Embedding { index: 0, vector: vec![1.0] });
+    let documents = vec!["a".to_owned(), "b".to_owned()];
+    let task = Task::Rerank { query: "q".into(), documents };
+    let rerank = InferenceRequest::new(RequestId::random(), task);
+    let body = json!({"results": [{"index": 0, "relevance_score": 0.25}]});
+    let mut translator = Translator::new(&rerank, 0, Instant::now());
+    let fault = translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap_err();
+    assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
+}
+
+#[test]
+fn an_end_that_only_the_connection_tells_is_one_where_the_answer_was_over() {
+    let mut translator = Translator::new(&request(1), 0, Instant::now());
+    let now = Instant::now();
+    let text = json!({"choices": [{"index": 0, "delta": {"content": "a"}}]}).to_string();
+    translator.event(text.as_bytes(), now).unwrap();
+    assert!(!translator.closed(now), "it was in the middle");
+    let end = json!({"choices": [{"index": 0, "finish_reason": "stop"}]}).to_string();
+    translator.event(end.as_bytes(), now).unwrap();
+    assert!(translator.closed(now));
+    assert!(matches!(drain(&mut translator).last(), Some(InferenceEvent::Done { .. })));
+}
+
+#[test]
+fn what_is_no_answer_is_refused_and_an_error_is_told() {
+    for bad in ["<html>", "{}", "[]", "null", r#"{"choices":5}"#, r#"{"choices":[{"index":7}]}"#] {
+        let mut translator = Translator::new(&request(1), 0, Instant::now());
+        let fault = translator.event(bad.as_bytes(), Instant::now());
+        assert_eq!(fault, Err(Fault::NoAnswer), "{bad}");
+    }
+    let nothing = Fault::Incomplete { made: 0, asked: 1 };
+    assert_eq!(play(&request(1), &[]).unwrap_err(), nothing);
+    for error in [json!({"error": {"message": "out of memory"}}), json!({"error": "out of memory"})]
+    {
+        let fault = play(&request(1), &[error]).unwrap_err();
+        assert_eq!(fault, Fault::Failed("out of memory".into()));
+    }
+    let refused =
+        json!({"error": {"message": "no such type", "type": "BadRequestError", "code": 400}});
+    let fault = play(&request(1), &[refused]).unwrap_err();
+    assert!(matches!(&fault, Fault::Refused(detail) if detail.code.is_none()), "{fault:?}");
+    assert_eq!(fault.to_string(), "no such type");
+}
+
+#[test]
+fn an_error_in_place_of_vectors_is_told_in_the_servers_words() {
+    let task = Task::Embed { inputs: vec![Prompt::Text("a".into())] };
+    let request = InferenceRequest::new(RequestId::random(), task);
+    for (body, expected) in [
+        (json!({"error": {"message": "too long", "code": 400}}), "too long"),
+        (json!({"error": "no memory left"}), "no memory left"),
+        (json!({"data": [], "error": null}), "it made 0 of 1 answers"),
+    ] {
+        let mut translator = Translator::new(&request, 0, Instant::now());
+        let body = body.to_string();
+        let fault = translator.whole(body.as_bytes(), Instant::now()).unwrap_err();
+        assert_eq!(fault.to_string(), expected);
+    }
+}
+
+fn play(request: &InferenceRequest, chunks: &[Value]) -> Result<Vec<InferenceEvent>, Fault> {
+    let now = Instant::now();
+    let mut translator = Translator::new(request, 40, now);
+    for chunk in chunks {
+        translator.event(chunk.to_string().as_bytes(), now)?;
+    }
+    translator.event(b"[DONE]", now)?;
+    let mut events = Vec::new();
+    while let Some(told) = translator.pop()? {
+        events.extend(event(told));
+    }
+    Ok(events)
+}
+
+fn drain(translator: &mut Translator) -> Vec<InferenceEvent> {
+    std::iter::from_fn(|| translator.pop().unwrap()).filter_map(event).collect()
+}
+
+fn event(told: Told) -> Option<InferenceEvent> {
+    match told {
+        Told::Event(event) => Some(event),
+        Told::Aside(_) => None,
+    }
+}
+
+fn delta(index: u32, text: &str, reasoning: &str) -> InferenceEvent {
+    let (text, reasoning) = (text.to_owned(), reasoning.to_owned());
+    InferenceEvent::Delta(Delta { index, text, reasoning, ..Delta::default() })
+}
+
+fn request(n: u32) -> InferenceRequest {
+    let chat = vec![ChatMessage::text(Role::User, "Hi")].into();
+    InferenceRequest { n, ..InferenceRequest::new(RequestId::random(), Task::Chat(chat)) }
+}
