@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures rbee on this machine: ./bench.sh [WHAT ...] [--rounds N]; everything by default.
-#   tokens prefix draft footprint download hive supervision    the worker and the hive; needs the demo model, which it fetches
+#   tokens sampling prefix draft footprint download hive supervision    the worker and the hive; needs the demo model, which it
+#                                                  fetches
 #   queen                                          what the queen adds to a token, beside nginx
 #   decision                                       one decision of the queen among 1,000 workers
 #   gateway scale heartbeats                       the queen under load, beside nginx and Shepherd Model Gateway
@@ -24,7 +25,7 @@ main() {
     done
     if ((${#bench[@]} + ${#load[@]} == 0)) && [[ $decision == no ]]; then
         decision=yes
-        bench=(hive supervision download tokens prefix draft footprint)
+        bench=(hive supervision download tokens sampling prefix draft footprint)
         load=(gateway scale heartbeats)
     fi
     [[ $decision == no ]] || cargo bench --profile lto --locked --quiet -p queen-rbee --bench decision

@@ -11,6 +11,7 @@ mod figures;
 mod footprint;
 mod hive_operation;
 mod prefix;
+mod sampling;
 mod supervision;
 mod token_rate;
 mod worker;
@@ -36,6 +37,8 @@ struct Cli {
 enum What {
     /// Tokens per second of a worker over HTTP against llama.cpp's own loop.
     Tokens,
+    /// Choosing a token against llama.cpp's own chain of samplers.
+    Sampling,
     /// What it saves to know a prompt already.
     Prefix,
     /// What guessing ahead gives and costs.
@@ -71,6 +74,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(What::Tokens) {
         println!("{}\n", token_rate::measure(&runtime, cli.rounds)?);
+    }
+    if wanted(What::Sampling) {
+        println!("{}\n", sampling::measure(cli.rounds)?);
     }
     if wanted(What::Prefix) {
         println!("{}\n", prefix::measure(&runtime, cli.rounds)?);

@@ -1,8 +1,5 @@
 //! The sampler as a whole, on small vocabularies.
 
-use std::hint::black_box;
-use std::time::Instant;
-
 use llama_cpp_2::token::LlamaToken;
 use llguidance::toktrie::ApproximateTokEnv;
 use proptest::prelude::*;
@@ -384,52 +381,4 @@ fn a_sampler_can_be_used_from_any_thread() {
     fn check<T: Send + Sync>() {}
     check::<TokenSampler>();
     check::<ConstraintFactory>();
-}
-
-/// `cargo nextest run --release -p llm-worker-rbee --run-ignored only --no-capture figures`
-#[test]
-#[ignore = "prints figures and proves nothing"]
-fn figures() {
-    const VOCABULARY: usize = 151_936;
-    const TURNS: u32 = 200;
-    let logits: Vec<Vec<f32>> = (0..4).map(|n| noise(n, VOCABULARY)).collect();
-    let size = u32::try_from(VOCABULARY).unwrap();
-    let measure = |label: &str, work: &mut dyn FnMut(usize)| {
-        (0..20).for_each(&mut *work);
-        let mut times: Vec<_> = (0..TURNS as usize)
-            .map(|n| {
-                let started = Instant::now();
-                work(n);
-                started.elapsed()
-            })
-            .collect();
-        times.sort_unstable();
-        println!("{label}: median {:?}", times[times.len() / 2]);
-    };
-    let rows = [
-        ("greedy", greedy()),
-        ("greedy, logprobs 5", Sampling { logprobs: Some(5), ..greedy() }),
-        ("default filters", Sampling::default()),
-        ("default, repeat penalty", Sampling { repeat_penalty: Some(1.1), ..Sampling::default() }),
-        ("top_k 0, top_p 0.95", Sampling { top_k: Some(0), ..Sampling::default() }),
-        ("no filter", open()),
-    ];
-    for (label, sampling) in rows {
-        let mut room = Candidates::default();
-        let mut sampler = TokenSampler::new(&sampling, 1, size, 4096);
-        sampler.see_prompt(&(0..500).collect::<Vec<_>>());
-        measure(&format!("ours: {label}"), &mut |n| {
-            black_box(sampler.choose(&logits[n % 4], n as u64, &mut room));
-        });
-        let mut chain = llama_chain(&sampling, VOCABULARY, &(0..64).collect::<Vec<_>>());
-        let mut array = LlamaTokenDataArray::new(Vec::new(), false);
-        measure(&format!("llama.cpp's chain: {label}"), &mut |n| {
-            array.data.clear();
-            array.sorted = false;
-            let row = logits[n % 4].iter().enumerate();
-            array.data.extend(row.map(|(index, logit)| select::candidate(index, *logit)));
-            array.apply_sampler(&mut chain);
-            black_box(&array);
-        });
-    }
 }
