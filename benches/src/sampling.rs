@@ -13,7 +13,7 @@ use worker_contract::Sampling;
 
 use crate::figures::{median, table};
 
-/// That of Qwen's models.
+/// As many tokens as Qwen's models know.
 const VOCABULARY: u32 = 151_936;
 /// Tokens that are chosen in a round, and those before that are not counted.
 const TURNS: usize = 40;
