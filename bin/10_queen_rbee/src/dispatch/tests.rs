@@ -16,7 +16,7 @@ use crate::hive_client::FindHive;
 use crate::policy::Policies;
 use crate::registry::Liveness;
 use crate::rules::Rules;
-use crate::scheduler::Spawn;
+use crate::scheduler::{Lack, Spawn};
 
 #[tokio::test(start_paused = true)]
 async fn a_start_for_one_request_does_not_keep_another_from_a_worker_that_is_there() {
@@ -97,7 +97,15 @@ async fn a_start_that_is_joined_fails_where_it_was_begun() {
     let start = |hive: &str| {
         let hive = hive.parse().unwrap();
         let (device, evict) = (None, Vec::new());
-        let spawn = Spawn { hive, device, evict, fits: false, others: 0, asks: false };
+        let spawn = Spawn {
+            hive,
+            device,
+            evict,
+            fits: false,
+            others: 0,
+            lack: Lack::NoWorker,
+            asks: false,
+        };
         stage.dispatcher.spawner.spawn(&model(), &spawn).expect("nobody has to go")
     };
     let (first, joined) = (start("a"), start("b"));
