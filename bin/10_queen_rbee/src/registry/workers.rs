@@ -97,6 +97,7 @@ impl Workers {
         if worker.is_busy() {
             worker.used_at = now;
         }
+        worker.pace.on_report(beat.tokens_per_second, beat.slots.busy, now);
         self.numbers.set(worker, &beat.model.name);
         let is_news = worker.context_tokens() != beat.model.context_length;
         worker.said = Some(Said { beat, at: now, failed_at: None });
