@@ -159,6 +159,7 @@ impl Spawner {
                     let took = now.saturating_duration_since(began);
                     registry.turn_begins(&worker.worker_id, took, now);
                     registry.started_by(&spawn.hive, &worker, now);
+                    registry.started_as(&worker.worker_id, start.size);
                 }
                 Ok(Begun::Worker)
             }

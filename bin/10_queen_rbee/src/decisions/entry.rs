@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use worker_contract::{HiveAlias, ModelAlias, RequestId, WorkerId};
 
-use crate::scheduler::{Spawn, Why};
+use crate::scheduler::{Lack, Spawn, Why};
 
 /// What was decided, before it has a number and a time.
 #[derive(Debug, Clone)]
@@ -201,8 +201,10 @@ impl Because {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Why(why) => why.reason.as_str(),
-            Self::Spawn(spawn) if spawn.evict.is_empty() => "no_worker",
-            Self::Spawn(_) => "no_worker_evicting",
+            Self::Spawn(Spawn { lack: Lack::NoWorker, evict, .. }) if !evict.is_empty() => {
+                "no_worker_evicting"
+            }
+            Self::Spawn(spawn) => spawn.lack.as_str(),
             Self::Told { reason, .. } => reason,
             Self::Stored { .. } => "stored",
         }

@@ -94,6 +94,7 @@ impl Dispatcher {
         let now = clock::now();
         let mut next = None;
         let has_rules = self.registry.has_place_rules();
+        let may_reckon = starts.may_reckon(model, now);
         let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
         let mut kinds = Kinds::default();
         for (spot, waiting) in admission.waiting(model) {
@@ -106,8 +107,8 @@ impl Dispatcher {
             if !kinds.is_worth_asking(kind) {
                 continue;
             }
-            // Who makes way is a matter of the look that can start somebody.
-            let since = starting.as_ref().map_or(now, |_| waiting.since);
+            // Who makes way is a matter of the look that can start somebody, and not of each of them.
+            let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&closed, waited);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
@@ -126,6 +127,15 @@ impl Dispatcher {
                 Some(Placed::Not(Decision::MakeWay(way))) => {
                     if let Some(starting) = starting.as_deref_mut() {
                         self.make_way(&waiting.wanted, &way, &mut starting.needed, now);
+                        starts.reckoned(model, now);
+                    }
+                    continue;
+                }
+                Some(Placed::Not(Decision::Wait(WaitReason::Memory | WaitReason::NextTurn))) => {
+                    match starting.as_deref_mut() {
+                        Some(_) if may_reckon => starts.reckoned(model, now),
+                        Some(starting) => _ = starting.needed.all_for.insert(model.clone()),
+                        None => {}
                     }
                     continue;
                 }

@@ -53,6 +53,35 @@ pub enum NoPlace {
         /// The model.
         model: ModelAlias,
     },
+    /// No worker has a context that is long enough, nor would one that is started.
+    #[error(
+        "the request needs a context of more than {tokens} tokens, and no worker of {model} has one, nor \
+         would one that is started"
+    )]
+    TooShort {
+        /// The model.
+        model: ModelAlias,
+        /// The longest context that was tried.
+        tokens: u32,
+    },
+    /// Nobody has the file that the answer began with.
+    #[error(
+        "the answer began with another file of {model} than its hives have now, and no worker runs that one"
+    )]
+    OtherFile {
+        /// The model.
+        model: ModelAlias,
+    },
+    /// No device of a hive that has the model can take a worker.
+    #[error(
+        "no device of the hives that have the model {model} can take a worker of it at present"
+    )]
+    NowhereToStart {
+        /// The model.
+        model: ModelAlias,
+        /// When to try again, in seconds.
+        retry_after_s: u64,
+    },
     /// The operator's rules let no worker take it.
     #[error("the rules of this queen let no worker take a request for {model} at present")]
     Rules {
@@ -77,6 +106,18 @@ pub enum NoPlace {
 }
 
 impl NoPlace {
+    /// Whether no worker is left that could take the request, though the model is known.
+    #[must_use]
+    pub fn is_nobody_left(&self) -> bool {
+        matches!(
+            self,
+            Self::NoWorkerLeft { .. }
+                | Self::NowhereToStart { .. }
+                | Self::OtherFile { .. }
+                | Self::Unable { .. }
+        )
+    }
+
     /// Its name in metrics and in the log of decisions.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -85,8 +126,11 @@ impl NoPlace {
             Self::Deadline { .. } => "deadline",
             Self::UnknownModel { .. } => "unknown_model",
             Self::HiveGone { .. } => "hive_gone",
-            Self::NoWorkerLeft { .. } => "no_worker",
+            Self::NoWorkerLeft { .. } | Self::NowhereToStart { .. } | Self::OtherFile { .. } => {
+                "no_worker"
+            }
             Self::Unable { .. } => "unable",
+            Self::TooShort { .. } => "too_short",
             Self::Rules { .. } => "rules",
             Self::SpawnFailed { .. } => "spawn_failed",
             Self::Stopping => "stopping",
@@ -115,15 +159,16 @@ impl NoPlace {
         let retry_after_s = retry_after_s.unwrap_or(1);
         match (reason, source) {
             (RejectReason::Rules, _) => Self::Rules { model, retry_after_s },
+            (RejectReason::TooShort { tokens }, _) => Self::TooShort { model, tokens },
             (_, Some(source)) => Self::SpawnFailed { model, source: source.clone(), retry_after_s },
             (RejectReason::UnknownModel, None) => Self::UnknownModel { model },
             (RejectReason::Unable, None) => Self::Unable { model },
             (RejectReason::HiveGone { hive }, None) => {
                 Self::HiveGone { hive, model, retry_after_s }
             }
-            (RejectReason::NoWorkerLeft | RejectReason::NowhereToStart, None) => {
-                Self::NoWorkerLeft { model, retry_after_s }
-            }
+            (RejectReason::NoWorkerLeft, None) => Self::NoWorkerLeft { model, retry_after_s },
+            (RejectReason::NowhereToStart, None) => Self::NowhereToStart { model, retry_after_s },
+            (RejectReason::OtherFile, None) => Self::OtherFile { model },
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The starts of workers that requests wait for: which are under way, and which failed where.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -16,6 +16,9 @@ use crate::spawner::{Attempt, Begun};
 /// How often a start may be lost at one place.
 const MOST_LOST: usize = 2;
 
+/// How often it is reckoned at most who makes way for a model: that looks at all workers at all its places.
+const RECKON: Duration = Duration::from_millis(250);
+
 /// A place for a worker.
 pub(super) type Site = (HiveAlias, Option<DeviceId>);
 
@@ -23,6 +26,8 @@ pub(super) type Site = (HiveAlias, Option<DeviceId>);
 #[derive(Debug, Default)]
 pub(super) struct Starts {
     failed: HashMap<ModelAlias, Failed>,
+    /// When it was reckoned last who makes way.
+    reckoned: HashMap<ModelAlias, Instant>,
 }
 
 #[derive(Debug)]
@@ -105,9 +110,21 @@ impl Starts {
         self.failed.get(model).map(|failed| &failed.error)
     }
 
+    /// Whether it may be reckoned again who makes way for a model. In between those go on who do.
+    pub(super) fn may_reckon(&self, model: &ModelAlias, now: Instant) -> bool {
+        let last = self.reckoned.get(model);
+        last.is_none_or(|at| now.saturating_duration_since(*at) >= RECKON)
+    }
+
+    /// It has been reckoned who makes way for a model.
+    pub(super) fn reckoned(&mut self, model: &ModelAlias, now: Instant) {
+        self.reckoned.insert(model.clone(), now);
+    }
+
     /// Forgets failures that nobody waits behind: the next request tries again.
     pub(super) fn forget_all_but<T>(&mut self, admission: &Admission<T>) {
         self.failed.retain(|model, _| admission.waiting_for(model) > 0);
+        self.reckoned.retain(|model, _| admission.waiting_for(model) > 0);
     }
 }
 

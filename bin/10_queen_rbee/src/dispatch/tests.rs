@@ -16,7 +16,7 @@ use crate::hive_client::FindHive;
 use crate::policy::Policies;
 use crate::registry::Liveness;
 use crate::rules::Rules;
-use crate::scheduler::Spawn;
+use crate::scheduler::{Lack, Spawn};
 
 #[tokio::test(start_paused = true)]
 async fn a_start_for_one_request_does_not_keep_another_from_a_worker_that_is_there() {
@@ -83,6 +83,23 @@ fn a_start_that_was_lost_is_tried_once_more_when_its_hive_is_heard_again() {
     }
 }
 
+#[test]
+fn who_makes_way_for_a_model_is_reckoned_a_few_times_a_second_whatever_is_reported() {
+    let (mut starts, start) = (Starts::default(), Instant::now());
+    let at = |millis| start + Duration::from_millis(millis);
+    let looks = (0..2_000).filter(|millis| {
+        let may = starts.may_reckon(&model(), at(*millis));
+        if may {
+            starts.reckoned(&model(), at(*millis));
+        }
+        may
+    });
+    assert_eq!(looks.count(), 8);
+    assert!(starts.may_reckon(&"other".parse().unwrap(), at(2_000)), "each model by itself");
+    starts.forget_all_but(&Admission::<()>::new(1));
+    assert!(starts.may_reckon(&model(), at(2_000)), "nobody waits for it");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_whose_time_is_over_gets_no_place() {
     let stage = Stage::new();
@@ -97,7 +114,15 @@ async fn a_start_that_is_joined_fails_where_it_was_begun() {
     let start = |hive: &str| {
         let hive = hive.parse().unwrap();
         let (device, evict) = (None, Vec::new());
-        let spawn = Spawn { hive, device, evict, fits: false, others: 0, asks: false };
+        let spawn = Spawn {
+            hive,
+            device,
+            evict,
+            fits: false,
+            others: 0,
+            lack: Lack::NoWorker,
+            asks: false,
+        };
         stage.dispatcher.spawner.spawn(&model(), &spawn).expect("nobody has to go")
     };
     let (first, joined) = (start("a"), start("b"));

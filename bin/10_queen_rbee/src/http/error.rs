@@ -8,7 +8,7 @@ use daemon_http::ApiError;
 use crate::dialect::openai::unknown_model;
 use crate::dispatch::NoPlace;
 use crate::registry::Registry;
-use crate::relay::Failure;
+use crate::relay::{Failure, longer_context};
 
 /// Why no worker starts until somebody has repaired it: there is no time to tell after which it is worth
 /// trying again.
@@ -56,8 +56,16 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
             ApiError::unavailable("hive_gone", message, retry_after_s)
                 .hint(format!("start it: rbee-keeper hive start {hive}"))
         }
-        NoPlace::NoWorkerLeft { retry_after_s, .. } => {
+        NoPlace::NoWorkerLeft { retry_after_s, .. }
+        | NoPlace::NowhereToStart { retry_after_s, .. } => {
             ApiError::unavailable("no_worker", message, retry_after_s)
+        }
+        NoPlace::OtherFile { .. } => ApiError::unavailable("no_worker", message, 1)
+            .hint("send the request again: it is answered with the file that there is"),
+        NoPlace::TooShort { model, tokens } => {
+            let trained = registry.trained_context(&model).unwrap_or(0);
+            ApiError::bad_request("context_length_exceeded", message)
+                .hint(longer_context(&model, tokens, trained))
         }
         NoPlace::Unable { .. } => ApiError::bad_request("unsupported_by_model", message).hint(
             "its workers are servers of others, which promise neither grammars nor answers that can be repeated; leave 'deterministic' and grammars out, or run the model on a hive",

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::Operation;
+use rbee_operations::{Operation, WorkerSpawn};
 use serde::Deserialize as _;
 use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
 
@@ -19,10 +19,15 @@ impl Operations {
         debug_assert!(operation.should_forward_to_hive());
         let hive = operation.hive_id().cloned().unwrap_or_else(HiveAlias::localhost);
         let client = self.hives.get(&hive)?;
+        let size = match &operation {
+            Operation::WorkerSpawn(WorkerSpawn { slots, ctx_size, .. }) => {
+                Some(Size { slots: *slots, ctx_size: *ctx_size })
+            }
+            _ => None,
+        };
         let starts = match &operation {
             Operation::WorkerSpawn(spawn) => {
-                let size = Size { slots: spawn.slots, ctx_size: spawn.ctx_size };
-                Some((spawn.model.clone(), spawn.device, size))
+                Some((spawn.model.clone(), spawn.device, size.unwrap_or_default()))
             }
             Operation::WorkerRestart(target) => {
                 let model = self.registry.model_of(&target.worker_id);
@@ -40,6 +45,9 @@ impl Operations {
         // Who has just added a model, or started a worker, wants to use it before the hive's next report.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
             self.registry.started_by(&hive, &worker, Instant::now());
+            if let Some(size) = size {
+                self.registry.started_as(&worker.worker_id, size);
+            }
         } else if let (false, Ok(model)) = (removes, ModelEntry::deserialize(&outcome.data)) {
             self.registry.catalogued(&hive, model);
         }

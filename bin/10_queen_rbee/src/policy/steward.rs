@@ -96,7 +96,7 @@ impl Steward {
             Action::Start { model, why } => {
                 let Some(spawn) = self.registry.place_another(&model, why == Need::Min, now) else {
                     self.planner.start_failed(&model, now);
-                    self.log_no_place(&model, why);
+                    self.log_no_place(&model, why, now);
                     return None;
                 };
                 let Some(mut attempt) = self.spawner.spawn(&model, &spawn) else {
@@ -140,13 +140,23 @@ impl Steward {
         decisions.record(Decided::told(Kind::Spawn, reason, told).model(model));
     }
 
-    fn log_no_place(&self, model: &ModelAlias, why: Need) {
-        let (reason, told) = match why {
-            Need::Min => {
-                ("policy_min", "its policy wants another worker, and no device has room for it")
-            }
-            Need::Crowd => ("crowd", "requests wait, and no other device that is as fast has room"),
+    fn log_no_place(&self, model: &ModelAlias, why: Need, now: Instant) {
+        let (reason, wants, full) = match why {
+            Need::Min => (
+                "policy_min",
+                "its policy wants another worker",
+                "no device has room for it where its start has not failed a while ago",
+            ),
+            Need::Crowd => ("crowd", "requests wait", "no other device that is as fast has room"),
         };
+        let lacks = if !self.registry.is_in_catalog(model) {
+            "no hive has the model"
+        } else if !self.registry.is_at_hand(model, now) {
+            "no hive that has the model reports"
+        } else {
+            full
+        };
+        let told = format!("{wants}, and {lacks}");
         tracing::info!(%model, told, "a model gets no further worker");
         let decided = Decided::told(Kind::NoPlace, reason, told).model(model);
         self.dispatcher.decisions().record(decided);
@@ -225,6 +235,24 @@ mod tests {
                 decisions.counts().into_iter().filter(|((kind, _), _)| *kind == Kind::Spawn);
             assert_eq!(spawns.map(|(_, count)| count).sum::<u64>(), told, "{because}");
             drop(under_way);
+        }
+    }
+
+    #[tokio::test]
+    async fn why_a_model_gets_no_further_worker_is_told_as_it_is() {
+        let after = Duration::from_secs(60);
+        for (model, later, told) in [
+            ("m", Duration::ZERO, "no device has room for it"),
+            ("other", Duration::ZERO, "no hive has the model"),
+            ("m", after, "no hive that has the model reports"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut steward, decisions) = steward(folder.path(), 0);
+            let action = Action::Start { model: model.parse().unwrap(), why: Need::Min };
+            assert!(steward.begin(action, clock::now() + later).is_none(), "{told}");
+            let last = decisions.since(0).pop().expect("it is told");
+            let why = last.decided.because.why();
+            assert!(why.contains(told), "{why}");
         }
     }
 

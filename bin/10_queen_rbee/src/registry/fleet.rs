@@ -1,7 +1,7 @@
 //! What the scheduler is shown of the registry, and what follows from its decision.
 
 use std::cell::LazyCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,12 +67,22 @@ impl State {
             }
         });
         let mut workers: Vec<_> = workers.collect();
+        let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
+        let is_ruled_out = ruling.as_ref().is_some_and(|ruling| !ruling.denied.is_empty());
         Snapshot {
             workers,
             is_spawning: self.starts.is_any_of(&model),
-            fleet: LazyCell::new(Box::new(move || self.fleet(&model, policy, ruling, now))),
+            fleet: LazyCell::new(Box::new(move || {
+                let fleet = self.fleet(&model, policy, ruling, now);
+                if !lacks_context {
+                    return fleet;
+                }
+                let contexts = self.contexts(&model, policy(&model).as_ref()).collect();
+                Fleet { contexts, ..fleet }
+            })),
             warming_up: self.is_warming_up(now),
+            is_ruled_out,
         }
     }
 
@@ -118,6 +128,7 @@ impl State {
             idle: now.saturating_duration_since(worker.used_at),
             has_bytes: worker.memory_bytes,
             digest: worker.digest(),
+            context_tokens: worker.context_tokens(),
         });
         let wish = policy(model)
             .map_or_else(Wish::default, |policy| Wish { hive: policy.hive, device: policy.device });
@@ -131,6 +142,7 @@ impl State {
             words: self.words(policy, now),
             failed: self.failed_sites(model, policy, now),
             token_us: self.token_times(model),
+            contexts: HashMap::new(),
         }
     }
 

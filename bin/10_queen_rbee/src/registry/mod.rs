@@ -11,6 +11,7 @@ mod fits;
 mod fleet;
 mod glance;
 mod hives;
+mod lengths;
 mod liveness;
 mod names;
 mod numbers;
@@ -273,6 +274,11 @@ impl Registry {
         state.failures.works(hive, worker.device, &worker.model);
         drop(state);
         self.touch();
+    }
+
+    /// A worker was started with a size.
+    pub fn started_as(&self, worker: &WorkerId, size: Size) {
+        self.state().workers.started_as(worker, size);
     }
 
     /// Takes a hive's word on a model that it has.

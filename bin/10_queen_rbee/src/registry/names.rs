@@ -1,5 +1,7 @@
 //! The names of models: who runs what by which name.
 
+use std::time::Instant;
+
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::worker::Worker;
@@ -24,6 +26,14 @@ impl State {
 }
 
 impl Registry {
+    /// Whether a hive that reports on time has a model.
+    #[must_use]
+    pub fn is_at_hand(&self, model: &ModelAlias, now: Instant) -> bool {
+        let state = self.state();
+        let mut alive = state.hives.iter().filter(|hive| hive.liveness(now) == Liveness::Alive);
+        alive.any(|hive| hive.beat.catalog.iter().any(|entry| entry.alias == *model))
+    }
+
     /// The model that is meant by a name: the one that has it, else the one that has it with `:latest`
     /// behind it.
     #[must_use]

@@ -3,7 +3,8 @@
 //! A measurement weighs the less the more requests were beside it, and the older it is: who looked slow
 //! in a crowd and got nothing since would else never show that it is not. Workers of one model on one
 //! device share what they show, since the hardware is the same; what none of them has shown is taken
-//! from alike workers elsewhere. How long answers are is the model's doing, and no worker's.
+//! from alike workers elsewhere. Until any of them has shown how fast it is, the rates count that they report
+//! themselves. How long answers are is the model's doing, and no worker's.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -54,6 +55,8 @@ pub(super) struct Pace {
     token: Shown,
     /// How many tokens an answer has.
     tokens: Shown,
+    /// A token of an answer, by the rates that the worker reports.
+    told: Shown,
 }
 
 /// What was measured of one thing, and when last.
@@ -75,6 +78,7 @@ struct Mean {
 struct Sum {
     prefill: Mean,
     token: Mean,
+    told: Mean,
 }
 
 /// What is believed of a device before anybody has answered on it.
@@ -131,6 +135,15 @@ impl Pace {
         self.tokens.take(u64::from(tokens), WHOLE, now);
     }
 
+    /// Takes in how many tokens a worker has given in a second, as it says, and to how many requests at once.
+    pub(super) fn on_report(&mut self, tokens_per_second: f32, busy: u32, now: Instant) {
+        let running = busy.max(1);
+        if tokens_per_second > 0.0 {
+            let token_us = whole(f64::from(running) * 1e6 / f64::from(tokens_per_second));
+            self.told.take(token_us, (WHOLE / u64::from(running)).max(1), now);
+        }
+    }
+
     /// What a token takes, in microseconds, and how much that counts, however long ago it was shown.
     pub(super) fn token_us(&self) -> Option<(u64, u64)> {
         let Mean { value, weight } = self.token.mean;
@@ -177,6 +190,12 @@ impl Sum {
     fn add(&mut self, pace: &Pace, now: Instant) {
         self.prefill = self.prefill.with(pace.prefill.faded(now));
         self.token = self.token.with(pace.token.faded(now));
+        self.told = self.told.with(pace.told.faded(now));
+    }
+
+    /// What was reported stands for what was not measured: a queen that has just begun knows nothing else.
+    fn or_told(self) -> Self {
+        if self.token.weight > 0 { self } else { Self { token: self.told, ..self } }
     }
 
     /// What is to be expected, where `otherwise` is where nothing was shown.
@@ -215,7 +234,8 @@ impl Workers {
             let get = |sum: Option<&Sum>| sum.copied().unwrap_or_default();
             let usual = Cost::usual(device.kind);
             let alike = get(alike.get(&(model, device.kind))).over(usual, USUAL);
-            let cost = get(of_place.get(&(hive, *device, model))).over(alike, ALIKE);
+            let of_place = get(of_place.get(&(hive, *device, model))).or_told();
+            let cost = of_place.over(alike, ALIKE);
             let usual = Mean { value: USUAL_TOKENS, weight: USUAL };
             let tokens = tokens.get(&model).map_or(usual, |length| length.with(usual));
             let speed = cost.speed(tokens.value.max(1));
@@ -284,6 +304,31 @@ mod tests {
         old.on_answer(100, usage, took(0.0, 900.0), 0, now);
         old.on_answer(100, usage, took(0.0, 100.0), 0, now + HALF * 3);
         assert_eq!(shown(&old, now + HALF * 3).token_us, (900_000 + 100_000 * 8) / 9);
+    }
+
+    #[test]
+    fn what_a_worker_reports_counts_until_it_has_answered() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let token_us = |pace: &Pace, now| {
+            let mut sum = Sum::default();
+            sum.add(pace, now);
+            sum.or_told().over(CPU, 0).token_us
+        };
+        assert_eq!(token_us(&pace, now), 0, "it has told nothing");
+        pace.on_report(0.0, 3, now);
+        pace.on_report(f32::NAN, 3, now);
+        assert_eq!(token_us(&pace, now), 0, "it was idle");
+        pace.on_report(100.0, 4, now);
+        assert_eq!(token_us(&pace, now), 40_000, "four requests share what it gives");
+        pace.on_report(50.0, 0, now);
+        assert_eq!(token_us(&pace, now), (40_000 + 4 * 20_000) / 5, "alone it shows more");
+        let usage = Usage { completion_tokens: 1, ..Usage::default() };
+        pace.on_answer(100, usage, took(0.0, 7.0), 9, now);
+        assert_eq!(token_us(&pace, now), 7_000, "what the queen has seen counts");
+        let mut absurd = Pace::default();
+        absurd.on_report(f32::MAX, u32::MAX, now);
+        absurd.on_report(f32::MIN_POSITIVE, u32::MAX, now);
+        assert!(token_us(&absurd, now) <= MOST_US);
     }
 
     #[test]

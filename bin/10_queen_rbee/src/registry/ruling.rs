@@ -40,7 +40,7 @@ pub(super) struct Ruling<'a> {
     judge: &'a Judge,
     hive_idle: BTreeMap<&'a HiveAlias, Duration>,
     /// Where a worker is that may not be taken: another one there would be no other.
-    denied: Vec<(&'a HiveAlias, DeviceId)>,
+    pub(super) denied: Vec<(&'a HiveAlias, DeviceId)>,
 }
 
 /// What a script says of the places for one model, and what follows.

@@ -132,6 +132,32 @@ fn a_machine_that_looked_slow_is_believed_to_be_like_others_after_a_while_withou
 }
 
 #[test]
+fn a_queen_that_has_just_begun_prefers_the_worker_that_reports_to_be_the_faster_one() {
+    let (registry, now) = registry();
+    let report = |name: &str, tokens_per_second, busy| {
+        let hive_id = name.parse().unwrap();
+        let beat = beat(name, WorkerState::Ready, busy);
+        let beat = WorkerHeartbeat { hive_id, tokens_per_second, ..beat };
+        registry.worker_beat(beat, now).unwrap();
+    };
+    report("a", 5.0, 1);
+    report("b", 60.0, 1);
+    // What ran there has ended, since it ran through the queen of before.
+    report("a", 0.0, 0);
+    report("b", 0.0, 0);
+    registry.sweep(now);
+    let place = take(&registry, now).expect("both are ready");
+    assert_eq!(place.worker_id, id("b"), "{}", place.why);
+    let usage = Usage { completion_tokens: 8, ..Usage::default() };
+    let timings = Timings { decode_ms: 80_000.0, ..Timings::default() };
+    let answered = Answered { usage, timings, ..Answered::default() };
+    registry.worker_answered(&place, &answered, now);
+    drop(place);
+    registry.sweep(now);
+    assert_eq!(take(&registry, now).unwrap().worker_id, id("a"), "its answers show otherwise");
+}
+
+#[test]
 fn what_others_send_is_told_from_our_own() {
     let (registry, now) = registry();
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();

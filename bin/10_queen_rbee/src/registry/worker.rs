@@ -9,6 +9,7 @@ use worker_contract::{
 };
 
 use super::breaker::Breaker;
+use super::fits::Size;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
 use super::target::{Address, Target, next_number};
@@ -44,6 +45,8 @@ pub(super) struct Worker {
     pub(super) rival: Option<Rival>,
     /// What its hive says; `None` where no hive lists it.
     pub(super) listed: Option<SupervisedState>,
+    /// How large it was started, where this queen has.
+    pub(super) size: Option<Size>,
     /// What it has of its device's memory, as its hive says.
     pub(super) memory_bytes: Option<u64>,
     /// The process that its hive named last, and whether it had ended then.
@@ -164,6 +167,7 @@ impl Worker {
             target,
             said: None,
             listed: None,
+            size: None,
             memory_bytes: None,
             process: None,
             in_flight: 0,

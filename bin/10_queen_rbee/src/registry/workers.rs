@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, ModelAlias, WorkerHeartbeat, WorkerId};
 
+use super::fits::Size;
+use super::lengths::Lengths;
 use super::numbers::Numbers;
 use super::target::{Target, parse_address};
 use super::worker::{Said, Worker};
@@ -23,6 +25,7 @@ const LEAVING: Duration = Duration::from_secs(60);
 pub(super) struct Workers {
     by_id: BTreeMap<WorkerId, Worker>,
     numbers: Numbers,
+    pub(super) lengths: Lengths,
     /// Whom each hive listed last.
     pub(super) listed_by: HashMap<HiveAlias, Vec<WorkerId>>,
 }
@@ -94,9 +97,22 @@ impl Workers {
         if worker.is_busy() {
             worker.used_at = now;
         }
+        worker.pace.on_report(beat.tokens_per_second, beat.slots.busy, now);
         self.numbers.set(worker, &beat.model.name);
+        let is_news = worker.context_tokens() != beat.model.context_length;
         worker.said = Some(Said { beat, at: now, failed_at: None });
+        if is_news {
+            self.lengths.shown(worker);
+        }
         Ok(())
+    }
+
+    /// It was started with a size.
+    pub(super) fn started_as(&mut self, id: &WorkerId, size: Size) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.size = Some(size);
+            self.lengths.shown(worker);
+        }
     }
 
     /// Ends what is gone and wakes what has rested. Whether anything changed.

@@ -1,6 +1,6 @@
 //! Whose contexts a request fits, as far as workers have shown. Pure.
 
-use worker_contract::WorkerId;
+use worker_contract::{ModelAlias, WorkerId};
 
 use super::Failure;
 
@@ -70,9 +70,35 @@ impl Contexts {
     }
 }
 
+/// What to do where a context of so many tokens is too short for a prompt, and the model was trained for one
+/// of so many; 0 where nobody knows.
+pub(crate) fn longer_context(model: &ModelAlias, too_short: u32, trained: u32) -> String {
+    if trained > 0 && too_short >= trained {
+        return format!("{model} was trained for contexts of {trained} tokens: shorten the prompt");
+    }
+    let most = if trained > 0 { format!(" (up to {trained})") } else { String::new() };
+    format!(
+        "shorten the prompt, or give workers of {model} that are started a longer context: \
+         rbee-keeper model policy {model} --ctx-size N{most}"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_longer_context_is_advised_only_where_the_model_has_one() {
+        let model = "m".parse().unwrap();
+        for (too_short, trained, expected) in [
+            (2048, 4096, "--ctx-size N (up to 4096)"),
+            (2048, 0, "rbee-keeper model policy m --ctx-size N"),
+            (4096, 4096, "trained for contexts of 4096 tokens: shorten the prompt"),
+        ] {
+            let advice = longer_context(&model, too_short, trained);
+            assert!(advice.ends_with(expected), "{advice}");
+        }
+    }
 
     #[test]
     fn an_answer_is_full_only_where_no_longer_context_gave_some_of_it() {

@@ -31,6 +31,7 @@ use worker_contract::{
 };
 
 pub use self::answer::Answer;
+pub(crate) use self::contexts::longer_context;
 pub use self::failure::Failure;
 pub use self::prefill::Prefill;
 use self::quarantine::Quarantine;

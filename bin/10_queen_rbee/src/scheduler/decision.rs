@@ -43,9 +43,36 @@ pub struct Spawn {
     pub fits: bool,
     /// How many other places there were.
     pub others: usize,
+    /// Why one is started.
+    pub lack: Lack,
     /// Its hive is asked first whether there is room; until then nothing is started, and nobody ended.
     #[serde(skip)]
     pub asks: bool,
+}
+
+/// Why a worker is started. What is told of the workers that are there is told of the best of them: the
+/// first that is true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// Its workers fail, or are silent.
+    Failing,
+    /// Its workers make way for another model.
+    MakesWay,
+    /// Its workers are ending.
+    Ending,
+    /// The contexts of its workers are too short for the request.
+    TooShort,
+    /// None of its workers can take the request.
+    Unfit,
+    /// The operator's rules let none of its workers take the request.
+    Refused,
+    /// No worker runs it.
+    NoWorker,
+    /// Its policy wants another one.
+    Policy,
+    /// Requests for it have waited for a while.
+    Crowd,
 }
 
 /// Workers that make way for one of another model: they get no further request, and are ended when they
@@ -121,6 +148,8 @@ pub enum WaitReason {
     Circuit,
     /// Memory that busy workers have.
     Memory,
+    /// Its model's next turn: its worker makes way for another model.
+    NextTurn,
     /// The first reports after the queen's start.
     WarmUp,
 }
@@ -141,6 +170,13 @@ pub enum RejectReason {
     NowhereToStart,
     /// None of the model's workers can do what is asked for.
     Unable,
+    /// No worker has a longer context than one that was too short, nor would one that is started.
+    TooShort {
+        /// How many tokens that one has.
+        tokens: u32,
+    },
+    /// Nobody has the file that its answer began with: hives have another one of that name.
+    OtherFile,
     /// The operator's rules let no worker take it.
     Rules,
 }
@@ -160,6 +196,40 @@ impl Reason {
     }
 }
 
+impl Lack {
+    /// Its name in metrics and in the log of decisions.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failing => "failing",
+            Self::MakesWay => "makes_way",
+            Self::Ending => "ending",
+            Self::TooShort => "too_short",
+            Self::Unfit => "unfit",
+            Self::Refused => "refused",
+            Self::NoWorker => "no_worker",
+            Self::Policy => "policy_min",
+            Self::Crowd => "crowd",
+        }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failing => "its workers fail or do not answer",
+            Self::MakesWay => "its workers make way for another model",
+            Self::Ending => "its workers are ending",
+            Self::TooShort => "the contexts of its workers are too short",
+            Self::Unfit => "none of its workers can take it",
+            Self::Refused => "the rules let none of its workers take it",
+            Self::NoWorker => "no worker runs it",
+            Self::Policy => "its policy wants another one",
+            Self::Crowd => "requests for it have waited for a while",
+        })
+    }
+}
+
 impl WaitReason {
     /// Its name in metrics.
     #[must_use]
@@ -170,6 +240,7 @@ impl WaitReason {
             Self::News => "news",
             Self::Circuit => "circuit",
             Self::Memory => "memory",
+            Self::NextTurn => "next_turn",
             Self::WarmUp => "warm_up",
         }
     }
@@ -187,6 +258,10 @@ impl fmt::Display for WaitReason {
             }
             Self::Circuit => "it waits for a worker that failed often and will be tried again",
             Self::Memory => "it waits for memory that workers of other models have, which are busy",
+            Self::NextTurn => {
+                "it waits for its model's next turn: its worker finishes what it runs, and then gives \
+                 its place to another model"
+            }
             Self::WarmUp => "it waits for the first reports after the queen's start",
         })
     }
@@ -231,8 +306,8 @@ impl fmt::Display for Estimate {
 
 impl fmt::Display for Spawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hive, device, evict, fits, others, .. } = self;
-        write!(f, "no worker runs it; one is started on {hive}")?;
+        let Self { hive, device, evict, fits, others, lack, .. } = self;
+        write!(f, "{lack}; one is started on {hive}")?;
         if let Some(device) = device {
             write!(f, " {device}")?;
         }
@@ -241,7 +316,8 @@ impl fmt::Display for Spawn {
         }
         if !evict.is_empty() {
             let names = evict.iter().map(WorkerId::as_str).collect::<Vec<_>>().join(", ");
-            write!(f, ", in the place of {names}, idle the longest")?;
+            let are = if evict.len() == 1 { "is" } else { "are" };
+            write!(f, ", in the place of {names}, which {are} idle")?;
         }
         match others {
             0 => f.write_str(" (the only place)"),

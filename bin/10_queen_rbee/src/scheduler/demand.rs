@@ -39,6 +39,12 @@ pub struct Demand<'a> {
 }
 
 impl<'a> Demand<'a> {
+    /// Whether a context may be long enough, as far as is known. One that nobody tells may be.
+    #[must_use]
+    pub fn may_fit(&self, context_tokens: u32) -> bool {
+        context_tokens == 0 || context_tokens > self.too_short
+    }
+
     /// An interactive request for a model, and nothing more.
     #[must_use]
     pub fn of(model: &'a ModelAlias) -> Self {

@@ -14,7 +14,9 @@ mod tests;
 mod turns;
 mod ways;
 
-pub use decision::{Decision, Estimate, MakeWay, Reason, RejectReason, Spawn, WaitReason, Why};
+pub use decision::{
+    Decision, Estimate, Lack, MakeWay, Reason, RejectReason, Spawn, WaitReason, Why,
+};
 pub use demand::Demand;
 pub use placement::{memory_need, place_another};
 pub use schedule::schedule;

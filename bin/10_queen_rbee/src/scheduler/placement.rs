@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use worker_contract::{Device, DeviceId, DeviceKind, HiveAlias, ModelAlias, ModelEntry, WorkerId};
 
-use super::{Claim, Demand, Fleet, HiveView, Resident, Spawn, Word};
+use super::{Claim, Demand, Fleet, HiveView, Lack, Resident, Spawn, Word};
 use crate::registry::{Liveness, usual_token_us};
 
 /// What a model needs beyond its weights, as a part of them: KV cache and room to compute. The hive
@@ -17,6 +17,10 @@ const BEYOND_WEIGHTS: u64 = 5;
 pub(super) enum NoSite {
     /// No hive that reports has the model.
     Nowhere,
+    /// Hives have another file of that name.
+    OtherFile,
+    /// Wherever it could be, its context would be as short as those that were too short.
+    TooShort,
     /// Wherever it could be, it could not be started.
     Refused,
     /// It would fit if workers were idle that are not.
@@ -75,7 +79,7 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
     let sites = all_sites(fleet, demand);
     let open: Vec<&Site<'_>> = sites.iter().filter(|site| site.is_open(demand)).collect();
     let Some(best) = open.iter().max_by_key(|site| site.key()) else {
-        return Err(if sites.is_empty() { NoSite::Nowhere } else { NoSite::Refused });
+        return Err(if sites.is_empty() { why_nowhere(fleet, demand) } else { NoSite::Refused });
     };
     if best.fit == Fit::Later && !best.asks() {
         return Err(NoSite::Full);
@@ -85,13 +89,34 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
 
 /// All places that a request's worker could be at, those that are closed to it included.
 pub(super) fn all_sites<'a>(fleet: &'a Fleet<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
-    // An answer goes on with the very file that it began with.
-    let has_it = |hive: &&HiveView<'_>| {
-        let entry = hive.entry(demand.model);
-        entry.is_some_and(|entry| demand.digest.is_none_or(|needed| entry.sha256 == *needed))
-    };
-    let there = fleet.hives.iter().filter(|hive| hive.liveness != Liveness::Gone);
-    there.filter(has_it).flat_map(|hive| sites(fleet, hive, demand)).collect()
+    let suits = |hive: &&HiveView<'_>| hive.has_file(demand) && is_long_enough(fleet, hive, demand);
+    there(fleet).filter(suits).flat_map(|hive| sites(fleet, hive, demand)).collect()
+}
+
+fn there<'a>(fleet: &'a Fleet<'a>) -> impl Iterator<Item = &'a HiveView<'a>> {
+    fleet.hives.iter().filter(|hive| hive.liveness != Liveness::Gone)
+}
+
+/// Whether a worker that is started there may have the context that a request needs.
+pub(super) fn is_long_enough(fleet: &Fleet<'_>, hive: &HiveView<'_>, demand: &Demand<'_>) -> bool {
+    fleet.contexts.get(hive.id).is_none_or(|tokens| demand.may_fit(*tokens))
+}
+
+/// Why not even a place is there that could be looked at.
+fn why_nowhere(fleet: &Fleet<'_>, demand: &Demand<'_>) -> NoSite {
+    let with_file = |hive: &&HiveView<'_>| hive.has_file(demand);
+    let is_long = |hive: &HiveView<'_>| is_long_enough(fleet, hive, demand);
+    let all = || fleet.hives.iter();
+    if there(fleet).filter(with_file).any(is_long) {
+        // Its devices are gone, or somebody's rules refuse them.
+        NoSite::Refused
+    } else if all().filter(with_file).any(|hive| !is_long(hive)) {
+        NoSite::TooShort
+    } else if all().any(|hive| hive.entry(demand.model).is_some() && !hive.has_file(demand)) {
+        NoSite::OtherFile
+    } else {
+        NoSite::Nowhere
+    }
 }
 
 /// The place of another worker of a model that has some, where it fits. One that is to help them goes to
@@ -134,7 +159,8 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
     let sites: Vec<_> = with_model.flat_map(|hive| sites(fleet, hive, &demand)).collect();
     let open: Vec<_> = sites.iter().filter(|site| is_free(site)).collect();
     let best = open.iter().max_by_key(|site| (!has_one(site), !is_slower(site), site.key()))?;
-    Some(best.spawn(open.len() - 1))
+    let lack = if must { Lack::Policy } else { Lack::Crowd };
+    Some(Spawn { lack, ..best.spawn(open.len() - 1) })
 }
 
 fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
@@ -420,14 +446,14 @@ impl Resident<'_> {
         self.spare > 0 && !is_kept && !self.is_as_good(demand)
     }
 
-    /// Whether it would be loaded again in its own place: it runs the very model, and no other file than the
-    /// request must have.
+    /// Whether it would be loaded again in its own place: it runs the very model, no other file than the
+    /// request must have, and with a context that may be long enough.
     fn is_as_good(&self, demand: &Demand<'_>) -> bool {
         let is_other_file = match (demand.digest, self.digest) {
             (Some(needed), Some(its)) => needed != its,
             _ => false,
         };
-        self.model == demand.model && !is_other_file
+        self.model == demand.model && !is_other_file && demand.may_fit(self.context_tokens)
     }
 }
 
@@ -461,6 +487,7 @@ impl Site<'_> {
             evict: self.evict.iter().map(|id| (*id).clone()).collect(),
             fits: self.fit >= Fit::Maybe,
             others,
+            lack: Lack::NoWorker,
             asks: self.asks(),
         }
     }

@@ -1,10 +1,12 @@
 //! The decision.
 
-use super::placement::{NoSite, place};
+use worker_contract::HiveAlias;
+
+use super::placement::{NoSite, is_long_enough, place};
 use super::turns::make_way;
 use super::{
-    Circuit, Decision, Demand, Estimate, Readiness, Reason, RejectReason, Snapshot, WaitReason,
-    Ways, Why, WorkerView,
+    Circuit, Decision, Demand, Estimate, Lack, Readiness, Reason, RejectReason, Snapshot, Spawn,
+    WaitReason, Ways, Why, WorkerView,
 };
 use crate::registry::Liveness;
 
@@ -24,27 +26,11 @@ const RETRY_HIVE_S: u64 = 5;
 /// What becomes of a request.
 #[must_use]
 pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
-    let has_file = |worker: &WorkerView<'_>| match (demand.digest, worker.digest) {
-        (Some(needed), Some(there)) => needed == there,
-        _ => true,
-    };
-    // What it does not tell may be enough.
-    let is_long_enough = |worker: &WorkerView<'_>| {
-        worker.context_tokens == 0 || worker.context_tokens > demand.too_short
-    };
+    let serving = || snapshot.workers.iter().filter(|worker| worker.serves(demand));
     // One that has not told its file yet may have it. Who goes on after a text needs none.
     let is_known = |worker: &WorkerView<'_>| {
         demand.digest.is_none() || worker.digest.is_some() || !worker.ways.meet(Ways::TOKENS)
     };
-    let is_there = |worker: &&WorkerView<'_>| worker.liveness != Liveness::Gone;
-    let serves = |worker: &&WorkerView<'_>| {
-        is_there(worker)
-            && !demand.barred.contains(worker.id)
-            && has_file(worker)
-            && is_long_enough(worker)
-            && demand.ways.meet(worker.ways)
-    };
-    let serving = || snapshot.workers.iter().filter(serves);
     let is_ready =
         |worker: &WorkerView<'_>| worker.readiness == Readiness::Ready && is_known(worker);
     let is_coming = |worker: &WorkerView<'_>| match worker.readiness {
@@ -82,7 +68,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         return Decision::Wait(WaitReason::News);
     }
     let none = match place(&snapshot.fleet, demand) {
-        Ok(spawn) => return Decision::Spawn(spawn),
+        Ok(spawn) => return Decision::Spawn(Spawn { lack: lack(snapshot, demand), ..spawn }),
         Err(none) => none,
     };
     if let Some(only) = last_resort(&|_| true) {
@@ -94,36 +80,71 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if ready().any(|worker| worker.circuit != Circuit::Closed) {
         return Decision::Wait(WaitReason::Circuit);
     }
-    // One that has just fallen silent counts until the next look. Those that cannot take it will never do.
-    let is_other = |worker: &WorkerView<'_>| is_there(&worker) && !serves(&worker);
-    if none == NoSite::Enough && !snapshot.workers.iter().all(is_other) {
-        return Decision::Wait(WaitReason::News);
-    }
-    if none == NoSite::Refused && demand.is_news_due {
-        return Decision::Wait(WaitReason::News);
-    }
-    if none == NoSite::Full {
-        let way = make_way(&snapshot.fleet, demand);
-        return way.map_or(Decision::Wait(WaitReason::Memory), Decision::MakeWay);
-    }
+    without_place(snapshot, demand, none)
+}
+
+/// What becomes of a request that no worker takes and for which none can be started.
+fn without_place(snapshot: &Snapshot<'_>, demand: &Demand<'_>, none: NoSite) -> Decision {
+    let serving = || snapshot.workers.iter().filter(|worker| worker.serves(demand));
     // It has its turn again when the other model has had its own.
-    if serving().any(|worker| worker.readiness == Readiness::MakesWay) {
-        return Decision::Wait(WaitReason::Memory);
+    let makes_way = serving().any(|worker| worker.readiness == Readiness::MakesWay);
+    // One that has just fallen silent counts until the next look. Those that cannot take it will never do.
+    let is_other = |worker: &WorkerView<'_>| worker.is_there() && !worker.serves(demand);
+    match none {
+        NoSite::Enough if makes_way => return Decision::Wait(WaitReason::NextTurn),
+        NoSite::Enough if !snapshot.workers.iter().all(is_other) => {
+            return Decision::Wait(WaitReason::News);
+        }
+        NoSite::Refused if demand.is_news_due => return Decision::Wait(WaitReason::News),
+        NoSite::Full => {
+            let reason = if makes_way { WaitReason::NextTurn } else { WaitReason::Memory };
+            let way = make_way(&snapshot.fleet, demand);
+            return way.map_or(Decision::Wait(reason), Decision::MakeWay);
+        }
+        _ if makes_way => return Decision::Wait(WaitReason::NextTurn),
+        _ if snapshot.warming_up => return Decision::Wait(WaitReason::WarmUp),
+        _ => {}
     }
-    if snapshot.warming_up {
-        return Decision::Wait(WaitReason::WarmUp);
-    }
+    let is_short =
+        |worker: &WorkerView<'_>| worker.is_there() && !demand.may_fit(worker.context_tokens);
+    let are_short = none == NoSite::TooShort || snapshot.workers.iter().any(is_short);
+    let is_any_there = snapshot.workers.iter().any(WorkerView::is_there);
+    let too_short = RejectReason::TooShort { tokens: demand.too_short };
     let (reason, retry_after_s) = match gone_hive(snapshot, demand) {
+        _ if none == NoSite::Enough && are_short => (too_short, None),
         _ if none == NoSite::Enough => (RejectReason::Unable, None),
         _ if none == NoSite::Refused => (RejectReason::NowhereToStart, Some(RETRY_HIVE_S)),
         Some(hive) => (RejectReason::HiveGone { hive }, Some(RETRY_HIVE_S)),
         None if serving().next().is_some() => (RejectReason::NoWorkerLeft, Some(RETRY_SOON_S)),
-        None if snapshot.workers.iter().any(|worker| is_there(&worker)) => {
-            (RejectReason::Unable, None)
-        }
+        None if are_short => (too_short, None),
+        None if none == NoSite::OtherFile => (RejectReason::OtherFile, None),
+        None if is_any_there => (RejectReason::Unable, None),
         None => (RejectReason::UnknownModel, None),
     };
     Decision::Reject { reason, retry_after_s }
+}
+
+/// Why a worker is started, whatever workers of the model are there.
+fn lack(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Lack {
+    let there = || snapshot.workers.iter().filter(|worker| worker.is_there());
+    let serving = there().filter(|worker| worker.serves(demand));
+    let of_one = |worker: &WorkerView<'_>| match worker.readiness {
+        Readiness::Coming | Readiness::Ready => Lack::Failing,
+        Readiness::MakesWay => Lack::MakesWay,
+        Readiness::Ending => Lack::Ending,
+    };
+    if let Some(lack) = serving.map(of_one).min() {
+        return lack;
+    }
+    if there().any(|worker| !demand.may_fit(worker.context_tokens)) {
+        Lack::TooShort
+    } else if there().next().is_some() {
+        Lack::Unfit
+    } else if snapshot.is_ruled_out {
+        Lack::Refused
+    } else {
+        Lack::NoWorker
+    }
 }
 
 /// The best of some workers for a request. `reason` is told instead of what decided between them.
@@ -137,15 +158,12 @@ fn choose<'a>(
     let limit = Limit::of(&ranked)?;
     let [best, next] = first_two(&ranked, limit);
     let best = best?;
-    let is_prefix = next.is_some_and(|next| {
-        best.worker.held_bytes > next.worker.held_bytes && best.worker.load() >= next.worker.load()
-    });
     let reason = match next {
         _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
         None => Reason::OnlyOne,
         Some(_) if best.is_session() => Reason::Session,
         Some(next) if best.is_ruled_before(next) => Reason::Rules,
-        Some(_) if is_prefix => Reason::Prefix,
+        Some(next) if best.is_before_by_prefix(next, demand) => Reason::Prefix,
         Some(_) => Reason::Soonest,
     };
     let (chosen, next, candidates) = (best.estimate(), next.map(Ranked::estimate), ranked.len());
@@ -244,10 +262,14 @@ impl<'a> Ranked<'a> {
     /// The better first. What is expected is no more than a guess: of those of the best class that are
     /// expected by `limit`, the less loaded one.
     fn key(&self, limit: Limit) -> impl Ord + 'a {
-        let worker = self.worker;
+        (self.merit(limit), self.id_head, self.worker.id)
+    }
+
+    /// The same of which names decide nothing.
+    fn merit(&self, limit: Limit) -> impl Ord + use<> {
         let is_late = self.ruled_us > limit.0;
         let part = if is_late { 0 } else { self.part };
-        (self.class, is_late, part, self.ruled_us, worker.in_flight, self.id_head, worker.id)
+        (self.class, is_late, part, self.ruled_us, self.worker.in_flight)
     }
 
     fn is_session(&self) -> bool {
@@ -258,6 +280,19 @@ impl<'a> Ranked<'a> {
     fn is_ruled_before(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.worker.extra_us, other.worker.extra_us);
         ours < theirs && self.expected_us >= other.expected_us
+    }
+
+    /// Whether it comes before another one only because of what it holds of the prompt: if neither held
+    /// anything, the other one would be as good at least.
+    fn is_before_by_prefix(&self, other: &Self, demand: &Demand<'_>) -> bool {
+        if self.worker.held_bytes <= other.worker.held_bytes {
+            return false;
+        }
+        let bare = [self, other].map(|one| WorkerView { held_bytes: 0, ..*one.worker });
+        let [ours, theirs] = &bare;
+        let ranked = [Ranked::new(ours, demand), Ranked::new(theirs, demand)];
+        let [ours, theirs] = &ranked;
+        Limit::of(&ranked).is_some_and(|limit| theirs.merit(limit) <= ours.merit(limit))
     }
 
     fn estimate(&self) -> Estimate {
@@ -280,8 +315,10 @@ fn head(text: &str) -> u64 {
     u64::from_be_bytes(first)
 }
 
-/// A hive that has the model, where every such hive is gone.
-fn gone_hive(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Option<worker_contract::HiveAlias> {
-    let with_model = snapshot.fleet.hives.iter().filter(|hive| hive.entry(demand.model).is_some());
-    with_model.map(|hive| hive.id).min().cloned()
+/// A hive that is gone and has what a worker for the request would need.
+fn gone_hive(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Option<HiveAlias> {
+    let fleet = &snapshot.fleet;
+    let gone = fleet.hives.iter().filter(|hive| hive.liveness == Liveness::Gone);
+    let with_file = gone.filter(|hive| hive.has_file(demand));
+    with_file.filter(|hive| is_long_enough(fleet, hive, demand)).map(|hive| hive.id).min().cloned()
 }

@@ -8,7 +8,7 @@ use worker_contract::{
     Device, DeviceId, HiveAlias, ModelAlias, ModelEntry, Sha256Digest, WorkerId,
 };
 
-use super::Ways;
+use super::{Demand, Ways};
 use crate::admission::Priority;
 use crate::registry::Liveness;
 
@@ -35,6 +35,8 @@ pub struct Snapshot<'a> {
     pub is_spawning: bool,
     /// The queen has just begun, and hives that she expects have not reported.
     pub warming_up: bool,
+    /// Workers are left out that somebody's rules refuse.
+    pub is_ruled_out: bool,
 }
 
 /// Where workers run and could run.
@@ -58,6 +60,9 @@ pub struct Fleet<'a> {
     pub words: HashMap<(&'a HiveAlias, DeviceId, &'a ModelAlias), Word<'a>>,
     /// Where workers of the model could not be started a while ago, though not for want of memory.
     pub failed: Vec<FailedSite<'a>>,
+    /// How many tokens the context of a worker would have that is started there; only for a request for
+    /// which contexts have turned out too short.
+    pub contexts: HashMap<&'a HiveAlias, u32>,
 }
 
 /// A place where the model could not be started.
@@ -236,6 +241,8 @@ pub struct Resident<'a> {
     pub has_bytes: Option<u64>,
     /// The model file that it runs, where it is known.
     pub digest: Option<&'a Sha256Digest>,
+    /// How many tokens a prompt and its answer may have; 0 where nobody knows.
+    pub context_tokens: u32,
 }
 
 impl WorkerView<'_> {
@@ -243,6 +250,26 @@ impl WorkerView<'_> {
     #[must_use]
     pub fn load(&self) -> u32 {
         self.in_flight.saturating_add(self.foreign)
+    }
+
+    /// Whether it is not known to be gone.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.liveness != Liveness::Gone
+    }
+
+    /// Whether it is there and can take a request, ready or not, as far as is known.
+    #[must_use]
+    pub fn serves(&self, demand: &Demand<'_>) -> bool {
+        let has_file = match (demand.digest, self.digest) {
+            (Some(needed), Some(its)) => needed == its,
+            _ => true,
+        };
+        self.is_there()
+            && !demand.barred.contains(self.id)
+            && has_file
+            && demand.may_fit(self.context_tokens)
+            && demand.ways.meet(self.ways)
     }
 
     /// Whether it can be given one more request.
@@ -287,6 +314,14 @@ impl HiveView<'_> {
     #[must_use]
     pub fn entry(&self, model: &ModelAlias) -> Option<&ModelEntry> {
         self.catalog.iter().find(|entry| entry.alias == *model)
+    }
+
+    /// Whether it has the file that a request must have: an answer goes on with the very one that it began
+    /// with.
+    #[must_use]
+    pub fn has_file(&self, demand: &Demand<'_>) -> bool {
+        let is_it = |entry: &ModelEntry| demand.digest.is_none_or(|needed| entry.sha256 == *needed);
+        self.entry(demand.model).is_some_and(is_it)
     }
 }
 

@@ -98,6 +98,35 @@ async fn a_worker_that_somebody_starts_is_as_the_policy_wants_unless_they_say_ot
 }
 
 #[tokio::test]
+async fn a_prompt_that_is_too_long_gets_a_worker_of_its_own_only_where_that_has_a_longer_context() {
+    for (ctx_size, spawns) in [(None, 0), (Some(256), 0), (Some(1024), 1)] {
+        let queen = Queen::start().await;
+        if let Some(tokens) = ctx_size {
+            set(&queen, json!({"model": "m", "policy": {"ctx_size": tokens}})).await;
+        }
+        let hive = HiveDouble::start(false);
+        hive.let_start();
+        queen.hive_beat(&hive.beat()).await;
+        let short = WorkerDouble::start("w-1", [Script::Refuses(400, "context_length_exceeded")]);
+        let mut beat = short.beat();
+        beat.model.context_length = 256;
+        queen.worker_beat(&beat).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(hive.spawns(), spawns, "{ctx_size:?}: {reply:?}");
+        if spawns == 0 {
+            let error = reply.error(400, "context_length_exceeded");
+            let hint = error["hint"].as_str().unwrap();
+            assert!(hint.contains("rbee-keeper model policy m --ctx-size N"), "{hint}");
+            continue;
+        }
+        assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}");
+        assert_eq!(hive.started()[0].ctx_size, ctx_size);
+        let decided = Reply::read(queen.get("/v1/decisions?model=m")).await.text;
+        assert!(decided.contains("the contexts of its workers are too short"), "{decided}");
+    }
+}
+
+#[tokio::test]
 async fn a_policy_for_what_nobody_knows_is_taken_with_a_note() {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     queen.hive_beat(&hive.beat_with_workers(8)).await;

@@ -4,6 +4,7 @@ use job_server::JobError;
 
 use super::*;
 use crate::doubles::{device, entry};
+use crate::scheduler::Lack;
 
 /// A queen with one hive, which has the model.
 struct House {
@@ -39,6 +40,7 @@ impl House {
             evict: Vec::new(),
             fits: true,
             others: 0,
+            lack: Lack::NoWorker,
             asks: false,
         };
         let trial = self.registry.trial(&model(), &spawn, Size::default()).expect("it has it");

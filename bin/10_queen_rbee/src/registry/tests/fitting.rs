@@ -7,7 +7,7 @@ use worker_contract::MemoryNeed;
 
 use super::*;
 use crate::doubles::{device, entry};
-use crate::scheduler::Spawn;
+use crate::scheduler::{Lack, Spawn};
 
 const GIB: u64 = 1 << 30;
 
@@ -90,6 +90,7 @@ fn spawn(evict: &[&str]) -> Spawn {
         evict: evict.iter().map(|name| id(name)).collect(),
         fits: true,
         others: 0,
+        lack: Lack::NoWorker,
         asks: true,
     }
 }

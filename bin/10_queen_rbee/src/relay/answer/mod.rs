@@ -264,7 +264,7 @@ impl Answer {
             return refusal;
         }
         match (no_place, self.last_failure.take()) {
-            (NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. }, Some((worker_id, reason))) => {
+            (none, Some((worker_id, reason))) if none.is_nobody_left() => {
                 Failure::WorkerFailed { worker_id, reason }
             }
             (NoPlace::Deadline { .. }, _) if self.progress.has_begun() => {

@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 use worker_contract::ErrorDetail;
 
 use super::{Answer, State};
+use crate::clock;
 use crate::dispatch::NoPlace;
 use crate::registry::{Failed, Place};
 use crate::relay::Failure;
-use crate::relay::contexts::Contexts;
+use crate::relay::contexts::{Contexts, longer_context};
 use crate::relay::failure::Trouble;
 use crate::relay::retry::{Mishap, Verdict};
 
@@ -139,15 +140,38 @@ impl Answer {
     fn too_long_to_begin(&mut self, refusal: Failure, place: &Place) -> Result<(), Failure> {
         let worker_id = &place.worker_id;
         let is_news = self.contexts.refused(worker_id, place.context_tokens);
-        let (too_short, others_than) = (self.contexts.too_short(), self.contexts.refused_by());
-        let registry = self.relay.dispatcher.registry();
-        if !is_news || !registry.has_longer_context(&self.model, too_short, others_than) {
+        let refusal = self.advised(refusal);
+        if !is_news || !self.may_find_longer(place) {
             return Err(refusal);
         }
         self.tries.avoid(worker_id.clone());
         self.seek_longer(&refusal.to_string(), place);
         self.contexts.keep(refusal);
         Ok(())
+    }
+
+    /// Whether a worker with a longer context is there, or would be started. For what a server of somebody
+    /// else refuses none is started.
+    fn may_find_longer(&self, place: &Place) -> bool {
+        let (too_short, others_than) = (self.contexts.too_short(), self.contexts.refused_by());
+        let registry = self.relay.dispatcher.registry();
+        registry.has_longer_context(&self.model, too_short, others_than)
+            || place.target.server.is_none()
+                && place.context_tokens > 0
+                && registry.would_start_longer(&self.model, too_short, clock::now())
+    }
+
+    /// A refusal of a prompt that is too long, with what can be done about it.
+    fn advised(&self, refusal: Failure) -> Failure {
+        let registry = self.relay.dispatcher.registry();
+        let trained = registry.trained_context(&self.model);
+        match (refusal, trained) {
+            (Failure::Refused { status, mut detail }, Some(trained)) if detail.hint.is_none() => {
+                detail.hint = Some(longer_context(&self.model, self.contexts.too_short(), trained));
+                Failure::Refused { status, detail }
+            }
+            (refusal, _) => refusal,
+        }
     }
 
     fn seek_longer(&mut self, reason: &str, place: &Place) {
@@ -237,7 +261,7 @@ impl Answer {
 
     /// Whether nobody can go on with what there is of an answer of which its client has nothing.
     pub(super) fn may_begin_anew(&self, no_place: &NoPlace) -> bool {
-        let can_nobody = matches!(no_place, NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. });
+        let can_nobody = no_place.is_nobody_left() || matches!(no_place, NoPlace::TooShort { .. });
         can_nobody && self.asking.is_whole && self.progress.tokens() > 0
     }
 

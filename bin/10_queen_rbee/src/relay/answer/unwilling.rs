@@ -34,7 +34,7 @@ impl Unwilling {
     pub(super) fn word(&mut self, no_place: &NoPlace) -> Option<Failure> {
         let is_why = |said: &Failure| match no_place {
             NoPlace::Deadline { .. } => matches!(said, Failure::Busy { .. }),
-            NoPlace::NoWorkerLeft { .. } | NoPlace::Unable { .. } => true,
+            none if none.is_nobody_left() => true,
             NoPlace::HiveGone { .. } | NoPlace::SpawnFailed { .. } => {
                 matches!(said, Failure::Refused { .. })
             }

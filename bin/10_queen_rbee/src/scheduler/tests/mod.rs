@@ -42,6 +42,8 @@ struct World {
     token_us: Vec<(HiveAlias, DeviceId, u64)>,
     /// Where starts of the model failed, and whether it may be tried again.
     failed: Vec<(HiveAlias, Option<DeviceId>, bool)>,
+    /// How long the context is of a worker that is started there.
+    contexts: Vec<(HiveAlias, u32)>,
 }
 
 impl World {
@@ -60,6 +62,7 @@ impl World {
             fleet: LazyCell::new(Box::new(|| self.fleet())),
             is_spawning: self.is_spawning,
             warming_up: self.warming_up,
+            is_ruled_out: false,
         };
         schedule(&snapshot, demand)
     }
@@ -99,6 +102,7 @@ impl World {
                     may_try: *may_try,
                 })
                 .collect(),
+            contexts: self.contexts.iter().map(|(hive, tokens)| (hive, *tokens)).collect(),
         }
     }
 
@@ -307,6 +311,7 @@ struct R {
     idle: Duration,
     has_bytes: Option<u64>,
     digest: Option<Sha256Digest>,
+    context_tokens: u32,
 }
 
 fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
@@ -323,6 +328,7 @@ fn r(name: &str, device: &str, model: &str, idle_s: u64) -> R {
         idle: Duration::from_secs(idle_s),
         has_bytes: None,
         digest: None,
+        context_tokens: 0,
     }
 }
 
@@ -375,6 +381,7 @@ impl R {
             idle: self.idle,
             has_bytes: self.has_bytes,
             digest: self.digest.as_ref(),
+            context_tokens: self.context_tokens,
         }
     }
 }

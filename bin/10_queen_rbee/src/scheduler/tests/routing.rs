@@ -117,16 +117,69 @@ fn a_prompt_goes_where_the_context_surely_holds_it_if_that_can_take_it() {
 fn who_has_a_context_that_was_too_short_does_not_get_the_request() {
     let demand = Demand { too_short: 256, ..demand() };
     let small = || w("a", 4, 0).context(256);
+    let none = "reject TooShort { tokens: 256 } None";
     let rows: [(&str, Vec<W>, bool, &str); 5] = [
         ("a longer one does", vec![small(), w("b", 4, 3).context(257)], false, "b"),
         ("it may be longer", vec![small(), w("b", 4, 3)], false, "b"),
         ("a longer one is full", vec![small(), w("b", 4, 8).context(2048)], false, "wait room"),
         ("there is no other", vec![small()], false, "spawn h CPU-0"),
-        ("and none may be started", vec![small()], true, "reject Unable None"),
+        ("and none may be started", vec![small()], true, none),
     ];
     for (because, workers, has_enough, expected) in rows {
         let world = World { has_enough, ..World::of(&workers, &[h("h", Alive)]) };
         assert_eq!(outcome(&world.decide_for(&demand)), expected, "{because}");
+    }
+}
+
+#[test]
+fn for_a_context_that_was_too_short_none_is_started_that_would_be_as_short() {
+    let demand = Demand { too_short: 256, ..demand() };
+    let none = "reject TooShort { tokens: 256 } None";
+    let at = |name: &str, tokens| (alias(name), tokens);
+    let ending = || w("b", 4, 0).context(2048).state(Ending);
+    let rows = [
+        ("it would be longer", vec![at("h", 257)], vec![], "spawn h CPU-0"),
+        ("it would be as short", vec![at("h", 256), at("i", 256)], vec![], none),
+        (
+            "another hive's would be longer",
+            vec![at("h", 256), at("i", 512)],
+            vec![],
+            "spawn i CPU-0",
+        ),
+        (
+            "a longer one is ending",
+            vec![at("h", 256), at("i", 256)],
+            vec![ending()],
+            "reject NoWorkerLeft Some(1)",
+        ),
+    ];
+    for (because, contexts, more, expected) in rows {
+        let workers = [vec![w("a", 4, 0).context(256)], more].concat();
+        let hives = [h("h", Alive), h("i", Alive)];
+        let world = World { contexts, ..World::of(&workers, &hives) };
+        assert_eq!(outcome(&world.decide_for(&demand)), expected, "{because}");
+    }
+    let gone = [h("h", Alive), h("i", Gone)];
+    let world = |tokens| World {
+        contexts: vec![at("h", 256), at("i", tokens)],
+        ..World::of(&[w("a", 4, 0).context(256)], &gone)
+    };
+    assert_eq!(outcome(&world(256).decide_for(&demand)), none, "it would not help");
+    let gone = r#"reject HiveGone { hive: HiveAlias("i") } Some(5)"#;
+    assert_eq!(outcome(&world(512).decide_for(&demand)), gone);
+}
+
+#[test]
+fn an_idle_worker_whose_context_is_too_short_makes_room_for_a_longer_one_of_its_model() {
+    let resident = |context_tokens| R { context_tokens, ..r("a", "GPU-0", "m", 9) };
+    for (context, expected) in [(256, "spawn h GPU-0 -a"), (512, "wait memory")] {
+        let world = World {
+            residents: vec![resident(context)],
+            contexts: vec![(alias("h"), 512)],
+            ..World::of(&[w("a", 4, 0).context(256)], &[h("h", Alive).cpu(0).gpu(0)])
+        };
+        let demand = Demand { too_short: 256, ..demand() };
+        assert_eq!(outcome(&world.decide_for(&demand)), expected, "{context}");
     }
 }
 
@@ -152,11 +205,18 @@ fn who_cannot_take_a_request_does_not_get_it_and_is_not_waited_for() {
 fn a_model_whose_worker_makes_way_waits_for_its_next_turn() {
     let away = || w("a", 4, 2).state(Readiness::MakesWay);
     for (because, workers, expected) in [
-        ("no other could be started", vec![away()], "wait memory"),
+        ("no other could be started", vec![away()], "wait next_turn"),
         ("another one has room", vec![away(), w("b", 4, 3)], "b"),
     ] {
         assert_eq!(outcome(&World::of(&workers, &[]).decide()), expected, "{because}");
     }
+    let hives = [h("h", Alive)];
+    check("another place is free", &World::of(&[away()], &hives), "spawn h CPU-0");
+    let enough = World { has_enough: true, ..World::of(&[away()], &hives) };
+    check("it has as many as it may have", &enough, "wait next_turn");
+    let other = r("b", "CPU-0", "big", 0).busy();
+    let full = World { residents: vec![other], ..World::of(&[away()], &[h("h", Alive).cpu(0)]) };
+    check("no other place is free", &full, "wait next_turn");
 }
 
 #[test]
@@ -173,6 +233,73 @@ fn the_worker_that_holds_the_beginning_gets_the_request_unless_it_is_drowned() {
     }
     let longer = World::of(&[w("a", 4, 0).holds(1024), w("b", 4, 0).holds(4096)], &[]);
     assert_eq!(outcome(&longer.decide_for(&prompt)), "b", "the longer one");
+}
+
+#[test]
+fn the_beginning_is_the_reason_only_where_without_it_another_worker_would_have_been_chosen() {
+    let fast = Speed { prefill_us_per_kib: 10_000, service_us: 100_000 };
+    let quick = |load| W { speed: fast, ..w("a", 4, load) };
+    let rows: [(&str, [W; 2], Reason); 5] = [
+        ("it is idle", [w("a", 4, 0).holds(1024), w("b", 4, 3)], Reason::Soonest),
+        ("its machine is faster", [quick(0).holds(1024), w("b", 4, 0)], Reason::Soonest),
+        ("the other one has less to do", [w("a", 4, 1).holds(8064), w("b", 4, 0)], Reason::Prefix),
+        ("else they are alike", [w("a", 4, 0).holds(128), w("b", 4, 0)], Reason::Prefix),
+        ("both hold as much", [w("a", 4, 0).holds(128), w("b", 4, 0).holds(128)], Reason::Soonest),
+    ];
+    for (because, workers, expected) in rows {
+        let decision =
+            World::of(&workers, &[]).decide_for(&Demand { prompt_bytes: 8192, ..demand() });
+        let Decision::Dispatch { worker, why } = decision else { panic!("{because}") };
+        assert_eq!((worker.as_str(), why.reason), ("a", expected), "{because}: {why}");
+    }
+}
+
+#[test]
+fn a_start_says_what_there_is_instead_of_a_worker() {
+    let failed = [id("a"), id("a"), id("a")];
+    let plain = demand();
+    let away = || w("a", 4, 0).state(Readiness::MakesWay);
+    let rows = [
+        ("no worker runs it", vec![], plain),
+        ("no worker runs it", vec![w("a", 4, 0).live(Gone)], plain),
+        ("its workers are ending", vec![w("a", 4, 0).state(Ending)], plain),
+        ("its workers make way for another model", vec![away()], plain),
+        (
+            "its workers fail or do not answer",
+            vec![w("a", 4, 0).circuit(Circuit::Open), w("b", 4, 0).state(Ending)],
+            plain,
+        ),
+        (
+            "its workers fail or do not answer",
+            vec![w("a", 4, 0)],
+            Demand { failed: &failed, ..plain },
+        ),
+        (
+            "the contexts of its workers are too short",
+            vec![w("a", 4, 0).context(256)],
+            Demand { too_short: 256, ..plain },
+        ),
+        (
+            "none of its workers can take it",
+            vec![w("a", 4, 0)],
+            Demand { barred: &failed, ..plain },
+        ),
+    ];
+    for (lack, workers, demand) in rows {
+        let Decision::Spawn(spawn) = World::of(&workers, &[h("h", Alive)]).decide_for(&demand)
+        else {
+            panic!("{lack}: none is started")
+        };
+        assert_eq!(
+            spawn.to_string(),
+            format!("{lack}; one is started on h CPU-0 (the only place)")
+        );
+    }
+    let residents = vec![r("x", "GPU-0", "other", 9), r("y", "GPU-0", "small", 8)];
+    let full = World { residents, ..World::of(&[], &[h("h", Alive).cpu(0).gpu(0)]) };
+    let Decision::Spawn(spawn) = full.decide() else { panic!("none is started") };
+    let told = spawn.to_string();
+    assert!(told.contains("in the place of x, which is idle"), "{told}");
 }
 
 #[test]
@@ -226,6 +353,9 @@ fn what_cannot_be_served_is_refused_with_its_reason() {
     refused("nobody has it", &[], &[without], "reject UnknownModel None");
     let gone = r#"reject HiveGone { hive: HiveAlias("h") } Some(5)"#;
     refused("its hive is gone", &[], &[h("h", Gone)], gone);
+    let with_other = [h("g", Gone), h("h", Alive).without_model()];
+    let gone_too = r#"reject HiveGone { hive: HiveAlias("g") } Some(5)"#;
+    refused("the hive that is there lacks it", &[], &with_other, gone_too);
     let ending = [w("a", 4, 0).state(Ending)];
     refused("its worker ends", &ending, &[], "reject NoWorkerLeft Some(1)");
 }
@@ -291,6 +421,15 @@ fn an_answer_goes_on_with_the_same_model_file_only() {
     assert_eq!(outcome(&world.decide_for(&demand)), "b");
     let world = World::of(&[w("a", 4, 0)], &[]);
     assert_eq!(outcome(&world.decide_for(&demand)), "wait coming", "it has not told yet");
+    // The hive has the file 000….
+    for (hives, expected) in [
+        (vec![h("h", Alive)], "reject OtherFile None"),
+        (vec![h("h", Alive), h("i", Gone)], "reject OtherFile None"),
+        (vec![h("i", Gone)], "reject OtherFile None"),
+    ] {
+        let world = World::of(&[], &hives);
+        assert_eq!(outcome(&world.decide_for(&demand)), expected, "{hives:?}");
+    }
     let world = World { has_enough: true, ..World::of(&[has("a", &other)], &[h("h", Alive)]) };
     let refused = "reject Unable None";
     assert_eq!(outcome(&world.decide_for(&demand)), refused, "no other one may be started");
