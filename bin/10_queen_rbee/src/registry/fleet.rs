@@ -17,9 +17,7 @@ use super::{Ask, Due, Liveness, State, Target, WARM_UP};
 use crate::policy::Policy;
 use crate::prompt::{BLOCK_BYTES, PromptChain};
 use crate::rules::Judge;
-use crate::scheduler::{
-    Demand, Fleet, Readiness, Resident, Snapshot, Wish, WorkerView, memory_need,
-};
+use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish, memory_need};
 
 /// A worker that is ready or coming.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,20 +51,16 @@ impl State {
         };
         let of_model = self.workers.of_model(&model).filter(may_be_it);
         let (held, due) = (self.prefixes.lookup(prompt.blocks()), Due::at(now, interval));
-        let workers = of_model.map(|(id, worker)| {
+        // Written in place, one by one: there may be a thousand, and each is large.
+        let mut workers = Vec::with_capacity(self.workers.len());
+        for (id, worker) in of_model {
             let hive = || self.hives.liveness(&worker.hive_id, now);
             let found = held.binary_search_by_key(&worker.holder, |(holder, _)| *holder);
             let blocks = found.map_or(0, |found| held[found].1);
             let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
-            let view = worker.view(id, worker.liveness(due, hive), held_bytes, now);
-            match self.turns.makes_way_for(id) {
-                Some(_) if view.readiness == Readiness::Ready => {
-                    WorkerView { readiness: Readiness::MakesWay, ..view }
-                }
-                _ => view,
-            }
-        });
-        let mut workers: Vec<_> = workers.collect();
+            let makes_way = self.turns.makes_way_for(id).is_some();
+            workers.push(worker.view(id, worker.liveness(due, hive), held_bytes, makes_way, now));
+        }
         let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
         let is_ruled_out = ruling.as_ref().is_some_and(|ruling| !ruling.denied.is_empty());

@@ -364,18 +364,23 @@ impl Worker {
         }
     }
 
-    /// How the scheduler sees it.
+    /// How the scheduler sees it. `makes_way` says that another model has its turn.
+    #[inline]
     pub(super) fn view<'a>(
         &'a self,
         id: &'a WorkerId,
         liveness: Liveness,
         held_bytes: u32,
+        makes_way: bool,
         now: Instant,
     ) -> WorkerView<'a> {
         let failed_at = self.said.as_ref().and_then(|said| said.failed_at);
         WorkerView {
             id,
-            readiness: self.readiness_for_requests(),
+            readiness: match self.readiness_for_requests() {
+                Readiness::Ready if makes_way => Readiness::MakesWay,
+                readiness => readiness,
+            },
             liveness,
             circuit: match self.breaker.circuit(now) {
                 // One at a time.

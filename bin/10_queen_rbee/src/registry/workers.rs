@@ -315,6 +315,11 @@ impl Workers {
         self.by_id.iter().filter(move |(_, worker)| worker.model_number == Some(number))
     }
 
+    /// How many there are, of all models.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     pub(super) fn retain(&mut self, keep: impl FnMut(&WorkerId, &mut Worker) -> bool) {
         self.by_id.retain(keep);
     }

@@ -153,8 +153,10 @@ fn choose<'a>(
     demand: &Demand<'_>,
     reason: Option<Reason>,
 ) -> Option<Decision> {
-    let with_room = workers.filter(|worker| worker.has_room(demand.priority));
-    let ranked: Vec<_> = with_room.map(|worker| Ranked::new(worker, demand)).collect();
+    let mut ranked = Vec::with_capacity(workers.size_hint().1.unwrap_or(0));
+    for worker in workers.filter(|worker| worker.has_room(demand.priority)) {
+        ranked.push(Ranked::new(worker, demand));
+    }
     let limit = Limit::of(&ranked)?;
     let [best, next] = first_two(&ranked, limit);
     let best = best?;
@@ -171,7 +173,7 @@ fn choose<'a>(
     Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
 }
 
-/// The best two, in one pass: there may be a thousand.
+/// The best two, in one pass: there may be a thousand. Of those that are alike, the first by its id.
 fn first_two<'r, 'a>(ranked: &'r [Ranked<'a>], limit: Limit) -> [Option<&'r Ranked<'a>>; 2] {
     let (mut first, mut second): (Option<&Ranked<'_>>, Option<&Ranked<'_>>) = (None, None);
     for one in ranked {
@@ -217,8 +219,6 @@ struct Ranked<'a> {
     class: Class,
     /// How many requests it has for each of its slots, in parts.
     part: u64,
-    /// The beginning of its id: most names are told apart by it without a look at the whole.
-    id_head: u64,
     expected_us: u64,
     /// The same with what somebody's rules add to it.
     ruled_us: i64,
@@ -250,23 +250,19 @@ impl Class {
 }
 
 impl<'a> Ranked<'a> {
+    #[inline]
     fn new(worker: &'a WorkerView<'a>, demand: &Demand<'_>) -> Self {
         let class = Class::of(worker, demand);
         let expected_us = worker.expected_us(demand.prompt_bytes);
         let ruled_us =
             i64::try_from(expected_us).unwrap_or(i64::MAX).saturating_add(worker.extra_us);
         let part = u64::from(worker.load()) * PARTS / u64::from(worker.slots.max(1));
-        Self { worker, class, part, id_head: head(worker.id.as_str()), expected_us, ruled_us }
+        Self { worker, class, part, expected_us, ruled_us }
     }
 
     /// The better first. What is expected is no more than a guess: of those of the best class that are
     /// expected by `limit`, the less loaded one.
-    fn key(&self, limit: Limit) -> impl Ord + 'a {
-        (self.merit(limit), self.id_head, self.worker.id)
-    }
-
-    /// The same of which names decide nothing.
-    fn merit(&self, limit: Limit) -> impl Ord + use<> {
+    fn key(&self, limit: Limit) -> impl Ord + use<> {
         let is_late = self.ruled_us > limit.0;
         let part = if is_late { 0 } else { self.part };
         (self.class, is_late, part, self.ruled_us, self.worker.in_flight)
@@ -292,7 +288,7 @@ impl<'a> Ranked<'a> {
         let [ours, theirs] = &bare;
         let ranked = [Ranked::new(ours, demand), Ranked::new(theirs, demand)];
         let [ours, theirs] = &ranked;
-        Limit::of(&ranked).is_some_and(|limit| theirs.merit(limit) <= ours.merit(limit))
+        Limit::of(&ranked).is_some_and(|limit| theirs.key(limit) <= ours.key(limit))
     }
 
     fn estimate(&self) -> Estimate {
@@ -305,14 +301,6 @@ impl<'a> Ranked<'a> {
             held_bytes: worker.held_bytes,
         }
     }
-}
-
-/// The first bytes of a text, in its order among others.
-fn head(text: &str) -> u64 {
-    let mut first = [0; 8];
-    let length = text.len().min(first.len());
-    first[..length].copy_from_slice(&text.as_bytes()[..length]);
-    u64::from_be_bytes(first)
 }
 
 /// A hive that is gone and has what a worker for the request would need.

@@ -27,7 +27,7 @@ const REFUSAL_US: u64 = 1_000_000;
 
 /// What bears on one request.
 pub struct Snapshot<'a> {
-    /// The workers of the model.
+    /// The workers of the model, in the order of their ids.
     pub workers: Vec<WorkerView<'a>>,
     /// Where a worker could be started; looked at only where none can take the request.
     pub fleet: LazyCell<Fleet<'a>, Box<dyn FnOnce() -> Fleet<'a> + 'a>>,

@@ -57,8 +57,10 @@ impl World {
 
     fn decide_for(&self, demand: &Demand<'_>) -> Decision {
         let of_model = self.workers.iter().filter(|worker| worker.model == *demand.model);
+        let mut workers: Vec<_> = of_model.map(W::view).collect();
+        workers.sort_by_key(|worker| worker.id);
         let snapshot = Snapshot {
-            workers: of_model.map(W::view).collect(),
+            workers,
             fleet: LazyCell::new(Box::new(|| self.fleet())),
             is_spawning: self.is_spawning,
             warming_up: self.warming_up,
