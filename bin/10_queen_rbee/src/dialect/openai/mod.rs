@@ -36,6 +36,7 @@ pub use self::error::unknown_model;
 pub use self::field_names::FieldNames;
 pub use self::models::{Model, ModelList};
 pub use self::rerank::{Rerank, ranking, read_rerank};
+pub use self::sampling::{by_token, check_sampling};
 pub use self::whole::Assembly;
 pub use self::writer::Writer;
 
