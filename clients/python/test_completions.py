@@ -42,6 +42,22 @@ def test_a_prompt_of_token_ids_is_used_as_it_is(client):
     assert answer.usage.prompt_tokens == 3
 
 
+def test_several_prompts_have_their_answers_in_their_order(one_slot):
+    prompts = ["Once upon a time", "The capital of France is"]
+    question = {"model": MODEL, "max_tokens": 8, "temperature": 0}
+    with one_slot.client() as client:
+        alone = [client.completions.create(prompt=prompt, **question) for prompt in prompts]
+        together = client.completions.create(prompt=prompts, **question)
+        chunks = list(client.completions.create(prompt=prompts, stream=True, **question))
+
+    texts = [answer.choices[0].text for answer in alone]
+    assert [choice.index for choice in together.choices] == [0, 1]
+    assert [choice.text for choice in together.choices] == texts
+    assert together.usage.completion_tokens == sum(answer.usage.completion_tokens for answer in alone)
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    assert ["".join(choice.text for choice in choices if choice.index == i) for i in (0, 1)] == texts
+
+
 def test_a_text_with_a_gap_needs_a_model_that_fills_gaps(client):
     """The demo model has no tokens for that, and says so instead of writing something else."""
     with pytest.raises(openai.BadRequestError) as raised:

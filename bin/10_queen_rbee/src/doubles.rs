@@ -41,6 +41,7 @@ pub(crate) fn entry(name: &str, size_bytes: u64) -> ModelEntry {
             parameters: 1,
             context_length: 4096,
             embedding_length: None,
+            kind: None,
             has_chat_template: true,
             size_bytes,
         },

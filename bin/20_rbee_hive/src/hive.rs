@@ -22,6 +22,7 @@ use crate::changes::Changes;
 use crate::device::{Devices, Fit, Reservations};
 use crate::download::Downloads;
 use crate::heartbeat::beat;
+use crate::kinds;
 use crate::metrics::{self, Sample};
 use crate::operation;
 use crate::ports::PortPool;
@@ -115,6 +116,7 @@ impl Hive {
         hive.start_heartbeats(settings.heartbeats);
         let looking = hive.parts.devices.clone().keep_looking(hive.parts.stop.clone());
         hive.parts.tasks.spawn(looking);
+        hive.find_kinds();
         Ok(hive)
     }
 
@@ -230,6 +232,13 @@ impl Hive {
         drop(self.parts.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Finds out what models can do that an earlier hive added.
+    fn find_kinds(&self) {
+        let Parts { catalog, binary, changes, stop, tasks, .. } = &*self.parts;
+        let (catalog, binary) = (Arc::clone(catalog), binary.clone());
+        tasks.spawn(kinds::find_missing(catalog, binary, changes.clone(), stop.clone()));
+    }
+
     fn start_heartbeats(&self, sink: crate::HeartbeatSink) {
         let parts = Arc::clone(&self.parts);
         let (changes, stop) = (self.parts.changes.subscribe(), self.parts.stop.clone());
@@ -255,7 +264,7 @@ impl Parts {
             address: self.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             devices: self.reservations.without_held(self.devices.list()),
-            catalog: self.catalog.list(),
+            catalog: kinds::as_run(self.catalog.list(), &self.worker.arguments),
             workers: self.supervisor.list(),
             trouble: self.devices.trouble(),
         }

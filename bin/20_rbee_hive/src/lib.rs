@@ -14,6 +14,7 @@ mod error;
 mod heartbeat;
 mod hive;
 mod http;
+mod kinds;
 mod metrics;
 mod operation;
 mod ports;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use worker_contract::{
-    InferenceRequest, ModelAlias, OutputFormat, Prompt, Sampling, Task, TokenId,
+    InferenceRequest, ModelAlias, ModelKind, OutputFormat, Prompt, Sampling, Task, TokenId,
 };
 
 use crate::batch::{Answer, Choice, Ends, Prepared};
@@ -76,9 +76,7 @@ pub enum PrepareError {
     #[error("this worker cannot make a deterministic answer: start it with --batch-invariant")]
     NotDeterministic,
     /// The model makes text, and vectors or scores are wanted.
-    #[error(
-        "{0} makes text, not vectors: send texts to an embedding model; a worker that is started with --pooling makes vectors with any model"
-    )]
+    #[error("{}", ModelKind::Generative.refusal(.0))]
     MakesNoVectors(ModelAlias),
     /// The model cannot see.
     #[error(

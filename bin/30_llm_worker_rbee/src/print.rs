@@ -6,7 +6,7 @@ use std::path::Path;
 use llm_worker_rbee::engine::llama::{
     Runtime, build_name, devices as list, engine_folder, inspect as read,
 };
-use worker_contract::MemoryNeed;
+use worker_contract::{MemoryNeed, ModelKind};
 
 pub(crate) fn devices(json: bool) -> anyhow::Result<()> {
     let devices = list(&Runtime::init()?);
@@ -37,6 +37,7 @@ pub(crate) fn inspect(file: &Path, json: bool) -> anyhow::Result<()> {
     println!("quantization    {}", summary.quantization);
     println!("parameters      {}", summary.parameters);
     println!("context length  {}", summary.context_length);
+    println!("kind            {}", summary.kind.map_or("-", ModelKind::as_str));
     println!("chat template   {}", if summary.has_chat_template { "yes" } else { "no" });
     println!("size            {} bytes", summary.size_bytes);
     Ok(())

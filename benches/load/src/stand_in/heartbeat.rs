@@ -205,6 +205,7 @@ fn catalogued(number: usize) -> Result<ModelEntry> {
             parameters: 8_000_000_000,
             context_length: 8192,
             embedding_length: None,
+            kind: None,
             has_chat_template: true,
             size_bytes: 5 << 30,
         },

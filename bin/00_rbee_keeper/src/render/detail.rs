@@ -60,6 +60,7 @@ pub(crate) fn model(model: &ModelEntry, hive: &HiveAlias, now: u64) -> String {
         ("hive", hive.to_string()),
         ("name", gguf.name.clone().unwrap_or_else(unnamed)),
         ("architecture", gguf.architecture.clone()),
+        ("kind", gguf.kind.map_or_else(unnamed, |kind| kind.as_str().to_owned())),
         ("parameters", unit::parameters(gguf.parameters)),
         ("quantization", gguf.quantization.clone()),
         ("context", format!("{} tokens", gguf.context_length)),

@@ -7,7 +7,9 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use jiff::Timestamp;
 use rbee_operations::{AttachedWorker, DiscoveredHive, JobSummary, SshHost};
-use worker_contract::{Device, DeviceLoad, ModelEntry, SupervisedState, SupervisedWorker};
+use worker_contract::{
+    Device, DeviceLoad, ModelEntry, ModelKind, SupervisedState, SupervisedWorker,
+};
 
 use super::{Style, printable, unit};
 use crate::view;
@@ -238,16 +240,29 @@ pub(crate) fn models(
     style: Style,
 ) -> String {
     let mut table = Rows::new(
-        &["MODEL", "HIVE", "ARCHITECTURE", "PARAMETERS", "QUANT", "CONTEXT", "SIZE", "ADDED"],
+        &[
+            "MODEL",
+            "HIVE",
+            "KIND",
+            "ARCHITECTURE",
+            "PARAMETERS",
+            "QUANT",
+            "CONTEXT",
+            "SIZE",
+            "ADDED",
+        ],
         &["ARCHITECTURE", "ADDED", "CONTEXT", "PARAMETERS"],
         style,
     );
     table.shows("HIVE", hives.is_some());
+    let makes_no_text = |kind| kind != ModelKind::Generative;
+    table.shows("KIND", models.iter().any(|model| model.gguf.kind.is_some_and(makes_no_text)));
     let mut hives = hives.unwrap_or_default().iter();
     for model in models {
         table.row([
             plain(&model.alias),
             plain(hives.next().map_or("", String::as_str)),
+            plain(model.gguf.kind.map_or("-", ModelKind::as_str)),
             plain(&model.gguf.architecture),
             plain(unit::parameters(model.gguf.parameters)),
             plain(&model.gguf.quantization),
@@ -414,8 +429,8 @@ struct Rows {
     table: Table,
     /// The columns that a narrow terminal can do without, the first one to go first.
     spare: Vec<usize>,
-    /// The column that says nothing.
-    hidden: Option<usize>,
+    /// The columns that say nothing.
+    hidden: Vec<usize>,
     style: Style,
 }
 
@@ -432,13 +447,14 @@ impl Rows {
             column.set_padding((0, GAP));
         }
         let place = |name: &&str| headers.iter().position(|header| header == name);
-        Self { table, spare: spare.iter().filter_map(place).collect(), hidden: None, style }
+        Self { table, spare: spare.iter().filter_map(place).collect(), hidden: Vec::new(), style }
     }
 
     /// Whether a column is shown at all.
     fn shows(&mut self, header: &str, is_shown: bool) {
         let mut headers = self.table.header().into_iter().flat_map(|row| row.cell_iter());
-        self.hidden = headers.position(|cell| cell.content() == header).filter(|_| !is_shown);
+        let place = headers.position(|cell| cell.content() == header);
+        self.hidden.extend(place.filter(|_| !is_shown));
     }
 
     fn row<const N: usize>(&mut self, cells: [Cell; N]) {
@@ -446,8 +462,10 @@ impl Rows {
     }
 
     fn text(mut self) -> String {
-        if let Some(column) = self.hidden.and_then(|hidden| self.table.column_mut(hidden)) {
-            column.set_constraint(ColumnConstraint::Hidden);
+        for &hidden in &self.hidden {
+            if let Some(column) = self.table.column_mut(hidden) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
         }
         if let Some(width) = self.style.width {
             self.fit(width);
@@ -460,8 +478,10 @@ impl Rows {
     /// Leaves out columns until the rest fits; what does not fit even then is wrapped.
     fn fit(&mut self, width: u16) {
         let mut widths = self.table.column_max_content_widths();
-        if let Some(width) = self.hidden.and_then(|hidden| widths.get_mut(hidden)) {
-            *width = 0;
+        for &hidden in &self.hidden {
+            if let Some(width) = widths.get_mut(hidden) {
+                *width = 0;
+            }
         }
         let mut needed: u16 = widths.iter().map(|width| width.saturating_add(GAP)).sum();
         for &column in &self.spare {

@@ -50,6 +50,21 @@ impl Original {
         self.body.is_some()
     }
 
+    /// Takes a field out of it.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.body.as_mut()?.remove(name)
+    }
+
+    /// The same with another value of a field, where it is kept.
+    #[must_use]
+    pub fn with(&self, name: &str, value: Value) -> Self {
+        let mut body = self.body.clone();
+        if let Some(body) = &mut body {
+            body.insert(name.to_owned(), value);
+        }
+        Self { endpoint: self.endpoint, body }
+    }
+
     /// Where it was sent to.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
@@ -205,7 +220,7 @@ mod tests {
         assert_eq!(body["messages"][1]["content"], "Well. Hello");
         for prompt in [json!("Once"), json!(["Once"])] {
             let sent = json!({"model": "here", "prompt": prompt}).as_object().unwrap().clone();
-            let request = read_completion(sent.clone(), RequestId::random()).unwrap().request;
+            let request = read_completion(sent.clone(), RequestId::random()).unwrap().first.request;
             let original = Original::new(Endpoint::Completion, sent);
             let body = original.body_for(&server(Engine::Unknown), &request, Some(&prefill));
             assert!(body["prompt"].to_string().contains(r#""OnceHello""#), "{body:?}");

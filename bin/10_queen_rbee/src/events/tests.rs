@@ -105,6 +105,7 @@ fn hive_beat(number: u32) -> HiveHeartbeat {
             parameters: 1,
             context_length: 1,
             embedding_length: None,
+            kind: None,
             has_chat_template: true,
             size_bytes: 1,
         },

@@ -12,15 +12,17 @@ use axum::response::{IntoResponse as _, Response};
 use daemon_http::{ApiError, ApiJson, CallerExt};
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, timeout};
-use worker_contract::{InferenceRequest, ModelAlias, RequestId, WorkerId};
+use worker_contract::{InferenceRequest, ModelAlias, RequestId, Task, WorkerId};
 
 use super::describe;
 use super::router::Handlers;
+use super::several::{each_prompt, together};
 use super::stream_body::stream_body;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original, VIA};
 use crate::dialect::openai::{
-    Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
+    Assembly, Body, Completion, Head, Kind, Understood, Writer, read_chat, read_completion,
+    unknown_model,
 };
 use crate::registry::SessionKey;
 use crate::relay::{Answer, Asking, Failure, Part};
@@ -48,6 +50,14 @@ pub(super) const WORKER: HeaderName = HeaderName::from_static("x-rbee-worker");
 /// The header that says what decided for that worker.
 pub(super) const ROUTE: HeaderName = HeaderName::from_static("x-rbee-route");
 
+/// How an answer is given.
+struct Form {
+    kind: Kind,
+    stream: bool,
+    include_usage: bool,
+    choices: u32,
+}
+
 /// The worker, and what decided for it.
 pub(super) type Route = (WorkerId, Reason);
 
@@ -71,8 +81,12 @@ pub(super) async fn completion(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let original = handlers.original(Endpoint::Completion, &body);
-    let understood = read_completion(body, request_id)?;
-    handlers.text(Kind::Completion, understood, original, &headers, &caller).await
+    let Completion { first, others } = read_completion(body, request_id)?;
+    if others.is_empty() {
+        return handlers.text(Kind::Completion, first, original, &headers, &caller).await;
+    }
+    let asking = handlers.asking(&headers, &caller)?;
+    handlers.texts(first, others, original, asking).await
 }
 
 /// What the endpoints for answers have in common.
@@ -95,20 +109,43 @@ impl Handlers {
         caller: &CallerExt,
     ) -> Result<Response, ApiError> {
         let Understood { model, request, fields, stream, include_usage } = understood;
-        let n = request.n;
+        let form = Form { kind, stream, include_usage, choices: request.n };
         let asking = Asking { is_whole: !stream, ..self.asking(headers, caller)? };
-        // In a box, since the stream of its parts moves it with each.
-        let answer = Box::new(self.begin(&model, request, original, asking)?);
+        let answer = self.begin(&model, request, original, asking)?;
+        let given = self.give(model, form, Box::pin(parts_of(answer))).await;
+        given.map_err(|error| fields.reword(error))
+    }
+
+    /// The answers to several prompts as one.
+    async fn texts(
+        self,
+        first: Understood,
+        others: Vec<Task>,
+        original: Original,
+        asking: Asking,
+    ) -> Result<Response, ApiError> {
+        let Understood { model, request, fields, stream, include_usage } = first;
+        let alias = self.alias(&model)?;
+        let (prompts, n) = (others.len() + 1, request.n);
+        let choices = n.saturating_mul(u32::try_from(prompts).unwrap_or(u32::MAX));
+        let form = Form { kind: Kind::Completion, stream, include_usage, choices };
+        let relay = self.relay.clone();
+        let answers = each_prompt(request, others, original)
+            .map(move |(request, original)| relay.answer(&alias, request, original, asking.clone()))
+            .map(parts_of);
+        let given = self.give(model, form, Box::pin(together(answers, prompts, n))).await;
+        given.map_err(|error| fields.reword(error))
+    }
+
+    /// The answer whose parts these are, streamed or whole.
+    async fn give(self, model: String, form: Form, parts: Parts) -> Result<Response, ApiError> {
+        let Form { kind, stream, include_usage, choices } = form;
         let head = Head::new(kind, model, now());
-        let parts = stream::unfold(answer, |mut answer| async move {
-            answer.next().await.map(|part| (part, answer))
-        });
-        let answer = if stream {
-            self.streamed(Writer::new(kind, &head, include_usage, n), Box::pin(parts)).await
+        if stream {
+            self.streamed(Writer::new(kind, &head, include_usage, choices), parts).await
         } else {
-            self.whole(kind, &head, n, Box::pin(parts)).await
-        };
-        answer.map_err(|error| fields.reword(error))
+            self.whole(kind, &head, choices, parts).await
+        }
     }
 
     /// The answer to a request, of which nothing has come yet.
@@ -119,13 +156,17 @@ impl Handlers {
         original: Original,
         asking: Asking,
     ) -> Result<Answer, ApiError> {
+        Ok(self.relay.answer(&self.alias(model)?, request, original, asking))
+    }
+
+    /// The model that a client calls so.
+    fn alias(&self, model: &str) -> Result<ModelAlias, ApiError> {
         // What cannot be an alias is the name of no model but at a server of somebody else.
         let alias = model.parse::<ModelAlias>().ok().or_else(|| self.registry.alias_of(model));
-        let Some(alias) = alias else {
+        alias.ok_or_else(|| {
             let models = self.registry.models(std::time::Instant::now());
-            return Err(unknown_model(model, models.keys()));
-        };
-        Ok(self.relay.answer(&alias, request, original, asking))
+            unknown_model(model, models.keys())
+        })
     }
 
     /// What the headers say of how the request is to be treated.
@@ -213,6 +254,13 @@ impl Handlers {
         let answer = Json(assembly.answer(kind, head, reason, usage)).into_response();
         Ok(with_route(answer, route))
     }
+}
+
+/// The parts of an answer, in a box, since their stream moves it with each.
+fn parts_of(answer: Answer) -> impl Stream<Item = Result<Part, Failure>> + Send {
+    stream::unfold(Box::new(answer), |mut answer| async move {
+        answer.next().await.map(|part| (part, answer))
+    })
 }
 
 /// An answer ended without an end, which the relay does not let happen.

@@ -12,6 +12,7 @@ mod metrics;
 mod models;
 mod router;
 mod rules;
+mod several;
 mod status;
 mod stream_body;
 mod vectors;

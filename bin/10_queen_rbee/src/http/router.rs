@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::FromRef;
-use axum::routing::{get, post};
-use daemon_http::{demand_secret, refuse_hives};
+use axum::http::Uri;
+use axum::routing::{any, get, post};
+use daemon_http::{ApiError, demand_secret, refuse_hives};
 use daemon_lifecycle::BuildInfo;
 use job_server::{Executor, JobRegistry};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use super::{
     decisions, events, health, heartbeat, inference, metrics, models, rules, status, vectors,
 };
 use crate::decisions::Decisions;
+use crate::dialect::openai;
 use crate::events::Feed;
 use crate::registry::Registry;
 use crate::relay::Relay;
@@ -85,9 +87,15 @@ pub(crate) fn router(handlers: Handlers, executor: Arc<dyn Executor>) -> Router 
         .route("/v1/completions", post(inference::completion))
         .route("/v1/embeddings", post(vectors::embed))
         .route("/v1/rerank", post(vectors::rerank))
+        .route("/v1/{*other}", any(unserved))
         .with_state(handlers.clone())
         .merge(job_server::routes(jobs, executor));
     refuse_hives(api).merge(demand_secret(reports).with_state(handlers))
+}
+
+/// What of OpenAI's API is not here.
+async fn unserved(uri: Uri) -> ApiError {
+    openai::unserved(uri.path())
 }
 
 macro_rules! part {

@@ -8,12 +8,14 @@ use rbee_operations::Infer;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 use worker_contract::{
-    ChatMessage, Delta, InferenceRequest, Prompt, RequestId, Role, Sampling, Task, WorkerId,
+    ChatMessage, Delta, ErrorDetail, InferenceRequest, Prompt, RequestId, Role, Sampling, Task,
+    WorkerId,
 };
 
 use super::Operations;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original};
+use crate::dialect::openai::{by_token, check_sampling};
 use crate::http::describe;
 use crate::relay::{Asking, Failure, Part};
 
@@ -24,16 +26,14 @@ const NO_TEMPLATE: &str = "no_chat_template";
 
 impl Operations {
     pub(super) async fn infer(&self, infer: Infer, job: &JobContext) -> Result<Outcome, JobError> {
+        // Nobody is to wait for a worker to be told that.
+        check_sampling(&infer.sampling).map_err(|refused| failed(refused.detail))?;
         let result = tokio::select! {
             biased;
             () = job.cancelled().cancelled() => return Err(JobError::cancelled()),
             result = self.run(&infer, job) => result,
         };
-        result.map_err(|failure| {
-            let detail = describe(failure, &self.registry).detail;
-            let code = detail.code.unwrap_or_else(|| "inference_failed".to_owned());
-            JobError { code, message: detail.message, hint: detail.hint }
-        })
+        result.map_err(|failure| failed(describe(failure, &self.registry).detail))
     }
 
     async fn run(&self, infer: &Infer, job: &JobContext) -> Result<Outcome, Failure> {
@@ -134,6 +134,11 @@ impl Operations {
     }
 }
 
+fn failed(detail: ErrorDetail) -> JobError {
+    let code = detail.code.unwrap_or_else(|| "inference_failed".to_owned());
+    JobError { code, message: detail.message, hint: detail.hint }
+}
+
 fn messages(infer: &Infer) -> Vec<ChatMessage> {
     let message = |role, content: &String| ChatMessage::text(role, content.clone());
     let system = infer.system.as_ref().map(|system| message(Role::System, system));
@@ -153,9 +158,7 @@ fn original(infer: &Infer, request: &InferenceRequest) -> Original {
         _ => Map::new(),
     };
     if let Some(bias) = body.remove("logit_bias") {
-        let pairs = bias.as_array().into_iter().flatten();
-        let entries = pairs.map(|pair| (pair[0].to_string(), pair[1].clone()));
-        body.insert("logit_bias".into(), Value::Object(entries.collect()));
+        body.insert("logit_bias".into(), Value::Object(by_token(&bias)));
     }
     let told = body.remove("logprobs");
     let Task::Chat(chat) = &request.task else {

@@ -99,8 +99,9 @@ impl Hives {
         self.by_id.remove(id);
     }
 
-    /// A hive has a model.
-    pub(super) fn catalogued(&mut self, id: &HiveAlias, model: ModelEntry) {
+    /// A hive has a model. What workers there can do with it, only its report tells.
+    pub(super) fn catalogued(&mut self, id: &HiveAlias, mut model: ModelEntry) {
+        model.gguf.kind = None;
         let Some(hive) = self.by_id.get_mut(id) else { return };
         let catalog = &mut hive.beat.catalog;
         match catalog.iter_mut().find(|known| known.alias == model.alias) {

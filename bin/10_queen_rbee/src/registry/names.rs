@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use worker_contract::{ModelAlias, WorkerId};
+use worker_contract::{ModelAlias, ModelKind, Task, WorkerId};
 
 use super::worker::Worker;
 use super::{Due, Liveness, Registry, State};
@@ -89,6 +89,26 @@ impl Registry {
         drop(state);
         let has_wishes = |policies: &Policies| policies.all().contains_key(model);
         (!self.shared.policies.get().is_some_and(has_wishes)).then_some(running)
+    }
+
+    /// What a model is that cannot do a task, wherever it lies and runs; `None` where somebody may do it, or
+    /// nobody knows.
+    #[must_use]
+    pub fn unable_kind(&self, model: &ModelAlias, task: &Task) -> Option<ModelKind> {
+        let state = self.state();
+        let says_so = |worker: &Worker| {
+            worker.said.as_ref().is_some_and(|said| said.beat.model.kind.serves(task))
+        };
+        let mut workers = state.workers.of_model(model);
+        // What models of other servers are for is not told.
+        if workers.any(|(_, worker)| worker.is_of_server || says_so(worker)) {
+            return None;
+        }
+        let entries = state.hives.iter().flat_map(|hive| &hive.beat.catalog);
+        let mut kinds = entries.filter(|entry| entry.alias == *model).map(|entry| entry.gguf.kind);
+        let is_unable = |kind: &ModelKind| !kind.serves(task);
+        let first = kinds.next().flatten().filter(is_unable)?;
+        kinds.all(|kind| kind.as_ref().is_some_and(is_unable)).then_some(first)
     }
 
     /// What a worker runs.

@@ -84,6 +84,21 @@ async fn a_failed_inference_says_why() {
 }
 
 #[tokio::test]
+async fn what_no_worker_would_take_starts_none() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    queen.hive_beat(&hive.beat()).await;
+    let mut hot = infer(None);
+    if let Operation::Infer(infer) = &mut hot {
+        infer.sampling.temperature = Some(9.0);
+    }
+    let (_, end) = run(&queen, &hot).await;
+    let JobEnd::Failed(error) = end else { panic!("{end:?}") };
+    assert_eq!(error.code.as_deref(), Some("decimal_above_max_value"));
+    assert!(error.message.contains("'temperature'"), "{error:?}");
+    assert_eq!(hive.spawns(), 0);
+}
+
+#[tokio::test]
 async fn a_hives_events_are_passed_on_once_and_its_result_and_errors_become_ours() {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     queen.hive_beat(&hive.beat()).await;

@@ -19,6 +19,7 @@ mod jobs;
 mod memory;
 mod metrics;
 mod policies;
+mod prompts;
 mod reports;
 mod requests;
 mod routing;

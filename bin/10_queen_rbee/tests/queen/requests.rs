@@ -73,6 +73,18 @@ async fn what_the_worker_refuses_as_too_long_is_passed_on_with_both_lengths() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_not_served_says_which_one_is() {
+    let queen = Queen::start().await;
+    for path in ["/v1/responses", "/v1/threads/t-1/runs", "/v1/moderations"] {
+        let error = queen.ask(path, &json!({})).await.error(404, "unknown_route");
+        assert_eq!(error["message"], format!("there is no route {path}"));
+        assert!(error["hint"].as_str().unwrap().contains("/v1/chat/completions"), "{error}");
+    }
+    // What is served in another way says so as before.
+    Reply::read(queen.get("/v1/chat/completions")).await.error(405, "method_not_allowed");
+}
+
+#[tokio::test]
 async fn a_deadline_that_is_no_time_is_refused() {
     let queen = Queen::start().await;
     for deadline in ["0", "-1", "soon"] {

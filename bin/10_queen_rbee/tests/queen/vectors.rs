@@ -1,13 +1,17 @@
 //! Embeddings and reranking.
 
 use serde_json::{Value, json};
-use worker_contract::{Prompt, Task};
+use worker_contract::{ModelKind, Prompt, Task};
 
 use crate::attached::queen_with as queen_with_server;
-use crate::support::{Plays, Queen, Script, ServerDouble, WorkerDouble, done};
+use crate::support::{
+    HiveDouble, Plays, Queen, Script, ServerDouble, WorkerDouble, chat, completion, done,
+};
 
 const EMBED: &str = "/v1/embeddings";
 const RERANK: &str = "/v1/rerank";
+const CHAT: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
 
 #[tokio::test]
 async fn vectors_come_in_the_order_of_their_texts_whatever_the_workers() {
@@ -74,6 +78,49 @@ async fn the_best_documents_of_a_server_are_chosen_here() {
     assert_eq!(reply.json()["results"], best, "{reply:?}");
     let asked = json!({"model": "m", "query": "q", "documents": ["a", "b"]});
     assert_eq!(server.requests(), [asked]);
+}
+
+#[tokio::test]
+async fn what_a_models_file_cannot_do_is_refused_before_a_worker_is_started() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let mut beat = hive.beat();
+    beat.catalog[0].gguf.kind = Some(ModelKind::Embedding);
+    queen.hive_beat(&beat).await;
+    for (path, body) in [(CHAT, chat()), (COMPLETIONS, completion())] {
+        let error = queen.ask(path, &body).await.error(400, "unsupported_task");
+        assert_eq!(error["param"], "model");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("m makes vectors, not text"), "{message}");
+    }
+    beat.catalog[0].gguf.kind = Some(ModelKind::Generative);
+    queen.hive_beat(&beat).await;
+    let embed = json!({"model": "m", "input": "a"});
+    let error = queen.ask(EMBED, &embed).await.error(400, "unsupported_task");
+    assert!(error["message"].as_str().unwrap().starts_with("m makes text"), "{error}");
+    assert_eq!(hive.spawns(), 0);
+
+    // A worker may have been told to do what the file does not say.
+    let plays = Script::Plays(vec![vector(0, &[1.0]), done(0, "stop")]);
+    let worker = WorkerDouble::start("w-1", [plays]);
+    let mut said = worker.beat();
+    said.model.kind = ModelKind::Embedding;
+    queen.worker_beat(&said).await;
+    assert_eq!(queen.ask(EMBED, &embed).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_model_that_may_be_able_is_given_a_worker() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let other = HiveDouble::start_as("other".parse().unwrap(), false);
+    let mut beat = hive.beat();
+    beat.catalog[0].gguf.kind = Some(ModelKind::Embedding);
+    queen.hive_beat(&beat).await;
+    queen.hive_beat(&other.beat()).await;
+    hive.let_start();
+    other.let_start();
+    // The other one's file may be another.
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    assert_eq!(hive.spawns() + other.spawns(), 1);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use worker_contract::{GgufSummary, ModelAlias, ModelEntry, Sha256Digest};
+use worker_contract::{GgufSummary, ModelAlias, ModelEntry, ModelKind, Sha256Digest};
 
 use super::candidate::{Candidate, Sharing};
 use super::copy::Watcher;
@@ -155,6 +155,23 @@ impl Catalog {
         }
         files::label(&self.models, &before.sha256, Vec::new());
         self.get(alias)
+    }
+
+    /// Notes what a model can do, under all names of its files where that is not known. Blocking.
+    pub(crate) fn note_kind(
+        &self,
+        digest: &Sha256Digest,
+        kind: ModelKind,
+    ) -> Result<(), CatalogError> {
+        let store = self.store();
+        let view = self.view();
+        let names = view.values().filter(|pinned| pinned.entry.sha256 == *digest);
+        for pinned in names.filter(|pinned| pinned.entry.gguf.kind.is_none()) {
+            let mut pinned = pinned.clone();
+            pinned.entry.gguf.kind = Some(kind);
+            self.write(&store, pinned)?;
+        }
+        Ok(())
     }
 
     /// Takes a model off the list, and its files off the disk unless another name stands for them.

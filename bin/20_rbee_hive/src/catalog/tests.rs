@@ -688,6 +688,7 @@ fn summary() -> GgufSummary {
         parameters: 1,
         context_length: 8,
         embedding_length: None,
+        kind: None,
         has_chat_template: false,
         size_bytes: 7,
     }

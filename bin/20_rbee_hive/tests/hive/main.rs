@@ -10,6 +10,7 @@ mod downloads;
 #[path = "../../../30_llm_worker_rbee/tests/worker/gguf.rs"]
 mod gguf;
 mod hub;
+mod kinds;
 mod limits;
 mod memory;
 mod misbehaving_workers;

@@ -61,7 +61,10 @@ def answer_question():
             head = file.read(64)
         kind = "clip" if b"mmproj" in head[:16] else "double"
         width = re.search(rb"width=(\d+)", head)
+        purpose = re.search(rb"kind=(\w+)", head)
+        told = {"kind": purpose[1].decode()} if purpose and behaviour != "tells-no-kind" else {}
         print(json.dumps({
+            **told,
             "embedding_length": int(width[1]) if width else None,
             "architecture": kind, "quantization": "F32", "parameters": 1,
             "context_length": 8, "has_chat_template": False, "size_bytes": size,

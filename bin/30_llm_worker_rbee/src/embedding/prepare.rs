@@ -41,14 +41,10 @@ pub enum RefusedEmbedding {
         wanted: ModelAlias,
     },
     /// It wants text.
-    #[error(
-        "{0} makes vectors, not text: it serves embeddings and reranking; send chats and completions to a model that makes text"
-    )]
+    #[error("{}", ModelKind::Embedding.refusal(.0))]
     MakesNoText(ModelAlias),
     /// It wants vectors or text of a reranking model.
-    #[error(
-        "{0} scores documents for a query and does nothing else: it serves reranking; send texts to an embedding model, and chats to one that makes text"
-    )]
+    #[error("{}", ModelKind::Reranking.refusal(.0))]
     OnlyRanks(ModelAlias),
     /// A field asks for what vectors do not have.
     #[error("{0} means nothing for vectors and scores; leave it out")]

@@ -11,7 +11,8 @@ use super::value::{Value, ValueType};
 const PROJECTOR: &str = "clip";
 
 impl Header {
-    /// The summary of a file of `size_bytes`, or what is missing for a language model.
+    /// The summary of a file of `size_bytes`, or what is missing for a language model. What the model can do
+    /// is for the engine to say.
     pub fn summary(&self, size_bytes: u64) -> Result<GgufSummary, String> {
         let architecture =
             self.text("general.architecture").ok_or_else(|| "general.architecture".to_owned())?;
@@ -28,6 +29,7 @@ impl Header {
         Ok(GgufSummary {
             context_length,
             embedding_length: self.width(),
+            kind: None,
             architecture: architecture.to_owned(),
             name: self.text("general.name").map(printable),
             license: self.text("general.license").map(printable),

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use test_cluster::Cluster;
@@ -257,6 +258,24 @@ fn a_reranking_model_scores_by_its_head() {
     let long = "red ".repeat(30);
     let error = refused(&worker, &rerank("red house", &["red", long.trim_end()]));
     assert_eq!(error["param"], "documents[1] with the query", "{error}");
+}
+
+#[test]
+fn what_a_model_can_do_is_told_before_it_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = folder.path().join("tiny.gguf");
+    tiny_bert::write(&tiny);
+    let rows = [
+        (test_cluster::demo_model().unwrap(), "generative"),
+        (model(), "embedding"),
+        (tiny, "reranking"),
+    ];
+    for (file, kind) in rows {
+        let mut inspect = Command::new(env!("CARGO_BIN_EXE_llm-worker-rbee"));
+        let run = inspect.arg("inspect").arg(&file).arg("--json").output().unwrap();
+        let summary: Value = serde_json::from_slice(&run.stdout).unwrap();
+        assert_eq!(summary["kind"], kind, "{summary}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -84,6 +84,22 @@ impl ModelKind {
             Task::Rerank { .. } => self != Self::Generative,
         }
     }
+
+    /// What a client is told whose task a model of this kind cannot do.
+    #[must_use]
+    pub fn refusal(self, model: &ModelAlias) -> String {
+        match self {
+            Self::Generative => format!(
+                "{model} makes text, not vectors: send texts to an embedding model; a worker that is started with --pooling makes vectors with any model"
+            ),
+            Self::Embedding => format!(
+                "{model} makes vectors, not text: it serves embeddings and reranking; send chats and completions to a model that makes text"
+            ),
+            Self::Reranking => format!(
+                "{model} scores documents for a query and does nothing else: it serves reranking; send texts to an embedding model, and chats to one that makes text"
+            ),
+        }
+    }
 }
 
 /// What a GGUF file says of itself. Printed by `llm-worker-rbee inspect FILE --json`.
@@ -107,6 +123,9 @@ pub struct GgufSummary {
     /// of its own width only. `None` where the file does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding_length: Option<u32>,
+    /// What the model can do; `None` where the file does not tell, or whoever read it did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<ModelKind>,
     /// Whether the file carries a chat template.
     pub has_chat_template: bool,
     /// The size of the file, in bytes.

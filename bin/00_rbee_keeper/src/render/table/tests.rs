@@ -130,6 +130,7 @@ fn models_are_told_apart_at_a_glance() {
     hive           localhost
     name           -
     architecture   llama
+    kind           -
     parameters     135M
     quantization   Q4_1
     context        8192 tokens
@@ -140,6 +141,16 @@ fn models_are_told_apart_at_a_glance() {
     source         file:/models/m.gguf
     added          2h11m ago
     ");
+    let with_kind = |kind: &str| {
+        let mut list = list.clone();
+        list[0].gguf.kind = read(&json!(kind)).unwrap();
+        models(&list, None, NOW, Style::default())
+    };
+    insta::assert_snapshot!(with_kind("embedding"), @r"
+    MODEL         KIND       ARCHITECTURE  PARAMETERS  QUANT  CONTEXT  SIZE     ADDED
+    smollm2-135m  embedding  llama         135M        Q4_1   8192     98.4 MB  2h11m ago
+    ");
+    assert!(!with_kind("generative").contains("KIND"), "where all make text, none needs to say so");
 }
 
 #[test]

@@ -123,6 +123,13 @@ pub fn unknown_model<'a>(
     error(format!("{message} Available: {}{more}.", names.join(", ")))
 }
 
+/// 404: an endpoint that is not served.
+#[must_use]
+pub fn unserved(path: &str) -> ApiError {
+    ApiError::not_found("unknown_route", format!("there is no route {}", shown(path)))
+        .hint("use /v1/chat/completions; docs/openai-api.md lists what of OpenAI's API is served")
+}
+
 /// The name that is most like another one, if it is like it at all.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name: String = name.chars().take(MAX_SHOWN).collect();

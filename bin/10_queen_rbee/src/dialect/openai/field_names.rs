@@ -24,7 +24,14 @@ impl FieldNames {
     /// A worker's error in the client's words.
     #[must_use]
     pub fn reword(&self, mut error: ApiError) -> ApiError {
-        error.detail.param = error.detail.param.map(|param| self.reworded(param));
+        let Some(param) = error.detail.param.take() else { return error };
+        let reworded = self.reworded(param.clone());
+        // What is wrong with a field is a sentence about it, and begins with its name.
+        let rest = error.detail.message.strip_prefix(param.as_str());
+        if let Some(rest) = rest.filter(|rest| rest.starts_with(' ')) {
+            error.detail.message = format!("{reworded}{rest}");
+        }
+        error.detail.param = Some(reworded);
         error
     }
 
@@ -67,8 +74,15 @@ mod tests {
             (&vectors, "inputs[3]", "input[3]"),
             (&vectors, "documents[3]", "documents[3]"),
         ] {
-            let error = ApiError::bad_request("x", "y").param(param);
-            assert_eq!(names.reword(error).detail.param.as_deref(), Some(expected), "{param}");
+            let message = format!("{param} has 9 tokens, which {param} cannot have");
+            let told = names.reword(ApiError::bad_request("x", message).param(param)).detail;
+            assert_eq!(told.param.as_deref(), Some(expected), "{param}");
+            let message = format!("{expected} has 9 tokens, which {param} cannot have");
+            assert_eq!(told.message, message, "its first word is the field's name");
+        }
+        for message in ["formats are many", "the prompt has 9 tokens", "format", ""] {
+            let told = chat.reword(ApiError::bad_request("x", message).param("format")).detail;
+            assert_eq!(told.message, message);
         }
         assert_eq!(chat.reword(ApiError::bad_request("x", "y")).detail.param, None);
     }

@@ -30,12 +30,13 @@ use worker_contract::InferenceRequest;
 pub use self::answer::{Head, Kind};
 pub use self::aside::{Aside, FINISH_REASON, Fields};
 pub use self::chat::read_chat;
-pub use self::completions::read_completion;
+pub use self::completions::{Completion, read_completion};
 pub use self::embeddings::{Embeddings, Encoding, check_dimensions, embeddings, read_embeddings};
-pub use self::error::unknown_model;
+pub use self::error::{unknown_model, unserved};
 pub use self::field_names::FieldNames;
 pub use self::models::{Model, ModelList};
 pub use self::rerank::{Rerank, ranking, read_rerank};
+pub use self::sampling::{by_token, check_sampling};
 pub use self::whole::Assembly;
 pub use self::writer::Writer;
 

@@ -4,6 +4,7 @@ use daemon_http::ApiError;
 use serde_json::{Value, json};
 use worker_contract::{Sampling, TokenId};
 
+use super::Body;
 use super::error::{Bound, invalid, out_of_range, too_long, unsupported, wrong_type};
 use super::fields::{Fields, is_empty, one_of};
 
@@ -57,6 +58,25 @@ pub(super) fn read_sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         max_tokens: max_tokens(fields)?,
         ignore_eos: fields.flag("ignore_eos")?,
     })
+}
+
+/// Says which field is out of its range, of fields that did not come by this API.
+pub fn check_sampling(sampling: &Sampling) -> Result<(), ApiError> {
+    // By way of text, as they would have come: 2.1 becomes no number a little below it.
+    let text = serde_json::to_string(sampling).expect("numbers and texts can be written");
+    let mut body: Body = serde_json::from_str(&text).expect("a struct is written as an object");
+    // Any bits are a seed.
+    body.remove("seed");
+    if let Some(biases) = body.remove("logit_bias") {
+        body.insert("logit_bias".to_owned(), Value::Object(by_token(&biases)));
+    }
+    read_sampling(&mut Fields::new(body)?).map(drop)
+}
+
+/// Pairs of a token and its bias as the entries of an object.
+pub fn by_token(biases: &Value) -> Body {
+    let pairs = biases.as_array().into_iter().flatten();
+    pairs.map(|pair| (pair[0].to_string(), pair[1].clone())).collect()
 }
 
 /// Takes the number of answers.
@@ -168,4 +188,43 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         return Err(invalid("stop", &format!("each text must have 1 to {MAX_STOP_BYTES} bytes")));
     }
     Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_by_another_way_is_held_to_the_same_ranges() {
+        let base = Sampling::default;
+        let all_right = Sampling {
+            temperature: Some(2.0),
+            repeat_penalty: Some(0.01),
+            top_k: Some(u32::MAX),
+            dry_penalty_last_n: Some(u32::MAX),
+            logit_bias: vec![(7, -100.0)],
+            logprobs: Some(20),
+            seed: Some(u64::MAX),
+            stop: vec!["x".to_owned(); 16],
+            max_tokens: Some(u32::MAX),
+            ignore_eos: true,
+            ..base()
+        };
+        for fine in [base(), all_right] {
+            assert!(check_sampling(&fine).is_ok(), "{fine:?}");
+        }
+        for (sampling, param) in [
+            (Sampling { temperature: Some(9.0), ..base() }, "temperature"),
+            (Sampling { top_p: Some(-0.5), ..base() }, "top_p"),
+            (Sampling { repeat_penalty: Some(0.0), ..base() }, "repeat_penalty"),
+            (Sampling { logit_bias: vec![(7, 100.5)], ..base() }, "logit_bias.7"),
+            (Sampling { max_tokens: Some(0), ..base() }, "max_tokens"),
+            (Sampling { stop: vec![String::new()], ..base() }, "stop"),
+        ] {
+            let refused = check_sampling(&sampling).unwrap_err();
+            assert_eq!(refused.detail.param.as_deref(), Some(param), "{refused}");
+        }
+        let told = check_sampling(&Sampling { temperature: Some(2.1), ..base() }).unwrap_err();
+        assert!(told.detail.message.ends_with("but got 2.1 instead."), "{told}");
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use daemon_http::ApiError;
 use tokio::time::{Instant, Sleep, sleep_until};
 use worker_contract::{InferenceRequest, ModelAlias, TokenId, WorkerId};
 
@@ -201,6 +202,9 @@ impl Answer {
         if let Some(workers) = known.flatten() {
             return Err(Failure::Quarantined { workers, is_known: true });
         }
+        if is_first {
+            self.ensure_able()?;
+        }
         self.hear_of_the_dead().await?;
         if let Some(until) = not_before {
             sleep_until(until.min(self.asking.deadline)).await;
@@ -247,6 +251,17 @@ impl Answer {
             }
             Err(trouble) => self.recover(trouble, place),
         }
+    }
+
+    /// No model is loaded, and none ended for it, that would only say that it cannot do this.
+    fn ensure_able(&self) -> Result<(), Failure> {
+        let registry = self.relay.dispatcher.registry();
+        let Some(kind) = registry.unable_kind(&self.model, &self.request.task) else {
+            return Ok(());
+        };
+        let message = kind.refusal(&self.model);
+        let refused = ApiError::bad_request("unsupported_task", message).param("task");
+        Err(Failure::Refused { status: refused.status, detail: refused.detail })
     }
 
     /// Why there is no place. Where the only worker has just failed the request, or a server refused it,

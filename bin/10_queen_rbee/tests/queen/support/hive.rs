@@ -278,6 +278,7 @@ fn entry() -> ModelEntry {
             parameters: 1,
             context_length: 2048,
             embedding_length: None,
+            kind: None,
             has_chat_template: true,
             size_bytes: 1,
         },

@@ -7,8 +7,10 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use worker_contract::GgufSummary;
+use worker_contract::{GgufSummary, ModelKind};
 
+use super::model::purpose;
+use super::pooling::Purpose;
 use crate::gguf::{GgufError, Header};
 
 /// How much of a file is read at once.
@@ -96,7 +98,16 @@ fn summarized(file: &Path) -> Result<(GgufSummary, Header), InspectError> {
         summary.parameters = summary.parameters.saturating_add(part.parameters());
         summary.size_bytes = summary.size_bytes.saturating_add(size_bytes);
     }
+    summary.kind = kind(&header, &summary.architecture);
     Ok((summary, header))
+}
+
+/// What a worker that is given no `--pooling` can do with the model; `None` where it would not load it.
+fn kind(header: &Header, architecture: &str) -> Option<ModelKind> {
+    if header.is_projector() {
+        return None;
+    }
+    purpose(header, architecture, None).ok().map(Purpose::kind)
 }
 
 /// The checked header of a file that llama.cpp is to read: a model, an adapter, a projector.

@@ -336,7 +336,7 @@ impl Prepared {
             device: placement.main_device(),
             reason: "its path is no plain text".to_owned(),
         })?;
-        let purpose = purpose(&header, &summary.architecture, settings)
+        let purpose = purpose(&header, &summary.architecture, settings.pooling)
             .map_err(|source| LoadError::Purpose { path: path(), source })?;
         let gpus = gpus(runtime, &placement.devices)?;
         let context = context.clamped(summary.context_length);
@@ -375,10 +375,11 @@ fn refused(settings: &ModelSettings) -> LoadError {
     }
 }
 
-fn purpose(
+/// What a model is for by its header; `wanted` is the user's own choice.
+pub(super) fn purpose(
     header: &Header,
     architecture: &str,
-    settings: &ModelSettings,
+    wanted: Option<Pooling>,
 ) -> Result<Purpose, PurposeError> {
     let value = |key: &str| header.get(&format!("{architecture}.{key}"));
     let causal = match value("attention.causal") {
@@ -388,7 +389,7 @@ fn purpose(
     let pooling = value("pooling_type").and_then(Value::as_integer);
     let pooling = pooling.and_then(|number| number.try_into().ok());
     let metadata = Metadata { architecture, causal, pooling };
-    let purpose = metadata.purpose(settings.pooling)?;
+    let purpose = metadata.purpose(wanted)?;
     if purpose == Purpose::Pooled(Pooling::Rank) && !has_classifier(header) {
         return Err(PurposeError::NoClassifier);
     }

@@ -1,0 +1,238 @@
+//! Several prompts in one request: each is answered by itself, and all are one answer.
+
+use futures::{Stream, StreamExt as _, stream};
+use serde_json::Value;
+use worker_contract::{InferenceRequest, Prompt, Task, Usage};
+
+use crate::attached::Original;
+use crate::dialect::openai::Aside;
+use crate::relay::{Failure, Part};
+
+/// How many prompts of one request are under way at once: as many as one worker gives answers to one prompt.
+const AT_ONCE: usize = 16;
+/// The field of the prompts.
+const PROMPT: &str = "prompt";
+
+/// The request for each prompt, made when its turn comes: `first`, and others like it.
+pub(super) fn each_prompt(
+    mut first: InferenceRequest,
+    others: Vec<Task>,
+    mut original: Original,
+) -> impl Iterator<Item = (InferenceRequest, Original)> + Send {
+    let nothing = Task::Completion { prompt: Prompt::Text(String::new()) };
+    let tasks = std::iter::once(std::mem::replace(&mut first.task, nothing)).chain(others);
+    let mut prompts = match original.take(PROMPT) {
+        Some(Value::Array(prompts)) => prompts.into_iter(),
+        _ => Vec::new().into_iter(),
+    };
+    tasks.enumerate().map(move |(index, task)| {
+        let mut request = InferenceRequest { task, ..first.clone() };
+        let own = format!("{}-{index}", first.request_id).parse();
+        if let (1.., Ok(own)) = (index, own) {
+            request.request_id = own;
+        }
+        let original = match prompts.next() {
+            Some(prompt) => original.with(PROMPT, prompt),
+            None => original.clone(),
+        };
+        (request, original)
+    })
+}
+
+/// The parts of the answers to so many prompts, with `n` choices each, as those of one answer: the choices of
+/// each prompt come after those of the one before. What fails one fails all.
+pub(super) fn together<One>(
+    answers: impl Iterator<Item = One> + Send,
+    prompts: usize,
+    n: u32,
+) -> impl Stream<Item = Result<Part, Failure>> + Send
+where
+    One: Stream<Item = Result<Part, Failure>> + Send,
+{
+    let numbered = (0..).zip(answers);
+    let numbered = numbered.map(|(prompt, parts)| Box::pin(parts.map(move |part| (prompt, part))));
+    let mut merged = Merged { n, left: prompts, is_begun: false, usage: Usage::default() };
+    let parts = stream::iter(numbered).flatten_unordered(AT_ONCE);
+    parts.flat_map(move |(prompt, part)| {
+        stream::iter(merged.take(prompt, part).into_iter().flatten())
+    })
+}
+
+/// What has come of all answers. Pure.
+#[derive(Debug)]
+struct Merged {
+    n: u32,
+    /// Prompts whose answers are not complete.
+    left: usize,
+    is_begun: bool,
+    usage: Usage,
+}
+
+impl Merged {
+    /// What a part of the answer to one prompt is for the answer to all.
+    fn take(
+        &mut self,
+        prompt: u32,
+        part: Result<Part, Failure>,
+    ) -> [Option<Result<Part, Failure>>; 2] {
+        let first = prompt.saturating_mul(self.n);
+        let parts = match part {
+            Ok(Part::Started { .. }) if std::mem::replace(&mut self.is_begun, true) => [None, None],
+            Ok(Part::Delta(mut delta)) => {
+                delta.index = delta.index.saturating_add(first);
+                [Some(Part::Delta(delta)), None]
+            }
+            Ok(Part::ChoiceDone { index, finish_reason }) => {
+                let index = index.saturating_add(first);
+                [Some(Part::ChoiceDone { index, finish_reason }), None]
+            }
+            Ok(Part::Aside(Aside::Choice { index, choice, message })) => {
+                let index = index.saturating_add(first);
+                [Some(Part::Aside(Aside::Choice { index, choice, message })), None]
+            }
+            // What it says of one answer's usage is not true of all.
+            Ok(Part::Aside(Aside::Usage(_))) => [None, None],
+            Ok(Part::Done { finish_reason, usage, timings }) => {
+                self.add(usage);
+                self.left = self.left.saturating_sub(1);
+                let one = Part::ChoiceDone { index: first, finish_reason };
+                let all = Part::Done { finish_reason, usage: self.usage, timings };
+                [(self.n == 1).then_some(one), (self.left == 0).then_some(all)]
+            }
+            Ok(part) => [Some(part), None],
+            Err(failure) => return [Some(Err(of_prompt(prompt, failure))), None],
+        };
+        parts.map(|part| part.map(Ok))
+    }
+
+    fn add(&mut self, usage: Usage) {
+        let Usage { prompt_tokens, completion_tokens, cached_tokens } = &mut self.usage;
+        *prompt_tokens = prompt_tokens.saturating_add(usage.prompt_tokens);
+        *completion_tokens = completion_tokens.saturating_add(usage.completion_tokens);
+        *cached_tokens = cached_tokens.saturating_add(usage.cached_tokens);
+    }
+}
+
+/// A failure that is one prompt's fault says which one's.
+fn of_prompt(prompt: u32, failure: Failure) -> Failure {
+    let Failure::Refused { status, mut detail } = failure else { return failure };
+    if matches!(detail.param.as_deref(), Some(PROMPT | "messages")) {
+        let path = format!("{PROMPT}[{prompt}]");
+        detail.message = format!("{path}: {}", detail.message);
+        detail.param = Some(path);
+    }
+    Failure::Refused { status, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use daemon_http::ApiError;
+    use serde_json::json;
+    use worker_contract::{Delta, FinishReason, RequestId, Timings};
+
+    use super::*;
+    use crate::attached::Endpoint;
+
+    #[tokio::test]
+    async fn the_choices_of_each_prompt_come_after_those_of_the_one_before() {
+        let answer = |text: &'static str| {
+            let ends = |index| Part::ChoiceDone { index, finish_reason: FinishReason::Stop };
+            stream::iter([delta(1, text), ends(1), delta(0, text), ends(0), done(2)]).map(Ok)
+        };
+        let parts = parts_of([answer("a"), answer("b")], 2).await;
+        for (prompt, text) in [(0, "a"), (1, "b")] {
+            for choice in [0, 1] {
+                let index = prompt * 2 + choice;
+                assert!(parts.contains(&delta(index, text)), "{index}: {parts:?}");
+                let end = Part::ChoiceDone { index, finish_reason: FinishReason::Stop };
+                assert_eq!(parts.iter().filter(|part| **part == end).count(), 1, "{parts:?}");
+            }
+        }
+        assert_eq!(parts.len(), 9);
+        assert_eq!(parts.last(), Some(&done(4)), "the usage is that of both");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_alone_is_said_to_be_over_by_its_index() {
+        let answers = (0..20).map(|_| stream::iter([delta(0, "a"), done(1)]).map(Ok));
+        let parts = parts_of(answers, 1).await;
+        let ended = parts.iter().filter_map(|part| match part {
+            Part::ChoiceDone { index, .. } => Some(*index),
+            _ => None,
+        });
+        let mut ended: Vec<u32> = ended.collect();
+        ended.sort_unstable();
+        assert_eq!(ended, (0..20).collect::<Vec<_>>());
+        assert_eq!(parts.last(), Some(&done(20)));
+    }
+
+    #[tokio::test]
+    async fn no_more_than_some_are_under_way_at_once() {
+        let mut begun = 0;
+        let answers = (0..100).map(|_| {
+            begun += 1;
+            stream::pending::<Result<Part, Failure>>()
+        });
+        let mut all = Box::pin(together(answers, 100, 1));
+        assert!(futures::poll!(all.next()).is_pending());
+        drop(all);
+        assert_eq!(begun, AT_ONCE);
+    }
+
+    #[test]
+    fn a_refusal_names_the_prompt() {
+        let told = |param: &str| {
+            let detail = ApiError::bad_request("x", "it is too long").param(param).detail;
+            match of_prompt(3, Failure::Refused { status: StatusCode::BAD_REQUEST, detail }) {
+                Failure::Refused { detail, .. } => (detail.message, detail.param.unwrap()),
+                other => panic!("{other}"),
+            }
+        };
+        let named = ("prompt[3]: it is too long".to_owned(), "prompt[3]".to_owned());
+        assert_eq!((told("messages"), told("prompt")), (named.clone(), named));
+        assert_eq!(told("stop"), ("it is too long".to_owned(), "stop".to_owned()));
+    }
+
+    #[test]
+    fn each_prompt_is_a_request_of_its_own_also_in_the_words_of_the_client() {
+        let task = |text: &str| Task::Completion { prompt: Prompt::Text(text.into()) };
+        let id: RequestId = "r-1".parse().unwrap();
+        let mut first = InferenceRequest::new(id, task("a"));
+        first.n = 3;
+        let body = |prompt| {
+            let body = json!({"prompt": prompt, "n": 3});
+            Original::new(Endpoint::Completion, body.as_object().unwrap().clone())
+        };
+        let several = each_prompt(first.clone(), vec![task("b")], body(json!(["a", "b"])));
+        let several: Vec<_> = several.collect();
+        let id = "r-1-1".parse().unwrap();
+        let second = InferenceRequest { request_id: id, task: task("b"), ..first.clone() };
+        assert_eq!(several, [(first.clone(), body(json!("a"))), (second, body(json!("b")))]);
+
+        let none = Original::of_no_server(Endpoint::Completion);
+        let several = each_prompt(first, vec![task("b")], none.clone());
+        assert!(several.map(|(_, original)| original).eq([none.clone(), none]));
+    }
+
+    async fn parts_of<One>(
+        answers: impl IntoIterator<Item = One, IntoIter: Send + ExactSizeIterator>,
+        n: u32,
+    ) -> Vec<Part>
+    where
+        One: Stream<Item = Result<Part, Failure>> + Send,
+    {
+        let answers = answers.into_iter();
+        let prompts = answers.len();
+        together(answers, prompts, n).map(Result::unwrap).collect().await
+    }
+
+    fn delta(index: u32, text: &str) -> Part {
+        Part::Delta(Delta { index, text: text.into(), ..Delta::default() })
+    }
+
+    fn done(tokens: u32) -> Part {
+        let usage = Usage { completion_tokens: tokens, ..Usage::default() };
+        Part::Done { finish_reason: FinishReason::Stop, usage, timings: Timings::default() }
+    }
+}
