@@ -177,6 +177,7 @@ impl App {
         let handlers = Handlers::new(HandlerParts {
             relay,
             registry: registry.clone(),
+            hives: hives.clone(),
             jobs: jobs.clone(),
             decisions: decisions.clone(),
             feed,

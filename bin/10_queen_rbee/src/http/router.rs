@@ -17,6 +17,7 @@ use super::{
 };
 use crate::decisions::Decisions;
 use crate::events::Feed;
+use crate::hive_client::HiveClients;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
@@ -43,6 +44,7 @@ impl Deref for Handlers {
 pub(crate) struct HandlerParts {
     pub(crate) relay: Relay,
     pub(crate) registry: Registry,
+    pub(crate) hives: HiveClients,
     pub(crate) jobs: JobRegistry,
     pub(crate) decisions: Decisions,
     pub(crate) feed: Feed,
@@ -102,6 +104,7 @@ macro_rules! part {
 
 part!(relay: Relay);
 part!(registry: Registry);
+part!(hives: HiveClients);
 part!(jobs: JobRegistry);
 part!(decisions: Decisions);
 part!(feed: Feed);
