@@ -28,7 +28,8 @@ pub enum TokenError {
     },
     /// The file of tokens was written by a later version of rbee.
     #[error(
-        "the tokens in {path} have version {found}, but this rbee knows versions up to {known}; use the later rbee"
+        "the tokens in {path} have version {found}, but this rbee knows versions up to {known}{}",
+        sqlite_file::advice_too_new(.path, *.known)
     )]
     TooNew {
         /// The file.

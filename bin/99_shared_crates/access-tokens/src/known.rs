@@ -126,7 +126,7 @@ impl<T: Clone> Followed<T> {
         if !known.looked.is_some_and(is_fresh) {
             known.looked = Some(now);
             // Before the files are read: a change in between is then read again.
-            let stamps = self.files.iter().map(|file| stamp(file)).collect();
+            let stamps: Vec<Stamp> = self.files.iter().map(|file| stamp(file)).collect();
             if known.stamps != stamps {
                 (known.stamps, known.value) = (stamps, read(&self.files));
             }

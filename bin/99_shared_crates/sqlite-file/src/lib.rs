@@ -202,7 +202,11 @@ pub fn is_passing(error: &rusqlite::Error) -> bool {
 pub fn tidy(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
     let size = || std::fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len());
     if size() <= LOG_KEPT {
-        return shrink(connection).map(|()| true);
+        return match shrink(connection) {
+            // It takes room to give more back.
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(true),
+        };
     }
     // Whoever reads is not waited for.
     connection.busy_timeout(Duration::ZERO)?;
@@ -239,6 +243,17 @@ pub fn advice(error: &rusqlite::Error, anew: &str) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// What an operator can do about a file with the version of a later rbee, as the rest of a sentence that has named it.
+/// Which of the two it is cannot be seen: a number is damaged as easily as it is raised.
+#[must_use]
+pub fn advice_too_new(path: &Path, known: i64) -> String {
+    format!(
+        "; use the later rbee, or move the file away. If there was no later one, the number is damaged: \
+         `sqlite3 {} 'PRAGMA user_version = {known}'` mends it",
+        path.display()
+    )
 }
 
 /// Gives a damaged file another name, with what SQLite keeps beside it, so that another one can be made

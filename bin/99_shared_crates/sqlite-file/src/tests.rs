@@ -183,8 +183,8 @@ fn a_full_disk_hides_nothing_that_is_in_a_file() {
     // A limit for files that this whole process would have does as a disk without room.
     let limited = "trap '' XFSZ; ulimit -f 16; exec \"$0\" --exact tests::a_full_disk_hides_nothing_that_is_in_a_file";
     let this = std::env::current_exe().unwrap();
-    let child = std::process::Command::new("sh").args(["-c", limited]).arg(this);
-    let child = child.env(CHILD, &file).output().unwrap();
+    let mut child = std::process::Command::new("sh");
+    let child = child.args(["-c", limited]).arg(this).env(CHILD, &file).output().unwrap();
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
 }
 
