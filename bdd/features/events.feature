@@ -17,3 +17,7 @@ Feature: What changes is told
     Then the first event is a snapshot with 1 hive and 0 workers
     When I ask the model "nobody-has-it" in vain
     Then an event tells of a decision "reject" because of "unknown_model"
+
+  Scenario: a hive that listens nowhere is counted on the page of its queen
+    Given an integrated cluster with the demo model
+    Then the queen's figures have those of her hive, each family once

@@ -1,5 +1,7 @@
 //! The stream of everything that changes.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use cucumber::{then, when};
 use serde_json::Value;
@@ -55,6 +57,19 @@ async fn job_is(world: &mut Rbee, operation: String, state: String) -> Step {
 async fn decision_is(world: &mut Rbee, kind: String, reason: String) -> Step {
     let is_it = |told: &Value| told["kind"] == *kind && told["reason"] == *reason;
     Ok(wait_for(world, "decision", is_it).await?)
+}
+
+#[then("the queen's figures have those of her hive, each family once")]
+async fn figures_of_both(world: &mut Rbee) -> Step {
+    let page = world.api()?.get("/metrics").await?.expect_status(200)?.text;
+    for name in ["rbee_queen_open_requests 0", "rbee_hive_catalog_models 1", "# EOF"] {
+        ensure!(page.lines().filter(|line| *line == name).count() == 1, "{name}: {page}");
+    }
+    ensure!(page.ends_with("# EOF\n"), "it does not end: {page}");
+    let families: Vec<_> = page.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    let different: BTreeSet<_> = families.iter().collect();
+    ensure!(families.len() == different.len(), "a family is there twice: {page}");
+    Ok(())
 }
 
 async fn next(world: &mut Rbee) -> Result<(String, Value)> {

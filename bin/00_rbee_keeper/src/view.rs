@@ -33,6 +33,8 @@ pub(crate) struct Status {
     pub(crate) hives: Vec<Hive>,
     pub(crate) workers: Vec<Worker>,
     pub(crate) jobs_running: u64,
+    /// Why the queen records nothing at present.
+    pub(crate) records_trouble: Option<String>,
 }
 
 /// A hive as the queen knows it.

@@ -41,6 +41,8 @@ const SWEEP: Duration = Duration::from_millis(250);
 /// The same when the queen has closed her door, and hears nobody. For the registry that is a pause after each look, which
 /// counts as nobody's silence, so that a drain does not end the answers that it waits for.
 const DEAF_SWEEP: Duration = Duration::from_secs(3);
+/// How often it is tried to write records that could not be written.
+const RETRY_RECORDS: Duration = Duration::from_secs(5);
 /// How long cancelled jobs may take to clean up.
 const JOB_GRACE: Duration = Duration::from_secs(3);
 
@@ -162,6 +164,7 @@ impl App {
             },
         });
         let jobs = open_jobs(&paths, config.queen.keep_jobs).await?;
+        tasks.spawn(retry_records(jobs.clone(), decisions.clone(), background.clone()));
         let swept = sweep(registry.clone().with_vigil(), stop.clone(), background.clone());
         tasks.spawn_on(swept, &requests);
         let feed = Feed::new(dispatcher, jobs.clone(), decisions.clone(), stop.clone());
@@ -177,6 +180,7 @@ impl App {
         let handlers = Handlers::new(HandlerParts {
             relay,
             registry: registry.clone(),
+            hives: hives.clone(),
             jobs: jobs.clone(),
             decisions: decisions.clone(),
             feed,
@@ -322,6 +326,18 @@ async fn open_decisions(paths: &Paths) -> anyhow::Result<Decisions> {
         tracing::error!(reason, "decisions are kept in memory only");
         Decisions::in_memory()
     }))
+}
+
+/// Sees to it that what could not be recorded is, when there is room again, though nothing else is to be recorded.
+async fn retry_records(jobs: JobRegistry, decisions: Decisions, end: CancellationToken) {
+    while end.run_until_cancelled(tokio::time::sleep(RETRY_RECORDS)).await.is_some() {
+        if jobs.records_trouble().is_some() {
+            jobs.retry_records();
+        }
+        if decisions.trouble().is_some() {
+            decisions.retry();
+        }
+    }
 }
 
 /// Looks after everybody, until `deaf` as somebody who hears them, until `end` as one who does not.

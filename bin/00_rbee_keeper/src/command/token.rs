@@ -1,4 +1,4 @@
-//! `token …`: the tokens of this machine's queen. They are a file; no queen has to run.
+//! `token …`: the tokens of this machine's queen. They are in a file; no queen has to run.
 
 use std::io::{self, BufRead as _, Read as _};
 
@@ -130,6 +130,10 @@ fn failed(verb: &str, error: TokenError) -> Failure {
     let hint = match &error {
         TokenError::File { source, .. } if is_full(source) => "free some space on that disk",
         TokenError::File { .. } => "look whether that folder can be written to by this user",
+        // The message says what to do.
+        TokenError::Database { .. } | TokenError::TooNew { .. } | TokenError::Empty { .. } => {
+            return Failure::caused(format!("cannot {verb} the token"), error);
+        }
         _ => "`rbee-keeper token list` shows the tokens",
     };
     Failure::caused(format!("cannot {verb} the token"), error).with_hint(hint)
@@ -146,7 +150,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_no_reason_to_look_at_the_tokens() {
         let of = |kind: io::ErrorKind| {
-            let error = TokenError::File { path: "/tokens.json".into(), source: kind.into() };
+            let error = TokenError::File { path: "/secrets".into(), source: kind.into() };
             failed("create", error).hint().unwrap()
         };
         assert_eq!(of(io::ErrorKind::StorageFull), "free some space on that disk");

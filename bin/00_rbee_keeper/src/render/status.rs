@@ -9,6 +9,12 @@ use crate::view;
 /// The screen; `now` in seconds since the Unix epoch.
 pub(crate) fn screen(status: &view::Status, now: u64, style: Style) -> String {
     let mut text = headline(status);
+    if let Some(reason) = &status.records_trouble {
+        let _ = writeln!(
+            text,
+            "jobs and decisions are not recorded: {reason}; they are kept in memory until the queen can write to her disk"
+        );
+    }
     if status.hives.is_empty() {
         text.push_str("\nno hives: start one with `rbee-keeper hive start`\n");
         return text;
@@ -92,5 +98,14 @@ mod tests {
 
         no workers: one starts with the first request for a model
         ");
+    }
+
+    #[test]
+    fn a_queen_that_cannot_write_to_her_disk_says_so() {
+        let status = json!({"version": "0.1.0", "records_trouble": "database or disk is full"});
+        let status: view::Status = read(&status).unwrap();
+        let text = screen(&status, 0, Style::default());
+        let line = text.lines().nth(1).unwrap();
+        assert!(line.starts_with("jobs and decisions are not recorded: database or disk is full;"));
     }
 }

@@ -76,7 +76,8 @@ impl Decisions {
     /// the disk takes.
     ///
     /// # Errors
-    /// The file cannot be opened or used, or is of a later version of rbee.
+    /// The file cannot be opened or read, or is of a later version of rbee. That there is no room to write is none: then
+    /// [`trouble`](Self::trouble) tells of it.
     pub fn open(file: &Path) -> Result<Self, StoreError> {
         Store::open(file, Timestamp::now()).map(|store| Self::new(Some(store)))
     }
@@ -90,6 +91,19 @@ impl Decisions {
         let ring = Ring { next_id, kept: VecDeque::new(), stored, counts: BTreeMap::new() };
         let latest = watch::Sender::new(next_id - 1);
         Self { shared: Arc::new(Shared { ring: Mutex::new(ring), store, latest }) }
+    }
+
+    /// Why decisions cannot be recorded at present: the latest are kept in memory.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.store.as_ref()?.trouble()
+    }
+
+    /// Tries again to record what could not be recorded. Does not wait for it.
+    pub fn retry(&self) {
+        if let Some(store) = &self.shared.store {
+            store.retry();
+        }
     }
 
     /// Records a decision.

@@ -111,6 +111,45 @@ async fn a_disk_that_fails_costs_records_and_nothing_else() {
     assert_eq!(ids(&find(&log, Some("r-1"), None).await), ["r-1"], "it is in memory");
 }
 
+#[tokio::test]
+async fn what_there_was_no_room_for_is_recorded_when_there_is() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    assert_eq!(log.trouble(), None);
+    // Another program has the file for itself, as long as it likes.
+    let other = rusqlite::Connection::open(&file).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    log.record(reject("r-1", "a"));
+    within("the trouble", async || log.trouble().is_some()).await;
+    log.record(reject("r-2", "a"));
+    other.execute_batch("COMMIT").unwrap();
+    within("its end", async || {
+        log.retry();
+        log.trouble().is_none()
+    })
+    .await;
+    log.close().await;
+    drop((log, other));
+    let log = Decisions::open(&file).unwrap();
+    assert_eq!(ids(&find(&log, None, Some("a")).await), ["r-2", "r-1"]);
+}
+
+#[test]
+fn large_decisions_push_the_oldest_out() {
+    let (_folder, file) = file();
+    drop(Store::open(&file, Timestamp::now()).unwrap());
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    let large = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 70)
+        INSERT INTO decisions (id, at_ms, kind, reason, why)
+        SELECT i, unixepoch() * 1000, 'reject', 'x', printf('%.*c', 1 << 20, 'y') FROM n";
+    connection.execute_batch(large).unwrap();
+    drop(Store::open(&file, Timestamp::now()).unwrap());
+    let kept = "SELECT min(id), max(id) FROM decisions";
+    let kept: (i64, i64) =
+        connection.query_row(kept, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert_eq!(kept, (7, 70), "64 MiB of them");
+}
+
 #[test]
 fn a_file_of_a_later_rbee_and_one_that_is_none_are_refused() {
     let (_folder, file) = file();
@@ -148,6 +187,17 @@ fn dispatch(id: &str) -> Decided {
 fn reject(id: &str, model: &str) -> Decided {
     let decided = Decided::told(Kind::Reject, "queue_full", "it is full");
     decided.asked(&id.parse().unwrap(), "local").model(&model.parse().unwrap())
+}
+
+/// Waits until something is so.
+async fn within(what: &str, is_so: impl AsyncFn() -> bool) {
+    let waited = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waited).await;
+    assert!(waited.is_ok(), "{what} does not come");
 }
 
 async fn find(log: &Decisions, id: Option<&str>, model: Option<&str>) -> Vec<Arc<Entry>> {

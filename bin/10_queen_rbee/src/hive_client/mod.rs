@@ -106,6 +106,22 @@ impl HiveClients {
         self.shared.local.as_ref()
     }
 
+    /// What the hive in this process counts, as it would tell it on a page of its own; `None` without one.
+    pub(crate) async fn inner_metrics(&self) -> Option<String> {
+        #[cfg(feature = "local-hive")]
+        {
+            let hive = self.local()?.running()?;
+            // It asks the disk of the models what is free.
+            let text = tokio::task::spawn_blocking(move || hive.metrics_text()).await;
+            text.inspect_err(|error| tracing::error!(%error, "the hive's figures are missing")).ok()
+        }
+        #[cfg(not(feature = "local-hive"))]
+        {
+            let _ = self;
+            std::future::ready(None).await
+        }
+    }
+
     /// Whether a hive is a part of this process.
     #[must_use]
     pub fn is_inside(&self, id: &HiveAlias) -> bool {

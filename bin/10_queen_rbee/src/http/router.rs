@@ -19,6 +19,7 @@ use super::{
 use crate::decisions::Decisions;
 use crate::dialect::openai;
 use crate::events::Feed;
+use crate::hive_client::HiveClients;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
@@ -45,6 +46,7 @@ impl Deref for Handlers {
 pub(crate) struct HandlerParts {
     pub(crate) relay: Relay,
     pub(crate) registry: Registry,
+    pub(crate) hives: HiveClients,
     pub(crate) jobs: JobRegistry,
     pub(crate) decisions: Decisions,
     pub(crate) feed: Feed,
@@ -110,6 +112,7 @@ macro_rules! part {
 
 part!(relay: Relay);
 part!(registry: Registry);
+part!(hives: HiveClients);
 part!(jobs: JobRegistry);
 part!(decisions: Decisions);
 part!(feed: Feed);

@@ -9,7 +9,9 @@ use job_server::JobRegistry;
 use serde::Serialize;
 use worker_contract::ModelAlias;
 
+use super::health::records_trouble;
 use super::router::Facts;
+use crate::decisions::Decisions;
 use crate::registry::{HiveReport, ModelReport, Registry, WorkerReport};
 use crate::relay::Relay;
 
@@ -25,6 +27,9 @@ pub(super) struct Status {
     /// Requests that wait for a worker.
     waiting: usize,
     jobs_running: usize,
+    /// Why jobs or decisions are in memory only at present; left out where they are recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records_trouble: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -39,6 +44,7 @@ pub(super) async fn status(
     State(registry): State<Registry>,
     State(relay): State<Relay>,
     State(jobs): State<JobRegistry>,
+    State(decisions): State<Decisions>,
 ) -> Json<Status> {
     let now = Instant::now();
     let models = registry.models(now).into_iter().map(|(id, report)| Model { id, report });
@@ -52,5 +58,6 @@ pub(super) async fn status(
         models: models.collect(),
         waiting: relay.waiting(),
         jobs_running: jobs.running(),
+        records_trouble: records_trouble(&jobs, &decisions),
     })
 }

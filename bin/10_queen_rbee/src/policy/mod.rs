@@ -103,7 +103,7 @@ impl Policies {
 
     /// Sets some fields of a model's policy, and keeps them. Writes to the disk: not for an async task.
     pub fn set_fields(&self, change: &ModelPolicySet) -> Result<(), PolicyError> {
-        let store = self.shared.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut store = self.shared.store.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.set().get(&change.model).cloned().unwrap_or_default();
         let before = if change.reset { ModelPolicy::default() } else { before };
         let policy = before.with(&change.policy);

@@ -29,9 +29,9 @@ pub enum PolicyError {
     },
     /// The file was written by a later version of rbee.
     #[error(
-        "the policies in {path} have version {found}, but this rbee knows versions up to {known}; \
-         use the later rbee, or move the file away",
-        known = LAYOUT.version
+        "the policies in {path} have version {found}, but this rbee knows versions up to {known}{advice}",
+        known = LAYOUT.version,
+        advice = sqlite_file::advice_too_new(.path, LAYOUT.version)
     )]
     TooNew {
         /// The file.
@@ -47,26 +47,40 @@ pub enum PolicyError {
 /// The file.
 #[derive(Debug)]
 pub(super) struct Store {
-    connection: Connection,
+    /// `None` as long as there was no room to open it.
+    connection: Option<Connection>,
     path: PathBuf,
 }
 
 impl Store {
-    /// Opens the file, and reads what is in it.
+    /// Opens the file, and reads what is in it. That needs no room on the disk: only what is set is refused without.
     pub(super) fn open(
         path: &Path,
     ) -> Result<(Self, BTreeMap<ModelAlias, ModelPolicy>), PolicyError> {
         let failed = |source| PolicyError::File { path: path.to_owned(), source };
-        let connection = sqlite_file::open(path, LAYOUT).map_err(|error| match error {
-            OpenError::Open(source) | OpenError::Use(source) => failed(source),
-            OpenError::TooNew { found } => PolicyError::TooNew { path: path.to_owned(), found },
-        })?;
-        let policies = read(&connection).map_err(failed)?;
+        let (connection, policies) = match sqlite_file::open(path, LAYOUT) {
+            Ok(connection) => {
+                let policies = read(&connection).map_err(failed)?;
+                (Some(connection), policies)
+            }
+            Err(error) if error.is_want_of_room() => {
+                let reason = unusable(path, error);
+                tracing::error!(%reason, "policies of models can be read, but not set");
+                let looked = sqlite_file::look(path, LAYOUT).map_err(|e| unusable(path, e))?;
+                let policies = looked.map_or_else(|| Ok(BTreeMap::new()), |past| read(&past));
+                (None, policies.map_err(failed)?)
+            }
+            Err(error) => return Err(unusable(path, error)),
+        };
         Ok((Self { connection, path: path.to_owned() }, policies))
     }
 
     /// Keeps a policy.
-    pub(super) fn put(&self, model: &ModelAlias, policy: &ModelPolicy) -> Result<(), PolicyError> {
+    pub(super) fn put(
+        &mut self,
+        model: &ModelAlias,
+        policy: &ModelPolicy,
+    ) -> Result<(), PolicyError> {
         // A policy is plain data.
         let json = serde_json::to_string(policy).unwrap_or_default();
         let sql = "INSERT OR REPLACE INTO model_policies (model, policy) VALUES (?1, ?2)";
@@ -74,13 +88,26 @@ impl Store {
     }
 
     /// Forgets a policy.
-    pub(super) fn remove(&self, model: &ModelAlias) -> Result<(), PolicyError> {
+    pub(super) fn remove(&mut self, model: &ModelAlias) -> Result<(), PolicyError> {
         self.run("DELETE FROM model_policies WHERE model = ?1", &[&model.as_str()])
     }
 
-    fn run(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), PolicyError> {
-        let failed = |source| PolicyError::File { path: self.path.clone(), source };
-        self.connection.execute(sql, values).map(|_| ()).map_err(failed)
+    fn run(&mut self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), PolicyError> {
+        let Self { connection, path } = self;
+        let connection = match connection {
+            Some(connection) => connection,
+            none => none.insert(sqlite_file::open(path, LAYOUT).map_err(|e| unusable(path, e))?),
+        };
+        let failed = |source| PolicyError::File { path: path.clone(), source };
+        connection.execute(sql, values).map(|_| ()).map_err(failed)
+    }
+}
+
+fn unusable(path: &Path, error: OpenError) -> PolicyError {
+    let path = path.to_owned();
+    match error {
+        OpenError::Open(source) | OpenError::Use(source) => PolicyError::File { path, source },
+        OpenError::TooNew { found } => PolicyError::TooNew { path, found },
     }
 }
 

@@ -15,6 +15,7 @@ mod events;
 mod failover;
 mod failures;
 mod fairness;
+mod full_disk;
 mod jobs;
 mod memory;
 mod metrics;

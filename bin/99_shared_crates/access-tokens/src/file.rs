@@ -54,8 +54,17 @@ pub(crate) fn replace(
     write(file.as_file_mut())?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    #[cfg(unix)]
-    File::open(folder)?.sync_all()?;
+    sync_folder(folder)
+}
+
+/// Sees to it that the names in a folder outlive a power cut.
+#[cfg(unix)]
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(not(unix))]
+pub(crate) fn sync_folder(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::database::is_log;
 use crate::digest::SecretDigest;
 use crate::secret::{LOCAL_FILE, existing_local_secret};
 use crate::store::StoredToken;
@@ -29,10 +30,10 @@ pub(crate) struct KnownSecrets {
     local: Followed<Option<SecretDigest>>,
 }
 
-/// What a file holds. Each file is looked at only by who needs it.
+/// What some files hold. They are looked at only by who needs them.
 #[derive(Debug)]
 struct Followed<T> {
-    file: PathBuf,
+    files: Vec<PathBuf>,
     read: Mutex<Read<T>>,
 }
 
@@ -45,9 +46,9 @@ struct Tokens {
 
 #[derive(Debug)]
 struct Read<T> {
-    stamp: Stamp,
+    stamps: Vec<Stamp>,
     value: T,
-    /// When the file was last looked at.
+    /// When the files were last looked at.
     looked: Option<Instant>,
 }
 
@@ -61,10 +62,14 @@ impl KnownSecrets {
         local_secret(folder)?;
         let store = TokenStore::open(folder);
         let (tokens, local) = (read_tokens(&store)?, read_local(&folder.join(LOCAL_FILE))?);
+        if let Err(error) = store.take_over() {
+            let reason = with_cause(&error);
+            tracing::warn!(reason, "the tokens of an earlier rbee count, but cannot be taken over");
+        }
         let known = Self {
             were_needed: AtomicBool::new(false),
-            tokens: Followed::new(store.path(), Some(tokens)),
-            local: Followed::new(folder.join(LOCAL_FILE), local),
+            tokens: Followed::new(store.files(), Some(tokens)),
+            local: Followed::new(vec![folder.join(LOCAL_FILE)], local),
             store,
         };
         known.are_needed();
@@ -80,7 +85,9 @@ impl KnownSecrets {
 
     /// Who holds the secret with this digest.
     pub(crate) fn holder(&self, digest: &SecretDigest) -> Option<Caller> {
-        let local = self.local.current(|file| read_local(file).map_err(tell).ok().flatten());
+        let local = self.local.current(|files| {
+            files.first().and_then(|file| read_local(file).map_err(tell).ok().flatten())
+        });
         let mut holder = local.is_some_and(|local| local.matches(digest)).then_some(Caller::Local);
         // Every token is compared, so that the time does not tell which one matched.
         for token in self.tokens().iter().flat_map(|tokens| &*tokens.all) {
@@ -105,22 +112,23 @@ impl KnownSecrets {
 }
 
 impl<T: Clone> Followed<T> {
-    fn new(file: PathBuf, value: T) -> Self {
-        // No stamp fits a file that is there, so that it is read again at its first use.
-        Self { file, read: Mutex::new(Read { stamp: None, value, looked: None }) }
+    fn new(files: Vec<PathBuf>, value: T) -> Self {
+        // These stamps are those of no file, so that what is there is read again at its first use.
+        let stamps = Vec::new();
+        Self { files, read: Mutex::new(Read { stamps, value, looked: None }) }
     }
 
-    /// What the file holds, or held a moment ago; it is read if it has changed.
-    fn current(&self, read: impl FnOnce(&Path) -> T) -> T {
+    /// What the files hold, or held a moment ago; they are read if one has changed.
+    fn current(&self, read: impl FnOnce(&[PathBuf]) -> T) -> T {
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let is_fresh = |looked| now.saturating_duration_since(looked) < FRESH;
         if !known.looked.is_some_and(is_fresh) {
             known.looked = Some(now);
-            // Before the file is read: a change in between is then read again.
-            let stamp = stamp(&self.file);
-            if known.stamp != stamp {
-                (known.stamp, known.value) = (stamp, read(&self.file));
+            // Before the files are read: a change in between is then read again.
+            let stamps: Vec<Stamp> = self.files.iter().map(|file| stamp(file)).collect();
+            if known.stamps != stamps {
+                (known.stamps, known.value) = (stamps, read(&self.files));
             }
         }
         known.value.clone()
@@ -138,15 +146,23 @@ fn read_local(file: &Path) -> Result<Option<SecretDigest>, TokenError> {
 
 #[expect(clippy::needless_pass_by_value, reason = "it is the end of the error")]
 fn tell(error: TokenError) {
-    let reason = match std::error::Error::source(&error) {
+    let reason = with_cause(&error);
+    tracing::error!(reason, "secrets cannot be read; nobody gets in by them");
+}
+
+fn with_cause(error: &TokenError) -> String {
+    match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
-    };
-    tracing::error!(reason, "secrets cannot be read; nobody gets in by them");
+    }
 }
 
 fn stamp(path: &Path) -> Stamp {
     let metadata = fs::metadata(path).ok()?;
+    // The log of a database is made, empty, by whoever reads it.
+    if metadata.len() == 0 && is_log(path) {
+        return None;
+    }
     #[cfg(unix)]
     let number = std::os::unix::fs::MetadataExt::ino(&metadata);
     #[cfg(not(unix))]

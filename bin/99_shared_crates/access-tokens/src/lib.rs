@@ -7,7 +7,10 @@
 #![warn(missing_docs)]
 
 mod authenticator;
+mod database;
 mod digest;
+mod earlier;
+mod error;
 mod file;
 mod hive_secrets;
 mod known;
@@ -17,8 +20,9 @@ mod stored;
 mod ticket;
 
 pub use authenticator::{Authenticator, Caller, Denied};
+pub use error::TokenError;
 pub use hive_secrets::HiveSecrets;
 pub use secret::{Secret, local_secret};
-pub use store::{NewToken, TokenError, TokenInfo, TokenStore};
+pub use store::{NewToken, TokenInfo, TokenStore};
 pub use stored::{forget_secret, store_secret, stored_secret};
 pub use ticket::Ticket;

@@ -1,18 +1,21 @@
-//! The file of tokens: `tokens.json`, mode 0600.
+//! The tokens of one installation, in the SQLite file `tokens.db`, mode 0600.
+//!
+//! It is a file of its own beside the secrets: a hive of the same user and the keeper use it too, without any queen, and a
+//! queen that sets her damaged past aside must not lose who may come in. The file `tokens.json` of an earlier rbee
+//! counts until it is taken over, which happens once.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Secret;
 use crate::digest::SecretDigest;
-use crate::file::{self, create_folder, lock, replace};
+use crate::file::{create_folder, lock};
 use crate::known::FRESH;
+use crate::{Secret, TokenError, database, earlier};
 
 /// The most tokens at once.
-const MAX_TOKENS: usize = 1000;
+pub(crate) const MAX_TOKENS: usize = 1000;
 
 /// The tokens of one installation.
 #[derive(Debug, Clone)]
@@ -40,55 +43,6 @@ pub struct NewToken {
     pub info: TokenInfo,
     /// Shown once; the store keeps only its digest.
     pub secret: Secret,
-}
-
-/// Tokens cannot be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// A file cannot be read or written.
-    #[error("cannot use {path}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file of tokens is damaged.
-    #[error(
-        "{path} is damaged, so nobody gets in; repair it, or remove it and make the tokens anew"
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The file of the local secret is damaged.
-    #[error("{path} holds no secret; remove it, so that another one is made, and restart rbee")]
-    DamagedSecret {
-        /// The file.
-        path: PathBuf,
-    },
-    /// What should be a secret is none.
-    #[error("a secret is one word of at least 32 printable characters")]
-    NoSecret,
-    /// The operating system gave no randomness.
-    #[error("the operating system gave no random numbers")]
-    NoRandomness,
-    /// There is no such token.
-    #[error("there is no token with the id or name {0:?}")]
-    Unknown(String),
-    /// The name is taken.
-    #[error("there is a token named {0:?} already; revoke it or choose another name")]
-    NameTaken(String),
-    /// The name cannot be used.
-    #[error("a token's name has 1 to 64 letters, digits, spaces or ._-@")]
-    BadName,
-    /// There are too many.
-    #[error("there are {MAX_TOKENS} tokens already; revoke some")]
-    TooMany,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -155,41 +109,68 @@ impl TokenStore {
         })
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
-        self.folder.join("tokens.json")
+    /// The files that say which tokens there are.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let database = database::file(&self.folder);
+        vec![database::log(&database), database, earlier::file(&self.folder)]
     }
 
     pub(crate) fn read(&self) -> Result<Vec<StoredToken>, TokenError> {
         self.read_file().map(Option::unwrap_or_default)
     }
 
-    /// What the file holds; `None` where there never was a token.
+    /// What there is; `None` where there never was a token.
     pub(crate) fn read_file(&self) -> Result<Option<Vec<StoredToken>>, TokenError> {
-        let path = self.path();
-        let text = match file::read(&path) {
-            Ok(Some(text)) => text,
-            Ok(None) => return Ok(None),
-            Err(source) => return Err(TokenError::File { path, source }),
-        };
-        let tokens = serde_json::from_str(&text);
-        tokens.map(Some).map_err(|source| TokenError::Damaged { path, source })
+        // In this order: when the earlier file is gone, its tokens are in the other one.
+        let earlier = earlier::read(&self.folder)?;
+        let stored = database::read(&self.folder)?;
+        Ok(match (stored, earlier) {
+            (Some(stored), Some(earlier)) => Some(merged(stored, earlier)),
+            (stored, earlier) => stored.or(earlier),
+        })
+    }
+
+    /// Takes over the file of an earlier rbee, if there is one.
+    pub(crate) fn take_over(&self) -> Result<(), TokenError> {
+        if earlier::read(&self.folder)?.is_none() {
+            return Ok(());
+        }
+        let _lock = lock(&self.folder).map_err(|e| TokenError::file(&self.folder, e))?;
+        self.take_over_locked()
+    }
+
+    fn take_over_locked(&self) -> Result<(), TokenError> {
+        let Some(earlier) = earlier::read(&self.folder)? else { return Ok(()) };
+        let stored = database::read(&self.folder)?.unwrap_or_default();
+        // A crash before the next line leaves both, with the same tokens in them.
+        database::write(&self.folder, &merged(stored, earlier))?;
+        earlier::retire(&self.folder)
     }
 
     fn change<T>(
         &self,
         change: impl FnOnce(&mut Vec<StoredToken>) -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
-        let path = self.path();
-        let unusable = |source| TokenError::File { path: path.clone(), source };
+        let unusable = |source| TokenError::file(&self.folder, source);
         create_folder(&self.folder).map_err(unusable)?;
         let _lock = lock(&self.folder).map_err(unusable)?;
-        let mut tokens = self.read()?;
+        // First: what is revoked must not be in the earlier file any more.
+        self.take_over_locked()?;
+        let mut tokens = database::read(&self.folder)?.unwrap_or_default();
         let outcome = change(&mut tokens)?;
-        replace(&path, |file| Ok(serde_json::to_writer_pretty(file, &tokens)?))
-            .map_err(unusable)?;
+        database::write(&self.folder, &tokens)?;
         wait_until_seen();
         Ok(outcome)
     }
+}
+
+fn merged(mut stored: Vec<StoredToken>, earlier: Vec<StoredToken>) -> Vec<StoredToken> {
+    for token in earlier {
+        if !stored.iter().any(|kept| kept.sha256.matches(&token.sha256)) {
+            stored.push(token);
+        }
+    }
+    stored
 }
 
 /// Waits until everybody who follows the file has to look at it again: what was done counts by the

@@ -8,8 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use access_tokens::{
-    Authenticator, Caller, Denied, HiveSecrets, Secret, TokenError, TokenStore, local_secret,
+    Authenticator, Caller, Denied, HiveSecrets, Secret, TokenError, TokenInfo, TokenStore,
+    local_secret,
 };
+use sha2::Digest as _;
 
 /// Waits until a change behind the store's back is seen: files are looked at every few milliseconds.
 fn verifies(
@@ -34,8 +36,9 @@ fn a_token_is_listed_without_its_secret_until_it_is_revoked() {
     assert_eq!(store.list().unwrap(), std::slice::from_ref(&token.info));
     assert_eq!(token.info.fingerprint.len(), 8);
     assert!(token.info.created_at.ends_with('Z'), "{}", token.info.created_at);
-    let kept = fs::read_to_string(folder.path().join("tokens.json")).unwrap();
-    assert!(!kept.contains(token.secret.expose()));
+    let kept = fs::read(folder.path().join("tokens.db")).unwrap();
+    let is_kept = |text: &str| kept.windows(text.len()).any(|at| at == text.as_bytes());
+    assert!(is_kept("laptop") && !is_kept(token.secret.expose()));
     assert!(matches!(store.create("laptop"), Err(TokenError::NameTaken(_))));
     assert_eq!(store.revoke(&token.info.id).unwrap(), token.info);
     assert!(store.list().unwrap().is_empty());
@@ -90,7 +93,7 @@ fn a_revoked_token_is_refused_at_once_and_the_last_one_opens_nothing() {
     assert_eq!(door.verify(None), Err(Denied::Missing));
     let restarted = Authenticator::from_store(folder.path()).unwrap();
     assert_eq!(restarted.verify(None), Err(Denied::Missing), "a restart opens nothing either");
-    fs::remove_file(folder.path().join("tokens.json")).unwrap();
+    fs::remove_file(folder.path().join("tokens.db")).unwrap();
     assert_eq!(door.verify(None), Err(Denied::Missing));
     let begun_anew = Authenticator::from_store(folder.path()).unwrap();
     assert_eq!(begun_anew.verify(None), Ok(Caller::Local), "its owner took the file away");
@@ -101,30 +104,49 @@ fn a_damaged_file_is_refused_at_start_and_lets_nobody_in_later() {
     let folder = tempfile::tempdir().unwrap();
     let store = TokenStore::open(folder.path());
     let token = store.create("laptop").unwrap();
-    let file = folder.path().join("tokens.json");
-    let whole = fs::read_to_string(&file).unwrap();
-    let without_digest = whole.replace("sha256", "sha265");
-    let short_digest = whole.replace("\"sha256\": \"", "\"sha256\": \"0");
-    let cases =
-        ["", " ", "[", "{}", "null", &whole[..whole.len() / 2], &without_digest, &short_digest];
-    for damaged in cases {
+    let whole = fs::read(folder.path().join("tokens.db")).unwrap();
+    let changed = |from: &[u8], to: &[u8]| {
+        let at = whole.windows(from.len()).position(|at| at == from).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        bytes
+    };
+    let cases = [
+        (Vec::new(), "is empty"),
+        (vec![b' '; 8192], "cannot use the tokens"),
+        (whole[..whole.len() / 2].to_vec(), "cannot use the tokens"),
+        (changed(b"sha256      TEXT", b"sha265"), "cannot use the tokens"),
+        (changed(token.info.fingerprint.as_bytes(), &[0xFF]), "cannot use the tokens"),
+    ];
+    for (damaged, reason) in cases {
         let fresh = tempfile::tempdir().unwrap();
         let door = Authenticator::from_store(fresh.path()).unwrap();
         assert_eq!(door.verify(None), Ok(Caller::Local));
-        fs::write(fresh.path().join("tokens.json"), damaged).unwrap();
-        verifies(&door, None, &Err(Denied::Missing), damaged);
-        assert_eq!(door.verify(Some(token.secret.expose())), Err(Denied::Wrong), "{damaged:?}");
+        fs::write(fresh.path().join("tokens.db"), &damaged).unwrap();
+        verifies(&door, None, &Err(Denied::Missing), reason);
+        assert_eq!(door.verify(Some(token.secret.expose())), Err(Denied::Wrong), "{reason:?}");
         let local = local_secret(fresh.path()).unwrap();
-        assert_eq!(door.verify(Some(local.expose())), Ok(Caller::Local), "{damaged:?}");
+        assert_eq!(door.verify(Some(local.expose())), Ok(Caller::Local), "{reason:?}");
 
-        let refused = Authenticator::from_store(fresh.path()).unwrap_err();
-        assert!(matches!(refused, TokenError::Damaged { .. }), "{damaged:?}: {refused}");
-        assert!(refused.to_string().contains("tokens.json is damaged"), "{refused}");
-        let store = TokenStore::open(fresh.path());
-        assert!(matches!(store.create("x"), Err(TokenError::Damaged { .. })), "{damaged:?}");
-        let kept = fs::read_to_string(fresh.path().join("tokens.json")).unwrap();
-        assert_eq!(kept, damaged, "a damaged file is left for its owner to repair");
+        let refused = Authenticator::from_store(fresh.path()).unwrap_err().to_string();
+        assert!(refused.contains(reason) && refused.contains("tokens.db"), "{refused}");
+        TokenStore::open(fresh.path()).create("x").unwrap_err();
+        let kept = fs::read(fresh.path().join("tokens.db")).unwrap();
+        assert!(kept == damaged, "a damaged file is left for its owner to repair: {reason}");
     }
+}
+
+#[test]
+fn a_file_of_a_later_rbee_is_refused_and_lets_nobody_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = TokenStore::open(folder.path()).create("laptop").unwrap();
+    let door = Authenticator::from_store(folder.path()).unwrap();
+    let later = rusqlite::Connection::open(folder.path().join("tokens.db")).unwrap();
+    later.execute_batch("PRAGMA user_version = 9").unwrap();
+    drop(later);
+    verifies(&door, Some(token.secret.expose()), &Err(Denied::Wrong), "later");
+    let refused = Authenticator::from_store(folder.path()).unwrap_err();
+    assert!(matches!(refused, TokenError::TooNew { found: 9, known: 1, .. }), "{refused}");
 }
 
 #[test]
@@ -132,14 +154,115 @@ fn a_repaired_file_lets_its_tokens_in_again() {
     let folder = tempfile::tempdir().unwrap();
     let token = TokenStore::open(folder.path()).create("laptop").unwrap();
     let door = Authenticator::from_store(folder.path()).unwrap();
-    let file = folder.path().join("tokens.json");
+    let file = folder.path().join("tokens.db");
     let whole = fs::read(&file).unwrap();
     fs::write(&file, "").unwrap();
     verifies(&door, Some(token.secret.expose()), &Err(Denied::Wrong), "empty");
     fs::write(&file, whole).unwrap();
-    let (id, fingerprint) = (token.info.id, token.info.fingerprint);
-    let caller = Ok(Caller::Token { id, fingerprint });
+    let caller = Ok(holder(&token.info));
     verifies(&door, Some(token.secret.expose()), &caller, "whole");
+}
+
+#[test]
+fn the_tokens_of_an_earlier_rbee_are_taken_over_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let earlier = folder.path().join("tokens.json");
+    let (laptop, phone) = ("rbee_of-a-laptop", "rbee_of-a-phone");
+    let json = r#"[
+        {"id": "t-1", "name": "laptop", "fingerprint": "5cbaa3b3",
+         "created_at": "2026-01-01T00:00:00Z", "sha256": "LAPTOP"},
+        {"id": "t-2", "name": "phone", "fingerprint": "11111111",
+         "created_at": "2026-01-01T00:00:01Z", "sha256": "PHONE"}
+    ]"#;
+    let json = json.replace("LAPTOP", &sha256(laptop)).replace("PHONE", &sha256(phone));
+    let names = |folder: &Path| {
+        let tokens = TokenStore::open(folder).list().unwrap();
+        tokens.into_iter().map(|token| token.name).collect::<Vec<_>>()
+    };
+    fs::write(&earlier, &json).unwrap();
+    assert_eq!(names(folder.path()), ["laptop", "phone"], "they count before they are taken over");
+    assert!(earlier.exists(), "looking changes nothing");
+
+    let door = Authenticator::from_store(folder.path()).unwrap();
+    assert!(!earlier.exists());
+    let kept = folder.path().join("tokens.json.imported");
+    assert_eq!(fs::read_to_string(&kept).unwrap(), json);
+    assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    for secret in [laptop, phone] {
+        assert!(matches!(door.verify(Some(secret)), Ok(Caller::Token { .. })), "{secret}");
+    }
+
+    // As when the power fails before the file has its other name.
+    fs::write(&earlier, &json).unwrap();
+    let store = TokenStore::open(folder.path());
+    assert_eq!(names(folder.path()), ["laptop", "phone"], "none is there twice");
+    store.revoke("phone").unwrap();
+    assert!(!earlier.exists(), "what is revoked is in no file");
+    assert_eq!(door.verify(Some(phone)), Err(Denied::Wrong));
+    let begun_anew = Authenticator::from_store(folder.path()).unwrap();
+    assert_eq!(begun_anew.verify(Some(phone)), Err(Denied::Wrong));
+    assert!(begun_anew.verify(Some(laptop)).is_ok());
+}
+
+#[test]
+fn a_damaged_file_of_an_earlier_rbee_lets_nobody_in() {
+    for damaged in ["", " ", "[", "{}", "null", r#"[{"id": "t-1", "name": "x"}]"#] {
+        let folder = tempfile::tempdir().unwrap();
+        let door = Authenticator::from_store(folder.path()).unwrap();
+        let earlier = folder.path().join("tokens.json");
+        fs::write(&earlier, damaged).unwrap();
+        verifies(&door, None, &Err(Denied::Missing), damaged);
+        let refused = Authenticator::from_store(folder.path()).unwrap_err();
+        assert!(matches!(refused, TokenError::Damaged { .. }), "{damaged:?}: {refused}");
+        assert!(refused.to_string().contains("tokens.json is damaged"), "{refused}");
+        let made = TokenStore::open(folder.path()).create("x");
+        assert!(matches!(made, Err(TokenError::Damaged { .. })), "{damaged:?}");
+        assert_eq!(fs::read_to_string(&earlier).unwrap(), damaged, "it is left to be repaired");
+    }
+}
+
+#[test]
+fn a_token_that_cannot_be_kept_closes_no_door() {
+    let folder = tempfile::tempdir().unwrap();
+    // Where its file is to be made.
+    fs::create_dir_all(folder.path().join("tokens.db.new")).unwrap();
+    let store = TokenStore::open(folder.path());
+    store.create("laptop").unwrap_err();
+    assert!(!store.are_needed().unwrap());
+    let door = Authenticator::from_store(folder.path()).unwrap();
+    assert_eq!(door.verify(None), Ok(Caller::Local));
+}
+
+#[test]
+fn many_who_make_tokens_at_once_lose_none_and_disturb_no_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = TokenStore::open(folder.path()).create("first").unwrap();
+    let door = Authenticator::from_store(folder.path()).unwrap();
+    thread::scope(|scope| {
+        let makers: Vec<_> = (0..4)
+            .map(|maker| {
+                let store = TokenStore::open(folder.path());
+                scope.spawn(move || {
+                    for number in 0..5 {
+                        store.create(&format!("{maker}-{number}")).unwrap();
+                    }
+                })
+            })
+            .collect();
+        while !makers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            assert_eq!(door.verify(Some(first.secret.expose())), Ok(holder(&first.info)));
+        }
+    });
+    assert_eq!(TokenStore::open(folder.path()).list().unwrap().len(), 21);
+}
+
+fn holder(token: &TokenInfo) -> Caller {
+    Caller::Token { id: token.id.clone(), fingerprint: token.fingerprint.clone() }
+}
+
+fn sha256(secret: &str) -> String {
+    let digest = sha2::Sha256::digest(secret.as_bytes());
+    digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! | `NAME.lock` | locked as long as the daemon lives; its process id and start time |
 //! | `NAME.pid` | its process id, for scripts |
 //! | `NAME.addr` | the address that it really has, once it listens |
+//! | `NAME.reserve` | nothing: room for the others, so that a daemon can be started on a full disk |
 //!
 //! The lock is the kernel's (`flock`): it ends with the process however that ends. The other files
 //! can outlive a killed daemon, so they count only if the process of the lock file still runs.
@@ -12,11 +13,14 @@
 //! so an address that is read after the process belongs to it.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::{LifecycleError, ProcessIdentity};
+
+/// What is kept free for the files of the next start, in bytes: a block for each, and one to spare.
+const RESERVE: usize = 16 << 10;
 
 /// Where the files of one daemon are.
 #[derive(Debug, Clone)]
@@ -89,7 +93,7 @@ impl RunFiles {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         let lock = RunLock { files: self.clone(), lock };
-        lock.announce()?;
+        lock.with_reserve(|| lock.announce())?;
         Ok(lock)
     }
 
@@ -137,7 +141,35 @@ impl RunLock {
     /// # Errors
     /// When the file cannot be written.
     pub fn publish_addr(&self, addr: SocketAddr) -> Result<(), LifecycleError> {
-        replace(&self.files.addr_file(), &format!("{addr}\n"))
+        self.with_reserve(|| replace(&self.files.addr_file(), &format!("{addr}\n")))?;
+        self.keep_reserve();
+        Ok(())
+    }
+
+    /// Writes something; where the disk is full, again in the room that an earlier start has kept for it.
+    fn with_reserve(
+        &self,
+        write: impl Fn() -> Result<(), LifecycleError>,
+    ) -> Result<(), LifecycleError> {
+        match write() {
+            Err(LifecycleError::File { source, .. }) if is_full(&source) => {
+                // Where there is none, the second attempt says what is wrong.
+                let _ = remove(&self.files.file("reserve"));
+                write()
+            }
+            written => written,
+        }
+    }
+
+    /// On a disk that has no room for it, there is none.
+    fn keep_reserve(&self) {
+        let path = self.files.file("reserve");
+        let is_kept = fs::metadata(&path).is_ok_and(|kept| kept.len() >= RESERVE as u64);
+        let text = "\n".repeat(RESERVE);
+        let keep = || private_file(&path)?.write_all(text.as_bytes());
+        if !is_kept && keep().is_err() {
+            let _ = remove(&path);
+        }
     }
 
     fn announce(&self) -> Result<(), LifecycleError> {
@@ -147,6 +179,8 @@ impl RunLock {
         let written = self
             .lock
             .set_len(0)
+            // It may be the second attempt.
+            .and_then(|()| (&self.lock).rewind())
             .and_then(|()| (&self.lock).write_all(format!("{pid} {start_time}\n").as_bytes()));
         written.map_err(|source| LifecycleError::File { path: self.files.lock_file(), source })?;
         replace(&self.files.pid_file(), &format!("{pid}\n"))
@@ -162,6 +196,10 @@ impl Drop for RunLock {
         // Not left to the end of the file: a child that is just being started has it open too.
         let _ = self.lock.unlock();
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

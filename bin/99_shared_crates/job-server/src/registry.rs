@@ -84,10 +84,11 @@ impl JobRegistry {
     /// A registry whose jobs are kept in the SQLite file `db`, which is created where it is missing.
     ///
     /// Jobs that had not ended when the file was last written are failed with the code `interrupted`.
-    /// One process at a time opens the file. Blocks for as long as the disk takes.
+    /// One process at a time opens the file. Blocks for as long as the disk takes. Where the disk has no room, jobs are
+    /// kept in memory until it has, as [`records_trouble`](Self::records_trouble) tells.
     ///
     /// # Errors
-    /// The file cannot be opened, read or written, or is of a later version of this program.
+    /// The file cannot be opened or read, or is of a later version of this program.
     pub fn open(limits: Limits, db: &Path) -> Result<Self, StoreError> {
         let (store, jobs) = Store::open(db, &limits)?;
         Ok(Self::new(limits, Some(store), jobs))
@@ -180,6 +181,19 @@ impl JobRegistry {
     pub fn list(&self) -> Vec<JobSummary> {
         let jobs = self.inner.table().latest_first();
         jobs.iter().map(|live| live.job.borrow().summary(&live.facts)).collect()
+    }
+
+    /// Why jobs cannot be recorded at present: they go on, and are kept in memory.
+    #[must_use]
+    pub fn records_trouble(&self) -> Option<String> {
+        self.inner.store.as_ref()?.trouble()
+    }
+
+    /// Tries again to record what could not be recorded. Does not wait for it.
+    pub fn retry_records(&self) {
+        if let Some(store) = &self.inner.store {
+            store.retry();
+        }
     }
 
     /// How many jobs have not ended.

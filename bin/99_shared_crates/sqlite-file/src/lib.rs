@@ -3,16 +3,31 @@
 //! It is its owner's alone (0600), and written ahead (WAL), so that a crash corrupts nothing. An operator
 //! may look at it with a tool of their own meanwhile. What is in it, and what a failure means to a user,
 //! is left to others.
+//!
+//! Where there is no room to write, what a file holds can be [looked](look) at all the same, and [`Trouble`] has the reason
+//! for those who are to know.
 #![warn(missing_docs)]
+
+#[cfg(test)]
+mod tests;
+mod trouble;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+pub use trouble::Trouble;
 
 /// How long another one may have the file.
 const BUSY: Duration = Duration::from_secs(5);
+/// How large the write-ahead log is left when all of it is in the file, in bytes.
+const LOG_KEPT: u64 = 4 << 20;
+/// How large it may become while another program reads the file for long, in bytes: it cannot shrink then.
+const LOG_MOST: u64 = 64 << 20;
+/// How many free pages stay in a file, for the next rows.
+const SPARE_PAGES: i64 = 256;
 
 /// What is in a file.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +55,17 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether only room is missing.
+    #[must_use]
+    pub fn is_want_of_room(&self) -> bool {
+        match self {
+            Self::Open(error) | Self::Use(error) => is_want_of_room(error),
+            Self::TooNew { .. } => false,
+        }
+    }
+}
+
 /// Opens a file, with its tables.
 ///
 /// # Errors
@@ -48,11 +74,11 @@ pub fn open(path: &Path, layout: Layout) -> Result<Connection, OpenError> {
     create_private(path);
     let connection = Connection::open(path).map_err(OpenError::Open)?;
     connection.busy_timeout(BUSY).map_err(OpenError::Use)?;
-    let found: i64 = connection
-        .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .map_err(OpenError::Use)?;
-    if found > layout.version {
-        return Err(OpenError::TooNew { found });
+    let found = version(&connection, layout)?;
+    if found == 0 {
+        // Before there is any page. Elsewhere it is passed over.
+        let shrink = connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL");
+        shrink.map_err(OpenError::Use)?;
     }
     // Only then: it can change the file.
     configure(&connection).map_err(OpenError::Use)?;
@@ -62,6 +88,44 @@ pub fn open(path: &Path, layout: Layout) -> Result<Connection, OpenError> {
         connection.execute_batch(&create).map_err(OpenError::Use)?;
     }
     Ok(connection)
+}
+
+/// A connection to a file that is there, which is not made otherwise. `None` where there is none, or nothing in it yet.
+///
+/// # Errors
+/// The file cannot be read, is no such file, or is of a later version.
+pub fn open_existing(path: &Path, layout: Layout) -> Result<Option<Connection>, OpenError> {
+    existing(path, layout, "")
+}
+
+/// A connection to what a file holds, which makes no file beside it and so needs no room on the disk. It has the file
+/// for itself. Its changes are seen by it alone as long as they are in a transaction that is rolled back. `None` where
+/// there is no such file, or nothing in it yet.
+///
+/// # Errors
+/// The file cannot be read, is no such file, or is of a later version.
+pub fn look(path: &Path, layout: Layout) -> Result<Option<Connection>, OpenError> {
+    // So the index of the write-ahead log is in memory; and what is changed goes to no file before its time.
+    existing(path, layout, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_spill = OFF;")
+}
+
+fn existing(path: &Path, layout: Layout, how: &str) -> Result<Option<Connection>, OpenError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(OpenError::Open)?;
+    connection.busy_timeout(BUSY).map_err(OpenError::Use)?;
+    connection.execute_batch(how).map_err(OpenError::Use)?;
+    let found = version(&connection, layout)?;
+    Ok((found != 0).then_some(connection))
+}
+
+fn version(connection: &Connection, layout: Layout) -> Result<i64, OpenError> {
+    let found: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(OpenError::Use)?;
+    if found > layout.version { Err(OpenError::TooNew { found }) } else { Ok(found) }
 }
 
 /// One more connection to a file that is open.
@@ -109,6 +173,63 @@ pub fn is_of_content(error: &rusqlite::Error) -> bool {
     is_other || is_damage(error) || is_foreign_value(error)
 }
 
+/// Whether there is no room for what was to be written, or the disk fails: what can be read can be read all the same.
+#[must_use]
+pub fn is_want_of_room(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+}
+
+/// Whether the same may succeed later, when somebody has made room or has let go of the file.
+#[must_use]
+pub fn is_passing(error: &rusqlite::Error) -> bool {
+    let is_in_the_way = matches!(
+        error.sqlite_error_code(),
+        Some(
+            ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+        )
+    );
+    is_in_the_way || is_want_of_room(error)
+}
+
+/// Gives room back that deleted rows had, and keeps the write-ahead log from growing for ever: false where it is too
+/// large, because another program has been reading the file for long, and nothing should be written before that ends.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn tidy(connection: &Connection, path: &Path) -> rusqlite::Result<bool> {
+    let size = || std::fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len());
+    if size() <= LOG_KEPT {
+        return match shrink(connection) {
+            // It takes room to give more back.
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(true),
+        };
+    }
+    // Whoever reads is not waited for.
+    connection.busy_timeout(Duration::ZERO)?;
+    let cut = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    connection.busy_timeout(BUSY)?;
+    match cut {
+        Err(error) if !is_passing(&error) => Err(error),
+        _ => Ok(size() <= LOG_MOST),
+    }
+}
+
+fn shrink(connection: &Connection) -> rusqlite::Result<()> {
+    let free: i64 = connection.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+    if free <= SPARE_PAGES {
+        return Ok(());
+    }
+    // It gives back one page a step.
+    let mut pages = connection.prepare(&format!("PRAGMA incremental_vacuum({free})"))?;
+    let mut pages = pages.query([])?;
+    while pages.next()?.is_some() {}
+    Ok(())
+}
+
 /// What an operator can do about a failure, as the rest of a sentence that has named the file. Only a damaged one
 /// is worth moving away; `anew` says what there is then.
 #[must_use]
@@ -124,25 +245,29 @@ pub fn advice(error: &rusqlite::Error, anew: &str) -> String {
     }
 }
 
+/// What an operator can do about a file with the version of a later rbee, as the rest of a sentence that has named it.
+/// Which of the two it is cannot be seen: a number is damaged as easily as it is raised.
+#[must_use]
+pub fn advice_too_new(path: &Path, known: i64) -> String {
+    format!(
+        "; use the later rbee, or move the file away. If there was no later one, the number is damaged: \
+         `sqlite3 {} 'PRAGMA user_version = {known}'` mends it",
+        path.display()
+    )
+}
+
 /// Gives a damaged file another name, with what SQLite keeps beside it, so that another one can be made
 /// in its place; tells the name.
 ///
 /// # Errors
 /// It cannot be renamed.
 pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let beside = |suffix: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    };
-    let names = (1_u32..).map(|number| beside(&format!(".damaged-{number}")));
+    let names = (1_u32..).map(|number| beside(path, &format!(".damaged-{number}")));
     let kept = names.take(1000).find(|name| !name.exists());
-    let kept = kept.unwrap_or_else(|| beside(".damaged"));
+    let kept = kept.unwrap_or_else(|| beside(path, ".damaged"));
     std::fs::rename(path, &kept)?;
     for suffix in ["-wal", "-shm"] {
-        let mut name = kept.clone().into_os_string();
-        name.push(suffix);
-        match std::fs::rename(beside(suffix), name) {
+        match std::fs::rename(beside(path, suffix), beside(&kept, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -150,116 +275,28 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(kept)
 }
 
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
-    connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = {LOG_KEPT};"
+    ))
 }
 
 /// Makes the file readable for its owner alone. Where that fails, opening it tells why.
 fn create_private(path: &Path) {
+    // Whoever closes a file loses the locks that other connections of this process have on it.
+    if path.exists() {
+        return;
+    }
     let mut options = std::fs::OpenOptions::new();
     options.create(true).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path).ok();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LAYOUT: Layout = Layout { version: 2, tables: "CREATE TABLE t (x INTEGER);" };
-
-    #[test]
-    fn a_file_is_made_once_kept_and_its_owners_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("x.db");
-        open(&file, LAYOUT).unwrap().execute_batch("INSERT INTO t VALUES (7)").unwrap();
-        let connection = open(&file, LAYOUT).unwrap();
-        let kept: i64 = connection.query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
-        assert_eq!(kept, 7);
-        connect(&file).unwrap().execute_batch("INSERT INTO t VALUES (8)").unwrap();
-        #[cfg(unix)]
-        {
-            let mode = std::os::unix::fs::PermissionsExt::mode(
-                &std::fs::metadata(&file).unwrap().permissions(),
-            );
-            assert_eq!(mode & 0o777, 0o600);
-        }
-    }
-
-    #[test]
-    fn a_damaged_file_is_told_from_one_that_is_in_use_and_can_be_set_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("x.db");
-        std::fs::write(&file, [7; 8192]).unwrap();
-        std::fs::write(folder.path().join("x.db-wal"), "more").unwrap();
-        let Err(OpenError::Use(error)) = open(&file, LAYOUT) else { panic!("it is none") };
-        assert!(is_damage(&error), "{error}");
-        let kept = set_aside(&file).unwrap();
-        assert_eq!(std::fs::read(&kept).unwrap(), [7; 8192]);
-        drop(open(&file, LAYOUT).unwrap());
-        std::fs::write(&file, [8; 8192]).unwrap();
-        assert_ne!(set_aside(&file).unwrap(), kept, "the first is not lost by the second");
-        let first = open(&file, LAYOUT).unwrap();
-        first.busy_timeout(Duration::ZERO).unwrap();
-        let other = connect(&file).unwrap();
-        other.execute_batch("BEGIN EXCLUSIVE; INSERT INTO t VALUES (7)").unwrap();
-        assert!(!is_damage(&first.execute_batch("INSERT INTO t VALUES (8)").unwrap_err()));
-    }
-
-    #[test]
-    fn what_is_in_a_file_is_told_from_where_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("x.db");
-        let connection = open(&file, LAYOUT).unwrap();
-        let text = |connection: &Connection| -> rusqlite::Result<String> {
-            connection.query_row("SELECT x FROM t", [], |row| row.get(0))
-        };
-        connection.execute_batch("INSERT INTO t VALUES (CAST(x'ff' AS TEXT))").unwrap();
-        let foreign = text(&connection).unwrap_err();
-        assert!(is_foreign_value(&foreign) && is_of_content(&foreign), "{foreign}");
-        connection.execute_batch("UPDATE t SET x = 7").unwrap();
-        assert!(is_foreign_value(&text(&connection).unwrap_err()), "a number is no text");
-        connection.execute_batch("ALTER TABLE t RENAME COLUMN x TO y").unwrap();
-        let renamed = text(&connection).unwrap_err();
-        assert!(is_of_content(&renamed) && !is_foreign_value(&renamed), "{renamed}");
-        connection.execute_batch("PRAGMA query_only = ON").unwrap();
-        let refused = connection.execute_batch("DELETE FROM t").unwrap_err();
-        assert!(!is_of_content(&refused), "{refused}");
-        let Err(OpenError::Open(folder)) = open(folder.path(), LAYOUT) else { panic!("a folder") };
-        assert!(!is_of_content(&folder), "{folder}");
-    }
-
-    #[test]
-    fn only_who_has_a_damaged_file_is_told_to_move_it_away() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("x.db");
-        let connection = open(&file, LAYOUT).unwrap();
-        // As on a disk that has no page left.
-        connection.execute_batch("PRAGMA max_page_count = 2").unwrap();
-        let rows = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) SELECT i FROM n";
-        let full = connection.execute_batch(rows).unwrap_err();
-        assert_eq!(advice(&full, "none"), "; free some space on its disk", "{full}");
-        drop(connection);
-        std::fs::write(&file, [7; 8192]).unwrap();
-        let Err(OpenError::Use(damaged)) = open(&file, LAYOUT) else { panic!("it is none") };
-        assert_eq!(advice(&damaged, "none"), "; move it away to begin with none");
-        let Err(OpenError::Open(folder)) = open(folder.path(), LAYOUT) else { panic!("a folder") };
-        assert!(advice(&folder, "none").contains("can be written to"), "{folder}");
-        let other = rusqlite::Error::QueryReturnedNoRows;
-        assert_eq!(advice(&other, "none"), "");
-    }
-
-    #[test]
-    fn what_a_later_rbee_wrote_what_is_none_and_what_cannot_be_opened_are_told_apart() {
-        let folder = tempfile::tempdir().unwrap();
-        let later = folder.path().join("later.db");
-        open(&later, Layout { version: 3, ..LAYOUT }).unwrap();
-        assert!(matches!(open(&later, LAYOUT), Err(OpenError::TooNew { found: 3 })));
-        let none = folder.path().join("none.db");
-        std::fs::write(&none, "no database at all, but a text that is long enough").unwrap();
-        assert!(matches!(open(&none, LAYOUT), Err(OpenError::Use(_))));
-        assert!(matches!(open(folder.path(), LAYOUT), Err(OpenError::Open(_))));
-    }
 }

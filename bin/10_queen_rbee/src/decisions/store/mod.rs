@@ -1,7 +1,8 @@
 //! Decisions on disk, in SQLite, bounded by age and number.
 //!
 //! Writing happens on a thread of its own behind a bounded queue, several records in one transaction.
-//! A disk that fails or does not keep up costs records, never a request, and the log says so.
+//! Where there is no room, records wait in memory, bounded, until there is. A disk that fails or does not keep up costs
+//! records, never a request, and the log says so.
 
 mod read;
 mod schema;
@@ -13,9 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rusqlite::Connection;
+use sqlite_file::Trouble;
 use tokio::sync::{mpsc, oneshot};
 
-use self::write::Record;
+use self::write::{Record, Writer};
 use super::{Entry, Filter};
 
 /// How many records may wait for the disk.
@@ -34,8 +36,8 @@ pub enum StoreError {
     },
     /// The file was written by a later version of rbee.
     #[error(
-        "{path} has version {found}, but this rbee knows versions up to {known}; use the later rbee, \
-         or move the file away"
+        "{path} has version {found}, but this rbee knows versions up to {known}{}",
+        sqlite_file::advice_too_new(.path, *.known)
     )]
     TooNew {
         /// The file.
@@ -45,37 +47,94 @@ pub enum StoreError {
         /// The latest version that is understood.
         known: i64,
     },
+    /// Another program reads the file for so long that the write-ahead log grows without end.
+    #[error("another program has been reading {path} for long; end it")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// The thread that writes cannot be started.
     #[error("cannot start the thread that writes decisions")]
     Thread(#[source] std::io::Error),
 }
 
+impl StoreError {
+    /// What SQLite says about it, without the file.
+    fn reason(&self) -> String {
+        match self {
+            Self::Use { source, .. } => source.to_string(),
+            Self::InUse { .. } => "another program has been reading the file for long".to_owned(),
+            Self::TooNew { .. } | Self::Thread(_) => self.to_string(),
+        }
+    }
+
+    fn is_want_of_room(&self) -> bool {
+        matches!(self, Self::Use { source, .. } if sqlite_file::is_want_of_room(source))
+    }
+
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Use { source, .. } => sqlite_file::is_passing(source),
+            Self::InUse { .. } => true,
+            Self::TooNew { .. } | Self::Thread(_) => false,
+        }
+    }
+}
+
+/// A connection to read by; `None` before the file could be opened, and once it is closed.
+type Reader = Arc<Mutex<Option<Connection>>>;
+
 /// The queue to the writing thread, which ends when this is dropped, and a connection to read by.
 #[derive(Debug)]
 pub(super) struct Store {
     records: mpsc::Sender<Record>,
-    /// `None` once the file is closed.
-    reader: Arc<Mutex<Option<Connection>>>,
+    reader: Reader,
     last_id: u64,
+    trouble: Trouble,
     /// Whether it was said that the disk does not keep up.
     is_late: AtomicBool,
 }
 
 impl Store {
-    /// Opens the file, and forgets what is over its bounds.
+    /// Opens the file, and forgets what is over its bounds. Where there is no room for that, it is tried again with the
+    /// next records.
     pub(super) fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
-        let use_error = |source| StoreError::Use { path: path.to_owned(), source };
-        let writer = schema::open(path)?;
-        write::prune(&writer, now).map_err(use_error)?;
-        let last_id = read::last_id(&writer).map_err(use_error)?;
-        let reader = sqlite_file::connect(path).map_err(use_error)?;
+        let (reader, trouble) = (Reader::default(), Trouble::default());
+        let (connection, last_id) = match opened(path, now, &reader) {
+            Ok(writer) => {
+                let last_id = read::last_id(&writer).map_err(|e| unusable(path, e))?;
+                (Some(writer), last_id)
+            }
+            Err(error) if error.is_want_of_room() => {
+                let reason = error.reason();
+                trouble.begin(reason.clone());
+                tracing::error!(%error, reason, "the queen's decisions cannot be recorded: they are kept in memory until they can");
+                let past = schema::look(path)?;
+                let last = past.map_or(Ok(0), |past| read::last_id(&past));
+                (None, last.map_err(|e| unusable(path, e))?)
+            }
+            Err(error) => return Err(error),
+        };
+        let (file, shared) = (path.to_owned(), Arc::clone(&reader));
+        let open = move || opened(&file, Timestamp::now(), &shared);
+        let writer = Writer::new(path.to_owned(), connection, Box::new(open), trouble.clone());
         let (records, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("decisions".to_owned())
             .spawn(move || write::write_all(writer, queue))
             .map_err(StoreError::Thread)?;
-        let reader = Arc::new(Mutex::new(Some(reader)));
-        Ok(Self { records, reader, last_id, is_late: AtomicBool::new(false) })
+        Ok(Self { records, reader, last_id, trouble, is_late: AtomicBool::new(false) })
+    }
+
+    /// Why nothing can be written at present.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.reason()
+    }
+
+    /// Tries again to write what could not be written. Does not wait for it.
+    pub(super) fn retry(&self) {
+        // Where the queue is full, it is tried anyway.
+        self.records.try_send(Record::Retry).ok();
     }
 
     /// The largest number that was stored when the file was opened.
@@ -128,4 +187,17 @@ impl Store {
             wait.await.ok();
         }
     }
+}
+
+/// A connection to write by; the one to read by is put in its place.
+fn opened(path: &Path, now: Timestamp, reader: &Reader) -> Result<Connection, StoreError> {
+    let writer = schema::open(path)?;
+    write::prune(&writer, now).map_err(|e| unusable(path, e))?;
+    let other = sqlite_file::connect(path).map_err(|e| unusable(path, e))?;
+    *reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(other);
+    Ok(writer)
+}
+
+fn unusable(path: &Path, source: rusqlite::Error) -> StoreError {
+    StoreError::Use { path: path.to_owned(), source }
 }

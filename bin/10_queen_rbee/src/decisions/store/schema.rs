@@ -26,13 +26,18 @@ const TABLES: &str = "
 
 /// Opens the file, with its table.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    sqlite_file::open(path, LAYOUT).map_err(|error| {
-        let path = path.to_owned();
-        match error {
-            OpenError::Open(source) | OpenError::Use(source) => StoreError::Use { path, source },
-            OpenError::TooNew { found } => {
-                StoreError::TooNew { path, found, known: LAYOUT.version }
-            }
-        }
-    })
+    sqlite_file::open(path, LAYOUT).map_err(|error| failed(path, error))
+}
+
+/// A connection to what the file holds, for a disk without room; see [`sqlite_file::look`].
+pub(super) fn look(path: &Path) -> Result<Option<Connection>, StoreError> {
+    sqlite_file::look(path, LAYOUT).map_err(|error| failed(path, error))
+}
+
+fn failed(path: &Path, error: OpenError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        OpenError::Open(source) | OpenError::Use(source) => StoreError::Use { path, source },
+        OpenError::TooNew { found } => StoreError::TooNew { path, found, known: LAYOUT.version },
+    }
 }

@@ -1,24 +1,32 @@
 //! The thread that writes.
 
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use serde_json::json;
+use sqlite_file::Trouble;
 use tokio::sync::{mpsc, oneshot};
 use worker_contract::{ModelAlias, RequestId, WorkerId};
 
+use super::{StoreError, unusable};
 use crate::decisions::{Decided, Entry, Kind};
 
-/// How many records one transaction has at most.
+/// How many records are taken from the queue at once.
 const BATCH: usize = 256;
+/// How many wait in memory while nothing can be written. The oldest is lost first.
+const MOST_WAITING: usize = 1024;
 /// How many decisions are kept, of frequent kinds and of all others each,
 pub(super) const MOST: i64 = 10_000;
 /// and for how long;
 const AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// but so many of the latest in any case.
 const LATEST: i64 = 1_000;
+/// How many bytes of texts they may have together: large ones push the oldest out.
+const MOST_BYTES: i64 = 64 << 20;
 /// After how many more of them the oldest are forgotten.
 const PRUNE_AFTER: usize = 500;
 
@@ -26,52 +34,113 @@ const PRUNE_AFTER: usize = 500;
 #[derive(Debug)]
 pub(super) enum Record {
     Add(Arc<Entry>),
+    /// Only a reason to try again.
+    Retry,
     /// Answered when all before it is written, or has failed to be, and the file is closed. What comes
     /// later is lost.
     Close(oneshot::Sender<()>),
 }
 
+/// Opens the file as at the start.
+type Open = Box<dyn FnMut() -> Result<Connection, StoreError> + Send>;
+
+/// The file, and what is to be written to it.
+pub(super) struct Writer {
+    path: PathBuf,
+    /// `None` as long as there was no room to open it.
+    connection: Option<Connection>,
+    open: Open,
+    waiting: VecDeque<Arc<Entry>>,
+    since_pruned: usize,
+    trouble: Trouble,
+}
+
 /// Writes what comes until the file is to be closed, or the queue is closed and empty.
-pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Record>) {
-    if let Some(closed) = write_until_close(&mut connection, &mut queue) {
-        drop(connection);
+pub(super) fn write_all(mut writer: Writer, mut queue: mpsc::Receiver<Record>) {
+    if let Some(closed) = write_until_close(&mut writer, &mut queue) {
+        drop(writer);
         // Who asked may have given up waiting.
         closed.send(()).ok();
     }
 }
 
 fn write_until_close(
-    connection: &mut Connection,
+    writer: &mut Writer,
     queue: &mut mpsc::Receiver<Record>,
 ) -> Option<oneshot::Sender<()>> {
-    let mut entries = Vec::with_capacity(BATCH);
-    let (mut is_failing, mut since_pruned, mut closed) = (false, 0, None);
+    let mut closed = None;
     while closed.is_none() {
         let mut next = Some(queue.blocking_recv()?);
+        let mut taken = 0;
         while let Some(record) = next {
             match record {
-                Record::Add(entry) => entries.push(entry),
+                Record::Add(entry) => writer.waiting.push_back(entry),
+                Record::Retry => {}
                 Record::Close(asked) => closed = Some(asked),
             }
-            next = if entries.len() < BATCH { queue.try_recv().ok() } else { None };
+            taken += 1;
+            next = if taken < BATCH { queue.try_recv().ok() } else { None };
         }
-        let written = write_batch(connection, &entries);
-        if let Err(error) = &written
-            && !is_failing
-        {
-            tracing::error!(%error, "cannot write the queen's decisions: she goes on without records");
+        writer.write();
+    }
+    closed
+}
+
+impl Writer {
+    pub(super) fn new(
+        path: PathBuf,
+        connection: Option<Connection>,
+        open: Open,
+        trouble: Trouble,
+    ) -> Self {
+        Self { path, connection, open, waiting: VecDeque::new(), since_pruned: 0, trouble }
+    }
+
+    /// Writes what waits. What there is no room for waits on, and what cannot be written for another reason is lost. A
+    /// disk that fails is told of once, until something was written.
+    fn write(&mut self) {
+        if self.waiting.is_empty() && self.connection.is_some() {
+            return;
         }
-        is_failing = written.is_err();
-        since_pruned += entries.len();
-        entries.clear();
-        if since_pruned >= PRUNE_AFTER && !is_failing {
-            since_pruned = 0;
+        match self.try_to_write() {
+            Ok(()) => {
+                if self.trouble.end() {
+                    tracing::info!("the queen's decisions can be recorded again");
+                }
+            }
+            Err(error) => self.bear(&error),
+        }
+    }
+
+    fn bear(&mut self, error: &StoreError) {
+        let reason = error.reason();
+        if self.trouble.begin(reason.clone()) {
+            tracing::error!(%error, reason, "cannot write the queen's decisions: she goes on, and the latest are kept in memory");
+        }
+        let most = if error.is_passing() { MOST_WAITING } else { 0 };
+        let over = self.waiting.len().saturating_sub(most);
+        self.waiting.drain(..over);
+    }
+
+    fn try_to_write(&mut self) -> Result<(), StoreError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert((self.open)()?),
+        };
+        self.since_pruned += self.waiting.len();
+        if self.since_pruned >= PRUNE_AFTER {
+            if !sqlite_file::tidy(connection, &self.path).map_err(|e| unusable(&self.path, e))? {
+                return Err(StoreError::InUse { path: self.path.clone() });
+            }
+            self.since_pruned = 0;
             if let Err(error) = prune(connection, Timestamp::now()) {
                 tracing::error!(%error, "old decisions cannot be removed");
             }
         }
+        write_batch(connection, &self.waiting).map_err(|e| unusable(&self.path, e))?;
+        self.waiting.clear();
+        Ok(())
     }
-    closed
 }
 
 /// Forgets what is too old, and all but the latest. A clock that is years ahead for a while, as that of a
@@ -95,10 +164,21 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result
             params![frequent.to_string(), is_frequent, MOST],
         )?;
     }
+    connection.execute(
+        "DELETE FROM decisions WHERE id <= (
+            SELECT max(id) FROM (
+                SELECT id, sum(length(why) + ifnull(length(detail), 0)) OVER (ORDER BY id DESC) AS bytes
+                FROM decisions)
+            WHERE bytes > ?1)",
+        [MOST_BYTES],
+    )?;
     Ok(())
 }
 
-fn write_batch(connection: &mut Connection, entries: &[Arc<Entry>]) -> rusqlite::Result<()> {
+fn write_batch(
+    connection: &mut Connection,
+    entries: &VecDeque<Arc<Entry>>,
+) -> rusqlite::Result<()> {
     if entries.is_empty() {
         return Ok(());
     }

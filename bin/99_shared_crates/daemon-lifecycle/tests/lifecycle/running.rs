@@ -32,6 +32,18 @@ fn a_second_daemon_is_told_who_runs_until_that_one_ends() {
 }
 
 #[test]
+fn room_is_kept_for_the_files_of_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = RunFiles::new(folder.path(), "queen-rbee");
+    let reserve = folder.path().join("queen-rbee.reserve");
+    files.acquire().unwrap().publish_addr(ADDRESS.parse().unwrap()).unwrap();
+    let kept = fs::metadata(&reserve).unwrap().len();
+    assert!(kept >= 3 * 4096, "a block for each file");
+    files.acquire().unwrap().publish_addr(ADDRESS.parse().unwrap()).unwrap();
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), kept, "it does not grow");
+}
+
+#[test]
 fn daemons_of_two_kinds_do_not_hinder_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let _queen = RunFiles::new(folder.path(), "queen-rbee").acquire().unwrap();

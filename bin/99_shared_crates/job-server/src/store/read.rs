@@ -24,11 +24,27 @@ pub(super) fn take_over(
     limits: &Limits,
 ) -> rusqlite::Result<Vec<StoredJob>> {
     let change = connection.transaction()?;
-    forget_over(&change, limits)?;
-    end_interrupted(&change)?;
-    let mut unreadable = 0_usize;
-    let jobs = read(&change, &mut unreadable)?;
+    let jobs = taken_over(&change, limits)?;
     change.commit()?;
+    Ok(jobs)
+}
+
+/// The same jobs, while the file stays as it is.
+pub(super) fn look(
+    connection: &mut Connection,
+    limits: &Limits,
+) -> rusqlite::Result<Vec<StoredJob>> {
+    let change = connection.transaction()?;
+    let jobs = taken_over(&change, limits)?;
+    change.rollback()?;
+    Ok(jobs)
+}
+
+fn taken_over(change: &Transaction<'_>, limits: &Limits) -> rusqlite::Result<Vec<StoredJob>> {
+    forget_over(change, limits)?;
+    end_interrupted(change)?;
+    let mut unreadable = 0_usize;
+    let jobs = read(change, &mut unreadable)?;
     if unreadable > 0 {
         tracing::warn!(
             rows = unreadable,

@@ -31,19 +31,29 @@ const TABLES: &str = "
 
 /// Opens the file, with its tables.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let failed = |error| {
-        let path = path.to_owned();
-        match error {
-            OpenError::Open(source) => StoreError::Open { path, source },
-            OpenError::Use(source) => StoreError::Use { path, source },
-            OpenError::TooNew { found } => {
-                StoreError::TooNew { path, found, known: LAYOUT.version }
-            }
-        }
-    };
-    let connection = sqlite_file::open(path, LAYOUT).map_err(failed)?;
+    sqlite_file::open(path, LAYOUT)
+        .map_err(|error| failed(path, error))
+        .and_then(|connection| with_foreign_keys(path, connection))
+}
+
+/// A connection to what the file holds, for a disk without room; see [`sqlite_file::look`].
+pub(super) fn look(path: &Path) -> Result<Option<Connection>, StoreError> {
+    let looked = sqlite_file::look(path, LAYOUT).map_err(|error| failed(path, error))?;
+    looked.map(|connection| with_foreign_keys(path, connection)).transpose()
+}
+
+fn with_foreign_keys(path: &Path, connection: Connection) -> Result<Connection, StoreError> {
     connection
         .execute_batch("PRAGMA foreign_keys = ON;")
         .map_err(|source| StoreError::Use { path: path.to_owned(), source })?;
     Ok(connection)
+}
+
+fn failed(path: &Path, error: OpenError) -> StoreError {
+    let path = path.to_owned();
+    match error {
+        OpenError::Open(source) => StoreError::Open { path, source },
+        OpenError::Use(source) => StoreError::Use { path, source },
+        OpenError::TooNew { found } => StoreError::TooNew { path, found, known: LAYOUT.version },
+    }
 }

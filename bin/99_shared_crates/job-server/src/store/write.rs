@@ -1,15 +1,22 @@
 //! The thread that writes.
 
+use std::path::PathBuf;
+
 use rbee_operations::JobState;
 use rusqlite::{Connection, params};
+use sqlite_file::Trouble;
 use tokio::sync::{mpsc, oneshot};
 use worker_contract::JobId;
 
+use super::StoreError;
+use super::waiting::Waiting;
 use crate::event_log::KeptEvent;
 use crate::job::JobFacts;
 
-/// How many records one transaction has at most.
+/// How many records are taken from the queue at once.
 const BATCH: usize = 256;
+/// After how many of them room is given back, and the write-ahead log looked at.
+const TIDY_AFTER: usize = 64;
 
 /// One thing to write.
 #[derive(Debug)]
@@ -29,78 +36,149 @@ pub(super) enum Record {
     Close(oneshot::Sender<()>),
 }
 
+impl Record {
+    /// How many bytes of texts it has, about.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Created(facts) => facts.detail.to_string().len(),
+            Self::Ended { error, events, .. } => {
+                let events: usize = events.iter().map(|kept| kept.event.json.len()).sum();
+                error.as_ref().map_or(0, String::len) + events
+            }
+            Self::Forgotten(_) | Self::Flush(_) | Self::Close(_) => 0,
+        }
+    }
+}
+
+/// Opens the file as at the start.
+type Open = Box<dyn FnMut() -> Result<Connection, StoreError> + Send>;
+
+/// The file, and what is to be written to it.
+pub(super) struct Writer {
+    path: PathBuf,
+    /// `None` as long as there was no room to open it.
+    connection: Option<Connection>,
+    open: Open,
+    waiting: Waiting,
+    since_tidied: usize,
+    trouble: Trouble,
+}
+
 /// Writes what comes until the file is to be closed, or the queue is closed and empty.
-pub(super) fn write_all(mut connection: Connection, mut queue: mpsc::Receiver<Record>) {
-    if let Some(closed) = write_until_close(&mut connection, &mut queue) {
-        drop(connection);
+pub(super) fn write_all(mut writer: Writer, mut queue: mpsc::Receiver<Record>) {
+    if let Some(closed) = write_until_close(&mut writer, &mut queue) {
+        if !writer.waiting.is_empty() {
+            let records = writer.waiting.len();
+            tracing::warn!(records, "records of jobs could not be written and are lost");
+        }
+        drop(writer);
         // Who asked may have given up waiting.
         closed.send(()).ok();
     }
 }
 
 fn write_until_close(
-    connection: &mut Connection,
+    writer: &mut Writer,
     queue: &mut mpsc::Receiver<Record>,
 ) -> Option<oneshot::Sender<()>> {
-    let mut batch = Vec::with_capacity(BATCH);
-    let (mut health, mut closed) = (Health::default(), None);
+    let (mut flushed, mut closed) = (Vec::new(), None);
     while closed.is_none() {
-        let first = queue.blocking_recv()?;
-        batch.push(first);
-        while batch.len() < BATCH
-            && let Ok(next) = queue.try_recv()
-        {
-            batch.push(next);
-        }
-        let written = write_batch(connection, &batch);
-        if let Some(error) = health.news(written) {
-            tracing::error!(%error, "cannot write the job store: jobs go on without records");
-        }
-        for record in batch.drain(..) {
+        let mut next = Some(queue.blocking_recv()?);
+        let mut taken = 0;
+        while let Some(record) = next {
             match record {
-                // Who asked may have given up waiting.
-                Record::Flush(reached) => reached.send(()).unwrap_or_default(),
+                Record::Flush(reached) => flushed.push(reached),
                 Record::Close(asked) => closed = Some(asked),
-                _ => {}
+                record => writer.waiting.push(record),
             }
+            taken += 1;
+            next = if taken < BATCH { queue.try_recv().ok() } else { None };
+        }
+        writer.write();
+        for reached in flushed.drain(..) {
+            // Who asked may have given up waiting.
+            reached.send(()).unwrap_or_default();
         }
     }
     closed
 }
 
-/// Whether the last attempt to write something succeeded, so that a disk that fails is told of once.
-#[derive(Debug, Default)]
-struct Health {
-    is_failing: bool,
-}
+impl Writer {
+    pub(super) fn new(
+        path: PathBuf,
+        connection: Option<Connection>,
+        open: Open,
+        trouble: Trouble,
+    ) -> Self {
+        let waiting = Waiting::default();
+        Self { path, connection, open, waiting, since_tidied: 0, trouble }
+    }
 
-impl Health {
-    /// The failure, where it is the first in a row. An attempt that had nothing to write says nothing about the disk.
-    fn news(&mut self, written: rusqlite::Result<usize>) -> Option<rusqlite::Error> {
-        match written {
-            Ok(0) => None,
+    /// Writes what waits. What there is no room for waits on, and what cannot be written for another reason is lost. A
+    /// disk that fails is told of once, until something was written.
+    fn write(&mut self) {
+        match self.try_to_write() {
+            // That had nothing to write says nothing about the disk.
+            Ok(0) => {}
             Ok(_) => {
-                self.is_failing = false;
-                None
+                if self.trouble.end() {
+                    tracing::info!("the job store can be written again");
+                }
             }
-            Err(error) => (!std::mem::replace(&mut self.is_failing, true)).then_some(error),
+            Err(error) => self.bear(&error),
         }
+    }
+
+    fn bear(&mut self, error: &StoreError) {
+        let reason = error.reason();
+        if self.trouble.begin(reason.clone()) {
+            tracing::error!(%error, reason, "cannot write the job store: jobs go on, and their records wait in memory");
+        }
+        let records = self.waiting.limit();
+        if records > 0 {
+            tracing::warn!(records, "records of jobs are lost: more wait than are kept in memory");
+        }
+    }
+
+    /// Tells how many rows were written; a file that could be opened counts as one.
+    fn try_to_write(&mut self) -> Result<usize, StoreError> {
+        if self.waiting.is_empty() && self.connection.is_some() {
+            return Ok(0);
+        }
+        let failed = |source| StoreError::Use { path: self.path.clone(), source };
+        let (connection, opened) = match &mut self.connection {
+            Some(connection) => (connection, 0),
+            none => (none.insert((self.open)()?), 1),
+        };
+        self.since_tidied += self.waiting.len();
+        if self.since_tidied >= TIDY_AFTER {
+            if !sqlite_file::tidy(connection, &self.path).map_err(failed)? {
+                return Err(StoreError::InUse { path: self.path.clone() });
+            }
+            self.since_tidied = 0;
+        }
+        let rows = write_waiting(connection, &mut self.waiting).map_err(failed)?;
+        Ok(rows + opened)
     }
 }
 
 /// Writes all in one transaction; where that fails, each by itself, so that one cannot spoil the rest. Tells how
 /// many rows were written.
-fn write_batch(connection: &mut Connection, batch: &[Record]) -> rusqlite::Result<usize> {
-    if batch.iter().all(|record| matches!(record, Record::Flush(_) | Record::Close(_))) {
-        return Ok(0);
-    }
-    if let Ok(rows) = write_together(connection, batch) {
+fn write_waiting(connection: &mut Connection, waiting: &mut Waiting) -> rusqlite::Result<usize> {
+    if let Ok(rows) = write_together(connection, waiting.all()) {
+        waiting.clear();
         return Ok(rows);
     }
     let mut result = Ok(0);
-    for record in batch {
+    while let Some(record) = waiting.first() {
         let written = write_together(connection, std::slice::from_ref(record));
-        result = result.and_then(|rows| written.map(|more| rows + more));
+        result = match written {
+            Ok(more) => result.map(|rows| rows + more),
+            // The next ones wait, too: their order matters.
+            Err(error) if sqlite_file::is_passing(&error) => return Err(error),
+            Err(error) => result.and(Err(error)),
+        };
+        waiting.pop();
     }
     result
 }
@@ -161,36 +239,89 @@ fn write_events(change: &Connection, id: &JobId, events: &[KeptEvent]) -> rusqli
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use serde_json::Value;
 
     use super::*;
     use crate::store::schema;
 
     #[test]
-    fn a_disk_that_fails_is_told_of_once_until_something_was_written() {
+    fn a_disk_that_fails_is_told_of_until_it_works_and_nothing_is_lost_meanwhile() {
         let folder = tempfile::tempdir().unwrap();
-        let mut connection = schema::open(&folder.path().join("state.db")).unwrap();
-        let mut health = Health::default();
-        let mut is_told = |connection: &mut Connection, record: Record| {
-            health.news(write_batch(connection, &[record])).is_some()
-        };
-        let flush = || Record::Flush(oneshot::channel().0);
-        let (lost, kept) = (facts(), facts());
-        assert!(!is_told(&mut connection, flush()));
-        connection.execute_batch("PRAGMA query_only = ON").unwrap();
-        assert!(is_told(&mut connection, Record::Created(lost.clone())));
-        assert!(!is_told(&mut connection, flush()));
-        assert!(!is_told(&mut connection, Record::Created(facts())));
-        connection.execute_batch("PRAGMA query_only = OFF").unwrap();
-        // The end of a job that has no record is nothing to write.
-        assert!(!is_told(&mut connection, ended(&lost)));
-        connection.execute_batch("PRAGMA query_only = ON").unwrap();
-        assert!(!is_told(&mut connection, Record::Created(facts())));
-        connection.execute_batch("PRAGMA query_only = OFF").unwrap();
-        assert!(!is_told(&mut connection, Record::Created(kept.clone())));
-        assert!(!is_told(&mut connection, ended(&kept)));
-        connection.execute_batch("PRAGMA query_only = ON").unwrap();
-        assert!(is_told(&mut connection, Record::Created(facts())), "it has worked meanwhile");
+        let file = folder.path().join("state.db");
+        let (trouble, mut writer) = writer(&file, Some(schema::open(&file).unwrap()));
+        let (first, second) = (facts(), facts());
+        writer.write();
+        pragma(&writer, "query_only = ON");
+        writer.take(Record::Created(first.clone()));
+        let reason = trouble.reason().unwrap();
+        assert!(reason.contains("readonly"), "{reason}");
+        writer.take(ended(&first));
+        writer.write();
+        assert!(trouble.reason().is_some(), "it was tried in vain");
+        pragma(&writer, "query_only = OFF");
+        writer.take(Record::Created(second.clone()));
+        assert_eq!(trouble.reason(), None);
+        let (one, two) = (first.id.to_string(), second.id.to_string());
+        let cancelled = (one, "cancelled".to_owned());
+        assert_eq!(states(&file), [cancelled, (two, "running".to_owned())]);
+    }
+
+    #[test]
+    fn a_record_that_can_never_be_written_holds_no_other_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state.db");
+        let (trouble, mut writer) = writer(&file, Some(schema::open(&file).unwrap()));
+        let (twice, other) = (facts(), facts());
+        writer.take(Record::Created(twice.clone()));
+        writer.waiting.push(Record::Created(twice));
+        writer.waiting.push(Record::Created(other));
+        writer.write();
+        assert!(trouble.reason().unwrap().contains("UNIQUE"), "{trouble:?}");
+        assert_eq!((writer.waiting.len(), states(&file).len()), (0, 2));
+        writer.take(Record::Created(facts()));
+        assert_eq!(trouble.reason(), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_gets_what_waits_when_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("later").join("state.db");
+        let (trouble, mut writer) = writer(&file, None);
+        let job = facts();
+        writer.take(Record::Created(job.clone()));
+        assert!(trouble.reason().is_some());
+        std::fs::create_dir(folder.path().join("later")).unwrap();
+        writer.take(ended(&job));
+        assert_eq!(trouble.reason(), None);
+        assert_eq!(states(&file), [(job.id.to_string(), "cancelled".to_owned())]);
+    }
+
+    impl Writer {
+        fn take(&mut self, record: Record) {
+            self.waiting.push(record);
+            self.write();
+        }
+    }
+
+    fn writer(file: &Path, connection: Option<Connection>) -> (Trouble, Writer) {
+        let (trouble, path) = (Trouble::default(), file.to_owned());
+        let open = Box::new(move || schema::open(&path));
+        (trouble.clone(), Writer::new(file.to_owned(), connection, open, trouble))
+    }
+
+    fn pragma(writer: &Writer, what: &str) {
+        let connection = writer.connection.as_ref().unwrap();
+        connection.execute_batch(&format!("PRAGMA {what}")).unwrap();
+    }
+
+    fn states(file: &Path) -> Vec<(String, String)> {
+        let connection = Connection::open(file).unwrap();
+        let mut query =
+            connection.prepare("SELECT job_id, state FROM jobs ORDER BY number").unwrap();
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.map(Result::unwrap).collect()
     }
 
     fn facts() -> JobFacts {

@@ -361,6 +361,14 @@ fn a_file_of_a_later_version_is_refused() {
     rusqlite::Connection::open(&db).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     let error = JobRegistry::open(Limits::default(), &db).unwrap_err();
     assert!(matches!(error, StoreError::TooNew { found: 99, known: 1, .. }), "{error:?}");
+    let told = error.to_string();
+    let mended = told.split('`').nth(1).unwrap();
+    assert!(mended.starts_with("sqlite3 ") && mended.contains("state.db"), "{told}");
+    // What is said there can be done there.
+    let sql = mended.split('\'').nth(1).unwrap();
+    rusqlite::Connection::open(&db).unwrap().execute_batch(sql).unwrap();
+    let error = JobRegistry::open(Limits::default(), &db).unwrap_err();
+    assert!(!matches!(error, StoreError::TooNew { .. }), "it has no tables: {error:?}");
 }
 
 #[cfg(unix)]
