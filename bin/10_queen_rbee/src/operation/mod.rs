@@ -65,6 +65,10 @@ impl Executor for Operations {
     fn drains(&self, operation: &Operation) -> bool {
         matches!(operation, Operation::Infer(_))
     }
+
+    fn only_looks(&self, operation: &Operation) -> bool {
+        operation.only_looks()
+    }
 }
 
 impl Operations {
