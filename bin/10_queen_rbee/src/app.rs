@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+#[cfg(feature = "local-hive")]
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use access_tokens::{Authenticator, HiveSecrets, local_secret};
@@ -72,6 +75,8 @@ pub struct App {
     hives: HiveClients,
     tasks: TaskTracker,
     background: CancellationToken,
+    /// Whether the workers of her own hive go on when she ends.
+    keeps_workers: Arc<AtomicBool>,
 }
 
 impl App {
@@ -166,6 +171,7 @@ impl App {
         tasks.spawn_on(swept, &requests);
         let feed = Feed::new(dispatcher, jobs.clone(), decisions.clone(), stop.clone());
         tasks.spawn(feed.clone().run(background.clone()));
+        let keeps_workers = Arc::<AtomicBool>::default();
         let facts = Facts {
             build: build_info("queen-rbee", env!("CARGO_PKG_VERSION"), FEATURES),
             began: Instant::now(),
@@ -173,6 +179,7 @@ impl App {
             address: format!("http://{address}"),
             request_timeout,
             stop,
+            keeps_workers: Arc::clone(&keeps_workers),
         };
         let handlers = Handlers::new(HandlerParts {
             relay,
@@ -192,7 +199,7 @@ impl App {
             }
             None => routes,
         };
-        let app = Self { routes, jobs, decisions, hives, tasks, background };
+        let app = Self { routes, jobs, decisions, hives, tasks, background, keeps_workers };
         app.start_local_hive(&executor).await;
         Ok(app)
     }
@@ -207,8 +214,8 @@ impl App {
         self.jobs.close();
     }
 
-    /// Ends what still runs: jobs, the hive of this process with its workers, background tasks. To be
-    /// called when no more requests come in. Answers that are given as jobs go on until `drain_until`.
+    /// Ends what still runs: jobs, the hive of this process with its workers unless they are to be kept, background
+    /// tasks. To be called when no more requests come in. Answers that are given as jobs go on until `drain_until`.
     pub async fn shutdown(&self, drain_until: Instant) {
         self.leave_downloads();
         self.jobs.drain(drain_until.saturating_duration_since(Instant::now())).await;
@@ -245,6 +252,11 @@ impl App {
     #[cfg(feature = "local-hive")]
     async fn stop_local_hive(&self) {
         let Some(local) = self.hives.local() else { return };
+        if self.keeps_workers.load(Ordering::Relaxed)
+            && let Some(hive) = local.running()
+        {
+            hive.leave_workers();
+        }
         if let Err(error) = local.stop().await {
             tracing::error!(reason = %error, "the hive of this machine could not be stopped");
         }
@@ -258,7 +270,9 @@ impl App {
 
     #[cfg(not(feature = "local-hive"))]
     #[expect(clippy::unused_async, reason = "the other build has a hive to stop")]
-    async fn stop_local_hive(&self) {}
+    async fn stop_local_hive(&self) {
+        let _ = &self.keeps_workers;
+    }
 }
 
 /// A registry that waits, for a moment after the start, for the hives that should report.

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -49,7 +50,7 @@ pub(crate) struct HandlerParts {
     pub(crate) facts: Arc<Facts>,
 }
 
-/// What does not change while the queen runs.
+/// What does not change while the queen runs, and what ends her.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) build: BuildInfo,
@@ -59,6 +60,8 @@ pub(crate) struct Facts {
     pub(crate) address: String,
     pub(crate) request_timeout: Duration,
     pub(crate) stop: CancellationToken,
+    /// Whether the workers of her own hive go on when she ends. Set before `stop`.
+    pub(crate) keeps_workers: Arc<AtomicBool>,
 }
 
 /// All routes, without the edge that every daemon has.
