@@ -153,7 +153,7 @@ impl App {
                 registry.clone(),
                 QueenAddress { bound: address, advertise: config.queen.advertise.clone() },
             ),
-            inventory,
+            inventory: inventory.clone(),
             keyring,
             servers,
             logs: paths.logs.clone(),
@@ -188,6 +188,7 @@ impl App {
             decisions: decisions.clone(),
             feed,
             facts: Arc::new(facts),
+            inventory: inventory.clone(),
         });
         let max_body_bytes = config.queen.max_body_bytes;
         let routes = edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes });

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::decisions::Decisions;
 use crate::events::Feed;
+use crate::inventory::Inventory;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
@@ -48,6 +49,7 @@ pub(crate) struct HandlerParts {
     pub(crate) decisions: Decisions,
     pub(crate) feed: Feed,
     pub(crate) facts: Arc<Facts>,
+    pub(crate) inventory: Inventory,
 }
 
 /// What does not change while the queen runs, and what ends her.
@@ -109,3 +111,4 @@ part!(jobs: JobRegistry);
 part!(decisions: Decisions);
 part!(feed: Feed);
 part!(facts: Arc<Facts>);
+part!(inventory: Inventory);

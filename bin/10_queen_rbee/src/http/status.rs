@@ -10,6 +10,7 @@ use serde::Serialize;
 use worker_contract::ModelAlias;
 
 use super::router::Facts;
+use crate::inventory::Inventory;
 use crate::registry::{HiveReport, ModelReport, Registry, WorkerReport};
 use crate::relay::Relay;
 
@@ -39,6 +40,7 @@ pub(super) async fn status(
     State(registry): State<Registry>,
     State(relay): State<Relay>,
     State(jobs): State<JobRegistry>,
+    State(inventory): State<Inventory>,
 ) -> Json<Status> {
     let now = Instant::now();
     let models = registry.models(now).into_iter().map(|(id, report)| Model { id, report });
@@ -47,7 +49,7 @@ pub(super) async fn status(
         features: facts.build.features.clone(),
         uptime_s: now.saturating_duration_since(facts.began).as_secs(),
         address: facts.address.clone(),
-        hives: registry.hives(now),
+        hives: registry.hives_and(inventory.places(), now),
         workers: registry.workers(now),
         models: models.collect(),
         waiting: relay.waiting(),
