@@ -102,6 +102,13 @@ fn ledger_damaged(world: &mut Rbee) -> Step {
     Ok(())
 }
 
+#[when("the queen starts again")]
+async fn queen_starts_again(world: &mut Rbee) -> Step {
+    world.cluster_mut()?.queen()?.start_again().await?;
+    world.cluster()?.wait_for_hive().await?;
+    Ok(())
+}
+
 #[when("the hive starts again")]
 async fn hive_starts_again(world: &mut Rbee) -> Step {
     world.cluster_mut()?.hive()?.start_again().await?;

@@ -10,11 +10,12 @@ use access_tokens::TokenStore;
 use daemon_lifecycle::{
     ProcessIdentity, RunFiles, Running, StopOutcome, process_start_time, start_detached,
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::failure::Failure;
 use crate::queen_client::{hangs, is_healthy, local_url};
-use crate::session::Session;
+use crate::session::{Session, Target};
 
 /// How long a queen may take until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -119,12 +120,26 @@ fn is_held(session: &Session, daemon: Daemon) -> bool {
     pid.is_some_and(|pid| process_start_time(pid).is_some())
 }
 
-/// Stops the daemon; `None` when it did not run.
-///
-/// It is asked for its health first: once it is ending it takes no call, and streams that it finishes
-/// look like those of a daemon that hangs.
+/// Stops the daemon, and with a hive its workers; `None` when it did not run.
 pub(crate) async fn stop(session: &Session, daemon: Daemon) -> Result<Option<Ended>, Failure> {
     let Some(running) = running_soon(session, daemon).await else { return Ok(None) };
+    end(session, daemon, &running, false).await
+}
+
+/// Stops the queen alone: the workers of a hive that is part of her run on; `None` when she did not run.
+pub(crate) async fn stop_queen_alone(session: &Session) -> Result<Option<Ended>, Failure> {
+    let Some(running) = running_soon(session, Daemon::Queen).await else { return Ok(None) };
+    end(session, Daemon::Queen, &running, true).await
+}
+
+/// Asks for its health first: once a daemon is ending it takes no call, and streams that it finishes
+/// look like those of a daemon that hangs.
+async fn end(
+    session: &Session,
+    daemon: Daemon,
+    running: &Running,
+    keeps_workers: bool,
+) -> Result<Option<Ended>, Failure> {
     let config = &session.config;
     let grace = STOP_PATIENCE
         + Duration::from_secs(config.queen.drain_s)
@@ -133,9 +148,28 @@ pub(crate) async fn stop(session: &Session, daemon: Daemon) -> Result<Option<End
     session.output.note(&stopping(daemon, drain, grace));
     if hangs(&local_url(running.addr), ANSWER_PATIENCE).await {
         session.output.warn(&hanging(daemon));
-        return stop_process(&running, HUNG_PATIENCE).await;
+        return stop_process(running, HUNG_PATIENCE).await;
     }
-    stop_process(&running, grace).await
+    if keeps_workers {
+        leave_workers(session, running).await;
+    }
+    stop_process(running, grace).await
+}
+
+/// Asks the queen to end without the workers of her own hive, which a signal would end, too.
+async fn leave_workers(session: &Session, running: &Running) {
+    let target = Target::Running(local_url(running.addr));
+    let asked = async {
+        let queen = session.reach(&target).await?;
+        queen.post("/v1/shutdown?workers=keep", &json!({})).await
+    };
+    match asked.await {
+        // One that takes no call is ending already, as she was told before.
+        Ok(_) | Err(Failure::Unreachable { .. }) => {}
+        Err(failure) => session.output.warn(&format!(
+            "the queen does not leave the workers of her own hive, which end with her: {failure}"
+        )),
+    }
 }
 
 /// What is told of a stop before it: also how long it takes with a daemon that hangs.

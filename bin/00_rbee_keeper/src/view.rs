@@ -61,6 +61,14 @@ pub(crate) struct Hive {
     pub(crate) workers: Vec<SupervisedWorker>,
 }
 
+impl Hive {
+    /// Whether the queen was only told of it.
+    pub(crate) fn has_never_reported(&self) -> bool {
+        let is_gone = self.liveness.as_deref() == Some("gone");
+        is_gone && self.version.is_empty() && self.catalog.is_empty()
+    }
+}
+
 /// What was found on the machine of a silent hive.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+#[cfg(feature = "local-hive")]
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use access_tokens::{Authenticator, HiveSecrets, local_secret};
@@ -74,6 +77,8 @@ pub struct App {
     hives: HiveClients,
     tasks: TaskTracker,
     background: CancellationToken,
+    /// Whether the workers of her own hive go on when she ends.
+    keeps_workers: Arc<AtomicBool>,
 }
 
 impl App {
@@ -150,7 +155,7 @@ impl App {
                 registry.clone(),
                 QueenAddress { bound: address, advertise: config.queen.advertise.clone() },
             ),
-            inventory,
+            inventory: inventory.clone(),
             keyring,
             servers,
             logs: paths.logs.clone(),
@@ -169,6 +174,7 @@ impl App {
         tasks.spawn_on(swept, &requests);
         let feed = Feed::new(dispatcher, jobs.clone(), decisions.clone(), stop.clone());
         tasks.spawn(feed.clone().run(background.clone()));
+        let keeps_workers = Arc::<AtomicBool>::default();
         let facts = Facts {
             build: build_info("queen-rbee", env!("CARGO_PKG_VERSION"), FEATURES),
             began: Instant::now(),
@@ -176,6 +182,7 @@ impl App {
             address: format!("http://{address}"),
             request_timeout,
             stop,
+            keeps_workers: Arc::clone(&keeps_workers),
         };
         let handlers = Handlers::new(HandlerParts {
             relay,
@@ -185,6 +192,7 @@ impl App {
             decisions: decisions.clone(),
             feed,
             facts: Arc::new(facts),
+            inventory: inventory.clone(),
         });
         let max_body_bytes = config.queen.max_body_bytes;
         let routes = edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes });
@@ -196,7 +204,7 @@ impl App {
             }
             None => routes,
         };
-        let app = Self { routes, jobs, decisions, hives, tasks, background };
+        let app = Self { routes, jobs, decisions, hives, tasks, background, keeps_workers };
         app.start_local_hive(&executor).await;
         Ok(app)
     }
@@ -211,8 +219,8 @@ impl App {
         self.jobs.close();
     }
 
-    /// Ends what still runs: jobs, the hive of this process with its workers, background tasks. To be
-    /// called when no more requests come in. Answers that are given as jobs go on until `drain_until`.
+    /// Ends what still runs: jobs, the hive of this process with its workers unless they are to be kept, background
+    /// tasks. To be called when no more requests come in. Answers that are given as jobs go on until `drain_until`.
     pub async fn shutdown(&self, drain_until: Instant) {
         self.leave_downloads();
         self.jobs.drain(drain_until.saturating_duration_since(Instant::now())).await;
@@ -249,6 +257,11 @@ impl App {
     #[cfg(feature = "local-hive")]
     async fn stop_local_hive(&self) {
         let Some(local) = self.hives.local() else { return };
+        if self.keeps_workers.load(Ordering::Relaxed)
+            && let Some(hive) = local.running()
+        {
+            hive.leave_workers();
+        }
         if let Err(error) = local.stop().await {
             tracing::error!(reason = %error, "the hive of this machine could not be stopped");
         }
@@ -262,7 +275,9 @@ impl App {
 
     #[cfg(not(feature = "local-hive"))]
     #[expect(clippy::unused_async, reason = "the other build has a hive to stop")]
-    async fn stop_local_hive(&self) {}
+    async fn stop_local_hive(&self) {
+        let _ = &self.keeps_workers;
+    }
 }
 
 /// A registry that waits, for a moment after the start, for the hives that should report.

@@ -255,6 +255,10 @@ impl Executor for Hive {
         let hive = self.clone();
         Box::pin(async move { hive.execute(operation, job).await })
     }
+
+    fn only_looks(&self, operation: &Operation) -> bool {
+        operation.only_looks()
+    }
 }
 
 impl Parts {

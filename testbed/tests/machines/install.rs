@@ -71,7 +71,7 @@ async fn an_empty_machine_becomes_a_hive_whose_worker_answers() {
     assert!(stopped.stdout.contains("has stopped"), "{stopped}");
     assert_eq!(rbee_processes(&bed, "gpu-1"), "", "hive, worker and supervisor have ended");
     followed.wait_for("hive stopped").await.unwrap();
-    let jobs = bed.json("job list").await.unwrap();
+    let jobs = bed.json("job list --all").await.unwrap();
     let mut jobs = jobs.as_array().unwrap().iter();
     let job =
         jobs.find(|job| job["operation"] == "hive_logs" && job["state"] == "running").unwrap();

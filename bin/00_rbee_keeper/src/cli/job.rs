@@ -6,7 +6,11 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
     /// List the jobs that the queen remembers
-    List,
+    List {
+        /// Also those that only look (lists, logs, …), which are remembered for ten minutes
+        #[arg(long)]
+        all: bool,
+    },
     /// Show one job
     Show {
         #[command(flatten)]

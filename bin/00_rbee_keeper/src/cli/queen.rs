@@ -14,8 +14,12 @@ Examples:
   rbee-keeper queen start
   rbee-keeper token create --name laptop && rbee-keeper queen start --bind 0.0.0.0:8500")]
     Start(StartArgs),
-    /// Stop the queen; requests that run are finished first
+    /// Stop the queen; requests that run are finished first, and workers run on
+    ///
+    /// The next queen finds the workers again. `rbee-keeper down` ends them, too.
     Stop,
+    /// Stop the queen and start it again at the same address; workers run on
+    Restart(StartArgs),
     /// Show whether the queen runs; exits with 3 when it does not
     Status,
     /// Show version, features and address of the running queen

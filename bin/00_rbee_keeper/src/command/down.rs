@@ -67,7 +67,7 @@ fn strays(session: &Session) -> Vec<ProcessIdentity> {
 }
 
 /// The worker processes that run, by the list that the hive keeps of them for its successor.
-fn workers(session: &Session) -> Vec<Worker> {
+pub(super) fn workers(session: &Session) -> Vec<Worker> {
     let text = std::fs::read_to_string(session.paths.run.join("workers.json"));
     let ledger: Option<Ledger> = text.ok().and_then(|text| serde_json::from_str(&text).ok());
     // Start times count from the boot, so those of another boot mean nothing.
@@ -85,7 +85,7 @@ struct Ledger {
 }
 
 #[derive(Debug, Deserialize)]
-struct Worker {
+pub(super) struct Worker {
     #[serde(rename = "worker_id")]
     id: WorkerId,
     model: ModelAlias,

@@ -21,7 +21,7 @@ pub(super) async fn job(session: &Session, command: JobCommand) -> Result<(), Fa
     let queen = session.queen().await?;
     let output = session.output;
     match command {
-        JobCommand::List => list_all(output, &queen).await,
+        JobCommand::List { all } => list(output, &queen, all).await,
         JobCommand::Show { job, why } => {
             let job = find(&queen, &job.job).await?;
             let summary = queen.jobs.get(&job).await.map_err(|e| queen.failure(e))?;
@@ -52,8 +52,10 @@ async fn show_why(output: Output, queen: &Queen, summary: &JobSummary) -> Result
     output.text(format!("{job}\n{}", decision::list(&read::<Vec<_>>(&decisions)?))).await
 }
 
-async fn list_all(output: Output, queen: &Queen) -> Result<(), Failure> {
-    let jobs = queen.jobs.list().await.map_err(|e| queen.failure(e))?;
+async fn list(output: Output, queen: &Queen, with_looks: bool) -> Result<(), Failure> {
+    let client = &queen.jobs;
+    let listed = if with_looks { client.list_with_looks().await } else { client.list().await };
+    let jobs = listed.map_err(|e| queen.failure(e))?;
     if output.is_json() {
         return output.document(&jobs).await;
     }
@@ -143,12 +145,12 @@ async fn find(queen: &Queen, beginning: &str) -> Result<JobId, Failure> {
     if beginning.len() >= UUID {
         return beginning.parse().map_err(|error| Failure::usage(format!("{error}")));
     }
-    let jobs = queen.jobs.list().await.map_err(|e| queen.failure(e))?;
+    let jobs = queen.jobs.list_with_looks().await.map_err(|e| queen.failure(e))?;
     only_match(&jobs, beginning)
 }
 
 fn only_match(jobs: &[JobSummary], beginning: &str) -> Result<JobId, Failure> {
-    let list = "`rbee-keeper job list` shows them all";
+    let list = "`rbee-keeper job list --all` shows them all";
     let matching: Vec<&JobSummary> =
         jobs.iter().filter(|job| job.job_id.as_str().starts_with(beginning)).collect();
     match matching.as_slice() {

@@ -146,11 +146,12 @@ fn heard_owners(status: &Status, model: &ModelAlias) -> Result<Vec<Owner>, Failu
         return Err(Failure::local(format!("{model} is on {hive}, which does not report"))
             .with_hint(format!("`rbee-keeper hive status {hive}` tells what is known of it")));
     }
-    if status.hives.iter().all(|hive| hive.hive_id == HiveAlias::localhost().as_str()) {
+    let reported = status.hives.iter().filter(|hive| !hive.has_never_reported());
+    let hives: Vec<&str> = reported.map(|hive| hive.hive_id.as_str()).collect();
+    if hives.iter().all(|hive| *hive == HiveAlias::localhost().as_str()) {
         return Ok(Vec::new());
     }
-    let hives =
-        status.hives.iter().map(|hive| hive.hive_id.as_str()).collect::<Vec<_>>().join(", ");
+    let hives = hives.join(", ");
     Err(Failure::local(format!("no hive has a model {model}; there is {hives}"))
         .with_hint("`rbee-keeper model list` shows what they have"))
 }
@@ -210,6 +211,12 @@ mod tests {
         assert_eq!(away.to_string(), "lost is on attic, which does not report");
         let none = found("none").unwrap_err();
         assert_eq!(none.to_string(), "no hive has a model none; there is nas, localhost, attic");
+    }
+
+    #[test]
+    fn a_hive_that_has_never_reported_is_none_that_has_not_the_model() {
+        let house = house(&[("localhost", "alive", &["near"]), ("g2", "gone", &[])]);
+        assert!(the_only(&house, &"none".parse().unwrap()).unwrap().is_localhost());
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::SUCCESS;
 use super::status::absent;
+use super::{SUCCESS, down};
 use crate::cli::{QueenCommand, RebuildArgs, StartArgs};
 use crate::failure::Failure;
 use crate::queen_build;
 use crate::queen_client::local_url;
-use crate::queen_process::{self, Daemon};
+use crate::queen_process::{self, Daemon, Started};
 use crate::render::detail::pairs;
 use crate::session::Session;
 
@@ -16,6 +16,7 @@ pub(super) async fn queen(session: &Session, command: QueenCommand) -> Result<u8
     match command {
         QueenCommand::Start(args) => start(session, &args).await.map(|()| SUCCESS),
         QueenCommand::Stop => stop(session).await.map(|()| SUCCESS),
+        QueenCommand::Restart(args) => restart(session, &args).await.map(|()| SUCCESS),
         QueenCommand::Status => status(session).await,
         QueenCommand::Info => info(session).await.map(|()| SUCCESS),
         QueenCommand::Rebuild(args) => rebuild(session, &args).await.map(|()| SUCCESS),
@@ -24,7 +25,18 @@ pub(super) async fn queen(session: &Session, command: QueenCommand) -> Result<u8
 
 async fn start(session: &Session, args: &StartArgs) -> Result<(), Failure> {
     session.only_local("queen start")?;
-    let started = queen_process::start(session, args.bind).await?;
+    tell_started(session, queen_process::start(session, args.bind).await?).await
+}
+
+/// Workers report to the address that the queen had when they were started, so she keeps it.
+async fn restart(session: &Session, args: &StartArgs) -> Result<(), Failure> {
+    session.only_local("queen restart")?;
+    let before = queen_process::running(session, Daemon::Queen).map(|running| running.addr);
+    queen_process::stop_queen_alone(session).await?;
+    tell_started(session, queen_process::start(session, args.bind.or(before)).await?).await
+}
+
+async fn tell_started(session: &Session, started: Started) -> Result<(), Failure> {
     let url = local_url(started.addr);
     if session.output.is_json() {
         let document = json!({ "address": url, "pid": started.pid, "started": started.fresh });
@@ -40,11 +52,14 @@ async fn start(session: &Session, args: &StartArgs) -> Result<(), Failure> {
 
 async fn stop(session: &Session) -> Result<(), Failure> {
     session.only_local("queen stop")?;
-    let ended = queen_process::stop(session, Daemon::Queen).await?;
+    let ended = queen_process::stop_queen_alone(session).await?;
+    let workers = down::workers(session).len();
     if session.output.is_json() {
         let document = match &ended {
-            Some(ended) => json!({ "stopped": true, "pid": ended.pid, "killed": ended.killed }),
-            None => json!({ "stopped": false }),
+            Some(ended) => json!({
+                "stopped": true, "pid": ended.pid, "killed": ended.killed, "workers": workers,
+            }),
+            None => json!({ "stopped": false, "workers": workers }),
         };
         return session.output.document(&document).await;
     }
@@ -53,7 +68,16 @@ async fn stop(session: &Session) -> Result<(), Failure> {
         Some(ended) => format!("stopped queen-rbee, pid {}\n", ended.pid),
         None => "queen-rbee was not running\n".to_owned(),
     };
-    session.output.text(text).await
+    session.output.text(format!("{text}{}", who_runs_on(workers))).await
+}
+
+/// What is told of workers that are left.
+fn who_runs_on(workers: usize) -> String {
+    match workers {
+        0 => String::new(),
+        1 => "1 worker runs on; `rbee-keeper down` ends it, too\n".to_owned(),
+        many => format!("{many} workers run on; `rbee-keeper down` ends them, too\n"),
+    }
 }
 
 async fn status(session: &Session) -> Result<u8, Failure> {
@@ -119,4 +143,16 @@ async fn rebuild(session: &Session, args: &RebuildArgs) -> Result<(), Failure> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_stops_the_queen_is_told_how_to_end_the_workers() {
+        assert_eq!(who_runs_on(0), "");
+        assert_eq!(who_runs_on(1), "1 worker runs on; `rbee-keeper down` ends it, too\n");
+        assert_eq!(who_runs_on(3), "3 workers run on; `rbee-keeper down` ends them, too\n");
+    }
 }

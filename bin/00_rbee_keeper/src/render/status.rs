@@ -21,6 +21,12 @@ pub(crate) fn screen(status: &view::Status, now: u64, style: Style) -> String {
     }
     section(&mut text, &table::hives(&status.hives, style));
     for hive in &status.hives {
+        if hive.has_never_reported() {
+            let alias = &hive.hive_id;
+            let why = format!("`rbee-keeper hive status {alias}` tells what is known of it");
+            let _ = writeln!(text, "\non {alias}: it has not reported yet; {why}");
+            continue;
+        }
         if status.hives.len() > 1 {
             let _ = write!(text, "\non {}:", hive.hive_id);
         }
@@ -67,6 +73,21 @@ mod tests {
 
     use super::*;
     use crate::command::read;
+
+    #[test]
+    fn a_hive_that_has_never_reported_is_no_hive_without_models() {
+        let status = json!({ "hives": [{
+            "hive_id": "g2", "address": "", "version": "", "liveness": "gone", "last_seen_ms": 0,
+            "catalog": [], "workers": [], "devices": [],
+        }]});
+        let status: view::Status = read(&status).unwrap();
+        let shown = screen(&status, 0, Style::default());
+        assert!(
+            shown.contains("on g2: it has not reported yet; `rbee-keeper hive status g2`"),
+            "{shown}"
+        );
+        assert!(!shown.contains("no models"), "{shown}");
+    }
 
     #[test]
     fn a_fresh_queen_says_what_to_do_next() {

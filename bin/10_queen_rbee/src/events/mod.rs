@@ -251,7 +251,7 @@ impl State {
 
     fn look_at_jobs(&mut self, sources: &Sources) {
         self.job_views.begin();
-        for job in sources.jobs.list() {
+        for job in sources.jobs.list_with_looks() {
             let print = Print { is: print_of(&(job.state.as_str(), &job.ended_at)), load: 0 };
             self.job_views.see(&job.job_id, print, false, &JobView::of(&job), &mut self.ring);
         }

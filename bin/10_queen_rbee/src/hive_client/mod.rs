@@ -25,6 +25,9 @@ use crate::registry::Registry;
 /// The name of the hive's program, and of its files in the run folder.
 pub(crate) const HIVE_PROGRAM: &str = "rbee-hive";
 
+/// The code of errors over a hive that the queen was told of and that has never reported.
+pub(crate) const NEVER_REPORTED: &str = "hive_silent";
+
 /// A hive that carries operations out.
 pub trait HiveClient: Send + Sync {
     /// Carries an operation out, telling of it through `job`; ends early when that is cancelled.
@@ -163,6 +166,12 @@ impl HiveClients {
     }
 
     fn unknown(&self, id: &HiveAlias) -> JobError {
+        if self.shared.inventory.names().contains(id) {
+            let message = format!("hive {id} was added and has not reported yet");
+            return JobError::new(NEVER_REPORTED, message).hint(format!(
+                "put it on its machine: rbee-keeper hive install {id}; then: rbee-keeper hive start {id}"
+            ));
+        }
         if id.is_localhost() {
             return JobError::new("hive_not_running", "the hive of this machine is not running")
                 .hint("start it: rbee-keeper hive start localhost");

@@ -1,10 +1,12 @@
 //! Whether the queen is there, how she was built, and her end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
+use daemon_http::{ApiError, keeps_workers};
 use daemon_lifecycle::BuildInfo;
 use job_server::JobRegistry;
 use serde::Serialize;
@@ -44,8 +46,17 @@ pub(super) struct Stopping {
     state: &'static str,
 }
 
-pub(super) async fn shutdown(State(facts): State<Arc<Facts>>) -> (StatusCode, Json<Stopping>) {
-    tracing::info!("asked to shut down");
+/// With `?workers=keep` the workers of a hive that is part of the queen go on without her. Those of other hives
+/// always do.
+pub(super) async fn shutdown(
+    State(facts): State<Arc<Facts>>,
+    RawQuery(query): RawQuery,
+) -> Result<(StatusCode, Json<Stopping>), ApiError> {
+    let keeps_workers = keeps_workers(query.as_deref())?;
+    tracing::info!(keeps_workers, "asked to shut down");
+    if keeps_workers {
+        facts.keeps_workers.store(true, Ordering::Relaxed);
+    }
     facts.stop.cancel();
-    (StatusCode::ACCEPTED, Json(Stopping { state: "stopping" }))
+    Ok((StatusCode::ACCEPTED, Json(Stopping { state: "stopping" })))
 }

@@ -28,6 +28,8 @@ pub(super) async fn list(
         let message = "this queen asks herself for her models";
         return Err(ApiError::new(StatusCode::LOOP_DETECTED, "loop_detected", message));
     }
+    // Two queens that ask each other do not wait for each other.
+    registry.warmed_up(via.is_none()).await;
     let now = Instant::now();
     let models = if via.is_some() { registry.own_models(now) } else { registry.models(now) };
     let models = models.into_iter();
@@ -40,6 +42,7 @@ pub(super) async fn get(
     State(facts): State<Arc<Facts>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Model>, ApiError> {
+    registry.warmed_up(true).await;
     let models = registry.models(Instant::now());
     // What is no text is no name of a model either.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -20,6 +21,7 @@ use crate::decisions::Decisions;
 use crate::dialect::openai;
 use crate::events::Feed;
 use crate::hive_client::HiveClients;
+use crate::inventory::Inventory;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
@@ -51,9 +53,10 @@ pub(crate) struct HandlerParts {
     pub(crate) decisions: Decisions,
     pub(crate) feed: Feed,
     pub(crate) facts: Arc<Facts>,
+    pub(crate) inventory: Inventory,
 }
 
-/// What does not change while the queen runs.
+/// What does not change while the queen runs, and what ends her.
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) build: BuildInfo,
@@ -63,6 +66,8 @@ pub(crate) struct Facts {
     pub(crate) address: String,
     pub(crate) request_timeout: Duration,
     pub(crate) stop: CancellationToken,
+    /// Whether the workers of her own hive go on when she ends. Set before `stop`.
+    pub(crate) keeps_workers: Arc<AtomicBool>,
 }
 
 /// All routes, without the edge that every daemon has.
@@ -117,3 +122,4 @@ part!(jobs: JobRegistry);
 part!(decisions: Decisions);
 part!(feed: Feed);
 part!(facts: Arc<Facts>);
+part!(inventory: Inventory);

@@ -12,6 +12,7 @@ use worker_contract::ModelAlias;
 use super::health::records_trouble;
 use super::router::Facts;
 use crate::decisions::Decisions;
+use crate::inventory::Inventory;
 use crate::registry::{HiveReport, ModelReport, Registry, WorkerReport};
 use crate::relay::Relay;
 
@@ -45,6 +46,7 @@ pub(super) async fn status(
     State(relay): State<Relay>,
     State(jobs): State<JobRegistry>,
     State(decisions): State<Decisions>,
+    State(inventory): State<Inventory>,
 ) -> Json<Status> {
     let now = Instant::now();
     let models = registry.models(now).into_iter().map(|(id, report)| Model { id, report });
@@ -53,7 +55,7 @@ pub(super) async fn status(
         features: facts.build.features.clone(),
         uptime_s: now.saturating_duration_since(facts.began).as_secs(),
         address: facts.address.clone(),
-        hives: registry.hives(now),
+        hives: registry.hives_and(inventory.places(), now),
         workers: registry.workers(now),
         models: models.collect(),
         waiting: relay.waiting(),

@@ -202,6 +202,16 @@ impl Inventory {
         names
     }
 
+    /// All hives: their names, and their base URLs as far as they are known.
+    #[must_use]
+    pub fn places(&self) -> Vec<(HiveAlias, Option<String>)> {
+        let place = |name: HiveAlias| {
+            let url = self.url(&name);
+            (name, url)
+        };
+        self.names().into_iter().map(place).collect()
+    }
+
     /// The hive that was added with this target of SSH.
     #[must_use]
     pub fn by_ssh(&self, is_it: impl Fn(&SshTarget) -> bool) -> Option<HiveAlias> {

@@ -21,13 +21,9 @@ const END: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Operations {
-    pub(super) fn hive_list(&self) -> Outcome {
-        let mut hives = self.registry.hives(Instant::now());
-        for alias in self.inventory.names() {
-            if !hives.iter().any(|hive| hive.said.hive_id == alias) {
-                hives.push(silent(&alias, self.inventory.url(&alias)));
-            }
-        }
+    pub(super) async fn hive_list(&self) -> Outcome {
+        self.registry.warmed_up(false).await;
+        let hives = self.registry.hives_and(self.inventory.places(), Instant::now());
         let message = match hives.len() {
             1 => "1 hive".to_owned(),
             n => format!("{n} hives"),
@@ -65,7 +61,10 @@ impl Operations {
             self.hives.get(id)?;
         }
         let address = self.hives.address(id);
-        Ok(outcome(format!("Hive {id} has not reported yet"), &silent(id, address)))
+        Ok(outcome(
+            format!("Hive {id} has not reported yet"),
+            &HiveReport::silent(id.clone(), address),
+        ))
     }
 
     /// Asks the hive at once instead of waiting for its next report.
@@ -231,25 +230,6 @@ fn summary(hive: &HiveHeartbeat) -> String {
         hive.catalog.len(),
         hive.workers.len()
     )
-}
-
-/// A hive that the queen was told of and that has not reported.
-fn silent(id: &HiveAlias, address: Option<String>) -> HiveReport {
-    HiveReport {
-        said: HiveHeartbeat {
-            hive_id: id.clone(),
-            // An address that is not known is not that of the queen's own process.
-            address: Some(address.unwrap_or_default()),
-            version: String::new(),
-            devices: Vec::new(),
-            catalog: Vec::new(),
-            workers: Vec::new(),
-            trouble: None,
-        },
-        last_seen_ms: 0,
-        liveness: Liveness::Gone,
-        rival: None,
-    }
 }
 
 fn elsewhere(id: &HiveAlias, what: &str) -> JobError {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use worker_contract::HiveAlias;
 
 use super::{Operations, outcome};
+use crate::hive_client::NEVER_REPORTED;
 use crate::registry::Liveness;
 
 /// How long a hive may take to answer.
@@ -23,6 +24,7 @@ impl Operations {
         list: ListAll,
         job: &JobContext,
     ) -> Result<Outcome, JobError> {
+        self.registry.warmed_up(false).await;
         let hives = self.known_hives().into_iter();
         let asking = hives.map(|(hive, is_gone)| self.hear(hive, is_gone, list.of, job));
         let answers = job.cancelled().run_until_cancelled(join_all(asking)).await;
@@ -72,6 +74,11 @@ impl Operations {
             // Whoever is gone would be waited for in vain.
             Ok(_) if is_gone => Err(JobError::new("hive_gone", "it does not report")),
             Ok(_) => self.ask(&hive, of, job).await,
+            Err(error) if error.code == NEVER_REPORTED => {
+                let next = format!("rbee-keeper hive install {hive}");
+                let message = format!("it was added and has not reported yet: {next}");
+                Err(JobError { message, ..error })
+            }
             Err(error) => Err(error),
         };
         (hive, said)
@@ -97,7 +104,7 @@ impl Operations {
 /// Where nobody is heard, that is no empty list.
 fn ensure_one_is_heard(answers: &[Answer]) -> Result<(), JobError> {
     match answers {
-        [(_, Err(error))] => Err(error.clone()),
+        [(hive, Err(error))] if hive.is_localhost() => Err(error.clone()),
         [(hive, Err(error)), rest @ ..] if rest.iter().all(|(_, said)| said.is_err()) => {
             let message = format!("no hive answers; {hive}: {}", error.message);
             Err(JobError { message, ..error.clone() })

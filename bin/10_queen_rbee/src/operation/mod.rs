@@ -65,6 +65,10 @@ impl Executor for Operations {
     fn drains(&self, operation: &Operation) -> bool {
         matches!(operation, Operation::Infer(_))
     }
+
+    fn only_looks(&self, operation: &Operation) -> bool {
+        operation.only_looks()
+    }
 }
 
 impl Operations {
@@ -76,7 +80,7 @@ impl Operations {
             self.refuse_server(&operation)?;
         }
         match operation {
-            Operation::HiveList {} => Ok(self.hive_list()),
+            Operation::HiveList {} => Ok(self.hive_list().await),
             Operation::HiveStart(target) => self.hive_start(&target.hive_id, &job).await,
             Operation::HiveStop(target) => self.hive_stop(&target.hive_id, &job).await,
             Operation::HiveRestart(target) => self.hive_restart(&target.hive_id, &job).await,

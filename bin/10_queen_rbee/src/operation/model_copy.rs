@@ -11,6 +11,7 @@ use serde::Deserialize as _;
 use worker_contract::{HiveAlias, ModelAlias, ModelEntry, Sha256Digest};
 
 use super::Operations;
+use crate::hive_client::NEVER_REPORTED;
 use crate::registry::Liveness;
 
 /// How long the receiving hive may come for the files.
@@ -27,6 +28,7 @@ impl Operations {
             let message = format!("{model} is on {from} already: name two hives");
             return Err(JobError::new("invalid_value", message));
         }
+        let receiver = self.hives.get(&to)?;
         let entry = self.entry(&from, &model)?;
         let base = self.url_between(&from, &to)?;
         let (secret, until) = (self.keyring.secret(&from), SystemTime::now() + GOOD_FOR);
@@ -50,7 +52,7 @@ impl Operations {
         job.say(format!("Copying {model} from {from} to {to}"));
         let (hive_id, source) = (to.clone(), entry.source);
         let fetch = ModelFetch { hive_id, from, model, source, files, projector };
-        let outcome = self.hives.get(&to)?.execute(Operation::ModelFetch(fetch), job).await?;
+        let outcome = receiver.execute(Operation::ModelFetch(fetch), job).await?;
         // Who has just copied a model wants to use it before the hive's next report.
         if let Ok(model) = ModelEntry::deserialize(&outcome.data) {
             self.registry.catalogued(&to, model);
@@ -63,7 +65,7 @@ impl Operations {
         let Some(hive) = hives.into_iter().find(|hive| hive.said.hive_id == *from) else {
             // Says which hives there are.
             self.hives.get(from)?;
-            return Err(JobError::new("hive_silent", format!("hive {from} has not reported yet")));
+            return Err(JobError::new(NEVER_REPORTED, format!("hive {from} has not reported yet")));
         };
         if hive.liveness == Liveness::Gone {
             return Err(JobError::new("hive_gone", format!("hive {from} does not report")));

@@ -251,8 +251,15 @@ impl State {
 
     /// Whether a hive that is expected has not reported since the queen's start, a moment ago.
     fn is_warming_up(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.began) < WARM_UP
-            && (!self.expected_servers.is_empty()
-                || self.expected.iter().any(|hive: &HiveAlias| self.hives.get(hive).is_none()))
+        self.warm_up_left(true, now).is_some()
+    }
+
+    /// For how long hives that are expected, and attached servers if they count, may still come to be known;
+    /// `None` once they are.
+    pub(super) fn warm_up_left(&self, with_servers: bool, now: Instant) -> Option<Duration> {
+        let left = WARM_UP.checked_sub(now.saturating_duration_since(self.began))?;
+        let is_lacking = (with_servers && !self.expected_servers.is_empty())
+            || self.expected.iter().any(|hive: &HiveAlias| self.hives.get(hive).is_none());
+        (!left.is_zero() && is_lacking).then_some(left)
     }
 }

@@ -425,6 +425,20 @@ impl Registry {
         self.shared.changed.subscribe()
     }
 
+    /// Waits until the hives that are expected have reported, and attached servers if they count, or the moment
+    /// after the start is over in which they may.
+    pub async fn warmed_up(&self, with_servers: bool) {
+        let mut changes = self.changes();
+        while let Some(left) = self.warm_up_left(with_servers) {
+            // The moment passes without a change, too.
+            let _ = tokio::time::timeout(left, changes.changed()).await;
+        }
+    }
+
+    fn warm_up_left(&self, with_servers: bool) -> Option<Duration> {
+        self.state().warm_up_left(with_servers, clock::now())
+    }
+
     /// Wakes everybody who waits for a change.
     pub fn touch(&self) {
         self.shared.changed.send_replace(());

@@ -57,6 +57,24 @@ pub struct ModelReport {
     pub workers: Vec<WorkerId>,
 }
 
+impl HiveReport {
+    /// A hive that the queen was told of and that has not reported.
+    #[must_use]
+    pub fn silent(hive_id: HiveAlias, address: Option<String>) -> Self {
+        let said = HiveHeartbeat {
+            hive_id,
+            // An address that is not known is not that of the queen's own process.
+            address: Some(address.unwrap_or_default()),
+            version: String::new(),
+            devices: Vec::new(),
+            catalog: Vec::new(),
+            workers: Vec::new(),
+            trouble: None,
+        };
+        Self { said, last_seen_ms: 0, liveness: Liveness::Gone, rival: None }
+    }
+}
+
 impl Registry {
     /// All workers that have reported themselves and are not gone, and those that their hives gave up.
     #[must_use]
@@ -90,6 +108,22 @@ impl Registry {
             rival: hive.rival(),
         });
         reports.collect()
+    }
+
+    /// The same, and after them those that the queen was told of, by name and base URL, and that have not.
+    #[must_use]
+    pub fn hives_and(
+        &self,
+        told: Vec<(HiveAlias, Option<String>)>,
+        now: Instant,
+    ) -> Vec<HiveReport> {
+        let mut hives = self.hives(now);
+        for (id, address) in told {
+            if !hives.iter().any(|hive| hive.said.hive_id == id) {
+                hives.push(HiveReport::silent(id, address));
+            }
+        }
+        hives
     }
 
     /// All models that some catalog has or some worker runs.

@@ -119,7 +119,8 @@ async fn a_queen_that_is_asked_to_end_lets_a_running_answer_end_first() {
     let (mut queen, _worker) = queen_with_worker([Script::Says(&["a", "b", "c"])]).await;
     let mut stream = queen.stream("/v1/chat/completions", &chat()).await.begun().await;
     stream.until_text().await;
-    let answer = Reply::read(queen.post("/v1/shutdown")).await;
+    Reply::read(queen.post("/v1/shutdown?workers=maybe")).await.error(400, "invalid_value");
+    let answer = Reply::read(queen.post("/v1/shutdown?workers=keep")).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let transcript = stream.rest().await;
     assert!(transcript.is_done);

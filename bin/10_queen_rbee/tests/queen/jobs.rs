@@ -227,16 +227,46 @@ async fn an_answer_that_is_a_job_has_the_drain_time_in_which_nobody_is_heard() {
 }
 
 #[tokio::test]
+async fn looking_erases_no_job_and_is_listed_only_for_who_asks() {
+    let home = Home::new();
+    let queen = Queen::at(&home, |config| config.queen.keep_jobs = 2).await;
+    let worker = WorkerDouble::start("w-1", []);
+    queen.worker_beat(&worker.beat()).await;
+    let (_, end) = run(&queen, &infer(None)).await;
+    assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
+    for _ in 0..5 {
+        for look in [Operation::HiveList {}, Operation::ModelPolicyList {}] {
+            let (_, end) = run(&queen, &look).await;
+            assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
+        }
+    }
+    let names = |jobs: Vec<JobSummary>| -> Vec<String> {
+        jobs.into_iter().map(|job| job.operation).collect()
+    };
+    assert_eq!(names(client(&queen).list().await.unwrap()), ["infer"]);
+    let all = client(&queen).list_with_looks().await.unwrap();
+    assert_eq!(all.len(), 11);
+    assert_eq!(job(&queen, &all[0].job_id).await, all[0], "it is shown by its id");
+    queen.stop().await;
+
+    let queen = Queen::at(&home, |_| {}).await;
+    assert_eq!(names(client(&queen).list_with_looks().await.unwrap()), ["infer"]);
+}
+
+#[tokio::test]
 async fn a_queen_starts_with_a_past_in_which_a_bit_has_flipped_and_shows_the_rest() {
     let home = Home::new();
     let queen = Queen::at(&home, |_| {}).await;
-    for operation in [Operation::HiveList {}, Operation::ModelPolicyList {}] {
+    let lost = json!({"HiveAdd": {"hive_id": "gpu-1", "ssh": "gpu-1"}});
+    let kept = json!({"HiveRemove": {"hive_id": "gpu-1"}});
+    for operation in [lost, kept] {
+        let operation = serde_json::from_value(operation).unwrap();
         let (_, end) = run(&queen, &operation).await;
         assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
     }
     queen.stop().await;
     let file = Paths::under(home.path()).data.join("queen.db");
-    let (mut bytes, name) = (std::fs::read(&file).unwrap(), b"hive_list");
+    let (mut bytes, name) = (std::fs::read(&file).unwrap(), b"hive_add");
     let places: Vec<_> =
         (0..bytes.len()).filter(|at| bytes[*at..].starts_with(name.as_slice())).collect();
     assert!(!places.is_empty());
@@ -248,7 +278,7 @@ async fn a_queen_starts_with_a_past_in_which_a_bit_has_flipped_and_shows_the_res
     let queen = Queen::at(&home, |_| {}).await;
     let jobs = client(&queen).list().await.unwrap();
     let shown: Vec<_> = jobs.iter().map(|job| job.operation.as_str()).collect();
-    assert_eq!(shown, ["model_policy_list"]);
+    assert_eq!(shown, ["hive_remove"]);
     let (_, end) = run(&queen, &Operation::HiveList {}).await;
     assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
 }

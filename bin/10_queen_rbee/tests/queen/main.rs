@@ -12,6 +12,7 @@ mod decisions;
 mod demand;
 mod disconnect;
 mod events;
+mod expected;
 mod failover;
 mod failures;
 mod fairness;

@@ -10,7 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use daemon_http::ApiError;
+use daemon_http::{ApiError, keeps_workers};
 use daemon_lifecycle::BuildInfo;
 use job_server::JobRegistry;
 use serde_json::{Value, json};
@@ -25,17 +25,12 @@ use crate::Hive;
 /// the workers are left to the next hive, as for an upgrade.
 pub fn router(hive: &Hive, jobs: JobRegistry, build: BuildInfo, stop: CancellationToken) -> Router {
     let shutdown = async move |State(hive): State<Hive>, RawQuery(query): RawQuery| {
-        match query.as_deref() {
-            None | Some("" | "workers=stop") => {}
-            Some("workers=keep") => hive.leave_workers(),
-            Some(_) => {
-                let message = "the only parameter is workers, which is stop or keep";
-                return Err(ApiError::bad_request("invalid_value", message).param("workers"));
-            }
+        if keeps_workers(query.as_deref())? {
+            hive.leave_workers();
         }
         tracing::info!("asked to shut down");
         stop.cancel();
-        Ok((StatusCode::ACCEPTED, Json(json!({ "state": "stopping" }))))
+        Ok::<_, ApiError>((StatusCode::ACCEPTED, Json(json!({ "state": "stopping" }))))
     };
     Router::new()
         .route("/health", get(health))

@@ -83,7 +83,7 @@ fn hive(home: &Home, library: &Path, clock: &Path) -> Command {
 /// The year in which the hive believes that it carries out a job.
 async fn year_of(api: &Api) -> u16 {
     api.run_job(&Operation::ModelList(hive_target())).await.unwrap();
-    let jobs = api.get("/v1/jobs").await.unwrap().json().unwrap();
+    let jobs = api.get("/v1/jobs?all=true").await.unwrap().json().unwrap();
     let of_list = |job: &&Value| job["operation"] == "model_list";
     let mut years = jobs["jobs"]
         .as_array()

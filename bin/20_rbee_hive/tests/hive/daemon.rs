@@ -138,7 +138,7 @@ async fn a_hive_that_is_replaced_leaves_its_worker_and_shows_its_log_on() {
     let follow = Operation::WorkerLogs(follow);
     let deleting = async {
         let begun = async || {
-            let jobs = api.get("/v1/jobs").await.ok()?.text;
+            let jobs = api.get("/v1/jobs?all=true").await.ok()?.text;
             (jobs.contains("worker_logs") && jobs.contains("running")).then_some(())
         };
         wait_until("a job that follows the log", SOON, begun).await.unwrap();

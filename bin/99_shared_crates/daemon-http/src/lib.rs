@@ -10,6 +10,7 @@ mod error;
 mod foreign_page;
 mod listen;
 mod server;
+mod shutdown;
 
 pub use apart::apart;
 pub use body::{ApiJson, SmallJson};
@@ -17,3 +18,4 @@ pub use edge::{CallerExt, Edge, Edged, demand_secret, edge, refuse_hives};
 pub use error::ApiError;
 pub use listen::{BindError, UnsafeBind, bind, require_safe_bind};
 pub use server::{Routes, serve};
+pub use shutdown::keeps_workers;

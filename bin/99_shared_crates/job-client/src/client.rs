@@ -101,16 +101,28 @@ impl JobClient {
         Ok(created.job_id)
     }
 
-    /// All jobs that the daemon keeps, the latest first.
+    /// All jobs that the daemon keeps, the latest first, but those that only look (lists, logs, …).
     ///
     /// # Errors
     /// The daemon cannot be reached, or refuses.
     pub async fn list(&self) -> Result<Vec<JobSummary>, ClientError> {
+        self.listed("/v1/jobs").await
+    }
+
+    /// All jobs that the daemon keeps, the latest first.
+    ///
+    /// # Errors
+    /// The daemon cannot be reached, or refuses.
+    pub async fn list_with_looks(&self) -> Result<Vec<JobSummary>, ClientError> {
+        self.listed("/v1/jobs?all=true").await
+    }
+
+    async fn listed(&self, path: &str) -> Result<Vec<JobSummary>, ClientError> {
         #[derive(Deserialize)]
         struct List {
             jobs: Vec<JobSummary>,
         }
-        let request = self.request(Method::GET, "/v1/jobs");
+        let request = self.request(Method::GET, path);
         let list: List = parse(self, self.send(request.timeout(CALL)).await?).await?;
         Ok(list.jobs)
     }

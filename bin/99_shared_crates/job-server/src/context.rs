@@ -31,6 +31,8 @@ pub(crate) struct LiveJob {
     pub(crate) cancel: CancellationToken,
     /// Whether it is waited for when the daemon stops.
     pub(crate) drains: bool,
+    /// Whether it changes nothing, and is forgotten soon.
+    pub(crate) only_looks: bool,
 }
 
 impl JobContext {
@@ -50,7 +52,7 @@ impl JobContext {
             created_at: now(),
         };
         let (job, _) = watch::channel(Job::queued(EventLog::new(1, 0)));
-        Self::new(Arc::new(LiveJob { facts, job, cancel, drains: false }))
+        Self::new(Arc::new(LiveJob { facts, job, cancel, drains: false, only_looks: false }))
     }
 
     /// The job's id.

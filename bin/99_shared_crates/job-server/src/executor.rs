@@ -27,6 +27,12 @@ pub trait Executor: Send + Sync + 'static {
     fn drains(&self, _operation: &Operation) -> bool {
         false
     }
+
+    /// Whether the job changes nothing, so that it is worth nothing once its result has been read: it is never on disk,
+    /// forgotten soon, pushes no other job out, and is listed only for who asks for it.
+    fn only_looks(&self, _operation: &Operation) -> bool {
+        false
+    }
 }
 
 /// How a job ended well. It becomes the job's last event.

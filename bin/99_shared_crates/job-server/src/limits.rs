@@ -7,6 +7,10 @@ use crate::job::time_text;
 /// So many of the latest ended jobs are not forgotten for their age: a clock that is years ahead makes all
 /// of them old.
 pub(crate) const LATEST: usize = 100;
+/// The same for looks.
+const LATEST_LOOKS: usize = 16;
+/// How many bytes of JSON the events of all ended looks may have together.
+const BYTES_OF_LOOKS: usize = 16 << 20;
 
 /// What a [`JobRegistry`](crate::JobRegistry) keeps and admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +29,43 @@ pub struct Limits {
     pub bytes_of_ended_jobs: usize,
     /// How many jobs run at once. One more is refused.
     pub running: usize,
+    /// How many ended looks (see [`Executor::only_looks`](crate::Executor::only_looks)) are remembered, apart from the
+    /// other jobs: as long as a client needs to come for the result, and to come again.
+    pub keep_looks: usize,
+    /// For how long ended looks are remembered; the latest sixteen are in any case.
+    pub keep_looks_for: Duration,
+}
+
+/// What of one kind of ended jobs is kept at a time.
+pub(crate) struct Keep {
+    pub(crate) jobs: usize,
+    /// What has ended before is forgotten for its age: a time as jobs have it.
+    pub(crate) oldest: String,
+    /// So many of the latest are not forgotten for their age.
+    pub(crate) latest: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Limits {
     /// What has ended before is forgotten for its age: a time as jobs have it.
     pub(crate) fn oldest(&self) -> String {
-        time_text(
-            jiff::Timestamp::now().saturating_sub(self.keep_for).unwrap_or(jiff::Timestamp::MIN),
-        )
+        ago(self.keep_for)
     }
+
+    /// What is kept of ended jobs, by whether they are looks.
+    pub(crate) fn keep(&self, looks: bool) -> Keep {
+        if looks {
+            let (jobs, oldest) = (self.keep_looks.max(1), ago(self.keep_looks_for));
+            return Keep { jobs, oldest, latest: LATEST_LOOKS, bytes: BYTES_OF_LOOKS };
+        }
+        let (jobs, oldest) = (self.keep_jobs.max(1), self.oldest());
+        Keep { jobs, oldest, latest: LATEST, bytes: self.bytes_of_ended_jobs }
+    }
+}
+
+/// A time as jobs have it.
+fn ago(age: Duration) -> String {
+    time_text(jiff::Timestamp::now().saturating_sub(age).unwrap_or(jiff::Timestamp::MIN))
 }
 
 impl Default for Limits {
@@ -45,6 +77,9 @@ impl Default for Limits {
             bytes_per_job: 4 << 20,
             bytes_of_ended_jobs: 64 << 20,
             running: 256,
+            // No more than may run at once, so that none of those is forgotten before its reader has come.
+            keep_looks: 256,
+            keep_looks_for: Duration::from_secs(10 * 60),
         }
     }
 }

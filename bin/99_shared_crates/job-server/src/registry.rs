@@ -129,7 +129,7 @@ impl JobRegistry {
         caller: &str,
         executor: &Arc<dyn Executor>,
     ) -> Result<JobId, SubmitError> {
-        let live = self.admit(operation, caller, executor.drains(operation))?;
+        let live = self.admit(self.queued(operation, caller, &**executor))?;
         let id = live.facts.id.clone();
         let (inner, executor) = (Arc::clone(&self.inner), Arc::clone(executor));
         let job = run::run(inner, live, operation.clone(), executor);
@@ -140,15 +140,11 @@ impl JobRegistry {
         Ok(id)
     }
 
-    fn admit(
-        &self,
-        operation: &Operation,
-        caller: &str,
-        drains: bool,
-    ) -> Result<Arc<LiveJob>, SubmitError> {
+    fn queued(&self, operation: &Operation, caller: &str, executor: &dyn Executor) -> LiveJob {
         let Inner { limits, ending, stopping, .. } = &*self.inner;
+        let drains = executor.drains(operation);
         let detail = serde_json::to_value(operation.redacted()).unwrap_or_default();
-        let live = Arc::new(LiveJob {
+        LiveJob {
             facts: JobFacts {
                 id: JobId::random(),
                 operation: operation.name().to_owned(),
@@ -159,7 +155,12 @@ impl JobRegistry {
             job: watch::Sender::new(Job::queued(empty_log(limits))),
             cancel: if drains { ending.child_token() } else { stopping.child_token() },
             drains,
-        });
+            only_looks: executor.only_looks(operation),
+        }
+    }
+
+    fn admit(&self, live: LiveJob) -> Result<Arc<LiveJob>, SubmitError> {
+        let (live, limits) = (Arc::new(live), &self.inner.limits);
         let mut table = self.inner.table();
         if table.is_closed() {
             return Err(SubmitError::ShuttingDown);
@@ -167,7 +168,7 @@ impl JobRegistry {
         if table.running() >= limits.running {
             return Err(SubmitError::TooManyRunning { limit: limits.running });
         }
-        if let Some(store) = &self.inner.store {
+        if let Some(store) = self.inner.store_of(&live) {
             store.try_created(&live.facts).map_err(|_full| SubmitError::StoreBusy)?;
         }
         table.insert(Arc::clone(&live));
@@ -176,11 +177,18 @@ impl JobRegistry {
         Ok(live)
     }
 
-    /// All jobs, the latest first.
+    /// All jobs, the latest first, but those that [only look](Executor::only_looks).
     #[must_use]
     pub fn list(&self) -> Vec<JobSummary> {
         let jobs = self.inner.table().latest_first();
-        jobs.iter().map(|live| live.job.borrow().summary(&live.facts)).collect()
+        summaries(jobs.iter().filter(|live| !live.only_looks))
+    }
+
+    /// All jobs, the latest first.
+    #[must_use]
+    pub fn list_with_looks(&self) -> Vec<JobSummary> {
+        let jobs = self.inner.table().latest_first();
+        summaries(jobs.iter())
     }
 
     /// Why jobs cannot be recorded at present: they go on, and are kept in memory.
@@ -320,6 +328,11 @@ impl JobRegistry {
 }
 
 impl Inner {
+    /// Where a job is recorded.
+    fn store_of(&self, live: &LiveJob) -> Option<&Store> {
+        self.store.as_ref().filter(|_| !live.only_looks)
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         // Nothing panics under this lock halfway through a change.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -330,6 +343,10 @@ impl std::fmt::Debug for JobRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("JobRegistry").field("limits", &self.inner.limits).finish_non_exhaustive()
     }
+}
+
+fn summaries<'a>(jobs: impl Iterator<Item = &'a Arc<LiveJob>>) -> Vec<JobSummary> {
+    jobs.map(|live| live.job.borrow().summary(&live.facts)).collect()
 }
 
 fn empty_log(limits: &Limits) -> EventLog {
@@ -344,5 +361,5 @@ fn restored(limits: &Limits, stored: StoredJob) -> Arc<LiveJob> {
     let job = Job::ended(stored.state, stored.ended_at, stored.error, log);
     let cancel = CancellationToken::new();
     let job = watch::Sender::new(job);
-    Arc::new(LiveJob { facts: stored.facts, job, cancel, drains: false })
+    Arc::new(LiveJob { facts: stored.facts, job, cancel, drains: false, only_looks: false })
 }

@@ -16,7 +16,7 @@ use rbee_operations::{JobCreated, JobSummary, SubmitJob};
 use serde_json::json;
 use worker_contract::JobId;
 
-use self::extract::{JobPath, LastEventId};
+use self::extract::{JobPath, LastEventId, WithLooks};
 use crate::stream_body::{KEEP_ALIVE, stream_body};
 use crate::{Executor, JobRegistry, SubmitError, UnknownJob};
 
@@ -66,7 +66,7 @@ impl Jobs {
     }
 }
 
-/// Answers when the job is recorded, so that an id that a client holds survives a restart.
+/// Answers when the job is recorded, so that an id that a client holds survives a restart; that of a look does not.
 async fn submit(
     State(jobs): State<Jobs>,
     caller: Option<Extension<CallerExt>>,
@@ -75,15 +75,20 @@ async fn submit(
     let caller = Asker::of(caller);
     let job_id =
         jobs.registry.submit(&operation, &caller.name, &jobs.executor).map_err(|e| refusal(&e))?;
-    jobs.registry.recorded().await;
+    if !jobs.executor.only_looks(&operation) {
+        jobs.registry.recorded().await;
+    }
     Ok((StatusCode::ACCEPTED, Json(JobCreated { job_id })))
 }
 
 async fn list(
     State(jobs): State<Jobs>,
     caller: Option<Extension<CallerExt>>,
+    WithLooks(with_looks): WithLooks,
 ) -> Json<serde_json::Value> {
-    let (asker, mut listed) = (Asker::of(caller), jobs.registry.list());
+    let registry = &jobs.registry;
+    let mut listed = if with_looks { registry.list_with_looks() } else { registry.list() };
+    let asker = Asker::of(caller);
     listed.retain(|job| asker.may_see(job));
     Json(json!({ "jobs": listed }))
 }
@@ -135,7 +140,7 @@ fn refusal(error: &SubmitError) -> ApiError {
     match error {
         SubmitError::TooManyRunning { .. } => {
             ApiError::too_many_requests("too_many_jobs", error.to_string(), 5)
-                .hint("wait for one to end, or cancel one: `rbee-keeper job list`")
+                .hint("wait for one to end, or cancel one: `rbee-keeper job list --all`")
         }
         SubmitError::StoreBusy => {
             ApiError::too_many_requests("job_store_busy", error.to_string(), 1)
@@ -147,5 +152,5 @@ fn refusal(error: &SubmitError) -> ApiError {
 fn unknown(error: &UnknownJob) -> ApiError {
     ApiError::not_found("job_not_found", error.to_string())
         .param("job_id")
-        .hint("`rbee-keeper job list` shows the jobs that are kept")
+        .hint("`rbee-keeper job list --all` shows the jobs that are kept")
 }

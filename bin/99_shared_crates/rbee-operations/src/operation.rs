@@ -302,6 +302,54 @@ impl Operation {
         }
     }
 
+    /// Whether it changes nothing: it shows what there is.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::HiveList {}
+            | Self::HiveStatus(_)
+            | Self::HiveLogs(_)
+            | Self::HiveDiscover(_)
+            | Self::HiveSshHosts {}
+            | Self::ListAll(_)
+            | Self::WorkerFit(_)
+            | Self::WorkerList(_)
+            | Self::WorkerGet(_)
+            | Self::WorkerLogs(_)
+            | Self::ModelList(_)
+            | Self::ModelGet(_)
+            | Self::ModelPolicyList {} => true,
+            Self::ModelGarbage(garbage) => !garbage.remove,
+            Self::HiveStart(_)
+            | Self::HiveStop(_)
+            | Self::HiveRestart(_)
+            | Self::HiveRefresh(_)
+            | Self::HiveAdd(_)
+            | Self::HiveRemove(_)
+            | Self::HiveInstall(_)
+            | Self::HiveUninstall(_)
+            | Self::WorkerSpawn(_)
+            | Self::WorkerDelete(_)
+            | Self::ModelDownload(_)
+            | Self::ModelDownloadCancel(_)
+            | Self::WorkerRestart(_)
+            | Self::WorkerAttach(_)
+            | Self::WorkerDetach(_)
+            | Self::ModelCopy(_)
+            | Self::ModelFetch(_)
+            | Self::ModelImport(_)
+            | Self::ModelImportStore(_)
+            | Self::ModelDelete(_)
+            | Self::ModelVerify(_)
+            | Self::ModelUpdate(_)
+            | Self::ModelPin(_)
+            | Self::ModelProjectorSet(_)
+            | Self::ModelAlias(_)
+            | Self::ModelPolicySet(_)
+            | Self::Infer(_) => false,
+        }
+    }
+
     /// The hive that the operation concerns.
     #[must_use]
     pub fn hive_id(&self) -> Option<&HiveAlias> {
@@ -434,6 +482,22 @@ mod tests {
         assert!(parse(r#"{"WorkerSpwan":{}}"#).unwrap_err().contains("WorkerSpwan"));
         let error = parse(r#"{"WorkerSpawn":{"model":"m","devcie":"CPU-0"}}"#).unwrap_err();
         assert!(error.contains("devcie"), "{error}");
+    }
+
+    #[test]
+    fn what_shows_only_looks_and_what_changes_does_not() {
+        let check = |json: &str, expected: bool| {
+            assert_eq!(parse(json).unwrap().only_looks(), expected, "{json}");
+        };
+        check(r#"{"ListAll":{"of":"workers"}}"#, true);
+        check(r#"{"HiveStatus":{}}"#, true);
+        check(r#"{"WorkerLogs":{"worker_id":"w-1","follow":true}}"#, true);
+        check(r#"{"ModelGarbage":{}}"#, true);
+        check(r#"{"ModelGarbage":{"remove":true}}"#, false);
+        check(r#"{"HiveRefresh":{}}"#, false);
+        check(r#"{"ModelVerify":{"model":"m"}}"#, false);
+        check(r#"{"WorkerSpawn":{"model":"m"}}"#, false);
+        check(r#"{"Infer":{"model":"m","prompt":"p"}}"#, false);
     }
 
     #[test]

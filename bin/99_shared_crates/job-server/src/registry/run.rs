@@ -48,13 +48,14 @@ pub(super) async fn run(
         inner.changed.send_replace(());
     }
     if let Some(store) = &inner.store {
-        store.forget(forgotten).await;
+        let recorded = forgotten.iter().filter(|live| !live.only_looks);
+        store.forget(recorded.map(|live| live.facts.id.clone()).collect()).await;
     }
 }
 
 /// Done when the end is on disk.
 async fn record(inner: &Inner, live: &LiveJob, closed: Option<Closed>) {
-    if let (Some(store), Some(closed)) = (&inner.store, closed) {
+    if let (Some(store), Some(closed)) = (inner.store_of(live), closed) {
         store.ended(live, closed).await;
         store.flush().await;
     }

@@ -8,24 +8,25 @@ use worker_contract::JobId;
 use crate::Limits;
 use crate::context::LiveJob;
 use crate::job::Job;
-use crate::limits::LATEST;
+use crate::limits::Keep;
 
 /// The jobs of a registry.
 #[derive(Default)]
 pub(super) struct Table {
-    jobs: HashMap<JobId, Numbered>,
+    jobs: Jobs,
     inserted: u64,
     running: usize,
     /// How many of those are waited for when the daemon stops.
     draining: usize,
     /// Whether no more jobs are taken.
     is_closed: bool,
-    /// Retired jobs, the one that ended first in front.
-    retired: VecDeque<JobId>,
-    /// Those of them that still have all their events, with the events' bytes.
-    whole: VecDeque<(JobId, usize)>,
-    whole_bytes: usize,
+    /// Ended jobs,
+    kept: Retired,
+    /// and those of them that only looked, which push none of the others out.
+    looks: Retired,
 }
+
+type Jobs = HashMap<JobId, Numbered>;
 
 struct Numbered {
     number: u64,
@@ -62,17 +63,15 @@ impl Table {
         self.draining
     }
 
-    /// Puts an ended job with those that may be forgotten, and forgets what is over the limits.
-    /// Gives the ids of the forgotten ones.
-    pub(super) fn retire(&mut self, id: &JobId, limits: &Limits) -> Vec<JobId> {
+    /// Puts an ended job with those that may be forgotten, and forgets what is over the limits. Gives the forgotten
+    /// ones.
+    pub(super) fn retire(&mut self, id: &JobId, limits: &Limits) -> Vec<Arc<LiveJob>> {
         let Some(job) = self.jobs.get(id) else { return Vec::new() };
         let bytes = job.live.job.borrow().log().bytes();
-        self.retired.push_back(id.clone());
-        self.whole.push_back((id.clone(), bytes));
-        self.whole_bytes += bytes;
-        let mut forgotten = self.forget_over(limits.keep_jobs.max(1));
-        forgotten.extend(self.forget_older(&limits.oldest()));
-        self.shrink_over(limits.bytes_of_ended_jobs);
+        let retired = if job.live.only_looks { &mut self.looks } else { &mut self.kept };
+        retired.push(id.clone(), bytes);
+        let mut forgotten = self.kept.forget(&mut self.jobs, &limits.keep(false));
+        forgotten.extend(self.looks.forget(&mut self.jobs, &limits.keep(true)));
         forgotten
     }
 
@@ -89,36 +88,59 @@ impl Table {
         jobs.sort_unstable_by_key(|job| std::cmp::Reverse(job.number));
         jobs.into_iter().map(|job| Arc::clone(&job.live)).collect()
     }
+}
 
-    /// Forgets what has ended before a time, but none of the latest.
-    fn forget_older(&mut self, oldest: &str) -> Vec<JobId> {
-        let is_old = |id: &&JobId| {
-            let job = self.jobs.get(*id).map(|job| job.live.job.borrow());
-            job.is_some_and(|job| job.ended_at().is_some_and(|at| at < oldest))
-        };
-        let over = self.retired.len().saturating_sub(LATEST);
-        let old = self.retired.iter().take(over).take_while(is_old).count();
-        self.forget_over(self.retired.len() - old)
+/// Ended jobs of one kind, the one that ended first in front.
+#[derive(Default)]
+struct Retired {
+    ids: VecDeque<JobId>,
+    /// Those of them that still have all their events, with the events' bytes.
+    whole: VecDeque<(JobId, usize)>,
+    whole_bytes: usize,
+}
+
+impl Retired {
+    fn push(&mut self, id: JobId, bytes: usize) {
+        self.ids.push_back(id.clone());
+        self.whole.push_back((id, bytes));
+        self.whole_bytes += bytes;
     }
 
-    fn forget_over(&mut self, keep: usize) -> Vec<JobId> {
-        let over = self.retired.len().saturating_sub(keep);
-        let forgotten: Vec<_> = self.retired.drain(..over).collect();
-        for id in &forgotten {
-            self.jobs.remove(id);
+    /// Forgets the jobs that are over a limit, and the events that are. Gives the forgotten jobs.
+    fn forget(&mut self, jobs: &mut Jobs, keep: &Keep) -> Vec<Arc<LiveJob>> {
+        let many = self.ids.len().saturating_sub(keep.jobs);
+        let forgotten = self.forget_first(many.max(self.too_old(jobs, keep)), jobs);
+        self.shrink_over(keep.bytes, jobs);
+        forgotten
+    }
+
+    /// How many in front have ended too long ago; none of the latest.
+    fn too_old(&self, jobs: &Jobs, keep: &Keep) -> usize {
+        let is_old = |id: &&JobId| {
+            let job = jobs.get(*id).map(|job| job.live.job.borrow());
+            job.is_some_and(|job| job.ended_at().is_some_and(|at| at < keep.oldest.as_str()))
+        };
+        let over = self.ids.len().saturating_sub(keep.latest);
+        self.ids.iter().take(over).take_while(is_old).count()
+    }
+
+    fn forget_first(&mut self, count: usize, jobs: &mut Jobs) -> Vec<Arc<LiveJob>> {
+        let mut forgotten = Vec::with_capacity(count);
+        for id in self.ids.drain(..count).collect::<Vec<_>>() {
+            forgotten.extend(jobs.remove(&id).map(|job| job.live));
             // Both queues are in the order of the ends, so a whole forgotten job is in front.
-            if self.whole.front().is_some_and(|(whole, _)| whole == id) {
+            if self.whole.front().is_some_and(|(whole, _)| *whole == id) {
                 self.pop_whole();
             }
         }
         forgotten
     }
 
-    fn shrink_over(&mut self, max_bytes: usize) {
+    fn shrink_over(&mut self, max_bytes: usize, jobs: &Jobs) {
         // Whoever follows the last one may still have to read its result.
         while self.whole_bytes > max_bytes && self.whole.len() > 1 {
             let Some(id) = self.pop_whole() else { return };
-            if let Some(job) = self.jobs.get(&id) {
+            if let Some(job) = jobs.get(&id) {
                 job.live.job.send_modify(Job::forget_events);
             }
         }

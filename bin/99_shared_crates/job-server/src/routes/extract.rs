@@ -41,3 +41,22 @@ impl<S: Send + Sync> FromRequestParts<S> for LastEventId {
         id.map(Self).ok_or_else(|| Self::refused("the Last-Event-ID is not a whole number"))
     }
 }
+
+/// Whether a list has the jobs that only look, too: `?all=true`.
+pub(super) struct WithLooks(pub(super) bool);
+
+impl<S: Send + Sync> FromRequestParts<S> for WithLooks {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match parts.uri.query() {
+            None | Some("" | "all=false") => Ok(Self(false)),
+            Some("all=true") => Ok(Self(true)),
+            Some(other) => {
+                let message = format!("{other:?} is not understood in the address");
+                Err(ApiError::bad_request("invalid_value", message)
+                    .hint("the only parameter is all=true: looks (lists, logs, …) too"))
+            }
+        }
+    }
+}

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{endless, scripted, within};
+use crate::support::{endless, looking, scripted, within};
 
 #[tokio::test]
 async fn a_job_is_submitted_followed_shown_and_listed() {
@@ -40,6 +40,24 @@ async fn a_job_is_submitted_followed_shown_and_listed() {
     assert_eq!((&shown["state"], &shown["caller"]), (&json!("succeeded"), &json!("local")));
     assert_eq!(shown["detail"], json!({"HiveList": {}}));
     assert_eq!(json(server.get("/v1/jobs").await).await, json!({"jobs": [shown]}));
+}
+
+#[tokio::test]
+async fn a_look_is_shown_and_followed_and_listed_only_for_who_asks() {
+    let server = Server::start(Limits::default(), looking(two_steps()));
+    let stream = server.path_of_a_stream().await;
+    let text = within("the stream's end", server.get(&stream).await.text()).await.unwrap();
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    let shown = json(server.get(stream.strip_suffix("/stream").unwrap()).await).await;
+    assert_eq!(shown["state"], "succeeded");
+    for path in ["/v1/jobs", "/v1/jobs?all=false"] {
+        assert_eq!(json(server.get(path).await).await, json!({"jobs": []}), "{path}");
+    }
+    assert_eq!(json(server.get("/v1/jobs?all=true").await).await, json!({"jobs": [shown]}));
+    let refused = server.get("/v1/jobs?al=true").await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    let hint = json(refused).await["error"]["hint"].take();
+    assert!(hint.as_str().unwrap().contains("all=true"), "{hint}");
 }
 
 #[tokio::test]

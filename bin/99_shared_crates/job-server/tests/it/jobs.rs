@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::future::join_all;
 use job_server::{JobError, JobRegistry, Limits, Outcome, Replayed, SubmitError};
-use rbee_operations::{JobState, Operation};
+use rbee_operations::{JobState, JobSummary, Operation};
 use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 
 use crate::support::{
-    draining, ended, endless, event, follow, messages, operation, scripted, within,
+    draining, ended, endless, event, follow, looking, messages, operation, scripted, within,
 };
 
 #[tokio::test]
@@ -231,6 +231,79 @@ async fn old_ended_jobs_are_forgotten_and_running_ones_never() {
     let expected: Vec<_> = quick_ones[7..].iter().rev().cloned().chain([running]).collect();
     assert_eq!(kept, expected);
     assert!(registry.follow(&quick_ones[0], None).is_err());
+}
+
+#[tokio::test]
+async fn looks_push_nothing_out_are_kept_apart_and_listed_for_who_asks() {
+    let limits = Limits { keep_jobs: 3, keep_looks: 4, ..Limits::default() };
+    let registry = JobRegistry::in_memory(limits);
+    let quick = scripted(|_| async { Ok(Outcome::said("done")) });
+    let mut changes = Vec::new();
+    for _ in 0..3 {
+        let id = registry.submit(&operation(), "local", &quick).unwrap();
+        ended(&registry, &id).await;
+        changes.push(id);
+    }
+    let mut looks = Vec::new();
+    for _ in 0..10 {
+        let id = registry.submit(&operation(), "local", &looking(Arc::clone(&quick))).unwrap();
+        assert_eq!(messages(&follow(&registry, &id, None).await), ["done", "[DONE]"]);
+        looks.push(id);
+    }
+    let forgotten = async {
+        while registry.list_with_looks().len() > 7 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("four looks and the three others", forgotten).await;
+    let ids = |jobs: Vec<JobSummary>| -> Vec<_> { jobs.into_iter().map(|j| j.job_id).collect() };
+    let others: Vec<_> = changes.iter().rev().cloned().collect();
+    assert_eq!(ids(registry.list()), others);
+    let all: Vec<_> = looks[6..].iter().rev().cloned().chain(others).collect();
+    assert_eq!(ids(registry.list_with_looks()), all);
+    assert_eq!(registry.get(&looks[9]).unwrap().state, JobState::Succeeded);
+    assert_eq!(messages(&follow(&registry, &looks[9], None).await), ["done", "[DONE]"]);
+    assert!(registry.get(&looks[0]).is_none());
+}
+
+#[tokio::test]
+async fn old_looks_are_forgotten_but_for_the_latest() {
+    let limits = Limits { keep_looks_for: Duration::ZERO, ..Limits::default() };
+    let registry = JobRegistry::in_memory(limits);
+    let look = looking(scripted(|_| async { Ok(Outcome::said("done")) }));
+    let change = registry.submit(&operation(), "local", &endless()).unwrap();
+    let forgotten = async {
+        let mut begun = 0;
+        // One that ended in the same millisecond as the last is not older.
+        while begun < 40 || registry.list_with_looks().len() > 20 {
+            let id = registry.submit(&operation(), "local", &look).unwrap();
+            ended(&registry, &id).await;
+            begun += 1;
+        }
+    };
+    within("all but the latest to be forgotten", forgotten).await;
+    assert_eq!(registry.list()[0].job_id, change);
+}
+
+#[tokio::test]
+async fn the_results_of_looks_take_no_memory_from_those_of_other_jobs() {
+    let limits = Limits { bytes_of_ended_jobs: 5000, ..Limits::default() };
+    let registry = JobRegistry::in_memory(limits);
+    let talkative = scripted(|job| async move {
+        for _ in 0..20 {
+            job.say("x".repeat(100));
+        }
+        Ok(Outcome::said("done"))
+    });
+    let first = registry.submit(&operation(), "local", &talkative).unwrap();
+    assert_eq!(follow(&registry, &first, None).await.len(), 22);
+    let look = looking(talkative);
+    for _ in 0..5 {
+        let id = registry.submit(&operation(), "local", &look).unwrap();
+        assert_eq!(follow(&registry, &id, None).await.len(), 22);
+    }
+    within("the end of all tasks", registry.shutdown(Duration::from_secs(5))).await;
+    assert_eq!(follow(&registry, &first, None).await.len(), 22);
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use job_server::{JobError, JobRegistry, Limits, Outcome, Replayed, StoreError};
 use rbee_operations::{JobState, Operation};
 use serde_json::json;
 
-use crate::support::{ended, endless, event, follow, messages, operation, scripted, within};
+use crate::support::{
+    ended, endless, event, follow, looking, messages, operation, scripted, within,
+};
 
 #[tokio::test]
 async fn an_ended_job_is_replayed_after_a_restart() {
@@ -100,6 +102,31 @@ async fn neither_prompt_nor_answer_is_ever_on_disk() {
     let registry = JobRegistry::open(Limits::default(), &db).unwrap();
     let seen = follow(&registry, &id, None).await;
     assert_eq!(messages(&seen), ["queued at w-1", "gap of 500", "500 tokens", "[DONE]"]);
+}
+
+#[tokio::test]
+async fn a_look_is_never_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let limits = Limits { keep_looks: 1, ..Limits::default() };
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    let executor = scripted(|job| async move { Ok(Outcome::said(format!("by {}", job.caller()))) });
+    let changed = registry.submit(&operation(), "CHANGER", &executor).unwrap();
+    ended(&registry, &changed).await;
+    let look = looking(executor);
+    for _ in 0..3 {
+        let id = registry.submit(&operation(), "ONLOOKER", &look).unwrap();
+        assert_eq!(messages(&follow(&registry, &id, None).await), ["by ONLOOKER", "[DONE]"]);
+    }
+    // While the file is open, so that the write-ahead log is looked at too.
+    let bytes = all_bytes(folder.path());
+    let on_disk = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+    assert!(on_disk("CHANGER") && !on_disk("ONLOOKER"));
+    stop(registry).await;
+
+    let registry = JobRegistry::open(limits, &db).unwrap();
+    let kept: Vec<_> = registry.list_with_looks().into_iter().map(|job| job.job_id).collect();
+    assert_eq!(kept, [changed]);
 }
 
 #[tokio::test]

@@ -63,6 +63,25 @@ pub(crate) fn draining(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
     Arc::new(Draining(executor))
 }
 
+/// The same executor, for jobs that change nothing.
+pub(crate) fn looking(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
+    struct Looking(Arc<dyn Executor>);
+    impl Executor for Looking {
+        fn execute(
+            &self,
+            operation: Operation,
+            job: JobContext,
+        ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+            self.0.execute(operation, job)
+        }
+
+        fn only_looks(&self, _: &Operation) -> bool {
+            true
+        }
+    }
+    Arc::new(Looking(executor))
+}
+
 pub(crate) fn operation() -> Operation {
     Operation::HiveList {}
 }
