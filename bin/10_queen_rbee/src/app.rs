@@ -183,7 +183,8 @@ impl App {
             facts: Arc::new(facts),
         });
         let max_body_bytes = config.queen.max_body_bytes;
-        let routes = edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes });
+        let routes =
+            edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes }).open_to_pages();
         #[cfg(feature = "local-hive")]
         let routes = match hives.local() {
             Some(local) => {

@@ -18,6 +18,7 @@ mod fairness;
 mod jobs;
 mod memory;
 mod metrics;
+mod pages;
 mod policies;
 mod reports;
 mod requests;
