@@ -47,6 +47,9 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         paths.config_file = file;
     }
     let mut config = Config::load(&paths)?;
+    for ignored in rbee_config::ignored_variables() {
+        tracing::warn!("{ignored}");
+    }
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
     let threads = config.queen.threads.map_or_else(usual_threads, |threads| threads as usize);
     let requests = RequestThreads::start(threads)?;

@@ -188,6 +188,17 @@ async fn a_mistake_in_the_configuration_is_told_with_its_place() {
 }
 
 #[tokio::test]
+async fn a_misspelt_variable_is_told_and_stops_nothing() {
+    let home = Home::new();
+    let mut command = home.command("queen stop");
+    command.env("RBEE_QUEEN_ULR", "http://x").env("RBEE_QUEEN_BIND", "x");
+    let ended = finish(command).await.expect(0);
+    for told in ["did you mean RBEE_QUEEN_URL?", "did you mean RBEE_QUEEN__BIND?"] {
+        assert!(ended.stderr.contains(told), "{told} is missing: {ended:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_rebuild_without_checkout_or_cargo_says_what_is_missing() {
     let home = Home::new();
     let ended = home.run("queen rebuild --source .").await.expect(1);
