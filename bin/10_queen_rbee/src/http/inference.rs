@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions` and `/v1/completions`.
 
 use std::pin::Pin;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -19,6 +19,7 @@ use super::router::Handlers;
 use super::stream_body::stream_body;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original, VIA};
+use crate::clock::unix_seconds;
 use crate::dialect::openai::{
     Assembly, Body, Head, Kind, Understood, Writer, read_chat, read_completion, unknown_model,
 };
@@ -41,7 +42,7 @@ const PRIORITY: &str = "x-rbee-priority";
 const SESSION: &str = "x-rbee-session";
 /// The longest name of a session.
 const MAX_SESSION: usize = 256;
-/// Its longest value: more queens than a house has.
+/// The longest value of [`VIA`], in bytes: more queens than a house has.
 const MAX_VIA: usize = 512;
 /// The header that names the worker.
 pub(super) const WORKER: HeaderName = HeaderName::from_static("x-rbee-worker");
@@ -99,7 +100,7 @@ impl Handlers {
         let asking = Asking { is_whole: !stream, ..self.asking(headers, caller)? };
         // In a box, since the stream of its parts moves it with each.
         let answer = Box::new(self.begin(&model, request, original, asking)?);
-        let head = Head::new(kind, model, now());
+        let head = Head::new(kind, model, unix_seconds());
         let parts = stream::unfold(answer, |mut answer| async move {
             answer.next().await.map(|part| (part, answer))
         });
@@ -243,9 +244,4 @@ fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str
 fn invalid(header: &'static str, expected: &str) -> ApiError {
     let message = format!("Invalid header '{header}': expected {expected}.");
     ApiError::bad_request("invalid_value", message).param(header)
-}
-
-/// Seconds since the Unix epoch.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
