@@ -82,15 +82,19 @@ async fn status(session: &Session) -> Result<u8, Failure> {
 async fn info(session: &Session) -> Result<(), Failure> {
     let queen = session.running_queen().await?;
     // Of this machine, and not the one that `--queen` may name.
-    let process = queen_process::running(session, Daemon::Queen)
-        .filter(|running| local_url(running.addr) == queen.url);
+    let process = queen_process::running(session, Daemon::Queen).filter(|running| {
+        let port = format!(":{}", running.addr.port());
+        session.queen_is_here() && queen.url.ends_with(&port)
+    });
     let log = queen_process::log(session, Daemon::Queen).display().to_string();
     if session.output.is_json() {
         let mut document = queen.get("/v1/build-info").await?;
-        document["address"] = json!(queen.url);
-        if let Some(running) = process {
-            document["pid"] = json!(running.pid);
-            document["log"] = json!(log);
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("address".to_owned(), json!(queen.url));
+            if let Some(running) = process {
+                fields.insert("pid".to_owned(), json!(running.pid));
+                fields.insert("log".to_owned(), json!(log));
+            }
         }
         return session.output.document(&document).await;
     }

@@ -72,15 +72,11 @@ fn filter(wanted: &str) -> (EnvFilter, Option<String>) {
 
 /// What is wrong with the first word alone that is no level.
 fn no_level(wanted: &str) -> Option<String> {
-    // Fields of spans have commas between them.
-    if wanted.contains('[') {
-        return None;
-    }
     let is_level = |word: &str| {
         LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word))
             || word.parse::<u8>().is_ok_and(|number| number <= 5)
     };
-    let mut alone = wanted.split(',').map(str::trim).filter(|word| !word.contains('='));
+    let mut alone = wanted.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
     let word = alone.find(|word| !word.is_empty() && !is_level(word))?;
     let lower = word.to_ascii_lowercase();
     let likeness = |level: &str| strsim::jaro_winkler(&lower, level);
@@ -159,7 +155,7 @@ mod tests {
             far.starts_with("`queen_rbee` is no level (") && far.contains("PART=LEVEL"),
             "{far}"
         );
-        for right in ["WARN", "off", "3", "info,", "warn,x[span{a,b}]=debug", "x=off"] {
+        for right in ["WARN", "off", "3", "info,", "warn,x[span{a}]=debug", "x[span]", "x=off"] {
             assert_eq!(filter(right).1, None, "{right}");
         }
     }
