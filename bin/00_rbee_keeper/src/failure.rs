@@ -8,6 +8,7 @@ use job_client::ClientError;
 use rbee_operations::JobEvent;
 use worker_contract::{ErrorDetail, ErrorKind};
 
+use crate::queen_client::is_loopback;
 use crate::render;
 
 /// Why a command did not succeed.
@@ -147,6 +148,11 @@ impl Failure {
                  --queen URL or RBEE_QUEEN_URL names another"
                     .to_owned(),
             ),
+            Self::NotAQueen { url, .. } if !is_loopback(url) => Some(
+                "give the queen's own URL by --queen or RBEE_QUEEN_URL; `rbee-keeper queen info` on her \
+                 machine shows her port"
+                    .to_owned(),
+            ),
             Self::NotAQueen { .. } => Some(
                 "another program holds this port: stop it, or give the queen another one \
                  (`bind` of [queen] in config.toml, or `rbee-keeper queen start --bind IP:PORT`)"
@@ -210,4 +216,22 @@ fn unavailable(code: &str) -> (ErrorKind, Option<String>, Option<String>) {
 
 fn api_error(code: &str) -> (ErrorKind, Option<String>, Option<String>) {
     (ErrorKind::ApiError, Some(code.to_owned()), None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_queen_is_to_be_stopped_only_where_it_is_on_this_machine() {
+        for (url, advice) in [
+            ("http://127.0.0.1:8500", "another program holds this port"),
+            ("http://10.0.0.9:8500", "give the queen's own URL"),
+            ("http://queen.home.arpa", "give the queen's own URL"),
+        ] {
+            let found = "an answer".to_owned();
+            let hint = Failure::NotAQueen { url: url.to_owned(), found }.hint().unwrap();
+            assert!(hint.starts_with(advice), "{url}: {hint}");
+        }
+    }
 }

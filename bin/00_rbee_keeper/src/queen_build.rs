@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -14,23 +16,57 @@ const QUEEN: &str = "queen-rbee";
 /// How much of cargo's output an error tells, in lines.
 const TAIL: usize = 20;
 
-/// Builds the queen and gives the path of the binary that the commands start.
+/// How long the installed queen may take to say what she is.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What was built.
+pub(crate) struct Rebuilt {
+    /// The binary that the commands start.
+    pub(crate) binary: PathBuf,
+    pub(crate) has_local_hive: bool,
+}
+
+/// Builds the queen and puts her in the place of the one that is installed; whether a hive is inside is as
+/// there, unless it is said.
 pub(crate) async fn rebuild(
     output: Output,
     source: Option<&Path>,
-    with_local_hive: bool,
-) -> Result<PathBuf, Failure> {
+    local_hive: Option<bool>,
+) -> Result<Rebuilt, Failure> {
     let checkout = checkout(source)?;
-    output.note(&format!("building {QUEEN} in {}", checkout.display()));
-    let built = cargo_build(output, &checkout, with_local_hive).await?;
     let place = match daemon_lifecycle::find_binary(QUEEN) {
         Ok(place) => place,
         Err(_) => beside_this_program()?,
     };
+    let has_local_hive = match local_hive {
+        Some(wanted) => wanted,
+        None => has_local_hive(&place).await,
+    };
+    output.note(&format!("building {QUEEN} in {}, {}", checkout.display(), inside(has_local_hive)));
+    let built = cargo_build(output, &checkout, has_local_hive).await?;
     install(&built, &place).map_err(|error| {
         Failure::caused(format!("cannot put {QUEEN} at {}", place.display()), error)
     })?;
-    Ok(place)
+    Ok(Rebuilt { binary: place, has_local_hive })
+}
+
+/// What is told of where the hive is, and how to have it otherwise.
+fn inside(has_local_hive: bool) -> &'static str {
+    if has_local_hive {
+        "with this machine's hive inside (--without-local-hive leaves it out)"
+    } else {
+        "without a hive inside (--with-local-hive puts it in)"
+    }
+}
+
+/// Whether an installed queen has a hive inside; not where there is none, or she does not say.
+async fn has_local_hive(queen: &Path) -> bool {
+    let mut asked = Command::new(queen);
+    asked.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    match timeout(ANSWER, asked.output()).await {
+        Ok(Ok(said)) => String::from_utf8_lossy(&said.stdout).contains("(local-hive)"),
+        _ => false,
+    }
 }
 
 /// The checkout to build: the one that was named, or the one that this program came from.

@@ -54,6 +54,9 @@ impl Session {
         let unreadable = |error| Failure::caused("cannot read the configuration", error);
         let paths = Paths::from_env().map_err(unreadable)?;
         let config = Config::load(&paths).map_err(unreadable)?;
+        for ignored in rbee_config::ignored_variables() {
+            output.warn(&ignored);
+        }
         let given_url = global.queen.as_deref().filter(|url| !url.is_empty());
         let given_url = given_url.map(parse_url).transpose()?;
         Ok(Self { paths, config, output, interrupts, given_url, token_file: global.token_file })

@@ -21,6 +21,7 @@ use worker_contract::HiveAlias;
 
 use crate::FEATURES;
 use crate::attached::Servers;
+use crate::clock::unix_seconds;
 use crate::connection::{Pool, Trust};
 use crate::decisions::{self, Decisions};
 use crate::dispatch::Dispatcher;
@@ -28,7 +29,7 @@ use crate::events::Feed;
 #[cfg(feature = "local-hive")]
 use crate::hive_client::LocalHive;
 use crate::hive_client::{HIVE_PROGRAM, HiveClients};
-use crate::http::{Facts, HandlerParts, Handlers, now, router};
+use crate::http::{Facts, HandlerParts, Handlers, router};
 use crate::inventory::Inventory;
 use crate::keyring::Keyring;
 use crate::operation::Operations;
@@ -178,7 +179,7 @@ impl App {
         let facts = Facts {
             build: build_info("queen-rbee", env!("CARGO_PKG_VERSION"), FEATURES),
             began: Instant::now(),
-            began_at: now(),
+            began_at: unix_seconds(),
             address: format!("http://{address}"),
             request_timeout,
             stop,
@@ -195,7 +196,8 @@ impl App {
             inventory: inventory.clone(),
         });
         let max_body_bytes = config.queen.max_body_bytes;
-        let routes = edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes });
+        let routes =
+            edge(router(handlers, executor.clone()), Edge { auth, max_body_bytes }).open_to_pages();
         #[cfg(feature = "local-hive")]
         let routes = match hives.local() {
             Some(local) => {

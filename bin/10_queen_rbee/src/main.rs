@@ -22,9 +22,16 @@ use tokio_util::task::TaskTracker;
 /// The threads for everything but requests.
 const BACKGROUND_THREADS: usize = 2;
 
+/// With the features: `rbee-keeper queen rebuild` asks for them, to keep them.
+const VERSION: &str = if cfg!(feature = "local-hive") {
+    concat!(env!("CARGO_PKG_VERSION"), " (local-hive)")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// The brain of rbee: one OpenAI-compatible endpoint for all workers.
 #[derive(Debug, Parser)]
-#[command(name = "queen-rbee", version)]
+#[command(name = "queen-rbee", version = VERSION)]
 struct Flags {
     /// Where to listen; `[queen] bind` if left out
     #[arg(long, value_name = "IP:PORT")]
@@ -47,6 +54,9 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         paths.config_file = file;
     }
     let mut config = Config::load(&paths)?;
+    for ignored in rbee_config::ignored_variables() {
+        tracing::warn!("{ignored}");
+    }
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
     let threads = config.queen.threads.map_or_else(usual_threads, |threads| threads as usize);
     let requests = RequestThreads::start(threads)?;

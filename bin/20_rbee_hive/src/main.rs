@@ -130,6 +130,9 @@ fn authenticator(paths: &Paths, bind: SocketAddr) -> anyhow::Result<Authenticato
 /// The configuration, with what the command line says in its place.
 fn configured(paths: &Paths, flags: Flags) -> anyhow::Result<Config> {
     let mut config = Config::load(paths)?;
+    for ignored in rbee_config::ignored_variables() {
+        tracing::warn!("{ignored}");
+    }
     let hive = &mut config.hive;
     if let Some(bind) = flags.bind {
         hive.bind = bind;

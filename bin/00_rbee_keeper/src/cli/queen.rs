@@ -35,9 +35,24 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct RebuildArgs {
     /// Put this machine's hive into the queen's process: its operations are direct calls then
+    /// [default: as in the queen that is installed]
     #[arg(long)]
     pub(crate) with_local_hive: bool,
+    /// Leave this machine's hive a process of its own
+    #[arg(long, conflicts_with = "with_local_hive")]
+    pub(crate) without_local_hive: bool,
     /// The checkout to build [default: the one that this program was built from]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) source: Option<PathBuf>,
+}
+
+impl RebuildArgs {
+    /// Whether the hive is to be in the queen's process, where somebody says so.
+    pub(crate) fn local_hive(&self) -> Option<bool> {
+        match (self.with_local_hive, self.without_local_hive) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        }
+    }
 }

@@ -36,6 +36,7 @@ fn the_commands_of_the_documentation_are_understood() {
         "queen start --bind 0.0.0.0:8500",
         "queen start --bind [::1]:8500",
         "queen rebuild --with-local-hive --source /src",
+        "queen rebuild --without-local-hive",
         "hive list",
         "hive start localhost --yes",
         "hive status gpu-1",

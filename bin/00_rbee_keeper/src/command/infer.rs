@@ -152,8 +152,10 @@ async fn only_model(queen: &Queen) -> Result<ModelAlias, Failure> {
 /// The only name there is.
 fn choose(names: &[&str]) -> Result<ModelAlias, Failure> {
     match names {
-        [] => Err(Failure::local("there is no model yet")
-            .with_hint("add one with `rbee-keeper model import FILE`")),
+        [] => Err(Failure::local("there is no model yet").with_hint(
+            "fetch one with `rbee-keeper model download hf:OWNER/REPO`, or add a file with \
+                 `rbee-keeper model import FILE`",
+        )),
         [name] => name.parse().map_err(|error| Failure::Protocol(format!("{error}"))),
         names => Err(Failure::usage(format!("which of {} models?", names.len()))
             .with_hint(format!("give --model with one of: {}", names.join(", ")))),
@@ -198,7 +200,8 @@ mod tests {
     #[test]
     fn a_model_is_chosen_only_where_there_is_no_choice() {
         assert_eq!(choose(&["a"]).unwrap().as_str(), "a");
-        assert!(choose(&[]).unwrap_err().hint().unwrap().contains("model import"));
+        let hint = choose(&[]).unwrap_err().hint().unwrap();
+        assert!(hint.starts_with("fetch one with `rbee-keeper model download"), "{hint}");
         let several = choose(&["a", "b"]).unwrap_err();
         assert_eq!(several.exit_code(), 2);
         assert!(several.hint().unwrap().contains("a, b"));

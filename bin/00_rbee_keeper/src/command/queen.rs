@@ -6,7 +6,7 @@ use super::status::absent;
 use super::{SUCCESS, down};
 use crate::cli::{QueenCommand, RebuildArgs, StartArgs};
 use crate::failure::Failure;
-use crate::queen_build;
+use crate::queen_build::{self, Rebuilt};
 use crate::queen_client::local_url;
 use crate::queen_process::{self, Daemon, Started};
 use crate::render::detail::pairs;
@@ -105,8 +105,22 @@ async fn status(session: &Session) -> Result<u8, Failure> {
 
 async fn info(session: &Session) -> Result<(), Failure> {
     let queen = session.running_queen().await?;
+    // Of this machine, and not the one that `--queen` may name.
+    let process = queen_process::running(session, Daemon::Queen).filter(|running| {
+        let port = format!(":{}", running.addr.port());
+        session.queen_is_here() && queen.url.ends_with(&port)
+    });
+    let log = queen_process::log(session, Daemon::Queen).display().to_string();
     if session.output.is_json() {
-        return session.output.document(&queen.get("/v1/build-info").await?).await;
+        let mut document = queen.get("/v1/build-info").await?;
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("address".to_owned(), json!(queen.url));
+            if let Some(running) = process {
+                fields.insert("pid".to_owned(), json!(running.pid));
+                fields.insert("log".to_owned(), json!(log));
+            }
+        }
+        return session.output.document(&document).await;
     }
     let features = match queen.build.features.as_slice() {
         [] => "-".to_owned(),
@@ -118,19 +132,21 @@ async fn info(session: &Session) -> Result<(), Failure> {
         ("features", features),
         ("address", queen.url.clone()),
     ];
-    if let Some(running) = queen_process::running(session, Daemon::Queen) {
+    if let Some(running) = process {
         lines.push(("pid", running.pid.to_string()));
-        lines.push(("log", queen_process::log(session, Daemon::Queen).display().to_string()));
+        lines.push(("log", log));
     }
     session.output.text(pairs(&lines)).await
 }
 
 async fn rebuild(session: &Session, args: &RebuildArgs) -> Result<(), Failure> {
+    session.only_local("queen rebuild")?;
     let source = args.source.as_deref();
-    let binary = queen_build::rebuild(session.output, source, args.with_local_hive).await?;
+    let Rebuilt { binary, has_local_hive } =
+        queen_build::rebuild(session.output, source, args.local_hive()).await?;
     let is_running = queen_process::running(session, Daemon::Queen).is_some();
     if session.output.is_json() {
-        let features = if args.with_local_hive { vec!["local-hive"] } else { Vec::new() };
+        let features = if has_local_hive { vec!["local-hive"] } else { Vec::new() };
         let document =
             json!({ "binary": binary, "features": features, "restart_needed": is_running });
         return session.output.document(&document).await;

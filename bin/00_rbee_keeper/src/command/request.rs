@@ -16,7 +16,8 @@ pub(super) async fn request(session: &Session, command: RequestCommand) -> Resul
     if decisions.as_array().is_none_or(Vec::is_empty) {
         let message = format!("the queen remembers no decision about request {request}");
         return Err(Failure::local(message).with_hint(
-            "she keeps the latest few thousand, and for a week those that were no plain dispatch",
+            "she keeps the latest 4,096, and for a week up to 20,000 on her disk, but only the first 20 \
+             dispatches and waits of a busy second",
         ));
     }
     session.output.result(&decisions, |_| Ok(decision::list(&read::<Vec<_>>(&decisions)?))).await

@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::support::{Ended, Home, TestQueen, finish};
+use daemon_lifecycle::RunFiles;
 use rbee_operations::JobState;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -128,6 +129,24 @@ async fn lists_are_arrays_and_things_are_objects() {
         assert_eq!(ended.json()[field], value, "{line}");
         assert_eq!(ended.stderr, "", "{line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_of_a_queen_in_json_is_what_the_text_tells() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let named = run(&home, &queen, "queen info --json").await.expect(0).json();
+    assert_eq!(named["address"], queen.url);
+    assert_eq!(named.get("pid"), None, "whether it is of this machine is not known");
+    let address = queen.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let lock = RunFiles::new(&home.path().join("run"), "queen-rbee").acquire().unwrap();
+    lock.publish_addr(address).unwrap();
+    let told = home.run("queen info --json").await.expect(0).json();
+    let text = home.run("queen info").await.expect(0).stdout;
+    for key in ["address", "pid", "log"] {
+        let value = told[key].as_str().map_or_else(|| told[key].to_string(), str::to_owned);
+        assert!(text.contains(&value), "{key}: {told} {text}");
+    }
+    assert_eq!(told["pid"], std::process::id());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -188,6 +188,45 @@ async fn a_mistake_in_the_configuration_is_told_with_its_place() {
 }
 
 #[tokio::test]
+async fn a_misspelt_variable_is_told_and_stops_nothing() {
+    let home = Home::new();
+    let mut command = home.command("queen stop");
+    command.env("RBEE_QUEEN_ULR", "http://x").env("RBEE_QUEEN_BIND", "x");
+    let ended = finish(command).await.expect(0);
+    for told in ["did you mean RBEE_QUEEN_URL?", "did you mean RBEE_QUEEN__BIND?"] {
+        assert!(ended.stderr.contains(told), "{told} is missing: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_keeps_the_hive_where_the_installed_queen_has_it_and_says_so() {
+    let home = Home::new();
+    let queen = home.path().join("queen-rbee");
+    let (with, without) = ("with this machine's hive inside", "without a hive inside");
+    for (version, flag, told) in [
+        ("0.1.0 (local-hive)", "", with),
+        ("0.1.0", "", without),
+        ("0.1.0 (local-hive)", " --without-local-hive", without),
+        ("0.1.0", " --with-local-hive", with),
+    ] {
+        std::fs::write(&queen, format!("#!/bin/sh\necho 'queen-rbee {version}'\n")).unwrap();
+        // The home's PATH has no cargo, so nothing is built.
+        let ended = home.run(&format!("queen rebuild{flag}")).await.expect(1);
+        assert!(ended.stderr.contains(told), "{version}{flag}: {ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_is_about_the_queen_of_this_machine() {
+    let home = Home::new();
+    let ended = home.run("--queen http://10.0.0.9:8500 queen rebuild").await.expect(2);
+    assert!(
+        ended.stderr.contains("`queen rebuild` is about the queen of this machine"),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_rebuild_without_checkout_or_cargo_says_what_is_missing() {
     let home = Home::new();
     let ended = home.run("queen rebuild --source .").await.expect(1);

@@ -38,6 +38,8 @@ pub(super) enum Probe {
     Moved(String),
     /// The answer is not that of a server that can be used.
     Wrong(String),
+    /// What asks is what answers.
+    Herself,
 }
 
 /// What is known of one server.
@@ -115,6 +117,10 @@ impl Health {
             }
             Probe::Moved(to) => {
                 let reason = format!("it redirects to {to}, which is to be attached instead");
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
+            }
+            Probe::Herself => {
+                let reason = "it is this queen herself".to_owned();
                 self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
             }
             Probe::Locked(reason) | Probe::Wrong(reason) => {

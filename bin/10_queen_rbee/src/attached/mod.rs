@@ -142,6 +142,12 @@ pub enum ServerError {
         /// What it does.
         reason: String,
     },
+    /// It is the queen that it should be attached to.
+    #[error("the server at {url} cannot be used: it is this queen herself")]
+    Herself {
+        /// Where it is.
+        url: ServerUrl,
+    },
     /// It is somewhere else.
     #[error("the server at {url} cannot be used: it redirects to {to}")]
     Moved {
@@ -241,6 +247,7 @@ impl Servers {
                 return Err(ServerError::Unusable { url, reason });
             }
             Probe::Moved(to) => return Err(ServerError::Moved { url, to }),
+            Probe::Herself => return Err(ServerError::Herself { url }),
             Probe::Locked(reason) => return Err(ServerError::Locked { url, reason }),
             Probe::Unreachable(reason) | Probe::Wrong(reason) => {
                 return Err(ServerError::Unusable { url, reason });

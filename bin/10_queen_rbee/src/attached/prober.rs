@@ -153,9 +153,7 @@ async fn look(
     let status = exchange.head().and_then(|head| StatusCode::from_u16(head.status()).ok());
     match status {
         Some(StatusCode::OK) => {}
-        Some(StatusCode::LOOP_DETECTED) => {
-            return Ok(Probe::Wrong("it is this queen herself".to_owned()));
-        }
+        Some(StatusCode::LOOP_DETECTED) => return Ok(Probe::Herself),
         Some(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
             return Ok(Probe::Locked(locked(status, has_token)));
         }

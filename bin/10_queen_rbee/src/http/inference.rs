@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions` and `/v1/completions`.
 
 use std::pin::Pin;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -20,6 +20,7 @@ use super::several::{each_prompt, together};
 use super::stream_body::stream_body;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original, VIA};
+use crate::clock::unix_seconds;
 use crate::dialect::openai::{
     Assembly, Body, Completion, Head, Kind, Understood, Writer, read_chat, read_completion,
     unknown_model,
@@ -43,7 +44,7 @@ const PRIORITY: &str = "x-rbee-priority";
 const SESSION: &str = "x-rbee-session";
 /// The longest name of a session.
 const MAX_SESSION: usize = 256;
-/// Its longest value: more queens than a house has.
+/// The longest value of [`VIA`], in bytes: more queens than a house has.
 const MAX_VIA: usize = 512;
 /// The header that names the worker.
 pub(super) const WORKER: HeaderName = HeaderName::from_static("x-rbee-worker");
@@ -140,7 +141,7 @@ impl Handlers {
     /// The answer whose parts these are, streamed or whole.
     async fn give(self, model: String, form: Form, parts: Parts) -> Result<Response, ApiError> {
         let Form { kind, stream, include_usage, choices } = form;
-        let head = Head::new(kind, model, now());
+        let head = Head::new(kind, model, unix_seconds());
         if stream {
             self.streamed(Writer::new(kind, &head, include_usage, choices), parts).await
         } else {
@@ -291,9 +292,4 @@ fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str
 fn invalid(header: &'static str, expected: &str) -> ApiError {
     let message = format!("Invalid header '{header}': expected {expected}.");
     ApiError::bad_request("invalid_value", message).param(header)
-}
-
-/// Seconds since the Unix epoch.
-pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -20,5 +20,4 @@ mod vectors;
 #[cfg(feature = "local-hive")]
 pub(crate) use self::local_files::local_files;
 pub(crate) use error::describe;
-pub(crate) use inference::now;
 pub(crate) use router::{Facts, HandlerParts, Handlers, router};

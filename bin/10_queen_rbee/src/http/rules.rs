@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use daemon_http::{ApiError, ApiJson, apart};
 use serde::{Deserialize, Serialize};
-use worker_contract::ModelAlias;
+use worker_contract::{ModelAlias, cut_visibly};
 
 use crate::admission::Priority;
 use crate::prompt::PromptChain;
@@ -17,6 +17,9 @@ use crate::scheduler::Demand;
 
 /// How many models are tried where none is named.
 const MAX_MODELS: usize = 50;
+
+/// The longest caller that an error repeats, in bytes.
+const MAX_ECHO: usize = 200;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +53,13 @@ fn try_all(registry: &Registry, trial: Trial) -> Result<Tried, ApiError> {
         ApiError::bad_request("invalid_script", format!("the script cannot be used: {error}"))
             .param("script")
     })?;
+    if !registry.knows_caller(&trial.caller) {
+        let caller = cut_visibly(trial.caller, MAX_ECHO);
+        let message = format!("no token has the fingerprint {caller:?}");
+        return Err(ApiError::bad_request("unknown_caller", message).param("caller").hint(
+            "`rbee-keeper token list` shows the fingerprints; `local` is who needs no token",
+        ));
+    }
     let now = Instant::now();
     let models = match trial.model {
         Some(model) => vec![model],

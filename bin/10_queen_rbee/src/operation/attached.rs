@@ -207,6 +207,11 @@ impl From<ServerError> for JobError {
                 ),
             ),
             ServerError::TooMany => ("too_many_servers", "detach some".to_owned()),
+            ServerError::Herself { .. } => (
+                "server_unusable",
+                "give the URL of another server: her own models and workers she has already"
+                    .to_owned(),
+            ),
             ServerError::Moved { to, .. } => {
                 ("server_unusable", format!("attach that: --url {to}"))
             }

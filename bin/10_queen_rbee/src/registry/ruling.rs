@@ -70,6 +70,13 @@ impl Registry {
         self.shared.rules.get().map_or(0, Rules::failures)
     }
 
+    /// Whether requests can have this caller: one without a token, or the holder of one that is valid.
+    #[must_use]
+    pub fn knows_caller(&self, caller: &str) -> bool {
+        let is_token = |rules: &Rules| !rules.token_of(caller).is_empty();
+        matches!(caller, "local" | "queen") || self.shared.rules.get().is_some_and(is_token)
+    }
+
     /// Whether the operator's rules have a say in where requests go.
     #[must_use]
     pub fn has_place_rules(&self) -> bool {
@@ -374,6 +381,9 @@ fn told(decision: &Decision) -> String {
         Decision::MakeWay(_) => "it waits, and others make way for it".to_owned(),
         Decision::Wait(reason) => format!("it waits ({})", reason.as_str()),
         Decision::Reject { reason: RejectReason::Rules, .. } => "the rules refuse it".to_owned(),
+        Decision::Reject { reason: RejectReason::UnknownModel, .. } => {
+            "it is refused: no hive has the model".to_owned()
+        }
         Decision::Reject { .. } => "it is refused: no worker, and no place for one".to_owned(),
     }
 }

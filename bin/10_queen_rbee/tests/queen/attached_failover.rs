@@ -251,6 +251,7 @@ async fn what_no_queen_has_any_longer_none_lists_and_none_attaches_herself() {
     let refused = Operation::WorkerAttach(WorkerAttach { name, ..attach(&one.url) });
     let message = fails(&one, refused, "server_unusable").await;
     assert!(message.contains("it is this queen herself"), "{message}");
+    assert!(message.contains("another server") && !message.contains("start it"), "{message}");
 }
 
 #[tokio::test]

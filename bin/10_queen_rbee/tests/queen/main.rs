@@ -20,6 +20,7 @@ mod full_disk;
 mod jobs;
 mod memory;
 mod metrics;
+mod pages;
 mod policies;
 mod prompts;
 mod reports;

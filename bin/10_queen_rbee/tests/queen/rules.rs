@@ -145,6 +145,13 @@ async fn a_script_can_be_tried_without_being_used() {
     let report = queen.ask("/v1/policy/test", &slow).await.json()["models"][0].clone();
     assert_eq!(report["error"], "score took too long", "{report}");
     assert_eq!(report["with_script"], report["without_script"]);
+    let unknown = json!({"script": script, "model": "zz"});
+    let report = queen.ask("/v1/policy/test", &unknown).await.json()["models"][0].clone();
+    for field in ["with_script", "without_script"] {
+        assert_eq!(report[field], "it is refused: no hive has the model", "{report}");
+    }
+    let refused = queen.ask("/v1/policy/test", &json!({"script": script, "caller": "zz"})).await;
+    assert_eq!(refused.error(400, "unknown_caller")["param"], "caller");
     let refused = queen.ask("/v1/policy/test", &json!({"script": "fn"})).await;
     assert_eq!(refused.error(400, "invalid_script")["param"], "script");
 }

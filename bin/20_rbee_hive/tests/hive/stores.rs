@@ -51,7 +51,7 @@ async fn a_program_that_is_not_here_has_no_models() {
     let run = api.run_job(&import_store(ModelStore::LmStudio)).await.unwrap();
     let failure = run.failure().expect("there is no such store");
     assert_eq!(failure.code.as_deref(), Some("store_not_found"));
-    assert!(failure.hint.as_ref().unwrap().contains("--from"), "{failure:?}");
+    assert!(failure.hint.as_ref().unwrap().contains("--from lmstudio"), "{failure:?}");
     end(&mut hive).await;
 }
 

@@ -23,6 +23,7 @@ use crate::ApiError;
 use crate::body::{BodyLimit, refuse_too_large};
 use crate::check::Check;
 use crate::foreign_page;
+use crate::pages::Page;
 
 /// How strict the edge is.
 #[derive(Debug, Clone)]
@@ -57,7 +58,8 @@ const MAX_ECHO: usize = 200;
 /// - A body beyond the limit is a 413, an unknown route a 404, a panic a 500, each with an error
 ///   object.
 pub fn edge(routes: Router, edge: Edge) -> Edged {
-    let gate = Gate { auth: edge.auth, limit: BodyLimit(edge.max_body_bytes) };
+    let limit = BodyLimit(edge.max_body_bytes);
+    let gate = Gate { auth: edge.auth, limit, for_pages: false };
     Edged { gate: Arc::new(gate), routes: with_fallbacks(routes), guarded: None }
 }
 
@@ -85,6 +87,14 @@ impl Edged {
     pub fn with_self_guarded(self, is_theirs: fn(&str) -> bool, routes: Router) -> Self {
         let routes = with_fallbacks(routes);
         Self { guarded: Some(SelfGuarded { is_theirs, routes }), ..self }
+    }
+
+    /// The same, where a web page may read the answers if it is one of this machine or shows a token: browsers
+    /// are told so. Not those of routes that look themselves at who comes in.
+    #[must_use]
+    pub fn open_to_pages(self) -> Self {
+        let gate = Gate { for_pages: true, ..Gate::clone(&self.gate) };
+        Self { gate: Arc::new(gate), ..self }
     }
 }
 
@@ -119,10 +129,11 @@ where
 }
 
 /// What requests are held against.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Gate {
     auth: Authenticator,
     limit: BodyLimit,
+    for_pages: bool,
 }
 
 fn request_id(headers: &HeaderMap) -> (RequestId, Option<ApiError>) {
@@ -144,14 +155,23 @@ impl Gate {
         let value = HeaderValue::from_str(id.as_str());
         let span = tracing::info_span!("request", %id);
         request.extensions_mut().insert(id);
-        let mut response = match refusal {
-            Some(refused) => refused.into_response(),
+        let page = if admits { self.page(request.headers()) } else { None };
+        let preflight = page.as_ref().and_then(|page| page.preflight(&request));
+        let mut response = match preflight.or_else(|| Some(refusal?.into_response())) {
+            Some(at_once) => at_once,
             None => self.pass(request, routes, admits).instrument(span).await,
         };
+        if let Some(page) = page {
+            page.mark(&mut response);
+        }
         if let Ok(value) = value {
             response.headers_mut().insert(REQUEST_ID, value);
         }
         response
+    }
+
+    fn page(&self, headers: &HeaderMap) -> Option<Page> {
+        if self.for_pages { Page::of(&self.auth, headers) } else { None }
     }
 
     async fn pass(&self, mut request: Request, mut routes: Router, admits: bool) -> Response {
@@ -253,7 +273,7 @@ pub fn refuse_hives<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Rout
 }
 
 /// The secret of `Authorization: Bearer …`.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, secret) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim())
 }

@@ -9,6 +9,7 @@ mod edge;
 mod error;
 mod foreign_page;
 mod listen;
+mod pages;
 mod server;
 mod shutdown;
 

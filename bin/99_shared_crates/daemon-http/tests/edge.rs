@@ -9,7 +9,7 @@ use std::time::Duration;
 use access_tokens::{Authenticator, Secret, TokenStore, local_secret};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use daemon_http::{ApiError, ApiJson, CallerExt, Edge, edge, serve};
+use daemon_http::{ApiError, ApiJson, CallerExt, Edge, Edged, edge, serve};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -106,6 +106,99 @@ async fn without_tokens_a_page_of_another_site_gets_nothing() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_browser_of_a_page_is_told_whether_the_page_may_ask_and_read() {
+    const HERE: &str = "http://localhost:3000";
+    const ELSEWHERE: &str = "https://app.example";
+    let open = Server::start(Authenticator::open());
+    let guarded = Server::start(Authenticator::fixed(Secret::from("the-secret".to_owned())));
+    // Where, from which origin, with which token: the preflight's status, the request's, and whether it is read.
+    for (server, path, origin, token, asked, status, is_readable) in [
+        (&open, "/who", HERE, None, 204, 200, true),
+        (&open, "/who", "http://127.0.0.1", None, 204, 200, true),
+        (&open, "/who", "http://[::1]:5173", None, 204, 200, true),
+        (&open, "/nothing", HERE, None, 204, 404, true),
+        (&open, "/busy", HERE, Some("any"), 204, 429, true),
+        (&open, "/panic", HERE, None, 204, 500, true),
+        (&open, "/who", ELSEWHERE, None, 403, 403, false),
+        (&open, "/who", ELSEWHERE, Some("any"), 403, 403, false),
+        (&open, "/who", "http://localhost.app.example", None, 403, 403, false),
+        (&open, "/who", "null", None, 403, 403, false),
+        (&open, "/health", ELSEWHERE, None, 405, 200, false),
+        (&guarded, "/who", HERE, None, 204, 401, true),
+        (&guarded, "/who", HERE, Some("the-secret"), 204, 200, true),
+        (&guarded, "/who", ELSEWHERE, None, 204, 401, true),
+        (&guarded, "/who", ELSEWHERE, Some("wrong"), 204, 401, true),
+        (&guarded, "/who", ELSEWHERE, Some("the-secret"), 204, 200, true),
+        (&guarded, "/nothing", ELSEWHERE, Some("the-secret"), 204, 404, true),
+        (&guarded, "/health", ELSEWHERE, None, 204, 200, false),
+        (&guarded, "/own/door", ELSEWHERE, Some("the-secret"), 405, 200, false),
+        (&guarded, "/own/door", HERE, None, 405, 200, false),
+    ] {
+        let case = format!("{path} from {origin}, token {token:?}");
+        let preflight = preflight(server, path, origin).send().await.unwrap();
+        assert_eq!(preflight.status(), asked, "preflight of {case}");
+        assert_eq!(is_told(&preflight, origin), asked == 204, "preflight of {case}");
+        let mut request = server.get(path).header("origin", origin);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{case}");
+        assert_eq!(is_told(&response, origin), is_readable, "{case}");
+        let exposed = response.headers().get("access-control-expose-headers");
+        assert_eq!(exposed.is_some_and(|names| names == "*"), is_readable, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_allows_what_is_asked_for_and_no_cookies() {
+    let server = Server::start(Authenticator::fixed(Secret::from("the-secret".to_owned())));
+    let response = preflight(&server, "/echo", "https://app.example").send().await.unwrap();
+    let headers = response.headers();
+    for (name, value) in [
+        ("access-control-allow-origin", "https://app.example"),
+        ("access-control-allow-headers", "authorization,content-type,x-stainless-os"),
+        ("access-control-allow-methods", "GET, POST, PUT, PATCH, DELETE"),
+        ("vary", "Origin"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    assert!(headers.contains_key("access-control-max-age"));
+    assert!(headers.contains_key("x-request-id"));
+    assert!(!headers.contains_key("access-control-allow-credentials"));
+    let other = server.request(Method::OPTIONS, "/echo").bearer_auth("the-secret");
+    let other = other.header("origin", "http://localhost:3000").send().await.unwrap();
+    assert_eq!(other.status(), 405, "without a method that is asked for it is no preflight");
+}
+
+#[tokio::test]
+async fn a_page_that_reaches_the_daemon_by_a_name_is_told_nothing_without_tokens() {
+    let server = Server::start(Authenticator::open());
+    for origin in ["http://evil.example:8500", "http://localhost:3000"] {
+        let request = server.get("/who").header("origin", origin);
+        for request in [request, preflight(&server, "/who", origin)] {
+            let response = request.header("host", "evil.example:8500").send().await.unwrap();
+            assert_eq!(response.status(), 403, "{origin}");
+            assert!(!is_told(&response, origin), "{origin}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_names_no_page_is_told_nothing_of_pages_and_only_daemons_that_are_open_to_them_tell() {
+    let open = Server::start(Authenticator::open());
+    let response = open.get("/who").send().await.unwrap();
+    let is_about_pages = |name: &str| name == "vary" || name.starts_with("access-control");
+    assert!(!response.headers().keys().any(|name| is_about_pages(name.as_str())));
+
+    let closed = Server::without_pages(Authenticator::open());
+    let here = "http://localhost:3000";
+    let response = closed.get("/who").header("origin", here).send().await.unwrap();
+    assert!(!is_told(&response, here));
+    assert_eq!(preflight(&closed, "/who", here).send().await.unwrap().status(), 405);
 }
 
 #[tokio::test]
@@ -309,6 +402,14 @@ struct Server {
 
 impl Server {
     fn start(auth: Authenticator) -> Self {
+        Self::serving(auth, Edged::open_to_pages)
+    }
+
+    fn without_pages(auth: Authenticator) -> Self {
+        Self::serving(auth, |routes| routes)
+    }
+
+    fn serving(auth: Authenticator, opened: impl FnOnce(Edged) -> Edged) -> Self {
         let (listener, address) = daemon_http::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let who = async |Extension(CallerExt(caller)): Extension<CallerExt>| caller.to_string();
         let routes = Router::new()
@@ -325,6 +426,7 @@ impl Server {
             .route("/own/raw", post(async |bytes: axum::body::Bytes| bytes.len().to_string()));
         let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY })
             .with_self_guarded(|path| path.starts_with("/own/"), own);
+        let routes = opened(routes);
         let stop = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(serve(listener, routes, stop.clone(), Duration::from_secs(1)));
@@ -339,6 +441,20 @@ impl Server {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("http://{}{path}", self.address))
     }
+}
+
+/// What a browser asks before a request of OpenAI's client.
+fn preflight(server: &Server, path: &str, origin: &str) -> RequestBuilder {
+    server
+        .request(Method::OPTIONS, path)
+        .header("origin", origin)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization,content-type,x-stainless-os")
+}
+
+/// Whether the browser gives a page of this origin the answer.
+fn is_told(response: &Response, origin: &str) -> bool {
+    response.headers().get("access-control-allow-origin").is_some_and(|told| told == origin)
 }
 
 async fn panics() {

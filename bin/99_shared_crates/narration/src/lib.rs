@@ -1,7 +1,8 @@
 //! How daemons write their logs: one line an event, to stderr.
 //!
 //! `RBEE_LOG` chooses what is written, in the syntax of `tracing_subscriber::EnvFilter`
-//! (`info`, `debug`, `warn,queen_rbee=debug`). The default is `info`. Time is UTC; colours are for
+//! (`info`, `debug`, `warn,queen_rbee=debug`), but that a word alone is always a level: `debgu` would be a
+//! part of the program, and all others silent. The default is `info`. Time is UTC; colours are for
 //! terminals, unless `NO_COLOR` is set. A log that cannot be written, on a full disk say, is lost
 //! and stops nothing; one that nobody reads holds nothing up ([`Log`]).
 //!
@@ -23,6 +24,9 @@ pub const LOG_VARIABLE: &str = "RBEE_LOG";
 
 /// What is written where nothing is chosen.
 const DEFAULT: &str = "info";
+
+/// What a word alone may be.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// Sends the process's log events to stderr, by a thread of its own. Only the first call has an effect.
 pub fn init(daemon: &'static str) -> Log {
@@ -56,10 +60,31 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 /// The wanted filter, or the default one and what is wrong with the wanted one.
 fn filter(wanted: &str) -> (EnvFilter, Option<String>) {
     let wanted = if wanted.trim().is_empty() { DEFAULT } else { wanted };
-    match EnvFilter::try_new(wanted) {
+    let filter = match no_level(wanted) {
+        Some(mistake) => Err(mistake),
+        None => EnvFilter::try_new(wanted).map_err(|error| error.to_string()),
+    };
+    match filter {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(DEFAULT), Some(error.to_string())),
+        Err(mistake) => (EnvFilter::new(DEFAULT), Some(mistake)),
     }
+}
+
+/// What is wrong with the first word alone that is no level.
+fn no_level(wanted: &str) -> Option<String> {
+    let is_level = |word: &str| {
+        LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word))
+            || word.parse::<u8>().is_ok_and(|number| number <= 5)
+    };
+    let mut alone = wanted.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+    let word = alone.find(|word| !word.is_empty() && !is_level(word))?;
+    let lower = word.to_ascii_lowercase();
+    let likeness = |level: &str| strsim::jaro_winkler(&lower, level);
+    let nearest = LEVELS.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let meant = nearest.filter(|level| likeness(level) > 0.7);
+    let meant = meant.map(|level| format!("; did you mean `{level}`?")).unwrap_or_default();
+    let levels = LEVELS.join(", ");
+    Some(format!("`{word}` is no level{meant} (levels: {levels}; of one part: PART=LEVEL)"))
 }
 
 fn lines<W>(filter: EnvFilter, is_colourful: bool, writer: W) -> impl Subscriber + Send + Sync
@@ -108,6 +133,30 @@ mod tests {
             [("", false), (" ", false), ("warn,x=debug", false), ("x=loud", true)]
         {
             assert_eq!(filter(wanted).1.is_some(), is_wrong, "{wanted:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_alone_that_is_no_level_is_a_mistake_and_silences_nothing() {
+        for (wanted, word, meant) in [
+            ("debgu", "debgu", "debug"),
+            ("warning", "warning", "warn"),
+            ("x=debug, Eror", "Eror", "error"),
+            ("info,trase", "trase", "trace"),
+        ] {
+            let mistake = filter(wanted).1.unwrap();
+            let told = format!("`{word}` is no level; did you mean `{meant}`?");
+            assert!(mistake.starts_with(&told), "{wanted}: {mistake}");
+            let log = written(wanted, || tracing::info!("i"));
+            assert!(log.contains("INFO i"), "{wanted}: {log}");
+        }
+        let far = filter("queen_rbee").1.unwrap();
+        assert!(
+            far.starts_with("`queen_rbee` is no level (") && far.contains("PART=LEVEL"),
+            "{far}"
+        );
+        for right in ["WARN", "off", "3", "info,", "warn,x[span{a}]=debug", "x[span]", "x=off"] {
+            assert_eq!(filter(right).1, None, "{right}");
         }
     }
 

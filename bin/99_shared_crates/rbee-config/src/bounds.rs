@@ -78,36 +78,51 @@ pub(crate) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D
     deserializer.deserialize_any(Flag)
 }
 
-/// The least size, in bytes.
-const LEAST_SIZE: u64 = 1 << 20;
-
 /// A number of bytes, or a text such as `8 GiB`.
 pub(crate) fn some_size<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<u64>, D::Error> {
-    struct Size;
+    // What a configuration file can hold as a number.
+    let most = i64::MAX as u64;
+    let expected = "a size of at least 1.0 MiB such as \"8 GiB\"";
+    deserializer.deserialize_any(Size { least: 1 << 20, most, expected }).map(Some)
+}
 
-    impl Visitor<'_> for Size {
-        type Value = u64;
+/// The same, for the body of a request.
+pub(crate) fn body_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let expected = "a size from 1 KiB to 1 GiB such as \"10 MiB\"";
+    deserializer.deserialize_any(Size { least: 1 << 10, most: 1 << 30, expected })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a size of at least {} such as \"8 GiB\"", ByteSize(LEAST_SIZE))
-        }
+/// A size within bounds, in bytes.
+struct Size {
+    least: u64,
+    most: u64,
+    expected: &'static str,
+}
 
-        fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
-            let size = u64::try_from(number).ok().filter(|size| *size >= LEAST_SIZE);
-            size.ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
-        }
+impl Size {
+    fn within(&self, size: u64) -> Option<u64> {
+        (self.least..=self.most).contains(&size).then_some(size)
+    }
+}
 
-        fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
-            let size = text.trim().parse().ok().map(|ByteSize(size)| size);
-            // What a configuration file can hold as a number.
-            let size = size.filter(|size| (LEAST_SIZE..=i64::MAX as u64).contains(size));
-            size.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
-        }
+impl Visitor<'_> for Size {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
     }
 
-    deserializer.deserialize_any(Size).map(Some)
+    fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
+        let size = u64::try_from(number).ok().and_then(|size| self.within(size));
+        size.ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
+        let size = text.trim().parse().ok().and_then(|ByteSize(size)| self.within(size));
+        size.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
 }
 
 /// An IP address and a port.

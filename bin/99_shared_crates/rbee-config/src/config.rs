@@ -11,7 +11,7 @@ use worker_contract::{HiveAlias, ModelAlias};
 use crate::PortRange;
 use crate::arguments::arguments;
 use crate::bounds::{
-    address, base_url, flag, host_name, some_host_name, some_size, some_within, within,
+    address, base_url, body_size, flag, host_name, some_host_name, some_size, some_within, within,
 };
 
 /// All settings. Parsed values are within the bounds that the fields name.
@@ -41,8 +41,8 @@ pub struct QueenConfig {
     /// a hive is installed.
     #[serde(deserialize_with = "some_host_name")]
     pub advertise: Option<String>,
-    /// The largest request body in bytes, 1 KiB to 1 GiB. Default 10 MiB.
-    #[serde(deserialize_with = "within::<_, _, 1024, 1_073_741_824>")]
+    /// The largest request body, in bytes or as a size such as `10 MiB`, 1 KiB to 1 GiB. Default 10 MiB.
+    #[serde(deserialize_with = "body_size")]
     pub max_body_bytes: u64,
     /// How many requests may wait for one model, 1 to 100,000. Default 256.
     #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]

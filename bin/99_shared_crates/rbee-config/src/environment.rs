@@ -1,6 +1,7 @@
 //! Settings from environment variables: `RBEE_QUEEN__BIND` is `bind` of `[queen]`.
 //!
-//! Only variables with two underscores are settings; `RBEE_HOME` and the like mean other things.
+//! Only variables with two underscores are settings; `RBEE_HOME` and the like mean other things. What is
+//! neither is ignored, and told: it may be misspelt.
 
 use serde::de::value::MapDeserializer;
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
@@ -12,6 +13,54 @@ use crate::{Config, ConfigError};
 const PREFIX: &str = "RBEE_";
 const SEPARATOR: &str = "__";
 const SECTIONS: [&str; 3] = ["queen", "hive", "worker"];
+
+/// The variables that are no settings, without their prefix.
+const OTHERS: [&str; 7] =
+    ["API_KEY", "BIN_DIR", "HOME", "LOG", "QUEEN_URL", "SANDBOX", "WORKER_TOKEN"];
+
+/// How those begin that tests and scripts use.
+const OF_DEVELOPERS: [&str; 3] = ["BUILD_", "FUZZ_", "TEST_"];
+
+/// What is to be told of this process's variables that begin as those of rbee do and that nothing reads, a
+/// sentence each.
+#[must_use]
+pub fn ignored_variables() -> Vec<String> {
+    ignored_among(of_process())
+}
+
+fn ignored_among(env: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let mut ignored: Vec<String> = env
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .filter_map(|(variable, _)| {
+            let rest = variable.strip_prefix(PREFIX)?;
+            let is_known = OTHERS.contains(&rest)
+                || OF_DEVELOPERS.iter().any(|begin| rest.starts_with(begin))
+                // Those are settings, or errors.
+                || rest.contains(SEPARATOR);
+            (!is_known).then(|| told(rest))
+        })
+        .collect();
+    ignored.sort_unstable();
+    ignored
+}
+
+/// What is told of an ignored variable, which is given without its prefix: all names have that in common.
+fn told(rest: &str) -> String {
+    let known: Vec<String> = settings().into_iter().chain(OTHERS.map(str::to_owned)).collect();
+    let nearest = nearest(rest, known.iter().map(String::as_str));
+    let meant = nearest.map(|name| format!("; did you mean {PREFIX}{name}?")).unwrap_or_default();
+    format!("the environment variable {PREFIX}{rest} is none of rbee's and is ignored{meant}")
+}
+
+/// The names of all settings, without their prefix.
+fn settings() -> Vec<String> {
+    let names = SECTIONS.iter().flat_map(|section| {
+        let keys = keys_of(section).unwrap_or_default();
+        keys.iter().map(move |key| format!("{section}{SEPARATOR}{key}").to_ascii_uppercase())
+    });
+    names.collect()
+}
 
 /// The variables of this process that could be settings; others may hold anything.
 pub(crate) fn of_process() -> Vec<(String, String)> {
@@ -51,14 +100,7 @@ pub(crate) fn apply(
 }
 
 fn unknown(variable: String) -> ConfigError {
-    let all: Vec<String> = SECTIONS
-        .iter()
-        .flat_map(|section| {
-            let keys = keys_of(section).unwrap_or_default();
-            keys.iter().map(move |key| format!("{PREFIX}{section}{SEPARATOR}{key}"))
-        })
-        .map(|name| name.to_ascii_uppercase())
-        .collect();
+    let all: Vec<String> = settings().iter().map(|name| format!("{PREFIX}{name}")).collect();
     let nearest = nearest(&variable, all.iter().map(String::as_str)).map(str::to_owned);
     ConfigError::UnknownVariable { variable, nearest }
 }
@@ -126,5 +168,44 @@ impl<'de> Deserializer<'de> for Value {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u128 f32 f64 char str string bytes byte_buf option
         unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
         ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_nothing_reads_is_told_with_the_nearest_one() {
+        for (variable, meant) in [
+            ("RBEE_QUEEN_BIND", Some("RBEE_QUEEN__BIND")),
+            ("RBEE_QUEEN_ULR", Some("RBEE_QUEEN_URL")),
+            ("RBEE_HOMES", Some("RBEE_HOME")),
+            ("RBEE_WORKER_CTX_SIZE", Some("RBEE_WORKER__CTX_SIZE")),
+            ("RBEE_XYZ", None),
+        ] {
+            let ignored = ignored_among([(variable.to_owned(), "x".to_owned())]);
+            let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
+            let expected = format!(
+                "the environment variable {variable} is none of rbee's and is ignored{meant}"
+            );
+            assert_eq!(ignored, [expected]);
+        }
+    }
+
+    #[test]
+    fn variables_that_something_reads_are_not_told() {
+        for (variable, value) in [
+            ("RBEE_QUEEN__BIND", "x"),
+            ("RBEE_QUEN__BIND", "an error elsewhere"),
+            ("RBEE_QUEEN_URL", "x"),
+            ("RBEE_LOG", "x"),
+            ("RBEE_TEST_SEEDS", "1"),
+            ("RBEE_QUEEN_BIND", ""),
+            ("RBEENEST", "x"),
+        ] {
+            let ignored = ignored_among([(variable.to_owned(), value.to_owned())]);
+            assert_eq!(ignored, Vec::<String>::new(), "{variable}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod port_range;
 mod unknown_keys;
 
 pub use config::{Config, HiveConfig, QueenConfig, RemoteHive, WorkerConfig};
+pub use environment::ignored_variables;
 pub use error::ConfigError;
 pub use paths::Paths;
 pub use port_range::{InvalidPortRange, PortRange};

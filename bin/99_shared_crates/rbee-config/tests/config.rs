@@ -136,6 +136,11 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
              1.0 MiB such as \"8 GiB\"",
         ),
         (
+            "[queen]\nmax_body_bytes = \"2 GiB\"\n",
+            "rbee.toml:2: `queen.max_body_bytes`: invalid value: string \"2 GiB\", expected a size from \
+             1 KiB to 1 GiB such as \"10 MiB\"",
+        ),
+        (
             "[hive]\nmemory = 1000\n",
             "rbee.toml:2: `hive.memory`: invalid value: integer `1000`, expected a size of at least \
              1.0 MiB such as \"8 GiB\"",
@@ -195,6 +200,18 @@ fn a_variable_comes_before_the_file_and_leaves_the_rest() {
     assert_eq!((config.hive.alias.as_str(), config.queen.drain_s), ("12345", 30));
     assert_eq!(config.hive.advertise.as_deref(), Some("gpu-1"));
     assert_eq!(config.worker.ctx_size, Config::default().worker.ctx_size);
+}
+
+#[test]
+fn the_largest_body_is_a_number_of_bytes_or_a_size_with_its_unit() {
+    for (written, bytes) in
+        [("2048", 2048), ("\"10 MiB\"", 10 << 20), ("\"1KiB\"", 1 << 10), ("\"1 GiB\"", 1 << 30)]
+    {
+        let config = parse(&format!("[queen]\nmax_body_bytes = {written}\n"), &[]).unwrap();
+        assert_eq!(config.queen.max_body_bytes, bytes, "{written}");
+        let variable = [("RBEE_QUEEN__MAX_BODY_BYTES", written.trim_matches('"'))];
+        assert_eq!(parse("", &variable).unwrap().queen.max_body_bytes, bytes, "{written}");
+    }
 }
 
 #[test]

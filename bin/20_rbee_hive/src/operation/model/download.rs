@@ -27,6 +27,7 @@ pub(in crate::operation) async fn download(
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
     let ongoing = Ongoing::begin(parts, &request).await?;
+    let asks_hub = asks_hub(&request);
     let work = Box::pin(async {
         if job.caller() == RESUMER {
             return unattended(parts, request, &ongoing, job).await;
@@ -53,7 +54,33 @@ pub(in crate::operation) async fn download(
         let message = "the hive was stopped; the download goes on when it starts again";
         return Err(JobError::new("hive_stopping", message));
     }
-    ended
+    if asks_hub { ended } else { ended.map_err(of_web_server) }
+}
+
+fn asks_hub(request: &ModelDownload) -> bool {
+    let is_hubs = |reference: &ModelRef| matches!(reference, ModelRef::Hub(_));
+    let projector = match &request.projector {
+        ProjectorChoice::From(projector) => is_hubs(projector),
+        ProjectorChoice::Usual | ProjectorChoice::Best | ProjectorChoice::Without => false,
+    };
+    is_hubs(&request.reference) || projector
+}
+
+/// The same error with the advice for a server that is no hub: no mirror, and no token for one, would help.
+fn of_web_server(error: JobError) -> JobError {
+    let hint = match error.code.as_str() {
+        "server_unreachable" => {
+            "check the URL, and whether the hive's machine reaches that server; the same command goes on \
+             where this one ended"
+        }
+        "download_not_found" => "check the URL",
+        "download_unauthorized" => {
+            "check the URL: the server gives this file only to whoever logs in"
+        }
+        "download_rate_limited" => "wait, then give the same command",
+        _ => return error,
+    };
+    error.hint(hint)
 }
 
 /// Ends a download, whoever began it.

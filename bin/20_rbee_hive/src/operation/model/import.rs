@@ -67,9 +67,9 @@ pub(in crate::operation) async fn import_store(
     job: &JobContext,
 ) -> Result<Outcome, JobError> {
     let store = request.store;
-    let (name, folder) = match store {
-        ModelStore::Ollama => ("Ollama", foreign::ollama_folder()),
-        ModelStore::LmStudio => ("LM Studio", foreign::lm_studio_folder()),
+    let (name, flag, folder) = match store {
+        ModelStore::Ollama => ("Ollama", "ollama", foreign::ollama_folder()),
+        ModelStore::LmStudio => ("LM Studio", "lmstudio", foreign::lm_studio_folder()),
     };
     let folder = match request.path.map(PathBuf::from).or(folder) {
         Some(folder) if folder.is_absolute() && folder.is_dir() => folder,
@@ -81,7 +81,7 @@ pub(in crate::operation) async fn import_store(
         None => {
             let message = format!("{name} keeps no models in its usual places here");
             return Err(JobError::new("store_not_found", message)
-                .hint("name the folder: rbee-keeper model import FOLDER --from STORE"));
+                .hint(format!("name the folder: rbee-keeper model import FOLDER --from {flag}")));
         }
     };
     let shown = folder.display().to_string();
