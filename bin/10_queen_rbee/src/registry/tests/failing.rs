@@ -40,6 +40,7 @@ impl House {
             evict: Vec::new(),
             fits: true,
             others: 0,
+            by: None,
             lack: Lack::NoWorker,
             asks: false,
         };
