@@ -266,6 +266,8 @@ impl Dispatcher {
         retry_after_s: Option<u64>,
         source: Option<&JobError>,
     ) -> NoPlace {
+        let source = source.map(|source| self.registry.with_kept(model, source.clone()));
+        let source = source.as_ref();
         if reason != RejectReason::NowhereToStart {
             return NoPlace::refused(model, reason, retry_after_s, source);
         }
@@ -276,7 +278,11 @@ impl Dispatcher {
             None => failed.or_else(|| self.registry.memory_refusal(model, now)),
         };
         match known {
-            Some(StartRefusal { reason: source, retry_after_s }) => {
+            Some(StartRefusal { reason, retry_after_s }) => {
+                let source = match source {
+                    Some(_) => reason,
+                    None => self.registry.with_kept(model, reason),
+                };
                 NoPlace::SpawnFailed { model: model.clone(), source, retry_after_s }
             }
             None => NoPlace::refused(model, reason, retry_after_s, source),

@@ -11,6 +11,7 @@ mod fits;
 mod fleet;
 mod glance;
 mod hives;
+mod kept;
 mod lengths;
 mod liveness;
 mod names;
@@ -265,7 +266,9 @@ impl Registry {
             self.touch();
             return Err(refused);
         }
-        state.workers.listed(&beat.hive_id, &beat.workers, now);
+        for (model, device) in state.workers.listed(&beat.hive_id, &beat.workers, now) {
+            state.failures.mended(&beat.hive_id, device, &model);
+        }
         state.starts.reported(&beat.hive_id);
         state.hives.beat(beat, now);
         drop(state);
