@@ -93,12 +93,14 @@ impl App {
         let inventory = Inventory::open(paths.data.join("hives.json"), &config.hives)?;
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
+        let has_past = has_run_before(&paths);
         let policies = open_policies(&paths, &config).await?;
         let decisions = open_decisions(&paths).await?;
         let rules = Rules::with_tokens(decisions.clone(), auth.clone());
         let registry = registry(&config, inventory.names(), with_local_hive, &hive_files)
             .with_policies(policies.clone())
             .with_rules(rules.clone());
+        let registry = if has_past { registry.with_past() } else { registry };
         tasks.spawn(rules.watch(rules_file(&paths), background.clone()));
 
         // A connection belongs to the threads that made it: jobs, and looks at servers, have their own.
@@ -295,6 +297,11 @@ fn registry(
     }
     let interval = Duration::from_millis(config.worker.heartbeat_interval_ms);
     Registry::new(interval, expected, Instant::now())
+}
+
+/// Whether a queen with these files has run before.
+fn has_run_before(paths: &Paths) -> bool {
+    paths.data.join("decisions.db").exists()
 }
 
 /// The operator's rules lie beside the configuration.

@@ -104,8 +104,8 @@ impl Spawner {
         running.insert(model.clone(), attempt.clone());
         let size = Size::of(&self.shared.policies.of(model));
         let registry = &self.shared.registry;
-        let place = spawn.device.map(|device| (&spawn.hive, device)).filter(|_| !spawn.asks);
-        let mark = registry.begin_spawn(model, place, size, evict);
+        let device = spawn.device.filter(|_| !spawn.asks);
+        let mark = registry.begin_spawn(model, (&spawn.hive, device), size, evict);
         let trial = registry.trial(model, spawn, size);
         let start = Start { model: model.clone(), spawn: Arc::clone(&attempt.spawn), size, trial };
         self.shared.tasks.spawn(self.clone().carry_out(start, mark, sender));

@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,12 +80,8 @@ pub struct Wanted {
     pub deadline: Instant,
 }
 
-/// What becomes at once of a request that comes.
-#[derive(Debug)]
-enum AtOnce {
-    Is(Result<Place, NoPlace>),
-    Waits(Wait),
-}
+/// What becomes at once of a request that comes: it is placed or refused, or waits.
+type AtOnce = ControlFlow<Result<Place, NoPlace>, Wait>;
 
 /// What a request waits for at first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,8 +183,8 @@ impl Dispatcher {
         // Those that differ by the order of their failures only are of one kind.
         wanted.failed.sort_unstable();
         let result = match self.place_at_once(&wanted) {
-            AtOnce::Is(result) => result,
-            AtOnce::Waits(wait) => {
+            AtOnce::Break(result) => result,
+            AtOnce::Continue(wait) => {
                 self.log_wait(&wanted, &wait);
                 self.wait(wanted.clone()).await
             }
@@ -236,21 +233,21 @@ impl Dispatcher {
     /// not to wait.
     fn place_at_once(&self, wanted: &Wanted) -> AtOnce {
         if wanted.deadline <= clock::now() {
-            return AtOnce::Is(Err(NoPlace::Deadline { model: wanted.model.clone() }));
+            return AtOnce::Break(Err(NoPlace::Deadline { model: wanted.model.clone() }));
         }
         let others = self.queues().admission.waiting_for(&wanted.model);
         if others > 0 {
-            return AtOnce::Waits(Wait::Turn { others });
+            return AtOnce::Continue(Wait::Turn { others });
         }
         let closed = Closed::default();
         let ask = wanted.ask(&closed, Duration::ZERO);
         match self.registry.place(&ask, clock::now()) {
-            Placed::At(place) => AtOnce::Is(Ok(place)),
+            Placed::At(place) => AtOnce::Break(Ok(place)),
             Placed::Not(Decision::Reject { reason, retry_after_s }) => {
-                AtOnce::Is(Err(self.refused(&wanted.model, reason, retry_after_s, None)))
+                AtOnce::Break(Err(self.refused(&wanted.model, reason, retry_after_s, None)))
             }
-            Placed::Not(Decision::Wait(reason)) => AtOnce::Waits(Wait::For(reason)),
-            Placed::Not(_) => AtOnce::Waits(Wait::Start),
+            Placed::Not(Decision::Wait(reason)) => AtOnce::Continue(Wait::For(reason)),
+            Placed::Not(_) => AtOnce::Continue(Wait::Start),
         }
     }
 
@@ -269,6 +266,8 @@ impl Dispatcher {
         retry_after_s: Option<u64>,
         source: Option<&JobError>,
     ) -> NoPlace {
+        let source = source.map(|source| self.registry.with_kept(model, source.clone()));
+        let source = source.as_ref();
         if reason != RejectReason::NowhereToStart {
             return NoPlace::refused(model, reason, retry_after_s, source);
         }
@@ -279,7 +278,11 @@ impl Dispatcher {
             None => failed.or_else(|| self.registry.memory_refusal(model, now)),
         };
         match known {
-            Some(StartRefusal { reason: source, retry_after_s }) => {
+            Some(StartRefusal { reason, retry_after_s }) => {
+                let source = match source {
+                    Some(_) => reason,
+                    None => self.registry.with_kept(model, reason),
+                };
                 NoPlace::SpawnFailed { model: model.clone(), source, retry_after_s }
             }
             None => NoPlace::refused(model, reason, retry_after_s, source),

@@ -120,6 +120,7 @@ async fn a_start_that_is_joined_fails_where_it_was_begun() {
             evict,
             fits: false,
             others: 0,
+            by: None,
             lack: Lack::NoWorker,
             asks: false,
         };

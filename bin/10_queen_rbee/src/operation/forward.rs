@@ -37,8 +37,7 @@ impl Operations {
         };
         // Requests for the model wait for this worker instead of starting another one.
         let _mark = starts.map(|(model, device, size)| {
-            let at = device.map(|device| (&hive, device));
-            self.registry.begin_spawn(&model, at, size, &[])
+            self.registry.begin_spawn(&model, (&hive, device), size, &[])
         });
         let removes = matches!(operation, Operation::ModelDelete(_));
         let outcome = client.execute(operation, job).await?;

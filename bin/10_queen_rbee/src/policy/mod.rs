@@ -101,6 +101,12 @@ impl Policies {
         names.into_iter().map(|name| (name.clone(), self.of(&name))).collect()
     }
 
+    /// Whether something was said about a model.
+    #[must_use]
+    pub fn speak_of(&self, model: &ModelAlias) -> bool {
+        self.shared.configured.contains_key(model) || self.set().contains_key(model)
+    }
+
     /// Sets some fields of a model's policy, and keeps them. Writes to the disk: not for an async task.
     pub fn set_fields(&self, change: &ModelPolicySet) -> Result<(), PolicyError> {
         let mut store = self.shared.store.lock().unwrap_or_else(PoisonError::into_inner);

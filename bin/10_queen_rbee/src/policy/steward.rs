@@ -85,7 +85,7 @@ impl Steward {
         let view = |(model, workers): (ModelAlias, Vec<Replica>)| {
             let policy = self.policies.of(&model);
             let waiting = self.dispatcher.waiting_for(&model);
-            let is_starting = self.registry.is_starting(&model);
+            let is_starting = self.registry.is_coming(&model);
             (model, ModelView { policy, workers, waiting, is_starting })
         };
         models.into_iter().map(view).collect()

@@ -38,6 +38,9 @@ pub(crate) const LOST: [&str; 8] = [
     "job_not_found",
     "interrupted",
 ];
+/// How one fails while a worker that its hive has given up is on its list: until somebody takes it off, or
+/// starts it again.
+const GIVEN_UP: &str = "worker_given_up";
 /// How one fails that somebody has ended.
 const ENDED: [&str; 2] = ["cancelled", "worker_stopped"];
 
@@ -105,6 +108,16 @@ impl Failures {
         let count = before.map_or(0, |failure| failure.count).saturating_add(1);
         let (what, error) = (trial.what.clone(), error.clone());
         self.known.insert(trial.site.clone(), Failure { what, count, at: now, error });
+    }
+
+    /// Somebody has taken a worker off its hive's list that was given up, or has started it again.
+    pub(super) fn mended(&mut self, hive: &HiveAlias, device: DeviceId, model: &ModelAlias) {
+        for device in [None, Some(device)] {
+            let site = (model.clone(), hive.clone(), device);
+            if self.known.get(&site).is_some_and(|failure| failure.error.code == GIVEN_UP) {
+                self.known.remove(&site);
+            }
+        }
     }
 
     /// A worker has come up.

@@ -14,10 +14,10 @@ use super::starts::ClaimedSite;
 use super::worker::Worker;
 use super::workers::Stay;
 use super::{Ask, Due, Liveness, State, Target, WARM_UP};
-use crate::policy::Policy;
+use crate::policy::{Policies, Policy};
 use crate::prompt::{BLOCK_BYTES, PromptChain};
 use crate::rules::Judge;
-use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, Wish, memory_need};
+use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, WarmUp, Wish, memory_need};
 
 /// A worker that is ready or coming.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl State {
         demand: &Demand<'_>,
         prompt: &PromptChain,
         interval: Duration,
-        policy: &'a dyn Fn(&ModelAlias) -> Option<Policy>,
+        policies: Option<&'a Policies>,
         judge: Option<&'a Judge>,
         now: Instant,
     ) -> Snapshot<'a> {
@@ -49,11 +49,12 @@ impl State {
         let may_be_it = |(_, worker): &(&WorkerId, &Worker)| {
             !worker.is_of_server || worker.is_named || !*is_pinned
         };
-        let of_model = self.workers.of_model(&model).filter(may_be_it);
+        let files = self.shared_files(&model, demand.digest, policies);
+        let answering = self.answering(&model, &files).filter(may_be_it);
         let (held, due) = (self.prefixes.lookup(prompt.blocks()), Due::at(now, interval));
         // Written in place, one by one: there may be a thousand, and each is large.
         let mut workers = Vec::with_capacity(self.workers.len());
-        for (id, worker) in of_model {
+        for (id, worker) in answering {
             let hive = || self.hives.liveness(&worker.hive_id, now);
             let found = held.binary_search_by_key(&worker.holder, |(holder, _)| *holder);
             let blocks = found.map_or(0, |found| held[found].1);
@@ -61,21 +62,25 @@ impl State {
             let makes_way = self.turns.makes_way_for(id).is_some();
             workers.push(worker.view(id, worker.liveness(due, hive), held_bytes, makes_way, now));
         }
+        if !files.is_empty() {
+            workers.sort_by_key(|view| view.id);
+        }
         let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
         let is_ruled_out = ruling.as_ref().is_some_and(|ruling| !ruling.denied.is_empty());
         Snapshot {
             workers,
-            is_spawning: self.starts.is_any_of(&model),
+            is_spawning: self.starts.is_any_of(&model) || self.starts.is_any_with(&files),
             fleet: LazyCell::new(Box::new(move || {
-                let fleet = self.fleet(&model, policy, ruling, now);
+                let policy = |model: &ModelAlias| policies.map(|policies| policies.of(model));
+                let fleet = self.fleet(&model, &policy, ruling, now);
                 if !lacks_context {
                     return fleet;
                 }
                 let contexts = self.contexts(&model, policy(&model).as_ref()).collect();
                 Fleet { contexts, ..fleet }
             })),
-            warming_up: self.is_warming_up(now),
+            warm_up: self.warm_up(now),
             is_ruled_out,
         }
     }
@@ -180,18 +185,20 @@ impl State {
         self.own_workers().any(|(_, worker)| lives(worker)) || self.starts.is_any_of(model)
     }
 
-    /// Whether one of the other workers of a model may have a context of more than so many tokens.
+    /// Whether one of the other workers that answer for a model may have a context of more than so many tokens.
     pub(super) fn has_longer_context(
         &self,
         model: &ModelAlias,
+        policies: Option<&Policies>,
         tokens: u32,
         others_than: &[WorkerId],
     ) -> bool {
+        let files = self.shared_files(model, None, policies);
         let may_be_longer = |worker: &Worker| match worker.context_tokens() {
             0 => worker.is_of_server,
             context => context > tokens,
         };
-        self.workers.of_model(model).any(|(id, worker)| {
+        self.answering(model, &files).any(|(id, worker)| {
             !others_than.contains(id)
                 && may_be_longer(worker)
                 && !worker.target.gone.is_cancelled()
@@ -249,11 +256,6 @@ impl State {
         self.prefixes.keep_only(|holder| there.contains(&holder));
     }
 
-    /// Whether a hive that is expected has not reported since the queen's start, a moment ago.
-    fn is_warming_up(&self, now: Instant) -> bool {
-        self.warm_up_left(true, now).is_some()
-    }
-
     /// For how long hives that are expected, and attached servers if they count, may still come to be known;
     /// `None` once they are.
     pub(super) fn warm_up_left(&self, with_servers: bool, now: Instant) -> Option<Duration> {
@@ -261,5 +263,16 @@ impl State {
         let is_lacking = (with_servers && !self.expected_servers.is_empty())
             || self.expected.iter().any(|hive: &HiveAlias| self.hives.get(hive).is_none());
         (!left.is_zero() && is_lacking).then_some(left)
+    }
+
+    /// Who may not have reported since the queen's start, a moment ago.
+    fn warm_up(&self, now: Instant) -> WarmUp {
+        if self.warm_up_left(true, now).is_some() {
+            WarmUp::Expected
+        } else if self.has_past && now.saturating_duration_since(self.began) < WARM_UP {
+            WarmUp::Others
+        } else {
+            WarmUp::Over
+        }
     }
 }

@@ -11,6 +11,7 @@ mod fits;
 mod fleet;
 mod glance;
 mod hives;
+mod kept;
 mod lengths;
 mod liveness;
 mod names;
@@ -174,6 +175,8 @@ struct State {
     turns: Turns,
     places: Places,
     expected: Vec<HiveAlias>,
+    /// The queen has run before: hives may know her that she does not expect.
+    has_past: bool,
     /// Attached servers at which nobody has looked.
     expected_servers: Vec<HiveAlias>,
     /// Attached servers that refused the queen's token a moment ago.
@@ -199,6 +202,7 @@ impl Registry {
             turns: Turns::default(),
             places: Places::default(),
             expected,
+            has_past: false,
             expected_servers: Vec::new(),
             lockouts: BTreeMap::new(),
             began: now,
@@ -223,6 +227,14 @@ impl Registry {
     #[must_use]
     pub fn with_policies(self, policies: Policies) -> Self {
         let _ = self.shared.policies.set(policies);
+        self
+    }
+
+    /// The same registry, of a queen who has run before: hives may be about to report that she does not expect,
+    /// and she waits a moment for them before she says that a model is unknown.
+    #[must_use]
+    pub fn with_past(self) -> Self {
+        self.state().has_past = true;
         self
     }
 
@@ -254,7 +266,9 @@ impl Registry {
             self.touch();
             return Err(refused);
         }
-        state.workers.listed(&beat.hive_id, &beat.workers, now);
+        for (model, device) in state.workers.listed(&beat.hive_id, &beat.workers, now) {
+            state.failures.mended(&beat.hive_id, device, &model);
+        }
         state.starts.reported(&beat.hive_id);
         state.hives.beat(beat, now);
         drop(state);
@@ -385,18 +399,19 @@ impl Registry {
     }
 
     /// Marks that a worker of a size is being started for a model, so that nobody starts another one, nor
-    /// counts on the memory that it will take. Those that are to be ended first give theirs back.
+    /// counts on the memory that it will take of the device. Those that are to be ended first give theirs back.
     #[must_use]
     pub fn begin_spawn(
         &self,
         model: &ModelAlias,
-        at: Option<(&HiveAlias, DeviceId)>,
+        (hive, device): (&HiveAlias, Option<DeviceId>),
         size: Size,
         evict: &[WorkerId],
     ) -> SpawnMark {
         let mut state = self.state();
-        let claimed = at.and_then(|at| state.claim(model, at, size, evict));
-        let number = state.starts.begin(model, claimed);
+        let claimed = device.and_then(|device| state.claim(model, (hive, device), size, evict));
+        let file = state.file_at(hive, model).cloned();
+        let number = state.starts.begin(model, file, claimed);
         drop(state);
         SpawnMark { number, registry: self.clone() }
     }

@@ -2,14 +2,12 @@
 
 use std::time::Instant;
 
-use worker_contract::{ModelAlias, ModelKind, Task, WorkerId};
+use worker_contract::{HiveAlias, ModelAlias, ModelKind, Sha256Digest, Task, WorkerId};
 
 use super::worker::Worker;
-use super::{Due, Liveness, Registry, State};
-use crate::clock;
+use super::{Liveness, Registry, State};
 use crate::policy::Policies;
-use crate::rules::Rules;
-use crate::scheduler::{Circuit, Readiness};
+use crate::scheduler::Readiness;
 
 /// What Ollama puts behind a name that has no tag.
 pub(super) const LATEST: &str = ":latest";
@@ -23,6 +21,78 @@ impl State {
     fn knows_model(&self, model: &ModelAlias) -> bool {
         self.workers.of_model(model).next().is_some() || self.is_in_catalog(model)
     }
+
+    /// The files of a model, where workers that run them by other names answer for it: none of its own lives that
+    /// has the file which is `needed`, and nobody wants workers for this name in particular.
+    pub(super) fn shared_files(
+        &self,
+        model: &ModelAlias,
+        needed: Option<&Sha256Digest>,
+        policies: Option<&Policies>,
+    ) -> Vec<&Sha256Digest> {
+        // A server's model of this name is another file, unless somebody said that it may stand for it.
+        let lives = |worker: &Worker| {
+            is_there(worker)
+                && (!worker.is_of_server || worker.is_named || !self.is_in_catalog(model))
+        };
+        let has_file = |worker: &Worker| match (needed, worker.digest()) {
+            (Some(needed), Some(its)) => needed == its,
+            _ => true,
+        };
+        let mut own = self.workers.of_model(model);
+        if own.any(|(_, worker)| lives(worker) && has_file(worker)) {
+            return Vec::new();
+        }
+        let entries = self.hives.iter().flat_map(|hive| &hive.beat.catalog);
+        let mut files = Vec::new();
+        for entry in entries.filter(|entry| entry.alias == *model) {
+            let is_needed = needed.is_none_or(|needed| *needed == entry.sha256);
+            if is_needed && !files.contains(&&entry.sha256) {
+                files.push(&entry.sha256);
+            }
+        }
+        if !files.is_empty() && policies.is_some_and(|policies| policies.speak_of(model)) {
+            files.clear();
+        }
+        files
+    }
+
+    /// The workers that answer for a model: its own, and those that run one of the files by another name.
+    pub(super) fn answering<'a, 'b>(
+        &'a self,
+        model: &'b ModelAlias,
+        files: &'b [&'a Sha256Digest],
+    ) -> impl Iterator<Item = (&'a WorkerId, &'a Worker)> + use<'a, 'b> {
+        let all = (!files.is_empty()).then(|| self.workers.iter());
+        let has_one = move |worker: &Worker| {
+            let file = self.file_of(worker);
+            !worker.is_of_server
+                && is_there(worker)
+                && worker.model != *model
+                && file.is_some_and(|file| files.contains(&file))
+        };
+        let others = all.into_iter().flatten().filter(move |(_, worker)| has_one(worker));
+        self.workers.of_model(model).chain(others)
+    }
+
+    /// The file that a worker runs, as it says itself, or that its hive has by its model's name.
+    fn file_of<'a>(&'a self, worker: &'a Worker) -> Option<&'a Sha256Digest> {
+        match &worker.said {
+            Some(_) => worker.digest(),
+            None => self.file_at(&worker.hive_id, &worker.model),
+        }
+    }
+
+    /// The file that a hive has by a name.
+    pub(super) fn file_at(&self, hive: &HiveAlias, model: &ModelAlias) -> Option<&Sha256Digest> {
+        let catalog = &self.hives.get(hive)?.beat.catalog;
+        Some(&catalog.iter().find(|entry| entry.alias == *model)?.sha256)
+    }
+}
+
+/// Whether a worker serves requests, now or soon.
+pub(super) fn is_there(worker: &Worker) -> bool {
+    !worker.target.gone.is_cancelled() && worker.readiness_for_requests() != Readiness::Ending
 }
 
 impl Registry {
@@ -52,43 +122,16 @@ impl Registry {
         self.state().runs(model)
     }
 
-    /// The name by which the file of a model runs, where no worker runs it by this name, and nobody wants
-    /// workers for this name in particular.
+    /// Whether a worker is coming whose answers a model's requests wait for: one of its own, or of its file by
+    /// another name.
     #[must_use]
-    pub fn running_as(&self, model: &ModelAlias) -> Option<ModelAlias> {
-        // Somebody's rules are about the names that are asked for.
-        if self.shared.rules.get().is_some_and(Rules::are_there) {
-            return None;
-        }
+    pub fn is_coming(&self, model: &ModelAlias) -> bool {
         let state = self.state();
-        // A server's model of this name is another file, unless somebody said that it may stand for it.
-        let lives = |worker: &Worker| {
-            worker.readiness_for_requests() != Readiness::Ending
-                && (!worker.is_of_server || worker.is_named || !state.is_in_catalog(model))
-        };
-        if state.workers.of_model(model).any(|(_, worker)| lives(worker)) {
-            return None;
-        }
-        let entries = || state.hives.iter().flat_map(|hive| &hive.beat.catalog);
-        let digest = &entries().find(|entry| entry.alias == *model)?.sha256;
-        let now = clock::now();
-        let due = Due::at(now, self.shared.interval);
-        let is_well = |worker: &Worker| {
-            let hive = || state.hives.liveness(&worker.hive_id, now);
-            worker.liveness(due, hive) == Liveness::Alive
-                && worker.breaker.circuit(now) == Circuit::Closed
-                && !worker.target.gone.is_cancelled()
-        };
-        let runs_it = |worker: &&Worker| {
-            worker.digest() == Some(digest)
-                && !worker.is_of_server
-                && worker.readiness_for_requests() == Readiness::Ready
-                && is_well(worker)
-        };
-        let running = state.workers.iter().map(|(_, worker)| worker).find(runs_it)?.model.clone();
-        drop(state);
-        let has_wishes = |policies: &Policies| policies.all().contains_key(model);
-        (!self.shared.policies.get().is_some_and(has_wishes)).then_some(running)
+        let files = state.shared_files(model, None, self.shared.policies.get());
+        let mut answering = state.answering(model, &files);
+        state.starts.is_any_of(model)
+            || state.starts.is_any_with(&files)
+            || answering.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
     }
 
     /// What a model is that cannot do a task, wherever it lies and runs; `None` where somebody may do it, or

@@ -22,6 +22,8 @@ use crate::scheduler::{Decision, Demand, Readiness, WaitReason, Why};
 pub struct Place {
     /// The worker.
     pub worker_id: WorkerId,
+    /// The name by which it runs its model, which may be another one than was asked for.
+    pub model: ModelAlias,
     /// Where it takes requests.
     pub target: Arc<Target>,
     /// The model file that it runs, where it is known.
@@ -153,9 +155,12 @@ impl Registry {
         match decision {
             Decision::Dispatch { worker, why } => match state.reserve(&worker, ask, now) {
                 Some((target, digest, stay)) => {
-                    let context = state.workers.get(&worker).map(Worker::context_tokens);
+                    let placed = state.workers.get(&worker);
+                    let context = placed.map(Worker::context_tokens);
+                    let model = placed.map_or(ask.demand.model, |placed| &placed.model).clone();
                     Placed::At(Place {
                         worker_id: worker,
+                        model,
                         target,
                         digest,
                         context_tokens: context.unwrap_or(0),
@@ -212,7 +217,8 @@ impl Registry {
         tokens: u32,
         others_than: &[WorkerId],
     ) -> bool {
-        self.state().has_longer_context(model, tokens, others_than)
+        let policies = self.shared.policies.get();
+        self.state().has_longer_context(model, policies, tokens, others_than)
     }
 
     /// A worker has answered a request.
@@ -231,7 +237,8 @@ impl Registry {
     #[must_use]
     pub fn seconds_for(&self, model: &ModelAlias, requests: u64, now: Instant) -> u64 {
         let (state, due) = (self.state(), Due::at(now, self.shared.interval));
-        let ready = state.workers.of_model(model).filter(|(_, worker)| {
+        let files = state.shared_files(model, None, self.shared.policies.get());
+        let ready = state.answering(model, &files).filter(|(_, worker)| {
             let hive = || state.hives.liveness(&worker.hive_id, now);
             worker.readiness_for_requests() == Readiness::Ready
                 && worker.liveness(due, hive) == Liveness::Alive

@@ -105,14 +105,13 @@ impl Registry {
         let request = facts(ask, &token, self.state().model_bytes(demand.model));
         let said = script.priority_of(&request);
         let priority = said.as_ref().copied().unwrap_or(ask.priority);
-        let policy = |model: &ModelAlias| self.policy(model);
-        let interval = self.shared.interval;
+        let (policies, interval) = (self.shared.policies.get(), self.shared.interval);
         let request = RequestFacts { priority, ..request };
         let judge = Judge::new(Arc::clone(script), &request, true);
         let decided = until_judged(Some(&judge), || {
             let state = self.state();
             let judge = Some(&judge);
-            let snapshot = state.snapshot(&demand, ask.prompt, interval, &policy, judge, now);
+            let snapshot = state.snapshot(&demand, ask.prompt, interval, policies, judge, now);
             LazyCell::force(&snapshot.fleet);
             schedule(&snapshot, &demand)
         });
@@ -154,9 +153,8 @@ impl Registry {
         let Some(Judging { rules, judge }) = judging else {
             return Some(self.built_in(state, demand, ask, now));
         };
-        let policy = |model: &ModelAlias| self.policy(model);
-        let interval = self.shared.interval;
-        let snapshot = state.snapshot(demand, ask.prompt, interval, &policy, Some(judge), now);
+        let (policies, interval) = (self.shared.policies.get(), self.shared.interval);
+        let snapshot = state.snapshot(demand, ask.prompt, interval, policies, Some(judge), now);
         let decision = schedule(&snapshot, demand);
         if judge.has_questions() {
             return None;
@@ -216,9 +214,8 @@ impl Registry {
         ask: &Ask<'_>,
         now: Instant,
     ) -> Decision {
-        let policy = |model: &ModelAlias| self.policy(model);
-        let interval = self.shared.interval;
-        schedule(&state.snapshot(demand, ask.prompt, interval, &policy, None, now), demand)
+        let (policies, interval) = (self.shared.policies.get(), self.shared.interval);
+        schedule(&state.snapshot(demand, ask.prompt, interval, policies, None, now), demand)
     }
 }
 

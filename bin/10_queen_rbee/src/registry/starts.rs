@@ -1,6 +1,6 @@
 //! Starts of workers that are under way, and the memory that they will take. Pure.
 
-use worker_contract::{DeviceId, HiveAlias, ModelAlias};
+use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest};
 
 use crate::scheduler::Claim;
 
@@ -19,6 +19,8 @@ pub(super) struct Starts {
 struct Start {
     number: u64,
     model: ModelAlias,
+    /// The file that its hive had by that name.
+    file: Option<Sha256Digest>,
     site: Option<ClaimedSite>,
     has_ended: bool,
 }
@@ -35,10 +37,15 @@ pub(super) struct ClaimedSite {
 
 impl Starts {
     /// A start begins; gives its number. Where nobody knows on what device, it claims nothing.
-    pub(super) fn begin(&mut self, model: &ModelAlias, site: Option<ClaimedSite>) -> u64 {
+    pub(super) fn begin(
+        &mut self,
+        model: &ModelAlias,
+        file: Option<Sha256Digest>,
+        site: Option<ClaimedSite>,
+    ) -> u64 {
         self.last_number += 1;
         let (number, model) = (self.last_number, model.clone());
-        self.known.push(Start { number, model, site, has_ended: false });
+        self.known.push(Start { number, model, file, site, has_ended: false });
         number
     }
 
@@ -63,6 +70,12 @@ impl Starts {
     /// Whether a worker of a model is being started.
     pub(super) fn is_any_of(&self, model: &ModelAlias) -> bool {
         self.known.iter().any(|start| !start.has_ended && start.model == *model)
+    }
+
+    /// Whether a worker of one of some files is being started, by whatever name.
+    pub(super) fn is_any_with(&self, files: &[&Sha256Digest]) -> bool {
+        let has_one = |start: &Start| start.file.as_ref().is_some_and(|file| files.contains(&file));
+        !files.is_empty() && self.known.iter().any(|start| !start.has_ended && has_one(start))
     }
 
     /// What will be taken of devices' memory.

@@ -2,15 +2,24 @@
 
 use std::time::Instant;
 
-use worker_contract::{HiveAlias, SupervisedState, SupervisedWorker, WorkerId};
+use worker_contract::{
+    DeviceId, HiveAlias, ModelAlias, SupervisedState, SupervisedWorker, WorkerId,
+};
 
 use super::target::parse_address;
 use super::worker::Worker;
 use super::workers::{MAX_OF_HIVE, Workers};
 
 impl Workers {
-    /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone.
-    pub(super) fn listed(&mut self, hive: &HiveAlias, list: &[SupervisedWorker], now: Instant) {
+    /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone. Gives the models
+    /// and devices of those that had failed, and that somebody has taken off the list or started again.
+    pub(super) fn listed(
+        &mut self,
+        hive: &HiveAlias,
+        list: &[SupervisedWorker],
+        now: Instant,
+    ) -> Vec<(ModelAlias, DeviceId)> {
+        let mut mended = Vec::new();
         let is_its = |listed: &&SupervisedWorker| listed.hive_id == *hive;
         let own = || list.iter().filter(is_its).take(MAX_OF_HIVE);
         let mut known = self.listed_by.get_mut(hive).map(std::mem::take).unwrap_or_default();
@@ -19,9 +28,7 @@ impl Workers {
             let mut there: Vec<_> = own().map(|listed| &listed.worker_id).collect();
             there.sort_unstable();
             known.retain(|id| there.binary_search(&id).is_err());
-            for id in &known {
-                self.left_out(hive, id);
-            }
+            mended.extend(known.iter().filter_map(|id| self.left_out(hive, id)));
             known = own().map(|listed| listed.worker_id.clone()).collect();
             if list.len() > MAX_OF_HIVE {
                 let (listed, taken) = (list.len(), MAX_OF_HIVE);
@@ -29,18 +36,19 @@ impl Workers {
             }
         }
         for listed in own() {
-            self.take_word(listed, now);
+            mended.extend(self.take_word(listed, now));
         }
         match self.listed_by.get_mut(hive) {
             Some(listed) => *listed = known,
             None if known.is_empty() => {}
             None => _ = self.listed_by.insert(hive.clone(), known),
         }
+        mended
     }
 
     /// Takes a hive's word on one of its workers.
     pub(super) fn supervised(&mut self, listed: &SupervisedWorker, now: Instant) {
-        self.take_word(listed, now);
+        let _ = self.take_word(listed, now);
         let (hive, id) = (&listed.hive_id, &listed.worker_id);
         if self.get(id).is_some_and(|worker| worker.is_listed_by(hive)) {
             let known = self.listed_by.entry(hive.clone()).or_default();
@@ -57,12 +65,17 @@ impl Workers {
         }
     }
 
-    fn take_word(&mut self, listed: &SupervisedWorker, now: Instant) {
+    /// Gives its model and device if it had failed and has been started again.
+    fn take_word(
+        &mut self,
+        listed: &SupervisedWorker,
+        now: Instant,
+    ) -> Option<(ModelAlias, DeviceId)> {
         let id = &listed.worker_id;
         if self.get(id).is_none() {
-            let Ok(address) = parse_address(&listed.address) else { return };
+            let address = parse_address(&listed.address).ok()?;
             if self.room_for(&listed.hive_id).is_err() {
-                return;
+                return None;
             }
             let worker = Worker::new(&listed.hive_id, &listed.model, listed.device, address, now);
             self.put(id, worker);
@@ -70,19 +83,23 @@ impl Workers {
         let known = self.get_mut(id);
         let is_its =
             |worker: &&mut Worker| worker.hive_id == listed.hive_id && !worker.is_of_server;
-        if let Some(worker) = known.filter(is_its) {
-            worker.listed = Some(listed.state.clone());
-            worker.memory_bytes = listed.memory_bytes;
-            worker.process(listed);
-        }
+        let worker = known.filter(is_its)?;
+        let had_failed = worker.is_given_up();
+        worker.listed = Some(listed.state.clone());
+        worker.memory_bytes = listed.memory_bytes;
+        worker.process(listed);
+        let is_mended = had_failed && !worker.is_given_up();
+        is_mended.then(|| (worker.model.clone(), worker.device))
     }
 
-    fn left_out(&mut self, hive: &HiveAlias, id: &WorkerId) {
-        if self.get(id).is_some_and(|worker| worker.is_listed_by(hive))
-            && let Some(worker) = self.remove(id)
-        {
-            worker.target.gone.cancel();
+    /// Gives its model and device if it had failed.
+    fn left_out(&mut self, hive: &HiveAlias, id: &WorkerId) -> Option<(ModelAlias, DeviceId)> {
+        if !self.get(id)?.is_listed_by(hive) {
+            return None;
         }
+        let worker = self.remove(id)?;
+        worker.target.gone.cancel();
+        worker.is_given_up().then_some((worker.model, worker.device))
     }
 }
 

@@ -324,6 +324,19 @@ fn a_fresh_queen_waits_for_the_hives_that_she_expects_but_not_for_long() {
 }
 
 #[test]
+fn a_queen_who_has_run_before_waits_a_moment_for_hives_that_she_does_not_expect() {
+    let now = Instant::now();
+    let registry = Registry::new(SECOND * 2, Vec::new(), now).with_past();
+    let is_unknown = |at| {
+        let decision = decide(&registry, at);
+        matches!(decision, Decision::Reject { reason: RejectReason::UnknownModel, .. })
+    };
+    assert!(!is_unknown(after(now, 2)) && is_unknown(after(now, 3)));
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
+    assert!(take(&registry, now).is_some(), "it runs: nothing is waited for");
+}
+
+#[test]
 fn of_two_processes_with_one_id_the_one_that_its_hive_lists_is_heard_and_keeps_its_requests() {
     for (meant, others) in [(Some(1), [2, 1, 2, 2]), (Some(2), [2, 1, 1, 1]), (None, [2, 1, 2, 1])]
     {

@@ -154,8 +154,8 @@ impl Relay {
         Self { workers: self.workers.with_pool(pool), ..self }
     }
 
-    /// Begins an answer of `model` to a request, which is `original` in the client's words. Where no worker
-    /// runs it by this name, one that runs the same file by another name answers. Nothing happens until it is asked for its first part.
+    /// Begins an answer of `model` to a request, which is `original` in the client's words. Nothing happens
+    /// until it is asked for its first part.
     #[must_use]
     pub fn answer(
         &self,
@@ -165,9 +165,7 @@ impl Relay {
         asking: Asking,
     ) -> Answer {
         self.shared.budget(Budget::earn);
-        let registry = self.dispatcher.registry();
-        let model = registry.meant(model);
-        let model = registry.running_as(&model).unwrap_or(model);
+        let model = self.dispatcher.registry().meant(model);
         Answer::new(self.clone(), model, request, original, asking)
     }
 

@@ -43,11 +43,38 @@ pub struct Spawn {
     pub fits: bool,
     /// How many other places there were.
     pub others: usize,
+    /// What decided for this place and against the next best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Advantage>,
     /// Why one is started.
     pub lack: Lack,
     /// Its hive is asked first whether there is room; until then nothing is started, and nobody ended.
     #[serde(skip)]
     pub asks: bool,
+}
+
+/// What makes a place for a worker better than another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Advantage {
+    /// Its hive reports on time.
+    OnTime,
+    /// The model's policy wishes for it.
+    Wished,
+    /// The model fits there.
+    Fits,
+    /// The operator's rules prefer it.
+    Rules,
+    /// Both devices have shown how fast they are.
+    Faster,
+    /// Its device is believed to be faster.
+    Believed,
+    /// Fewer workers have to end.
+    FewerEnds,
+    /// More memory is free.
+    Memory,
+    /// Nothing but its name.
+    None,
 }
 
 /// Why a worker is started. What is told of the workers that are there is told of the best of them: the
@@ -214,6 +241,22 @@ impl Lack {
     }
 }
 
+impl fmt::Display for Advantage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OnTime => "its machine reports on time",
+            Self::Wished => "the model's policy wishes for it",
+            Self::Fits => "the model fits there",
+            Self::Rules => "the rules prefer it",
+            Self::Faster => "it has shown to be faster",
+            Self::Believed => "it is believed to be faster",
+            Self::FewerEnds => "fewer workers have to end there",
+            Self::Memory => "more memory is free there",
+            Self::None => "the next one is as good",
+        })
+    }
+}
+
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -306,7 +349,7 @@ impl fmt::Display for Estimate {
 
 impl fmt::Display for Spawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { hive, device, evict, fits, others, lack, .. } = self;
+        let Self { hive, device, evict, fits, others, by, lack, .. } = self;
         write!(f, "{lack}; one is started on {hive}")?;
         if let Some(device) = device {
             write!(f, " {device}")?;
@@ -319,9 +362,10 @@ impl fmt::Display for Spawn {
             let are = if evict.len() == 1 { "is" } else { "are" };
             write!(f, ", in the place of {names}, which {are} idle")?;
         }
-        match others {
-            0 => f.write_str(" (the only place)"),
-            others => write!(f, " (best of {} places)", others + 1),
+        match (others, by) {
+            (0, _) => f.write_str(" (the only place)"),
+            (others, None) => write!(f, " (best of {} places)", others + 1),
+            (others, Some(by)) => write!(f, " (best of {} places: {by})", others + 1),
         }
     }
 }

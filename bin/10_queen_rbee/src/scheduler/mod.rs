@@ -4,6 +4,7 @@
 //! No I/O, no clock, no lock. The wanted properties are in the README beside this file, and each of
 //! them is a test.
 
+mod beliefs;
 mod decision;
 mod demand;
 mod placement;
@@ -15,13 +16,13 @@ mod turns;
 mod ways;
 
 pub use decision::{
-    Decision, Estimate, Lack, MakeWay, Reason, RejectReason, Spawn, WaitReason, Why,
+    Advantage, Decision, Estimate, Lack, MakeWay, Reason, RejectReason, Spawn, WaitReason, Why,
 };
 pub use demand::Demand;
 pub use placement::{memory_need, place_another};
 pub use schedule::schedule;
 pub use snapshot::{
-    Circuit, Claim, FailedSite, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed, Wish,
-    Word, WorkerView,
+    Circuit, Claim, FailedSite, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed,
+    WarmUp, Wish, Word, WorkerView,
 };
 pub use ways::Ways;

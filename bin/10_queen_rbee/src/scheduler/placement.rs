@@ -5,8 +5,9 @@ use std::collections::HashMap;
 
 use worker_contract::{Device, DeviceId, DeviceKind, HiveAlias, ModelAlias, ModelEntry, WorkerId};
 
-use super::{Claim, Demand, Fleet, HiveView, Lack, Resident, Spawn, Word};
-use crate::registry::{Liveness, usual_token_us};
+use super::beliefs::{Belief, Beliefs};
+use super::{Advantage, Claim, Demand, Fleet, HiveView, Lack, Resident, Spawn, Word};
+use crate::registry::Liveness;
 
 /// What a model needs beyond its weights, as a part of them: KV cache and room to compute. The hive
 /// knows exactly and has the last word.
@@ -41,7 +42,7 @@ pub(super) struct Site<'a> {
     /// What is known of starts of the model that failed at its hive.
     failed: Failed,
     /// `None` where nobody knows the device.
-    slowness: Option<Slowness>,
+    belief: Option<Belief>,
     is_wished: (bool, bool),
     extra_ms: i64,
 }
@@ -70,8 +71,8 @@ enum Failed {
 }
 
 /// The place that suits a model best: on a hive that reports on time; where it fits; wished for; where
-/// answers are fast, as was shown there or as one believes of a GPU and of a processor; with the fewest
-/// workers to end; with the most free memory.
+/// answers are fast, as was shown there or on alike devices, or as one believes of a GPU and of a processor; with
+/// the fewest workers to end; with the most free memory.
 pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoSite> {
     if fleet.has_enough {
         return Err(NoSite::Enough);
@@ -84,13 +85,14 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
     if best.fit == Fit::Later && !best.asks() {
         return Err(NoSite::Full);
     }
-    Ok(best.spawn(open.len() - 1))
+    Ok(best.spawn(&open))
 }
 
 /// All places that a request's worker could be at, those that are closed to it included.
 pub(super) fn all_sites<'a>(fleet: &'a Fleet<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
     let suits = |hive: &&HiveView<'_>| hive.has_file(demand) && is_long_enough(fleet, hive, demand);
-    there(fleet).filter(suits).flat_map(|hive| sites(fleet, hive, demand)).collect()
+    let beliefs = Beliefs::of(fleet);
+    there(fleet).filter(suits).flat_map(|hive| sites(fleet, hive, demand, &beliefs)).collect()
 }
 
 fn there<'a>(fleet: &'a Fleet<'a>) -> impl Iterator<Item = &'a HiveView<'a>> {
@@ -126,18 +128,28 @@ fn why_nowhere(fleet: &Fleet<'_>, demand: &Demand<'_>) -> NoSite {
 #[must_use]
 pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Option<Spawn> {
     let demand = Demand::of(model);
-    let there = || fleet.residents.iter().filter(|resident| resident.model == model);
+    let beliefs = Beliefs::of(fleet);
+    let at = |resident: &Resident<'_>| fleet.hives.iter().find(|hive| hive.id == resident.hive);
+    let is_of_file = |resident: &Resident<'_>| {
+        let entry = at(resident).and_then(|hive| hive.entry(model));
+        entry.is_some_and(|entry| resident.digest == Some(&entry.sha256))
+    };
+    // One that its policy demands is wanted under its own name.
+    let is_it =
+        |resident: &&Resident<'_>| resident.model == model || (!must && is_of_file(resident));
+    let there = || fleet.residents.iter().filter(is_it);
     let fastest = there().filter_map(|resident| {
-        let hive = fleet.hives.iter().find(|hive| hive.id == resident.hive)?;
+        let hive = at(resident)?;
+        let device = hive.devices.iter().find(|device| device.id == resident.device)?;
         let bytes = hive.entry(model)?.bytes_on_disk();
-        Some(Slowness::of(fleet, resident.hive, resident.device, bytes))
+        Some(beliefs.of_device(fleet, resident.hive, device, bytes).slowness.step)
     });
-    let fastest = fastest.map(|slowness| slowness.step).min();
+    let fastest = fastest.min();
     let has_gpu = there().any(|resident| resident.device.kind == DeviceKind::Gpu);
     let is_slower = |site: &Site<'_>| {
-        site.slowness.is_some_and(|its| match fastest {
-            _ if its.is_unknown_cpu => has_gpu,
-            Some(ours) => its.step > ours + 1,
+        site.belief.is_some_and(|its| match fastest {
+            _ if its.slowness.is_unknown_cpu => has_gpu,
+            Some(ours) => its.slowness.step > ours + 1,
             None => false,
         })
     };
@@ -156,14 +168,20 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
     };
     let alive = fleet.hives.iter().filter(|hive| hive.liveness == Liveness::Alive);
     let with_model = alive.filter(|hive| hive.entry(model).is_some());
-    let sites: Vec<_> = with_model.flat_map(|hive| sites(fleet, hive, &demand)).collect();
+    let sites: Vec<_> = with_model.flat_map(|hive| sites(fleet, hive, &demand, &beliefs)).collect();
     let open: Vec<_> = sites.iter().filter(|site| is_free(site)).collect();
     let best = open.iter().max_by_key(|site| (!has_one(site), !is_slower(site), site.key()))?;
     let lack = if must { Lack::Policy } else { Lack::Crowd };
-    Some(Spawn { lack, ..best.spawn(open.len() - 1) })
+    // What decided before the rest did not is no matter of one place and the next.
+    Some(Spawn { lack, by: None, ..best.spawn(&open) })
 }
 
-fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) -> Vec<Site<'a>> {
+fn sites<'a>(
+    fleet: &'a Fleet<'a>,
+    hive: &'a HiveView<'a>,
+    demand: &Demand<'_>,
+    beliefs: &Beliefs<'_>,
+) -> Vec<Site<'a>> {
     let bytes = hive.entry(demand.model).map_or(0, ModelEntry::bytes_on_disk);
     let is_wished_hive = fleet.wish.hive.as_ref().is_none_or(|wished| wished == hive.id);
     let ruled = |device: Option<DeviceId>| {
@@ -183,7 +201,7 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
             fit,
             word,
             failed: Failed::of(fleet, hive, None),
-            slowness: None,
+            belief: None,
             is_wished,
             extra_ms,
         };
@@ -221,7 +239,7 @@ fn sites<'a>(fleet: &'a Fleet<'a>, hive: &'a HiveView<'a>, demand: &Demand<'_>) 
             fit,
             word,
             failed: Failed::of(fleet, hive, Some(device.id)),
-            slowness: Some(Slowness::of(fleet, hive.id, device.id, bytes)),
+            belief: Some(beliefs.of_device(fleet, hive.id, device, bytes)),
             is_wished: (is_wished_hive, is_wished_device),
             extra_ms: extra_ms(Some(device.id)),
         }
@@ -289,7 +307,7 @@ fn make_room<'a>(
     let size = |resident: &Resident<'_>| {
         resident.has_bytes.unwrap_or_else(|| need_of(fleet, hive, device.id, resident.model))
     };
-    let may_go = |r: &&Resident<'_>| !r.is_busy && r.may_make_way(demand);
+    let may_go = |r: &&Resident<'_>| !r.is_used() && r.may_make_way(demand);
     let mut idle: Vec<_> = here.clone().filter(may_go).collect();
     let is_other = |r: &Resident<'_>| r.makes_way_for.is_none();
     idle.sort_by_key(|r| (!is_one_of_them(r), is_other(r), Reverse(r.idle), r.id));
@@ -301,7 +319,7 @@ fn make_room<'a>(
     }
     let is_kept_for_another = |r: &Resident<'_>| r.makes_way_for.is_some_and(|m| m != demand.model);
     let goes_some_day = |r: &&Resident<'_>| {
-        let goes = r.is_busy || is_kept_for_another(r);
+        let goes = r.is_used() || is_kept_for_another(r);
         r.is_ending || (goes && r.spare > 0) || r.model == demand.model
     };
     let others = here.filter(goes_some_day).filter(|resident| !is_one_of_them(resident));
@@ -378,7 +396,7 @@ fn may_all_go<'a>(
         let ended = ended.entry(resident.model).or_default();
         *ended += 1;
         let is_here = resident.hive == hive.id && resident.device == device.id;
-        let may_go = is_here && !resident.is_busy && resident.may_make_way(demand);
+        let may_go = is_here && !resident.is_used() && resident.may_make_way(demand);
         (may_go && *ended <= resident.spare).then_some(resident.id)
     };
     ids.iter().map(&mut goes).collect()
@@ -400,28 +418,6 @@ fn needed<'a>(
     });
     kept.reverse();
     kept
-}
-
-/// How slow a device is, the faster first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Slowness {
-    /// Nobody has seen it at work, and it is no GPU: it is the last choice.
-    is_unknown_cpu: bool,
-    /// What a token takes, in steps of about 40 %: what differs by less is alike.
-    step: u32,
-}
-
-impl Slowness {
-    /// As was shown there, else as one believes of its kind.
-    fn of(fleet: &Fleet<'_>, hive: &HiveAlias, device: DeviceId, bytes: u64) -> Self {
-        let shown = fleet.token_us.get(&(hive, device)).copied();
-        let is_unknown_cpu = shown.is_none() && device.kind == DeviceKind::Cpu;
-        let token_us = shown.unwrap_or_else(|| usual_token_us(device.kind, bytes)).max(1);
-        let octave = token_us.ilog2();
-        // By its square, the halves of an octave are told apart.
-        let is_upper = u128::from(token_us).pow(2) >= 1_u128 << (2 * octave + 1);
-        Self { is_unknown_cpu, step: 2 * octave + u32::from(is_upper) }
-    }
 }
 
 impl Failed {
@@ -480,13 +476,18 @@ impl Site<'_> {
         self.device.map(|device| device.id)
     }
 
-    fn spawn(&self, others: usize) -> Spawn {
+    /// A start there, which is the best of all that are open.
+    fn spawn(&self, open: &[&Self]) -> Spawn {
+        let others = || open.iter().filter(|site| !std::ptr::eq(**site, self));
+        let next = others().max_by_key(|site| site.key());
+        let others = others().count();
         Spawn {
             hive: self.hive.id.clone(),
             device: self.device_id(),
             evict: self.evict.iter().map(|id| (*id).clone()).collect(),
             fits: self.fit >= Fit::Maybe,
             others,
+            by: next.map(|next| self.advantage(next)),
             lack: Lack::NoWorker,
             asks: self.asks(),
         }
@@ -520,13 +521,49 @@ impl Site<'_> {
     pub(super) fn key(&self) -> impl Ord + '_ {
         let device = self.device.map(|device| {
             let is_gpu = device.id.kind == DeviceKind::Gpu;
-            let is_fast = Reverse(self.slowness);
-            (is_fast, is_gpu, Reverse(self.evict.len()), self.free, Reverse(device.id))
+            let slowness = Reverse(self.belief.map(|belief| belief.slowness));
+            let likely = Reverse(self.belief.map(|belief| belief.likely));
+            let is_shown = self.belief.is_some_and(|belief| belief.is_shown);
+            let speed = (slowness, is_gpu, Reverse(self.evict.len()), likely);
+            (speed, self.free, is_shown, Reverse(device.id))
         });
-        let is_alive = self.hive.liveness == Liveness::Alive;
         let rest = (Reverse(self.extra_ms), device, Reverse(self.hive.id));
         // Whether there is room for certain is asked, and does not make a slow place the better one.
         let fit = self.fit.min(Fit::Maybe);
-        (is_alive, fit == Fit::Maybe, self.is_wished, fit, rest)
+        (self.is_alive(), fit == Fit::Maybe, self.is_wished, fit, rest)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.hive.liveness == Liveness::Alive
+    }
+
+    /// What makes it the better one of two, by the key's order.
+    fn advantage(&self, next: &Self) -> Advantage {
+        let steps = [self, next].map(|site| site.belief.map(|belief| belief.slowness));
+        let likely = [self, next].map(|site| site.belief.map(|belief| belief.likely));
+        let are_shown =
+            [self, next].iter().all(|site| site.belief.is_some_and(|belief| belief.is_shown));
+        let is_gpu = |site: &Self| site.device_id().is_some_and(|it| it.kind == DeviceKind::Gpu);
+        if self.is_alive() != next.is_alive() {
+            Advantage::OnTime
+        } else if self.is_wished != next.is_wished {
+            Advantage::Wished
+        } else if self.fit.min(Fit::Maybe) != next.fit.min(Fit::Maybe) {
+            Advantage::Fits
+        } else if self.extra_ms != next.extra_ms {
+            Advantage::Rules
+        } else if steps[0] != steps[1] && are_shown {
+            Advantage::Faster
+        } else if steps[0] != steps[1] || is_gpu(self) != is_gpu(next) {
+            Advantage::Believed
+        } else if self.evict.len() != next.evict.len() {
+            Advantage::FewerEnds
+        } else if likely[0] != likely[1] {
+            Advantage::Believed
+        } else if self.free != next.free {
+            Advantage::Memory
+        } else {
+            Advantage::None
+        }
     }
 }

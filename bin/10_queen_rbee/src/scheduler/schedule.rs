@@ -6,7 +6,7 @@ use super::placement::{NoSite, is_long_enough, place};
 use super::turns::make_way;
 use super::{
     Circuit, Decision, Demand, Estimate, Lack, Readiness, Reason, RejectReason, Snapshot, Spawn,
-    WaitReason, Ways, Why, WorkerView,
+    WaitReason, WarmUp, Ways, Why, WorkerView,
 };
 use crate::registry::Liveness;
 
@@ -67,6 +67,10 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if serving().any(|worker| worker.is_in_doubt) {
         return Decision::Wait(WaitReason::News);
     }
+    // It may run where nobody has been heard yet: a second one could cost others their workers.
+    if snapshot.warm_up == WarmUp::Expected {
+        return Decision::Wait(WaitReason::WarmUp);
+    }
     let none = match place(&snapshot.fleet, demand) {
         Ok(spawn) => return Decision::Spawn(Spawn { lack: lack(snapshot, demand), ..spawn }),
         Err(none) => none,
@@ -102,7 +106,6 @@ fn without_place(snapshot: &Snapshot<'_>, demand: &Demand<'_>, none: NoSite) -> 
             return way.map_or(Decision::Wait(reason), Decision::MakeWay);
         }
         _ if makes_way => return Decision::Wait(WaitReason::NextTurn),
-        _ if snapshot.warming_up => return Decision::Wait(WaitReason::WarmUp),
         _ => {}
     }
     let is_short =
@@ -119,6 +122,7 @@ fn without_place(snapshot: &Snapshot<'_>, demand: &Demand<'_>, none: NoSite) -> 
         None if are_short => (too_short, None),
         None if none == NoSite::OtherFile => (RejectReason::OtherFile, None),
         None if is_any_there => (RejectReason::Unable, None),
+        None if snapshot.warm_up == WarmUp::Others => return Decision::Wait(WaitReason::WarmUp),
         None => (RejectReason::UnknownModel, None),
     };
     Decision::Reject { reason, retry_after_s }

@@ -25,18 +25,34 @@ const FEW_BYTES_A_TOKEN: u32 = 2;
 /// than makes a difference between two that would both take it.
 const REFUSAL_US: u64 = 1_000_000;
 
+/// For how long a worker that keeps its place counts as used after a request: who asks again and again lets
+/// it be idle for moments.
+const BETWEEN_REQUESTS: Duration = Duration::from_secs(2);
+
 /// What bears on one request.
 pub struct Snapshot<'a> {
-    /// The workers of the model, in the order of their ids.
+    /// The workers that answer for the model, in the order of their ids.
     pub workers: Vec<WorkerView<'a>>,
     /// Where a worker could be started; looked at only where none can take the request.
     pub fleet: LazyCell<Fleet<'a>, Box<dyn FnOnce() -> Fleet<'a> + 'a>>,
-    /// A worker for the model is being started.
+    /// A worker that will answer for the model is being started.
     pub is_spawning: bool,
-    /// The queen has just begun, and hives that she expects have not reported.
-    pub warming_up: bool,
+    /// Who may not have reported yet.
+    pub warm_up: WarmUp,
     /// Workers are left out that somebody's rules refuse.
     pub is_ruled_out: bool,
+}
+
+/// Who may not have reported yet since the queen's start, a moment ago.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WarmUp {
+    /// Nobody, or that is no longer waited for.
+    #[default]
+    Over,
+    /// Hives that nobody expects: this queen has run before, and some may have found her by themselves.
+    Others,
+    /// Hives or servers that are expected.
+    Expected,
 }
 
 /// Where workers run and could run.
@@ -127,7 +143,7 @@ pub struct Wish {
     pub device: Option<DeviceId>,
 }
 
-/// A worker of the model.
+/// A worker of the model, or of its file by another name.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerView<'a> {
     /// Its id.
@@ -245,6 +261,14 @@ pub struct Resident<'a> {
     pub context_tokens: u32,
 }
 
+impl Resident<'_> {
+    /// Whether it has requests, or keeps its place and has had one a moment ago.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.is_busy || (self.keeps_place && self.idle < BETWEEN_REQUESTS)
+    }
+}
+
 impl WorkerView<'_> {
     /// All requests that are known to be in it.
     #[must_use]
@@ -327,9 +351,9 @@ impl HiveView<'_> {
 
 impl std::fmt::Debug for Snapshot<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { workers, is_spawning, warming_up, .. } = self;
+        let Self { workers, is_spawning, warm_up, .. } = self;
         let mut out = f.debug_struct("Snapshot");
         out.field("workers", workers).field("is_spawning", is_spawning);
-        out.field("warming_up", warming_up).finish_non_exhaustive()
+        out.field("warm_up", warm_up).finish_non_exhaustive()
     }
 }

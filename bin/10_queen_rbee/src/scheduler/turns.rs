@@ -90,6 +90,6 @@ fn who_goes<'a>(
 impl Resident<'_> {
     /// Whether it is idle or has something to finish; one that is being loaded has its turn before it.
     fn may_be_told(&self) -> bool {
-        !self.is_busy || (self.load > 0 && !self.keeps_place)
+        !self.is_used() || (self.load > 0 && !self.keeps_place)
     }
 }

@@ -40,6 +40,26 @@ async fn a_pinned_worker_does_not_make_room() {
 }
 
 #[tokio::test]
+async fn a_request_that_finds_no_memory_beside_a_pinned_model_is_told_so() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"pin": true}})).await;
+    let hive = HiveDouble::start(false);
+    hive.takes([("m", 6_000), ("other", 7_500)], true);
+    hive.let_start();
+    queen.hive_beat(&hive.beat_with_workers(8)).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
+    report(&queen, &hive, 2).await;
+    let other = json!({"model": "other", "messages": [{"role": "user", "content": "Hi"}]});
+    let reply = queen.ask(CHAT, &other).await;
+    let error = reply.error(503, "not_enough_memory");
+    let told = |field: &str| error[field].as_str().unwrap().to_owned();
+    assert!(told("message").ends_with("pinned, or kept by their policies' min: m"), "{error}");
+    assert!(told("hint").contains("rbee-keeper model policy m --pin false"), "{error}");
+    let decided = Reply::read(queen.get("/v1/decisions?model=other")).await.text;
+    assert!(decided.contains("kept by their policies' min: m"), "{decided}");
+}
+
+#[tokio::test]
 async fn an_idle_worker_is_ended_and_the_next_request_starts_one_again() {
     let queen = Queen::configured(|config| config.queen.idle_ttl_s = 1).await;
     let hive = HiveDouble::start(false);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use worker_contract::KvCacheUse;
 
-use crate::support::{Queen, Reply, Script, Stream, WorkerDouble, chat, until};
+use crate::support::{HiveDouble, Queen, Reply, Script, Stream, WorkerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -171,6 +171,34 @@ async fn absurd_numbers_in_a_report_harm_nobody() {
     beat.kv_cache = KvCacheUse::default();
     queen.worker_beat(&beat).await;
     assert_eq!(queen.ask(CHAT, &long("Hi")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_name_is_answered_by_its_file_under_another_name_and_by_no_other_file_of_that_name() {
+    let (wrong, right) = (WorkerDouble::start("w-1", []), WorkerDouble::start("w-2", []));
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let mut report = hive.beat();
+    let mut again = report.catalog[0].clone();
+    again.alias = "again".parse().unwrap();
+    report.catalog.push(again);
+    queen.hive_beat(&report).await;
+    for (worker, digit, hive) in [(&wrong, "1", "laptop"), (&right, "0", "localhost")] {
+        let mut beat = worker.beat();
+        beat.hive_id = hive.parse().unwrap();
+        beat.model.digest = Some(digit.repeat(64).parse().unwrap());
+        queen.worker_beat(&beat).await;
+    }
+    let mut body = chat();
+    body["model"] = "again".into();
+    for _ in 0..3 {
+        let reply = queen.ask(CHAT, &body).await;
+        assert_eq!(reply.header("x-rbee-worker"), "w-2", "{reply:?}");
+    }
+    let requests = right.requests();
+    let asked: Vec<String> =
+        requests.iter().map(|asked| asked.model.as_ref().unwrap().to_string()).collect();
+    assert_eq!(asked, ["m"; 3], "a worker knows its own name only");
+    assert_eq!((wrong.requests().len(), hive.spawns()), (0, 0));
 }
 
 async fn two_workers() -> (Queen, WorkerDouble, WorkerDouble) {

@@ -45,6 +45,31 @@ async fn two_models_that_are_always_asked_for_take_turns_and_neither_is_starved(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_asks_one_thing_after_another_does_not_lose_its_worker_in_between() {
+    let town = Town::new();
+    let clients = [town.asks_after("first", 500, 0, 5), town.asks_after("second", 500, 100, 5)];
+    sleep(Duration::from_secs(300)).await;
+    let starts = town.hive.asked("spawn");
+    assert!(
+        (10..=24).contains(&starts),
+        "{starts} starts in 300 s: a turn is ten seconds at least"
+    );
+    for client in clients {
+        assert!(client.count() >= 100, "{}", client.count());
+        assert!(client.longest() < Duration::from_secs(30), "{:?}", client.longest());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_names_of_one_file_that_are_asked_for_at_once_load_it_once() {
+    let town = Town::new();
+    let patience = Duration::from_secs(60);
+    let (first, second) = tokio::join!(town.ask("first", patience), town.ask("namesake", patience));
+    assert_eq!(first.unwrap().worker_id, second.unwrap().worker_id);
+    assert_eq!((town.hive.asked("spawn"), town.hive.asked("delete")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_is_pinned_is_never_told_to_make_way() {
     let town = Town::new();
     let pin = r#"{"model":"first","policy":{"pin":true}}"#;
@@ -172,6 +197,17 @@ impl Town {
 
     /// Somebody who asks for a model without an end; each answer takes so long.
     fn asks_on(&self, model: &'static str, answer_ms: u64, from_ms: u64) -> Arc<Served> {
+        self.asks_after(model, answer_ms, from_ms, 0)
+    }
+
+    /// The same, who needs a moment from each answer to the next question.
+    fn asks_after(
+        &self,
+        model: &'static str,
+        answer_ms: u64,
+        from_ms: u64,
+        pause_ms: u64,
+    ) -> Arc<Served> {
         let (served, dispatcher) = (Arc::new(Served::default()), self.dispatcher.clone());
         let seen = Arc::clone(&served);
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(async move {
@@ -183,6 +219,9 @@ impl Town {
                 lock(&seen.waits).push(clock::now() - began);
                 sleep(Duration::from_millis(answer_ms)).await;
                 drop(place);
+                if pause_ms > 0 {
+                    sleep(Duration::from_millis(pause_ms)).await;
+                }
             }
         }));
         served
@@ -253,11 +292,24 @@ impl HiveClient for Found {
     }
 }
 
+/// The digest of a model's file, of which one has two names.
+fn file_of(model: &str) -> String {
+    let digit = match model {
+        "first" | "namesake" => "0",
+        "second" => "2",
+        _ => "3",
+    };
+    digit.repeat(64)
+}
+
 /// What a worker says of itself.
 fn said(worker: &SupervisedWorker) -> WorkerHeartbeat {
     let beat = json!({
         "worker_id": worker.worker_id, "hive_id": "localhost", "address": worker.address,
-        "model": {"name": worker.model, "context_length": 1}, "device": "GPU-0",
+        "model": {
+            "name": worker.model, "digest": file_of(worker.model.as_str()), "context_length": 1,
+        },
+        "device": "GPU-0",
         "state": "ready", "slots": {"total": 1, "busy": 0}, "queued": 0,
         "kv_cache": {"used_tokens": 0, "capacity_tokens": 0}, "tokens_per_second": 0.0,
         "engine_build": "x", "pid": worker.pid,
@@ -282,8 +334,9 @@ impl OneHive {
     fn report(&self) {
         let inside = lock(&self.inside);
         let used = inside.workers.len() as u64 * NEED;
-        let catalog = ["first", "second", BROKEN].map(|name| {
+        let catalog = ["first", "namesake", "second", BROKEN].map(|name| {
             let mut entry = entry(name, 5 * GIB);
+            entry.sha256 = file_of(name).parse().unwrap();
             if let Some((_, digit)) = inside.replaced.filter(|(model, _)| *model == name) {
                 entry.sha256 = digit.to_string().repeat(64).parse().unwrap();
             }

@@ -22,13 +22,17 @@ impl House {
 
     /// The hive has the file with the digest that is this digit all over, and is of a version.
     fn reports(&self, digit: &str, version: &str) {
+        self.lists(digit, version, Vec::new());
+    }
+
+    fn lists(&self, digit: &str, version: &str, workers: Vec<SupervisedWorker>) {
         let mut entry = entry("m", 1 << 30);
         entry.sha256 = digit.repeat(64).parse().unwrap();
         let beat = HiveHeartbeat {
             devices: vec![device("CPU-0", 64 << 30)],
             catalog: vec![entry],
             version: version.into(),
-            ..hive(Vec::new())
+            ..hive(workers)
         };
         self.registry.hive_beat(beat, self.start).unwrap();
     }
@@ -40,6 +44,7 @@ impl House {
             evict: Vec::new(),
             fits: true,
             others: 0,
+            by: None,
             lack: Lack::NoWorker,
             asks: false,
         };
@@ -99,4 +104,22 @@ fn another_file_or_another_version_of_the_hive_is_another_try_and_success_forget
     let worker = listed("a", SupervisedState::Ready);
     house.registry.started_by(&HiveAlias::localhost(), &worker, house.start);
     assert_eq!(house.may_try(1), None, "one has come up there");
+}
+
+#[test]
+fn a_worker_that_was_given_up_is_held_against_its_place_until_somebody_deletes_or_restarts_it() {
+    let failed = || listed("a", SupervisedState::Failed { reason: "signal 9".into() });
+    let starting = || listed("a", SupervisedState::Starting { progress: 0.0 });
+    for (because, code, workers, held) in [
+        ("it is there", "worker_given_up", vec![failed()], Some(false)),
+        ("it was deleted", "worker_given_up", vec![], None),
+        ("it was restarted", "worker_given_up", vec![starting()], None),
+        ("it was a start that failed", "worker_failed", vec![], Some(false)),
+    ] {
+        let house = House::new();
+        house.lists("0", "1", vec![failed()]);
+        house.fails(code, 0);
+        house.lists("0", "1", workers);
+        assert_eq!(house.may_try(1), held, "{because}");
+    }
 }

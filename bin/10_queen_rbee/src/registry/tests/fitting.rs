@@ -77,7 +77,7 @@ impl House {
     fn claimed(&self, slots: Option<u32>) -> u64 {
         let (hive, device) = (HiveAlias::localhost(), "GPU-0".parse().unwrap());
         let size = Size { slots, ctx_size: None };
-        let _mark = self.registry.begin_spawn(&model(), Some((&hive, device)), size, &[]);
+        let _mark = self.registry.begin_spawn(&model(), (&hive, Some(device)), size, &[]);
         let state = self.registry.state();
         state.starts.claims().last().expect("it is under way").needed
     }
@@ -90,6 +90,7 @@ fn spawn(evict: &[&str]) -> Spawn {
         evict: evict.iter().map(|name| id(name)).collect(),
         fits: true,
         others: 0,
+        by: None,
         lack: Lack::NoWorker,
         asks: true,
     }

@@ -27,53 +27,104 @@ fn again() -> ModelAlias {
     "again".parse().unwrap()
 }
 
+/// What becomes of a request for the second name.
+fn asked(registry: &Registry, now: Instant) -> String {
+    asked_with(registry, None, now)
+}
+
+/// The same with the file that it must go on with.
+fn asked_with(registry: &Registry, digit: Option<&str>, now: Instant) -> String {
+    let (again, prompt) = (again(), PromptChain::default());
+    let digest = digit.map(|digit| digit.repeat(64).parse().unwrap());
+    let demand = Demand { digest: digest.as_ref(), ..Demand::of(&again) };
+    match registry.place(&Ask::of(demand, &prompt), now) {
+        Placed::At(place) => format!("{} as {}", place.worker_id, place.model),
+        Placed::Not(Decision::Wait(reason)) => format!("wait {}", reason.as_str()),
+        Placed::Not(Decision::Spawn(_)) => "spawn".to_owned(),
+        Placed::Not(Decision::Reject { reason, .. }) => format!("reject {reason:?}"),
+        Placed::Not(decision) => format!("{decision:?}"),
+    }
+}
+
 #[test]
 fn names_of_one_file_share_its_worker() {
     let (registry, now) = two_names(with_file("0"));
-    assert_eq!(registry.running_as(&again()), Some(model()));
-    assert_eq!(registry.running_as(&model()), None, "it runs by its own name");
-    assert_eq!(registry.running_as(&"other".parse().unwrap()), None, "no catalog has it");
+    assert_eq!(asked(&registry, now), "a as m");
+    assert_eq!(asked_with(&registry, Some("0"), now), "a as m", "it goes on with this file");
+    assert!(!registry.is_coming(&again()));
 
     let mut own = with_file("0");
     (own.worker_id, own.model.name) = (id("b"), again());
     registry.worker_beat(own, now).unwrap();
-    assert_eq!(registry.running_as(&again()), None, "it has a worker of its own");
+    assert_eq!(asked(&registry, now), "b as again", "it has a worker of its own");
 }
 
 #[test]
-fn a_worker_is_not_shared_that_has_another_file_or_is_not_well() {
-    for (because, worker) in [
-        ("another file", with_file("1")),
-        ("nobody knows its file", beat("a", WorkerState::Ready, 0)),
-        (
-            "it loads",
-            WorkerHeartbeat { state: WorkerState::Loading { progress: 0.5 }, ..with_file("0") },
-        ),
-        ("it ends", WorkerHeartbeat { state: WorkerState::Draining, ..with_file("0") }),
+fn a_worker_is_shared_also_before_it_is_ready_and_not_with_another_file_or_when_it_ends() {
+    let loading = WorkerState::Loading { progress: 0.5 };
+    for (because, worker, expected) in [
+        ("another file", with_file("1"), "spawn"),
+        ("nobody knows its file", beat("a", WorkerState::Ready, 0), "spawn"),
+        ("it loads", WorkerHeartbeat { state: loading, ..with_file("0") }, "wait coming"),
+        ("it ends", WorkerHeartbeat { state: WorkerState::Draining, ..with_file("0") }, "spawn"),
     ] {
-        assert_eq!(two_names(worker).0.running_as(&again()), None, "{because}");
+        let (registry, now) = two_names(worker);
+        assert_eq!(asked(&registry, now), expected, "{because}");
+        assert_eq!(registry.is_coming(&again()), expected == "wait coming", "{because}");
     }
-    let (registry, now) = two_names(with_file("0"));
-    let place = take(&registry, now).expect("it is ready");
-    registry.worker_failed(&place, Failed { request: 1, is_connection: true }, now);
-    assert_eq!(registry.running_as(&again()), None, "its connection has failed");
 }
 
 #[test]
-fn a_name_with_wishes_of_its_own_and_one_that_rules_are_about_gets_its_own_worker() {
+fn a_start_of_the_same_file_by_another_name_is_waited_for_and_one_of_another_file_is_not() {
+    let (registry, now) = two_names(with_file("1"));
+    let other: HiveAlias = "other".parse().unwrap();
+    let mut another = entry("m", 1);
+    another.sha256 = "1".repeat(64).parse().unwrap();
+    let beat = HiveHeartbeat { hive_id: other.clone(), catalog: vec![another], ..hive(Vec::new()) };
+    registry.hive_beat(beat, now).unwrap();
+    for (hive, expected) in [(HiveAlias::localhost(), "wait coming"), (other, "spawn")] {
+        let start = registry.begin_spawn(&model(), (&hive, None), Size::default(), &[]);
+        assert_eq!(asked(&registry, now), expected, "{hive}");
+        drop(start);
+        assert_eq!(asked(&registry, now), "spawn", "it has ended");
+    }
+    // Its hive lists it before it has said anything itself.
+    let listed = listed("b", SupervisedState::Starting { progress: 0.1 });
+    let catalog = vec![entry("m", 1), entry("again", 1)];
+    registry.hive_beat(HiveHeartbeat { catalog, ..hive(vec![listed]) }, now).unwrap();
+    assert_eq!(asked(&registry, now), "wait coming");
+}
+
+#[test]
+fn of_a_name_that_stands_for_two_files_only_the_workers_with_the_right_one_are_shared() {
+    let (registry, now) = two_names(with_file("1"));
+    let mut right = with_file("0");
+    (right.worker_id, right.address) = (id("b"), "http://127.0.0.1:9301".into());
+    right.hive_id = "other".parse().unwrap();
+    registry.worker_beat(right, now).unwrap();
+    for _ in 0..3 {
+        assert_eq!(asked(&registry, now), "b as m");
+    }
+}
+
+#[test]
+fn a_name_with_wishes_of_its_own_gets_its_own_worker_and_rules_are_asked_about_the_name() {
     let folder = tempfile::tempdir().unwrap();
     let policies = Policies::open(&folder.path().join("policies.db"), BTreeMap::new(), 0).unwrap();
-    let registry = two_names(with_file("0")).0.with_policies(policies.clone());
-    assert_eq!(registry.running_as(&again()), Some(model()));
+    let (registry, now) = two_names(with_file("0"));
+    let registry = registry.with_policies(policies.clone());
+    assert_eq!(asked(&registry, now), "a as m");
     let change = serde_json::from_str(r#"{"model":"again","policy":{"slots":8}}"#).unwrap();
     policies.set_fields(&change).unwrap();
-    assert_eq!(registry.running_as(&again()), None);
+    assert_eq!(asked(&registry, now), "spawn");
 
     let rules = Rules::none(Decisions::in_memory());
-    let registry = two_names(with_file("0")).0.with_rules(rules.clone());
-    assert_eq!(registry.running_as(&again()), Some(model()));
-    rules.load("fn filter(request, worker) { true }").unwrap();
-    assert_eq!(registry.running_as(&again()), None);
+    let (registry, now) = two_names(with_file("0"));
+    let registry = registry.with_rules(rules.clone());
+    rules.load("fn filter(request, worker) { request.model == \"again\" }").unwrap();
+    assert_eq!(asked(&registry, now), "a as m");
+    rules.load("fn filter(request, worker) { request.model == \"m\" }").unwrap();
+    assert_eq!(asked(&registry, now), "reject Rules");
 }
 
 #[test]

@@ -233,6 +233,10 @@ impl Answer {
         let left = self.asking.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
         self.record.worker_id = Some(place.worker_id.clone());
+        // A worker answers to the name by which it runs its file.
+        if place.model != self.model {
+            self.request.model = Some(place.model.clone());
+        }
         let (target, deadline) = (Arc::clone(&place.target), self.asking.deadline);
         let leg = Leg {
             request: &self.request,
@@ -241,7 +245,11 @@ impl Answer {
             prompt_bytes: self.prompt.bytes(),
             via: &self.asking.via,
         };
-        match self.relay.workers.send(target, &leg, deadline).await {
+        let sent = self.relay.workers.send(target, &leg, deadline).await;
+        if place.model != self.model {
+            self.request.model = Some(self.model.clone());
+        }
+        match sent {
             Ok(events) => {
                 let reading = Reading::new(Box::new(events), place, self.progress.tokens());
                 let until = self.patience_ends(&reading);

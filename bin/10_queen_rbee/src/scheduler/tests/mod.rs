@@ -33,7 +33,7 @@ struct World {
     ruled: Vec<(HiveAlias, Option<DeviceId>, bool, i64)>,
     has_enough: bool,
     is_spawning: bool,
-    warming_up: bool,
+    warm_up: WarmUp,
     /// Whether hives can be asked what models take, unlike those of earlier versions.
     can_tell: bool,
     /// What they have said.
@@ -63,7 +63,7 @@ impl World {
             workers,
             fleet: LazyCell::new(Box::new(|| self.fleet())),
             is_spawning: self.is_spawning,
-            warming_up: self.warming_up,
+            warm_up: self.warm_up,
             is_ruled_out: false,
         };
         schedule(&snapshot, demand)

@@ -4,6 +4,8 @@ use super::*;
 type Words<'a> = (&'a str, H, Vec<R>, Vec<Wd>, &'a str);
 /// What is shown, what a token took where, and what is decided.
 type Paces<'a> = (&'a str, &'a [(&'a str, &'a str, u64)], &'a str);
+/// What is shown, who may not have reported, who has, and what is decided.
+type WarmUps<'a> = (&'a str, WarmUp, &'a [W], &'a [H], &'a str);
 use crate::registry::Liveness::{Gone, Suspect};
 use Readiness::Ending;
 
@@ -270,7 +272,7 @@ fn the_fastest_device_is_the_one_that_has_shown_to_be() {
         ("nobody has: more memory", &[], "spawn a GPU-0"),
         ("a faster GPU", &[("a", "GPU-0", 60_000), ("b", "GPU-0", 20_000)], "spawn b GPU-0"),
         ("about as fast", &[("a", "GPU-0", 24_000), ("b", "GPU-0", 23_500)], "spawn a GPU-0"),
-        ("it may be faster than that", &[("a", "GPU-0", 60_000)], "spawn b GPU-0"),
+        ("another one is as fast, for all one knows", &[("b", "GPU-0", 60_000)], "spawn a GPU-0"),
         (
             "a fast processor",
             &[("a", "GPU-0", 60_000), ("b", "GPU-0", 50_000), ("b", "CPU-0", 9_000)],
@@ -284,6 +286,76 @@ fn the_fastest_device_is_the_one_that_has_shown_to_be() {
     ];
     for (because, shown, expected) in rows {
         check(because, &world(shown), expected);
+    }
+}
+
+#[test]
+fn a_device_that_nobody_has_seen_is_tried_before_anybody_is_ended_on_one_that_is_fast() {
+    let gpu = |name: &str, product: &str, free| {
+        let mut hive = h(name, Alive).cpu(0).gpu(free);
+        hive.devices[1].name = product.into();
+        hive
+    };
+    let idle = R { hive: alias("a"), ..r("w", "GPU-0", "big", 60) };
+    let of = |hives: Vec<H>, shown: &[(&str, &str, u64)]| World {
+        residents: vec![idle.clone()],
+        token_us: shown
+            .iter()
+            .map(|(hive, device, us)| (alias(hive), device.parse().unwrap(), *us))
+            .collect(),
+        ..World::of(&[], &hives)
+    };
+    let shown = &[("a", "GPU-0", 500)][..];
+    for (because, hives, shown, expected) in [
+        ("a card like it", vec![gpu("a", "x", 0), gpu("b", "x", 4)], shown, "spawn b GPU-0"),
+        ("another card", vec![gpu("a", "x", 0), gpu("b", "y", 4)], shown, "spawn b GPU-0"),
+        (
+            "with room on both the known one",
+            vec![gpu("a", "x", 2), gpu("b", "y", 4)],
+            shown,
+            "spawn a GPU-0",
+        ),
+        (
+            "it has shown to be slow",
+            vec![gpu("a", "x", 0), gpu("b", "x", 4)],
+            &[("a", "GPU-0", 500), ("b", "GPU-0", 5_000)][..],
+            "spawn a GPU-0 -w",
+        ),
+        (
+            "a processor, before nobody has seen one",
+            vec![gpu("a", "x", 0), h("b", Alive)],
+            shown,
+            "spawn a GPU-0 -w",
+        ),
+    ] {
+        check(because, &of(hives, shown), expected);
+    }
+    // Of two machines without a card the second one gets the second model.
+    let full = R { device: "CPU-0".parse().unwrap(), ..idle.clone() };
+    let world = World {
+        residents: vec![full],
+        token_us: vec![(alias("a"), "CPU-0".parse().unwrap(), 9_000)],
+        ..World::of(&[], &[h("a", Alive).cpu(0), h("b", Alive)])
+    };
+    check("both processors", &world, "spawn b CPU-0");
+    let Decision::Spawn(spawn) = world.decide() else { panic!("nothing is started") };
+    assert_eq!(spawn.by, Some(Advantage::FewerEnds));
+}
+
+#[test]
+fn a_worker_in_its_turn_that_is_idle_between_two_requests_is_not_ended() {
+    let world = |resident| World {
+        residents: vec![resident],
+        ..World::of(&[], &[h("h", Alive).cpu(0).gpu(0)])
+    };
+    let idle = |seconds| r("a", "GPU-0", "other", seconds);
+    for (because, resident, expected) in [
+        ("it had a request a moment ago", idle(1).keeps_place(), "wait memory"),
+        ("that is a while ago", idle(2).keeps_place(), "spawn h GPU-0 -a"),
+        ("its turn is over", idle(0), "spawn h GPU-0 -a"),
+        ("it is pinned", idle(1).keeps_place().kept(), "spawn h GPU-0"),
+    ] {
+        check(because, &world(resident), expected);
     }
 }
 
@@ -338,13 +410,20 @@ fn where_a_start_failed_it_is_not_tried_again_for_the_same_request() {
 fn nothing_is_started_twice_and_a_fresh_queen_waits_for_reports() {
     let spawning = World { is_spawning: true, ..World::of(&[], &[h("h", Alive)]) };
     check("one is being started", &spawning, "wait coming");
-    let fresh = |hives: &[H]| World { warming_up: true, ..World::of(&[], hives) };
-    check("nobody has reported", &fresh(&[]), "wait warm_up");
-    check(
-        "a hive that has reported can be used at once",
-        &fresh(&[h("h", Alive)]),
-        "spawn h CPU-0",
-    );
+    let fresh =
+        |warm_up, workers: &[W], hives: &[H]| World { warm_up, ..World::of(workers, hives) };
+    let hive = || [h("h", Alive)];
+    let rows: [WarmUps<'_>; 6] = [
+        ("nobody has reported", WarmUp::Expected, &[], &[], "wait warm_up"),
+        ("it may run elsewhere", WarmUp::Expected, &[], &hive(), "wait warm_up"),
+        ("it runs", WarmUp::Expected, &[w("a", 1, 0)], &hive(), "a"),
+        ("all have reported", WarmUp::Others, &[], &hive(), "spawn h CPU-0"),
+        ("somebody else may have it", WarmUp::Others, &[], &[], "wait warm_up"),
+        ("nobody has it", WarmUp::Over, &[], &[], "reject UnknownModel None"),
+    ];
+    for (because, warm_up, workers, hives, expected) in rows {
+        check(because, &fresh(warm_up, workers, hives), expected);
+    }
 }
 
 #[test]
@@ -354,8 +433,8 @@ fn a_start_says_why() {
     let Decision::Spawn(spawn) = world.decide() else { panic!("nothing is started") };
     assert_eq!(
         spawn.to_string(),
-        "no worker runs it; one is started on h GPU-0, in the place of w-1, idle the longest \
-         (best of 2 places)"
+        "no worker runs it; one is started on h GPU-0, in the place of w-1, which is idle (best of 2 \
+         places: it is believed to be faster)"
     );
 }
 

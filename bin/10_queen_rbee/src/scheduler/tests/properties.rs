@@ -49,7 +49,7 @@ proptest! {
                     let gone = world.residents.iter().find(|r| r.id == *evicted).expect("a resident");
                     let has_other_file = demand.digest.is_some() && gone.digest.is_some() && gone.digest.as_ref() != demand.digest;
                     prop_assert!(gone.makes_way_for.as_ref().is_none_or(|it| *it == model()));
-                    prop_assert!(!gone.is_busy && (gone.model != model() || has_other_file));
+                    prop_assert!(!gone.view().is_used() && (gone.model != model() || has_other_file));
                     let of_model = |id: &&WorkerId| {
                         world.residents.iter().any(|r| r.id == **id && r.model == gone.model)
                     };
@@ -103,7 +103,7 @@ proptest! {
                 let memory = world
                     .residents
                     .iter()
-                    .any(|r| r.is_busy || r.model == model() || r.makes_way_for.is_some());
+                    .any(|r| r.view().is_used() || r.model == model() || r.makes_way_for.is_some());
                 let coming = world.is_spawning || !world.claims.is_empty();
                 prop_assert!(coming || memory || here.iter().any(can_come));
             }

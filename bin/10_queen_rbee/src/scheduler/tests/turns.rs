@@ -23,7 +23,7 @@ fn busy(name: &str, gib: u64) -> R {
 #[test]
 fn who_has_waited_for_long_has_those_make_way_that_are_needed_the_least_and_no_more_than_must() {
     let third = |name, gib| r(name, "GPU-0", "third", 3).has(gib);
-    let rows: [Residents<'_>; 14] = [
+    let rows: [Residents<'_>; 15] = [
         ("the one that is busy", vec![busy("a", 4)], "way h GPU-0 -a"),
         (
             "it has less to finish",
@@ -49,6 +49,11 @@ fn who_has_waited_for_long_has_those_make_way_that_are_needed_the_least_and_no_m
         ),
         ("it is pinned", vec![busy("a", 4).kept()], "reject NowhereToStart Some(5)"),
         ("it has just begun", vec![busy("a", 4).keeps_place()], "wait memory"),
+        (
+            "it is idle for a moment of its turn",
+            vec![busy("a", 2), r("b", "GPU-0", "third", 0).has(2).keeps_place()],
+            "wait memory",
+        ),
         ("it is being loaded", vec![busy("a", 4).runs_so_many(0)], "wait memory"),
         (
             "it makes way for another model",

@@ -17,7 +17,7 @@ use rbee_operations::ModelPolicy;
 use tokio::sync::mpsc;
 use tokio::time::{advance, sleep};
 use tokio_util::task::TaskTracker;
-use worker_contract::{HiveAlias, ModelAlias};
+use worker_contract::{HiveAlias, ModelAlias, ModelEntry};
 
 use self::faults::{Begun, ToQueen};
 use self::guests::{GUESTS, Guest, MODELS};
@@ -135,7 +135,12 @@ fn machine(number: usize, rng: &mut Rng) -> Arc<Machine> {
         .enumerate()
         .filter(|(place, _)| !(number + place).is_multiple_of(MACHINES) || rng.bool())
         .collect::<Vec<_>>();
-    let disk = here.into_iter().map(|(place, name)| entry(name, SIZES[place] << 29)).collect();
+    // Each is a file of its own.
+    let disk = here.into_iter().map(|(place, name)| ModelEntry {
+        sha256: place.to_string().repeat(64).parse().unwrap(),
+        ..entry(name, SIZES[place] << 29)
+    });
+    let disk = disk.collect();
     let memory = vec![("GPU-0".parse().unwrap(), MEMORY << 29)];
     Machine::new(format!("hive-{number}").parse().unwrap(), disk, memory, rng.fork())
 }

@@ -119,7 +119,11 @@ impl HiveDouble {
         };
         HiveHeartbeat {
             devices: vec![device("CPU-0", 4), device("GPU-0", free_gib)],
-            catalog: vec![large("m"), large("other")],
+            catalog: vec![
+                large("m"),
+                // A file of its own.
+                ModelEntry { sha256: "1".repeat(64).parse().unwrap(), ..large("other") },
+            ],
             ..self.beat()
         }
     }
