@@ -193,7 +193,8 @@ impl Translator {
         let index = choice.index.saturating_add(self.first_choice);
         let state = self.choices.get_mut(choice.index as usize).ok_or(Fault::NoAnswer)?;
         let (mut of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
-        let reason = choice.finish_reason.map(|name| {
+        // LocalAI says so in each chunk before the last that it is none yet.
+        let reason = choice.finish_reason.filter(|name| !name.is_empty()).map(|name| {
             finish_reason(&name).unwrap_or_else(|| {
                 // The text ends all the same.
                 of_choice.insert(FINISH_REASON.into(), name.into());

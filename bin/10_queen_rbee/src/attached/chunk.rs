@@ -2,7 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use worker_contract::InferenceEvent;
 
@@ -14,7 +15,7 @@ use crate::dialect::openai::Fields;
 pub(super) struct Chunk {
     #[serde(default)]
     pub(super) choices: Option<Vec<Choice>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_it_is_one")]
     pub(super) usage: Option<Usage>,
     #[serde(default)]
     pub(super) error: Option<Value>,
@@ -59,8 +60,11 @@ pub(super) struct Piece {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Usage {
+    #[serde(deserialize_with = "count")]
     prompt_tokens: u32,
+    #[serde(deserialize_with = "count")]
     completion_tokens: u32,
+    #[serde(deserialize_with = "if_it_is_one")]
     prompt_tokens_details: Option<Details>,
     #[serde(flatten)]
     rest: Fields,
@@ -69,7 +73,8 @@ pub(super) struct Usage {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Details {
-    cached_tokens: Option<u32>,
+    #[serde(deserialize_with = "count")]
+    cached_tokens: u32,
     #[serde(flatten)]
     rest: Fields,
 }
@@ -84,9 +89,35 @@ impl Usage {
         if !of_prompt.is_empty() {
             beside.insert("prompt_tokens_details".into(), of_prompt.into());
         }
-        let cached_tokens = details.cached_tokens.unwrap_or(0);
+        let cached_tokens = details.cached_tokens;
         (worker_contract::Usage { prompt_tokens, completion_tokens, cached_tokens }, beside)
     }
+}
+
+/// What something is, if it is that: no answer is lost over what is said of it.
+fn if_it_is_one<'de, D, T>(told: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned,
+{
+    let value = Option::<Value>::deserialize(told)?;
+    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
+}
+
+/// A number of tokens, as some write it: `7.0`.
+fn count<'de, D: Deserializer<'de>>(told: D) -> Result<u32, D::Error> {
+    let value = Value::deserialize(told)?;
+    let whole = value.as_u64().or_else(|| value.as_f64().map(rounded));
+    Ok(whole.map_or(0, |whole| u32::try_from(whole).unwrap_or(u32::MAX)))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it saturates, and less than nothing is none"
+)]
+fn rounded(number: f64) -> u64 {
+    number.round() as u64
 }
 
 /// Those of the fields that say something and have no place in rbee's own answer.
@@ -104,7 +135,7 @@ pub(super) struct Items {
     results: Vec<Score>,
     #[serde(default)]
     pub(super) error: Option<Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_it_is_one")]
     usage: Option<Usage>,
 }
 
@@ -138,17 +169,21 @@ impl Items {
         })
     }
 
-    /// Each of them as an event; `None` if one cannot be read.
+    /// Each of them as an event; `None` if one cannot be read, is no number, or is a vector of another length
+    /// than the others.
     pub(super) fn events(self) -> Option<Vec<InferenceEvent>> {
+        let mut length = None;
         let vectors = self.data.into_iter().map(|Embedding { index, embedding }| {
             let vector = match embedding {
                 Vector::Numbers(numbers) => numbers,
                 Vector::Text(text) => numbers(&text)?,
             };
-            Some(InferenceEvent::Embedding { index, vector })
+            let is_whole = !vector.is_empty() && vector.iter().all(|number| number.is_finite());
+            let is_as_long = *length.get_or_insert(vector.len()) == vector.len();
+            (is_whole && is_as_long).then_some(InferenceEvent::Embedding { index, vector })
         });
         let scores = self.results.into_iter().map(|Score { index, relevance_score: score }| {
-            Some(InferenceEvent::Score { index, score })
+            score.is_finite().then_some(InferenceEvent::Score { index, score })
         });
         vectors.chain(scores).collect()
     }

@@ -28,6 +28,8 @@ pub(super) enum Probe {
     Listing(Listing),
     /// Nobody is there.
     Unreachable(String),
+    /// Somebody is there, and the certificate is not believed.
+    Untrusted(String),
     /// Somebody is there, and gave no answer in time.
     Slow,
     /// It says that it loads its model.
@@ -93,7 +95,7 @@ impl Health {
                 self.models.truncate(MAX_MODELS);
                 (self.failure, self.loading_since) = (None, None);
             }
-            Probe::Unreachable(reason) => {
+            Probe::Unreachable(reason) | Probe::Untrusted(reason) => {
                 self.unreachable = unreachable;
                 self.has_told_slots = false;
                 if unreachable >= UNREACHABLE {
@@ -162,6 +164,11 @@ mod tests {
             ("it is something else", vec![list(&["a"]), wrong()], unfit),
             ("its token is wrong", vec![list(&["a"]), Probe::Locked("no".into())], unfit),
             ("it stays wrong", vec![wrong(), unreachable()], unfit),
+            (
+                "it has another certificate",
+                vec![Probe::Untrusted("no".into()), unreachable()],
+                gone,
+            ),
             ("it loads", vec![list(&["a"]), loading()], Some(FailureKind::Loading)),
             ("it loads for ever", for_ever, unfit),
             ("it ends while it loads", again_and_again, unfit),

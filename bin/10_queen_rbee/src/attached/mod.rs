@@ -142,6 +142,14 @@ pub enum ServerError {
         /// What it does.
         reason: String,
     },
+    /// Its certificate is not believed.
+    #[error("the server at {url} cannot be used: {reason}")]
+    Untrusted {
+        /// Where it is.
+        url: ServerUrl,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// It is the queen that it should be attached to.
     #[error("the server at {url} cannot be used: it is this queen herself")]
     Herself {
@@ -249,6 +257,7 @@ impl Servers {
             Probe::Moved(to) => return Err(ServerError::Moved { url, to }),
             Probe::Herself => return Err(ServerError::Herself { url }),
             Probe::Locked(reason) => return Err(ServerError::Locked { url, reason }),
+            Probe::Untrusted(reason) => return Err(ServerError::Untrusted { url, reason }),
             Probe::Unreachable(reason) | Probe::Wrong(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }

@@ -65,6 +65,7 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
         Ok(Err(broken @ Broken::Malformed(_))) => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
         }
+        Ok(Err(broken)) if broken.is_untrusted() => Probe::Untrusted(broken.to_string()),
         Ok(Err(Broken::Connect(error))) => {
             Probe::Unreachable(format!("it cannot be reached: {}", with_causes(&error)))
         }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http1_client::{AnswerReader, Head, Malformed};
 use tokio::io::ReadBuf;
 use tokio::time::timeout;
+use tokio_rustls::rustls;
 
 use self::stream::Stream;
 pub use self::tls::Trust;
@@ -103,6 +104,13 @@ pub(crate) enum Broken {
 }
 
 impl Broken {
+    /// Whether somebody is there whose certificate is not believed.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        let Self::Connect(error) = self else { return false };
+        let of_tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)))
+    }
+
     /// Whether the request may have gone out before.
     pub(crate) fn may_have_sent(&self) -> bool {
         !matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::HandshakeTimeout)

@@ -3,7 +3,11 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+#[cfg(not(test))]
+use std::time::Duration;
 
+#[cfg(not(test))]
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(not(test))]
 use tokio::net::TcpStream;
@@ -21,11 +25,24 @@ pub(super) enum Stream {
     Secure(Box<TlsStream<TcpStream>>),
 }
 
+/// After how much silence the system asks whether the other machine is there, which it answers also while
+/// its program is busy,
+#[cfg(not(test))]
+const SILENCE: Duration = Duration::from_secs(10);
+/// how long it waits for that,
+#[cfg(not(test))]
+const PATIENCE: Duration = Duration::from_secs(5);
+/// and how often it asks before the connection is broken.
+#[cfg(not(test))]
+const QUESTIONS: u32 = 4;
+
 impl Stream {
     /// Connects to an address.
     pub(super) async fn connect(address: &Address) -> io::Result<TcpStream> {
         let plain = TcpStream::connect((address.host.as_str(), address.port)).await?;
         plain.set_nodelay(true)?;
+        #[cfg(not(test))]
+        keep_alive(&plain)?;
         Ok(plain)
     }
 
@@ -68,4 +85,13 @@ impl Stream {
             Self::Secure(stream) => Pin::new(stream).poll_flush(context),
         }
     }
+}
+
+/// A machine that is off, or cut off, breaks its connections within half a minute.
+#[cfg(not(test))]
+fn keep_alive(plain: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(plain, true)?;
+    sockopt::set_tcp_keepidle(plain, SILENCE)?;
+    sockopt::set_tcp_keepintvl(plain, PATIENCE)?;
+    Ok(sockopt::set_tcp_keepcnt(plain, QUESTIONS)?)
 }

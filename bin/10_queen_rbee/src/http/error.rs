@@ -38,6 +38,12 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
                 .hint("the workers' logs say how they ended: rbee-keeper worker logs ID; the same request is taken again after ten minutes")
         }
         Failure::Deadline { .. } => timeout(message),
+        // More time would not help.
+        Failure::Late { why, .. } => ApiError::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "deadline_exceeded",
+            format!("{message}: {why}"),
+        ),
         Failure::NoPlace(no_place) => not_placed(no_place, registry),
     }
 }

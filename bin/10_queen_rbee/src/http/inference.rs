@@ -243,6 +243,8 @@ impl Handlers {
                     route = Some((worker_id, why.reason));
                     assembly = Assembly::new(n);
                 }
+                // Who completes it is named.
+                Part::GoesOn { worker_id, why } => route = Some((worker_id, why.reason)),
                 Part::Delta(delta) => assembly.add(delta),
                 Part::Aside(aside) => assembly.aside(aside),
                 Part::ChoiceDone { index, finish_reason } => assembly.end(index, finish_reason),

@@ -51,7 +51,7 @@ where
 {
     let numbered = (0..).zip(answers);
     let numbered = numbered.map(|(prompt, parts)| Box::pin(parts.map(move |part| (prompt, part))));
-    let mut merged = Merged { n, left: prompts, is_begun: false, usage: Usage::default() };
+    let mut merged = Merged { n, left: prompts, first: None, usage: Usage::default() };
     let parts = stream::iter(numbered).flatten_unordered(AT_ONCE);
     parts.flat_map(move |(prompt, part)| {
         stream::iter(merged.take(prompt, part).into_iter().flatten())
@@ -64,7 +64,8 @@ struct Merged {
     n: u32,
     /// Prompts whose answers are not complete.
     left: usize,
-    is_begun: bool,
+    /// The first prompt whose answer began: its worker is named.
+    first: Option<u32>,
     usage: Usage,
 }
 
@@ -77,7 +78,12 @@ impl Merged {
     ) -> [Option<Result<Part, Failure>>; 2] {
         let first = prompt.saturating_mul(self.n);
         let parts = match part {
-            Ok(Part::Started { .. }) if std::mem::replace(&mut self.is_begun, true) => [None, None],
+            Ok(Part::Started { .. }) if self.first.is_some() => [None, None],
+            Ok(Part::GoesOn { .. }) if self.first != Some(prompt) => [None, None],
+            Ok(part @ Part::Started { .. }) => {
+                self.first = Some(prompt);
+                [Some(part), None]
+            }
             Ok(Part::Delta(mut delta)) => {
                 delta.index = delta.index.saturating_add(first);
                 [Some(Part::Delta(delta)), None]
@@ -133,6 +139,7 @@ mod tests {
 
     use super::*;
     use crate::attached::Endpoint;
+    use crate::scheduler::{Estimate, Reason, Why};
 
     #[tokio::test]
     async fn the_choices_of_each_prompt_come_after_those_of_the_one_before() {
@@ -151,6 +158,34 @@ mod tests {
         }
         assert_eq!(parts.len(), 9);
         assert_eq!(parts.last(), Some(&done(4)), "the usage is that of both");
+    }
+
+    #[tokio::test]
+    async fn the_worker_is_named_that_completes_the_prompt_whose_worker_was_named() {
+        let starts = |id: &str| Part::Started { worker_id: id.parse().unwrap(), why: why(id) };
+        let goes_on = |id: &str| Part::GoesOn { worker_id: id.parse().unwrap(), why: why(id) };
+        let answers = [
+            vec![starts("a"), delta(0, "1"), goes_on("b"), done(1)],
+            vec![starts("c"), delta(0, "2"), goes_on("d"), done(1)],
+        ];
+        let answers = answers.map(|parts| stream::iter(parts).map(Ok));
+        let parts = parts_of(answers, 1).await;
+        let named: Vec<_> = parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Started { worker_id, .. } | Part::GoesOn { worker_id, .. } => {
+                    Some(worker_id.as_str())
+                }
+                _ => None,
+            })
+            .collect();
+        assert!(matches!(named.as_slice(), ["a", "b"] | ["c", "d"]), "{named:?}");
+    }
+
+    fn why(worker: &str) -> Why {
+        let worker = worker.parse().unwrap();
+        let chosen = Estimate { worker, expected_ms: 1, load: 0, slots: 1, held_bytes: 0 };
+        Why { reason: Reason::OnlyOne, chosen, next: None, candidates: 1 }
     }
 
     #[tokio::test]

@@ -136,8 +136,8 @@ impl StreamBody {
             Ok(Part::ChoiceDone { index, finish_reason }) => {
                 self.writer.choice_done(index, finish_reason, out);
             }
-            // The relay gives these to who asks for them only.
-            Ok(Part::Embedding { .. } | Part::Score { .. }) => {}
+            // Its head is out; the relay gives the others to who asks for them only.
+            Ok(Part::GoesOn { .. } | Part::Embedding { .. } | Part::Score { .. }) => {}
             Ok(Part::Done { finish_reason, usage, .. }) => {
                 self.writer.end(finish_reason, usage, out);
             }

@@ -82,7 +82,9 @@ async fn collect<T: Clone>(
     let (mut items, mut route): (Vec<Option<T>>, _) = (vec![None; count], None);
     while let Some(part) = answer.next().await {
         match part.map_err(|failure| describe(failure, &handlers.registry))? {
-            Part::Started { worker_id, why } => route = Some((worker_id, why.reason)),
+            Part::Started { worker_id, why } | Part::GoesOn { worker_id, why } => {
+                route = Some((worker_id, why.reason));
+            }
             Part::Done { usage, .. } => {
                 // The relay lets no answer be done that is not complete.
                 let items = items.into_iter().collect::<Option<_>>().ok_or_else(unfinished)?;

@@ -218,6 +218,13 @@ impl From<ServerError> for JobError {
             ServerError::Locked { .. } => {
                 ("server_unusable", "give its token in a file: --secret-file FILE".to_owned())
             }
+            ServerError::Untrusted { .. } => (
+                "server_unusable",
+                "its certificate must be for the host of the URL, and from an authority of this system or \
+                 of the PEM file queen.server_ca_file, which is read when the queen starts; that of an \
+                 authority (CA:TRUE, as `openssl req -x509` makes it) cannot be a server's own"
+                    .to_owned(),
+            ),
             ServerError::Unusable { .. } => (
                 "server_unusable",
                 "start it, and look whether the queen's machine reaches its GET /v1/models"

@@ -91,6 +91,7 @@ impl Operations {
                     job.event("scheduled", why.to_string(), data);
                     worker = Some(worker_id);
                 }
+                Part::GoesOn { worker_id, .. } => worker = Some(worker_id),
                 Part::Delta(Delta { reasoning, text, tokens, .. }) => {
                     let mut data = json!({"text": text, "tokens": tokens});
                     if !reasoning.is_empty() {

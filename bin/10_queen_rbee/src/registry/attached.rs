@@ -14,7 +14,7 @@ use worker_contract::{
 use super::names::LATEST;
 use super::worker::{Said, Worker};
 use super::workers::Workers;
-use super::{Registry, State, Target};
+use super::{Place, Registry, State, Target};
 use crate::attached::{Engine, ServerUrl};
 use crate::scheduler::Readiness;
 
@@ -77,7 +77,9 @@ pub struct ServerFailure {
 /// What follows from a server's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Nothing can come from it any longer.
+    /// It is out of reach of the queen's looks: it is given nothing, and perhaps it is another one when it is
+    /// back. What it computes may come all the same, since one that does one thing at a time cannot be looked
+    /// at meanwhile.
     Gone,
     /// It loads its model, so that it is worth waiting for.
     Loading,
@@ -158,13 +160,24 @@ impl Registry {
         })
     }
 
+    /// What looks find at the server of a place, where they do not reach it.
+    #[must_use]
+    pub fn missed(&self, place: &Place) -> Option<String> {
+        let state = self.state();
+        let worker = state.workers.get(&place.worker_id).filter(|worker| worker.is_missed)?;
+        match worker.state() {
+            WorkerState::Failed { reason } => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Whether some hive's catalog has a model.
     #[must_use]
     pub fn is_in_catalog(&self, model: &ModelAlias) -> bool {
         self.state().is_in_catalog(model)
     }
 
-    /// Forgets a server and its workers.
+    /// Forgets a server and its workers. Answers that they give go on.
     pub fn server_detached(&self, name: &HiveAlias) {
         let mut state = self.state();
         state.workers.detached(name);
@@ -248,13 +261,10 @@ impl Workers {
         }
         let is_changed = worker.target.server.as_ref() != Some(&server);
         let failure = report.failure.as_ref().map(|failure| failure.kind);
-        let is_gone = failure == Some(FailureKind::Gone);
-        let is_back = !is_gone && worker.target.gone.is_cancelled();
+        let is_missed = failure == Some(FailureKind::Gone);
+        let is_back = std::mem::replace(&mut worker.is_missed, is_missed) && !is_missed;
         if is_changed || is_back {
             worker.replace(Target::of_server(server, hive));
-        }
-        if is_gone {
-            worker.target.gone.cancel();
         }
         worker.is_named = report.is_named;
         worker.said = Some(Said::at(beat(report, model, worker.in_flight), now));
@@ -262,13 +272,7 @@ impl Workers {
     }
 
     fn detached(&mut self, name: &HiveAlias) {
-        self.retain(|_, worker| {
-            let is_of_it = worker.hive_id == *name && worker.is_of_server;
-            if is_of_it {
-                worker.target.gone.cancel();
-            }
-            !is_of_it
-        });
+        self.retain(|_, worker| worker.hive_id != *name || !worker.is_of_server);
     }
 }
 
@@ -376,17 +380,27 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_gone_gives_nothing_more_and_is_another_when_it_is_back() {
+    fn a_server_out_of_reach_takes_nothing_and_is_another_when_it_is_back_and_ends_what_it_began() {
         let (registry, now) = registry();
         registry.server_probed(&report(&["a"]), now);
         let place = take(&registry, "a", now).unwrap();
         let failure = ServerFailure { reason: "refused".into(), kind: FailureKind::Gone };
         registry.server_probed(&ServerReport { failure: Some(failure), ..report(&["a"]) }, now);
-        assert!(place.target.gone.is_cancelled() && take(&registry, "a", now).is_none());
+        assert!(take(&registry, "a", now).is_none());
+        assert_eq!(registry.missed(&place).as_deref(), Some("refused"));
         let shown = &registry.workers(now)[0];
         assert_eq!(shown.said.state.name(), "failed", "it is shown with its reason");
         registry.server_probed(&report(&["a"]), now);
-        assert!(!take(&registry, "a", now).unwrap().target.gone.is_cancelled());
+        let again = take(&registry, "a", now).unwrap();
+        assert!(!Arc::ptr_eq(&again.target, &place.target));
+        assert_eq!(registry.missed(&place), None);
+        let url = "http://elsewhere:1".parse().unwrap();
+        registry.server_probed(&ServerReport { url, ..report(&["a"]) }, now);
+        registry.server_detached(&"nas".parse().unwrap());
+        assert!(take(&registry, "a", now).is_none());
+        for place in [place, again] {
+            assert!(!place.target.gone.is_cancelled(), "its answer is being given");
+        }
     }
 
     #[test]
@@ -467,7 +481,7 @@ mod tests {
         (Registry::new(std::time::Duration::from_secs(2), Vec::new(), now), now)
     }
 
-    fn take(registry: &Registry, model: &str, now: Instant) -> Option<super::super::Place> {
+    fn take(registry: &Registry, model: &str, now: Instant) -> Option<Place> {
         let (model, prompt) = (model.parse().unwrap(), PromptChain::default());
         let ask = Ask::of(Demand::of(&model), &prompt);
         match registry.place(&ask, now) {

@@ -15,7 +15,7 @@ use super::{Due, Judging, Liveness, Registry, SessionKey, State, Target, Times};
 use crate::admission::Priority;
 use crate::clock;
 use crate::prompt::PromptChain;
-use crate::scheduler::{Decision, Demand, Readiness, WaitReason, Why};
+use crate::scheduler::{Circuit, Decision, Demand, Readiness, WaitReason, Why};
 
 /// A request's place at a worker. Dropping it gives the place back.
 #[derive(Debug)]
@@ -230,6 +230,20 @@ impl Registry {
             let shown = Shown { usage, timings, company };
             places.take((&worker.hive_id, worker.device), &worker.model, shown, now);
         }
+    }
+
+    /// A worker that would take requests for a model if it had not failed again and again, where all that are
+    /// there have.
+    #[must_use]
+    pub fn shut_worker(&self, model: &ModelAlias, now: Instant) -> Option<WorkerId> {
+        let state = self.state();
+        let workers = state.workers.of_model(model);
+        let mut ready = workers
+            .filter(|(_, worker)| worker.readiness_for_requests() == Readiness::Ready)
+            .peekable();
+        let (first, _) = *ready.peek()?;
+        let are_shut = ready.all(|(_, worker)| worker.breaker.circuit(now) != Circuit::Closed);
+        are_shut.then(|| first.clone())
     }
 
     /// How many seconds the workers of a model take for so many requests, as fast as they have shown to

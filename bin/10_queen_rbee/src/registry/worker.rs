@@ -38,6 +38,8 @@ pub(super) struct Worker {
     pub(super) is_of_server: bool,
     /// It is of a server, and somebody has named its model.
     pub(super) is_named: bool,
+    /// It is of a server that the last looks did not reach.
+    pub(super) is_missed: bool,
     ways: Ways,
     /// What it said last; `None` while only its hive has reported it.
     pub(super) said: Option<Said>,
@@ -163,6 +165,7 @@ impl Worker {
             holder: target.holder,
             is_of_server: target.server.is_some(),
             is_named: false,
+            is_missed: false,
             ways: target.ways(),
             target,
             said: None,
@@ -247,12 +250,12 @@ impl Worker {
 
     /// Another process stands behind its name, or the same one elsewhere.
     pub(super) fn moved(&mut self, address: Address) {
+        self.target.gone.cancel();
         self.replace(Target::new(address, &self.hive_id));
     }
 
-    /// It takes requests at another place.
+    /// It takes requests at another place. What was sent to the one before ends there.
     pub(super) fn replace(&mut self, target: Arc<Target>) {
-        self.target.gone.cancel();
         (self.holder, self.ways) = (target.holder, target.ways());
         self.is_of_server = target.server.is_some();
         self.target = target;

@@ -52,6 +52,14 @@ pub enum Failure {
         /// How many tokens the client has got.
         tokens: usize,
     },
+    /// Its time was over while it waited, after a worker had failed it, or for one that fails.
+    #[error("the request's deadline has passed after {} tokens", .tokens)]
+    Late {
+        /// How many tokens the client has got.
+        tokens: usize,
+        /// Who failed, and how.
+        why: String,
+    },
 }
 
 fn names(workers: &[WorkerId]) -> String {

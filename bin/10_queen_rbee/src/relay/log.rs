@@ -23,7 +23,7 @@ impl Answer {
     pub(super) fn log_again(&self, worker: &WorkerId, reason: &str, is_connection: bool) {
         let tokens = self.given();
         let (kind, what) = if self.has_begun() {
-            (Kind::Failover, format!("the answer goes on after {tokens} tokens"))
+            (Kind::Failover, format!("the answer is to go on after {tokens} tokens"))
         } else {
             (Kind::Retry, "the request is tried again".to_owned())
         };
@@ -55,7 +55,7 @@ impl Answer {
     /// worker's word that the request is at fault is no decision.
     pub(super) fn log_failure(&self, failure: &Failure) {
         let decided = match failure {
-            Failure::NoPlace(_) | Failure::Refused { .. } => return,
+            Failure::NoPlace(_) | Failure::Late { .. } | Failure::Refused { .. } => return,
             Failure::Busy { .. } => Decided::told(Kind::GiveUp, "busy", failure.to_string()),
             Failure::WorkerFailed { worker_id, .. } => {
                 Decided::told(Kind::GiveUp, "worker_failed", failure.to_string()).worker(worker_id)

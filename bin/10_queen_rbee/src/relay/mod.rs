@@ -16,6 +16,8 @@ mod progress;
 mod quarantine;
 mod record;
 mod retry;
+mod retry_after;
+mod size;
 mod speech;
 mod sse;
 mod suspicion;
@@ -90,6 +92,13 @@ pub struct Asking {
 pub enum Part {
     /// The first token, vector or score is there. The answer comes from this worker, unless it fails.
     Started {
+        /// The worker.
+        worker_id: WorkerId,
+        /// Why this one.
+        why: Why,
+    },
+    /// Another worker gives what comes from here on.
+    GoesOn {
         /// The worker.
         worker_id: WorkerId,
         /// Why this one.

@@ -15,6 +15,8 @@ pub(super) struct Record {
     pub(super) worker_id: Option<WorkerId>,
     pub(super) usage: Option<Usage>,
     pub(super) failovers: u32,
+    /// Another worker is sought; true if the client has some of the answer.
+    again: Option<bool>,
     pub(super) outcome: &'static str,
     /// The figures of its model, once it has had a place.
     pub(super) figures: Option<Arc<ModelMetrics>>,
@@ -31,6 +33,7 @@ impl Record {
             worker_id: None,
             usage: None,
             failovers: 0,
+            again: None,
             outcome: "cancelled",
             figures: None,
             first_at: None,
@@ -49,8 +52,16 @@ impl Record {
         }
     }
 
-    /// Another worker is asked; `has_begun` says that the client has some of the answer.
-    pub(super) fn tried_again(&self, has_begun: bool) {
+    /// Another worker is sought; `has_begun` says that the client has some of the answer. That counts when one
+    /// is asked.
+    pub(super) fn tries_again(&mut self, has_begun: bool) {
+        self.again = Some(has_begun);
+    }
+
+    /// A worker is asked.
+    pub(super) fn asks_again(&mut self) {
+        let Some(has_begun) = self.again.take() else { return };
+        self.failovers += 1;
         if let Some(figures) = &self.figures {
             figures.tried_again(has_begun);
         }

@@ -86,9 +86,16 @@ impl Speech {
                     return Ok(Some(told));
                 }
                 let now = Instant::now().into_std();
-                match cutter.next(|data| translator.event(data, now)).map_err(too_long)? {
-                    Some(taken) => taken?,
-                    None => return Ok(None),
+                let taken = match cutter.next(|data| translator.event(data, now)) {
+                    Ok(None) => return Ok(None),
+                    Ok(Some(taken)) => taken.map_err(Trouble::from),
+                    Err(error) => Err(too_long(error)),
+                };
+                // What comes after the end of all its answers takes nothing away from them.
+                if let Err(trouble) = taken
+                    && !translator.closed(now)
+                {
+                    return Err(trouble);
                 }
             },
             Self::Whole(translator, _) => Ok(translator.pop()?),
@@ -116,7 +123,7 @@ impl Speech {
         }
     }
 
-    /// The connection broke. Whether all was there that matters.
+    /// Nothing more is waited for. Whether all was there that matters: then its end is what is told next.
     pub(super) fn is_over(&mut self) -> bool {
         let now = Instant::now().into_std();
         match self {

@@ -18,7 +18,12 @@ pub(super) struct EventCutter {
     searched: usize,
     /// The data of an event of which more lines come.
     data: Vec<u8>,
+    /// Whether the first line has come, before which a mark of the order of bytes may stand.
+    has_begun: bool,
 }
+
+/// The mark of the order of bytes.
+const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// An event is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,8 +52,11 @@ impl EventCutter {
             let (begin, end) = (self.done, self.searched + length);
             self.done = end + 1;
             self.searched = self.done;
-            let line =
+            let mut line =
                 self.buffer[begin..end].strip_suffix(b"\r").unwrap_or(&self.buffer[begin..end]);
+            if !std::mem::replace(&mut self.has_begun, true) {
+                line = line.strip_prefix(MARK).unwrap_or(line);
+            }
             if line.is_empty() {
                 if self.data.is_empty() {
                     continue;
@@ -87,6 +95,8 @@ mod tests {
         check("data: a\n\ndata:b\n\n", &["a", "b"]);
         check("data: a\r\n\r\n", &["a"]);
         check(": comment\n\nevent: x\ndata: 1\ndata: 2\n\n", &["1\n2"]);
+        check("\u{feff}data: a\n\ndata: b\n\n", &["a", "b"]);
+        check("\u{feff}\u{feff}data: a\n\n\u{feff}data: b\n\ndata: c\n\n", &["c"]);
         check("\n\n\ndata: a\n\ndata: incomplete\n", &["a"]);
     }
 

@@ -15,10 +15,12 @@ use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
 
 use super::failure::Trouble;
 use super::prefill::Prefill;
+use super::retry_after;
 use super::speech::{SERVER_BEGINS, Speech};
 use super::sse::EventCutter;
 use crate::attached::VIA;
 use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};
+use crate::clock::unix_seconds;
 use crate::connection::{Broken, Exchange, Outgoing, Pool};
 use crate::keyring::Keyring;
 use crate::registry::{Server, Target};
@@ -53,6 +55,10 @@ pub(super) struct WorkerEvents {
     /// The worker is known to be gone.
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
     speech: Speech,
+    /// When it is too late.
+    deadline: Instant,
+    /// How many bytes have come that nobody has counted yet.
+    received: usize,
 }
 
 /// What a worker is asked for.
@@ -117,7 +123,8 @@ impl WorkerClient {
             Some(head) if head.status() == StatusCode::OK.as_u16() => {
                 let speech = Speech::of(head, leg, &target, sent_at)?;
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
-                Ok(WorkerEvents { exchange, cutter: EventCutter::default(), gone, speech })
+                let cutter = EventCutter::default();
+                Ok(WorkerEvents { exchange, cutter, gone, speech, deadline, received: 0 })
             }
             _ => Err(refusal(exchange, &target, leg).await),
         }
@@ -172,10 +179,18 @@ impl WorkerEvents {
             if let Some(told) = self.speech.take(&mut self.cutter)? {
                 return Ok(told);
             }
+            // Where bytes come without a pause, no timer gets its turn.
+            if Instant::now() >= self.deadline {
+                if self.speech.is_over() {
+                    continue;
+                }
+                return Err(Trouble::Deadline);
+            }
             let due = self.speech.due();
             let (speech, cutter) = (&mut self.speech, &mut self.cutter);
-            let mut fed = Ok(());
+            let (mut fed, received) = (Ok(()), &mut self.received);
             let mut body = |part: &[u8]| {
+                *received += part.len();
                 if fed.is_ok() {
                     fed = speech.feed(cutter, part);
                 }
@@ -189,15 +204,25 @@ impl WorkerEvents {
             let is_cut = match read {
                 Ok(true) => false,
                 Ok(false) => !self.speech.closed()?,
-                Err(Broken::Ended(_) | Broken::Malformed(Malformed::Incomplete)) => {
-                    !self.speech.is_over()
-                }
+                Err(_) if self.speech.is_over() => false,
+                Err(Broken::Ended(_) | Broken::Malformed(Malformed::Incomplete)) => true,
                 Err(broken) => return Err(Trouble::connection(broken.to_string())),
             };
             if is_cut {
                 return Err(Trouble::connection("it ended in the middle of the answer"));
             }
         }
+    }
+
+    /// How many bytes have come since this was asked last.
+    pub(super) fn take_received(&mut self) -> usize {
+        std::mem::take(&mut self.received)
+    }
+
+    /// Whether nothing is missing of the answer but its farewell, which is then not waited for: `next` gives
+    /// its end.
+    pub(super) fn is_complete(&mut self) -> bool {
+        self.speech.is_over()
     }
 
     /// Reads the end of a complete answer, so that the connection can be used again.
@@ -239,7 +264,8 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     let head = exchange.head();
     let status = head.and_then(|head| StatusCode::from_u16(head.status()).ok());
     let Some(status) = status else { return Trouble::garbage("its answer has no status") };
-    let retry_after = head.and_then(|head| head.header("retry-after")?.trim().parse().ok());
+    let retry_after = head.and_then(|head| head.header("retry-after"));
+    let retry_after = retry_after.and_then(|told| retry_after::seconds(told, unix_seconds()));
     let mut body = Vec::new();
     let read = async {
         while body.len() <= MAX_ERROR

@@ -153,7 +153,7 @@ impl Queen {
                 Ok(Part::Done { .. }) if !is_done => is_done = true,
                 // What came before is void.
                 Ok(Part::Started { .. }) if is_whole => text.clear(),
-                Ok(Part::Started { .. }) => {}
+                Ok(Part::Started { .. } | Part::GoesOn { .. }) => {}
                 Ok(other) => return (Outcome::Wrong(format!("{other:?} after the end")), 0),
                 Err(_) if !expected.starts_with(&text) => {
                     return (Outcome::Wrong(format!("{text:?} is not how it begins")), 0);
@@ -181,7 +181,9 @@ fn name(failure: &Failure) -> String {
         Failure::WorkerFailed { reason, .. } if reason.contains("cannot be reached") => {
             "unreachable".into()
         }
-        Failure::NoPlace(NoPlace::Deadline { .. }) | Failure::Deadline { .. } => "deadline".into(),
+        Failure::NoPlace(NoPlace::Deadline { .. })
+        | Failure::Deadline { .. }
+        | Failure::Late { .. } => "deadline".into(),
         Failure::NoPlace(NoPlace::SpawnFailed { source, .. }) => {
             format!("spawn_failed: {}", source.code)
         }

@@ -1,10 +1,16 @@
 //! Answers that go on when a server of somebody else fails, or when a worker does and a server is there.
 
+use std::sync::Arc;
+
 use rbee_operations::{Operation, WorkerAttach};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use worker_contract::{ChatMessage, Prompt, Role, Task};
 
-use crate::attached::{attach, fails, models, queen, queen_with, succeeds};
+use crate::attached::{attach, detach, fails, models, queen, queen_with, succeeds};
 use crate::support::{
     Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, completion, until,
 };
@@ -137,6 +143,9 @@ async fn before_the_first_token_a_request_is_tried_elsewhere_from_its_start() {
         Plays::Answers(403, "application/json", r#"{"error":"not for you"}"#.into()),
         Plays::Answers(401, "application/json", r#"{"error":"Invalid API Key"}"#.into()),
         Plays::Full(429, 3600),
+        Plays::Answers(408, "application/json", r#"{"error":"too slow"}"#.into()),
+        Plays::Answers(409, "application/json", r#"{"error":"it loads another"}"#.into()),
+        Plays::Answers(425, "text/plain", "too early".into()),
     ] {
         let failing = ServerDouble::start("library", &["m"], vec![play.clone(); 20]);
         let fine = ServerDouble::start("library", &["m"], []);
@@ -160,6 +169,97 @@ async fn an_end_without_a_farewell_is_an_end() {
     let reply = queen.ask(CHAT, &chat()).await.json();
     assert_eq!(reply["choices"][0]["message"]["content"], "Hello");
     assert_eq!(server.requests().len(), 1, "nothing was asked again");
+}
+
+#[tokio::test]
+async fn nothing_is_added_to_an_answer_whose_end_was_told_whatever_comes_after_it() {
+    let text = json!({"choices": [{"index": 0, "delta": {"content": "Hello"}}]});
+    let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let more = |chunk| Plays::Chunks(vec![text.clone(), end.clone(), chunk]);
+    for play in [
+        Plays::Lingers(&["Hello"]),
+        more(json!({"what": "is this"})),
+        more(text.clone()),
+        more(json!({"error": "out of memory"})),
+    ] {
+        let (text, worker) =
+            from_server(play.clone(), CHAT, &chat(), Script::Says(&[" world"])).await;
+        assert_eq!((text.as_str(), worker.requests().len()), ("Hello", 0), "{play:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_looks_do_not_reach_ends_the_answer_that_it_gives() {
+    let end = Arc::new(Notify::new());
+    let server = ServerDouble::start("library", &["m"], [Plays::Waits(&["Hello"], end.clone())]);
+    let door = Door::of(&server).await;
+    let queen = queen().await;
+    succeeds(&queen, attach(&door.url)).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    drop(door.open);
+    let state = async || queen.status().await["workers"][0]["state"].clone();
+    until("looks do not reach it", async || state().await == "failed").await;
+    queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+    end.notify_one();
+    let transcript = stream.rest().await;
+    assert!(transcript.is_done && transcript.error.is_none(), "{transcript:?}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_is_detached_ends_the_answer_that_it_gives_and_nobody_says_it_was_never_there()
+ {
+    for is_killed in [false, true] {
+        let end = Arc::new(Notify::new());
+        let plays = [Plays::Waits(&["Hello"], end.clone())];
+        let server = ServerDouble::start("library", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+        stream.until_text().await;
+        detach(&queen, "nas").await;
+        queen.ask(CHAT, &chat()).await.error(404, "model_not_found");
+        if is_killed {
+            drop(server);
+        } else {
+            end.notify_one();
+        }
+        let transcript = stream.rest().await;
+        assert_eq!(transcript.is_done, !is_killed, "{transcript:?}");
+        if let Some(error) = transcript.error {
+            assert_eq!(error["code"], "worker_failed", "{error}");
+            assert!(error["message"].as_str().unwrap().contains("nas-m"), "{error}");
+            let metrics = Reply::read(queen.get("/metrics")).await.text;
+            let failovers = "rbee_queen_failovers_total{model=\"m\"} 0";
+            assert!(metrics.contains(failovers), "nobody went on: {metrics}");
+        }
+    }
+}
+
+/// A way to a server that can be shut, while what is under way goes on.
+struct Door {
+    url: String,
+    open: DropGuard,
+    _ways: DropGuard,
+}
+
+impl Door {
+    async fn of(server: &ServerDouble) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (open, ways) = (CancellationToken::new(), CancellationToken::new());
+        let (tasks, ended, port) = (TaskTracker::new(), ways.clone(), server.port);
+        tasks.clone().spawn(open.clone().run_until_cancelled_owned(async move {
+            loop {
+                let Ok((mut client, _)) = listener.accept().await else { return };
+                tasks.spawn(ended.clone().run_until_cancelled_owned(async move {
+                    let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                }));
+            }
+        }));
+        Self { url, open: open.drop_guard(), _ways: ways.drop_guard() }
+    }
 }
 
 #[tokio::test]

@@ -49,7 +49,8 @@ async fn a_certificate_of_an_unknown_authority_or_another_host_is_refused() {
     assert!(why.contains("UnknownIssuer") || why.contains("queen.server_ca_file"), "{why}");
     let queen = queen(Some(&other.authority)).await;
     let why = refused(&queen, attach(&other.url)).await;
-    assert!(why.contains("other.example"), "{why}");
+    assert!(why.contains("other.example") && why.contains("must be for the host"), "{why}");
+    assert!(!why.contains("start it"), "{why}");
     assert!(server.paths().is_empty(), "nobody was asked anything");
 }
 

@@ -59,7 +59,7 @@ async fn a_client_that_goes_away_while_it_waits_leaves_the_queue() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
-    let (queen, worker) = queen_with(Script::Pours).await;
+    let (queen, worker) = queen_with(Script::Pours(4096)).await;
     let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
     stream.until_text().await;
     let (mut last, mut still) = (0, 0);
@@ -81,7 +81,8 @@ async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
 
 #[tokio::test]
 async fn clients_that_do_not_read_slow_nobody_else() {
-    let worker = WorkerDouble::start("w-1", [Script::Pours, Script::Pours, Script::Pours]);
+    let worker =
+        WorkerDouble::start("w-1", [Script::Pours(4096), Script::Pours(4096), Script::Pours(4096)]);
     let queen = Queen::start().await;
     queen.worker_beat(&worker.beat()).await;
     let mut idle = Vec::new();

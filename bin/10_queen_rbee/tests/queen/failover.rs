@@ -38,6 +38,7 @@ async fn a_whole_answer_goes_on_too() {
     queen.worker_beat(&other.beat()).await;
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world", "{reply:?}");
+    assert_eq!(reply.header("x-rbee-worker"), "w-2", "who completed it");
 }
 
 #[tokio::test]
@@ -286,12 +287,19 @@ async fn a_worker_that_fails_again_and_again_gets_nothing_for_a_while() {
         let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
         Reply::read(request).await
     };
+    let told = |reply: Reply, said: &str| {
+        let error = reply.error(504, "deadline_exceeded");
+        let is_told = error["message"].as_str().unwrap().contains(said);
+        assert!(is_told && error.get("hint").is_none(), "more time would not help: {error}");
+    };
     // The third one opens its circuit.
-    ask().await.error(504, "deadline_exceeded");
+    told(ask().await, "the last worker, w-1, failed it: it sent");
     until("a request is kept from it", async || {
         let before = failing.requests().len();
-        ask().await.error(504, "deadline_exceeded");
-        failing.requests().len() == before
+        let reply = ask().await;
+        let is_kept_back = failing.requests().len() == before;
+        told(reply, if is_kept_back { "w-1 fails again and again" } else { "failed it" });
+        is_kept_back
     })
     .await;
     let kept_back = failing.requests().len();

@@ -113,6 +113,27 @@ async fn the_deadline_ends_what_hangs() {
 }
 
 #[tokio::test]
+async fn the_deadline_ends_what_pours_without_a_pause() {
+    let worker = WorkerDouble::start("w-1", [Script::Pours(0)]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "200").json(&chat());
+    Reply::read(request).await.error(504, "deadline_exceeded");
+    until("the worker is let go", async || worker.open() == 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_the_workers_fault_and_is_not_kept_for_ever() {
+    let worker = WorkerDouble::start("w-1", [Script::Pours(512 * 1024)]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(error["message"].as_str().unwrap().contains("more than 64 MiB"), "{error}");
+    until("the worker is let go", async || worker.open() == 0).await;
+    assert_eq!(worker.requests().len(), 1, "nobody is to go on with it");
+}
+
+#[tokio::test]
 async fn the_deadline_ends_a_stream_in_its_middle_by_an_error() {
     for trouble in [Script::Hangs(&["Hello"]), Script::Fails(&["Hello"], "deadline_exceeded")] {
         let worker = WorkerDouble::start("w-1", [trouble]);

@@ -29,6 +29,17 @@ fn a_stream_becomes_the_events_of_a_worker() {
 }
 
 #[test]
+fn an_empty_reason_is_no_end() {
+    let chunk = |content: &str, reason: &str| json!({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": reason}]});
+    let chunks = [chunk("a", ""), chunk("b", ""), chunk("", "length")];
+    let events = play(&request(1), &chunks).unwrap();
+    assert_eq!(events[1..3], [delta(0, "a", ""), delta(0, "b", "")]);
+    let is_end =
+        matches!(events[3], InferenceEvent::Done { finish_reason: FinishReason::Length, .. });
+    assert!(is_end && events.len() == 4, "{events:?}");
+}
+
+#[test]
 fn several_answers_end_once_each_and_one_that_is_missing_is_noticed() {
     let both = [
         json!({"choices": [{"index": 1, "delta": {"content": "b"}}]}),
@@ -131,13 +142,13 @@ fn vectors_and_scores_come_as_they_were_asked_for() {
     let inputs = ["a", "b"].map(|text| Prompt::Text(text.into())).into();
     let embed = InferenceRequest::new(RequestId::random(), Task::Embed { inputs });
     let body = json!({"data": [
-        {"index": 1, "embedding": [0.5, -1]}, {"index": 0, "embedding": "AACAPw=="},
+        {"index": 1, "embedding": [0.5, -1]}, {"index": 0, "embedding": "AACAPwAAgD8="},
     ], "usage": {"prompt_tokens": 2}});
     let mut translator = Translator::new(&embed, 0, Instant::now());
     translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap();
     let events = drain(&mut translator);
     assert_eq!(events[1], InferenceEvent::Embedding { index: 1, vector: vec![0.5, -1.0] });
-    assert_eq!(events[2], InferenceEvent::Embedding { index: 0, vector: vec![1.0] });
+    assert_eq!(events[2], InferenceEvent::Embedding { index: 0, vector: vec![1.0, 1.0] });
     let documents = vec!["a".to_owned(), "b".to_owned()];
     let task = Task::Rerank { query: "q".into(), documents };
     let rerank = InferenceRequest::new(RequestId::random(), task);
@@ -145,6 +156,69 @@ fn vectors_and_scores_come_as_they_were_asked_for() {
     let mut translator = Translator::new(&rerank, 0, Instant::now());
     let fault = translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap_err();
     assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
+}
+
+#[test]
+fn vectors_and_scores_that_are_none_are_the_servers_fault() {
+    let inputs = ["a", "b"].map(|text| Prompt::Text(text.into())).into();
+    let embed = Task::Embed { inputs };
+    let rerank = Task::Rerank { query: "q".into(), documents: vec!["a".to_owned()] };
+    let vectors = |second: &str| {
+        let entry = |index, vector| format!(r#"{{"index":{index},"embedding":{vector}}}"#);
+        format!(r#"{{"data":[{},{}]}}"#, entry(0, "[0.5,1]"), entry(1, second))
+    };
+    let score = |score| format!(r#"{{"results":[{{"index":0,"relevance_score":{score}}}]}}"#);
+    for (task, body, is_fine) in [
+        (&embed, vectors("[1,0]"), true),
+        (&embed, vectors("[1e39,0]"), false),
+        (&embed, vectors("[1e400,0]"), false),
+        (&embed, vectors("[null,0]"), false),
+        (&embed, vectors("[1]"), false),
+        (&embed, vectors("[]"), false),
+        (&embed, vectors(r#""no base64""#), false),
+        // Not a number, and 1.
+        (&embed, vectors(r#""AADAfwAAgD8=""#), false),
+        (&rerank, score("0.5"), true),
+        (&rerank, score("-1e39"), false),
+        (&rerank, score("null"), false),
+    ] {
+        let request = InferenceRequest::new(RequestId::random(), task.clone());
+        let mut translator = Translator::new(&request, 0, Instant::now());
+        let taken = translator.whole(body.as_bytes(), Instant::now());
+        let expected = if is_fine { Ok(()) } else { Err(Fault::NoAnswer) };
+        assert_eq!(taken, expected, "{body}");
+    }
+}
+
+#[test]
+fn a_usage_is_read_as_far_as_it_can_be() {
+    for (usage, expected) in [
+        (r#"{"prompt_tokens":7.0,"completion_tokens":2.4}"#, Some((7, 2, 0))),
+        (r#"{"prompt_tokens":9e20,"completion_tokens":-3}"#, Some((u32::MAX, 0, 0))),
+        (r#"{"prompt_tokens":null,"completion_tokens":"2"}"#, Some((0, 0, 0))),
+        (
+            r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4.0}}"#,
+            Some((9, 2, 4)),
+        ),
+        (r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":4}"#, Some((9, 2, 0))),
+        ("5", None),
+        ("null", None),
+    ] {
+        let mut translator = Translator::new(&request(1), 40, Instant::now());
+        let text = r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#;
+        let last = format!(r#"{{"choices":[],"usage":{usage}}}"#);
+        for event in [text, last.as_str(), "[DONE]"] {
+            assert_eq!(translator.event(event.as_bytes(), Instant::now()), Ok(()), "{usage}");
+        }
+        let events = drain(&mut translator);
+        let Some(InferenceEvent::Done { usage: found, .. }) = events.last() else {
+            panic!("{events:?}")
+        };
+        // Where nothing is told it is a guess.
+        let (prompt_tokens, completion_tokens, cached_tokens) = expected.unwrap_or((10, 1, 0));
+        let expected = Usage { prompt_tokens, completion_tokens, cached_tokens };
+        assert_eq!(*found, expected, "{usage}");
+    }
 }
 
 #[test]

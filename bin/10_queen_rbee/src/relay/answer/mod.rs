@@ -1,5 +1,6 @@
 //! One answer: found a worker, read, passed on; gone on with elsewhere when the worker fails.
 
+mod late;
 mod recover;
 mod unwilling;
 
@@ -20,6 +21,7 @@ use super::patience::{Doing, patience};
 use super::progress::{Progress, Step};
 use super::record::Record;
 use super::retry::Tries;
+use super::size::Size;
 use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
 use crate::attached::{Original, Told};
@@ -53,6 +55,7 @@ pub struct Answer {
     /// The most that it had got when a worker failed it.
     had: u32,
     contexts: Contexts,
+    size: Size,
     last_failure: Option<(WorkerId, String)>,
     /// What a server of somebody else had against it: it goes to workers of rbee since.
     refusal: Option<Failure>,
@@ -139,6 +142,7 @@ impl Answer {
             tries: Tries::default(),
             had: 0,
             contexts: Contexts::default(),
+            size: Size::default(),
             last_failure: None,
             refusal: None,
             doubt: None,
@@ -230,6 +234,7 @@ impl Answer {
             return Ok(());
         }
         self.progress.answered_by(place.digest.as_ref());
+        self.record.asks_again();
         let left = self.asking.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
         self.record.worker_id = Some(place.worker_id.clone());
@@ -272,34 +277,6 @@ impl Answer {
         Err(Failure::Refused { status: refused.status, detail: refused.detail })
     }
 
-    /// Why there is no place. Where the only worker has just failed the request, or a server refused it,
-    /// that is why, however long a worker was waited for after that.
-    fn no_place(&mut self, no_place: NoPlace) -> Failure {
-        let is_ending = matches!(no_place, NoPlace::Stopping);
-        let refusal = self.refusal.take().or(self.doubt.take());
-        if let Some(refusal) = refusal.filter(|_| !is_ending) {
-            return refusal;
-        }
-        // Who waited for a longer context may have waited for too long.
-        let is_late = matches!(no_place, NoPlace::Deadline { .. });
-        let refusal = self.contexts.take_refusal();
-        if let Some(refusal) = refusal.filter(|_| !is_ending && !is_late) {
-            return refusal;
-        }
-        match (no_place, self.last_failure.take()) {
-            (none, Some((worker_id, reason))) if none.is_nobody_left() => {
-                Failure::WorkerFailed { worker_id, reason }
-            }
-            (NoPlace::Deadline { .. }, _) if self.progress.has_begun() => {
-                Failure::Deadline { tokens: self.progress.tokens() }
-            }
-            (no_place, _) => {
-                let word = self.unwilling.word(&no_place).filter(|_| !self.progress.has_begun());
-                word.unwrap_or(Failure::NoPlace(no_place))
-            }
-        }
-    }
-
     /// In which ways it can be taken. What was here before goes to workers of this queen only, or it
     /// would go round for ever; so does what came before any server was attached.
     fn ways(&self) -> Ways {
@@ -336,10 +313,15 @@ impl Answer {
                 biased;
                 event = reading.events.next() => event,
                 () = &mut self.alarm => match self.on_alarm(&reading) {
+                    Some(_) if reading.events.is_complete() => continue,
                     Some(trouble) => Err(trouble),
                     None => continue,
                 },
             };
+            self.size.came(reading.events.take_received());
+            if let Some(reason) = self.size.excess() {
+                return Err(self.too_much(reason, &reading.place));
+            }
             let event = match event {
                 Ok(Told::Event(event)) => event,
                 Ok(Told::Aside(aside)) => {
@@ -367,6 +349,9 @@ impl Answer {
             match step {
                 Step::Nothing => {}
                 Step::Give(part) => {
+                    if let Part::Delta(delta) = &part {
+                        self.size.said(delta);
+                    }
                     self.give(part, reading);
                     return Ok(());
                 }
@@ -397,7 +382,8 @@ impl Answer {
     /// Passes a part on.
     fn give(&mut self, part: Part, mut reading: Box<Reading>) {
         let place = &reading.place;
-        if reading.first_at.is_none() {
+        let is_first = reading.first_at.is_none();
+        if is_first {
             reading.first_at = Some(reading.heard_at);
             self.contexts.gave(&place.worker_id, place.context_tokens);
             if self.relay.dispatcher.registry().worker_works(place) {
@@ -408,6 +394,9 @@ impl Answer {
             self.record.began_to_answer(reading.heard_at);
             let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
             self.ready.push_back(Part::Started { worker_id, why });
+        } else if is_first {
+            let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
+            self.ready.push_back(Part::GoesOn { worker_id, why });
         }
         self.ready.extend(self.asides.drain(..).map(Part::Aside));
         self.doubt = None;
@@ -442,7 +431,10 @@ impl Answer {
         let until = self.patience_ends(reading);
         if now >= until {
             let silent = now.saturating_duration_since(reading.heard_at).as_secs();
-            return Some(Trouble::connection(format!("it gave nothing for {silent} s")));
+            let missed = self.relay.dispatcher.registry().missed(&reading.place);
+            let missed = missed.map(|reason| format!("; looks do not reach it either: {reason}"));
+            let reason = format!("it gave nothing for {silent} s{}", missed.unwrap_or_default());
+            return Some(Trouble::connection(reason));
         }
         self.alarm.as_mut().reset(until);
         None
@@ -489,7 +481,9 @@ impl Answer {
         self.state = State::Ended;
         self.log_failure(&failure);
         self.record.outcome = match &failure {
-            Failure::NoPlace(NoPlace::Deadline { .. }) | Failure::Deadline { .. } => "deadline",
+            Failure::NoPlace(NoPlace::Deadline { .. })
+            | Failure::Deadline { .. }
+            | Failure::Late { .. } => "deadline",
             Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
             Failure::NoPlace(_) => "no_worker",
             Failure::Refused { .. } | Failure::Busy { .. } => "refused",

@@ -73,11 +73,12 @@ impl Answer {
             // Where another worker took it before, this one is to blame.
             return Ok(Some(detail.message));
         }
-        if status.is_server_error() && self.doubt.is_none() {
+        let is_in_doubt = is_in_doubt(status, place);
+        if is_in_doubt && self.doubt.is_none() {
             self.ask_another(status, detail, place);
             return Ok(None);
         }
-        if status.is_server_error() && !self.is_as_doubted(&detail) {
+        if is_in_doubt && !self.is_as_doubted(&detail) {
             return Ok(Some(detail.message));
         }
         let refusal = Failure::Refused { status, detail };
@@ -98,7 +99,7 @@ impl Answer {
         self.log_again(worker_id, &detail.message, false);
         self.doubt = Some(Failure::Refused { status, detail });
         self.tries.avoid(worker_id.clone());
-        self.record.tried_again(false);
+        self.record.tries_again(false);
         self.state = State::Seeking(Some(Instant::now() + SECOND_OPINION));
     }
 
@@ -107,7 +108,7 @@ impl Answer {
         let worker_id = &place.worker_id;
         tracing::info!(%worker_id, reason = %refusal, "a server refuses what a worker may take");
         self.log_elsewhere(worker_id, &refusal);
-        self.record.tried_again(false);
+        self.record.tries_again(false);
         self.refusal = Some(refusal);
         self.state = State::Seeking(None);
     }
@@ -178,7 +179,7 @@ impl Answer {
         let (worker_id, context) = (&place.worker_id, place.context_tokens);
         tracing::info!(%worker_id, context, reason, "a context is too short for a request");
         self.log_longer(worker_id, reason);
-        self.record.tried_again(self.progress.has_begun());
+        self.record.tries_again(self.progress.has_begun());
         self.state = State::Seeking(None);
     }
 
@@ -229,15 +230,26 @@ impl Answer {
                 let turn =
                     self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
                 let pause = pause.max(turn);
-                self.record.failovers += 1;
                 self.log_again(&worker_id, &reason, is_connection);
-                self.record.tried_again(has_begun);
+                self.record.tries_again(has_begun);
                 self.last_failure = Some((worker_id, reason));
                 self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
                 Ok(())
             }
             Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
         }
+    }
+
+    /// After more than an answer has. It is not gone on with: nobody could take all of that as a prompt.
+    pub(super) fn too_much(&self, reason: String, place: &Place) -> Failure {
+        let (worker_id, now) = (place.worker_id.clone(), clock::now());
+        let failed = Failed { request: self.number, is_connection: false };
+        let registry = self.relay.dispatcher.registry();
+        if registry.worker_failed(place, failed, now).has_opened {
+            self.log_opened(&worker_id, &reason);
+        }
+        tracing::warn!(%worker_id, reason, "a worker gives an answer without an end");
+        Failure::WorkerFailed { worker_id, reason }
     }
 
     /// Where workers broke off over this request, what their hives say of them decides whether it is to
@@ -293,4 +305,10 @@ impl Answer {
     fn is_as_doubted(&self, detail: &ErrorDetail) -> bool {
         matches!(&self.doubt, Some(Failure::Refused { detail: before, .. }) if before.message == detail.message)
     }
+}
+
+/// Whether nobody knows if the request is at fault, or the server: few statuses say that it is the request.
+fn is_in_doubt(status: StatusCode, place: &Place) -> bool {
+    let is_about_request = matches!(status.as_u16(), 400 | 413 | 414 | 415 | 422 | 431);
+    status.is_server_error() || place.target.server.is_some() && !is_about_request
 }

@@ -59,7 +59,7 @@ impl Answer {
         self.unwilling.by.push(worker_id.clone());
         let registry = self.relay.dispatcher.registry();
         let has_others = registry.has_other_workers(&self.model, &self.unwilling.by);
-        self.record.tried_again(self.progress.has_begun());
+        self.record.tries_again(self.progress.has_begun());
         self.log_lacking(&worker_id, &refusal);
         if !has_others {
             return self.only_ours(refusal);
@@ -87,7 +87,7 @@ impl Answer {
         let registry = self.relay.dispatcher.registry();
         registry.server_refuses(&place.target.hive_id, &reason, Instant::now().into_std());
         self.log_again(&worker_id, &reason, false);
-        self.record.tried_again(self.progress.has_begun());
+        self.record.tries_again(self.progress.has_begun());
         self.tries.avoid(worker_id.clone());
         self.last_failure = Some((worker_id, reason));
         self.state = State::Seeking(None);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
 
 /// What a server does with one request.
@@ -32,6 +33,10 @@ pub(crate) enum Plays {
     Fails(&'static [&'static str]),
     /// Gives all of it, the end included, but no `[DONE]` and no usage.
     Forgets(&'static [&'static str]),
+    /// Gives all of it, the end included, then nothing.
+    Lingers(&'static [&'static str]),
+    /// Gives these pieces of text, and the end when it is told to.
+    Waits(&'static [&'static str], Arc<Notify>),
     /// Answers with this status and body.
     Answers(u16, &'static str, String),
     /// Answers with this status that it is full, for so many seconds.
@@ -158,7 +163,8 @@ async fn list(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
     let entry =
         |id: &str| json!({"id": id, "object": "model", "created": 1, "owned_by": stage.owner});
     let data: Vec<Value> = models.into_iter().map(entry).collect();
-    Json(json!({"object": "list", "data": data})).into_response()
+    // The next look is by another connection.
+    ([(CONNECTION, "close")], Json(json!({"object": "list", "data": data}))).into_response()
 }
 
 async fn props(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
@@ -208,6 +214,10 @@ async fn answer(
         Plays::Forgets(said) => {
             streamed(texts(said).into_iter().chain([over]).collect(), End::Close)
         }
+        Plays::Lingers(said) => {
+            streamed(texts(said).into_iter().chain([over]).collect(), End::Never)
+        }
+        Plays::Waits(said, told_to) => streamed(texts(said), End::Told(told_to, over)),
         Plays::Dies(said) => streamed(texts(said), End::Break),
         Plays::Hangs(said) => streamed(texts(said), End::Never),
         Plays::Fails(said) => {
@@ -229,6 +239,7 @@ async fn answer(
 
 enum End {
     Done,
+    Told(Arc<Notify>, Value),
     Close,
     Break,
     Never,
@@ -239,6 +250,10 @@ fn streamed(chunks: Vec<Value>, end: End) -> Response {
     let end = stream::once(async move {
         match end {
             End::Done => Ok(Bytes::from_static(b"data: [DONE]\n\n")),
+            End::Told(told_to, last) => {
+                told_to.notified().await;
+                Ok(Bytes::from(format!("data: {last}\n\ndata: [DONE]\n\n")))
+            }
             End::Close => Ok(Bytes::from_static(b": bye\n\n")),
             End::Break => {
                 // What was said before must be on its way.

@@ -38,8 +38,8 @@ pub(crate) enum Script {
     Hangs(&'static [&'static str]),
     /// Gives these pieces of text, then an error event with this code.
     Fails(&'static [&'static str], &'static str),
-    /// Gives text without an end, as fast as it is read.
-    Pours,
+    /// Gives pieces of so much text without an end, as fast as they are read.
+    Pours(usize),
     /// Sends bytes that are no events.
     Babbles,
     /// Says neither yes nor no.
@@ -191,7 +191,7 @@ async fn infer(State(stage): State<Arc<Stage>>, Json(request): Json<InferenceReq
                 json!({"message": "the engine stopped", "type": "server_error", "code": code});
             answer(open, told(texts), End::Event(json!({"type": "error", "error": error})))
         }
-        Script::Pours => pour(open),
+        Script::Pours(length) => pour(open, length),
         Script::Babbles => answer(open, vec![started(), json!("my secret prompt")], End::Never),
         Script::Silent => {
             let _open = open;
@@ -230,11 +230,11 @@ fn answer(open: Open, events: Vec<Value>, end: End) -> Response {
     ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
-fn pour(open: Open) -> Response {
-    let pieces = stream::unfold((open, 0), |(open, number)| async move {
+fn pour(open: Open, length: usize) -> Response {
+    let pieces = stream::unfold((open, 0), move |(open, number)| async move {
         let event = match number {
             0 => started(),
-            n => json!({"type": "delta", "text": "x".repeat(4096), "tokens": [n]}),
+            n => json!({"type": "delta", "text": "x".repeat(length), "tokens": [n]}),
         };
         open.0.poured.fetch_add(1, Ordering::SeqCst);
         Some((Ok::<_, io::Error>(bytes_of(&event)), (open, number + 1)))

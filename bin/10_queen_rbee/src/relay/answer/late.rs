@@ -1,0 +1,58 @@
+//! Why an answer has no place to go on at, or to begin.
+
+use super::{Answer, Failure, NoPlace};
+use crate::clock;
+
+impl Answer {
+    /// Why there is no place. Where the only worker has just failed the request, or a server refused it,
+    /// that is why, however long a worker was waited for after that.
+    pub(super) fn no_place(&mut self, no_place: NoPlace) -> Failure {
+        let is_ending = matches!(no_place, NoPlace::Stopping);
+        let refusal = self.refusal.take().or(self.doubt.take());
+        if let Some(refusal) = refusal.filter(|_| !is_ending) {
+            return refusal;
+        }
+        // Who waited for a longer context may have waited for too long.
+        let is_late = matches!(no_place, NoPlace::Deadline { .. });
+        let refusal = self.contexts.take_refusal();
+        if let Some(refusal) = refusal.filter(|_| !is_ending && !is_late) {
+            return refusal;
+        }
+        // The model was there: its server was detached, or its hive forgot it.
+        let is_forgotten = matches!(no_place, NoPlace::UnknownModel { .. });
+        if is_forgotten || no_place.is_nobody_left() {
+            if let Some((worker_id, reason)) = self.last_failure.take() {
+                return Failure::WorkerFailed { worker_id, reason };
+            }
+            let worker = self.record.worker_id.clone().filter(|_| self.progress.has_begun());
+            if let Some(worker_id) = worker.filter(|_| is_forgotten) {
+                let reason = "no worker has the model any longer".to_owned();
+                return Failure::WorkerFailed { worker_id, reason };
+            }
+        }
+        let has_begun = self.progress.has_begun();
+        if let Some(word) = self.unwilling.word(&no_place).filter(|_| !has_begun) {
+            return word;
+        }
+        match (self.last_failure.take().filter(|_| is_late), no_place) {
+            (Some((worker, reason)), _) => {
+                self.late(format!("the last worker, {worker}, failed it: {reason}"))
+            }
+            (None, NoPlace::Deadline { .. }) if has_begun => {
+                Failure::Deadline { tokens: self.progress.tokens() }
+            }
+            (None, NoPlace::Deadline { model }) => {
+                let shut = self.relay.dispatcher.registry().shut_worker(&model, clock::now());
+                shut.map_or(Failure::NoPlace(NoPlace::Deadline { model }), |worker| {
+                    let why = "fails again and again, and gets nothing for a while";
+                    self.late(format!("{worker} {why}"))
+                })
+            }
+            (None, no_place) => Failure::NoPlace(no_place),
+        }
+    }
+
+    fn late(&self, why: String) -> Failure {
+        Failure::Late { tokens: self.progress.tokens(), why }
+    }
+}
