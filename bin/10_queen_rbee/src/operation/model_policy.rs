@@ -24,6 +24,7 @@ impl Operations {
         let set = set.map_err(|error| JobError::new("internal", error.to_string()))?;
         set.map_err(|error| match &error {
             PolicyError::Contradiction(_) => JobError::new("invalid_value", error.to_string()),
+            PolicyError::TooMany { .. } => JobError::new("too_many_policies", error.to_string()),
             PolicyError::File { source, .. } => {
                 JobError::new("disk_failed", format!("{error}: {source}"))
             }
