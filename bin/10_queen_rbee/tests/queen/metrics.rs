@@ -22,7 +22,7 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
     let text = metrics(&queen).await;
     for line in [
         "rbee_queen_requests_total{model=\"m\",outcome=\"done\"} 3",
-        "rbee_queen_requests_total{model=\"other\",outcome=\"no_worker\"} 1",
+        "rbee_queen_requests_total{model=\"(other)\",outcome=\"no_worker\"} 1",
         "rbee_queen_prompt_tokens_total{model=\"m\"} 21",
         "rbee_queen_ttft_seconds_count{model=\"m\"} 3",
         "rbee_queen_queue_wait_seconds_count{model=\"m\"} 3",
