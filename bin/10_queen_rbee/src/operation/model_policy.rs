@@ -19,7 +19,8 @@ impl Operations {
         job: &JobContext,
     ) -> Result<Outcome, JobError> {
         let (policies, model) = (self.policies.clone(), change.model.clone());
-        let notes = self.unknown_in(&change);
+        let mut notes = self.unknown_in(&change);
+        let wanted = change.clone();
         let set = tokio::task::spawn_blocking(move || policies.set_fields(&change)).await;
         let set = set.map_err(|error| JobError::new("internal", error.to_string()))?;
         set.map_err(|error| match &error {
@@ -30,6 +31,7 @@ impl Operations {
             }
             PolicyError::TooNew { .. } => JobError::new("disk_failed", error.to_string()),
         })?;
+        notes.extend(self.unlike_running(&wanted));
         // A hive that is preferred now may be waited for.
         self.registry.touch();
         let mut data = shown(&model, &self.policies.of(&model));
