@@ -191,6 +191,22 @@ async fn who_ends_a_worker_that_must_be_is_told_that_another_one_comes() {
 }
 
 #[tokio::test]
+async fn one_name_for_two_files_is_warned_of_where_it_is_given() {
+    for (digit, is_told) in [("0", false), ("1", true)] {
+        let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+        queen.hive_beat(&hive.beat()).await;
+        let mut other = hive.beat();
+        other.hive_id = "gpu-1".parse().unwrap();
+        other.catalog[0].sha256 = digit.repeat(64).parse().unwrap();
+        queen.hive_beat(&other).await;
+        let alias = json!({"operation": {"ModelAlias": {"model": "x", "alias": "m"}}});
+        let created = queen.ask("/v1/jobs", &alias).await.json();
+        let told = events(&queen, &created).await;
+        assert_eq!(told.contains("m is another file on gpu-1"), is_told, "{told}");
+    }
+}
+
+#[tokio::test]
 async fn two_workers_that_must_be_are_started_although_there_is_one_device() {
     let queen = Queen::start().await;
     set(&queen, json!({"model": "m", "policy": {"min": 2, "device": "CPU-0"}})).await;
