@@ -337,7 +337,7 @@ async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistr
 async fn open_decisions(paths: &Paths) -> anyhow::Result<Decisions> {
     let file = paths.data.join("decisions.db");
     let open = move || match Decisions::open(&file) {
-        Err(decisions::StoreError::Use { source, .. }) if sqlite_file::is_damage(&source) => {
+        Err(decisions::StoreError::Use { source, .. }) if sqlite_file::is_of_content(&source) => {
             let kept = sqlite_file::set_aside(&file)?;
             tracing::error!(reason = %source, kept = %kept.display(), "the decisions of the past are damaged: they are set aside");
             anyhow::Ok(Decisions::open(&file)?)

@@ -129,7 +129,8 @@ impl Spawner {
         };
         if let Err(error) = &result {
             let hive = &spawn.hive;
-            tracing::warn!(%model, %hive, reason = %error, "a worker could not be started on demand");
+            let reason = error.message.as_str();
+            tracing::warn!(%model, %hive, reason, "a worker could not be started on demand");
         }
         // Whoever waits looks at the result before it looks for another start.
         sender.send_replace(Some(result));

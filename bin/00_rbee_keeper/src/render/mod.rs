@@ -21,11 +21,16 @@ pub(crate) struct Style {
 
 /// The text without what would steer a terminal: escape sequences become visible.
 pub(crate) fn printable(text: &str) -> String {
-    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t' || turns(c);
     if !text.contains(steers) {
         return text.to_owned();
     }
     text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a character turns the direction of the text around it, so that it reads as another one.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -36,5 +41,7 @@ mod tests {
     fn an_escape_sequence_cannot_reach_the_terminal() {
         assert_eq!(printable("a\tb\nc"), "a\tb\nc");
         assert_eq!(printable("\u{1b}[2Jgone\r"), "\u{fffd}[2Jgone\u{fffd}");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{2069}"), "a\u{fffd}b\u{fffd}c\u{fffd}");
+        assert_eq!(printable("\u{200f}שלום é"), "\u{200f}שלום é", "words of all languages stay");
     }
 }

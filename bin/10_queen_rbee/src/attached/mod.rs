@@ -209,7 +209,8 @@ impl Servers {
         let mut known = BTreeMap::new();
         for (name, stored) in store::read(&file)? {
             let token = stored_secret(&secrets, &token_file(&name)).unwrap_or_else(|error| {
-                tracing::error!(server = %name, %error, "a server's token cannot be read");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(server = %name, %error, cause, "a server's token cannot be read");
                 None
             });
             keyring.set_server(&name, token.as_ref());

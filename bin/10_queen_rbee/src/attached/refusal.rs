@@ -74,8 +74,15 @@ pub struct Unmet<'a> {
 /// What a server means that does not meet a request, where neither of the two is at fault.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Meaning {
-    /// It has not got what is asked for, or does not give it to this queen. The client is told so.
-    Lacking(StatusCode, ErrorDetail),
+    /// It has not got what is asked for, or does not give it to this queen.
+    Lacking {
+        /// The status for the client.
+        told: StatusCode,
+        /// What the client is told.
+        detail: ErrorDetail,
+        /// The same without the server's words, which may repeat the request.
+        wordless: String,
+    },
     /// It does not take this queen's token, or wants one.
     LockedOut(String),
 }
@@ -85,11 +92,10 @@ impl Unmet<'_> {
     #[must_use]
     pub fn meaning(&self) -> Option<Meaning> {
         let Self { name, server, path, status, words } = self;
-        let words = words.map(|detail| format!(": {}", detail.message)).unwrap_or_default();
         let (what, told) = match status.as_u16() {
             401 => {
                 return Some(Meaning::LockedOut(format!(
-                    "it refuses the token, or demands one (HTTP {status}){words}; attach it again with \
+                    "it refuses the token, or demands one (HTTP {status}); attach it again with \
                      --secret-file FILE"
                 )));
             }
@@ -98,12 +104,17 @@ impl Unmet<'_> {
             _ => return None,
         };
         let model = &server.model;
+        let wordless = format!("the server {name} {what} {path} of {model} (HTTP {status})");
+        let message = match words {
+            Some(detail) => format!("{wordless}: {}", detail.message),
+            None => wordless.clone(),
+        };
         let detail = ErrorDetail {
             code: Some("unsupported_by_server".to_owned()),
             hint: Some("a hive that has the model serves every endpoint that suits it".to_owned()),
-            ..wordless(format!("the server {name} {what} {path} of {model} (HTTP {status}){words}"))
+            ..self::wordless(message)
         };
-        Some(Meaning::Lacking(told, detail))
+        Some(Meaning::Lacking { told, detail, wordless })
     }
 }
 
@@ -144,7 +155,7 @@ mod tests {
                 Some(&said),
                 Some((
                     0,
-                    "it refuses the token, or demands one (HTTP 401 Unauthorized): no such thing",
+                    "it refuses the token, or demands one (HTTP 401 Unauthorized); attach it again",
                 )),
             ),
             (400, Some(&said), None),
@@ -155,7 +166,10 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let unmet = Unmet { name: &name, server: &server, path: "/v1/rerank", status, words };
             let meaning = unmet.meaning().map(|meaning| match meaning {
-                Meaning::Lacking(told, detail) => (told.as_u16(), detail.message),
+                Meaning::Lacking { told, detail, wordless } => {
+                    assert!(!wordless.contains("no such thing"), "{wordless}");
+                    (told.as_u16(), detail.message)
+                }
                 Meaning::LockedOut(reason) => (0, reason),
             });
             let is_it = match (&meaning, expected) {

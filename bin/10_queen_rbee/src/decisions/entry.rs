@@ -59,6 +59,19 @@ pub enum Kind {
     Rules,
 }
 
+/// Kinds that share the room for decisions, so that a flood of one pushes none of the others out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Share {
+    /// Where requests go, and what they wait for.
+    Ways,
+    /// What is refused.
+    Refusals,
+    /// What is tried again, or given up.
+    Tries,
+    /// What no client can have made as often as it likes.
+    Rest,
+}
+
 /// Why something was decided.
 #[derive(Debug, Clone)]
 pub enum Because {
@@ -182,10 +195,29 @@ impl Kind {
         }
     }
 
-    /// Whether it is made for nearly each request, so that there can be very many.
+    /// With which others it shares the room.
+    #[must_use]
+    pub fn share(self) -> Share {
+        match self {
+            Self::Dispatch | Self::Wait => Share::Ways,
+            Self::Reject => Share::Refusals,
+            Self::Failover | Self::Retry | Self::GiveUp => Share::Tries,
+            Self::Spawn
+            | Self::NoPlace
+            | Self::Evict
+            | Self::MakeWay
+            | Self::Retire
+            | Self::Quarantine
+            | Self::CircuitOpened
+            | Self::CircuitClosed
+            | Self::Rules => Share::Rest,
+        }
+    }
+
+    /// Whether it is made for requests one by one, so that a client can have very many made.
     #[must_use]
     pub fn is_frequent(self) -> bool {
-        matches!(self, Self::Dispatch | Self::Wait)
+        self.share() != Share::Rest
     }
 
     /// The kind with a name.
@@ -193,6 +225,11 @@ impl Kind {
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
+}
+
+impl Share {
+    /// All shares.
+    pub const ALL: [Self; 4] = [Self::Ways, Self::Refusals, Self::Tries, Self::Rest];
 }
 
 impl Because {

@@ -1,15 +1,16 @@
 //! What the queen has decided, for whom and why.
 //!
 //! The latest decisions of every kind are in memory, and on disk, bounded by age and number, so that a
-//! day later one can still find out why a worker was started or a request refused. Of the kinds that are
-//! made for each request so many a second go to the disk as a house has; of a flood only those. Recording
-//! never waits: a disk that is slow or fails costs records.
+//! day later one can still find out why a worker was started or a request refused. Of each kind that is
+//! made for requests one by one so many a second go to the disk as a house has; of a flood only those, and
+//! it pushes none of other kinds out. Recording never waits: a disk that is slow or fails costs records.
 
 mod entry;
 mod store;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +20,13 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use worker_contract::{ModelAlias, RequestId};
 
-pub use self::entry::{Because, Decided, Entry, Kind};
+pub use self::entry::{Because, Decided, Entry, Kind, Share};
 use self::store::Store;
 pub use self::store::StoreError;
 
-/// How many decisions are in memory.
+/// How many decisions of each share are in memory.
 const KEPT: usize = 4096;
-/// How many decisions of frequent kinds are stored in a second.
+/// How many decisions of each frequent kind are stored in a second.
 const FREQUENT_PER_SECOND: u32 = 20;
 /// How long a shutdown waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -58,9 +59,11 @@ struct Shared {
 #[derive(Debug)]
 struct Ring {
     next_id: u64,
-    kept: VecDeque<Arc<Entry>>,
-    /// When the second began, and how many decisions of frequent kinds were stored in it.
-    stored: (Instant, u32),
+    kept: BTreeMap<Share, VecDeque<Arc<Entry>>>,
+    /// The number from which on none has left the memory.
+    whole_from: u64,
+    /// When the second began, and how many decisions of each frequent kind were to be stored in it.
+    stored: (Instant, BTreeMap<Kind, u32>),
     /// How many there were of each kind and reason.
     counts: BTreeMap<(Kind, &'static str), u64>,
 }
@@ -87,8 +90,9 @@ impl Decisions {
         // so that they grow even where the clock was set back.
         let by_clock = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
         let next_id = store.as_ref().map_or(0, |store| store.last_id() + 1).max(by_clock);
-        let stored = (Instant::now(), 0);
-        let ring = Ring { next_id, kept: VecDeque::new(), stored, counts: BTreeMap::new() };
+        let stored = (Instant::now(), BTreeMap::new());
+        let (kept, counts) = (BTreeMap::new(), BTreeMap::new());
+        let ring = Ring { next_id, kept, whole_from: next_id, stored, counts };
         let latest = watch::Sender::new(next_id - 1);
         Self { shared: Arc::new(Shared { ring: Mutex::new(ring), store, latest }) }
     }
@@ -111,15 +115,10 @@ impl Decisions {
         let store = self.shared.store.as_ref();
         let (entry, is_stored) = {
             let mut ring = self.ring();
-            let is_stored =
-                store.is_some() && (!decided.kind.is_frequent() || ring.may_store(Instant::now()));
+            let is_stored = store.is_some() && ring.may_store(decided.kind, Instant::now());
             *ring.counts.entry((decided.kind, decided.because.name())).or_default() += 1;
             let entry = Arc::new(Entry { id: ring.next_id, at: Timestamp::now(), decided });
-            ring.next_id += 1;
-            if ring.kept.len() >= KEPT {
-                ring.kept.pop_front();
-            }
-            ring.kept.push_back(Arc::clone(&entry));
+            ring.keep(Arc::clone(&entry));
             (entry, is_stored)
         };
         self.shared.latest.send_replace(entry.id);
@@ -130,12 +129,18 @@ impl Decisions {
 
     /// The decisions that a filter lets through, the latest first.
     pub async fn find(&self, filter: Filter) -> Vec<Arc<Entry>> {
-        let (mut found, first) = self.in_ring(&filter);
-        if found.len() < filter.limit
+        let (mut found, whole_from) = self.ring().find(&filter);
+        let of_all = found.partition_point(|entry| entry.id >= whole_from);
+        if of_all < filter.limit
             && let Some(store) = &self.shared.store
         {
-            let rest = Filter { limit: filter.limit - found.len(), ..filter };
-            found.extend(store.find(rest, first).await);
+            let limit = filter.limit;
+            let rest = Filter { limit: limit - of_all, ..filter };
+            found.extend(store.find(rest, whole_from).await);
+            // What is on disk may be in memory, too, which comes first.
+            found.sort_by_key(|entry| Reverse(entry.id));
+            found.dedup_by_key(|entry| entry.id);
+            found.truncate(limit);
         }
         found
     }
@@ -144,8 +149,14 @@ impl Decisions {
     #[must_use]
     pub fn since(&self, after: u64) -> Vec<Arc<Entry>> {
         let ring = self.ring();
-        let begin = ring.kept.partition_point(|entry| entry.id <= after);
-        ring.kept.range(begin..).cloned().collect()
+        let mut found = Vec::new();
+        for kept in ring.kept.values() {
+            let begin = kept.partition_point(|entry| entry.id <= after);
+            found.extend(kept.range(begin..).cloned());
+        }
+        drop(ring);
+        found.sort_unstable_by_key(|entry| entry.id);
+        found
     }
 
     /// How many there were of each kind and reason since the queen began.
@@ -170,28 +181,45 @@ impl Decisions {
         }
     }
 
-    /// What of the memory is wanted, and the number from which on everything is in it.
-    fn in_ring(&self, filter: &Filter) -> (Vec<Arc<Entry>>, u64) {
-        let ring = self.ring();
-        let wanted = ring.kept.iter().rev().filter(|entry| filter.wants(entry));
-        let found = wanted.take(filter.limit).cloned().collect();
-        (found, ring.kept.front().map_or(ring.next_id, |entry| entry.id))
-    }
-
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.shared.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Ring {
-    /// Whether one more decision of a frequent kind is stored; it is counted.
-    fn may_store(&mut self, now: Instant) -> bool {
+    /// Whether one more decision of a kind is stored; it is counted.
+    fn may_store(&mut self, kind: Kind, now: Instant) -> bool {
         let (began, stored) = &mut self.stored;
         if now.saturating_duration_since(*began) >= Duration::from_secs(1) {
-            (*began, *stored) = (now, 0);
+            (*began, *stored) = (now, BTreeMap::new());
         }
-        *stored += 1;
-        *stored <= FREQUENT_PER_SECOND
+        let of_kind = stored.entry(kind).or_default();
+        *of_kind += 1;
+        !kind.is_frequent() || *of_kind <= FREQUENT_PER_SECOND
+    }
+
+    /// Takes an entry in, which has the next number.
+    fn keep(&mut self, entry: Arc<Entry>) {
+        self.next_id = entry.id + 1;
+        let kept = self.kept.entry(entry.decided.kind.share()).or_default();
+        if kept.len() >= KEPT
+            && let Some(left) = kept.pop_front()
+        {
+            self.whole_from = self.whole_from.max(left.id + 1);
+        }
+        kept.push_back(entry);
+    }
+
+    /// What of the memory is wanted, the latest first, and the number from which on everything is in it.
+    fn find(&self, filter: &Filter) -> (Vec<Arc<Entry>>, u64) {
+        let latest = |kept: &VecDeque<Arc<Entry>>| -> Vec<_> {
+            let wanted = kept.iter().rev().filter(|entry| filter.wants(entry));
+            wanted.take(filter.limit).cloned().collect()
+        };
+        let mut found: Vec<_> = self.kept.values().flat_map(latest).collect();
+        found.sort_unstable_by_key(|entry| Reverse(entry.id));
+        found.truncate(filter.limit);
+        (found, self.whole_from)
     }
 }
 

@@ -82,6 +82,36 @@ async fn only_the_latest_ones_are_kept_in_memory_and_on_disk() {
 }
 
 #[tokio::test]
+async fn a_flood_of_refusals_hides_neither_what_was_started_nor_where_requests_went() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    let spawn = Decided::told(Kind::Spawn, "no_worker", "a worker is started");
+    log.record(spawn.model(&"a".parse().unwrap()));
+    log.record(dispatch("r-1"));
+    for number in 0..3 * KEPT {
+        log.record(reject(&format!("x-{number}"), "mistyped"));
+    }
+    log.record(dispatch("r-2"));
+    let others = |found: &[Arc<Entry>]| {
+        let kinds = found.iter().map(|entry| entry.decided.kind);
+        kinds.filter(|kind| *kind != Kind::Reject).collect::<Vec<_>>()
+    };
+    let all = || Filter { request_id: None, model: None, limit: 10 * KEPT };
+    let expected = [Kind::Dispatch, Kind::Dispatch, Kind::Spawn];
+    assert_eq!(log.since(0).len(), KEPT + expected.len());
+    assert_eq!(kinds(&find(&log, None, Some("a")).await), [Kind::Spawn], "in memory");
+    let found = log.find(all()).await;
+    assert!(found.is_sorted_by(|one, next| one.id > next.id), "each once, the latest first");
+    assert_eq!(others(&found), expected);
+    log.close().await;
+    drop(log);
+    let log = Decisions::open(&file).unwrap();
+    let stored = log.find(all()).await;
+    assert_eq!(others(&stored), expected, "on disk");
+    assert!((20..KEPT / 2).contains(&(stored.len() - expected.len())), "{} of them", stored.len());
+}
+
+#[tokio::test]
 async fn a_clock_that_jumps_by_years_costs_no_record_and_mixes_up_no_order() {
     let (_folder, file) = file();
     let log = Decisions::open(&file).unwrap();
@@ -109,6 +139,23 @@ async fn a_disk_that_fails_costs_records_and_nothing_else() {
     log.record(reject("r-1", "a"));
     log.close().await;
     assert_eq!(ids(&find(&log, Some("r-1"), None).await), ["r-1"], "it is in memory");
+}
+
+#[tokio::test]
+async fn a_record_that_is_damaged_is_passed_over_and_hides_no_other() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    for id in ["r-1", "r-2", "r-3", "r-4", "r-5"] {
+        log.record(reject(id, "a"));
+    }
+    log.close().await;
+    drop(log);
+    let damage = "UPDATE decisions SET why = x'ff' WHERE request_id = 'r-2';
+        UPDATE decisions SET kind = CAST(x'ff' AS TEXT) WHERE request_id = 'r-3';
+        UPDATE decisions SET at_ms = 'x' WHERE request_id = 'r-4'";
+    rusqlite::Connection::open(&file).unwrap().execute_batch(damage).unwrap();
+    let log = Decisions::open(&file).unwrap();
+    assert_eq!(ids(&find(&log, None, Some("a")).await), ["r-5", "r-1"]);
 }
 
 #[tokio::test]
@@ -160,6 +207,12 @@ fn a_file_of_a_later_rbee_and_one_that_is_none_are_refused() {
     let text = file.with_extension("txt");
     std::fs::write(&text, "x".repeat(5000)).unwrap();
     assert!(matches!(Decisions::open(&text), Err(StoreError::Use { .. })));
+    // As is one that has the version and other tables: what is in it is no reason not to begin anew.
+    let other = file.with_extension("other");
+    let tables = "CREATE TABLE others (x); PRAGMA user_version = 1";
+    rusqlite::Connection::open(&other).unwrap().execute_batch(tables).unwrap();
+    let Err(StoreError::Use { source, .. }) = Decisions::open(&other) else { panic!("it is none") };
+    assert!(sqlite_file::is_of_content(&source), "{source}");
 }
 
 #[test]

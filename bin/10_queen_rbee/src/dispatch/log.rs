@@ -2,19 +2,17 @@
 
 use worker_contract::WorkerId;
 
-use super::{Dispatcher, NoPlace, Wait, Wanted};
+use super::{Dispatcher, Wait, Wanted};
 use crate::decisions::{Because, Decided, Kind};
 use crate::registry::Place;
 use crate::scheduler::{MakeWay, Spawn};
 
 impl Dispatcher {
-    /// A request has its place, or will get none.
-    pub(super) fn log_placed(&self, wanted: &Wanted, result: &Result<Place, NoPlace>) {
-        let decided = match result {
-            Ok(place) => Decided::new(Kind::Dispatch, Because::Why(place.why.clone()))
-                .worker(&place.worker_id),
-            Err(no_place) => Decided::told(Kind::Reject, no_place.reason(), no_place.for_clients()),
-        };
+    /// A request has its place. That there is none is recorded by who knows what follows from it: it may
+    /// be gone on with in another way.
+    pub(super) fn log_placed(&self, wanted: &Wanted, place: &Place) {
+        let why = Because::Why(place.why.clone());
+        let decided = Decided::new(Kind::Dispatch, why).worker(&place.worker_id);
         self.decisions.record(wanted.concern(decided));
     }
 

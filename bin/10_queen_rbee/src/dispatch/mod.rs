@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use worker_contract::{ModelAlias, RequestId, Sha256Digest, WorkerId};
 
 pub use self::no_place::NoPlace;
+pub(crate) use self::no_place::for_clients;
 use self::starts::{Attempts, Closed, Starts};
 use crate::admission::{Admission, Entrant, Priority, QueueFull, Ticket};
 use crate::clock;
@@ -189,7 +190,9 @@ impl Dispatcher {
                 self.wait(wanted.clone()).await
             }
         };
-        self.log_placed(&wanted, &result);
+        if let Ok(place) = &result {
+            self.log_placed(&wanted, place);
+        }
         result
     }
 

@@ -105,6 +105,15 @@ pub enum NoPlace {
     Stopping,
 }
 
+/// A failure without a worker's log and without a machine's paths.
+pub(crate) fn for_clients(whole: &str) -> String {
+    let first = whole.lines().next().unwrap_or_default();
+    let first = first.trim_end_matches("; its last log lines:");
+    let is_path = |word: &str| word.trim_start_matches(['(', '"', '\'', '`']).starts_with('/');
+    let words = first.split(' ').map(|word| if is_path(word) { "…" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 impl NoPlace {
     /// Whether no worker is left that could take the request, though the model is known.
     #[must_use]
@@ -140,12 +149,7 @@ impl NoPlace {
     /// The same without a worker's log and without a machine's paths: those are for who operates it.
     #[must_use]
     pub fn for_clients(&self) -> String {
-        let whole = self.to_string();
-        let first = whole.lines().next().unwrap_or_default();
-        let first = first.trim_end_matches("; its last log lines:");
-        let is_path = |word: &str| word.trim_start_matches(['(', '"', '\'', '`']).starts_with('/');
-        let words = first.split(' ').map(|word| if is_path(word) { "…" } else { word });
-        words.collect::<Vec<_>>().join(" ")
+        for_clients(&self.to_string())
     }
 
     /// What a refusal of the scheduler means, after the last start of a worker failed with `source`.

@@ -216,9 +216,10 @@ impl State {
             self.look_at_jobs(sources);
         }
         let decisions = sources.decisions.since(self.last_decision);
-        if let Some(oldest) = decisions.first() {
+        if let Some(latest) = decisions.last() {
             // Nobody goes on after an event behind which decisions are missing.
-            self.ring.miss(oldest.id - self.last_decision - 1);
+            let made = latest.id - self.last_decision;
+            self.ring.miss(made.saturating_sub(decisions.len() as u64));
         }
         for entry in decisions {
             self.last_decision = entry.id;

@@ -70,7 +70,8 @@ pub(super) async fn chat(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let original = handlers.original(Endpoint::Chat, &body);
-    let understood = read_chat(body, request_id)?;
+    let model = model_of(&body);
+    let understood = handlers.counted(model.as_deref(), read_chat(body, request_id))?;
     handlers.text(Kind::Chat, understood, original, &headers, &caller).await
 }
 
@@ -82,11 +83,14 @@ pub(super) async fn completion(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let original = handlers.original(Endpoint::Completion, &body);
-    let Completion { first, others } = read_completion(body, request_id)?;
+    let model = model_of(&body);
+    let understood = handlers.counted(model.as_deref(), read_completion(body, request_id));
+    let Completion { first, others } = understood?;
     if others.is_empty() {
         return handlers.text(Kind::Completion, first, original, &headers, &caller).await;
     }
-    let asking = handlers.asking(&headers, &caller)?;
+    let asking = handlers.asking(&headers, &caller);
+    let asking = handlers.counted(Some(&first.model), asking)?;
     handlers.texts(first, others, original, asking).await
 }
 
@@ -111,7 +115,8 @@ impl Handlers {
     ) -> Result<Response, ApiError> {
         let Understood { model, request, fields, stream, include_usage } = understood;
         let form = Form { kind, stream, include_usage, choices: request.n };
-        let asking = Asking { is_whole: !stream, ..self.asking(headers, caller)? };
+        let asking = self.counted(Some(&model), self.asking(headers, caller))?;
+        let asking = Asking { is_whole: !stream, ..asking };
         let answer = self.begin(&model, request, original, asking)?;
         let given = self.give(model, form, Box::pin(parts_of(answer))).await;
         given.map_err(|error| fields.reword(error))
@@ -162,12 +167,38 @@ impl Handlers {
 
     /// The model that a client calls so.
     fn alias(&self, model: &str) -> Result<ModelAlias, ApiError> {
-        // What cannot be an alias is the name of no model but at a server of somebody else.
-        let alias = model.parse::<ModelAlias>().ok().or_else(|| self.registry.alias_of(model));
-        alias.ok_or_else(|| {
+        let alias = self.known_as(model).ok_or_else(|| {
             let models = self.registry.models(std::time::Instant::now());
             unknown_model(model, models.keys())
-        })
+        });
+        self.counted(Some(model), alias)
+    }
+
+    fn known_as(&self, model: &str) -> Option<ModelAlias> {
+        // What cannot be an alias is the name of no model but at a server of somebody else.
+        model.parse::<ModelAlias>().ok().or_else(|| self.registry.alias_of(model))
+    }
+
+    /// What is understood of a request for a model. A request that is refused for what it says is counted
+    /// here: no answer is begun that would count it.
+    pub(super) fn counted<T>(
+        &self,
+        model: Option<&str>,
+        understood: Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        if understood.is_err() {
+            let metrics = self.relay.metrics();
+            let alias = model.and_then(|model| self.known_as(model));
+            let figures = alias.map_or_else(
+                || metrics.other(),
+                |alias| {
+                    let alias = self.registry.meant(&alias);
+                    metrics.of_unplaced(&alias, self.registry.knows_model(&alias))
+                },
+            );
+            figures.ended("refused");
+        }
+        understood
     }
 
     /// What the headers say of how the request is to be treated.
@@ -257,6 +288,11 @@ impl Handlers {
         let answer = Json(assembly.answer(kind, head, reason, usage)).into_response();
         Ok(with_route(answer, route))
     }
+}
+
+/// The model that a body asks for, if it names one.
+pub(super) fn model_of(body: &Body) -> Option<String> {
+    body.get("model")?.as_str().map(str::to_owned)
 }
 
 /// The parts of an answer, in a box, since their stream moves it with each.

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse as _, Response};
 use daemon_http::{ApiError, ApiJson, CallerExt, apart};
 use worker_contract::{RequestId, Usage};
 
-use super::inference::{Route, unfinished, with_route};
+use super::inference::{Route, model_of, unfinished, with_route};
 use super::{Handlers, describe};
 use crate::attached::Endpoint;
 use crate::dialect::openai::{
@@ -27,9 +27,11 @@ pub(super) async fn embed(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let original = handlers.original(Endpoint::Embeddings, &body);
-    let Embeddings { model, request, inputs, encoding, dimensions } =
-        read_embeddings(body, request_id)?;
-    let answer = handlers.begin(&model, request, original, handlers.asking(&headers, &caller)?)?;
+    let model = model_of(&body);
+    let understood = handlers.counted(model.as_deref(), read_embeddings(body, request_id));
+    let Embeddings { model, request, inputs, encoding, dimensions } = understood?;
+    let asking = handlers.counted(Some(&model), handlers.asking(&headers, &caller))?;
+    let answer = handlers.begin(&model, request, original, asking)?;
     let found = collect(&handlers, answer, inputs, |part| match part {
         Part::Embedding { index, vector } => Some((index, vector)),
         _ => None,
@@ -53,8 +55,11 @@ pub(super) async fn rerank(
     ApiJson(body): ApiJson<Body>,
 ) -> Result<Response, ApiError> {
     let original = handlers.original(Endpoint::Rerank, &body);
-    let Rerank { model, request, documents, top_n, returned } = read_rerank(body, request_id)?;
-    let answer = handlers.begin(&model, request, original, handlers.asking(&headers, &caller)?)?;
+    let model = model_of(&body);
+    let understood = handlers.counted(model.as_deref(), read_rerank(body, request_id));
+    let Rerank { model, request, documents, top_n, returned } = understood?;
+    let asking = handlers.counted(Some(&model), handlers.asking(&headers, &caller))?;
+    let answer = handlers.begin(&model, request, original, asking)?;
     let found = collect(&handlers, answer, documents, |part| match part {
         Part::Score { index, score } => Some((index, score)),
         _ => None,

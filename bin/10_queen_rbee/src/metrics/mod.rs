@@ -2,7 +2,7 @@
 //!
 //! A request looks its model up once, and keeps the handle: no token takes a lock or finds a name. No
 //! label has a value that a client chooses: models and workers are those that the registry knows, and
-//! all others together are `other`.
+//! all others together are `(other)`, which is the name of none.
 
 mod sample;
 

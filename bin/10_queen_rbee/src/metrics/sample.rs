@@ -21,8 +21,8 @@ use crate::decisions::{Decisions, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::{Liveness, Times};
 
-/// The model of what is about none that is known.
-const OTHER: &str = "other";
+/// The model of what is about none that is known. No model can have this name.
+const OTHER: &str = "(other)";
 /// The states of workers. Each is told, also where no worker is in it.
 const STATES: [&str; 4] = ["loading", "ready", "draining", "failed"];
 

@@ -39,8 +39,18 @@ impl Operations {
         let _mark = starts.map(|(model, device, size)| {
             self.registry.begin_spawn(&model, (&hive, device), size, &[])
         });
+        if let Some(note) = self.comes_back(&operation) {
+            job.warn(note);
+        }
         let removes = matches!(operation, Operation::ModelDelete(_));
-        let outcome = client.execute(operation, job).await?;
+        let adds = matches!(
+            operation,
+            Operation::ModelDownload(_)
+                | Operation::ModelImport(_)
+                | Operation::ModelUpdate(_)
+                | Operation::ModelAlias(_)
+        );
+        let outcome = client.execute(operation, job.clone()).await?;
         // Who has just added a model, or started a worker, wants to use it before the hive's next report.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
             self.registry.started_by(&hive, &worker, Instant::now());
@@ -48,6 +58,9 @@ impl Operations {
                 self.registry.started_as(&worker.worker_id, size);
             }
         } else if let (false, Ok(model)) = (removes, ModelEntry::deserialize(&outcome.data)) {
+            if let Some(note) = adds.then(|| self.other_files(&hive, &model)).flatten() {
+                job.warn(note);
+            }
             self.registry.catalogued(&hive, model);
         }
         Ok(outcome)

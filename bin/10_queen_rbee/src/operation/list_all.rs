@@ -8,6 +8,7 @@ use rbee_operations::{HiveTarget, ListAll, Listed, ModelGarbage, Operation};
 use serde_json::{Map, Value, json};
 use worker_contract::HiveAlias;
 
+use super::notes::ambiguous;
 use super::{Operations, outcome};
 use crate::hive_client::NEVER_REPORTED;
 use crate::registry::Liveness;
@@ -37,6 +38,9 @@ impl Operations {
             ensure_one_is_heard(&answers)?;
         }
         let mut data = together(list.of, answers);
+        if let Some(note) = ambiguous(&data["models"]) {
+            job.warn(note);
+        }
         if !attached.is_empty() {
             data["attached"] = serde_json::to_value(&attached).unwrap_or_default();
         }

@@ -12,6 +12,7 @@ mod infer;
 mod list_all;
 mod model_copy;
 mod model_policy;
+mod notes;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -19,16 +19,19 @@ impl Operations {
         job: &JobContext,
     ) -> Result<Outcome, JobError> {
         let (policies, model) = (self.policies.clone(), change.model.clone());
-        let notes = self.unknown_in(&change);
+        let mut notes = self.unknown_in(&change);
+        let wanted = change.clone();
         let set = tokio::task::spawn_blocking(move || policies.set_fields(&change)).await;
         let set = set.map_err(|error| JobError::new("internal", error.to_string()))?;
         set.map_err(|error| match &error {
             PolicyError::Contradiction(_) => JobError::new("invalid_value", error.to_string()),
+            PolicyError::TooMany { .. } => JobError::new("too_many_policies", error.to_string()),
             PolicyError::File { source, .. } => {
                 JobError::new("disk_failed", format!("{error}: {source}"))
             }
             PolicyError::TooNew { .. } => JobError::new("disk_failed", error.to_string()),
         })?;
+        notes.extend(self.unlike_running(&wanted));
         // A hive that is preferred now may be waited for.
         self.registry.touch();
         let mut data = shown(&model, &self.policies.of(&model));

@@ -22,6 +22,9 @@ use self::store::Store;
 /// How many workers a model has at most, where nothing is said.
 const USUAL_MAX: u32 = 4;
 
+/// The most models whose policy was set by command.
+const MOST: usize = 1024;
+
 /// The policies of all models. A clone shares them.
 #[derive(Debug, Clone)]
 pub struct Policies {
@@ -119,6 +122,13 @@ impl Policies {
             store.remove(&change.model)?;
             self.set().remove(&change.model);
         } else {
+            let is_full = {
+                let set = self.set();
+                set.len() >= MOST && !set.contains_key(&change.model)
+            };
+            if is_full {
+                return Err(PolicyError::TooMany { most: MOST });
+            }
             store.put(&change.model, &policy)?;
             self.set().insert(change.model.clone(), policy);
         }
@@ -167,6 +177,25 @@ mod tests {
         assert_eq!((policies.of(&m).min, policies.of(&m).pin), (1, false));
         drop(policies);
         assert_eq!(open().of(&m).min, 1);
+    }
+
+    #[test]
+    fn there_are_only_so_many_and_those_that_are_there_can_be_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policies.db");
+        let policies = Policies::open(&file, BTreeMap::new(), 900).unwrap();
+        drop(policies);
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1024)
+            INSERT INTO model_policies (model, policy) SELECT 'm-' || i, '{\"min\":0}' FROM n";
+        rusqlite::Connection::open(&file).unwrap().execute_batch(rows).unwrap();
+        let policies = Policies::open(&file, BTreeMap::new(), 900).unwrap();
+        let one_more = change(r#"{"model":"x","policy":{"pin":true}}"#);
+        let refused = policies.set_fields(&one_more).unwrap_err();
+        assert!(matches!(refused, PolicyError::TooMany { most: 1024 }), "{refused}");
+        assert_eq!(policies.all().len(), 1024);
+        policies.set_fields(&change(r#"{"model":"m-7","policy":{"pin":true}}"#)).unwrap();
+        policies.set_fields(&change(r#"{"model":"m-8","reset":true}"#)).unwrap();
+        policies.set_fields(&one_more).unwrap();
     }
 
     #[test]

@@ -15,8 +15,8 @@ use super::Policies;
 use super::plan::{Action, ModelView, Need, Planner, Replica};
 use crate::clock;
 use crate::decisions::{Decided, Kind};
-use crate::dispatch::{Dispatcher, NoPlace};
-use crate::registry::Registry;
+use crate::dispatch::{Dispatcher, NoPlace, for_clients};
+use crate::registry::{Registry, StartRefusal};
 use crate::scheduler::Spawn;
 use crate::spawner::{Begun, Spawner};
 
@@ -142,19 +142,24 @@ impl Steward {
 
     fn log_no_place(&self, model: &ModelAlias, why: Need, now: Instant) {
         let (reason, wants, full) = match why {
-            Need::Min => (
-                "policy_min",
-                "its policy wants another worker",
-                "no device has room for it where its start has not failed a while ago",
-            ),
-            Need::Crowd => ("crowd", "requests wait", "no other device that is as fast has room"),
+            Need::Min => {
+                ("policy_min", "its policy wants another worker", "no device has room for it")
+            }
+            Need::Crowd if self.registry.runs(model) => {
+                ("crowd", "requests wait", "no other device that is as fast has room")
+            }
+            Need::Crowd => ("crowd", "requests wait", "no device has room for it"),
         };
         let lacks = if !self.registry.is_in_catalog(model) {
-            "no hive has the model"
+            "no hive has the model".to_owned()
         } else if !self.registry.is_at_hand(model, now) {
-            "no hive that has the model reports"
+            "no hive that has the model reports".to_owned()
+        } else if let Some(failed) = self.registry.failed_start(model, now) {
+            let StartRefusal { reason, retry_after_s } = failed;
+            let reason = for_clients(&reason.to_string());
+            format!("its start failed a moment ago: {reason} (again in {retry_after_s} s)")
         } else {
-            full
+            full.to_owned()
         };
         let told = format!("{wants}, and {lacks}");
         tracing::info!(%model, told, "a model gets no further worker");
@@ -185,7 +190,8 @@ impl Steward {
             // It is looked again at once, and knows more.
             Ended::Start(model, Ok(Begun::Word)) => self.planner.not_started(&model),
             Ended::Start(model, Err(error)) => {
-                tracing::warn!(%model, reason = %error, "another worker could not be started");
+                let reason = error.message.as_str();
+                tracing::warn!(%model, reason, "another worker could not be started");
                 let now = clock::now();
                 // There it is not tried again for a while: perhaps somewhere else, at once.
                 match self.registry.failed_start(&model, now) {
@@ -195,7 +201,8 @@ impl Steward {
                 self.log_failed(&model, error);
             }
             Ended::Stop(worker, Err(error)) => {
-                tracing::warn!(%worker, reason = %error, "an idle worker could not be ended");
+                let reason = error.message.as_str();
+                tracing::warn!(%worker, reason, "an idle worker could not be ended");
                 self.registry.worker_stays(&worker);
             }
         }
@@ -212,6 +219,7 @@ mod tests {
     use super::*;
     use crate::decisions::Decisions;
     use crate::doubles::{NeverReady, device, entry};
+    use crate::registry::Size;
 
     const GIB: u64 = 1 << 30;
 
@@ -253,6 +261,28 @@ mod tests {
             let last = decisions.since(0).pop().expect("it is told");
             let why = last.decided.because.why();
             assert!(why.contains(told), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_has_just_failed_is_why_there_is_no_other_and_not_want_of_room() {
+        for (need, fails, told) in [
+            (Need::Min, true, "its start failed a moment ago: the file is … (again in 30 s)"),
+            (Need::Crowd, true, "its start failed a moment ago: the file is … (again in 30 s)"),
+            (Need::Crowd, false, "requests wait, and no device has room for it"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut steward, decisions) = steward(folder.path(), if fails { 64 * GIB } else { 0 });
+            let (model, now): (ModelAlias, _) = ("m".parse().unwrap(), clock::now());
+            if fails {
+                let spawn = steward.registry.place_another(&model, true, now).expect("room");
+                let trial = steward.registry.trial(&model, &spawn, Size::default()).unwrap();
+                let error = JobError::new("worker_failed", "the file is /x/m.gguf\nand its log");
+                steward.registry.start_failed(&trial, &error, now);
+            }
+            assert!(steward.begin(Action::Start { model, why: need }, now).is_none(), "{told}");
+            let why = decisions.since(0).pop().expect("it is told").decided.because.why();
+            assert!(why.ends_with(told), "{why}");
         }
     }
 

@@ -39,6 +39,15 @@ pub enum PolicyError {
         /// Its version.
         found: i64,
     },
+    /// There are too many.
+    #[error(
+        "{most} models have a policy that was set, and that is the most: reset one that is not needed \
+         (rbee-keeper model policy shows them all, rbee-keeper model policy MODEL --reset forgets one)"
+    )]
+    TooMany {
+        /// How many there may be.
+        most: usize,
+    },
     /// Two fields of a policy contradict each other.
     #[error("{0}")]
     Contradiction(String),

@@ -78,6 +78,9 @@ pub struct HiveGlance<'a> {
     pub liveness: Liveness,
     #[serde(skip_serializing_if = "Option::is_none")]
     rival: Option<String>,
+    /// Why it can start no worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<&'a str>,
     devices: &'a [Device],
     models: Vec<&'a ModelAlias>,
 }
@@ -150,6 +153,7 @@ impl<'a> HiveGlance<'a> {
             version: &beat.version,
             liveness: hive.liveness(now),
             rival: hive.rival(),
+            trouble: beat.trouble.as_deref(),
             devices: &beat.devices,
             models: beat.catalog.iter().map(|entry| &entry.alias).collect(),
         }
@@ -157,7 +161,8 @@ impl<'a> HiveGlance<'a> {
 
     /// Feeds what it is to a hasher.
     pub fn hash_is(&self, hasher: &mut impl Hasher) {
-        (self.hive_id, self.address, self.version, self.liveness, &self.rival).hash(hasher);
+        (self.hive_id, self.address, self.version, self.liveness).hash(hasher);
+        (&self.rival, self.trouble).hash(hasher);
         for device in self.devices {
             (device.id, &device.backend, &device.name, device.memory_total_bytes, device.is_gone)
                 .hash(hasher);

@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 use worker_contract::{ErrorDetail, WorkerId};
 
+use super::reason::Reason;
 use crate::connection::Broken;
 use crate::dispatch::NoPlace;
 
@@ -36,7 +37,7 @@ pub enum Failure {
         /// The worker.
         worker_id: WorkerId,
         /// How.
-        reason: String,
+        reason: Reason,
     },
     /// Workers ended one after the other while they computed it.
     #[error("workers ended while they computed this request{} ({}), so it is not tried on others", if *.is_known { " a while ago" } else { "" }, names(.workers))]
@@ -94,6 +95,8 @@ pub(super) enum Trouble {
         status: StatusCode,
         /// The same in words.
         detail: ErrorDetail,
+        /// What of it is recorded.
+        recorded: Box<str>,
     },
     /// A server of somebody else does not take this queen's token.
     #[error("{0}")]
@@ -102,7 +105,7 @@ pub(super) enum Trouble {
     #[error("{reason}")]
     Failed {
         /// How.
-        reason: String,
+        reason: Reason,
         /// Whether its connection broke, so that it may be gone altogether.
         is_connection: bool,
         /// Whether the request may have got there.
@@ -115,18 +118,18 @@ pub(super) enum Trouble {
 
 impl Trouble {
     /// A worker that answers, but not as a worker does.
-    pub(super) fn garbage(reason: impl Into<String>) -> Self {
+    pub(super) fn garbage(reason: impl Into<Reason>) -> Self {
         Self::Failed { reason: reason.into(), is_connection: false, is_reached: true }
     }
 
     /// A worker whose connection broke, after the request may have got there.
-    pub(super) fn connection(reason: impl Into<String>) -> Self {
+    pub(super) fn connection(reason: impl Into<Reason>) -> Self {
         Self::Failed { reason: reason.into(), is_connection: true, is_reached: true }
     }
 
     /// A worker to which a connection broke, or could not be made.
     pub(super) fn broken(broken: &Broken) -> Self {
         let is_reached = broken.may_have_sent();
-        Self::Failed { reason: broken.to_string(), is_connection: true, is_reached }
+        Self::Failed { reason: broken.to_string().into(), is_connection: true, is_reached }
     }
 }

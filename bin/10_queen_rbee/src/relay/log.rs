@@ -4,6 +4,7 @@ use worker_contract::WorkerId;
 
 use super::Failure;
 use super::answer::Answer;
+use super::reason::{Reason, status_and_code};
 use crate::decisions::{Decided, Kind};
 
 impl Answer {
@@ -14,16 +15,17 @@ impl Answer {
     }
 
     /// A worker gets nothing for a while.
-    pub(super) fn log_opened(&self, worker: &WorkerId, reason: &str) {
+    pub(super) fn log_opened(&self, worker: &WorkerId, reason: &Reason) {
+        let reason = reason.recorded();
         let why = format!("{worker} fails again and again, the last time so: {reason}");
         self.log(Decided::told(Kind::CircuitOpened, "failures", why).worker(worker));
     }
 
     /// The request is tried again after a worker failed it.
-    pub(super) fn log_again(&self, worker: &WorkerId, reason: &str, is_connection: bool) {
-        let tokens = self.given();
+    pub(super) fn log_again(&self, worker: &WorkerId, reason: &Reason, is_connection: bool) {
+        let (reason, tokens) = (reason.recorded(), self.given());
         let (kind, what) = if self.has_begun() {
-            (Kind::Failover, format!("the answer is to go on after {tokens} tokens"))
+            (Kind::Failover, format!("another is asked to go on after {tokens} tokens"))
         } else {
             (Kind::Retry, "the request is tried again".to_owned())
         };
@@ -32,20 +34,29 @@ impl Answer {
         self.log(Decided::told(kind, name, why).worker(worker));
     }
 
+    /// Nobody can go on with what there is of an answer, of which its client has nothing yet.
+    pub(super) fn log_anew(&self) {
+        let tokens = self.given();
+        let why = format!("nobody can go on after its {tokens} tokens: it is begun anew");
+        self.log(Decided::told(Kind::Retry, "begun_anew", why));
+    }
+
     /// A server has not what the request asks for.
-    pub(super) fn log_lacking(&self, server: &WorkerId, refusal: &Failure) {
-        let why = format!("{server} cannot take it: {refusal}; another worker is sought");
+    pub(super) fn log_lacking(&self, server: &WorkerId, reason: &str) {
+        let why = format!("{server} cannot take it: {reason}; another worker is sought");
         self.log(Decided::told(Kind::Retry, "lacking", why).worker(server));
     }
 
     /// A server refused the request, and a worker of rbee is asked instead.
-    pub(super) fn log_elsewhere(&self, server: &WorkerId, refusal: &Failure) {
-        let why = format!("{server} refuses it: {refusal}; a worker of rbee is asked");
+    pub(super) fn log_elsewhere(&self, server: &WorkerId, reason: &Reason) {
+        let reason = reason.recorded();
+        let why = format!("{server} refuses it: {reason}; a worker of rbee is asked");
         self.log(Decided::told(Kind::Retry, "refused", why).worker(server));
     }
 
     /// A worker's context is too short, and one with a longer one is asked.
-    pub(super) fn log_longer(&self, worker: &WorkerId, reason: &str) {
+    pub(super) fn log_longer(&self, worker: &WorkerId, reason: &Reason) {
+        let reason = reason.recorded();
         let kind = if self.has_begun() { Kind::Failover } else { Kind::Retry };
         let why = format!("{worker} has too short a context: {reason}; a longer one is sought");
         self.log(Decided::told(kind, "context", why).worker(worker));
@@ -56,9 +67,14 @@ impl Answer {
     pub(super) fn log_failure(&self, failure: &Failure) {
         let decided = match failure {
             Failure::NoPlace(_) | Failure::Late { .. } | Failure::Refused { .. } => return,
-            Failure::Busy { .. } => Decided::told(Kind::GiveUp, "busy", failure.to_string()),
-            Failure::WorkerFailed { worker_id, .. } => {
-                Decided::told(Kind::GiveUp, "worker_failed", failure.to_string()).worker(worker_id)
+            Failure::Busy { status, detail, .. } => {
+                let said = status_and_code(*status, detail.code.as_deref());
+                let why = format!("the servers that could take it take no more: {said}");
+                Decided::told(Kind::GiveUp, "busy", why)
+            }
+            Failure::WorkerFailed { worker_id, reason } => {
+                let why = format!("worker {worker_id} failed: {}", reason.recorded());
+                Decided::told(Kind::GiveUp, "worker_failed", why).worker(worker_id)
             }
             Failure::Deadline { .. } => {
                 Decided::told(Kind::GiveUp, "deadline", failure.to_string())

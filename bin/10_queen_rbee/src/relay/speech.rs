@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use worker_contract::InferenceEvent;
 
 use super::failure::Trouble;
+use super::reason::Reason;
 use super::sse::{EventCutter, TooLong};
 use super::worker::Leg;
 use crate::attached::{Fault, Told, Translator};
@@ -137,6 +138,9 @@ impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Refused(detail) => Self::Refused { status: StatusCode::BAD_REQUEST, detail },
+            Fault::Failed(words) => {
+                Self::garbage(Reason::of_stranger(words, "it sent an error in place of an answer"))
+            }
             other => Self::garbage(other.to_string()),
         }
     }

@@ -15,6 +15,7 @@ use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
 
 use super::failure::Trouble;
 use super::prefill::Prefill;
+use super::reason::{Reason, status_and_code};
 use super::retry_after;
 use super::speech::{SERVER_BEGINS, Speech};
 use super::sse::EventCutter;
@@ -285,7 +286,9 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
         let (name, path) = (&target.hive_id, leg.original.endpoint().path());
         let unmet = Unmet { name, server, path, status, words: detail.as_ref() };
         match unmet.meaning() {
-            Some(Meaning::Lacking(status, detail)) => return Trouble::Lacking { status, detail },
+            Some(Meaning::Lacking { told, detail, wordless }) => {
+                return Trouble::Lacking { status: told, detail, recorded: wordless.into() };
+            }
             Some(Meaning::LockedOut(reason)) => return Trouble::LockedOut(reason),
             None => {}
         }
@@ -316,6 +319,10 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
         },
         // What was left of the request's time was all that it had.
         504 if detail.code.as_deref() == Some("deadline_exceeded") => Trouble::Deadline,
+        _ if is_server => {
+            let recorded = status_and_code(status, detail.code.as_deref());
+            Trouble::garbage(Reason::of_stranger(detail.message, recorded))
+        }
         _ => Trouble::garbage(detail.message),
     }
 }

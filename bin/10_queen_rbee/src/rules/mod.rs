@@ -13,6 +13,7 @@ mod script;
 mod tests;
 
 use std::collections::VecDeque;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -199,12 +200,14 @@ impl Rules {
 
     /// Loads the script if its file is another one than the version that is known.
     pub(crate) fn look(&self, file: &std::path::Path, known: Option<Version>) -> Option<Version> {
-        let version = std::fs::metadata(file)
-            .ok()
-            .map(|meta| (meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len()));
+        let found = std::fs::metadata(file).ok();
+        // Who opens a pipe may wait for ever, and a device may give bytes without end.
+        let is_file = found.as_ref().is_some_and(std::fs::Metadata::is_file);
+        let version =
+            found.map(|meta| (meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len()));
         match (version, known) {
             (None, Some(_)) => self.remove(),
-            (Some(version), known) if known != Some(version) => match read(file, version.1) {
+            (Some(version), known) if known != Some(version) => match read(file, is_file) {
                 // What is wrong is told.
                 Ok(text) => drop(self.load(&text)),
                 Err(error) => {
@@ -248,10 +251,12 @@ impl Rules {
     }
 }
 
-fn read(file: &std::path::Path, bytes: u64) -> std::io::Result<String> {
-    if bytes > MAX_SCRIPT as u64 {
-        // Enough to be refused as too long, and not more.
-        return Ok(" ".repeat(MAX_SCRIPT + 1));
+/// As much of a script as is enough to refuse one that is too long.
+fn read(file: &std::path::Path, is_file: bool) -> std::io::Result<String> {
+    if !is_file {
+        return Err(std::io::Error::other("it is no regular file"));
     }
-    std::fs::read_to_string(file)
+    let mut text = String::new();
+    std::fs::File::open(file)?.take(MAX_SCRIPT as u64 + 1).read_to_string(&mut text)?;
+    Ok(text)
 }

@@ -35,6 +35,12 @@ const FORBIDDEN: [&str; 3] = ["eval", "Fn", "curry"];
 const FILTER: &str = "filter";
 const SCORE: &str = "score";
 const PRIORITY: &str = "priority";
+/// What is called, with how many parameters, and how that is written.
+const CALLED: [(&str, usize, &str); 3] = [
+    (FILTER, 2, "filter(request, worker)"),
+    (SCORE, 2, "score(request, worker)"),
+    (PRIORITY, 1, "priority(request)"),
+];
 
 /// A script that was understood.
 #[derive(Debug)]
@@ -61,6 +67,16 @@ pub enum ScriptError {
          priority(request)"
     )]
     NoFunction,
+    /// A function that is called takes something else.
+    #[error("a function {name} with {found} parameters is never called: it must be {form}")]
+    Parameters {
+        /// What it is called.
+        name: &'static str,
+        /// How many it takes.
+        found: usize,
+        /// How it is to be written.
+        form: &'static str,
+    },
     /// A function failed.
     #[error("{function} failed: {reason}")]
     Failed {
@@ -90,6 +106,14 @@ impl Script {
         }
         let engine = sandbox();
         let ast = engine.compile(text).map_err(|error| ScriptError::Syntax(error.to_string()))?;
+        for known in ast.iter_functions() {
+            let wrong = CALLED
+                .into_iter()
+                .find(|(name, params, _)| known.name == *name && known.params.len() != *params);
+            if let Some((name, _, form)) = wrong {
+                return Err(ScriptError::Parameters { name, found: known.params.len(), form });
+            }
+        }
         let has = |name: &str, params: usize| {
             ast.iter_functions().any(|known| known.name == name && known.params.len() == params)
         };
@@ -341,6 +365,16 @@ mod tests {
         for text in ["", "fn filter(worker) { true }", "let x = 5;", "import \"os\" as os;", "fn ("]
         {
             assert!(Script::compile(text).is_err(), "{text}");
+        }
+        for (wrong, form) in [
+            ("fn priority(request, worker) { \"batch\" }", "priority(request)"),
+            ("fn score(request) { 1 }", "score(request, worker)"),
+            ("fn filter(request) { true }", "filter(request, worker)"),
+        ] {
+            let beside = format!("fn score(request, worker) {{ 1 }} {wrong}");
+            let refused = Script::compile(&beside).unwrap_err();
+            assert!(matches!(refused, ScriptError::Parameters { .. }), "{wrong}: {refused}");
+            assert!(refused.to_string().ends_with(form), "{wrong}: {refused}");
         }
         let long = format!("fn filter(a, b) {{ true }} // {}", "x".repeat(MAX_SCRIPT));
         assert_eq!(Script::compile(&long).unwrap_err(), ScriptError::TooLong);

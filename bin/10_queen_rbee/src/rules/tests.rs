@@ -158,6 +158,25 @@ fn a_script_that_fails_at_one_place_says_nothing_of_any() {
     assert_eq!(judge.traced().len(), 1);
 }
 
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(FILE);
+    for what in ["/dev/null", "/"] {
+        std::os::unix::fs::symlink(what, &file).unwrap();
+        let log = Decisions::in_memory();
+        let rules = Rules::none(log.clone());
+        let known = rules.look(&file, None);
+        rules.look(&file, known);
+        let told = log.since(0);
+        assert_eq!(told.len(), 1, "{what}: once");
+        let why = told[0].decided.because.why();
+        assert!(why.contains("it is no regular file"), "{what}: {why}");
+        fs::remove_file(&file).unwrap();
+    }
+}
+
 #[test]
 fn a_file_that_changes_is_loaded_and_one_that_goes_or_is_broken_is_not_used() {
     let folder = tempfile::tempdir().unwrap();

@@ -177,8 +177,8 @@ fn is_nonsense(reason: &str) -> bool {
 fn name(failure: &Failure) -> String {
     match failure {
         Failure::Quarantined { .. } => "quarantined".into(),
-        Failure::WorkerFailed { reason, .. } if is_nonsense(reason) => "nonsense".into(),
-        Failure::WorkerFailed { reason, .. } if reason.contains("cannot be reached") => {
+        Failure::WorkerFailed { reason, .. } if is_nonsense(reason.recorded()) => "nonsense".into(),
+        Failure::WorkerFailed { reason, .. } if reason.recorded().contains("cannot be reached") => {
             "unreachable".into()
         }
         Failure::NoPlace(NoPlace::Deadline { .. })

@@ -369,6 +369,25 @@ async fn a_whole_answer_that_breaks_off_is_begun_again_where_nobody_can_go_on_wi
 }
 
 #[tokio::test]
+async fn an_answer_that_is_begun_anew_is_recorded_as_such_and_not_as_refused() {
+    let thought = json!({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]});
+    let error = json!({"error": "out of memory over: my secret plan"});
+    for play in [Plays::Dies(&["Hello"]), Plays::Chunks(vec![thought, error])] {
+        let server = ServerDouble::start("library", &["m"], [play.clone()]);
+        let queen = queen_with(&server).await;
+        assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "{play:?}");
+        let recorded = Reply::read(queen.get("/v1/decisions")).await;
+        let decisions = recorded.json()["decisions"].clone();
+        let of = |field: &str| -> Vec<Value> {
+            decisions.as_array().unwrap().iter().map(|it| it[field].clone()).collect()
+        };
+        assert!(!of("kind").contains(&json!("reject")), "{play:?}: {decisions}");
+        assert!(of("reason").contains(&json!("begun_anew")), "{play:?}: {decisions}");
+        assert!(!recorded.text.contains("secret"), "{play:?}: {decisions}");
+    }
+}
+
+#[tokio::test]
 async fn a_whole_answer_that_breaks_off_again_and_again_at_one_place_ends_with_the_reason() {
     let thoughts = (0..40).map(|number| {
         let thought = format!("thought {number} ");

@@ -154,6 +154,35 @@ async fn a_server_that_stays_full_until_the_deadline_is_told_as_the_reason() {
     until("it was asked again", async || server.requests().len() > 1).await;
 }
 
+#[tokio::test]
+async fn what_a_server_says_is_told_to_who_asked_and_recorded_nowhere() {
+    let said = r#"{"error":{"message":"cannot do: my secret plan","code":"oops"}}"#;
+    for status in [400, 401, 403, 404, 422, 429, 500, 502, 503] {
+        let plays = vec![Plays::Answers(status, "application/json", said.into()); 9];
+        let server = ServerDouble::start("library", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&chat());
+        let reply = Reply::read(request).await;
+        let is_told = reply.text.contains("my secret plan");
+        assert!(is_told || status == 401, "{status}: {reply:?}");
+        let recorded = Reply::read(queen.get("/v1/decisions")).await.text;
+        assert!(!recorded.contains("secret"), "{status}: {recorded}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_recorded_as_tried_elsewhere_where_there_is_nobody_else() {
+    for status in [402, 404] {
+        let refuses = Plays::Answers(status, "text/plain", "no".into());
+        let server = ServerDouble::start("library", &["m"], [refuses]);
+        let queen = queen_with(&server).await;
+        assert_eq!(queen.ask(CHAT, &chat()).await.status, status);
+        assert_eq!(decisions(&queen).await, [json!("dispatch")], "{status}");
+        let text = Reply::read(queen.get("/metrics")).await.text;
+        assert!(text.contains("rbee_queen_retries_total{model=\"m\"} 0\n"), "{text}");
+    }
+}
+
 async fn decisions(queen: &Queen) -> Vec<Value> {
     let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
     decisions.as_array().unwrap().iter().map(|it| it["kind"].clone()).collect()

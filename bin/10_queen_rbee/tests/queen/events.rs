@@ -32,6 +32,12 @@ async fn a_snapshot_comes_first_and_then_what_changes_and_nothing_else() {
     let (name, changed) = events.next().await;
     assert_eq!((name.as_str(), &changed["state"]), ("worker", &"draining".into()), "{changed}");
 
+    let mut troubled = hive.beat();
+    troubled.trouble = Some("its worker is missing".into());
+    queen.hive_beat(&troubled).await;
+    let changed = events.until("hive").await;
+    assert_eq!(changed["trouble"], "its worker is missing", "{changed}");
+
     queen.ask(CHAT, &serde_json::json!({"model": "x", "messages": []})).await;
     queen
         .ask(

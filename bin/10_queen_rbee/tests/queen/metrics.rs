@@ -19,10 +19,21 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
     }
     let unknown = json!({"model": "secret-name", "messages": [{"role": "user", "content": "a"}]});
     queen.ask(CHAT, &unknown).await.error(404, "model_not_found");
+    let (mut hot, mut empty) = (chat(), chat());
+    hot["temperature"] = 99.into();
+    empty.as_object_mut().unwrap().remove("messages");
+    let nameless = json!({"input": "a"});
+    for (path, body) in [(CHAT, &hot), (CHAT, &empty), ("/v1/embeddings", &nameless)] {
+        assert_eq!(queen.ask(path, body).await.status, 400, "{body}");
+    }
+    let late = queen.post(CHAT).header("x-rbee-deadline-ms", "soon").json(&chat());
+    Reply::read(late).await.error(400, "invalid_value");
     let text = metrics(&queen).await;
     for line in [
         "rbee_queen_requests_total{model=\"m\",outcome=\"done\"} 3",
-        "rbee_queen_requests_total{model=\"other\",outcome=\"no_worker\"} 1",
+        "rbee_queen_requests_total{model=\"(other)\",outcome=\"no_worker\"} 1",
+        "rbee_queen_requests_total{model=\"(other)\",outcome=\"refused\"} 1",
+        "rbee_queen_requests_total{model=\"m\",outcome=\"refused\"} 3",
         "rbee_queen_prompt_tokens_total{model=\"m\"} 21",
         "rbee_queen_ttft_seconds_count{model=\"m\"} 3",
         "rbee_queen_queue_wait_seconds_count{model=\"m\"} 3",

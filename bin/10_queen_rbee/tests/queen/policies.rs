@@ -171,6 +171,62 @@ async fn a_policy_for_what_nobody_knows_is_taken_with_a_note() {
 }
 
 #[tokio::test]
+async fn what_a_policy_does_not_change_of_workers_that_run_is_told() {
+    let queen = Queen::start().await;
+    let workers = [WorkerDouble::start("w-1", []), WorkerDouble::start("w-2", [])];
+    for worker in &workers {
+        let mut beat = worker.beat();
+        beat.kv_cache.capacity_tokens = 2048;
+        queen.worker_beat(&beat).await;
+    }
+    for (policy, notes) in [
+        (json!({"slots": 4, "ctx_size": 2048}), &[][..]),
+        (json!({"slots": 2}), &["2 workers run with 4 slots, 2048 tokens", "delete w-1"]),
+        (json!({"ctx_size": 4096}), &["2 workers run with 4 slots, 2048 tokens", "delete w-2"]),
+        (json!({"max": 1}), &["2 workers run, and max is 1"]),
+        (json!({"max": 2}), &[]),
+        (json!({"min": 2}), &[]),
+    ] {
+        let set = job(&queen, json!({"ModelPolicySet": {"model": "m", "policy": policy}})).await;
+        let told = set["notes"].to_string();
+        assert_eq!(set.get("notes").is_some(), !notes.is_empty(), "{policy}: {told}");
+        assert!(notes.iter().all(|note| told.contains(note)), "{policy}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn who_ends_a_worker_that_must_be_is_told_that_another_one_comes() {
+    for (min, is_told) in [(0, false), (1, true)] {
+        let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+        hive.let_start();
+        queen.hive_beat(&hive.beat()).await;
+        job(&queen, json!({"WorkerSpawn": {"model": "m"}})).await;
+        queen.hive_beat(&hive.beat()).await;
+        set(&queen, json!({"model": "m", "policy": {"min": min}})).await;
+        let delete = json!({"operation": {"WorkerDelete": {"worker_id": "w-spawned-0"}}});
+        let created = queen.ask("/v1/jobs", &delete).await.json();
+        let told = events(&queen, &created).await;
+        assert_eq!(told.contains("another worker is started"), is_told, "{min}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn one_name_for_two_files_is_warned_of_where_it_is_given() {
+    for (digit, is_told) in [("0", false), ("1", true)] {
+        let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+        queen.hive_beat(&hive.beat()).await;
+        let mut other = hive.beat();
+        other.hive_id = "gpu-1".parse().unwrap();
+        other.catalog[0].sha256 = digit.repeat(64).parse().unwrap();
+        queen.hive_beat(&other).await;
+        let alias = json!({"operation": {"ModelAlias": {"model": "x", "alias": "m"}}});
+        let created = queen.ask("/v1/jobs", &alias).await.json();
+        let told = events(&queen, &created).await;
+        assert_eq!(told.contains("m is another file on gpu-1"), is_told, "{told}");
+    }
+}
+
+#[tokio::test]
 async fn two_workers_that_must_be_are_started_although_there_is_one_device() {
     let queen = Queen::start().await;
     set(&queen, json!({"model": "m", "policy": {"min": 2, "device": "CPU-0"}})).await;

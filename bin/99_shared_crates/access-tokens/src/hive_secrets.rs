@@ -59,7 +59,10 @@ impl HiveSecrets {
                     known.insert(hive, Known::from(secret));
                 }
                 Ok(None) => {}
-                Err(error) => tracing::error!(%hive, %error, "a hive's secret cannot be read"),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(%hive, %error, cause, "a hive's secret cannot be read");
+                }
             }
         }
         Ok(Self {

@@ -36,8 +36,12 @@ pub(super) fn find(
         ],
         entry,
     )?;
-    // A row that no rbee wrote is passed over.
-    rows.filter_map(Result::transpose).map(|entry| entry.map(Arc::new)).collect()
+    // A row that no rbee wrote is passed over: a single bit makes a text none.
+    let readable = rows.filter_map(|row| match row {
+        Err(error) if sqlite_file::is_foreign_value(&error) => None,
+        row => row.transpose(),
+    });
+    readable.map(|entry| entry.map(Arc::new)).collect()
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {

@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, oneshot};
 use worker_contract::{ModelAlias, RequestId, WorkerId};
 
 use super::{StoreError, unusable};
-use crate::decisions::{Decided, Entry, Kind};
+use crate::decisions::{Decided, Entry, Kind, Share};
 
 /// How many records are taken from the queue at once.
 const BATCH: usize = 256;
 /// How many wait in memory while nothing can be written. The oldest is lost first.
 const MOST_WAITING: usize = 1024;
-/// How many decisions are kept, of frequent kinds and of all others each,
+/// How many decisions of each share are kept,
 pub(super) const MOST: i64 = 10_000;
 /// and for how long;
 const AGE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -153,15 +153,17 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result
             AND id <= (SELECT id FROM decisions ORDER BY id DESC LIMIT 1 OFFSET ?3)",
         [now.as_millisecond(), age, LATEST],
     )?;
-    let frequent = Kind::ALL.into_iter().filter(|kind| kind.is_frequent()).map(Kind::as_str);
-    let frequent = json!(frequent.collect::<Vec<_>>());
-    for is_frequent in [false, true] {
+    for share in Share::ALL {
+        // What no rbee wrote is among the rest.
+        let is_rest = share == Share::Rest;
+        let named = |kind: &Kind| if is_rest { kind.is_frequent() } else { kind.share() == share };
+        let named: Vec<_> = Kind::ALL.into_iter().filter(named).map(Kind::as_str).collect();
         connection.execute(
-            "WITH frequent AS (SELECT value FROM json_each(?1))
-             DELETE FROM decisions WHERE (kind IN frequent) = ?2 AND id <=
-                (SELECT id FROM decisions WHERE (kind IN frequent) = ?2
+            "WITH named AS (SELECT value FROM json_each(?1))
+             DELETE FROM decisions WHERE (kind IN named) = ?2 AND id <=
+                (SELECT id FROM decisions WHERE (kind IN named) = ?2
                     ORDER BY id DESC LIMIT 1 OFFSET ?3)",
-            params![frequent.to_string(), is_frequent, MOST],
+            params![json!(named).to_string(), !is_rest, MOST],
         )?;
     }
     connection.execute(

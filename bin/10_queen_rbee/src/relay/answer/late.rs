@@ -26,7 +26,7 @@ impl Answer {
             }
             let worker = self.record.worker_id.clone().filter(|_| self.progress.has_begun());
             if let Some(worker_id) = worker.filter(|_| is_forgotten) {
-                let reason = "no worker has the model any longer".to_owned();
+                let reason = "no worker has the model any longer".into();
                 return Failure::WorkerFailed { worker_id, reason };
             }
         }

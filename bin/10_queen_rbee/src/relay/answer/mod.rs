@@ -19,6 +19,7 @@ use super::contexts::Contexts;
 use super::failure::Trouble;
 use super::patience::{Doing, patience};
 use super::progress::{Progress, Step};
+use super::reason::Reason;
 use super::record::Record;
 use super::retry::Tries;
 use super::size::Size;
@@ -26,7 +27,7 @@ use super::worker::{Leg, WorkerEvents};
 use super::{Asking, Failure, Part, Relay};
 use crate::attached::{Original, Told};
 use crate::clock;
-use crate::decisions::Decided;
+use crate::decisions::{Decided, Kind};
 use crate::dialect::openai::Aside;
 use crate::dispatch::{NoPlace, Wanted};
 use crate::prompt::PromptChain;
@@ -56,7 +57,7 @@ pub struct Answer {
     had: u32,
     contexts: Contexts,
     size: Size,
-    last_failure: Option<(WorkerId, String)>,
+    last_failure: Option<(WorkerId, Reason)>,
     /// What a server of somebody else had against it: it goes to workers of rbee since.
     refusal: Option<Failure>,
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
@@ -220,7 +221,7 @@ impl Answer {
                 self.state = State::Seeking(None);
                 return Ok(());
             }
-            Err(no_place) => return Err(self.no_place(no_place)),
+            Err(no_place) => return Err(self.rejected(no_place)),
         };
         if is_first {
             let figures = self.relay.metrics().model(&self.model);
@@ -275,6 +276,17 @@ impl Answer {
         let message = kind.refusal(&self.model);
         let refused = ApiError::bad_request("unsupported_task", message).param("task");
         Err(Failure::Refused { status: refused.status, detail: refused.detail })
+    }
+
+    /// There is no place, and that is the end.
+    fn rejected(&mut self, no_place: NoPlace) -> Failure {
+        let reject = Decided::told(Kind::Reject, no_place.reason(), no_place.for_clients());
+        let failure = self.no_place(no_place);
+        // What other failures mean is recorded as such.
+        if matches!(failure, Failure::NoPlace(_) | Failure::Late { .. } | Failure::Refused { .. }) {
+            self.log(reject);
+        }
+        failure
     }
 
     /// In which ways it can be taken. What was here before goes to workers of this queen only, or it

@@ -14,6 +14,7 @@ use crate::registry::{Failed, Place};
 use crate::relay::Failure;
 use crate::relay::contexts::{Contexts, longer_context};
 use crate::relay::failure::Trouble;
+use crate::relay::reason::Reason;
 use crate::relay::retry::{Mishap, Verdict};
 
 /// How long news of workers are waited for that broke off over a request.
@@ -25,7 +26,7 @@ const SECOND_OPINION: Duration = Duration::from_millis(50);
 /// How a worker that is to blame failed.
 #[derive(Debug)]
 struct Broke {
-    reason: String,
+    reason: Reason,
     is_connection: bool,
     /// Whether the request may have got there.
     is_reached: bool,
@@ -46,7 +47,9 @@ impl Answer {
             Trouble::Busy { status, detail, retry_after_s } => {
                 return self.on_busy(status, detail, retry_after_s, &place);
             }
-            Trouble::Lacking { status, detail } => return self.on_lack(status, detail, &place),
+            Trouble::Lacking { status, detail, recorded } => {
+                return self.on_lack(status, detail, &recorded, &place);
+            }
             Trouble::LockedOut(reason) => {
                 self.on_lockout(reason, &place);
                 return Ok(());
@@ -64,50 +67,53 @@ impl Answer {
         status: StatusCode,
         detail: ErrorDetail,
         place: &Place,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<Reason>, Failure> {
+        let reason = Reason::said(place, status, &detail);
         let is_too_long = detail.code.as_deref() == Some("context_length_exceeded");
         if self.progress.has_begun() {
             if is_too_long && self.progress.tokens() > 0 {
-                return Ok(self.too_long_to_go_on(detail, place));
+                return Ok(self.too_long_to_go_on(reason, place));
             }
             // Where another worker took it before, this one is to blame.
-            return Ok(Some(detail.message));
+            return Ok(Some(reason));
         }
         let is_in_doubt = is_in_doubt(status, place);
         if is_in_doubt && self.doubt.is_none() {
-            self.ask_another(status, detail, place);
+            self.ask_another(&reason, Failure::Refused { status, detail }, place);
             return Ok(None);
         }
         if is_in_doubt && !self.is_as_doubted(&detail) {
-            return Ok(Some(detail.message));
+            return Ok(Some(reason));
         }
         let refusal = Failure::Refused { status, detail };
         if self.may_be_served_here(place, status) {
-            self.ask_rbee(refusal, place);
+            self.ask_rbee(&reason, refusal, place);
             return Ok(None);
         }
         if is_too_long {
-            return self.too_long_to_begin(refusal, place).map(|()| None);
+            return self.too_long_to_begin(&reason, refusal, place).map(|()| None);
         }
         Err(refusal)
     }
 
     /// Nobody knows whose fault it is before another one, or the same again, says the same.
-    fn ask_another(&mut self, status: StatusCode, detail: ErrorDetail, place: &Place) {
+    fn ask_another(&mut self, reason: &Reason, refusal: Failure, place: &Place) {
         let worker_id = &place.worker_id;
-        tracing::info!(%worker_id, reason = detail.message, "a server fails, perhaps over the request");
-        self.log_again(worker_id, &detail.message, false);
-        self.doubt = Some(Failure::Refused { status, detail });
+        let told = reason.recorded();
+        tracing::info!(%worker_id, reason = told, "a server fails, perhaps over the request");
+        self.log_again(worker_id, reason, false);
+        self.doubt = Some(refusal);
         self.tries.avoid(worker_id.clone());
         self.record.tries_again(false);
         self.state = State::Seeking(Some(Instant::now() + SECOND_OPINION));
     }
 
     /// A worker of rbee may take what a server refuses.
-    fn ask_rbee(&mut self, refusal: Failure, place: &Place) {
+    fn ask_rbee(&mut self, reason: &Reason, refusal: Failure, place: &Place) {
         let worker_id = &place.worker_id;
-        tracing::info!(%worker_id, reason = %refusal, "a server refuses what a worker may take");
-        self.log_elsewhere(worker_id, &refusal);
+        let told = reason.recorded();
+        tracing::info!(%worker_id, reason = told, "a server refuses what a worker may take");
+        self.log_elsewhere(worker_id, reason);
         self.record.tries_again(false);
         self.refusal = Some(refusal);
         self.state = State::Seeking(None);
@@ -115,13 +121,13 @@ impl Answer {
 
     /// A worker's context does not hold what there is of the answer: that is its end where no longer one
     /// held it before; else it goes on there. The reason where the worker is to blame.
-    fn too_long_to_go_on(&mut self, detail: ErrorDetail, place: &Place) -> Option<String> {
+    fn too_long_to_go_on(&mut self, reason: Reason, place: &Place) -> Option<Reason> {
         let (worker_id, context) = (&place.worker_id, place.context_tokens);
         // A server may add up the prompt and all the tokens that are allowed, of which some may be left.
         let may_reckon_ahead =
             place.target.server.is_some() && self.request.sampling.max_tokens.is_some();
         if may_reckon_ahead {
-            return Some(detail.message);
+            return Some(reason);
         }
         if self.contexts.is_full(worker_id, context) {
             self.fill();
@@ -129,16 +135,21 @@ impl Answer {
         }
         // Only by its failures it is kept from being asked for ever.
         if context == 0 {
-            return Some(detail.message);
+            return Some(reason);
         }
         self.contexts.refused(worker_id, context);
-        self.seek_longer(&detail.message, place);
-        self.last_failure.get_or_insert_with(|| (worker_id.clone(), detail.message));
+        self.seek_longer(&reason, place);
+        self.last_failure.get_or_insert_with(|| (worker_id.clone(), reason));
         None
     }
 
     /// A worker's context does not hold the prompt: one that has a longer one is asked, if there is one.
-    fn too_long_to_begin(&mut self, refusal: Failure, place: &Place) -> Result<(), Failure> {
+    fn too_long_to_begin(
+        &mut self,
+        reason: &Reason,
+        refusal: Failure,
+        place: &Place,
+    ) -> Result<(), Failure> {
         let worker_id = &place.worker_id;
         let is_news = self.contexts.refused(worker_id, place.context_tokens);
         let refusal = self.advised(refusal);
@@ -146,7 +157,7 @@ impl Answer {
             return Err(refusal);
         }
         self.tries.avoid(worker_id.clone());
-        self.seek_longer(&refusal.to_string(), place);
+        self.seek_longer(reason, place);
         self.contexts.keep(refusal);
         Ok(())
     }
@@ -175,9 +186,10 @@ impl Answer {
         }
     }
 
-    fn seek_longer(&mut self, reason: &str, place: &Place) {
+    fn seek_longer(&mut self, reason: &Reason, place: &Place) {
         let (worker_id, context) = (&place.worker_id, place.context_tokens);
-        tracing::info!(%worker_id, context, reason, "a context is too short for a request");
+        let told = reason.recorded();
+        tracing::info!(%worker_id, context, reason = told, "a context is too short for a request");
         self.log_longer(worker_id, reason);
         self.record.tries_again(self.progress.has_begun());
         self.state = State::Seeking(None);
@@ -212,7 +224,7 @@ impl Answer {
         tracing::warn!(
             request_id = %self.request.request_id,
             %worker_id,
-            reason,
+            reason = reason.recorded(),
             ?verdict,
             tokens = self.progress.tokens(),
             "a worker failed a request"
@@ -221,7 +233,7 @@ impl Answer {
             self.begin_anew();
         }
         if self.progress.ways(&self.request).is_none() {
-            let reason = format!("{reason}; no other can go on with what it gave of the answer");
+            let reason = reason.and("no other can go on with what it gave of the answer");
             return Err(Failure::WorkerFailed { worker_id, reason });
         }
         match verdict {
@@ -242,13 +254,14 @@ impl Answer {
 
     /// After more than an answer has. It is not gone on with: nobody could take all of that as a prompt.
     pub(super) fn too_much(&self, reason: String, place: &Place) -> Failure {
-        let (worker_id, now) = (place.worker_id.clone(), clock::now());
+        let (worker_id, reason, now) =
+            (place.worker_id.clone(), Reason::from(reason), clock::now());
         let failed = Failed { request: self.number, is_connection: false };
         let registry = self.relay.dispatcher.registry();
         if registry.worker_failed(place, failed, now).has_opened {
             self.log_opened(&worker_id, &reason);
         }
-        tracing::warn!(%worker_id, reason, "a worker gives an answer without an end");
+        tracing::warn!(%worker_id, reason = reason.recorded(), "a worker gives an answer without an end");
         Failure::WorkerFailed { worker_id, reason }
     }
 
@@ -278,6 +291,7 @@ impl Answer {
     }
 
     pub(super) fn begin_anew(&mut self) {
+        self.log_anew();
         self.progress.begin_anew(&mut self.request);
         self.ready.clear();
         // What was computed before and is computed again is no progress: `had` stays.
@@ -290,7 +304,17 @@ impl Answer {
         let is_about_content = matches!(status.as_u16(), 400 | 413 | 422);
         place.target.server.is_some()
             && self.refusal.is_none()
-            && (!is_about_content || self.relay.dispatcher.registry().runs(&self.model))
+            && (self.is_run_here() || !is_about_content && self.may_be_started())
+    }
+
+    /// Whether a worker of rbee runs the model, or is about to.
+    pub(super) fn is_run_here(&self) -> bool {
+        self.relay.dispatcher.registry().runs(&self.model)
+    }
+
+    /// Whether a hive has the model, so that a worker may be started.
+    pub(super) fn may_be_started(&self) -> bool {
+        self.relay.dispatcher.registry().is_in_catalog(&self.model)
     }
 
     /// Ends the answer that is being given, or the last one, at what the client has of it.

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use tokio::time::Instant;
 use worker_contract::{ErrorDetail, ErrorKind, WorkerId};
 
-use super::{Answer, Failure, NoPlace, State};
+use super::{Answer, Failure, NoPlace, Reason, State};
 use crate::registry::Place;
 
 /// How long a worker rests that is busy and does not say for how long.
@@ -51,16 +51,21 @@ impl Answer {
         &mut self,
         status: StatusCode,
         detail: ErrorDetail,
+        recorded: &str,
         place: &Place,
     ) -> Result<(), Failure> {
         let worker_id = place.worker_id.clone();
-        tracing::info!(%worker_id, reason = detail.message, "a server lacks what is asked for");
+        tracing::info!(%worker_id, reason = recorded, "a server lacks what is asked for");
         let refusal = Failure::Refused { status, detail };
         self.unwilling.by.push(worker_id.clone());
         let registry = self.relay.dispatcher.registry();
         let has_others = registry.has_other_workers(&self.model, &self.unwilling.by);
+        let is_lost = !has_others && !self.is_run_here() && !self.may_be_started();
+        if is_lost && !self.progress.has_begun() {
+            return Err(refusal);
+        }
         self.record.tries_again(self.progress.has_begun());
-        self.log_lacking(&worker_id, &refusal);
+        self.log_lacking(&worker_id, recorded);
         if !has_others {
             return self.only_ours(refusal);
         }
@@ -86,6 +91,7 @@ impl Answer {
         tracing::warn!(%worker_id, reason, "a server refuses this queen");
         let registry = self.relay.dispatcher.registry();
         registry.server_refuses(&place.target.hive_id, &reason, Instant::now().into_std());
+        let reason = Reason::from(reason);
         self.log_again(&worker_id, &reason, false);
         self.record.tries_again(self.progress.has_begun());
         self.tries.avoid(worker_id.clone());
@@ -103,7 +109,8 @@ impl Answer {
         place: &Place,
     ) -> Result<(), Failure> {
         let (worker_id, now) = (place.worker_id.clone(), Instant::now());
-        tracing::debug!(%worker_id, reason = detail.message, "a worker is busy");
+        let reason = Reason::said(place, status, &detail);
+        tracing::debug!(%worker_id, reason = reason.recorded(), "a worker is busy");
         let registry = self.relay.dispatcher.registry();
         let wait = retry_after_s.map_or(REST, |seconds| Duration::from_secs(seconds.into()));
         registry.worker_rests(&worker_id, (now + wait.min(LONGEST_REST)).into_std());

@@ -190,6 +190,10 @@ impl Executor for Double {
                     job.say("found");
                     Ok(Outcome::new("1 model", json!({"models": [entry()]})))
                 }
+                Operation::ModelAlias(_) => {
+                    let model = serde_json::to_value(entry()).expect("plain data");
+                    Ok(Outcome::new("named", model))
+                }
                 _ => Err(JobError::new("not_in_the_script", "what?").hint("ask something else")),
             }
         })

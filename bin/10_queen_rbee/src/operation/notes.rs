@@ -1,0 +1,142 @@
+//! What an operator is told beside a result: what of it does not count yet, or will surprise.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use rbee_operations::{ModelPolicySet, Operation};
+use serde_json::Value;
+use worker_contract::{HiveAlias, ModelAlias, ModelEntry, WorkerHeartbeat, WorkerId, WorkerState};
+
+use super::Operations;
+
+/// The most names of models that are told in one note.
+const MOST_NAMES: usize = 8;
+
+impl Operations {
+    /// What of a policy that was set does not count for the workers that run.
+    pub(super) fn unlike_running(&self, change: &ModelPolicySet) -> Vec<String> {
+        let ModelPolicySet { model, policy: wanted, .. } = change;
+        let running = self.running(model);
+        let policy = self.policies.of(model);
+        let mut notes = Vec::new();
+        if wanted.slots.is_some() || wanted.ctx_size.is_some() {
+            let size = |it: &WorkerHeartbeat| (it.slots.total, it.kv_cache.capacity_tokens);
+            let is_unlike = |it: &&WorkerHeartbeat| {
+                let (slots, tokens) = size(it);
+                wanted.slots.is_some_and(|wanted| wanted != slots)
+                    || wanted.ctx_size.is_some_and(|wanted| wanted != tokens)
+            };
+            let mut by_size: BTreeMap<(u32, u32), Vec<&WorkerId>> = BTreeMap::new();
+            for worker in running.iter().filter(is_unlike) {
+                by_size.entry(size(worker)).or_default().push(&worker.worker_id);
+            }
+            for ((slots, tokens), workers) in by_size {
+                notes.push(format!(
+                    "{} with {slots} slots, {tokens} tokens: the policy counts for those that start \
+                     later, and a restart keeps what a worker has. To end them: {}",
+                    run(workers.len()),
+                    workers
+                        .iter()
+                        .map(|id| format!("rbee-keeper worker delete {id}"))
+                        .collect::<Vec<_>>()
+                        .join("; "),
+                ));
+            }
+        }
+        let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
+        if wanted.max.is_some() && count > policy.max {
+            let stay =
+                if policy.pin { "stay" } else { "stay until they have been idle for a while" };
+            notes.push(format!(
+                "{}, and max is {}: no other is started, and those that are there {stay}",
+                run(running.len()),
+                policy.max
+            ));
+        }
+        notes
+    }
+
+    /// That a worker which is to be ended comes back, for the policy of its model.
+    pub(super) fn comes_back(&self, operation: &Operation) -> Option<String> {
+        let Operation::WorkerDelete(target) = operation else { return None };
+        let model = self.registry.model_of(&target.worker_id)?;
+        let min = self.policies.of(&model).min;
+        let replicas = self.registry.replicas(Instant::now());
+        let count = replicas.iter().filter(|replica| replica.model == model).count();
+        (count <= usize::try_from(min).unwrap_or(usize::MAX) && min > 0).then(|| {
+            format!(
+                "the policy of {model} wants {min} at least: another worker is started. For none: \
+                 rbee-keeper model policy {model} --min 0"
+            )
+        })
+    }
+
+    /// That other hives have another file by the name of a model that a hive has got.
+    pub(super) fn other_files(&self, hive: &HiveAlias, model: &ModelEntry) -> Option<String> {
+        let hives = self.registry.hives(Instant::now()).into_iter().map(|known| known.said);
+        let others = hives.filter(|other| {
+            let is_other =
+                |entry: &ModelEntry| entry.alias == model.alias && entry.sha256 != model.sha256;
+            other.hive_id != *hive && other.catalog.iter().any(is_other)
+        });
+        let others: Vec<_> = others.map(|other| other.hive_id.to_string()).collect();
+        (!others.is_empty()).then(|| one_name(&model.alias, &others.join(", ")))
+    }
+
+    /// The workers of a model that are ready.
+    fn running(&self, model: &ModelAlias) -> Vec<WorkerHeartbeat> {
+        let workers = self.registry.workers(Instant::now()).into_iter();
+        let own = workers.filter(|worker| worker.server.is_none()).map(|worker| worker.said);
+        own.filter(|said| said.model.name == *model && said.state == WorkerState::Ready).collect()
+    }
+}
+
+/// Which models of a list have one name and are several files.
+pub(super) fn ambiguous(models: &Value) -> Option<String> {
+    let mut files: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for model in models.as_array()? {
+        let Some(alias) = model["alias"].as_str() else { continue };
+        let of_name = files.entry(alias).or_default();
+        if !of_name.contains(&&model["sha256"]) {
+            of_name.push(&model["sha256"]);
+        }
+    }
+    let several = files.into_iter().filter(|(_, files)| files.len() > 1).map(|(alias, _)| alias);
+    let several: Vec<_> = several.take(MOST_NAMES).collect();
+    (!several.is_empty()).then(|| one_name(&several.join(", "), "several hives"))
+}
+
+fn one_name(model: &(impl std::fmt::Display + ?Sized), others: &str) -> String {
+    format!(
+        "{model} is another file on {others}: one name is taken to be one model, and any of the files \
+         answers. Give one of them another name, or the same file to both: rbee-keeper model copy"
+    )
+}
+
+fn run(workers: usize) -> String {
+    match workers {
+        1 => "1 worker runs".to_owned(),
+        workers => format!("{workers} workers run"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn models_of_one_name_and_several_files_are_told() {
+        let model = |alias: &str, digest: &str| json!({ "alias": alias, "sha256": digest });
+        for (models, expected) in [
+            (vec![model("a", "1"), model("b", "2"), model("a", "1")], None),
+            (vec![model("a", "1"), model("b", "2"), model("a", "3")], Some("a is another file")),
+            (Vec::new(), None),
+        ] {
+            let told = ambiguous(&models.into());
+            assert_eq!(told.is_some(), expected.is_some(), "{told:?}");
+            assert!(told.unwrap_or_default().starts_with(expected.unwrap_or_default()));
+        }
+    }
+}
