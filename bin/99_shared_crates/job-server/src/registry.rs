@@ -36,8 +36,8 @@ pub struct JobRegistry {
 /// A job was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// As many jobs run as may run at once.
-    #[error("{limit} jobs run already, as many as may run at once")]
+    /// As many jobs of this kind run as may run at once.
+    #[error("{limit} jobs of this kind run already, as many as may run at once")]
     TooManyRunning {
         /// How many may run at once.
         limit: usize,
@@ -164,7 +164,10 @@ impl JobRegistry {
         if table.is_closed() {
             return Err(SubmitError::ShuttingDown);
         }
-        if table.running() >= limits.running {
+        // Each kind has its places: answers that many wait for keep no operator out.
+        let of_its_kind =
+            if drains { table.draining() } else { table.running() - table.draining() };
+        if of_its_kind >= limits.running {
             return Err(SubmitError::TooManyRunning { limit: limits.running });
         }
         if let Some(store) = &self.inner.store {
