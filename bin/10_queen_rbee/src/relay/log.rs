@@ -57,6 +57,7 @@ impl Answer {
         let decided = match failure {
             Failure::NoPlace(_) | Failure::Refused { .. } => return,
             Failure::Busy { .. } => Decided::told(Kind::GiveUp, "busy", failure.to_string()),
+            Failure::OwnLimit(reason) => Decided::told(Kind::GiveUp, "own_limit", reason.clone()),
             Failure::WorkerFailed { worker_id, .. } => {
                 Decided::told(Kind::GiveUp, "worker_failed", failure.to_string()).worker(worker_id)
             }
