@@ -5,8 +5,12 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
-    /// List the jobs that the queen remembers
-    List,
+    /// List the jobs that the queen remembers, the latest first
+    List {
+        /// How many of those that have ended
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(..=10_000))]
+        limit: u16,
+    },
     /// Show one job
     Show {
         #[command(flatten)]

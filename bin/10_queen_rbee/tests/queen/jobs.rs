@@ -246,7 +246,7 @@ async fn a_queen_starts_with_a_past_in_which_a_bit_has_flipped_and_shows_the_res
     std::fs::write(&file, bytes).unwrap();
 
     let queen = Queen::at(&home, |_| {}).await;
-    let jobs = client(&queen).list().await.unwrap();
+    let jobs = client(&queen).list(10).await.unwrap().jobs;
     let shown: Vec<_> = jobs.iter().map(|job| job.operation.as_str()).collect();
     assert_eq!(shown, ["model_policy_list"]);
     let (_, end) = run(&queen, &Operation::HiveList {}).await;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use access_tokens::Secret;
 use backon::ExponentialBuilder;
-use rbee_operations::{JobCreated, JobSummary, Operation};
+use rbee_operations::{JobCreated, JobList, JobSummary, Operation};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use worker_contract::JobId;
 
 use crate::ClientError;
@@ -101,18 +101,13 @@ impl JobClient {
         Ok(created.job_id)
     }
 
-    /// All jobs that the daemon keeps, the latest first.
+    /// The jobs that the daemon keeps, the latest first: all that have not ended, and up to `limit` others.
     ///
     /// # Errors
     /// The daemon cannot be reached, or refuses.
-    pub async fn list(&self) -> Result<Vec<JobSummary>, ClientError> {
-        #[derive(Deserialize)]
-        struct List {
-            jobs: Vec<JobSummary>,
-        }
-        let request = self.request(Method::GET, "/v1/jobs");
-        let list: List = parse(self, self.send(request.timeout(CALL)).await?).await?;
-        Ok(list.jobs)
+    pub async fn list(&self, limit: usize) -> Result<JobList, ClientError> {
+        let request = self.request(Method::GET, &format!("/v1/jobs?limit={limit}"));
+        parse(self, self.send(request.timeout(CALL)).await?).await
     }
 
     /// One job.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::Stream;
-use rbee_operations::{JobSummary, Operation};
+use rbee_operations::{JobList, JobSummary, Operation};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -184,6 +184,25 @@ impl JobRegistry {
     pub fn list(&self) -> Vec<JobSummary> {
         let jobs = self.inner.table().latest_first();
         jobs.iter().map(|live| live.job.borrow().summary(&live.facts)).collect()
+    }
+
+    /// The jobs whose callers are to be seen, the latest first: all that have not ended, and the latest `most` of the
+    /// others.
+    #[must_use]
+    pub fn latest(&self, most: usize, is_seen: impl Fn(&str) -> bool) -> JobList {
+        let jobs = self.inner.table().latest_first();
+        let mut list = JobList { jobs: Vec::new(), left_out: 0 };
+        let mut ended = 0;
+        for live in jobs.iter().filter(|live| is_seen(&live.facts.caller)) {
+            let job = live.job.borrow();
+            ended += usize::from(job.has_ended());
+            if job.has_ended() && ended > most {
+                list.left_out += 1;
+            } else {
+                list.jobs.push(job.summary(&live.facts));
+            }
+        }
+        list
     }
 
     /// Why jobs cannot be recorded at present: they go on, and are kept in memory.

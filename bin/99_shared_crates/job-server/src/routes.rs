@@ -11,12 +11,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use daemon_http::{ApiError, ApiJson, CallerExt};
+use daemon_http::{ApiError, ApiJson, CallerExt, apart};
 use rbee_operations::{JobCreated, JobSummary, SubmitJob};
-use serde_json::json;
 use worker_contract::JobId;
 
-use self::extract::{JobPath, LastEventId};
+use self::extract::{JobPath, LastEventId, Most};
 use crate::stream_body::{KEEP_ALIVE, stream_body};
 use crate::{Executor, JobRegistry, SubmitError, UnknownJob};
 
@@ -82,10 +81,15 @@ async fn submit(
 async fn list(
     State(jobs): State<Jobs>,
     caller: Option<Extension<CallerExt>>,
-) -> Json<serde_json::Value> {
-    let (asker, mut listed) = (Asker::of(caller), jobs.registry.list());
-    listed.retain(|job| asker.may_see(job));
-    Json(json!({ "jobs": listed }))
+    Most(most): Most,
+) -> Result<Response, ApiError> {
+    let asker = Asker::of(caller);
+    // There may be a hundred thousand.
+    let listed = move || {
+        let list = jobs.registry.latest(most, |caller| asker.sees_all || caller == asker.name);
+        Json(list).into_response()
+    };
+    apart(listed).await
 }
 
 async fn show(

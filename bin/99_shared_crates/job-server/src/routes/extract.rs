@@ -1,8 +1,9 @@
 //! What requests name, checked before any route sees it.
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use daemon_http::ApiError;
+use rbee_operations::{LISTED_JOBS, MAX_LISTED_JOBS};
 use worker_contract::{InvalidName, JobId};
 
 /// The job that the path names.
@@ -17,6 +18,26 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
             .await
             .map_err(|error| refused(error.body_text()))?;
         text.parse().map(Self).map_err(|error: InvalidName| refused(error.to_string()))
+    }
+}
+
+/// How many ended jobs are listed.
+pub(super) struct Most(pub(super) usize);
+
+impl<S: Send + Sync> FromRequestParts<S> for Most {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let words = query.map(|Query(words)| words).unwrap_or_default();
+        let Some((_, limit)) = words.iter().find(|(name, _)| name == "limit") else {
+            return Ok(Self(LISTED_JOBS));
+        };
+        let limit = limit.parse::<usize>().ok().filter(|limit| *limit <= MAX_LISTED_JOBS);
+        limit.map(Self).ok_or_else(|| {
+            let message = format!("`limit` is a whole number from 0 to {MAX_LISTED_JOBS}");
+            ApiError::bad_request("invalid_value", message).param("limit")
+        })
     }
 }
 
