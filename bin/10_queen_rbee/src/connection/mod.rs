@@ -110,13 +110,11 @@ pub(crate) enum Broken {
 impl Broken {
     /// Whether the request may have gone out before.
     pub(crate) fn may_have_sent(&self) -> bool {
-        match self {
-            Self::Connect(_)
-            | Self::OwnLimit(_)
-            | Self::ConnectTimeout
-            | Self::HandshakeTimeout => false,
-            Self::Ended(_) | Self::Malformed(_) | Self::Lost(_) => true,
-        }
+        let is_before = matches!(
+            self,
+            Self::Connect(_) | Self::OwnLimit(_) | Self::ConnectTimeout | Self::HandshakeTimeout
+        );
+        !is_before
     }
 
     /// Whether the queen could not have one more connection.

@@ -53,7 +53,6 @@ mod tests {
             (full, 0, 1, "connected"),
             (full, 3, 4, "connected"),
             (Errno::NFILE, 1, 2, "connected"),
-            (full, 1000, 41, "own limit"),
             (refused, 1, 1, "refused"),
         ] {
             let (tried, made_room) = (Cell::new(0), Cell::new(0));
@@ -64,11 +63,15 @@ mod tests {
             };
             let end = match patiently(attempt, || made_room.set(made_room.get() + 1)).await {
                 Ok(()) => "connected",
-                Err(Broken::OwnLimit(_)) => "own limit",
                 Err(_) => "refused",
             };
             assert_eq!((tried.get(), end), (attempts, ends), "{fails:?} {times} times");
             assert_eq!(made_room.get(), attempts - 1);
         }
+        let begin = Instant::now();
+        let never = || ready(Err::<(), _>(of_connecting(full.into())));
+        let end = patiently(never, || ()).await;
+        assert!(matches!(end, Err(Broken::OwnLimit(_))), "{end:?}");
+        assert!(begin.elapsed() >= PATIENCE, "{:?}", begin.elapsed());
     }
 }

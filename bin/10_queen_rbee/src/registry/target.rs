@@ -52,7 +52,7 @@ pub struct Target {
     /// What stands for its process in the index of prompts.
     pub(super) holder: Holder,
     /// It reports with the queen's own secret, as workers of an earlier rbee do on her machine.
-    has_own_secret: AtomicBool,
+    pub(super) has_own_secret: AtomicBool,
 }
 
 /// Which secret a worker reports with.

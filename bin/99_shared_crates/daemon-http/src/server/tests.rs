@@ -263,10 +263,13 @@ impl Server {
         let until = move || {
             let pieces = endless().into_inner().into_data_stream();
             let (ends, unfinished) = AnswerEnds::at(Instant::now() + Duration::from_millis(200));
-            let body = Body::from_stream(pieces.map(move |piece| {
-                let _unfinished = &unfinished;
-                piece
-            }));
+            let pieces = futures::stream::unfold(
+                (pieces, unfinished),
+                |(mut pieces, unfinished)| async move {
+                    Some((pieces.next().await?, (pieces, unfinished)))
+                },
+            );
+            let body = Body::from_stream(pieces);
             std::future::ready((Extension(ends), body))
         };
         let routes = Router::new()
