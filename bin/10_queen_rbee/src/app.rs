@@ -87,6 +87,11 @@ impl App {
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
         let Settings { paths, config, address, auth, stop, requests, with_local_hive } = settings;
         let hive_secrets = HiveSecrets::open(&paths.secrets)?;
+        if let Err(error) = hive_secrets.get_or_make(&HiveAlias::localhost()) {
+            let reason = anyhow::Error::new(error);
+            let reason = format!("{reason:#}");
+            tracing::warn!(reason, "the workers of this machine get the queen's own secret");
+        }
         let auth = auth.with_hives(hive_secrets.clone());
         let own_secret = local_secret(&paths.secrets)?;
         let keyring = Keyring::new(own_secret.clone(), hive_secrets);

@@ -1,5 +1,6 @@
 //! Which secret the queen shows to whom: to each hive and its workers that of the hive, so that no
-//! machine learns another one's.
+//! machine learns another one's. On her own machine the hive has her secret, and its workers, in their
+//! sandbox, one for reports only.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,6 +8,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use access_tokens::{HiveSecrets, Secret};
 use axum::http::HeaderValue;
 use worker_contract::HiveAlias;
+
+use crate::registry::{ShownSecret, Target};
 
 /// The secrets that the queen has. A clone has the same ones.
 #[derive(Debug, Clone)]
@@ -33,16 +36,21 @@ impl Keyring {
         &self.own_id
     }
 
-    /// The secret for a hive and its workers. One that was given none of its own is of this user.
+    /// The secret for a hive. One that was given none of its own is of this user.
     #[must_use]
     pub fn secret(&self, hive: &HiveAlias) -> Secret {
-        self.hives.get(hive).unwrap_or_else(|| self.own.clone())
+        let others = self.hives.get(hive).filter(|_| !hive.is_localhost());
+        others.unwrap_or_else(|| self.own.clone())
     }
 
-    /// The same as the header `authorization`.
+    /// The header `authorization` for a worker: of the secret that it has.
     #[must_use]
-    pub fn authorization(&self, hive: &HiveAlias) -> HeaderValue {
-        bearer(&self.secret(hive))
+    pub fn authorization(&self, worker: &Target) -> HeaderValue {
+        let of_hive = match worker.shown() {
+            ShownSecret::OfHive => self.hives.get(&worker.hive_id),
+            ShownSecret::Own => None,
+        };
+        bearer(&of_hive.unwrap_or_else(|| self.own.clone()))
     }
 
     /// The header `authorization` for a server of somebody else, where it demands a token.

@@ -32,6 +32,8 @@ use crate::{HiveError, HiveSettings};
 
 /// The name of the file with the secret that all processes of this user share.
 const TOKEN_FILE: &str = "local.token";
+/// What workers on the queen's machine get instead, where their queen has made it: it opens reports only.
+const LOCAL_WORKERS_TOKEN: &str = "hives/localhost.token";
 
 /// One machine of rbee. Cheap to clone; all clones are the same hive.
 ///
@@ -284,6 +286,10 @@ fn setup(settings: &HiveSettings, changes: Changes) -> Setup {
             advertised_host: settings.advertised_host.clone(),
             queen_url: settings.queen_url.clone(),
             token_file: paths.secrets.join(TOKEN_FILE),
+            reports_token: settings
+                .alias
+                .is_localhost()
+                .then(|| paths.secrets.join(LOCAL_WORKERS_TOKEN)),
             heartbeat_interval: Duration::from_millis(worker.heartbeat_interval_ms),
             threads: worker.threads,
             arguments: worker.arguments.clone(),

@@ -5,8 +5,11 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobCommand {
-    /// List the jobs that the queen remembers
+    /// List the jobs that the queen remembers, the latest first
     List {
+        /// How many of those that have ended
+        #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(..=10_000))]
+        limit: u16,
         /// Also those that only look (lists, logs, …), which are remembered for ten minutes
         #[arg(long)]
         all: bool,

@@ -1,6 +1,6 @@
 //! `job …`
 
-use rbee_operations::{JobEvent, JobSummary};
+use rbee_operations::{JobEvent, JobList, JobSummary, MAX_LISTED_JOBS};
 use serde_json::json;
 use worker_contract::JobId;
 
@@ -21,7 +21,7 @@ pub(super) async fn job(session: &Session, command: JobCommand) -> Result<(), Fa
     let queen = session.queen().await?;
     let output = session.output;
     match command {
-        JobCommand::List { all } => list(output, &queen, all).await,
+        JobCommand::List { limit, all } => list(output, &queen, limit.into(), all).await,
         JobCommand::Show { job, why } => {
             let job = find(&queen, &job.job).await?;
             let summary = queen.jobs.get(&job).await.map_err(|e| queen.failure(e))?;
@@ -52,10 +52,19 @@ async fn show_why(output: Output, queen: &Queen, summary: &JobSummary) -> Result
     output.text(format!("{job}\n{}", decision::list(&read::<Vec<_>>(&decisions)?))).await
 }
 
-async fn list(output: Output, queen: &Queen, with_looks: bool) -> Result<(), Failure> {
+async fn list(
+    output: Output,
+    queen: &Queen,
+    limit: usize,
+    with_looks: bool,
+) -> Result<(), Failure> {
     let client = &queen.jobs;
-    let listed = if with_looks { client.list_with_looks().await } else { client.list().await };
-    let jobs = listed.map_err(|e| queen.failure(e))?;
+    let listed =
+        if with_looks { client.list_with_looks(limit).await } else { client.list(limit).await };
+    let JobList { jobs, left_out } = listed.map_err(|e| queen.failure(e))?;
+    if left_out > 0 {
+        output.incomplete(&format!("{left_out} more jobs have ended before these: --limit"));
+    }
     if output.is_json() {
         return output.document(&jobs).await;
     }
@@ -145,8 +154,8 @@ async fn find(queen: &Queen, beginning: &str) -> Result<JobId, Failure> {
     if beginning.len() >= UUID {
         return beginning.parse().map_err(|error| Failure::usage(format!("{error}")));
     }
-    let jobs = queen.jobs.list_with_looks().await.map_err(|e| queen.failure(e))?;
-    only_match(&jobs, beginning)
+    let list = queen.jobs.list_with_looks(MAX_LISTED_JOBS).await.map_err(|e| queen.failure(e))?;
+    only_match(&list.jobs, beginning)
 }
 
 fn only_match(jobs: &[JobSummary], beginning: &str) -> Result<JobId, Failure> {

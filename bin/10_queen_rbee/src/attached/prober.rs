@@ -61,7 +61,7 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
             }
         }
         Ok(Ok(probe)) => probe,
-        Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
+        Ok(Err(Broken::HandshakeTimeout | Broken::OwnLimit(_))) | Err(_) => Probe::Slow,
         Ok(Err(broken @ Broken::Malformed(_))) => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
         }

@@ -5,6 +5,7 @@
 //! to the client reads from the worker itself, into a buffer of its stack. Nobody drives an idle
 //! connection: whether it still stands is found out when it is used again.
 
+mod own_limit;
 mod stream;
 mod tls;
 
@@ -23,6 +24,7 @@ use tokio::io::ReadBuf;
 use tokio::time::timeout;
 use tokio_rustls::rustls;
 
+use self::own_limit::of_connecting;
 use self::stream::Stream;
 pub use self::tls::Trust;
 use crate::clock::now;
@@ -86,6 +88,9 @@ pub(crate) enum Broken {
     /// It could not be made.
     #[error("it cannot be reached: {0}")]
     Connect(#[source] io::Error),
+    /// The queen may have no more of them; whoever was to be reached is not to blame.
+    #[error("the queen has as many connections and files open as the system lets her: {0}")]
+    OwnLimit(#[source] io::Error),
     /// It was not made in time.
     #[error("it does not accept connections")]
     ConnectTimeout,
@@ -113,7 +118,20 @@ impl Broken {
 
     /// Whether the request may have gone out before.
     pub(crate) fn may_have_sent(&self) -> bool {
-        !matches!(self, Self::Connect(_) | Self::ConnectTimeout | Self::HandshakeTimeout)
+        let is_before = matches!(
+            self,
+            Self::Connect(_) | Self::OwnLimit(_) | Self::ConnectTimeout | Self::HandshakeTimeout
+        );
+        !is_before
+    }
+
+    /// Whether the queen could not have one more connection.
+    pub(crate) fn is_own_limit(&self) -> bool {
+        match self {
+            Self::OwnLimit(_) => true,
+            Self::Lost(next) => next.is_own_limit(),
+            _ => false,
+        }
     }
 }
 
@@ -171,8 +189,12 @@ impl Pool {
     }
 
     async fn connect(&self, address: &Address) -> Result<Stream, Broken> {
-        let plain = timeout(CONNECT, Stream::connect(address)).await;
-        let plain = plain.map_err(|_| Broken::ConnectTimeout)?.map_err(Broken::Connect)?;
+        let attempt = move || async move {
+            let plain = timeout(CONNECT, Stream::connect(address)).await;
+            plain.map_err(|_| Broken::ConnectTimeout)?.map_err(of_connecting)
+        };
+        // What waits for its next request can be made again.
+        let plain = own_limit::patiently(attempt, || self.shelf().idle.clear()).await?;
         if !address.is_secure {
             return Ok(Stream::Plain(plain));
         }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use job_server::JobRegistry;
-use rbee_operations::{JobState, JobSummary};
+use rbee_operations::{JobState, JobSummary, LISTED_JOBS};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
@@ -252,7 +252,7 @@ impl State {
 
     fn look_at_jobs(&mut self, sources: &Sources) {
         self.job_views.begin();
-        for job in sources.jobs.list_with_looks() {
+        for job in sources.jobs.latest(LISTED_JOBS, true, |_| true).jobs {
             let print = Print { is: print_of(&(job.state.as_str(), &job.ended_at)), load: 0 };
             self.job_views.see(&job.job_id, print, false, &JobView::of(&job), &mut self.ring);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use job_client::{ClientError, JobClient, JobEnd};
 use job_server::{JobContext, JobError};
-use rbee_operations::{JobState, JobSummary, Operation};
+use rbee_operations::{JobState, JobSummary, LISTED_JOBS, Operation};
 use tokio::time::{sleep, timeout};
 use worker_contract::JobId;
 
@@ -107,7 +107,7 @@ fn is_noted(operation: &Operation) -> bool {
 }
 
 async fn look(jobs: &JobClient, operation: &Operation) -> Option<JobId> {
-    let known = jobs.list().await.ok()?;
+    let known = jobs.list(LISTED_JOBS).await.ok()?.jobs;
     known.into_iter().find(|known| goes_on(known, operation)).map(|found| found.job_id)
 }
 

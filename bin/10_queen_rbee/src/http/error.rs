@@ -29,6 +29,8 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
         Failure::Busy { status, detail, retry_after_s } => {
             ApiError { status, detail, retry_after_s }
         }
+        Failure::OwnLimit(_) => ApiError::unavailable("too_many_connections", message, 1)
+            .hint("raise the queen's limit of open files: ulimit -n, or LimitNOFILE of her unit"),
         Failure::WorkerFailed { .. } => {
             ApiError::new(StatusCode::BAD_GATEWAY, "worker_failed", message)
                 .hint("send the request again: it goes to another worker, if there is one")
@@ -105,6 +107,14 @@ mod tests {
     use job_server::JobError;
 
     use super::*;
+
+    #[test]
+    fn the_queens_own_limit_is_told_as_hers() {
+        let registry = Registry::new(std::time::Duration::ZERO, Vec::new(), Instant::now());
+        let shown = describe(Failure::OwnLimit("too many files".into()), &registry);
+        assert_eq!((shown.status.as_u16(), shown.retry_after_s), (503, Some(1)));
+        assert_eq!(shown.detail.message, "too many files");
+    }
 
     #[test]
     fn clients_are_told_why_no_worker_starts_but_neither_its_log_nor_when_where_nobody_knows() {

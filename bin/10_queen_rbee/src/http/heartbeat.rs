@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use daemon_http::{ApiError, CallerExt, SmallJson};
 use worker_contract::{HiveAlias, HiveHeartbeat, WorkerHeartbeat};
 
-use crate::registry::{Registry, ReportError};
+use crate::registry::{Registry, ReportError, ShownSecret};
 
 /// The largest report of a worker, in bytes,
 const MAX_WORKER_REPORT: u64 = 64 * 1024;
@@ -22,7 +22,11 @@ pub(super) async fn worker(
     SmallJson(beat): SmallJson<WorkerHeartbeat, MAX_WORKER_REPORT>,
 ) -> Result<StatusCode, ApiError> {
     ensure_own(&caller, &beat.hive_id)?;
-    registry.worker_beat(beat, Instant::now()).map_err(refused)?;
+    let shown = match caller.0 {
+        Caller::Hive(_) => ShownSecret::OfHive,
+        Caller::Local | Caller::Token { .. } => ShownSecret::Own,
+    };
+    registry.worker_beat_by(beat, shown, Instant::now()).map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -32,6 +36,7 @@ pub(super) async fn hive(
     SmallJson(beat): SmallJson<HiveHeartbeat, MAX_HIVE_REPORT>,
 ) -> Result<StatusCode, ApiError> {
     ensure_own(&caller, &beat.hive_id)?;
+    ensure_no_worker(&caller)?;
     registry.hive_beat(beat, Instant::now()).map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -44,6 +49,17 @@ fn ensure_own(CallerExt(caller): &CallerExt, reported: &HiveAlias) -> Result<(),
             Err(ApiError::forbidden("other_hive", message).hint(format!(
                 "the hive's name must be the one it was added by: [hive] alias = \"{hive}\""
             )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// On the queen's machine only workers have the hive's secret; the hive itself has the queen's.
+fn ensure_no_worker(CallerExt(caller): &CallerExt) -> Result<(), ApiError> {
+    match caller {
+        Caller::Hive(hive) if hive.is_localhost() => {
+            let message = "this secret is for the reports of this machine's workers only";
+            Err(ApiError::forbidden("workers_secret", message))
         }
         _ => Ok(()),
     }

@@ -9,7 +9,7 @@ use axum::extract::{Extension, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
-use daemon_http::{ApiError, ApiJson, CallerExt};
+use daemon_http::{AnswerEnds, ApiError, ApiJson, CallerExt};
 use futures::{Stream, StreamExt as _, stream};
 use tokio::time::{Instant, timeout};
 use worker_contract::{InferenceRequest, ModelAlias, RequestId, Task, WorkerId};
@@ -57,6 +57,7 @@ struct Form {
     stream: bool,
     include_usage: bool,
     choices: u32,
+    deadline: Instant,
 }
 
 /// The worker, and what decided for it.
@@ -114,9 +115,10 @@ impl Handlers {
         caller: &CallerExt,
     ) -> Result<Response, ApiError> {
         let Understood { model, request, fields, stream, include_usage } = understood;
-        let form = Form { kind, stream, include_usage, choices: request.n };
         let asking = self.counted(Some(&model), self.asking(headers, caller))?;
         let asking = Asking { is_whole: !stream, ..asking };
+        let (choices, deadline) = (request.n, asking.deadline);
+        let form = Form { kind, stream, include_usage, choices, deadline };
         let answer = self.begin(&model, request, original, asking)?;
         let given = self.give(model, form, Box::pin(parts_of(answer))).await;
         given.map_err(|error| fields.reword(error))
@@ -134,7 +136,8 @@ impl Handlers {
         let alias = self.alias(&model)?;
         let (prompts, n) = (others.len() + 1, request.n);
         let choices = n.saturating_mul(u32::try_from(prompts).unwrap_or(u32::MAX));
-        let form = Form { kind: Kind::Completion, stream, include_usage, choices };
+        let (kind, deadline) = (Kind::Completion, asking.deadline);
+        let form = Form { kind, stream, include_usage, choices, deadline };
         let relay = self.relay.clone();
         let answers = each_prompt(request, others, original)
             .map(move |(request, original)| relay.answer(&alias, request, original, asking.clone()))
@@ -145,10 +148,11 @@ impl Handlers {
 
     /// The answer whose parts these are, streamed or whole.
     async fn give(self, model: String, form: Form, parts: Parts) -> Result<Response, ApiError> {
-        let Form { kind, stream, include_usage, choices } = form;
+        let Form { kind, stream, include_usage, choices, deadline } = form;
         let head = Head::new(kind, model, unix_seconds());
         if stream {
-            self.streamed(Writer::new(kind, &head, include_usage, choices), parts).await
+            let writer = Writer::new(kind, &head, include_usage, choices);
+            self.streamed(writer, parts, deadline).await
         } else {
             self.whole(kind, &head, choices, parts).await
         }
@@ -239,7 +243,12 @@ impl Handlers {
         }
     }
 
-    async fn streamed(self, writer: Writer, mut parts: Parts) -> Result<Response, ApiError> {
+    async fn streamed(
+        self,
+        writer: Writer,
+        mut parts: Parts,
+        deadline: Instant,
+    ) -> Result<Response, ApiError> {
         let (first, route) = match timeout(BEGIN_AFTER, parts.next()).await {
             Ok(Some(Ok(Part::Started { worker_id, why }))) => {
                 let route = (worker_id.clone(), why.reason);
@@ -251,13 +260,15 @@ impl Handlers {
             Err(_) => (None, None),
         };
         let open = self.relay.metrics().open_stream();
+        // Also where nobody reads it, and so nobody asks it for its next part.
+        let (ends, unfinished) = AnswerEnds::at(deadline);
         let pieces = stream_body(writer, first, parts, self.registry.clone()).map(move |piece| {
-            let _open = &open;
+            let _held = (&open, &unfinished);
             piece
         });
         let body = HttpBody::from_stream(pieces);
         let head = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-cache")];
-        Ok(with_route((head, body).into_response(), route))
+        Ok(with_route((head, Extension(ends), body).into_response(), route))
     }
 
     async fn whole(

@@ -19,12 +19,13 @@ pub(crate) use self::sample::Sample;
 /// How many models have figures of their own.
 const MAX_MODELS: usize = 256;
 /// How requests end.
-pub(crate) const OUTCOMES: [&str; 8] = [
+pub(crate) const OUTCOMES: [&str; 9] = [
     "done",
     "cancelled",
     "no_worker",
     "queue_full",
     "refused",
+    "own_limit",
     "worker_failed",
     "quarantined",
     "deadline",

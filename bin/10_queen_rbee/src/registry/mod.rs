@@ -60,7 +60,7 @@ use self::places::Places;
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::ruling::{Judging, RulesReport};
 pub use self::sessions::SessionKey;
-pub use self::target::{Address, Target};
+pub use self::target::{Address, ShownSecret, Target};
 pub use self::worker::Times;
 use self::worker::Worker;
 use self::workers::Workers;
@@ -253,7 +253,21 @@ impl Registry {
 
     /// Takes a worker's report.
     pub fn worker_beat(&self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
-        self.state().workers.beat(beat, self.shared.interval, now)?;
+        self.worker_beat_by(beat, ShownSecret::OfHive, now)
+    }
+
+    /// Takes the report of a worker that has shown a secret.
+    pub fn worker_beat_by(
+        &self,
+        beat: WorkerHeartbeat,
+        shown: ShownSecret,
+        now: Instant,
+    ) -> Result<(), ReportError> {
+        let worker = beat.worker_id.clone();
+        let mut state = self.state();
+        state.workers.beat(beat, self.shared.interval, now)?;
+        state.workers.has_shown(&worker, shown);
+        drop(state);
         self.touch();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Where a worker takes requests.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,17 @@ pub struct Target {
     pub died: CancellationToken,
     /// What stands for its process in the index of prompts.
     pub(super) holder: Holder,
+    /// It reports with the queen's own secret, as workers of an earlier rbee do on her machine.
+    pub(super) has_own_secret: AtomicBool,
+}
+
+/// Which secret a worker reports with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShownSecret {
+    /// The queen's own.
+    Own,
+    /// That of its hive, which opens nothing but reports.
+    OfHive,
 }
 
 impl Target {
@@ -61,7 +72,19 @@ impl Target {
     pub(super) fn at(address: Address, hive: &HiveAlias) -> Self {
         let holder = next_number();
         let (gone, died) = (CancellationToken::new(), CancellationToken::new());
-        Self { address, hive_id: hive.clone(), server: None, gone, died, holder }
+        let has_own_secret = AtomicBool::new(false);
+        Self { address, hive_id: hive.clone(), server: None, gone, died, holder, has_own_secret }
+    }
+
+    /// Notes which secret it has.
+    pub(super) fn has_shown(&self, shown: ShownSecret) {
+        self.has_own_secret.store(shown == ShownSecret::Own, Relaxed);
+    }
+
+    /// The secret that it has, as far as is known: it is shown no other one.
+    #[must_use]
+    pub fn shown(&self) -> ShownSecret {
+        if self.has_own_secret.load(Relaxed) { ShownSecret::Own } else { ShownSecret::OfHive }
     }
 
     pub(super) fn dies(&self) {

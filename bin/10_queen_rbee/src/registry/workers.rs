@@ -8,7 +8,7 @@ use worker_contract::{HiveAlias, ModelAlias, WorkerHeartbeat, WorkerId};
 use super::fits::Size;
 use super::lengths::Lengths;
 use super::numbers::Numbers;
-use super::target::{Target, parse_address};
+use super::target::{ShownSecret, Target, parse_address};
 use super::worker::{Said, Worker};
 use super::{Answered, Due, Failed, Liveness, ReportError};
 use crate::scheduler::Circuit;
@@ -105,6 +105,13 @@ impl Workers {
             self.lengths.shown(worker);
         }
         Ok(())
+    }
+
+    /// It has reported with a secret.
+    pub(super) fn has_shown(&self, id: &WorkerId, shown: ShownSecret) {
+        if let Some(worker) = self.by_id.get(id) {
+            worker.target.has_shown(shown);
+        }
     }
 
     /// It was started with a size.

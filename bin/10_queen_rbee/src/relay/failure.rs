@@ -31,6 +31,9 @@ pub enum Failure {
         /// When it is worth trying again, as the server says, in seconds.
         retry_after_s: Option<u32>,
     },
+    /// The queen can have no connection to a worker.
+    #[error("{0}")]
+    OwnLimit(String),
     /// The worker failed.
     #[error("worker {worker_id} failed: {reason}")]
     WorkerFailed {
@@ -101,6 +104,9 @@ pub(super) enum Trouble {
     /// A server of somebody else does not take this queen's token.
     #[error("{0}")]
     LockedOut(String),
+    /// The queen can have no connection to it, which is not its fault.
+    #[error("{0}")]
+    OwnLimit(String),
     /// The worker failed.
     #[error("{reason}")]
     Failed {
@@ -129,7 +135,31 @@ impl Trouble {
 
     /// A worker to which a connection broke, or could not be made.
     pub(super) fn broken(broken: &Broken) -> Self {
+        if broken.is_own_limit() {
+            return Self::OwnLimit(broken.to_string());
+        }
         let is_reached = broken.may_have_sent();
         Self::Failed { reason: broken.to_string().into(), is_connection: true, is_reached }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn no_worker_is_blamed_for_the_queens_own_limit() {
+        let own = || Broken::OwnLimit(io::Error::other("too many"));
+        for (broken, is_own) in [
+            (own(), true),
+            (Broken::Lost(Box::new(own())), true),
+            (Broken::Connect(io::Error::other("refused")), false),
+            (Broken::ConnectTimeout, false),
+        ] {
+            let trouble = Trouble::broken(&broken);
+            assert_eq!(matches!(trouble, Trouble::OwnLimit(_)), is_own, "{broken}");
+        }
     }
 }

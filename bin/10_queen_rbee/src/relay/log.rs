@@ -72,6 +72,7 @@ impl Answer {
                 let why = format!("the servers that could take it take no more: {said}");
                 Decided::told(Kind::GiveUp, "busy", why)
             }
+            Failure::OwnLimit(reason) => Decided::told(Kind::GiveUp, "own_limit", reason.clone()),
             Failure::WorkerFailed { worker_id, reason } => {
                 let why = format!("worker {worker_id} failed: {}", reason.recorded());
                 Decided::told(Kind::GiveUp, "worker_failed", why).worker(worker_id)

@@ -135,7 +135,7 @@ impl WorkerClient {
     fn outgoing(&self, target: &Target, leg: &Leg<'_>) -> Result<Outgoing, Unsendable> {
         let (path, authorization) = match &target.server {
             None => {
-                let authorization = self.keyring.authorization(&target.hive_id);
+                let authorization = self.keyring.authorization(target);
                 (Cow::Borrowed("/v1/inference"), Some(authorization))
             }
             Some(server) => {

@@ -80,6 +80,18 @@ async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
 }
 
 #[tokio::test]
+async fn a_deadline_ends_a_stream_that_nobody_reads() {
+    let (queen, worker) = queen_with(Script::Pours).await;
+    let mut body = chat();
+    body["stream"] = true.into();
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&body);
+    let unread = request.send().await.unwrap();
+    assert_eq!(unread.status(), 200);
+    until("its place is free", async || queen.in_flight("w-1").await == 0).await;
+    until("the worker's connection is closed", async || worker.open() == 0).await;
+}
+
+#[tokio::test]
 async fn clients_that_do_not_read_slow_nobody_else() {
     let worker =
         WorkerDouble::start("w-1", [Script::Pours(4096), Script::Pours(4096), Script::Pours(4096)]);

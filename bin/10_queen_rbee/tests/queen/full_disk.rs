@@ -82,7 +82,7 @@ async fn run(queen: &Queen, operation: &Operation) {
 
 /// The latest first.
 async fn operations(queen: &Queen) -> Vec<String> {
-    let jobs = client(queen).list().await.unwrap();
+    let jobs = client(queen).list(10).await.unwrap().jobs;
     jobs.into_iter().map(|job| job.operation).collect()
 }
 

@@ -11,7 +11,7 @@ use job_client::{JobClient, JobEnd};
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
 use rbee_config::Paths;
 use rbee_operations::{
-    HiveTarget, Infer, JobEvent, JobState, JobSummary, ListAll, Listed, Operation,
+    HiveTarget, Infer, JobEvent, JobState, JobSummary, LISTED_JOBS, ListAll, Listed, Operation,
 };
 use serde_json::json;
 use tokio::sync::Notify;
@@ -243,14 +243,14 @@ async fn looking_erases_no_job_and_is_listed_only_for_who_asks() {
     let names = |jobs: Vec<JobSummary>| -> Vec<String> {
         jobs.into_iter().map(|job| job.operation).collect()
     };
-    assert_eq!(names(client(&queen).list().await.unwrap()), ["infer"]);
-    let all = client(&queen).list_with_looks().await.unwrap();
+    assert_eq!(names(client(&queen).list(LISTED_JOBS).await.unwrap().jobs), ["infer"]);
+    let all = client(&queen).list_with_looks(LISTED_JOBS).await.unwrap().jobs;
     assert_eq!(all.len(), 11);
     assert_eq!(job(&queen, &all[0].job_id).await, all[0], "it is shown by its id");
     queen.stop().await;
 
     let queen = Queen::at(&home, |_| {}).await;
-    assert_eq!(names(client(&queen).list_with_looks().await.unwrap()), ["infer"]);
+    assert_eq!(names(client(&queen).list_with_looks(LISTED_JOBS).await.unwrap().jobs), ["infer"]);
 }
 
 #[tokio::test]
@@ -276,7 +276,7 @@ async fn a_queen_starts_with_a_past_in_which_a_bit_has_flipped_and_shows_the_res
     std::fs::write(&file, bytes).unwrap();
 
     let queen = Queen::at(&home, |_| {}).await;
-    let jobs = client(&queen).list().await.unwrap();
+    let jobs = client(&queen).list(10).await.unwrap().jobs;
     let shown: Vec<_> = jobs.iter().map(|job| job.operation.as_str()).collect();
     assert_eq!(shown, ["hive_remove"]);
     let (_, end) = run(&queen, &Operation::HiveList {}).await;

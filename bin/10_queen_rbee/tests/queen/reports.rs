@@ -38,6 +38,31 @@ async fn a_hives_secret_is_not_taken_for_the_reports_of_another_one() {
 }
 
 #[tokio::test]
+async fn workers_of_this_machine_have_a_secret_for_reports_and_are_shown_no_other() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let secret = |file: &str| {
+        let text = std::fs::read_to_string(queen.secrets().join(file)).unwrap();
+        text.trim().to_owned()
+    };
+    let (own, reports) = (secret("local.token"), secret("hives/localhost.token"));
+    for path in ["/v1/shutdown", "/v1/jobs", "/v1/chat/completions"] {
+        let refused = Reply::read(queen.post(path).bearer_auth(&reports).json(&chat())).await;
+        refused.error(403, "hive_secret");
+    }
+    let forged = queen.post(OF_HIVE).bearer_auth(&reports).json(&hive.beat());
+    Reply::read(forged).await.error(403, "workers_secret");
+
+    let worker = WorkerDouble::start("w-1", []);
+    // One of an earlier rbee has the queen's own.
+    for shown in [&reports, &own, &reports] {
+        let beat = queen.post(OF_WORKER).bearer_auth(shown).json(&worker.beat());
+        assert_eq!(Reply::read(beat).await.status, 204);
+        assert_eq!(queen.ask("/v1/chat/completions", &chat()).await.status, 200);
+        assert_eq!(worker.shown().unwrap(), format!("Bearer {shown}"));
+    }
+}
+
+#[tokio::test]
 async fn of_two_workers_with_one_id_and_one_pid_the_one_that_its_hive_lists_keeps_its_requests() {
     let first = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]);
     let second = WorkerDouble::start("w-1", []);

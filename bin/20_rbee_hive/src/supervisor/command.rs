@@ -1,8 +1,8 @@
-//! What a worker is started with: from a plan to a command line. Pure.
+//! What a worker is started with: from a plan to a command line. Pure, but for the look which secret there is.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -65,8 +65,10 @@ pub(crate) struct Surroundings {
     /// The host name or IP under which the queen reaches them.
     pub(crate) advertised_host: String,
     pub(crate) queen_url: Option<String>,
-    /// The secret that a worker demands and sends.
+    /// The secret that a worker demands and sends,
     pub(crate) token_file: PathBuf,
+    /// and the one that it gets instead where this file is there.
+    pub(crate) reports_token: Option<PathBuf>,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) threads: Option<u32>,
     /// What the operator adds for all workers.
@@ -87,6 +89,13 @@ impl Surroundings {
             ip => ip,
         };
         base_url(&host.to_string(), port)
+    }
+
+    /// The file with a worker's secret.
+    fn worker_token(&self) -> &Path {
+        // Looked for at each start: a queen of an earlier rbee makes and knows none.
+        let reports = self.reports_token.as_deref().filter(|file| file.exists());
+        reports.unwrap_or(&self.token_file)
     }
 
     /// Those arguments of a worker that its memory depends on.
@@ -121,7 +130,7 @@ impl Surroundings {
         add("--ctx-size", plan.ctx_size.to_string().into());
         add("--digest", plan.digest.as_hex().into());
         add("--advertise", self.address(port).into());
-        add("--token-file", self.token_file.clone().into());
+        add("--token-file", self.worker_token().into());
         let interval = self.heartbeat_interval.as_millis();
         add("--heartbeat-interval-ms", interval.to_string().into());
         if let Some(queen) = &self.queen_url {
@@ -177,6 +186,17 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_gets_a_secret_for_reports_only_where_there_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("localhost.token");
+        let surroundings =
+            Surroundings { reports_token: Some(file.clone()), ..surroundings("127.0.0.1") };
+        assert_eq!(surroundings.worker_token(), Path::new("/secrets/local.token"));
+        std::fs::write(&file, "secret").unwrap();
+        assert_eq!(surroundings.worker_token(), file);
+    }
+
+    #[test]
     fn the_hive_asks_for_health_where_the_worker_listens() {
         for (bind, own) in [
             ("127.0.0.1", "127.0.0.1"),
@@ -195,6 +215,7 @@ mod tests {
             advertised_host: "gpu-1.home.arpa".into(),
             queen_url: Some("http://127.0.0.1:8500".into()),
             token_file: "/secrets/local.token".into(),
+            reports_token: None,
             heartbeat_interval: Duration::from_secs(2),
             threads: Some(2),
             arguments: vec!["--cache-type-k".into(), "q8_0".into()],

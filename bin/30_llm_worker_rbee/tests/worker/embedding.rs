@@ -293,7 +293,7 @@ async fn an_embedding_model_is_imported_and_its_worker_spawned_by_the_keeper() {
     assert_eq!(listed["model"]["kind"], "embedding", "{listed}");
     assert_eq!(listed["model"]["context_length"], 512, "{listed}");
 
-    let secret = cluster.home().path().join("data/secrets/local.token");
+    let secret = cluster.home().path().join("data/secrets/hives/localhost.token");
     let secret = std::fs::read_to_string(secret).unwrap();
     let url = format!("{}/v1/inference", listed["address"].as_str().unwrap());
     let body = embed(json!(["hello"]));

@@ -86,4 +86,15 @@ impl TokenError {
     pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         Self::File { path: path.to_owned(), source }
     }
+
+    /// Whether it is not for what is in a file that it cannot be used, so that it may be read a moment later.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::File { source, .. } => {
+                !matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge)
+            }
+            Self::Database { source, .. } => !sqlite_file::is_of_content(source),
+            _ => false,
+        }
+    }
 }

@@ -16,10 +16,14 @@ use crate::{Caller, TokenError, TokenStore, local_secret};
 /// be thousands of requests a second.
 pub(crate) const FRESH: Duration = Duration::from_millis(20);
 
+/// How long a file rests that could not be read, for want of file descriptors, say.
+const REST: Duration = Duration::from_millis(500);
+
 /// The tokens and the local secret of one folder.
 ///
 /// A file that cannot be read, or makes no sense, counts as one that holds no valid secret, and
-/// one is needed then: damage never opens access.
+/// one is needed then: damage never opens access. One that the system could not read is looked at
+/// again before long, whether it changes or not.
 #[derive(Debug)]
 pub(crate) struct KnownSecrets {
     store: TokenStore,
@@ -50,6 +54,8 @@ struct Read<T> {
     value: T,
     /// When the files were last looked at.
     looked: Option<Instant>,
+    /// When they are read again though they are as they were: the system could not do it.
+    again: Option<Instant>,
 }
 
 /// Length, time of change and file number. The number tells apart two replacements within one tick
@@ -85,9 +91,8 @@ impl KnownSecrets {
 
     /// Who holds the secret with this digest.
     pub(crate) fn holder(&self, digest: &SecretDigest) -> Option<Caller> {
-        let local = self.local.current(|files| {
-            files.first().and_then(|file| read_local(file).map_err(tell).ok().flatten())
-        });
+        let local =
+            self.local.current(|files| files.first().map_or(Ok(None), |file| read_local(file)));
         let mut holder = local.is_some_and(|local| local.matches(digest)).then_some(Caller::Local);
         // Every token is compared, so that the time does not tell which one matched.
         for token in self.tokens().iter().flat_map(|tokens| &*tokens.all) {
@@ -107,19 +112,21 @@ impl KnownSecrets {
     }
 
     fn tokens(&self) -> Option<Tokens> {
-        self.tokens.current(|_| read_tokens(&self.store).map_err(tell).ok())
+        self.tokens.current(|_| read_tokens(&self.store).map(Some))
     }
 }
 
-impl<T: Clone> Followed<T> {
+impl<T: Clone + Default> Followed<T> {
     fn new(files: Vec<PathBuf>, value: T) -> Self {
         // These stamps are those of no file, so that what is there is read again at its first use.
         let stamps = Vec::new();
-        Self { files, read: Mutex::new(Read { stamps, value, looked: None }) }
+        let read = Read { stamps, value, looked: None, again: None };
+        Self { files, read: Mutex::new(read) }
     }
 
-    /// What the files hold, or held a moment ago; they are read if one has changed.
-    fn current(&self, read: impl FnOnce(&[PathBuf]) -> T) -> T {
+    /// What the files hold, or held a moment ago; they are read if one has changed. Nothing, as long as
+    /// they cannot be read.
+    fn current(&self, read: impl FnOnce(&[PathBuf]) -> Result<T, TokenError>) -> T {
         let mut known = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let is_fresh = |looked| now.saturating_duration_since(looked) < FRESH;
@@ -127,11 +134,28 @@ impl<T: Clone> Followed<T> {
             known.looked = Some(now);
             // Before the files are read: a change in between is then read again.
             let stamps: Vec<Stamp> = self.files.iter().map(|file| stamp(file)).collect();
-            if known.stamps != stamps {
-                (known.stamps, known.value) = (stamps, read(&self.files));
+            if known.stamps != stamps || known.again.is_some_and(|again| again <= now) {
+                known.take(stamps, read(&self.files));
             }
         }
         known.value.clone()
+    }
+}
+
+impl<T: Default> Read<T> {
+    fn take(&mut self, stamps: Vec<Stamp>, read: Result<T, TokenError>) {
+        let was_stuck = self.again.is_some();
+        let is_stuck = read.as_ref().is_err_and(TokenError::is_passing);
+        // From now on: the read may have waited for somebody who has the file.
+        self.again = is_stuck.then(|| Instant::now() + REST);
+        self.stamps = stamps;
+        self.value = read.unwrap_or_else(|error| {
+            // Once in a row.
+            if !(was_stuck && is_stuck) {
+                tell(&error);
+            }
+            T::default()
+        });
     }
 }
 
@@ -144,9 +168,8 @@ fn read_local(file: &Path) -> Result<Option<SecretDigest>, TokenError> {
     Ok(existing_local_secret(file)?.map(|local| SecretDigest::of(local.expose())))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is the end of the error")]
-fn tell(error: TokenError) {
-    let reason = with_cause(&error);
+fn tell(error: &TokenError) {
+    let reason = with_cause(error);
     tracing::error!(reason, "secrets cannot be read; nobody gets in by them");
 }
 

@@ -7,26 +7,36 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::Response;
+use futures::future::poll_fn;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+mod patient;
 mod poll_again;
 #[cfg(test)]
 mod tests;
 
+pub use self::patient::{AnswerEnds, Unfinished};
+use self::patient::{Carried, Patient};
 use self::poll_again::PollAgain;
 
-/// The largest head of a request, in bytes; beyond it the answer is a bare 431.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// The largest head of a request, in bytes; beyond it the answer is a bare 431. Heads take memory before
+/// anybody has shown a token.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How many open files are kept for everything but connections.
+const OTHER_FILES: u64 = 64;
+/// As few connections as these are always taken.
+const FEWEST_CONNECTIONS: usize = 16;
 
 /// How long accepting rests after the system refused, for lack of file descriptors, say.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -40,7 +50,7 @@ struct Bounds {
     /// between requests.
     head_time: Duration,
     /// How long a client may take nothing of an answer that waits for it. While it does, the answer
-    /// itself is not looked at: neither its deadline nor what it holds.
+    /// itself is not looked at.
     stall: Duration,
 }
 
@@ -55,15 +65,24 @@ const BOUNDS: Bounds = Bounds {
 /// that are under way get `drain` to end before they are cut.
 ///
 /// Each socket has `TCP_NODELAY`: without it a small event waits for a delayed acknowledgement.
-/// Heads of requests are bounded in size and time; connections are bounded in number, and those whose
-/// clients do not read are closed after a minute.
+/// Heads of requests are bounded in size and time; connections are bounded in number, by what files the
+/// system lets this process open, too; those whose clients do not read are closed after a minute, or when
+/// the [answer's time](AnswerEnds) is over.
 pub async fn serve<S: Routes>(
     listener: TcpListener,
     routes: S,
     stop: CancellationToken,
     drain: Duration,
 ) {
-    serve_within(BOUNDS, listener, routes, stop, drain).await;
+    let connections = connections_within(getrlimit(Resource::Nofile).current);
+    serve_within(Bounds { connections, ..BOUNDS }, listener, routes, stop, drain).await;
+}
+
+/// How many connections are taken where so many files may be open: half of them, since the answer to a
+/// request may need a connection elsewhere.
+fn connections_within(files: Option<u64>) -> usize {
+    let half = files.unwrap_or(u64::MAX).saturating_sub(OTHER_FILES) / 2;
+    usize::try_from(half).unwrap_or(usize::MAX).clamp(FEWEST_CONNECTIONS, BOUNDS.connections)
 }
 
 /// What answers the requests: [`edge`](crate::edge), or a router.
@@ -95,15 +114,17 @@ async fn serve_within<S: Routes>(
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
     while let Some((stream, place)) = stop.run_until_cancelled(door.next()).await {
-        let service = TowerToHyperService::new(routes.clone());
-        let mut stream = TimeoutWriter::new(stream);
-        stream.set_timeout(Some(bounds.stall));
+        let carried = Arc::new(Carried::default());
+        let stream = Patient::new(stream, bounds.stall, Arc::clone(&carried));
+        let routes = routes.clone();
+        let service =
+            service_fn(move |request| answer(routes.clone(), request, Arc::clone(&carried)));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(bounds.head_time)
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(2 * MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(Box::pin(stream)), service);
+            .serve_connection(TokioIo::new(stream), service);
         // In a box: a task has what it awaits twice, as it was captured and as it is polled, and there
         // are many of these.
         let connection = PollAgain::new(graceful.watch(connection));
@@ -121,6 +142,17 @@ async fn serve_within<S: Routes>(
     cut.cancel();
     tasks.close();
     tasks.wait().await;
+}
+
+async fn answer<S: Routes>(
+    mut routes: S,
+    request: Request<Incoming>,
+    carried: Arc<Carried>,
+) -> Result<Response, Infallible> {
+    poll_fn(|context| routes.poll_ready(context)).await?;
+    let response = routes.call(request).await?;
+    carried.begin(response.extensions());
+    Ok(response)
 }
 
 /// Where connections come in.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use access_tokens::Secret;
 use backon::ExponentialBuilder;
-use rbee_operations::{JobCreated, JobSummary, Operation};
+use rbee_operations::{JobCreated, JobList, JobSummary, Operation};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use worker_contract::JobId;
 
 use crate::ClientError;
@@ -101,30 +101,26 @@ impl JobClient {
         Ok(created.job_id)
     }
 
-    /// All jobs that the daemon keeps, the latest first, but those that only look (lists, logs, …).
+    /// The jobs that the daemon keeps, the latest first, but those that only look (lists, logs, …): all that have not
+    /// ended, and up to `limit` others.
     ///
     /// # Errors
     /// The daemon cannot be reached, or refuses.
-    pub async fn list(&self) -> Result<Vec<JobSummary>, ClientError> {
-        self.listed("/v1/jobs").await
+    pub async fn list(&self, limit: usize) -> Result<JobList, ClientError> {
+        self.listed(&format!("/v1/jobs?limit={limit}")).await
     }
 
-    /// All jobs that the daemon keeps, the latest first.
+    /// The same with those that only look.
     ///
     /// # Errors
     /// The daemon cannot be reached, or refuses.
-    pub async fn list_with_looks(&self) -> Result<Vec<JobSummary>, ClientError> {
-        self.listed("/v1/jobs?all=true").await
+    pub async fn list_with_looks(&self, limit: usize) -> Result<JobList, ClientError> {
+        self.listed(&format!("/v1/jobs?limit={limit}&all=true")).await
     }
 
-    async fn listed(&self, path: &str) -> Result<Vec<JobSummary>, ClientError> {
-        #[derive(Deserialize)]
-        struct List {
-            jobs: Vec<JobSummary>,
-        }
+    async fn listed(&self, path: &str) -> Result<JobList, ClientError> {
         let request = self.request(Method::GET, path);
-        let list: List = parse(self, self.send(request.timeout(CALL)).await?).await?;
-        Ok(list.jobs)
+        parse(self, self.send(request.timeout(CALL)).await?).await
     }
 
     /// One job.

@@ -57,7 +57,7 @@ async fn a_job_that_its_caller_ends_is_cancelled_at_the_server() {
         }
     });
     assert_eq!(within(end).await.unwrap(), JobEnd::Cancelled);
-    let jobs = within(client.list()).await.unwrap();
+    let jobs = within(client.list(10)).await.unwrap().jobs;
     assert_eq!(jobs.iter().map(|job| job.state).collect::<Vec<_>>(), [JobState::Cancelled]);
     assert_eq!(within(client.get(&jobs[0].job_id)).await.unwrap(), jobs[0]);
     assert_eq!(within(client.cancel(&jobs[0].job_id)).await.unwrap(), jobs[0]);
@@ -72,14 +72,14 @@ async fn the_token_goes_with_every_call() {
     let events: Vec<_> = within(client.follow(&id, None).try_collect()).await.unwrap();
     assert_eq!(events.len(), 2);
     within(client.get(&id)).await.unwrap();
-    within(client.list()).await.unwrap();
+    within(client.list(10)).await.unwrap();
     within(client.cancel(&id)).await.unwrap();
 
     let stranger = server.client(None);
     let refused = [
         within(stranger.submit(&named("fine"))).await.map(drop),
         within(stranger.follow(&id, None).try_collect::<Vec<_>>()).await.map(drop),
-        within(stranger.list()).await.map(drop),
+        within(stranger.list(10)).await.map(drop),
         within(stranger.cancel(&id)).await.map(drop),
     ];
     for refused in refused {
@@ -109,7 +109,7 @@ async fn a_daemon_that_does_not_run_is_named_with_what_to_do() {
     drop(listener);
     let client = JobClient::new(&format!("http://{address}/"), None);
     for error in [
-        within(client.list()).await.unwrap_err(),
+        within(client.list(10)).await.unwrap_err(),
         within(client.follow(&job(), None).try_collect::<Vec<_>>()).await.unwrap_err(),
     ] {
         assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
@@ -118,10 +118,10 @@ async fn a_daemon_that_does_not_run_is_named_with_what_to_do() {
         assert!(text.contains("`rbee-keeper queen start`"), "{text}");
     }
     let hive = client.with_advice("start the hive with `rbee-keeper hive start gpu-1`");
-    let error = within(hive.list()).await.unwrap_err();
+    let error = within(hive.list(10)).await.unwrap_err();
     assert_eq!(error.hint(), Some("start the hive with `rbee-keeper hive start gpu-1`"));
 
-    let error = within(JobClient::new("not a url", None).list()).await.unwrap_err();
+    let error = within(JobClient::new("not a url", None).list(10)).await.unwrap_err();
     assert!(matches!(error, ClientError::InvalidUrl { .. }), "{error:?}");
 }
 
@@ -136,7 +136,7 @@ async fn answers_that_are_not_of_rbee_are_errors_that_say_so() {
     let client = server.client(None);
     let error = within(client.submit(&named("x"))).await.unwrap_err();
     assert_eq!(error.to_string(), "HTTP 502 Bad Gateway: <html>proxy</html>");
-    let error = within(client.list()).await.unwrap_err();
+    let error = within(client.list(10)).await.unwrap_err();
     assert!(matches!(error, ClientError::Protocol { .. }), "{error:?}");
     let error = within(client.follow(&job(), None).try_collect::<Vec<_>>()).await.unwrap_err();
     assert!(error.to_string().contains("text/event-stream"), "{error}");

@@ -27,7 +27,8 @@ pub struct Limits {
     /// ended first keeps only its final event, without data where that is large; the one that ended last
     /// keeps all.
     pub bytes_of_ended_jobs: usize,
-    /// How many jobs run at once. One more is refused.
+    /// How many jobs run at once: so many that [drain](crate::Executor::drains), and so many others. One more is
+    /// refused.
     pub running: usize,
     /// How many ended looks (see [`Executor::only_looks`](crate::Executor::only_looks)) are remembered, apart from the
     /// other jobs: as long as a client needs to come for the result, and to come again.

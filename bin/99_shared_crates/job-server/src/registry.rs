@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::Stream;
-use rbee_operations::{JobSummary, Operation};
+use rbee_operations::{JobList, JobSummary, Operation};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -36,8 +36,8 @@ pub struct JobRegistry {
 /// A job was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// As many jobs run as may run at once.
-    #[error("{limit} jobs run already, as many as may run at once")]
+    /// As many jobs of this kind run as may run at once.
+    #[error("{limit} jobs of this kind run already, as many as may run at once")]
     TooManyRunning {
         /// How many may run at once.
         limit: usize,
@@ -165,7 +165,10 @@ impl JobRegistry {
         if table.is_closed() {
             return Err(SubmitError::ShuttingDown);
         }
-        if table.running() >= limits.running {
+        // Each kind has its places: answers that many wait for keep no operator out.
+        let of_its_kind =
+            if live.drains { table.draining() } else { table.running() - table.draining() };
+        if of_its_kind >= limits.running {
             return Err(SubmitError::TooManyRunning { limit: limits.running });
         }
         if let Some(store) = self.inner.store_of(&live) {
@@ -189,6 +192,27 @@ impl JobRegistry {
     pub fn list_with_looks(&self) -> Vec<JobSummary> {
         let jobs = self.inner.table().latest_first();
         summaries(jobs.iter())
+    }
+
+    /// The jobs whose callers are to be seen, the latest first: all that have not ended, and the latest `most` of the
+    /// others. Those that only look are among them where they are asked for.
+    #[must_use]
+    pub fn latest(&self, most: usize, with_looks: bool, is_seen: impl Fn(&str) -> bool) -> JobList {
+        let jobs = self.inner.table().latest_first();
+        let mut list = JobList { jobs: Vec::new(), left_out: 0 };
+        let mut ended = 0;
+        let is_listed =
+            |live: &&Arc<LiveJob>| (with_looks || !live.only_looks) && is_seen(&live.facts.caller);
+        for live in jobs.iter().filter(is_listed) {
+            let job = live.job.borrow();
+            ended += usize::from(job.has_ended());
+            if job.has_ended() && ended > most {
+                list.left_out += 1;
+            } else {
+                list.jobs.push(job.summary(&live.facts));
+            }
+        }
+        list
     }
 
     /// Why jobs cannot be recorded at present: they go on, and are kept in memory.

@@ -11,12 +11,11 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use daemon_http::{ApiError, ApiJson, CallerExt};
+use daemon_http::{ApiError, ApiJson, CallerExt, apart};
 use rbee_operations::{JobCreated, JobSummary, SubmitJob};
-use serde_json::json;
 use worker_contract::JobId;
 
-use self::extract::{JobPath, LastEventId, WithLooks};
+use self::extract::{JobPath, LastEventId, Listed};
 use crate::stream_body::{KEEP_ALIVE, stream_body};
 use crate::{Executor, JobRegistry, SubmitError, UnknownJob};
 
@@ -84,13 +83,16 @@ async fn submit(
 async fn list(
     State(jobs): State<Jobs>,
     caller: Option<Extension<CallerExt>>,
-    WithLooks(with_looks): WithLooks,
-) -> Json<serde_json::Value> {
-    let registry = &jobs.registry;
-    let mut listed = if with_looks { registry.list_with_looks() } else { registry.list() };
+    Listed { most, with_looks }: Listed,
+) -> Result<Response, ApiError> {
     let asker = Asker::of(caller);
-    listed.retain(|job| asker.may_see(job));
-    Json(json!({ "jobs": listed }))
+    // There may be a hundred thousand.
+    let listed = move || {
+        let list =
+            jobs.registry.latest(most, with_looks, |caller| asker.sees_all || caller == asker.name);
+        Json(list).into_response()
+    };
+    apart(listed).await
 }
 
 async fn show(

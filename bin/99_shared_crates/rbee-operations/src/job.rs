@@ -59,6 +59,27 @@ impl JobState {
     }
 }
 
+/// How many ended jobs are listed where nobody says it.
+pub const LISTED_JOBS: usize = 1000;
+
+/// The most that can be asked for.
+pub const MAX_LISTED_JOBS: usize = 10_000;
+
+/// The answer to `GET /v1/jobs`, the latest job first: all that have not ended, and of the others the latest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobList {
+    /// The jobs.
+    pub jobs: Vec<JobSummary>,
+    /// How many more have ended, earlier than these; `?limit=` asks for more.
+    #[serde(default, skip_serializing_if = "is_none_left_out")]
+    pub left_out: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_none_left_out(left_out: &usize) -> bool {
+    *left_out == 0
+}
+
 /// A job in a list, or by itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSummary {

@@ -18,7 +18,8 @@ mod ssh_target;
 pub use attached::{AttachedWorker, ServerApi, WorkerAttach, WorkerDetach, without_user};
 pub use fit::{FitReport, WorkerFit};
 pub use job::{
-    DONE_MARKER, EventLevel, JobCreated, JobEvent, JobState, JobSummary, Pace, Progress, SubmitJob,
+    DONE_MARKER, EventLevel, JobCreated, JobEvent, JobList, JobState, JobSummary, LISTED_JOBS,
+    MAX_LISTED_JOBS, Pace, Progress, SubmitJob,
 };
 pub use machine::{
     DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, SshHost,

@@ -499,6 +499,7 @@ impl Answer {
             Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
             Failure::NoPlace(_) => "no_worker",
             Failure::Refused { .. } | Failure::Busy { .. } => "refused",
+            Failure::OwnLimit(_) => "own_limit",
             Failure::WorkerFailed { .. } => "worker_failed",
             Failure::Quarantined { .. } => "quarantined",
         };

@@ -44,6 +44,8 @@ impl Answer {
             Trouble::Deadline => {
                 return Err(Failure::Deadline { tokens: self.progress.tokens() });
             }
+            // Every worker is reached in the same way, so that none is sought.
+            Trouble::OwnLimit(reason) => return Err(Failure::OwnLimit(reason)),
             Trouble::Busy { status, detail, retry_after_s } => {
                 return self.on_busy(status, detail, retry_after_s, &place);
             }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use bytes::Bytes;
@@ -60,6 +60,8 @@ pub(crate) struct WorkerDouble {
 struct Stage {
     scripts: Mutex<VecDeque<Script>>,
     requests: Mutex<Vec<InferenceRequest>>,
+    /// The header `authorization` of each of them.
+    shown: Mutex<Vec<String>>,
     /// Answers that are being given.
     open: AtomicUsize,
     /// Pieces that were taken by the connection.
@@ -93,6 +95,7 @@ impl WorkerDouble {
         let stage = Arc::new(Stage {
             scripts: Mutex::new(scripts.into_iter().collect()),
             requests: Mutex::default(),
+            shown: Mutex::default(),
             open: AtomicUsize::new(0),
             poured: AtomicUsize::new(0),
         });
@@ -148,6 +151,11 @@ impl WorkerDouble {
         self.stage.requests.lock().unwrap().clone()
     }
 
+    /// What the latest of them had as `authorization`.
+    pub(crate) fn shown(&self) -> Option<String> {
+        self.stage.shown.lock().unwrap().last().cloned()
+    }
+
     /// How many answers are being given.
     pub(crate) fn open(&self) -> usize {
         self.stage.open.load(Ordering::SeqCst)
@@ -168,7 +176,13 @@ impl Drop for Open {
     }
 }
 
-async fn infer(State(stage): State<Arc<Stage>>, Json(request): Json<InferenceRequest>) -> Response {
+async fn infer(
+    State(stage): State<Arc<Stage>>,
+    headers: HeaderMap,
+    Json(request): Json<InferenceRequest>,
+) -> Response {
+    let shown = headers.get(AUTHORIZATION).map(|shown| shown.to_str().unwrap().to_owned());
+    stage.shown.lock().unwrap().extend(shown);
     stage.requests.lock().unwrap().push(request);
     stage.open.fetch_add(1, Ordering::SeqCst);
     let open = Open(Arc::clone(&stage));

@@ -1,10 +1,9 @@
 use std::net::SocketAddr;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
+use axum::{Extension, Router};
 use futures::StreamExt as _;
-use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -42,6 +41,7 @@ async fn what_is_no_request_is_refused_and_others_are_served_on() {
     let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000));
     let long_header = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(MAX_HEAD_BYTES));
     let huge_header = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(1 << 20));
+    let unfinished = format!("GET / HTTP/1.1\r\na: {}", "b".repeat(20_000));
     let long_path = format!("GET /{} HTTP/1.1\r\n\r\n", "b".repeat(70_000));
     for (request, status) in [
         ("\u{16}\u{3}\u{1}\u{2}\r\n\r\n", "400"),
@@ -54,6 +54,7 @@ async fn what_is_no_request_is_refused_and_others_are_served_on() {
         (&many_headers, "431"),
         (&long_header, "431"),
         (&huge_header, "431"),
+        (&unfinished, "431"),
         (&long_path, "4"),
     ] {
         let mut client = server.connect().await;
@@ -175,6 +176,48 @@ async fn a_client_that_does_not_read_is_left_and_one_that_reads_slowly_is_not() 
     assert!(server.much_dropped.try_acquire().is_err(), "the slow one is still served");
 }
 
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_left_when_its_time_is_over() {
+    let server = Server::start(BOUNDS, LONG);
+    let mut client = server.connect().await;
+    client.write_all(b"GET /until HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let left = timeout(LONG, server.much_dropped.acquire()).await;
+    left.expect("its body is dropped, long before the connection stalls").unwrap().forget();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_an_answer_with_an_end_is_waited_for() {
+    let stall = Duration::from_secs(5);
+    let (ends, unfinished) = AnswerEnds::at(Instant::now());
+    let mut extensions = axum::http::Extensions::new();
+    extensions.insert(ends);
+    let carried = Arc::new(Carried::default());
+    carried.begin(&extensions);
+    // It takes one byte, and no more before something is read.
+    let (near, _far) = tokio::io::duplex(1);
+    let mut stream = Patient::new(near, stall, Arc::clone(&carried));
+    stream.write_all(b"a").await.unwrap();
+    let begin = Instant::now();
+    assert_eq!(stream.write_all(b"b").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert!(begin.elapsed() < stall, "the body is still there");
+    drop(unfinished);
+    let early = timeout(Duration::from_secs(2), stream.write_all(b"b")).await;
+    assert!(early.is_err(), "the body had ended: {early:?}");
+}
+
+#[test]
+fn connections_leave_half_of_the_open_files_to_others() {
+    for (files, connections) in [
+        (None, 16_384),
+        (Some(1 << 20), 16_384),
+        (Some(1024), 480),
+        (Some(128), 32),
+        (Some(32), 16),
+    ] {
+        assert_eq!(connections_within(files), connections, "{files:?}");
+    }
+}
+
 const HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const HELLO_AND_CLOSE: &[u8] =
     b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -191,7 +234,7 @@ struct Server {
 
 impl Server {
     /// `/hello` answers at once; `/slow` sends "first" and, when it is told to finish, "last"; `/much` does
-    /// not end.
+    /// not end, and `/until` neither, though its time is over soon.
     fn start(bounds: Bounds, drain: Duration) -> Self {
         let (listener, address) = local();
         let [stop, finish_slow, slow_dropped] = std::array::from_fn(|_| CancellationToken::new());
@@ -216,7 +259,21 @@ impl Server {
             });
             std::future::ready(Body::from_stream(pieces))
         };
+        let endless = much.clone();
+        let until = move || {
+            let pieces = endless().into_inner().into_data_stream();
+            let (ends, unfinished) = AnswerEnds::at(Instant::now() + Duration::from_millis(200));
+            let pieces = futures::stream::unfold(
+                (pieces, unfinished),
+                |(mut pieces, unfinished)| async move {
+                    Some((pieces.next().await?, (pieces, unfinished)))
+                },
+            );
+            let body = Body::from_stream(pieces);
+            std::future::ready((Extension(ends), body))
+        };
         let routes = Router::new()
+            .route("/until", get(until))
             .route("/hello", get(async || "hello"))
             .route("/slow", get(slow))
             .route("/much", get(much));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{endless, looking, scripted, within};
+use crate::support::{ended, endless, looking, operation, scripted, within};
 
 #[tokio::test]
 async fn a_job_is_submitted_followed_shown_and_listed() {
@@ -130,6 +130,32 @@ async fn bad_requests_are_refused_with_an_error_object_that_names_the_fault() {
 }
 
 #[tokio::test]
+async fn a_list_has_all_that_runs_and_the_latest_that_ended_and_says_what_it_leaves_out() {
+    let quick = scripted(|_| async { Ok(Outcome::said("done")) });
+    let server = Server::start(Limits::default(), quick);
+    for _ in 0..3 {
+        let id = json(server.submit().await).await["job_id"].as_str().unwrap().parse().unwrap();
+        ended(&server.registry, &id).await;
+    }
+    server.registry.submit(&operation(), "local", &endless()).unwrap();
+    for (query, listed, left_out) in [
+        ("", 4, Value::Null),
+        ("?limit=3", 4, Value::Null),
+        ("?limit=1", 2, 2.into()),
+        ("?limit=0", 1, 3.into()),
+    ] {
+        let list = json(server.get(&format!("/v1/jobs{query}")).await).await;
+        assert_eq!(list["jobs"].as_array().unwrap().len(), listed, "{query:?}");
+        assert_eq!(list["left_out"], left_out, "{query:?}");
+        assert_ne!(list["jobs"][0]["state"], "succeeded", "the latest is the first: {query:?}");
+    }
+    for query in ["?limit=", "?limit=-1", "?limit=10001", "?limit=x"] {
+        let refused = server.get(&format!("/v1/jobs{query}")).await;
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{query:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_jobs_is_refused_with_429_and_retry_after() {
     let server = Server::start(Limits { running: 3, ..Limits::default() }, endless());
     for _ in 0..3 {
@@ -210,6 +236,7 @@ async fn json(response: Response) -> Value {
 
 struct Server {
     address: SocketAddr,
+    registry: JobRegistry,
     http: Client,
     _serving: JoinSet<()>,
 }
@@ -220,15 +247,13 @@ impl Server {
     }
 
     fn behind(auth: Authenticator, limits: Limits, executor: Arc<dyn Executor>) -> Self {
-        let app = edge(
-            routes(JobRegistry::in_memory(limits), executor),
-            Edge { auth, max_body_bytes: 1 << 20 },
-        );
+        let registry = JobRegistry::in_memory(limits);
+        let app = edge(routes(registry.clone(), executor), Edge { auth, max_body_bytes: 1 << 20 });
         let (listener, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, app, CancellationToken::new(), Duration::ZERO));
         let http = Client::builder().no_proxy().build().unwrap();
-        Self { address, http, _serving: serving }
+        Self { address, registry, http, _serving: serving }
     }
 
     fn url(&self, path: &str) -> String {

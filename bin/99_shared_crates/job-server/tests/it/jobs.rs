@@ -211,6 +211,19 @@ async fn one_job_over_the_limit_is_refused_until_another_ends() {
 }
 
 #[tokio::test]
+async fn jobs_that_drain_keep_no_other_out() {
+    let registry = JobRegistry::in_memory(Limits { running: 2, ..Limits::default() });
+    let (answers, others) = (draining(endless()), endless());
+    for executor in [&answers, &answers, &others, &others] {
+        registry.submit(&operation(), "local", executor).unwrap();
+    }
+    for executor in [&answers, &others] {
+        let refused = registry.submit(&operation(), "local", executor);
+        assert_eq!(refused, Err(SubmitError::TooManyRunning { limit: 2 }));
+    }
+}
+
+#[tokio::test]
 async fn old_ended_jobs_are_forgotten_and_running_ones_never() {
     let registry = JobRegistry::in_memory(Limits { keep_jobs: 3, ..Limits::default() });
     let running = registry.submit(&operation(), "local", &endless()).unwrap();
