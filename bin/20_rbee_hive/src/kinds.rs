@@ -1,7 +1,7 @@
 //! What the models of a catalog can do, where whoever added them did not ask, or asked
 //! another worker's binary: models of an earlier rbee.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ pub(crate) async fn find_missing(
     stop: CancellationToken,
 ) {
     let other = other_binary(&catalog, &binary).await;
-    let mut asked = BTreeSet::new();
+    let mut asked = HashSet::new();
     for entry in catalog.list() {
         let is_known = entry.gguf.kind.is_some() && other.is_none();
         // All names of a file are told of it at once.
