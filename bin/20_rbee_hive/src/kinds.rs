@@ -66,10 +66,11 @@ async fn note(
     kind: Option<ModelKind>,
     changes: &Changes,
 ) {
-    let Some(kind) = kind.filter(|kind| entry.gguf.kind != Some(*kind)) else { return };
+    let Some(kind) = kind else { return };
     let digest = entry.sha256.clone();
     match in_catalog(catalog, move |catalog| catalog.note_kind(&digest, kind)).await {
-        Ok(()) => changes.note(),
+        Ok(true) => changes.note(),
+        Ok(false) => {}
         Err(error) => {
             tracing::warn!(model = %entry.alias, %error, "what a model can do cannot be kept");
         }
