@@ -15,7 +15,7 @@ fn a_log_that_nobody_reads_holds_up_neither_answers_nor_the_end() {
     // It says which port it took only where nobody reads: so it is told a free one, which another test may
     // take before it does.
     let is_taken =
-        |ended: &anyhow::Result<()>| ended.as_ref().is_err_and(|error| error.is::<EndedEarly>());
+        |ended: &anyhow::Result<()>| matches!(ended, Err(error) if error.is::<EndedEarly>());
     let mut tries = (0..PORTS).map(|_| run_on_a_free_port());
     tries.find(|ended| !is_taken(ended)).expect("one of the ports stays free").unwrap();
 }
