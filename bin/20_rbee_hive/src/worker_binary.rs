@@ -4,6 +4,7 @@
 //! the engine crashes nothing else. Workers themselves are started by the supervisor.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -76,6 +77,13 @@ pub(crate) struct Mark {
     bytes: u64,
     inode: u64,
     changed: (i64, i64),
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, bytes, inode, changed: (seconds, nanoseconds) } = self;
+        write!(f, "{}, {bytes} bytes, inode {inode}, {seconds}.{nanoseconds:09}", path.display())
+    }
 }
 
 impl WorkerBinary {

@@ -16,7 +16,7 @@ use worker_contract::{InferenceRequest, ModelAlias, RequestId, Task, WorkerId};
 
 use super::describe;
 use super::router::Handlers;
-use super::several::{each_prompt, together};
+use super::several::{at_its_end, each_prompt, together};
 use super::stream_body::stream_body;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original, VIA};
@@ -92,6 +92,7 @@ pub(super) async fn completion(
     }
     let asking = handlers.asking(&headers, &caller);
     let asking = handlers.counted(Some(&first.model), asking)?;
+    let asking = Asking { is_whole: !first.stream, ..asking };
     handlers.texts(first, others, original, asking).await
 }
 
@@ -142,7 +143,12 @@ impl Handlers {
         let answers = each_prompt(request, others, original)
             .map(move |(request, original)| relay.answer(&alias, request, original, asking.clone()))
             .map(parts_of);
-        let given = self.give(model, form, Box::pin(together(answers, prompts, n))).await;
+        let parts: Parts = if stream {
+            Box::pin(together(answers, prompts, n))
+        } else {
+            Box::pin(together(answers.map(at_its_end), prompts, n))
+        };
+        let given = self.give(model, form, parts).await;
         given.map_err(|error| fields.reword(error))
     }
 

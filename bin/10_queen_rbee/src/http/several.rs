@@ -2,7 +2,7 @@
 
 use futures::{Stream, StreamExt as _, stream};
 use serde_json::Value;
-use worker_contract::{InferenceRequest, Prompt, Task, Usage};
+use worker_contract::{InferenceRequest, Prompt, RequestId, Task, Usage};
 
 use crate::attached::Original;
 use crate::dialect::openai::Aside;
@@ -10,6 +10,8 @@ use crate::relay::{Failure, Part};
 
 /// How many prompts of one request are under way at once: as many as one worker gives answers to one prompt.
 const AT_ONCE: usize = 16;
+/// The longest id of a request, in bytes.
+const MAX_ID: usize = 128;
 /// The field of the prompts.
 const PROMPT: &str = "prompt";
 
@@ -27,8 +29,7 @@ pub(super) fn each_prompt(
     };
     tasks.enumerate().map(move |(index, task)| {
         let mut request = InferenceRequest { task, ..first.clone() };
-        let own = format!("{}-{index}", first.request_id).parse();
-        if let (1.., Ok(own)) = (index, own) {
+        if let (1.., Some(own)) = (index, own_id(&first.request_id, index)) {
             request.request_id = own;
         }
         let original = match prompts.next() {
@@ -37,6 +38,29 @@ pub(super) fn each_prompt(
         };
         (request, original)
     })
+}
+
+/// The id of one of several requests: a long one is shortened to make room for the number.
+fn own_id(id: &RequestId, index: usize) -> Option<RequestId> {
+    let number = format!("-{index}");
+    let most = MAX_ID.saturating_sub(number.len());
+    let kept = id.as_str().get(..most).unwrap_or(id.as_str());
+    format!("{kept}{number}").parse().ok()
+}
+
+/// The parts of an answer, given when it is over: what came before it was begun anew is void.
+pub(super) fn at_its_end<One>(parts: One) -> impl Stream<Item = Result<Part, Failure>> + Send
+where
+    One: Stream<Item = Result<Part, Failure>> + Send,
+{
+    let all = parts.fold(Vec::new(), |mut all, part| async move {
+        if matches!(part, Ok(Part::Started { .. })) {
+            all.clear();
+        }
+        all.push(part);
+        all
+    });
+    stream::once(all).flat_map(stream::iter)
 }
 
 /// The parts of the answers to so many prompts, with `n` choices each, as those of one answer: the choices of
@@ -135,7 +159,7 @@ mod tests {
     use axum::http::StatusCode;
     use daemon_http::ApiError;
     use serde_json::json;
-    use worker_contract::{Delta, FinishReason, RequestId, Timings};
+    use worker_contract::{Delta, FinishReason, Timings, WorkerId};
 
     use super::*;
     use crate::attached::Endpoint;
@@ -250,6 +274,30 @@ mod tests {
         assert!(several.map(|(_, original)| original).eq([none.clone(), none]));
     }
 
+    #[test]
+    fn each_prompt_has_an_id_of_its_own_however_long_that_of_all_is() {
+        for length in [1, 125, 126, 127, 128] {
+            let id: RequestId = "r".repeat(length).parse().unwrap();
+            let task = || Task::Completion { prompt: Prompt::Text("a".into()) };
+            let first = InferenceRequest::new(id.clone(), task());
+            let others = std::iter::repeat_with(task).take(99).collect();
+            let none = Original::of_no_server(Endpoint::Completion);
+            let several = each_prompt(first, others, none);
+            let ids: Vec<String> = several.map(|(one, _)| one.request_id.to_string()).collect();
+            assert_eq!(ids[0], id.as_str());
+            let own: std::collections::BTreeSet<&String> = ids.iter().collect();
+            assert_eq!(own.len(), 100, "{length}: {ids:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_of_an_answer_before_it_was_begun_anew_is_void() {
+        let parts = [started(), delta(0, "Good"), started(), delta(0, "Hi"), done(1)];
+        let parts = at_its_end(stream::iter(parts).map(Ok));
+        let parts: Vec<Part> = parts.map(Result::unwrap).collect().await;
+        assert_eq!(parts, [started(), delta(0, "Hi"), done(1)]);
+    }
+
     async fn parts_of<One>(
         answers: impl IntoIterator<Item = One, IntoIter: Send + ExactSizeIterator>,
         n: u32,
@@ -264,6 +312,14 @@ mod tests {
 
     fn delta(index: u32, text: &str) -> Part {
         Part::Delta(Delta { index, text: text.into(), ..Delta::default() })
+    }
+
+    fn started() -> Part {
+        let worker: WorkerId = "w-1".parse().unwrap();
+        let chosen =
+            Estimate { worker: worker.clone(), expected_ms: 1, load: 0, slots: 1, held_bytes: 0 };
+        let why = Why { reason: Reason::OnlyOne, chosen, next: None, candidates: 1 };
+        Part::Started { worker_id: worker, why }
     }
 
     fn done(tokens: u32) -> Part {

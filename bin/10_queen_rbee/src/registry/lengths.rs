@@ -12,7 +12,7 @@ use super::worker::Worker;
 use super::{Liveness, Registry, State};
 use crate::policy::Policy;
 
-/// The most models at hives that something is remembered of.
+/// The most models at hives that something is remembered of: the oldest makes room.
 const MOST: usize = 1024;
 
 /// The last worker of each model that the queen has started at each hive, or else the one with the longest
@@ -20,6 +20,8 @@ const MOST: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Lengths {
     known: BTreeMap<(ModelAlias, HiveAlias), Length>,
+    /// How many have been put there.
+    put: u64,
 }
 
 /// What a worker has shown.
@@ -28,6 +30,8 @@ struct Length {
     /// How large it was started; `None` where somebody else has started it.
     size: Option<Size>,
     tokens: u32,
+    /// Its number among those that were put there.
+    number: u64,
 }
 
 impl Length {
@@ -43,33 +47,48 @@ impl Lengths {
         let tokens = worker.context_tokens();
         let key = (worker.model.clone(), worker.hive_id.clone());
         let is_better = match self.known.get(&key) {
-            Some(Length { size: None, tokens: before }) => {
+            Some(Length { size: None, tokens: before, .. }) => {
                 worker.size.is_some() || tokens > *before
             }
             Some(_) => worker.size.is_some(),
-            None => self.known.len() < MOST,
+            None => true,
         };
         if tokens > 0 && !worker.is_of_server && is_better {
-            self.known.insert(key, Length { size: worker.size, tokens });
+            self.put(key, worker.size, tokens);
         }
     }
 
+    fn put(&mut self, key: (ModelAlias, HiveAlias), size: Option<Size>, tokens: u32) {
+        if self.known.len() >= MOST && !self.known.contains_key(&key) {
+            let oldest = self.known.iter().min_by_key(|(_, length)| length.number);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.known.remove(&oldest);
+            }
+        }
+        self.put += 1;
+        self.known.insert(key, Length { size, tokens, number: self.put });
+    }
+
     /// How long the context is of one that a hive starts with a size, as far as one can tell. A hive that has
-    /// started none by its own settings is believed to have those of the others.
+    /// started none of that size, or none by its own settings, is believed to do as the others: workers may
+    /// divide a size among their slots.
     fn of(&self, model: &ModelAlias, hive: &HiveAlias, size: Size) -> Option<u32> {
         let its = self.known.get(&(model.clone(), hive.clone()));
         if let Some(same) = its.filter(|its| its.size == Some(size)) {
             return Some(same.tokens);
         }
         if size.ctx_size.is_some() {
-            return size.ctx_size;
+            return self.longest(model, |length| length.size == Some(size)).or(size.ctx_size);
         }
         let own = its.filter(|its| its.is_own_setting()).map(|its| its.tokens);
-        own.or_else(|| {
-            let of_model = self.known.iter().filter(|((its, _), _)| its == model);
-            let others = of_model.map(|(_, length)| length).filter(|it| it.is_own_setting());
-            others.map(|length| length.tokens).max()
-        })
+        own.or_else(|| self.longest(model, Length::is_own_setting))
+    }
+
+    /// The longest of some that hives have shown of a model.
+    fn longest(&self, model: &ModelAlias, is_meant: impl Fn(Length) -> bool) -> Option<u32> {
+        let of_model = self.known.iter().filter(|((its, _), _)| its == model);
+        let meant = of_model.map(|(_, length)| *length).filter(|length| is_meant(*length));
+        meant.map(|length| length.tokens).max()
     }
 }
 
@@ -126,17 +145,23 @@ mod tests {
         let alias = |name: &str| name.parse::<HiveAlias>().unwrap();
         let sized = |tokens| Size { slots: None, ctx_size: Some(tokens) };
         let shown = |rows: &[(&str, Option<Size>, u32)]| {
-            let keyed = rows.iter().map(|(hive, size, tokens)| {
-                let length = Length { size: *size, tokens: *tokens };
-                ((model.clone(), alias(hive)), length)
-            });
-            Lengths { known: keyed.collect() }
+            let mut lengths = Lengths::default();
+            for (hive, size, tokens) in rows {
+                lengths.put((model.clone(), alias(hive)), *size, *tokens);
+            }
+            lengths
         };
         let usual = Size::default();
         for (because, rows, size, expected) in [
             ("nobody knows", &[][..], usual, None),
             ("the policy says so", &[("a", None, 256)], sized(1024), Some(1024)),
             ("it is divided among slots", &[("a", Some(sized(1024)), 512)], sized(1024), Some(512)),
+            (
+                "it is divided elsewhere, too",
+                &[("b", Some(sized(1024)), 512), ("c", None, 900)],
+                sized(1024),
+                Some(512),
+            ),
             (
                 "the policy was another one",
                 &[("a", Some(sized(512)), 256)],
@@ -150,5 +175,22 @@ mod tests {
         ] {
             assert_eq!(shown(rows).of(&model, &alias("a"), size), expected, "{because}");
         }
+    }
+
+    #[test]
+    fn where_too_much_is_known_the_oldest_is_forgotten() {
+        let key = |number: usize| {
+            (format!("m-{number}").parse::<ModelAlias>().unwrap(), "h".parse().unwrap())
+        };
+        let mut lengths = Lengths::default();
+        for number in (0..MOST).chain([0, MOST]) {
+            lengths.put(key(number), None, 256);
+        }
+        let of = |number| {
+            let (model, hive) = key(number);
+            lengths.of(&model, &hive, Size::default())
+        };
+        assert_eq!((of(0), of(1), of(MOST)), (Some(256), None, Some(256)));
+        assert_eq!(lengths.known.len(), MOST);
     }
 }

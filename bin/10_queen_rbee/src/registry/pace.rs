@@ -24,6 +24,8 @@ const MOST: u64 = 4 * WHOLE;
 const ALIKE: u64 = WHOLE;
 /// The weight of what is believed before anybody has answered.
 const USUAL: u64 = WHOLE / 100;
+/// The weight of what a worker reports of itself, where nothing was measured.
+const TOLD: u64 = WHOLE / 2;
 /// After so many seconds without another one a measurement weighs half as much.
 const HALF_S: u64 = 120;
 /// Prompts with fewer fresh tokens say nothing of the speed of prefill.
@@ -55,7 +57,7 @@ pub(super) struct Pace {
     token: Shown,
     /// How many tokens an answer has.
     tokens: Shown,
-    /// A token of an answer, by the rates that the worker reports.
+    /// A token of an answer at the highest of the rates that the worker has reported of late.
     told: Shown,
 }
 
@@ -136,11 +138,15 @@ impl Pace {
     }
 
     /// Takes in how many tokens a worker has given in a second, as it says, and to how many requests at once.
-    pub(super) fn on_report(&mut self, tokens_per_second: f32, busy: u32, now: Instant) {
-        let running = busy.max(1);
-        if tokens_per_second > 0.0 {
+    /// Its rate is lower than it could be where it was idle in between or busy with prompts: the best counts.
+    pub(super) fn on_report(&mut self, tokens_per_second: f32, running: u32, now: Instant) {
+        let before = self.told.faded(now);
+        if tokens_per_second > 0.0 && running > 0 {
             let token_us = whole(f64::from(running) * 1e6 / f64::from(tokens_per_second));
-            self.told.take(token_us, (WHOLE / u64::from(running)).max(1), now);
+            if before.weight < TOLD || token_us <= before.value {
+                self.told = Shown::default();
+                self.told.take(token_us, TOLD, now);
+            }
         }
     }
 
@@ -317,11 +323,18 @@ mod tests {
         assert_eq!(token_us(&pace, now), 0, "it has told nothing");
         pace.on_report(0.0, 3, now);
         pace.on_report(f32::NAN, 3, now);
+        pace.on_report(100.0, 0, now);
         assert_eq!(token_us(&pace, now), 0, "it was idle");
         pace.on_report(100.0, 4, now);
         assert_eq!(token_us(&pace, now), 40_000, "four requests share what it gives");
-        pace.on_report(50.0, 0, now);
-        assert_eq!(token_us(&pace, now), (40_000 + 4 * 20_000) / 5, "alone it shows more");
+        pace.on_report(50.0, 1, now);
+        assert_eq!(token_us(&pace, now), 20_000, "alone it shows more");
+        pace.on_report(5.0, 1, now);
+        assert_eq!(token_us(&pace, now), 20_000, "it was idle most of the time");
+        let mut slower = Pace::default();
+        slower.on_report(50.0, 1, now);
+        slower.on_report(5.0, 1, now + HALF);
+        assert_eq!(token_us(&slower, now + HALF), 200_000, "what it did before is long ago");
         let usage = Usage { completion_tokens: 1, ..Usage::default() };
         pace.on_answer(100, usage, took(0.0, 7.0), 9, now);
         assert_eq!(token_us(&pace, now), 7_000, "what the queen has seen counts");

@@ -5,8 +5,8 @@ mod starting;
 mod twice;
 
 use worker_contract::{
-    KvCacheUse, ModelInUse, ModelKind, Restarts, Slots, SupervisedState, Timings, Usage,
-    WorkerState,
+    DeviceKind, KvCacheUse, ModelInUse, ModelKind, Restarts, Slots, SupervisedState, Timings,
+    Usage, WorkerState,
 };
 
 use super::*;
@@ -134,17 +134,18 @@ fn a_machine_that_looked_slow_is_believed_to_be_like_others_after_a_while_withou
 #[test]
 fn a_queen_that_has_just_begun_prefers_the_worker_that_reports_to_be_the_faster_one() {
     let (registry, now) = registry();
-    let report = |name: &str, tokens_per_second, busy| {
-        let hive_id = name.parse().unwrap();
-        let beat = beat(name, WorkerState::Ready, busy);
-        let beat = WorkerHeartbeat { hive_id, tokens_per_second, ..beat };
-        registry.worker_beat(beat, now).unwrap();
-    };
-    report("a", 5.0, 1);
-    report("b", 60.0, 1);
+    for (at, reports) in
+        [(0, [("a", 90.0, 1), ("b", 2.0, 1)]), (2, [("a", 5.0, 1), ("b", 60.0, 1)])]
+    {
+        for (name, tokens_per_second, busy) in reports {
+            report(&registry, name, tokens_per_second, busy, after(now, at));
+        }
+    }
     // What ran there has ended, since it ran through the queen of before.
-    report("a", 0.0, 0);
-    report("b", 0.0, 0);
+    let now = after(now, 4);
+    for name in ["a", "b"] {
+        report(&registry, name, 0.0, 0, now);
+    }
     registry.sweep(now);
     let place = take(&registry, now).expect("both are ready");
     assert_eq!(place.worker_id, id("b"), "{}", place.why);
@@ -155,6 +156,36 @@ fn a_queen_that_has_just_begun_prefers_the_worker_that_reports_to_be_the_faster_
     drop(place);
     registry.sweep(now);
     assert_eq!(take(&registry, now).unwrap().worker_id, id("a"), "its answers show otherwise");
+}
+
+#[test]
+fn a_rate_counts_only_where_the_worker_was_busy_at_both_ends_of_its_time() {
+    for (because, reports, counts) in [
+        ("it is the first one", &[(0, 500.0, 1)][..], false),
+        ("it was idle before", &[(0, 0.0, 0), (2, 500.0, 1)], false),
+        ("it has ended", &[(0, 0.0, 1), (2, 500.0, 0)], false),
+        ("others are missing", &[(0, 0.0, 1), (6, 500.0, 1)], false),
+        ("it came beside the other", &[(0, 0.0, 1), (0, 500.0, 1)], false),
+        ("it was idle a little", &[(0, 0.0, 1), (2, 500.0, 1), (4, 9.0, 1)], true),
+        ("it computed", &[(0, 0.0, 1), (2, 500.0, 1), (4, 0.0, 0)], true),
+    ] {
+        let (registry, now) = registry();
+        for (at, tokens_per_second, busy) in reports {
+            report(&registry, "a", *tokens_per_second, *busy, after(now, *at));
+        }
+        registry.sweep(after(now, reports[reports.len() - 1].0));
+        let speed = registry.state().workers.get(&id("a")).unwrap().speed;
+        let is_believed = speed == pace::usual(DeviceKind::Cpu);
+        assert_eq!(is_believed, !counts, "{because}: {speed:?}");
+    }
+}
+
+/// A worker at the hive of its name says how much it has given since it spoke last.
+fn report(registry: &Registry, name: &str, tokens_per_second: f32, busy: u32, now: Instant) {
+    let hive_id = name.parse().unwrap();
+    let beat = beat(name, WorkerState::Ready, busy);
+    let beat = WorkerHeartbeat { hive_id, tokens_per_second, ..beat };
+    registry.worker_beat(beat, now).unwrap();
 }
 
 #[test]

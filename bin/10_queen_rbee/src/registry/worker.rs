@@ -130,6 +130,20 @@ impl Said {
         Self { beat, at, failed_at: None }
     }
 
+    /// How many requests ran, as far as it tells, while it made the tokens of its next report; `None` where
+    /// it was idle at the beginning or the end, or reports in between are missing.
+    pub(super) fn running_until(
+        &self,
+        next: &WorkerHeartbeat,
+        interval: Duration,
+        now: Instant,
+    ) -> Option<u32> {
+        let since = now.saturating_duration_since(self.at);
+        let is_next = since >= interval / 2 && since <= interval * 3 / 2;
+        let (before, after) = (self.beat.slots.busy, next.slots.busy);
+        (is_next && before.min(after) > 0).then(|| before.max(after))
+    }
+
     /// Its hive says that its process lives and is ready: it was the connection that failed.
     pub(super) fn vouched_for(&mut self) {
         self.failed_at = None;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use worker_contract::{HiveAlias, ModelAlias, WorkerHeartbeat, WorkerId};
+use worker_contract::{HiveAlias, ModelAlias, ModelKind, WorkerHeartbeat, WorkerId};
 
 use super::fits::Size;
 use super::lengths::Lengths;
@@ -97,7 +97,12 @@ impl Workers {
         if worker.is_busy() {
             worker.used_at = now;
         }
-        worker.pace.on_report(beat.tokens_per_second, beat.slots.busy, now);
+        // One that makes vectors counts the tokens of its texts.
+        let is_of_answers = beat.model.kind == ModelKind::Generative && !is_another;
+        let said = worker.said.as_ref().filter(|_| is_of_answers);
+        if let Some(running) = said.and_then(|said| said.running_until(&beat, interval, now)) {
+            worker.pace.on_report(beat.tokens_per_second, running, now);
+        }
         self.numbers.set(worker, &beat.model.name);
         let is_news = worker.context_tokens() != beat.model.context_length;
         worker.said = Some(Said { beat, at: now, failed_at: None });

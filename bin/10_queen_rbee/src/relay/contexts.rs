@@ -14,6 +14,8 @@ pub(super) struct Contexts {
     refused_by: Vec<WorkerId>,
     /// What the last of them said, where the client has nothing yet.
     refusal: Option<Failure>,
+    /// Whether it has asked for the start of a longer one.
+    has_asked: bool,
     /// The longest of those that gave some of the answer.
     gave: u32,
     /// Those of them that do not tell.
@@ -38,6 +40,17 @@ impl Contexts {
             self.refused_by.push(worker.clone());
         }
         is_news
+    }
+
+    /// Asks for the start of a worker with a longer context. False if it has done so before: what was started
+    /// then has turned out too short as well, and the next one may, too.
+    pub(super) fn asks_for_start(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_asked, true)
+    }
+
+    /// The same for an answer that is begun anew.
+    pub(super) fn anew(&self) -> Self {
+        Self { has_asked: self.has_asked, ..Self::default() }
     }
 
     /// The client has nothing yet but that a worker said this.
@@ -128,5 +141,14 @@ mod tests {
         assert!(contexts.refused(&worker("a"), 512) && contexts.refused(&worker("b"), 256));
         assert!(!contexts.refused(&worker("a"), 0));
         assert_eq!((contexts.too_short(), contexts.refused_by().len()), (512, 2));
+    }
+
+    #[test]
+    fn a_start_is_asked_for_once_also_by_an_answer_that_is_begun_anew() {
+        let mut contexts = Contexts::default();
+        contexts.refused(&"a".parse().unwrap(), 512);
+        assert!(contexts.asks_for_start() && !contexts.asks_for_start());
+        let mut anew = contexts.anew();
+        assert_eq!((anew.too_short(), anew.asks_for_start()), (0, false));
     }
 }

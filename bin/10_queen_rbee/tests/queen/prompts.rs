@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use worker_contract::{Prompt, Task};
 
-use crate::support::{Queen, Script, WorkerDouble};
+use crate::support::{Queen, Script, WorkerDouble, until};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -62,6 +62,30 @@ async fn what_is_wrong_with_one_prompt_is_wrong_with_all() {
     let (param, message) = (error["param"].as_str().unwrap(), error["message"].as_str().unwrap());
     assert!(["prompt[0]", "prompt[1]"].contains(&param), "{error}");
     assert!(message.starts_with(&format!("{param}: the prompt has 9000 tokens")), "{error}");
+}
+
+#[tokio::test]
+async fn the_answers_to_several_prompts_are_begun_anew_where_only_another_file_is_left() {
+    let dies = || Script::Dies(&["Good"]);
+    let first = WorkerDouble::start("w-1", [dies(), dies()]);
+    let other = WorkerDouble::start("w-2", []);
+    let queen = Queen::start().await;
+    let beat = |worker: &WorkerDouble, digit: &str| {
+        let mut beat = worker.beat();
+        beat.model.digest = Some(digit.repeat(64).parse().unwrap());
+        beat
+    };
+    queen.worker_beat(&beat(&first, "1")).await;
+    let joins = async {
+        until("the first one has some", async || !first.requests().is_empty()).await;
+        queen.worker_beat(&beat(&other, "2")).await;
+    };
+    let body = prompts(&["a", "b"]);
+    let (reply, ()) = tokio::join!(queen.ask(COMPLETIONS, &body), joins);
+    let choices = reply.json()["choices"].clone();
+    let texts: Vec<_> = [0, 1].map(|index| choices[index]["text"].clone()).to_vec();
+    assert_eq!(texts, ["Hello world", "Hello world"], "{choices}");
+    assert!(other.requests().iter().all(|begun| begun.resume.is_empty()));
 }
 
 fn prompts(prompts: &[&str]) -> Value {

@@ -157,21 +157,33 @@ impl Catalog {
         self.get(alias)
     }
 
-    /// Notes what a model can do, under all names of its files where that is not known. Blocking.
+    /// Which program was last asked what all models can do; `None` where none was. Blocking.
+    pub(crate) fn kinds_told_by(&self) -> Result<Option<String>, CatalogError> {
+        Ok(self.store().kinds_told_by()?)
+    }
+
+    /// Notes which program was asked what all models can do. Blocking.
+    pub(crate) fn note_kinds_told_by(&self, program: &str) -> Result<(), CatalogError> {
+        Ok(self.store().set_kinds_told_by(program)?)
+    }
+
+    /// Notes what a model can do, under all names of its files. Whether that is news. Blocking.
     pub(crate) fn note_kind(
         &self,
         digest: &Sha256Digest,
         kind: ModelKind,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<bool, CatalogError> {
         let store = self.store();
         let view = self.view();
         let names = view.values().filter(|pinned| pinned.entry.sha256 == *digest);
-        for pinned in names.filter(|pinned| pinned.entry.gguf.kind.is_none()) {
+        let mut is_news = false;
+        for pinned in names.filter(|pinned| pinned.entry.gguf.kind != Some(kind)) {
             let mut pinned = pinned.clone();
             pinned.entry.gguf.kind = Some(kind);
             self.write(&store, pinned)?;
+            is_news = true;
         }
-        Ok(())
+        Ok(is_news)
     }
 
     /// Takes a model off the list, and its files off the disk unless another name stands for them.

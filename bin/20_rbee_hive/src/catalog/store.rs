@@ -4,7 +4,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::{Deserialize, Serialize};
 use worker_contract::{
     GgufSummary, ModelAlias, ModelEntry, ModelProjector, ModelShard, Sha256Digest,
@@ -53,6 +53,16 @@ CREATE TABLE IF NOT EXISTS download_parts (
     part       TEXT NOT NULL,     -- an unfinished file that it needs: partial/<part>.part
     PRIMARY KEY (operation, part)
 ) STRICT;";
+
+/// What is known beside the models.
+const CREATE_NOTES: &str = "
+CREATE TABLE IF NOT EXISTS notes (
+    name   TEXT PRIMARY KEY,      -- what it is about
+    value  TEXT NOT NULL
+) STRICT;";
+
+/// The name of the note which program was last asked what the models can do.
+const KINDS_TOLD_BY: &str = "kinds_told_by";
 
 /// The time of change of a file that was never looked at since it got into the table.
 const NEVER: i64 = -1;
@@ -224,6 +234,7 @@ impl Store {
             _ => connection.execute_batch(CREATE)?,
         }
         connection.execute_batch(CREATE_DOWNLOADS)?;
+        connection.execute_batch(CREATE_NOTES)?;
         connection.pragma_update(None, "user_version", LAYOUT)?;
         Ok(Self { connection })
     }
@@ -276,6 +287,18 @@ impl Store {
             "UPDATE models SET projector = ?2 WHERE sha256 = ?1",
             params![digest.as_hex(), projector.map(json)],
         )?;
+        Ok(())
+    }
+
+    pub(super) fn kinds_told_by(&self) -> Result<Option<String>, StoreError> {
+        let select = "SELECT value FROM notes WHERE name = ?1";
+        let found = self.connection.query_row(select, [KINDS_TOLD_BY], |row| row.get(0));
+        Ok(found.optional()?)
+    }
+
+    pub(super) fn set_kinds_told_by(&self, program: &str) -> Result<(), StoreError> {
+        let insert = "INSERT OR REPLACE INTO notes (name, value) VALUES (?1, ?2)";
+        self.connection.execute(insert, [KINDS_TOLD_BY, program])?;
         Ok(())
     }
 

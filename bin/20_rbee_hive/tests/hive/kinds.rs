@@ -34,6 +34,25 @@ async fn what_a_model_can_do_is_found_out_where_an_earlier_rbee_did_not_ask() {
 }
 
 #[tokio::test]
+async fn what_a_model_can_do_is_asked_again_once_the_worker_is_another_one() {
+    let home = Home::new();
+    let file = home.path().join("m.gguf");
+    std::fs::write(&file, b"GGUF kind=embedding").unwrap();
+    let hive = home.start_with(home.double("ready")).await.unwrap();
+    let entry = hive.import(&file, "m").await.unwrap();
+    assert_eq!(entry.gguf.kind, Some(ModelKind::Embedding));
+    hive.hive.shutdown().await;
+
+    let hive = home.start_with(home.double("knows-better")).await.unwrap();
+    wait_until("its kind to be another one", SOON, async || {
+        (hive.hive.models()[0].gguf.kind == Some(ModelKind::Generative)).then_some(())
+    })
+    .await
+    .unwrap();
+    hive.hive.shutdown().await;
+}
+
+#[tokio::test]
 async fn whose_workers_are_told_what_their_models_are_for_does_not_know_it_of_a_file() {
     for (arguments, kind) in [
         (&["--pooling", "mean"][..], None),

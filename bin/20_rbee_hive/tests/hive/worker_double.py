@@ -63,6 +63,8 @@ def answer_question():
         width = re.search(rb"width=(\d+)", head)
         purpose = re.search(rb"kind=(\w+)", head)
         told = {"kind": purpose[1].decode()} if purpose and behaviour != "tells-no-kind" else {}
+        if behaviour == "knows-better":
+            told = {"kind": "generative"}
         print(json.dumps({
             **told,
             "embedding_length": int(width[1]) if width else None,

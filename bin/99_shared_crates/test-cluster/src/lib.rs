@@ -61,5 +61,5 @@ pub use processes::{ProcessInfo, Signal, is_alive, send_signal};
 pub use skip::{skip, skip_test};
 pub use small_disk::SmallDisk;
 pub use sse::{SseEvent, SseStream};
-pub use unread::run_unread;
+pub use unread::{EndedEarly, run_unread};
 pub use wait::wait_until;

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::dispatch::NoPlace;
 use crate::registry::{Failed, Place};
 use crate::relay::Failure;
-use crate::relay::contexts::{Contexts, longer_context};
+use crate::relay::contexts::longer_context;
 use crate::relay::failure::Trouble;
 use crate::relay::reason::Reason;
 use crate::relay::retry::{Mishap, Verdict};
@@ -165,14 +165,15 @@ impl Answer {
     }
 
     /// Whether a worker with a longer context is there, or would be started. For what a server of somebody
-    /// else refuses none is started.
-    fn may_find_longer(&self, place: &Place) -> bool {
+    /// else refuses none is started, and for one request not a second one.
+    fn may_find_longer(&mut self, place: &Place) -> bool {
         let (too_short, others_than) = (self.contexts.too_short(), self.contexts.refused_by());
         let registry = self.relay.dispatcher.registry();
         registry.has_longer_context(&self.model, too_short, others_than)
             || place.target.server.is_none()
                 && place.context_tokens > 0
                 && registry.would_start_longer(&self.model, too_short, clock::now())
+                && self.contexts.asks_for_start()
     }
 
     /// A refusal of a prompt that is too long, with what can be done about it.
@@ -297,7 +298,7 @@ impl Answer {
         self.progress.begin_anew(&mut self.request);
         self.ready.clear();
         // What was computed before and is computed again is no progress: `had` stays.
-        self.contexts = Contexts::default();
+        self.contexts = self.contexts.anew();
     }
 
     /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,
