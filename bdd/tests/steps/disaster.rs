@@ -1,13 +1,15 @@
 //! Workers that end before their time.
 
+use std::pin::pin;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow};
 use cucumber::{then, when};
 use serde_json::Value;
-use test_cluster::{Signal, is_alive, send_signal, wait_until, write_broken_model};
+use test_cluster::{Cluster, Signal, is_alive, send_signal, wait_until, write_broken_model};
 use worker_contract::{SupervisedState, SupervisedWorker};
 
+use super::stream::very_long;
 use super::worker::workers_of_hive;
 use super::{Rbee, SOON, Step};
 
@@ -40,6 +42,62 @@ async fn kill_too_often(world: &mut Rbee) -> Step {
         world.worker = Some(next);
     }
     Err(anyhow!("it came back {} times", world.killed.len()).into())
+}
+
+#[when("a request comes whose workers are killed, one after the other")]
+async fn deadly_request(world: &mut Rbee) -> Step {
+    let (api, cluster) = (world.api()?, world.cluster()?);
+    let is_busy = |worker: &&Value| worker["in_flight"] != 0;
+    // Those keep what they have.
+    let before = cluster.workers().await?;
+    let others: Vec<Value> = before.iter().filter(is_busy).map(|it| it["pid"].clone()).collect();
+    let (mut killed, body) = (Vec::new(), deadly());
+    let mut answer = pin!(api.post("/v1/chat/completions", &body));
+    let answer = loop {
+        tokio::select! {
+            answer = &mut answer => break answer?,
+            pid = next_victim(cluster, &others, &killed) => {
+                let pid = pid?;
+                send_signal(pid, Signal::KILL);
+                killed.push(pid);
+            }
+        }
+    };
+    world.killed.extend(killed);
+    world.answers.push(answer);
+    Ok(())
+}
+
+/// The process that has a request, beside some that have others.
+async fn next_victim(cluster: &Cluster, others: &[Value], killed: &[u32]) -> Result<u32> {
+    let pid = |worker: &Value| worker["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let has_it = |worker: &Value| {
+        let is_new = pid(worker).is_some_and(|pid| !killed.contains(&pid));
+        worker["in_flight"] != 0 && is_new && !others.contains(&worker["pid"])
+    };
+    let busy = cluster.wait_for_worker("a worker that has the request", has_it).await?;
+    pid(&busy).context("a worker without a process")
+}
+
+#[when("the same request comes again")]
+async fn deadly_again(world: &mut Rbee) -> Step {
+    let answer = world.api()?.post("/v1/chat/completions", &deadly()).await?;
+    world.answers.push(answer);
+    Ok(())
+}
+
+#[then(regex = r"^(\d+) workers were killed$")]
+fn killed_so_many(world: &mut Rbee, count: usize) -> Step {
+    ensure!(world.killed.len() == count, "killed were {:?}", world.killed);
+    Ok(())
+}
+
+/// A request whose prompt alone keeps a worker busy for a while: it is killed before it has got on.
+fn deadly() -> Value {
+    let mut body = very_long();
+    body["messages"][0]["content"] = "A bee flies from flower to flower. ".repeat(80).into();
+    body["max_tokens"] = 100.into();
+    body
 }
 
 #[then("the same worker runs in another process")]

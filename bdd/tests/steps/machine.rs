@@ -17,6 +17,12 @@ async fn machine_with_model(world: &mut Rbee, alias: String) -> Step {
     Ok(())
 }
 
+#[given(regex = r#"^another machine "([^"]+)"$"#)]
+async fn machine(world: &mut Rbee, alias: String) -> Step {
+    world.cluster_mut()?.add_machine(&alias.parse()?).await?;
+    Ok(())
+}
+
 #[given(regex = r#"^another machine "([^"]+)" with a worker$"#)]
 async fn machine_with_worker(world: &mut Rbee, alias: String) -> Step {
     machine_with_model(world, alias.clone()).await?;

@@ -29,6 +29,7 @@ mod server;
 mod stream;
 mod table;
 mod token;
+mod urgency;
 mod worker;
 
 use std::fmt;
@@ -68,6 +69,8 @@ pub(crate) struct Rbee {
     events: Option<SseStream>,
     /// Aborted when the scenario ends.
     waiting: JoinSet<Result<Answer>>,
+    /// Requests of a priority, whose answers come in the order of their ends.
+    urgent: JoinSet<Result<(String, Answer)>>,
     worker: Option<SupervisedWorker>,
     killed: Vec<u32>,
     job: Option<JobId>,

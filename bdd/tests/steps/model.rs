@@ -27,16 +27,31 @@ async fn try_import(world: &mut Rbee, what: String, alias: String) -> Step {
     world.run_job(&Operation::ModelImport(import)).await
 }
 
-/// Two files, so that their workers share no weights: the second has some bytes more, which nothing reads.
 #[given(regex = r#"^the models "([^"]+)" and "([^"]+)", of which only one fits$"#)]
 async fn two_models(world: &mut Rbee, first: String, second: String) -> Step {
+    import_two(world, HiveAlias::localhost(), &first, &second).await
+}
+
+#[given(regex = r#"^the models "([^"]+)" and "([^"]+)" on this machine and on "([^"]+)"$"#)]
+async fn two_models_on_both(
+    world: &mut Rbee,
+    first: String,
+    second: String,
+    machine: String,
+) -> Step {
+    import_two(world, HiveAlias::localhost(), &first, &second).await?;
+    import_two(world, machine.parse()?, &first, &second).await
+}
+
+/// Two files, so that their workers share no weights: the second has some bytes more, which nothing reads.
+async fn import_two(world: &Rbee, hive_id: HiveAlias, first: &str, second: &str) -> Step {
     let demo = demo_model()?;
     let other = world.cluster()?.home().path().join("other.gguf");
     fs::copy(&demo, &other)?;
     fs::File::options().append(true).open(&other)?.write_all(&[0; 4096])?;
     for (path, alias) in [(demo, first), (other, second)] {
         let import = ModelImport {
-            hive_id: HiveAlias::localhost(),
+            hive_id: hive_id.clone(),
             path: path.to_string_lossy().into_owned(),
             alias: Some(alias.parse()?),
             link: false,

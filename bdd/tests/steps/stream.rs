@@ -204,7 +204,7 @@ fn whole_characters(world: &mut Rbee) -> Step {
 }
 
 /// A request whose answer takes many seconds.
-fn very_long() -> Value {
+pub(super) fn very_long() -> Value {
     let mut body = ask("Write a very long story about a bee and her hive.");
     body["max_tokens"] = 900.into();
     body["ignore_eos"] = true.into();

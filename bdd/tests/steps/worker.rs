@@ -87,6 +87,30 @@ async fn only_worker_runs(world: &mut Rbee, model: String) -> Step {
     Ok(())
 }
 
+#[then(regex = r#"^(\d+) workers? runs? the model "([^"]+)" in the end$"#)]
+async fn run_in_the_end(world: &mut Rbee, count: usize, model: String) -> Step {
+    let cluster = world.cluster()?;
+    let mut seen = Vec::new();
+    wait_until(&format!("{count} workers of {model}"), 3 * SOON, async || {
+        seen = cluster.workers().await.ok()?;
+        let is_it = |worker: &&Value| worker["model"]["name"] == model.as_str();
+        (seen.iter().filter(is_it).count() == count).then_some(())
+    })
+    .await
+    .with_context(|| format!("the queen lists {seen:?}"))?;
+    Ok(())
+}
+
+#[then(regex = r#"^(\d+) workers? (?:was|were) ever started for the model "([^"]+)"$"#)]
+async fn ever_started(world: &mut Rbee, count: usize, model: String) -> Step {
+    let path = format!("/v1/decisions?limit=1000&model={model}");
+    let decided = world.api()?.get(&path).await?.expect_status(200)?.json()?;
+    let all = decided["decisions"].as_array().context("no decisions are told")?;
+    let started = all.iter().filter(|decision| decision["kind"] == "spawn").count();
+    ensure!(started == count, "{started} were: {all:?}");
+    Ok(())
+}
+
 #[then("the hive shows that worker with its model, its device and its process")]
 async fn hive_shows(world: &mut Rbee) -> Step {
     let spawned = world.worker()?;

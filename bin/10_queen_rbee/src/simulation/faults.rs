@@ -23,6 +23,9 @@ pub(super) enum Fault {
     CutFrom,
     /// Nothing gets from the queen to it.
     CutTo,
+    /// It is told to end: it goes on with what it has and takes nothing else, until its time is over and
+    /// the process ends, whatever it has then. The next one is there at once.
+    Drain,
 }
 
 /// A fault, where, and when it is over.
@@ -39,7 +42,7 @@ pub(super) fn plan(rng: &mut Rng, workers: usize, end: Duration) -> Vec<Planned>
     let mut planned: Vec<Planned> = Vec::new();
     let mut at = Duration::from_millis(rng.u64(1500..4000));
     while at < end {
-        let fault = match rng.u32(0..12) {
+        let fault = match rng.u32(0..14) {
             0 => Fault::Hang,
             1 => Fault::Stall,
             2 => Fault::Slow,
@@ -47,6 +50,7 @@ pub(super) fn plan(rng: &mut Rng, workers: usize, end: Duration) -> Vec<Planned>
             4 => Fault::Cut,
             5 => Fault::CutFrom,
             6 => Fault::CutTo,
+            7..9 => Fault::Drain,
             _ => Fault::Crash,
         };
         let worker = rng.usize(0..workers);

@@ -44,6 +44,8 @@ pub(super) struct History {
     /// What happened when.
     pub(super) told: Vec<String>,
     pub(super) failovers: u64,
+    /// How many answers were cut off because the time to drain was over.
+    pub(super) drained: u64,
 }
 
 pub(super) struct House {
@@ -150,6 +152,7 @@ impl House {
             Fault::Cut => sim.partition(name.as_str(), "queen"),
             Fault::CutFrom => sim.partition_oneway(name.as_str(), "queen"),
             Fault::CutTo => sim.partition_oneway("queen", name.as_str()),
+            Fault::Drain => knobs.drains.store(true, SeqCst),
         }
     }
 
@@ -163,6 +166,12 @@ impl House {
             Fault::Slow => knobs.is_slow.store(false, SeqCst),
             Fault::Babble => knobs.babbles.store(false, SeqCst),
             Fault::Cut | Fault::CutFrom | Fault::CutTo => sim.repair(name.as_str(), "queen"),
+            Fault::Drain => {
+                self.history().drained += u64::from(knobs.requests.load(SeqCst));
+                sim.crash(name.as_str());
+                knobs.drains.store(false, SeqCst);
+                sim.bounce(name.as_str());
+            }
         }
     }
 
@@ -174,11 +183,14 @@ impl House {
 /// The hive: it says of its workers what it sees, at once and every two seconds, by the same network.
 async fn report_hive(workers: Vec<Arc<Knobs>>) -> turmoil::Result {
     let socket = UdpSocket::bind(("0.0.0.0", 0)).await?;
-    let mut last: Vec<(bool, u32)> = Vec::new();
+    let mut last: Vec<(bool, bool, u32)> = Vec::new();
     let mut silent = 0;
+    let look = |worker: &Arc<Knobs>| {
+        let (is_down, drains) = (&worker.is_down, &worker.drains);
+        (is_down.load(SeqCst), drains.load(SeqCst), worker.pid.load(SeqCst))
+    };
     loop {
-        let seen: Vec<_> =
-            workers.iter().map(|w| (w.is_down.load(SeqCst), w.pid.load(SeqCst))).collect();
+        let seen: Vec<_> = workers.iter().map(look).collect();
         if seen != last || silent >= 40 {
             let listed: Vec<_> = workers.iter().map(|knobs| listed(knobs)).collect();
             let beat = HiveHeartbeat {
@@ -200,7 +212,7 @@ async fn report_hive(workers: Vec<Arc<Knobs>>) -> turmoil::Result {
 }
 
 fn listed(knobs: &Knobs) -> SupervisedWorker {
-    let is_down = knobs.is_down.load(SeqCst);
+    let (is_down, drains) = (knobs.is_down.load(SeqCst), knobs.drains.load(SeqCst));
     let restarts = Restarts { count: 1, reason: "signal 9".into(), waiting: is_down };
     SupervisedWorker {
         worker_id: knobs.who.name.parse().unwrap(),
@@ -211,10 +223,10 @@ fn listed(knobs: &Knobs) -> SupervisedWorker {
         port: PORT,
         pid: knobs.pid.load(SeqCst),
         started_at: 0,
-        state: if is_down {
-            SupervisedState::Starting { progress: 0.0 }
-        } else {
-            SupervisedState::Ready
+        state: match () {
+            () if is_down => SupervisedState::Starting { progress: 0.0 },
+            () if drains => SupervisedState::Stopping,
+            () => SupervisedState::Ready,
         },
         restarts: Some(restarts),
         memory_bytes: None,

@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::worker::{Body, Inside, Knobs, LOOK, TOKEN, length, serve, token, where_it_goes_on};
+use super::worker::{
+    Body, Inside, Knobs, LOOK, TOKEN, busy, length, serve, token, where_it_goes_on,
+};
 
 /// A server's process, from its start until the simulation kills it.
 pub(super) async fn run(knobs: Arc<Knobs>) -> std::io::Result<()> {
@@ -38,6 +40,9 @@ async fn answer(
         return Ok(Response::new(StreamBody::new(models.boxed() as _)));
     }
     let body = request.into_body().collect().await?.to_bytes();
+    if knobs.drains.load(SeqCst) {
+        return Ok(busy());
+    }
     let body: Value = serde_json::from_slice(&body).unwrap();
     let (prompt, from) = where_it_goes_on(body["prompt"].as_str().unwrap(), &knobs);
     let inside = Inside::new(Arc::clone(&knobs));

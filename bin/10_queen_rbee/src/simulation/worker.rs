@@ -283,7 +283,7 @@ async fn infer(
 }
 
 /// The answer of one that takes no requests.
-fn busy() -> Response<Body> {
+pub(super) fn busy() -> Response<Body> {
     let error = json!({"error": {
         "message": "it takes no requests", "type": "service_unavailable_error", "param": null, "code": "not_ready",
     }});

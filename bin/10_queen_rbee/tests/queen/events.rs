@@ -9,6 +9,8 @@ use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until
 
 const CHAT: &str = "/v1/chat/completions";
 const MIB: usize = 1 << 20;
+/// How many may read at once.
+const READERS: usize = 1024;
 
 #[tokio::test]
 async fn a_snapshot_comes_first_and_then_what_changes_and_nothing_else() {
@@ -133,6 +135,30 @@ async fn who_does_not_read_is_cut_off_and_told_so_while_others_get_everything() 
     let end = slow.end().await;
     assert_eq!(end["reason"], "too_slow", "{end}");
     assert!(end["missed"].as_u64().unwrap() > 0);
+}
+
+#[tokio::test]
+async fn as_many_read_as_may_and_the_next_one_is_told_so_until_somebody_leaves() {
+    // Each reader is two files of this process.
+    daemon_lifecycle::raise_file_limit();
+    let queen = Queen::start().await;
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        readers.push(Events::open(&queen, None).await);
+    }
+    let refused = Reply::read(queen.get("/v1/events")).await;
+    let error = refused.error(429, "too_many_readers");
+    assert_eq!(error["message"], "1024 read the events already, as many as may", "{error}");
+    assert_eq!(refused.header("retry-after"), "10");
+    assert_eq!(queen.status().await["waiting"], 0, "all else goes on");
+    readers.pop();
+    until("there is room for another one", async || {
+        queen.get("/v1/events").send().await.unwrap().status() == 200
+    })
+    .await;
+    for reader in &mut readers {
+        assert_eq!(reader.next().await.0, "snapshot");
+    }
 }
 
 #[tokio::test]

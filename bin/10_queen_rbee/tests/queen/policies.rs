@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rbee_operations::ModelPolicy;
 use serde_json::{Value, json};
+use worker_contract::{DeviceKind, HiveHeartbeat};
 
 use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
 
@@ -263,6 +264,47 @@ async fn a_worker_that_must_be_and_has_no_place_is_told_of() {
 }
 
 #[tokio::test]
+async fn a_worker_that_must_be_and_fails_is_tried_elsewhere_at_once_and_then_not_again_and_again() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"min": 1}})).await;
+    let hive = HiveDouble::start(true);
+    hive.let_start();
+    until("it is told that no place is left", async || {
+        queen.hive_beat(&with_room(hive.beat_with_workers(8))).await;
+        decided(&queen).await.iter().any(|reason| reason == "no_place policy_min")
+    })
+    .await;
+    let mut asked = hive.asked();
+    asked.sort();
+    assert_eq!(asked, ["spawn m CPU-0", "spawn m GPU-0"], "each device once");
+    let failures = decided(&queen).await;
+    let failures = failures.iter().filter(|reason| *reason == "no_place start_failed").count();
+    assert_eq!(failures, 2, "each failure is told of");
+}
+
+#[tokio::test]
+async fn a_worker_that_must_be_and_fails_on_one_hive_comes_up_on_another() {
+    let queen = Queen::start().await;
+    set(&queen, json!({"model": "m", "policy": {"min": 1}})).await;
+    let failing = HiveDouble::start(true);
+    let other = HiveDouble::start_as("other".parse().unwrap(), false);
+    failing.let_start();
+    other.let_start();
+    until("it has come up", async || {
+        // The card of the one that fails is the better place.
+        let mut beat = with_room(failing.beat_with_workers(8));
+        beat.devices.retain(|device| device.id.kind == DeviceKind::Gpu);
+        queen.hive_beat(&beat).await;
+        let mut beat = with_room(other.beat_with_workers(8));
+        beat.devices.retain(|device| device.id.kind == DeviceKind::Cpu);
+        queen.hive_beat(&beat).await;
+        !other.started().is_empty()
+    })
+    .await;
+    assert_eq!((failing.asked(), other.spawns()), (vec!["spawn m GPU-0".to_owned()], 1));
+}
+
+#[tokio::test]
 async fn requests_that_wait_for_long_get_another_worker_where_there_is_room() {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     hive.let_start();
@@ -324,6 +366,22 @@ async fn report(queen: &Queen, hive: &HiveDouble, free_gib: u64) {
 
 async fn set(queen: &Queen, change: Value) {
     job(queen, json!({ "ModelPolicySet": change })).await;
+}
+
+/// A report of devices that all have room for any model.
+fn with_room(mut beat: HiveHeartbeat) -> HiveHeartbeat {
+    for device in &mut beat.devices {
+        (device.memory_total_bytes, device.memory_free_bytes) = (64 << 30, 64 << 30);
+    }
+    beat
+}
+
+/// The decisions, each with its reason.
+async fn decided(queen: &Queen) -> Vec<String> {
+    let told = Reply::read(queen.get("/v1/decisions")).await.json();
+    let all = told["decisions"].as_array().unwrap().iter();
+    all.map(|it| format!("{} {}", it["kind"].as_str().unwrap(), it["reason"].as_str().unwrap()))
+        .collect()
 }
 
 /// The result of a job.

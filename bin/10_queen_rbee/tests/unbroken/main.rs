@@ -4,6 +4,8 @@
 //! be one long text, and greedy ones of workers in batch-invariant mode, which have one right text.
 #![expect(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
+mod records;
+
 use std::time::{Duration, Instant};
 
 use rbee_operations::{Operation, WorkerTarget};

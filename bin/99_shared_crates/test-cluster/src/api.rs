@@ -70,6 +70,20 @@ impl Api {
         answer(self.request(Method::POST, path).json(body)).await
     }
 
+    /// Sends `POST` with a JSON body and headers.
+    pub async fn post_with(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Result<Answer> {
+        let mut request = self.request(Method::POST, path).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request).await
+    }
+
     /// Sends `POST` with these bytes, said to be JSON.
     pub async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Result<Answer> {
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, "application/json");

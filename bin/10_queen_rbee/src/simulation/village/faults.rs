@@ -22,6 +22,11 @@ pub(super) enum Fault {
     WorkerSlow,
     /// One of its workers sends what is no event.
     WorkerBabble,
+    /// The operator ends one of its workers: that goes on with what it has and takes nothing else, until its
+    /// time is over.
+    WorkerDrain,
+    /// The operator ends all of its workers so.
+    Drain,
     /// Its hive ends, and is started again at the end; workers go on.
     HiveCrash,
     /// Its power is cut: nobody is told, and nothing of it is there afterwards.
@@ -57,7 +62,9 @@ pub(super) fn plan(rng: &mut Rng, machines: usize, mild: bool, end: Duration) ->
     let mut planned: Vec<Planned> = Vec::new();
     let mut at = Duration::from_millis(rng.u64(1000..4000));
     while at < end {
-        let fault = match rng.u32(0..20) {
+        let fault = match rng.u32(0..23) {
+            20..22 => Fault::WorkerDrain,
+            22 => Fault::Drain,
             which if mild => match which {
                 0..3 => Fault::WorkerHang,
                 3..6 => Fault::WorkerStall,
@@ -104,6 +111,8 @@ pub(super) struct Begun {
     pub(super) planned: Planned,
     /// The worker that it struck.
     worker: Option<Arc<Knobs>>,
+    /// The workers that are to end when it is over.
+    draining: Vec<Arc<Knobs>>,
 }
 
 impl Planned {
@@ -119,13 +128,15 @@ impl Planned {
         // What never was ready is not started again.
         living.retain(|worker| !worker.is_loading.load(SeqCst));
         let worker = (!living.is_empty()).then(|| Arc::clone(&living[rng.usize(0..living.len())]));
-        let mut told = None;
+        let (mut told, mut draining) = (None, Vec::new());
         match self.fault {
             Fault::WorkerCrash => {
                 if let Some(worker) = &worker {
                     machine.kill(&worker.who.name);
                 }
             }
+            Fault::WorkerDrain => draining.extend(worker.clone()),
+            Fault::Drain => draining = living,
             Fault::HiveCrash => machine.hive_is_down.store(true, SeqCst),
             Fault::PowerCut => {
                 sim.partition(name, "queen");
@@ -144,12 +155,16 @@ impl Planned {
                 }
             }
         }
-        (Begun { planned: self, worker }, told)
+        for worker in &draining {
+            machine.drain(&worker.who.name);
+        }
+        (Begun { planned: self, worker, draining }, told)
     }
 }
 
 impl Begun {
-    pub(super) fn end(&self, sim: &mut turmoil::Sim<'_>, machine: &Machine) {
+    /// Ends; tells how many answers are cut off by that.
+    pub(super) fn end(&self, sim: &mut turmoil::Sim<'_>, machine: &Machine) -> u32 {
         let name = machine.name.as_str();
         match self.planned.fault {
             Fault::HiveCrash => machine.hive_is_down.store(false, SeqCst),
@@ -160,13 +175,18 @@ impl Begun {
             Fault::Cut | Fault::CutFrom | Fault::CutTo => sim.repair(name, "queen"),
             Fault::SlowStarts => machine.starts_are_slow.store(false, SeqCst),
             Fault::FailingStarts => machine.starts_fail.store(false, SeqCst),
-            Fault::WorkerCrash | Fault::Forget | Fault::Jump => {}
+            Fault::WorkerCrash
+            | Fault::WorkerDrain
+            | Fault::Drain
+            | Fault::Forget
+            | Fault::Jump => {}
             fault => {
                 if let Some(knob) = self.worker.as_ref().and_then(|worker| knob(worker, fault)) {
                     knob.store(false, SeqCst);
                 }
             }
         }
+        self.draining.iter().map(|worker| machine.remove(&worker.who.name)).sum()
     }
 
     /// The name of the worker that it struck.

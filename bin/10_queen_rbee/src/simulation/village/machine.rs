@@ -120,6 +120,28 @@ impl Machine {
         }
     }
 
+    /// Tells a worker to end, which goes on with what it has.
+    pub(super) fn drain(&self, name: &str) {
+        for process in self.state().workers.values_mut() {
+            if process.knobs.who.name == name {
+                process.state = SupervisedState::Stopping;
+                process.restart_at = None;
+                process.knobs.drains.store(true, SeqCst);
+            }
+        }
+    }
+
+    /// Ends a worker for good; tells how many requests it still had.
+    pub(super) fn remove(&self, name: &str) -> u32 {
+        let mut state = self.state();
+        let found = state.workers.iter().find(|(_, process)| process.knobs.who.name == name);
+        let Some(id) = found.map(|(id, _)| id.clone()) else { return 0 };
+        let Some(process) = state.workers.remove(&id) else { return 0 };
+        let cut_off = if process.lives() { process.knobs.requests.load(SeqCst) } else { 0 };
+        process.killed.cancel();
+        cut_off
+    }
+
     /// Starts a worker where there is memory for it.
     pub(super) fn begin(
         &self,

@@ -53,6 +53,8 @@ pub(super) struct History {
     pub(super) failovers: u64,
     pub(super) starts: u64,
     pub(super) evictions: u64,
+    /// How many answers were cut off because the time to drain was over.
+    pub(super) drained: u64,
 }
 
 type Shared = Arc<Mutex<History>>;
@@ -106,7 +108,8 @@ pub(super) fn run(seed: u64) -> History {
         under_way.retain(|begun| {
             let goes_on = begun.planned.until > now;
             if !goes_on {
-                begun.end(&mut sim, &machines[begun.planned.machine]);
+                let cut_off = begun.end(&mut sim, &machines[begun.planned.machine]);
+                history.lock().unwrap().drained += u64::from(cut_off);
             }
             goes_on
         });

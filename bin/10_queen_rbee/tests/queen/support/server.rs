@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -63,6 +63,11 @@ struct Stage {
     props: Mutex<Option<Value>>,
     /// It shows its list to those without a token, too.
     is_list_open: AtomicBool,
+    /// Its list never comes.
+    never_lists: AtomicBool,
+    /// How often it was looked at in vain, and by how many just now.
+    looks: AtomicUsize,
+    looking: AtomicUsize,
     plays: Mutex<VecDeque<Plays>>,
     requests: Mutex<Vec<(String, Value)>>,
 }
@@ -78,6 +83,21 @@ impl ServerDouble {
         Self::start_at(0, owner, models, plays, None).unwrap()
     }
 
+    /// The same behind a path such as `/llm`, and nowhere else.
+    pub(crate) fn start_behind(
+        path: &str,
+        owner: &'static str,
+        models: &[&'static str],
+        plays: impl IntoIterator<Item = Plays>,
+    ) -> Self {
+        let stage = Stage::new(owner, models, plays, None);
+        let mut server = Self::serve_routes(0, Router::new().nest(path, routes(&stage)), stage);
+        if let Some(server) = &mut server {
+            server.url.push_str(path);
+        }
+        server.unwrap()
+    }
+
     /// The same at a port, with a token that it demands.
     pub(crate) fn start_at(
         port: u16,
@@ -86,24 +106,24 @@ impl ServerDouble {
         plays: impl IntoIterator<Item = Plays>,
         token: Option<&'static str>,
     ) -> Option<Self> {
-        let stage = Arc::new(Stage {
-            owner,
-            token,
-            models: Mutex::new(models.to_vec()),
-            listing: Mutex::default(),
-            props: Mutex::default(),
-            is_list_open: AtomicBool::new(false),
-            plays: Mutex::new(plays.into_iter().collect()),
-            requests: Mutex::default(),
-        });
-        let routes = Router::new()
-            .route("/v1/models", get(list))
-            .route("/props", get(props))
-            .route("/v1/{*path}", post(answer))
-            .with_state(Arc::clone(&stage));
+        let stage = Stage::new(owner, models, plays, token);
+        Self::serve_routes(port, routes(&stage), stage)
+    }
+
+    fn serve_routes(port: u16, routes: Router, stage: Arc<Stage>) -> Option<Self> {
         let (address, server) = super::serve(routes, port)?;
         let url = format!("http://{address}");
         Some(Self { url, port: address.port(), stage, _server: server })
+    }
+
+    /// Never answers who looks at its list of models from now on.
+    pub(crate) fn never_list(&self) {
+        self.stage.never_lists.store(true, SeqCst);
+    }
+
+    /// How often it was looked at in vain, and how many of those who did still wait.
+    pub(crate) fn looks_in_vain(&self) -> (usize, usize) {
+        (self.stage.looks.load(SeqCst), self.stage.looking.load(SeqCst))
     }
 
     /// Has other models from now on.
@@ -137,7 +157,53 @@ impl ServerDouble {
     }
 }
 
+fn routes(stage: &Arc<Stage>) -> Router {
+    Router::new()
+        .route("/v1/models", get(list))
+        .route("/props", get(props))
+        .route("/v1/{*path}", post(answer))
+        .with_state(Arc::clone(stage))
+}
+
+/// Counts somebody who looks in vain for as long as they wait.
+struct Looking(Arc<Stage>);
+
+impl Looking {
+    fn new(stage: Arc<Stage>) -> Self {
+        stage.looks.fetch_add(1, SeqCst);
+        stage.looking.fetch_add(1, SeqCst);
+        Self(stage)
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.looking.fetch_sub(1, SeqCst);
+    }
+}
+
 impl Stage {
+    fn new(
+        owner: &'static str,
+        models: &[&'static str],
+        plays: impl IntoIterator<Item = Plays>,
+        token: Option<&'static str>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            owner,
+            token,
+            models: Mutex::new(models.to_vec()),
+            listing: Mutex::default(),
+            props: Mutex::default(),
+            is_list_open: AtomicBool::new(false),
+            never_lists: AtomicBool::new(false),
+            looks: AtomicUsize::new(0),
+            looking: AtomicUsize::new(0),
+            plays: Mutex::new(plays.into_iter().collect()),
+            requests: Mutex::default(),
+        })
+    }
+
     fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
         let expected = format!("Bearer {}", self.token?);
         let is_right = headers.get(AUTHORIZATION).is_some_and(|value| *value == *expected);
@@ -147,6 +213,10 @@ impl Stage {
 }
 
 async fn list(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
+    if stage.never_lists.load(SeqCst) {
+        let _looking = Looking::new(Arc::clone(&stage));
+        return std::future::pending().await;
+    }
     let is_open = stage.is_list_open.load(SeqCst);
     if let Some(refusal) = stage.refusal(&headers).filter(|_| !is_open) {
         return refusal;
