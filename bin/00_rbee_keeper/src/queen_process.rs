@@ -32,6 +32,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one that did not say so may take to end by itself: a part of it may still work.
 const HUNG_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a call may take that only tells whether a daemon takes calls.
+const KNOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How much of a daemon's log an error tells, in lines.
 const LOG_LINES: usize = 5;
 
@@ -132,8 +134,7 @@ pub(crate) async fn stop_queen_alone(session: &Session) -> Result<Option<Ended>,
     end(session, Daemon::Queen, &running, true).await
 }
 
-/// Asks for its health first: once a daemon is ending it takes no call, and streams that it finishes
-/// look like those of a daemon that hangs.
+/// Ends a daemon, with all the time that it gives its requests and workers, unless it hangs.
 async fn end(
     session: &Session,
     daemon: Daemon,
@@ -146,26 +147,42 @@ async fn end(
         + Duration::from_secs(config.hive.stop_grace_s);
     let drain = Duration::from_secs(config.queen.drain_s);
     session.output.note(&stopping(daemon, drain, grace));
-    if hangs(&local_url(running.addr), ANSWER_PATIENCE).await {
-        session.output.warn(&hanging(daemon));
-        return stop_process(running, HUNG_PATIENCE).await;
-    }
     if keeps_workers {
         leave_workers(session, running).await;
     }
-    stop_process(running, grace).await
+    let url = local_url(running.addr);
+    tokio::select! {
+        // First: only once it was told to end can be seen whether it hangs.
+        biased;
+        ended = stop_process(running, grace) => return ended,
+        () = is_hung(&url) => {}
+    }
+    session.output.warn(&hanging(daemon));
+    let ended = stop_process(running, HUNG_PATIENCE).await?;
+    // It may have ended just before.
+    Ok(Some(ended.unwrap_or(Ended { pid: running.pid, killed: false })))
+}
+
+/// Returns once a daemon that was told to end is seen to hang: it takes calls and answers none. One that works takes no
+/// call from then on, however many connections it has, and finishes its streams.
+async fn is_hung(url: &str) {
+    if !hangs(url, ANSWER_PATIENCE).await {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Asks the queen to end without the workers of her own hive, which a signal would end, too.
 async fn leave_workers(session: &Session, running: &Running) {
-    let target = Target::Running(local_url(running.addr));
+    let url = local_url(running.addr);
+    let target = Target::Running(url.clone());
     let asked = async {
         let queen = session.reach(&target).await?;
         queen.post("/v1/shutdown?workers=keep", &json!({})).await
     };
     match asked.await {
+        Ok(_) => {}
         // One that takes no call is ending already, as she was told before.
-        Ok(_) | Err(Failure::Unreachable { .. }) => {}
+        Err(Failure::Unreachable { .. }) if !hangs(&url, KNOCK_PATIENCE).await => {}
         Err(failure) => session.output.warn(&format!(
             "the queen does not leave the workers of her own hive, which end with her: {failure}"
         )),

@@ -1,5 +1,9 @@
 //! Commands that need no queen, and what the others say when there is none.
 
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use daemon_lifecycle::process_start_time;
 use serde_json::json;
 use tokio::process::Command;
@@ -69,14 +73,7 @@ async fn a_queen_that_hangs_is_killed_soon_and_that_is_told() {
     let home = Home::new();
     let mut queen = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
     let pid = queen.id().unwrap();
-    let start_time = process_start_time(pid).unwrap();
-    // The system takes its calls and nobody answers them, as with a process that is stopped.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let run = home.path().join("run");
-    std::fs::create_dir_all(&run).unwrap();
-    std::fs::write(run.join("queen-rbee.lock"), format!("{pid} {start_time}\n")).unwrap();
-    std::fs::write(run.join("queen-rbee.addr"), address.to_string()).unwrap();
+    let _door = door_of(&home, pid);
     let stopped = Command::new("/bin/kill").args(["-STOP", &pid.to_string()]).status().await;
     assert!(stopped.unwrap().success());
 
@@ -85,6 +82,51 @@ async fn a_queen_that_hangs_is_killed_soon_and_that_is_told() {
     let told = "queen-rbee hangs: it has not answered for 10 s";
     assert!(ended.stderr.contains(told), "{ended:?}");
     assert!(!queen.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_queen_that_has_no_place_for_another_call_is_told_to_end_and_has_her_time() {
+    let home = Home::new();
+    let [ready, told, done] = ["ready", "told", "done"].map(|name| home.path().join(name));
+    let script = "trap 'touch \"$1\"; until [ -e \"$2\" ]; do sleep 0.05; done; exit 0' TERM
+        touch \"$0\"
+        while :; do sleep 0.05; done";
+    let mut queen = Command::new("/bin/sh");
+    queen.args(["-c", script]).args([&ready, &told, &done]).kill_on_drop(true);
+    let mut queen = queen.spawn().unwrap();
+    let pid = queen.id().unwrap();
+    let door = door_of(&home, pid);
+    appears(&ready).await;
+    let drained = async {
+        appears(&told).await;
+        drop(door);
+        std::fs::write(&done, "").unwrap();
+    };
+    let (ended, ()) = tokio::join!(home.run("down"), drained);
+    let ended = ended.expect(0);
+    assert_eq!(ended.stdout, format!("stopped queen-rbee, pid {pid}\n"));
+    assert!(!ended.stderr.contains("hangs"), "{ended:?}");
+    assert!(queen.wait().await.unwrap().success());
+}
+
+/// Waits for a file.
+async fn appears(file: &Path) {
+    let begin = Instant::now();
+    while !file.exists() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "there is no {}", file.display());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A process taken for the queen: the system takes her calls, and nobody answers them.
+fn door_of(home: &Home, pid: u32) -> TcpListener {
+    let start_time = process_start_time(pid).unwrap();
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let run = home.path().join("run");
+    std::fs::create_dir_all(&run).unwrap();
+    std::fs::write(run.join("queen-rbee.lock"), format!("{pid} {start_time}\n")).unwrap();
+    std::fs::write(run.join("queen-rbee.addr"), door.local_addr().unwrap().to_string()).unwrap();
+    door
 }
 
 #[tokio::test]

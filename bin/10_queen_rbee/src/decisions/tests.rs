@@ -181,6 +181,32 @@ async fn what_there_was_no_room_for_is_recorded_when_there_is() {
     assert_eq!(ids(&find(&log, None, Some("a")).await), ["r-2", "r-1"]);
 }
 
+#[tokio::test]
+async fn a_decision_that_can_never_be_written_costs_no_other() {
+    let (_folder, file) = file();
+    let log = Decisions::open(&file).unwrap();
+    let other = rusqlite::Connection::open(&file).unwrap();
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON decisions WHEN NEW.request_id = 'r-2'
+        BEGIN SELECT RAISE(ABORT, 'never'); END; BEGIN IMMEDIATE";
+    other.execute_batch(refuse).unwrap();
+    for id in ["r-1", "r-2", "r-3", "r-2"] {
+        log.record(reject(id, "a"));
+    }
+    within("the trouble", async || log.trouble().is_some()).await;
+    other.execute_batch("COMMIT").unwrap();
+    within("its end", async || {
+        log.retry();
+        log.trouble().is_none()
+    })
+    .await;
+    log.record(reject("r-2", "a"));
+    log.close().await;
+    assert_eq!(log.trouble(), None, "all others are kept");
+    drop((log, other));
+    let log = Decisions::open(&file).unwrap();
+    assert_eq!(ids(&find(&log, None, Some("a")).await), ["r-3", "r-1"]);
+}
+
 #[test]
 fn large_decisions_push_the_oldest_out() {
     let (_folder, file) = file();

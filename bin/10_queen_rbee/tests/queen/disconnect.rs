@@ -81,7 +81,7 @@ async fn a_client_that_does_not_read_slows_its_worker_and_fills_no_memory() {
 
 #[tokio::test]
 async fn a_deadline_ends_a_stream_that_nobody_reads() {
-    let (queen, worker) = queen_with(Script::Pours).await;
+    let (queen, worker) = queen_with(Script::Pours(4096)).await;
     let mut body = chat();
     body["stream"] = true.into();
     let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&body);

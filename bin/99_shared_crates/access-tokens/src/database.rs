@@ -1,11 +1,13 @@
 //! The file `tokens.db`: made whole or not at all, opened for as long as it is used.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, ErrorCode, Row, params};
 use sqlite_file::{Layout, OpenError};
 
 use crate::TokenError;
@@ -27,13 +29,19 @@ const TABLE: &str = "
 
 /// What the name of its write-ahead log has more.
 const LOG: &str = "-wal";
+/// The coarsest clock of a file system.
+const TICK: Duration = Duration::from_secs(2);
+/// About how long a reader takes,
+const READ_TIME: Duration = Duration::from_millis(10);
+/// and how often one is waited for.
+const TRIES: u32 = 200;
 
 /// Where it is.
 pub(crate) fn file(folder: &Path) -> PathBuf {
     folder.join("tokens.db")
 }
 
-/// Its write-ahead log.
+/// The write-ahead log that one of an earlier rbee can have.
 pub(crate) fn log(database: &Path) -> PathBuf {
     beside(database, LOG)
 }
@@ -62,37 +70,74 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Vec<StoredToken>>, TokenError
     rows(&connection).map(Some).map_err(|source| TokenError::Database { path, source })
 }
 
-/// Replaces all tokens. What is written outlives a power cut: a token is shown only once.
+/// Replaces all tokens: by another file, which is on the disk before it has the name of this one. So all readers see
+/// either the one or the other, and what fails has not been done. What is written outlives a power cut: a token is shown
+/// only once. The folder must be locked.
 pub(crate) fn write(folder: &Path, tokens: &[StoredToken]) -> Result<(), TokenError> {
     let path = file(folder);
-    if path.exists() {
-        return put(&path, tokens);
-    }
     let fresh = beside(&path, ".new");
-    let failed = |source| TokenError::File { path: path.clone(), source };
-    // What a crash has left, and what belonged to a file that was taken away.
-    for left in [fresh.clone(), beside(&fresh, LOG), beside(&fresh, "-shm")] {
-        remove(&left).map_err(failed)?;
+    let made = make(&fresh, &path, tokens).and_then(|()| {
+        settle(&path)?;
+        fs::rename(&fresh, &path).map_err(|source| TokenError::File { path: path.clone(), source })
+    });
+    if made.is_err() {
+        // Room may be what is missing; what stays is removed before the next change.
+        remove_all(&fresh).ok();
+        return made;
     }
-    for left in [log(&path), beside(&path, "-shm")] {
-        remove(&left).map_err(failed)?;
+    // The tokens count from here on, whatever comes.
+    if let Err(error) = sync_folder(folder) {
+        tracing::warn!(%error, folder = %folder.display(), "a power cut may undo the change of tokens");
     }
-    put(&fresh, tokens)?;
-    fs::rename(&fresh, &path).and_then(|()| sync_folder(folder)).map_err(failed)
+    Ok(())
+}
+
+/// Makes the whole file under another name.
+fn make(fresh: &Path, path: &Path, tokens: &[StoredToken]) -> Result<(), TokenError> {
+    let failed = |source| TokenError::File { path: fresh.to_owned(), source };
+    // What a crash has left.
+    remove_all(fresh).map_err(failed)?;
+    put(fresh, tokens)?;
+    finish(fresh, path).map_err(failed)
 }
 
 /// All is in the file itself afterwards, so that it can be renamed.
 fn put(path: &Path, tokens: &[StoredToken]) -> Result<(), TokenError> {
     let failed = |source| TokenError::Database { path: path.to_owned(), source };
     let mut connection = sqlite_file::open(path, LAYOUT).map_err(|e| unusable(path, e))?;
-    replace(&mut connection, tokens).map_err(failed)?;
+    fill(&mut connection, tokens).and_then(|()| end_log(&connection)).map_err(failed)?;
     connection.close().map_err(|(_, source)| failed(source))
 }
 
-fn replace(connection: &mut Connection, tokens: &[StoredToken]) -> rusqlite::Result<()> {
+/// Puts a file on the disk, with a time that no earlier one had: they may have the same length and, as numbers are used
+/// again, the same number, and there are file systems whose clock ticks once in two seconds.
+fn finish(fresh: &Path, path: &Path) -> io::Result<()> {
+    let mut time = SystemTime::now();
+    if let Ok(earlier) = fs::metadata(path) {
+        let earlier = earlier.modified()?;
+        time = time.max(earlier.checked_add(TICK).unwrap_or(earlier));
+    }
+    let file = File::options().write(true).open(fresh)?;
+    file.set_modified(time)?;
+    file.sync_all()
+}
+
+/// Puts into the file that is to be replaced what lies beside it, and sees to it that nothing does any more: it would
+/// be taken as part of the next one. A file that was taken away has left what it has left.
+fn settle(path: &Path) -> Result<(), TokenError> {
+    if let Some(earlier) =
+        sqlite_file::open_existing(path, LAYOUT).map_err(|e| unusable(path, e))?
+    {
+        let failed = |source| TokenError::Database { path: path.to_owned(), source };
+        end_log_patiently(&earlier).map_err(failed)?;
+        earlier.close().map_err(|(_, source)| failed(source))?;
+    }
+    remove_beside(path).map_err(|source| TokenError::File { path: path.to_owned(), source })
+}
+
+fn fill(connection: &mut Connection, tokens: &[StoredToken]) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA synchronous = FULL")?;
     let change = connection.transaction()?;
-    change.execute("DELETE FROM tokens", [])?;
     for StoredToken { info, sha256 } in tokens {
         change.execute(
             "INSERT INTO tokens (id, name, fingerprint, created_at, sha256)
@@ -100,9 +145,34 @@ fn replace(connection: &mut Connection, tokens: &[StoredToken]) -> rusqlite::Res
             params![info.id, info.name, info.fingerprint, info.created_at, sha256.to_hex()],
         )?;
     }
-    change.commit()?;
-    // Where somebody reads, it happens when that has ended.
-    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    change.commit()
+}
+
+/// Waits for whoever reads, which SQLite does not do here.
+#[expect(clippy::disallowed_methods, reason = "nothing tells when a reader has ended")]
+fn end_log_patiently(connection: &Connection) -> rusqlite::Result<()> {
+    for _ in 0..TRIES {
+        match end_log(connection) {
+            Err(error) if is_in_use(&error) => thread::sleep(READ_TIME),
+            ended => return ended,
+        }
+    }
+    end_log(connection)
+}
+
+fn is_in_use(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// From then on whoever opens the file makes none beside it.
+fn end_log(connection: &Connection) -> rusqlite::Result<()> {
+    let mode: String =
+        connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))?;
+    if mode == "delete" {
+        return Ok(());
+    }
+    let in_use = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+    Err(rusqlite::Error::SqliteFailure(in_use, None))
 }
 
 fn rows(connection: &Connection) -> rusqlite::Result<Vec<StoredToken>> {
@@ -133,6 +203,15 @@ fn unusable(path: &Path, error: OpenError) -> TokenError {
         OpenError::Open(source) | OpenError::Use(source) => TokenError::Database { path, source },
         OpenError::TooNew { found } => TokenError::TooNew { path, found, known: LAYOUT.version },
     }
+}
+
+fn remove_all(path: &Path) -> io::Result<()> {
+    remove(path)?;
+    remove_beside(path)
+}
+
+fn remove_beside(path: &Path) -> io::Result<()> {
+    [LOG, "-shm", "-journal"].into_iter().try_for_each(|suffix| remove(&beside(path, suffix)))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -2,10 +2,10 @@
 #![cfg(unix)]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use access_tokens::{
     Authenticator, Caller, Denied, HiveSecrets, Secret, TokenError, TokenInfo, TokenStore,
@@ -231,6 +231,85 @@ fn a_token_that_cannot_be_kept_closes_no_door() {
     assert!(!store.are_needed().unwrap());
     let door = Authenticator::from_store(folder.path()).unwrap();
     assert_eq!(door.verify(None), Ok(Caller::Local));
+}
+
+#[test]
+fn a_change_that_fails_has_not_been_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = TokenStore::open(folder.path());
+    let laptop = store.create("laptop").unwrap();
+    let before = fs::read(folder.path().join("tokens.db")).unwrap();
+    let obstacle = folder.path().join("tokens.db.new");
+    fs::create_dir(&obstacle).unwrap();
+    store.create("desktop").unwrap_err();
+    store.revoke("laptop").unwrap_err();
+    assert_eq!(store.list().unwrap(), std::slice::from_ref(&laptop.info));
+    assert_eq!(fs::read(folder.path().join("tokens.db")).unwrap(), before);
+    fs::remove_dir(&obstacle).unwrap();
+    store.create("desktop").unwrap();
+    assert_eq!(store.revoke("laptop").unwrap(), laptop.info);
+}
+
+#[test]
+fn each_change_can_be_seen_also_where_the_clock_of_the_files_is_coarse() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = TokenStore::open(folder.path());
+    let seen = || {
+        let file = fs::metadata(folder.path().join("tokens.db")).unwrap();
+        let time = file.modified().unwrap().duration_since(UNIX_EPOCH).unwrap();
+        (time.as_secs() / 2, file.ino())
+    };
+    store.create("laptop").unwrap();
+    let mut last = seen();
+    for change in 0..6 {
+        match change % 2 {
+            0 => store.create("desktop").map(drop).unwrap(),
+            _ => store.revoke("desktop").map(drop).unwrap(),
+        }
+        let now = seen();
+        assert!(now.0 > last.0 && now.1 != last.1, "{change}: {last:?}, then {now:?}");
+        last = now;
+    }
+    assert_eq!(beside(folder.path()), [".lock", "tokens.db"]);
+}
+
+#[test]
+fn what_lies_beside_the_file_of_an_earlier_rbee_is_no_part_of_the_next_one() {
+    let (folder, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = TokenStore::open(folder.path());
+    for name in ["laptop", "phone"] {
+        store.create(name).unwrap();
+    }
+    let file = folder.path().join("tokens.db");
+    let earlier = rusqlite::Connection::open(&file).unwrap();
+    let revoke = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
+        DELETE FROM tokens WHERE name = 'phone'";
+    earlier.execute_batch(revoke).unwrap();
+    for name in ["tokens.db", "tokens.db-wal"] {
+        fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
+    }
+    let names = |store: &TokenStore| {
+        let tokens = store.list().unwrap();
+        tokens.into_iter().map(|token| token.name).collect::<Vec<_>>()
+    };
+    drop(earlier);
+    for folder in [folder.path(), crashed.path()] {
+        let store = TokenStore::open(folder);
+        store.create("desktop").unwrap();
+        assert_eq!(names(&store), ["laptop", "desktop"]);
+        assert_eq!(beside(folder), [".lock", "tokens.db"]);
+    }
+}
+
+/// The names in a folder.
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+fn beside(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let mut names: Vec<_> =
+        entries.map(|entry| name(entry).to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 #[test]

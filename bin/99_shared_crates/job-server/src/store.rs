@@ -87,9 +87,8 @@ impl StoreError {
 
     fn is_want_of_room(&self) -> bool {
         match self {
-            Self::Open { source, .. } | Self::Use { source, .. } => {
-                sqlite_file::is_want_of_room(source)
-            }
+            Self::Open { source, .. } => sqlite_file::is_want_of_room_to_open(source),
+            Self::Use { source, .. } => sqlite_file::is_want_of_room(source),
             Self::TooNew { .. } | Self::InUse { .. } | Self::Thread(_) => false,
         }
     }

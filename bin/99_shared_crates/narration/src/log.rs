@@ -19,11 +19,12 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 /// How many lines wait to be written.
 pub(crate) const LINES: usize = 8192;
 
-/// For how long a process that ends waits until its last lines are read.
+/// For how long a process that ends waits until its last lines are read, at most.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The log as long as it is written. Dropping it writes what still waits, as far as it is read within
-/// two seconds.
+/// The log as long as it is written. Dropping it writes what still waits, as far as that is read within
+/// a second. Where so much waits that the queue is full, it is given up after a tenth of that: nobody
+/// reads it then.
 #[derive(Debug)]
 #[must_use = "without it the last lines of the log are lost"]
 pub struct Log(Option<WorkerGuard>);

@@ -12,10 +12,12 @@
 mod tests;
 mod trouble;
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use trouble::Trouble;
@@ -28,6 +30,8 @@ const LOG_KEPT: u64 = 4 << 20;
 const LOG_MOST: u64 = 64 << 20;
 /// How many free pages stay in a file, for the next rows.
 const SPARE_PAGES: i64 = 256;
+/// How many pages are copied into memory between two looks at whether it has ended.
+const COPIED_AT_ONCE: i32 = 1024;
 
 /// What is in a file.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +64,8 @@ impl OpenError {
     #[must_use]
     pub fn is_want_of_room(&self) -> bool {
         match self {
-            Self::Open(error) | Self::Use(error) => is_want_of_room(error),
+            Self::Open(error) => is_want_of_room_to_open(error),
+            Self::Use(error) => is_want_of_room(error),
             Self::TooNew { .. } => false,
         }
     }
@@ -86,6 +91,9 @@ pub fn open(path: &Path, layout: Layout) -> Result<Connection, OpenError> {
         let Layout { version, tables } = layout;
         let create = format!("BEGIN; {tables} PRAGMA user_version = {version}; COMMIT;");
         connection.execute_batch(&create).map_err(OpenError::Use)?;
+    } else {
+        // It is tried again at the next opening; what is wrong with the file shows itself where it is used.
+        make_shrinkable(&connection).ok();
     }
     Ok(connection)
 }
@@ -98,15 +106,57 @@ pub fn open_existing(path: &Path, layout: Layout) -> Result<Option<Connection>, 
     existing(path, layout, "")
 }
 
-/// A connection to what a file holds, which makes no file beside it and so needs no room on the disk. It has the file
-/// for itself. Its changes are seen by it alone as long as they are in a transaction that is rolled back. `None` where
-/// there is no such file, or nothing in it yet.
+/// A connection to what a file holds, which needs no room on the disk. It has the file for itself, or is one to a copy of
+/// it in memory where no file can be made beside it. Its changes are seen by it alone as long as they are in a transaction
+/// that is rolled back. `None` where there is no such file, or nothing in it yet.
 ///
 /// # Errors
 /// The file cannot be read, is no such file, or is of a later version.
 pub fn look(path: &Path, layout: Layout) -> Result<Option<Connection>, OpenError> {
     // So the index of the write-ahead log is in memory; and what is changed goes to no file before its time.
-    existing(path, layout, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_spill = OFF;")
+    let looked =
+        existing(path, layout, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA cache_spill = OFF;");
+    match looked {
+        // The write-ahead log is a file all the same, though an empty one.
+        Err(OpenError::Use(error)) if is_lack_of_files(&error) && is_whole(path) => {
+            let copy = in_memory(path).map_err(OpenError::Use)?;
+            let found = version(&copy, layout)?;
+            Ok((found != 0).then_some(copy))
+        }
+        looked => looked,
+    }
+}
+
+/// Whether all that belongs to a file is in it: nobody writes it then, as that takes a log or a journal.
+fn is_whole(path: &Path) -> bool {
+    let holds =
+        |beside: PathBuf| std::fs::metadata(beside).is_ok_and(|at| at.is_file() && at.len() > 0);
+    !["-wal", "-journal"].into_iter().any(|suffix| holds(beside(path, suffix)))
+}
+
+/// A copy of a file that nobody writes, which may be changed.
+fn in_memory(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let file = Connection::open_with_flags(format!("file:{}?immutable=1", encoded(path)), flags)?;
+    let mut copy = Connection::open_in_memory()?;
+    Backup::new(&file, &mut copy)?.run_to_completion(COPIED_AT_ONCE, Duration::ZERO, None)?;
+    Ok(copy)
+}
+
+/// A path as it is in a URI.
+fn encoded(path: &Path) -> String {
+    let mut uri = String::new();
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        // Into a string, which takes all.
+        let _ = match byte {
+            b'.' | b'-' | b'_' => uri.write_char(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => uri.write_char(char::from(byte)),
+            _ => write!(uri, "%{byte:02X}"),
+        };
+    }
+    uri
 }
 
 fn existing(path: &Path, layout: Layout, how: &str) -> Result<Option<Connection>, OpenError> {
@@ -173,10 +223,35 @@ pub fn is_of_content(error: &rusqlite::Error) -> bool {
     is_other || is_damage(error) || is_foreign_value(error)
 }
 
-/// Whether there is no room for what was to be written, or the disk fails: what can be read can be read all the same.
+/// Whether there is no room for what was to be written, or for one more file beside one that is open, or the disk fails:
+/// what can be read can be read all the same.
 #[must_use]
 pub fn is_want_of_room(error: &rusqlite::Error) -> bool {
+    is_want_of_room_to_open(error) || is_lack_of_files(error)
+}
+
+/// The same of a file that could not even be opened: one that is missing, or closed to this user, wants no room.
+#[must_use]
+pub fn is_want_of_room_to_open(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure))
+}
+
+/// Whether, of a file that is open, no other can be made beside it. Where its folder is closed to this user, SQLite says
+/// something else: that all is read-only.
+fn is_lack_of_files(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen))
+}
+
+/// Whether it is for what was to be written, and for nothing else: the same is never written, and others can be.
+#[must_use]
+pub fn is_of_row(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(code) => matches!(
+            code,
+            ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig
+        ),
+        None => matches!(error, rusqlite::Error::ToSqlConversionFailure(_)),
+    }
 }
 
 /// Whether the same may succeed later, when somebody has made room or has let go of the file.
@@ -224,10 +299,20 @@ fn shrink(connection: &Connection) -> rusqlite::Result<()> {
         return Ok(());
     }
     // It gives back one page a step.
-    let mut pages = connection.prepare(&format!("PRAGMA incremental_vacuum({free})"))?;
+    let over = free - SPARE_PAGES;
+    let mut pages = connection.prepare(&format!("PRAGMA incremental_vacuum({over})"))?;
     let mut pages = pages.query([])?;
     while pages.next()?.is_some() {}
     Ok(())
+}
+
+/// Rewrites a file that can give no page back, as those of an earlier rbee, where that is worth it.
+fn make_shrinkable(connection: &Connection) -> rusqlite::Result<()> {
+    let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
+    if number("PRAGMA auto_vacuum")? != 0 || number("PRAGMA freelist_count")? <= SPARE_PAGES {
+        return Ok(());
+    }
+    connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; VACUUM")
 }
 
 /// What an operator can do about a failure, as the rest of a sentence that has named the file. Only a damaged one

@@ -185,7 +185,68 @@ fn a_full_disk_hides_nothing_that_is_in_a_file() {
     let this = std::env::current_exe().unwrap();
     let mut child = std::process::Command::new("sh");
     let child = child.args(["-c", limited]).arg(this).env(CHILD, &file).output().unwrap();
-    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    let told = String::from_utf8_lossy(&child.stdout);
+    // Where there is no test of this name, nothing fails either.
+    assert!(child.status.success() && told.contains("1 passed"), "{told}");
+}
+
+#[test]
+fn a_file_beside_which_none_can_be_made_can_be_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("50% of #1?.db");
+    open(&file, LAYOUT).unwrap().execute_batch("INSERT INTO t VALUES (7)").unwrap();
+    // Where its write-ahead log would be: as on a disk that has no place for one more file.
+    std::fs::create_dir(beside(&file, "-wal")).unwrap();
+    let missing = open(&file, LAYOUT).unwrap_err();
+    assert!(missing.is_want_of_room(), "{missing:?}");
+    let mut looked = look(&file, LAYOUT).unwrap().unwrap();
+    let change = looked.transaction().unwrap();
+    change.execute_batch("UPDATE t SET x = x + 1").unwrap();
+    let seen: i64 = change.query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(seen, 8);
+    drop(change);
+    drop(looked);
+    let earlier = Layout { version: 1, ..LAYOUT };
+    assert!(matches!(look(&file, earlier), Err(OpenError::TooNew { found: 2 })));
+    std::fs::remove_dir(beside(&file, "-wal")).unwrap();
+    let kept: i64 =
+        open(&file, LAYOUT).unwrap().query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(kept, 7, "what was changed is in the copy alone");
+    let none = open(&folder.path().join("none").join("x.db"), LAYOUT).unwrap_err();
+    assert!(!none.is_want_of_room(), "{none:?}");
+}
+
+#[test]
+fn a_file_of_an_earlier_rbee_gives_its_room_back_and_some_pages_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.db");
+    let earlier = Connection::open(&file).unwrap();
+    let made = format!("{} PRAGMA user_version = 2; {MANY}; {MANY}; DELETE FROM t", LAYOUT.tables);
+    earlier.execute_batch(&made).unwrap();
+    let free = |connection: &Connection| -> i64 {
+        connection.query_row("PRAGMA freelist_count", [], |row| row.get(0)).unwrap()
+    };
+    assert!(free(&earlier) > SPARE_PAGES, "{}", free(&earlier));
+    drop(earlier);
+    let connection = open(&file, LAYOUT).unwrap();
+    assert_eq!(free(&connection), 0);
+    connection.execute_batch(&format!("{MANY}; {MANY}; DELETE FROM t")).unwrap();
+    assert!(free(&connection) > SPARE_PAGES, "{}", free(&connection));
+    // The first one may have been busy with the log.
+    assert!(tidy(&connection, &file).unwrap() && tidy(&connection, &file).unwrap());
+    assert!((SPARE_PAGES / 2..=SPARE_PAGES).contains(&free(&connection)), "{}", free(&connection));
+}
+
+#[test]
+fn a_row_that_can_never_be_written_is_told_from_a_file_that_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = open(&folder.path().join("x.db"), LAYOUT).unwrap();
+    connection.execute_batch("CREATE UNIQUE INDEX i ON t (x); INSERT INTO t VALUES (7)").unwrap();
+    let refused = connection.execute_batch("INSERT INTO t VALUES (7)").unwrap_err();
+    assert!(is_of_row(&refused), "{refused}");
+    connection.execute_batch("DROP TABLE t").unwrap();
+    let refused = connection.execute_batch("INSERT INTO t VALUES (7)").unwrap_err();
+    assert!(!is_of_row(&refused) && !is_passing(&refused), "{refused}");
 }
 
 /// Rows of many pages.

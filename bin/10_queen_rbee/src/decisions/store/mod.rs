@@ -26,7 +26,15 @@ const QUEUE: usize = 1024;
 /// The store of decisions failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file cannot be opened, made, read or written, or is no such store.
+    /// The file cannot be opened or made.
+    #[error("cannot open {path}{}", sqlite_file::advice(.source, "an empty one"))]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file cannot be read or written, or is no such store.
     #[error("cannot use {path}{}", sqlite_file::advice(.source, "an empty one"))]
     Use {
         /// The file.
@@ -62,19 +70,23 @@ impl StoreError {
     /// What SQLite says about it, without the file.
     fn reason(&self) -> String {
         match self {
-            Self::Use { source, .. } => source.to_string(),
+            Self::Open { source, .. } | Self::Use { source, .. } => source.to_string(),
             Self::InUse { .. } => "another program has been reading the file for long".to_owned(),
             Self::TooNew { .. } | Self::Thread(_) => self.to_string(),
         }
     }
 
     fn is_want_of_room(&self) -> bool {
-        matches!(self, Self::Use { source, .. } if sqlite_file::is_want_of_room(source))
+        match self {
+            Self::Open { source, .. } => sqlite_file::is_want_of_room_to_open(source),
+            Self::Use { source, .. } => sqlite_file::is_want_of_room(source),
+            Self::TooNew { .. } | Self::InUse { .. } | Self::Thread(_) => false,
+        }
     }
 
     fn is_passing(&self) -> bool {
         match self {
-            Self::Use { source, .. } => sqlite_file::is_passing(source),
+            Self::Open { source, .. } | Self::Use { source, .. } => sqlite_file::is_passing(source),
             Self::InUse { .. } => true,
             Self::TooNew { .. } | Self::Thread(_) => false,
         }

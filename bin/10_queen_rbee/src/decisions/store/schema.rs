@@ -37,7 +37,8 @@ pub(super) fn look(path: &Path) -> Result<Option<Connection>, StoreError> {
 fn failed(path: &Path, error: OpenError) -> StoreError {
     let path = path.to_owned();
     match error {
-        OpenError::Open(source) | OpenError::Use(source) => StoreError::Use { path, source },
+        OpenError::Open(source) => StoreError::Open { path, source },
+        OpenError::Use(source) => StoreError::Use { path, source },
         OpenError::TooNew { found } => StoreError::TooNew { path, found, known: LAYOUT.version },
     }
 }

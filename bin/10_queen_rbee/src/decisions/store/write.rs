@@ -96,8 +96,8 @@ impl Writer {
         Self { path, connection, open, waiting: VecDeque::new(), since_pruned: 0, trouble }
     }
 
-    /// Writes what waits. What there is no room for waits on, and what cannot be written for another reason is lost. A
-    /// disk that fails is told of once, until something was written.
+    /// Writes what waits. What there is no room for waits on, and what a file cannot take for another reason is lost. A disk
+    /// or a file that fails is told of once, until something was written; a decision that cannot be written is no such failure.
     fn write(&mut self) {
         if self.waiting.is_empty() && self.connection.is_some() {
             return;
@@ -137,9 +137,7 @@ impl Writer {
                 tracing::error!(%error, "old decisions cannot be removed");
             }
         }
-        write_batch(connection, &self.waiting).map_err(|e| unusable(&self.path, e))?;
-        self.waiting.clear();
-        Ok(())
+        write_waiting(connection, &mut self.waiting).map_err(|e| unusable(&self.path, e))
     }
 }
 
@@ -177,13 +175,34 @@ pub(super) fn prune(connection: &Connection, now: Timestamp) -> rusqlite::Result
     Ok(())
 }
 
-fn write_batch(
+/// Writes all in one transaction; where that fails, each by itself, so that one cannot spoil the rest.
+fn write_waiting(
     connection: &mut Connection,
-    entries: &VecDeque<Arc<Entry>>,
+    waiting: &mut VecDeque<Arc<Entry>>,
 ) -> rusqlite::Result<()> {
-    if entries.is_empty() {
+    if waiting.is_empty() {
         return Ok(());
     }
+    if write_together(connection, waiting.make_contiguous()).is_ok() {
+        waiting.clear();
+        return Ok(());
+    }
+    let mut result = Ok(());
+    while let Some(entry) = waiting.front() {
+        match write_together(connection, std::slice::from_ref(entry)) {
+            Ok(()) => {}
+            Err(error) if sqlite_file::is_passing(&error) => return Err(error),
+            Err(error) if sqlite_file::is_of_row(&error) => {
+                tracing::error!(%error, "a decision cannot be written and is lost");
+            }
+            Err(error) => result = result.and(Err(error)),
+        }
+        waiting.pop_front();
+    }
+    result
+}
+
+fn write_together(connection: &mut Connection, entries: &[Arc<Entry>]) -> rusqlite::Result<()> {
     let change = connection.transaction()?;
     for entry in entries {
         write(&change, entry)?;

@@ -114,8 +114,8 @@ impl Writer {
         Self { path, connection, open, waiting, since_tidied: 0, trouble }
     }
 
-    /// Writes what waits. What there is no room for waits on, and what cannot be written for another reason is lost. A
-    /// disk that fails is told of once, until something was written.
+    /// Writes what waits. What there is no room for waits on, and what a file cannot take for another reason is lost. A disk
+    /// or a file that fails is told of once, until something was written; a record that cannot be written is no such failure.
     fn write(&mut self) {
         match self.try_to_write() {
             // That had nothing to write says nothing about the disk.
@@ -140,7 +140,7 @@ impl Writer {
         }
     }
 
-    /// Tells how many rows were written; a file that could be opened counts as one.
+    /// Tells how many records are done with; a file that could be opened counts as one.
     fn try_to_write(&mut self) -> Result<usize, StoreError> {
         if self.waiting.is_empty() && self.connection.is_some() {
             return Ok(0);
@@ -157,25 +157,31 @@ impl Writer {
             }
             self.since_tidied = 0;
         }
-        let rows = write_waiting(connection, &mut self.waiting).map_err(failed)?;
-        Ok(rows + opened)
+        let records = write_waiting(connection, &mut self.waiting).map_err(failed)?;
+        Ok(records + opened)
     }
 }
 
 /// Writes all in one transaction; where that fails, each by itself, so that one cannot spoil the rest. Tells how
-/// many rows were written.
+/// many are done with: written, or such that no file takes them.
 fn write_waiting(connection: &mut Connection, waiting: &mut Waiting) -> rusqlite::Result<usize> {
-    if let Ok(rows) = write_together(connection, waiting.all()) {
+    let all = waiting.all();
+    if write_together(connection, all).is_ok() {
+        let done = all.len();
         waiting.clear();
-        return Ok(rows);
+        return Ok(done);
     }
     let mut result = Ok(0);
     while let Some(record) = waiting.first() {
         let written = write_together(connection, std::slice::from_ref(record));
         result = match written {
-            Ok(more) => result.map(|rows| rows + more),
+            Ok(()) => result.map(|done| done + 1),
             // The next ones wait, too: their order matters.
             Err(error) if sqlite_file::is_passing(&error) => return Err(error),
+            Err(error) if sqlite_file::is_of_row(&error) => {
+                tracing::error!(%error, "a record of a job cannot be written and is lost");
+                result.map(|done| done + 1)
+            }
             Err(error) => result.and(Err(error)),
         };
         waiting.pop();
@@ -183,17 +189,15 @@ fn write_waiting(connection: &mut Connection, waiting: &mut Waiting) -> rusqlite
     result
 }
 
-fn write_together(connection: &mut Connection, records: &[Record]) -> rusqlite::Result<usize> {
+fn write_together(connection: &mut Connection, records: &[Record]) -> rusqlite::Result<()> {
     let change = connection.transaction()?;
-    let mut rows = 0;
     for record in records {
-        rows += write(&change, record)?;
+        write(&change, record)?;
     }
-    change.commit()?;
-    Ok(rows)
+    change.commit()
 }
 
-/// Tells how many rows it has written.
+/// Tells how many rows of jobs it has written.
 fn write(change: &Connection, record: &Record) -> rusqlite::Result<usize> {
     match record {
         Record::Created(facts) => change
@@ -278,8 +282,42 @@ mod tests {
         writer.waiting.push(Record::Created(twice));
         writer.waiting.push(Record::Created(other));
         writer.write();
-        assert!(trouble.reason().unwrap().contains("UNIQUE"), "{trouble:?}");
+        assert_eq!(trouble.reason(), None, "all others are kept");
         assert_eq!((writer.waiting.len(), states(&file).len()), (0, 2));
+    }
+
+    #[test]
+    fn trouble_ends_with_the_last_record_that_waits_whatever_becomes_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state.db");
+        let (trouble, mut writer) = writer(&file, Some(schema::open(&file).unwrap()));
+        let twice = facts();
+        writer.take(Record::Created(twice.clone()));
+        for last in [Record::Created(twice), ended(&facts())] {
+            pragma(&writer, "query_only = ON");
+            writer.take(last);
+            assert!(trouble.reason().is_some());
+            pragma(&writer, "query_only = OFF");
+            writer.write();
+            assert_eq!((trouble.reason(), writer.waiting.len()), (None, 0));
+        }
+    }
+
+    #[test]
+    fn a_file_that_takes_no_record_any_more_is_told_of_until_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("state.db");
+        let (trouble, mut writer) = writer(&file, Some(schema::open(&file).unwrap()));
+        let rename = |from: &str, to: &str| {
+            let other = Connection::open(&file).unwrap();
+            other.execute_batch(&format!("ALTER TABLE {from} RENAME TO {to}")).unwrap();
+        };
+        rename("jobs", "lost");
+        writer.take(Record::Created(facts()));
+        assert!(trouble.reason().unwrap().contains("jobs"), "{trouble:?}");
+        writer.write();
+        assert!(trouble.reason().is_some(), "that nothing waits mends no file");
+        rename("lost", "jobs");
         writer.take(Record::Created(facts()));
         assert_eq!(trouble.reason(), None);
     }
