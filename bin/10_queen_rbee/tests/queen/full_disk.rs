@@ -24,10 +24,11 @@ async fn a_queen_starts_and_serves_on_a_full_disk_and_records_when_there_is_room
     let data = Paths::under(home.path()).data;
     let disk = SmallDisk::mount(&data, 4).unwrap();
     let queen = Queen::at(&home, |_| {}).await;
-    run(&queen, &Operation::HiveList {}).await;
+    let operation = |value| -> Operation { serde_json::from_value(value).unwrap() };
+    let added = operation(json!({"HiveAdd": {"hive_id": "gpu-1", "ssh": "gpu-1"}}));
+    run(&queen, &added).await;
     assert!(queen.status().await.get("records_trouble").is_none());
-    let set = json!({"ModelPolicySet": {"model": "m", "policy": {"min": 0, "max": 3}}});
-    let set: Operation = serde_json::from_value(set).unwrap();
+    let set = operation(json!({"ModelPolicySet": {"model": "m", "policy": {"min": 0, "max": 3}}}));
     run(&queen, &set).await;
     queen.stop().await;
     let secrets = data.join("secrets-of-another");
@@ -54,11 +55,11 @@ async fn a_queen_starts_and_serves_on_a_full_disk_and_records_when_there_is_room
     assert!(trouble.contains("disk"), "{trouble}");
     let health = Reply::read(queen.get("/health")).await.json();
     assert_eq!((&health["status"], &health["records"]), (&json!("ok"), &json!("not kept")));
-    assert_eq!(operations(&queen).await, ["model_policy_set", "hive_list"], "the past is shown");
+    assert_eq!(operations(&queen).await, ["model_policy_set", "hive_add"], "the past is shown");
     let worker = WorkerDouble::start("w-1", []);
     queen.worker_beat(&worker.beat()).await;
     assert_eq!(queen.ask("/v1/chat/completions", &chat()).await.status, 200);
-    run(&queen, &Operation::ModelPolicyList {}).await;
+    run(&queen, &operation(json!({"Infer": {"model": "m", "prompt": "Hi"}}))).await;
 
     fs::remove_file(&filler).unwrap();
     fs::remove_file(&rest).unwrap();
@@ -69,7 +70,7 @@ async fn a_queen_starts_and_serves_on_a_full_disk_and_records_when_there_is_room
     run(&queen, &set).await;
     queen.stop().await;
     let queen = Queen::at(&home, |_| {}).await;
-    let expected = ["model_policy_set", "model_policy_list", "model_policy_set", "hive_list"];
+    let expected = ["model_policy_set", "infer", "model_policy_set", "hive_add"];
     assert_eq!(operations(&queen).await, expected, "what was in memory is on the disk");
     queen.stop().await;
     drop((run_lock, disk));
