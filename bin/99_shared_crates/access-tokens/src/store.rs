@@ -111,8 +111,7 @@ impl TokenStore {
 
     /// The files that say which tokens there are.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let database = database::file(&self.folder);
-        vec![database::log(&database), database, earlier::file(&self.folder)]
+        vec![database::file(&self.folder), earlier::file(&self.folder)]
     }
 
     pub(crate) fn read(&self) -> Result<Vec<StoredToken>, TokenError> {

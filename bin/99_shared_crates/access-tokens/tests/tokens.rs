@@ -273,34 +273,6 @@ fn each_change_can_be_seen_also_where_the_clock_of_the_files_is_coarse() {
     assert_eq!(beside(folder.path()), [".lock", "tokens.db"]);
 }
 
-#[test]
-fn what_lies_beside_the_file_of_an_earlier_rbee_is_no_part_of_the_next_one() {
-    let (folder, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let store = TokenStore::open(folder.path());
-    for name in ["laptop", "phone"] {
-        store.create(name).unwrap();
-    }
-    let file = folder.path().join("tokens.db");
-    let earlier = rusqlite::Connection::open(&file).unwrap();
-    let revoke = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
-        DELETE FROM tokens WHERE name = 'phone'";
-    earlier.execute_batch(revoke).unwrap();
-    for name in ["tokens.db", "tokens.db-wal"] {
-        fs::copy(folder.path().join(name), crashed.path().join(name)).unwrap();
-    }
-    let names = |store: &TokenStore| {
-        let tokens = store.list().unwrap();
-        tokens.into_iter().map(|token| token.name).collect::<Vec<_>>()
-    };
-    drop(earlier);
-    for folder in [folder.path(), crashed.path()] {
-        let store = TokenStore::open(folder);
-        store.create("desktop").unwrap();
-        assert_eq!(names(&store), ["laptop", "desktop"]);
-        assert_eq!(beside(folder), [".lock", "tokens.db"]);
-    }
-}
-
 /// The names in a folder.
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 fn beside(folder: &Path) -> Vec<String> {
