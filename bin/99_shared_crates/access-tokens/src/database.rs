@@ -52,8 +52,11 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Vec<StoredToken>>, TokenError
 
 /// Replaces all tokens: by another file, which is on the disk before it has the name of this one. So all readers see
 /// either the one or the other, and what fails has not been done. What is written outlives a power cut: a token is shown
-/// only once. The folder must be locked.
-pub(crate) fn write(folder: &Path, tokens: &[StoredToken]) -> Result<(), TokenError> {
+/// only once. Otherwise it counts all the same, and why a power cut may undo it is given. The folder must be locked.
+pub(crate) fn write(
+    folder: &Path,
+    tokens: &[StoredToken],
+) -> Result<Option<io::Error>, TokenError> {
     let path = file(folder);
     let fresh = beside(&path, ".new");
     let made = make(&fresh, &path, tokens).and_then(|()| {
@@ -62,16 +65,12 @@ pub(crate) fn write(folder: &Path, tokens: &[StoredToken]) -> Result<(), TokenEr
             .and_then(|()| fs::rename(&fresh, &path))
             .map_err(|source| TokenError::File { path: path.clone(), source })
     });
-    if made.is_err() {
+    if let Err(error) = made {
         // Room may be what is missing; what stays is removed before the next change.
         remove_all(&fresh).ok();
-        return made;
+        return Err(error);
     }
-    // The tokens count from here on, whatever comes.
-    if let Err(error) = sync_folder(folder) {
-        tracing::warn!(%error, folder = %folder.display(), "a power cut may undo the change of tokens");
-    }
-    Ok(())
+    Ok(sync_folder(folder).err())
 }
 
 /// Makes the whole file under another name.
