@@ -13,6 +13,8 @@ use crate::output::Output;
 
 /// The package, and the name of its binary.
 const QUEEN: &str = "queen-rbee";
+/// The feature of one that has this machine's hive inside.
+pub(crate) const LOCAL_HIVE: &str = "local-hive";
 /// How much of cargo's output an error tells, in lines.
 const TAIL: usize = 20;
 
@@ -59,6 +61,14 @@ fn inside(has_local_hive: bool) -> &'static str {
     }
 }
 
+/// Whether the queen that the commands start has a hive inside.
+pub(crate) async fn installed_has_local_hive() -> bool {
+    match daemon_lifecycle::find_binary(QUEEN) {
+        Ok(place) => has_local_hive(&place).await,
+        Err(_) => false,
+    }
+}
+
 /// Whether an installed queen has a hive inside; not where there is none, or she does not say.
 async fn has_local_hive(queen: &Path) -> bool {
     let mut asked = Command::new(queen);
@@ -102,7 +112,7 @@ async fn cargo_build(
         .stderr(if output.is_silent() { Stdio::piped() } else { Stdio::inherit() })
         .kill_on_drop(true);
     if with_local_hive {
-        cargo.args(["--features", "local-hive"]);
+        cargo.args(["--features", LOCAL_HIVE]);
     }
     let ended = cargo.spawn().map_err(|error| {
         Failure::caused("cannot run cargo", error)

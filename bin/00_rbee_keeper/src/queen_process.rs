@@ -8,14 +8,16 @@ use std::time::Duration;
 
 use access_tokens::TokenStore;
 use daemon_lifecycle::{
-    ProcessIdentity, RunFiles, Running, StopOutcome, process_start_time, start_detached,
+    LEAVES_WORKERS, ProcessIdentity, RunFiles, Running, StopOutcome, process_start_time,
+    start_detached,
 };
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::Failure;
-use crate::queen_client::{hangs, is_healthy, local_url};
-use crate::session::{Session, Target};
+use crate::queen_build::{self, LOCAL_HIVE};
+use crate::queen_client::{Queen, hangs, is_healthy, local_url};
+use crate::session::Session;
 
 /// How long a queen may take until it answers.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -32,8 +34,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long one that did not say so may take to end by itself: a part of it may still work.
 const HUNG_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a call may take that only tells whether a daemon takes calls.
-const KNOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the queen may take to say that she ends without the workers of her own hive.
+const KEEP_PATIENCE: Duration = Duration::from_secs(3);
 /// How much of a daemon's log an error tells, in lines.
 const LOG_LINES: usize = 5;
 
@@ -146,10 +148,11 @@ async fn end(
         + Duration::from_secs(config.queen.drain_s)
         + Duration::from_secs(config.hive.stop_grace_s);
     let drain = Duration::from_secs(config.queen.drain_s);
-    session.output.note(&stopping(daemon, drain, grace));
     if keeps_workers {
-        leave_workers(session, running).await;
+        leave_workers(session, running).await?;
     }
+    // Its times count from here.
+    session.output.note(&stopping(daemon, drain, grace));
     let url = local_url(running.addr);
     tokio::select! {
         // First: only once it was told to end can be seen whether it hangs.
@@ -171,22 +174,66 @@ async fn is_hung(url: &str) {
     }
 }
 
-/// Asks the queen to end without the workers of her own hive, which a signal would end, too.
-async fn leave_workers(session: &Session, running: &Running) {
-    let url = local_url(running.addr);
-    let target = Target::Running(url.clone());
-    let asked = async {
-        let queen = session.reach(&target).await?;
-        queen.post("/v1/shutdown?workers=keep", &json!({})).await
-    };
-    match asked.await {
-        Ok(_) => {}
+/// Asks the queen to end without the workers of her own hive, which a signal would end, too. It fails where she answers
+/// that she does not, so that nobody signals her.
+async fn leave_workers(session: &Session, running: &Running) -> Result<(), Failure> {
+    let left = match timeout(KEEP_PATIENCE, ask_to_leave(session, running)).await {
+        Ok(Ok(left)) => left,
         // One that takes no call is ending already, as she was told before.
-        Err(Failure::Unreachable { .. }) if !hangs(&url, KNOCK_PATIENCE).await => {}
-        Err(failure) => session.output.warn(&format!(
-            "the queen does not leave the workers of her own hive, which end with her: {failure}"
+        Ok(Err(Failure::Unreachable { .. })) => Left::NothingToLose,
+        Ok(Err(failure)) => {
+            return Err(Failure::caused("cannot stop the queen without her workers", failure)
+                .with_hint("`rbee-keeper down` stops her and all workers of this machine"));
+        }
+        Err(_elapsed) if may_have_hive(session).await => Left::Unknown,
+        Err(_elapsed) => Left::NothingToLose,
+    };
+    match left {
+        Left::NothingToLose => {}
+        Left::KnowsNotHow => session.output.warn(
+            "the queen is of an earlier rbee, which cannot leave the workers of the hive in her: they end with her",
+        ),
+        Left::Unknown => session.output.warn(&format!(
+            "the queen has not answered for {} s: the workers of the hive in her may end with her",
+            KEEP_PATIENCE.as_secs()
         )),
     }
+    Ok(())
+}
+
+/// What a signal does to the workers of the hive that is part of the queen.
+enum Left {
+    /// Nothing: she leaves them, or has none.
+    NothingToLose,
+    /// It ends them.
+    KnowsNotHow,
+    /// It may end them.
+    Unknown,
+}
+
+async fn ask_to_leave(session: &Session, running: &Running) -> Result<Left, Failure> {
+    let queen = own_queen(session, running).await?;
+    let has = |wanted: &str| queen.build.features.iter().any(|feature| feature == wanted);
+    if !has(LOCAL_HIVE) {
+        return Ok(Left::NothingToLose);
+    }
+    if !has(LEAVES_WORKERS) {
+        return Ok(Left::KnowsNotHow);
+    }
+    queen.post("/v1/shutdown?workers=keep", &json!({})).await?;
+    Ok(Left::NothingToLose)
+}
+
+/// This user's own queen, by this user's own secret: a token that was given may be one of another queen.
+pub(crate) async fn own_queen(session: &Session, running: &Running) -> Result<Queen, Failure> {
+    let secret = access_tokens::local_secret(&session.paths.secrets)
+        .map_err(|error| Failure::caused("cannot read this user's own secret", error))?;
+    Queen::connect(&local_url(running.addr), Some(secret)).await
+}
+
+/// Whether a queen who does not say so may have this machine's hive in her.
+async fn may_have_hive(session: &Session) -> bool {
+    running(session, Daemon::Hive).is_none() && queen_build::installed_has_local_hive().await
 }
 
 /// What is told of a stop before it: also how long it takes with a daemon that hangs.
@@ -199,7 +246,7 @@ fn stopping(daemon: Daemon, drain: Duration, grace: Duration) -> String {
     format!(
         "stopping {}; {runs}it is killed if it does not answer for {} s, or has not ended after {grace} s",
         daemon.name(),
-        ANSWER_PATIENCE.as_secs()
+        (ANSWER_PATIENCE + HUNG_PATIENCE).as_secs()
     )
 }
 
@@ -361,11 +408,11 @@ mod tests {
         assert_eq!(
             stopping(Daemon::Queen, seconds(30), seconds(70)),
             "stopping queen-rbee; what runs has up to 30 s to end; it is killed if it does not answer for \
-             10 s, or has not ended after 70 s"
+             12 s, or has not ended after 70 s"
         );
         assert_eq!(
             stopping(Daemon::Hive, seconds(30), seconds(70)),
-            "stopping rbee-hive; it is killed if it does not answer for 10 s, or has not ended after 70 s"
+            "stopping rbee-hive; it is killed if it does not answer for 12 s, or has not ended after 70 s"
         );
     }
 

@@ -39,5 +39,9 @@ mod ssh;
 
 pub use app::{App, Settings};
 
-/// The cargo features that this queen was built with.
-pub const FEATURES: &[&str] = if cfg!(feature = "local-hive") { &["local-hive"] } else { &[] };
+/// The cargo features that this queen was built with, and what one with a hive in her knows to do.
+pub const FEATURES: &[&str] = if cfg!(feature = "local-hive") {
+    &["local-hive", daemon_lifecycle::LEAVES_WORKERS]
+} else {
+    &[]
+};

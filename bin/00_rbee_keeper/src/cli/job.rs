@@ -10,7 +10,7 @@ pub(crate) enum JobCommand {
         /// How many of those that have ended
         #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(..=10_000))]
         limit: u16,
-        /// Also those that only look (lists, logs, …), which are remembered for ten minutes
+        /// Also those that only look (lists, logs, …), which are remembered for ten minutes or longer
         #[arg(long)]
         all: bool,
     },

@@ -155,14 +155,20 @@ async fn find(queen: &Queen, beginning: &str) -> Result<JobId, Failure> {
         return beginning.parse().map_err(|error| Failure::usage(format!("{error}")));
     }
     let list = queen.jobs.list_with_looks(MAX_LISTED_JOBS).await.map_err(|e| queen.failure(e))?;
-    only_match(&list.jobs, beginning)
+    only_match(&list, beginning)
 }
 
-fn only_match(jobs: &[JobSummary], beginning: &str) -> Result<JobId, Failure> {
+fn only_match(listed: &JobList, beginning: &str) -> Result<JobId, Failure> {
     let list = "`rbee-keeper job list --all` shows them all";
     let matching: Vec<&JobSummary> =
-        jobs.iter().filter(|job| job.job_id.as_str().starts_with(beginning)).collect();
+        listed.jobs.iter().filter(|job| job.job_id.as_str().starts_with(beginning)).collect();
     match matching.as_slice() {
+        [] if listed.left_out > 0 => Err(Failure::local(format!(
+            "none of the latest {MAX_LISTED_JOBS} ended jobs, and none that runs, begins with {beginning:?}; {} \
+             earlier ones were not searched",
+            listed.left_out
+        ))
+        .with_hint("an earlier job is found by its whole id")),
         [] => Err(Failure::local(format!("there is no job {beginning:?}")).with_hint(list)),
         [job] => Ok(job.job_id.clone()),
         several => Err(Failure::usage(format!("{} jobs begin with {beginning:?}", several.len()))
@@ -178,11 +184,28 @@ mod tests {
 
     #[test]
     fn the_beginning_of_an_id_is_enough_where_it_is_the_only_one() {
-        let jobs = [summary("aa11-1"), summary("aa22-1"), summary("bb33-1")];
+        let jobs = vec![summary("aa11-1"), summary("aa22-1"), summary("bb33-1")];
+        let jobs = JobList { jobs, left_out: 0 };
         assert_eq!(only_match(&jobs, "b").unwrap().as_str(), "bb33-1");
         assert_eq!(only_match(&jobs, "aa22-1").unwrap().as_str(), "aa22-1");
         assert_eq!(only_match(&jobs, "aa").unwrap_err().exit_code(), 2);
         assert_eq!(only_match(&jobs, "cc").unwrap_err().exit_code(), 1);
+    }
+
+    #[test]
+    fn a_job_that_was_not_searched_for_is_not_said_to_be_none() {
+        let mut list = JobList { jobs: vec![summary("aa11-1")], left_out: 0 };
+        let told = only_match(&list, "cc").unwrap_err().to_string();
+        assert_eq!(told, "there is no job \"cc\"");
+        list.left_out = 7;
+        let failure = only_match(&list, "cc").unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "none of the latest 10000 ended jobs, and none that runs, begins with \"cc\"; 7 earlier ones were not \
+             searched"
+        );
+        assert!(failure.hint().unwrap().contains("whole id"), "{:?}", failure.hint());
+        assert_eq!(only_match(&list, "aa").unwrap().as_str(), "aa11-1");
     }
 
     #[test]

@@ -1,16 +1,23 @@
 //! `queen …`
 
+use std::time::Duration;
+
+use daemon_lifecycle::Running;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::status::absent;
 use super::{SUCCESS, down};
 use crate::cli::{QueenCommand, RebuildArgs, StartArgs};
 use crate::failure::Failure;
-use crate::queen_build::{self, Rebuilt};
+use crate::queen_build::{self, LOCAL_HIVE, Rebuilt};
 use crate::queen_client::local_url;
 use crate::queen_process::{self, Daemon, Started};
 use crate::render::detail::pairs;
 use crate::session::Session;
+
+/// How long the running queen may take to say what she is.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) async fn queen(session: &Session, command: QueenCommand) -> Result<u8, Failure> {
     match command {
@@ -144,26 +151,60 @@ async fn rebuild(session: &Session, args: &RebuildArgs) -> Result<(), Failure> {
     let source = args.source.as_deref();
     let Rebuilt { binary, has_local_hive } =
         queen_build::rebuild(session.output, source, args.local_hive()).await?;
-    let is_running = queen_process::running(session, Daemon::Queen).is_some();
+    let running = queen_process::running(session, Daemon::Queen);
     if session.output.is_json() {
         let features = if has_local_hive { vec!["local-hive"] } else { Vec::new() };
         let document =
-            json!({ "binary": binary, "features": features, "restart_needed": is_running });
+            json!({ "binary": binary, "features": features, "restart_needed": running.is_some() });
         return session.output.document(&document).await;
     }
     session.output.text(format!("queen-rbee is built: {}\n", binary.display())).await?;
-    if is_running {
-        session.output.note(
-            "the running queen is the one from before; take the new one with \
-             `rbee-keeper down && rbee-keeper up`",
-        );
+    if let Some(running) = running {
+        session.output.note(how_to_take(has_local_hive, had_local_hive(session, &running).await));
     }
     Ok(())
+}
+
+/// Whether the queen that runs has this machine's hive in her, if she says.
+async fn had_local_hive(session: &Session, running: &Running) -> Option<bool> {
+    let asked = queen_process::own_queen(session, running);
+    let queen = timeout(ANSWER_PATIENCE, asked).await.ok()?.ok()?;
+    Some(queen.build.features.iter().any(|feature| feature == LOCAL_HIVE))
+}
+
+/// How the queen that was built, with this machine's hive inside or not, takes the place of the one `before`. Workers
+/// run on under the hive that they have; where another one is to have them, they begin anew.
+fn how_to_take(is_inside: bool, before: Option<bool>) -> &'static str {
+    if before.is_some_and(|before| before != is_inside) {
+        "the running queen is the one from before, and this machine's hive moves; take the new one with \
+         `rbee-keeper down && rbee-keeper up`, which ends all workers"
+    } else {
+        "the running queen is the one from before; take the new one with `rbee-keeper queen restart`"
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rebuilt_queen_is_taken_without_ending_workers_unless_the_hive_moves() {
+        for (is_inside, before, ends) in [
+            (true, Some(true), false),
+            (false, Some(false), false),
+            (true, Some(false), true),
+            (false, Some(true), true),
+            (true, None, false),
+        ] {
+            let told = how_to_take(is_inside, before);
+            assert_eq!(
+                told.contains("down && rbee-keeper up"),
+                ends,
+                "{is_inside} {before:?}: {told}"
+            );
+            assert_eq!(told.contains("queen restart"), !ends, "{is_inside} {before:?}: {told}");
+        }
+    }
 
     #[test]
     fn whoever_stops_the_queen_is_told_how_to_end_the_workers() {

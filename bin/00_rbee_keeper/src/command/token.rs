@@ -1,8 +1,11 @@
 //! `token …`: the tokens of this machine's queen. They are in a file; no queen has to run.
 
 use std::io::{self, BufRead as _, Read as _};
+use std::path::Path;
 
-use access_tokens::{NewToken, Secret, TokenError, TokenStore, forget_secret, store_secret};
+use access_tokens::{
+    NewToken, RevokedToken, Secret, TokenError, TokenStore, forget_secret, store_secret,
+};
 use serde_json::{Value, json};
 
 use crate::cli::TokenCommand;
@@ -21,6 +24,7 @@ pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<()
     match command {
         TokenCommand::Create { name } => {
             let token = create(&store, name).map_err(|e| failed("create", e))?;
+            warn_of_power_cut(session, token.unsynced.as_ref());
             tell_created(session, &token).await
         }
         TokenCommand::List => {
@@ -42,13 +46,30 @@ pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<()
         }
         TokenCommand::Huggingface { remove } => huggingface(session, remove).await,
         TokenCommand::Revoke { token } => {
-            let revoked = store.revoke(&token).map_err(|e| failed("revoke", e))?;
+            let RevokedToken { info: revoked, unsynced } =
+                store.revoke(&token).map_err(|e| failed("revoke", e))?;
+            warn_of_power_cut(session, unsynced.as_ref());
             if session.output.is_json() {
                 return session.output.document(&revoked).await;
             }
             session.output.text(format!("revoked token {} ({})\n", revoked.id, revoked.name)).await
         }
     }
+}
+
+fn warn_of_power_cut(session: &Session, unsynced: Option<&io::Error>) {
+    if let Some(error) = unsynced {
+        session.output.warn(&may_be_undone(&session.paths.secrets, error));
+    }
+}
+
+/// What is told of a change of tokens that is done, and may not be on the disk.
+fn may_be_undone(secrets: &Path, error: &io::Error) -> String {
+    format!(
+        "it is done, but a power cut may undo it: {} cannot be put on the disk: {error}; see to that disk, then look at \
+         `rbee-keeper token list`",
+        secrets.display()
+    )
 }
 
 /// Stores the token for the hub, or removes it. It never stands on a command line.
@@ -146,6 +167,14 @@ fn is_full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_that_a_power_cut_may_undo_is_told_with_its_folder_and_cause() {
+        let told = may_be_undone(Path::new("/secrets"), &io::Error::other("the disk is ill"));
+        for part in ["a power cut may undo it", "/secrets", "the disk is ill"] {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+    }
 
     #[test]
     fn a_full_disk_is_no_reason_to_look_at_the_tokens() {

@@ -4,11 +4,11 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use daemon_lifecycle::process_start_time;
+use daemon_lifecycle::{LEAVES_WORKERS, process_start_time};
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::{Home, finish};
+use crate::support::{Home, TestQueen, finish};
 
 #[tokio::test]
 async fn status_of_nothing_is_an_answer_with_its_own_exit_code() {
@@ -120,13 +120,68 @@ async fn appears(file: &Path) {
 
 /// A process taken for the queen: the system takes her calls, and nobody answers them.
 fn door_of(home: &Home, pid: u32) -> TcpListener {
-    let start_time = process_start_time(pid).unwrap();
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    listens_at(home, pid, &door.local_addr().unwrap().to_string());
+    door
+}
+
+fn listens_at(home: &Home, pid: u32, address: &str) {
+    let start_time = process_start_time(pid).unwrap();
     let run = home.path().join("run");
     std::fs::create_dir_all(&run).unwrap();
     std::fs::write(run.join("queen-rbee.lock"), format!("{pid} {start_time}\n")).unwrap();
-    std::fs::write(run.join("queen-rbee.addr"), door.local_addr().unwrap().to_string()).unwrap();
-    door
+    std::fs::write(run.join("queen-rbee.addr"), address).unwrap();
+}
+
+#[tokio::test]
+async fn a_queen_is_asked_by_the_local_secret_to_leave_the_workers_of_the_hive_in_her() {
+    for (features, asked, is_warned) in [
+        (&["local-hive", LEAVES_WORKERS][..], &["workers=keep"][..], false),
+        (&["local-hive"][..], &[][..], true),
+        (&[][..], &[][..], false),
+    ] {
+        let home = Home::new();
+        let queen = TestQueen::with_features(features, &home.path().join("data/secrets"));
+        let mut process = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+        listens_at(&home, process.id().unwrap(), queen.url.trim_start_matches("http://"));
+        let mut stop = home.command("queen stop");
+        stop.env("RBEE_API_KEY", "rbee_a-token-of-another-queen");
+        let ended = finish(stop).await.expect(0);
+        assert_eq!(*queen.shutdowns.lock().unwrap(), asked, "{features:?}: {ended:?}");
+        let is_told = ended.stderr.contains("they end with her");
+        assert_eq!(is_told, is_warned, "{features:?}: {ended:?}");
+        assert!(!process.wait().await.unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn a_queen_that_does_not_accept_the_call_is_not_ended_with_her_workers() {
+    let home = Home::new();
+    let queen = TestQueen::with_token("rbee_another-secret-than-the-one-of-this-home");
+    let mut process = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+    listens_at(&home, process.id().unwrap(), queen.url.trim_start_matches("http://"));
+    let ended = home.run("queen stop").await.expect(1);
+    for told in ["without her workers", "does not accept this token", "`rbee-keeper down`"] {
+        assert!(ended.stderr.contains(told), "{told} is not in {ended:?}");
+    }
+    assert!(process.try_wait().unwrap().is_none(), "it was ended: {ended:?}");
+}
+
+#[tokio::test]
+async fn a_queen_that_takes_no_call_is_stopped_and_only_a_hive_in_her_is_a_reason_to_warn() {
+    for (version, is_warned) in [("0.1.0 (local-hive)", true), ("0.1.0", false)] {
+        let home = Home::new();
+        let installed = home.path().join("queen-rbee");
+        std::fs::write(installed, format!("#!/bin/sh\necho 'queen-rbee {version}'\n")).unwrap();
+        let mut process = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+        let pid = process.id().unwrap();
+        let _door = door_of(&home, pid);
+        let ended = home.run("queen stop").await.expect(0);
+        assert_eq!(ended.stdout, format!("stopped queen-rbee, pid {pid}\n"));
+        let is_told = ended.stderr.contains("may end with her");
+        assert_eq!(is_told, is_warned, "{version}: {ended:?}");
+        assert!(!process.wait().await.unwrap().success());
+    }
 }
 
 #[tokio::test]

@@ -263,11 +263,7 @@ impl Registry {
         shown: ShownSecret,
         now: Instant,
     ) -> Result<(), ReportError> {
-        let worker = beat.worker_id.clone();
-        let mut state = self.state();
-        state.workers.beat(beat, self.shared.interval, now)?;
-        state.workers.has_shown(&worker, shown);
-        drop(state);
+        self.state().workers.beat(beat, shown, self.shared.interval, now)?;
         self.touch();
         Ok(())
     }

@@ -278,6 +278,23 @@ fn what_one_process_of_a_worker_said_is_not_believed_of_the_next() {
 }
 
 #[test]
+fn the_last_words_of_a_process_do_not_say_which_secret_a_worker_has() {
+    let (registry, now) = registry();
+    let report = |shown| {
+        registry.worker_beat_by(beat("a", WorkerState::Ready, 0), shown, now).unwrap();
+    };
+    registry.hive_beat(hive(vec![listed("a", SupervisedState::Ready)]), now).unwrap();
+    report(ShownSecret::Own);
+    let target = take(&registry, now).expect("it is ready").target.clone();
+    assert_eq!(target.shown(), ShownSecret::Own);
+    report(ShownSecret::OfHive);
+    assert_eq!(target.shown(), ShownSecret::OfHive);
+    registry.hive_beat(hive(vec![between_processes("a")]), now).unwrap();
+    report(ShownSecret::Own);
+    assert_eq!(target.shown(), ShownSecret::OfHive, "its last words, come late");
+}
+
+#[test]
 fn a_worker_that_reports_from_its_next_process_before_its_hive_does_is_used_at_once() {
     let (registry, now) = registry();
     registry.hive_beat(hive(vec![listed("a", SupervisedState::Ready)]), now).unwrap();

@@ -46,6 +46,7 @@ impl Workers {
     pub(super) fn beat(
         &mut self,
         beat: WorkerHeartbeat,
+        shown: ShownSecret,
         interval: Duration,
         now: Instant,
     ) -> Result<(), ReportError> {
@@ -90,6 +91,7 @@ impl Workers {
         if is_elsewhere || is_another || worker.target.gone.is_cancelled() {
             worker.moved(address);
         }
+        worker.target.has_shown(shown);
         worker.device = beat.device;
         worker.foreign =
             beat.slots.busy.saturating_add(beat.queued).saturating_sub(worker.in_flight);
@@ -110,13 +112,6 @@ impl Workers {
             self.lengths.shown(worker);
         }
         Ok(())
-    }
-
-    /// It has reported with a secret.
-    pub(super) fn has_shown(&self, id: &WorkerId, shown: ShownSecret) {
-        if let Some(worker) = self.by_id.get(id) {
-            worker.target.has_shown(shown);
-        }
     }
 
     /// It was started with a size.

@@ -3,11 +3,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, Row, params};
+use rusqlite::{Connection, Row, params};
 use sqlite_file::{Layout, OpenError};
 
 use crate::TokenError;
@@ -27,28 +26,12 @@ const TABLE: &str = "
     );
 ";
 
-/// What the name of its write-ahead log has more.
-const LOG: &str = "-wal";
 /// The coarsest clock of a file system.
 const TICK: Duration = Duration::from_secs(2);
-/// About how long a reader takes,
-const READ_TIME: Duration = Duration::from_millis(10);
-/// and how often one is waited for.
-const TRIES: u32 = 200;
 
 /// Where it is.
 pub(crate) fn file(folder: &Path) -> PathBuf {
     folder.join("tokens.db")
-}
-
-/// The write-ahead log that one of an earlier rbee can have.
-pub(crate) fn log(database: &Path) -> PathBuf {
-    beside(database, LOG)
-}
-
-/// Whether a file is such a log.
-pub(crate) fn is_log(path: &Path) -> bool {
-    path.to_string_lossy().ends_with(LOG)
 }
 
 /// All tokens, the oldest first; `None` if there is no file. Needs no room on the disk.
@@ -60,10 +43,7 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Vec<StoredToken>>, TokenError
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(TokenError::File { path, source }),
     }
-    let opened = match sqlite_file::open_existing(&path, LAYOUT) {
-        Err(error) if error.is_want_of_room() => sqlite_file::look(&path, LAYOUT),
-        opened => opened,
-    };
+    let opened = sqlite_file::open_existing(&path, LAYOUT);
     // It is made whole, so that one without a table is damaged.
     let connection = opened.map_err(|e| unusable(&path, e))?;
     let connection = connection.ok_or_else(|| TokenError::Empty { path: path.clone() })?;
@@ -72,24 +52,25 @@ pub(crate) fn read(folder: &Path) -> Result<Option<Vec<StoredToken>>, TokenError
 
 /// Replaces all tokens: by another file, which is on the disk before it has the name of this one. So all readers see
 /// either the one or the other, and what fails has not been done. What is written outlives a power cut: a token is shown
-/// only once. The folder must be locked.
-pub(crate) fn write(folder: &Path, tokens: &[StoredToken]) -> Result<(), TokenError> {
+/// only once. Otherwise it counts all the same, and why a power cut may undo it is given. The folder must be locked.
+pub(crate) fn write(
+    folder: &Path,
+    tokens: &[StoredToken],
+) -> Result<Option<io::Error>, TokenError> {
     let path = file(folder);
     let fresh = beside(&path, ".new");
     let made = make(&fresh, &path, tokens).and_then(|()| {
-        settle(&path)?;
-        fs::rename(&fresh, &path).map_err(|source| TokenError::File { path: path.clone(), source })
+        // What lies beside it would be taken as part of the next one.
+        remove_beside(&path)
+            .and_then(|()| fs::rename(&fresh, &path))
+            .map_err(|source| TokenError::File { path: path.clone(), source })
     });
-    if made.is_err() {
+    if let Err(error) = made {
         // Room may be what is missing; what stays is removed before the next change.
         remove_all(&fresh).ok();
-        return made;
+        return Err(error);
     }
-    // The tokens count from here on, whatever comes.
-    if let Err(error) = sync_folder(folder) {
-        tracing::warn!(%error, folder = %folder.display(), "a power cut may undo the change of tokens");
-    }
-    Ok(())
+    Ok(sync_folder(folder).err())
 }
 
 /// Makes the whole file under another name.
@@ -122,19 +103,6 @@ fn finish(fresh: &Path, path: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Puts into the file that is to be replaced what lies beside it, and sees to it that nothing does any more: it would
-/// be taken as part of the next one. A file that was taken away has left what it has left.
-fn settle(path: &Path) -> Result<(), TokenError> {
-    if let Some(earlier) =
-        sqlite_file::open_existing(path, LAYOUT).map_err(|e| unusable(path, e))?
-    {
-        let failed = |source| TokenError::Database { path: path.to_owned(), source };
-        end_log_patiently(&earlier).map_err(failed)?;
-        earlier.close().map_err(|(_, source)| failed(source))?;
-    }
-    remove_beside(path).map_err(|source| TokenError::File { path: path.to_owned(), source })
-}
-
 fn fill(connection: &mut Connection, tokens: &[StoredToken]) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA synchronous = FULL")?;
     let change = connection.transaction()?;
@@ -146,22 +114,6 @@ fn fill(connection: &mut Connection, tokens: &[StoredToken]) -> rusqlite::Result
         )?;
     }
     change.commit()
-}
-
-/// Waits for whoever reads, which SQLite does not do here.
-#[expect(clippy::disallowed_methods, reason = "nothing tells when a reader has ended")]
-fn end_log_patiently(connection: &Connection) -> rusqlite::Result<()> {
-    for _ in 0..TRIES {
-        match end_log(connection) {
-            Err(error) if is_in_use(&error) => thread::sleep(READ_TIME),
-            ended => return ended,
-        }
-    }
-    end_log(connection)
-}
-
-fn is_in_use(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// From then on whoever opens the file makes none beside it.
@@ -211,7 +163,7 @@ fn remove_all(path: &Path) -> io::Result<()> {
 }
 
 fn remove_beside(path: &Path) -> io::Result<()> {
-    [LOG, "-shm", "-journal"].into_iter().try_for_each(|suffix| remove(&beside(path, suffix)))
+    ["-wal", "-shm", "-journal"].into_iter().try_for_each(|suffix| remove(&beside(path, suffix)))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::database::is_log;
 use crate::digest::SecretDigest;
 use crate::secret::{LOCAL_FILE, existing_local_secret};
 use crate::store::StoredToken;
@@ -182,10 +181,6 @@ fn with_cause(error: &TokenError) -> String {
 
 fn stamp(path: &Path) -> Stamp {
     let metadata = fs::metadata(path).ok()?;
-    // The log of a database is made, empty, by whoever reads it.
-    if metadata.len() == 0 && is_log(path) {
-        return None;
-    }
     #[cfg(unix)]
     let number = std::os::unix::fs::MetadataExt::ino(&metadata);
     #[cfg(not(unix))]

@@ -23,6 +23,6 @@ pub use authenticator::{Authenticator, Caller, Denied};
 pub use error::TokenError;
 pub use hive_secrets::HiveSecrets;
 pub use secret::{Secret, local_secret};
-pub use store::{NewToken, TokenInfo, TokenStore};
+pub use store::{NewToken, RevokedToken, TokenInfo, TokenStore};
 pub use stored::{forget_secret, store_secret, stored_secret};
 pub use ticket::Ticket;

@@ -4,6 +4,7 @@
 //! queen that sets her damaged past aside must not lose who may come in. The file `tokens.json` of an earlier rbee
 //! counts until it is taken over, which happens once.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -43,6 +44,17 @@ pub struct NewToken {
     pub info: TokenInfo,
     /// Shown once; the store keeps only its digest.
     pub secret: Secret,
+    /// Why a power cut may undo it, if it may.
+    pub unsynced: Option<io::Error>,
+}
+
+/// A token that was just revoked: whoever has it is refused.
+#[derive(Debug)]
+pub struct RevokedToken {
+    /// As lists showed it.
+    pub info: TokenInfo,
+    /// Why a power cut may undo it, if it may.
+    pub unsynced: Option<io::Error>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,7 +88,7 @@ impl TokenStore {
             created_at: jiff::Timestamp::now().to_string(),
         };
         let stored = StoredToken { info: info.clone(), sha256 };
-        self.change(|tokens| {
+        let ((), unsynced) = self.change(|tokens| {
             if tokens.iter().any(|t| t.info.name == name) {
                 return Err(TokenError::NameTaken(name.to_owned()));
             }
@@ -86,7 +98,7 @@ impl TokenStore {
             tokens.push(stored);
             Ok(())
         })?;
-        Ok(NewToken { info, secret })
+        Ok(NewToken { info, secret, unsynced })
     }
 
     /// Whether requests need a token: there is one, or there was one.
@@ -100,19 +112,19 @@ impl TokenStore {
     }
 
     /// Removes a token; whoever has it is refused from then on.
-    pub fn revoke(&self, id_or_name: &str) -> Result<TokenInfo, TokenError> {
-        self.change(|tokens| {
+    pub fn revoke(&self, id_or_name: &str) -> Result<RevokedToken, TokenError> {
+        let (info, unsynced) = self.change(|tokens| {
             let matches = |t: &StoredToken| t.info.id == id_or_name || t.info.name == id_or_name;
             let at = tokens.iter().position(matches);
             let at = at.ok_or_else(|| TokenError::Unknown(id_or_name.to_owned()))?;
             Ok(tokens.remove(at).info)
-        })
+        })?;
+        Ok(RevokedToken { info, unsynced })
     }
 
     /// The files that say which tokens there are.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let database = database::file(&self.folder);
-        vec![database::log(&database), database, earlier::file(&self.folder)]
+        vec![database::file(&self.folder), earlier::file(&self.folder)]
     }
 
     pub(crate) fn read(&self) -> Result<Vec<StoredToken>, TokenError> {
@@ -142,15 +154,18 @@ impl TokenStore {
     fn take_over_locked(&self) -> Result<(), TokenError> {
         let Some(earlier) = earlier::read(&self.folder)? else { return Ok(()) };
         let stored = database::read(&self.folder)?.unwrap_or_default();
-        // A crash before the next line leaves both, with the same tokens in them.
-        database::write(&self.folder, &merged(stored, earlier))?;
+        // A crash before the last line leaves both, with the same tokens in them.
+        if let Some(source) = database::write(&self.folder, &merged(stored, earlier))? {
+            return Err(TokenError::file(&self.folder, source));
+        }
         earlier::retire(&self.folder)
     }
 
+    /// Gives, too, why a power cut may undo the change, if it may.
     fn change<T>(
         &self,
         change: impl FnOnce(&mut Vec<StoredToken>) -> Result<T, TokenError>,
-    ) -> Result<T, TokenError> {
+    ) -> Result<(T, Option<io::Error>), TokenError> {
         let unusable = |source| TokenError::file(&self.folder, source);
         create_folder(&self.folder).map_err(unusable)?;
         let _lock = lock(&self.folder).map_err(unusable)?;
@@ -158,9 +173,9 @@ impl TokenStore {
         self.take_over_locked()?;
         let mut tokens = database::read(&self.folder)?.unwrap_or_default();
         let outcome = change(&mut tokens)?;
-        database::write(&self.folder, &tokens)?;
+        let unsynced = database::write(&self.folder, &tokens)?;
         wait_until_seen();
-        Ok(outcome)
+        Ok((outcome, unsynced))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Among a hive's features: it ends without its workers where `POST /v1/shutdown?workers=keep` says so.
+/// Among the features of a hive, and of a queen that has one in her: it ends without its workers where `POST /v1/shutdown?workers=keep` says so.
 pub const LEAVES_WORKERS: &str = "leaves-workers";
 
 /// How a daemon was built: the answer to `GET /v1/build-info`.
@@ -12,7 +12,7 @@ pub struct BuildInfo {
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The cargo features that it was built with.
+    /// The cargo features that it was built with, and marks of what it knows to do.
     pub features: Vec<String>,
     /// `release` or `debug`.
     pub profile: String,

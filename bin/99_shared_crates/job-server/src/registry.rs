@@ -195,18 +195,20 @@ impl JobRegistry {
     }
 
     /// The jobs whose callers are to be seen, the latest first: all that have not ended, and the latest `most` of the
-    /// others. Those that only look are among them where they are asked for.
+    /// others. Those that only look are among them where they are asked for, and count among themselves.
     #[must_use]
     pub fn latest(&self, most: usize, with_looks: bool, is_seen: impl Fn(&str) -> bool) -> JobList {
         let jobs = self.inner.table().latest_first();
         let mut list = JobList { jobs: Vec::new(), left_out: 0 };
-        let mut ended = 0;
+        // Looks push no other job out.
+        let (mut looks, mut others) = (0, 0);
         let is_listed =
             |live: &&Arc<LiveJob>| (with_looks || !live.only_looks) && is_seen(&live.facts.caller);
         for live in jobs.iter().filter(is_listed) {
             let job = live.job.borrow();
-            ended += usize::from(job.has_ended());
-            if job.has_ended() && ended > most {
+            let ended = if live.only_looks { &mut looks } else { &mut others };
+            *ended += usize::from(job.has_ended());
+            if job.has_ended() && *ended > most {
                 list.left_out += 1;
             } else {
                 list.jobs.push(job.summary(&live.facts));

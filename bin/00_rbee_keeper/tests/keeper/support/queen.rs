@@ -1,11 +1,11 @@
 //! The HTTP side of a queen, made of the same crates as the real one, whose jobs follow a script.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use access_tokens::{Authenticator, Secret};
-use axum::extract::{Path, Query};
+use axum::extract::{Path, Query, RawQuery};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use daemon_http::{ApiError, Edge, bind, edge, serve};
@@ -16,10 +16,14 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+type Shutdowns = Arc<Mutex<Vec<String>>>;
+
 /// A queen that is up until it is dropped.
 pub(crate) struct TestQueen {
     pub(crate) url: String,
     pub(crate) jobs: JobRegistry,
+    /// The queries of the calls that asked her to end.
+    pub(crate) shutdowns: Shutdowns,
     stop: CancellationToken,
     _server: JoinSet<()>,
 }
@@ -27,26 +31,34 @@ pub(crate) struct TestQueen {
 impl TestQueen {
     /// A queen of this version that demands no token.
     pub(crate) fn start() -> Self {
-        Self::with(env!("CARGO_PKG_VERSION"), "queen-rbee", Authenticator::open())
+        Self::with(env!("CARGO_PKG_VERSION"), "queen-rbee", &[], Authenticator::open())
     }
 
     pub(crate) fn of_version(version: &str) -> Self {
-        Self::with(version, "queen-rbee", Authenticator::open())
+        Self::with(version, "queen-rbee", &[], Authenticator::open())
     }
 
     /// Another daemon of rbee.
     pub(crate) fn named(name: &str) -> Self {
-        Self::with(env!("CARGO_PKG_VERSION"), name, Authenticator::open())
+        Self::with(env!("CARGO_PKG_VERSION"), name, &[], Authenticator::open())
     }
 
     pub(crate) fn with_token(secret: &str) -> Self {
         let auth = Authenticator::fixed(Secret::from(secret.to_owned()));
-        Self::with(env!("CARGO_PKG_VERSION"), "queen-rbee", auth)
+        Self::with(env!("CARGO_PKG_VERSION"), "queen-rbee", &[], auth)
     }
 
-    fn with(version: &str, name: &str, auth: Authenticator) -> Self {
+    /// One with these features, who lets nobody in without a secret that is in this folder.
+    pub(crate) fn with_features(features: &[&str], secrets: &std::path::Path) -> Self {
+        let auth = Authenticator::from_store(secrets).unwrap().demanding();
+        Self::with(env!("CARGO_PKG_VERSION"), "queen-rbee", features, auth)
+    }
+
+    fn with(version: &str, name: &str, features: &[&str], auth: Authenticator) -> Self {
         let jobs = JobRegistry::in_memory(Limits::default());
-        let build = json!({ "name": name, "version": version, "features": [] });
+        let build = json!({ "name": name, "version": version, "features": features });
+        let shutdowns = Shutdowns::default();
+        let asked = Arc::clone(&shutdowns);
         let routes = Router::new()
             .route("/v1/build-info", get(move || async { Json(build) }))
             .route("/v1/models", get(|| async { Json(models()) }))
@@ -54,13 +66,14 @@ impl TestQueen {
             .route("/v1/status", get(|| async { Json(status()) }))
             .route("/v1/decisions", get(decisions))
             .route("/v1/policy/test", post(policy_test))
+            .route("/v1/shutdown", post(|query| async move { shutdown(&asked, query) }))
             .merge(routes(jobs.clone(), Arc::new(Script)));
         let routes = edge(routes, Edge { auth, max_body_bytes: 10 << 20 });
         let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let stop = CancellationToken::new();
         let mut server = JoinSet::new();
         server.spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
-        Self { url: format!("http://{address}"), jobs, stop, _server: server }
+        Self { url: format!("http://{address}"), jobs, shutdowns, stop, _server: server }
     }
 }
 
@@ -68,6 +81,11 @@ impl Drop for TestQueen {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+fn shutdown(asked: &Mutex<Vec<String>>, RawQuery(query): RawQuery) -> Json<Value> {
+    asked.lock().unwrap().push(query.unwrap_or_default());
+    Json(json!({ "state": "stopping" }))
 }
 
 pub(crate) fn worker() -> Value {

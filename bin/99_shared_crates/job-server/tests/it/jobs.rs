@@ -274,6 +274,8 @@ async fn looks_push_nothing_out_are_kept_apart_and_listed_for_who_asks() {
     assert_eq!(ids(registry.list()), others);
     let all: Vec<_> = looks[6..].iter().rev().cloned().chain(others).collect();
     assert_eq!(ids(registry.list_with_looks()), all);
+    let latest = registry.latest(3, true, |_| true);
+    assert_eq!((ids(latest.jobs), latest.left_out), ([&all[..3], &all[4..]].concat(), 1));
     assert_eq!(registry.get(&looks[9]).unwrap().state, JobState::Succeeded);
     assert_eq!(messages(&follow(&registry, &looks[9], None).await), ["done", "[DONE]"]);
     assert!(registry.get(&looks[0]).is_none());
