@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use cucumber::{given, then, when};
-use rbee_operations::{HiveTarget, Infer, JobEvent, JobSummary, Operation};
+use rbee_operations::{Infer, JobEvent, JobSummary, ModelPolicy, ModelPolicySet, Operation};
 use test_cluster::{DEMO_ALIAS, JobRun, SseEvent, wait_until};
-use worker_contract::{HiveAlias, Sampling};
+use worker_contract::Sampling;
 
 use super::{Rbee, SOON, Step, mentions};
 
@@ -20,8 +20,10 @@ impl Rbee {
 
 #[given("a job that has succeeded")]
 async fn succeeded_job(world: &mut Rbee) -> Step {
-    let list = Operation::ModelList(HiveTarget { hive_id: HiveAlias::localhost() });
-    let run = world.api()?.run_job(&list).await?;
+    // One that only looks is not kept.
+    let policy = ModelPolicy { max: Some(2), ..ModelPolicy::default() };
+    let set = ModelPolicySet { model: "spare".parse()?, reset: false, policy };
+    let run = world.api()?.run_job(&Operation::ModelPolicySet(set)).await?;
     ensure!(run.failure().is_none() && run.done, "the job did not succeed: {run:?}");
     world.job = Some(run.job_id);
     Ok(())
