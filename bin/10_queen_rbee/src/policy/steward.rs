@@ -240,7 +240,7 @@ mod tests {
     use std::sync::Arc;
 
     use tokio_util::task::TaskTracker;
-    use worker_contract::HiveHeartbeat;
+    use worker_contract::{HiveHeartbeat, SupervisedState, SupervisedWorker};
 
     use super::*;
     use crate::decisions::Decisions;
@@ -312,12 +312,59 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_crowd_gets_a_worker_by_the_name_that_answers_for_it_and_else_by_its_own() {
+        for (answers, devices, told) in [
+            (true, vec![device("GPU-0", 0), device("GPU-1", 64 * GIB)], (true, false)),
+            (false, vec![device("GPU-0", 64 * GIB)], (false, true)),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut steward, _) = steward(folder.path(), 0);
+            let [m, again] = ["m", "again"].map(|name| name.parse::<ModelAlias>().unwrap());
+            let workers = if answers { vec![listed(&again)] } else { Vec::new() };
+            let catalog = vec![entry("m", 4 * GIB), entry("again", 4 * GIB)];
+            let beat = HiveHeartbeat { devices, catalog, workers, ..beat(0) };
+            steward.registry.hive_beat(beat, clock::now()).unwrap();
+            let action = Action::Start { model: m.clone(), why: Need::Crowd };
+            let under_way = steward.begin(action, clock::now());
+            assert!(under_way.is_some());
+            let starting = (steward.registry.is_starting(&again), steward.registry.is_starting(&m));
+            assert_eq!(starting, told, "{answers}");
+        }
+    }
+
     /// A steward whose only hive has the model, and so much memory, and never answers.
     fn steward(folder: &std::path::Path, free: u64) -> (Steward, Decisions) {
         let policies = Policies::open(&folder.join("policies.db"), BTreeMap::new(), 0).unwrap();
         let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
         let registry = registry.with_policies(policies.clone());
-        let beat = HiveHeartbeat {
+        registry.hive_beat(beat(free), clock::now()).unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let hives = Arc::new(NeverReady);
+        let spawner = Spawner::new(hives, registry.clone(), policies.clone(), tasks, stop);
+        let decisions = Decisions::in_memory();
+        let dispatcher = Dispatcher::new(registry, spawner.clone(), decisions.clone(), 8);
+        (Steward::new(policies, dispatcher, spawner), decisions)
+    }
+
+    fn listed(model: &ModelAlias) -> SupervisedWorker {
+        SupervisedWorker {
+            worker_id: "w".parse().unwrap(),
+            hive_id: HiveAlias::localhost(),
+            model: model.clone(),
+            device: "GPU-0".parse().unwrap(),
+            address: "http://127.0.0.1:9300".into(),
+            port: 9300,
+            pid: 1,
+            started_at: 0,
+            state: SupervisedState::Ready,
+            restarts: None,
+            memory_bytes: None,
+        }
+    }
+
+    fn beat(free: u64) -> HiveHeartbeat {
+        HiveHeartbeat {
             hive_id: HiveAlias::localhost(),
             address: None,
             version: String::new(),
@@ -325,13 +372,6 @@ mod tests {
             catalog: vec![entry("m", 4 * GIB)],
             trouble: None,
             workers: Vec::new(),
-        };
-        registry.hive_beat(beat, clock::now()).unwrap();
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let hives = Arc::new(NeverReady);
-        let spawner = Spawner::new(hives, registry.clone(), policies.clone(), tasks, stop);
-        let decisions = Decisions::in_memory();
-        let dispatcher = Dispatcher::new(registry, spawner.clone(), decisions.clone(), 8);
-        (Steward::new(policies, dispatcher, spawner), decisions)
+        }
     }
 }
