@@ -142,14 +142,14 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
         let hive = at(resident)?;
         let device = hive.devices.iter().find(|device| device.id == resident.device)?;
         let bytes = hive.entry(model)?.bytes_on_disk();
-        Some(beliefs.of_device(fleet, resident.hive, device, bytes).slowness.step)
+        Some(beliefs.of_device(fleet, resident.hive, device, bytes).at_best)
     });
     let fastest = fastest.min();
     let has_gpu = there().any(|resident| resident.device.kind == DeviceKind::Gpu);
     let is_slower = |site: &Site<'_>| {
         site.belief.is_some_and(|its| match fastest {
             _ if its.slowness.is_unknown_cpu => has_gpu,
-            Some(ours) => its.slowness.step > ours + 1,
+            Some(ours) => its.at_best > ours + 1,
             None => false,
         })
     };
