@@ -44,20 +44,53 @@ fn main() -> Result<()> {
     println!("\nAim: {AIM} µs at the median: {verdict}");
 
     println!("\nA model that no worker runs and every catalog has: where one is started\n");
-    let started = Instant::now();
-    let registry = registry(100, started)?;
+    let now = Instant::now();
+    let there_is_room = registry(100, now)?;
+    println!("with room everywhere: median {:.1} µs", unused(&there_is_room, false, now)?);
+    let (full, _in_flight) = full(now)?;
+    println!("where it must wait for memory: median {:.1} µs", unused(&full, true, now)?);
+    Ok(())
+}
+
+/// Microseconds of a decision on a model that no worker runs, at the median.
+fn unused(registry: &Registry, must_wait: bool, now: Instant) -> Result<f64> {
     let (model, prompt) = (alias("unused")?, PromptChain::default());
-    let mut times = Vec::new();
+    let (mut times, started) = (Vec::new(), Instant::now());
     while started.elapsed() < TIME {
         let begin = Instant::now();
         let ask = Ask::of(Demand::of(&model), &prompt);
-        let placed = black_box(registry.place(&ask, started));
+        let placed = black_box(registry.place(&ask, now));
         times.push(begin.elapsed().as_secs_f64() * 1e6);
-        ensure!(matches!(placed, Placed::Not(Decision::Spawn(_))), "{placed:?}");
+        // A hive is asked first whether it is true that it is full.
+        let is_full = match &placed {
+            Placed::Not(Decision::Spawn(spawn)) => spawn.asks,
+            Placed::Not(Decision::Wait(_)) => true,
+            _ => bail!("{placed:?}"),
+        };
+        ensure!(is_full == must_wait, "{placed:?}");
     }
     times.sort_by(f64::total_cmp);
-    println!("median {:.1} µs", times[times.len() / 2]);
-    Ok(())
+    Ok(times[times.len() / 2])
+}
+
+/// Hives without free memory, whose workers all have requests.
+fn full(now: Instant) -> Result<(Registry, Vec<Place>)> {
+    let registry = registry(HIVES, now)?;
+    for hive in 0..HIVES {
+        let mut beat = hive_beat(hive)?;
+        beat.catalog.push(entry(&format!("m-{hive}"))?);
+        for device in &mut beat.devices {
+            device.memory_free_bytes = 0;
+        }
+        registry.hive_beat(beat, now)?;
+    }
+    let mut in_flight = Vec::new();
+    // Of each model there are as many workers as of any other, and the idle one is taken.
+    for number in 0..WORKERS {
+        let model = alias(&format!("m-{}", number % HIVES))?;
+        in_flight.push(place(&registry, &model, &PromptChain::default(), now)?);
+    }
+    Ok((registry, in_flight))
 }
 
 /// Microseconds of each decision, the shortest first.

@@ -215,6 +215,7 @@ impl App {
         };
         let app = Self { routes, jobs, decisions, hives, tasks, background, keeps_workers };
         app.start_local_hive(&executor).await;
+        registry.opens(Instant::now());
         Ok(app)
     }
 

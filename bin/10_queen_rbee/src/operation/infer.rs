@@ -127,7 +127,7 @@ impl Operations {
     /// Says that a worker is being started, if that is what the answer waits for.
     fn tell_of_start(&self, infer: &Infer, job: &JobContext) -> bool {
         let model = &infer.model;
-        let is_starting = self.registry.is_starting(model);
+        let is_starting = self.registry.is_starting_for(model);
         if is_starting {
             job.say(format!("No worker runs {model}: one is being started, and loads it"));
         }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use rbee_operations::{ModelPolicySet, Operation};
+use rbee_operations::{ModelPolicy, ModelPolicySet, Operation};
 use serde_json::Value;
 use worker_contract::{HiveAlias, ModelAlias, ModelEntry, WorkerHeartbeat, WorkerId, WorkerState};
 
 use super::Operations;
+use crate::registry::WorkerReport;
 
 /// The most names of models that are told in one note.
 const MOST_NAMES: usize = 8;
@@ -20,15 +21,12 @@ impl Operations {
         let policy = self.policies.of(model);
         let mut notes = Vec::new();
         if wanted.slots.is_some() || wanted.ctx_size.is_some() {
-            let size = |it: &WorkerHeartbeat| (it.slots.total, it.kv_cache.capacity_tokens);
-            let is_unlike = |it: &&WorkerHeartbeat| {
-                let (slots, tokens) = size(it);
-                wanted.slots.is_some_and(|wanted| wanted != slots)
-                    || wanted.ctx_size.is_some_and(|wanted| wanted != tokens)
-            };
+            let trained = self.registry.trained_context(model).filter(|trained| *trained > 0);
             let mut by_size: BTreeMap<(u32, u32), Vec<&WorkerId>> = BTreeMap::new();
-            for worker in running.iter().filter(is_unlike) {
-                by_size.entry(size(worker)).or_default().push(&worker.worker_id);
+            for worker in running.iter().filter(|worker| is_unlike(wanted, worker, trained)) {
+                let said = &worker.said;
+                let size = (said.slots.total, said.kv_cache.capacity_tokens);
+                by_size.entry(size).or_default().push(&said.worker_id);
             }
             for ((slots, tokens), workers) in by_size {
                 notes.push(format!(
@@ -84,11 +82,29 @@ impl Operations {
     }
 
     /// The workers of a model that are ready.
-    fn running(&self, model: &ModelAlias) -> Vec<WorkerHeartbeat> {
+    fn running(&self, model: &ModelAlias) -> Vec<WorkerReport> {
         let workers = self.registry.workers(Instant::now()).into_iter();
-        let own = workers.filter(|worker| worker.server.is_none()).map(|worker| worker.said);
-        own.filter(|said| said.model.name == *model && said.state == WorkerState::Ready).collect()
+        let own = workers.filter(|worker| worker.server.is_none());
+        let is_it =
+            |said: &WorkerHeartbeat| said.model.name == *model && said.state == WorkerState::Ready;
+        own.filter(|worker| is_it(&worker.said)).collect()
     }
+}
+
+/// Whether a worker is of another size than it would be with a policy. What was started as it says is like it, however
+/// many tokens came of that: no sequence is longer than the model was trained for.
+fn is_unlike(wanted: &ModelPolicy, worker: &WorkerReport, trained: Option<u32>) -> bool {
+    let (said, size) = (&worker.said, worker.size.unwrap_or_default());
+    let is_other = |wanted: u32, started: Option<u32>, comes_of_it: u32, has: u32| {
+        started != Some(wanted) && comes_of_it != has
+    };
+    let slots = wanted.slots.unwrap_or(said.slots.total);
+    let most = trained.map_or(u32::MAX, |trained| trained.saturating_mul(slots));
+    let (has_slots, has_tokens) = (said.slots.total, said.kv_cache.capacity_tokens);
+    wanted.slots.is_some_and(|wanted| is_other(wanted, size.slots, wanted, has_slots))
+        || wanted
+            .ctx_size
+            .is_some_and(|wanted| is_other(wanted, size.ctx_size, wanted.min(most), has_tokens))
 }
 
 /// Which models of a list have one name and are several files.

@@ -37,7 +37,12 @@ pub struct Steward {
 
 /// Something that was begun has ended.
 enum Ended {
-    Start(ModelAlias, Result<Begun, JobError>),
+    /// For a model, by the name that answers for it.
+    Start {
+        model: ModelAlias,
+        name: ModelAlias,
+        result: Result<Begun, JobError>,
+    },
     Stop(WorkerId, Result<(), JobError>),
 }
 
@@ -94,20 +99,23 @@ impl Steward {
     fn begin(&mut self, action: Action, now: Instant) -> Option<BoxFuture<'static, Ended>> {
         match action {
             Action::Start { model, why } => {
-                let Some(spawn) = self.registry.place_another(&model, why == Need::Min, now) else {
+                let Some((name, spawn)) = self.place_another(&model, why, now) else {
                     self.planner.start_failed(&model, now);
                     self.log_no_place(&model, why, now);
                     return None;
                 };
-                let Some(mut attempt) = self.spawner.spawn(&model, &spawn) else {
+                let Some(mut attempt) = self.spawner.spawn(&name, &spawn) else {
                     // One that was to make room has just got a request.
                     self.planner.not_started(&model);
                     return None;
                 };
                 if attempt.is_first && !spawn.asks {
-                    self.log_start(&model, &spawn, why);
+                    self.log_start(&name, &spawn, why);
                 }
-                Some(Box::pin(async move { Ended::Start(model, attempt.ended().await) }))
+                Some(Box::pin(async move {
+                    let result = attempt.ended().await;
+                    Ended::Start { model, name, result }
+                }))
             }
             Action::Stop { worker, idle } => {
                 // A request may have come between the look and now.
@@ -121,6 +129,22 @@ impl Steward {
                 }))
             }
         }
+    }
+
+    /// The place of another worker, and its name: that of the workers which answer for a model that has none of its
+    /// own, so that they help each other.
+    fn place_another(
+        &self,
+        model: &ModelAlias,
+        why: Need,
+        now: Instant,
+    ) -> Option<(ModelAlias, Spawn)> {
+        let must = why == Need::Min;
+        let other = if must { None } else { self.registry.answers_as(model) };
+        other.into_iter().chain([model.clone()]).find_map(|name| {
+            let spawn = self.registry.place_another(&name, must, now)?;
+            Some((name, spawn))
+        })
     }
 
     fn log_start(&self, model: &ModelAlias, spawn: &Spawn, why: Need) {
@@ -145,7 +169,9 @@ impl Steward {
             Need::Min => {
                 ("policy_min", "its policy wants another worker", "no device has room for it")
             }
-            Need::Crowd if self.registry.runs(model) => {
+            Need::Crowd
+                if self.registry.runs(model) || self.registry.answers_as(model).is_some() =>
+            {
                 ("crowd", "requests wait", "no other device that is as fast has room")
             }
             Need::Crowd => ("crowd", "requests wait", "no device has room for it"),
@@ -186,19 +212,19 @@ impl Steward {
 
     fn ended(&mut self, ended: Ended) {
         match ended {
-            Ended::Start(_, Ok(Begun::Worker)) | Ended::Stop(_, Ok(())) => {}
+            Ended::Start { result: Ok(Begun::Worker), .. } | Ended::Stop(_, Ok(())) => {}
             // It is looked again at once, and knows more.
-            Ended::Start(model, Ok(Begun::Word)) => self.planner.not_started(&model),
-            Ended::Start(model, Err(error)) => {
+            Ended::Start { model, result: Ok(Begun::Word), .. } => self.planner.not_started(&model),
+            Ended::Start { model, name, result: Err(error) } => {
                 let reason = error.message.as_str();
-                tracing::warn!(%model, reason, "another worker could not be started");
+                tracing::warn!(model = %name, reason, "another worker could not be started");
                 let now = clock::now();
                 // There it is not tried again for a while: perhaps somewhere else, at once.
-                match self.registry.failed_start(&model, now) {
+                match self.registry.failed_start(&name, now) {
                     Some(failed) if failed.reason == error => self.planner.not_started(&model),
                     _ => self.planner.start_failed(&model, now),
                 }
-                self.log_failed(&model, error);
+                self.log_failed(&name, error);
             }
             Ended::Stop(worker, Err(error)) => {
                 let reason = error.message.as_str();
@@ -214,7 +240,7 @@ mod tests {
     use std::sync::Arc;
 
     use tokio_util::task::TaskTracker;
-    use worker_contract::HiveHeartbeat;
+    use worker_contract::{HiveHeartbeat, SupervisedState, SupervisedWorker};
 
     use super::*;
     use crate::decisions::Decisions;
@@ -286,12 +312,59 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_crowd_gets_a_worker_by_the_name_that_answers_for_it_and_else_by_its_own() {
+        for (answers, devices, told) in [
+            (true, vec![device("GPU-0", 0), device("GPU-1", 64 * GIB)], (true, false)),
+            (false, vec![device("GPU-0", 64 * GIB)], (false, true)),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut steward, _) = steward(folder.path(), 0);
+            let [m, again] = ["m", "again"].map(|name| name.parse::<ModelAlias>().unwrap());
+            let workers = if answers { vec![listed(&again)] } else { Vec::new() };
+            let catalog = vec![entry("m", 4 * GIB), entry("again", 4 * GIB)];
+            let beat = HiveHeartbeat { devices, catalog, workers, ..beat(0) };
+            steward.registry.hive_beat(beat, clock::now()).unwrap();
+            let action = Action::Start { model: m.clone(), why: Need::Crowd };
+            let under_way = steward.begin(action, clock::now());
+            assert!(under_way.is_some());
+            let starting = (steward.registry.is_starting(&again), steward.registry.is_starting(&m));
+            assert_eq!(starting, told, "{answers}");
+        }
+    }
+
     /// A steward whose only hive has the model, and so much memory, and never answers.
     fn steward(folder: &std::path::Path, free: u64) -> (Steward, Decisions) {
         let policies = Policies::open(&folder.join("policies.db"), BTreeMap::new(), 0).unwrap();
         let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
         let registry = registry.with_policies(policies.clone());
-        let beat = HiveHeartbeat {
+        registry.hive_beat(beat(free), clock::now()).unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let hives = Arc::new(NeverReady);
+        let spawner = Spawner::new(hives, registry.clone(), policies.clone(), tasks, stop);
+        let decisions = Decisions::in_memory();
+        let dispatcher = Dispatcher::new(registry, spawner.clone(), decisions.clone(), 8);
+        (Steward::new(policies, dispatcher, spawner), decisions)
+    }
+
+    fn listed(model: &ModelAlias) -> SupervisedWorker {
+        SupervisedWorker {
+            worker_id: "w".parse().unwrap(),
+            hive_id: HiveAlias::localhost(),
+            model: model.clone(),
+            device: "GPU-0".parse().unwrap(),
+            address: "http://127.0.0.1:9300".into(),
+            port: 9300,
+            pid: 1,
+            started_at: 0,
+            state: SupervisedState::Ready,
+            restarts: None,
+            memory_bytes: None,
+        }
+    }
+
+    fn beat(free: u64) -> HiveHeartbeat {
+        HiveHeartbeat {
             hive_id: HiveAlias::localhost(),
             address: None,
             version: String::new(),
@@ -299,13 +372,6 @@ mod tests {
             catalog: vec![entry("m", 4 * GIB)],
             trouble: None,
             workers: Vec::new(),
-        };
-        registry.hive_beat(beat, clock::now()).unwrap();
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let hives = Arc::new(NeverReady);
-        let spawner = Spawner::new(hives, registry.clone(), policies.clone(), tasks, stop);
-        let decisions = Decisions::in_memory();
-        let dispatcher = Dispatcher::new(registry, spawner.clone(), decisions.clone(), 8);
-        (Steward::new(policies, dispatcher, spawner), decisions)
+        }
     }
 }

@@ -17,7 +17,9 @@ use super::{Ask, Due, Liveness, State, Target, WARM_UP};
 use crate::policy::{Policies, Policy};
 use crate::prompt::{BLOCK_BYTES, PromptChain};
 use crate::rules::Judge;
-use crate::scheduler::{Demand, Fleet, Readiness, Resident, Snapshot, WarmUp, Wish, memory_need};
+use crate::scheduler::{
+    ByDevice, Demand, Fleet, Readiness, Resident, Snapshot, WarmUp, Wish, memory_need,
+};
 
 /// A worker that is ready or coming.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +136,7 @@ impl State {
         Fleet {
             hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
             residents: residents.collect(),
+            by_device: ByDevice::default(),
             claims: self.starts.claims().collect(),
             ruled: ruling.map_or_else(Vec::new, |ruling| self.rule_places(&ruling, model, now)),
             wish,

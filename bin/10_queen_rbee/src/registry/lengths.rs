@@ -27,7 +27,7 @@ pub(super) struct Lengths {
 /// What a worker has shown.
 #[derive(Debug, Clone, Copy)]
 struct Length {
-    /// How large it was started; `None` where somebody else has started it.
+    /// How large it was started; `None` where nobody knows, as after a restart of the queen.
     size: Option<Size>,
     tokens: u32,
     /// Its number among those that were put there.
@@ -35,9 +35,9 @@ struct Length {
 }
 
 impl Length {
-    /// Whether, as far as is known, it is its hive's own setting.
+    /// Whether it is its hive's own setting. Where nobody knows how it was started, it may be a policy's.
     fn is_own_setting(self) -> bool {
-        self.size.is_none_or(|size| size.ctx_size.is_none())
+        self.size.is_some_and(|size| size.ctx_size.is_none())
     }
 }
 
@@ -169,8 +169,8 @@ mod tests {
                 Some(1024),
             ),
             ("its own setting", &[("a", Some(usual), 256), ("b", None, 900)], usual, Some(256)),
-            ("somebody else's start", &[("a", None, 256)], usual, Some(256)),
-            ("that of others", &[("b", None, 256), ("c", Some(usual), 512)], usual, Some(512)),
+            ("nobody knows how it was started", &[("a", None, 256)], usual, None),
+            ("that of others", &[("b", None, 900), ("c", Some(usual), 512)], usual, Some(512)),
             ("by a policy of before", &[("a", Some(sized(512)), 512)], usual, None),
         ] {
             assert_eq!(shown(rows).of(&model, &alias("a"), size), expected, "{because}");
@@ -184,7 +184,7 @@ mod tests {
         };
         let mut lengths = Lengths::default();
         for number in (0..MOST).chain([0, MOST]) {
-            lengths.put(key(number), None, 256);
+            lengths.put(key(number), Some(Size::default()), 256);
         }
         let of = |number| {
             let (model, hive) = key(number);

@@ -181,6 +181,7 @@ struct State {
     expected_servers: Vec<HiveAlias>,
     /// Attached servers that refused the queen's token a moment ago.
     lockouts: BTreeMap<HiveAlias, Lockout>,
+    /// When she could be heard first, later by the time that she has stood still.
     began: Instant,
     /// Where the clock is the runtime's.
     vigil: Option<Vigil>,
@@ -236,6 +237,11 @@ impl Registry {
     pub fn with_past(self) -> Self {
         self.state().has_past = true;
         self
+    }
+
+    /// The queen can be heard from now on: what she waits for after her start, she waits for from here.
+    pub fn opens(&self, now: Instant) {
+        self.state().began = now;
     }
 
     /// The same registry, which holds it against nobody that the queen stood still. From now on it must be
@@ -368,7 +374,7 @@ impl Registry {
         let changed = {
             let state = &mut *self.state();
             if let Some(pause) = state.vigil.as_mut().and_then(|vigil| vigil.sweep(now)) {
-                state.excuse(pause);
+                state.excuse(pause, now);
             }
             let hive_is_gone = |id: &HiveAlias| state.hives.liveness(id, now) == Liveness::Gone;
             let due = Due::at(now, self.shared.interval);
@@ -496,8 +502,9 @@ impl Registry {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics under this lock halfway through a change.
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pause) = state.vigil.as_mut().and_then(|vigil| vigil.look(clock::now())) {
-            state.excuse(pause);
+        let now = clock::now();
+        if let Some(pause) = state.vigil.as_mut().and_then(|vigil| vigil.look(now)) {
+            state.excuse(pause, now);
         }
         state
     }
@@ -505,11 +512,12 @@ impl Registry {
 
 impl State {
     /// Nobody could be heard for so long.
-    fn excuse(&mut self, pause: Duration) {
+    fn excuse(&mut self, pause: Duration, now: Instant) {
         let seconds = pause.as_secs();
         tracing::warn!(seconds, "the queen stood still: nobody is taken to have been silent");
         self.hives.excuse(pause);
         self.workers.excuse(pause);
+        self.began = (self.began + pause).min(now.max(self.began));
     }
 }
 

@@ -22,17 +22,20 @@ impl State {
         self.workers.of_model(model).next().is_some() || self.is_in_catalog(model)
     }
 
-    /// The files of a model, where workers that run them by other names answer for it: none of its own lives that
-    /// has the file which is `needed`, and nobody wants workers for this name in particular.
-    pub(super) fn shared_files(
-        &self,
+    /// The files of a model, where workers that run them by other names answer for it: none of its own serves
+    /// that has the file which is `needed`, and nobody wants workers for this name in particular. An answer that
+    /// must go on with its file does so with whoever has it, whatever the name and the wishes.
+    pub(super) fn shared_files<'a>(
+        &'a self,
         model: &ModelAlias,
-        needed: Option<&Sha256Digest>,
+        needed: Option<&'a Sha256Digest>,
         policies: Option<&Policies>,
-    ) -> Vec<&Sha256Digest> {
+    ) -> Vec<&'a Sha256Digest> {
         // A server's model of this name is another file, unless somebody said that it may stand for it.
-        let lives = |worker: &Worker| {
-            is_there(worker)
+        let serves = |id: &WorkerId, worker: &Worker| {
+            worker.readiness_for_requests() == Readiness::Ready
+                && !worker.target.gone.is_cancelled()
+                && self.turns.makes_way_for(id).is_none()
                 && (!worker.is_of_server || worker.is_named || !self.is_in_catalog(model))
         };
         let has_file = |worker: &Worker| match (needed, worker.digest()) {
@@ -40,19 +43,21 @@ impl State {
             _ => true,
         };
         let mut own = self.workers.of_model(model);
-        if own.any(|(_, worker)| lives(worker) && has_file(worker)) {
+        if own.any(|(id, worker)| serves(id, worker) && has_file(worker)) {
+            return Vec::new();
+        }
+        if let Some(needed) = needed {
+            return vec![needed];
+        }
+        if policies.is_some_and(|policies| policies.speak_of(model)) {
             return Vec::new();
         }
         let entries = self.hives.iter().flat_map(|hive| &hive.beat.catalog);
         let mut files = Vec::new();
         for entry in entries.filter(|entry| entry.alias == *model) {
-            let is_needed = needed.is_none_or(|needed| *needed == entry.sha256);
-            if is_needed && !files.contains(&&entry.sha256) {
+            if !files.contains(&&entry.sha256) {
                 files.push(&entry.sha256);
             }
-        }
-        if !files.is_empty() && policies.is_some_and(|policies| policies.speak_of(model)) {
-            files.clear();
         }
         files
     }
@@ -61,7 +66,7 @@ impl State {
     pub(super) fn answering<'a, 'b>(
         &'a self,
         model: &'b ModelAlias,
-        files: &'b [&'a Sha256Digest],
+        files: &'b [&'b Sha256Digest],
     ) -> impl Iterator<Item = (&'a WorkerId, &'a Worker)> + use<'a, 'b> {
         let all = (!files.is_empty()).then(|| self.workers.iter());
         let has_one = move |worker: &Worker| {
@@ -123,15 +128,34 @@ impl Registry {
     }
 
     /// Whether a worker is coming whose answers a model's requests wait for: one of its own, or of its file by
-    /// another name.
+    /// another name. A server of somebody else that is full or loads is no reason to start none.
     #[must_use]
     pub fn is_coming(&self, model: &ModelAlias) -> bool {
         let state = self.state();
         let files = state.shared_files(model, None, self.shared.policies.get());
-        let mut answering = state.answering(model, &files);
+        let mut own = state.answering(model, &files).filter(|(_, worker)| !worker.is_of_server);
         state.starts.is_any_of(model)
             || state.starts.is_any_with(&files)
-            || answering.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
+            || own.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
+    }
+
+    /// Whether a worker is being started whose answers a model's requests wait for, by whatever name.
+    #[must_use]
+    pub fn is_starting_for(&self, model: &ModelAlias) -> bool {
+        let state = self.state();
+        let files = state.shared_files(model, None, self.shared.policies.get());
+        state.starts.is_any_of(model) || state.starts.is_any_with(&files)
+    }
+
+    /// The other name by which hives' workers answer for a model that has none of its own.
+    #[must_use]
+    pub fn answers_as(&self, model: &ModelAlias) -> Option<ModelAlias> {
+        let state = self.state();
+        let files = state.shared_files(model, None, self.shared.policies.get());
+        let is_of_hive =
+            |(_, worker): &(&WorkerId, &Worker)| !worker.is_of_server && is_there(worker);
+        let (_, first) = state.answering(model, &files).find(is_of_hive)?;
+        (first.model != *model).then(|| first.model.clone())
     }
 
     /// What a model is that cannot do a task, wherever it lies and runs; `None` where somebody may do it, or

@@ -10,7 +10,7 @@ use worker_contract::{
 };
 
 use super::worker::Worker;
-use super::{Due, Liveness, Registry, ServerFacts};
+use super::{Due, Liveness, Registry, ServerFacts, Size};
 use crate::attached::Engine;
 
 /// A worker, as it is shown.
@@ -19,6 +19,9 @@ pub struct WorkerReport {
     /// What it said last; its state is what is known by now.
     #[serde(flatten)]
     pub said: WorkerHeartbeat,
+    /// How large it was started; `None` where nobody knows.
+    #[serde(skip)]
+    pub size: Option<Size>,
     /// Requests that this queen sent it and that have not ended.
     pub in_flight: u32,
     /// How long ago it reported, in milliseconds.
@@ -88,6 +91,7 @@ impl Registry {
             let liveness = worker.liveness(due, || Liveness::Gone);
             (liveness != Liveness::Gone).then(|| WorkerReport {
                 said: WorkerHeartbeat { state: worker.state(), ..said.beat.clone() },
+                size: worker.size,
                 in_flight: worker.in_flight,
                 last_seen_ms: millis_since(said.at, now),
                 liveness,
@@ -196,7 +200,14 @@ fn given_up(id: &WorkerId, worker: &Worker, liveness: Liveness) -> Option<Worker
         engine_build: String::new(),
         pid: worker.process.as_ref().map_or(0, |process| process.pid),
     };
-    Some(WorkerReport { said, in_flight: 0, last_seen_ms: 0, liveness, server: None })
+    Some(WorkerReport {
+        said,
+        size: worker.size,
+        in_flight: 0,
+        last_seen_ms: 0,
+        liveness,
+        server: None,
+    })
 }
 
 fn millis_since(at: Instant, now: Instant) -> u64 {

@@ -385,6 +385,19 @@ fn a_queen_who_has_run_before_waits_a_moment_for_hives_that_she_does_not_expect(
 }
 
 #[test]
+fn a_queen_waits_for_hives_from_when_she_can_be_heard_and_not_while_she_stands_still() {
+    let now = Instant::now();
+    let registry = Registry::new(SECOND * 2, Vec::new(), now).with_past();
+    let waits = |at| matches!(decide(&registry, at), Decision::Wait(_));
+    registry.opens(after(now, 20));
+    assert!(waits(after(now, 22)) && !waits(after(now, 23)));
+    registry.state().excuse(SECOND * 10, after(now, 32));
+    assert!(waits(after(now, 32)) && !waits(after(now, 33)));
+    registry.state().excuse(SECOND * 60, after(now, 40));
+    assert!(waits(after(now, 42)) && !waits(after(now, 43)), "she did not begin later than now");
+}
+
+#[test]
 fn of_two_processes_with_one_id_the_one_that_its_hive_lists_is_heard_and_keeps_its_requests() {
     for (meant, others) in [(Some(1), [2, 1, 2, 2]), (Some(2), [2, 1, 1, 1]), (None, [2, 1, 2, 1])]
     {

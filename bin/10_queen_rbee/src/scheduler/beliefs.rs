@@ -19,9 +19,11 @@ pub(super) struct Slowness {
 /// What is believed of a device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Belief {
-    /// How slow it is at best.
+    /// How slow it is: at best, unless it is likely to be much slower.
     pub(super) slowness: Slowness,
-    /// The step that is likely. Before it counts, nobody is ended for what is only believed.
+    /// The step of what it does at best.
+    pub(super) at_best: u32,
+    /// The step that is likely. Where it is not much slower, nobody is ended for what is only believed.
     pub(super) likely: u32,
     /// It is known.
     pub(super) is_shown: bool,
@@ -76,8 +78,12 @@ impl<'a> Beliefs<'a> {
             (None, at_best) => at_best.map_or(usual, |at_best| at_best.max(usual)),
         };
         let is_unknown_cpu = at_best.is_none() && kind == DeviceKind::Cpu;
-        let slowness = Slowness { is_unknown_cpu, step: step(at_best.unwrap_or(usual)) };
-        Belief { slowness, likely: step(likely), is_shown: shown.is_some() }
+        let (at_best, likely) = (step(at_best.unwrap_or(usual)), step(likely));
+        // A slow product would keep the worker that it got because a fast one was taken.
+        let is_much_slower = likely > at_best + 1;
+        let counts = if is_much_slower { likely } else { at_best };
+        let slowness = Slowness { is_unknown_cpu, step: counts };
+        Belief { slowness, at_best, likely, is_shown: shown.is_some() }
     }
 }
 

@@ -22,7 +22,7 @@ pub use demand::Demand;
 pub use placement::{memory_need, place_another};
 pub use schedule::schedule;
 pub use snapshot::{
-    Circuit, Claim, FailedSite, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot, Speed,
-    WarmUp, Wish, Word, WorkerView,
+    ByDevice, Circuit, Claim, FailedSite, Fleet, HiveView, Readiness, Resident, Ruled, Snapshot,
+    Speed, WarmUp, Wish, Word, WorkerView,
 };
 pub use ways::Ways;

@@ -137,26 +137,28 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
     // One that its policy demands is wanted under its own name.
     let is_it =
         |resident: &&Resident<'_>| resident.model == model || (!must && is_of_file(resident));
-    let there = || fleet.residents.iter().filter(is_it);
-    let fastest = there().filter_map(|resident| {
+    let there: Vec<_> = fleet.residents.iter().filter(is_it).collect();
+    let fastest = there.iter().filter_map(|resident| {
         let hive = at(resident)?;
         let device = hive.devices.iter().find(|device| device.id == resident.device)?;
         let bytes = hive.entry(model)?.bytes_on_disk();
-        Some(beliefs.of_device(fleet, resident.hive, device, bytes).slowness.step)
+        Some(beliefs.of_device(fleet, resident.hive, device, bytes).at_best)
     });
     let fastest = fastest.min();
-    let has_gpu = there().any(|resident| resident.device.kind == DeviceKind::Gpu);
+    let has_gpu = there.iter().any(|resident| resident.device.kind == DeviceKind::Gpu);
     let is_slower = |site: &Site<'_>| {
         site.belief.is_some_and(|its| match fastest {
             _ if its.slowness.is_unknown_cpu => has_gpu,
-            Some(ours) => its.slowness.step > ours + 1,
+            Some(ours) => its.at_best > ours + 1,
             None => false,
         })
     };
     // Without a list of devices nobody can say whether there is another one.
     let has_one = |site: &Site<'_>| {
         let device = site.device.map(|device| device.id);
-        there().any(|r| r.hive == site.hive.id && device.is_none_or(|device| r.device == device))
+        there
+            .iter()
+            .any(|r| r.hive == site.hive.id && device.is_none_or(|device| r.device == device))
     };
     let is_free = |site: &Site<'_>| match site.device {
         _ if site.is_barred() => false,
@@ -164,7 +166,7 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
         // Nobody makes room for a second one beside the first.
         Some(_) if must => site.evict.is_empty() || !has_one(site),
         Some(_) => site.evict.is_empty() && !is_slower(site) && !has_one(site),
-        None => must || there().next().is_none(),
+        None => must || there.is_empty(),
     };
     let alive = fleet.hives.iter().filter(|hive| hive.liveness == Liveness::Alive);
     let with_model = alive.filter(|hive| hive.entry(model).is_some());
@@ -303,7 +305,7 @@ fn make_room<'a>(
     if need <= free && too_few.is_none() {
         return (Vec::new(), Fit::Yes);
     }
-    let here = fleet.residents.iter().filter(|r| r.hive == hive.id && r.device == device.id);
+    let here = fleet.residents_of(hive.id, device.id);
     let size = |resident: &Resident<'_>| {
         resident.has_bytes.unwrap_or_else(|| need_of(fleet, hive, device.id, resident.model))
     };

@@ -1,6 +1,6 @@
 //! All that the queen knows at one moment, as far as placing one request is concerned.
 
-use std::cell::LazyCell;
+use std::cell::{LazyCell, OnceCell};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub struct Fleet<'a> {
     pub hives: Vec<HiveView<'a>>,
     /// All workers, of any model.
     pub residents: Vec<Resident<'a>>,
+    /// Where they are. Once somebody has looked, the residents do not change.
+    pub by_device: ByDevice,
     /// Memory that starts under way will take, the earliest first.
     pub claims: Vec<Claim<'a>>,
     /// Where a worker for the model should be.
@@ -79,6 +81,33 @@ pub struct Fleet<'a> {
     /// How many tokens the context of a worker would have that is started there; only for a request for
     /// which contexts have turned out too short.
     pub contexts: HashMap<&'a HiveAlias, u32>,
+}
+
+/// The residents by their devices, sorted when somebody first asks: where there is room nobody does.
+#[derive(Debug, Clone, Default)]
+pub struct ByDevice(OnceCell<Vec<usize>>);
+
+impl<'a> Fleet<'a> {
+    /// The residents of a device, in their order.
+    pub(super) fn residents_of(
+        &self,
+        hive: &HiveAlias,
+        device: DeviceId,
+    ) -> impl Iterator<Item = &Resident<'a>> + Clone {
+        let place = |number: &usize| {
+            let resident = &self.residents[*number];
+            (resident.hive, resident.device)
+        };
+        let sorted = self.by_device.0.get_or_init(|| {
+            let mut sorted: Vec<usize> = (0..self.residents.len()).collect();
+            sorted.sort_by_key(place);
+            sorted
+        });
+        let from = sorted.partition_point(|number| place(number) < (hive, device));
+        let those = &sorted[from..];
+        let count = those.partition_point(|number| place(number) == (hive, device));
+        those[..count].iter().map(|number| &self.residents[*number])
+    }
 }
 
 /// A place where the model could not be started.

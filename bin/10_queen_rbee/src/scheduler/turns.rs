@@ -65,8 +65,7 @@ fn who_goes<'a>(
     if site.hive.liveness != Liveness::Alive || is_moving {
         return None;
     }
-    let here =
-        || fleet.residents.iter().filter(|r| r.hive == site.hive.id && r.device == device.id);
+    let here = || fleet.residents_of(site.hive.id, device.id);
     let takes = |resident: &Resident<'_>| {
         let guess = || need_of(fleet, site.hive, device.id, resident.model);
         resident.has_bytes.unwrap_or_else(guess)

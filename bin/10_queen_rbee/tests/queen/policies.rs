@@ -120,7 +120,8 @@ async fn a_worker_that_somebody_starts_is_as_the_policy_wants_unless_they_say_ot
 
 #[tokio::test]
 async fn a_prompt_that_is_too_long_gets_a_worker_of_its_own_only_where_that_has_a_longer_context() {
-    for (ctx_size, spawns) in [(None, 0), (Some(256), 0), (Some(1024), 1)] {
+    // Nobody knows how the first one was started: its context is not taken for the hive's own setting.
+    for (ctx_size, spawns) in [(None, 1), (Some(256), 0), (Some(1024), 1)] {
         let queen = Queen::start().await;
         if let Some(tokens) = ctx_size {
             set(&queen, json!({"model": "m", "policy": {"ctx_size": tokens}})).await;
@@ -192,6 +193,31 @@ async fn what_a_policy_does_not_change_of_workers_that_run_is_told() {
         let told = set["notes"].to_string();
         assert_eq!(set.get("notes").is_some(), !notes.is_empty(), "{policy}: {told}");
         assert!(notes.iter().all(|note| told.contains(note)), "{policy}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_with_as_long_a_context_as_its_model_can_have_is_no_other_than_the_policy_wants() {
+    // A worker has four sequences, and none is longer than the model was trained for.
+    for (trained, started_by_queen, is_told) in
+        [(512, false, false), (1024, false, true), (1024, true, false)]
+    {
+        let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+        hive.let_start();
+        let mut beat = hive.beat();
+        beat.catalog[0].gguf.context_length = trained;
+        queen.hive_beat(&beat).await;
+        let other = WorkerDouble::start("w-1", []);
+        let mut said = other.beat();
+        if started_by_queen {
+            job(&queen, json!({"WorkerSpawn": {"model": "m", "ctx_size": 200_000}})).await;
+            said = hive.worker_beats().remove(0);
+        }
+        said.kv_cache.capacity_tokens = 2048;
+        queen.worker_beat(&said).await;
+        let change = json!({"model": "m", "policy": {"ctx_size": 200_000}});
+        let set = job(&queen, json!({ "ModelPolicySet": change })).await;
+        assert_eq!(set.get("notes").is_some(), is_told, "{trained} {started_by_queen}: {set}");
     }
 }
 

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::attached::Engine;
 use crate::decisions::Decisions;
 use crate::doubles::entry;
+use crate::scheduler::MakeWay;
 
 /// A hive with a file by two names, and a worker that runs it by the first.
 fn two_names(worker: WorkerHeartbeat) -> (Registry, Instant) {
@@ -60,6 +62,58 @@ fn names_of_one_file_share_its_worker() {
 }
 
 #[test]
+fn a_worker_of_its_own_that_cannot_serve_takes_nobody_from_a_name() {
+    let (registry, now) = two_names(with_file("0"));
+    assert_eq!(registry.answers_as(&again()), Some(model()));
+    assert_eq!(registry.answers_as(&model()), None);
+    let mut own = with_file("0");
+    (own.worker_id, own.model.name) = (id("b"), again());
+    own.state = WorkerState::Loading { progress: 0.5 };
+    registry.worker_beat(own.clone(), now).unwrap();
+    assert_eq!(asked(&registry, now), "a as m", "its own loads");
+    assert!(registry.is_coming(&again()));
+    assert_eq!(registry.answers_as(&again()), None, "its own comes first");
+
+    own.state = WorkerState::Ready;
+    registry.worker_beat(own, now).unwrap();
+    assert_eq!(asked(&registry, now), "b as again");
+    let way = MakeWay {
+        hive: HiveAlias::localhost(),
+        device: "GPU-0".parse().unwrap(),
+        workers: vec![id("b")],
+    };
+    assert_eq!(registry.make_way(&way, &"third".parse().unwrap(), now), [id("b")]);
+    assert_eq!(asked(&registry, now), "a as m", "its own makes way");
+}
+
+#[test]
+fn a_server_of_somebody_else_that_rests_or_loads_is_no_worker_that_comes() {
+    let (registry, now) = two_names(with_file("1"));
+    let mut report = ServerReport {
+        name: "other".parse().unwrap(),
+        url: "http://server:8000/v1".parse().unwrap(),
+        engine: Engine::Ollama,
+        slots: 4,
+        is_named: true,
+        models: vec![Served {
+            worker_id: id("served"),
+            alias: again(),
+            name: "again".into(),
+            context_length: 4096,
+        }],
+        failure: None,
+    };
+    registry.server_probed(&report, now);
+    assert_eq!(asked(&registry, now), "served as again");
+    registry.worker_rests(&id("served"), now + SECOND);
+    assert!(!registry.is_coming(&again()), "it rests");
+    let reason = "it loads".to_owned();
+    report.failure = Some(ServerFailure { kind: FailureKind::Loading, reason });
+    registry.server_probed(&report, now);
+    assert!(!registry.is_coming(&again()), "it loads");
+}
+
+#[test]
 fn a_worker_is_shared_also_before_it_is_ready_and_not_with_another_file_or_when_it_ends() {
     let loading = WorkerState::Loading { progress: 0.5 };
     for (because, worker, expected) in [
@@ -85,6 +139,7 @@ fn a_start_of_the_same_file_by_another_name_is_waited_for_and_one_of_another_fil
     for (hive, expected) in [(HiveAlias::localhost(), "wait coming"), (other, "spawn")] {
         let start = registry.begin_spawn(&model(), (&hive, None), Size::default(), &[]);
         assert_eq!(asked(&registry, now), expected, "{hive}");
+        assert_eq!(registry.is_starting_for(&again()), expected == "wait coming", "{hive}");
         drop(start);
         assert_eq!(asked(&registry, now), "spawn", "it has ended");
     }
@@ -117,6 +172,7 @@ fn a_name_with_wishes_of_its_own_gets_its_own_worker_and_rules_are_asked_about_t
     let change = serde_json::from_str(r#"{"model":"again","policy":{"slots":8}}"#).unwrap();
     policies.set_fields(&change).unwrap();
     assert_eq!(asked(&registry, now), "spawn");
+    assert_eq!(asked_with(&registry, Some("0"), now), "a as m", "an answer goes on with its file");
 
     let rules = Rules::none(Decisions::in_memory());
     let (registry, now) = two_names(with_file("0"));

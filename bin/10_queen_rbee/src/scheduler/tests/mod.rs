@@ -73,6 +73,7 @@ impl World {
         Fleet {
             hives: self.hives.iter().map(H::view).collect(),
             residents: self.residents.iter().map(R::view).collect(),
+            by_device: ByDevice::default(),
             claims: self.claims.iter().map(C::view).collect(),
             wish: Wish {
                 hive: self.wish.as_ref().map(|(hive, _)| hive.clone()),

@@ -308,7 +308,18 @@ fn a_device_that_nobody_has_seen_is_tried_before_anybody_is_ended_on_one_that_is
     let shown = &[("a", "GPU-0", 500)][..];
     for (because, hives, shown, expected) in [
         ("a card like it", vec![gpu("a", "x", 0), gpu("b", "x", 4)], shown, "spawn b GPU-0"),
-        ("another card", vec![gpu("a", "x", 0), gpu("b", "y", 4)], shown, "spawn b GPU-0"),
+        (
+            "another card that may be as fast",
+            vec![gpu("a", "x", 0), gpu("b", "y", 4)],
+            &[("a", "GPU-0", 2_500)][..],
+            "spawn b GPU-0",
+        ),
+        (
+            "another card that is likely to be much slower",
+            vec![gpu("a", "x", 0), gpu("b", "y", 4)],
+            shown,
+            "spawn a GPU-0 -w",
+        ),
         (
             "with room on both the known one",
             vec![gpu("a", "x", 2), gpu("b", "y", 4)],
