@@ -67,6 +67,20 @@ async fn what_no_server_has_a_worker_of_rbee_is_started_for() {
 }
 
 #[tokio::test]
+async fn no_worker_is_started_for_what_a_server_calls_a_mistake_of_the_request() {
+    for status in [400, 413, 414, 415, 422, 431] {
+        let refuses = Plays::Answers(status, "text/plain", "no".into());
+        let server = ServerDouble::start("library", &["m"], [refuses]);
+        let (queen, hive) = (queen().await, HiveDouble::start(false));
+        hive.let_start();
+        succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
+        queen.hive_beat(&hive.beat()).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!((reply.status, hive.spawns()), (status, 0), "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_worker_of_rbee_that_loads_is_waited_for_where_the_server_lacks_something() {
     let lacks = Plays::Answers(404, "text/plain", "404 page not found".into());
     let server = ServerDouble::start("library", &["m"], [lacks]);

@@ -302,12 +302,11 @@ impl Answer {
     }
 
     /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,
-    /// where the server has nothing against the request's content, one that is started for it.
+    /// where the server does not say that the request is at fault, one that is started for it.
     fn may_be_served_here(&self, place: &Place, status: StatusCode) -> bool {
-        let is_about_content = matches!(status.as_u16(), 400 | 413 | 422);
         place.target.server.is_some()
             && self.refusal.is_none()
-            && (self.is_run_here() || !is_about_content && self.may_be_started())
+            && (self.is_run_here() || !is_about_request(status) && self.may_be_started())
     }
 
     /// Whether a worker of rbee runs the model, or is about to.
@@ -334,8 +333,12 @@ impl Answer {
     }
 }
 
-/// Whether nobody knows if the request is at fault, or the server: few statuses say that it is the request.
+/// Whether nobody knows if the request is at fault, or the server.
 fn is_in_doubt(status: StatusCode, place: &Place) -> bool {
-    let is_about_request = matches!(status.as_u16(), 400 | 413 | 414 | 415 | 422 | 431);
-    status.is_server_error() || place.target.server.is_some() && !is_about_request
+    status.is_server_error() || place.target.server.is_some() && !is_about_request(status)
+}
+
+/// Whether a status says that the request is at fault: few do.
+fn is_about_request(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 413 | 414 | 415 | 422 | 431)
 }
