@@ -232,6 +232,9 @@ impl Answer {
             tokens = self.progress.tokens(),
             "a worker failed a request"
         );
+        let Verdict::Again(pause) = verdict else {
+            return Err(Failure::WorkerFailed { worker_id, reason });
+        };
         if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
             self.begin_anew();
         }
@@ -239,20 +242,14 @@ impl Answer {
             let reason = reason.and("no other can go on with what it gave of the answer");
             return Err(Failure::WorkerFailed { worker_id, reason });
         }
-        match verdict {
-            Verdict::Again(pause) => {
-                let has_begun = self.progress.has_begun();
-                let turn =
-                    self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
-                let pause = pause.max(turn);
-                self.log_again(&worker_id, &reason, is_connection);
-                self.record.tries_again(has_begun);
-                self.last_failure = Some((worker_id, reason));
-                self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
-                Ok(())
-            }
-            Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
-        }
+        let has_begun = self.progress.has_begun();
+        let turn = self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
+        let pause = pause.max(turn);
+        self.log_again(&worker_id, &reason, is_connection);
+        self.record.tries_again(has_begun);
+        self.last_failure = Some((worker_id, reason));
+        self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
+        Ok(())
     }
 
     /// After more than an answer has. It is not gone on with: nobody could take all of that as a prompt.
