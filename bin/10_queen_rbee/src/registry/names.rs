@@ -75,6 +75,14 @@ impl State {
         self.workers.of_model(model).chain(others)
     }
 
+    /// Whether one of the workers that answer for a model is coming.
+    pub(super) fn is_coming(&self, model: &ModelAlias, files: &[&Sha256Digest]) -> bool {
+        let mut answering = self.answering(model, files);
+        self.starts.is_any_of(model)
+            || self.starts.is_any_with(files)
+            || answering.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
+    }
+
     /// The file that a worker runs, as it says itself, or that its hive has by its model's name.
     fn file_of<'a>(&'a self, worker: &'a Worker) -> Option<&'a Sha256Digest> {
         match &worker.said {
@@ -128,10 +136,7 @@ impl Registry {
     pub fn is_coming(&self, model: &ModelAlias) -> bool {
         let state = self.state();
         let files = state.shared_files(model, None, self.shared.policies.get());
-        let mut answering = state.answering(model, &files);
-        state.starts.is_any_of(model)
-            || state.starts.is_any_with(&files)
-            || answering.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
+        state.is_coming(model, &files)
     }
 
     /// What a model is that cannot do a task, wherever it lies and runs; `None` where somebody may do it, or
