@@ -32,6 +32,8 @@ pub(super) enum Probe {
     Untrusted(String),
     /// Somebody is there, and gave no answer in time.
     Slow,
+    /// The queen can have no connection to it, which is not its fault.
+    OwnLimit(String),
     /// It says that it loads its model.
     Loading,
     /// It refuses the token, or demands one.
@@ -81,6 +83,10 @@ impl Health {
         probe: Probe,
         now: Instant,
     ) {
+        // Nothing was found: what was known of it stays.
+        if matches!(probe, Probe::OwnLimit(_)) {
+            return;
+        }
         let (unreachable, slow) = (self.unreachable + 1, self.slow + 1);
         (self.unreachable, self.slow) = (0, 0);
         match probe {
@@ -109,6 +115,7 @@ impl Health {
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
                 }
             }
+            Probe::OwnLimit(_) => {}
             Probe::Loading => {
                 self.has_told_slots = false;
                 let since = *self.loading_since.get_or_insert(now);
@@ -150,6 +157,7 @@ mod tests {
         let unreachable = || Probe::Unreachable("refused".into());
         let wrong = || Probe::Wrong("HTTP 500".into());
         let loading = || Probe::Loading;
+        let own = || Probe::OwnLimit("too many open files".into());
         let for_ever = vec![loading(); 62];
         let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
         let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
@@ -161,6 +169,9 @@ mod tests {
             ("not in a row", vec![unreachable(), list(&["a"]), unreachable()], None),
             ("it computes", vec![list(&["a"]), Probe::Slow, Probe::Slow], None),
             ("it hangs", vec![Probe::Slow, Probe::Slow, Probe::Slow], unfit),
+            ("the queen's own limit", vec![list(&["a"]), own(), own(), own()], None),
+            ("nothing is forgotten", vec![unreachable(), own(), unreachable()], gone),
+            ("it hung before", vec![Probe::Slow, Probe::Slow, own(), Probe::Slow], unfit),
             ("it is something else", vec![list(&["a"]), wrong()], unfit),
             ("its token is wrong", vec![list(&["a"]), Probe::Locked("no".into())], unfit),
             ("it stays wrong", vec![wrong(), unreachable()], unfit),

@@ -142,6 +142,14 @@ pub enum ServerError {
         /// What it does.
         reason: String,
     },
+    /// The queen can have no connection to it, which is not its fault.
+    #[error("the server at {url} cannot be looked at: {reason}")]
+    OwnLimit {
+        /// Where it is.
+        url: ServerUrl,
+        /// Why.
+        reason: String,
+    },
     /// Its certificate is not believed.
     #[error("the server at {url} cannot be used: {reason}")]
     Untrusted {
@@ -251,6 +259,7 @@ impl Servers {
                 let reason = "it does not answer in time".to_owned();
                 return Err(ServerError::Unusable { url, reason });
             }
+            Probe::OwnLimit(reason) => return Err(ServerError::OwnLimit { url, reason }),
             Probe::Loading => {
                 let reason = format!("{LOADS}; try again when it has");
                 return Err(ServerError::Unusable { url, reason });

@@ -61,7 +61,8 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
             }
         }
         Ok(Ok(probe)) => probe,
-        Ok(Err(Broken::HandshakeTimeout | Broken::OwnLimit(_))) | Err(_) => Probe::Slow,
+        Ok(Err(broken)) if broken.is_own_limit() => Probe::OwnLimit(broken.to_string()),
+        Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
         Ok(Err(broken @ Broken::Malformed(_))) => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
         }

@@ -67,7 +67,7 @@ async fn run(
         }
         Ok(JobEnd::Failed(last)) => {
             let code = last.code.unwrap_or_else(|| "hive_failed".to_owned());
-            Err(JobError { code, message: last.message, hint: last.hint })
+            Err(JobError { hint: last.hint, ..JobError::new(code, last.message) })
         }
         Ok(JobEnd::Cancelled) => Err(JobError::cancelled()),
         Err(error) => Err(failure(&error)),

@@ -230,6 +230,11 @@ impl From<ServerError> for JobError {
                 "start it, and look whether the queen's machine reaches its GET /v1/models"
                     .to_owned(),
             ),
+            ServerError::OwnLimit { .. } => (
+                "too_many_connections",
+                "raise the queen's limit of open files: ulimit -n, or LimitNOFILE of her unit"
+                    .to_owned(),
+            ),
             ServerError::NoModel { has, .. } => {
                 let has = has.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>();
                 ("model_not_found", format!("it has: {}", has.join(", ")))

@@ -17,10 +17,12 @@ use crate::admission::Priority;
 use crate::attached::{Endpoint, Original};
 use crate::dialect::openai::{by_token, check_sampling};
 use crate::http::describe;
-use crate::relay::{Asking, Failure, Part};
+use crate::relay::{Asking, Failure, Part, is_name};
 
 /// How long an answer may be awaited in silence.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The code of a failure that has none.
+const FAILED: &str = "inference_failed";
 /// What a worker answers whose model knows no conversation.
 const NO_TEMPLATE: &str = "no_chat_template";
 
@@ -33,7 +35,14 @@ impl Operations {
             () = job.cancelled().cancelled() => return Err(JobError::cancelled()),
             result = self.run(&infer, job) => result,
         };
-        result.map_err(|failure| failed(describe(failure, &self.registry).detail))
+        result.map_err(|failure| {
+            let recorded = failure.recorded();
+            let error = failed(describe(failure, &self.registry).detail);
+            match recorded {
+                Some(recorded) => with_record(error, recorded),
+                None => error,
+            }
+        })
     }
 
     async fn run(&self, infer: &Infer, job: &JobContext) -> Result<Outcome, Failure> {
@@ -136,8 +145,15 @@ impl Operations {
 }
 
 fn failed(detail: ErrorDetail) -> JobError {
-    let code = detail.code.unwrap_or_else(|| "inference_failed".to_owned());
-    JobError { code, message: detail.message, hint: detail.hint }
+    let code = detail.code.unwrap_or_else(|| FAILED.to_owned());
+    JobError { hint: detail.hint, ..JobError::new(code, detail.message) }
+}
+
+/// The error with what may be stored of it: its words, code and hint may be a stranger's.
+fn with_record(error: JobError, recorded: String) -> JobError {
+    let code = if is_name(&error.code) { error.code.as_str() } else { FAILED };
+    let stored = JobError::new(code, recorded);
+    error.stored_as(stored)
 }
 
 fn messages(infer: &Infer) -> Vec<ChatMessage> {

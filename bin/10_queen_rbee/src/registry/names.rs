@@ -80,6 +80,14 @@ impl State {
         self.workers.of_model(model).chain(others)
     }
 
+    /// Whether a hive's worker that answers for a model is coming.
+    pub(super) fn is_coming(&self, model: &ModelAlias, files: &[&Sha256Digest]) -> bool {
+        let mut own = self.answering(model, files).filter(|(_, worker)| !worker.is_of_server);
+        self.starts.is_any_of(model)
+            || self.starts.is_any_with(files)
+            || own.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
+    }
+
     /// The file that a worker runs, as it says itself, or that its hive has by its model's name.
     fn file_of<'a>(&'a self, worker: &'a Worker) -> Option<&'a Sha256Digest> {
         match &worker.said {
@@ -133,10 +141,7 @@ impl Registry {
     pub fn is_coming(&self, model: &ModelAlias) -> bool {
         let state = self.state();
         let files = state.shared_files(model, None, self.shared.policies.get());
-        let mut own = state.answering(model, &files).filter(|(_, worker)| !worker.is_of_server);
-        state.starts.is_any_of(model)
-            || state.starts.is_any_with(&files)
-            || own.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
+        state.is_coming(model, &files)
     }
 
     /// Whether a worker is being started whose answers a model's requests wait for, by whatever name.

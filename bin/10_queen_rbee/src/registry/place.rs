@@ -233,12 +233,16 @@ impl Registry {
     }
 
     /// A worker that would take requests for a model if it had not failed again and again, where all that are
-    /// there have.
+    /// there have, and none is coming.
     #[must_use]
     pub fn shut_worker(&self, model: &ModelAlias, now: Instant) -> Option<WorkerId> {
         let state = self.state();
-        let workers = state.workers.of_model(model);
-        let mut ready = workers
+        let files = state.shared_files(model, None, self.shared.policies.get());
+        if state.is_coming(model, &files) {
+            return None;
+        }
+        let mut ready = state
+            .answering(model, &files)
             .filter(|(_, worker)| worker.readiness_for_requests() == Readiness::Ready)
             .peekable();
         let (first, _) = *ready.peek()?;

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use worker_contract::{ErrorDetail, WorkerId};
 
-use super::reason::Reason;
+use super::reason::{Reason, status_and_code};
 use crate::connection::Broken;
 use crate::dispatch::NoPlace;
 
@@ -62,8 +62,28 @@ pub enum Failure {
         /// How many tokens the client has got.
         tokens: usize,
         /// Who failed, and how.
-        why: String,
+        why: Reason,
     },
+}
+
+impl Failure {
+    /// What is stored of it where its words may be those of a server of somebody else, which may repeat the
+    /// prompt.
+    pub(crate) fn recorded(&self) -> Option<String> {
+        match self {
+            Self::Refused { status, detail } | Self::Busy { status, detail, .. } => {
+                Some(status_and_code(*status, detail.code.as_deref()))
+            }
+            Self::WorkerFailed { worker_id, reason } => {
+                Some(format!("worker {worker_id} failed: {}", reason.recorded()))
+            }
+            Self::Late { why, .. } => Some(format!("{self}: {}", why.recorded())),
+            Self::NoPlace(_)
+            | Self::OwnLimit(_)
+            | Self::Quarantined { .. }
+            | Self::Deadline { .. } => None,
+        }
+    }
 }
 
 fn names(workers: &[WorkerId]) -> String {
@@ -147,7 +167,38 @@ impl Trouble {
 mod tests {
     use std::io;
 
+    use worker_contract::ErrorKind;
+
     use super::*;
+
+    #[test]
+    fn of_a_strangers_words_nothing_is_stored() {
+        let secret = || "cannot do: my secret plan".to_owned();
+        let reason = || Reason::of_stranger(secret(), "HTTP 500");
+        let (status, worker_id) = (StatusCode::BAD_REQUEST, "nas-m".parse().unwrap());
+        let detail = || ErrorDetail {
+            message: secret(),
+            kind: ErrorKind::InvalidRequestError,
+            param: None,
+            code: Some("oops".into()),
+            hint: None,
+        };
+        for (failure, expected) in [
+            (Failure::Refused { status, detail: detail() }, "HTTP 400 (oops)"),
+            (Failure::Busy { status, detail: detail(), retry_after_s: None }, "HTTP 400 (oops)"),
+            (
+                Failure::WorkerFailed { worker_id, reason: reason() },
+                "worker nas-m failed: HTTP 500",
+            ),
+            (
+                Failure::Late { tokens: 2, why: reason().after("nas-m failed it: ") },
+                "the request's deadline has passed after 2 tokens: nas-m failed it: HTTP 500",
+            ),
+        ] {
+            assert_eq!(failure.recorded().as_deref(), Some(expected), "{failure:?}");
+        }
+        assert_eq!(Failure::Deadline { tokens: 2 }.recorded(), None, "words of rbee");
+    }
 
     #[test]
     fn no_worker_is_blamed_for_the_queens_own_limit() {

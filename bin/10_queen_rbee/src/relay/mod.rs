@@ -39,6 +39,7 @@ pub use self::failure::Failure;
 pub use self::prefill::Prefill;
 use self::quarantine::Quarantine;
 pub use self::reason::Reason;
+pub(crate) use self::reason::is_name;
 use self::retry::Budget;
 use self::worker::WorkerClient;
 use crate::admission::Priority;

@@ -41,6 +41,13 @@ impl Reason {
         Self { words: format!("{words}; {more}"), recorded }
     }
 
+    /// The same after rbee's own words.
+    pub(super) fn after(self, head: &str) -> Self {
+        let Self { words, recorded } = self;
+        let recorded = recorded.map(|recorded| format!("{head}{recorded}"));
+        Self { words: format!("{head}{words}"), recorded }
+    }
+
     /// For logs and decisions.
     #[must_use]
     pub fn recorded(&self) -> &str {
@@ -70,14 +77,16 @@ impl From<&str> for Reason {
 
 /// What is recorded of a stranger's answer.
 pub(super) fn status_and_code(status: StatusCode, code: Option<&str>) -> String {
-    let is_name = |code: &&str| {
-        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        (1..=MAX_CODE).contains(&code.len()) && code.bytes().all(is_part)
-    };
-    match code.filter(is_name) {
+    match code.filter(|code| is_name(code)) {
         Some(code) => format!("HTTP {} ({code})", status.as_u16()),
         None => format!("HTTP {}", status.as_u16()),
     }
+}
+
+/// Whether a code is the name of a mistake, and no text.
+pub(crate) fn is_name(code: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    (1..=MAX_CODE).contains(&code.len()) && code.bytes().all(is_part)
 }
 
 #[cfg(test)]

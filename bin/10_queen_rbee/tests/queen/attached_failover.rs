@@ -400,4 +400,8 @@ async fn a_whole_answer_that_breaks_off_again_and_again_at_one_place_ends_with_t
     let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
     assert!(error["message"].as_str().unwrap().contains("out of memory"), "{error}");
     assert!(server.requests().len() <= 5, "{} tries", server.requests().len());
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let anew = decisions.as_array().unwrap().iter().filter(|it| it["reason"] == "begun_anew");
+    let tries = server.requests().len();
+    assert_eq!(anew.count(), tries - 1, "after the last try it is given up: {decisions}");
 }

@@ -60,7 +60,9 @@ async fn a_server_whose_list_never_comes_holds_up_nobody_else() {
         body["model"] = model.into();
         assert_eq!(queen.ask(CHAT, &body).await.status, 200, "{model}");
     }
-    assert_eq!(hung.looks_in_vain(), (1, 1), "all that while it was waited for");
+    // A look ends after a while, and another one begins.
+    let (_, looking) = hung.looks_in_vain();
+    assert!(looking <= 1, "it is looked at {looking} times at once");
 
     let third = ServerDouble::start("vllm", &["o"], []);
     third.never_list();

@@ -1,12 +1,13 @@
 //! Servers of others that will not take a request, though nothing is wrong with them.
 
-use rbee_operations::{Operation, WorkerAttach};
+use rbee_config::Paths;
+use rbee_operations::{Infer, Operation, WorkerAttach};
 use serde_json::{Value, json};
-use worker_contract::{WorkerHeartbeat, WorkerState};
+use worker_contract::{Sampling, WorkerHeartbeat, WorkerState};
 
 use crate::attached::{attach, fails, queen, queen_with, succeeds};
 use crate::support::{
-    HiveDouble, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, until,
+    HiveDouble, Home, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, until,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -64,6 +65,20 @@ async fn what_no_server_has_a_worker_of_rbee_is_started_for() {
     queen.hive_beat(&hive.beat()).await;
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}");
+}
+
+#[tokio::test]
+async fn no_worker_is_started_for_what_a_server_calls_a_mistake_of_the_request() {
+    for status in [400, 413, 414, 415, 422, 431] {
+        let refuses = Plays::Answers(status, "text/plain", "no".into());
+        let server = ServerDouble::start("library", &["m"], [refuses]);
+        let (queen, hive) = (queen().await, HiveDouble::start(false));
+        hive.let_start();
+        succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
+        queen.hive_beat(&hive.beat()).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!((reply.status, hive.spawns()), (status, 0), "{reply:?}");
+    }
 }
 
 #[tokio::test]
@@ -167,6 +182,33 @@ async fn what_a_server_says_is_told_to_who_asked_and_recorded_nowhere() {
         assert!(is_told || status == 401, "{status}: {reply:?}");
         let recorded = Reply::read(queen.get("/v1/decisions")).await.text;
         assert!(!recorded.contains("my secret plan"), "{status}: {recorded}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_says_is_in_the_events_of_a_job_and_not_in_its_record() {
+    let said = r#"{"error":{"message":"cannot do: my secret plan","code":"oops"}}"#;
+    for status in [400, 500] {
+        let plays = vec![Plays::Answers(status, "application/json", said.into()); 2];
+        let server = ServerDouble::start("library", &["m"], plays);
+        let home = Home::new();
+        let queen = Queen::at(&home, |_| {}).await;
+        succeeds(&queen, attach(&server.url)).await;
+        let infer = Operation::Infer(Box::new(Infer {
+            model: "m".parse().unwrap(),
+            prompt: "Hi".into(),
+            system: None,
+            sampling: Sampling::default(),
+        }));
+        let told = fails(&queen, infer, "oops").await;
+        assert!(told.contains("my secret plan"), "{status}: {told}");
+        // While the file is open, so that the write-ahead log is looked at too.
+        let data = Paths::under(home.path()).data;
+        let files = std::fs::read_dir(data).unwrap().map(|entry| entry.unwrap());
+        let files = files.filter(|it| it.file_name().to_string_lossy().starts_with("queen.db"));
+        let stored: Vec<u8> = files.flat_map(|it| std::fs::read(it.path()).unwrap()).collect();
+        let is_stored = |text: &str| stored.windows(text.len()).any(|w| w == text.as_bytes());
+        assert!(is_stored(&format!("HTTP {status} (oops)")) && !is_stored("secret"), "{status}");
     }
 }
 

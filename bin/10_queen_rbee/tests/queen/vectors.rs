@@ -5,7 +5,7 @@ use worker_contract::{ModelKind, Prompt, Task};
 
 use crate::attached::queen_with as queen_with_server;
 use crate::support::{
-    HiveDouble, Plays, Queen, Script, ServerDouble, WorkerDouble, chat, completion, done,
+    HiveDouble, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, completion, done,
 };
 
 const EMBED: &str = "/v1/embeddings";
@@ -98,6 +98,10 @@ async fn what_a_models_file_cannot_do_is_refused_before_a_worker_is_started() {
     let error = queen.ask(EMBED, &embed).await.error(400, "unsupported_task");
     assert!(error["message"].as_str().unwrap().starts_with("m makes text"), "{error}");
     assert_eq!(hive.spawns(), 0);
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let of = |it: &Value| (it["kind"].clone(), it["reason"].clone());
+    let recorded: Vec<_> = decisions.as_array().unwrap().iter().map(of).collect();
+    assert_eq!(recorded, vec![(json!("reject"), json!("unable")); 3], "{decisions}");
 
     // A worker may have been told to do what the file does not say.
     let plays = Script::Plays(vec![vector(0, &[1.0]), done(0, "stop")]);

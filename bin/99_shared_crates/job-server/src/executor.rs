@@ -60,7 +60,7 @@ impl Outcome {
 
 /// Why a job failed. It becomes the job's last event, with the name `error`.
 ///
-/// It is stored on disk: a prompt must not be quoted in it.
+/// It is stored on disk: where a prompt may be quoted in it, it has another form for that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobError {
     /// A stable machine name, such as `model_not_found`.
@@ -69,18 +69,27 @@ pub struct JobError {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// What is stored on disk in its place. Who follows the job is told the error itself.
+    pub stored: Option<Box<JobError>>,
 }
 
 impl JobError {
     /// An error without a hint.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), hint: None }
+        Self { code: code.into(), message: message.into(), hint: None, stored: None }
     }
 
     /// The same error with advice on what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same error, of which nothing but the other one is stored on disk.
+    #[must_use]
+    pub fn stored_as(mut self, stored: Self) -> Self {
+        self.stored = Some(Box::new(stored));
         self
     }
 

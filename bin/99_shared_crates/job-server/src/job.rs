@@ -37,13 +37,28 @@ pub(crate) enum End {
     Cancelled,
 }
 
-/// An end as it is shown and kept.
+/// An end that is settled.
 #[derive(Debug, Clone)]
 pub(crate) struct Closed {
     pub(crate) state: JobState,
     pub(crate) at: String,
+    shown: Final,
+    /// What is on disk of it, where that is something else.
+    stored: Option<Final>,
+}
+
+/// What an end says.
+#[derive(Debug, Clone)]
+pub(crate) struct Final {
     pub(crate) error: Option<String>,
     pub(crate) event: Event,
+}
+
+impl Closed {
+    /// What of the end goes to disk.
+    pub(crate) fn into_stored(self) -> Final {
+        self.stored.unwrap_or(self.shown)
+    }
 }
 
 /// What changes of a job while it lives.
@@ -108,20 +123,18 @@ impl Job {
             return None;
         }
         let end = end.bounded();
-        let error = match &end {
-            End::Failed(error) => Some(error.message.clone()),
-            End::Succeeded(_) | End::Cancelled => None,
-        };
         let state = end.state();
-        let json = to_json(&end.into_event(operation, at.clone()));
-        let closed = Closed { state, at, error, event: Event { json, private: false } };
+        let stored = end.stored().map(|end| end.into_final(operation, at.clone()));
+        let shown = end.into_final(operation, at.clone());
+        let closed = Closed { state, at, shown, stored };
         self.closed = Some(closed.clone());
         Some(closed)
     }
 
     /// Shows readers the end that was settled, with its final event. False if there is none to show.
     pub(crate) fn show_end(&mut self) -> bool {
-        let Some(Closed { state, at, error, event }) = self.closed.take() else { return false };
+        let Some(Closed { state, at, shown, .. }) = self.closed.take() else { return false };
+        let Final { error, event } = shown;
         (self.state, self.ended_at, self.error) = (state, Some(at), error);
         self.log.append(event);
         true
@@ -191,6 +204,23 @@ impl End {
             Self::Failed(error) => Self::Failed(kept::error(error)),
             Self::Cancelled => Self::Cancelled,
         }
+    }
+
+    /// The end as it is stored, where that is not as it is shown.
+    fn stored(&self) -> Option<Self> {
+        match self {
+            Self::Failed(error) => Some(Self::Failed(error.stored.as_deref()?.clone())),
+            Self::Succeeded(_) | Self::Cancelled => None,
+        }
+    }
+
+    fn into_final(self, operation: &str, at: String) -> Final {
+        let error = match &self {
+            Self::Failed(error) => Some(error.message.clone()),
+            Self::Succeeded(_) | Self::Cancelled => None,
+        };
+        let json = to_json(&self.into_event(operation, at));
+        Final { error, event: Event { json, private: false } }
     }
 
     pub(crate) fn state(&self) -> JobState {

@@ -24,8 +24,9 @@ pub(crate) fn text(text: String) -> String {
 }
 
 /// Why a job failed.
-pub(crate) fn error(JobError { code, message, hint }: JobError) -> JobError {
-    JobError { code: text(code), message: text(message), hint: hint.map(text) }
+pub(crate) fn error(JobError { code, message, hint, stored }: JobError) -> JobError {
+    let stored = stored.map(|stored| Box::new(error(*stored)));
+    JobError { code: text(code), message: text(message), hint: hint.map(text), stored }
 }
 
 /// What a job is asked to do: where it is too large, with long texts cut, so that it still shows what is concerned;

@@ -22,7 +22,7 @@ use self::write::{Record, Writer};
 use crate::Limits;
 use crate::context::LiveJob;
 use crate::event_log::KeptEvent;
-use crate::job::{Closed, JobFacts};
+use crate::job::{Closed, Final, JobFacts};
 use crate::kept;
 
 /// How many records may wait for the disk.
@@ -163,7 +163,8 @@ impl Store {
 
     /// Records how a job ends that is closed.
     pub(crate) async fn ended(&self, live: &LiveJob, closed: Closed) {
-        let Closed { state, at, error, event } = closed;
+        let (state, at) = (closed.state, closed.at.clone());
+        let Final { error, event } = closed.into_stored();
         let event = kept::event(&event).unwrap_or(event);
         let events = {
             let job = live.job.borrow();

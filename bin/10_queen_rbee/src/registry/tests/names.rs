@@ -151,6 +151,32 @@ fn a_start_of_the_same_file_by_another_name_is_waited_for_and_one_of_another_fil
 }
 
 #[test]
+fn a_worker_that_gets_nothing_for_a_while_is_why_all_its_names_wait_unless_another_is_coming() {
+    let (registry, now) = two_names(with_file("0"));
+    let is_shut = |because: &str, expected: Option<&str>| {
+        for name in [model(), again()] {
+            assert_eq!(registry.shut_worker(&name, now), expected.map(id), "{because}: {name}");
+        }
+    };
+    is_shut("it works", None);
+    for request in 0..3 {
+        let place = take(&registry, now).expect("it is ready");
+        registry.worker_failed(&place, Failed { request, is_connection: false }, now);
+    }
+    is_shut("it has failed three requests", Some("a"));
+    let start =
+        registry.begin_spawn(&model(), (&HiveAlias::localhost(), None), Size::default(), &[]);
+    is_shut("one is being started", None);
+    drop(start);
+    is_shut("it has ended", Some("a"));
+    let state = WorkerState::Loading { progress: 0.5 };
+    let mut loading = WorkerHeartbeat { state, ..with_file("0") };
+    (loading.worker_id, loading.address) = (id("b"), "http://127.0.0.1:9301".into());
+    registry.worker_beat(loading, now).unwrap();
+    is_shut("one loads", None);
+}
+
+#[test]
 fn of_a_name_that_stands_for_two_files_only_the_workers_with_the_right_one_are_shared() {
     let (registry, now) = two_names(with_file("1"));
     let mut right = with_file("0");

@@ -2,6 +2,7 @@
 
 use super::{Answer, Failure, NoPlace};
 use crate::clock;
+use crate::relay::reason::Reason;
 
 impl Answer {
     /// Why there is no place. Where the only worker has just failed the request, or a server refused it,
@@ -36,7 +37,7 @@ impl Answer {
         }
         match (self.last_failure.take().filter(|_| is_late), no_place) {
             (Some((worker, reason)), _) => {
-                self.late(format!("the last worker, {worker}, failed it: {reason}"))
+                self.late(reason.after(&format!("the last worker, {worker}, failed it: ")))
             }
             (None, NoPlace::Deadline { .. }) if has_begun => {
                 Failure::Deadline { tokens: self.progress.tokens() }
@@ -45,14 +46,14 @@ impl Answer {
                 let shut = self.relay.dispatcher.registry().shut_worker(&model, clock::now());
                 shut.map_or(Failure::NoPlace(NoPlace::Deadline { model }), |worker| {
                     let why = "fails again and again, and gets nothing for a while";
-                    self.late(format!("{worker} {why}"))
+                    self.late(format!("{worker} {why}").into())
                 })
             }
             (None, no_place) => Failure::NoPlace(no_place),
         }
     }
 
-    fn late(&self, why: String) -> Failure {
+    fn late(&self, why: Reason) -> Failure {
         Failure::Late { tokens: self.progress.tokens(), why }
     }
 }

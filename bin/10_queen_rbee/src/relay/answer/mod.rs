@@ -274,6 +274,7 @@ impl Answer {
             return Ok(());
         };
         let message = kind.refusal(&self.model);
+        self.log(Decided::told(Kind::Reject, "unable", message.clone()));
         let refused = ApiError::bad_request("unsupported_task", message).param("task");
         Err(Failure::Refused { status: refused.status, detail: refused.detail })
     }

@@ -23,6 +23,9 @@ const NEWS: Duration = Duration::from_secs(2);
 /// After how long another server is asked, or the same again, where one failed.
 const SECOND_OPINION: Duration = Duration::from_millis(50);
 
+/// After how long an answer that has begun is gone on with where the queen could have no connection.
+const CONNECTIONS_END: Duration = Duration::from_millis(500);
+
 /// How a worker that is to blame failed.
 #[derive(Debug)]
 struct Broke {
@@ -44,8 +47,7 @@ impl Answer {
             Trouble::Deadline => {
                 return Err(Failure::Deadline { tokens: self.progress.tokens() });
             }
-            // Every worker is reached in the same way, so that none is sought.
-            Trouble::OwnLimit(reason) => return Err(Failure::OwnLimit(reason)),
+            Trouble::OwnLimit(reason) => return self.on_own_limit(reason, &place),
             Trouble::Busy { status, detail, retry_after_s } => {
                 return self.on_busy(status, detail, retry_after_s, &place);
             }
@@ -61,6 +63,18 @@ impl Answer {
             }
         };
         self.broke(broke, place)
+    }
+
+    /// The queen can have no connection. Every worker is reached in the same way, so that none is sought for a
+    /// request that can be sent again; an answer that has begun waits until some connection ends.
+    fn on_own_limit(&mut self, reason: String, place: &Place) -> Result<(), Failure> {
+        if !self.progress.has_begun() {
+            return Err(Failure::OwnLimit(reason));
+        }
+        let worker_id = &place.worker_id;
+        tracing::warn!(%worker_id, reason, "an answer that has begun waits for a connection");
+        self.state = State::Seeking(Some(Instant::now() + CONNECTIONS_END));
+        Ok(())
     }
 
     /// After a refusal: the next try, or the failure; the reason where the worker is to blame.
@@ -232,6 +246,9 @@ impl Answer {
             tokens = self.progress.tokens(),
             "a worker failed a request"
         );
+        let Verdict::Again(pause) = verdict else {
+            return Err(Failure::WorkerFailed { worker_id, reason });
+        };
         if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
             self.begin_anew();
         }
@@ -239,20 +256,14 @@ impl Answer {
             let reason = reason.and("no other can go on with what it gave of the answer");
             return Err(Failure::WorkerFailed { worker_id, reason });
         }
-        match verdict {
-            Verdict::Again(pause) => {
-                let has_begun = self.progress.has_begun();
-                let turn =
-                    self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
-                let pause = pause.max(turn);
-                self.log_again(&worker_id, &reason, is_connection);
-                self.record.tries_again(has_begun);
-                self.last_failure = Some((worker_id, reason));
-                self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
-                Ok(())
-            }
-            Verdict::GiveUp => Err(Failure::WorkerFailed { worker_id, reason }),
-        }
+        let has_begun = self.progress.has_begun();
+        let turn = self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
+        let pause = pause.max(turn);
+        self.log_again(&worker_id, &reason, is_connection);
+        self.record.tries_again(has_begun);
+        self.last_failure = Some((worker_id, reason));
+        self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
+        Ok(())
     }
 
     /// After more than an answer has. It is not gone on with: nobody could take all of that as a prompt.
@@ -302,12 +313,11 @@ impl Answer {
     }
 
     /// Whether a worker of rbee may take what a server of somebody else refuses: one that is there, or,
-    /// where the server has nothing against the request's content, one that is started for it.
+    /// where the server does not say that the request is at fault, one that is started for it.
     fn may_be_served_here(&self, place: &Place, status: StatusCode) -> bool {
-        let is_about_content = matches!(status.as_u16(), 400 | 413 | 422);
         place.target.server.is_some()
             && self.refusal.is_none()
-            && (self.is_run_here() || !is_about_content && self.may_be_started())
+            && (self.is_run_here() || !is_about_request(status) && self.may_be_started())
     }
 
     /// Whether a worker of rbee runs the model, or is about to.
@@ -334,8 +344,98 @@ impl Answer {
     }
 }
 
-/// Whether nobody knows if the request is at fault, or the server: few statuses say that it is the request.
+/// Whether nobody knows if the request is at fault, or the server.
 fn is_in_doubt(status: StatusCode, place: &Place) -> bool {
-    let is_about_request = matches!(status.as_u16(), 400 | 413 | 414 | 415 | 422 | 431);
-    status.is_server_error() || place.target.server.is_some() && !is_about_request
+    status.is_server_error() || place.target.server.is_some() && !is_about_request(status)
+}
+
+/// Whether a status says that the request is at fault: few do.
+fn is_about_request(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 413 | 414 | 415 | 422 | 431)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use access_tokens::{HiveSecrets, Secret};
+    use serde_json::json;
+    use tokio_util::task::TaskTracker;
+    use worker_contract::{InferenceRequest, ModelAlias, Prompt, RequestId, Task};
+
+    use super::*;
+    use crate::admission::Priority;
+    use crate::attached::{Endpoint, Original};
+    use crate::connection::Pool;
+    use crate::decisions::Decisions;
+    use crate::dispatch::Dispatcher;
+    use crate::doubles::Nowhere;
+    use crate::keyring::Keyring;
+    use crate::policy::Policies;
+    use crate::prompt::PromptChain;
+    use crate::registry::{Ask, Placed, Registry};
+    use crate::relay::{Asking, Relay};
+    use crate::scheduler::Demand;
+    use crate::spawner::Spawner;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_queens_own_limit_ends_no_answer_that_has_begun_and_blames_nobody() {
+        for has_begun in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let relay = relay(folder.path());
+            let model: ModelAlias = "m".parse().unwrap();
+            let prompt = PromptChain::default();
+            let ask = Ask::of(Demand::of(&model), &prompt);
+            let placed = relay.dispatcher().registry().place(&ask, clock::now());
+            let Placed::At(place) = placed else { panic!("{placed:?}") };
+            let mut answer = answer(&relay, &model);
+            if has_begun {
+                answer.progress.begin();
+            }
+            let recovered = answer.recover(Trouble::OwnLimit("too many files".into()), place);
+            if has_begun {
+                recovered.unwrap();
+                assert!(matches!(answer.state, State::Seeking(Some(_))), "{:?}", answer.state);
+            } else {
+                assert!(matches!(recovered, Err(Failure::OwnLimit(_))), "{recovered:?}");
+            }
+            assert!(answer.tries.failed().is_empty() && answer.last_failure.is_none());
+        }
+    }
+
+    fn answer(relay: &Relay, model: &ModelAlias) -> Answer {
+        let task = Task::Completion { prompt: Prompt::Text("a".into()) };
+        let asking = Asking {
+            caller: "local".into(),
+            deadline: Instant::now() + Duration::from_secs(60),
+            priority: Priority::Interactive,
+            session: None,
+            via: String::new(),
+            is_whole: false,
+        };
+        let request = InferenceRequest::new(RequestId::random(), task);
+        relay.answer(model, request, Original::of_no_server(Endpoint::Completion), asking)
+    }
+
+    /// A relay whose only worker is ready.
+    fn relay(folder: &Path) -> Relay {
+        let policies = Policies::open(&folder.join("p.db"), BTreeMap::new(), 0).unwrap();
+        let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let spawner = Spawner::new(Arc::new(Nowhere), registry.clone(), policies, tasks, stop);
+        let beat = json!({
+            "worker_id": "w-1", "hive_id": "localhost", "address": "http://127.0.0.1:1",
+            "model": {"name": "m", "digest": "0".repeat(64), "context_length": 1},
+            "device": "CPU-0", "state": "ready", "slots": {"total": 1, "busy": 0}, "queued": 0,
+            "kv_cache": {"used_tokens": 0, "capacity_tokens": 1}, "tokens_per_second": 0.0,
+            "engine_build": "x", "pid": 1,
+        });
+        registry.worker_beat(serde_json::from_value(beat).unwrap(), clock::now()).unwrap();
+        let dispatcher = Dispatcher::new(registry, spawner, Decisions::in_memory(), 8);
+        let secrets = HiveSecrets::open(folder).unwrap();
+        let keyring = Keyring::new(Secret::from("secret".to_owned()), secrets);
+        Relay::new(dispatcher, keyring, Pool::default(), Duration::from_secs(1))
+    }
 }

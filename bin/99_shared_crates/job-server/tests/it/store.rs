@@ -105,6 +105,30 @@ async fn neither_prompt_nor_answer_is_ever_on_disk() {
 }
 
 #[tokio::test]
+async fn an_error_that_may_quote_the_prompt_is_told_in_full_and_stored_in_its_other_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let executor = scripted(|_job| async move {
+        let error = JobError::new("refused", "cannot do PROMPTTEXT").hint("not PROMPTTEXT");
+        Err(error.stored_as(JobError::new("refused", "HTTP 400")))
+    });
+    let id = registry.submit(&operation(), "local", &executor).unwrap();
+    let told = follow(&registry, &id, None).await;
+    assert_eq!(messages(&told), ["cannot do PROMPTTEXT", "[DONE]"]);
+    assert_eq!(ended(&registry, &id).await.error.as_deref(), Some("cannot do PROMPTTEXT"));
+    // While the file is open, so that the write-ahead log is looked at too.
+    let bytes = all_bytes(folder.path());
+    let on_disk = |text: &str| bytes.windows(text.len()).any(|w| w == text.as_bytes());
+    assert!(on_disk("HTTP 400") && !on_disk("PROMPTTEXT"));
+    stop(registry).await;
+
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    assert_eq!(messages(&follow(&registry, &id, None).await), ["HTTP 400", "[DONE]"]);
+    assert_eq!(registry.get(&id).unwrap().error.as_deref(), Some("HTTP 400"));
+}
+
+#[tokio::test]
 async fn a_look_is_never_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let db = folder.path().join("state.db");
