@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use rbee_operations::{
-    HiveTarget, Infer, JobEvent, JobState, JobSummary, ModelPolicy, ModelPolicySet, Operation,
+    Infer, JobEvent, JobState, JobSummary, ModelPolicy, ModelPolicySet, Operation,
 };
 use rusqlite::Connection;
 use serde_json::Value;
 use test_cluster::{Api, Cluster, DEMO_ALIAS, JobRun, Signal, send_signal};
-use worker_contract::{HiveAlias, JobId, Sampling};
+use worker_contract::{JobId, Sampling};
 
 /// How often she is killed.
 const ROUNDS: usize = 4;
@@ -107,9 +107,8 @@ impl Told {
 async fn write(api: &Api, round: usize, writer: usize, told: &Told) {
     for step in 1.. {
         let idle_s = u64::try_from(round * 10_000 + step).unwrap();
-        let (operation, policy) = match (writer % 2, step % 2) {
-            (0, _) => (infer(), None),
-            (_, 0) => (models(), None),
+        let (operation, policy) = match writer % 2 {
+            0 => (infer(), None),
             _ => (policy(writer, idle_s), Some((model(writer), idle_s))),
         };
         // A connection that breaks is the end of the queen.
@@ -192,10 +191,6 @@ fn infer() -> Operation {
     };
     let (model, prompt) = (DEMO_ALIAS.parse().unwrap(), "Tell me about the sea.".to_owned());
     Operation::Infer(Box::new(Infer { model, prompt, system: None, sampling }))
-}
-
-fn models() -> Operation {
-    Operation::ModelList(HiveTarget { hive_id: HiveAlias::localhost() })
 }
 
 fn policy(writer: usize, idle_s: u64) -> Operation {
