@@ -39,7 +39,9 @@ pub(super) async fn infer(session: &Session, args: InferArgs) -> Result<(), Fail
     let mut answer = Answer::new(session.output);
     let ended = job_run::run_with(session, &queen, &operation, &mut answer).await;
     answer.end_line().await?;
-    conclude(session.output, answer.text, ended?).await
+    let ended = ended?;
+    answer.ensure_whole()?;
+    conclude(session.output, answer.text, ended).await
 }
 
 /// Tells what came besides the text.
@@ -64,12 +66,22 @@ struct Answer {
     ends_with_newline: bool,
     /// Whether the last that was shown is reasoning.
     is_thinking: bool,
+    /// Whether some of it is no longer kept.
+    is_cut: bool,
 }
 
 impl Answer {
     fn new(output: Output) -> Self {
         let (live, text) = (Live::new(output), String::new());
-        Self { output, live, text, ends_with_newline: true, is_thinking: false }
+        Self { output, live, text, ends_with_newline: true, is_thinking: false, is_cut: false }
+    }
+
+    /// Half an answer must not look like a whole one.
+    fn ensure_whole(&self) -> Result<(), Failure> {
+        if self.is_cut {
+            return Err(Failure::local("a part of the answer is lost: it was read too late"));
+        }
+        Ok(())
     }
 
     /// Shows how the model comes to its answer, to a person who waits for it.
@@ -93,12 +105,13 @@ impl Answer {
 impl Listener for Answer {
     async fn event(&mut self, event: &JobEvent) -> Result<(), Failure> {
         match event.event.as_str() {
-            "token" => {}
+            "token" => self.ensure_whole()?,
             // `job show --why` tells it; here it would stand between the prompt and the answer.
             "scheduled" => return Ok(()),
-            // What is missing cannot be had again, and half an answer must not look like a whole one.
+            // What is missing cannot be had again, unless the job failed, which its end tells.
             "gap" => {
-                return Err(Failure::local("a part of the answer is lost: it was read too late"));
+                self.is_cut = true;
+                return Ok(());
             }
             _ => {
                 self.end_line().await?;
@@ -196,6 +209,7 @@ impl From<SamplingArgs> for Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::GlobalArgs;
 
     #[test]
     fn a_model_is_chosen_only_where_there_is_no_choice() {
@@ -219,5 +233,20 @@ mod tests {
         )
         .unwrap();
         assert_eq!((token_text(&event), reasoning(&event)), ("", "Hm"));
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_of_an_answer_counts_only_where_the_rest_of_it_comes() {
+        let global = GlobalArgs { queen: None, token_file: None, json: true, quiet: true };
+        let event = |event: &str| -> JobEvent {
+            let event = serde_json::json!({ "event": event, "message": "", "at": "" });
+            serde_json::from_value(event).unwrap()
+        };
+        let mut answer = Answer::new(Output::new(&global));
+        answer.event(&event("gap")).await.unwrap();
+        answer.event(&event("error")).await.unwrap();
+        let late = answer.event(&event("token")).await.unwrap_err();
+        assert!(late.to_string().contains("read too late"), "{late}");
+        assert!(answer.ensure_whole().is_err(), "nor is its end that of a whole one");
     }
 }
