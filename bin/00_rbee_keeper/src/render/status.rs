@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_hive_that_has_never_reported_is_no_hive_without_models() {
         let status = json!({ "hives": [{
-            "hive_id": "g2", "address": "", "version": "", "liveness": "gone", "last_seen_ms": 0,
+            "hive_id": "g2", "address": "", "version": "", "liveness": "gone", "last_seen_ms": null,
             "catalog": [], "workers": [], "devices": [],
         }]});
         let status: view::Status = read(&status).unwrap();

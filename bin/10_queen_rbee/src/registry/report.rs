@@ -39,8 +39,8 @@ pub struct HiveReport {
     /// What it said last.
     #[serde(flatten)]
     pub said: HiveHeartbeat,
-    /// How long ago it reported, in milliseconds.
-    pub last_seen_ms: u64,
+    /// How long ago it reported, in milliseconds; `None` where it never has.
+    pub last_seen_ms: Option<u64>,
     /// Whether it reports on time.
     pub liveness: Liveness,
     /// Where another hive is that has the same name and is therefore refused.
@@ -74,7 +74,7 @@ impl HiveReport {
             workers: Vec::new(),
             trouble: None,
         };
-        Self { said, last_seen_ms: 0, liveness: Liveness::Gone, rival: None }
+        Self { said, last_seen_ms: None, liveness: Liveness::Gone, rival: None }
     }
 }
 
@@ -107,7 +107,7 @@ impl Registry {
         let state = self.state();
         let reports = state.hives.iter().map(|hive| HiveReport {
             said: hive.beat.clone(),
-            last_seen_ms: millis_since(hive.at, now),
+            last_seen_ms: Some(millis_since(hive.at, now)),
             liveness: hive.liveness(now),
             rival: hive.rival(),
         });

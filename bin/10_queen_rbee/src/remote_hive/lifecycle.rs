@@ -130,7 +130,7 @@ impl RemoteHives {
         self.registry.hives(now).iter().any(|known| {
             known.said.hive_id == *hive
                 && known.liveness == Liveness::Alive
-                && silent(known.last_seen_ms) < now.duration_since(since)
+                && known.last_seen_ms.is_some_and(|ms| silent(ms) < now.duration_since(since))
         })
     }
 
