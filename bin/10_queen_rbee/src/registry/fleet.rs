@@ -115,12 +115,17 @@ impl State {
         };
         // One that its hive has given up has no memory any more.
         let with_memory = self.own_workers().filter(|(_, worker)| !worker.is_given_up());
+        // One whose start has not ended has begun for somebody, though it may say that it is ready and idle.
+        let is_wanted = |worker: &Worker| {
+            worker.is_busy()
+                || self.starts.is_any_at(&worker.model, (&worker.hive_id, worker.device))
+        };
         let residents = with_memory.map(|(id, worker)| Resident {
             id,
             hive: &worker.hive_id,
             device: worker.device,
             model: &worker.model,
-            is_busy: worker.is_busy() || worker.readiness_for_requests() != Readiness::Ready,
+            is_busy: is_wanted(worker) || worker.readiness_for_requests() != Readiness::Ready,
             is_ending: worker.readiness_for_requests() == Readiness::Ending,
             load: worker.load(),
             makes_way_for: self.turns.makes_way_for(id),

@@ -72,6 +72,15 @@ impl Starts {
         self.known.iter().any(|start| !start.has_ended && start.model == *model)
     }
 
+    /// Whether a worker of a model is being started on a device.
+    pub(super) fn is_any_at(&self, model: &ModelAlias, at: (&HiveAlias, DeviceId)) -> bool {
+        let is_there = |site: &ClaimedSite| (&site.hive, site.device) == at;
+        let is_it = |start: &Start| {
+            !start.has_ended && start.model == *model && start.site.as_ref().is_some_and(is_there)
+        };
+        self.known.iter().any(is_it)
+    }
+
     /// Whether a worker of one of some files is being started, by whatever name.
     pub(super) fn is_any_with(&self, files: &[&Sha256Digest]) -> bool {
         let has_one = |start: &Start| start.file.as_ref().is_some_and(|file| files.contains(&file));

@@ -167,7 +167,7 @@ pub struct Estimate {
 pub enum WaitReason {
     /// A place: all workers have as many requests as they are given.
     Room,
-    /// A worker that is loading or being started.
+    /// A worker that is loading or being started, or rests after it said that it takes no more.
     Coming,
     /// News of a worker whose connection has just failed, or of a hive that was lost over a start.
     News,
@@ -295,7 +295,7 @@ impl fmt::Display for WaitReason {
             Self::Room => {
                 "it waits for a place: all workers of the model have as many requests as they take"
             }
-            Self::Coming => "it waits for a worker that is loading or being started",
+            Self::Coming => "it waits for a worker that is loading, being started, or has just said that it takes no more",
             Self::News => {
                 "it waits for news of a worker or a hive whose connection has just failed"
             }
