@@ -7,7 +7,7 @@ use worker_contract::MemoryNeed;
 
 use super::*;
 use crate::doubles::{device, entry};
-use crate::scheduler::{Lack, Spawn};
+use crate::scheduler::{Lack, Spawn, WaitReason};
 
 const GIB: u64 = 1 << 30;
 
@@ -142,4 +142,34 @@ fn a_pause_of_the_queen_is_no_report_of_a_hive() {
     house.registry.state().hives.excuse(SECOND * 60);
     let heard = house.registry.hive_heard(&alias, later);
     assert_eq!(heard, Some((house.now, Liveness::Alive)), "it has said nothing since");
+}
+
+#[test]
+fn a_worker_whose_start_is_under_way_makes_no_room_though_it_says_that_it_is_idle() {
+    let house = House::new();
+    let other = ModelEntry { sha256: "1".repeat(64).parse().unwrap(), ..entry("other", 4 * GIB) };
+    let report = |free_gib: u64| {
+        let beat = HiveHeartbeat {
+            devices: vec![device("GPU-0", free_gib * GIB)],
+            catalog: vec![entry("m", 4 * GIB), other.clone()],
+            ..hive(Vec::new())
+        };
+        house.registry.hive_beat(beat, house.now).unwrap();
+    };
+    report(6);
+    house.told(&house.question(), &[], false, 5);
+    let (localhost, gpu) = (HiveAlias::localhost(), "GPU-0".parse().unwrap());
+    let size = Size::default();
+    let mark = house.registry.begin_spawn(&other.alias, (&localhost, Some(gpu)), size, &[]);
+    let mut said = beat("w-1", WorkerState::Ready, 0);
+    (said.model.name, said.device) = (other.alias.clone(), gpu);
+    house.registry.worker_beat(said, house.now).unwrap();
+    report(1);
+    assert_eq!(decide(&house.registry, house.now), Decision::Wait(WaitReason::Memory));
+    drop(mark);
+    report(1);
+    match decide(&house.registry, house.now) {
+        Decision::Spawn(spawn) => assert_eq!(spawn.evict, [id("w-1")]),
+        other => panic!("{other:?}"),
+    }
 }

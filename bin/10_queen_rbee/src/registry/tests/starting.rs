@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::doubles::{device, entry};
-use crate::scheduler::WaitReason;
 
 #[test]
 fn after_one_broken_connection_nobody_starts_another_worker_before_worker_or_hive_have_spoken() {
@@ -129,32 +128,4 @@ fn simple_rules_are_followed_in_a_house_of_a_thousand_workers_and_a_hundred_hive
         assert!(place.worker_id.as_str().ends_with("77"), "{}", place.worker_id);
     }
     assert_eq!(rules.failures(), 0);
-}
-
-#[test]
-fn a_worker_whose_start_is_under_way_makes_no_room_though_it_says_that_it_is_idle() {
-    let (registry, now) = registry();
-    let other = ModelEntry { sha256: "1".repeat(64).parse().unwrap(), ..entry("other", 5 << 30) };
-    let report = |free_gib: u64| {
-        let beat = HiveHeartbeat {
-            devices: vec![device("GPU-0", free_gib << 30)],
-            catalog: vec![entry("m", 5 << 30), other.clone()],
-            ..hive(Vec::new())
-        };
-        registry.hive_beat(beat, now).unwrap();
-    };
-    report(8);
-    let (localhost, gpu) = (HiveAlias::localhost(), "GPU-0".parse().unwrap());
-    let mark = registry.begin_spawn(&other.alias, (&localhost, Some(gpu)), Size::default(), &[]);
-    let mut said = beat("w-1", WorkerState::Ready, 0);
-    (said.model.name, said.device) = (other.alias.clone(), gpu);
-    registry.worker_beat(said, now).unwrap();
-    report(1);
-    assert_eq!(decide(&registry, now), Decision::Wait(WaitReason::Memory));
-    drop(mark);
-    report(1);
-    match decide(&registry, now) {
-        Decision::Spawn(spawn) => assert_eq!(spawn.evict, [id("w-1")]),
-        other => panic!("{other:?}"),
-    }
 }
