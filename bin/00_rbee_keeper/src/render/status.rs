@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use daemon_lifecycle::LEAVES_WORKERS;
+
 use super::{Style, table, unit};
 use crate::view;
 
@@ -51,8 +53,11 @@ fn headline(status: &view::Status) -> String {
         let _ = write!(text, " at {}", status.address);
     }
     let _ = write!(text, ", up {}", unit::span(Duration::from_secs(status.uptime_s)));
-    if !status.features.is_empty() {
-        let _ = write!(text, ", with {}", status.features.join(", "));
+    // That she leaves her workers is for programs to know.
+    let features = status.features.iter().filter(|feature| *feature != LEAVES_WORKERS);
+    let features: Vec<_> = features.map(String::as_str).collect();
+    if !features.is_empty() {
+        let _ = write!(text, ", with {}", features.join(", "));
     }
     if status.jobs_running > 0 {
         let jobs = usize::try_from(status.jobs_running).unwrap_or(usize::MAX);
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn a_fresh_queen_says_what_to_do_next() {
         let status = json!({
-            "version": "0.1.0", "features": ["local-hive"], "uptime_s": 3, "jobs_running": 0,
+            "version": "0.1.0", "features": ["local-hive", "leaves-workers"], "uptime_s": 3, "jobs_running": 0,
             "address": "http://127.0.0.1:8500", "workers": [],
             "hives": [{
                 "hive_id": "localhost", "address": null, "version": "0.1.0", "liveness": "alive",
