@@ -13,7 +13,7 @@ use queen_rbee::registry::{Ask, Place, Placed, Registry};
 use queen_rbee::scheduler::{Decision, Demand};
 use worker_contract::{
     Device, DeviceId, DeviceKind, DeviceLoad, GgufSummary, HiveHeartbeat, InferenceRequest,
-    KvCacheUse, ModelAlias, ModelEntry, ModelInUse, ModelKind, Prompt, Slots, Task,
+    KvCacheUse, ModelAlias, ModelEntry, ModelInUse, ModelKind, Prompt, Sha256Digest, Slots, Task,
     WorkerHeartbeat, WorkerState,
 };
 
@@ -138,6 +138,9 @@ fn registry(models: usize, now: Instant) -> Result<Registry> {
     for hive in 0..HIVES {
         registry.hive_beat(hive_beat(hive)?, now)?;
     }
+    for model in 0..models {
+        registry.catalogued(&"hive-0".parse()?, entry(&format!("m-{model}"))?);
+    }
     for worker in 0..WORKERS {
         registry.worker_beat(worker_beat(worker, worker % models)?, now)?;
     }
@@ -184,7 +187,7 @@ fn worker_beat(worker: usize, model: usize) -> Result<WorkerHeartbeat> {
         address: format!("http://127.0.0.1:{}", 30_000 + worker),
         model: ModelInUse {
             name: alias(&format!("m-{model}"))?,
-            digest: None,
+            digest: Some(digest(&format!("m-{model}"))?),
             context_length: 8192,
             kind: ModelKind::Generative,
         },
@@ -199,11 +202,16 @@ fn worker_beat(worker: usize, model: usize) -> Result<WorkerHeartbeat> {
     })
 }
 
+/// Each name is another file.
+fn digest(name: &str) -> Result<Sha256Digest> {
+    let number: u32 = name.strip_prefix("m-").map_or(Ok(u32::MAX), str::parse)?;
+    format!("{number:064x}").parse().map_err(anyhow::Error::msg)
+}
+
 fn entry(name: &str) -> Result<ModelEntry> {
-    let digest: Result<_, String> = "0".repeat(64).parse();
     Ok(ModelEntry {
         alias: alias(name)?,
-        sha256: digest.map_err(anyhow::Error::msg)?,
+        sha256: digest(name)?,
         source: "file:/model.gguf".to_owned(),
         added_at: 1,
         shards: Vec::new(),

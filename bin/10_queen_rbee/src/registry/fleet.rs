@@ -64,9 +64,6 @@ impl State {
             let makes_way = self.turns.makes_way_for(id).is_some();
             workers.push(worker.view(id, worker.liveness(due, hive), held_bytes, makes_way, now));
         }
-        if !files.is_empty() {
-            workers.sort_by_key(|view| view.id);
-        }
         let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
         let is_ruled_out = ruling.as_ref().is_some_and(|ruling| !ruling.denied.is_empty());

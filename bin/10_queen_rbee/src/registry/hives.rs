@@ -1,10 +1,12 @@
 //! The hives, as they report themselves. Pure: `now` is passed in.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, HiveHeartbeat, ModelEntry};
 
+use super::catalogs::Catalogs;
 use super::{Due, Liveness, ReportError};
 use crate::scheduler::HiveView;
 
@@ -22,6 +24,8 @@ const MAX_HIVES: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Hives {
     by_id: BTreeMap<HiveAlias, Hive>,
+    /// Of those in `by_id`.
+    catalogs: Catalogs,
 }
 
 /// A hive that has reported.
@@ -78,7 +82,10 @@ impl Hives {
 
     /// Takes a hive's report, which was admitted.
     pub(super) fn beat(&mut self, beat: HiveHeartbeat, now: Instant) {
-        let rival = self.by_id.remove(&beat.hive_id).and_then(|hive| hive.rival);
+        let before = self.by_id.remove(&beat.hive_id);
+        let catalog = before.as_ref().map_or(&[][..], |hive| &hive.beat.catalog);
+        self.catalogs.replace(catalog, &beat.catalog);
+        let rival = before.and_then(|hive| hive.rival);
         let is_remembered = |rival: &Rival| {
             rival.address != beat.address && now.saturating_duration_since(rival.at) < RIVAL_MEMORY
         };
@@ -96,7 +103,9 @@ impl Hives {
 
     /// Forgets a hive.
     pub(super) fn forget(&mut self, id: &HiveAlias) {
-        self.by_id.remove(id);
+        if let Some(hive) = self.by_id.remove(id) {
+            self.catalogs.replace(&hive.beat.catalog, &[]);
+        }
     }
 
     /// A hive has a model. What workers there can do with it, only its report tells.
@@ -104,7 +113,10 @@ impl Hives {
         model.gguf.kind = None;
         let Some(hive) = self.by_id.get_mut(id) else { return };
         let catalog = &mut hive.beat.catalog;
-        match catalog.iter_mut().find(|known| known.alias == model.alias) {
+        let known = catalog.iter_mut().find(|known| known.alias == model.alias);
+        let before = known.as_deref().map_or(&[][..], slice::from_ref);
+        self.catalogs.replace(before, slice::from_ref(&model));
+        match known {
             Some(known) => *known = model,
             None => catalog.push(model),
         }
@@ -116,6 +128,11 @@ impl Hives {
             hive.is_stopped = true;
             hive.beat.workers.clear();
         }
+    }
+
+    /// Which files the names of models stand for.
+    pub(super) fn catalogs(&self) -> &Catalogs {
+        &self.catalogs
     }
 
     pub(super) fn get(&self, id: &HiveAlias) -> Option<&Hive> {

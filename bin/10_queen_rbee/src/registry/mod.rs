@@ -6,6 +6,7 @@
 
 mod attached;
 mod breaker;
+mod catalogs;
 mod failures;
 mod fits;
 mod fleet;

@@ -15,22 +15,33 @@ pub(super) const LATEST: &str = ":latest";
 impl State {
     /// Whether some hive's catalog has the model.
     pub(super) fn is_in_catalog(&self, model: &ModelAlias) -> bool {
-        self.hives.iter().any(|hive| hive.beat.catalog.iter().any(|entry| entry.alias == *model))
+        self.hives.catalogs().have(model)
     }
 
     fn knows_model(&self, model: &ModelAlias) -> bool {
         self.workers.of_model(model).next().is_some() || self.is_in_catalog(model)
     }
 
-    /// The files of a model, where workers that run them by other names answer for it: none of its own serves
-    /// that has the file which is `needed`, and nobody wants workers for this name in particular. An answer that
-    /// must go on with its file does so with whoever has it, whatever the name and the wishes.
+    /// The files of a model, where workers that run them by other names answer for it, too: nobody wants workers
+    /// for this name in particular. An answer that must go on with its file does so with whoever has it, whatever
+    /// the name, unless the name has wishes and a worker of its own that can.
     pub(super) fn shared_files<'a>(
         &'a self,
         model: &ModelAlias,
         needed: Option<&'a Sha256Digest>,
         policies: Option<&Policies>,
     ) -> Vec<&'a Sha256Digest> {
+        let is_apart = policies.is_some_and(|policies| policies.speak_of(model));
+        match needed {
+            Some(needed) if is_apart && self.serves_itself(model, needed) => Vec::new(),
+            Some(needed) => vec![needed],
+            None if is_apart => Vec::new(),
+            None => self.hives.catalogs().files_of(model).collect(),
+        }
+    }
+
+    /// Whether a worker of this name serves that may have a file.
+    fn serves_itself(&self, model: &ModelAlias, file: &Sha256Digest) -> bool {
         // A server's model of this name is another file, unless somebody said that it may stand for it.
         let serves = |id: &WorkerId, worker: &Worker| {
             worker.readiness_for_requests() == Readiness::Ready
@@ -38,43 +49,27 @@ impl State {
                 && self.turns.makes_way_for(id).is_none()
                 && (!worker.is_of_server || worker.is_named || !self.is_in_catalog(model))
         };
-        let has_file = |worker: &Worker| match (needed, worker.digest()) {
-            (Some(needed), Some(its)) => needed == its,
-            _ => true,
-        };
-        let mut own = self.workers.of_model(model);
-        if own.any(|(id, worker)| serves(id, worker) && has_file(worker)) {
-            return Vec::new();
-        }
-        if let Some(needed) = needed {
-            return vec![needed];
-        }
-        if policies.is_some_and(|policies| policies.speak_of(model)) {
-            return Vec::new();
-        }
-        let entries = self.hives.iter().flat_map(|hive| &hive.beat.catalog);
-        let mut files = Vec::new();
-        for entry in entries.filter(|entry| entry.alias == *model) {
-            if !files.contains(&&entry.sha256) {
-                files.push(&entry.sha256);
-            }
-        }
-        files
+        let has_file = |worker: &Worker| worker.digest().is_none_or(|its| its == file);
+        self.workers.of_model(model).any(|(id, worker)| serves(id, worker) && has_file(worker))
     }
 
-    /// The workers that answer for a model: its own, and those that run one of the files by another name.
+    /// The workers that answer for a model: its own, and then those that run one of the files by another name.
     pub(super) fn answering<'a, 'b>(
         &'a self,
         model: &'b ModelAlias,
         files: &'b [&'b Sha256Digest],
     ) -> impl Iterator<Item = (&'a WorkerId, &'a Worker)> + use<'a, 'b> {
-        let all = (!files.is_empty()).then(|| self.workers.iter());
+        // Nearly every file has one name: then nobody else is looked at.
+        let may_be_others = files.iter().any(|file| {
+            self.hives.catalogs().is_also_called(file, model)
+                || self.workers.may_run_by_another_name(file, model)
+        });
+        let all = may_be_others.then(|| self.workers.iter());
         let has_one = move |worker: &Worker| {
-            let file = self.file_of(worker);
             !worker.is_of_server
-                && is_there(worker)
+                && self.file_of(worker).is_some_and(|file| files.contains(&file))
                 && worker.model != *model
-                && file.is_some_and(|file| files.contains(&file))
+                && is_there(worker)
         };
         let others = all.into_iter().flatten().filter(move |(_, worker)| has_one(worker));
         self.workers.of_model(model).chain(others)

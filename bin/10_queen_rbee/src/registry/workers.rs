@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use worker_contract::{HiveAlias, ModelAlias, ModelKind, WorkerHeartbeat, WorkerId};
+use worker_contract::{HiveAlias, ModelAlias, ModelKind, Sha256Digest, WorkerHeartbeat, WorkerId};
 
 use super::fits::Size;
 use super::lengths::Lengths;
@@ -106,6 +106,9 @@ impl Workers {
             worker.pace.on_report(beat.tokens_per_second, running, now);
         }
         self.numbers.set(worker, &beat.model.name);
+        if let Some(file) = &beat.model.digest {
+            self.numbers.has_file(worker, file);
+        }
         let is_news = worker.context_tokens() != beat.model.context_length;
         worker.said = Some(Said { beat, at: now, failed_at: None });
         if is_news {
@@ -320,6 +323,11 @@ impl Workers {
         // No model has the number 0.
         let number = self.numbers.of_model(model).unwrap_or(0);
         self.by_id.iter().filter(move |(_, worker)| worker.model_number == Some(number))
+    }
+
+    /// Whether some worker may run a file by another name than this one.
+    pub(super) fn may_run_by_another_name(&self, file: &Sha256Digest, model: &ModelAlias) -> bool {
+        self.numbers.may_run_by_another_name(file, model)
     }
 
     /// How many there are, of all models.

@@ -177,7 +177,8 @@ fn choose<'a>(
     Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
 }
 
-/// The best two, in one pass: there may be a thousand. Of those that are alike, the first by its id.
+/// The best two, in one pass: there may be a thousand. Of those that are alike, the one that is shown first: those
+/// of the model's own name come first, in the order of their ids.
 fn first_two<'r, 'a>(ranked: &'r [Ranked<'a>], limit: Limit) -> [Option<&'r Ranked<'a>>; 2] {
     let (mut first, mut second): (Option<&Ranked<'_>>, Option<&Ranked<'_>>) = (None, None);
     for one in ranked {

@@ -31,7 +31,8 @@ const BETWEEN_REQUESTS: Duration = Duration::from_secs(2);
 
 /// What bears on one request.
 pub struct Snapshot<'a> {
-    /// The workers that answer for the model, in the order of their ids.
+    /// The workers that answer for the model: those of its name, then others of its file, each in the order of
+    /// their ids.
     pub workers: Vec<WorkerView<'a>>,
     /// Where a worker could be started; looked at only where none can take the request.
     pub fleet: LazyCell<Fleet<'a>, Box<dyn FnOnce() -> Fleet<'a> + 'a>>,

@@ -62,6 +62,59 @@ fn names_of_one_file_share_its_worker() {
 }
 
 #[test]
+fn an_idle_worker_of_the_file_takes_what_those_of_the_name_have_no_room_for() {
+    // The other name may have left the catalogs since its worker began.
+    for names in [vec!["m", "again"], vec!["again"]] {
+        let (registry, now) = two_names(with_file("0"));
+        let folder = tempfile::tempdir().unwrap();
+        let policies = Policies::open(&folder.path().join("p.db"), BTreeMap::new(), 0).unwrap();
+        let registry = registry.with_policies(policies.clone());
+        let catalog = names.iter().map(|name| entry(name, 1)).collect();
+        registry.hive_beat(HiveHeartbeat { catalog, ..hive(Vec::new()) }, now).unwrap();
+        let mut own = with_file("0");
+        (own.worker_id, own.model.name) = (id("b"), again());
+        registry.worker_beat(own, now).unwrap();
+        let mut other = with_file("1");
+        other.worker_id = id("c");
+        registry.worker_beat(other, now).unwrap();
+        let (model, prompt) = (again(), PromptChain::default());
+        let mut held = Vec::new();
+        // One slot takes two; of two that are alike its own is the first.
+        for expected in ["b", "a", "b", "a"] {
+            match registry.place(&Ask::of(Demand::of(&model), &prompt), now) {
+                Placed::At(place) => held.push(place),
+                Placed::Not(decision) => panic!("{decision:?}"),
+            }
+            assert_eq!(held.last().unwrap().worker_id, id(expected));
+        }
+        assert_eq!(asked(&registry, now), "wait room", "c has another file");
+        held.retain(|place| place.worker_id != id("a"));
+        assert_eq!(asked(&registry, now), "a as m", "its own is full");
+        assert_eq!(asked_with(&registry, Some("0"), now), "a as m");
+        let change = serde_json::from_str(r#"{"model":"again","policy":{"slots":8}}"#).unwrap();
+        policies.set_fields(&change).unwrap();
+        assert_eq!(asked(&registry, now), "wait room", "the name has wishes of its own");
+        assert_eq!(asked_with(&registry, Some("0"), now), "wait room");
+    }
+}
+
+#[test]
+fn names_that_are_no_more_are_forgotten_and_those_that_run_a_file_are_not() {
+    let (registry, now) = two_names(with_file("0"));
+    let catalog = vec![entry("again", 1)];
+    registry.hive_beat(HiveHeartbeat { catalog, ..hive(Vec::new()) }, now).unwrap();
+    for number in 0..500 {
+        let mut renamed = with_file("0");
+        renamed.model.name = format!("m-{number}").parse().unwrap();
+        registry.worker_beat(renamed, now).unwrap();
+    }
+    registry.sweep(now);
+    assert_eq!(asked(&registry, now), "a as m-499");
+    registry.worker_beat(with_file("0"), now).unwrap();
+    assert_eq!(asked(&registry, now), "a as m");
+}
+
+#[test]
 fn a_worker_of_its_own_that_cannot_serve_takes_nobody_from_a_name() {
     let (registry, now) = two_names(with_file("0"));
     assert_eq!(registry.answers_as(&again()), Some(model()));
