@@ -1,4 +1,4 @@
-//! Who waits for a worker, and who is next: one bounded queue a model, in a fair order.
+//! Who waits for a worker, and who is next: one bounded queue a model, under all its names, in a fair order.
 //!
 //! Interactive requests come before batch ones. Among equals callers take turns, so that a thousand
 //! requests of one do not keep the single one of another waiting: each request gets a virtual start
@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use worker_contract::ModelAlias;
+use worker_contract::{ModelAlias, Sha256Digest};
 
 /// How urgent a request is.
 #[derive(
@@ -25,19 +25,30 @@ pub enum Priority {
     Batch,
 }
 
+/// Which requests wait together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QueueKey {
+    /// Those for a name that shares no workers.
+    Name(ModelAlias),
+    /// Those for all names of a file that share its workers.
+    File(Sha256Digest),
+}
+
 /// The queues of all models, of requests `T`.
 #[derive(Debug)]
 pub struct Admission<T> {
     max_per_model: usize,
-    queues: BTreeMap<ModelAlias, Queue<T>>,
+    queues: BTreeMap<QueueKey, Queue<T>>,
+    /// How many wait for each model, by the name that they asked for.
+    by_model: BTreeMap<ModelAlias, usize>,
     last_number: u64,
     len: usize,
 }
 
-/// A place in a queue.
+/// A place in a queue. It names the queue that was entered, whatever the names of models stand for by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
-    model: ModelAlias,
+    queue: QueueKey,
     rank: Rank,
 }
 
@@ -48,6 +59,8 @@ pub struct Spot(Rank);
 /// Who enters.
 #[derive(Debug, Clone, Copy)]
 pub struct Entrant<'a> {
+    /// Where it waits.
+    pub queue: &'a QueueKey,
     /// The model that is asked for.
     pub model: &'a ModelAlias,
     /// Who asks.
@@ -82,7 +95,16 @@ struct Queue<T> {
     /// The start of each caller's last request, while it has some.
     last: HashMap<(Priority, String), Caller>,
     /// Whose each waiting request is.
-    callers: BTreeMap<u64, String>,
+    owners: BTreeMap<u64, Owner>,
+    /// How many wait for each model.
+    by_model: BTreeMap<ModelAlias, usize>,
+}
+
+/// Who asks, and for what.
+#[derive(Debug)]
+struct Owner {
+    caller: String,
+    model: ModelAlias,
 }
 
 #[derive(Debug, Default)]
@@ -92,10 +114,10 @@ struct Caller {
 }
 
 impl Ticket {
-    /// The place that a spot in a model's queue is.
+    /// The place that a spot in a queue is.
     #[must_use]
-    pub fn new(model: &ModelAlias, Spot(rank): Spot) -> Self {
-        Self { model: model.clone(), rank }
+    pub fn new(queue: &QueueKey, Spot(rank): Spot) -> Self {
+        Self { queue: queue.clone(), rank }
     }
 }
 
@@ -103,7 +125,8 @@ impl<T> Admission<T> {
     /// Queues of at most `max_per_model` requests each.
     #[must_use]
     pub fn new(max_per_model: usize) -> Self {
-        Self { max_per_model, queues: BTreeMap::new(), last_number: 0, len: 0 }
+        let (queues, by_model) = (BTreeMap::new(), BTreeMap::new());
+        Self { max_per_model, queues, by_model, last_number: 0, len: 0 }
     }
 
     /// Takes a place. Where the queue is full, whoever would be served last has to go: the one that
@@ -116,9 +139,9 @@ impl<T> Admission<T> {
         self.last_number += 1;
         let number = self.last_number;
         let limit = self.max_per_model;
-        let queue = match self.queues.get_mut(entrant.model) {
+        let queue = match self.queues.get_mut(entrant.queue) {
             Some(queue) => queue,
-            None => self.queues.entry(entrant.model.clone()).or_insert_with(Queue::new),
+            None => self.queues.entry(entrant.queue.clone()).or_insert_with(Queue::new),
         };
         let rank = queue.rank(entrant, number);
         let mut shed = None;
@@ -126,39 +149,49 @@ impl<T> Admission<T> {
             match queue.waiting.last_key_value() {
                 Some((last, _)) if *last > rank => {
                     let last = *last;
-                    shed = queue.remove(last);
-                    self.len -= 1;
+                    if let Some((model, request)) = queue.remove(last) {
+                        count_out(&mut self.by_model, &model);
+                        self.len -= 1;
+                        shed = Some(request);
+                    }
                 }
                 _ => return Err((QueueFull { limit }, request)),
             }
         }
         queue.push(rank, entrant, request);
+        count_in(&mut self.by_model, entrant.model);
         self.len += 1;
-        Ok((Ticket { model: entrant.model.clone(), rank }, shed))
+        Ok((Ticket { queue: entrant.queue.clone(), rank }, shed))
     }
 
-    /// Those who wait for a model, the next first.
-    pub fn waiting(&self, model: &ModelAlias) -> impl Iterator<Item = (Spot, &T)> {
-        let queue = self.queues.get(model).into_iter();
+    /// Those who wait in a queue, the next first.
+    pub fn waiting(&self, queue: &QueueKey) -> impl Iterator<Item = (Spot, &T)> {
+        let queue = self.queues.get(queue).into_iter();
         queue.flat_map(|queue| queue.waiting.iter()).map(|(rank, request)| (Spot(*rank), request))
     }
 
     /// The models that somebody waits for.
     pub fn models(&self) -> impl Iterator<Item = &ModelAlias> {
-        self.queues.keys()
+        self.by_model.keys()
     }
 
-    /// The same, the one first whose request has waited the longest.
+    /// For how many models somebody waits in a queue.
     #[must_use]
-    pub fn models_by_arrival(&self) -> Vec<ModelAlias> {
-        let mut models: Vec<_> = self.queues.iter().collect();
-        models.sort_by_key(|(_, queue)| queue.callers.first_key_value().map(|(number, _)| *number));
-        models.into_iter().map(|(model, _)| model.clone()).collect()
+    pub fn models_in(&self, queue: &QueueKey) -> usize {
+        self.queues.get(queue).map_or(0, |queue| queue.by_model.len())
+    }
+
+    /// The queues that somebody waits in, the one first whose request has waited the longest.
+    #[must_use]
+    pub fn queues_by_arrival(&self) -> Vec<QueueKey> {
+        let mut queues: Vec<_> = self.queues.iter().collect();
+        queues.sort_by_key(|(_, queue)| queue.owners.first_key_value().map(|(number, _)| *number));
+        queues.into_iter().map(|(key, _)| key.clone()).collect()
     }
 
     /// Takes a request out because it is served; the virtual time goes on.
     pub fn serve(&mut self, ticket: &Ticket) -> Option<T> {
-        if let Some(queue) = self.queues.get_mut(&ticket.model)
+        if let Some(queue) = self.queues.get_mut(&ticket.queue)
             && queue.waiting.contains_key(&ticket.rank)
         {
             let time = queue.time.entry(ticket.rank.priority).or_default();
@@ -169,19 +202,26 @@ impl<T> Admission<T> {
 
     /// Gives a place up.
     pub fn leave(&mut self, ticket: &Ticket) -> Option<T> {
-        let queue = self.queues.get_mut(&ticket.model)?;
-        let request = queue.remove(ticket.rank);
-        self.len -= usize::from(request.is_some());
+        let queue = self.queues.get_mut(&ticket.queue)?;
+        let (model, request) = queue.remove(ticket.rank)?;
+        count_out(&mut self.by_model, &model);
+        self.len -= 1;
         if queue.waiting.is_empty() {
-            self.queues.remove(&ticket.model);
+            self.queues.remove(&ticket.queue);
         }
-        request
+        Some(request)
     }
 
-    /// How many wait for a model.
+    /// How many wait in a queue.
+    #[must_use]
+    pub fn waiting_in(&self, queue: &QueueKey) -> usize {
+        self.queues.get(queue).map_or(0, |queue| queue.waiting.len())
+    }
+
+    /// How many wait for a model, by this name.
     #[must_use]
     pub fn waiting_for(&self, model: &ModelAlias) -> usize {
-        self.queues.get(model).map_or(0, |queue| queue.waiting.len())
+        self.by_model.get(model).copied().unwrap_or(0)
     }
 
     /// How many wait, over all models.
@@ -203,7 +243,8 @@ impl<T> Queue<T> {
             waiting: BTreeMap::new(),
             time: HashMap::new(),
             last: HashMap::new(),
-            callers: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            by_model: BTreeMap::new(),
         }
     }
 
@@ -224,27 +265,46 @@ impl<T> Queue<T> {
         let known = self.last.entry((rank.priority, caller.clone())).or_default();
         known.start = known.start.max(rank.start);
         known.waiting += 1;
-        self.callers.insert(rank.number, caller);
+        count_in(&mut self.by_model, entrant.model);
+        self.owners.insert(rank.number, Owner { caller, model: entrant.model.clone() });
     }
 
-    fn remove(&mut self, rank: Rank) -> Option<T> {
+    /// Gives the model, too, by the name that was asked for.
+    fn remove(&mut self, rank: Rank) -> Option<(ModelAlias, T)> {
+        // Whoever waits has an owner.
+        let Owner { caller, model } = self.owners.remove(&rank.number)?;
         let request = self.waiting.remove(&rank)?;
-        if let Some(caller) = self.callers.remove(&rank.number) {
-            let key = (rank.priority, caller);
-            if let Some(known) = self.last.get_mut(&key) {
-                known.waiting -= 1;
-                if known.waiting == 0 {
-                    self.last.remove(&key);
-                }
+        count_out(&mut self.by_model, &model);
+        let key = (rank.priority, caller);
+        if let Some(known) = self.last.get_mut(&key) {
+            known.waiting -= 1;
+            if known.waiting == 0 {
+                self.last.remove(&key);
             }
         }
-        Some(request)
+        Some((model, request))
+    }
+}
+
+fn count_in(counts: &mut BTreeMap<ModelAlias, usize>, model: &ModelAlias) {
+    match counts.get_mut(model) {
+        Some(count) => *count += 1,
+        None => _ = counts.insert(model.clone(), 1),
+    }
+}
+
+fn count_out(counts: &mut BTreeMap<ModelAlias, usize>, model: &ModelAlias) {
+    let Some(count) = counts.get_mut(model) else { return };
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(model);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::sync::LazyLock;
 
     use proptest::prelude::*;
 
@@ -314,9 +374,33 @@ mod tests {
     fn a_crowd_for_one_model_does_not_keep_others_out() {
         let mut queue = Admission::new(1);
         enter(&mut queue, "a", 0).unwrap();
-        let other = "other".parse().unwrap();
-        assert!(queue.enter(&Entrant { model: &other, ..entrant("a") }, 1).is_ok());
+        let other: ModelAlias = "other".parse().unwrap();
+        let key = QueueKey::Name(other.clone());
+        let entrant = Entrant { queue: &key, model: &other, ..entrant("a") };
+        assert!(queue.enter(&entrant, 1).is_ok());
         assert_eq!((queue.waiting_for(&other), queue.len()), (1, 2));
+    }
+
+    #[test]
+    fn names_that_share_a_queue_share_its_order_and_its_bound_and_are_counted_apart() {
+        let mut queue = Admission::new(5);
+        let names: [ModelAlias; 2] = ["m", "again"].map(|name| name.parse().unwrap());
+        let file = QueueKey::File("0".repeat(64).parse().unwrap());
+        let mut ask = |name: usize, caller, n| {
+            let entrant = Entrant { queue: &file, model: &names[name], ..entrant(caller) };
+            let shed = queue.enter(&entrant, n).map(|(_, shed)| shed);
+            (shed, [0, 1].map(|name| queue.waiting_for(&names[name])))
+        };
+        assert_eq!(ask(0, "greedy", 0), (Ok(None), [1, 0]));
+        assert_eq!(ask(1, "greedy", 1), (Ok(None), [1, 1]));
+        assert_eq!(ask(0, "greedy", 2), (Ok(None), [2, 1]));
+        assert_eq!(ask(1, "greedy", 3), (Ok(None), [2, 2]));
+        assert_eq!(ask(1, "modest", 10), (Ok(None), [2, 3]));
+        assert_eq!(ask(0, "modest", 11), (Ok(Some(3)), [3, 2]), "it is full for both");
+        assert_eq!(ask(1, "greedy", 4), (Err((QueueFull { limit: 5 }, 4)), [3, 2]));
+        assert_eq!((queue.queues_by_arrival(), queue.models_in(&file)), (vec![file.clone()], 2));
+        assert_eq!(drain(&mut queue), [0, 10, 1, 11, 2]);
+        assert!(queue.models().next().is_none());
     }
 
     proptest! {
@@ -352,7 +436,7 @@ mod tests {
             }
             let rest: HashSet<_> = drain(&mut queue).into_iter().collect();
             prop_assert_eq!(rest, inside.into_iter().map(|(_, number)| number).collect());
-            prop_assert!(queue.queues.is_empty());
+            prop_assert!(queue.queues.is_empty() && queue.by_model.is_empty());
         }
 
         #[test]
@@ -371,9 +455,10 @@ mod tests {
     }
 
     fn entrant(caller: &str) -> Entrant<'_> {
-        static MODEL: std::sync::LazyLock<ModelAlias> =
-            std::sync::LazyLock::new(|| "m".parse().unwrap());
-        Entrant { model: &MODEL, caller, priority: Priority::Interactive, had_a_place: false }
+        static MODEL: LazyLock<ModelAlias> = LazyLock::new(|| "m".parse().unwrap());
+        static QUEUE: LazyLock<QueueKey> = LazyLock::new(|| QueueKey::Name(MODEL.clone()));
+        let (queue, model) = (&*QUEUE, &*MODEL);
+        Entrant { queue, model, caller, priority: Priority::Interactive, had_a_place: false }
     }
 
     fn enter(
@@ -385,9 +470,9 @@ mod tests {
     }
 
     fn serve_next(queue: &mut Admission<usize>) -> Option<usize> {
-        let model = queue.models().next()?.clone();
-        let spot = queue.waiting(&model).next()?.0;
-        queue.serve(&Ticket::new(&model, spot))
+        let key = queue.queues_by_arrival().into_iter().next()?;
+        let spot = queue.waiting(&key).next()?.0;
+        queue.serve(&Ticket::new(&key, spot))
     }
 
     fn drain(queue: &mut Admission<usize>) -> Vec<usize> {

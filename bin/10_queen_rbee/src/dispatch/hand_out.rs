@@ -6,9 +6,9 @@ use std::time::Instant;
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::kinds::Kinds;
-use super::starts::Attempts;
+use super::starts::{Attempts, Closed, Starts};
 use super::{Dispatcher, NoPlace, Queues, Wanted};
-use crate::admission::{Spot, Ticket};
+use crate::admission::{QueueKey, Spot, Ticket};
 use crate::clock;
 use crate::registry::{Judging, Placed};
 use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason};
@@ -30,6 +30,22 @@ struct Judgings<'a> {
     known: Vec<(Spot, Judging<'a>)>,
 }
 
+/// The models of one queue, as far as they are known in one step.
+#[derive(Debug, Default)]
+struct Names<'a> {
+    known: Vec<Name<'a>>,
+}
+
+/// A model of a queue.
+#[derive(Debug)]
+struct Name<'a> {
+    model: &'a ModelAlias,
+    may_reckon: bool,
+    closed: Closed,
+    /// All others that wait for it wait for room.
+    is_full: bool,
+}
+
 /// What the second pass of a round has: it starts workers, and has others make way for them.
 struct Starting<'a> {
     attempts: &'a mut Attempts,
@@ -47,14 +63,14 @@ struct Needed {
 impl Dispatcher {
     /// Gives every place that there is to whoever is next, and starts workers that are needed.
     pub(super) fn hand_out(&self, attempts: &mut Attempts) {
-        let models = self.queues().admission.models_by_arrival();
-        for model in &models {
-            self.hand_out_for(model, None);
+        let all = self.queues().admission.queues_by_arrival();
+        for queue in &all {
+            self.hand_out_for(queue, None);
         }
         // Only now, or a worker that has just come for those of one model would make room for another.
         let mut starting = Starting { attempts, needed: Needed::default() };
-        for model in &models {
-            self.hand_out_for(model, Some(&mut starting));
+        for queue in &all {
+            self.hand_out_for(queue, Some(&mut starting));
         }
         let needed = &starting.needed;
         self.registry.come_back(|worker, model| needed.has(worker, model), clock::now());
@@ -63,15 +79,15 @@ impl Dispatcher {
         self.registry.set_waiting(queues.admission.len());
     }
 
-    /// Gives every place that there is to those who wait for a model; where there is `starting`, workers are
+    /// Gives every place that there is to those who wait in a queue; where there is `starting`, workers are
     /// started. The queues are locked for one step at a time, and not while somebody's rules
     /// are asked.
-    fn hand_out_for(&self, model: &ModelAlias, mut starting: Option<&mut Starting<'_>>) {
+    fn hand_out_for(&self, queue: &QueueKey, mut starting: Option<&mut Starting<'_>>) {
         let mut judgings = Judgings::default();
         loop {
             let step = {
                 let queues = &mut *self.queues();
-                self.hand_out_one(queues, model, starting.as_deref_mut(), &mut judgings)
+                self.hand_out_one(queues, queue, starting.as_deref_mut(), &mut judgings)
             };
             match step {
                 Step::Done => return,
@@ -82,11 +98,11 @@ impl Dispatcher {
         }
     }
 
-    /// One step for a model: somebody is placed or refused, or a worker is started.
+    /// One step for a queue: somebody is placed or refused, or a worker is started.
     fn hand_out_one<'a>(
         &'a self,
         queues: &mut Queues,
-        model: &ModelAlias,
+        queue: &QueueKey,
         mut starting: Option<&mut Starting<'_>>,
         judgings: &mut Judgings<'a>,
     ) -> Step {
@@ -94,23 +110,25 @@ impl Dispatcher {
         let now = clock::now();
         let mut next = None;
         let has_rules = self.registry.has_place_rules();
-        let may_reckon = starts.may_reckon(model, now);
-        let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
         let mut kinds = Kinds::default();
-        for (spot, waiting) in admission.waiting(model) {
+        let mut names = Names::default();
+        for (spot, waiting) in admission.waiting(queue) {
+            let model = &waiting.wanted.model;
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
                 let late = NoPlace::Deadline { model: model.clone() };
                 next = Some((spot, Some(Err(late))));
                 break;
             }
             let kind = waiting.wanted.kind(has_rules);
-            if !kinds.is_worth_asking(kind) {
+            if names.is_full(model) || !kinds.is_worth_asking(kind) {
                 continue;
             }
+            let name = names.of(model, || self.name(starts, model, now));
+            let may_reckon = name.may_reckon;
             // Who makes way is a matter of the look that can start somebody, and not of each of them.
             let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
-            let ask = waiting.wanted.ask(&closed, waited);
+            let ask = waiting.wanted.ask(&name.closed, waited);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
             match self.registry.place_judged(&ask, judging, now) {
                 None => return Step::Asks(spot),
@@ -148,14 +166,18 @@ impl Dispatcher {
                     continue;
                 }
                 Some(Placed::Not(Decision::Wait(WaitReason::Room))) if kind.speaks_for_all() => {
-                    return Step::Done;
+                    name.is_full = true;
+                    if names.full() == admission.models_in(queue) {
+                        return Step::Done;
+                    }
+                    continue;
                 }
                 Some(Placed::Not(_)) => continue,
             }
             break;
         }
         let Some((spot, answer)) = next else { return Step::Done };
-        let ticket = Ticket::new(model, spot);
+        let ticket = Ticket::new(queue, spot);
         let request = match &answer {
             Some(Ok(_)) => admission.serve(&ticket),
             _ => admission.leave(&ticket),
@@ -168,6 +190,12 @@ impl Dispatcher {
 }
 
 impl Dispatcher {
+    /// What is known of a model of a queue.
+    fn name<'a>(&self, starts: &Starts, model: &'a ModelAlias, now: Instant) -> Name<'a> {
+        let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
+        Name { model, may_reckon: starts.may_reckon(model, now), closed, is_full: false }
+    }
+
     /// Starts a worker for a request, or asks its hive whether there is room.
     fn start(
         &self,
@@ -208,6 +236,26 @@ impl Needed {
     fn has(&self, worker: &WorkerId, model: &ModelAlias) -> bool {
         let is_one = || self.these.get(model).is_some_and(|these| these.contains(worker));
         self.all_for.contains(model) || is_one()
+    }
+}
+
+impl<'a> Names<'a> {
+    fn of(&mut self, model: &ModelAlias, look: impl FnOnce() -> Name<'a>) -> &mut Name<'a> {
+        let known = self.known.iter().position(|name| name.model == model);
+        let place = known.unwrap_or_else(|| {
+            self.known.push(look());
+            self.known.len() - 1
+        });
+        &mut self.known[place]
+    }
+
+    fn is_full(&self, model: &ModelAlias) -> bool {
+        self.known.iter().any(|name| name.is_full && name.model == model)
+    }
+
+    /// How many of them are full.
+    fn full(&self) -> usize {
+        self.known.iter().filter(|name| name.is_full).count()
     }
 }
 

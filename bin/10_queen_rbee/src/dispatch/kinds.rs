@@ -1,7 +1,7 @@
 //! Who of a queue is asked about: one of each kind, since the others of its kind could not be placed
 //! either. Pure.
 
-use worker_contract::{Sha256Digest, WorkerId};
+use worker_contract::{ModelAlias, Sha256Digest, WorkerId};
 
 use super::Wanted;
 use crate::admission::Priority;
@@ -20,9 +20,11 @@ pub(super) struct Kinds<'a> {
     plain: Vec<Kind<'a>>,
 }
 
-/// What bears on whether there can be a place for a request, beside its model.
+/// What bears on whether there can be a place for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind<'a> {
+    /// Names of one file wait together, and are not alike in all.
+    model: &'a ModelAlias,
     failed: &'a [WorkerId],
     barred: &'a [WorkerId],
     digest: Option<&'a Sha256Digest>,
@@ -45,6 +47,7 @@ struct Ruled<'a> {
 impl Wanted {
     pub(super) fn kind(&self, has_rules: bool) -> Kind<'_> {
         Kind {
+            model: &self.model,
             failed: &self.failed,
             barred: &self.barred,
             digest: self.digest.as_ref(),
@@ -70,7 +73,7 @@ impl Kind<'_> {
             || self.too_short > 0
     }
 
-    /// Whether all others behind wait for room where one of this kind does: those are no more urgent.
+    /// Whether all others of the model behind wait for room where one of this kind does: those are no more urgent.
     pub(super) fn speaks_for_all(&self) -> bool {
         !self.is_special() && self.ruled_by.is_none()
     }
@@ -96,40 +99,49 @@ impl<'a> Kinds<'a> {
 mod tests {
     use super::*;
 
-    const PLAIN: Kind<'_> = Kind {
-        failed: &[],
-        barred: &[],
-        digest: None,
-        alone: false,
-        ways: Ways::ALL,
-        too_short: 0,
-        priority: Priority::Interactive,
-        ruled_by: None,
-    };
-
     #[test]
     fn one_of_each_kind_is_asked_about_and_the_ordinary_ones_are_never_hidden() {
+        let model = "m".parse().unwrap();
+        let plain = plain(&model);
         let workers: Vec<WorkerId> = (0..100).map(|n| format!("w-{n}").parse().unwrap()).collect();
         let mut kinds = Kinds::default();
-        for own in [Kind { ways: Ways::OWN, ..PLAIN }, Kind { too_short: 256, ..PLAIN }] {
+        for own in [Kind { ways: Ways::OWN, ..plain }, Kind { too_short: 256, ..plain }] {
             assert!(kinds.is_worth_asking(own) && !kinds.is_worth_asking(own));
         }
-        let failed = workers.chunks(1).map(|failed| Kind { failed, ..PLAIN });
+        let failed = workers.chunks(1).map(|failed| Kind { failed, ..plain });
         let asked = failed.filter(|kind| kinds.is_worth_asking(*kind)).count();
         assert_eq!(asked, MOST_SPECIAL - 2);
-        assert!(kinds.is_worth_asking(PLAIN), "it is behind a hundred others");
+        assert!(kinds.is_worth_asking(plain), "it is behind a hundred others");
+        let again = "again".parse().unwrap();
+        assert!(kinds.is_worth_asking(Kind { model: &again, ..plain }), "it has another name");
     }
 
     #[test]
     fn where_rules_look_at_a_request_only_its_like_speaks_for_it() {
+        let model = "m".parse().unwrap();
+        let plain = plain(&model);
         let of = |caller, prompt_bytes, has_session| {
             let ruled_by = Some(Ruled { caller, prompt_bytes, has_session });
-            Kind { ruled_by, ..PLAIN }
+            Kind { ruled_by, ..plain }
         };
         let all = [of("a", 9, false), of("b", 9, false), of("a", 10, false), of("a", 9, true)];
         let mut kinds = Kinds::default();
         assert!(all.iter().all(|kind| kinds.is_worth_asking(*kind)));
         assert!(!all.iter().any(|kind| kinds.is_worth_asking(*kind)));
-        assert!(!all[0].speaks_for_all() && PLAIN.speaks_for_all());
+        assert!(!all[0].speaks_for_all() && plain.speaks_for_all());
+    }
+
+    fn plain(model: &ModelAlias) -> Kind<'_> {
+        Kind {
+            model,
+            failed: &[],
+            barred: &[],
+            digest: None,
+            alone: false,
+            ways: Ways::ALL,
+            too_short: 0,
+            priority: Priority::Interactive,
+            ruled_by: None,
+        }
     }
 }

@@ -133,7 +133,7 @@ struct Waiting {
 }
 
 impl Dispatcher {
-    /// A dispatcher with at most `max_per_model` waiting requests for each model.
+    /// A dispatcher with at most `max_per_model` waiting requests for each model, under all its names.
     #[must_use]
     pub fn new(
         registry: Registry,
@@ -163,13 +163,13 @@ impl Dispatcher {
         self.queues().admission.len()
     }
 
-    /// How many requests wait for a model.
+    /// How many requests wait for a model, by this name.
     #[must_use]
     pub fn waiting_for(&self, model: &ModelAlias) -> usize {
         self.queues().admission.waiting_for(model)
     }
 
-    /// How many requests wait for each model that somebody waits for.
+    /// How many requests wait for each model that somebody waits for, by the name that was asked for.
     #[must_use]
     pub fn waiting_by_model(&self) -> BTreeMap<ModelAlias, usize> {
         let queues = self.queues();
@@ -238,7 +238,8 @@ impl Dispatcher {
         if wanted.deadline <= clock::now() {
             return AtOnce::Break(Err(NoPlace::Deadline { model: wanted.model.clone() }));
         }
-        let others = self.queues().admission.waiting_for(&wanted.model);
+        let queue = self.registry.queue_of(&wanted.model);
+        let others = self.queues().admission.waiting_in(&queue);
         if others > 0 {
             return AtOnce::Continue(Wait::Turn { others });
         }
@@ -298,7 +299,9 @@ impl Dispatcher {
     ) -> Result<(Turn<'_>, oneshot::Receiver<Result<Place, NoPlace>>), NoPlace> {
         let (answer, receiver) = oneshot::channel();
         let (model, caller) = (wanted.model.clone(), wanted.caller.clone());
+        let queue = self.registry.queue_of(&model);
         let entrant = Entrant {
+            queue: &queue,
             model: &model,
             caller: &caller,
             priority: wanted.priority,
@@ -310,10 +313,11 @@ impl Dispatcher {
         self.registry.set_waiting(queues.admission.len());
         match entered {
             Ok((ticket, shed)) => {
-                let limit = queues.admission.waiting_for(&model);
+                let limit = queues.admission.waiting_in(&queue);
                 drop(queues);
                 if let Some(shed) = shed {
-                    shed.end(Err(self.queue_full(&model, QueueFull { limit })));
+                    let full = self.queue_full(&shed.wanted.model, QueueFull { limit });
+                    shed.end(Err(full));
                 }
                 Ok((Turn { ticket, dispatcher: self }, receiver))
             }

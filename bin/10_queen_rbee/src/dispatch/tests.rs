@@ -1,5 +1,6 @@
 //! Requests that wait together, and a hive that does not answer.
 
+mod names;
 mod turns;
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -196,25 +197,37 @@ impl Stage {
         let spawner = Spawner::new(hives, registry.clone(), policies, tasks, stop.clone());
         let dispatcher = Dispatcher::new(registry, spawner, Decisions::in_memory(), 32);
         let stage = Self { dispatcher, stop, _folder: folder };
-        let entry = json!({
-            "alias": "m", "sha256": digest('b'), "source": "test", "added_at": 0,
-            "architecture": "llama", "quantization": "F16", "parameters": 1, "context_length": 1,
-            "has_chat_template": false, "size_bytes": 1,
-        });
+        stage.reports("localhost", &[("m", 'b')]);
+        stage
+    }
+
+    /// A hive reports what it has by which names.
+    fn reports(&self, hive: &str, models: &[(&str, char)]) {
+        let entry = |(name, file): &(&str, char)| {
+            json!({
+                "alias": name, "sha256": digest(*file), "source": "test", "added_at": 0,
+                "architecture": "llama", "quantization": "F16", "parameters": 1,
+                "context_length": 1, "has_chat_template": false, "size_bytes": 1,
+            })
+        };
+        let catalog: Vec<_> = models.iter().map(entry).collect();
         let beat = json!({
-            "hive_id": "localhost", "version": "0", "devices": [], "catalog": [entry],
-            "workers": [],
+            "hive_id": hive, "version": "0", "devices": [], "catalog": catalog, "workers": [],
         });
         let beat = serde_json::from_value(beat).unwrap();
-        stage.dispatcher.registry().hive_beat(beat, clock::now()).unwrap();
-        stage
+        self.dispatcher.registry().hive_beat(beat, clock::now()).unwrap();
     }
 
     /// A worker reports that is ready, and has a file.
     fn beat(&self, id: &str, file: char) {
+        self.beat_as(id, "m", file);
+    }
+
+    /// The same, by a name of the file.
+    fn beat_as(&self, id: &str, model: &str, file: char) {
         let beat = json!({
             "worker_id": id, "hive_id": "localhost", "address": "http://127.0.0.1:1",
-            "model": {"name": "m", "digest": digest(file), "context_length": 1},
+            "model": {"name": model, "digest": digest(file), "context_length": 1},
             "device": "CPU-0", "state": "ready", "slots": {"total": 1, "busy": 0}, "queued": 0,
             "kv_cache": {"used_tokens": 0, "capacity_tokens": 1}, "tokens_per_second": 0.0,
             "engine_build": "x", "pid": 1,

@@ -6,6 +6,7 @@ use worker_contract::{HiveAlias, ModelAlias, ModelKind, Sha256Digest, Task, Work
 
 use super::worker::Worker;
 use super::{Liveness, Registry, State};
+use crate::admission::QueueKey;
 use crate::policy::Policies;
 use crate::scheduler::Readiness;
 
@@ -51,6 +52,13 @@ impl State {
         };
         let has_file = |worker: &Worker| worker.digest().is_none_or(|its| its == file);
         self.workers.of_model(model).any(|(id, worker)| serves(id, worker) && has_file(worker))
+    }
+
+    /// With whom the requests for a model wait: its names that share workers share a queue. Where hives have
+    /// several files by its name, it is that of one of them.
+    fn queue_of(&self, model: &ModelAlias, policies: Option<&Policies>) -> QueueKey {
+        let file = self.shared_files(model, None, policies).into_iter().min();
+        file.map_or_else(|| QueueKey::Name(model.clone()), |file| QueueKey::File(file.clone()))
     }
 
     /// The workers that answer for a model: its own, and then those that run one of the files by another name.
@@ -122,6 +130,12 @@ impl Registry {
         }
         let latest = format!("{name}{LATEST}").parse().ok();
         latest.filter(|latest| state.knows_model(latest)).unwrap_or_else(|| name.clone())
+    }
+
+    /// With whom the requests for a model wait.
+    #[must_use]
+    pub fn queue_of(&self, model: &ModelAlias) -> QueueKey {
+        self.state().queue_of(model, self.shared.policies.get())
     }
 
     /// Whether a worker of a hive runs a model, or is about to.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ModelAlias, Task};
 
 /// A SHA-256 digest, written as 64 hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256Digest(String);
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::admission::QueueKey;
 use crate::attached::Engine;
 use crate::decisions::Decisions;
 use crate::doubles::entry;
@@ -112,6 +113,30 @@ fn names_that_are_no_more_are_forgotten_and_those_that_run_a_file_are_not() {
     assert_eq!(asked(&registry, now), "a as m-499");
     registry.worker_beat(with_file("0"), now).unwrap();
     assert_eq!(asked(&registry, now), "a as m");
+}
+
+#[test]
+fn names_that_share_workers_share_a_queue_and_one_with_wishes_has_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = Policies::open(&folder.path().join("p.db"), BTreeMap::new(), 0).unwrap();
+    let (registry, now) = two_names(with_file("0"));
+    let registry = registry.with_policies(policies.clone());
+    let file = |digit: &str| QueueKey::File(digit.repeat(64).parse().unwrap());
+    let queues = || [model(), again()].map(|name| registry.queue_of(&name));
+    assert_eq!(queues(), [file("0"), file("0")]);
+    let unknown: ModelAlias = "unknown".parse().unwrap();
+    assert_eq!(registry.queue_of(&unknown), QueueKey::Name(unknown));
+
+    let set = |json: &str| policies.set_fields(&serde_json::from_str(json).unwrap()).unwrap();
+    set(r#"{"model":"again","policy":{"slots":8}}"#);
+    assert_eq!(queues(), [file("0"), QueueKey::Name(again())]);
+    set(r#"{"model":"again","reset":true}"#);
+    let catalog = vec![entry("m", 1)];
+    registry.hive_beat(HiveHeartbeat { catalog, ..hive(Vec::new()) }, now).unwrap();
+    assert_eq!(queues(), [file("0"), QueueKey::Name(again())], "no catalog has it any longer");
+    let another = ModelEntry { sha256: "1".repeat(64).parse().unwrap(), ..entry("again", 1) };
+    registry.catalogued(&HiveAlias::localhost(), another);
+    assert_eq!(queues(), [file("0"), file("1")]);
 }
 
 #[test]
