@@ -12,8 +12,9 @@ use access_tokens::{Authenticator, HiveSecrets, local_secret};
 use anyhow::Context as _;
 use daemon_http::{Edge, Edged, edge};
 use daemon_lifecycle::{RunFiles, build_info};
-use job_server::{Executor, JobRegistry, Limits, StoreError};
+use job_server::{Executor, JobRegistry, Limits};
 use rbee_config::{Config, Paths};
+use sqlite_file::StoreError;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +24,7 @@ use crate::FEATURES;
 use crate::attached::Servers;
 use crate::clock::unix_seconds;
 use crate::connection::{Pool, Trust};
-use crate::decisions::{self, Decisions};
+use crate::decisions::Decisions;
 use crate::dispatch::Dispatcher;
 use crate::events::Feed;
 #[cfg(feature = "local-hive")]
@@ -343,7 +344,7 @@ async fn open_jobs(paths: &Paths, keep_jobs: usize) -> anyhow::Result<JobRegistr
 async fn open_decisions(paths: &Paths) -> anyhow::Result<Decisions> {
     let file = paths.data.join("decisions.db");
     let open = move || match Decisions::open(&file) {
-        Err(decisions::StoreError::Use { source, .. }) if sqlite_file::is_of_content(&source) => {
+        Err(StoreError::Use { source, .. }) if sqlite_file::is_of_content(&source) => {
             let kept = sqlite_file::set_aside(&file)?;
             tracing::error!(reason = %source, kept = %kept.display(), "the decisions of the past are damaged: they are set aside");
             anyhow::Ok(Decisions::open(&file)?)

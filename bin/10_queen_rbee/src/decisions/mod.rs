@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use sqlite_file::StoreError;
 use tokio::sync::watch;
 use worker_contract::{ModelAlias, RequestId};
 
 pub use self::entry::{Because, Decided, Entry, Kind, Share};
 use self::store::Store;
-pub use self::store::StoreError;
 
 /// How many decisions of each share are in memory.
 const KEPT: usize = 4096;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, Row, params};
-use sqlite_file::{Layout, OpenError};
+use sqlite_file::{Layout, OpenError, beside};
 
 use crate::TokenError;
 use crate::digest::SecretDigest;
@@ -171,10 +171,4 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

@@ -28,4 +28,4 @@ pub use follow::Replayed;
 pub use limits::Limits;
 pub use registry::{JobRegistry, SubmitError, UnknownJob};
 pub use routes::routes;
-pub use store::StoreError;
+pub use sqlite_file::StoreError;

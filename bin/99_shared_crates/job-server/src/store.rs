@@ -1,98 +1,32 @@
 //! Jobs on disk, in SQLite: what was asked, by whom, and how it ended.
 //!
-//! Reading happens once, at the start. Writing happens on a thread of its own behind a bounded queue,
+//! Reading happens once, at the start. Writing happens on a thread of its own behind a bounded queue ([`WriteQueue`]),
 //! several records in one transaction. Where there is no room, records wait in memory, bounded, until there is; a disk
 //! that fails costs records, never a job: the daemon goes on, also from its start, and says so in its log. The text of
 //! answers (`token` events) and prompts are never written.
 
 mod read;
 mod schema;
-mod waiting;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rbee_operations::JobState;
 use rusqlite::Connection;
-use sqlite_file::Trouble;
-use tokio::sync::{mpsc, oneshot};
+use sqlite_file::{QueueFull, StoreError, StoreFile, Trouble, WriteQueue};
 use worker_contract::JobId;
 
-use self::write::{Record, Writer};
+use self::write::{Jobs, Record};
 use crate::Limits;
 use crate::context::LiveJob;
 use crate::event_log::KeptEvent;
 use crate::job::{Closed, Final, JobFacts};
 use crate::kept;
 
-/// How many records may wait for the disk.
-const QUEUE: usize = 1024;
 /// How many of an ended job's latest events are stored,
 const STORED_EVENTS: usize = 256;
 /// and how many bytes of JSON they may have. The final event is stored in any case, without data where it is large.
 const STORED_BYTES: usize = 64 << 10;
-
-/// The job store failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file cannot be opened or made.
-    #[error("cannot open the job store {path}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// The file cannot be read or written, or is no job store.
-    #[error("cannot use the job store {path}{}", sqlite_file::advice(.source, "an empty one"))]
-    Use {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
-    /// The file was written by a later version of rbee.
-    #[error(
-        "the job store {path} has version {found}, but this rbee knows versions up to {known}{}",
-        sqlite_file::advice_too_new(.path, *.known)
-    )]
-    TooNew {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-        /// The latest version that is understood.
-        known: i64,
-    },
-    /// Another program reads the file for so long that the write-ahead log grows without end.
-    #[error("another program has been reading the job store {path} for long; end it")]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The thread that writes cannot be started.
-    #[error("cannot start the thread that writes the job store")]
-    Thread(#[source] std::io::Error),
-}
-
-impl StoreError {
-    /// What SQLite says about it, without the file.
-    fn reason(&self) -> String {
-        match self {
-            Self::Open { source, .. } | Self::Use { source, .. } => source.to_string(),
-            Self::InUse { .. } => "another program has been reading the file for long".to_owned(),
-            Self::TooNew { .. } | Self::Thread(_) => self.to_string(),
-        }
-    }
-
-    fn is_want_of_room(&self) -> bool {
-        match self {
-            Self::Open { source, .. } => sqlite_file::is_want_of_room_to_open(source),
-            Self::Use { source, .. } => sqlite_file::is_want_of_room(source),
-            Self::TooNew { .. } | Self::InUse { .. } | Self::Thread(_) => false,
-        }
-    }
-}
 
 /// A job as it was read back; it has ended.
 #[derive(Debug)]
@@ -104,61 +38,45 @@ pub(crate) struct StoredJob {
     pub(crate) events: Vec<KeptEvent>,
 }
 
-/// The queue to the writing thread, which ends when this is dropped.
+/// The queue to the writing thread.
 #[derive(Debug)]
 pub(crate) struct Store {
-    records: mpsc::Sender<Record>,
-    trouble: Trouble,
+    records: WriteQueue<Record>,
 }
-
-/// The queue to the disk is full.
-#[derive(Debug)]
-pub(crate) struct QueueFull;
 
 impl Store {
     /// Opens the file, ends the jobs that were interrupted, and reads back those that are within the limits,
     /// in the order of their beginnings. Where there is no room for that, the file stays as it is until there is.
     pub(crate) fn open(db: &Path, limits: &Limits) -> Result<(Self, Vec<StoredJob>), StoreError> {
         let trouble = Trouble::default();
-        let (connection, jobs) = match take_over(db, limits) {
+        let file = StoreFile::new(&schema::KIND, db);
+        let (connection, jobs) = match take_over(&file, limits) {
             Ok((connection, jobs)) => (Some(connection), jobs),
             Err(error) if error.is_want_of_room() => {
-                let jobs = look(db, limits)?;
+                let jobs = look(&file, limits)?;
                 trouble.begin(error.reason());
                 tracing::error!(%error, reason = error.reason(), "the job store cannot be written: jobs are kept in memory until it can");
                 (None, jobs)
             }
             Err(error) => return Err(error),
         };
-        let (file, limits) = (db.to_owned(), *limits);
-        let open = move || take_over(&file, &limits).map(|(connection, _)| connection);
-        let writer = Writer::new(db.to_owned(), connection, Box::new(open), trouble.clone());
-        let (records, queue) = mpsc::channel(QUEUE);
-        std::thread::Builder::new()
-            .name("job-store".to_owned())
-            .spawn(move || write::write_all(writer, queue))
-            .map_err(StoreError::Thread)?;
-        Ok((Self { records, trouble }, jobs))
+        let records = WriteQueue::start(Jobs { file, limits: *limits }, connection, trouble)?;
+        Ok((Self { records }, jobs))
     }
 
     /// Why nothing can be written at present.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.reason()
+        self.records.trouble()
     }
 
     /// Tries again to write what could not be written. Does not wait for it.
     pub(crate) fn retry(&self) {
-        // Where the queue is full, it is tried anyway.
-        self.records.try_send(Record::Flush(oneshot::channel().0)).ok();
+        self.records.retry();
     }
 
     /// Records that a job was accepted.
     pub(crate) fn try_created(&self, facts: &JobFacts) -> Result<(), QueueFull> {
-        match self.records.try_send(Record::Created(facts.clone())) {
-            Err(mpsc::error::TrySendError::Full(_)) => Err(QueueFull),
-            // A writer that is gone costs records, not jobs.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
-        }
+        self.records.try_add(Record::Created(facts.clone()))
     }
 
     /// Records how a job ends that is closed.
@@ -174,48 +92,40 @@ impl Store {
             events
         };
         let id = live.facts.id.clone();
-        self.send(Record::Ended { id, state, ended_at: at, error, events }).await;
+        self.records.add(Record::Ended { id, state, ended_at: at, error, events }).await;
     }
 
     /// Removes jobs.
     pub(crate) async fn forget(&self, ids: Vec<JobId>) {
         for id in ids {
-            self.send(Record::Forgotten(id)).await;
+            self.records.add(Record::Forgotten(id)).await;
         }
     }
 
     /// Writes what was recorded before, and closes the file: nothing lies beside it then.
     pub(crate) async fn close(&self) {
-        let (closed, wait) = oneshot::channel();
-        self.send(Record::Close(closed)).await;
-        wait.await.ok();
+        self.records.close().await;
     }
 
     /// Waits until all that was recorded before is on disk.
     pub(crate) async fn flush(&self) {
-        let (reached, wait) = oneshot::channel();
-        self.send(Record::Flush(reached)).await;
-        wait.await.ok();
-    }
-
-    async fn send(&self, record: Record) {
-        // A writer that is gone has said so in the log.
-        self.records.send(record).await.ok();
+        self.records.flush().await;
     }
 }
 
-fn take_over(db: &Path, limits: &Limits) -> Result<(Connection, Vec<StoredJob>), StoreError> {
-    let mut connection = schema::open(db)?;
-    let jobs = read::take_over(&mut connection, limits)
-        .map_err(|source| StoreError::Use { path: db.to_owned(), source })?;
+fn take_over(
+    file: &StoreFile,
+    limits: &Limits,
+) -> Result<(Connection, Vec<StoredJob>), StoreError> {
+    let mut connection = schema::open(file)?;
+    let jobs = read::take_over(&mut connection, limits).map_err(|e| file.unusable(e))?;
     Ok((connection, jobs))
 }
 
 /// What can be read where nothing can be written. A disk that does not even give that is no reason not to start.
-fn look(db: &Path, limits: &Limits) -> Result<Vec<StoredJob>, StoreError> {
-    let read = schema::look(db).and_then(|looked| match looked {
-        Some(mut connection) => read::look(&mut connection, limits)
-            .map_err(|source| StoreError::Use { path: db.to_owned(), source }),
+fn look(file: &StoreFile, limits: &Limits) -> Result<Vec<StoredJob>, StoreError> {
+    let read = schema::look(file).and_then(|looked| match looked {
+        Some(mut connection) => read::look(&mut connection, limits).map_err(|e| file.unusable(e)),
         None => Ok(Vec::new()),
     });
     match read {

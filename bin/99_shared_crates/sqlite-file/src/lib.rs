@@ -6,11 +6,17 @@
 //!
 //! Where there is no room to write, what a file holds can be [looked](look) at all the same, and [`Trouble`] has the reason
 //! for those who are to know.
+//!
+//! A store is such a file whose rows a thread of its own writes, behind a [`WriteQueue`]: how a record is written, and what
+//! the log says, is what each store [keeps](Keep) to itself.
 #![warn(missing_docs)]
 
+mod store;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod waiting;
+mod writer;
 
 use std::fmt::Write as _;
 use std::io;
@@ -20,7 +26,9 @@ use std::time::Duration;
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub use store::{StoreError, StoreFile, StoreKind};
 pub use trouble::Trouble;
+pub use writer::{Keep, News, QueueFull, WriteQueue};
 
 /// How long another one may have the file.
 const BUSY: Duration = Duration::from_secs(5);
@@ -360,7 +368,9 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(kept)
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The name of what lies beside a file: its own with something after it, such as `-wal`.
+#[must_use]
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

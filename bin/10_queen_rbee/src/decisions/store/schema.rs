@@ -1,13 +1,14 @@
-//! The file: where it is, what is in it.
+//! The file: what is in it.
 
-use std::path::Path;
+use sqlite_file::{Layout, StoreKind};
 
-use rusqlite::Connection;
-use sqlite_file::{Layout, OpenError};
-
-use super::StoreError;
-
-const LAYOUT: Layout = Layout { version: 1, tables: TABLES };
+pub(super) const KIND: StoreKind = StoreKind {
+    layout: Layout { version: 1, tables: TABLES },
+    before_path: "",
+    content: "decisions",
+    thread: "decisions",
+    advises_to_open: true,
+};
 
 const TABLES: &str = "
     CREATE TABLE decisions (
@@ -24,21 +25,21 @@ const TABLES: &str = "
     );
 ";
 
-/// Opens the file, with its table.
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    sqlite_file::open(path, LAYOUT).map_err(|error| failed(path, error))
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-/// A connection to what the file holds, for a disk without room; see [`sqlite_file::look`].
-pub(super) fn look(path: &Path) -> Result<Option<Connection>, StoreError> {
-    sqlite_file::look(path, LAYOUT).map_err(|error| failed(path, error))
-}
+    use sqlite_file::{StoreError, StoreFile};
 
-fn failed(path: &Path, error: OpenError) -> StoreError {
-    let path = path.to_owned();
-    match error {
-        OpenError::Open(source) => StoreError::Open { path, source },
-        OpenError::Use(source) => StoreError::Use { path, source },
-        OpenError::TooNew { found } => StoreError::TooNew { path, found, known: LAYOUT.version },
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_file_alone() {
+        let file = StoreFile::new(&KIND, Path::new("/decisions.db"));
+        let closed = || rusqlite::Error::QueryReturnedNoRows;
+        assert_eq!(file.unusable(closed()).to_string(), "cannot use /decisions.db");
+        let unopened = StoreError::Open { file, source: closed() };
+        assert_eq!(unopened.to_string(), "cannot open /decisions.db");
+        assert_eq!((KIND.content, KIND.thread), ("decisions", "decisions"));
     }
 }

@@ -1,13 +1,15 @@
 //! The file: where it is, what is in it.
 
-use std::path::Path;
-
 use rusqlite::Connection;
-use sqlite_file::{Layout, OpenError};
+use sqlite_file::{Layout, StoreError, StoreFile, StoreKind};
 
-use crate::StoreError;
-
-const LAYOUT: Layout = Layout { version: 1, tables: TABLES };
+pub(super) const KIND: StoreKind = StoreKind {
+    layout: Layout { version: 1, tables: TABLES },
+    before_path: "the job store ",
+    content: "the job store",
+    thread: "job-store",
+    advises_to_open: false,
+};
 
 const TABLES: &str = "
     CREATE TABLE jobs (
@@ -30,30 +32,16 @@ const TABLES: &str = "
 ";
 
 /// Opens the file, with its tables.
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    sqlite_file::open(path, LAYOUT)
-        .map_err(|error| failed(path, error))
-        .and_then(|connection| with_foreign_keys(path, connection))
+pub(super) fn open(file: &StoreFile) -> Result<Connection, StoreError> {
+    file.open().and_then(|connection| with_foreign_keys(file, connection))
 }
 
-/// A connection to what the file holds, for a disk without room; see [`sqlite_file::look`].
-pub(super) fn look(path: &Path) -> Result<Option<Connection>, StoreError> {
-    let looked = sqlite_file::look(path, LAYOUT).map_err(|error| failed(path, error))?;
-    looked.map(|connection| with_foreign_keys(path, connection)).transpose()
+/// A connection to what the file holds, for a disk without room; see [`StoreFile::look`].
+pub(super) fn look(file: &StoreFile) -> Result<Option<Connection>, StoreError> {
+    file.look()?.map(|connection| with_foreign_keys(file, connection)).transpose()
 }
 
-fn with_foreign_keys(path: &Path, connection: Connection) -> Result<Connection, StoreError> {
-    connection
-        .execute_batch("PRAGMA foreign_keys = ON;")
-        .map_err(|source| StoreError::Use { path: path.to_owned(), source })?;
+fn with_foreign_keys(file: &StoreFile, connection: Connection) -> Result<Connection, StoreError> {
+    connection.execute_batch("PRAGMA foreign_keys = ON;").map_err(|e| file.unusable(e))?;
     Ok(connection)
-}
-
-fn failed(path: &Path, error: OpenError) -> StoreError {
-    let path = path.to_owned();
-    match error {
-        OpenError::Open(source) => StoreError::Open { path, source },
-        OpenError::Use(source) => StoreError::Use { path, source },
-        OpenError::TooNew { found } => StoreError::TooNew { path, found, known: LAYOUT.version },
-    }
 }
