@@ -97,6 +97,7 @@ impl Dispatcher {
         let may_reckon = starts.may_reckon(model, now);
         let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
         let mut kinds = Kinds::default();
+        let mut waits_for_rest: Option<Instant> = None;
         for (spot, waiting) in admission.waiting(model) {
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
                 let late = NoPlace::Deadline { model: model.clone() };
@@ -104,13 +105,16 @@ impl Dispatcher {
                 break;
             }
             let kind = waiting.wanted.kind(has_rules);
-            if !kinds.is_worth_asking(kind) {
+            // Who waits for the end of a rest says nothing of one that has less time.
+            let has_less =
+                waits_for_rest.is_some_and(|deadline| waiting.wanted.deadline < deadline);
+            if !kinds.is_worth_asking(kind) && !has_less {
                 continue;
             }
             // Who makes way is a matter of the look that can start somebody, and not of each of them.
             let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
-            let ask = waiting.wanted.ask(&closed, waited);
+            let ask = waiting.wanted.ask(&closed, waited, now);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
             match self.registry.place_judged(&ask, judging, now) {
                 None => return Step::Asks(spot),
@@ -145,6 +149,11 @@ impl Dispatcher {
                     {
                         starting.needed.all_for.insert(model.clone());
                     }
+                    continue;
+                }
+                Some(Placed::Not(Decision::Wait(WaitReason::Resting))) => {
+                    let deadline = waiting.wanted.deadline;
+                    waits_for_rest = waits_for_rest.into_iter().chain([deadline]).min();
                     continue;
                 }
                 Some(Placed::Not(Decision::Wait(WaitReason::Room))) if kind.speaks_for_all() => {
