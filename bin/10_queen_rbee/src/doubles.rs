@@ -1,4 +1,4 @@
-//! Devices, catalog entries and hives as tests need them.
+//! Devices, catalog entries, hives and servers as tests need them.
 
 use std::sync::Arc;
 
@@ -8,7 +8,9 @@ use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::Operation;
 use worker_contract::{Device, DeviceLoad, GgufSummary, HiveAlias, ModelEntry};
 
+use crate::attached::Engine;
 use crate::hive_client::{FindHive, HiveClient};
+use crate::registry::{Served, ServerReport};
 
 /// A device of 128 GiB, of which so much is free.
 pub(crate) fn device(name: &str, memory_free_bytes: u64) -> Device {
@@ -45,6 +47,25 @@ pub(crate) fn entry(name: &str, size_bytes: u64) -> ModelEntry {
             has_chat_template: true,
             size_bytes,
         },
+    }
+}
+
+/// A server of somebody else that is well, and its only model.
+pub(crate) fn server(name: &str, model: &str) -> ServerReport {
+    let served = Served {
+        worker_id: format!("{name}-{model}").parse().unwrap(),
+        alias: model.parse().unwrap(),
+        name: model.to_owned(),
+        context_length: 0,
+    };
+    ServerReport {
+        name: name.parse().unwrap(),
+        url: format!("http://{name}:11434").parse().unwrap(),
+        engine: Engine::Ollama,
+        slots: 4,
+        models: vec![served],
+        is_named: false,
+        failure: None,
     }
 }
 

@@ -112,6 +112,7 @@ impl Dispatcher {
         let has_rules = self.registry.has_place_rules();
         let mut kinds = Kinds::default();
         let mut names = Names::default();
+        let mut waits_for_rest: BTreeMap<&ModelAlias, Instant> = BTreeMap::new();
         for (spot, waiting) in admission.waiting(queue) {
             let model = &waiting.wanted.model;
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
@@ -120,7 +121,11 @@ impl Dispatcher {
                 break;
             }
             let kind = waiting.wanted.kind(has_rules);
-            if names.is_full(model) || !kinds.is_worth_asking(kind) {
+            // Who waits for the end of a rest says nothing of one that has less time.
+            let has_less = waits_for_rest
+                .get(model)
+                .is_some_and(|deadline| waiting.wanted.deadline < *deadline);
+            if names.is_full(model) || (!kinds.is_worth_asking(kind) && !has_less) {
                 continue;
             }
             let name = names.of(model, || self.name(starts, model, now));
@@ -128,7 +133,7 @@ impl Dispatcher {
             // Who makes way is a matter of the look that can start somebody, and not of each of them.
             let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
-            let ask = waiting.wanted.ask(&name.closed, waited);
+            let ask = waiting.wanted.ask(&name.closed, waited, now);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
             match self.registry.place_judged(&ask, judging, now) {
                 None => return Step::Asks(spot),
@@ -163,6 +168,11 @@ impl Dispatcher {
                     {
                         starting.needed.all_for.insert(model.clone());
                     }
+                    continue;
+                }
+                Some(Placed::Not(Decision::Wait(WaitReason::Resting))) => {
+                    let least = waits_for_rest.entry(model).or_insert(waiting.wanted.deadline);
+                    *least = waiting.wanted.deadline.min(*least);
                     continue;
                 }
                 Some(Placed::Not(Decision::Wait(WaitReason::Room))) if kind.speaks_for_all() => {

@@ -180,7 +180,8 @@ impl Dispatcher {
     /// Waits for a place at a worker, at most until the request's deadline. Dropping the returned
     /// future gives the turn up.
     pub async fn place(&self, mut wanted: Wanted) -> Result<Place, NoPlace> {
-        wanted.priority = self.registry.priority(&wanted.ask(&Closed::default(), Duration::ZERO));
+        wanted.priority =
+            self.registry.priority(&wanted.ask(&Closed::default(), Duration::ZERO, clock::now()));
         // Those that differ by the order of their failures only are of one kind.
         wanted.failed.sort_unstable();
         let result = match self.place_at_once(&wanted) {
@@ -244,8 +245,9 @@ impl Dispatcher {
             return AtOnce::Continue(Wait::Turn { others });
         }
         let closed = Closed::default();
-        let ask = wanted.ask(&closed, Duration::ZERO);
-        match self.registry.place(&ask, clock::now()) {
+        let now = clock::now();
+        let ask = wanted.ask(&closed, Duration::ZERO, now);
+        match self.registry.place(&ask, now) {
             Placed::At(place) => AtOnce::Break(Ok(place)),
             Placed::Not(Decision::Reject { reason, retry_after_s }) => {
                 AtOnce::Break(Err(self.refused(&wanted.model, reason, retry_after_s, None)))
@@ -270,12 +272,17 @@ impl Dispatcher {
         retry_after_s: Option<u64>,
         source: Option<&JobError>,
     ) -> NoPlace {
+        let now = clock::now();
+        if let RejectReason::Resting { worker } = &reason
+            && let Some(resting) = self.registry.resting(worker, now)
+        {
+            return NoPlace::Resting(resting);
+        }
         let source = source.map(|source| self.registry.with_kept(model, source.clone()));
         let source = source.as_ref();
         if reason != RejectReason::NowhereToStart {
             return NoPlace::refused(model, reason, retry_after_s, source);
         }
-        let now = clock::now();
         let failed = self.registry.failed_start(model, now);
         let known = match source {
             Some(source) => failed.map(|failed| StartRefusal { reason: source.clone(), ..failed }),
@@ -335,7 +342,7 @@ impl Dispatcher {
 }
 
 impl Wanted {
-    fn ask<'a>(&'a self, closed: &'a Closed, waited: Duration) -> Ask<'a> {
+    fn ask<'a>(&'a self, closed: &'a Closed, waited: Duration, now: Instant) -> Ask<'a> {
         let demand = Demand {
             failed: &self.failed,
             barred: &self.barred,
@@ -346,6 +353,7 @@ impl Wanted {
             refused: &closed.sites,
             is_news_due: closed.is_news_due,
             waited,
+            left: self.deadline.saturating_duration_since(now),
             ..Demand::of(&self.model)
         };
         Ask {

@@ -4,6 +4,7 @@ use job_server::JobError;
 use worker_contract::{HiveAlias, ModelAlias};
 
 use crate::admission::QueueFull;
+use crate::registry::Resting;
 use crate::scheduler::RejectReason;
 
 /// Why a request gets no place.
@@ -47,6 +48,9 @@ pub enum NoPlace {
         /// When to try again, in seconds.
         retry_after_s: u64,
     },
+    /// The servers that could take it have said that they take nothing before its time is over.
+    #[error("{0}")]
+    Resting(Resting),
     /// None of the model's workers can do what is asked for.
     #[error("no worker of the model {model} can do what is asked for")]
     Unable {
@@ -138,6 +142,7 @@ impl NoPlace {
             Self::NoWorkerLeft { .. } | Self::NowhereToStart { .. } | Self::OtherFile { .. } => {
                 "no_worker"
             }
+            Self::Resting(_) => "resting",
             Self::Unable { .. } => "unable",
             Self::TooShort { .. } => "too_short",
             Self::Rules { .. } => "rules",
@@ -170,7 +175,10 @@ impl NoPlace {
             (RejectReason::HiveGone { hive }, None) => {
                 Self::HiveGone { hive, model, retry_after_s }
             }
-            (RejectReason::NoWorkerLeft, None) => Self::NoWorkerLeft { model, retry_after_s },
+            // One that rests no longer is not told any more.
+            (RejectReason::NoWorkerLeft | RejectReason::Resting { .. }, None) => {
+                Self::NoWorkerLeft { model, retry_after_s }
+            }
             (RejectReason::NowhereToStart, None) => Self::NowhereToStart { model, retry_after_s },
             (RejectReason::OtherFile, None) => Self::OtherFile { model },
         }

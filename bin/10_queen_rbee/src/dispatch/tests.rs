@@ -12,10 +12,10 @@ use tokio_util::task::TaskTracker;
 use worker_contract::HiveAlias;
 
 use super::*;
-use crate::doubles::{NeverReady, Nowhere};
+use crate::doubles::{NeverReady, Nowhere, server};
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::Liveness;
+use crate::registry::{Liveness, Rest};
 use crate::rules::Rules;
 use crate::scheduler::{Lack, Spawn};
 
@@ -166,6 +166,26 @@ async fn the_queues_are_open_to_others_while_rules_are_asked() {
         assert!(matches!(answer.try_recv(), Ok(Ok(_))), "each of them is placed");
     }
     assert!(seen_between, "the queues were locked from the first to the last of them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_less_time_than_a_server_rests_is_refused_also_behind_one_that_has_more() {
+    let stage = Stage::new();
+    let (registry, seconds) = (stage.dispatcher.registry(), Duration::from_secs);
+    registry.server_probed(&server("nas", "served"), clock::now());
+    let rest = Rest::new(429, None, Some(seconds(30)), clock::now());
+    registry.worker_rests(&"nas-served".parse().unwrap(), rest);
+    let place = |left| {
+        let deadline = clock::now() + seconds(left);
+        let model = "served".parse().unwrap();
+        stage.dispatcher.place(Wanted { model, deadline, ..wanted(None) })
+    };
+    // They come together, so that the second one does not find an empty queue.
+    let (patient, hasty) =
+        tokio::join!(timeout(seconds(5), place(60)), timeout(seconds(1), place(10)));
+    let refused = hasty.expect("it is refused at once").unwrap_err();
+    assert!(matches!(&refused, NoPlace::Resting(resting) if resting.left_s == 30), "{refused}");
+    assert!(patient.is_err(), "it waits");
 }
 
 /// A queen with a hive, which has the model and whose starts never end.

@@ -7,7 +7,7 @@ use daemon_http::ApiError;
 
 use crate::dialect::openai::unknown_model;
 use crate::dispatch::NoPlace;
-use crate::registry::Registry;
+use crate::registry::{Registry, Resting};
 use crate::relay::{Failure, longer_context};
 
 /// Why no worker starts until somebody has repaired it: there is no time to tell after which it is worth
@@ -67,6 +67,13 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
         NoPlace::NoWorkerLeft { retry_after_s, .. }
         | NoPlace::NowhereToStart { retry_after_s, .. } => {
             ApiError::unavailable("no_worker", message, retry_after_s)
+        }
+        // As the server itself would be answered for.
+        NoPlace::Resting(Resting { status, code, left_s, .. }) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let mut error = ApiError::new(status, "", message).retry_after(left_s.into());
+            error.detail.code = code;
+            error
         }
         NoPlace::OtherFile { .. } => ApiError::unavailable("no_worker", message, 1)
             .hint("send the request again: it is answered with the file that there is"),

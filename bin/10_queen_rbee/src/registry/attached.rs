@@ -148,7 +148,9 @@ impl Registry {
 
     /// A server is attached, perhaps with another token than before.
     pub fn server_attached(&self, name: &HiveAlias) {
-        self.state().lockouts.remove(name);
+        let mut state = self.state();
+        state.lockouts.remove(name);
+        state.wake_server(name);
     }
 
     /// Whether a model has a worker beside some that takes requests, or will.

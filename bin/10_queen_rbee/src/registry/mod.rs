@@ -22,6 +22,7 @@ mod place;
 mod places;
 mod prefixes;
 mod report;
+mod rests;
 mod ruling;
 mod sessions;
 mod starts;
@@ -59,6 +60,7 @@ pub(crate) use self::pace::usual_token_us;
 pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed, PromptTime};
 use self::places::Places;
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
+pub use self::rests::{Rest, Resting};
 pub use self::ruling::{Judging, RulesReport};
 pub use self::sessions::SessionKey;
 pub use self::target::{Address, ShownSecret, Target};
@@ -360,12 +362,6 @@ impl Registry {
     /// A worker that was to make room stays, because it could not be ended.
     pub fn worker_stays(&self, id: &WorkerId) {
         self.state().workers.stays(id);
-        self.touch();
-    }
-
-    /// A worker has answered that it cannot take more at present.
-    pub fn worker_rests(&self, id: &WorkerId, until: Instant) {
-        self.state().workers.rest(id, until);
         self.touch();
     }
 

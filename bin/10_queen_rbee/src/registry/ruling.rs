@@ -234,7 +234,7 @@ impl State {
             let could = match view.readiness {
                 Readiness::Ready => view.has_room(demand.priority),
                 Readiness::MakesWay => true,
-                Readiness::Coming | Readiness::Ending => false,
+                Readiness::Coming | Readiness::Resting | Readiness::Ending => false,
             };
             let could = could && view.liveness != Liveness::Gone;
             let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
@@ -364,6 +364,8 @@ fn facts<'a>(ask: &Ask<'a>, token: &'a str, model_bytes: u64) -> RequestFacts<'a
 /// The decision, which is the rules' doing where they have refused a place and none is left.
 fn after_rules(decision: Decision, judge: &Judge) -> Decision {
     match decision {
+        // It was left to be waited for.
+        Decision::Reject { reason: RejectReason::Resting { .. }, .. } => decision,
         Decision::Reject { .. } if judge.has_denied() => {
             Decision::Reject { reason: RejectReason::Rules, retry_after_s: Some(RETRY_S) }
         }

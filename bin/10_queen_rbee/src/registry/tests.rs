@@ -1,6 +1,7 @@
 mod failing;
 mod fitting;
 mod names;
+mod rests;
 mod starting;
 mod twice;
 
@@ -216,7 +217,7 @@ fn a_failed_connection_makes_suspect_until_the_next_report() {
 fn a_worker_that_refuses_rests_and_is_asked_again() {
     let (registry, now) = registry();
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
-    registry.worker_rests(&id("a"), after(now, 1));
+    registry.worker_rests(&id("a"), Rest::new(503, None, None, now));
     assert!(take(&registry, now).is_none());
     let mut changes = registry.changes();
     registry.sweep(after(now, 1));

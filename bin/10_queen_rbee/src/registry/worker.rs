@@ -12,6 +12,7 @@ use super::breaker::Breaker;
 use super::fits::Size;
 use super::pace::{self, Pace};
 use super::prefixes::Holder;
+use super::rests::Rest;
 use super::target::{Address, Target, next_number};
 use super::{Due, Liveness, ReportError};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
@@ -58,7 +59,7 @@ pub(super) struct Worker {
     /// Requests of others, when it last reported.
     pub(super) foreign: u32,
     /// It answered that it cannot take more at present.
-    pub(super) resting_until: Option<Instant>,
+    pub(super) rest: Option<Rest>,
     /// It is being ended to make room for another one.
     pub(super) leaving_until: Option<Instant>,
     /// How many requests its process was given.
@@ -189,7 +190,7 @@ impl Worker {
             process: None,
             in_flight: 0,
             foreign: 0,
-            resting_until: None,
+            rest: None,
             leaving_until: None,
             rival: None,
             given: 0,
@@ -274,6 +275,7 @@ impl Worker {
         self.is_of_server = target.server.is_some();
         self.target = target;
         self.breaker = Breaker::default();
+        self.rest = None;
         self.taken_by = None;
         self.probed_by = None;
     }
@@ -376,7 +378,9 @@ impl Worker {
     pub(super) fn readiness_for_requests(&self) -> Readiness {
         match self.readiness() {
             Readiness::Ready if self.leaving_until.is_some() => Readiness::Ending,
-            Readiness::Ready if self.resting_until.is_some() => Readiness::Coming,
+            Readiness::Ready if self.rest.is_some() && self.is_of_server => Readiness::Resting,
+            // One of rbee's soon says itself what it takes.
+            Readiness::Ready if self.rest.is_some() => Readiness::Coming,
             readiness => readiness,
         }
     }
@@ -398,6 +402,7 @@ impl Worker {
                 Readiness::Ready if makes_way => Readiness::MakesWay,
                 readiness => readiness,
             },
+            rests_for: self.rest.as_ref().map_or(Duration::ZERO, |rest| rest.left(now)),
             liveness,
             circuit: match self.breaker.circuit(now) {
                 // One at a time.

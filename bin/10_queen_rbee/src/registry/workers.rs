@@ -8,6 +8,7 @@ use worker_contract::{HiveAlias, ModelAlias, ModelKind, Sha256Digest, WorkerHear
 use super::fits::Size;
 use super::lengths::Lengths;
 use super::numbers::Numbers;
+use super::rests::Rest;
 use super::target::{ShownSecret, Target, parse_address};
 use super::worker::{Said, Worker};
 use super::{Answered, Due, Failed, Liveness, ReportError};
@@ -95,7 +96,7 @@ impl Workers {
         worker.device = beat.device;
         worker.foreign =
             beat.slots.busy.saturating_add(beat.queued).saturating_sub(worker.in_flight);
-        worker.resting_until = None;
+        worker.rest = None;
         if worker.is_busy() {
             worker.used_at = now;
         }
@@ -135,8 +136,8 @@ impl Workers {
         let before = self.by_id.len();
         let mut changed = false;
         self.by_id.retain(|_, worker| {
-            if worker.resting_until.is_some_and(|until| until <= now) {
-                worker.resting_until = None;
+            if worker.rest.as_ref().is_some_and(|rest| rest.until <= now) {
+                worker.rest = None;
                 changed = true;
             }
             if worker.leaving_until.is_some_and(|until| until <= now) {
@@ -279,9 +280,9 @@ impl Workers {
     }
 
     /// It cannot take more for a while.
-    pub(super) fn rest(&mut self, id: &WorkerId, until: Instant) {
+    pub(super) fn rest(&mut self, id: &WorkerId, rest: Rest) {
         if let Some(worker) = self.by_id.get_mut(id) {
-            worker.resting_until = Some(until);
+            worker.rest = Some(rest);
         }
     }
 

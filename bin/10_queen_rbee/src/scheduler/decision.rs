@@ -82,6 +82,8 @@ pub enum Advantage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lack {
+    /// Its servers have said that they take no more for a while.
+    Resting,
     /// Its workers fail, or are silent.
     Failing,
     /// Its workers make way for another model.
@@ -167,8 +169,10 @@ pub struct Estimate {
 pub enum WaitReason {
     /// A place: all workers have as many requests as they are given.
     Room,
-    /// A worker that is loading or being started, or rests after it said that it takes no more.
+    /// A worker that is loading or being started, or one of rbee's that has just said that it takes no more.
     Coming,
+    /// A server of somebody else that has said that it takes no more for a while.
+    Resting,
     /// News of a worker whose connection has just failed, or of a hive that was lost over a start.
     News,
     /// A worker that failed often, and will be tried again.
@@ -195,6 +199,11 @@ pub enum RejectReason {
     NoWorkerLeft,
     /// Nowhere could a worker be started.
     NowhereToStart,
+    /// The servers that could take it rest for longer than it has time.
+    Resting {
+        /// The worker of the one that takes requests first.
+        worker: WorkerId,
+    },
     /// None of the model's workers can do what is asked for.
     Unable,
     /// No worker has a longer context than one that was too short, nor would one that is started.
@@ -228,6 +237,7 @@ impl Lack {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Resting => "resting",
             Self::Failing => "failing",
             Self::MakesWay => "makes_way",
             Self::Ending => "ending",
@@ -260,6 +270,7 @@ impl fmt::Display for Advantage {
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Resting => "its servers take no more for a while",
             Self::Failing => "its workers fail or do not answer",
             Self::MakesWay => "its workers make way for another model",
             Self::Ending => "its workers are ending",
@@ -280,6 +291,7 @@ impl WaitReason {
         match self {
             Self::Room => "room",
             Self::Coming => "coming",
+            Self::Resting => "resting",
             Self::News => "news",
             Self::Circuit => "circuit",
             Self::Memory => "memory",
@@ -296,6 +308,7 @@ impl fmt::Display for WaitReason {
                 "it waits for a place: all workers of the model have as many requests as they take"
             }
             Self::Coming => "it waits for a worker that is loading, being started, or has just said that it takes no more",
+            Self::Resting => "it waits for a server that has said that it takes no more for a while",
             Self::News => {
                 "it waits for news of a worker or a hive whose connection has just failed"
             }

@@ -36,6 +36,8 @@ pub struct Demand<'a> {
     pub is_news_due: bool,
     /// For how long it has waited.
     pub waited: Duration,
+    /// How much time is left for it.
+    pub left: Duration,
 }
 
 impl<'a> Demand<'a> {
@@ -62,6 +64,7 @@ impl<'a> Demand<'a> {
             refused: &[],
             is_news_due: false,
             waited: Duration::ZERO,
+            left: Duration::MAX,
         }
     }
 }

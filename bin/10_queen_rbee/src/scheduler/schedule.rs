@@ -36,7 +36,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     let is_coming = |worker: &WorkerView<'_>| match worker.readiness {
         Readiness::Coming => true,
         Readiness::Ready => !is_known(worker),
-        Readiness::MakesWay | Readiness::Ending => false,
+        Readiness::Resting | Readiness::MakesWay | Readiness::Ending => false,
     };
     let ready = || serving().filter(|worker| is_ready(worker));
     let has_failed = |worker: &&WorkerView<'_>| demand.failed.contains(worker.id);
@@ -75,6 +75,10 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         Ok(spawn) => return Decision::Spawn(Spawn { lack: lack(snapshot, demand), ..spawn }),
         Err(none) => none,
     };
+    let rests = rests_least(snapshot, demand);
+    if rests.is_some_and(|worker| worker.rests_for <= demand.left) {
+        return Decision::Wait(WaitReason::Resting);
+    }
     if let Some(only) = last_resort(&|_| true) {
         return only;
     }
@@ -84,7 +88,25 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if ready().any(|worker| worker.circuit != Circuit::Closed) {
         return Decision::Wait(WaitReason::Circuit);
     }
-    without_place(snapshot, demand, none)
+    match (without_place(snapshot, demand, none), rests) {
+        (Decision::Reject { .. }, Some(worker)) => rests_too_long(worker),
+        (decision, _) => decision,
+    }
+}
+
+/// The server that takes the request first, of those that rest.
+fn rests_least<'a>(snapshot: &'a Snapshot<'_>, demand: &Demand<'_>) -> Option<&'a WorkerView<'a>> {
+    let serving = snapshot.workers.iter().filter(|worker| worker.serves(demand));
+    let resting = serving.filter(|worker| worker.readiness == Readiness::Resting);
+    resting.min_by_key(|worker| (worker.rests_for, worker.id))
+}
+
+/// Nobody is left but a server that rests until the request's time is over.
+fn rests_too_long(worker: &WorkerView<'_>) -> Decision {
+    let left = worker.rests_for;
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    let reason = RejectReason::Resting { worker: worker.id.clone() };
+    Decision::Reject { reason, retry_after_s: Some(seconds.max(1)) }
 }
 
 /// What becomes of a request that no worker takes and for which none can be started.
@@ -93,7 +115,10 @@ fn without_place(snapshot: &Snapshot<'_>, demand: &Demand<'_>, none: NoSite) -> 
     // It has its turn again when the other model has had its own.
     let makes_way = serving().any(|worker| worker.readiness == Readiness::MakesWay);
     // One that has just fallen silent counts until the next look. Those that cannot take it will never do.
-    let is_other = |worker: &WorkerView<'_>| worker.is_there() && !worker.serves(demand);
+    // Of one that rests there is no news either.
+    let is_other = |worker: &WorkerView<'_>| {
+        worker.is_there() && (!worker.serves(demand) || worker.readiness == Readiness::Resting)
+    };
     match none {
         NoSite::Enough if makes_way => return Decision::Wait(WaitReason::NextTurn),
         NoSite::Enough if !snapshot.workers.iter().all(is_other) => {
@@ -133,6 +158,7 @@ fn lack(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Lack {
     let there = || snapshot.workers.iter().filter(|worker| worker.is_there());
     let serving = there().filter(|worker| worker.serves(demand));
     let of_one = |worker: &WorkerView<'_>| match worker.readiness {
+        Readiness::Resting => Lack::Resting,
         Readiness::Coming | Readiness::Ready => Lack::Failing,
         Readiness::MakesWay => Lack::MakesWay,
         Readiness::Ending => Lack::Ending,

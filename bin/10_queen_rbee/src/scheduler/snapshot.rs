@@ -180,6 +180,8 @@ pub struct WorkerView<'a> {
     pub id: &'a WorkerId,
     /// Whether it takes requests.
     pub readiness: Readiness,
+    /// For how long it rests, as it says.
+    pub rests_for: Duration,
     /// Whether it reports on time.
     pub liveness: Liveness,
     /// Whether requests may be sent to it after failures.
@@ -234,8 +236,10 @@ pub enum Circuit {
 /// Whether a worker takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// Not yet: it is loading its model, or has just said that it cannot take more.
+    /// Not yet: it is loading its model, or is one of rbee's that has just said that it cannot take more.
     Coming,
+    /// Not for a while: it is a server of somebody else that has said so.
+    Resting,
     /// Yes.
     Ready,
     /// Not for now: it finishes what it runs, so that another model has its turn.

@@ -170,6 +170,57 @@ async fn a_server_that_stays_full_until_the_deadline_is_told_as_the_reason() {
 }
 
 #[tokio::test]
+async fn while_a_server_is_full_for_longer_than_a_request_may_take_others_are_refused_at_once() {
+    for status in [429, 503] {
+        let server = ServerDouble::start("library", &["m"], [Plays::Full(status, 3600)]);
+        let queen = queen_with(&server).await;
+        assert_eq!(queen.ask(CHAT, &chat()).await.status, status);
+        let reply = queen.ask(CHAT, &chat()).await;
+        let message = reply.json()["error"]["message"].to_string();
+        let words =
+            format!("nas takes no more at present: HTTP {status}; it wants to be left alone");
+        assert!(reply.status == status && message.contains(&words), "{reply:?}");
+        assert!(!message.contains("quota"), "that was said of another one's request: {message}");
+        let retry: u32 = reply.header("retry-after").parse().unwrap();
+        assert!((3500..=3600).contains(&retry), "{retry}");
+        assert_eq!(server.requests().len(), 1);
+        let recorded = decisions(&queen).await;
+        assert!(!recorded.contains(&json!("wait")), "{status}: {recorded:?}");
+        assert!(reasons(&queen).await.contains(&json!("resting")), "{status}: it is recorded why");
+        let text = Reply::read(queen.get("/metrics")).await.text;
+        let counted = "rbee_queen_requests_total{model=\"m\",outcome=\"refused\"} 2\n";
+        assert!(text.contains(counted), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_has_the_time_is_sent_when_a_full_server_has_rested() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Full(429, 2)]);
+    let queen = queen_with(&server).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "1000").json(&chat());
+    assert_eq!(Reply::read(request).await.status, 429, "there is no time to ask it again");
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world", "{reply:?}");
+    assert_eq!(server.requests().len(), 2, "it was left alone until then");
+    assert!(reasons(&queen).await.contains(&json!("resting")), "that is what it waited for");
+}
+
+#[tokio::test]
+async fn where_a_hive_has_the_model_nobody_waits_until_a_full_server_has_rested() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Full(429, 3600)]);
+    let (queen, hive) = (queen().await, HiveDouble::start(false));
+    hive.let_start();
+    succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
+    queen.hive_beat(&hive.beat()).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}");
+    let recorded = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let mut spawns = recorded.as_array().unwrap().iter().filter(|it| it["kind"] == "spawn");
+    assert!(spawns.any(|it| it["reason"] == "resting"), "{recorded}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn what_a_server_says_is_told_to_who_asked_and_recorded_nowhere() {
     let said = r#"{"error":{"message":"cannot do: my secret plan","code":"oops"}}"#;
     for status in [400, 401, 403, 404, 422, 429, 500, 502, 503] {
@@ -226,6 +277,14 @@ async fn nothing_is_recorded_as_tried_elsewhere_where_there_is_nobody_else() {
 }
 
 async fn decisions(queen: &Queen) -> Vec<Value> {
+    recorded(queen, "kind").await
+}
+
+async fn reasons(queen: &Queen) -> Vec<Value> {
+    recorded(queen, "reason").await
+}
+
+async fn recorded(queen: &Queen, field: &str) -> Vec<Value> {
     let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
-    decisions.as_array().unwrap().iter().map(|it| it["kind"].clone()).collect()
+    decisions.as_array().unwrap().iter().map(|it| it[field].clone()).collect()
 }

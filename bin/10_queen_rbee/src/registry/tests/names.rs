@@ -183,7 +183,7 @@ fn a_server_of_somebody_else_that_rests_or_loads_is_no_worker_that_comes() {
     };
     registry.server_probed(&report, now);
     assert_eq!(asked(&registry, now), "served as again");
-    registry.worker_rests(&id("served"), now + SECOND);
+    registry.worker_rests(&id("served"), Rest::new(429, None, None, now));
     assert!(!registry.is_coming(&again()), "it rests");
     let reason = "it loads".to_owned();
     report.failure = Some(ServerFailure { kind: FailureKind::Loading, reason });

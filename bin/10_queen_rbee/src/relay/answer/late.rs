@@ -1,5 +1,7 @@
 //! Why an answer has no place to go on at, or to begin.
 
+use worker_contract::ModelAlias;
+
 use super::{Answer, Failure, NoPlace};
 use crate::clock;
 use crate::relay::reason::Reason;
@@ -43,14 +45,20 @@ impl Answer {
                 Failure::Deadline { tokens: self.progress.tokens() }
             }
             (None, NoPlace::Deadline { model }) => {
-                let shut = self.relay.dispatcher.registry().shut_worker(&model, clock::now());
-                shut.map_or(Failure::NoPlace(NoPlace::Deadline { model }), |worker| {
-                    let why = "fails again and again, and gets nothing for a while";
-                    self.late(format!("{worker} {why}").into())
-                })
+                let why = self.why_nobody(&model).map(|why| self.late(why.into()));
+                why.unwrap_or(Failure::NoPlace(NoPlace::Deadline { model }))
             }
             (None, no_place) => Failure::NoPlace(no_place),
         }
+    }
+
+    /// Why those take nothing that are there for a model, where all of them do not.
+    fn why_nobody(&self, model: &ModelAlias) -> Option<String> {
+        let (registry, now) = (self.relay.dispatcher.registry(), clock::now());
+        if let Some(worker) = registry.shut_worker(model, now) {
+            return Some(format!("{worker} fails again and again, and gets nothing for a while"));
+        }
+        registry.resting_server(model, now).map(|resting| resting.to_string())
     }
 
     fn late(&self, why: Reason) -> Failure {

@@ -498,8 +498,10 @@ impl Answer {
             | Failure::Deadline { .. }
             | Failure::Late { .. } => "deadline",
             Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
+            Failure::NoPlace(NoPlace::Resting(_))
+            | Failure::Refused { .. }
+            | Failure::Busy { .. } => "refused",
             Failure::NoPlace(_) => "no_worker",
-            Failure::Refused { .. } | Failure::Busy { .. } => "refused",
             Failure::OwnLimit(_) => "own_limit",
             Failure::WorkerFailed { .. } => "worker_failed",
             Failure::Quarantined { .. } => "quarantined",

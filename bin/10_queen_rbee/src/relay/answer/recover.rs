@@ -300,7 +300,8 @@ impl Answer {
 
     /// Whether nobody can go on with what there is of an answer of which its client has nothing.
     pub(super) fn may_begin_anew(&self, no_place: &NoPlace) -> bool {
-        let can_nobody = no_place.is_nobody_left() || matches!(no_place, NoPlace::TooShort { .. });
+        let can_nobody = no_place.is_nobody_left()
+            || matches!(no_place, NoPlace::TooShort { .. } | NoPlace::Resting(_));
         can_nobody && self.asking.is_whole && self.progress.tokens() > 0
     }
 
@@ -371,11 +372,12 @@ mod tests {
     use crate::connection::Pool;
     use crate::decisions::Decisions;
     use crate::dispatch::Dispatcher;
-    use crate::doubles::Nowhere;
+    use crate::doubles::{Nowhere, server};
+    use crate::http::describe;
     use crate::keyring::Keyring;
     use crate::policy::Policies;
     use crate::prompt::PromptChain;
-    use crate::registry::{Ask, Placed, Registry};
+    use crate::registry::{Ask, Placed, Registry, Rest};
     use crate::relay::{Asking, Relay};
     use crate::scheduler::Demand;
     use crate::spawner::Spawner;
@@ -402,6 +404,30 @@ mod tests {
                 assert!(matches!(recovered, Err(Failure::OwnLimit(_))), "{recovered:?}");
             }
             assert!(answer.tries.failed().is_empty() && answer.last_failure.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_for_a_server_that_rests_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path());
+        let (registry, now) = (relay.dispatcher().registry(), clock::now());
+        registry.server_probed(&server("nas", "served"), now);
+        let rest = Rest::new(503, None, Some(Duration::from_secs(3600)), now);
+        registry.worker_rests(&"nas-served".parse().unwrap(), rest);
+        for (model, expected) in [
+            (
+                "served",
+                "the request's deadline has passed after 0 tokens: nas takes no more at present: HTTP 503; \
+                 it wants to be left alone for another 3600 s",
+            ),
+            ("m", "no worker for m could take the request before its deadline"),
+        ] {
+            let model: ModelAlias = model.parse().unwrap();
+            let mut answer = answer(&relay, &model);
+            let failure = answer.no_place(NoPlace::Deadline { model });
+            let told = describe(failure, registry);
+            assert_eq!((told.status.as_u16(), &*told.detail.message), (504, expected));
         }
     }
 

@@ -9,12 +9,8 @@ use tokio::time::Instant;
 use worker_contract::{ErrorDetail, ErrorKind, WorkerId};
 
 use super::{Answer, Failure, NoPlace, Reason, State};
-use crate::registry::Place;
-
-/// How long a worker rests that is busy and does not say for how long.
-const REST: Duration = Duration::from_secs(1);
-/// The longest that it rests: it may have room sooner than it says.
-const LONGEST_REST: Duration = Duration::from_secs(10);
+use crate::registry::{Place, Rest};
+use crate::relay::reason::is_name;
 
 /// The servers that will not take one request in its time.
 #[derive(Debug, Default)]
@@ -33,14 +29,22 @@ impl Unwilling {
     /// What was said last, where that is why there is no place: that it lacks something costs no time.
     pub(super) fn word(&mut self, no_place: &NoPlace) -> Option<Failure> {
         let is_why = |said: &Failure| match no_place {
-            NoPlace::Deadline { .. } => matches!(said, Failure::Busy { .. }),
+            NoPlace::Deadline { .. } | NoPlace::Resting(_) => {
+                matches!(said, Failure::Busy { .. })
+            }
             none if none.is_nobody_left() => true,
             NoPlace::HiveGone { .. } | NoPlace::SpawnFailed { .. } => {
                 matches!(said, Failure::Refused { .. })
             }
             _ => false,
         };
-        self.said.take().filter(is_why)
+        let said = self.said.take().filter(is_why)?;
+        Some(match (said, no_place) {
+            (Failure::Busy { status, detail, .. }, NoPlace::Resting(resting)) => {
+                Failure::Busy { status, detail, retry_after_s: Some(resting.left_s) }
+            }
+            (said, _) => said,
+        })
     }
 }
 
@@ -112,8 +116,11 @@ impl Answer {
         let reason = Reason::said(place, status, &detail);
         tracing::debug!(%worker_id, reason = reason.recorded(), "a worker is busy");
         let registry = self.relay.dispatcher.registry();
-        let wait = retry_after_s.map_or(REST, |seconds| Duration::from_secs(seconds.into()));
-        registry.worker_rests(&worker_id, (now + wait.min(LONGEST_REST)).into_std());
+        let told = retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
+        let code = detail.code.clone().filter(|code| is_name(code));
+        let rest = Rest::new(status.as_u16(), code, told, now.into_std());
+        let ends = rest.ends();
+        registry.worker_rests(&worker_id, rest);
         self.state = State::Seeking(None);
         if place.target.server.is_none() {
             return Ok(());
@@ -127,8 +134,8 @@ impl Answer {
         let detail = ErrorDetail { message, kind, ..detail };
         let busy = Failure::Busy { status, detail, retry_after_s };
         self.unwilling.said = Some(busy.clone());
-        // Where a hive has the model, a server that stays full gets a worker of rbee beside it.
-        if now + wait <= self.asking.deadline || registry.is_in_catalog(&self.model) {
+        // Where a hive has the model, a worker of rbee may run, or be started.
+        if ends <= self.asking.deadline.into_std() || registry.is_in_catalog(&self.model) {
             return Ok(());
         }
         self.unwilling.by.push(worker_id.clone());

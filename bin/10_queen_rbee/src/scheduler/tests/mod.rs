@@ -2,6 +2,7 @@
 
 mod placing;
 mod properties;
+mod resting;
 mod routing;
 mod ruled;
 mod turns;
@@ -153,6 +154,7 @@ struct W {
     id: WorkerId,
     model: ModelAlias,
     readiness: Readiness,
+    rests_for: Duration,
     liveness: Liveness,
     circuit: Circuit,
     is_in_doubt: bool,
@@ -174,6 +176,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         id: id(name),
         model: model(),
         readiness: Ready,
+        rests_for: Duration::ZERO,
         liveness: Alive,
         circuit: Circuit::Closed,
         is_in_doubt: false,
@@ -194,6 +197,12 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
 impl W {
     fn state(self, readiness: Readiness) -> Self {
         Self { readiness, ..self }
+    }
+
+    /// A server of somebody else that takes nothing for so long.
+    fn rests(self, millis: u64) -> Self {
+        let rests_for = Duration::from_millis(millis);
+        Self { rests_for, ..self.state(Readiness::Resting) }
     }
 
     fn live(self, liveness: Liveness) -> Self {
@@ -232,6 +241,7 @@ impl W {
         WorkerView {
             id: &self.id,
             readiness: self.readiness,
+            rests_for: self.rests_for,
             liveness: self.liveness,
             circuit: self.circuit,
             is_in_doubt: self.is_in_doubt,

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::placement::need_of;
 use super::*;
 use crate::registry::Liveness::{Gone, Suspect};
-use Readiness::{Coming, Ending};
+use Readiness::{Coming, Ending, Resting};
 
 proptest! {
     #[test]
@@ -27,6 +27,7 @@ proptest! {
             let entry = h.catalog.iter().find(|entry| entry.alias == model());
             entry.is_some_and(|entry| demand.digest.is_none_or(|digest| entry.sha256 == *digest))
         };
+        let wakes = |w: &&W| w.readiness == Resting && w.rests_for <= demand.left;
         match &decision {
             Decision::Dispatch { worker, why } => {
                 let chosen = here.iter().find(|w| w.id == *worker).expect("it serves the request");
@@ -98,7 +99,8 @@ proptest! {
                 let freed: u64 = told.iter().map(|r| need(&r.model)).sum();
                 prop_assert!(device.memory_free_bytes + freed >= need(&model()), "it is enough");
             }
-            Decision::Wait(_) => {
+            Decision::Wait(reason) => {
+                prop_assert!(*reason != WaitReason::Resting || here.iter().any(wakes));
                 let can_come = |w: &&W| w.readiness != Ending;
                 let memory = world
                     .residents
@@ -108,6 +110,7 @@ proptest! {
                 prop_assert!(coming || memory || here.iter().any(can_come));
             }
             Decision::Reject { .. } => {
+                prop_assert!(!here.iter().any(wakes), "it can be waited for");
                 // Where all hives have said that it does not fit, they are of no use.
                 let has_failed = |h: &H| world.failed.iter().any(|(hive, ..)| *hive == h.id);
                 let usable = |h: &H| {
@@ -201,6 +204,7 @@ struct Asked {
     ways: Ways,
     priority: Priority,
     waited_s: u64,
+    left_s: u64,
 }
 
 impl Asked {
@@ -213,6 +217,7 @@ impl Asked {
             ways: self.ways,
             priority: self.priority,
             waited: Duration::from_secs(self.waited_s),
+            left: Duration::from_secs(self.left_s),
             ..Demand::of(&self.model)
         }
     }
@@ -223,8 +228,8 @@ fn any_asked() -> impl Strategy<Value = Asked> {
     let session = prop::option::of("[a-h]".prop_map(|name| id(&name)));
     let priority = prop_oneof![Just(Priority::Interactive), Just(Priority::Batch)];
     let waited = prop_oneof![Just(0_u64), Just(6), Just(70)];
-    (failed, 0_u32..20_000, session, any_digest(), any_ways(), priority, waited).prop_map(
-        |(failed, bytes, session, digest, ways, priority, waited_s)| Asked {
+    (failed, 0_u32..20_000, session, any_digest(), any_ways(), priority, waited, 0_u64..9).prop_map(
+        |(failed, bytes, session, digest, ways, priority, waited_s, left_s)| Asked {
             model: model(),
             failed,
             bytes,
@@ -233,6 +238,7 @@ fn any_asked() -> impl Strategy<Value = Asked> {
             ways,
             priority,
             waited_s,
+            left_s,
         },
     )
 }
@@ -306,12 +312,14 @@ fn any_liveness() -> impl Strategy<Value = Liveness> {
 }
 
 fn any_worker() -> impl Strategy<Value = W> {
-    let readiness = prop_oneof![Just(Coming), Just(Ready), Just(Ready), Just(Ending)];
+    let readiness =
+        prop_oneof![Just(Coming), Just(Ready), Just(Ready), Just(Resting), Just(Ending)];
+    let rests = (0_u64..9).prop_map(Duration::from_secs);
     let model = prop_oneof![Just("m"), Just("m"), Just("other")];
     let circuit = prop_oneof![4 => Just(Circuit::Closed), 1 => Just(Circuit::HalfOpen), 1 => Just(Circuit::Open)];
     let load = (1_u32..6, 0_u32..12, 0_u32..4, 0_u32..20_000);
     let free = prop::option::of(0_u32..4_000);
-    let can = (any_digest(), any_ways(), prop::bool::weighted(0.1), free);
+    let can = (any_digest(), any_ways(), prop::bool::weighted(0.1), free, rests);
     ("[a-h]", model, readiness, any_liveness(), circuit, load, can).prop_map(
         |(
             name,
@@ -320,12 +328,12 @@ fn any_worker() -> impl Strategy<Value = W> {
             liveness,
             circuit,
             load,
-            (digest, ways, is_taken, free_tokens),
+            (digest, ways, is_taken, free_tokens, rests_for),
         )| {
             let (slots, in_flight, foreign, held) = load;
             let worker = w(&name, slots, in_flight).model(model).state(readiness).live(liveness);
             let worker = worker.foreign(foreign).circuit(circuit).holds(held);
-            W { is_taken, free_tokens, digest, ways, ..worker }
+            W { rests_for, is_taken, free_tokens, digest, ways, ..worker }
         },
     )
 }
