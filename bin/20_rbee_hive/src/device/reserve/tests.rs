@@ -236,7 +236,8 @@ fn what_a_starting_worker_is_promised_is_not_in_the_way_of_what_comes_instead_of
         [(None, 100, 0), (None, 100, 30), (Some(100), 200, 0), (Some(100), 200, 30)]
     {
         let all = Reservations::new(false, most);
-        let reading = |free| Reading { since: all.moment(), free: move |_| Some(free) };
+        let reading =
+            |free: u64| Reading { since: all.moment(), free: move |_: DeviceId| Some(free) };
         let its = need("CPU-0", 60);
         let starting = all.reserve(std::slice::from_ref(&its), &file(1), &reading(free)).unwrap();
         starting.being_taken();
