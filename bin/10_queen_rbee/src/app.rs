@@ -180,7 +180,8 @@ impl App {
         tasks.spawn(retry_records(jobs.clone(), decisions.clone(), background.clone()));
         let swept = sweep(registry.clone().with_vigil(), stop.clone(), background.clone());
         tasks.spawn_on(swept, &requests);
-        let feed = Feed::new(dispatcher, jobs.clone(), decisions.clone(), stop.clone());
+        let (told, decided) = (inventory.clone(), decisions.clone());
+        let feed = Feed::new(dispatcher, told, jobs.clone(), decided, stop.clone());
         tasks.spawn(feed.clone().run(background.clone()));
         let keeps_workers = Arc::<AtomicBool>::default();
         let facts = Facts {
