@@ -303,7 +303,7 @@ fn registry(
         expected.push(HiveAlias::localhost());
     }
     let interval = Duration::from_millis(config.worker.heartbeat_interval_ms);
-    Registry::new(interval, expected, Instant::now())
+    Registry::new(interval, expected, Instant::now()).shut()
 }
 
 /// Whether a queen with these files has run before.
