@@ -406,6 +406,10 @@ async fn an_answer_that_is_begun_anew_is_recorded_as_such_and_not_as_refused() {
         };
         assert!(!of("kind").contains(&json!("reject")), "{play:?}: {decisions}");
         assert!(of("reason").contains(&json!("begun_anew")), "{play:?}: {decisions}");
+        let metrics = Reply::read(queen.get("/metrics")).await.text;
+        for counted in ["failovers_total{model=\"m\"} 0", "retries_total{model=\"m\"} 1"] {
+            assert!(metrics.contains(counted), "{play:?}: nobody went on: {metrics}");
+        }
         assert!(!recorded.text.contains("secret"), "{play:?}: {decisions}");
     }
 }
