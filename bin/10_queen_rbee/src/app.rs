@@ -181,7 +181,8 @@ impl App {
         tasks.spawn(retry_records(jobs.clone(), decisions.clone(), background.clone()));
         let swept = sweep(registry.clone().with_vigil(), stop.clone(), background.clone());
         tasks.spawn_on(swept, &requests);
-        let feed = Feed::new(dispatcher, jobs.clone(), decisions.clone(), stop.clone());
+        let (told, decided) = (inventory.clone(), decisions.clone());
+        let feed = Feed::new(dispatcher, told, jobs.clone(), decided, stop.clone());
         tasks.spawn(feed.clone().run(background.clone()));
         let keeps_workers = Arc::<AtomicBool>::default();
         let facts = Facts {
@@ -303,7 +304,7 @@ fn registry(
         expected.push(HiveAlias::localhost());
     }
     let interval = Duration::from_millis(config.worker.heartbeat_interval_ms);
-    Registry::new(interval, expected, Instant::now())
+    Registry::new(interval, expected, Instant::now()).shut()
 }
 
 /// Whether a queen with these files has run before.

@@ -14,6 +14,7 @@ use crate::queen_build::{self, LOCAL_HIVE, Rebuilt};
 use crate::queen_client::local_url;
 use crate::queen_process::{self, Daemon, Started};
 use crate::render::detail::pairs;
+use crate::render::for_people;
 use crate::session::Session;
 
 /// How long the running queen may take to say what she is.
@@ -129,14 +130,10 @@ async fn info(session: &Session) -> Result<(), Failure> {
         }
         return session.output.document(&document).await;
     }
-    let features = match queen.build.features.as_slice() {
-        [] => "-".to_owned(),
-        features => features.join(", "),
-    };
     let mut lines = vec![
         ("name", queen.build.name.clone()),
         ("version", queen.build.version.clone()),
-        ("features", features),
+        ("features", features(&queen.build.features)),
         ("address", queen.url.clone()),
     ];
     if let Some(running) = process {
@@ -144,6 +141,13 @@ async fn info(session: &Session) -> Result<(), Failure> {
         lines.push(("log", log));
     }
     session.output.text(pairs(&lines)).await
+}
+
+fn features(all: &[String]) -> String {
+    match for_people(all).as_slice() {
+        [] => "-".to_owned(),
+        some => some.join(", "),
+    }
 }
 
 async fn rebuild(session: &Session, args: &RebuildArgs) -> Result<(), Failure> {
@@ -203,6 +207,19 @@ mod tests {
                 "{is_inside} {before:?}: {told}"
             );
             assert_eq!(told.contains("queen restart"), !ends, "{is_inside} {before:?}: {told}");
+        }
+    }
+
+    #[test]
+    fn no_mark_for_programs_is_a_feature() {
+        for (told, shown) in [
+            (&["local-hive", "leaves-workers"][..], "local-hive"),
+            (&["leaves-workers"][..], "-"),
+            (&["local-hive", "other"][..], "local-hive, other"),
+            (&[][..], "-"),
+        ] {
+            let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+            assert_eq!(features(&told), shown, "{told:?}");
         }
     }
 

@@ -10,6 +10,8 @@ pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod unit;
 
+use daemon_lifecycle::LEAVES_WORKERS;
+
 /// How the text is shown.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Style {
@@ -17,6 +19,12 @@ pub(crate) struct Style {
     pub(crate) color: bool,
     /// The terminal's width in columns; `None` for a file or a pipe, where nothing is wrapped.
     pub(crate) width: Option<u16>,
+}
+
+/// A queen's features that say something to people. That she leaves her workers is for programs to know.
+pub(crate) fn for_people(features: &[String]) -> Vec<&str> {
+    let says_something = |feature: &&str| *feature != LEAVES_WORKERS;
+    features.iter().map(String::as_str).filter(says_something).collect()
 }
 
 /// The text without what would steer a terminal: escape sequences become visible.

@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use daemon_lifecycle::LEAVES_WORKERS;
-
-use super::{Style, table, unit};
+use super::{Style, for_people, table, unit};
 use crate::view;
 
 /// The screen; `now` in seconds since the Unix epoch.
@@ -53,9 +51,7 @@ fn headline(status: &view::Status) -> String {
         let _ = write!(text, " at {}", status.address);
     }
     let _ = write!(text, ", up {}", unit::span(Duration::from_secs(status.uptime_s)));
-    // That she leaves her workers is for programs to know.
-    let features = status.features.iter().filter(|feature| *feature != LEAVES_WORKERS);
-    let features: Vec<_> = features.map(String::as_str).collect();
+    let features = for_people(&status.features);
     if !features.is_empty() {
         let _ = write!(text, ", with {}", features.join(", "));
     }

@@ -32,6 +32,7 @@ pub enum Told {
 pub struct Translator {
     request_id: worker_contract::RequestId,
     seed: u64,
+    /// A guess at all that the server has to read, which is what a server tells, too.
     prompt_tokens: u32,
     /// The number of the first answer that is asked for.
     first_choice: u32,
@@ -80,9 +81,15 @@ pub enum Fault {
 }
 
 impl Translator {
-    /// A translator of the answer to a request that is sent now.
+    /// A translator of the answer to a request that is sent now. Besides its prompt of so many bytes the server
+    /// gets what there is of the answer, `prefilled` tokens.
     #[must_use]
-    pub fn new(request: &InferenceRequest, prompt_bytes: u32, now: Instant) -> Self {
+    pub fn new(
+        request: &InferenceRequest,
+        prompt_bytes: u32,
+        prefilled: u32,
+        now: Instant,
+    ) -> Self {
         let items = match &request.task {
             Task::Embed { inputs } => Some(inputs.len()),
             Task::Rerank { documents, .. } => Some(documents.len()),
@@ -92,7 +99,7 @@ impl Translator {
         Self {
             request_id: request.request_id.clone(),
             seed: request.sampling.seed.unwrap_or_else(|| fastrand::u64(..)),
-            prompt_tokens: prompt_bytes / BYTES_A_TOKEN,
+            prompt_tokens: (prompt_bytes / BYTES_A_TOKEN).saturating_add(prefilled),
             first_choice: request.first_choice,
             choices: std::iter::repeat_with(State::default).take(choices).collect(),
             items,

@@ -28,7 +28,8 @@ use self::ring::{Rest, Ring};
 use self::views::{Print, Views, print_by, print_of};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatcher;
-use crate::registry::Registry;
+use crate::inventory::Inventory;
+use crate::registry::{HiveGlance, Registry};
 
 /// The shortest time between two looks.
 const GAP: Duration = Duration::from_millis(100);
@@ -59,6 +60,7 @@ struct Shared {
 #[derive(Debug)]
 struct Sources {
     dispatcher: Dispatcher,
+    inventory: Inventory,
     jobs: JobRegistry,
     decisions: Decisions,
 }
@@ -115,6 +117,7 @@ impl Feed {
     #[must_use]
     pub fn new(
         dispatcher: Dispatcher,
+        inventory: Inventory,
         jobs: JobRegistry,
         decisions: Decisions,
         stop: CancellationToken,
@@ -133,7 +136,7 @@ impl Feed {
             loads_at: None,
         };
         let shared = Shared {
-            sources: Sources { dispatcher, jobs, decisions },
+            sources: Sources { dispatcher, inventory, jobs, decisions },
             state: Mutex::new(state),
             readers: AtomicUsize::new(0),
             begun: Notify::new(),
@@ -173,7 +176,7 @@ impl Feed {
     }
 
     async fn look_after_changes(&self) {
-        let Sources { dispatcher, jobs, decisions } = &self.shared.sources;
+        let Sources { dispatcher, jobs, decisions, .. } = &self.shared.sources;
         let mut changes = (dispatcher.registry().changes(), jobs.changes(), decisions.latest());
         loop {
             while self.shared.readers.load(SeqCst) == 0 {
@@ -206,8 +209,8 @@ impl State {
             self.loads_at = Some(now);
         }
         let Self { ring, hives, workers, .. } = self;
-        let registry = sources.dispatcher.registry();
-        if look_at_fleet(registry, hives, workers, ring, now, with_load) {
+        let (registry, told) = (sources.dispatcher.registry(), sources.inventory.places());
+        if look_at_fleet(registry, &told, hives, workers, ring, now, with_load) {
             self.look_at_models(sources, now);
         }
         self.look_at_queues(sources, with_load);
@@ -276,9 +279,11 @@ impl State {
     }
 }
 
-/// Tells what has changed of hives and workers. True if one is another than before.
+/// Tells what has changed of hives, those included that the queen was only told of, and of workers. True if
+/// one is another than before.
 fn look_at_fleet(
     registry: &Registry,
+    told: &[(HiveAlias, Option<String>)],
     hives: &mut Views<HiveAlias>,
     workers: &mut Views<WorkerId>,
     ring: &mut Ring,
@@ -302,6 +307,13 @@ fn look_at_fleet(
         },
     );
     let ring = ring.into_inner();
+    for (id, address) in told {
+        if !hives.is_seen(id) {
+            let hive = HiveGlance::silent(id, address.as_deref());
+            let print = Print { is: print_by(|h| hive.hash_is(h)), load: 0 };
+            other_hives |= hives.see(id, print, with_load, &hive, ring);
+        }
+    }
     hives.end(ring) | workers.end(ring) | other_hives | other_workers
 }
 

@@ -26,7 +26,8 @@ async fn who_comes_back_gets_the_decisions_that_were_missed_or_where_some_are_lo
     let decisions = Decisions::in_memory();
     let dispatcher = Dispatcher::new(registry, spawner, decisions.clone(), 8);
     let jobs = JobRegistry::in_memory(Limits::default());
-    let feed = Feed::new(dispatcher, jobs, decisions.clone(), stop);
+    let inventory = Inventory::open(folder.path().join("hives.json"), &BTreeMap::new()).unwrap();
+    let feed = Feed::new(dispatcher, inventory, jobs, decisions.clone(), stop);
     let mut last_id = None;
     for (decided, expected, count) in
         [(0, "snapshot", 1), (3, "decision", 3), (4096, "decision", 4096), (4097, "snapshot", 1)]
@@ -67,16 +68,48 @@ fn a_hundred_hives_and_two_thousand_workers_that_report_the_same_again_send_noth
         Views::new("worker", "worker_gone", "worker_id"),
     );
     let mut ring = Ring::new("a".into());
-    assert!(look_at_fleet(&registry, &mut views.0, &mut views.1, &mut ring, now, true));
+    assert!(look_at_fleet(&registry, &[], &mut views.0, &mut views.1, &mut ring, now, true));
     assert_eq!(ring.close(), 2100);
     let (looks, began) = (50, Instant::now());
     for _ in 0..looks {
-        assert!(!look_at_fleet(&registry, &mut views.0, &mut views.1, &mut ring, now, true));
+        assert!(!look_at_fleet(&registry, &[], &mut views.0, &mut views.1, &mut ring, now, true));
     }
     assert_eq!(ring.close(), 2100, "nothing is told");
     let each = began.elapsed() / looks;
     println!("a look at 100 hives and 2,000 workers takes {each:?}");
     assert!(each < Duration::from_millis(25), "{each:?}");
+}
+
+#[test]
+fn a_hive_that_has_never_reported_is_shown_as_such_until_it_reports_or_is_removed() {
+    let now = Instant::now();
+    let registry = Registry::new(Duration::from_secs(2), Vec::new(), now);
+    let told = |number: u32| -> (HiveAlias, Option<String>) {
+        (format!("hive-{number}").parse().unwrap(), None)
+    };
+    let (mut hives, mut workers) = (
+        Views::new("hive", "hive_gone", "hive_id"),
+        Views::new("worker", "worker_gone", "worker_id"),
+    );
+    let mut ring = Ring::new("a".into());
+    let mut look = |told: &[_]| {
+        look_at_fleet(&registry, told, &mut hives, &mut workers, &mut ring, now, true);
+        let mut all = Vec::new();
+        hives.write(&mut all);
+        let all: Vec<serde_json::Value> = serde_json::from_slice(&all).unwrap();
+        let hive = |hive: &serde_json::Value| {
+            let fields = ["hive_id", "liveness", "has_reported"].map(|field| &hive[field]);
+            fields.map(ToString::to_string).join(" ").replace('"', "")
+        };
+        (all.iter().map(hive).collect::<Vec<_>>(), ring.close())
+    };
+    let silent = |number: u32| format!("hive-{number} gone false");
+    assert_eq!(look(&[told(0), told(1)]), (vec![silent(0), silent(1)], 2));
+    assert_eq!(look(&[told(0), told(1)]).1, 2, "nothing has changed");
+    registry.hive_beat(hive_beat(0), now).unwrap();
+    let reports = "hive-0 alive true".to_owned();
+    assert_eq!(look(&[told(0), told(1)]), (vec![reports.clone(), silent(1)], 3));
+    assert_eq!(look(&[told(0)]), (vec![reports], 4));
 }
 
 fn hive_beat(number: u32) -> HiveHeartbeat {

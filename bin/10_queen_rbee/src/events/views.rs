@@ -70,6 +70,11 @@ impl<K: Ord + Clone + Serialize> Views<K> {
         !is_same
     }
 
+    /// Whether a thing was there at this look.
+    pub(super) fn is_seen(&self, key: &K) -> bool {
+        self.told.get(key).is_some_and(|told| told.seen == self.look)
+    }
+
     /// Ends a look: what was not seen is gone. True if anything is.
     pub(super) fn end(&mut self, ring: &mut Ring) -> bool {
         let before = self.told.len();

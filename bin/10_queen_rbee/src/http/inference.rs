@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions` and `/v1/completions`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -16,7 +17,7 @@ use worker_contract::{InferenceRequest, ModelAlias, RequestId, Task, WorkerId};
 
 use super::describe;
 use super::router::Handlers;
-use super::several::{at_its_end, each_prompt, together};
+use super::several::{Room, at_its_end, each_prompt, together};
 use super::stream_body::stream_body;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original, VIA};
@@ -146,7 +147,9 @@ impl Handlers {
         let parts: Parts = if stream {
             Box::pin(together(answers, prompts, n))
         } else {
-            Box::pin(together(answers.map(at_its_end), prompts, n))
+            let room = Arc::<Room>::default();
+            let answers = answers.map(move |parts| at_its_end(parts, Arc::clone(&room)));
+            Box::pin(together(answers, prompts, n))
         };
         let given = self.give(model, form, parts).await;
         given.map_err(|error| fields.reword(error))

@@ -1,12 +1,16 @@
 //! Several prompts in one request: each is answered by itself, and all are one answer.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use futures::{Stream, StreamExt as _, stream};
 use serde_json::Value;
-use worker_contract::{InferenceRequest, Prompt, RequestId, Task, Usage};
+use worker_contract::{Delta, InferenceRequest, Prompt, RequestId, Task, Usage, WorkerId};
 
 use crate::attached::Original;
 use crate::dialect::openai::Aside;
-use crate::relay::{Failure, Part};
+use crate::relay::{Failure, MAX_TEXT, Part, text_bytes};
 
 /// How many prompts of one request are under way at once: as many as one worker gives answers to one prompt.
 const AT_ONCE: usize = 16;
@@ -48,19 +52,97 @@ fn own_id(id: &RequestId, index: usize) -> Option<RequestId> {
     format!("{kept}{number}").parse().ok()
 }
 
-/// The parts of an answer, given when it is over: what came before it was begun anew is void.
-pub(super) fn at_its_end<One>(parts: One) -> impl Stream<Item = Result<Part, Failure>> + Send
+/// How much more the answers to the prompts of one request may say, all of which are held until their end:
+/// together as much as one answer may.
+#[derive(Debug)]
+pub(super) struct Room {
+    left: AtomicUsize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::of(MAX_TEXT)
+    }
+}
+
+impl Room {
+    fn of(bytes: usize) -> Self {
+        Self { left: AtomicUsize::new(bytes) }
+    }
+
+    /// Takes so many bytes; false where fewer are left.
+    fn take(&self, bytes: usize) -> bool {
+        self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.left.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// The parts of an answer, given when it is over: what came before it was begun anew is void. They take of
+/// the room of all answers.
+pub(super) fn at_its_end<One>(
+    parts: One,
+    room: Arc<Room>,
+) -> impl Stream<Item = Result<Part, Failure>> + Send
 where
     One: Stream<Item = Result<Part, Failure>> + Send,
 {
-    let all = parts.fold(Vec::new(), |mut all, part| async move {
-        if matches!(part, Ok(Part::Started { .. })) {
-            all.clear();
+    let all = async move {
+        let mut held = Held { parts: Vec::new(), bytes: 0, worker: None };
+        let mut parts = pin!(parts);
+        while let Some(part) = parts.next().await {
+            if let Err(failure) = held.take(part, &room) {
+                return vec![Err(failure)];
+            }
         }
-        all.push(part);
-        all
-    });
+        held.parts
+    };
     stream::once(all).flat_map(stream::iter)
+}
+
+/// What has come of the answer to one prompt.
+struct Held {
+    parts: Vec<Result<Part, Failure>>,
+    bytes: usize,
+    /// Who gives it, which is told before anything of it.
+    worker: Option<WorkerId>,
+}
+
+impl Held {
+    fn take(&mut self, part: Result<Part, Failure>, room: &Room) -> Result<(), Failure> {
+        match &part {
+            Ok(Part::Started { worker_id, .. }) => {
+                self.parts.clear();
+                room.give_back(std::mem::take(&mut self.bytes));
+                self.worker = Some(worker_id.clone());
+            }
+            Ok(Part::GoesOn { worker_id, .. }) => self.worker = Some(worker_id.clone()),
+            Ok(Part::Delta(delta)) => self.make_room_for(delta, room)?,
+            _ => {}
+        }
+        self.parts.push(part);
+        Ok(())
+    }
+
+    fn make_room_for(&mut self, delta: &Delta, room: &Room) -> Result<(), Failure> {
+        let bytes = text_bytes(delta);
+        if room.take(bytes) {
+            self.bytes += bytes;
+            return Ok(());
+        }
+        let reason = format!(
+            "its answer and those to the other prompts of the request have more than {} MiB together: send \
+             fewer prompts, or stream the answers",
+            MAX_TEXT >> 20
+        );
+        tracing::warn!(worker_id = ?self.worker, reason, "the answers to several prompts are given up");
+        Err(match self.worker.take() {
+            Some(worker_id) => Failure::WorkerFailed { worker_id, reason: reason.into() },
+            None => Failure::OwnLimit(reason),
+        })
+    }
 }
 
 /// The parts of the answers to so many prompts, with `n` choices each, as those of one answer: the choices of
@@ -159,7 +241,7 @@ mod tests {
     use axum::http::StatusCode;
     use daemon_http::ApiError;
     use serde_json::json;
-    use worker_contract::{Delta, FinishReason, Timings, WorkerId};
+    use worker_contract::{FinishReason, Timings};
 
     use super::*;
     use crate::attached::Endpoint;
@@ -291,11 +373,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_of_an_answer_before_it_was_begun_anew_is_void() {
+    async fn what_came_of_an_answer_before_it_was_begun_anew_is_void_and_takes_no_room() {
         let parts = [started(), delta(0, "Good"), started(), delta(0, "Hi"), done(1)];
-        let parts = at_its_end(stream::iter(parts).map(Ok));
+        let room = Arc::new(Room::of(4));
+        let parts = at_its_end(stream::iter(parts).map(Ok), Arc::clone(&room));
         let parts: Vec<Part> = parts.map(Result::unwrap).collect().await;
         assert_eq!(parts, [started(), delta(0, "Hi"), done(1)]);
+        assert!(room.take(2) && !room.take(1));
+    }
+
+    #[tokio::test]
+    async fn the_answers_to_all_prompts_have_the_room_of_one_and_what_is_beyond_fails_all() {
+        for (room, fits) in [(6, true), (5, false)] {
+            let room = Arc::new(Room::of(room));
+            let answers = ["abc", "def"].map(|text| {
+                let parts = stream::iter([started(), delta(0, text), done(1)]).map(Ok);
+                at_its_end(parts, Arc::clone(&room))
+            });
+            let parts: Vec<_> = together(answers.into_iter(), 2, 1).collect().await;
+            let failed = parts.iter().find_map(|part| part.as_ref().err());
+            let told = failed.map(ToString::to_string);
+            assert_eq!(told.is_none(), fits, "{told:?}");
+            assert!(told.is_none_or(|told| {
+                told.contains("w-1 failed") && told.contains("more than 64 MiB together")
+            }));
+        }
     }
 
     async fn parts_of<One>(

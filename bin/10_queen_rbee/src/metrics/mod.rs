@@ -119,10 +119,17 @@ impl ModelMetrics {
         self.queue_wait.observe(after.as_secs_f64());
     }
 
-    /// A request goes to another worker; `has_begun` says that its client has some of the answer.
+    /// A request goes to another worker or, where `has_begun` says that its client has some of the answer,
+    /// another one goes on with that.
     pub fn tried_again(&self, has_begun: bool) {
         let count = if has_begun { &self.failovers } else { &self.retries };
         count.fetch_add(1, Relaxed);
+    }
+
+    /// How many answers went on, and how many requests were sent again.
+    #[cfg(test)]
+    pub(crate) fn tries(&self) -> (u64, u64) {
+        (self.failovers.load(Relaxed), self.retries.load(Relaxed))
     }
 
     /// A client gets the first part of its answer.

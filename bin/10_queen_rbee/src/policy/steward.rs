@@ -22,7 +22,7 @@ use crate::spawner::{Begun, Spawner};
 
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long after the queen's start nothing is done: workers and hives report first.
+/// For how long nothing is done once the queen can be heard: workers and hives report first.
 const FIRST: Duration = Duration::from_secs(3);
 
 /// Starts and ends workers as the policies want.
@@ -66,12 +66,20 @@ impl Steward {
                 Some(ended) = under_way.next() => self.ended(ended),
                 _ = ticks.tick() => {
                     let now = clock::now();
-                    for action in self.planner.plan(&self.look(now), now) {
+                    for action in self.due(now) {
                         under_way.extend(self.begin(action, now));
                     }
                 }
             }
         }
+    }
+
+    /// What is to be done; nothing before those could report that run.
+    fn due(&mut self, now: Instant) -> Vec<Action> {
+        if self.registry.open_for(now).is_none_or(|heard| heard < FIRST) {
+            return Vec::new();
+        }
+        self.planner.plan(&self.look(now), now)
     }
 
     /// The models that have workers, a policy or requests that wait.
@@ -270,6 +278,21 @@ mod tests {
             assert_eq!(spawns.map(|(_, count)| count).sum::<u64>(), told, "{because}");
             drop(under_way);
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_before_workers_could_report_however_long_the_start_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut steward, _) = steward(folder.path(), 64 * GIB);
+        let policy = r#"{"model": "m", "policy": {"min": 1}}"#;
+        steward.policies.set_fields(&serde_json::from_str(policy).unwrap()).unwrap();
+        let registry = steward.registry.clone().shut();
+        let now = clock::now();
+        let mut is_idle = |seconds| steward.due(now + Duration::from_secs(seconds)).is_empty();
+        assert!(is_idle(0) && is_idle(20), "nobody could be heard");
+        registry.opens(now + Duration::from_secs(20));
+        assert!(is_idle(20) && is_idle(22), "they are about to report");
+        assert!(!is_idle(23));
     }
 
     #[tokio::test]

@@ -76,6 +76,8 @@ pub struct HiveGlance<'a> {
     version: &'a str,
     /// Whether it reports on time.
     pub liveness: Liveness,
+    /// Whether it ever has, to this queen.
+    has_reported: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     rival: Option<String>,
     /// Why it can start no worker.
@@ -152,6 +154,7 @@ impl<'a> HiveGlance<'a> {
             address: beat.address.as_deref(),
             version: &beat.version,
             liveness: hive.liveness(now),
+            has_reported: true,
             rival: hive.rival(),
             trouble: beat.trouble.as_deref(),
             devices: &beat.devices,
@@ -159,10 +162,26 @@ impl<'a> HiveGlance<'a> {
         }
     }
 
+    /// A hive that the queen was told of and that has not reported.
+    pub(crate) fn silent(hive_id: &'a HiveAlias, address: Option<&'a str>) -> Self {
+        Self {
+            hive_id,
+            // An address that is not known is not that of the queen's own process.
+            address: Some(address.unwrap_or_default()),
+            version: "",
+            liveness: Liveness::Gone,
+            has_reported: false,
+            rival: None,
+            trouble: None,
+            devices: &[],
+            models: Vec::new(),
+        }
+    }
+
     /// Feeds what it is to a hasher.
     pub fn hash_is(&self, hasher: &mut impl Hasher) {
         (self.hive_id, self.address, self.version, self.liveness).hash(hasher);
-        (&self.rival, self.trouble).hash(hasher);
+        (self.has_reported, &self.rival, self.trouble).hash(hasher);
         for device in self.devices {
             (device.id, &device.backend, &device.name, device.memory_total_bytes, device.is_gone)
                 .hash(hasher);

@@ -186,6 +186,8 @@ struct State {
     lockouts: BTreeMap<HiveAlias, Lockout>,
     /// When she could be heard first, later by the time that she has stood still.
     began: Instant,
+    /// She can be heard by now.
+    is_open: bool,
     /// Where the clock is the runtime's.
     vigil: Option<Vigil>,
     prefixes: Prefixes,
@@ -210,6 +212,7 @@ impl Registry {
             expected_servers: Vec::new(),
             lockouts: BTreeMap::new(),
             began: now,
+            is_open: true,
             vigil: None,
             prefixes: Prefixes::default(),
             sessions: Sessions::default(),
@@ -242,9 +245,24 @@ impl Registry {
         self
     }
 
+    /// The same registry, of a queen who cannot be heard before she [`opens`](Self::opens).
+    #[must_use]
+    pub fn shut(self) -> Self {
+        self.state().is_open = false;
+        self
+    }
+
     /// The queen can be heard from now on: what she waits for after her start, she waits for from here.
     pub fn opens(&self, now: Instant) {
-        self.state().began = now;
+        let mut state = self.state();
+        (state.began, state.is_open) = (now, true);
+    }
+
+    /// For how long the queen can be heard, but for the time that she has stood still; `None` while she cannot be.
+    #[must_use]
+    pub fn open_for(&self, now: Instant) -> Option<Duration> {
+        let state = self.state();
+        state.is_open.then(|| now.saturating_duration_since(state.began))
     }
 
     /// The same registry, which holds it against nobody that the queen stood still. From now on it must be

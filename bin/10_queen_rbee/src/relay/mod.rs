@@ -41,6 +41,7 @@ use self::quarantine::Quarantine;
 pub use self::reason::Reason;
 pub(crate) use self::reason::is_name;
 use self::retry::Budget;
+pub(crate) use self::size::{MAX_TEXT, text_bytes};
 use self::worker::WorkerClient;
 use crate::admission::Priority;
 use crate::attached::Original;

@@ -52,15 +52,27 @@ impl Record {
         }
     }
 
-    /// Another worker is sought; `has_begun` says that the client has some of the answer. That counts when one
-    /// is asked.
+    /// Another worker is sought; `has_begun` says that the client has some of the answer. A request that is sent
+    /// again counts when one is asked; an answer that is gone on with, when one does that.
     pub(super) fn tries_again(&mut self, has_begun: bool) {
         self.again = Some(has_begun);
     }
 
     /// A worker is asked.
     pub(super) fn asks_again(&mut self) {
-        let Some(has_begun) = self.again.take() else { return };
+        self.count(false);
+    }
+
+    /// A worker gives the first of its part of the answer, or ends it.
+    pub(super) fn goes_on(&mut self) {
+        self.count(true);
+    }
+
+    /// Counts what is sought, where it is that.
+    fn count(&mut self, has_begun: bool) {
+        if self.again.take_if(|again| *again == has_begun).is_none() {
+            return;
+        }
         self.failovers += 1;
         if let Some(figures) = &self.figures {
             figures.tried_again(has_begun);
@@ -71,6 +83,57 @@ impl Record {
     pub(super) fn answered(&self, usage: Usage) {
         if let Some((figures, first)) = self.figures.as_ref().zip(self.first_at) {
             figures.answered(usage, first.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// What happens to a request.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// Another worker is sought; true where its client has some of the answer.
+        Sought(bool),
+        Asked,
+        Gives,
+    }
+
+    #[test]
+    fn each_time_that_another_worker_goes_on_counts_once_and_what_is_begun_anew_is_sent_again() {
+        use Step::{Asked, Gives, Sought};
+        let rows: [(&str, &[Step], (u64, u64)); 6] = [
+            ("it goes on", &[Asked, Gives, Sought(true), Asked, Gives, Gives], (1, 0)),
+            ("and again", &[Sought(true), Asked, Gives, Sought(true), Asked, Gives], (2, 0)),
+            (
+                "at the second that is asked",
+                &[Asked, Gives, Sought(true), Asked, Sought(true), Asked, Gives],
+                (1, 0),
+            ),
+            ("nobody can", &[Asked, Gives, Sought(true), Sought(false), Asked, Gives], (0, 1)),
+            (
+                "nobody can any longer",
+                &[Gives, Sought(true), Asked, Gives, Sought(true), Sought(false), Asked, Gives],
+                (1, 1),
+            ),
+            ("none gave any", &[Asked, Sought(false), Asked, Sought(false), Asked, Gives], (0, 2)),
+        ];
+        for (because, steps, expected) in rows {
+            let metrics = Metrics::default();
+            let figures = metrics.model(&"m".parse().unwrap());
+            let mut record = Record::begin(metrics.open_request());
+            record.figures = Some(Arc::clone(&figures));
+            for step in steps {
+                match step {
+                    Sought(has_begun) => record.tries_again(*has_begun),
+                    Asked => record.asks_again(),
+                    Gives => record.goes_on(),
+                }
+            }
+            assert_eq!(figures.tries(), expected, "{because}");
+            assert_eq!(u64::from(record.failovers), expected.0 + expected.1, "{because}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use worker_contract::Delta;
 
 /// The most text of one answer, in bytes: more than any model gives.
-const MAX_TEXT: usize = 64 << 20;
+pub(crate) const MAX_TEXT: usize = 64 << 20;
 /// The most that may come in all, what is said of each token and beside it included.
 const MAX_ALL: usize = 4 * MAX_TEXT;
 
@@ -22,9 +22,7 @@ impl Size {
 
     /// A part came.
     pub(super) fn said(&mut self, delta: &Delta) {
-        let arguments = delta.tool_calls.iter().map(|call| call.arguments.len()).sum::<usize>();
-        let said = delta.text.len() + delta.reasoning.len() + arguments;
-        self.text = self.text.saturating_add(said);
+        self.text = self.text.saturating_add(text_bytes(delta));
     }
 
     /// What is said of a worker that gives more than there can be.
@@ -36,6 +34,12 @@ impl Size {
         };
         Some(format!("it gave more than {} MiB of one answer", most >> 20))
     }
+}
+
+/// How much a part says, in bytes.
+pub(crate) fn text_bytes(delta: &Delta) -> usize {
+    let arguments = delta.tool_calls.iter().map(|call| call.arguments.len()).sum::<usize>();
+    delta.text.len() + delta.reasoning.len() + arguments
 }
 
 #[cfg(test)]

@@ -47,7 +47,9 @@ impl Speech {
             let wrong = || Trouble::garbage("its answer is not text/event-stream");
             return if is_stream { Ok(Self::Contract) } else { Err(wrong()) };
         }
-        let translator = Translator::new(leg.request, leg.prompt_bytes, sent_at.into_std());
+        let prefilled = leg.prefill.map_or(0, |prefill| prefill.tokens);
+        let begun = sent_at.into_std();
+        let translator = Translator::new(leg.request, leg.prompt_bytes, prefilled, begun);
         if is_stream {
             return Ok(Self::Chunks(Box::new(translator), sent_at + SERVER_BEGINS));
         }

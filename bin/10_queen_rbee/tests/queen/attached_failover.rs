@@ -100,6 +100,29 @@ async fn what_a_worker_of_rbee_began_a_server_ends_that_can() {
 }
 
 #[tokio::test]
+async fn the_prompt_has_as_many_tokens_where_an_answer_went_on_as_where_it_did_not() {
+    // None of them tells how many tokens it read.
+    let whole = Plays::Forgets(&["Hello"]);
+    let plays = [Plays::Dies(&["Hello", ",", " "]), whole.clone()];
+    let first = ServerDouble::start("llamacpp", &["m"], plays);
+    let second = ServerDouble::start("llamacpp", &["m"], [Plays::Forgets(&["world"]), whole]);
+    let queen = queen_with(&first).await;
+    let name = Some("z-other".parse().unwrap());
+    succeeds(&queen, WorkerAttach { name, ..attach(&second.url) }).await;
+    let mut body = chat();
+    body["stream_options"] = json!({"include_usage": true});
+    body["messages"][0]["content"] = "What do bees say? ".repeat(10).into();
+    let ask = async || {
+        let transcript = queen.stream(CHAT, &body).await.begun().await.rest().await;
+        let usage = transcript.chunks.last().unwrap()["usage"].clone();
+        (transcript.text(), usage["prompt_tokens"].as_u64().unwrap())
+    };
+    let (went_on, undisturbed) = (ask().await, ask().await);
+    assert_eq!((went_on.0.as_str(), undisturbed.0.as_str()), ("Hello, world", "Hello"));
+    assert_eq!(went_on.1, undisturbed.1);
+}
+
+#[tokio::test]
 async fn a_server_that_would_begin_anew_is_not_asked_to_go_on() {
     let server = ServerDouble::start("library", &["m"], []);
     let queen = queen_with(&server).await;
@@ -383,6 +406,10 @@ async fn an_answer_that_is_begun_anew_is_recorded_as_such_and_not_as_refused() {
         };
         assert!(!of("kind").contains(&json!("reject")), "{play:?}: {decisions}");
         assert!(of("reason").contains(&json!("begun_anew")), "{play:?}: {decisions}");
+        let metrics = Reply::read(queen.get("/metrics")).await.text;
+        for counted in ["failovers_total{model=\"m\"} 0", "retries_total{model=\"m\"} 1"] {
+            assert!(metrics.contains(counted), "{play:?}: nobody went on: {metrics}");
+        }
         assert!(!recorded.text.contains("secret"), "{play:?}: {decisions}");
     }
 }

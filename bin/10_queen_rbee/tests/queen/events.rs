@@ -23,7 +23,10 @@ async fn a_snapshot_comes_first_and_then_what_changes_and_nothing_else() {
     assert_eq!(name, "snapshot");
     assert_eq!(all["workers"][0]["worker_id"], "w-1", "{all}");
     assert_eq!(all["workers"][0]["slots"], 4);
-    assert_eq!(all["hives"][0]["models"][0], "m");
+    assert_eq!(
+        (&all["hives"][0]["models"][0], &all["hives"][0]["has_reported"]),
+        (&"m".into(), &true.into())
+    );
     assert_eq!((&all["models"][0]["id"], &all["jobs"]), (&"m".into(), &Value::Array(vec![])));
 
     queen.worker_beat(&worker.beat()).await;
@@ -54,6 +57,26 @@ async fn a_snapshot_comes_first_and_then_what_changes_and_nothing_else() {
     assert_eq!(queen.ask("/v1/jobs", &job).await.status, 202);
     let told = events.until("job").await;
     assert_eq!(told["operation"], "hive_list", "{told}");
+}
+
+#[tokio::test]
+async fn a_hive_that_was_added_and_is_silent_is_shown_as_in_the_status() {
+    let queen = Queen::start().await;
+    let mut events = Events::open(&queen, None).await;
+    events.next().await;
+    let url = "http://127.0.0.1:1";
+    let add = serde_json::json!({"operation": {"HiveAdd": {
+        "hive_id": "gpu-1", "url": url, "secret": "the-secret-of-gpu-1-and-of-nobody-else",
+    }}});
+    assert_eq!(queen.ask("/v1/jobs", &add).await.status, 202);
+    let told = events.until("hive").await;
+    assert_eq!((&told["hive_id"], &told["has_reported"]), (&"gpu-1".into(), &false.into()));
+    let in_status = queen.status().await["hives"][0].clone();
+    for field in ["hive_id", "liveness", "address"] {
+        assert_eq!(told[field], in_status[field], "{field}: {told}");
+    }
+    let (name, all) = Events::open(&queen, None).await.next().await;
+    assert_eq!((name.as_str(), &all["hives"][0]), ("snapshot", &told));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use worker_contract::{Prompt, Task};
 
-use crate::support::{Queen, Script, WorkerDouble, until};
+use crate::support::{Queen, Script, WorkerDouble, done, until};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -62,6 +62,20 @@ async fn what_is_wrong_with_one_prompt_is_wrong_with_all() {
     let (param, message) = (error["param"].as_str().unwrap(), error["message"].as_str().unwrap());
     assert!(["prompt[0]", "prompt[1]"].contains(&param), "{error}");
     assert!(message.starts_with(&format!("{param}: the prompt has 9000 tokens")), "{error}");
+}
+
+#[tokio::test]
+async fn the_answers_to_all_prompts_are_together_no_longer_than_one_may_be() {
+    // 40 MiB each, in pieces of half a MiB.
+    let text = "x".repeat(512 * 1024);
+    let piece = json!({"type": "delta", "index": 0, "text": text, "tokens": [1]});
+    let mut events = vec![piece; 80];
+    events.push(done(80, "stop"));
+    let (queen, worker) = queen_with([0; 2].map(|_| Script::Plays(events.clone()))).await;
+    let reply = queen.ask(COMPLETIONS, &prompts(&["a", "b"])).await;
+    let error = reply.error(502, "worker_failed");
+    assert!(error["message"].as_str().unwrap().contains("more than 64 MiB together"), "{error}");
+    until("the worker is let go", async || worker.open() == 0).await;
 }
 
 #[tokio::test]

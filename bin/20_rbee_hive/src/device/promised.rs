@@ -160,9 +160,18 @@ impl Promised {
 
     /// What workers may have of a device, and have.
     pub(super) fn limit(&self, device: DeviceId) -> Option<Limit> {
+        self.limit_by(device, self.of_device(device))
+    }
+
+    /// The same where only these have something of it.
+    fn limit_by<'a>(
+        &self,
+        device: DeviceId,
+        shares: impl Iterator<Item = &'a Share>,
+    ) -> Option<Limit> {
         let most = self.most.filter(|_| device.kind == DeviceKind::Cpu)?;
         let (mut starting, mut running) = (0_u64, 0_u64);
-        for share in self.shares.iter().filter(|share| share.device == device) {
+        for share in shares {
             let is_ready = matches!(share.state, State::Taken(_) | State::Settled);
             let sum = if is_ready { &mut running } else { &mut starting };
             *sum = sum.saturating_add(share.bytes);
@@ -243,19 +252,12 @@ impl Promised {
 
     /// What the weights of workers hold of a device, as read from their files.
     pub(super) fn mapped(&self, device: DeviceId) -> u64 {
-        let mut files: BTreeMap<&str, u64> = BTreeMap::new();
-        for share in self.shares.iter().filter(|share| share.device == device) {
-            let bytes = files.entry(share.file.as_hex()).or_default();
-            *bytes = share.mapped_bytes.max(*bytes);
-        }
-        files.values().copied().fold(0, u64::saturating_add)
+        mapped_by(self.of_device(device))
     }
 
     /// What of a file's weights is held already.
     pub(super) fn mapped_of(&self, device: DeviceId, file: &Sha256Digest) -> u64 {
-        let of_it =
-            self.shares.iter().filter(|share| share.device == device && share.file == *file);
-        of_it.map(|share| share.mapped_bytes).max().unwrap_or(0)
+        mapped_by(self.of_device(device).filter(|share| share.file == *file))
     }
 
     /// What would be in the way when workers of these files with this memory had ended, and what of
@@ -267,38 +269,66 @@ impl Promised {
         others: InTheWay,
         leaving: &[(&Sha256Digest, Vec<MemoryNeed>)],
     ) -> (InTheWay, u64) {
-        let here = |needs: &[MemoryNeed]| {
-            let needs = needs.iter().filter(|need| need.device == device);
-            needs.map(MemoryNeed::least_bytes).fold(0, u64::saturating_add)
-        };
-        let given_back = leaving.iter().map(|(_, needs)| here(needs)).fold(0, u64::saturating_add);
+        let numbers = self.numbers_of(device, leaving);
+        let leaves = |share: &&Share| numbers.contains(&share.number);
         // A file's pages are held until the last worker that reads them has ended.
-        let is_left = |file: &Sha256Digest| {
-            let holders = self.shares.iter().filter(|s| s.device == device && s.file == *file);
-            leaving.iter().filter(|(its, _)| *its == file).count() >= holders.count()
-        };
-        let mut files: Vec<_> = leaving.iter().map(|(file, _)| *file).collect();
-        files.sort_by_key(|file| file.as_hex());
-        files.dedup();
-        let left = files.into_iter().filter(|file| is_left(file));
-        let unmapped = left.map(|file| self.mapped_of(device, file)).fold(0, u64::saturating_add);
-        let held = if is_left(file) { 0 } else { self.mapped_of(device, file) };
+        let staying = || self.of_device(device).filter(|share| !leaves(share));
+        let given_back = sum(self.of_device(device).filter(leaves).map(|share| share.bytes));
+        // What one that is starting has not taken is free as it is.
+        let is_unsettled = |share: &&Share| share.state != State::Settled;
+        let promised = self.of_device(device).filter(leaves).filter(is_unsettled);
+        let untaken = sum(promised.map(Share::missing)).min(others.owed);
         let others = InTheWay {
-            free: others.free.saturating_add(given_back),
-            mapped: others.mapped.saturating_sub(unmapped),
-            limit: others
-                .limit
-                .map(|limit| Limit { running: limit.running.saturating_sub(given_back), ..limit }),
-            ..others
+            free: others.free.saturating_add(given_back.saturating_sub(untaken)),
+            owed: others.owed - untaken,
+            mapped: mapped_by(staying()),
+            limit: self.limit_by(device, staying()),
         };
-        (others, held)
+        (others, mapped_by(staying().filter(|share| share.file == *file)))
+    }
+
+    /// By which numbers such workers have something of a device. Twins stand for each other.
+    fn numbers_of(
+        &self,
+        device: DeviceId,
+        workers: &[(&Sha256Digest, Vec<MemoryNeed>)],
+    ) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        for (file, needs) in workers {
+            for need in needs.iter().filter(|need| need.device == device) {
+                let share = self.of_device(device).find(|share| {
+                    share.file == **file
+                        && share.bytes == need.least_bytes()
+                        && !numbers.contains(&share.number)
+                });
+                numbers.extend(share.map(|share| share.number));
+            }
+        }
+        numbers
     }
 
     /// What such shares of a device are still to take of what is free.
     fn sum_of(&self, device: DeviceId, is_such: impl Fn(&Share) -> bool) -> u64 {
-        let shares = self.shares.iter().filter(|share| share.device == device && is_such(share));
-        shares.map(Share::missing).fold(0, u64::saturating_add)
+        sum(self.of_device(device).filter(|share| is_such(share)).map(Share::missing))
     }
+
+    fn of_device(&self, device: DeviceId) -> impl Iterator<Item = &Share> {
+        self.shares.iter().filter(move |share| share.device == device)
+    }
+}
+
+/// What the weights hold that these read from their files: each file once.
+fn mapped_by<'a>(shares: impl Iterator<Item = &'a Share>) -> u64 {
+    let mut files: BTreeMap<&str, u64> = BTreeMap::new();
+    for share in shares {
+        let bytes = files.entry(share.file.as_hex()).or_default();
+        *bytes = share.mapped_bytes.max(*bytes);
+    }
+    sum(files.into_values())
+}
+
+fn sum(bytes: impl Iterator<Item = u64>) -> u64 {
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// What was taken of a share is free again, and so nothing that was seen may be on its account. Which part of

@@ -58,7 +58,7 @@ fn several_answers_end_once_each_and_one_that_is_missing_is_noticed() {
     let fault = play(&request(2), &both[1..2]).unwrap_err();
     assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
     let half = [json!({"choices": [{"index": 0, "delta": {"content": "a"}}]})];
-    let mut translator = Translator::new(&request(2), 0, Instant::now());
+    let mut translator = Translator::new(&request(2), 0, 0, Instant::now());
     for data in [half[0].to_string().as_bytes(), b"[DONE]"] {
         translator.event(data, Instant::now()).unwrap();
     }
@@ -71,7 +71,7 @@ fn several_answers_end_once_each_and_one_that_is_missing_is_noticed() {
 
 #[test]
 fn what_rbee_has_no_use_for_is_told_before_the_event_that_it_came_with() {
-    let mut translator = Translator::new(&request(1), 40, Instant::now());
+    let mut translator = Translator::new(&request(1), 40, 0, Instant::now());
     let chunks = [
         json!({"id": "c", "model": "m", "object": "o", "created": 1, "system_fingerprint": "b42",
             "choices": [{"index": 0, "stop_reason": null, "token_ids": [5],
@@ -126,7 +126,7 @@ fn an_answer_that_is_no_stream_is_taken_too() {
             "finish_reason": "tool_calls"}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
     });
-    let mut translator = Translator::new(&request(1), 40, Instant::now());
+    let mut translator = Translator::new(&request(1), 40, 0, Instant::now());
     translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap();
     let events = drain(&mut translator);
     let InferenceEvent::Delta(delta) = &events[1] else { panic!("{events:?}") };
@@ -144,7 +144,7 @@ fn vectors_and_scores_come_as_they_were_asked_for() {
     let body = json!({"data": [
         {"index": 1, "embedding": [0.5, -1]}, {"index": 0, "embedding": "AACAPwAAgD8="},
     ], "usage": {"prompt_tokens": 2}});
-    let mut translator = Translator::new(&embed, 0, Instant::now());
+    let mut translator = Translator::new(&embed, 0, 0, Instant::now());
     translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap();
     let events = drain(&mut translator);
     assert_eq!(events[1], InferenceEvent::Embedding { index: 1, vector: vec![0.5, -1.0] });
@@ -153,7 +153,7 @@ fn vectors_and_scores_come_as_they_were_asked_for() {
     let task = Task::Rerank { query: "q".into(), documents };
     let rerank = InferenceRequest::new(RequestId::random(), task);
     let body = json!({"results": [{"index": 0, "relevance_score": 0.25}]});
-    let mut translator = Translator::new(&rerank, 0, Instant::now());
+    let mut translator = Translator::new(&rerank, 0, 0, Instant::now());
     let fault = translator.whole(body.to_string().as_bytes(), Instant::now()).unwrap_err();
     assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
 }
@@ -183,7 +183,7 @@ fn vectors_and_scores_that_are_none_are_the_servers_fault() {
         (&rerank, score("null"), false),
     ] {
         let request = InferenceRequest::new(RequestId::random(), task.clone());
-        let mut translator = Translator::new(&request, 0, Instant::now());
+        let mut translator = Translator::new(&request, 0, 0, Instant::now());
         let taken = translator.whole(body.as_bytes(), Instant::now());
         let expected = if is_fine { Ok(()) } else { Err(Fault::NoAnswer) };
         assert_eq!(taken, expected, "{body}");
@@ -204,7 +204,8 @@ fn a_usage_is_read_as_far_as_it_can_be() {
         ("5", None),
         ("null", None),
     ] {
-        let mut translator = Translator::new(&request(1), 40, Instant::now());
+        // As the server counts it, the prompt has what it goes on after: four tokens here.
+        let mut translator = Translator::new(&request(1), 40, 4, Instant::now());
         let text = r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#;
         let last = format!(r#"{{"choices":[],"usage":{usage}}}"#);
         for event in [text, last.as_str(), "[DONE]"] {
@@ -215,7 +216,7 @@ fn a_usage_is_read_as_far_as_it_can_be() {
             panic!("{events:?}")
         };
         // Where nothing is told it is a guess.
-        let (prompt_tokens, completion_tokens, cached_tokens) = expected.unwrap_or((10, 1, 0));
+        let (prompt_tokens, completion_tokens, cached_tokens) = expected.unwrap_or((10 + 4, 1, 0));
         let expected = Usage { prompt_tokens, completion_tokens, cached_tokens };
         assert_eq!(*found, expected, "{usage}");
     }
@@ -223,7 +224,7 @@ fn a_usage_is_read_as_far_as_it_can_be() {
 
 #[test]
 fn an_end_that_only_the_connection_tells_is_one_where_the_answer_was_over() {
-    let mut translator = Translator::new(&request(1), 0, Instant::now());
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
     let now = Instant::now();
     let text = json!({"choices": [{"index": 0, "delta": {"content": "a"}}]}).to_string();
     translator.event(text.as_bytes(), now).unwrap();
@@ -237,7 +238,7 @@ fn an_end_that_only_the_connection_tells_is_one_where_the_answer_was_over() {
 #[test]
 fn what_is_no_answer_is_refused_and_an_error_is_told() {
     for bad in ["<html>", "{}", "[]", "null", r#"{"choices":5}"#, r#"{"choices":[{"index":7}]}"#] {
-        let mut translator = Translator::new(&request(1), 0, Instant::now());
+        let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
         let fault = translator.event(bad.as_bytes(), Instant::now());
         assert_eq!(fault, Err(Fault::NoAnswer), "{bad}");
     }
@@ -264,7 +265,7 @@ fn an_error_in_place_of_vectors_is_told_in_the_servers_words() {
         (json!({"error": "no memory left"}), "no memory left"),
         (json!({"data": [], "error": null}), "it made 0 of 1 answers"),
     ] {
-        let mut translator = Translator::new(&request, 0, Instant::now());
+        let mut translator = Translator::new(&request, 0, 0, Instant::now());
         let body = body.to_string();
         let fault = translator.whole(body.as_bytes(), Instant::now()).unwrap_err();
         assert_eq!(fault.to_string(), expected);
@@ -273,7 +274,7 @@ fn an_error_in_place_of_vectors_is_told_in_the_servers_words() {
 
 fn play(request: &InferenceRequest, chunks: &[Value]) -> Result<Vec<InferenceEvent>, Fault> {
     let now = Instant::now();
-    let mut translator = Translator::new(request, 40, now);
+    let mut translator = Translator::new(request, 40, 0, now);
     for chunk in chunks {
         translator.event(chunk.to_string().as_bytes(), now)?;
     }

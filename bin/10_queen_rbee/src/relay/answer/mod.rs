@@ -369,6 +369,7 @@ impl Answer {
                     return Ok(());
                 }
                 Step::LegOver { ended, done } => {
+                    self.record.goes_on();
                     self.ready.extend(self.asides.drain(..).map(Part::Aside));
                     self.ready.push_back(ended);
                     let after = if done.is_some() { After::Nothing } else { After::NextLeg };
@@ -398,6 +399,7 @@ impl Answer {
         let is_first = reading.first_at.is_none();
         if is_first {
             reading.first_at = Some(reading.heard_at);
+            self.record.goes_on();
             self.contexts.gave(&place.worker_id, place.context_tokens);
             if self.relay.dispatcher.registry().worker_works(place) {
                 self.log_closed(&place.worker_id);

@@ -307,6 +307,8 @@ impl Answer {
 
     pub(super) fn begin_anew(&mut self) {
         self.log_anew();
+        // Nobody goes on with what is void: the request is sent again.
+        self.record.tries_again(false);
         self.progress.begin_anew(&mut self.request);
         self.ready.clear();
         // What was computed before and is computed again is no progress: `had` stays.

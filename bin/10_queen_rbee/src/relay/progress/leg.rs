@@ -15,6 +15,9 @@ impl Progress {
         request: &mut InferenceRequest,
         worker: Ways,
     ) -> Option<Prefill> {
+        if self.is_started && self.tells_tokens && self.prefilled == 0 {
+            self.counted.get_or_insert(self.prompt_tokens);
+        }
         self.is_started = false;
         self.has_moved = false;
         self.repeats = self.has_begun;

@@ -39,6 +39,9 @@ pub(super) struct Progress {
     /// The model file that the answer's tokens are numbers of.
     digest: Option<Sha256Digest>,
     first_reason: Option<FinishReason>,
+    /// How many tokens the prompt has by an earlier worker, which had nothing else to read. Others may have
+    /// other tokens, or guess.
+    counted: Option<u32>,
     prompt_tokens: u32,
     cached_tokens: u32,
     /// Whether the worker of this leg has given anything.
@@ -109,6 +112,7 @@ impl Progress {
             seed: None,
             digest: None,
             first_reason: None,
+            counted: None,
             prompt_tokens: 0,
             cached_tokens: 0,
             has_moved: false,
@@ -133,7 +137,7 @@ impl Progress {
             InferenceEvent::Started { seed, prompt_tokens, cached_tokens, .. } => {
                 self.is_started = true;
                 self.seed = self.seed.or(Some(seed));
-                self.prompt_tokens = prompt_tokens.saturating_sub(self.prefilled);
+                self.prompt_tokens = self.of_prompt(prompt_tokens);
                 self.cached_tokens = cached_tokens.min(self.prompt_tokens);
                 Step::Nothing
             }
@@ -272,7 +276,7 @@ impl Progress {
     }
 
     fn on_done(&mut self, finish_reason: FinishReason, usage: Usage, timings: Timings) -> Step {
-        let prompt_tokens = usage.prompt_tokens.saturating_sub(self.prefilled);
+        let prompt_tokens = self.of_prompt(usage.prompt_tokens);
         let usage = Usage {
             prompt_tokens,
             completion_tokens: usage.completion_tokens.saturating_add(self.prefilled),
@@ -306,6 +310,11 @@ impl Progress {
             (false, Some(done)) => Step::Give(done),
             (false, None) => Step::OutOfOrder,
         }
+    }
+
+    /// How many tokens the prompt has, where the worker of this leg read so many.
+    fn of_prompt(&self, read: u32) -> u32 {
+        self.counted.unwrap_or_else(|| read.saturating_sub(self.prefilled))
     }
 
     /// Whether nothing is missing but `done`.

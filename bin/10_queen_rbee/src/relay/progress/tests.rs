@@ -207,6 +207,33 @@ fn who_knows_no_tokens_goes_on_after_the_text_and_who_knows_them_by_them() {
 }
 
 #[test]
+fn the_prompt_has_the_tokens_of_the_request_whoever_goes_on_with_its_answer() {
+    let (told, untold): (&[TokenId], &[TokenId]) = (&[1, 2], &[]);
+    for (because, first, tokens, next, read) in [
+        ("who goes on by tokens reads the prompt", Ways::ALL, told, Ways::ALL, 5),
+        ("one has counted, and the next one guesses", Ways::ALL, told, Ways::CHAT, 40),
+        ("one has counted, and the next one counts otherwise", Ways::ALL, told, Ways::CHAT, 2),
+        ("nobody has counted, and the text is a token", Ways::CHAT, untold, Ways::ALL, 6),
+        ("so it is where the next one does not count", Ways::CHAT, untold, Ways::CHAT, 6),
+    ] {
+        let (mut request, mut progress) = (chat(), Progress::of(&chat()));
+        progress.begin_leg(&mut request, first);
+        assert_eq!(progress.on_event(begin_after(5)), Step::Nothing, "{because}");
+        assert!(matches!(progress.on_event(delta(0, "Hello", tokens)), Step::Give(_)));
+        progress.begin_leg(&mut request, next);
+        assert_eq!(progress.on_event(begin_after(read)), Step::Nothing, "{because}");
+        assert_eq!(progress.usage().prompt_tokens, 5, "{because}");
+        let usage = Usage { prompt_tokens: read, completion_tokens: 1, cached_tokens: 0 };
+        let (finish_reason, timings) = (FinishReason::Stop, Timings::default());
+        let done = InferenceEvent::Done { finish_reason, usage, timings };
+        let Step::Give(Part::Done { usage, .. }) = progress.on_event(done) else {
+            panic!("{because}: it is not over");
+        };
+        assert_eq!(usage.prompt_tokens, 5, "{because}");
+    }
+}
+
+#[test]
 fn reasoning_without_tokens_cannot_be_gone_on_with() {
     let (mut request, mut progress) = (chat(), Progress::of(&chat()));
     progress.begin_leg(&mut request, Ways::CHAT);
@@ -240,8 +267,12 @@ fn request(task: Task) -> InferenceRequest {
 }
 
 fn begin() -> InferenceEvent {
+    begin_after(1)
+}
+
+fn begin_after(prompt_tokens: u32) -> InferenceEvent {
     let request_id: RequestId = "r".parse().unwrap();
-    InferenceEvent::Started { request_id, prompt_tokens: 1, cached_tokens: 0, seed: 1 }
+    InferenceEvent::Started { request_id, prompt_tokens, cached_tokens: 0, seed: 1 }
 }
 
 fn delta(index: u32, text: &str, tokens: &[TokenId]) -> InferenceEvent {

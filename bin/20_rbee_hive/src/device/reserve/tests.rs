@@ -229,6 +229,44 @@ fn workers_get_no_more_main_memory_than_they_may_have_however_much_is_free() {
     assert!(reserve(need("CPU-0", 100), 3).is_ok());
 }
 
+#[test]
+fn what_a_starting_worker_is_promised_is_not_in_the_way_of_what_comes_instead_of_it() {
+    // What workers may have in all, what is free beside the worker, and what it has taken so far.
+    for (most, free, taken) in
+        [(None, 100, 0), (None, 100, 30), (Some(100), 200, 0), (Some(100), 200, 30)]
+    {
+        let all = Reservations::new(false, most);
+        let reading =
+            |free: u64| Reading { since: all.moment(), free: move |_: DeviceId| Some(free) };
+        let its = need("CPU-0", 60);
+        let starting = all.reserve(std::slice::from_ref(&its), &file(1), &reading(free)).unwrap();
+        starting.being_taken();
+        let refused = |bytes, free| {
+            let leaving = [plan(its.clone(), 1)];
+            all.would_refuse(&[need("CPU-0", bytes)], &file(2), &leaving, &reading(free))
+        };
+        assert_eq!(refused(100, free - taken), None, "{most:?} {taken}");
+        let told = refused(101, free - taken).expect("there are a hundred").to_string();
+        assert!(!told.contains("starting"), "{told}");
+        drop(starting);
+        assert!(refused(free + 1, free).is_some(), "one that has ended has nothing to give back");
+    }
+}
+
+fn plan(need: MemoryNeed, number: u8) -> WorkerPlan {
+    WorkerPlan {
+        binary: "/bin/worker".into(),
+        model: "m".parse().unwrap(),
+        model_file: "/m.gguf".into(),
+        digest: file(number),
+        projector: None,
+        device: need.device,
+        slots: 1,
+        ctx_size: 512,
+        memory: vec![need],
+    }
+}
+
 fn shown(all: &Reservations, device: &str) -> u64 {
     let device = super::super::sample::device(device);
     all.without_held(vec![Device { memory_free_bytes: 100, ..device }])[0].memory_free_bytes
