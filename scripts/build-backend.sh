@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat <<'TEXT'
-usage: scripts/build-backend.sh [--quick] [--sources DIR] vulkan|cuda|rocm [OUTDIR]
+usage: scripts/build-backend.sh [--quick] [--native] [--sources DIR] vulkan|cuda|rocm [OUTDIR]
 
 Builds libggml-vulkan.so, libggml-cuda.so or libggml-hip.so from the llama.cpp that the worker was
 built from, and puts it into OUTDIR: the folder rbee-engine beside the worker, by default that of
@@ -18,6 +18,8 @@ Needs CMake, a C++ compiler and the maker's tools, but no Rust:
 On macOS the worker's own build has Metal.
 
   --quick        install nothing: fail where something is missing
+  --native       cuda: code for the cards of this machine only. Several times faster to build, but no
+                 good for machines with other cards. Needs CMake 3.24
   --sources DIR  llama.cpp's sources; by default those of the crate llama-cpp-sys-2 in the version
                  of Cargo.lock, where cargo has put them (cargo fetch). The worker must be built
                  from the same.
@@ -30,6 +32,7 @@ main() {
     while (($#)); do
         case $1 in
         --quick) quick=yes ;;
+        --native) native=yes ;;
         --sources)
             [[ $# -ge 2 ]] || stop "--sources wants a folder"
             sources=$2
@@ -58,6 +61,7 @@ main() {
         usage >&2
         stop "say which backend: vulkan, cuda or rocm"
     }
+    [[ $native == no || $backend == cuda ]] || stop "--native is for cuda alone"
     have cmake || stop "cmake is missing."
     [[ -n $sources ]] || sources=$(crate_sources)
     [[ -f $sources/ggml/include/ggml.h ]] || stop "$sources has no llama.cpp in it"
@@ -109,6 +113,7 @@ options_of_cuda() {
     have nvcc || stop "nvcc is missing: install the CUDA toolkit and put its bin folder into PATH."
     module_target=ggml-cuda module=libggml-cuda.so
     options=(-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF)
+    [[ $native == no ]] || options+=(-DCMAKE_CUDA_ARCHITECTURES=native)
 }
 
 options_of_rocm() {
@@ -194,7 +199,7 @@ unpack_debian_headers() {
 }
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-quick=no options=() module='' module_target='' build=''
+quick=no native=no options=() module='' module_target='' build=''
 # shellcheck source=scripts/requirements.sh
 source "$root/scripts/requirements.sh"
 main "$@"

@@ -179,6 +179,9 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
+    use worker_contract::DeviceKind;
+
+    use super::super::{Needs, rights};
     use super::*;
 
     /// Runs on a thread of its own, which ends with the rights that it gave up.
@@ -244,6 +247,33 @@ mod tests {
                     assert!(is_denied(fs::File::open(path)), "{path}");
                 }
             }
+        });
+    }
+
+    /// CUDA names a thread that it starts, and fails where it may not.
+    #[test]
+    fn a_thread_that_keeps_a_graphics_card_may_name_another() {
+        let needs = Needs {
+            files: Vec::new(),
+            engine: None,
+            listen: 0,
+            queen: None,
+            device: DeviceKind::Gpu,
+        };
+        let names = |thread: &str| {
+            let name = format!("/proc/self/task/{thread}/comm");
+            (fs::write(&name, "driver"), fs::read_to_string(name))
+        };
+        on_a_thread(|| {
+            let _ = restrict(&rights::at_start(&needs, &|_| None));
+            on_a_thread(|| {
+                let _ = restrict(&rights::after_load(&needs, &|_| None));
+                let link = fs::read_link("/proc/thread-self").unwrap();
+                let thread = link.file_name().unwrap().to_str().unwrap();
+                let (written, read) = names(thread);
+                written.unwrap();
+                assert_eq!(read.unwrap(), "driver\n");
+            });
         });
     }
 

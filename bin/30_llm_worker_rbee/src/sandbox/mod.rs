@@ -4,8 +4,8 @@
 //!
 //! 1. [`Sandbox::enter`], before there is a second thread, so that it binds all of them, those of
 //!    llama.cpp and of drivers included. From here on the process reads the model, libraries and the
-//!    system's settings, writes to nothing but devices and caches of compiled shaders, runs no program
-//!    and connects to the queen's port only. The file is parsed behind this.
+//!    system's settings, writes to nothing but devices, caches of compiled shaders and the names of its
+//!    threads, runs no program and connects to the queen's port only. The file is parsed behind this.
 //! 2. [`Sandbox::after_load`], on the engine's thread and so for the threads it starts later: on the
 //!    processor it opens no file and makes no connection any more. System calls that could run a
 //!    program or open other sockets are refused to all threads.
@@ -29,6 +29,7 @@ use linux as system;
 #[cfg(not(target_os = "linux"))]
 use other as system;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -88,6 +89,9 @@ pub struct Sandbox(Option<Arc<Entered>>);
 struct Entered {
     needs: Needs,
     at_start: Outcome,
+    /// Holds the folder of the process's threads in the kernel's memory. One that it reads anew is another
+    /// to Landlock, and the right to write there would be lost.
+    _threads: Option<File>,
 }
 
 impl Sandbox {
@@ -99,9 +103,10 @@ impl Sandbox {
         if mode == Mode::Off {
             return Self::default();
         }
+        let threads = File::open(rights::THREADS).ok();
         let rights = rights::at_start(&needs, &|name| std::env::var_os(name));
         let at_start = system::at_start(&rights);
-        Self(Some(Arc::new(Entered { needs, at_start })))
+        Self(Some(Arc::new(Entered { needs, at_start, _threads: threads })))
     }
 
     /// Says in the log what was given up at the start: the log is written by a thread, which comes later.

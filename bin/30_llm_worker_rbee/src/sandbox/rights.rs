@@ -34,6 +34,9 @@ const DEVICES: [&str; 7] =
 const NVIDIA: [&str; 4] =
     ["/dev/nvidiactl", "/dev/nvidia-modeset", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"];
 
+/// The threads of this process, which drivers give names: CUDA gives up where it may not.
+pub(super) const THREADS: &str = "/proc/self/task";
+
 /// The most cards of one machine.
 const CARDS: u32 = 64;
 
@@ -108,6 +111,7 @@ fn libraries(needs: &Needs, variables: Variables<'_>) -> Vec<PathBuf> {
 fn devices(needs: &Needs, variables: Variables<'_>) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = DEVICES.iter().chain(&NVIDIA).map(PathBuf::from).collect();
     paths.extend((0..CARDS).map(|card| PathBuf::from(format!("/dev/nvidia{card}"))));
+    paths.push(PathBuf::from(THREADS));
     if needs.device == DeviceKind::Gpu {
         paths.extend(shader_caches(variables));
     }
@@ -168,7 +172,8 @@ mod tests {
         assert!(reads("/models/m.gguf") && reads("/app/rbee-engine") && reads("/etc"));
         assert!(reads("/opt/own") && reads("/more") && !reads("relative") && !reads(""));
         assert!(!reads("/") && !reads("/home") && !reads("/models"));
-        assert!(rights.write.iter().all(|path| path.starts_with("/dev")), "{:?}", rights.write);
+        let is_harmless = |path: &PathBuf| path.starts_with("/dev") || path == Path::new(THREADS);
+        assert!(rights.write.iter().all(is_harmless), "{:?}", rights.write);
         assert_eq!((rights.listen, rights.connect), (vec![9300], vec![]));
     }
 
@@ -184,7 +189,9 @@ mod tests {
     #[test]
     fn a_graphics_card_keeps_its_devices_and_shader_caches() {
         let rights = after_load(&needs(DeviceKind::Gpu, None), &variables);
-        for path in ["/dev/nvidia0", "/dev/dri", "/home/ada/.nv", "/home/ada/.cache/nvidia"] {
+        let kept =
+            ["/dev/nvidia0", "/dev/dri", "/home/ada/.nv", "/home/ada/.cache/nvidia", THREADS];
+        for path in kept {
             assert!(rights.write.contains(&PathBuf::from(path)), "{path}");
         }
         assert!(!rights.read.contains(&PathBuf::from("/models/m.gguf")));

@@ -16,7 +16,10 @@ pub fn devices(_runtime: &Runtime) -> Vec<Device> {
 
 /// A device that was asked for does not exist.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no device {wanted} here; there are: {present}")]
+#[error(
+    "there is no device {wanted} here; there are: {present}. One that `llm-worker-rbee devices` shows has a \
+     driver that failed, which the log tells of; it may need --sandbox off"
+)]
 pub struct NoSuchDevice {
     wanted: DeviceId,
     present: String,
