@@ -14,12 +14,13 @@ mod reserve;
 #[cfg(test)]
 mod sample;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use narration::with_causes;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{Device, DeviceId};
+use worker_contract::{Device, DeviceId, DeviceKind, MemoryNeed};
 
 pub(crate) use self::choose::NoDevice;
 use self::choose::choose;
@@ -35,6 +36,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How long after a question that was not answered the same program is asked again.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// The most that a driver is believed to take of a card for a process, before any model: the greatest seen is
+/// 0.6 GiB. More has been taken by somebody else meanwhile.
+const MOST_OWN_BYTES: u64 = 1 << 30;
 
 /// The known devices. A clone knows the same.
 #[derive(Debug, Clone)]
@@ -60,6 +65,8 @@ struct Known {
     list: Vec<Device>,
     /// How often the engine was asked.
     asked: u64,
+    /// What the driver takes of each card for a process that uses it, beside what a model needs.
+    own: BTreeMap<DeviceId, u64>,
     trouble: Option<Trouble>,
 }
 
@@ -114,10 +121,35 @@ impl Devices {
         if self.known().trouble.take().is_some() {
             tracing::info!("the engine tells its devices again");
         }
-        self.replace(found);
-        self.look().await;
+        self.replace(found.clone());
+        let look = self.look().await;
+        self.note_own(&found, &look.list);
         self.changes.note();
         Ok(())
+    }
+
+    /// The engine's program was a process on the cards while it looked, and is none any more: what is free
+    /// beyond what it saw is what it took itself.
+    fn note_own(&self, by_engine: &[Device], by_system: &[Device]) {
+        let mut known = self.known();
+        for engine in by_engine.iter().filter(|device| device.id.kind == DeviceKind::Gpu) {
+            let system = by_system.iter().find(|device| device.id == engine.id);
+            let own =
+                system.and_then(|it| it.memory_free_bytes.checked_sub(engine.memory_free_bytes));
+            if let Some(own) = own.filter(|own| *own <= MOST_OWN_BYTES) {
+                known.own.insert(engine.id, own);
+            }
+        }
+    }
+
+    /// What a worker takes of devices: what its model needs, and of a card what the driver takes for it.
+    pub(crate) fn with_own(&self, mut needs: Vec<MemoryNeed>) -> Vec<MemoryNeed> {
+        let known = self.known();
+        for need in &mut needs {
+            let own = known.own.get(&need.device).copied().unwrap_or(0);
+            need.compute_bytes = need.compute_bytes.saturating_add(own);
+        }
+        needs
     }
 
     /// Asks the system how the devices are.
@@ -267,5 +299,30 @@ mod tests {
 
         devices.replace(vec![device("CPU-0"), card()]);
         assert!(devices.list().iter().all(|device| !device.is_gone));
+    }
+
+    #[test]
+    fn what_a_driver_takes_for_a_process_is_needed_too() {
+        let devices =
+            Devices::new(WorkerBinary::new(None), Changes::default(), Reservations::default());
+        let with_free = |id: &str, free| Device { memory_free_bytes: free, ..device(id) };
+        let asked = |engine: u64, system: u64| {
+            let both = |free| [with_free("CPU-0", free), with_free("GPU-0", free)];
+            devices.note_own(&both(engine), &both(system));
+            let need = |id: &str| MemoryNeed {
+                device: id.parse().unwrap(),
+                weights_bytes: 5,
+                mapped_bytes: 0,
+                context_bytes: 7,
+                compute_bytes: 1,
+            };
+            let needs = devices.with_own(vec![need("CPU-0"), need("GPU-0"), need("GPU-1")]);
+            needs.iter().map(|need| need.compute_bytes).collect::<Vec<_>>()
+        };
+        // engine, system, what is needed to compute
+        assert_eq!(asked(1 << 34, (1 << 34) + 500), [1, 501, 1]);
+        // Somebody else has taken or given back memory meanwhile.
+        assert_eq!(asked(1 << 34, 1 << 33), [1, 501, 1]);
+        assert_eq!(asked(1 << 33, 1 << 34), [1, 501, 1]);
     }
 }

@@ -8,7 +8,9 @@ use job_server::{JobContext, JobError, Outcome};
 use narration::with_causes;
 use rbee_operations::{Progress, WorkerSpawn};
 use serde_json::json;
-use worker_contract::{DeviceId, ModelAlias, SupervisedState, SupervisedWorker, WorkerId};
+use worker_contract::{
+    DeviceId, MemoryNeed, ModelAlias, SupervisedState, SupervisedWorker, WorkerId,
+};
 
 pub(super) use self::fit::fit;
 use super::model::{blocking, unknown_or_being_removed};
@@ -17,6 +19,7 @@ use super::{outcome, unless_cancelled};
 use crate::device::TooLittleMemory;
 use crate::hive::Parts;
 use crate::supervisor::{Holdings, PlannedProjector, Stage, Started, WorkerPlan, first_line};
+use crate::worker_binary::AskError;
 
 /// What a worker is to be.
 struct Wanted {
@@ -156,6 +159,13 @@ fn refusal(parts: &Parts, error: &TooLittleMemory, without: &[WorkerId]) -> JobE
     too_little_memory(error, holders, &devices)
 }
 
+/// What a worker would take of each device.
+async fn needs(parts: &Parts, plan: &WorkerPlan) -> Result<Vec<MemoryNeed>, AskError> {
+    let arguments = parts.supervisor.fit_arguments(plan);
+    let needs = parts.fit.needs(plan, arguments).await?;
+    Ok(parts.devices.with_own(needs))
+}
+
 /// Takes the memory that a worker needs; nothing where nobody knows how much that is. Then the worker
 /// itself says whether it suffices.
 async fn reserve(
@@ -163,7 +173,7 @@ async fn reserve(
     plan: WorkerPlan,
     held: Holdings,
 ) -> Result<(WorkerPlan, Holdings), TooLittleMemory> {
-    let memory = match parts.fit.needs(&plan, parts.supervisor.fit_arguments(&plan)).await {
+    let memory = match needs(parts, &plan).await {
         Ok(needs) => needs,
         Err(error) => {
             let reason = with_causes(&error);

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use worker_contract::{DeviceId, HiveAlias, MemoryNeed, ModelAlias, Sha256Digest, WorkerId};
+use worker_contract::{
+    DeviceId, DeviceKind, HiveAlias, MemoryNeed, ModelAlias, Sha256Digest, WorkerId,
+};
 
 use crate::settings::base_url;
 
@@ -55,6 +57,16 @@ impl WorkerPlan {
         projector.into_iter().flat_map(|file| ["--mmproj".into(), file.into()])
     }
 }
+
+/// What keeps drivers from their cards: CUDA's, ROCm's, and llama.cpp's use of Vulkan
+/// (<https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html>,
+/// <https://rocm.docs.amd.com/en/latest/conceptual/gpu-isolation.html>). The engine asks every card what it
+/// has, and CUDA takes half a GiB of each that it is asked about.
+const NO_CARDS: [(&str, &str); 3] = [
+    ("CUDA_VISIBLE_DEVICES", "-1"),
+    ("HIP_VISIBLE_DEVICES", "-1"),
+    ("GGML_VK_VISIBLE_DEVICES", ""),
+];
 
 /// What all workers of a hive have in common.
 #[derive(Debug, Clone)]
@@ -112,6 +124,12 @@ impl Surroundings {
             .collect()
     }
 
+    /// The variables of a worker's environment: one that has no use for cards takes nothing of them.
+    pub(super) fn variables(&self, plan: &WorkerPlan) -> &'static [(&'static str, &'static str)] {
+        let names_others = self.arguments.iter().any(|argument| argument.starts_with("--device"));
+        if plan.device.kind == DeviceKind::Cpu && !names_others { &NO_CARDS } else { &[] }
+    }
+
     /// The command line of a worker.
     pub(super) fn arguments(&self, plan: &WorkerPlan, id: &WorkerId, port: u16) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
@@ -163,6 +181,17 @@ mod tests {
                  --heartbeat-interval-ms 2000 --queen http://127.0.0.1:8500 --threads 2 --cache-type-k q8_0"
             )
         );
+    }
+
+    #[test]
+    fn a_worker_on_the_processor_is_kept_from_cards() {
+        let on = |device: &str| WorkerPlan { device: device.parse().unwrap(), ..plan() };
+        let ours = surroundings("127.0.0.1");
+        assert_eq!(ours.variables(&on("CPU-0")).len(), 3);
+        assert!(ours.variables(&on("GPU-0")).is_empty());
+        let arguments = vec!["--device".to_owned(), "GPU-0,GPU-1".to_owned()];
+        let told = Surroundings { arguments, ..ours };
+        assert!(told.variables(&on("CPU-0")).is_empty(), "they name cards");
     }
 
     #[test]

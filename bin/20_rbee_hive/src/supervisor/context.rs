@@ -79,7 +79,8 @@ impl Context {
         let arguments = self.surroundings.arguments(plan, id, port.port());
         let (output, log_start) = log.open().map_err(StartError::Log)?;
         let token = self.tokens.make();
-        let process = WorkerProcess::start(&plan.binary, &arguments, &token, &output)
+        let variables = self.surroundings.variables(plan);
+        let process = WorkerProcess::start(&plan.binary, &arguments, &token, variables, &output)
             .map_err(StartError::Process)?;
         // Where a path is no text it cannot be written down, and the rest must be.
         self.ledger.add(LedgerEntry {

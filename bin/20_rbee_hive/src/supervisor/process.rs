@@ -39,11 +39,13 @@ impl WorkerProcess {
         binary: &Path,
         arguments: &[OsString],
         token: &str,
+        variables: &[(&str, &str)],
         log: &File,
     ) -> io::Result<Self> {
         let child = Command::new(binary)
             .args(arguments)
             .env(token::VARIABLE, token)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log.try_clone()?)

@@ -130,7 +130,7 @@ pub struct MemoryNeed {
     pub mapped_bytes: u64,
     /// The KV cache, or what the model has in its place.
     pub context_bytes: u64,
-    /// Room to compute a batch.
+    /// Room to compute a batch. As a hive tells it, on a GPU also what the driver takes for the process.
     pub compute_bytes: u64,
 }
 

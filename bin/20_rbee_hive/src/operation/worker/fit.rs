@@ -5,7 +5,7 @@ use narration::with_causes;
 use rbee_operations::{FitReport, WorkerFit};
 
 use super::super::{outcome, unless_cancelled};
-use super::{Wanted, plan, refusal};
+use super::{Wanted, needs, plan, refusal};
 use crate::hive::Parts;
 
 /// Says what a worker would take, and whether there is room for it when those that are named are gone.
@@ -17,8 +17,7 @@ pub(in super::super) async fn fit(
     let WorkerFit { start, without } = request;
     let (plan, _held) = plan(parts, Wanted::of(parts, start), job).await?;
     let (model, device) = (&plan.model, plan.device);
-    let arguments = parts.supervisor.fit_arguments(&plan);
-    let needs = match unless_cancelled(job, parts.fit.needs(&plan, arguments)).await? {
+    let needs = match unless_cancelled(job, needs(parts, &plan)).await? {
         Ok(needs) => needs,
         Err(error) => {
             let reason = with_causes(&error);
