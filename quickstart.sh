@@ -151,6 +151,20 @@ With Python (pip install openai):
 See it:   $home$command status
 Stop it:  $home$command down
 TEXT
+    tell_of_card "$home$command"
+}
+
+# Which cards are used is decided by the modules beside the worker, and none is built unasked.
+tell_of_card() {
+    local devices
+    nvidia-smi -L >/dev/null 2>&1 || return 0
+    devices=$("$(target_dir)/release/llm-worker-rbee" devices) || return 0
+    [[ $devices != *GPU-0* ]] || return 0
+    cat <<TEXT
+
+This machine has an NVIDIA card, which rbee does not use yet. With the CUDA toolkit (nvcc in PATH):
+  scripts/build-backend.sh --native cuda && $1 hive refresh
+TEXT
 }
 
 came_from=$PWD
