@@ -196,6 +196,12 @@ impl Dispatcher {
         result
     }
 
+    /// Whether a request would have a place at once, and not as a last resort. None is taken.
+    #[must_use]
+    pub fn has_place(&self, wanted: &Wanted) -> bool {
+        self.registry.has_place(&wanted.ask(&Closed::default(), Duration::ZERO), clock::now())
+    }
+
     /// Waits for a place in the order of the queue.
     async fn wait(&self, wanted: Wanted) -> Result<Place, NoPlace> {
         let (model, deadline) = (wanted.model.clone(), wanted.deadline);

@@ -15,7 +15,7 @@ use super::{Due, Judging, Liveness, Registry, SessionKey, State, Target, Times};
 use crate::admission::Priority;
 use crate::clock;
 use crate::prompt::PromptChain;
-use crate::scheduler::{Circuit, Decision, Demand, Readiness, WaitReason, Why};
+use crate::scheduler::{Circuit, Decision, Demand, Readiness, Reason, WaitReason, Why};
 
 /// A request's place at a worker. Dropping it gives the place back.
 #[derive(Debug)]
@@ -100,6 +100,11 @@ impl<'a> Ask<'a> {
         let priority = Priority::Interactive;
         Self { demand, prompt, session: None, caller: "local", priority }
     }
+
+    /// The demand with all but its session.
+    fn whole_demand(&self) -> Demand<'a> {
+        Demand { prompt_bytes: self.prompt.bytes(), priority: self.priority, ..self.demand }
+    }
 }
 
 /// What became of a request: a [`Decision`] whose dispatch is carried out.
@@ -135,14 +140,25 @@ impl Registry {
         let mut state = self.state();
         let model = ask.demand.model;
         let session = ask.session.and_then(|session| state.sessions.get(session, model).cloned());
-        let demand = Demand {
-            session: session.as_ref(),
-            prompt_bytes: ask.prompt.bytes(),
-            priority: ask.priority,
-            ..ask.demand
-        };
+        let demand = Demand { session: session.as_ref(), ..ask.whole_demand() };
         let decision = self.decide(&state, &demand, ask, judging, now)?;
         Some(self.carry_out(&mut state, decision, ask, now))
+    }
+
+    /// Whether a request would have a place now, and not as a last resort. None is taken.
+    #[must_use]
+    pub fn has_place(&self, ask: &Ask<'_>, now: Instant) -> bool {
+        let (judging, demand) = (self.judging(ask), ask.whole_demand());
+        loop {
+            let decision = self.decide(&self.state(), &demand, ask, judging.as_ref(), now);
+            match (decision, &judging) {
+                (Some(Decision::Dispatch { why, .. }), _) => {
+                    return why.reason != Reason::LastResort;
+                }
+                (None, Some(judging)) => judging.answer(),
+                _ => return false,
+            }
+        }
     }
 
     fn carry_out(
@@ -198,6 +214,14 @@ impl Registry {
         let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
         state.workers.share(&place.worker_id, place.stay);
         has_closed
+    }
+
+    /// Whether a worker has more requests than it runs at once.
+    #[must_use]
+    pub fn is_crowded(&self, place: &Place) -> bool {
+        let state = self.state();
+        let worker = state.workers.get(&place.worker_id);
+        worker.is_some_and(|worker| worker.load() > worker.slots())
     }
 
     /// What so many bytes of a prompt take at a worker; `None` where it has computed none yet.

@@ -53,7 +53,7 @@ impl Answer {
         }
     }
 
-    fn late(&self, why: Reason) -> Failure {
+    pub(super) fn late(&self, why: Reason) -> Failure {
         Failure::Late { tokens: self.progress.tokens(), why }
     }
 }

@@ -44,9 +44,7 @@ impl Answer {
                 Some(reason) => Broke { reason, is_connection: false, is_reached: true },
                 None => return Ok(()),
             },
-            Trouble::Deadline => {
-                return Err(Failure::Deadline { tokens: self.progress.tokens() });
-            }
+            Trouble::Deadline => return Err(self.late_at(&place)),
             Trouble::OwnLimit(reason) => return self.on_own_limit(reason, &place),
             Trouble::Busy { status, detail, retry_after_s } => {
                 return self.on_busy(status, detail, retry_after_s, &place);
