@@ -48,8 +48,11 @@ async fn starts_refusals_and_circuits_are_told_too() {
         queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
     }
     let third = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
-    Reply::read(third).await.error(504, "deadline_exceeded");
-    let kinds: Vec<_> = why(&queen, "").await.iter().map(|d| text(d, "kind").to_owned()).collect();
+    let error = Reply::read(third).await.error(504, "deadline_exceeded");
+    let decided = why(&queen, "").await;
+    let kinds: Vec<_> = decided.iter().map(|d| text(d, "kind").to_owned()).collect();
+    assert_eq!((&*kinds[0], text(&decided[0], "reason")), ("reject", "deadline"), "{decided:?}");
+    assert_eq!(decided[0]["why"], error["message"], "no less than the client was told");
     let count = |wanted| kinds.iter().filter(|kind| *kind == wanted).count();
     let counted = (count("give_up"), count("retry"), count("circuit_opened"));
     assert_eq!(counted, (2, 5, 1), "the third request opens it: {kinds:?}");

@@ -308,12 +308,16 @@ impl Answer {
 
     /// There is no place, and that is the end.
     fn rejected(&mut self, no_place: NoPlace) -> Failure {
-        let reject = Decided::told(Kind::Reject, no_place.reason(), no_place.for_clients());
+        let (reason, words) = (no_place.reason(), no_place.for_clients());
         let failure = self.no_place(no_place);
-        // What other failures mean is recorded as such.
-        if matches!(failure, Failure::NoPlace(_) | Failure::Late { .. } | Failure::Refused { .. }) {
-            self.log(reject);
-        }
+        let words = match (&failure, failure.recorded()) {
+            (Failure::NoPlace(_), _) => words,
+            (Failure::Late { .. }, Some(told)) => told,
+            (Failure::Refused { .. }, Some(told)) => format!("{words}; before, it was told {told}"),
+            // What other failures mean is recorded as such.
+            _ => return failure,
+        };
+        self.log(Decided::told(Kind::Reject, reason, words));
         failure
     }
 

@@ -6,9 +6,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use worker_contract::{Prompt, Task};
+use worker_contract::{Prompt, Task, WorkerId};
 
-use super::{Answer, Failure, Place, Trouble, Wanted};
+use super::{Answer, Failure, Place, Reason, Trouble, Wanted};
 use crate::attached::{BYTES_A_TOKEN, Engine};
 use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
@@ -99,21 +99,27 @@ impl Answer {
     }
 
     /// The request's time is over while a worker has it. A server that was silent over it for too long has
-    /// failed it.
+    /// failed it; where the one before did, and this one has given nothing since, that is why it is late.
     pub(super) fn late_at(&mut self, place: &Place) -> Failure {
         let silence = self.silence(place).filter(|_| !self.progress.is_started());
-        if silence.is_none_or(|silence| !silence.is_failure(place, self.asked_at)) {
-            return Failure::Deadline { tokens: self.progress.tokens() };
-        }
         let worker = &place.worker_id;
-        let why = format!("{worker} gave nothing for {} s", self.asked_at.elapsed().as_secs());
-        let late = self.late(why.into());
-        self.blame(place);
-        self.log(
-            Decided::told(Kind::GiveUp, "deadline", late.recorded().unwrap_or_default())
-                .worker(worker),
-        );
+        let why = if silence.is_some_and(|silence| silence.is_failure(place, self.asked_at)) {
+            self.blame(place);
+            format!("{worker} gave nothing for {} s", self.asked_at.elapsed().as_secs()).into()
+        } else if let Some((before, reason)) = self.failed_before() {
+            reason.after(&format!("{before} failed it before: "))
+        } else {
+            return Failure::Deadline { tokens: self.progress.tokens() };
+        };
+        let late = self.late(why);
+        let why = late.recorded().unwrap_or_default();
+        self.log(Decided::told(Kind::GiveUp, "deadline", why).worker(worker));
         late
+    }
+
+    /// Who failed the request last, where it has got nothing since.
+    fn failed_before(&mut self) -> Option<(WorkerId, Reason)> {
+        self.last_failure.take().filter(|_| !self.progress.has_moved())
     }
 
     fn blame(&self, place: &Place) {
