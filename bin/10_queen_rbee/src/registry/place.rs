@@ -15,7 +15,7 @@ use super::{Due, Judging, Liveness, Registry, SessionKey, State, Target, Times};
 use crate::admission::Priority;
 use crate::clock;
 use crate::prompt::PromptChain;
-use crate::scheduler::{Circuit, Decision, Demand, Readiness, Reason, WaitReason, Why};
+use crate::scheduler::{Circuit, Decision, Demand, Readiness, WaitReason, Why};
 
 /// A request's place at a worker. Dropping it gives the place back.
 #[derive(Debug)]
@@ -145,18 +145,17 @@ impl Registry {
         Some(self.carry_out(&mut state, decision, ask, now))
     }
 
-    /// Whether a request would have a place now, and not as a last resort. None is taken.
+    /// What would be decided for a request now. Nothing is carried out.
     #[must_use]
-    pub fn has_place(&self, ask: &Ask<'_>, now: Instant) -> bool {
+    pub fn foresee(&self, ask: &Ask<'_>, now: Instant) -> Decision {
         let (judging, demand) = (self.judging(ask), ask.whole_demand());
         loop {
             let decision = self.decide(&self.state(), &demand, ask, judging.as_ref(), now);
             match (decision, &judging) {
-                (Some(Decision::Dispatch { why, .. }), _) => {
-                    return why.reason != Reason::LastResort;
-                }
+                (Some(decision), _) => return decision,
                 (None, Some(judging)) => judging.answer(),
-                _ => return false,
+                // Without rules there is nobody to ask.
+                (None, None) => return Decision::Wait(WaitReason::News),
             }
         }
     }

@@ -21,11 +21,11 @@ impl Answer {
         self.log(Decided::told(Kind::CircuitOpened, "failures", why).worker(worker));
     }
 
-    /// The request is tried again after a worker failed it.
+    /// The request is tried again after a worker failed it, or somebody is sought who goes on.
     pub(super) fn log_again(&self, worker: &WorkerId, reason: &Reason, is_connection: bool) {
         let (reason, tokens) = (reason.recorded(), self.given());
         let (kind, what) = if self.has_begun() {
-            (Kind::Failover, format!("another is asked to go on after {tokens} tokens"))
+            (Kind::Failover, format!("another is sought that goes on after {tokens} tokens"))
         } else {
             (Kind::Retry, "the request is tried again".to_owned())
         };

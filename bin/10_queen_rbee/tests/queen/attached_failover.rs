@@ -130,6 +130,17 @@ async fn what_nobody_can_go_on_with_ends_by_the_true_error() {
 }
 
 #[tokio::test]
+async fn where_nobody_can_go_on_no_failover_is_recorded() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Dies(&["Hello"])]);
+    let queen = queen_with(&server).await;
+    let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+    assert_eq!(transcript.error.expect("an error")["code"], "worker_failed");
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let kinds: Vec<_> = decisions.as_array().unwrap().iter().map(|it| &it["kind"]).collect();
+    assert_eq!(kinds, ["give_up", "dispatch"], "{decisions}");
+}
+
+#[tokio::test]
 async fn before_the_first_token_a_request_is_tried_elsewhere_from_its_start() {
     for play in [
         Plays::Dies(&[]),

@@ -18,7 +18,10 @@ async fn a_requests_way_is_told_from_its_failing_worker_to_the_one_that_answered
     let way = why(&queen, "request_id=r-1").await;
     let told: Vec<_> = way.iter().map(|d| (text(d, "kind"), text(d, "worker_id"))).collect();
     assert_eq!(told, [("dispatch", "w-2"), ("failover", "w-1"), ("dispatch", "w-1")]);
-    assert!(text(&way[1], "why").contains("asked to go on after 2 tokens"), "{way:?}");
+    assert!(
+        text(&way[1], "why").contains("another is sought that goes on after 2 tokens"),
+        "{way:?}"
+    );
     assert!(text(&way[0], "why").starts_with("w-2 is the only worker"), "{way:?}");
     assert_eq!((text(&way[0], "caller"), text(&way[0], "model")), ("local", "m"));
     assert_eq!(way[0]["detail"]["chosen"]["slots"], 4, "{way:?}");

@@ -257,7 +257,10 @@ impl Answer {
         let has_begun = self.progress.has_begun();
         let turn = self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
         let pause = pause.max(turn);
-        self.log_again(&worker_id, &reason, is_connection);
+        // Where nobody can go on, nobody is sought.
+        if !has_begun || !self.relay.dispatcher.refuses(&self.wanted()) {
+            self.log_again(&worker_id, &reason, is_connection);
+        }
         self.record.tries_again(has_begun);
         self.last_failure = Some((worker_id, reason));
         self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
