@@ -62,6 +62,12 @@ impl Answer {
         self.log(Decided::told(kind, "context", why).worker(worker));
     }
 
+    /// The answer is cut off, since the queen ends.
+    pub(super) fn log_cut(&self) {
+        let why = "the queen is being stopped, and the time is over that its answer had until then";
+        self.log(Decided::told(Kind::GiveUp, "stopping", why));
+    }
+
     /// The request is given up. What no place means is in the dispatcher's records already, and a
     /// worker's word that the request is at fault is no decision.
     pub(super) fn log_failure(&self, failure: &Failure) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use daemon_http::ApiError;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, TokenId, WorkerId};
 
 use self::silence::{Silence, silent};
@@ -67,6 +68,8 @@ pub struct Answer {
     unwilling: Unwilling,
     /// When a worker was last asked.
     asked_at: Instant,
+    /// Answers have no more time; `None` while that is awaited together with the next part.
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
     ready: VecDeque<Part>,
     /// What the worker said beside the part that comes next.
@@ -168,6 +171,7 @@ impl Answer {
             doubt: None,
             unwilling: Unwilling::default(),
             asked_at: Instant::now(),
+            cut: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
             asides: Vec::new(),
@@ -180,6 +184,21 @@ impl Answer {
     /// Dropping the returned future can lose the place in the queue: to wait for a part together with
     /// something else, keep the future.
     pub async fn next(&mut self) -> Option<Result<Part, Failure>> {
+        let awaited = self.cut.take();
+        let mut cut = awaited.unwrap_or_else(|| Box::pin(self.relay.cut.clone().cancelled_owned()));
+        let part = tokio::select! {
+            biased;
+            part = self.next_part() => part,
+            () = &mut cut => {
+                self.log_cut();
+                Some(Err(self.fail(Failure::NoPlace(NoPlace::Stopping))))
+            }
+        };
+        self.cut = Some(cut);
+        part
+    }
+
+    async fn next_part(&mut self) -> Option<Result<Part, Failure>> {
         loop {
             if let Some(part) = self.ready.pop_front() {
                 return Some(Ok(part));
