@@ -555,8 +555,10 @@ impl Answer {
             | Failure::Deadline { .. }
             | Failure::Late { .. } => "deadline",
             Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
+            Failure::NoPlace(NoPlace::Stopping) => "stopping",
+            Failure::NoPlace(NoPlace::UnknownModel { .. }) | Failure::Refused { .. } => "refused",
             Failure::NoPlace(_) => "no_worker",
-            Failure::Refused { .. } | Failure::Busy { .. } => "refused",
+            Failure::Busy { .. } => "busy",
             Failure::OwnLimit(_) => "own_limit",
             Failure::WorkerFailed { .. } => "worker_failed",
             Failure::Quarantined { .. } => "quarantined",

@@ -382,6 +382,21 @@ mod tests {
     use crate::spawner::Spawner;
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_cut_when_the_queen_ends_counts_as_that() {
+        let (folder, cut) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let relay = relay(folder.path()).cut_by(cut.clone());
+        let model: ModelAlias = "m".parse().unwrap();
+        let figures = relay.metrics().model(&model);
+        let mut answer = answer(&relay, &model);
+        cut.cancel();
+        let Some(Err(failure)) = answer.next().await else { panic!("it ends so") };
+        assert!(matches!(failure, Failure::NoPlace(NoPlace::Stopping)), "{failure:?}");
+        assert!(answer.next().await.is_none());
+        drop(answer);
+        assert_eq!((figures.ended_so("stopping"), figures.ended_so("cancelled")), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_queens_own_limit_ends_no_answer_that_has_begun_and_blames_nobody() {
         for has_begun in [false, true] {
             let folder = tempfile::tempdir().unwrap();
