@@ -149,11 +149,18 @@ impl App {
         tasks.spawn(steward.run(background.clone()));
         tasks.spawn(dispatcher.clone().run(background.clone()));
         let stall = Duration::from_secs(config.queen.stall_timeout_s);
-        let relay = Relay::new(dispatcher.clone(), keyring.clone(), pool(), stall);
+        let cut = CancellationToken::new();
+        let relay =
+            Relay::new(dispatcher.clone(), keyring.clone(), pool(), stall).cut_by(cut.clone());
+        let drain = Duration::from_secs(config.queen.drain_s);
+        let cutting = cut_answers(stop.clone(), drain, cut);
+        let ended = background.clone();
+        tasks.spawn(async move { ended.run_until_cancelled(cutting).await });
         let http = reqwest::Client::builder().no_proxy().build()?;
         let request_timeout = Duration::from_secs(config.queen.request_timeout_s);
         let executor: Arc<dyn Executor> = Arc::new(Operations {
-            relay: relay.clone().with_pool(pool()),
+            // Jobs have their own end.
+            relay: relay.clone().with_pool(pool()).cut_by(CancellationToken::new()),
             registry: registry.clone(),
             policies,
             hives: hives.clone(),
@@ -384,6 +391,13 @@ async fn sweep(registry: Registry, deaf: CancellationToken, end: CancellationTok
             }
         }
     }
+}
+
+/// Cuts answers off by a last word, when the time is over that they have after the queen was told to stop.
+async fn cut_answers(stop: CancellationToken, drain: Duration, cut: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(drain).await;
+    cut.cancel();
 }
 
 /// The base URL under which processes of this machine reach an address.

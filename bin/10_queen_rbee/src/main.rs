@@ -21,6 +21,8 @@ use tokio_util::task::TaskTracker;
 
 /// The threads for everything but requests.
 const BACKGROUND_THREADS: usize = 2;
+/// How long the last words of answers may take whose time is over, before their connections are cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// With the features: `rbee-keeper queen rebuild` asks for them, to keep them.
 const VERSION: &str = if cfg!(feature = "local-hive") {
@@ -102,7 +104,7 @@ async fn reign(paths: Paths, config: Config, requests: RequestThreads) -> anyhow
     run_lock.publish_addr(address).context("the queen's address cannot be written")?;
     tracing::info!(%address, features = ?queen_rbee::FEATURES, "queen listens");
 
-    let serving = requests.serve(listener, app.routes(), stop.clone(), drain);
+    let serving = requests.serve(listener, app.routes(), stop.clone(), drain + LAST_WORDS);
     let serving = async {
         let served = serving.await;
         // Also where it has failed: nobody is there without a door.

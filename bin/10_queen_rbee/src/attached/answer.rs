@@ -16,7 +16,7 @@ use super::refusal::{message_of, refused_of};
 use crate::dialect::openai::{Aside, FINISH_REASON, Fields};
 
 /// How many bytes of a prompt are one token, where nobody counts.
-const BYTES_A_TOKEN: u32 = 4;
+pub(crate) const BYTES_A_TOKEN: u32 = 4;
 
 /// What a server's answer tells.
 #[derive(Debug, Clone, PartialEq)]

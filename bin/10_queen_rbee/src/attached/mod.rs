@@ -32,6 +32,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use worker_contract::HiveAlias;
 
+pub(crate) use self::answer::BYTES_A_TOKEN;
 pub use self::answer::{Fault, Told, Translator};
 pub use self::body::{Endpoint, Original};
 pub use self::engine::Engine;

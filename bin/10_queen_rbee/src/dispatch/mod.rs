@@ -33,7 +33,7 @@ use crate::clock;
 use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey, StartRefusal};
-use crate::scheduler::{Decision, Demand, RejectReason, WaitReason, Ways};
+use crate::scheduler::{Decision, Demand, Reason, RejectReason, WaitReason, Ways};
 use crate::spawner::Spawner;
 
 /// The longest that somebody is told to wait where too many do, in seconds.
@@ -195,6 +195,25 @@ impl Dispatcher {
             self.log_placed(&wanted, place);
         }
         result
+    }
+
+    /// Whether a request would have a place at once, and not as a last resort. None is taken.
+    #[must_use]
+    pub fn has_place(&self, wanted: &Wanted) -> bool {
+        match self.foresee(wanted) {
+            Decision::Dispatch { why, .. } => why.reason != Reason::LastResort,
+            _ => false,
+        }
+    }
+
+    /// Whether a request would be refused at once, since nobody can take it.
+    #[must_use]
+    pub fn refuses(&self, wanted: &Wanted) -> bool {
+        matches!(self.foresee(wanted), Decision::Reject { .. })
+    }
+
+    fn foresee(&self, wanted: &Wanted) -> Decision {
+        self.registry.foresee(&wanted.ask(&Closed::default(), Duration::ZERO), clock::now())
     }
 
     /// Waits for a place in the order of the queue.

@@ -19,12 +19,14 @@ pub(crate) use self::sample::Sample;
 /// How many models have figures of their own.
 const MAX_MODELS: usize = 256;
 /// How requests end.
-pub(crate) const OUTCOMES: [&str; 9] = [
+pub(crate) const OUTCOMES: [&str; 11] = [
     "done",
     "cancelled",
     "no_worker",
     "queue_full",
     "refused",
+    "busy",
+    "stopping",
     "own_limit",
     "worker_failed",
     "quarantined",
@@ -112,6 +114,13 @@ impl ModelMetrics {
         if let Some(index) = OUTCOMES.iter().position(|known| *known == outcome) {
             self.requests[index].fetch_add(1, Relaxed);
         }
+    }
+
+    /// How many requests ended so.
+    #[cfg(test)]
+    pub(crate) fn ended_so(&self, outcome: &str) -> u64 {
+        let counts = OUTCOMES.iter().zip(&self.requests);
+        counts.filter(|(known, _)| **known == outcome).map(|(_, count)| count.load(Relaxed)).sum()
     }
 
     /// A request has its first place at a worker.

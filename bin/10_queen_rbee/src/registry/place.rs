@@ -100,6 +100,11 @@ impl<'a> Ask<'a> {
         let priority = Priority::Interactive;
         Self { demand, prompt, session: None, caller: "local", priority }
     }
+
+    /// The demand with all but its session.
+    fn whole_demand(&self) -> Demand<'a> {
+        Demand { prompt_bytes: self.prompt.bytes(), priority: self.priority, ..self.demand }
+    }
 }
 
 /// What became of a request: a [`Decision`] whose dispatch is carried out.
@@ -135,14 +140,24 @@ impl Registry {
         let mut state = self.state();
         let model = ask.demand.model;
         let session = ask.session.and_then(|session| state.sessions.get(session, model).cloned());
-        let demand = Demand {
-            session: session.as_ref(),
-            prompt_bytes: ask.prompt.bytes(),
-            priority: ask.priority,
-            ..ask.demand
-        };
+        let demand = Demand { session: session.as_ref(), ..ask.whole_demand() };
         let decision = self.decide(&state, &demand, ask, judging, now)?;
         Some(self.carry_out(&mut state, decision, ask, now))
+    }
+
+    /// What would be decided for a request now. Nothing is carried out.
+    #[must_use]
+    pub fn foresee(&self, ask: &Ask<'_>, now: Instant) -> Decision {
+        let (judging, demand) = (self.judging(ask), ask.whole_demand());
+        loop {
+            let decision = self.decide(&self.state(), &demand, ask, judging.as_ref(), now);
+            match (decision, &judging) {
+                (Some(decision), _) => return decision,
+                (None, Some(judging)) => judging.answer(),
+                // Without rules there is nobody to ask.
+                (None, None) => return Decision::Wait(WaitReason::News),
+            }
+        }
     }
 
     fn carry_out(
@@ -198,6 +213,14 @@ impl Registry {
         let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
         state.workers.share(&place.worker_id, place.stay);
         has_closed
+    }
+
+    /// Whether a worker has more requests than it runs at once.
+    #[must_use]
+    pub fn is_crowded(&self, place: &Place) -> bool {
+        let state = self.state();
+        let worker = state.workers.get(&place.worker_id);
+        worker.is_some_and(|worker| worker.load() > worker.slots())
     }
 
     /// What so many bytes of a prompt take at a worker; `None` where it has computed none yet.

@@ -21,11 +21,11 @@ impl Answer {
         self.log(Decided::told(Kind::CircuitOpened, "failures", why).worker(worker));
     }
 
-    /// The request is tried again after a worker failed it.
+    /// The request is tried again after a worker failed it, or somebody is sought who goes on.
     pub(super) fn log_again(&self, worker: &WorkerId, reason: &Reason, is_connection: bool) {
         let (reason, tokens) = (reason.recorded(), self.given());
         let (kind, what) = if self.has_begun() {
-            (Kind::Failover, format!("another is asked to go on after {tokens} tokens"))
+            (Kind::Failover, format!("another is sought that goes on after {tokens} tokens"))
         } else {
             (Kind::Retry, "the request is tried again".to_owned())
         };
@@ -60,6 +60,12 @@ impl Answer {
         let kind = if self.has_begun() { Kind::Failover } else { Kind::Retry };
         let why = format!("{worker} has too short a context: {reason}; a longer one is sought");
         self.log(Decided::told(kind, "context", why).worker(worker));
+    }
+
+    /// The answer is cut off, since the queen ends.
+    pub(super) fn log_cut(&self) {
+        let why = "the queen is being stopped, and the time is over that its answer had until then";
+        self.log(Decided::told(Kind::GiveUp, "stopping", why));
     }
 
     /// The request is given up. What no place means is in the dispatcher's records already, and a

@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use worker_contract::{
     Delta, FinishReason, InferenceRequest, ModelAlias, Timings, Usage, WorkerId,
 };
@@ -59,6 +60,8 @@ pub struct Relay {
     dispatcher: Dispatcher,
     workers: WorkerClient,
     shared: Arc<Shared>,
+    /// Fires when answers have no more time, since the queen ends.
+    cut: CancellationToken,
 }
 
 /// What all answers share.
@@ -158,13 +161,20 @@ impl Relay {
             quarantine: Quarantine::default(),
             requests: AtomicU64::new(0),
         };
-        Self { dispatcher, workers: WorkerClient::new(keyring, pool), shared: Arc::new(shared) }
+        let (workers, shared) = (WorkerClient::new(keyring, pool), Arc::new(shared));
+        Self { dispatcher, workers, shared, cut: CancellationToken::new() }
     }
 
     /// The same relay, which reaches workers by connections of its own.
     #[must_use]
     pub fn with_pool(self, pool: Pool) -> Self {
         Self { workers: self.workers.with_pool(pool), ..self }
+    }
+
+    /// The same relay, whose answers end when `cut` fires, and say that the queen is being stopped.
+    #[must_use]
+    pub fn cut_by(self, cut: CancellationToken) -> Self {
+        Self { cut, ..self }
     }
 
     /// Begins an answer of `model` to a request, which is `original` in the client's words. Nothing happens

@@ -6,6 +6,9 @@ use crate::registry::PromptTime;
 
 /// How many times as long as in its slot a request may be silent in a worker's own queue.
 const IN_QUEUE: u32 = 10;
+/// The longest that a server of somebody else may take to begin: it may load the model first, or finish
+/// others' requests.
+pub(super) const SERVER_BEGINS: Duration = Duration::from_secs(180);
 /// How long each fresh token of a prompt may take at a worker that has computed none yet: a slow processor
 /// makes ten a second.
 const PREFILL_TOKEN: Duration = Duration::from_millis(100);
@@ -50,6 +53,18 @@ pub(super) fn patience(stall: Duration, left: Duration, doing: Doing) -> Duratio
     }
 }
 
+/// How long a server of somebody else may say nothing before the first of its answer, where another one can
+/// take the request: it has half of the time that is left, and more only where its prompts have shown to
+/// take that.
+pub(super) fn server_patience(stall: Duration, left: Duration, doing: Doing) -> Duration {
+    let half = left / 2;
+    let most = match doing {
+        Doing::Queues => patience(stall, left, doing).min(half),
+        Doing::Prompt { .. } | Doing::Answers => patience(stall.min(half), left, doing),
+    };
+    most.min(SERVER_BEGINS)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +87,27 @@ mod tests {
             let (stall, left) = (Duration::from_secs(30), Duration::from_secs(left));
             let found = patience(stall, left, Doing::Prompt { fresh, time });
             assert_eq!(found, Duration::from_secs(expected), "{because}");
+        }
+    }
+
+    #[test]
+    fn a_silent_server_leaves_half_of_the_time_to_another_one() {
+        let (stall, seconds) = (Duration::from_secs(30), Duration::from_secs);
+        let prompt = |fresh, shown: Option<u64>| Doing::Prompt {
+            fresh,
+            time: shown.map(|shown| PromptTime { shown: seconds(shown), slots: 4 }),
+        };
+        for (because, doing, left, expected) in [
+            ("a short prompt", prompt(0, None), 600, 30),
+            ("a long prompt", prompt(1_000, None), 600, 130),
+            ("little time is left", prompt(1_000, None), 20, 10),
+            ("its prompts take longer", prompt(1_000, Some(15)), 20, 25),
+            ("it may load", prompt(20_000, None), 600, 180),
+            ("others are before it", Doing::Queues, 600, 180),
+            ("others are before it, and little time is left", Doing::Queues, 60, 30),
+        ] {
+            let found = server_patience(stall, seconds(left), doing);
+            assert_eq!(found, seconds(expected), "{because}");
         }
     }
 }

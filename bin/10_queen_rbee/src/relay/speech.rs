@@ -1,23 +1,19 @@
 //! How the answer of a worker is told: in the events of the worker's contract, or in OpenAI's words, which
 //! are translated. Pure but for the time at which something came.
 
-use std::time::Duration;
-
 use axum::http::StatusCode;
 use http1_client::Head;
 use tokio::time::Instant;
 use worker_contract::InferenceEvent;
 
 use super::failure::Trouble;
+use super::patience::SERVER_BEGINS;
 use super::reason::Reason;
 use super::sse::{EventCutter, TooLong};
 use super::worker::Leg;
 use crate::attached::{Fault, Told, Translator};
 use crate::registry::Target;
 
-/// How long a server of somebody else may take to begin: it may load the model first, or finish
-/// others' requests.
-pub(super) const SERVER_BEGINS: Duration = Duration::from_secs(180);
 /// The longest answer that is no stream, in bytes.
 const MAX_WHOLE: usize = 64 << 20;
 

@@ -14,10 +14,11 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
 
 use super::failure::Trouble;
+use super::patience::SERVER_BEGINS;
 use super::prefill::Prefill;
 use super::reason::{Reason, status_and_code};
 use super::retry_after;
-use super::speech::{SERVER_BEGINS, Speech};
+use super::speech::Speech;
 use super::sse::EventCutter;
 use crate::attached::VIA;
 use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};

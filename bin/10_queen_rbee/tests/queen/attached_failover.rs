@@ -153,6 +153,17 @@ async fn what_nobody_can_go_on_with_ends_by_the_true_error() {
 }
 
 #[tokio::test]
+async fn where_nobody_can_go_on_no_failover_is_recorded() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Dies(&["Hello"])]);
+    let queen = queen_with(&server).await;
+    let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+    assert_eq!(transcript.error.expect("an error")["code"], "worker_failed");
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let kinds: Vec<_> = decisions.as_array().unwrap().iter().map(|it| &it["kind"]).collect();
+    assert_eq!(kinds, ["give_up", "dispatch"], "{decisions}");
+}
+
+#[tokio::test]
 async fn before_the_first_token_a_request_is_tried_elsewhere_from_its_start() {
     for play in [
         Plays::Dies(&[]),
@@ -338,6 +349,56 @@ async fn a_server_that_says_nothing_takes_no_longer_than_the_deadline() {
     Reply::read(request).await.error(504, "deadline_exceeded");
     assert_eq!(queen.in_flight("nas-m").await, 0);
     assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "it is asked again");
+}
+
+#[tokio::test]
+async fn a_silent_server_is_given_up_where_another_one_can_take_the_request() {
+    for (play, path, body) in
+        [(Plays::Silent, CHAT, chat()), (Plays::Hangs(&[]), COMPLETION, completion())]
+    {
+        let silent = ServerDouble::start("library", &["m"], [play.clone()]);
+        let fine = ServerDouble::start("library", &["m"], []);
+        let queen = impatient(&silent).await;
+        let name = Some("z-other".parse().unwrap());
+        succeeds(&queen, WorkerAttach { name, ..attach(&fine.url) }).await;
+        let transcript = queen.stream(path, &body).await.begun().await.rest().await;
+        assert_eq!(transcript.text(), "Hello world", "{play:?}: {transcript:?}");
+        assert_eq!((silent.requests().len(), fine.requests().len()), (1, 1), "{play:?}");
+        let metrics = Reply::read(queen.get("/metrics")).await.text;
+        let failures = "worker_failures_total{worker=\"nas-m\",model=\"m\"} 1";
+        assert!(metrics.contains(failures), "{play:?}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_only_server_is_waited_for_and_a_deadline_that_it_lets_pass_is_its_failure() {
+    let told_to = Arc::new(Notify::new());
+    let plays = [Plays::Thinks(told_to.clone()), Plays::Silent];
+    let server = ServerDouble::start("library", &["m"], plays);
+    let queen = impatient(&server).await;
+    let late = async {
+        until("the first is there", async || server.requests().len() == 1).await;
+        let late = queen.post(CHAT).header("x-rbee-deadline-ms", "2500").json(&chat());
+        let error = Reply::read(late).await.error(504, "deadline_exceeded");
+        told_to.notify_one();
+        error
+    };
+    let first = chat();
+    let (first, error) = tokio::join!(queen.ask(CHAT, &first), late);
+    assert_eq!((first.status, server.requests().len()), (200, 2), "{first:?}");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.ends_with("after 0 tokens: nas-m gave nothing for 2 s"), "{message}");
+    assert!(error.get("hint").is_none(), "more time is no help: {error}");
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let given_up = decisions.as_array().unwrap().iter().find(|it| it["kind"] == "give_up");
+    let given_up = given_up.unwrap_or_else(|| panic!("{decisions}"));
+    assert_eq!(
+        (&given_up["reason"], &given_up["worker_id"]),
+        (&json!("deadline"), &json!("nas-m"))
+    );
+    let metrics = Reply::read(queen.get("/metrics")).await.text;
+    let failures = "worker_failures_total{worker=\"nas-m\",model=\"m\"} 1";
+    assert!(metrics.contains(failures), "{metrics}");
 }
 
 #[tokio::test]

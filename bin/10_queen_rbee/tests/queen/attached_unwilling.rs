@@ -156,6 +156,9 @@ async fn a_server_that_is_full_for_longer_than_a_request_may_take_is_not_waited_
         assert_eq!((reply.status, reply.header("retry-after")), (status, "3600"), "{message}");
         assert!(message.contains("nas") && message.contains("the quota is used up"), "{message}");
         assert_eq!(server.requests().len(), 1);
+        let metrics = Reply::read(queen.get("/metrics")).await.text;
+        let counted = "requests_total{model=\"m\",outcome=\"busy\"} 1";
+        assert!(metrics.contains(counted), "the request is not at fault: {metrics}");
     }
 }
 

@@ -18,7 +18,10 @@ async fn a_requests_way_is_told_from_its_failing_worker_to_the_one_that_answered
     let way = why(&queen, "request_id=r-1").await;
     let told: Vec<_> = way.iter().map(|d| (text(d, "kind"), text(d, "worker_id"))).collect();
     assert_eq!(told, [("dispatch", "w-2"), ("failover", "w-1"), ("dispatch", "w-1")]);
-    assert!(text(&way[1], "why").contains("asked to go on after 2 tokens"), "{way:?}");
+    assert!(
+        text(&way[1], "why").contains("another is sought that goes on after 2 tokens"),
+        "{way:?}"
+    );
     assert!(text(&way[0], "why").starts_with("w-2 is the only worker"), "{way:?}");
     assert_eq!((text(&way[0], "caller"), text(&way[0], "model")), ("local", "m"));
     assert_eq!(way[0]["detail"]["chosen"]["slots"], 4, "{way:?}");
@@ -48,8 +51,11 @@ async fn starts_refusals_and_circuits_are_told_too() {
         queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
     }
     let third = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
-    Reply::read(third).await.error(504, "deadline_exceeded");
-    let kinds: Vec<_> = why(&queen, "").await.iter().map(|d| text(d, "kind").to_owned()).collect();
+    let error = Reply::read(third).await.error(504, "deadline_exceeded");
+    let decided = why(&queen, "").await;
+    let kinds: Vec<_> = decided.iter().map(|d| text(d, "kind").to_owned()).collect();
+    assert_eq!((&*kinds[0], text(&decided[0], "reason")), ("reject", "deadline"), "{decided:?}");
+    assert_eq!(decided[0]["why"], error["message"], "no less than the client was told");
     let count = |wanted| kinds.iter().filter(|kind| *kind == wanted).count();
     let counted = (count("give_up"), count("retry"), count("circuit_opened"));
     assert_eq!(counted, (2, 5, 1), "the third request opens it: {kinds:?}");

@@ -150,6 +150,27 @@ async fn the_deadline_ends_a_stream_in_its_middle_by_an_error() {
 }
 
 #[tokio::test]
+async fn a_deadline_that_passes_at_a_worker_does_not_hide_that_the_request_was_failed_before() {
+    let scripts = [Script::Babbles, Script::Silent];
+    let worker = WorkerDouble::start("w-1", scripts);
+    let queen = Queen::start().await;
+    queen.worker_beat(&worker.beat()).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "700").json(&chat());
+    let error = Reply::read(request).await.error(504, "deadline_exceeded");
+    assert_eq!(worker.requests().len(), 2);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("0 tokens: w-1 failed it before: it sent"), "{message}");
+    assert!(error.get("hint").is_none(), "more time would not help: {error}");
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let last = &decisions[0];
+    assert_eq!(
+        (&last["kind"], &last["why"]),
+        (&json!("give_up"), &error["message"]),
+        "{decisions}"
+    );
+}
+
+#[tokio::test]
 async fn an_answer_that_gets_one_token_before_each_failure_is_tried_again_ever_more_slowly() {
     let failing = vec![Script::Fails(&["Hello"], "engine_error"); 1000];
     let worker = WorkerDouble::start("w-1", failing);

@@ -28,6 +28,7 @@ mod reports;
 mod requests;
 mod routing;
 mod rules;
+mod stopping;
 mod support;
 mod unread;
 mod vectors;

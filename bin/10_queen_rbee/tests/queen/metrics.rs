@@ -17,8 +17,11 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
     for _ in 0..3 {
         assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);
     }
-    let unknown = json!({"model": "secret-name", "messages": [{"role": "user", "content": "a"}]});
-    queen.ask(CHAT, &unknown).await.error(404, "model_not_found");
+    let messages = json!([{"role": "user", "content": "a"}]);
+    for model in ["secret-name", "secret name", "openai/secret-name", ""] {
+        let body = json!({"model": model, "messages": messages});
+        queen.ask(CHAT, &body).await.error(404, "model_not_found");
+    }
     let (mut hot, mut empty) = (chat(), chat());
     hot["temperature"] = 99.into();
     empty.as_object_mut().unwrap().remove("messages");
@@ -31,8 +34,8 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
     let text = metrics(&queen).await;
     for line in [
         "rbee_queen_requests_total{model=\"m\",outcome=\"done\"} 3",
-        "rbee_queen_requests_total{model=\"(other)\",outcome=\"no_worker\"} 1",
-        "rbee_queen_requests_total{model=\"(other)\",outcome=\"refused\"} 1",
+        "rbee_queen_requests_total{model=\"(other)\",outcome=\"no_worker\"} 0",
+        "rbee_queen_requests_total{model=\"(other)\",outcome=\"refused\"} 5",
         "rbee_queen_requests_total{model=\"m\",outcome=\"refused\"} 3",
         "rbee_queen_prompt_tokens_total{model=\"m\"} 21",
         "rbee_queen_ttft_seconds_count{model=\"m\"} 3",

@@ -29,7 +29,10 @@ pub enum Malformed {
     /// A chunk cannot be read.
     #[error("the answer's chunks make no sense")]
     Chunk,
-    /// The connection ended before the answer.
+    /// The connection ended before the head of an answer was there.
+    #[error("the connection was closed without an answer")]
+    NoAnswer,
+    /// The connection ended before the answer did.
     #[error("the connection ended in the middle of the answer")]
     Incomplete,
 }

@@ -96,7 +96,7 @@ impl AnswerReader {
             self.body = Body::Ended;
             return Ok(());
         }
-        Err(Malformed::Incomplete)
+        Err(if self.head.is_some() { Malformed::Incomplete } else { Malformed::NoAnswer })
     }
 
     /// Reads the head, past interim ones; gives what is not read.

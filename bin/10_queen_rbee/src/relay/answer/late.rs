@@ -61,7 +61,7 @@ impl Answer {
         registry.resting_server(model, now).map(|resting| resting.to_string())
     }
 
-    fn late(&self, why: Reason) -> Failure {
+    pub(super) fn late(&self, why: Reason) -> Failure {
         Failure::Late { tokens: self.progress.tokens(), why }
     }
 }

@@ -2,6 +2,7 @@
 
 mod late;
 mod recover;
+mod silence;
 mod unwilling;
 
 use std::collections::VecDeque;
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use daemon_http::ApiError;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, TokenId, WorkerId};
 
+use self::silence::{Silence, silent};
 use self::unwilling::Unwilling;
 use super::contexts::Contexts;
 use super::failure::Trouble;
@@ -63,6 +66,10 @@ pub struct Answer {
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
     doubt: Option<Failure>,
     unwilling: Unwilling,
+    /// When a worker was last asked.
+    asked_at: Instant,
+    /// Answers have no more time; `None` while that is awaited together with the next part.
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
     ready: VecDeque<Part>,
     /// What the worker said beside the part that comes next.
@@ -93,13 +100,28 @@ struct Reading {
     first_at: Option<Instant>,
     /// What the fresh part of the prompt takes there, where that is known.
     prompt_time: Option<PromptTime>,
+    /// How long it may say nothing before, where it is of a server.
+    silence: Option<Box<Silence>>,
 }
 
 impl Reading {
-    fn new(events: Box<WorkerEvents>, place: Place, had: usize) -> Box<Self> {
+    fn new(
+        events: Box<WorkerEvents>,
+        place: Place,
+        had: usize,
+        silence: Option<Box<Silence>>,
+    ) -> Box<Self> {
         let now = Instant::now();
-        let (first_at, prompt_time) = (None, None);
-        Box::new(Self { events, place, sent_at: now, had, heard_at: now, first_at, prompt_time })
+        Box::new(Self {
+            events,
+            place,
+            sent_at: now,
+            had,
+            heard_at: now,
+            first_at: None,
+            prompt_time: None,
+            silence,
+        })
     }
 
     /// What the worker took, with so many tokens given in all.
@@ -148,6 +170,8 @@ impl Answer {
             refusal: None,
             doubt: None,
             unwilling: Unwilling::default(),
+            asked_at: Instant::now(),
+            cut: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
             asides: Vec::new(),
@@ -160,6 +184,21 @@ impl Answer {
     /// Dropping the returned future can lose the place in the queue: to wait for a part together with
     /// something else, keep the future.
     pub async fn next(&mut self) -> Option<Result<Part, Failure>> {
+        let awaited = self.cut.take();
+        let mut cut = awaited.unwrap_or_else(|| Box::pin(self.relay.cut.clone().cancelled_owned()));
+        let part = tokio::select! {
+            biased;
+            part = self.next_part() => part,
+            () = &mut cut => {
+                self.log_cut();
+                Some(Err(self.fail(Failure::NoPlace(NoPlace::Stopping))))
+            }
+        };
+        self.cut = Some(cut);
+        part
+    }
+
+    async fn next_part(&mut self) -> Option<Result<Part, Failure>> {
         loop {
             if let Some(part) = self.ready.pop_front() {
                 return Some(Ok(part));
@@ -251,13 +290,20 @@ impl Answer {
             prompt_bytes: self.prompt.bytes(),
             via: &self.asking.via,
         };
-        let sent = self.relay.workers.send(target, &leg, deadline).await;
+        let silence = self.silence(&place).map(Box::new);
+        self.asked_at = Instant::now();
+        let sending = self.relay.workers.send(target, &leg, deadline);
+        let sent = match &silence {
+            Some(silence) => silence.over(&place, sending).await,
+            None => sending.await,
+        };
         if place.model != self.model {
             self.request.model = Some(self.model.clone());
         }
         match sent {
             Ok(events) => {
-                let reading = Reading::new(Box::new(events), place, self.progress.tokens());
+                let had = self.progress.tokens();
+                let reading = Reading::new(Box::new(events), place, had, silence);
                 let until = self.patience_ends(&reading);
                 self.alarm.as_mut().reset(until);
                 self.state = State::Reading(reading);
@@ -281,12 +327,16 @@ impl Answer {
 
     /// There is no place, and that is the end.
     fn rejected(&mut self, no_place: NoPlace) -> Failure {
-        let reject = Decided::told(Kind::Reject, no_place.reason(), no_place.for_clients());
+        let (reason, words) = (no_place.reason(), no_place.for_clients());
         let failure = self.no_place(no_place);
-        // What other failures mean is recorded as such.
-        if matches!(failure, Failure::NoPlace(_) | Failure::Late { .. } | Failure::Refused { .. }) {
-            self.log(reject);
-        }
+        let words = match (&failure, failure.recorded()) {
+            (Failure::NoPlace(_), _) => words,
+            (Failure::Late { .. }, Some(told)) => told,
+            (Failure::Refused { .. }, Some(told)) => format!("{words}; before, it was told {told}"),
+            // What other failures mean is recorded as such.
+            _ => return failure,
+        };
+        self.log(Decided::told(Kind::Reject, reason, words));
         failure
     }
 
@@ -444,20 +494,27 @@ impl Answer {
             return Some(Trouble::Deadline);
         }
         let until = self.patience_ends(reading);
-        if now >= until {
-            let silent = now.saturating_duration_since(reading.heard_at).as_secs();
-            let missed = self.relay.dispatcher.registry().missed(&reading.place);
-            let missed = missed.map(|reason| format!("; looks do not reach it either: {reason}"));
-            let reason = format!("it gave nothing for {silent} s{}", missed.unwrap_or_default());
-            return Some(Trouble::connection(reason));
+        if now < until {
+            self.alarm.as_mut().reset(until);
+            return None;
         }
-        self.alarm.as_mut().reset(until);
-        None
+        let silence = reading.silence.as_ref().filter(|_| !self.progress.is_started());
+        let end = silence.map(|silence| silence.end(reading.heard_at));
+        if let Some(Err(until)) = end {
+            self.alarm.as_mut().reset(until.min(self.asking.deadline));
+            return None;
+        }
+        let registry = self.relay.dispatcher.registry();
+        Some(silent(registry, &reading.place, reading.heard_at))
     }
 
     /// When a worker that computes the answer has been silent for too long, or the deadline.
     fn patience_ends(&self, reading: &Reading) -> Instant {
         let doing = if !self.progress.is_started() {
+            if let Some(silence) = &reading.silence {
+                let until = silence.may_end(&reading.place, reading.heard_at);
+                return until.min(self.asking.deadline);
+            }
             Doing::Queues
         } else if self.progress.has_moved() {
             Doing::Answers
@@ -500,9 +557,9 @@ impl Answer {
             | Failure::Deadline { .. }
             | Failure::Late { .. } => "deadline",
             Failure::NoPlace(NoPlace::QueueFull { .. }) => "queue_full",
-            Failure::NoPlace(NoPlace::Resting(_))
-            | Failure::Refused { .. }
-            | Failure::Busy { .. } => "refused",
+            Failure::NoPlace(NoPlace::Stopping) => "stopping",
+            Failure::NoPlace(NoPlace::UnknownModel { .. }) | Failure::Refused { .. } => "refused",
+            Failure::NoPlace(NoPlace::Resting(_)) | Failure::Busy { .. } => "busy",
             Failure::NoPlace(_) => "no_worker",
             Failure::OwnLimit(_) => "own_limit",
             Failure::WorkerFailed { .. } => "worker_failed",

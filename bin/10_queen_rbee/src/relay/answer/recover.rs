@@ -44,9 +44,7 @@ impl Answer {
                 Some(reason) => Broke { reason, is_connection: false, is_reached: true },
                 None => return Ok(()),
             },
-            Trouble::Deadline => {
-                return Err(Failure::Deadline { tokens: self.progress.tokens() });
-            }
+            Trouble::Deadline => return Err(self.late_at(&place)),
             Trouble::OwnLimit(reason) => return self.on_own_limit(reason, &place),
             Trouble::Busy { status, detail, retry_after_s } => {
                 return self.on_busy(status, detail, retry_after_s, &place);
@@ -259,7 +257,10 @@ impl Answer {
         let has_begun = self.progress.has_begun();
         let turn = self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
         let pause = pause.max(turn);
-        self.log_again(&worker_id, &reason, is_connection);
+        // Where nobody can go on, nobody is sought.
+        if !has_begun || !self.relay.dispatcher.refuses(&self.wanted()) {
+            self.log_again(&worker_id, &reason, is_connection);
+        }
         self.record.tries_again(has_begun);
         self.last_failure = Some((worker_id, reason));
         self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
@@ -383,6 +384,21 @@ mod tests {
     use crate::relay::{Asking, Relay};
     use crate::scheduler::Demand;
     use crate::spawner::Spawner;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_cut_when_the_queen_ends_counts_as_that() {
+        let (folder, cut) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let relay = relay(folder.path()).cut_by(cut.clone());
+        let model: ModelAlias = "m".parse().unwrap();
+        let figures = relay.metrics().model(&model);
+        let mut answer = answer(&relay, &model);
+        cut.cancel();
+        let Some(Err(failure)) = answer.next().await else { panic!("it ends so") };
+        assert!(matches!(failure, Failure::NoPlace(NoPlace::Stopping)), "{failure:?}");
+        assert!(answer.next().await.is_none());
+        drop(answer);
+        assert_eq!((figures.ended_so("stopping"), figures.ended_so("cancelled")), (1, 0));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_queens_own_limit_ends_no_answer_that_has_begun_and_blames_nobody() {

@@ -41,6 +41,8 @@ pub(crate) enum Plays {
     Answers(u16, &'static str, String),
     /// Answers with this status that it is full, for so many seconds.
     Full(u16, u32),
+    /// Says nothing until it is told to, then the usual.
+    Thinks(Arc<Notify>),
     /// Says neither yes nor no.
     Silent,
 }
@@ -257,6 +259,13 @@ async fn answer(
     let is_chat = path == "chat/completions";
     stage.requests.lock().unwrap().push((path, body));
     let plays = stage.plays.lock().unwrap().pop_front();
+    let plays = match plays {
+        Some(Plays::Thinks(told_to)) => {
+            told_to.notified().await;
+            None
+        }
+        plays => plays,
+    };
     let text = |text: &str| {
         let choice = if is_chat {
             json!({"index": 0, "delta": {"content": text}, "finish_reason": null})
@@ -303,7 +312,7 @@ async fn answer(
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(RETRY_AFTER, seconds.to_string())], Json(error)).into_response()
         }
-        Plays::Silent => std::future::pending().await,
+        Plays::Silent | Plays::Thinks(_) => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,166 @@
+//! How long a server of somebody else is waited for that says nothing of its answer: it may load the model
+//! first, of which nobody hears, or compute a long prompt. Where another worker could take the request, it
+//! is given up sooner than where nobody could.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use worker_contract::{Prompt, Task, WorkerId};
+
+use super::{Answer, Failure, Place, Reason, Trouble, Wanted};
+use crate::attached::{BYTES_A_TOKEN, Engine};
+use crate::decisions::{Decided, Kind};
+use crate::dispatch::Dispatcher;
+use crate::registry::{Failed, Registry};
+use crate::relay::patience::{Doing, SERVER_BEGINS, patience, server_patience};
+
+/// How often it is looked whether another worker can take what a server is silent over.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What decides how long a server may be silent over a request.
+#[derive(Debug)]
+pub(super) struct Silence {
+    dispatcher: Dispatcher,
+    /// The request as it would go elsewhere: to whom has not failed it.
+    elsewhere: Wanted,
+    bytes: u64,
+    stall: Duration,
+    deadline: Instant,
+}
+
+impl Silence {
+    /// When it is looked whether another worker can take the request, where the server was silent since
+    /// then.
+    pub(super) fn may_end(&self, place: &Place, since: Instant) -> Instant {
+        let left = self.deadline.saturating_duration_since(since);
+        since + server_patience(self.stall, left, self.doing(place))
+    }
+
+    /// Whether the server has been silent for too long since then; else when that is looked at again, since
+    /// nobody else can take the request.
+    pub(super) fn end(&self, since: Instant) -> Result<(), Instant> {
+        let is_over =
+            since.elapsed() >= SERVER_BEGINS || self.dispatcher.has_place(&self.elsewhere);
+        if is_over { Ok(()) } else { Err(Instant::now() + LOOK) }
+    }
+
+    /// What is being sent there, given up as the server is.
+    pub(super) async fn over<T>(
+        &self,
+        place: &Place,
+        sending: impl Future<Output = Result<T, Trouble>>,
+    ) -> Result<T, Trouble> {
+        let (mut sending, since) = (pin!(sending), Instant::now());
+        let mut until = self.may_end(place, since);
+        loop {
+            if let Ok(sent) = timeout_at(until, &mut sending).await {
+                return sent;
+            }
+            until = match self.end(since) {
+                Ok(()) => return Err(silent(self.dispatcher.registry(), place, since)),
+                Err(until) => until,
+            };
+        }
+    }
+
+    /// Whether it has been silent since then for longer than a server that works is, whoever else there is.
+    /// Another queen may have it in her queue.
+    fn is_failure(&self, place: &Place, since: Instant) -> bool {
+        let longest = patience(self.stall, Duration::MAX, self.doing(place));
+        !is_queen(place) && since.elapsed() >= longest.min(SERVER_BEGINS)
+    }
+
+    fn doing(&self, place: &Place) -> Doing {
+        let registry = self.dispatcher.registry();
+        if registry.is_crowded(place) || is_queen(place) {
+            return Doing::Queues;
+        }
+        let fresh = u32::try_from(self.bytes / u64::from(BYTES_A_TOKEN)).unwrap_or(u32::MAX);
+        Doing::Prompt { fresh, time: registry.prompt_time(place, self.bytes) }
+    }
+}
+
+impl Answer {
+    /// How long the server of a place may be silent; `None` where it is one of rbee's, which says what it
+    /// does.
+    pub(super) fn silence(&self, place: &Place) -> Option<Silence> {
+        place.target.server.as_ref()?;
+        let mut elsewhere = self.wanted();
+        elsewhere.barred.push(place.worker_id.clone());
+        elsewhere.barred.extend_from_slice(self.tries.failed());
+        Some(Silence {
+            dispatcher: self.relay.dispatcher.clone(),
+            elsewhere,
+            bytes: u64::from(self.prompt.bytes()) + bytes_to_score(&self.request.task),
+            stall: self.relay.shared.stall,
+            deadline: self.asking.deadline,
+        })
+    }
+
+    /// The request's time is over while a worker has it. A server that was silent over it for too long has
+    /// failed it; where the one before did, and this one has given nothing since, that is why it is late.
+    pub(super) fn late_at(&mut self, place: &Place) -> Failure {
+        let silence = self.silence(place).filter(|_| !self.progress.is_started());
+        let worker = &place.worker_id;
+        let why = if silence.is_some_and(|silence| silence.is_failure(place, self.asked_at)) {
+            self.blame(place);
+            format!("{worker} gave nothing for {} s", self.asked_at.elapsed().as_secs()).into()
+        } else if let Some((before, reason)) = self.failed_before() {
+            reason.after(&format!("{before} failed it before: "))
+        } else {
+            return Failure::Deadline { tokens: self.progress.tokens() };
+        };
+        let late = self.late(why);
+        let why = late.recorded().unwrap_or_default();
+        self.log(Decided::told(Kind::GiveUp, "deadline", why).worker(worker));
+        late
+    }
+
+    /// Who failed the request last, where it has got nothing since.
+    fn failed_before(&mut self) -> Option<(WorkerId, Reason)> {
+        self.last_failure.take().filter(|_| !self.progress.has_moved())
+    }
+
+    fn blame(&self, place: &Place) {
+        let failed = Failed { request: self.number, is_connection: true };
+        let registry = self.relay.dispatcher.registry();
+        if registry.worker_failed(place, failed, Instant::now().into_std()).has_opened {
+            let reason = nothing_for(self.asked_at.elapsed()).into();
+            self.log_opened(&place.worker_id, &reason);
+        }
+    }
+}
+
+fn is_queen(place: &Place) -> bool {
+    place.target.server.as_ref().is_some_and(|server| server.engine == Engine::Rbee)
+}
+
+/// A worker has been silent since then for too long.
+pub(super) fn silent(registry: &Registry, place: &Place, since: Instant) -> Trouble {
+    let missed = registry.missed(place);
+    let missed = missed.map(|reason| format!("; looks do not reach it either: {reason}"));
+    let missed = missed.unwrap_or_default();
+    Trouble::connection(format!("{}{missed}", nothing_for(since.elapsed())))
+}
+
+fn nothing_for(silent: Duration) -> String {
+    format!("it gave nothing for {} s", silent.as_secs())
+}
+
+/// How much is computed of what makes vectors or scores, of which the prompt's chain tells nothing.
+fn bytes_to_score(task: &Task) -> u64 {
+    let of = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => text.len(),
+        Prompt::Tokens(tokens) => tokens.len().saturating_mul(BYTES_A_TOKEN as usize),
+    };
+    let bytes = match task {
+        Task::Embed { inputs } => inputs.iter().map(of).fold(0, usize::saturating_add),
+        Task::Rerank { query, documents } => {
+            let of = |document: &String| query.len().saturating_add(document.len());
+            documents.iter().map(of).fold(0, usize::saturating_add)
+        }
+        Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => 0,
+    };
+    u64::try_from(bytes).unwrap_or(u64::MAX / 2)
+}
