@@ -136,6 +136,8 @@ pub(super) enum Trouble {
         is_connection: bool,
         /// Whether the request may have got there.
         is_reached: bool,
+        /// Whether the worker had begun to answer it.
+        has_answered: bool,
     },
     /// The request's time is over.
     #[error("the request's deadline has passed")]
@@ -145,21 +147,24 @@ pub(super) enum Trouble {
 impl Trouble {
     /// A worker that answers, but not as a worker does.
     pub(super) fn garbage(reason: impl Into<Reason>) -> Self {
-        Self::Failed { reason: reason.into(), is_connection: false, is_reached: true }
+        let reason = reason.into();
+        Self::Failed { reason, is_connection: false, is_reached: true, has_answered: true }
     }
 
     /// A worker whose connection broke, after the request may have got there.
     pub(super) fn connection(reason: impl Into<Reason>) -> Self {
-        Self::Failed { reason: reason.into(), is_connection: true, is_reached: true }
+        let reason = reason.into();
+        Self::Failed { reason, is_connection: true, is_reached: true, has_answered: true }
     }
 
-    /// A worker to which a connection broke, or could not be made.
+    /// A worker to which a connection broke before it answered, or could not be made.
     pub(super) fn broken(broken: &Broken) -> Self {
         if broken.is_own_limit() {
             return Self::OwnLimit(broken.to_string());
         }
         let is_reached = broken.may_have_sent();
-        Self::Failed { reason: broken.to_string().into(), is_connection: true, is_reached }
+        let reason = broken.to_string().into();
+        Self::Failed { reason, is_connection: true, is_reached, has_answered: false }
     }
 }
 

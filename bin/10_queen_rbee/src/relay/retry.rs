@@ -19,6 +19,9 @@ const TOKENS_A_FAILURE: u32 = 16;
 /// and so does as much time without another one: who is failed every few seconds is failed by what
 /// befalls workers, and goes on at once.
 const TIME_A_FAILURE: Duration = Duration::from_secs(4);
+/// A worker that breaks off so soon after another one, and has not begun to answer, may have been on its way
+/// out when it was asked: processes end together where memory, a card or somebody ends them.
+const FALL_TOGETHER: Duration = Duration::from_secs(1);
 /// The pause before the second try in a row; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
@@ -34,6 +37,8 @@ pub(super) struct Tries {
     /// Failures that neither tokens nor time have made up for.
     failures: u32,
     failed_at: Option<Instant>,
+    /// Whether a worker fell with another one, since the request last got something.
+    is_one_excused: bool,
     suspicion: Suspicion,
 }
 
@@ -44,6 +49,8 @@ pub(super) struct Mishap {
     pub(super) is_connection: bool,
     /// Whether the request may be what broke it.
     pub(super) may_be_blamed: bool,
+    /// Whether the worker had begun to answer.
+    pub(super) has_answered: bool,
     /// How many tokens, vectors or scores the request has got beyond the most that it had at a mishap before.
     pub(super) got: u32,
     /// Whether the worker had no other request all the time.
@@ -95,13 +102,17 @@ impl Tries {
         if mishap.got > 0 {
             self.failed.clear();
             (self.nonsense, self.breaks) = (0, 0);
+            self.is_one_excused = false;
         }
+        let fell_together = self.fell_together(&mishap);
         let is_soon = self.makes_up(mishap.got, mishap.at);
         self.suspicion.got(mishap.got);
         self.failures += 1;
         if mishap.is_connection {
             self.breaks += 1;
-            if mishap.may_be_blamed {
+            if fell_together {
+                self.is_one_excused = true;
+            } else if mishap.may_be_blamed {
                 self.suspicion.ended(worker.clone(), mishap.was_alone, mishap.died);
             }
         } else {
@@ -116,6 +127,16 @@ impl Tries {
         }
         let in_row = self.nonsense + self.breaks + u32::from(is_soon && mishap.got > 0);
         Verdict::Again(pause(self.failures.max(in_row), jitter))
+    }
+
+    /// Whether the worker may have ended for the same reason as the one before it, once: a request that ends
+    /// workers before they answer costs one more.
+    fn fell_together(&self, mishap: &Mishap) -> bool {
+        let passed = self.failed_at.map(|at| mishap.at.saturating_duration_since(at));
+        !self.is_one_excused
+            && mishap.may_be_blamed
+            && !mishap.has_answered
+            && passed.is_some_and(|passed| passed < FALL_TOGETHER)
     }
 
     /// Takes off what tokens and time have made up for. Whether the last failure was a moment ago.
@@ -202,7 +223,15 @@ mod tests {
 
     fn broke(at: Instant) -> Mishap {
         let died = CancellationToken::new();
-        Mishap { is_connection: true, may_be_blamed: false, got: 0, was_alone: true, died, at }
+        Mishap {
+            is_connection: true,
+            may_be_blamed: false,
+            has_answered: true,
+            got: 0,
+            was_alone: true,
+            died,
+            at,
+        }
     }
 
     /// A worker whose process ended, as its hive says.
@@ -236,6 +265,32 @@ mod tests {
             }
             let judged = tries.accusation().and_then(|_| tries.judge());
             assert_eq!(judged, is_guilty.then(|| vec![id("a"), id("b")]), "{mishaps:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_that_falls_with_another_one_is_held_against_nobody_once() {
+        let start = Instant::now();
+        let silent = |ms| {
+            let at = start + Duration::from_millis(ms);
+            Mishap { has_answered: false, ..killed(at) }
+        };
+        // How workers broke off, and who of them is held against the request.
+        let rows: [(Vec<Mishap>, Option<&[&str]>); 5] = [
+            (vec![killed(start), silent(30)], None),
+            (vec![silent(0), silent(30)], None),
+            (vec![killed(start), silent(30), silent(60)], Some(&["a", "c"])),
+            (vec![killed(start), silent(30), after(1, silent(60))], None),
+            (vec![killed(start), silent(1500)], Some(&["a", "b"])),
+        ];
+        for (mishaps, expected) in rows {
+            let mut tries = Tries::default();
+            for (name, mishap) in ["a", "b", "c"].into_iter().zip(mishaps.clone()) {
+                tries.on_mishap(id(name), mishap, 0.5);
+            }
+            let judged = tries.accusation().and_then(|_| tries.judge());
+            let expected = expected.map(|names| names.iter().map(|name| id(name)).collect());
+            assert_eq!(judged, expected, "{mishaps:?}");
         }
     }
 

@@ -33,6 +33,8 @@ struct Broke {
     is_connection: bool,
     /// Whether the request may have got there.
     is_reached: bool,
+    /// Whether the worker had begun to answer it.
+    has_answered: bool,
 }
 
 impl Answer {
@@ -41,7 +43,9 @@ impl Answer {
         self.asides.clear();
         let broke = match trouble {
             Trouble::Refused { status, detail } => match self.refused(status, detail, &place)? {
-                Some(reason) => Broke { reason, is_connection: false, is_reached: true },
+                Some(reason) => {
+                    Broke { reason, is_connection: false, is_reached: true, has_answered: true }
+                }
                 None => return Ok(()),
             },
             Trouble::Deadline => return Err(self.late_at(&place)),
@@ -56,8 +60,8 @@ impl Answer {
                 self.on_lockout(reason, &place);
                 return Ok(());
             }
-            Trouble::Failed { reason, is_connection, is_reached } => {
-                Broke { reason, is_connection, is_reached }
+            Trouble::Failed { reason, is_connection, is_reached, has_answered } => {
+                Broke { reason, is_connection, is_reached, has_answered }
             }
         };
         self.broke(broke, place)
@@ -212,7 +216,7 @@ impl Answer {
 
     /// After a failure that the worker is to blame for.
     fn broke(&mut self, broke: Broke, place: Place) -> Result<(), Failure> {
-        let Broke { reason, is_connection, is_reached } = broke;
+        let Broke { reason, is_connection, is_reached, has_answered } = broke;
         let (worker_id, now) = (place.worker_id.clone(), Instant::now());
         let registry = self.relay.dispatcher.registry();
         let failed = Failed { request: self.number, is_connection };
@@ -230,6 +234,7 @@ impl Answer {
         let mishap = Mishap {
             is_connection,
             may_be_blamed: is_reached && !blame.was_ending && !is_server,
+            has_answered,
             got,
             was_alone: blame.was_alone,
             died,
