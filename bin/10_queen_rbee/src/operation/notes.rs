@@ -43,10 +43,9 @@ impl Operations {
         }
         let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
         if wanted.max.is_some() && count > policy.max {
-            let stay =
-                if policy.pin { "stay" } else { "stay until they have been idle for a while" };
             notes.push(format!(
-                "{}, and max is {}: no other is started, and those that are there {stay}",
+                "{}, and max is {}: no other is started, and those that are there stay until they have been \
+                 idle for a while",
                 run(running.len()),
                 policy.max
             ));

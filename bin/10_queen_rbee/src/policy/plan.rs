@@ -136,7 +136,7 @@ impl Memory {
         if count < policy.max && crowded_for.is_some_and(|long| long >= CROWDED) {
             return start(Need::Crowd);
         }
-        if policy.pin || count <= policy.min || *waiting > 0 {
+        if count <= policy.kept() || *waiting > 0 {
             return None;
         }
         let ttl = policy.idle_ttl_s.map(Duration::from_secs);
@@ -222,6 +222,19 @@ mod tests {
             world.set(1, 0);
             world.idle(Duration::from_secs(1_000_000));
             assert_eq!(world.pass(20), []);
+        }
+    }
+
+    #[test]
+    fn what_a_crowd_got_beside_a_pinned_model_is_ended_and_what_its_policy_wants_stays() {
+        for (min, count, ends) in [(0, 1, false), (0, 2, true), (2, 2, false), (2, 3, true)] {
+            let mut world = World::new(Policy { min, pin: true, ..policy() });
+            world.set(count, 0);
+            world.idle(119 * SECOND);
+            assert_eq!(world.pass(1), [], "{min} of {count}");
+            world.idle(120 * SECOND);
+            let ended = ends.then(|| stop(&format!("w-{}", count - 1), 120));
+            assert_eq!(world.pass(1), Vec::from_iter(ended), "{min} of {count}");
         }
     }
 

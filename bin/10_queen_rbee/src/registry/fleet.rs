@@ -102,8 +102,7 @@ impl State {
             of_model.1 += 1;
         }
         let spare = |model: &ModelAlias| match kept.get(model) {
-            Some((Some(policy), _)) if policy.pin => 0,
-            Some((Some(policy), count)) => count.saturating_sub(policy.min),
+            Some((Some(policy), count)) => count.saturating_sub(policy.kept()),
             _ => u32::MAX,
         };
         let has_enough = match kept.get(model) {
