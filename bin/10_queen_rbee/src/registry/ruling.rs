@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
+use super::worker::Worker;
 use super::{Ask, Liveness, Registry, State};
 use crate::admission::Priority;
 use crate::rules::{
     Judge, LoadFacts, PlaceFacts, RequestFacts, Rules, Script, ScriptError, SpotFacts, Traced,
+    Verdict,
 };
 use crate::scheduler::{
     Decision, Demand, Readiness, RejectReason, Ruled, Spawn, WorkerView, place_another, schedule,
@@ -221,7 +223,7 @@ impl Registry {
 
 impl State {
     /// Asks about the workers that could take a request: takes those out that may not, and tells the
-    /// others' score.
+    /// others' score. Where none could, about those that it would wait for.
     pub(super) fn rule_workers<'a>(
         &'a self,
         judge: &'a Judge,
@@ -229,40 +231,89 @@ impl State {
         demand: &Demand<'_>,
         now: Instant,
     ) -> Ruling<'a> {
-        let (hive_idle, mut denied) = (self.hive_idle(now), Vec::new());
+        let mut ruling = Ruling { judge, hive_idle: self.hive_idle(now), denied: Vec::new() };
         workers.retain_mut(|view| {
-            let could = match view.readiness {
-                Readiness::Ready => view.has_room(demand.priority),
-                Readiness::MakesWay => true,
-                Readiness::Coming | Readiness::Ending => false,
-            };
-            let could = could && view.liveness != Liveness::Gone;
+            let could = view.is_there() && takes_some(view, demand.priority);
             let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
-            let memory = self.memory(&worker.hive_id, worker.device);
-            let verdict = judge.verdict(&PlaceFacts {
-                worker: Some(view.id),
-                hive: &worker.hive_id,
-                spot: SpotFacts {
-                    device: Some(worker.device),
-                    memory_total_bytes: memory.0,
-                    memory_free_bytes: memory.1,
-                    is_alive: view.liveness == Liveness::Alive,
-                    hive_idle: hive_idle.get(&worker.hive_id).copied(),
-                    load: LoadFacts {
-                        requests: view.load(),
-                        slots: view.slots,
-                        held_bytes: view.held_bytes,
-                        expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
-                    },
-                },
-            });
+            let verdict = self.verdict(&ruling, view, worker, demand);
             view.extra_us = verdict.extra_ms.saturating_mul(1000);
             if !verdict.is_allowed {
-                denied.push((&worker.hive_id, worker.device));
+                ruling.denied.push((&worker.hive_id, worker.device));
             }
             verdict.is_allowed
         });
-        Ruling { judge, hive_idle, denied }
+        self.rule_awaited(&mut ruling, workers, demand);
+        ruling
+    }
+
+    /// Asks about the workers that a request would wait for, where none takes it now, and takes out those
+    /// that it may not have. They count as they will be then: without requests.
+    fn rule_awaited<'a>(
+        &'a self,
+        ruling: &mut Ruling<'a>,
+        workers: &mut Vec<WorkerView<'a>>,
+        demand: &Demand<'_>,
+    ) {
+        let takes_it = |view: &WorkerView<'_>| {
+            view.readiness == Readiness::Ready
+                && view.has_room(demand.priority)
+                && view.serves(demand)
+                && !demand.failed.contains(view.id)
+        };
+        if workers.iter().any(takes_it) {
+            return;
+        }
+        let is_awaited = |view: &WorkerView<'_>| {
+            view.serves(demand)
+                && view.readiness != Readiness::Ending
+                && !takes_some(view, demand.priority)
+        };
+        let is_allowed = |view: &WorkerView<'_>| {
+            let idle = WorkerView { in_flight: 0, foreign: 0, ..*view };
+            let worker = self.workers.get(view.id);
+            worker.is_none_or(|worker| self.verdict(ruling, &idle, worker, demand).is_allowed)
+        };
+        // One that it may have is enough: the others are asked about only where that one is refused.
+        let mut awaited = workers.iter().filter(|view| is_awaited(view));
+        if awaited.next().is_none_or(is_allowed) {
+            return;
+        }
+        let mut denied = std::mem::take(&mut ruling.denied);
+        workers.retain(|view| {
+            let may_stay = !is_awaited(view) || is_allowed(view);
+            if let Some(worker) = self.workers.get(view.id).filter(|_| !may_stay) {
+                denied.push((&worker.hive_id, worker.device));
+            }
+            may_stay
+        });
+        ruling.denied = denied;
+    }
+
+    fn verdict(
+        &self,
+        ruling: &Ruling<'_>,
+        view: &WorkerView<'_>,
+        worker: &Worker,
+        demand: &Demand<'_>,
+    ) -> Verdict {
+        let (memory_total_bytes, memory_free_bytes) = self.memory(&worker.hive_id, worker.device);
+        ruling.judge.verdict(&PlaceFacts {
+            worker: Some(view.id),
+            hive: &worker.hive_id,
+            spot: SpotFacts {
+                device: Some(worker.device),
+                memory_total_bytes,
+                memory_free_bytes,
+                is_alive: view.liveness == Liveness::Alive,
+                hive_idle: ruling.hive_idle.get(&worker.hive_id).copied(),
+                load: LoadFacts {
+                    requests: view.load(),
+                    slots: view.slots,
+                    held_bytes: view.held_bytes,
+                    expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
+                },
+            },
+        })
     }
 
     /// Asks about the places where a worker of a model could be started.
@@ -334,6 +385,15 @@ impl State {
     fn model_bytes(&self, model: &ModelAlias) -> u64 {
         let mut entries = self.hives.iter().flat_map(|hive| &hive.beat.catalog);
         entries.find(|entry| entry.alias == *model).map_or(0, |entry| entry.gguf.size_bytes)
+    }
+}
+
+/// Whether a worker takes requests now, or will when its turn comes: the others are waited for.
+fn takes_some(view: &WorkerView<'_>, priority: Priority) -> bool {
+    match view.readiness {
+        Readiness::Ready => view.has_room(priority),
+        Readiness::MakesWay => true,
+        Readiness::Coming | Readiness::Ending => false,
     }
 }
 

@@ -1,6 +1,7 @@
 mod failing;
 mod fitting;
 mod names;
+mod ruling;
 mod starting;
 mod twice;
 

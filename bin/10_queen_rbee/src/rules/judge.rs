@@ -26,7 +26,7 @@ const ALL: Duration = Duration::from_millis(2);
 const MORE: Duration = Duration::from_micros(40);
 const MOST: Duration = Duration::from_millis(50);
 /// How often it is decided again. Whoever comes after that is judged in the middle of the decision.
-const ROUNDS: u32 = 4;
+const ROUNDS: u32 = 6;
 
 /// Asks a script about the places for one request, in one thread. Once the script has failed, it is not
 /// asked again.
