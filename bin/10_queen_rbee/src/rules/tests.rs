@@ -15,7 +15,7 @@ fn big_models_are_kept_on_gpu_1_and_small_ones_are_taken_elsewhere_if_they_can_b
     for (bytes, hive, expected) in [
         (20 * GIB, "gpu-1", (true, 0)),
         (20 * GIB, "desk", (false, 0)),
-        (GIB, "gpu-1", (true, 5000)),
+        (GIB, "gpu-1", (true, 3_600_000)),
         (GIB, "desk", (true, 0)),
     ] {
         let judged = judge(&script, bytes, Priority::Interactive, hive, None);
