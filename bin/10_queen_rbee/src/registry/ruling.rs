@@ -100,13 +100,14 @@ impl Registry {
     /// What a script would make of a request; nothing is changed.
     #[must_use]
     pub fn try_rules(&self, script: &Arc<Script>, ask: &Ask<'_>, now: Instant) -> RulesReport {
-        let demand =
-            Demand { prompt_bytes: ask.prompt.bytes(), priority: ask.priority, ..ask.demand };
         let token =
             self.shared.rules.get().map_or_else(String::new, |rules| rules.token_of(ask.caller));
-        let request = facts(ask, &token, self.state().model_bytes(demand.model));
+        let request = facts(ask, &token, self.state().model_bytes(ask.demand.model));
         let said = script.priority_of(&request);
         let priority = said.as_ref().copied().unwrap_or(ask.priority);
+        let as_asked =
+            Demand { prompt_bytes: ask.prompt.bytes(), priority: ask.priority, ..ask.demand };
+        let demand = Demand { priority, ..as_asked };
         let (policies, interval) = (self.shared.policies.get(), self.shared.interval);
         let request = RequestFacts { priority, ..request };
         let judge = Judge::new(Arc::clone(script), &request, true);
@@ -118,7 +119,7 @@ impl Registry {
             schedule(&snapshot, &demand)
         });
         let with_script = after_rules(decided, &judge);
-        let without_script = self.built_in(&self.state(), &demand, ask, now);
+        let without_script = self.built_in(&self.state(), &as_asked, ask, now);
         let error: Option<ScriptError> = judge.error().or(said.err());
         let is_used = judge.error().is_none();
         RulesReport {
