@@ -1,7 +1,8 @@
 //! Handing places out to those who wait, in the order of the queues.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use worker_contract::{ModelAlias, WorkerId};
 
@@ -12,6 +13,9 @@ use crate::admission::{QueueKey, Spot, Ticket};
 use crate::clock;
 use crate::registry::{Judging, Placed};
 use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason};
+
+/// How long rules may compute for the requests of one queue until fewer of those are looked at.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// What one step of handing out has come to.
 #[derive(Debug)]
@@ -27,7 +31,15 @@ enum Step {
 /// Who judges places for requests that wait, from one step to the next that changes nothing.
 #[derive(Debug, Default)]
 struct Judgings<'a> {
-    known: Vec<(Spot, Judging<'a>)>,
+    known: BTreeMap<Spot, Judged<'a>>,
+}
+
+/// Who judges for a request.
+#[derive(Debug)]
+struct Judged<'a> {
+    judging: Judging<'a>,
+    /// There was no place for it.
+    is_over: bool,
 }
 
 /// The models of one queue, as far as they are known in one step.
@@ -110,7 +122,7 @@ impl Dispatcher {
         let now = clock::now();
         let mut next = None;
         let has_rules = self.registry.has_place_rules();
-        let mut kinds = Kinds::default();
+        let mut kinds = Kinds::none(judgings.are_slow());
         let mut names = Names::default();
         for (spot, waiting) in admission.waiting(queue) {
             let model = &waiting.wanted.model;
@@ -120,7 +132,8 @@ impl Dispatcher {
                 break;
             }
             let kind = waiting.wanted.kind(has_rules);
-            if names.is_full(model) || !kinds.is_worth_asking(kind) {
+            let is_worth_asking = !names.is_full(model) && kinds.is_worth_asking(kind);
+            if !is_worth_asking || judgings.are_over(spot) {
                 continue;
             }
             let name = names.of(model, || self.name(starts, model, now));
@@ -130,7 +143,11 @@ impl Dispatcher {
             let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&name.closed, waited);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
-            match self.registry.place_judged(&ask, judging, now) {
+            let placed = self.registry.place_judged(&ask, judging, now);
+            if matches!(placed, Some(Placed::Not(_))) {
+                judgings.over(spot);
+            }
+            match placed {
                 None => return Step::Asks(spot),
                 Some(Placed::At(place)) => next = Some((spot, Some(Ok(place)))),
                 Some(Placed::Not(Decision::Reject { reason, retry_after_s })) => {
@@ -266,19 +283,33 @@ impl<'a> Judgings<'a> {
         spot: Spot,
         begin: impl FnOnce() -> Option<Judging<'a>>,
     ) -> Option<&Judging<'a>> {
-        if !self.known.iter().any(|(known, _)| *known == spot) {
-            self.known.push((spot, begin()?));
-        }
-        self.find(spot)
+        let judged = match self.known.entry(spot) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(Judged { judging: begin()?, is_over: false }),
+        };
+        Some(&judged.judging)
     }
 
     fn answer(&self, spot: Spot) {
-        if let Some(judging) = self.find(spot) {
-            judging.answer();
+        if let Some(judged) = self.known.get(&spot) {
+            judged.judging.answer();
         }
     }
 
-    fn find(&self, spot: Spot) -> Option<&Judging<'a>> {
-        self.known.iter().find(|(known, _)| *known == spot).map(|(_, judging)| judging)
+    /// There is no place for the request at a spot, until something changes.
+    fn over(&mut self, spot: Spot) {
+        if let Some(judged) = self.known.get_mut(&spot) {
+            judged.is_over = true;
+        }
+    }
+
+    fn are_over(&self, spot: Spot) -> bool {
+        self.known.get(&spot).is_some_and(|judged| judged.is_over)
+    }
+
+    /// Whether the rules have computed for long.
+    fn are_slow(&self) -> bool {
+        let spent = self.known.values().map(|judged| judged.judging.spent());
+        spent.sum::<Duration>() > SLOW
     }
 }

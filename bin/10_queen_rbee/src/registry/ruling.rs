@@ -34,6 +34,12 @@ impl Judging<'_> {
     pub fn answer(&self) {
         self.judge.answer();
     }
+
+    /// How long they have computed.
+    #[must_use]
+    pub fn spent(&self) -> Duration {
+        self.judge.spent()
+    }
 }
 
 /// What was said of the workers, for the places that are looked at later.
@@ -279,7 +285,7 @@ impl State {
         if awaited.next().is_none_or(is_allowed) {
             return;
         }
-        let mut denied = std::mem::take(&mut ruling.denied);
+        let mut denied = Vec::new();
         workers.retain(|view| {
             let may_stay = !is_awaited(view) || is_allowed(view);
             if let Some(worker) = self.workers.get(view.id).filter(|_| !may_stay) {
@@ -287,7 +293,7 @@ impl State {
             }
             may_stay
         });
-        ruling.denied = denied;
+        ruling.denied.append(&mut denied);
     }
 
     fn verdict(

@@ -139,6 +139,12 @@ impl Judge {
         }
     }
 
+    /// How long the script has computed.
+    #[must_use]
+    pub fn spent(&self) -> Duration {
+        self.spent.get()
+    }
+
     fn ask(&self, place: &PlaceFacts<'_>) -> Verdict {
         self.judged.set(self.judged.get() + 1);
         let allowed = ALL.saturating_add(MORE.saturating_mul(self.judged.get())).min(MOST);
