@@ -139,12 +139,15 @@ impl Steward {
         why: Need,
         now: Instant,
     ) -> Option<(ModelAlias, Spawn)> {
-        let must = why == Need::Min;
-        let other = if must { None } else { self.registry.answers_as(model) };
-        other.into_iter().chain([model.clone()]).find_map(|name| {
-            let spawn = self.registry.place_another(&name, must, now)?;
+        self.names(model, why).find_map(|name| {
+            let spawn = self.registry.place_another(&name, why == Need::Min, now)?;
             Some((name, spawn))
         })
+    }
+
+    fn names(&self, model: &ModelAlias, why: Need) -> impl Iterator<Item = ModelAlias> + use<> {
+        let other = if why == Need::Min { None } else { self.registry.answers_as(model) };
+        other.into_iter().chain([model.clone()])
     }
 
     fn log_start(&self, model: &ModelAlias, spawn: &Spawn, why: Need) {
@@ -176,6 +179,7 @@ impl Steward {
             }
             Need::Crowd => ("crowd", "requests wait", "no device has room for it"),
         };
+        let refused = |name: &_| self.registry.has_place_but_for_rules(name, why == Need::Min, now);
         let lacks = if !self.registry.is_in_catalog(model) {
             "no hive has the model".to_owned()
         } else if !self.registry.is_at_hand(model, now) {
@@ -184,6 +188,9 @@ impl Steward {
             let StartRefusal { reason, retry_after_s } = failed;
             let reason = for_clients(&reason.to_string());
             format!("its start failed a moment ago: {reason} (again in {retry_after_s} s)")
+        } else if self.names(model, why).any(|name| refused(&name)) {
+            "the rules of this queen refuse the places that there are (the caller that they see is `queen`)"
+                .to_owned()
         } else {
             full.to_owned()
         };
@@ -246,6 +253,7 @@ mod tests {
     use crate::decisions::Decisions;
     use crate::doubles::{NeverReady, device, entry};
     use crate::registry::Size;
+    use crate::rules::Rules;
 
     const GIB: u64 = 1 << 30;
 
@@ -286,6 +294,25 @@ mod tests {
             assert!(steward.begin(action, clock::now() + later).is_none(), "{told}");
             let last = decisions.since(0).pop().expect("it is told");
             let why = last.decided.because.why();
+            assert!(why.contains(told), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn rules_that_refuse_all_places_are_why_there_is_no_other_and_not_want_of_room() {
+        const SCRIPT: &str = r#"fn filter(request, worker) { request.token == "alice" }"#;
+        for (free, told) in [
+            (64 * GIB, "the rules of this queen refuse the places that there are"),
+            (0, "no device has room for it"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut steward, decisions) = steward(folder.path(), free);
+            let rules = Rules::none(Decisions::in_memory());
+            rules.load(SCRIPT).unwrap();
+            steward.registry = steward.registry.clone().with_rules(rules);
+            let action = Action::Start { model: "m".parse().unwrap(), why: Need::Min };
+            assert!(steward.begin(action, clock::now()).is_none(), "{told}");
+            let why = decisions.since(0).pop().expect("it is told").decided.because.why();
             assert!(why.contains(told), "{why}");
         }
     }

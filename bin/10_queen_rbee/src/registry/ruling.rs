@@ -183,18 +183,7 @@ impl Registry {
         must: bool,
         now: Instant,
     ) -> Option<Spawn> {
-        let policy = |model: &ModelAlias| self.policy(model);
-        let place = |judge: Option<&Judge>| {
-            until_judged(judge, || {
-                let state = self.state();
-                let ruling = judge.map(|judge| Ruling {
-                    judge,
-                    hive_idle: state.hive_idle(now),
-                    denied: Vec::new(),
-                });
-                place_another(&state.fleet(model, &policy, ruling, now), model, must)
-            })
-        };
+        let place = |judge| self.another_place_by(judge, model, must, now);
         let rules = self.shared.rules.get();
         let Some((rules, script)) = rules.and_then(|rules| Some((rules, rules.for_places()?)))
         else {
@@ -214,6 +203,31 @@ impl Registry {
         let error = judge.error();
         rules.heard(error.as_ref());
         if error.is_some() { place(None) } else { spawn }
+    }
+
+    /// Whether there would be a place for another worker of a model without the operator's rules, where there are some.
+    #[must_use]
+    pub fn has_place_but_for_rules(&self, model: &ModelAlias, must: bool, now: Instant) -> bool {
+        self.has_place_rules() && self.another_place_by(None, model, must, now).is_some()
+    }
+
+    fn another_place_by(
+        &self,
+        judge: Option<&Judge>,
+        model: &ModelAlias,
+        must: bool,
+        now: Instant,
+    ) -> Option<Spawn> {
+        let policy = |model: &ModelAlias| self.policy(model);
+        until_judged(judge, || {
+            let state = self.state();
+            let ruling = judge.map(|judge| Ruling {
+                judge,
+                hive_idle: state.hive_idle(now),
+                denied: Vec::new(),
+            });
+            place_another(&state.fleet(model, &policy, ruling, now), model, must)
+        })
     }
 
     fn built_in(
