@@ -99,7 +99,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
 
 fn timeout(message: String) -> ApiError {
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
-        .hint("allow more time: [queen] request_timeout_s, or the header x-rbee-deadline-ms")
+        .hint("allow more time: the header x-rbee-deadline-ms, up to [queen] request_timeout_s, which is what a request has without it")
 }
 
 #[cfg(test)]
