@@ -150,6 +150,13 @@ async fn a_script_can_be_tried_without_being_used() {
     for field in ["with_script", "without_script"] {
         assert_eq!(report[field], "it is refused: no hive has the model", "{report}");
     }
+    let tagged = WorkerDouble::start("w-3", []);
+    let mut beat = tagged.beat();
+    beat.model.name = "tagged:latest".parse().unwrap();
+    queen.worker_beat(&beat).await;
+    let meant = json!({"script": script, "model": "tagged"});
+    let report = queen.ask("/v1/policy/test", &meant).await.json()["models"][0].clone();
+    assert_eq!(report["model"], "tagged:latest", "as a request is understood: {report}");
     let refused = queen.ask("/v1/policy/test", &json!({"script": script, "caller": "zz"})).await;
     assert_eq!(refused.error(400, "unknown_caller")["param"], "caller");
     let refused = queen.ask("/v1/policy/test", &json!({"script": "fn"})).await;
