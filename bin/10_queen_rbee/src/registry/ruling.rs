@@ -19,9 +19,6 @@ use crate::scheduler::{
     Decision, Demand, Readiness, RejectReason, Ruled, Spawn, WorkerView, place_another, schedule,
 };
 
-/// When to try again what the rules refuse, in seconds.
-const RETRY_S: u64 = 60;
-
 /// Who judges the places for a request, and for whom.
 #[derive(Debug)]
 pub struct Judging<'a> {
@@ -442,11 +439,12 @@ fn facts<'a>(ask: &Ask<'a>, token: &'a str, model_bytes: u64) -> RequestFacts<'a
     }
 }
 
-/// The decision, which is the rules' doing where they have refused a place and none is left.
+/// The decision, which is the rules' doing where they have refused a place and none is left. When to try again,
+/// nobody knows: they may refuse it for ever.
 fn after_rules(decision: Decision, judge: &Judge) -> Decision {
     match decision {
         Decision::Reject { .. } if judge.has_denied() => {
-            Decision::Reject { reason: RejectReason::Rules, retry_after_s: Some(RETRY_S) }
+            Decision::Reject { reason: RejectReason::Rules, retry_after_s: None }
         }
         decision => decision,
     }
