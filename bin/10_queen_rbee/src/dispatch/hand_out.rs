@@ -8,14 +8,16 @@ use worker_contract::{ModelAlias, WorkerId};
 
 use super::kinds::Kinds;
 use super::starts::{Attempts, Closed, Starts};
-use super::{Dispatcher, NoPlace, Queues, Wanted};
+use super::{Dispatcher, NoPlace, Queues, Waiting, Wanted};
 use crate::admission::{QueueKey, Spot, Ticket};
 use crate::clock;
-use crate::registry::{Judging, Placed};
+use crate::registry::{Ask, Judging, Placed};
 use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason};
 
 /// How long rules may compute for the requests of one queue until fewer of those are looked at.
 const SLOW: Duration = Duration::from_millis(100);
+/// How often they are asked whether a request may have one of the workers that it waits for.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What one step of handing out has come to.
 #[derive(Debug)]
@@ -96,7 +98,12 @@ impl Dispatcher {
     /// are asked.
     fn hand_out_for(&self, queue: &QueueKey, mut starting: Option<&mut Starting<'_>>) {
         let mut judgings = Judgings::default();
+        let mut rooms = self.registry.rooms();
         loop {
+            let before = std::mem::replace(&mut rooms, self.registry.rooms());
+            if before != rooms {
+                judgings.reopen();
+            }
             let step = {
                 let queues = &mut *self.queues();
                 self.hand_out_one(queues, queue, starting.as_deref_mut(), &mut judgings)
@@ -142,7 +149,7 @@ impl Dispatcher {
             let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&name.closed, waited);
-            let judging = judgings.at(spot, || self.registry.judging(&ask));
+            let judging = judgings.at(spot, || self.judging(waiting, &ask, now));
             let placed = self.registry.place_judged(&ask, judging, now);
             if matches!(placed, Some(Placed::Not(_))) {
                 judgings.over(spot);
@@ -211,6 +218,18 @@ impl Dispatcher {
     fn name<'a>(&self, starts: &Starts, model: &'a ModelAlias, now: Instant) -> Name<'a> {
         let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
         Name { model, may_reckon: starts.may_reckon(model, now), closed, is_full: false }
+    }
+
+    /// Who judges for a request that waits. What is asked about workers that take nothing now would be asked with each
+    /// look at the queue.
+    fn judging(&self, waiting: &Waiting, ask: &Ask<'_>, now: Instant) -> Option<Judging<'_>> {
+        let judging = self.registry.judging(ask)?;
+        let asked = waiting.rules_asked.get();
+        if asked.is_some_and(|at| now.saturating_duration_since(at) < ASK_AGAIN) {
+            return Some(judging.of_open());
+        }
+        waiting.rules_asked.set(Some(now));
+        Some(judging)
     }
 
     /// Starts a worker for a request, or asks its hive whether there is room.
@@ -300,6 +319,13 @@ impl<'a> Judgings<'a> {
     fn over(&mut self, spot: Spot) {
         if let Some(judged) = self.known.get_mut(&spot) {
             judged.is_over = true;
+        }
+    }
+
+    /// There may be a place for each of them again: whoever comes first is looked at first.
+    fn reopen(&mut self) {
+        for judged in self.known.values_mut() {
+            judged.is_over = false;
         }
     }
 

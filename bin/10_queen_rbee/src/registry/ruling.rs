@@ -32,6 +32,13 @@ impl Judging<'_> {
         self.judge.answer();
     }
 
+    /// The same for workers that have room, and places: not about those that the request would wait for.
+    #[must_use]
+    pub fn of_open(self) -> Self {
+        let Self { rules, judge } = self;
+        Self { rules, judge: judge.of_open() }
+    }
+
     /// How long they have computed.
     #[must_use]
     pub fn spent(&self) -> Duration {
@@ -278,7 +285,7 @@ impl State {
                 && view.serves(demand)
                 && !demand.failed.contains(view.id)
         };
-        if workers.iter().any(takes_it) {
+        if ruling.judge.is_of_open() || workers.iter().any(takes_it) {
             return;
         }
         let is_awaited = |view: &WorkerView<'_>| {

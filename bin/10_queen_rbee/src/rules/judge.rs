@@ -42,6 +42,7 @@ pub struct Judge {
     spent: Cell<Duration>,
     error: RefCell<Option<ScriptError>>,
     has_denied: Cell<bool>,
+    is_of_open: bool,
     trace: Option<RefCell<Vec<Traced>>>,
 }
 
@@ -102,8 +103,22 @@ impl Judge {
             spent: Cell::new(Duration::ZERO),
             error: RefCell::new(None),
             has_denied: Cell::new(false),
+            is_of_open: false,
             trace: traced.then(RefCell::default),
         }
+    }
+
+    /// The same, which is not to be asked about workers that take nothing now.
+    #[must_use]
+    pub fn of_open(mut self) -> Self {
+        self.is_of_open = true;
+        self
+    }
+
+    /// Whether it is not to be asked about workers that take nothing now.
+    #[must_use]
+    pub fn is_of_open(&self) -> bool {
+        self.is_of_open
     }
 
     /// What the script says of a place; nothing, if it was not asked about it yet.
