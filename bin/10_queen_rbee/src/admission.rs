@@ -53,7 +53,7 @@ pub struct Ticket {
 }
 
 /// Where in its queue a request is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Spot(Rank);
 
 /// Who enters.

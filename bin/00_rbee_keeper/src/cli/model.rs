@@ -119,7 +119,7 @@ pub(crate) struct PolicyArgs {
     /// How many workers it has at most by the queen's own doing
     #[arg(long, value_name = "N", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) max: Option<u32>,
-    /// Whether its workers stay, however idle they are and whoever needs their memory
+    /// Whether its workers stay (as many as --min says, and one), however idle they are and whoever needs their memory
     #[arg(long, value_name = "true|false", requires = "model")]
     pub(crate) pin: Option<bool>,
     /// After how many seconds without a request a worker is ended; 0 for never

@@ -214,6 +214,11 @@ async fn a_script_of_rules_is_tried_and_what_it_says_is_shown() {
     assert_eq!(json["models"][0]["places"][0]["extra_ms"], 250);
     let missing = run(&home, &queen, "policy test missing.rhai").await.expect(1);
     assert!(missing.stderr.contains("missing.rhai"), "{missing:?}");
+    let device = run(&home, &queen, "policy test /dev/zero").await.expect(1);
+    assert!(device.stderr.contains("it is no regular file"), "{device:?}");
+    std::fs::write(&file, "/".repeat((64 << 10) + 1)).unwrap();
+    let long = run(&home, &queen, &line).await.expect(1);
+    assert!(long.stderr.contains("has more than 65536 bytes"), "{long:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

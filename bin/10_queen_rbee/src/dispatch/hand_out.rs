@@ -1,17 +1,23 @@
 //! Handing places out to those who wait, in the order of the queues.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::kinds::Kinds;
 use super::starts::{Attempts, Closed, Starts};
-use super::{Dispatcher, NoPlace, Queues, Wanted};
+use super::{Dispatcher, NoPlace, Queues, Waiting, Wanted};
 use crate::admission::{QueueKey, Spot, Ticket};
 use crate::clock;
-use crate::registry::{Judging, Placed};
+use crate::registry::{Ask, Judging, Placed};
 use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason};
+
+/// How long rules may compute for the requests of one queue until fewer of those are looked at.
+const SLOW: Duration = Duration::from_millis(100);
+/// How often they are asked whether a request may have one of the workers that it waits for.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What one step of handing out has come to.
 #[derive(Debug)]
@@ -27,7 +33,15 @@ enum Step {
 /// Who judges places for requests that wait, from one step to the next that changes nothing.
 #[derive(Debug, Default)]
 struct Judgings<'a> {
-    known: Vec<(Spot, Judging<'a>)>,
+    known: BTreeMap<Spot, Judged<'a>>,
+}
+
+/// Who judges for a request.
+#[derive(Debug)]
+struct Judged<'a> {
+    judging: Judging<'a>,
+    /// There was no place for it.
+    is_over: bool,
 }
 
 /// The models of one queue, as far as they are known in one step.
@@ -84,7 +98,12 @@ impl Dispatcher {
     /// are asked.
     fn hand_out_for(&self, queue: &QueueKey, mut starting: Option<&mut Starting<'_>>) {
         let mut judgings = Judgings::default();
+        let mut rooms = self.registry.rooms();
         loop {
+            let before = std::mem::replace(&mut rooms, self.registry.rooms());
+            if before != rooms {
+                judgings.reopen();
+            }
             let step = {
                 let queues = &mut *self.queues();
                 self.hand_out_one(queues, queue, starting.as_deref_mut(), &mut judgings)
@@ -110,7 +129,7 @@ impl Dispatcher {
         let now = clock::now();
         let mut next = None;
         let has_rules = self.registry.has_place_rules();
-        let mut kinds = Kinds::default();
+        let mut kinds = Kinds::none(judgings.are_slow());
         let mut names = Names::default();
         let mut waits_for_rest: BTreeMap<&ModelAlias, Instant> = BTreeMap::new();
         for (spot, waiting) in admission.waiting(queue) {
@@ -125,7 +144,9 @@ impl Dispatcher {
             let has_less = waits_for_rest
                 .get(model)
                 .is_some_and(|deadline| waiting.wanted.deadline < *deadline);
-            if names.is_full(model) || (!kinds.is_worth_asking(kind) && !has_less) {
+            let is_worth_asking =
+                !names.is_full(model) && (kinds.is_worth_asking(kind) || has_less);
+            if !is_worth_asking || judgings.are_over(spot) {
                 continue;
             }
             let name = names.of(model, || self.name(starts, model, now));
@@ -134,8 +155,12 @@ impl Dispatcher {
             let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&name.closed, waited, now);
-            let judging = judgings.at(spot, || self.registry.judging(&ask));
-            match self.registry.place_judged(&ask, judging, now) {
+            let judging = judgings.at(spot, || self.judging(waiting, &ask, now));
+            let placed = self.registry.place_judged(&ask, judging, now);
+            if matches!(placed, Some(Placed::Not(_))) {
+                judgings.over(spot);
+            }
+            match placed {
                 None => return Step::Asks(spot),
                 Some(Placed::At(place)) => next = Some((spot, Some(Ok(place)))),
                 Some(Placed::Not(Decision::Reject { reason, retry_after_s })) => {
@@ -204,6 +229,18 @@ impl Dispatcher {
     fn name<'a>(&self, starts: &Starts, model: &'a ModelAlias, now: Instant) -> Name<'a> {
         let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
         Name { model, may_reckon: starts.may_reckon(model, now), closed, is_full: false }
+    }
+
+    /// Who judges for a request that waits. What is asked about workers that take nothing now would be asked with each
+    /// look at the queue.
+    fn judging(&self, waiting: &Waiting, ask: &Ask<'_>, now: Instant) -> Option<Judging<'_>> {
+        let judging = self.registry.judging(ask)?;
+        let asked = waiting.rules_asked.get();
+        if asked.is_some_and(|at| now.saturating_duration_since(at) < ASK_AGAIN) {
+            return Some(judging.of_open());
+        }
+        waiting.rules_asked.set(Some(now));
+        Some(judging)
     }
 
     /// Starts a worker for a request, or asks its hive whether there is room.
@@ -276,19 +313,40 @@ impl<'a> Judgings<'a> {
         spot: Spot,
         begin: impl FnOnce() -> Option<Judging<'a>>,
     ) -> Option<&Judging<'a>> {
-        if !self.known.iter().any(|(known, _)| *known == spot) {
-            self.known.push((spot, begin()?));
-        }
-        self.find(spot)
+        let judged = match self.known.entry(spot) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(Judged { judging: begin()?, is_over: false }),
+        };
+        Some(&judged.judging)
     }
 
     fn answer(&self, spot: Spot) {
-        if let Some(judging) = self.find(spot) {
-            judging.answer();
+        if let Some(judged) = self.known.get(&spot) {
+            judged.judging.answer();
         }
     }
 
-    fn find(&self, spot: Spot) -> Option<&Judging<'a>> {
-        self.known.iter().find(|(known, _)| *known == spot).map(|(_, judging)| judging)
+    /// There is no place for the request at a spot, until something changes.
+    fn over(&mut self, spot: Spot) {
+        if let Some(judged) = self.known.get_mut(&spot) {
+            judged.is_over = true;
+        }
+    }
+
+    /// There may be a place for each of them again: whoever comes first is looked at first.
+    fn reopen(&mut self) {
+        for judged in self.known.values_mut() {
+            judged.is_over = false;
+        }
+    }
+
+    fn are_over(&self, spot: Spot) -> bool {
+        self.known.get(&spot).is_some_and(|judged| judged.is_over)
+    }
+
+    /// Whether the rules have computed for long.
+    fn are_slow(&self) -> bool {
+        let spent = self.known.values().map(|judged| judged.judging.spent());
+        spent.sum::<Duration>() > SLOW
     }
 }

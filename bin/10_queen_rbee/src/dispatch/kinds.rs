@@ -10,19 +10,24 @@ use crate::scheduler::Ways;
 /// How many kinds with needs of their own are looked at. Those that need nothing in particular are not
 /// hidden by them.
 const MOST_SPECIAL: usize = 32;
-/// How many kinds without needs of their own there are, where rules tell requests apart.
-const MOST_PLAIN: usize = 64;
+/// The same of those without, where rules tell requests apart: as many as usually wait at most,
+const MOST_PLAIN: usize = 256;
+/// and fewer where to ask the rules about them takes long.
+const MOST_SLOW: usize = 64;
 
 /// The kinds that were asked about.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kinds<'a> {
     special: Vec<Kind<'a>>,
     plain: Vec<Kind<'a>>,
+    most_plain: usize,
 }
 
 /// What bears on whether there can be a place for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind<'a> {
+    /// What else the operator's rules may look at, where there are any. It comes first, since it is what tells most apart.
+    ruled_by: Option<Ruled<'a>>,
     /// Names of one file wait together, and are not alike in all.
     model: &'a ModelAlias,
     failed: &'a [WorkerId],
@@ -32,15 +37,13 @@ pub(super) struct Kind<'a> {
     ways: Ways,
     too_short: u32,
     priority: Priority,
-    /// What else the operator's rules may look at, where there are any.
-    ruled_by: Option<Ruled<'a>>,
 }
 
 /// What rules see of a request, beside what all see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ruled<'a> {
-    caller: &'a str,
     prompt_bytes: u32,
+    caller: &'a str,
     has_session: bool,
 }
 
@@ -80,12 +83,18 @@ impl Kind<'_> {
 }
 
 impl<'a> Kinds<'a> {
+    /// None yet; fewer are looked at where rules are slow.
+    pub(super) fn none(are_rules_slow: bool) -> Self {
+        let most_plain = if are_rules_slow { MOST_SLOW } else { MOST_PLAIN };
+        Self { special: Vec::new(), plain: Vec::new(), most_plain }
+    }
+
     /// Whether one more of a kind is worth asking about; the next one of it is not.
     pub(super) fn is_worth_asking(&mut self, kind: Kind<'a>) -> bool {
         let (known, most) = if kind.is_special() {
             (&mut self.special, MOST_SPECIAL)
         } else {
-            (&mut self.plain, MOST_PLAIN)
+            (&mut self.plain, self.most_plain)
         };
         let is_worth = known.len() < most && !known.contains(&kind);
         if is_worth {
@@ -104,7 +113,7 @@ mod tests {
         let model = "m".parse().unwrap();
         let plain = plain(&model);
         let workers: Vec<WorkerId> = (0..100).map(|n| format!("w-{n}").parse().unwrap()).collect();
-        let mut kinds = Kinds::default();
+        let mut kinds = Kinds::none(false);
         for own in [Kind { ways: Ways::OWN, ..plain }, Kind { too_short: 256, ..plain }] {
             assert!(kinds.is_worth_asking(own) && !kinds.is_worth_asking(own));
         }
@@ -121,11 +130,11 @@ mod tests {
         let model = "m".parse().unwrap();
         let plain = plain(&model);
         let of = |caller, prompt_bytes, has_session| {
-            let ruled_by = Some(Ruled { caller, prompt_bytes, has_session });
+            let ruled_by = Some(Ruled { prompt_bytes, caller, has_session });
             Kind { ruled_by, ..plain }
         };
         let all = [of("a", 9, false), of("b", 9, false), of("a", 10, false), of("a", 9, true)];
-        let mut kinds = Kinds::default();
+        let mut kinds = Kinds::none(false);
         assert!(all.iter().all(|kind| kinds.is_worth_asking(*kind)));
         assert!(!all.iter().any(|kind| kinds.is_worth_asking(*kind)));
         assert!(!all[0].speaks_for_all() && plain.speaks_for_all());

@@ -12,6 +12,7 @@ mod starts;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -129,6 +130,8 @@ struct Waiting {
     wanted: Wanted,
     /// Since when it waits.
     since: Instant,
+    /// When the rules were asked about the workers that it waits for.
+    rules_asked: Cell<Option<Instant>>,
     answer: oneshot::Sender<Result<Place, NoPlace>>,
 }
 
@@ -334,7 +337,7 @@ impl Dispatcher {
             had_a_place: wanted.had_a_place,
         };
         let mut queues = self.queues();
-        let waiting = Waiting { wanted, since: clock::now(), answer };
+        let waiting = Waiting { wanted, since: clock::now(), rules_asked: Cell::new(None), answer };
         let entered = queues.admission.enter(&entrant, waiting);
         self.registry.set_waiting(queues.admission.len());
         match entered {

@@ -91,8 +91,6 @@ pub enum NoPlace {
     Rules {
         /// The model.
         model: ModelAlias,
-        /// When to try again, in seconds.
-        retry_after_s: u64,
     },
     /// A worker could not be started.
     #[error("no worker could be started for {model}: {source}")]
@@ -167,7 +165,7 @@ impl NoPlace {
         let model = model.clone();
         let retry_after_s = retry_after_s.unwrap_or(1);
         match (reason, source) {
-            (RejectReason::Rules, _) => Self::Rules { model, retry_after_s },
+            (RejectReason::Rules, _) => Self::Rules { model },
             (RejectReason::TooShort { tokens }, _) => Self::TooShort { model, tokens },
             (_, Some(source)) => Self::SpawnFailed { model, source: source.clone(), retry_after_s },
             (RejectReason::UnknownModel, None) => Self::UnknownModel { model },

@@ -188,6 +188,45 @@ async fn who_has_less_time_than_a_server_rests_is_refused_also_behind_one_that_h
     assert!(patient.is_err(), "it waits");
 }
 
+#[tokio::test]
+async fn a_request_finds_an_idle_worker_behind_many_whom_the_rules_keep_from_it() {
+    const SCRIPT: &str =
+        r#"fn filter(request, worker) { request.prompt_bytes < 10 || worker.id == "big" }"#;
+    let stage = Stage::with_room_for(256, Arc::new(NeverReady), Some(SCRIPT));
+    let wait = |bytes| {
+        let wanted = Wanted { prompt: Arc::new(PromptChain::of_length(bytes)), ..wanted(None) };
+        stage.dispatcher.enter(wanted).expect("there is a place in the queue")
+    };
+    stage.beat("big", 'a');
+    let _running = [wait(1), wait(1)];
+    stage.dispatcher.hand_out(&mut Attempts::default());
+    assert_eq!(stage.dispatcher.waiting(), 0, "they fill the worker");
+    stage.beat("small", 'a');
+    let _long: Vec<_> = (0..100).map(|number| wait(1_000 + number)).collect();
+    let (_turn, mut short) = wait(1);
+    stage.dispatcher.hand_out(&mut Attempts::default());
+    let place = short.try_recv().expect("it is answered").expect("it has a place");
+    assert_eq!((place.worker_id.as_str(), stage.dispatcher.waiting()), ("small", 100));
+}
+
+#[tokio::test]
+async fn who_waits_behind_others_for_a_worker_that_the_rules_refuse_is_refused() {
+    const SCRIPT: &str = r#"fn filter(request, worker) { request.caller == "local" }"#;
+    let stage = Stage::without_task(Arc::new(NeverReady), Some(SCRIPT));
+    let wait = |caller: &str| {
+        let wanted = Wanted { caller: caller.into(), ..wanted(None) };
+        stage.dispatcher.enter(wanted).expect("there is a place in the queue")
+    };
+    stage.beat("full", 'a');
+    let _running = [wait("local"), wait("local")];
+    stage.dispatcher.hand_out(&mut Attempts::default());
+    let (_first, mut waits) = wait("local");
+    let (_second, mut refused) = wait("other");
+    stage.dispatcher.hand_out(&mut Attempts::default());
+    assert!(waits.try_recv().is_err(), "it waits for room");
+    assert!(matches!(refused.try_recv(), Ok(Err(NoPlace::Rules { .. }))), "it waits for nobody");
+}
+
 /// A queen with a hive, which has the model and whose starts never end.
 struct Stage {
     dispatcher: Dispatcher,
@@ -204,6 +243,11 @@ impl Stage {
 
     /// The same, which hands places out only when it is told to, perhaps with rules.
     fn without_task(hives: Arc<dyn FindHive>, rules: Option<&str>) -> Self {
+        Self::with_room_for(32, hives, rules)
+    }
+
+    /// The same, where so many may wait for a model.
+    fn with_room_for(max_per_model: usize, hives: Arc<dyn FindHive>, rules: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policies.db");
         let policies = Policies::open(&file, BTreeMap::new(), 0).unwrap();
@@ -215,7 +259,7 @@ impl Stage {
         let registry = registry.with_rules(script);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let spawner = Spawner::new(hives, registry.clone(), policies, tasks, stop.clone());
-        let dispatcher = Dispatcher::new(registry, spawner, Decisions::in_memory(), 32);
+        let dispatcher = Dispatcher::new(registry, spawner, Decisions::in_memory(), max_per_model);
         let stage = Self { dispatcher, stop, _folder: folder };
         stage.reports("localhost", &[("m", 'b')]);
         stage

@@ -85,8 +85,8 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
         NoPlace::Unable { .. } => ApiError::bad_request("unsupported_by_model", message).hint(
             "its workers are servers of others, which promise neither grammars nor answers that can be repeated; leave 'deterministic' and grammars out, or run the model on a hive",
         ),
-        NoPlace::Rules { retry_after_s, .. } => {
-            ApiError::unavailable("refused_by_rules", message, retry_after_s).hint(
+        NoPlace::Rules { .. } => {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "refused_by_rules", message).hint(
                 "scheduler.rhai beside the queen's configuration has them: rbee-keeper policy test FILE",
             )
         }
@@ -106,7 +106,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
 
 fn timeout(message: String) -> ApiError {
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
-        .hint("allow more time: [queen] request_timeout_s, or the header x-rbee-deadline-ms")
+        .hint("allow more time: the header x-rbee-deadline-ms, up to [queen] request_timeout_s, which is what a request has without it")
 }
 
 #[cfg(test)]

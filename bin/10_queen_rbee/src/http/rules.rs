@@ -62,7 +62,7 @@ fn try_all(registry: &Registry, trial: Trial) -> Result<Tried, ApiError> {
     }
     let now = Instant::now();
     let models = match trial.model {
-        Some(model) => vec![model],
+        Some(model) => vec![registry.meant(&model)],
         None => registry.models(now).into_keys().take(MAX_MODELS).collect(),
     };
     let prompt = PromptChain::of_length(trial.prompt_bytes);

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use rbee_operations::{ModelPolicy, ModelPolicySet, Operation};
 use serde_json::Value;
-use worker_contract::{HiveAlias, ModelAlias, ModelEntry, WorkerHeartbeat, WorkerId, WorkerState};
+use worker_contract::{
+    DeviceId, HiveAlias, ModelAlias, ModelEntry, WorkerHeartbeat, WorkerId, WorkerState,
+};
 
 use super::Operations;
 use crate::registry::WorkerReport;
@@ -29,24 +31,23 @@ impl Operations {
                 by_size.entry(size).or_default().push(&said.worker_id);
             }
             for ((slots, tokens), workers) in by_size {
-                notes.push(format!(
-                    "{} with {slots} slots, {tokens} tokens: the policy counts for those that start \
-                     later, and a restart keeps what a worker has. To end them: {}",
-                    run(workers.len()),
-                    workers
-                        .iter()
-                        .map(|id| format!("rbee-keeper worker delete {id}"))
-                        .collect::<Vec<_>>()
-                        .join("; "),
-                ));
+                notes.push(stay_as(&format!("with {slots} slots, {tokens} tokens"), &workers));
             }
+        }
+        let mut by_place: BTreeMap<(&HiveAlias, DeviceId), Vec<&WorkerId>> = BTreeMap::new();
+        for said in running.iter().map(|worker| &worker.said) {
+            if is_elsewhere(wanted, said) {
+                by_place.entry((&said.hive_id, said.device)).or_default().push(&said.worker_id);
+            }
+        }
+        for ((hive, device), workers) in by_place {
+            notes.push(stay_as(&format!("on {hive} {device}"), &workers));
         }
         let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
         if wanted.max.is_some() && count > policy.max {
-            let stay =
-                if policy.pin { "stay" } else { "stay until they have been idle for a while" };
             notes.push(format!(
-                "{}, and max is {}: no other is started, and those that are there {stay}",
+                "{}, and max is {}: no other is started, and those that are there stay until they have been \
+                 idle for a while",
                 run(running.len()),
                 policy.max
             ));
@@ -105,6 +106,23 @@ fn is_unlike(wanted: &ModelPolicy, worker: &WorkerReport, trained: Option<u32>) 
         || wanted
             .ctx_size
             .is_some_and(|wanted| is_other(wanted, size.ctx_size, wanted.min(most), has_tokens))
+}
+
+/// Whether a worker is elsewhere than a policy prefers it to be.
+fn is_elsewhere(wanted: &ModelPolicy, said: &WorkerHeartbeat) -> bool {
+    wanted.hive.as_ref().is_some_and(|hive| *hive != said.hive_id)
+        || wanted.device.is_some_and(|device| device != said.device)
+}
+
+/// That workers stay as they are, and how to end them.
+fn stay_as(what: &str, workers: &[&WorkerId]) -> String {
+    let ends: Vec<_> = workers.iter().map(|id| format!("rbee-keeper worker delete {id}")).collect();
+    format!(
+        "{} {what}: the policy counts for those that start later, and a restart keeps what a worker has. \
+         To end them: {}",
+        run(workers.len()),
+        ends.join("; ")
+    )
 }
 
 /// Which models of a list have one name and are several files.

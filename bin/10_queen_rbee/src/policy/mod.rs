@@ -48,7 +48,7 @@ pub struct Policy {
     pub min: u32,
     /// The most workers that the queen starts.
     pub max: u32,
-    /// Whether its workers stay.
+    /// Whether its workers stay: as many as `min` says, one at least.
     pub pin: bool,
     /// After how long without a request a worker is ended, in seconds; `None` for never.
     pub idle_ttl_s: Option<u64>,
@@ -60,6 +60,14 @@ pub struct Policy {
     pub ctx_size: Option<u32>,
     /// The slots of a worker; `None` for the hive's setting.
     pub slots: Option<u32>,
+}
+
+impl Policy {
+    /// How many workers stay whatever comes: of a pinned model one at least. Those that a crowd got beside them go again.
+    #[must_use]
+    pub fn kept(&self) -> u32 {
+        if self.pin { self.min.max(1) } else { self.min }
+    }
 }
 
 impl Policies {

@@ -17,6 +17,10 @@ const CROWDED: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_secs(10);
 /// How long a start that failed is not tried again.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
+/// How long no place is looked for where there was none. What was in the way may be gone at any time.
+const NO_PLACE: Duration = Duration::from_secs(10);
+/// How long it is not told again that there is none, for the same reason.
+const TELL: Duration = Duration::from_secs(60);
 /// After how long a worker is idle that is one of several and was not demanded by the policy.
 const EXTRA_IDLE: Duration = Duration::from_secs(120);
 
@@ -62,7 +66,7 @@ pub(super) enum Action {
 }
 
 /// Why another worker is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Need {
     /// The policy wants as many.
     Min,
@@ -80,6 +84,10 @@ pub(super) struct Planner {
 struct Memory {
     crowded_since: Option<Instant>,
     quiet_until: Option<Instant>,
+    /// Until when no worker is started for a need. All else goes on.
+    paused_until: BTreeMap<Need, Instant>,
+    /// Why there was no place, as was told last, and when.
+    told: BTreeMap<Need, (&'static str, Instant)>,
 }
 
 impl Planner {
@@ -107,8 +115,33 @@ impl Planner {
     }
 
     /// A start has failed.
-    pub(super) fn start_failed(&mut self, model: &ModelAlias, now: Instant) {
-        self.models.entry(model.clone()).or_default().quiet_until = Some(now + AFTER_FAILURE);
+    pub(super) fn start_failed(&mut self, model: &ModelAlias, why: Need, now: Instant) {
+        self.pause(model, why, now + AFTER_FAILURE);
+    }
+
+    /// There is no place for another worker. Whether that is to be told, for this reason.
+    pub(super) fn no_place(
+        &mut self,
+        model: &ModelAlias,
+        why: Need,
+        lacks: &'static str,
+        now: Instant,
+    ) -> bool {
+        self.pause(model, why, now + NO_PLACE);
+        let told = &mut self.models.entry(model.clone()).or_default().told;
+        let is_news = told.get(&why).is_none_or(|(reason, at)| {
+            *reason != lacks || now.saturating_duration_since(*at) >= TELL
+        });
+        if is_news {
+            told.insert(why, (lacks, now));
+        }
+        is_news
+    }
+
+    fn pause(&mut self, model: &ModelAlias, why: Need, until: Instant) {
+        let memory = self.models.entry(model.clone()).or_default();
+        memory.quiet_until = None;
+        memory.paused_until.insert(why, until);
     }
 }
 
@@ -128,15 +161,17 @@ impl Memory {
         if *is_starting || workers.iter().any(|worker| worker.is_coming) {
             return None;
         }
-        if count < policy.min {
+        let may_start = |why| self.paused_until.get(&why).is_none_or(|until| *until <= now);
+        if count < policy.min && may_start(Need::Min) {
             return start(Need::Min);
         }
         let crowded_for = self.crowded_since.map(|since| now.saturating_duration_since(since));
         // The first worker is started by the request itself, unless that waits for a server of somebody else.
-        if count < policy.max && crowded_for.is_some_and(|long| long >= CROWDED) {
+        let is_crowd = count < policy.max && crowded_for.is_some_and(|long| long >= CROWDED);
+        if is_crowd && may_start(Need::Crowd) {
             return start(Need::Crowd);
         }
-        if policy.pin || count <= policy.min || *waiting > 0 {
+        if count <= policy.kept() || *waiting > 0 {
             return None;
         }
         let ttl = policy.idle_ttl_s.map(Duration::from_secs);
@@ -226,12 +261,56 @@ mod tests {
     }
 
     #[test]
+    fn what_a_crowd_got_beside_a_pinned_model_is_ended_and_what_its_policy_wants_stays() {
+        for (min, count, ends) in [(0, 1, false), (0, 2, true), (2, 2, false), (2, 3, true)] {
+            let mut world = World::new(Policy { min, pin: true, ..policy() });
+            world.set(count, 0);
+            world.idle(119 * SECOND);
+            assert_eq!(world.pass(1), [], "{min} of {count}");
+            world.idle(120 * SECOND);
+            let ended = ends.then(|| stop(&format!("w-{}", count - 1), 120));
+            assert_eq!(world.pass(1), Vec::from_iter(ended), "{min} of {count}");
+        }
+    }
+
+    #[test]
     fn a_start_that_failed_is_not_tried_again_at_once() {
         let mut world = World::new(Policy { min: 1, ..policy() });
         assert_eq!(world.pass(1), [start(Need::Min)]);
-        world.planner.start_failed(&model(), world.now);
+        world.planner.start_failed(&model(), Need::Min, world.now);
         assert_eq!(world.pass(59), []);
         assert_eq!(world.pass(2), [start(Need::Min)]);
+    }
+
+    #[test]
+    fn a_place_is_looked_for_again_before_long_and_want_of_one_is_told_once_a_minute() {
+        let mut world = World::new(Policy { min: 1, ..policy() });
+        let mut told = 0;
+        for _ in 0..6 {
+            assert_eq!(world.pass(1), [start(Need::Min)]);
+            let is_told = world.planner.no_place(&model(), Need::Min, "full", world.now);
+            told += u32::from(is_told);
+            assert_eq!(world.pass(9), [], "it was looked a moment ago");
+        }
+        assert_eq!(told, 1);
+        let mut tell = |lacks| world.planner.no_place(&model(), Need::Min, lacks, world.now);
+        assert!(tell("rules"), "it lacks something else");
+        assert!(!tell("rules"));
+        world.now += 60 * SECOND;
+        assert!(world.planner.no_place(&model(), Need::Min, "rules", world.now));
+    }
+
+    #[test]
+    fn a_crowd_that_gets_nothing_keeps_no_worker_from_being_started_or_ended() {
+        let mut world = World::new(Policy { min: 1, ..policy() });
+        world.set(1, 3);
+        assert_eq!(world.pass(6), [start(Need::Crowd)]);
+        world.planner.start_failed(&model(), Need::Crowd, world.now);
+        world.set(0, 3);
+        assert_eq!(world.pass(1), [start(Need::Min)], "its policy wants one");
+        world.set(3, 0);
+        world.idle(120 * SECOND);
+        assert_eq!(world.pass(10), [stop("w-2", 120)], "nobody waits any more");
     }
 
     proptest! {

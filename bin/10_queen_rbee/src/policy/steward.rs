@@ -41,6 +41,7 @@ enum Ended {
     Start {
         model: ModelAlias,
         name: ModelAlias,
+        why: Need,
         result: Result<Begun, JobError>,
     },
     Stop(WorkerId, Result<(), JobError>),
@@ -108,8 +109,7 @@ impl Steward {
         match action {
             Action::Start { model, why } => {
                 let Some((name, spawn)) = self.place_another(&model, why, now) else {
-                    self.planner.start_failed(&model, now);
-                    self.log_no_place(&model, why, now);
+                    self.no_place(&model, why, now);
                     return None;
                 };
                 let Some(mut attempt) = self.spawner.spawn(&name, &spawn) else {
@@ -122,7 +122,7 @@ impl Steward {
                 }
                 Some(Box::pin(async move {
                     let result = attempt.ended().await;
-                    Ended::Start { model, name, result }
+                    Ended::Start { model, name, why, result }
                 }))
             }
             Action::Stop { worker, idle } => {
@@ -147,12 +147,15 @@ impl Steward {
         why: Need,
         now: Instant,
     ) -> Option<(ModelAlias, Spawn)> {
-        let must = why == Need::Min;
-        let other = if must { None } else { self.registry.answers_as(model) };
-        other.into_iter().chain([model.clone()]).find_map(|name| {
-            let spawn = self.registry.place_another(&name, must, now)?;
+        self.names(model, why).find_map(|name| {
+            let spawn = self.registry.place_another(&name, why == Need::Min, now)?;
             Some((name, spawn))
         })
+    }
+
+    fn names(&self, model: &ModelAlias, why: Need) -> impl Iterator<Item = ModelAlias> + use<> {
+        let other = if why == Need::Min { None } else { self.registry.answers_as(model) };
+        other.into_iter().chain([model.clone()])
     }
 
     fn log_start(&self, model: &ModelAlias, spawn: &Spawn, why: Need) {
@@ -172,7 +175,8 @@ impl Steward {
         decisions.record(Decided::told(Kind::Spawn, reason, told).model(model));
     }
 
-    fn log_no_place(&self, model: &ModelAlias, why: Need, now: Instant) {
+    /// There is no place for another worker: it is told why, unless it was a moment ago.
+    fn no_place(&mut self, model: &ModelAlias, why: Need, now: Instant) {
         let (reason, wants, full) = match why {
             Need::Min => {
                 ("policy_min", "its policy wants another worker", "no device has room for it")
@@ -184,21 +188,35 @@ impl Steward {
             }
             Need::Crowd => ("crowd", "requests wait", "no device has room for it"),
         };
-        let lacks = if !self.registry.is_in_catalog(model) {
-            "no hive has the model".to_owned()
-        } else if !self.registry.is_at_hand(model, now) {
-            "no hive that has the model reports".to_owned()
-        } else if let Some(failed) = self.registry.failed_start(model, now) {
-            let StartRefusal { reason, retry_after_s } = failed;
-            let reason = for_clients(&reason.to_string());
-            format!("its start failed a moment ago: {reason} (again in {retry_after_s} s)")
-        } else {
-            full.to_owned()
-        };
-        let told = format!("{wants}, and {lacks}");
+        let (lacks, words) = self.lacks(model, why, now);
+        if !self.planner.no_place(model, why, lacks, now) {
+            return;
+        }
+        let told = format!("{wants}, and {}", words.as_deref().unwrap_or(full));
         tracing::info!(%model, told, "a model gets no further worker");
         let decided = Decided::told(Kind::NoPlace, reason, told).model(model);
         self.dispatcher.decisions().record(decided);
+    }
+
+    /// What a place is lacking for, in a word, and as it is told; `None` where that is room.
+    fn lacks(&self, model: &ModelAlias, why: Need, now: Instant) -> (&'static str, Option<String>) {
+        let refused = |name: &_| self.registry.has_place_but_for_rules(name, why == Need::Min, now);
+        if !self.registry.is_in_catalog(model) {
+            ("model", Some("no hive has the model".to_owned()))
+        } else if !self.registry.is_at_hand(model, now) {
+            ("hive", Some("no hive that has the model reports".to_owned()))
+        } else if let Some(failed) = self.registry.failed_start(model, now) {
+            let StartRefusal { reason, retry_after_s } = failed;
+            let reason = for_clients(&reason.to_string());
+            let told = "its start failed a moment ago";
+            ("start", Some(format!("{told}: {reason} (again in {retry_after_s} s)")))
+        } else if self.names(model, why).any(|name| refused(&name)) {
+            let told = "the rules of this queen refuse the places that there are (the caller that they see is \
+                        `queen`)";
+            ("rules", Some(told.to_owned()))
+        } else {
+            ("room", None)
+        }
     }
 
     fn log_failed(&self, model: &ModelAlias, source: JobError) {
@@ -223,14 +241,14 @@ impl Steward {
             Ended::Start { result: Ok(Begun::Worker), .. } | Ended::Stop(_, Ok(())) => {}
             // It is looked again at once, and knows more.
             Ended::Start { model, result: Ok(Begun::Word), .. } => self.planner.not_started(&model),
-            Ended::Start { model, name, result: Err(error) } => {
+            Ended::Start { model, name, why, result: Err(error) } => {
                 let reason = error.message.as_str();
                 tracing::warn!(model = %name, reason, "another worker could not be started");
                 let now = clock::now();
                 // There it is not tried again for a while: perhaps somewhere else, at once.
                 match self.registry.failed_start(&name, now) {
                     Some(failed) if failed.reason == error => self.planner.not_started(&model),
-                    _ => self.planner.start_failed(&model, now),
+                    _ => self.planner.start_failed(&model, why, now),
                 }
                 self.log_failed(&name, error);
             }
@@ -254,6 +272,7 @@ mod tests {
     use crate::decisions::Decisions;
     use crate::doubles::{NeverReady, device, entry};
     use crate::registry::Size;
+    use crate::rules::Rules;
 
     const GIB: u64 = 1 << 30;
 
@@ -309,6 +328,25 @@ mod tests {
             assert!(steward.begin(action, clock::now() + later).is_none(), "{told}");
             let last = decisions.since(0).pop().expect("it is told");
             let why = last.decided.because.why();
+            assert!(why.contains(told), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn rules_that_refuse_all_places_are_why_there_is_no_other_and_not_want_of_room() {
+        const SCRIPT: &str = r#"fn filter(request, worker) { request.token == "alice" }"#;
+        for (free, told) in [
+            (64 * GIB, "the rules of this queen refuse the places that there are"),
+            (0, "no device has room for it"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (mut steward, decisions) = steward(folder.path(), free);
+            let rules = Rules::none(Decisions::in_memory());
+            rules.load(SCRIPT).unwrap();
+            steward.registry = steward.registry.clone().with_rules(rules);
+            let action = Action::Start { model: "m".parse().unwrap(), why: Need::Min };
+            assert!(steward.begin(action, clock::now()).is_none(), "{told}");
+            let why = decisions.since(0).pop().expect("it is told").decided.because.why();
             assert!(why.contains(told), "{why}");
         }
     }

@@ -66,10 +66,15 @@ impl State {
         }
         let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
+        let is_denied = |at: (&HiveAlias, DeviceId)| {
+            let mut denied = ruling.iter().flat_map(|ruling| &ruling.denied);
+            denied.any(|its| *its == at)
+        };
+        let is_spawning = self.starts.is_any_for(&model, &files, is_denied);
         let is_ruled_out = ruling.as_ref().is_some_and(|ruling| !ruling.denied.is_empty());
         Snapshot {
             workers,
-            is_spawning: self.starts.is_any_of(&model) || self.starts.is_any_with(&files),
+            is_spawning,
             fleet: LazyCell::new(Box::new(move || {
                 let policy = |model: &ModelAlias| policies.map(|policies| policies.of(model));
                 let fleet = self.fleet(&model, &policy, ruling, now);
@@ -102,8 +107,7 @@ impl State {
             of_model.1 += 1;
         }
         let spare = |model: &ModelAlias| match kept.get(model) {
-            Some((Some(policy), _)) if policy.pin => 0,
-            Some((Some(policy), count)) => count.saturating_sub(policy.min),
+            Some((Some(policy), count)) => count.saturating_sub(policy.kept()),
             _ => u32::MAX,
         };
         let has_enough = match kept.get(model) {

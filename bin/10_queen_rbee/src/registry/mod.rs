@@ -36,7 +36,7 @@ mod worker;
 mod workers;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -164,6 +164,8 @@ struct Shared {
     has_servers: AtomicBool,
     /// Tells whoever hands places out that there may be one.
     room: Notify,
+    /// How often that was.
+    rooms: AtomicU64,
     /// The interval of workers' reports.
     interval: Duration,
 }
@@ -225,6 +227,7 @@ impl Registry {
             waiting: AtomicUsize::new(0),
             has_servers: AtomicBool::new(false),
             room: Notify::new(),
+            rooms: AtomicU64::new(0),
             interval,
         };
         Self { shared: Arc::new(shared) }
@@ -499,8 +502,15 @@ impl Registry {
     /// Wakes whoever hands places out, if anybody waits for one.
     pub fn there_may_be_room(&self) {
         if self.waiting() > 0 {
+            self.shared.rooms.fetch_add(1, SeqCst);
             self.shared.room.notify_one();
         }
+    }
+
+    /// How often there may have been room while somebody waited.
+    #[must_use]
+    pub fn rooms(&self) -> u64 {
+        self.shared.rooms.load(SeqCst)
     }
 
     /// How many requests wait for a place.

@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
+use super::worker::Worker;
 use super::{Ask, Liveness, Registry, State};
 use crate::admission::Priority;
 use crate::rules::{
     Judge, LoadFacts, PlaceFacts, RequestFacts, Rules, Script, ScriptError, SpotFacts, Traced,
+    Verdict,
 };
 use crate::scheduler::{
     Decision, Demand, Readiness, RejectReason, Ruled, Spawn, WorkerView, place_another, schedule,
 };
-
-/// When to try again what the rules refuse, in seconds.
-const RETRY_S: u64 = 60;
 
 /// Who judges the places for a request, and for whom.
 #[derive(Debug)]
@@ -31,6 +30,19 @@ impl Judging<'_> {
     /// Asks the rules what has to be known. It takes a while: nothing may be locked.
     pub fn answer(&self) {
         self.judge.answer();
+    }
+
+    /// The same for workers that have room, and places: not about those that the request would wait for.
+    #[must_use]
+    pub fn of_open(self) -> Self {
+        let Self { rules, judge } = self;
+        Self { rules, judge: judge.of_open() }
+    }
+
+    /// How long they have computed.
+    #[must_use]
+    pub fn spent(&self) -> Duration {
+        self.judge.spent()
     }
 }
 
@@ -98,13 +110,14 @@ impl Registry {
     /// What a script would make of a request; nothing is changed.
     #[must_use]
     pub fn try_rules(&self, script: &Arc<Script>, ask: &Ask<'_>, now: Instant) -> RulesReport {
-        let demand =
-            Demand { prompt_bytes: ask.prompt.bytes(), priority: ask.priority, ..ask.demand };
         let token =
             self.shared.rules.get().map_or_else(String::new, |rules| rules.token_of(ask.caller));
-        let request = facts(ask, &token, self.state().model_bytes(demand.model));
+        let request = facts(ask, &token, self.state().model_bytes(ask.demand.model));
         let said = script.priority_of(&request);
         let priority = said.as_ref().copied().unwrap_or(ask.priority);
+        let as_asked =
+            Demand { prompt_bytes: ask.prompt.bytes(), priority: ask.priority, ..ask.demand };
+        let demand = Demand { priority, ..as_asked };
         let (policies, interval) = (self.shared.policies.get(), self.shared.interval);
         let request = RequestFacts { priority, ..request };
         let judge = Judge::new(Arc::clone(script), &request, true);
@@ -116,7 +129,7 @@ impl Registry {
             schedule(&snapshot, &demand)
         });
         let with_script = after_rules(decided, &judge);
-        let without_script = self.built_in(&self.state(), &demand, ask, now);
+        let without_script = self.built_in(&self.state(), &as_asked, ask, now);
         let error: Option<ScriptError> = judge.error().or(said.err());
         let is_used = judge.error().is_none();
         RulesReport {
@@ -174,18 +187,7 @@ impl Registry {
         must: bool,
         now: Instant,
     ) -> Option<Spawn> {
-        let policy = |model: &ModelAlias| self.policy(model);
-        let place = |judge: Option<&Judge>| {
-            until_judged(judge, || {
-                let state = self.state();
-                let ruling = judge.map(|judge| Ruling {
-                    judge,
-                    hive_idle: state.hive_idle(now),
-                    denied: Vec::new(),
-                });
-                place_another(&state.fleet(model, &policy, ruling, now), model, must)
-            })
-        };
+        let place = |judge| self.another_place_by(judge, model, must, now);
         let rules = self.shared.rules.get();
         let Some((rules, script)) = rules.and_then(|rules| Some((rules, rules.for_places()?)))
         else {
@@ -207,6 +209,31 @@ impl Registry {
         if error.is_some() { place(None) } else { spawn }
     }
 
+    /// Whether there would be a place for another worker of a model without the operator's rules, where there are some.
+    #[must_use]
+    pub fn has_place_but_for_rules(&self, model: &ModelAlias, must: bool, now: Instant) -> bool {
+        self.has_place_rules() && self.another_place_by(None, model, must, now).is_some()
+    }
+
+    fn another_place_by(
+        &self,
+        judge: Option<&Judge>,
+        model: &ModelAlias,
+        must: bool,
+        now: Instant,
+    ) -> Option<Spawn> {
+        let policy = |model: &ModelAlias| self.policy(model);
+        until_judged(judge, || {
+            let state = self.state();
+            let ruling = judge.map(|judge| Ruling {
+                judge,
+                hive_idle: state.hive_idle(now),
+                denied: Vec::new(),
+            });
+            place_another(&state.fleet(model, &policy, ruling, now), model, must)
+        })
+    }
+
     fn built_in(
         &self,
         state: &State,
@@ -221,7 +248,7 @@ impl Registry {
 
 impl State {
     /// Asks about the workers that could take a request: takes those out that may not, and tells the
-    /// others' score.
+    /// others' score. Where none could, about those that it would wait for.
     pub(super) fn rule_workers<'a>(
         &'a self,
         judge: &'a Judge,
@@ -229,40 +256,89 @@ impl State {
         demand: &Demand<'_>,
         now: Instant,
     ) -> Ruling<'a> {
-        let (hive_idle, mut denied) = (self.hive_idle(now), Vec::new());
+        let mut ruling = Ruling { judge, hive_idle: self.hive_idle(now), denied: Vec::new() };
         workers.retain_mut(|view| {
-            let could = match view.readiness {
-                Readiness::Ready => view.has_room(demand.priority),
-                Readiness::MakesWay => true,
-                Readiness::Coming | Readiness::Resting | Readiness::Ending => false,
-            };
-            let could = could && view.liveness != Liveness::Gone;
+            let could = view.is_there() && takes_some(view, demand.priority);
             let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
-            let memory = self.memory(&worker.hive_id, worker.device);
-            let verdict = judge.verdict(&PlaceFacts {
-                worker: Some(view.id),
-                hive: &worker.hive_id,
-                spot: SpotFacts {
-                    device: Some(worker.device),
-                    memory_total_bytes: memory.0,
-                    memory_free_bytes: memory.1,
-                    is_alive: view.liveness == Liveness::Alive,
-                    hive_idle: hive_idle.get(&worker.hive_id).copied(),
-                    load: LoadFacts {
-                        requests: view.load(),
-                        slots: view.slots,
-                        held_bytes: view.held_bytes,
-                        expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
-                    },
-                },
-            });
+            let verdict = self.verdict(&ruling, view, worker, demand);
             view.extra_us = verdict.extra_ms.saturating_mul(1000);
             if !verdict.is_allowed {
-                denied.push((&worker.hive_id, worker.device));
+                ruling.denied.push((&worker.hive_id, worker.device));
             }
             verdict.is_allowed
         });
-        Ruling { judge, hive_idle, denied }
+        self.rule_awaited(&mut ruling, workers, demand);
+        ruling
+    }
+
+    /// Asks about the workers that a request would wait for, where none takes it now, and takes out those
+    /// that it may not have. They count as they will be then: without requests.
+    fn rule_awaited<'a>(
+        &'a self,
+        ruling: &mut Ruling<'a>,
+        workers: &mut Vec<WorkerView<'a>>,
+        demand: &Demand<'_>,
+    ) {
+        let takes_it = |view: &WorkerView<'_>| {
+            view.readiness == Readiness::Ready
+                && view.has_room(demand.priority)
+                && view.serves(demand)
+                && !demand.failed.contains(view.id)
+        };
+        if ruling.judge.is_of_open() || workers.iter().any(takes_it) {
+            return;
+        }
+        let is_awaited = |view: &WorkerView<'_>| {
+            view.serves(demand)
+                && view.readiness != Readiness::Ending
+                && !takes_some(view, demand.priority)
+        };
+        let is_allowed = |view: &WorkerView<'_>| {
+            let idle = WorkerView { in_flight: 0, foreign: 0, ..*view };
+            let worker = self.workers.get(view.id);
+            worker.is_none_or(|worker| self.verdict(ruling, &idle, worker, demand).is_allowed)
+        };
+        // One that it may have is enough: the others are asked about only where that one is refused.
+        let mut awaited = workers.iter().filter(|view| is_awaited(view));
+        if awaited.next().is_none_or(is_allowed) {
+            return;
+        }
+        let mut denied = Vec::new();
+        workers.retain(|view| {
+            let may_stay = !is_awaited(view) || is_allowed(view);
+            if let Some(worker) = self.workers.get(view.id).filter(|_| !may_stay) {
+                denied.push((&worker.hive_id, worker.device));
+            }
+            may_stay
+        });
+        ruling.denied.append(&mut denied);
+    }
+
+    fn verdict(
+        &self,
+        ruling: &Ruling<'_>,
+        view: &WorkerView<'_>,
+        worker: &Worker,
+        demand: &Demand<'_>,
+    ) -> Verdict {
+        let (memory_total_bytes, memory_free_bytes) = self.memory(&worker.hive_id, worker.device);
+        ruling.judge.verdict(&PlaceFacts {
+            worker: Some(view.id),
+            hive: &worker.hive_id,
+            spot: SpotFacts {
+                device: Some(worker.device),
+                memory_total_bytes,
+                memory_free_bytes,
+                is_alive: view.liveness == Liveness::Alive,
+                hive_idle: ruling.hive_idle.get(&worker.hive_id).copied(),
+                load: LoadFacts {
+                    requests: view.load(),
+                    slots: view.slots,
+                    held_bytes: view.held_bytes,
+                    expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
+                },
+            },
+        })
     }
 
     /// Asks about the places where a worker of a model could be started.
@@ -337,6 +413,15 @@ impl State {
     }
 }
 
+/// Whether a worker takes requests now, or will when its turn comes: the others are waited for.
+fn takes_some(view: &WorkerView<'_>, priority: Priority) -> bool {
+    match view.readiness {
+        Readiness::Ready => view.has_room(priority),
+        Readiness::MakesWay => true,
+        Readiness::Coming | Readiness::Resting | Readiness::Ending => false,
+    }
+}
+
 /// Decides, under a lock that `decide` takes, until the judge has no more questions; it answers them in
 /// between.
 fn until_judged<T>(judge: Option<&Judge>, decide: impl Fn() -> T) -> T {
@@ -361,13 +446,14 @@ fn facts<'a>(ask: &Ask<'a>, token: &'a str, model_bytes: u64) -> RequestFacts<'a
     }
 }
 
-/// The decision, which is the rules' doing where they have refused a place and none is left.
+/// The decision, which is the rules' doing where they have refused a place and none is left. When to try again,
+/// nobody knows: they may refuse it for ever.
 fn after_rules(decision: Decision, judge: &Judge) -> Decision {
     match decision {
         // It was left to be waited for.
         Decision::Reject { reason: RejectReason::Resting { .. }, .. } => decision,
         Decision::Reject { .. } if judge.has_denied() => {
-            Decision::Reject { reason: RejectReason::Rules, retry_after_s: Some(RETRY_S) }
+            Decision::Reject { reason: RejectReason::Rules, retry_after_s: None }
         }
         decision => decision,
     }

@@ -2,6 +2,7 @@ mod failing;
 mod fitting;
 mod names;
 mod rests;
+mod ruling;
 mod starting;
 mod twice;
 

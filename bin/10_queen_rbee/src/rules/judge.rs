@@ -26,7 +26,7 @@ const ALL: Duration = Duration::from_millis(2);
 const MORE: Duration = Duration::from_micros(40);
 const MOST: Duration = Duration::from_millis(50);
 /// How often it is decided again. Whoever comes after that is judged in the middle of the decision.
-const ROUNDS: u32 = 4;
+const ROUNDS: u32 = 6;
 
 /// Asks a script about the places for one request, in one thread. Once the script has failed, it is not
 /// asked again.
@@ -42,6 +42,7 @@ pub struct Judge {
     spent: Cell<Duration>,
     error: RefCell<Option<ScriptError>>,
     has_denied: Cell<bool>,
+    is_of_open: bool,
     trace: Option<RefCell<Vec<Traced>>>,
 }
 
@@ -102,8 +103,22 @@ impl Judge {
             spent: Cell::new(Duration::ZERO),
             error: RefCell::new(None),
             has_denied: Cell::new(false),
+            is_of_open: false,
             trace: traced.then(RefCell::default),
         }
+    }
+
+    /// The same, which is not to be asked about workers that take nothing now.
+    #[must_use]
+    pub fn of_open(mut self) -> Self {
+        self.is_of_open = true;
+        self
+    }
+
+    /// Whether it is not to be asked about workers that take nothing now.
+    #[must_use]
+    pub fn is_of_open(&self) -> bool {
+        self.is_of_open
     }
 
     /// What the script says of a place; nothing, if it was not asked about it yet.
@@ -137,6 +152,12 @@ impl Judge {
                 self.ask(&PlaceFacts { worker: worker.as_ref(), hive: &hive, spot });
             }
         }
+    }
+
+    /// How long the script has computed.
+    #[must_use]
+    pub fn spent(&self) -> Duration {
+        self.spent.get()
     }
 
     fn ask(&self, place: &PlaceFacts<'_>) -> Verdict {

@@ -66,6 +66,8 @@ struct State {
     failed: VecDeque<Instant>,
     paused_until: Option<Instant>,
     told_at: Option<Instant>,
+    /// Why its file could not be read, when that was told.
+    unread: Option<String>,
 }
 
 /// What tells one version of a file from another.
@@ -211,13 +213,25 @@ impl Rules {
                 // What is wrong is told.
                 Ok(text) => drop(self.load(&text)),
                 Err(error) => {
-                    self.replace(None);
-                    self.tell("not_understood", format!("{FILE} cannot be read: {error}"));
+                    self.unread(format!("{FILE} cannot be read: {error}"));
+                    // What is in the way may go, and leave the file as it is.
+                    return None;
                 }
             },
+            (None, None) => self.state().unread = None,
             _ => {}
         }
         version
+    }
+
+    /// Uses no script, since its file cannot be read. That is told once.
+    fn unread(&self, why: String) {
+        if self.state().unread.as_ref() == Some(&why) {
+            return;
+        }
+        self.replace(None);
+        self.state().unread = Some(why.clone());
+        self.tell("not_understood", why);
     }
 
     fn script(&self) -> Option<Arc<Script>> {

@@ -15,7 +15,7 @@ fn big_models_are_kept_on_gpu_1_and_small_ones_are_taken_elsewhere_if_they_can_b
     for (bytes, hive, expected) in [
         (20 * GIB, "gpu-1", (true, 0)),
         (20 * GIB, "desk", (false, 0)),
-        (GIB, "gpu-1", (true, 5000)),
+        (GIB, "gpu-1", (true, 3_600_000)),
         (GIB, "desk", (true, 0)),
     ] {
         let judged = judge(&script, bytes, Priority::Interactive, hive, None);
@@ -207,6 +207,26 @@ fn a_file_that_changes_is_loaded_and_one_that_goes_or_is_broken_is_not_used() {
     assert!(rules.look(&file, known).is_none());
     let broken = "not_understood";
     assert_eq!(told(), ["loaded", broken, broken, broken, "loaded", "removed"]);
+}
+
+#[test]
+fn a_file_that_could_not_be_read_is_read_when_it_can_be_though_it_looks_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(FILE);
+    let log = Decisions::in_memory();
+    let rules = Rules::none(log.clone());
+    let script = b"fn priority(request) { \"batch\" }";
+    fs::write(&file, vec![0xff; script.len()]).unwrap();
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    let known = rules.look(&file, None);
+    let known = rules.look(&file, known);
+    assert_eq!(log.since(0).len(), 1, "it is told once");
+    fs::write(&file, script).unwrap();
+    fs::File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+    let known = rules.look(&file, known);
+    assert!(known.is_some() && rules.judge_requests());
+    assert_eq!(rules.look(&file, known), known);
+    assert_eq!(log.since(0).len(), 2);
 }
 
 /// What the script says, once it was asked.

@@ -184,11 +184,12 @@ fn choose<'a>(
     reason: Option<Reason>,
 ) -> Option<Decision> {
     let mut ranked = Vec::with_capacity(workers.size_hint().1.unwrap_or(0));
+    let mut is_ruled = false;
     for worker in workers.filter(|worker| worker.has_room(demand.priority)) {
+        is_ruled |= worker.extra_us != 0;
         ranked.push(Ranked::new(worker, demand));
     }
-    let limit = Limit::of(&ranked)?;
-    let [best, next] = first_two(&ranked, limit);
+    let [best, next] = if is_ruled { best_two_of_ruled(&ranked) } else { best_two(ranked.iter()) };
     let best = best?;
     let reason = match next {
         _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
@@ -203,21 +204,47 @@ fn choose<'a>(
     Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
 }
 
-/// The best two, in one pass: there may be a thousand. Of those that are alike, the one that is shown first: those
-/// of the model's own name come first, in the order of their ids.
-fn first_two<'r, 'a>(ranked: &'r [Ranked<'a>], limit: Limit) -> [Option<&'r Ranked<'a>>; 2] {
-    let (mut first, mut second): (Option<&Ranked<'_>>, Option<&Ranked<'_>>) = (None, None);
-    for one in ranked {
-        let is_before = |other: Option<&Ranked<'_>>| {
-            other.is_none_or(|other| one.key(limit) < other.key(limit))
-        };
-        if is_before(first) {
-            (first, second) = (Some(one), first);
-        } else if is_before(second) {
-            second = Some(one);
-        }
+/// The best, and the next best, as far as there are any.
+type Two<'r, 'a> = [Option<&'r Ranked<'a>>; 2];
+
+/// The best two of workers of which somebody's rules say different things. What they say is exact: it is weighed
+/// against what is expected, and only among those of which they say the same the less loaded one comes first.
+fn best_two_of_ruled<'r, 'a>(ranked: &'r [Ranked<'a>]) -> Two<'r, 'a> {
+    let extra_us = |one: &&Ranked<'_>| one.worker.extra_us;
+    let mut by_extra: Vec<&Ranked<'_>> = ranked.iter().collect();
+    by_extra.sort_by_key(extra_us);
+    let alike = by_extra.chunk_by(|one, other| extra_us(one) == extra_us(other));
+    let mut best = [None; 2];
+    for one in alike.flat_map(|alike| best_two(alike.iter().copied())).flatten() {
+        put(&mut best, one, |one, other| (one.class, one.ruled_us) < (other.class, other.ruled_us));
     }
-    [first, second]
+    best
+}
+
+/// The best two, in two passes: there may be a thousand. Of those that are alike, the one that is shown first: those
+/// of the model's own name come first, in the order of their ids.
+fn best_two<'r, 'a: 'r>(ranked: impl Iterator<Item = &'r Ranked<'a>> + Clone) -> Two<'r, 'a> {
+    let mut best = [None; 2];
+    let Some(limit) = Limit::of(ranked.clone()) else { return best };
+    for one in ranked {
+        put(&mut best, one, |one, other| one.key(limit) < other.key(limit));
+    }
+    best
+}
+
+/// Puts one among the best two, where it belongs there.
+fn put<'r, 'a>(
+    best: &mut Two<'r, 'a>,
+    one: &'r Ranked<'a>,
+    is_before: impl Fn(&Ranked<'a>, &Ranked<'a>) -> bool,
+) {
+    let [first, second] = *best;
+    let is_better = |other: Option<&Ranked<'a>>| other.is_none_or(|other| is_before(one, other));
+    if is_better(first) {
+        *best = [Some(one), first];
+    } else if is_better(second) {
+        *best = [first, Some(one)];
+    }
 }
 
 /// Up to when an answer is expected of one that is as good as the soonest.
@@ -227,8 +254,7 @@ fn first_two<'r, 'a>(ranked: &'r [Ranked<'a>], limit: Limit) -> [Option<&'r Rank
 struct Limit(i64);
 
 impl Limit {
-    fn of(ranked: &[Ranked<'_>]) -> Option<Self> {
-        let mut all = ranked.iter();
+    fn of<'r, 'a: 'r>(mut all: impl Iterator<Item = &'r Ranked<'a>>) -> Option<Self> {
         let first = all.next()?;
         let (mut class, mut soonest) = (first.class, first.ruled_us);
         let mut fastest = first.worker.speed.service_us;
@@ -317,9 +343,10 @@ impl<'a> Ranked<'a> {
         }
         let bare = [self, other].map(|one| WorkerView { held_bytes: 0, ..*one.worker });
         let [ours, theirs] = &bare;
-        let ranked = [Ranked::new(ours, demand), Ranked::new(theirs, demand)];
-        let [ours, theirs] = &ranked;
-        Limit::of(&ranked).is_some_and(|limit| theirs.key(limit) <= ours.key(limit))
+        let ranked = [Ranked::new(theirs, demand), Ranked::new(ours, demand)];
+        let is_ruled = ours.extra_us != theirs.extra_us;
+        let [best, _] = if is_ruled { best_two_of_ruled(&ranked) } else { best_two(ranked.iter()) };
+        best.is_some_and(|best| best.worker.id == theirs.id)
     }
 
     fn estimate(&self) -> Estimate {

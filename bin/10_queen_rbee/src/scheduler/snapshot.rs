@@ -282,8 +282,8 @@ pub struct Resident<'a> {
     pub makes_way_for: Option<&'a ModelAlias>,
     /// It has begun a short while ago, and need not make way yet.
     pub keeps_place: bool,
-    /// How many workers of its model may be ended to make room: none of one that is pinned, and no more
-    /// than it has beyond those that it must have.
+    /// How many workers of its model may be ended to make room: no more than it has beyond those that it must
+    /// have, as a pinned one must have one.
     pub spare: u32,
     /// For how long it has had no request.
     pub idle: Duration,

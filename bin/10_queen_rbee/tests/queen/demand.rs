@@ -83,7 +83,9 @@ async fn a_worker_that_somebody_else_is_starting_is_waited_for() {
 async fn the_deadline_holds_while_a_worker_is_being_started() {
     let (queen, hive) = queen_with_hive(false).await;
     let request = queen.post(CHAT).header("x-rbee-deadline-ms", "200").json(&chat());
-    Reply::read(request).await.error(504, "deadline_exceeded");
+    let error = Reply::read(request).await.error(504, "deadline_exceeded");
+    let hint = error["hint"].as_str().unwrap();
+    assert!(hint.contains("x-rbee-deadline-ms, up to [queen] request_timeout_s"), "{hint}");
     hive.let_start();
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.status, 200, "the start was seen through: {reply:?}");

@@ -185,6 +185,11 @@ async fn what_a_policy_does_not_change_of_workers_that_run_is_told() {
         (json!({"slots": 4, "ctx_size": 2048}), &[][..]),
         (json!({"slots": 2}), &["2 workers run with 4 slots, 2048 tokens", "delete w-1"]),
         (json!({"ctx_size": 4096}), &["2 workers run with 4 slots, 2048 tokens", "delete w-2"]),
+        (
+            json!({"device": "GPU-7"}),
+            &["2 workers run on localhost CPU-0: the policy", "delete w-2"],
+        ),
+        (json!({"hive": "gpu-1"}), &["2 workers run on localhost CPU-0: the policy", "delete w-1"]),
         (json!({"max": 1}), &["2 workers run, and max is 1"]),
         (json!({"max": 2}), &[]),
         (json!({"min": 2}), &[]),

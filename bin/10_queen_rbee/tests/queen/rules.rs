@@ -33,7 +33,7 @@ async fn rules_refuse_and_prefer_workers_from_the_moment_that_their_file_is_ther
     loaded(&queen, 3).await;
     let refused = queen.ask(CHAT, &chat()).await;
     refused.error(503, "refused_by_rules");
-    assert_eq!(refused.header("retry-after"), "60");
+    assert_eq!(refused.header("retry-after"), "", "they may refuse it for ever");
     std::fs::remove_file(queen.rules_file()).unwrap();
     until("the rules are gone", async || queen.ask(CHAT, &chat()).await.status == 200).await;
 }
@@ -150,6 +150,13 @@ async fn a_script_can_be_tried_without_being_used() {
     for field in ["with_script", "without_script"] {
         assert_eq!(report[field], "it is refused: no hive has the model", "{report}");
     }
+    let tagged = WorkerDouble::start("w-3", []);
+    let mut beat = tagged.beat();
+    beat.model.name = "tagged:latest".parse().unwrap();
+    queen.worker_beat(&beat).await;
+    let meant = json!({"script": script, "model": "tagged"});
+    let report = queen.ask("/v1/policy/test", &meant).await.json()["models"][0].clone();
+    assert_eq!(report["model"], "tagged:latest", "as a request is understood: {report}");
     let refused = queen.ask("/v1/policy/test", &json!({"script": script, "caller": "zz"})).await;
     assert_eq!(refused.error(400, "unknown_caller")["param"], "caller");
     let refused = queen.ask("/v1/policy/test", &json!({"script": "fn"})).await;

@@ -18,6 +18,18 @@ pub enum ConfigError {
         /// The key that was probably meant.
         nearest: Option<String>,
     },
+    /// The file has a name with a dot, of which TOML makes two.
+    #[error("{}:{line}: unknown key `{section}.{name}`; a name with a dot wants quotes: [{section}.\"{name}\"]", file.display())]
+    DottedName {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Where the name stands: `models`.
+        section: String,
+        /// The name that was probably meant: `qwen2.5`.
+        name: String,
+    },
     /// The file is not TOML.
     #[error("{}:{line}: {message}", file.display())]
     Syntax {

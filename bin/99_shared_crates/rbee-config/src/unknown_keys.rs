@@ -35,6 +35,7 @@ pub(crate) fn refuse(text: &str, file: &Path, table: &DeTable<'_>) -> Result<(),
             };
             for (alias, one) in inner {
                 let Some(one) = one.get_ref().as_table() else { continue };
+                check.name(section, alias.get_ref(), known, one)?;
                 check.table(&format!("{section}.{}", alias.get_ref()), known, one)?;
             }
         }
@@ -61,6 +62,35 @@ struct Check<'c> {
 }
 
 impl Check<'_> {
+    /// Refuses a table in the place of a key: the name had a dot, and TOML made several keys of it.
+    fn name(
+        &self,
+        section: &str,
+        alias: &str,
+        known: &[&str],
+        table: &DeTable<'_>,
+    ) -> Result<(), ConfigError> {
+        let (mut name, mut line, mut inner) = (alias.to_owned(), None, Some(table));
+        while let Some(table) = inner {
+            let next = table.iter().find_map(|(key, value)| {
+                let table = value.get_ref().as_table()?;
+                (!known.contains(&key.get_ref().as_ref())).then_some((key, table))
+            });
+            if let Some((key, _)) = next {
+                name = format!("{name}.{}", key.get_ref());
+                line = line.or(Some(line_of(self.text, key.span().start)));
+            }
+            inner = next.map(|(_, table)| table);
+        }
+        let Some(line) = line else { return Ok(()) };
+        Err(ConfigError::DottedName {
+            file: self.file.to_owned(),
+            line,
+            section: section.to_owned(),
+            name,
+        })
+    }
+
     fn table(&self, place: &str, known: &[&str], table: &DeTable<'_>) -> Result<(), ConfigError> {
         let unknown = table
             .keys()

@@ -76,6 +76,16 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
             "rbee.toml:3: unknown key `hives.gpu-1.prot`; did you mean `hives.gpu-1.port`?",
         ),
         (
+            "[models.qwen2.5]\nmin = 1\n",
+            "rbee.toml:1: unknown key `models.qwen2.5`; a name with a dot wants quotes: \
+             [models.\"qwen2.5\"]",
+        ),
+        (
+            "\n[hives.gpu.home.arpa]\nhost = \"x\"\n",
+            "rbee.toml:2: unknown key `hives.gpu.home.arpa`; a name with a dot wants quotes: \
+             [hives.\"gpu.home.arpa\"]",
+        ),
+        (
             "[worker]\nslots = \"four\"\n",
             "rbee.toml:2: `worker.slots`: invalid type: string \"four\", expected a whole number \
              from 1 to 256",

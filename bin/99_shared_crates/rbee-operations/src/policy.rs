@@ -13,7 +13,8 @@ pub struct ModelPolicy {
     /// How many workers it has at most by the queen's own doing, 1 to 64. Default 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
-    /// Whether its workers stay, however idle they are and whoever needs their memory. Default false.
+    /// Whether its workers stay, as many as `min` says and one at least, however idle they are and whoever needs their
+    /// memory. Default false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pin: Option<bool>,
     /// After how many seconds without a request a worker is ended, 0 for never, up to 30 days. Default:

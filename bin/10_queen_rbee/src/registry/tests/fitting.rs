@@ -41,7 +41,11 @@ impl House {
     }
 
     fn wants_slots(&self, slots: u32) {
-        let change = format!(r#"{{"model":"m","policy":{{"slots":{slots}}}}}"#);
+        self.wants(&format!(r#"{{"slots":{slots}}}"#));
+    }
+
+    fn wants(&self, policy: &str) {
+        let change = format!(r#"{{"model":"m","policy":{policy}}}"#);
         let change: ModelPolicySet = serde_json::from_str(&change).unwrap();
         self.policies.set_fields(&change).unwrap();
     }
@@ -93,6 +97,28 @@ fn spawn(evict: &[&str]) -> Spawn {
         by: None,
         lack: Lack::NoWorker,
         asks: true,
+    }
+}
+
+#[test]
+fn a_pinned_model_can_spare_workers_beyond_those_that_it_must_have() {
+    for (policy, names, spare) in [
+        (r#"{"pin":true}"#, &["a"][..], 0),
+        (r#"{"pin":true}"#, &["a", "b"], 1),
+        (r#"{"pin":true,"min":2}"#, &["a", "b"], 0),
+        (r#"{"pin":false,"min":1}"#, &["a", "b"], 1),
+    ] {
+        let house = House::new();
+        house.wants(policy);
+        for (port, name) in (9300..).zip(names) {
+            let mut beat = beat(name, WorkerState::Ready, 0);
+            beat.address = format!("http://127.0.0.1:{port}");
+            house.registry.worker_beat(beat, house.now).unwrap();
+        }
+        let (state, of) = (house.registry.state(), |model: &_| Some(house.policies.of(model)));
+        let fleet = state.fleet(&model(), &of, None, house.now);
+        let spares: Vec<_> = fleet.residents.iter().map(|resident| resident.spare).collect();
+        assert_eq!(spares, vec![spare; names.len()], "{policy}");
     }
 }
 

@@ -17,6 +17,28 @@ fn a_worker_that_is_to_be_avoided_is_taken_where_the_others_are_slower_still() {
 }
 
 #[test]
+fn what_rules_add_counts_whole_however_long_answers_take() {
+    let takes = |worker: W, service_us| W { speed: Speed { service_us, ..worker.speed }, ..worker };
+    let nas = |slots, load| takes(w("nas", slots, load), 20_000_000);
+    let big = || takes(w("big", 4, 0), 18_000_000);
+    let loaded = || takes(w("big", 64, 1), 18_000_000);
+    let second = 1_000_000;
+    for (because, workers, expected) in [
+        ("it is sooner with what is added", [big().slower(3 * second), nas(64, 1)], "nas"),
+        ("it is later by more than that", [big().slower(3 * second), nas(4, 1)], "big"),
+        (
+            "the others are avoided while there is one",
+            [big().slower(3600 * second), nas(4, 3)],
+            "nas",
+        ),
+        ("nothing is added: the less loaded one", [big(), nas(64, 1)], "big"),
+        ("the same is added", [loaded().slower(9 * second), nas(64, 0).slower(9 * second)], "nas"),
+    ] {
+        check(because, &World::of(&workers, &[]), expected);
+    }
+}
+
+#[test]
 fn a_place_that_is_refused_is_none_and_one_that_is_to_be_avoided_is_the_last_that_fits() {
     let two = || vec![h("a", Alive).gpu(8), h("b", Alive).gpu(8)];
     let gpu = Some("GPU-0".parse().unwrap());

@@ -58,9 +58,13 @@ impl Witness {
         if worker.in_flight > 0 {
             self.violated(&format!("{id} is ended, which has {} requests", worker.in_flight));
         }
-        let policy = queen.policies.of(&worker.said.model.name);
-        if policy.pin {
-            self.violated(&format!("{id} is ended, whose model is pinned"));
+        let model = &worker.said.model.name;
+        let is_last = || {
+            let of_model = workers.iter().filter(|other| other.said.model.name == *model);
+            of_model.count() == 1
+        };
+        if queen.policies.of(model).pin && is_last() {
+            self.violated(&format!("{id} is ended, the only one of a model that is pinned"));
         }
     }
 }
