@@ -216,7 +216,8 @@ impl Dispatcher {
     }
 
     fn foresee(&self, wanted: &Wanted) -> Decision {
-        self.registry.foresee(&wanted.ask(&Closed::default(), Duration::ZERO), clock::now())
+        let now = clock::now();
+        self.registry.foresee(&wanted.ask(&Closed::default(), Duration::ZERO, now), now)
     }
 
     /// Waits for a place in the order of the queue.
