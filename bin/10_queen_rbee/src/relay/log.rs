@@ -11,7 +11,7 @@ impl Answer {
     /// A worker works again that got nothing for a while.
     pub(super) fn log_closed(&self, worker: &WorkerId) {
         let why = format!("{worker} answers again");
-        self.log(Decided::told(Kind::CircuitClosed, "probe_succeeded", why).worker(worker));
+        self.log(Decided::told(Kind::CircuitClosed, "answers", why).worker(worker));
     }
 
     /// A worker gets nothing for a while.

@@ -429,7 +429,9 @@ impl Answer {
             let (usage, timings, times) = (*usage, *timings, reading.times(self.progress.tokens()));
             let answered = Answered { prompt_bytes: self.prompt.bytes(), usage, timings, times };
             let registry = self.relay.dispatcher.registry();
-            registry.worker_answered(&reading.place, &answered, clock::now());
+            if registry.worker_answered(&reading.place, &answered, clock::now()) {
+                self.log_closed(&reading.place.worker_id);
+            }
         }
         self.record.outcome = "done";
         self.ready.push_back(done);
