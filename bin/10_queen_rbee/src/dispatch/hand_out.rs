@@ -130,7 +130,11 @@ impl Dispatcher {
             let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&name.closed, waited);
             let judging = judgings.at(spot, || self.registry.judging(&ask));
-            match self.registry.place_judged(&ask, judging, now) {
+            let placed = self.registry.place_judged(&ask, judging, now);
+            if let Some(Placed::Not(Decision::Wait(reason))) = &placed {
+                self.log_change(waiting, *reason);
+            }
+            match placed {
                 None => return Step::Asks(spot),
                 Some(Placed::At(place)) => next = Some((spot, Some(Ok(place)))),
                 Some(Placed::Not(Decision::Reject { reason, retry_after_s })) => {

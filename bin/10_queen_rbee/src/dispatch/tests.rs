@@ -12,10 +12,11 @@ use tokio_util::task::TaskTracker;
 use worker_contract::HiveAlias;
 
 use super::*;
+use crate::decisions::Filter;
 use crate::doubles::{NeverReady, Nowhere};
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::Liveness;
+use crate::registry::{Failed, Liveness};
 use crate::rules::Rules;
 use crate::scheduler::{Lack, Spawn};
 
@@ -146,7 +147,7 @@ async fn the_queues_are_open_to_others_while_rules_are_asked() {
     // Rules tell callers apart, so each of them is judged for.
     let wait = |number| {
         let wanted = Wanted { caller: format!("caller-{number}"), ..wanted(None) };
-        stage.dispatcher.enter(wanted).expect("there is a place in the queue")
+        stage.dispatcher.enter(&wanted, Wait::Start).expect("there is a place in the queue")
     };
     let mut turns: Vec<_> = (0..REQUESTS).map(wait).collect();
     let is_over = AtomicBool::new(false);
@@ -166,6 +167,40 @@ async fn the_queues_are_open_to_others_while_rules_are_asked() {
         assert!(matches!(answer.try_recv(), Ok(Ok(_))), "each of them is placed");
     }
     assert!(seen_between, "the queues were locked from the first to the last of them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_request_waits_for_is_recorded_again_when_it_changes() {
+    let stage = Stage::new();
+    stage.beat("w-1", 'a');
+    let place = async || stage.dispatcher.place(wanted(Some('a'))).await.unwrap();
+    let running = [place().await, place().await];
+    let third = wanted(Some('a'));
+    let id = third.request_id.clone();
+    let fails = async {
+        assert_eq!(stage.dispatcher.waiting(), 1);
+        for request in 1..4 {
+            let failed = Failed { request, is_connection: false };
+            stage.dispatcher.registry().worker_failed(&running[0], failed, clock::now());
+        }
+    };
+    let (placed, ()) =
+        tokio::join!(timeout(Duration::from_secs(1), stage.dispatcher.place(third)), fails);
+    assert!(placed.is_err(), "it waits");
+    assert_eq!(stage.waits(id).await, ["room", "circuit"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_not_let_in_is_not_said_to_wait() {
+    let stage = Stage::new();
+    let patience = Duration::from_secs(1);
+    let others = (0..32).map(|_| timeout(patience, stage.dispatcher.place(wanted(None))));
+    let last = wanted(None);
+    let id = last.request_id.clone();
+    let (_, refused) =
+        tokio::join!(futures::future::join_all(others), stage.dispatcher.place(last));
+    assert!(matches!(refused, Err(NoPlace::QueueFull { .. })), "{refused:?}");
+    assert!(stage.waits(id).await.is_empty());
 }
 
 /// A queen with a hive, which has the model and whose starts never end.
@@ -199,6 +234,13 @@ impl Stage {
         let stage = Self { dispatcher, stop, _folder: folder };
         stage.reports("localhost", &[("m", 'b')]);
         stage
+    }
+
+    /// What is recorded that a request waits for, the first first.
+    async fn waits(&self, id: RequestId) -> Vec<String> {
+        let filter = Filter { request_id: Some(id), model: None, limit: 99 };
+        let found = self.dispatcher.decisions().find(filter).await;
+        found.iter().rev().map(|entry| entry.decided.because.reason().to_owned()).collect()
     }
 
     /// A hive reports what it has by which names.
