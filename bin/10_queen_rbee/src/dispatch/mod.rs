@@ -283,7 +283,8 @@ impl Dispatcher {
         let source = source.map(|source| self.registry.with_kept(model, source.clone()));
         let source = source.as_ref();
         if reason != RejectReason::NowhereToStart {
-            return NoPlace::refused(model, reason, retry_after_s, source);
+            let refused = NoPlace::refused(model, reason, retry_after_s, source);
+            return refused.with_server(|| self.registry.unfit_server(model));
         }
         let now = clock::now();
         let failed = self.registry.failed_start(model, now);

@@ -20,6 +20,8 @@ use crate::scheduler::Readiness;
 
 /// For how long a server that refused the queen's token is not asked again.
 const LOCKED_OUT: Duration = Duration::from_secs(60);
+/// What clients are told of one that is reached, and is not as it has to be.
+const UNFIT: &str = "it does not answer as it should";
 
 /// A model at its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +171,21 @@ impl Registry {
             WorkerState::Failed { reason } => Some(reason),
             _ => None,
         }
+    }
+
+    /// A server that would answer for a model and cannot be used, and what is wrong with it, in rbee's words.
+    #[must_use]
+    pub fn unfit_server(&self, model: &ModelAlias) -> Option<(HiveAlias, String)> {
+        let state = self.state();
+        let servers = state.workers.of_model(model).filter(|(_, worker)| worker.is_of_server);
+        servers.map(|(_, worker)| worker).find_map(|worker| match worker.state() {
+            WorkerState::Failed { reason } => {
+                // What is wrong with one that is reached it may have said itself.
+                let reason = if worker.is_missed { reason } else { UNFIT.to_owned() };
+                Some((worker.hive_id.clone(), reason))
+            }
+            _ => None,
+        })
     }
 
     /// Whether some hive's catalog has a model.
@@ -388,6 +405,8 @@ mod tests {
         registry.server_probed(&ServerReport { failure: Some(failure), ..report(&["a"]) }, now);
         assert!(take(&registry, "a", now).is_none());
         assert_eq!(registry.missed(&place).as_deref(), Some("refused"));
+        let told = ("nas".parse().unwrap(), "refused".to_owned());
+        assert_eq!(registry.unfit_server(&"a".parse().unwrap()), Some(told));
         let shown = &registry.workers(now)[0];
         assert_eq!(shown.said.state.name(), "failed", "it is shown with its reason");
         registry.server_probed(&report(&["a"]), now);
