@@ -67,10 +67,10 @@ impl Record {
         }
     }
 
-    /// The answer is complete.
-    pub(super) fn answered(&self, usage: Usage) {
+    /// The answer, of so many texts, is complete.
+    pub(super) fn answered(&self, usage: Usage, choices: u32) {
         if let Some((figures, first)) = self.figures.as_ref().zip(self.first_at) {
-            figures.answered(usage, first.elapsed());
+            figures.answered(usage, choices, first.elapsed());
         }
     }
 }
