@@ -378,7 +378,10 @@ async fn sweep(
     deaf: CancellationToken,
     end: CancellationToken,
 ) {
-    for (every, stop) in [(SWEEP, deaf), (DEAF_SWEEP, end)] {
+    for (every, stop, is_deaf) in [(SWEEP, deaf, false), (DEAF_SWEEP, end, true)] {
+        if is_deaf {
+            registry.hears_nobody();
+        }
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
