@@ -177,7 +177,10 @@ impl Registry {
     #[must_use]
     pub fn unfit_server(&self, model: &ModelAlias) -> Option<(HiveAlias, String)> {
         let state = self.state();
-        let servers = state.workers.of_model(model).filter(|(_, worker)| worker.is_of_server);
+        let servers = state
+            .workers
+            .of_model(model)
+            .filter(|(_, worker)| worker.is_of_server && state.answers_to_its_name(worker));
         servers.map(|(_, worker)| worker).find_map(|worker| match worker.state() {
             WorkerState::Failed { reason } => {
                 // What is wrong with one that is reached it may have said itself.
@@ -387,9 +390,12 @@ mod tests {
         assert!(take(&registry, "a", now).is_some(), "no catalog has it");
         registry.hive_beat(hive(catalog), now).unwrap();
         assert!(take(&registry, "a", now).is_none(), "it would be another file");
+        let workers = || registry.models(now).remove(&"a".parse().unwrap()).unwrap().workers;
+        assert!(workers().is_empty(), "nor is it said to answer for it");
         assert!(take(&registry, "c", now).is_some());
         registry.server_probed(&ServerReport { is_named: true, ..report(&["a"]) }, now);
         assert!(take(&registry, "a", now).is_some(), "somebody wants it so");
+        assert_eq!(workers().len(), 1);
         registry.server_probed(&report(&["a"]), now);
         assert!(take(&registry, "a", now).is_none());
         registry.hive_beat(hive(Vec::new()), now).unwrap();
@@ -484,6 +490,16 @@ mod tests {
         assert_eq!(take(&registry, "a", now).unwrap().target.address.host, "nas");
         registry.server_detached(&"nas".parse().unwrap());
         assert!(registry.workers(now).is_empty());
+    }
+
+    #[test]
+    fn a_dashboard_is_shown_what_a_server_is_and_no_device() {
+        let (registry, now) = registry();
+        registry.server_probed(&report(&["a"]), now);
+        let mut shown = Vec::new();
+        registry.look(now, |_| {}, |_, worker| shown.push(serde_json::to_value(worker).unwrap()));
+        assert_eq!(shown[0]["device"], serde_json::Value::Null);
+        assert_eq!(shown[0]["server"], "ollama");
     }
 
     #[test]
