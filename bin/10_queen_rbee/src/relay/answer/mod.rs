@@ -530,7 +530,7 @@ impl Drop for Answer {
             prompt_tokens = usage.map(|usage| usage.prompt_tokens),
             tokens = usage.map_or(self.progress.tokens(), |u| u.completion_tokens as usize),
             ms = millis(began.elapsed()),
-            failovers,
+            tried_again = failovers,
             outcome,
             "inference ended"
         );
