@@ -24,7 +24,7 @@ use crate::FEATURES;
 use crate::attached::Servers;
 use crate::clock::unix_seconds;
 use crate::connection::{Pool, Trust};
-use crate::decisions::Decisions;
+use crate::decisions::{self, Decided, Decisions};
 use crate::dispatch::Dispatcher;
 use crate::events::Feed;
 #[cfg(feature = "local-hive")]
@@ -186,7 +186,8 @@ impl App {
         });
         let jobs = open_jobs(&paths, config.queen.keep_jobs).await?;
         tasks.spawn(retry_records(jobs.clone(), decisions.clone(), background.clone()));
-        let swept = sweep(registry.clone().with_vigil(), stop.clone(), background.clone());
+        let vigilant = registry.clone().with_vigil();
+        let swept = sweep(vigilant, decisions.clone(), stop.clone(), background.clone());
         tasks.spawn_on(swept, &requests);
         let (told, decided) = (inventory.clone(), decisions.clone());
         let feed = Feed::new(dispatcher, told, jobs.clone(), decided, stop.clone());
@@ -380,14 +381,25 @@ async fn retry_records(jobs: JobRegistry, decisions: Decisions, end: Cancellatio
 }
 
 /// Looks after everybody, until `deaf` as somebody who hears them, until `end` as one who does not.
-async fn sweep(registry: Registry, deaf: CancellationToken, end: CancellationToken) {
-    for (every, stop) in [(SWEEP, deaf), (DEAF_SWEEP, end)] {
+async fn sweep(
+    registry: Registry,
+    decisions: Decisions,
+    deaf: CancellationToken,
+    end: CancellationToken,
+) {
+    for (every, stop, is_deaf) in [(SWEEP, deaf, false), (DEAF_SWEEP, end, true)] {
+        if is_deaf {
+            registry.hears_nobody();
+        }
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => registry.sweep(Instant::now()),
+            }
+            for (worker, model) in registry.take_renewed() {
+                decisions.record(Decided::renewed(&worker, &model));
             }
         }
     }

@@ -16,8 +16,9 @@ pub(super) async fn request(session: &Session, command: RequestCommand) -> Resul
     if decisions.as_array().is_none_or(Vec::is_empty) {
         let message = format!("the queen remembers no decision about request {request}");
         return Err(Failure::local(message).with_hint(
-            "she keeps the latest 4,096, and for a week up to 20,000 on her disk, but only the first 20 \
-             dispatches and waits of a busy second",
+            "she keeps the latest 4,096 of each of four shares (ways of requests, refusals, tries, all others), and \
+             for a week 10,000 of each on her disk; of dispatches, waits, refusals and each kind of tries only \
+             the first 20 of a second get there",
         ));
     }
     session.output.result(&decisions, |_| Ok(decision::list(&read::<Vec<_>>(&decisions)?))).await

@@ -134,6 +134,14 @@ impl Decided {
         Self { model: of.cloned(), ..evict }
     }
 
+    /// That a worker gets requests again, because another process took the place of the one that failed.
+    #[must_use]
+    pub fn renewed(worker: &WorkerId, model: &ModelAlias) -> Self {
+        let why =
+            format!("{worker} is another process than the one that failed, or is in reach again");
+        Self::told(Kind::CircuitClosed, "replaced", why).worker(worker).model(model)
+    }
+
     /// The same, for a request.
     #[must_use]
     pub fn asked(self, request_id: &RequestId, caller: &str) -> Self {

@@ -160,6 +160,9 @@ impl Dispatcher {
             if matches!(placed, Some(Placed::Not(_))) {
                 judgings.over(spot);
             }
+            if let Some(Placed::Not(Decision::Wait(reason))) = &placed {
+                self.log_change(waiting, *reason);
+            }
             match placed {
                 None => return Step::Asks(spot),
                 Some(Placed::At(place)) => next = Some((spot, Some(Ok(place)))),

@@ -2,10 +2,13 @@
 
 use worker_contract::WorkerId;
 
-use super::{Dispatcher, Wait, Wanted};
+use super::{Dispatcher, Wait, Waiting, Wanted};
 use crate::decisions::{Because, Decided, Kind};
 use crate::registry::Place;
-use crate::scheduler::{MakeWay, Spawn};
+use crate::scheduler::{MakeWay, Spawn, WaitReason};
+
+/// How often it is recorded that a request waits for something else than before.
+const MOST_CHANGES: u8 = 16;
 
 impl Dispatcher {
     /// A request has its place. That there is none is recorded by who knows what follows from it: it may
@@ -20,6 +23,17 @@ impl Dispatcher {
     pub(super) fn log_wait(&self, wanted: &Wanted, wait: &Wait) {
         let decided = Decided::told(Kind::Wait, wait.as_str(), wait.to_string());
         self.decisions.record(wanted.concern(decided));
+    }
+
+    /// A request is found to wait for something, perhaps for something else than before.
+    pub(super) fn log_change(&self, waiting: &Waiting, reason: WaitReason) {
+        let (told, changes) = waiting.told.get();
+        if told.covers(reason) || changes == MOST_CHANGES {
+            return;
+        }
+        let wait = Wait::For(reason);
+        waiting.told.set((wait, changes + 1));
+        self.log_wait(&waiting.wanted, &wait);
     }
 
     /// A worker is started for a request, and others make room for it.

@@ -85,7 +85,7 @@ pub struct Wanted {
 /// What becomes at once of a request that comes: it is placed or refused, or waits.
 type AtOnce = ControlFlow<Result<Place, NoPlace>, Wait>;
 
-/// What a request waits for at first.
+/// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wait {
     /// Its turn, behind others.
@@ -103,6 +103,16 @@ impl Wait {
             Self::Turn { .. } => "turn",
             Self::Start => "start",
             Self::For(reason) => reason.as_str(),
+        }
+    }
+
+    /// Whether it is still true where the scheduler gives a reason.
+    fn covers(self, reason: WaitReason) -> bool {
+        match self {
+            // Whose turn has come still waits for a place, and a start is recorded by itself.
+            Self::Turn { .. } => reason == WaitReason::Room,
+            Self::Start => reason == WaitReason::Coming,
+            Self::For(told) => reason == told,
         }
     }
 }
@@ -132,6 +142,8 @@ struct Waiting {
     since: Instant,
     /// When the rules were asked about the workers that it waits for.
     rules_asked: Cell<Option<Instant>>,
+    /// What is recorded that it waits for, and how often that has changed.
+    told: Cell<(Wait, u8)>,
     answer: oneshot::Sender<Result<Place, NoPlace>>,
 }
 
@@ -189,10 +201,7 @@ impl Dispatcher {
         wanted.failed.sort_unstable();
         let result = match self.place_at_once(&wanted) {
             AtOnce::Break(result) => result,
-            AtOnce::Continue(wait) => {
-                self.log_wait(&wanted, &wait);
-                self.wait(wanted.clone()).await
-            }
+            AtOnce::Continue(wait) => self.wait(&wanted, wait).await,
         };
         if let Ok(place) = &result {
             self.log_placed(&wanted, place);
@@ -221,9 +230,9 @@ impl Dispatcher {
     }
 
     /// Waits for a place in the order of the queue.
-    async fn wait(&self, wanted: Wanted) -> Result<Place, NoPlace> {
+    async fn wait(&self, wanted: &Wanted, wait: Wait) -> Result<Place, NoPlace> {
         let (model, deadline) = (wanted.model.clone(), wanted.deadline);
-        let (turn, answer) = self.enter(wanted)?;
+        let (turn, answer) = self.enter(wanted, wait)?;
         self.registry.there_may_be_room();
         tokio::select! {
             biased;
@@ -304,7 +313,8 @@ impl Dispatcher {
         let source = source.map(|source| self.registry.with_kept(model, source.clone()));
         let source = source.as_ref();
         if reason != RejectReason::NowhereToStart {
-            return NoPlace::refused(model, reason, retry_after_s, source);
+            let refused = NoPlace::refused(model, reason, retry_after_s, source);
+            return refused.with_server(|| self.registry.unfit_server(model));
         }
         let failed = self.registry.failed_start(model, now);
         let known = match source {
@@ -325,24 +335,28 @@ impl Dispatcher {
 
     fn enter(
         &self,
-        wanted: Wanted,
+        wanted: &Wanted,
+        wait: Wait,
     ) -> Result<(Turn<'_>, oneshot::Receiver<Result<Place, NoPlace>>), NoPlace> {
         let (answer, receiver) = oneshot::channel();
-        let (model, caller) = (wanted.model.clone(), wanted.caller.clone());
-        let queue = self.registry.queue_of(&model);
+        let model = &wanted.model;
+        let queue = self.registry.queue_of(model);
         let entrant = Entrant {
             queue: &queue,
-            model: &model,
-            caller: &caller,
+            model,
+            caller: &wanted.caller,
             priority: wanted.priority,
             had_a_place: wanted.had_a_place,
         };
         let mut queues = self.queues();
-        let waiting = Waiting { wanted, since: clock::now(), rules_asked: Cell::new(None), answer };
+        let (told, rules_asked) = (Cell::new((wait, 0)), Cell::new(None));
+        let (wanted, since) = (wanted.clone(), clock::now());
+        let waiting = Waiting { wanted, since, rules_asked, told, answer };
         let entered = queues.admission.enter(&entrant, waiting);
         self.registry.set_waiting(queues.admission.len());
         match entered {
             Ok((ticket, shed)) => {
+                self.log_wait(wanted, &wait);
                 let limit = queues.admission.waiting_in(&queue);
                 drop(queues);
                 if let Some(shed) = shed {
@@ -353,7 +367,7 @@ impl Dispatcher {
             }
             Err((full, _)) => {
                 drop(queues);
-                Err(self.queue_full(&model, full))
+                Err(self.queue_full(model, full))
             }
         }
     }

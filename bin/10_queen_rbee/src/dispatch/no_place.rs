@@ -7,6 +7,9 @@ use crate::admission::QueueFull;
 use crate::registry::Resting;
 use crate::scheduler::RejectReason;
 
+/// When to try again where a server cannot be used, in seconds.
+const RETRY_SERVER_S: u64 = 5;
+
 /// Why a request gets no place.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NoPlace {
@@ -41,10 +44,12 @@ pub enum NoPlace {
         retry_after_s: u64,
     },
     /// The workers of the model are ending or unreachable, and no hive can start another one.
-    #[error("the workers of the model {model} are ending or do not answer")]
+    #[error("{}", nobody_left(.model, .server.as_ref()))]
     NoWorkerLeft {
         /// The model.
         model: ModelAlias,
+        /// The server of somebody else that has it and cannot be used, and why.
+        server: Option<(HiveAlias, String)>,
         /// When to try again, in seconds.
         retry_after_s: u64,
     },
@@ -107,6 +112,15 @@ pub enum NoPlace {
     Stopping,
 }
 
+fn nobody_left(model: &ModelAlias, server: Option<&(HiveAlias, String)>) -> String {
+    match server {
+        Some((server, reason)) => {
+            format!("the server {server}, which has the model {model}, cannot be used: {reason}")
+        }
+        None => format!("the workers of the model {model} are ending or do not answer"),
+    }
+}
+
 /// A failure without a worker's log and without a machine's paths.
 pub(crate) fn for_clients(whole: &str) -> String {
     let first = whole.lines().next().unwrap_or_default();
@@ -155,6 +169,19 @@ impl NoPlace {
         for_clients(&self.to_string())
     }
 
+    /// The same with the server that is why nobody is left, where it is one.
+    pub(super) fn with_server(self, server: impl FnOnce() -> Option<(HiveAlias, String)>) -> Self {
+        match self {
+            Self::NoWorkerLeft { model, server: None, retry_after_s } => {
+                let server = server();
+                // Looks at it are seconds apart.
+                let retry_after_s = if server.is_some() { RETRY_SERVER_S } else { retry_after_s };
+                Self::NoWorkerLeft { model, server, retry_after_s }
+            }
+            other => other,
+        }
+    }
+
     /// What a refusal of the scheduler means, after the last start of a worker failed with `source`.
     pub(super) fn refused(
         model: &ModelAlias,
@@ -175,7 +202,7 @@ impl NoPlace {
             }
             // One that rests no longer is not told any more.
             (RejectReason::NoWorkerLeft | RejectReason::Resting { .. }, None) => {
-                Self::NoWorkerLeft { model, retry_after_s }
+                Self::NoWorkerLeft { model, server: None, retry_after_s }
             }
             (RejectReason::NowhereToStart, None) => Self::NowhereToStart { model, retry_after_s },
             (RejectReason::OtherFile, None) => Self::OtherFile { model },

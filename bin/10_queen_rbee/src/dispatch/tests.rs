@@ -12,10 +12,11 @@ use tokio_util::task::TaskTracker;
 use worker_contract::HiveAlias;
 
 use super::*;
+use crate::decisions::Filter;
 use crate::doubles::{NeverReady, Nowhere, server};
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Liveness, Rest};
+use crate::registry::{Failed, Liveness, Rest};
 use crate::rules::Rules;
 use crate::scheduler::{Lack, Spawn};
 
@@ -146,7 +147,7 @@ async fn the_queues_are_open_to_others_while_rules_are_asked() {
     // Rules tell callers apart, so each of them is judged for.
     let wait = |number| {
         let wanted = Wanted { caller: format!("caller-{number}"), ..wanted(None) };
-        stage.dispatcher.enter(wanted).expect("there is a place in the queue")
+        stage.dispatcher.enter(&wanted, Wait::Start).expect("there is a place in the queue")
     };
     let mut turns: Vec<_> = (0..REQUESTS).map(wait).collect();
     let is_over = AtomicBool::new(false);
@@ -195,7 +196,7 @@ async fn a_request_finds_an_idle_worker_behind_many_whom_the_rules_keep_from_it(
     let stage = Stage::with_room_for(256, Arc::new(NeverReady), Some(SCRIPT));
     let wait = |bytes| {
         let wanted = Wanted { prompt: Arc::new(PromptChain::of_length(bytes)), ..wanted(None) };
-        stage.dispatcher.enter(wanted).expect("there is a place in the queue")
+        stage.dispatcher.enter(&wanted, Wait::Start).expect("there is a place in the queue")
     };
     stage.beat("big", 'a');
     let _running = [wait(1), wait(1)];
@@ -215,7 +216,7 @@ async fn who_waits_behind_others_for_a_worker_that_the_rules_refuse_is_refused()
     let stage = Stage::without_task(Arc::new(NeverReady), Some(SCRIPT));
     let wait = |caller: &str| {
         let wanted = Wanted { caller: caller.into(), ..wanted(None) };
-        stage.dispatcher.enter(wanted).expect("there is a place in the queue")
+        stage.dispatcher.enter(&wanted, Wait::Start).expect("there is a place in the queue")
     };
     stage.beat("full", 'a');
     let _running = [wait("local"), wait("local")];
@@ -225,6 +226,40 @@ async fn who_waits_behind_others_for_a_worker_that_the_rules_refuse_is_refused()
     stage.dispatcher.hand_out(&mut Attempts::default());
     assert!(waits.try_recv().is_err(), "it waits for room");
     assert!(matches!(refused.try_recv(), Ok(Err(NoPlace::Rules { .. }))), "it waits for nobody");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_request_waits_for_is_recorded_again_when_it_changes() {
+    let stage = Stage::new();
+    stage.beat("w-1", 'a');
+    let place = async || stage.dispatcher.place(wanted(Some('a'))).await.unwrap();
+    let running = [place().await, place().await];
+    let third = wanted(Some('a'));
+    let id = third.request_id.clone();
+    let fails = async {
+        assert_eq!(stage.dispatcher.waiting(), 1);
+        for request in 1..4 {
+            let failed = Failed { request, is_connection: false };
+            stage.dispatcher.registry().worker_failed(&running[0], failed, clock::now());
+        }
+    };
+    let (placed, ()) =
+        tokio::join!(timeout(Duration::from_secs(1), stage.dispatcher.place(third)), fails);
+    assert!(placed.is_err(), "it waits");
+    assert_eq!(stage.waits(id).await, ["room", "circuit"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_not_let_in_is_not_said_to_wait() {
+    let stage = Stage::new();
+    let patience = Duration::from_secs(1);
+    let others = (0..32).map(|_| timeout(patience, stage.dispatcher.place(wanted(None))));
+    let last = wanted(None);
+    let id = last.request_id.clone();
+    let (_, refused) =
+        tokio::join!(futures::future::join_all(others), stage.dispatcher.place(last));
+    assert!(matches!(refused, Err(NoPlace::QueueFull { .. })), "{refused:?}");
+    assert!(stage.waits(id).await.is_empty());
 }
 
 /// A queen with a hive, which has the model and whose starts never end.
@@ -263,6 +298,13 @@ impl Stage {
         let stage = Self { dispatcher, stop, _folder: folder };
         stage.reports("localhost", &[("m", 'b')]);
         stage
+    }
+
+    /// What is recorded that a request waits for, the first first.
+    async fn waits(&self, id: RequestId) -> Vec<String> {
+        let filter = Filter { request_id: Some(id), model: None, limit: 99 };
+        let found = self.dispatcher.decisions().find(filter).await;
+        found.iter().rev().map(|entry| entry.decided.because.reason().to_owned()).collect()
     }
 
     /// A hive reports what it has by which names.

@@ -64,6 +64,11 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
             ApiError::unavailable("hive_gone", message, retry_after_s)
                 .hint(format!("start it: rbee-keeper hive start {hive}"))
         }
+        NoPlace::NoWorkerLeft { server: Some((server, _)), retry_after_s, .. } => {
+            ApiError::unavailable("no_worker", message, retry_after_s).hint(format!(
+                "see to {server}, which is somebody else's server: rbee-keeper worker list tells what looks find there"
+            ))
+        }
         NoPlace::NoWorkerLeft { retry_after_s, .. }
         | NoPlace::NowhereToStart { retry_after_s, .. } => {
             ApiError::unavailable("no_worker", message, retry_after_s)

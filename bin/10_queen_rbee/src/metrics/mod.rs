@@ -146,17 +146,23 @@ impl ModelMetrics {
         self.ttft.observe(after.as_secs_f64());
     }
 
-    /// An answer is complete, so long after its first part.
-    pub fn answered(&self, usage: Usage, since_first: Duration) {
+    /// An answer of so many texts, which were made side by side, is complete, so long after its first part.
+    pub fn answered(&self, usage: Usage, choices: u32, since_first: Duration) {
         let Usage { prompt_tokens, cached_tokens, completion_tokens, .. } = usage;
         self.prompt_tokens.fetch_add(prompt_tokens.into(), Relaxed);
         self.cached_tokens.fetch_add(cached_tokens.into(), Relaxed);
         self.tokens.fetch_add(completion_tokens.into(), Relaxed);
-        if completion_tokens > 1 {
-            let steps = f64::from(completion_tokens - 1);
-            self.time_per_token.observe(since_first.as_secs_f64() / steps);
+        if let Some(seconds) = seconds_per_token(completion_tokens, choices, since_first) {
+            self.time_per_token.observe(seconds);
         }
     }
+}
+
+/// From one token of a text to the next, where there is a next one.
+fn seconds_per_token(tokens: u32, choices: u32, since_first: Duration) -> Option<f64> {
+    let choices = choices.max(1);
+    let steps = f64::from(tokens) / f64::from(choices) - 1.0;
+    (tokens > choices).then(|| since_first.as_secs_f64() / steps)
 }
 
 impl Default for ModelMetrics {
@@ -196,6 +202,26 @@ impl Shared {
         match what {
             What::Request => &self.open_requests,
             What::Stream => &self.open_streams,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_per_token_is_that_of_one_text_however_many_are_made_side_by_side() {
+        for (tokens, choices, seconds, expected) in [
+            (0, 0, 1, None),
+            (1, 1, 1, None),
+            (5, 1, 2, Some(0.5)),
+            (80, 16, 2, Some(0.5)),
+            (16, 16, 2, None),
+            (6, 4, 1, Some(2.0)),
+        ] {
+            let told = seconds_per_token(tokens, choices, Duration::from_secs(seconds));
+            assert_eq!(told, expected, "{tokens} tokens of {choices}");
         }
     }
 }

@@ -15,6 +15,7 @@ use worker_contract::{
 use super::Operations;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original};
+use crate::decisions::{Decided, Kind};
 use crate::dialect::openai::{by_token, check_sampling};
 use crate::http::describe;
 use crate::relay::{Asking, Failure, Part, is_name};
@@ -47,17 +48,31 @@ impl Operations {
 
     async fn run(&self, infer: &Infer, job: &JobContext) -> Result<Outcome, Failure> {
         let deadline = Instant::now() + self.request_timeout;
-        let chat = Task::Chat(messages(infer).into());
-        match self.stream(infer, chat, deadline, job).await {
-            // A model without a template continues the prompt as plain text.
+        let chat = || Task::Chat(messages(infer).into());
+        // A model without a template continues the prompt as plain text, but follows no instructions.
+        let plain = || Task::Completion { prompt: Prompt::Text(infer.prompt.clone()) };
+        let may_be_plain = infer.system.is_none();
+        if may_be_plain && self.registry.is_without_template(&infer.model) {
+            return self.stream(infer, plain(), deadline, job).await;
+        }
+        match self.stream(infer, chat(), deadline, job).await {
+            // Of a worker whose hive has not reported its file, only the worker itself can tell.
             Err(Failure::Refused { detail, .. })
-                if detail.code.as_deref() == Some(NO_TEMPLATE) && infer.system.is_none() =>
+                if may_be_plain && detail.code.as_deref() == Some(NO_TEMPLATE) =>
             {
-                let prompt = Prompt::Text(infer.prompt.clone());
-                self.stream(infer, Task::Completion { prompt }, deadline, job).await
+                self.log_plain(infer, job);
+                self.stream(infer, plain(), deadline, job).await
             }
             result => result,
         }
+    }
+
+    /// Records that a refused chat is sent again as plain text.
+    fn log_plain(&self, infer: &Infer, job: &JobContext) {
+        let why = format!("{} has no chat template: it continues the prompt as it is", infer.model);
+        let retry = Decided::told(Kind::Retry, NO_TEMPLATE, why).model(&infer.model);
+        let decisions = self.relay.dispatcher().decisions();
+        decisions.record(retry.asked(&request_id(job), job.caller()));
     }
 
     async fn stream(
@@ -164,8 +179,11 @@ fn messages(infer: &Infer) -> Vec<ChatMessage> {
 
 /// The job's id is the request's: one name in all logs.
 fn request(task: Task, sampling: Sampling, job: &JobContext) -> InferenceRequest {
-    let id = job.job_id().as_str().parse().unwrap_or_else(|_| RequestId::random());
-    InferenceRequest { sampling, ..InferenceRequest::new(id, task) }
+    InferenceRequest { sampling, ..InferenceRequest::new(request_id(job), task) }
+}
+
+fn request_id(job: &JobContext) -> RequestId {
+    job.job_id().as_str().parse().unwrap_or_else(|_| RequestId::random())
 }
 
 /// The request in the words that a client of OpenAI's API would use.

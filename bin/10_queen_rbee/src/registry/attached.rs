@@ -20,6 +20,8 @@ use crate::scheduler::Readiness;
 
 /// For how long a server that refused the queen's token is not asked again.
 const LOCKED_OUT: Duration = Duration::from_secs(60);
+/// What clients are told of one that is reached, and is not as it has to be.
+const UNFIT: &str = "it does not answer as it should";
 
 /// A model at its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +173,24 @@ impl Registry {
             WorkerState::Failed { reason } => Some(reason),
             _ => None,
         }
+    }
+
+    /// A server that would answer for a model and cannot be used, and what is wrong with it, in rbee's words.
+    #[must_use]
+    pub fn unfit_server(&self, model: &ModelAlias) -> Option<(HiveAlias, String)> {
+        let state = self.state();
+        let servers = state
+            .workers
+            .of_model(model)
+            .filter(|(_, worker)| worker.is_of_server && state.answers_to_its_name(worker));
+        servers.map(|(_, worker)| worker).find_map(|worker| match worker.state() {
+            WorkerState::Failed { reason } => {
+                // What is wrong with one that is reached it may have said itself.
+                let reason = if worker.is_missed { reason } else { UNFIT.to_owned() };
+                Some((worker.hive_id.clone(), reason))
+            }
+            _ => None,
+        })
     }
 
     /// Whether some hive's catalog has a model.
@@ -372,9 +392,12 @@ mod tests {
         assert!(take(&registry, "a", now).is_some(), "no catalog has it");
         registry.hive_beat(hive(catalog), now).unwrap();
         assert!(take(&registry, "a", now).is_none(), "it would be another file");
+        let workers = || registry.models(now).remove(&"a".parse().unwrap()).unwrap().workers;
+        assert!(workers().is_empty(), "nor is it said to answer for it");
         assert!(take(&registry, "c", now).is_some());
         registry.server_probed(&ServerReport { is_named: true, ..report(&["a"]) }, now);
         assert!(take(&registry, "a", now).is_some(), "somebody wants it so");
+        assert_eq!(workers().len(), 1);
         registry.server_probed(&report(&["a"]), now);
         assert!(take(&registry, "a", now).is_none());
         registry.hive_beat(hive(Vec::new()), now).unwrap();
@@ -390,6 +413,8 @@ mod tests {
         registry.server_probed(&ServerReport { failure: Some(failure), ..report(&["a"]) }, now);
         assert!(take(&registry, "a", now).is_none());
         assert_eq!(registry.missed(&place).as_deref(), Some("refused"));
+        let told = ("nas".parse().unwrap(), "refused".to_owned());
+        assert_eq!(registry.unfit_server(&"a".parse().unwrap()), Some(told));
         let shown = &registry.workers(now)[0];
         assert_eq!(shown.said.state.name(), "failed", "it is shown with its reason");
         registry.server_probed(&report(&["a"]), now);
@@ -467,6 +492,16 @@ mod tests {
         assert_eq!(take(&registry, "a", now).unwrap().target.address.host, "nas");
         registry.server_detached(&"nas".parse().unwrap());
         assert!(registry.workers(now).is_empty());
+    }
+
+    #[test]
+    fn a_dashboard_is_shown_what_a_server_is_and_no_device() {
+        let (registry, now) = registry();
+        registry.server_probed(&report(&["a"]), now);
+        let mut shown = Vec::new();
+        registry.look(now, |_| {}, |_, worker| shown.push(serde_json::to_value(worker).unwrap()));
+        assert_eq!(shown[0]["device"], serde_json::Value::Null);
+        assert_eq!(shown[0]["server"], "ollama");
     }
 
     #[test]

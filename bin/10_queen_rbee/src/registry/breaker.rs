@@ -1,6 +1,7 @@
 //! A circuit breaker for one worker: after failures in a row nothing is sent to it for a while, then
 //! one request that shows whether it works again. A request that a worker fails again and again a moment
-//! later counts once: it may be at fault itself. Pure: `now` is passed in.
+//! later counts once: it may be at fault itself. So do the requests of a process whose connections break at
+//! one moment: it ended once. Pure: `now` is passed in.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ const FAILURES: usize = 3;
 const APART: Duration = Duration::from_secs(5);
 /// It counts again as well after so many failures in between.
 const REPEATS: u32 = 16;
+/// Connections that break within so long of each other break of one cause.
+const MOMENT: Duration = Duration::from_secs(1);
 /// For how long it is open the first time; each further time twice as long.
 const FIRST: Duration = Duration::from_secs(2);
 /// The longest time.
@@ -24,6 +27,15 @@ pub(super) struct Breaker {
     failed: Vec<Counted>,
     trips: u32,
     open_until: Option<Instant>,
+    broke: Option<Break>,
+}
+
+/// A connection that broke.
+#[derive(Debug, Clone, Copy)]
+struct Break {
+    at: Instant,
+    /// How many requests the worker had been given.
+    given: u64,
 }
 
 /// A failure that counts, and those of the same request that followed it.
@@ -56,6 +68,18 @@ impl Breaker {
         true
     }
 
+    /// The connection of a request has broken, the `number`th of `given` that the worker was given. False where
+    /// it was under way when another one's broke a moment ago: that says nothing more.
+    pub(super) fn on_break(&mut self, number: u64, given: u64, now: Instant) -> bool {
+        let is_same = self.broke.is_some_and(|broke| {
+            number <= broke.given && now.saturating_duration_since(broke.at) < MOMENT
+        });
+        if !is_same {
+            self.broke = Some(Break { at: now, given });
+        }
+        !is_same
+    }
+
     /// Whether one more failure of a request counts. Who has failed the request that was to show whether it
     /// works has nothing to excuse.
     fn is_news(&mut self, request: u64, now: Instant) -> bool {
@@ -72,9 +96,14 @@ impl Breaker {
         self.open_until.take().is_some()
     }
 
-    /// It has given a whole answer: it works.
-    pub(super) fn on_success(&mut self) {
-        *self = Self::default();
+    /// It has given a whole answer: it works. True when that closes the circuit.
+    pub(super) fn on_success(&mut self) -> bool {
+        std::mem::take(self).open_until.is_some()
+    }
+
+    /// Another process stands behind its name, against which nothing is held. True when that closes the circuit.
+    pub(super) fn on_another(&mut self) -> bool {
+        std::mem::take(self).open_until.is_some()
     }
 
     /// Whether requests may be sent.
@@ -133,7 +162,7 @@ mod tests {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
         assert!(!breaker.on_failure(1, false, now) && !breaker.on_failure(2, false, now));
         assert!(!breaker.on_beginning(), "it was not open");
-        breaker.on_success();
+        assert!(!breaker.on_success(), "it was not open");
         assert!(!breaker.on_failure(3, false, now) && !breaker.on_failure(4, false, now));
         assert_eq!(breaker.circuit(now), Circuit::Closed);
         assert!(breaker.on_failure(5, false, now));
@@ -147,6 +176,33 @@ mod tests {
         assert_eq!(breaker.circuit(later + FIRST * 2), Circuit::HalfOpen);
         assert!(breaker.on_beginning());
         assert_eq!(breaker.circuit(later), Circuit::Closed);
+    }
+
+    #[test]
+    fn connections_that_break_at_one_moment_break_of_one_cause() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let soon = now + MOMENT / 2;
+        for (number, given, at, expected, what) in [
+            (2, 3, now, true, "the first one"),
+            (1, 3, soon, false, "it was under way"),
+            (3, 3, soon, false, "it was under way, too"),
+            (4, 4, soon, true, "it was sent after that"),
+            (3, 5, soon + MOMENT, true, "long after"),
+        ] {
+            assert_eq!(breaker.on_break(number, given, at), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn who_answers_or_is_another_process_closes_what_was_open() {
+        for close in [Breaker::on_success, Breaker::on_another] {
+            let (mut breaker, now) = (Breaker::default(), Instant::now());
+            for request in 0..FAILURES as u64 {
+                breaker.on_failure(request, false, now);
+            }
+            assert!(close(&mut breaker) && !close(&mut breaker));
+            assert_eq!(breaker.circuit(now), Circuit::Closed);
+        }
     }
 
     #[test]

@@ -38,7 +38,11 @@ pub struct WorkerIs<'a> {
     hive_id: &'a HiveAlias,
     /// What it runs.
     pub model: &'a ModelAlias,
-    device: DeviceId,
+    /// `None` where nobody knows: what somebody else's server has.
+    device: Option<DeviceId>,
+    /// What it is, where it is a server of somebody else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<&'static str>,
     address: &'a str,
     /// The name of its state.
     pub state: &'static str,
@@ -115,11 +119,13 @@ impl<'a> WorkerGlance<'a> {
             WorkerState::Loading { progress } => (None, Some(percent(progress))),
             WorkerState::Ready | WorkerState::Draining => (None, None),
         };
+        let server = worker.target.server.as_ref().map(|server| server.engine.as_str());
         let is = WorkerIs {
             worker_id: id,
             hive_id: &worker.hive_id,
             model: &worker.model,
-            device: worker.device,
+            device: server.is_none().then_some(worker.device),
+            server,
             address: &worker.target.address.authority,
             state: name,
             reason,

@@ -133,6 +133,18 @@ impl Registry {
         let of_model = entries.filter(|entry| entry.alias == *model);
         of_model.map(|entry| entry.gguf.context_length).max()
     }
+
+    /// Whether a model is known to have no chat template: no hive's file of this name has one, and no server of
+    /// somebody else has the name, too.
+    #[must_use]
+    pub fn is_without_template(&self, model: &ModelAlias) -> bool {
+        let state = self.state();
+        let entries = || state.hives.iter().flat_map(|hive| &hive.beat.catalog);
+        let mut of_model = entries().filter(|entry| entry.alias == *model).peekable();
+        of_model.peek().is_some()
+            && of_model.all(|entry| !entry.gguf.has_chat_template)
+            && !state.workers.of_model(model).any(|(_, worker)| worker.is_of_server)
+    }
 }
 
 #[cfg(test)]

@@ -276,6 +276,14 @@ impl Registry {
         self
     }
 
+    /// The queen has closed her door, and is looked at more rarely: she excuses silence, and does not say that she
+    /// stood still.
+    pub fn hears_nobody(&self) {
+        if let Some(vigil) = &mut self.state().vigil {
+            vigil.goes_deaf();
+        }
+    }
+
     /// What is wanted of a model's workers.
     fn policy(&self, model: &ModelAlias) -> Option<Policy> {
         self.shared.policies.get().map(|policies| policies.of(model))
@@ -538,8 +546,10 @@ impl Registry {
 impl State {
     /// Nobody could be heard for so long.
     fn excuse(&mut self, pause: Duration, now: Instant) {
-        let seconds = pause.as_secs();
-        tracing::warn!(seconds, "the queen stood still: nobody is taken to have been silent");
+        if !self.vigil.as_ref().is_some_and(Vigil::is_meant) {
+            let seconds = pause.as_secs();
+            tracing::warn!(seconds, "the queen stood still: nobody is taken to have been silent");
+        }
         self.hives.excuse(pause);
         self.workers.excuse(pause);
         self.began = (self.began + pause).min(now.max(self.began));

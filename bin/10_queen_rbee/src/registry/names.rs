@@ -41,14 +41,19 @@ impl State {
         }
     }
 
+    /// Whether requests for its model's name go to a worker: where a hive has a model of that name, a server's one
+    /// is another file, unless somebody said that it may stand for it.
+    pub(super) fn answers_to_its_name(&self, worker: &Worker) -> bool {
+        !worker.is_of_server || worker.is_named || !self.is_in_catalog(&worker.model)
+    }
+
     /// Whether a worker of this name serves that may have a file.
     fn serves_itself(&self, model: &ModelAlias, file: &Sha256Digest) -> bool {
-        // A server's model of this name is another file, unless somebody said that it may stand for it.
         let serves = |id: &WorkerId, worker: &Worker| {
             worker.readiness_for_requests() == Readiness::Ready
                 && !worker.target.gone.is_cancelled()
                 && self.turns.makes_way_for(id).is_none()
-                && (!worker.is_of_server || worker.is_named || !self.is_in_catalog(model))
+                && self.answers_to_its_name(worker)
         };
         let has_file = |worker: &Worker| worker.digest().is_none_or(|its| its == file);
         self.workers.of_model(model).any(|(id, worker)| serves(id, worker) && has_file(worker))

@@ -244,15 +244,24 @@ impl Registry {
         self.state().has_longer_context(model, policies, tokens, others_than)
     }
 
-    /// A worker has answered a request.
-    pub fn worker_answered(&self, place: &Place, answered: &Answered, now: Instant) {
+    /// A worker has answered a request. True when that closes its circuit.
+    pub fn worker_answered(&self, place: &Place, answered: &Answered, now: Instant) -> bool {
         let State { workers, places, .. } = &mut *self.state();
         let told = workers.answered(&place.worker_id, place.stay, answered, now);
-        if let Some((worker, company)) = told.filter(|(worker, _)| !worker.is_of_server) {
+        let Some((worker, company, has_closed)) = told else { return false };
+        if !worker.is_of_server {
             let Answered { usage, timings, .. } = *answered;
             let shown = Shown { usage, timings, company };
             places.take((&worker.hive_id, worker.device), &worker.model, shown, now);
         }
+        has_closed
+    }
+
+    /// The workers, with their models, whose circuits were open when another process took their place, since
+    /// this was asked last.
+    #[must_use]
+    pub fn take_renewed(&self) -> Vec<(WorkerId, ModelAlias)> {
+        self.state().workers.take_renewed()
     }
 
     /// A worker that would take requests for a model if it had not failed again and again, where all that are

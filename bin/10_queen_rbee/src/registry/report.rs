@@ -166,7 +166,8 @@ impl Registry {
         for (id, worker) in state.workers.iter().filter(|(_, worker)| counts(worker)) {
             let hive = || state.hives.liveness(&worker.hive_id, now);
             let is_gone = worker.liveness(due, hive) == Liveness::Gone;
-            if !is_gone && matches!(worker.state().name(), "ready" | "loading") {
+            let is_there = !is_gone && matches!(worker.state().name(), "ready" | "loading");
+            if is_there && state.answers_to_its_name(worker) {
                 models.entry(worker.model.clone()).or_default().workers.push(id.clone());
             }
         }

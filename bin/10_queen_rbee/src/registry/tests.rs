@@ -1,3 +1,4 @@
+mod circuits;
 mod failing;
 mod fitting;
 mod names;

@@ -13,11 +13,22 @@ pub(super) struct Vigil {
     swept_at: Instant,
     /// For how long she has stood still since then.
     told: Duration,
+    is_deaf: bool,
 }
 
 impl Vigil {
     pub(super) fn new(now: Instant) -> Self {
-        Self { looked_at: now, swept_at: now, told: Duration::ZERO }
+        Self { looked_at: now, swept_at: now, told: Duration::ZERO, is_deaf: false }
+    }
+
+    /// She has closed her door, and looks more rarely: her pauses are meant, though nobody is heard in them.
+    pub(super) fn goes_deaf(&mut self) {
+        self.is_deaf = true;
+    }
+
+    /// Whether her pauses are no news for an operator.
+    pub(super) fn is_meant(&self) -> bool {
+        self.is_deaf
     }
 
     /// She looks. Where she has stood still: for how long.
@@ -60,6 +71,18 @@ mod tests {
         for (millis, expected) in rows {
             assert_eq!(vigil.look(at(millis)), expected.map(Duration::from_millis), "{millis}");
         }
+    }
+
+    #[test]
+    fn a_queen_with_a_closed_door_pauses_on_purpose_and_excuses_all_the_same() {
+        let start = Instant::now();
+        let mut vigil = Vigil::new(start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(vigil.look(at(3)), Some(Duration::from_secs(3)));
+        assert!(!vigil.is_meant());
+        vigil.goes_deaf();
+        assert_eq!(vigil.look(at(6)), Some(Duration::from_secs(3)));
+        assert!(vigil.is_meant());
     }
 
     #[test]

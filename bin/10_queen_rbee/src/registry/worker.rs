@@ -75,6 +75,8 @@ pub(super) struct Worker {
     /// When it last had a request.
     pub(super) used_at: Instant,
     pub(super) breaker: Breaker,
+    /// Another process took its place while its circuit was open, and nobody has been told.
+    pub(super) is_renewed: bool,
     pub(super) pace: Pace,
     /// What is to be expected of it, by what it and its like have shown.
     pub(super) speed: Speed,
@@ -201,6 +203,7 @@ impl Worker {
             times: Times::default(),
             used_at: now,
             breaker: Breaker::default(),
+            is_renewed: false,
             pace: Pace::default(),
             speed: pace::usual(device.kind),
             neighbours: 0,
@@ -274,8 +277,8 @@ impl Worker {
         (self.holder, self.ways) = (target.holder, target.ways());
         self.is_of_server = target.server.is_some();
         self.target = target;
-        self.breaker = Breaker::default();
         self.rest = None;
+        self.is_renewed |= self.breaker.on_another();
         self.taken_by = None;
         self.probed_by = None;
     }

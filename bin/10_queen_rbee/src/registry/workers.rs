@@ -241,28 +241,43 @@ impl Workers {
             said.failed_at = Some(now);
         }
         worker.failures += 1;
-        let is_probe = worker.entry == stay.entry && worker.probed_by == Some(stay.number);
+        let is_its = worker.entry == stay.entry;
+        if failed.is_connection
+            && is_its
+            && !worker.breaker.on_break(stay.number, worker.given, now)
+        {
+            return false;
+        }
+        let is_probe = is_its && worker.probed_by == Some(stay.number);
         worker.breaker.on_failure(failed.request, is_probe, now)
     }
 
-    /// A request has been answered. Gives its worker, and how many others were beside it there.
+    /// A request has been answered. Gives its worker, how many others were beside it there, and whether that
+    /// closes its circuit.
     pub(super) fn answered(
         &mut self,
         id: &WorkerId,
         stay: Stay,
         answered: &Answered,
         now: Instant,
-    ) -> Option<(&Worker, u32)> {
+    ) -> Option<(&Worker, u32, bool)> {
         let is_same = |worker: &&mut Worker| worker.entry == stay.entry;
         let worker = self.by_id.get_mut(id).filter(is_same)?;
         let Answered { prompt_bytes, usage, timings, times } = *answered;
         worker.answered += 1;
         worker.times.add(times);
-        worker.breaker.on_success();
+        let has_closed = worker.breaker.on_success();
         let company = worker.load().saturating_sub(1).max(stay.company);
         let company = company.saturating_add(worker.neighbours);
         worker.pace.on_answer(prompt_bytes, usage, timings, company, now);
-        Some((worker, company))
+        Some((worker, company, has_closed))
+    }
+
+    /// Those whose circuits were open when another process took their place.
+    pub(super) fn take_renewed(&mut self) -> Vec<(WorkerId, ModelAlias)> {
+        let all = self.by_id.iter_mut();
+        let renewed = all.filter(|(_, worker)| std::mem::take(&mut worker.is_renewed));
+        renewed.map(|(id, worker)| (id.clone(), worker.model.clone())).collect()
     }
 
     /// It is being ended to make room.

@@ -11,7 +11,7 @@ impl Answer {
     /// A worker works again that got nothing for a while.
     pub(super) fn log_closed(&self, worker: &WorkerId) {
         let why = format!("{worker} answers again");
-        self.log(Decided::told(Kind::CircuitClosed, "probe_succeeded", why).worker(worker));
+        self.log(Decided::told(Kind::CircuitClosed, "answers", why).worker(worker));
     }
 
     /// A worker gets nothing for a while.
@@ -58,7 +58,9 @@ impl Answer {
     pub(super) fn log_longer(&self, worker: &WorkerId, reason: &Reason) {
         let reason = reason.recorded();
         let kind = if self.has_begun() { Kind::Failover } else { Kind::Retry };
-        let why = format!("{worker} has too short a context: {reason}; a longer one is sought");
+        let why = format!(
+            "{worker} has too short a context: {reason}; a longer one is sought, if there is one"
+        );
         self.log(Decided::told(kind, "context", why).worker(worker));
     }
 

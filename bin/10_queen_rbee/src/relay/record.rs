@@ -14,6 +14,7 @@ pub(super) struct Record {
     /// Whoever answered last.
     pub(super) worker_id: Option<WorkerId>,
     pub(super) usage: Option<Usage>,
+    /// How often it was sent to a worker again, whether the client had some of the answer or nothing.
     pub(super) failovers: u32,
     /// Another worker is sought; true if the client has some of the answer.
     again: Option<bool>,
@@ -79,10 +80,10 @@ impl Record {
         }
     }
 
-    /// The answer is complete.
-    pub(super) fn answered(&self, usage: Usage) {
+    /// The answer, of so many texts, is complete.
+    pub(super) fn answered(&self, usage: Usage, choices: u32) {
         if let Some((figures, first)) = self.figures.as_ref().zip(self.first_at) {
-            figures.answered(usage, first.elapsed());
+            figures.answered(usage, choices, first.elapsed());
         }
     }
 }

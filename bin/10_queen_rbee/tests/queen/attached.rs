@@ -419,12 +419,19 @@ async fn a_server_that_stops_and_comes_back_is_noticed_both_times() {
     until("it is told that it is wrong", async || state().await == "failed").await;
     let reason = queen.status().await["workers"][0]["reason"].to_string();
     assert!(reason.contains("no list of models"), "{reason}");
-    queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+    let refused = async |why: &str| {
+        let error = queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+        let begin = format!("the server nas, which has the model m, cannot be used: {why}");
+        assert!(error["message"].as_str().unwrap().starts_with(&begin), "{error}");
+        assert!(error["hint"].as_str().unwrap().contains("worker list"), "{error}");
+    };
+    refused("it does not answer as it should").await;
     server.list_as(None);
     until("it is good again", async || state().await == "ready").await;
     drop(server);
     let reason = async || queen.status().await["workers"][0]["reason"].to_string();
     until("it is gone", async || reason().await.contains("cannot be reached")).await;
+    refused("it cannot be reached: ").await;
     let mut again = None;
     until("its port is free", async || {
         again = ServerDouble::start_at(port, "library", &["m"], [], None);

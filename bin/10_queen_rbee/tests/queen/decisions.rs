@@ -1,6 +1,7 @@
 //! What was decided for a request, and why.
 
 use serde_json::{Value, json};
+use worker_contract::WorkerHeartbeat;
 
 use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
 
@@ -59,6 +60,13 @@ async fn starts_refusals_and_circuits_are_told_too() {
     let count = |wanted| kinds.iter().filter(|kind| *kind == wanted).count();
     let counted = (count("give_up"), count("retry"), count("circuit_opened"));
     assert_eq!(counted, (2, 5, 1), "the third request opens it: {kinds:?}");
+
+    queen.worker_beat(&WorkerHeartbeat { pid: 2, ..babbling.beat() }).await;
+    until("that its next process gets requests again is told", async || {
+        let latest = &why(&queen, "").await[0];
+        (text(latest, "kind"), text(latest, "reason")) == ("circuit_closed", "replaced")
+    })
+    .await;
 }
 
 #[tokio::test]

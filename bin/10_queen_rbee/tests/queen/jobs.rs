@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use worker_contract::{HiveAlias, HiveHeartbeat, JobId, Prompt, Sampling, Task};
 
-use crate::support::{HiveDouble, Home, Queen, Script, WorkerDouble, serve, until};
+use crate::support::{HiveDouble, Home, Queen, Reply, Script, WorkerDouble, serve, until};
 
 #[tokio::test]
 async fn an_answer_comes_as_token_events_and_its_figures_as_the_result() {
@@ -64,6 +64,25 @@ async fn a_model_without_a_template_continues_the_prompt_as_it_is() {
     let (_, end) = run(&queen, &infer(Some("Be brief."))).await;
     let JobEnd::Failed(error) = end else { panic!("instructions cannot be followed: {end:?}") };
     assert_eq!(error.code.as_deref(), Some("no_chat_template"));
+    let told = Reply::read(queen.get("/v1/decisions")).await.json();
+    let all = told["decisions"].as_array().unwrap();
+    let retries: Vec<_> = all.iter().filter(|told| told["kind"] == "retry").collect();
+    assert_eq!(retries.len(), 1, "{told}");
+    assert_eq!(retries[0]["reason"], "no_chat_template");
+}
+
+#[tokio::test]
+async fn a_model_whose_file_has_no_template_is_not_asked_to_chat_first() {
+    let (queen, worker) = queen_with_worker([]).await;
+    let mut beat = HiveDouble::start(false).beat();
+    for entry in &mut beat.catalog {
+        entry.gguf.has_chat_template = false;
+    }
+    queen.hive_beat(&beat).await;
+    let (_, end) = run(&queen, &infer(None)).await;
+    assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
+    let prompt = Prompt::Text("Hi".into());
+    assert_eq!(worker.requests()[0].task, Task::Completion { prompt });
 }
 
 #[tokio::test]

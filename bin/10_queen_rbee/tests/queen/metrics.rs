@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat};
+use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, done};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -67,6 +67,25 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
         let seconds: f64 = line.unwrap_or_else(|| panic!("no {begin} in\n{text}")).parse().unwrap();
         assert!(seconds > 0.0 && seconds < 60.0, "{begin}{seconds}");
     }
+}
+
+#[tokio::test]
+async fn all_tokens_of_a_worker_are_counted_also_those_without_a_text() {
+    let queen = Queen::start().await;
+    let of = |kind: &str, index: u32| json!({"type": kind, "index": index, "text": "a", "tokens": [1], "finish_reason": "stop"});
+    let events = vec![
+        of("delta", 0),
+        of("delta", 1),
+        of("choice_done", 0),
+        of("choice_done", 1),
+        done(4, "stop"),
+    ];
+    let worker = WorkerDouble::start("w-1", [Script::Plays(events)]);
+    queen.worker_beat(&worker.beat()).await;
+    let mut body = chat();
+    body["n"] = 2.into();
+    assert_eq!(queen.ask(CHAT, &body).await.status, 200);
+    assert_eq!(of_worker(&metrics(&queen).await, "tokens", "w-1"), 4);
 }
 
 #[tokio::test]

@@ -126,7 +126,9 @@ async fn a_report_without_the_secret_is_refused_although_nobody_has_made_a_token
     let worker = WorkerDouble::start("w-1", []);
     for path in ["/v1/worker-heartbeat", "/v1/hive-heartbeat"] {
         let report = json!(worker.beat());
-        queen.ask(path, &report).await.error(401, "invalid_api_key");
+        let error = queen.ask(path, &report).await.error(401, "invalid_api_key");
+        let hint = error["hint"].as_str().unwrap();
+        assert!(hint.contains("hive add") && !hint.contains("secrets/local.token"), "{hint}");
         let guess = queen.post(path).bearer_auth("rbee_guess").json(&report);
         Reply::read(guess).await.error(401, "invalid_api_key");
     }

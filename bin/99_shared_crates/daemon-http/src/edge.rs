@@ -256,7 +256,7 @@ pub fn demand_secret<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Rou
             return Ok(());
         }
         Err(ApiError::unauthorized("only rbee's own processes may report here")
-            .hint("start a worker with --token-file and the queen's data/secrets/local.token"))
+            .hint("add a hive first, on the queen's side: rbee-keeper hive add NAME. A worker is started by its hive, or with --token-file and its hive's secret: on the queen's machine data/secrets/hives/localhost.token"))
     }))
 }
 

@@ -89,7 +89,7 @@ impl Stage {
     }
 
     fn enters(&self, model: &str, caller: &str) -> Result<Waits<'_>, NoPlace> {
-        self.dispatcher.enter(asks(model, caller))
+        self.dispatcher.enter(&asks(model, caller), Wait::Start)
     }
 
     /// How many wait for each model.

@@ -124,12 +124,12 @@ impl Reading {
         })
     }
 
-    /// What the worker took, with so many tokens given in all.
-    fn times(&self, given: usize) -> Times {
+    /// What the worker took, with so many tokens given in all, for so many texts side by side.
+    fn times(&self, given: usize, texts: u32) -> Times {
         let first_at = self.first_at.unwrap_or(self.heard_at);
         Times {
             first: first_at.saturating_duration_since(self.sent_at),
-            rest: first_at.elapsed(),
+            rest: first_at.elapsed().saturating_mul(texts),
             tokens: given.saturating_sub(self.had) as u64,
         }
     }
@@ -477,11 +477,16 @@ impl Answer {
     fn done(&mut self, done: Part, reading: &Reading) {
         if let Part::Done { usage, timings, .. } = &done {
             self.record.usage = Some(*usage);
-            self.record.answered(*usage);
-            let (usage, timings, times) = (*usage, *timings, reading.times(self.progress.tokens()));
+            self.record.answered(*usage, self.progress.choices());
+            // Some of them stand for no text.
+            let given = self.progress.tokens().max(usage.completion_tokens as usize);
+            let times = reading.times(given, self.request.n);
+            let (usage, timings) = (*usage, *timings);
             let answered = Answered { prompt_bytes: self.prompt.bytes(), usage, timings, times };
             let registry = self.relay.dispatcher.registry();
-            registry.worker_answered(&reading.place, &answered, clock::now());
+            if registry.worker_answered(&reading.place, &answered, clock::now()) {
+                self.log_closed(&reading.place.worker_id);
+            }
         }
         self.record.outcome = "done";
         self.ready.push_back(done);
@@ -586,7 +591,7 @@ impl Drop for Answer {
             prompt_tokens = usage.map(|usage| usage.prompt_tokens),
             tokens = usage.map_or(self.progress.tokens(), |u| u.completion_tokens as usize),
             ms = millis(began.elapsed()),
-            failovers,
+            tried_again = failovers,
             outcome,
             "inference ended"
         );

@@ -125,7 +125,7 @@ impl Progress {
         request.resume.clear();
         request.first_choice = 0;
         if self.expected == Expected::Text {
-            request.n = u32::try_from(self.choices.len()).unwrap_or(u32::MAX);
+            request.n = self.choices();
         }
         *self = Self::of(request);
     }
@@ -232,6 +232,11 @@ impl Progress {
     /// The tokens of one of its answers that were passed on.
     pub(super) fn given(&self, choice: usize) -> &[TokenId] {
         self.choices.get(choice).map_or(&[], Choice::given)
+    }
+
+    /// How many texts are asked for.
+    pub(super) fn choices(&self) -> u32 {
+        u32::try_from(self.choices.len()).unwrap_or(u32::MAX)
     }
 
     /// How many tokens were passed on, over all answers.
