@@ -24,7 +24,7 @@ use crate::FEATURES;
 use crate::attached::Servers;
 use crate::clock::unix_seconds;
 use crate::connection::{Pool, Trust};
-use crate::decisions::{self, Decided, Decisions};
+use crate::decisions::{Decided, Decisions};
 use crate::dispatch::Dispatcher;
 use crate::events::Feed;
 #[cfg(feature = "local-hive")]

@@ -350,8 +350,8 @@ impl Dispatcher {
         };
         let mut queues = self.queues();
         let (told, rules_asked) = (Cell::new((wait, 0)), Cell::new(None));
-        let (wanted, since) = (wanted.clone(), clock::now());
-        let waiting = Waiting { wanted, since, rules_asked, told, answer };
+        let since = clock::now();
+        let waiting = Waiting { wanted: wanted.clone(), since, rules_asked, told, answer };
         let entered = queues.admission.enter(&entrant, waiting);
         self.registry.set_waiting(queues.admission.len());
         match entered {
