@@ -274,9 +274,10 @@ impl Workers {
 
     /// Those whose circuits were open when another process took their place.
     pub(super) fn take_renewed(&mut self) -> Vec<(WorkerId, ModelAlias)> {
-        let all = self.by_id.iter_mut();
-        let renewed = all.filter(|(_, worker)| std::mem::take(&mut worker.is_renewed));
-        renewed.map(|(id, worker)| (id.clone(), worker.model.clone())).collect()
+        let renewed = |(id, worker): (&WorkerId, &mut Worker)| {
+            std::mem::take(&mut worker.is_renewed).then(|| (id.clone(), worker.model.clone()))
+        };
+        self.by_id.iter_mut().filter_map(renewed).collect()
     }
 
     /// It is being ended to make room.
