@@ -215,8 +215,13 @@ fn best_two_of_ruled<'r, 'a>(ranked: &'r [Ranked<'a>]) -> Two<'r, 'a> {
     by_extra.sort_by_key(extra_us);
     let alike = by_extra.chunk_by(|one, other| extra_us(one) == extra_us(other));
     let mut best = [None; 2];
+    // Those of which the same is said come in their order.
+    let is_before = |one: &Ranked<'a>, other: &Ranked<'a>| {
+        extra_us(&one) != extra_us(&other)
+            && (one.class, one.ruled_us) < (other.class, other.ruled_us)
+    };
     for one in alike.flat_map(|alike| best_two(alike.iter().copied())).flatten() {
-        put(&mut best, one, |one, other| (one.class, one.ruled_us) < (other.class, other.ruled_us));
+        put(&mut best, one, is_before);
     }
     best
 }

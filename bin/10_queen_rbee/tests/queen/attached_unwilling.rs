@@ -191,7 +191,7 @@ async fn while_a_server_is_full_for_longer_than_a_request_may_take_others_are_re
         assert!(!recorded.contains(&json!("wait")), "{status}: {recorded:?}");
         assert!(reasons(&queen).await.contains(&json!("resting")), "{status}: it is recorded why");
         let text = Reply::read(queen.get("/metrics")).await.text;
-        let counted = "rbee_queen_requests_total{model=\"m\",outcome=\"refused\"} 2\n";
+        let counted = "rbee_queen_requests_total{model=\"m\",outcome=\"busy\"} 2\n";
         assert!(text.contains(counted), "{text}");
     }
 }

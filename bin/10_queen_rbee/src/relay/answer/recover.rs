@@ -397,6 +397,7 @@ mod tests {
         let model: ModelAlias = "m".parse().unwrap();
         let figures = relay.metrics().model(&model);
         let mut answer = answer(&relay, &model);
+        answer.state = State::Seeking(Some(Instant::now() + Duration::from_secs(3600)));
         cut.cancel();
         let Some(Err(failure)) = answer.next().await else { panic!("it ends so") };
         assert!(matches!(failure, Failure::NoPlace(NoPlace::Stopping)), "{failure:?}");
