@@ -14,6 +14,7 @@ const MOST_CHARACTERS: usize = 400;
 
 static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
+static IS_LOADING: AtomicBool = AtomicBool::new(false);
 
 /// Who got the lines before, and still does.
 struct Original {
@@ -79,6 +80,23 @@ impl Drop for Quiet {
     }
 }
 
+/// While it lives, what llama.cpp calls an error goes out as `info`: a backend without a device is none, and
+/// a device that is wanted and not there is refused by us.
+pub(super) struct Loading(());
+
+impl Loading {
+    pub(super) fn new() -> Self {
+        IS_LOADING.store(true, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        IS_LOADING.store(false, Relaxed);
+    }
+}
+
 fn errors() -> MutexGuard<'static, Vec<String>> {
     ERRORS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -98,13 +116,23 @@ unsafe extern "C" fn overhear(level: sys::ggml_log_level, text: *const c_char, d
             errors.push(line);
         }
     }
-    let is_told = level == sys::GGML_LOG_LEVEL_INFO || level == sys::GGML_LOG_LEVEL_WARN;
-    let level = if is_told && IS_QUIET.load(Relaxed) { sys::GGML_LOG_LEVEL_DEBUG } else { level };
+    let level = as_told(level);
     // SAFETY: `data` is what `listen` gave, a static.
     let original = unsafe { &*data.cast::<Original>() };
     if let Some(callback) = original.callback {
         // SAFETY: the callback is called as llama.cpp would call it, with its own data.
         unsafe { callback(level, text, original.data) };
+    }
+}
+
+/// The level at which a line goes out.
+fn as_told(level: sys::ggml_log_level) -> sys::ggml_log_level {
+    match level {
+        sys::GGML_LOG_LEVEL_INFO | sys::GGML_LOG_LEVEL_WARN if IS_QUIET.load(Relaxed) => {
+            sys::GGML_LOG_LEVEL_DEBUG
+        }
+        sys::GGML_LOG_LEVEL_ERROR if IS_LOADING.load(Relaxed) => sys::GGML_LOG_LEVEL_INFO,
+        level => level,
     }
 }
 
@@ -127,6 +155,15 @@ fn worth_telling(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backend_without_a_device_is_no_error() {
+        let error = sys::GGML_LOG_LEVEL_ERROR;
+        let loading = Loading::new();
+        assert_eq!(as_told(error), sys::GGML_LOG_LEVEL_INFO);
+        drop(loading);
+        assert_eq!(as_told(error), error);
+    }
 
     #[test]
     fn a_line_is_quoted_without_the_functions_name_and_empty_talk_is_left_out() {

@@ -32,7 +32,10 @@ impl Runtime {
     pub fn init() -> Result<Self, RuntimeError> {
         llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
         engine_log::listen();
-        load_backends_from_path(&engine_folder()?);
+        let folder = engine_folder()?;
+        let loading = engine_log::Loading::new();
+        load_backends_from_path(&folder);
+        drop(loading);
         let backend = LlamaBackend::init().map_err(RuntimeError::Init)?;
         Ok(Self { backend })
     }
