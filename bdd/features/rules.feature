@@ -8,7 +8,7 @@ Feature: The operator's own rules
       fn filter(request, worker) { false }
       """
     Then soon a question is refused with 503 "refused_by_rules"
-    And the last refusal says when to come again
+    And the last refusal names no time to come again
     When I remove the rules
     Then soon a question is answered
 

@@ -58,10 +58,11 @@ async fn soon_refused(world: &mut Rbee, status: u16, code: String) -> Step {
     Ok(())
 }
 
-#[then("the last refusal says when to come again")]
-fn says_when(world: &mut Rbee) -> Step {
+/// They may refuse for ever, and clients would wait as long as they are told to, again and again.
+#[then("the last refusal names no time to come again")]
+fn says_no_time(world: &mut Rbee) -> Step {
     let told = world.answer()?.headers.get("retry-after");
-    ensure!(told.is_some(), "there is no Retry-After");
+    ensure!(told.is_none(), "there is Retry-After: {told:?}");
     Ok(())
 }
 
