@@ -57,8 +57,8 @@ pub(super) struct Health {
     pub(super) failure: Option<ServerFailure>,
     /// How many requests it says to run at once.
     told_slots: Option<u32>,
-    /// It was asked for that since it was last out of reach.
-    has_told_slots: bool,
+    /// It was asked what it is and has since it was last out of reach.
+    has_told: bool,
     unreachable: u32,
     slow: u32,
     loading_since: Option<Instant>,
@@ -70,9 +70,9 @@ impl Health {
         self.told_slots.unwrap_or(self.engine.usual_slots())
     }
 
-    /// Whether it is to be asked for that: one that was started again can have other slots.
-    pub(super) fn wants_slots(&self) -> bool {
-        !self.has_told_slots
+    /// Whether it is to be asked what it is and has: one that was started again can have other slots.
+    pub(super) fn is_to_tell(&self) -> bool {
+        !self.has_told
     }
 
     /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
@@ -91,9 +91,12 @@ impl Health {
         (self.unreachable, self.slow) = (0, 0);
         match probe {
             Probe::Listing(listing) => {
-                self.engine = listing.engine;
-                if let Told::Slots(slots) = listing.slots {
-                    (self.told_slots, self.has_told_slots) = (slots, true);
+                // Where its list does not tell what it is, it has been asked before.
+                if listing.engine != Engine::Unknown || listing.told != Told::NotAsked {
+                    self.engine = listing.engine;
+                }
+                if let Told::Slots(slots) = listing.told {
+                    (self.told_slots, self.has_told) = (slots, true);
                 }
                 self.models = chosen(server, wanted, &listing.models);
                 let too_many = self.models.len().saturating_sub(MAX_MODELS);
@@ -103,7 +106,7 @@ impl Health {
             }
             Probe::Unreachable(reason) | Probe::Untrusted(reason) => {
                 self.unreachable = unreachable;
-                self.has_told_slots = false;
+                self.has_told = false;
                 if unreachable >= UNREACHABLE {
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
                 }
@@ -117,7 +120,7 @@ impl Health {
             }
             Probe::OwnLimit(_) => {}
             Probe::Loading => {
-                self.has_told_slots = false;
+                self.has_told = false;
                 let since = *self.loading_since.get_or_insert(now);
                 let hangs = now.saturating_duration_since(since) > LOADING;
                 let reason = if hangs { "it does not end to load its model" } else { LOADS };
@@ -214,8 +217,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_that_it_told_when_it_was_asked_last() {
-        let told =
-            |slots| Probe::Listing(Listing { slots, ..listing(&["a"], Engine::LlamaServer) });
+        let told = |told| Probe::Listing(Listing { told, ..listing(&["a"], Engine::LlamaServer) });
         let two = || told(Told::Slots(Some(2)));
         let not_asked = || told(Told::NotAsked);
         let unreachable = || Probe::Unreachable("refused".into());
@@ -230,7 +232,29 @@ mod tests {
             ("as many as vLLM has", vec![Probe::Listing(listing(&["a"], Engine::Vllm))], 64, true),
         ] {
             let health = after(&[], probes);
-            assert_eq!((health.slots(), health.wants_slots()), (slots, is_asked), "{because}");
+            assert_eq!((health.slots(), health.is_to_tell()), (slots, is_asked), "{because}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_said_once_what_it_is_stays_that_while_its_list_does_not_tell() {
+        let told = |engine| {
+            let told = Told::Slots(None);
+            Probe::Listing(Listing { told, ..listing(&["kim/tale"], engine) })
+        };
+        let untold = || Probe::Listing(listing(&["kim/tale"], Engine::Unknown));
+        let unreachable = || Probe::Unreachable("refused".into());
+        for (because, probes, engine) in [
+            ("nothing is known", vec![untold()], Engine::Unknown),
+            ("it has said so", vec![told(Engine::Ollama), untold()], Engine::Ollama),
+            (
+                "it is asked again",
+                vec![told(Engine::Ollama), unreachable(), told(Engine::Unknown)],
+                Engine::Unknown,
+            ),
+            ("its list tells", vec![told(Engine::Unknown), list(&["m"])], Engine::Ollama),
+        ] {
+            assert_eq!(after(&[], probes).engine, engine, "{because}");
         }
     }
 
@@ -252,6 +276,6 @@ mod tests {
     fn listing(names: &[&str], engine: Engine) -> Listing {
         let listed = |name: &&str| Listed { name: (*name).to_owned(), context_length: 0 };
         let models = names.iter().map(listed).collect();
-        Listing { engine, models, more: 0, slots: Told::NotAsked }
+        Listing { engine, models, more: 0, told: Told::NotAsked }
     }
 }

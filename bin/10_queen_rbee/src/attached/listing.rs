@@ -19,17 +19,17 @@ pub(super) struct Listing {
     pub(super) models: Vec<Listed>,
     /// How many more it has that were not looked at.
     pub(super) more: usize,
-    /// What it says of its slots, where it was asked.
-    pub(super) slots: Told,
+    /// What it says of itself, where it was asked.
+    pub(super) told: Told,
 }
 
-/// What a server says of how many requests it runs at once.
+/// What a server says of itself beside its list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Told {
-    /// It was not asked.
+    /// It was not asked, or did not answer.
     #[default]
     NotAsked,
-    /// It was asked, and told that, or nothing.
+    /// It was asked, and told how many requests it runs at once, or nothing of that.
     Slots(Option<u32>),
 }
 
@@ -52,8 +52,10 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
     if is_any && entries.is_empty() {
         return None;
     }
-    let owner = entries.first().and_then(|entry| entry.owned_by.as_deref());
-    let engine = owner.map_or(Engine::Unknown, Engine::by_owner);
+    // Ollama calls the owner of kim/tale kim.
+    let owners = entries.iter().filter_map(|entry| entry.owned_by.as_deref());
+    let known = owners.map(Engine::by_owner).find(|engine| *engine != Engine::Unknown);
+    let engine = known.unwrap_or_default();
     let usable = |entry: &Entry| (1..=MAX_NAME).contains(&entry.id.len());
     let mut listed = entries.into_iter().filter(usable).map(|entry| {
         let of_meta = entry.meta.and_then(|meta| meta.n_ctx.or(meta.n_ctx_train));
@@ -61,7 +63,12 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
         Listed { name: entry.id, context_length: context.unwrap_or(0) }
     });
     let models = listed.by_ref().take(MAX_LISTED).collect();
-    Some(Listing { engine, models, more: listed.count(), slots: Told::NotAsked })
+    Some(Listing { engine, models, more: listed.count(), told: Told::NotAsked })
+}
+
+/// Whether somebody answers `GET /api/version` as Ollama does.
+pub(super) fn is_ollamas_version(body: &[u8]) -> bool {
+    serde_json::from_slice::<Version>(body).is_ok_and(|it| !it.version.is_empty())
 }
 
 /// Reads `GET /props` of llama-server: how many slots it has. One with several models does not say it there.
@@ -74,6 +81,11 @@ pub(super) fn read_slots(body: &[u8]) -> Option<u32> {
 struct Props {
     #[serde(default)]
     total_slots: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
 }
 
 #[derive(Deserialize)]
@@ -151,8 +163,18 @@ mod tests {
             ),
             (
                 r#"{"data":[{"id":"a"},{"id":""},{"id":"b","owned_by":"organization_owner"}]}"#,
-                Engine::Unknown,
+                Engine::LmStudio,
                 vec![("a", 0), ("b", 0)],
+            ),
+            (
+                r#"{"data":[{"id":"kim/tale:v1","owned_by":"kim"},{"id":"m:1","owned_by":"library"}]}"#,
+                Engine::Ollama,
+                vec![("kim/tale:v1", 0), ("m:1", 0)],
+            ),
+            (
+                r#"{"data":[{"id":"kim/tale:v1","owned_by":"kim"}]}"#,
+                Engine::Unknown,
+                vec![("kim/tale:v1", 0)],
             ),
             (
                 r#"{"data":[{"object":"model"},7,{"id":5},{"id":"a","owned_by":"vllm"},{"id":null}]}"#,
@@ -187,6 +209,19 @@ mod tests {
             ("<html>", None),
         ] {
             assert_eq!(read_slots(body.as_bytes()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn ollama_is_known_by_what_it_says_of_its_version() {
+        for (body, expected) in [
+            (r#"{"version":"0.33.0"}"#, true),
+            (r#"{"version":""}"#, false),
+            (r#"{"version":3}"#, false),
+            (r#"{"error":"Unexpected endpoint or method. (GET /api/version)"}"#, false),
+            ("<html>", false),
+        ] {
+            assert_eq!(is_ollamas_version(body.as_bytes()), expected, "{body}");
         }
     }
 

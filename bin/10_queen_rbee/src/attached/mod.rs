@@ -93,7 +93,7 @@ pub struct Attached {
 struct Due {
     url: ServerUrl,
     token: Option<Secret>,
-    with_slots: bool,
+    with_itself: bool,
 }
 
 #[derive(Debug)]
@@ -253,7 +253,7 @@ impl Servers {
         self.check_name(&name, &url)?;
         let token = token.map(Secret::from).or_else(|| self.token(&name));
         let (pool, own_id) = (&self.shared.pool, self.shared.keyring.own_id());
-        let sight = Sight { own_id, url: &url, token: token.as_ref(), with_slots: true };
+        let sight = Sight { own_id, url: &url, token: token.as_ref(), with_itself: true };
         let listing = match prober::probe(pool, sight).await {
             Probe::Listing(listing) => listing,
             Probe::Slow => {
@@ -308,11 +308,11 @@ impl Servers {
                 biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
-                    for (name, Due { url, token, with_slots }) in self.due() {
+                    for (name, Due { url, token, with_itself }) in self.due() {
                         let shared = Arc::clone(&self.shared);
                         looks.spawn(async move {
                             let (own_id, token) = (shared.keyring.own_id(), token.as_ref());
-                            let sight = Sight { own_id, url: &url, token, with_slots };
+                            let sight = Sight { own_id, url: &url, token, with_itself };
                             let probe = prober::probe(&shared.pool, sight).await;
                             (name, url, probe)
                         });
@@ -333,8 +333,8 @@ impl Servers {
         due.map(|(name, known)| {
             known.is_looked_at = true;
             let (url, token) = (known.stored.url.clone(), known.token.clone());
-            let with_slots = known.stored.slots.is_none() && known.health.wants_slots();
-            (name.clone(), Due { url, token, with_slots })
+            let with_itself = known.health.is_to_tell();
+            (name.clone(), Due { url, token, with_itself })
         })
         .collect()
     }

@@ -163,6 +163,7 @@ fn routes(stage: &Arc<Stage>) -> Router {
     Router::new()
         .route("/v1/models", get(list))
         .route("/props", get(props))
+        .route("/api/version", get(version))
         .route("/v1/{*path}", post(answer))
         .with_state(Arc::clone(stage))
 }
@@ -206,6 +207,10 @@ impl Stage {
         })
     }
 
+    fn is_ollama(&self) -> bool {
+        self.owner == "library"
+    }
+
     fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
         let expected = format!("Bearer {}", self.token?);
         let is_right = headers.get(AUTHORIZATION).is_some_and(|value| *value == *expected);
@@ -232,11 +237,25 @@ async fn list(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
         };
     }
     let models = stage.models.lock().unwrap().clone();
-    let entry =
-        |id: &str| json!({"id": id, "object": "model", "created": 1, "owned_by": stage.owner});
+    let entry = |id: &str| {
+        // Ollama names the one whose model it is.
+        let theirs = id.split_once('/').filter(|_| stage.is_ollama()).map(|(owner, _)| owner);
+        let owner = theirs.unwrap_or(stage.owner);
+        json!({"id": id, "object": "model", "created": 1, "owned_by": owner})
+    };
     let data: Vec<Value> = models.into_iter().map(entry).collect();
     // The next look is by another connection.
     ([(CONNECTION, "close")], Json(json!({"object": "list", "data": data}))).into_response()
+}
+
+async fn version(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
+    stage.refusal(&headers).unwrap_or_else(|| {
+        if stage.is_ollama() {
+            Json(json!({"version": "0.33.0"})).into_response()
+        } else {
+            StatusCode::NOT_FOUND.into_response()
+        }
+    })
 }
 
 async fn props(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {

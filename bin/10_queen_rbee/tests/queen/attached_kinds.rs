@@ -1,0 +1,28 @@
+//! What kind of server an attached one is, and what it says of itself.
+
+use serde_json::json;
+
+use crate::attached::queen_with;
+use crate::support::{ServerDouble, until};
+
+#[tokio::test]
+async fn an_ollama_is_known_as_one_whoever_its_models_are_of() {
+    for models in [&["kim/tale:v1", "m:latest"][..], &["kim/tale:v1"]] {
+        let server = ServerDouble::start("library", models, []);
+        let queen = queen_with(&server).await;
+        let status = queen.status().await;
+        let workers = status["workers"].as_array().unwrap();
+        assert_eq!(workers.len(), models.len(), "{status}");
+        assert!(workers.iter().all(|it| it["server"]["engine"] == "ollama"), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_ollama_that_had_no_model_is_known_as_one_when_it_has() {
+    let server = ServerDouble::start("library", &[], []);
+    let queen = queen_with(&server).await;
+    server.serve(&["kim/tale:v1"]);
+    let workers = async || queen.status().await["workers"].clone();
+    until("its model is a worker", async || workers().await != json!([])).await;
+    assert_eq!(workers().await[0]["server"]["engine"], "ollama");
+}
