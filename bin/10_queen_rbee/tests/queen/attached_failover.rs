@@ -78,6 +78,27 @@ async fn a_completion_goes_on_after_prompt_and_text() {
 }
 
 #[tokio::test]
+async fn a_completion_goes_on_at_no_server_that_puts_its_prompt_into_a_template() {
+    for (owner, goes_on) in [("library", false), ("organization_owner", false), ("theirs", true)] {
+        let server = ServerDouble::start(owner, &["m"], []);
+        let queen = Queen::configured(|config| config.worker.heartbeat_interval_ms = 50).await;
+        let worker = WorkerDouble::start("w-1", [Script::Hangs(&[" upon"])]);
+        queen.worker_beat(&worker.beat()).await;
+        knows_servers(&queen).await;
+        let mut stream = queen.stream(COMPLETION, &completion()).await.begun().await;
+        stream.until_text().await;
+        succeeds(&queen, attach(&server.url)).await;
+        drop(worker);
+        let transcript = stream.rest().await;
+        let is_whole = transcript.is_done && transcript.error.is_none();
+        assert_eq!(is_whole, goes_on, "{owner}: {transcript:?}");
+        assert_eq!(server.requests().len(), usize::from(goes_on), "{owner}: {transcript:?}");
+        let asked = queen.ask(COMPLETION, &completion()).await;
+        assert_eq!(asked.status, 200, "{owner}: it can begin all the same");
+    }
+}
+
+#[tokio::test]
 async fn what_a_worker_of_rbee_began_a_server_ends_that_can() {
     for owner in ["llamacpp", "vllm", "rbee"] {
         let server = ServerDouble::start(owner, &["m"], [Plays::Says(&[" wor", "ld"])]);
