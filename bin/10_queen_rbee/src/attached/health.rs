@@ -7,6 +7,7 @@ use worker_contract::HiveAlias;
 use super::Engine;
 use super::listing::{Listed, Listing, Told};
 use super::names::{is_called, name_models};
+use super::store::Found;
 use crate::registry::{FailureKind, Served, ServerFailure};
 
 /// The most models of one server that become workers.
@@ -59,12 +60,32 @@ pub(super) struct Health {
     told_slots: Option<u32>,
     /// It was asked what it is and has since it was last out of reach.
     has_told: bool,
+    /// It is known from before the queen was started only: one miss is enough.
+    is_unseen: bool,
     unreachable: u32,
     slow: u32,
     loading_since: Option<Instant>,
 }
 
 impl Health {
+    /// What an earlier queen knew of a server that this one has not looked at.
+    pub(super) fn of_before(server: &HiveAlias, wanted: &[String], found: &Found) -> Self {
+        let mut models = chosen(server, wanted, &found.models);
+        models.truncate(MAX_MODELS);
+        let (engine, told_slots) = (found.engine, found.slots);
+        Self { engine, told_slots, models, is_unseen: true, ..Self::default() }
+    }
+
+    /// What is to be known of it by a later queen.
+    pub(super) fn found(&self) -> Found {
+        let listed = |model: &Served| Listed {
+            name: model.name.clone(),
+            context_length: model.context_length,
+        };
+        let models = self.models.iter().map(listed).collect();
+        Found { engine: self.engine, slots: self.told_slots, models }
+    }
+
     /// How many requests one of its models runs at once, as far as is known.
     pub(super) fn slots(&self) -> u32 {
         self.told_slots.unwrap_or(self.engine.usual_slots())
@@ -83,10 +104,14 @@ impl Health {
         probe: Probe,
         now: Instant,
     ) {
-        // Nothing was found: what was known of it stays.
-        if matches!(probe, Probe::OwnLimit(_)) {
+        if let Probe::OwnLimit(reason) = probe {
+            // Nothing was found: what was known of it stays.
+            if self.is_unseen {
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
+            }
             return;
         }
+        let is_first = std::mem::take(&mut self.is_unseen);
         let (unreachable, slow) = (self.unreachable + 1, self.slow + 1);
         (self.unreachable, self.slow) = (0, 0);
         match probe {
@@ -107,13 +132,13 @@ impl Health {
             Probe::Unreachable(reason) | Probe::Untrusted(reason) => {
                 self.unreachable = unreachable;
                 self.has_told = false;
-                if unreachable >= UNREACHABLE {
+                if is_first || unreachable >= UNREACHABLE {
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
                 }
             }
             Probe::Slow => {
                 self.slow = slow;
-                if slow >= SLOW {
+                if is_first || slow >= SLOW {
                     let reason = "it does not answer in time".to_owned();
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
                 }
@@ -255,6 +280,30 @@ mod tests {
             ("its list tells", vec![told(Engine::Unknown), list(&["m"])], Engine::Ollama),
         ] {
             assert_eq!(after(&[], probes).engine, engine, "{because}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_queen_knew_is_there_and_counts_as_gone_until_it_is_found_again() {
+        let unreachable = || Probe::Unreachable("refused".into());
+        let own = || Probe::OwnLimit("too many open files".into());
+        let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
+        for (because, probes, expected) in [
+            ("one miss is enough", vec![unreachable()], gone),
+            ("nobody can look", vec![own()], gone),
+            ("nobody could look, then it is missed", vec![own(), unreachable()], gone),
+            ("it computes, perhaps", vec![Probe::Slow], unfit),
+            ("it is there", vec![list(&["a", "b"])], None),
+            ("it was there since", vec![list(&["a", "b"]), unreachable()], None),
+        ] {
+            let nas = "nas".parse().unwrap();
+            let found = after(&[], vec![list(&["a", "b"])]).found();
+            let mut health = Health::of_before(&nas, &[], &found);
+            for probe in probes {
+                health.on_probe(&nas, &[], probe, Instant::now());
+            }
+            assert_eq!(health.found(), found, "{because}");
+            assert_eq!(health.failure.map(|failure| failure.kind), expected, "{because}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! `GET /v1/models` of a server: what it says. Pure.
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use super::Engine;
 
@@ -34,7 +34,7 @@ pub(super) enum Told {
 }
 
 /// A model of a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Listed {
     /// Its name there.
     pub(super) name: String,
