@@ -17,6 +17,10 @@ const UNREACHABLE: u32 = 2;
 /// How often in a row a server must be late to be given no more requests. One that computes can be.
 const SLOW: u32 = 3;
 
+/// After how many lists a server is asked anew what it has: one that was started again between two looks
+/// can have other slots.
+const TOLD_FOR: u32 = 30;
+
 /// For how long a server may load its model, whatever else is found meanwhile, until it lists it.
 const LOADING: Duration = Duration::from_secs(600);
 /// What is told of one that does.
@@ -58,8 +62,10 @@ pub(super) struct Health {
     pub(super) failure: Option<ServerFailure>,
     /// How many requests it says to run at once.
     told_slots: Option<u32>,
-    /// It was asked what it is and has since it was last out of reach.
-    has_told: bool,
+    /// How many times more what it said of itself is believed; 0 where it has to be asked.
+    told_for: u32,
+    /// Its whole list, the last.
+    listed: Vec<Listed>,
     /// It is known from before the queen was started only: one miss is enough.
     is_unseen: bool,
     unreachable: u32,
@@ -91,9 +97,9 @@ impl Health {
         self.told_slots.unwrap_or(self.engine.usual_slots())
     }
 
-    /// Whether it is to be asked what it is and has: one that was started again can have other slots.
+    /// Whether it is to be asked what it is and has: it may be another one than it was.
     pub(super) fn is_to_tell(&self) -> bool {
-        !self.has_told
+        self.told_for == 0
     }
 
     /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
@@ -120,18 +126,22 @@ impl Health {
                 if listing.engine != Engine::Unknown || listing.told != Told::NotAsked {
                     self.engine = listing.engine;
                 }
-                if let Told::Slots(slots) = listing.told {
-                    (self.told_slots, self.has_told) = (slots, true);
+                let is_changed = self.listed != listing.models;
+                match listing.told {
+                    Told::Slots(slots) => (self.told_slots, self.told_for) = (slots, TOLD_FOR),
+                    Told::NotAsked if is_changed => self.told_for = 0,
+                    Told::NotAsked => self.told_for = self.told_for.saturating_sub(1),
                 }
                 self.models = chosen(server, wanted, &listing.models);
                 let too_many = self.models.len().saturating_sub(MAX_MODELS);
                 self.left_out = too_many + if wanted.is_empty() { listing.more } else { 0 };
                 self.models.truncate(MAX_MODELS);
+                self.listed = listing.models;
                 (self.failure, self.loading_since) = (None, None);
             }
             Probe::Unreachable(reason) | Probe::Untrusted(reason) => {
                 self.unreachable = unreachable;
-                self.has_told = false;
+                self.told_for = 0;
                 if is_first || unreachable >= UNREACHABLE {
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
                 }
@@ -145,7 +155,7 @@ impl Health {
             }
             Probe::OwnLimit(_) => {}
             Probe::Loading => {
-                self.has_told = false;
+                self.told_for = 0;
                 let since = *self.loading_since.get_or_insert(now);
                 let hangs = now.saturating_duration_since(since) > LOADING;
                 let reason = if hangs { "it does not end to load its model" } else { LOADS };
@@ -246,6 +256,11 @@ mod tests {
         let two = || told(Told::Slots(Some(2)));
         let not_asked = || told(Told::NotAsked);
         let unreachable = || Probe::Unreachable("refused".into());
+        let list_of_b = || Probe::Listing(listing(&["b"], Engine::LlamaServer));
+        let two_of_b = || {
+            let told = Told::Slots(Some(2));
+            Probe::Listing(Listing { told, ..listing(&["b"], Engine::LlamaServer) })
+        };
         for (because, probes, slots, is_asked) in [
             ("nothing is known", vec![], 4, true),
             ("it has told", vec![two()], 2, false),
@@ -254,6 +269,10 @@ mod tests {
             ("it is another one", vec![two(), unreachable(), told(Told::Slots(Some(1)))], 1, false),
             ("it loads anew", vec![two(), Probe::Loading], 2, true),
             ("it does not tell", vec![two(), unreachable(), told(Told::Slots(None))], 4, false),
+            ("it lists others", vec![two(), list_of_b()], 2, true),
+            ("and has told of that", vec![two(), list_of_b(), two_of_b()], 2, false),
+            ("that was long ago", [vec![two()], vec![not_asked(); 30]].concat(), 2, true),
+            ("not so long", [vec![two()], vec![not_asked(); 29]].concat(), 2, false),
             ("as many as vLLM has", vec![Probe::Listing(listing(&["a"], Engine::Vllm))], 64, true),
         ] {
             let health = after(&[], probes);

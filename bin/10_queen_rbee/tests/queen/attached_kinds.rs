@@ -1,6 +1,6 @@
 //! What kind of server an attached one is, and what it says of itself.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::attached::queen_with;
 use crate::support::{ServerDouble, until};
@@ -25,4 +25,15 @@ async fn an_ollama_that_had_no_model_is_known_as_one_when_it_has() {
     let workers = async || queen.status().await["workers"].clone();
     until("its model is a worker", async || workers().await != json!([])).await;
     assert_eq!(workers().await[0]["server"]["engine"], "ollama");
+}
+
+#[tokio::test]
+async fn a_llama_server_that_was_started_again_between_two_looks_has_the_slots_that_it_has_then() {
+    let server = ServerDouble::start("llamacpp", &["m"], []);
+    server.say_of_itself(json!({"total_slots": 3}));
+    let queen = queen_with(&server).await;
+    let slots = async || -> Value { queen.status().await["workers"][0]["slots"]["total"].clone() };
+    assert_eq!(slots().await, 3);
+    server.say_of_itself(json!({"total_slots": 2}));
+    until("it is asked again", async || slots().await == 2).await;
 }
