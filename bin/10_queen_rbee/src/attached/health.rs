@@ -170,7 +170,10 @@ impl Health {
                 let reason = "it is this queen herself".to_owned();
                 self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
             }
-            Probe::Locked(reason) | Probe::Wrong(reason) => {
+            Probe::Locked(reason) => {
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Locked });
+            }
+            Probe::Wrong(reason) => {
                 self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
             }
         }
@@ -199,6 +202,7 @@ mod tests {
         let for_ever = vec![loading(); 62];
         let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
         let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
+        let locked = Some(FailureKind::Locked);
         for (because, probes, expected) in [
             ("it is there", vec![list(&["a"])], None),
             ("a moment's failure", vec![list(&["a"]), unreachable()], None),
@@ -211,7 +215,7 @@ mod tests {
             ("nothing is forgotten", vec![unreachable(), own(), unreachable()], gone),
             ("it hung before", vec![Probe::Slow, Probe::Slow, own(), Probe::Slow], unfit),
             ("it is something else", vec![list(&["a"]), wrong()], unfit),
-            ("its token is wrong", vec![list(&["a"]), Probe::Locked("no".into())], unfit),
+            ("its token is wrong", vec![list(&["a"]), Probe::Locked("no".into())], locked),
             ("it stays wrong", vec![wrong(), unreachable()], unfit),
             (
                 "it has another certificate",
@@ -344,6 +348,6 @@ mod tests {
     fn listing(names: &[&str], engine: Engine) -> Listing {
         let listed = |name: &&str| Listed { name: (*name).to_owned(), context_length: 0 };
         let models = names.iter().map(listed).collect();
-        Listing { engine, models, more: 0, told: Told::NotAsked }
+        Listing { engine, models, more: 0, told: Told::NotAsked, loaded: None }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Engine;
 
@@ -21,6 +22,8 @@ pub(super) struct Listing {
     pub(super) more: usize,
     /// What it says of itself, where it was asked.
     pub(super) told: Told,
+    /// A model that is said to be loaded, by one that loads them as they are asked for.
+    pub(super) loaded: Option<String>,
 }
 
 /// What a server says of itself beside its list.
@@ -56,6 +59,7 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
     let owners = entries.iter().filter_map(|entry| entry.owned_by.as_deref());
     let known = owners.map(Engine::by_owner).find(|engine| *engine != Engine::Unknown);
     let engine = known.unwrap_or_default();
+    let loaded = entries.iter().find(|entry| entry.is_loaded()).map(|entry| entry.id.clone());
     let usable = |entry: &Entry| (1..=MAX_NAME).contains(&entry.id.len());
     let mut listed = entries.into_iter().filter(usable).map(|entry| {
         let of_meta = entry.meta.and_then(|meta| meta.n_ctx.or(meta.n_ctx_train));
@@ -63,12 +67,17 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
         Listed { name: entry.id, context_length: context.unwrap_or(0) }
     });
     let models = listed.by_ref().take(MAX_LISTED).collect();
-    Some(Listing { engine, models, more: listed.count(), told: Told::NotAsked })
+    Some(Listing { engine, models, more: listed.count(), told: Told::NotAsked, loaded })
 }
 
 /// Whether somebody answers `GET /api/version` as Ollama does.
 pub(super) fn is_ollamas_version(body: &[u8]) -> bool {
     serde_json::from_slice::<Version>(body).is_ok_and(|it| !it.version.is_empty())
+}
+
+/// Whether `GET /props` is that of a llama-server with several models, each with slots of its own.
+pub(super) fn is_router(body: &[u8]) -> bool {
+    serde_json::from_slice::<Props>(body).is_ok_and(|props| props.role.as_deref() == Some("router"))
 }
 
 /// Reads `GET /props` of llama-server: how many slots it has. One with several models does not say it there.
@@ -79,6 +88,8 @@ pub(super) fn read_slots(body: &[u8]) -> Option<u32> {
 
 #[derive(Deserialize)]
 struct Props {
+    #[serde(default)]
+    role: Option<String>,
     #[serde(default)]
     total_slots: Option<u32>,
 }
@@ -122,6 +133,15 @@ struct Entry {
     /// llama-server's.
     #[serde(default)]
     meta: Option<Meta>,
+    /// That of a llama-server with several models. Others mean something else by it.
+    #[serde(default)]
+    status: Option<Value>,
+}
+
+impl Entry {
+    fn is_loaded(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status["value"] == "loaded")
+    }
 }
 
 #[derive(Deserialize)]
@@ -210,6 +230,29 @@ mod tests {
         ] {
             assert_eq!(read_slots(body.as_bytes()), expected, "{body}");
         }
+    }
+
+    #[test]
+    fn of_several_models_the_first_that_is_loaded_is_told() {
+        for (status, expected) in [
+            (r#"{"value":"loaded","args":[]}"#, Some("b")),
+            (r#"{"value":"unloaded"}"#, None),
+            (r#""loaded""#, None),
+            ("null", None),
+        ] {
+            let body = format!(
+                r#"{{"data":[{{"id":"a","owned_by":"llamacpp","status":{{"value":"unloaded"}}}},
+                {{"id":"b","owned_by":"llamacpp","status":{status}}}]}}"#
+            );
+            let listing = read_listing(body.as_bytes()).unwrap();
+            assert_eq!(
+                (listing.models.len(), listing.loaded.as_deref()),
+                (2, expected),
+                "{status}"
+            );
+        }
+        assert!(is_router(br#"{"role":"router","max_instances":4}"#));
+        assert!(!is_router(br#"{"total_slots":4}"#) && !is_router(br#"{"role":7}"#));
     }
 
     #[test]

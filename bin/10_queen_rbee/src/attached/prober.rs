@@ -8,10 +8,11 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use http1_client::{RequestHead, Unfit};
 use rbee_operations::without_user;
+use reqwest::Url;
 use tokio::time::timeout;
 
 use super::health::Probe;
-use super::listing::{Listing, Told, is_ollamas_version, read_listing, read_slots};
+use super::listing::{Listing, Told, is_ollamas_version, is_router, read_listing, read_slots};
 use super::{Engine, ServerUrl, VIA, detail_of};
 use crate::connection::{Broken, Outgoing, Pool};
 use crate::keyring::bearer;
@@ -87,6 +88,12 @@ async fn itself(pool: &Pool, sight: Sight<'_>, listing: Listing) -> Probe {
             Some((StatusCode::UNAUTHORIZED, _)) => {
                 return Probe::Locked(locked(StatusCode::UNAUTHORIZED, sight.token.is_some()));
             }
+            Some((StatusCode::OK, props)) if is_router(&props) => {
+                match slots_of_loaded(pool, sight, &listing).await {
+                    Some(slots) => (listing.engine, Some(slots)),
+                    None => return Probe::Listing(listing),
+                }
+            }
             Some((StatusCode::OK, props)) => (listing.engine, read_slots(&props)),
             Some((
                 StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED,
@@ -104,6 +111,15 @@ async fn itself(pool: &Pool, sight: Sight<'_>, listing: Listing) -> Probe {
         known => (known, None),
     };
     Probe::Listing(Listing { engine, told: Told::Slots(slots), ..listing })
+}
+
+/// How many slots a llama-server with several models gives each, told by one that is loaded: it starts
+/// them all alike. None is loaded for that.
+async fn slots_of_loaded(pool: &Pool, sight: Sight<'_>, listing: &Listing) -> Option<u32> {
+    let asked = [("model", listing.loaded.as_deref()?), ("autoload", "false")];
+    let url = Url::parse_with_params("http://server/props", asked).ok()?;
+    let (_, props) = said(pool, sight, &format!("/props?{}", url.query()?)).await?;
+    read_slots(&props)
 }
 
 /// What a server says at a path, as far as it is read; `None` if it does not answer in time.
