@@ -97,6 +97,11 @@ impl Health {
         self.told_slots.unwrap_or(self.engine.usual_slots())
     }
 
+    /// Of how many answers to one request it refuses more: llama-server has a slot for each.
+    pub(super) fn most_answers(&self) -> Option<u32> {
+        (self.engine == Engine::LlamaServer).then(|| self.told_slots.unwrap_or(1))
+    }
+
     /// Whether it is to be asked what it is and has: it may be another one than it was.
     pub(super) fn is_to_tell(&self) -> bool {
         self.told_for == 0

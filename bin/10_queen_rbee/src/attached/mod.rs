@@ -409,6 +409,7 @@ impl Servers {
                 url: known.stored.url.clone(),
                 engine: known.health.engine,
                 slots: known.stored.slots.unwrap_or_else(|| known.health.slots()).min(MAX_SLOTS),
+                most_answers: known.health.most_answers(),
                 models: known.health.models.clone(),
                 is_named: !known.stored.models.is_empty(),
                 failure,

@@ -32,6 +32,8 @@ pub struct Server {
     pub model: String,
     /// What it is.
     pub engine: Engine,
+    /// Of how many answers to one request it refuses more; `None` where it takes any number.
+    pub most_answers: Option<u32>,
 }
 
 /// A model that a server serves.
@@ -58,6 +60,8 @@ pub struct ServerReport {
     pub engine: Engine,
     /// How many requests each model runs at once.
     pub slots: u32,
+    /// Of how many answers to one request it refuses more; `None` where it takes any number.
+    pub most_answers: Option<u32>,
     /// Its models, as far as they are wanted.
     pub models: Vec<Served>,
     /// Whether somebody has named them: then they have their share also of requests for a name that a hive's
@@ -255,6 +259,7 @@ impl Workers {
                 url: report.url.clone(),
                 model: model.name.clone(),
                 engine: report.engine,
+                most_answers: report.most_answers,
             };
             self.served(report, model, server, now);
         }
@@ -548,6 +553,7 @@ mod tests {
             url: "http://nas:11434".parse().unwrap(),
             engine: Engine::Ollama,
             slots: 4,
+            most_answers: None,
             models: models.iter().map(served).collect(),
             is_named: false,
             failure: None,

@@ -330,6 +330,26 @@ async fn answers_that_a_server_leaves_out_are_asked_for_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_llama_server_with_fewer_slots_than_answers_are_wanted_is_asked_for_one_at_a_time() {
+    for (slots, asked) in [(Some(1), vec![1, 1]), (Some(2), vec![2, 1]), (None, vec![1, 1])] {
+        let plays = [Plays::Says(&["a"]), Plays::Says(&["b"])];
+        let server = ServerDouble::start("llamacpp", &["m"], plays);
+        if let Some(slots) = slots {
+            server.say_of_itself(json!({"total_slots": slots}));
+        }
+        let queen = queen_with(&server).await;
+        let mut body = chat();
+        body["n"] = 2.into();
+        let reply = queen.ask(CHAT, &body).await;
+        assert_eq!(reply.status, 200, "{slots:?}: {reply:?}");
+        let of = |n: usize| reply.json()["choices"][n]["message"]["content"].clone();
+        assert_eq!([of(0), of(1)], ["a", "b"], "{slots:?}: {reply:?}");
+        let numbers: Vec<_> = server.requests().iter().map(|asked| asked["n"].clone()).collect();
+        assert_eq!(numbers, asked, "{slots:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_ends_the_request_at_the_server() {
     let server = ServerDouble::start("library", &["m"], [Plays::Hangs(&["Hello"])]);
     let queen = queen_with(&server).await;

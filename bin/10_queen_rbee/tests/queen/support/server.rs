@@ -215,6 +215,16 @@ impl Stage {
         })
     }
 
+    /// llama-server gives no more answers to a request than it has slots.
+    fn too_many_answers(&self, body: &Value) -> Option<Response> {
+        let props = self.props.lock().unwrap();
+        let slots = props.as_ref().filter(|_| self.owner == "llamacpp")?["total_slots"].as_u64()?;
+        let message = format!("Field 'n': Value must be between 1 <= value <= {slots}");
+        let body_of = || json!({"error": {"message": message, "type": "invalid_request_error"}});
+        (body["n"].as_u64()? > slots)
+            .then(|| (StatusCode::BAD_REQUEST, Json(body_of())).into_response())
+    }
+
     fn is_loaded(&self, model: &str) -> bool {
         self.requests.lock().unwrap().iter().any(|(_, body)| body["model"] == model)
     }
@@ -308,7 +318,11 @@ async fn answer(
         return refusal;
     }
     let is_chat = path == "chat/completions";
+    let refusal = stage.too_many_answers(&body);
     stage.requests.lock().unwrap().push((path, body));
+    if let Some(refusal) = refusal {
+        return refusal;
+    }
     let plays = stage.plays.lock().unwrap().pop_front();
     let plays = match plays {
         Some(Plays::Thinks(told_to)) => {
