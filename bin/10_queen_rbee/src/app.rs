@@ -121,6 +121,7 @@ impl App {
         )?;
         let every = Duration::from_millis(config.worker.heartbeat_interval_ms);
         tasks.spawn(servers.clone().run(every, background.clone()));
+        tasks.spawn(servers.clone().keep_found(background.clone()));
 
         let queen_url = url_for_this_machine(address);
         #[cfg(feature = "local-hive")]

@@ -63,6 +63,7 @@ pub(crate) fn server(name: &str, model: &str) -> ServerReport {
         url: format!("http://{name}:11434").parse().unwrap(),
         engine: Engine::Ollama,
         slots: 4,
+        most_answers: None,
         models: vec![served],
         is_named: false,
         failure: None,

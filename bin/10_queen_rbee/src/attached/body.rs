@@ -105,9 +105,12 @@ impl Original {
                 body.insert("stream_options".into(), json!({"include_usage": true}));
             }
         }
+        // The answers that it leaves out are asked for one by one.
+        let n =
+            if server.most_answers.is_some_and(|most| request.n > most) { 1 } else { request.n };
         for name in ["n", "best_of"] {
-            if body.get(name).is_some_and(|n| !n.is_null() && *n != request.n) {
-                body.insert(name.into(), request.n.into());
+            if body.get(name).is_some_and(|wanted| !wanted.is_null() && *wanted != n) {
+                body.insert(name.into(), n.into());
             }
         }
         if let Some(prefill) = prefill {
@@ -228,6 +231,21 @@ mod tests {
     }
 
     #[test]
+    fn as_many_answers_are_asked_for_as_a_server_gives_at_once_or_one() {
+        for (most_answers, wanted, asked) in
+            [(None, 3, 3), (Some(3), 3, 3), (Some(2), 3, 1), (Some(1), 1, 1)]
+        {
+            let messages = json!([{"role": "user", "content": "Hi"}]);
+            let sent = json!({"model": "here", "messages": messages, "n": wanted});
+            let sent = sent.as_object().unwrap().clone();
+            let request = read_chat(sent.clone(), RequestId::random()).unwrap().request;
+            let server = Server { most_answers, ..server(Engine::LlamaServer) };
+            let body = Original::new(Endpoint::Chat, sent).body_for(&server, &request, None);
+            assert_eq!(body["n"], asked, "{most_answers:?} {wanted}");
+        }
+    }
+
+    #[test]
     fn of_a_rerank_all_scores_are_wanted_and_no_texts() {
         let sent = json!({
             "model": "here", "query": "q", "documents": ["a", "b"], "top_n": 1, "return_documents": true,
@@ -249,6 +267,6 @@ mod tests {
 
     fn server(engine: Engine) -> Server {
         let url = "http://h:1".parse().unwrap();
-        Server { url, model: "org/there".into(), engine }
+        Server { url, model: "org/there".into(), engine, most_answers: None }
     }
 }

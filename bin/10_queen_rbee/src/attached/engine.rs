@@ -14,9 +14,10 @@ pub enum Engine {
     Vllm,
     /// Another queen: goes on with it, and serves all that this one does.
     Rbee,
-    /// Ollama: whether it goes on depends on the model's template.
+    /// Ollama: whether it goes on depends on the model's template, into which it puts also the prompt of a
+    /// completion.
     Ollama,
-    /// LM Studio.
+    /// LM Studio, which nobody has seen go on.
     LmStudio,
     /// Any other.
     #[default]
@@ -43,7 +44,8 @@ impl Engine {
         match self {
             Self::Rbee => Ways::PROMPT | Ways::CHAT | Ways::OWN,
             Self::LlamaServer | Self::Vllm => Ways::PROMPT | Ways::CHAT,
-            Self::Ollama | Self::LmStudio | Self::Unknown => Ways::PROMPT,
+            Self::Ollama | Self::LmStudio => Ways::BEGIN,
+            Self::Unknown => Ways::PROMPT,
         }
     }
 

@@ -7,6 +7,7 @@ use worker_contract::HiveAlias;
 use super::Engine;
 use super::listing::{Listed, Listing, Told};
 use super::names::{is_called, name_models};
+use super::store::Found;
 use crate::registry::{FailureKind, Served, ServerFailure};
 
 /// The most models of one server that become workers.
@@ -15,6 +16,10 @@ pub(crate) const MAX_MODELS: usize = 256;
 const UNREACHABLE: u32 = 2;
 /// How often in a row a server must be late to be given no more requests. One that computes can be.
 const SLOW: u32 = 3;
+
+/// After how many lists a server is asked anew what it has: one that was started again between two looks
+/// can have other slots.
+const TOLD_FOR: u32 = 30;
 
 /// For how long a server may load its model, whatever else is found meanwhile, until it lists it.
 const LOADING: Duration = Duration::from_secs(600);
@@ -57,22 +62,49 @@ pub(super) struct Health {
     pub(super) failure: Option<ServerFailure>,
     /// How many requests it says to run at once.
     told_slots: Option<u32>,
-    /// It was asked for that since it was last out of reach.
-    has_told_slots: bool,
+    /// How many times more what it said of itself is believed; 0 where it has to be asked.
+    told_for: u32,
+    /// Its whole list, the last.
+    listed: Vec<Listed>,
+    /// It is known from before the queen was started only: one miss is enough.
+    is_unseen: bool,
     unreachable: u32,
     slow: u32,
     loading_since: Option<Instant>,
 }
 
 impl Health {
+    /// What an earlier queen knew of a server that this one has not looked at.
+    pub(super) fn of_before(server: &HiveAlias, wanted: &[String], found: &Found) -> Self {
+        let mut models = chosen(server, wanted, &found.models);
+        models.truncate(MAX_MODELS);
+        let (engine, told_slots) = (found.engine, found.slots);
+        Self { engine, told_slots, models, is_unseen: true, ..Self::default() }
+    }
+
+    /// What is to be known of it by a later queen.
+    pub(super) fn found(&self) -> Found {
+        let listed = |model: &Served| Listed {
+            name: model.name.clone(),
+            context_length: model.context_length,
+        };
+        let models = self.models.iter().map(listed).collect();
+        Found { engine: self.engine, slots: self.told_slots, models }
+    }
+
     /// How many requests one of its models runs at once, as far as is known.
     pub(super) fn slots(&self) -> u32 {
         self.told_slots.unwrap_or(self.engine.usual_slots())
     }
 
-    /// Whether it is to be asked for that: one that was started again can have other slots.
-    pub(super) fn wants_slots(&self) -> bool {
-        !self.has_told_slots
+    /// Of how many answers to one request it refuses more: llama-server has a slot for each.
+    pub(super) fn most_answers(&self) -> Option<u32> {
+        (self.engine == Engine::LlamaServer).then(|| self.told_slots.unwrap_or(1))
+    }
+
+    /// Whether it is to be asked what it is and has: it may be another one than it was.
+    pub(super) fn is_to_tell(&self) -> bool {
+        self.told_for == 0
     }
 
     /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
@@ -83,41 +115,52 @@ impl Health {
         probe: Probe,
         now: Instant,
     ) {
-        // Nothing was found: what was known of it stays.
-        if matches!(probe, Probe::OwnLimit(_)) {
+        if let Probe::OwnLimit(reason) = probe {
+            // Nothing was found: what was known of it stays.
+            if self.is_unseen {
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
+            }
             return;
         }
+        let is_first = std::mem::take(&mut self.is_unseen);
         let (unreachable, slow) = (self.unreachable + 1, self.slow + 1);
         (self.unreachable, self.slow) = (0, 0);
         match probe {
             Probe::Listing(listing) => {
-                self.engine = listing.engine;
-                if let Told::Slots(slots) = listing.slots {
-                    (self.told_slots, self.has_told_slots) = (slots, true);
+                // Where its list does not tell what it is, it has been asked before.
+                if listing.engine != Engine::Unknown || listing.told != Told::NotAsked {
+                    self.engine = listing.engine;
+                }
+                let is_changed = self.listed != listing.models;
+                match listing.told {
+                    Told::Slots(slots) => (self.told_slots, self.told_for) = (slots, TOLD_FOR),
+                    Told::NotAsked if is_changed => self.told_for = 0,
+                    Told::NotAsked => self.told_for = self.told_for.saturating_sub(1),
                 }
                 self.models = chosen(server, wanted, &listing.models);
                 let too_many = self.models.len().saturating_sub(MAX_MODELS);
                 self.left_out = too_many + if wanted.is_empty() { listing.more } else { 0 };
                 self.models.truncate(MAX_MODELS);
+                self.listed = listing.models;
                 (self.failure, self.loading_since) = (None, None);
             }
             Probe::Unreachable(reason) | Probe::Untrusted(reason) => {
                 self.unreachable = unreachable;
-                self.has_told_slots = false;
-                if unreachable >= UNREACHABLE {
+                self.told_for = 0;
+                if is_first || unreachable >= UNREACHABLE {
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
                 }
             }
             Probe::Slow => {
                 self.slow = slow;
-                if slow >= SLOW {
+                if is_first || slow >= SLOW {
                     let reason = "it does not answer in time".to_owned();
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
                 }
             }
             Probe::OwnLimit(_) => {}
             Probe::Loading => {
-                self.has_told_slots = false;
+                self.told_for = 0;
                 let since = *self.loading_since.get_or_insert(now);
                 let hangs = now.saturating_duration_since(since) > LOADING;
                 let reason = if hangs { "it does not end to load its model" } else { LOADS };
@@ -132,7 +175,10 @@ impl Health {
                 let reason = "it is this queen herself".to_owned();
                 self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
             }
-            Probe::Locked(reason) | Probe::Wrong(reason) => {
+            Probe::Locked(reason) => {
+                self.failure = Some(ServerFailure { reason, kind: FailureKind::Locked });
+            }
+            Probe::Wrong(reason) => {
                 self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
             }
         }
@@ -161,6 +207,7 @@ mod tests {
         let for_ever = vec![loading(); 62];
         let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
         let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
+        let locked = Some(FailureKind::Locked);
         for (because, probes, expected) in [
             ("it is there", vec![list(&["a"])], None),
             ("a moment's failure", vec![list(&["a"]), unreachable()], None),
@@ -173,7 +220,7 @@ mod tests {
             ("nothing is forgotten", vec![unreachable(), own(), unreachable()], gone),
             ("it hung before", vec![Probe::Slow, Probe::Slow, own(), Probe::Slow], unfit),
             ("it is something else", vec![list(&["a"]), wrong()], unfit),
-            ("its token is wrong", vec![list(&["a"]), Probe::Locked("no".into())], unfit),
+            ("its token is wrong", vec![list(&["a"]), Probe::Locked("no".into())], locked),
             ("it stays wrong", vec![wrong(), unreachable()], unfit),
             (
                 "it has another certificate",
@@ -214,11 +261,15 @@ mod tests {
 
     #[test]
     fn slots_are_those_that_it_told_when_it_was_asked_last() {
-        let told =
-            |slots| Probe::Listing(Listing { slots, ..listing(&["a"], Engine::LlamaServer) });
+        let told = |told| Probe::Listing(Listing { told, ..listing(&["a"], Engine::LlamaServer) });
         let two = || told(Told::Slots(Some(2)));
         let not_asked = || told(Told::NotAsked);
         let unreachable = || Probe::Unreachable("refused".into());
+        let list_of_b = || Probe::Listing(listing(&["b"], Engine::LlamaServer));
+        let two_of_b = || {
+            let told = Told::Slots(Some(2));
+            Probe::Listing(Listing { told, ..listing(&["b"], Engine::LlamaServer) })
+        };
         for (because, probes, slots, is_asked) in [
             ("nothing is known", vec![], 4, true),
             ("it has told", vec![two()], 2, false),
@@ -227,10 +278,60 @@ mod tests {
             ("it is another one", vec![two(), unreachable(), told(Told::Slots(Some(1)))], 1, false),
             ("it loads anew", vec![two(), Probe::Loading], 2, true),
             ("it does not tell", vec![two(), unreachable(), told(Told::Slots(None))], 4, false),
+            ("it lists others", vec![two(), list_of_b()], 2, true),
+            ("and has told of that", vec![two(), list_of_b(), two_of_b()], 2, false),
+            ("that was long ago", [vec![two()], vec![not_asked(); 30]].concat(), 2, true),
+            ("not so long", [vec![two()], vec![not_asked(); 29]].concat(), 2, false),
             ("as many as vLLM has", vec![Probe::Listing(listing(&["a"], Engine::Vllm))], 64, true),
         ] {
             let health = after(&[], probes);
-            assert_eq!((health.slots(), health.wants_slots()), (slots, is_asked), "{because}");
+            assert_eq!((health.slots(), health.is_to_tell()), (slots, is_asked), "{because}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_said_once_what_it_is_stays_that_while_its_list_does_not_tell() {
+        let told = |engine| {
+            let told = Told::Slots(None);
+            Probe::Listing(Listing { told, ..listing(&["kim/tale"], engine) })
+        };
+        let untold = || Probe::Listing(listing(&["kim/tale"], Engine::Unknown));
+        let unreachable = || Probe::Unreachable("refused".into());
+        for (because, probes, engine) in [
+            ("nothing is known", vec![untold()], Engine::Unknown),
+            ("it has said so", vec![told(Engine::Ollama), untold()], Engine::Ollama),
+            (
+                "it is asked again",
+                vec![told(Engine::Ollama), unreachable(), told(Engine::Unknown)],
+                Engine::Unknown,
+            ),
+            ("its list tells", vec![told(Engine::Unknown), list(&["m"])], Engine::Ollama),
+        ] {
+            assert_eq!(after(&[], probes).engine, engine, "{because}");
+        }
+    }
+
+    #[test]
+    fn what_an_earlier_queen_knew_is_there_and_counts_as_gone_until_it_is_found_again() {
+        let unreachable = || Probe::Unreachable("refused".into());
+        let own = || Probe::OwnLimit("too many open files".into());
+        let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
+        for (because, probes, expected) in [
+            ("one miss is enough", vec![unreachable()], gone),
+            ("nobody can look", vec![own()], gone),
+            ("nobody could look, then it is missed", vec![own(), unreachable()], gone),
+            ("it computes, perhaps", vec![Probe::Slow], unfit),
+            ("it is there", vec![list(&["a", "b"])], None),
+            ("it was there since", vec![list(&["a", "b"]), unreachable()], None),
+        ] {
+            let nas = "nas".parse().unwrap();
+            let found = after(&[], vec![list(&["a", "b"])]).found();
+            let mut health = Health::of_before(&nas, &[], &found);
+            for probe in probes {
+                health.on_probe(&nas, &[], probe, Instant::now());
+            }
+            assert_eq!(health.found(), found, "{because}");
+            assert_eq!(health.failure.map(|failure| failure.kind), expected, "{because}");
         }
     }
 
@@ -252,6 +353,6 @@ mod tests {
     fn listing(names: &[&str], engine: Engine) -> Listing {
         let listed = |name: &&str| Listed { name: (*name).to_owned(), context_length: 0 };
         let models = names.iter().map(listed).collect();
-        Listing { engine, models, more: 0, slots: Told::NotAsked }
+        Listing { engine, models, more: 0, told: Told::NotAsked, loaded: None }
     }
 }

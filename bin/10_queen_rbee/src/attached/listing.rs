@@ -1,7 +1,8 @@
 //! `GET /v1/models` of a server: what it says. Pure.
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Engine;
 
@@ -19,22 +20,24 @@ pub(super) struct Listing {
     pub(super) models: Vec<Listed>,
     /// How many more it has that were not looked at.
     pub(super) more: usize,
-    /// What it says of its slots, where it was asked.
-    pub(super) slots: Told,
+    /// What it says of itself, where it was asked.
+    pub(super) told: Told,
+    /// A model that is said to be loaded, by one that loads them as they are asked for.
+    pub(super) loaded: Option<String>,
 }
 
-/// What a server says of how many requests it runs at once.
+/// What a server says of itself beside its list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Told {
-    /// It was not asked.
+    /// It was not asked, or did not answer.
     #[default]
     NotAsked,
-    /// It was asked, and told that, or nothing.
+    /// It was asked, and told how many requests it runs at once, or nothing of that.
     Slots(Option<u32>),
 }
 
 /// A model of a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Listed {
     /// Its name there.
     pub(super) name: String,
@@ -52,8 +55,11 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
     if is_any && entries.is_empty() {
         return None;
     }
-    let owner = entries.first().and_then(|entry| entry.owned_by.as_deref());
-    let engine = owner.map_or(Engine::Unknown, Engine::by_owner);
+    // Ollama calls the owner of kim/tale kim.
+    let owners = entries.iter().filter_map(|entry| entry.owned_by.as_deref());
+    let known = owners.map(Engine::by_owner).find(|engine| *engine != Engine::Unknown);
+    let engine = known.unwrap_or_default();
+    let loaded = entries.iter().find(|entry| entry.is_loaded()).map(|entry| entry.id.clone());
     let usable = |entry: &Entry| (1..=MAX_NAME).contains(&entry.id.len());
     let mut listed = entries.into_iter().filter(usable).map(|entry| {
         let of_meta = entry.meta.and_then(|meta| meta.n_ctx.or(meta.n_ctx_train));
@@ -61,7 +67,17 @@ pub(super) fn read_listing(body: &[u8]) -> Option<Listing> {
         Listed { name: entry.id, context_length: context.unwrap_or(0) }
     });
     let models = listed.by_ref().take(MAX_LISTED).collect();
-    Some(Listing { engine, models, more: listed.count(), slots: Told::NotAsked })
+    Some(Listing { engine, models, more: listed.count(), told: Told::NotAsked, loaded })
+}
+
+/// Whether somebody answers `GET /api/version` as Ollama does.
+pub(super) fn is_ollamas_version(body: &[u8]) -> bool {
+    serde_json::from_slice::<Version>(body).is_ok_and(|it| !it.version.is_empty())
+}
+
+/// Whether `GET /props` is that of a llama-server with several models, each with slots of its own.
+pub(super) fn is_router(body: &[u8]) -> bool {
+    serde_json::from_slice::<Props>(body).is_ok_and(|props| props.role.as_deref() == Some("router"))
 }
 
 /// Reads `GET /props` of llama-server: how many slots it has. One with several models does not say it there.
@@ -73,7 +89,14 @@ pub(super) fn read_slots(body: &[u8]) -> Option<u32> {
 #[derive(Deserialize)]
 struct Props {
     #[serde(default)]
+    role: Option<String>,
+    #[serde(default)]
     total_slots: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
 }
 
 #[derive(Deserialize)]
@@ -110,6 +133,15 @@ struct Entry {
     /// llama-server's.
     #[serde(default)]
     meta: Option<Meta>,
+    /// That of a llama-server with several models. Others mean something else by it.
+    #[serde(default)]
+    status: Option<Value>,
+}
+
+impl Entry {
+    fn is_loaded(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status["value"] == "loaded")
+    }
 }
 
 #[derive(Deserialize)]
@@ -151,8 +183,18 @@ mod tests {
             ),
             (
                 r#"{"data":[{"id":"a"},{"id":""},{"id":"b","owned_by":"organization_owner"}]}"#,
-                Engine::Unknown,
+                Engine::LmStudio,
                 vec![("a", 0), ("b", 0)],
+            ),
+            (
+                r#"{"data":[{"id":"kim/tale:v1","owned_by":"kim"},{"id":"m:1","owned_by":"library"}]}"#,
+                Engine::Ollama,
+                vec![("kim/tale:v1", 0), ("m:1", 0)],
+            ),
+            (
+                r#"{"data":[{"id":"kim/tale:v1","owned_by":"kim"}]}"#,
+                Engine::Unknown,
+                vec![("kim/tale:v1", 0)],
             ),
             (
                 r#"{"data":[{"object":"model"},7,{"id":5},{"id":"a","owned_by":"vllm"},{"id":null}]}"#,
@@ -187,6 +229,42 @@ mod tests {
             ("<html>", None),
         ] {
             assert_eq!(read_slots(body.as_bytes()), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn of_several_models_the_first_that_is_loaded_is_told() {
+        for (status, expected) in [
+            (r#"{"value":"loaded","args":[]}"#, Some("b")),
+            (r#"{"value":"unloaded"}"#, None),
+            (r#""loaded""#, None),
+            ("null", None),
+        ] {
+            let body = format!(
+                r#"{{"data":[{{"id":"a","owned_by":"llamacpp","status":{{"value":"unloaded"}}}},
+                {{"id":"b","owned_by":"llamacpp","status":{status}}}]}}"#
+            );
+            let listing = read_listing(body.as_bytes()).unwrap();
+            assert_eq!(
+                (listing.models.len(), listing.loaded.as_deref()),
+                (2, expected),
+                "{status}"
+            );
+        }
+        assert!(is_router(br#"{"role":"router","max_instances":4}"#));
+        assert!(!is_router(br#"{"total_slots":4}"#) && !is_router(br#"{"role":7}"#));
+    }
+
+    #[test]
+    fn ollama_is_known_by_what_it_says_of_its_version() {
+        for (body, expected) in [
+            (r#"{"version":"0.33.0"}"#, true),
+            (r#"{"version":""}"#, false),
+            (r#"{"version":3}"#, false),
+            (r#"{"error":"Unexpected endpoint or method. (GET /api/version)"}"#, false),
+            ("<html>", false),
+        ] {
+            assert_eq!(is_ollamas_version(body.as_bytes()), expected, "{body}");
         }
     }
 

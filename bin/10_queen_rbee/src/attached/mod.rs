@@ -1,7 +1,7 @@
 //! Servers of others that speak OpenAI's API, whose models are workers of the pool.
 //!
-//! Which ones there are is in `servers.json` in the queen's data folder, and the token of each in a file
-//! of its own among the secrets. A task looks at each of them again and again: what it finds is what the
+//! Which ones there are is in `servers.json` in the queen's data folder, with the models that each listed
+//! last, and the token of each in a file of its own among the secrets. A task looks at each of them again and again: what it finds is what the
 //! `registry` knows of them, in the place of the reports that a worker of rbee sends. The `relay` asks
 //! them in the client's own words (`body`) and reads their answers as those of a worker (`answer`).
 
@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use access_tokens::{Secret, TokenError, forget_secret, store_secret, stored_secret};
 use rbee_operations::{ServerApi, WorkerAttach};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,8 @@ struct Shared {
     changing: Mutex<()>,
     /// Never locked while the disk works; locked before the registry.
     known: Mutex<BTreeMap<HiveAlias, Known>>,
+    /// Something was found at a server that is not in the file.
+    is_unwritten: Notify,
 }
 
 /// A server that was attached.
@@ -93,7 +96,7 @@ pub struct Attached {
 struct Due {
     url: ServerUrl,
     token: Option<Secret>,
-    with_slots: bool,
+    with_itself: bool,
 }
 
 #[derive(Debug)]
@@ -223,12 +226,15 @@ impl Servers {
                 None
             });
             keyring.set_server(&name, token.as_ref());
-            known.insert(name, Known::new(stored, token));
+            let server = Known::new(&name, stored, token);
+            known.insert(name, server);
         }
         registry.expect_servers(known.keys().cloned().collect());
         let known = Mutex::new(known);
         let changing = Mutex::default();
-        let shared = Shared { file, secrets, keyring, registry, pool, changing, known };
+        let is_unwritten = Notify::new();
+        let shared =
+            Shared { file, secrets, keyring, registry, pool, changing, known, is_unwritten };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -253,7 +259,7 @@ impl Servers {
         self.check_name(&name, &url)?;
         let token = token.map(Secret::from).or_else(|| self.token(&name));
         let (pool, own_id) = (&self.shared.pool, self.shared.keyring.own_id());
-        let sight = Sight { own_id, url: &url, token: token.as_ref(), with_slots: true };
+        let sight = Sight { own_id, url: &url, token: token.as_ref(), with_itself: true };
         let listing = match prober::probe(pool, sight).await {
             Probe::Listing(listing) => listing,
             Probe::Slow => {
@@ -280,7 +286,7 @@ impl Servers {
             let has = listing.models.into_iter().map(|model| model.name).collect();
             return Err(ServerError::NoModel { url: Box::new(url), model, has });
         }
-        let stored = Stored { url, api, slots, models };
+        let stored = Stored { url, api, slots, models, found: None };
         let (servers, kept) = (self.clone(), name.clone());
         on_disk(move || servers.keep(&kept, stored, token)).await?;
         self.found(&name, None, Probe::Listing(listing));
@@ -308,11 +314,11 @@ impl Servers {
                 biased;
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {
-                    for (name, Due { url, token, with_slots }) in self.due() {
+                    for (name, Due { url, token, with_itself }) in self.due() {
                         let shared = Arc::clone(&self.shared);
                         looks.spawn(async move {
                             let (own_id, token) = (shared.keyring.own_id(), token.as_ref());
-                            let sight = Sight { own_id, url: &url, token, with_slots };
+                            let sight = Sight { own_id, url: &url, token, with_itself };
                             let probe = prober::probe(&shared.pool, sight).await;
                             (name, url, probe)
                         });
@@ -326,6 +332,27 @@ impl Servers {
         }
     }
 
+    /// Writes down what is found at servers, until `stop` fires: whoever starts the queen while one is out
+    /// of reach is told of its models. To be run by one task.
+    pub async fn keep_found(self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shared.is_unwritten.notified() => {}
+                () = stop.cancelled() => return,
+            }
+            let servers = self.clone();
+            let written = on_disk(move || {
+                let _turn = servers.turn();
+                Ok(store::write(&servers.shared.file, servers.stored())?)
+            });
+            if let Err(error) = written.await {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, cause, "the models of attached servers are not written down");
+            }
+        }
+    }
+
     /// The servers at which nobody is looking.
     fn due(&self) -> Vec<(HiveAlias, Due)> {
         let mut known = self.known();
@@ -333,8 +360,8 @@ impl Servers {
         due.map(|(name, known)| {
             known.is_looked_at = true;
             let (url, token) = (known.stored.url.clone(), known.token.clone());
-            let with_slots = known.stored.slots.is_none() && known.health.wants_slots();
-            (name.clone(), Due { url, token, with_slots })
+            let with_itself = known.health.is_to_tell();
+            (name.clone(), Due { url, token, with_itself })
         })
         .collect()
     }
@@ -352,12 +379,18 @@ impl Servers {
                 return;
             }
             let before = known.health.failure.clone();
+            let is_list = matches!(probe, Probe::Listing(_));
             known.health.on_probe(name, &known.stored.models, probe, clock::now());
             let mut models = std::mem::take(&mut known.health.models);
             let others = all.iter().filter(|(other, _)| *other != name);
             set_apart(&mut models, others.flat_map(|(_, other)| &other.health.models));
             let Some(known) = all.get_mut(name) else { return };
             known.health.models = models;
+            let found = is_list.then(|| known.health.found());
+            if found.is_some() && found != known.stored.found {
+                known.stored.found = found;
+                self.shared.is_unwritten.notify_one();
+            }
             let failure = known.health.failure.clone();
             let kind = |failure: &Option<ServerFailure>| failure.as_ref().map(|known| known.kind);
             match (&before, &failure) {
@@ -376,6 +409,7 @@ impl Servers {
                 url: known.stored.url.clone(),
                 engine: known.health.engine,
                 slots: known.stored.slots.unwrap_or_else(|| known.health.slots()).min(MAX_SLOTS),
+                most_answers: known.health.most_answers(),
                 models: known.health.models.clone(),
                 is_named: !known.stored.models.is_empty(),
                 failure,
@@ -400,7 +434,7 @@ impl Servers {
         store::write(&self.shared.file, all)?;
         self.shared.keyring.set_server(name, token.as_ref());
         self.shared.registry.server_attached(name);
-        self.known().insert(name.clone(), Known::new(stored, token));
+        self.known().insert(name.clone(), Known::new(name, stored, token));
         Ok(())
     }
 
@@ -458,8 +492,10 @@ impl Servers {
 }
 
 impl Known {
-    fn new(stored: Stored, token: Option<Secret>) -> Self {
-        Self { stored, token, health: Health::default(), is_looked_at: false }
+    fn new(name: &HiveAlias, stored: Stored, token: Option<Secret>) -> Self {
+        let before = stored.found.as_ref();
+        let before = before.map(|found| Health::of_before(name, &stored.models, found));
+        Self { stored, token, health: before.unwrap_or_default(), is_looked_at: false }
     }
 }
 

@@ -1,4 +1,5 @@
-//! One look at a server: `GET /v1/models`, and `GET /props` of a llama-server.
+//! One look at a server: `GET /v1/models`, and what it says of itself elsewhere: `GET /props` of a
+//! llama-server, `GET /api/version` of an Ollama that its list does not show to be one.
 
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use http1_client::{RequestHead, Unfit};
 use rbee_operations::without_user;
+use reqwest::Url;
 use tokio::time::timeout;
 
 use super::health::Probe;
-use super::listing::{Listing, Told, read_listing, read_slots};
+use super::listing::{Listing, Told, is_ollamas_version, is_router, read_listing, read_slots};
 use super::{Engine, ServerUrl, VIA, detail_of};
 use crate::connection::{Broken, Outgoing, Pool};
 use crate::keyring::bearer;
@@ -24,10 +26,10 @@ const MAX_ERROR: usize = 64 << 10;
 const MAX_LOCATION: usize = 200;
 /// The longest list of models, in bytes.
 const MAX_LIST: usize = 4 << 20;
-/// The longest that llama-server may say of itself, in bytes: the template of its model is in it.
-const MAX_PROPS: usize = 1 << 20;
+/// The longest that a server may say of itself, in bytes: the template of a llama-server's model is in it.
+const MAX_SAID: usize = 1 << 20;
 /// How long it may take to.
-const PROPS_PATIENCE: Duration = Duration::from_secs(1);
+const SAYS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// So llama-server says that it loads its model, with a 503. That of somebody else may be for ever.
 const LOADING: &str = "Loading model";
@@ -39,8 +41,8 @@ pub(super) struct Sight<'a> {
     pub(super) own_id: &'a str,
     pub(super) url: &'a ServerUrl,
     pub(super) token: Option<&'a Secret>,
-    /// It is asked for its slots, too, where its kind tells them.
-    pub(super) with_slots: bool,
+    /// It is asked what it is and how many slots it has, too, where its list does not tell.
+    pub(super) with_itself: bool,
 }
 
 /// Looks at a server.
@@ -50,16 +52,7 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
         Err(unfit) => return Probe::Wrong(format!("it cannot be asked: {unfit}")),
     };
     match timeout(PATIENCE, look(pool, &request, sight.url, sight.token.is_some())).await {
-        Ok(Ok(Probe::Listing(listing))) if sight.with_slots => {
-            match slots(pool, sight, &listing).await {
-                // It is asked again with the next look.
-                Props::Unanswered => Probe::Listing(listing),
-                Props::Locked(status) => Probe::Locked(locked(status, sight.token.is_some())),
-                Props::Slots(slots) => {
-                    Probe::Listing(Listing { slots: Told::Slots(slots), ..listing })
-                }
-            }
-        }
+        Ok(Ok(Probe::Listing(listing))) if sight.with_itself => itself(pool, sight, listing).await,
         Ok(Ok(probe)) => probe,
         Ok(Err(broken)) if broken.is_own_limit() => Probe::OwnLimit(broken.to_string()),
         Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
@@ -86,45 +79,66 @@ impl Sight<'_> {
     }
 }
 
-/// What a llama-server tells of itself.
-enum Props {
-    /// How many slots it has, where it tells.
-    Slots(Option<u32>),
-    /// Nothing without another token. Its list of models it shows to everybody.
-    Locked(StatusCode),
-    /// Nothing at present: it is busy, or loads its model.
-    Unanswered,
-}
-
-/// What a llama-server tells of itself; all others tell nothing.
-async fn slots(pool: &Pool, sight: Sight<'_>, listing: &Listing) -> Props {
-    if listing.engine != Engine::LlamaServer {
-        return Props::Slots(None);
-    }
-    let asked = async {
-        let request = sight.request("/props").ok()?;
-        timeout(PROPS_PATIENCE, props(pool, sight.url, &request)).await.ok()?
+/// What a server has and is, with what it says of itself where its list does not tell. Where that comes
+/// to nothing, it is asked again with the next look.
+async fn itself(pool: &Pool, sight: Sight<'_>, listing: Listing) -> Probe {
+    let (engine, slots) = match listing.engine {
+        Engine::LlamaServer => match said(pool, sight, "/props").await {
+            // Something in front of it may forbid the path with a 403.
+            Some((StatusCode::UNAUTHORIZED, _)) => {
+                return Probe::Locked(locked(StatusCode::UNAUTHORIZED, sight.token.is_some()));
+            }
+            Some((StatusCode::OK, props)) if is_router(&props) => {
+                match slots_of_loaded(pool, sight, &listing).await {
+                    Some(slots) => (listing.engine, Some(slots)),
+                    None => return Probe::Listing(listing),
+                }
+            }
+            Some((StatusCode::OK, props)) => (listing.engine, read_slots(&props)),
+            Some((
+                StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED,
+                _,
+            )) => (listing.engine, None),
+            _ => return Probe::Listing(listing),
+        },
+        Engine::Unknown => match said(pool, sight, "/api/version").await {
+            Some((StatusCode::OK, version)) if is_ollamas_version(&version) => {
+                (Engine::Ollama, None)
+            }
+            Some(_) => (Engine::Unknown, None),
+            None => return Probe::Listing(listing),
+        },
+        known => (known, None),
     };
-    asked.await.unwrap_or(Props::Unanswered)
+    Probe::Listing(Listing { engine, told: Told::Slots(slots), ..listing })
 }
 
-async fn props(pool: &Pool, url: &ServerUrl, request: &Outgoing) -> Option<Props> {
-    let mut exchange = pool.send(url.address(), None, request).await.ok()?;
-    match StatusCode::from_u16(exchange.head()?.status()) {
-        Ok(StatusCode::OK) => {}
-        // Something in front of it may forbid the path with a 403.
-        Ok(StatusCode::UNAUTHORIZED) => return Some(Props::Locked(StatusCode::UNAUTHORIZED)),
-        Ok(StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED) => {
-            return Some(Props::Slots(None));
+/// How many slots a llama-server with several models gives each, told by one that is loaded: it starts
+/// them all alike. None is loaded for that.
+async fn slots_of_loaded(pool: &Pool, sight: Sight<'_>, listing: &Listing) -> Option<u32> {
+    let asked = [("model", listing.loaded.as_deref()?), ("autoload", "false")];
+    let url = Url::parse_with_params("http://server/props", asked).ok()?;
+    let (_, props) = said(pool, sight, &format!("/props?{}", url.query()?)).await?;
+    read_slots(&props)
+}
+
+/// What a server says at a path, as far as it is read; `None` if it does not answer in time.
+async fn said(pool: &Pool, sight: Sight<'_>, path: &str) -> Option<(StatusCode, Vec<u8>)> {
+    let request = sight.request(path).ok()?;
+    let asked = async {
+        let mut exchange = pool.send(sight.url.address(), None, &request).await.ok()?;
+        let status = StatusCode::from_u16(exchange.head()?.status()).ok()?;
+        let mut said = Vec::new();
+        if status != StatusCode::OK {
+            return Some((status, said));
         }
-        _ => return None,
-    }
-    let mut said = Vec::new();
-    while said.len() <= MAX_PROPS
-        && exchange.read(&mut |part| said.extend_from_slice(part)).await.ok()?
-    {}
-    exchange.keep();
-    Some(Props::Slots(read_slots(&said)))
+        while said.len() <= MAX_SAID
+            && exchange.read(&mut |part| said.extend_from_slice(part)).await.ok()?
+        {}
+        exchange.keep();
+        Some((status, said))
+    };
+    timeout(SAYS_PATIENCE, asked).await.ok()?
 }
 
 /// The base URL of a server whose list is said to be at a place.

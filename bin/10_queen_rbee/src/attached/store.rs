@@ -8,7 +8,8 @@ use rbee_operations::ServerApi;
 use serde::{Deserialize, Serialize};
 use worker_contract::HiveAlias;
 
-use super::ServerUrl;
+use super::listing::Listed;
+use super::{Engine, ServerUrl};
 use crate::json_file::{self, Unreadable};
 
 /// A server that was attached.
@@ -23,6 +24,20 @@ pub(super) struct Stored {
     /// The models that are wanted; all where none is named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) models: Vec<String>,
+    /// What was found when it listed its models last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) found: Option<Found>,
+}
+
+/// What was found at a server, for a queen that is started while it is out of reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Found {
+    pub(super) engine: Engine,
+    /// How many requests it said to run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) slots: Option<u32>,
+    /// Those of its models that are workers.
+    pub(super) models: Vec<Listed>,
 }
 
 /// The file cannot be used.
@@ -81,8 +96,10 @@ mod tests {
         let file = folder.path().join("servers.json");
         assert!(read(&file).unwrap().is_empty());
         let url = "http://nas:11434/x".parse().unwrap();
-        let stored =
-            Stored { url, api: ServerApi::Openai, slots: Some(4), models: vec!["m".into()] };
+        let listed = Listed { name: "m".into(), context_length: 4096 };
+        let found = Found { engine: Engine::Ollama, slots: Some(2), models: vec![listed] };
+        let (slots, models, found) = (Some(4), vec!["m".into()], Some(found));
+        let stored = Stored { url, api: ServerApi::Openai, slots, models, found };
         let servers = BTreeMap::from([("nas".parse().unwrap(), stored)]);
         write(&file, servers.clone()).unwrap();
         assert_eq!(read(&file).unwrap(), servers);

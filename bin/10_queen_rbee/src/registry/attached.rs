@@ -32,6 +32,8 @@ pub struct Server {
     pub model: String,
     /// What it is.
     pub engine: Engine,
+    /// Of how many answers to one request it refuses more; `None` where it takes any number.
+    pub most_answers: Option<u32>,
 }
 
 /// A model that a server serves.
@@ -58,6 +60,8 @@ pub struct ServerReport {
     pub engine: Engine,
     /// How many requests each model runs at once.
     pub slots: u32,
+    /// Of how many answers to one request it refuses more; `None` where it takes any number.
+    pub most_answers: Option<u32>,
     /// Its models, as far as they are wanted.
     pub models: Vec<Served>,
     /// Whether somebody has named them: then they have their share also of requests for a name that a hive's
@@ -85,6 +89,8 @@ pub enum FailureKind {
     Gone,
     /// It loads its model, so that it is worth waiting for.
     Loading,
+    /// It does not take the queen's token, and the reason is in her words.
+    Locked,
     /// It is given nothing until a look finds it well again.
     Unfit,
 }
@@ -168,7 +174,7 @@ impl Registry {
     #[must_use]
     pub fn missed(&self, place: &Place) -> Option<String> {
         let state = self.state();
-        let worker = state.workers.get(&place.worker_id).filter(|worker| worker.is_missed)?;
+        let worker = state.workers.get(&place.worker_id).filter(|worker| worker.is_missed())?;
         match worker.state() {
             WorkerState::Failed { reason } => Some(reason),
             _ => None,
@@ -186,7 +192,9 @@ impl Registry {
         servers.map(|(_, worker)| worker).find_map(|worker| match worker.state() {
             WorkerState::Failed { reason } => {
                 // What is wrong with one that is reached it may have said itself.
-                let reason = if worker.is_missed { reason } else { UNFIT.to_owned() };
+                let is_locked = worker.failure == Some(FailureKind::Locked);
+                let is_in_our_words = worker.is_missed() || is_locked;
+                let reason = if is_in_our_words { reason } else { UNFIT.to_owned() };
                 Some((worker.hive_id.clone(), reason))
             }
             _ => None,
@@ -227,7 +235,7 @@ impl State {
     fn lockout(&mut self, report: &ServerReport, now: Instant) -> Option<ServerFailure> {
         self.lockouts.retain(|_, lockout| lockout.until > now);
         let lockout = self.lockouts.get(&report.name).filter(|_| report.failure.is_none())?;
-        Some(ServerFailure { reason: lockout.reason.clone(), kind: FailureKind::Unfit })
+        Some(ServerFailure { reason: lockout.reason.clone(), kind: FailureKind::Locked })
     }
 }
 
@@ -236,8 +244,10 @@ impl Workers {
     fn shut(&mut self, server: &HiveAlias, reason: &str) -> bool {
         let mut is_any = false;
         let of_it = |worker: &&mut Worker| worker.is_of_server && worker.hive_id == *server;
-        for said in self.iter_mut().filter(of_it).filter_map(|worker| worker.said.as_mut()) {
+        for worker in self.iter_mut().filter(of_it) {
+            let Some(said) = &mut worker.said else { continue };
             said.beat.state = WorkerState::Failed { reason: reason.to_owned() };
+            worker.failure = Some(FailureKind::Locked);
             is_any = true;
         }
         is_any
@@ -249,6 +259,7 @@ impl Workers {
                 url: report.url.clone(),
                 model: model.name.clone(),
                 engine: report.engine,
+                most_answers: report.most_answers,
             };
             self.served(report, model, server, now);
         }
@@ -283,8 +294,9 @@ impl Workers {
         }
         let is_changed = worker.target.server.as_ref() != Some(&server);
         let failure = report.failure.as_ref().map(|failure| failure.kind);
-        let is_missed = failure == Some(FailureKind::Gone);
-        let is_back = std::mem::replace(&mut worker.is_missed, is_missed) && !is_missed;
+        let was_missed = worker.is_missed();
+        worker.failure = failure;
+        let is_back = was_missed && !worker.is_missed();
         if is_changed || is_back {
             worker.replace(Target::of_server(server, hive));
         }
@@ -454,6 +466,8 @@ mod tests {
             assert!(take(&registry, "a", now).is_none(), "its list is open to all");
             let state = registry.workers(now)[0].said.state.clone();
             assert_eq!(state, WorkerState::Failed { reason: "it refuses the token".into() });
+            let told = (name.clone(), "it refuses the token".to_owned());
+            assert_eq!(registry.unfit_server(&"a".parse().unwrap()), Some(told));
         };
         registry.server_probed(&report(&["a", "b"]), now);
         shut(now);
@@ -539,6 +553,7 @@ mod tests {
             url: "http://nas:11434".parse().unwrap(),
             engine: Engine::Ollama,
             slots: 4,
+            most_answers: None,
             models: models.iter().map(served).collect(),
             is_named: false,
             failure: None,

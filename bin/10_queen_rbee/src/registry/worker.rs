@@ -14,7 +14,7 @@ use super::pace::{self, Pace};
 use super::prefixes::Holder;
 use super::rests::Rest;
 use super::target::{Address, Target, next_number};
-use super::{Due, Liveness, ReportError};
+use super::{Due, FailureKind, Liveness, ReportError};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
 /// For how long nothing is concluded from a connection that has failed: a bit longer than it takes until
@@ -39,8 +39,8 @@ pub(super) struct Worker {
     pub(super) is_of_server: bool,
     /// It is of a server, and somebody has named its model.
     pub(super) is_named: bool,
-    /// It is of a server that the last looks did not reach.
-    pub(super) is_missed: bool,
+    /// It is of a server that cannot be used, in this way.
+    pub(super) failure: Option<FailureKind>,
     ways: Ways,
     /// What it said last; `None` while only its hive has reported it.
     pub(super) said: Option<Said>,
@@ -182,7 +182,7 @@ impl Worker {
             holder: target.holder,
             is_of_server: target.server.is_some(),
             is_named: false,
-            is_missed: false,
+            failure: None,
             ways: target.ways(),
             target,
             said: None,
@@ -286,6 +286,11 @@ impl Worker {
     /// Whether its hive says that it has failed.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.listed, Some(SupervisedState::Failed { .. }))
+    }
+
+    /// Whether it is of a server that the last looks did not reach.
+    pub(super) fn is_missed(&self) -> bool {
+        self.failure == Some(FailureKind::Gone)
     }
 
     /// Whether it has requests.

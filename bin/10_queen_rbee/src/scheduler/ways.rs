@@ -17,8 +17,10 @@ impl Ways {
     pub const PROMPT: Self = Self(4);
     /// From the start, with what only rbee promises: grammars, and answers that can be repeated.
     pub const OWN: Self = Self(8);
+    /// From the start, and that only.
+    pub const BEGIN: Self = Self(16);
     /// All of them: those of rbee's own workers, and of a request that anybody can begin.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
 
     /// Whether the two have one in common.
     #[must_use]

@@ -78,6 +78,27 @@ async fn a_completion_goes_on_after_prompt_and_text() {
 }
 
 #[tokio::test]
+async fn a_completion_goes_on_at_no_server_that_puts_its_prompt_into_a_template() {
+    for (owner, goes_on) in [("library", false), ("organization_owner", false), ("theirs", true)] {
+        let server = ServerDouble::start(owner, &["m"], []);
+        let queen = Queen::configured(|config| config.worker.heartbeat_interval_ms = 50).await;
+        let worker = WorkerDouble::start("w-1", [Script::Hangs(&[" upon"])]);
+        queen.worker_beat(&worker.beat()).await;
+        knows_servers(&queen).await;
+        let mut stream = queen.stream(COMPLETION, &completion()).await.begun().await;
+        stream.until_text().await;
+        succeeds(&queen, attach(&server.url)).await;
+        drop(worker);
+        let transcript = stream.rest().await;
+        let is_whole = transcript.is_done && transcript.error.is_none();
+        assert_eq!(is_whole, goes_on, "{owner}: {transcript:?}");
+        assert_eq!(server.requests().len(), usize::from(goes_on), "{owner}: {transcript:?}");
+        let asked = queen.ask(COMPLETION, &completion()).await;
+        assert_eq!(asked.status, 200, "{owner}: it can begin all the same");
+    }
+}
+
+#[tokio::test]
 async fn what_a_worker_of_rbee_began_a_server_ends_that_can() {
     for owner in ["llamacpp", "vllm", "rbee"] {
         let server = ServerDouble::start(owner, &["m"], [Plays::Says(&[" wor", "ld"])]);
@@ -306,6 +327,26 @@ async fn answers_that_a_server_leaves_out_are_asked_for_one_by_one() {
     let of = |n: usize| reply["choices"][n]["message"]["content"].clone();
     assert_eq!([of(0), of(1)], ["a", "b"], "{reply}");
     assert_eq!(server.requests()[1]["n"], 1);
+}
+
+#[tokio::test]
+async fn a_llama_server_with_fewer_slots_than_answers_are_wanted_is_asked_for_one_at_a_time() {
+    for (slots, asked) in [(Some(1), vec![1, 1]), (Some(2), vec![2, 1]), (None, vec![1, 1])] {
+        let plays = [Plays::Says(&["a"]), Plays::Says(&["b"])];
+        let server = ServerDouble::start("llamacpp", &["m"], plays);
+        if let Some(slots) = slots {
+            server.say_of_itself(json!({"total_slots": slots}));
+        }
+        let queen = queen_with(&server).await;
+        let mut body = chat();
+        body["n"] = 2.into();
+        let reply = queen.ask(CHAT, &body).await;
+        assert_eq!(reply.status, 200, "{slots:?}: {reply:?}");
+        let of = |n: usize| reply.json()["choices"][n]["message"]["content"].clone();
+        assert_eq!([of(0), of(1)], ["a", "b"], "{slots:?}: {reply:?}");
+        let numbers: Vec<_> = server.requests().iter().map(|asked| asked["n"].clone()).collect();
+        assert_eq!(numbers, asked, "{slots:?}");
+    }
 }
 
 #[tokio::test]

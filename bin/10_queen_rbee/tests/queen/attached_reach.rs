@@ -4,7 +4,7 @@ use rbee_operations::{Operation, WorkerAttach};
 use serde_json::{Value, json};
 
 use crate::attached::{attach, fails, models, queen, queen_with, succeeds};
-use crate::support::{Plays, ServerDouble, chat, until};
+use crate::support::{Home, Plays, Queen, ServerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -33,6 +33,37 @@ async fn whatever_is_asked_of_a_server_behind_a_path_goes_there() {
         let reply = queen.ask(CHAT, &chat()).await;
         assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello world", "{reply:?}");
         assert_eq!(server.paths(), ["rerank", "embeddings", "chat/completions"]);
+    }
+}
+
+#[tokio::test]
+async fn the_models_of_a_server_that_is_gone_when_the_queen_is_started_are_not_forgotten() {
+    let server = ServerDouble::start("library", &["m"], []);
+    let home = Home::new();
+    let often = |config: &mut rbee_config::Config| config.worker.heartbeat_interval_ms = 50;
+    let queen = Queen::at(&home, often).await;
+    succeeds(&queen, attach(&server.url)).await;
+    server.serve(&["m", "org/late"]);
+    let file = home.path().join("data/servers.json");
+    let kept = || std::fs::read_to_string(&file).unwrap();
+    until("its models are written down", async || kept().contains("org/late")).await;
+    queen.stop().await;
+    drop(server);
+
+    let queen = Queen::at(&home, often).await;
+    let error = queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+    let message = error["message"].as_str().unwrap();
+    let begin = "the server nas, which has the model m, cannot be used: it cannot be reached";
+    assert!(message.starts_with(begin), "{error}");
+    let status = queen.status().await;
+    let workers = status["workers"].as_array().unwrap();
+    assert_eq!(workers.len(), 2, "{status}");
+    for worker in workers {
+        assert_eq!(
+            (&worker["state"], &worker["server"]["engine"]),
+            (&json!("failed"), &json!("ollama"))
+        );
+        assert!(worker["reason"].as_str().unwrap().contains("cannot be reached"), "{worker}");
     }
 }
 

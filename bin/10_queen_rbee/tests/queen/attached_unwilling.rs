@@ -140,7 +140,8 @@ async fn a_server_that_refuses_the_token_for_requests_only_gets_none_until_it_is
     let worker = queen.status().await["workers"][0].clone();
     assert_eq!(worker["state"], "failed", "{worker}");
     assert!(worker["reason"].as_str().unwrap().contains("it refuses the token"), "{worker}");
-    queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+    let error = queen.ask(CHAT, &chat()).await.error(503, "no_worker");
+    assert!(error["message"].as_str().unwrap().contains("it refuses the token"), "{error}");
     let token = Some("hush".to_owned());
     succeeds(&queen, WorkerAttach { token, ..attach(&server.url) }).await;
     assert_eq!(queen.ask(CHAT, &chat()).await.status, 200);

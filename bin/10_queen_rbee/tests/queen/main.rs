@@ -6,6 +6,7 @@ mod abilities;
 mod answers;
 mod attached;
 mod attached_failover;
+mod attached_kinds;
 mod attached_reach;
 mod attached_tls;
 mod attached_unwilling;

@@ -172,6 +172,7 @@ fn a_server_of_somebody_else_that_rests_or_loads_is_no_worker_that_comes() {
         url: "http://server:8000/v1".parse().unwrap(),
         engine: Engine::Ollama,
         slots: 4,
+        most_answers: None,
         is_named: true,
         models: vec![Served {
             worker_id: id("served"),

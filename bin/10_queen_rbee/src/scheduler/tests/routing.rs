@@ -469,12 +469,15 @@ fn a_request_that_may_end_workers_has_one_to_itself_where_that_is_possible() {
 #[test]
 fn who_cannot_go_on_with_an_answer_does_not_get_it() {
     let theirs = || W { ways: Ways::PROMPT, ..w("theirs", 4, 0) };
+    let begins = || W { ways: Ways::BEGIN, ..w("begins", 4, 0) };
     let busy = || w("ours", 1, 2);
     let go_on = |ways| Demand { ways, ..demand() };
     for (because, workers, ways, expected) in [
         ("anybody can begin", vec![theirs(), busy()], Ways::ALL, "theirs"),
         ("it knows no token ids", vec![theirs(), busy()], Ways::TOKENS, "wait room"),
         ("it goes on after a text", vec![theirs(), busy()], Ways::TOKENS | Ways::PROMPT, "theirs"),
+        ("it can begin", vec![begins(), busy()], Ways::ALL, "begins"),
+        ("it begins only", vec![begins(), busy()], Ways::TOKENS | Ways::PROMPT, "wait room"),
         ("nobody can", vec![theirs()], Ways::TOKENS | Ways::OWN, "reject Unable None"),
     ] {
         let decision = World::of(&workers, &[]).decide_for(&go_on(ways));

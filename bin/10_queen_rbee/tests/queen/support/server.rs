@@ -1,12 +1,12 @@
 //! A double of somebody else's server: OpenAI's API over a real connection, and a script.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -63,6 +63,8 @@ struct Stage {
     listing: Mutex<Option<(u16, &'static str)>>,
     /// What it says of itself, as llama-server does.
     props: Mutex<Option<Value>>,
+    /// It has several models, as llama-server with `--models-dir`, and loads each when it is asked for.
+    is_router: AtomicBool,
     /// It shows its list to those without a token, too.
     is_list_open: AtomicBool,
     /// Its list never comes.
@@ -148,6 +150,11 @@ impl ServerDouble {
         *self.stage.props.lock().unwrap() = Some(props);
     }
 
+    /// Loads each of its models when it is asked for, as llama-server does that has a folder of them.
+    pub(crate) fn load_late(&self) {
+        self.stage.is_router.store(true, SeqCst);
+    }
+
     /// The bodies that it has got.
     pub(crate) fn requests(&self) -> Vec<Value> {
         self.stage.requests.lock().unwrap().iter().map(|(_, body)| body.clone()).collect()
@@ -163,6 +170,7 @@ fn routes(stage: &Arc<Stage>) -> Router {
     Router::new()
         .route("/v1/models", get(list))
         .route("/props", get(props))
+        .route("/api/version", get(version))
         .route("/v1/{*path}", post(answer))
         .with_state(Arc::clone(stage))
 }
@@ -197,6 +205,7 @@ impl Stage {
             models: Mutex::new(models.to_vec()),
             listing: Mutex::default(),
             props: Mutex::default(),
+            is_router: AtomicBool::new(false),
             is_list_open: AtomicBool::new(false),
             never_lists: AtomicBool::new(false),
             looks: AtomicUsize::new(0),
@@ -204,6 +213,24 @@ impl Stage {
             plays: Mutex::new(plays.into_iter().collect()),
             requests: Mutex::default(),
         })
+    }
+
+    /// llama-server gives no more answers to a request than it has slots.
+    fn too_many_answers(&self, body: &Value) -> Option<Response> {
+        let props = self.props.lock().unwrap();
+        let slots = props.as_ref().filter(|_| self.owner == "llamacpp")?["total_slots"].as_u64()?;
+        let message = format!("Field 'n': Value must be between 1 <= value <= {slots}");
+        let body_of = || json!({"error": {"message": message, "type": "invalid_request_error"}});
+        (body["n"].as_u64()? > slots)
+            .then(|| (StatusCode::BAD_REQUEST, Json(body_of())).into_response())
+    }
+
+    fn is_loaded(&self, model: &str) -> bool {
+        self.requests.lock().unwrap().iter().any(|(_, body)| body["model"] == model)
+    }
+
+    fn is_ollama(&self) -> bool {
+        self.owner == "library"
     }
 
     fn refusal(&self, headers: &HeaderMap) -> Option<Response> {
@@ -232,15 +259,49 @@ async fn list(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
         };
     }
     let models = stage.models.lock().unwrap().clone();
-    let entry =
-        |id: &str| json!({"id": id, "object": "model", "created": 1, "owned_by": stage.owner});
+    let entry = |id: &str| {
+        // Ollama names the one whose model it is.
+        let theirs = id.split_once('/').filter(|_| stage.is_ollama()).map(|(owner, _)| owner);
+        let owner = theirs.unwrap_or(stage.owner);
+        let mut entry = json!({"id": id, "object": "model", "created": 1, "owned_by": owner});
+        if stage.is_router.load(SeqCst) {
+            entry["status"] =
+                json!({"value": if stage.is_loaded(id) { "loaded" } else { "unloaded" }});
+        }
+        entry
+    };
     let data: Vec<Value> = models.into_iter().map(entry).collect();
     // The next look is by another connection.
     ([(CONNECTION, "close")], Json(json!({"object": "list", "data": data}))).into_response()
 }
 
-async fn props(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
-    let props = stage.props.lock().unwrap().clone();
+async fn version(State(stage): State<Arc<Stage>>, headers: HeaderMap) -> Response {
+    stage.refusal(&headers).unwrap_or_else(|| {
+        if stage.is_ollama() {
+            Json(json!({"version": "0.33.0"})).into_response()
+        } else {
+            StatusCode::NOT_FOUND.into_response()
+        }
+    })
+}
+
+/// llama-server with several models tells of one that is loaded, and of itself nothing of use.
+async fn props(
+    State(stage): State<Arc<Stage>>,
+    Query(asked): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let mut props = stage.props.lock().unwrap().clone();
+    if stage.is_router.load(SeqCst) {
+        props = match asked.get("model") {
+            None => Some(json!({"role": "router", "max_instances": 4})),
+            Some(model) if !stage.is_loaded(model) => {
+                assert_eq!(asked.get("autoload").map(String::as_str), Some("false"));
+                None
+            }
+            Some(_) => props,
+        };
+    }
     stage.refusal(&headers).unwrap_or_else(|| match props {
         Some(props) => Json(props).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -257,7 +318,11 @@ async fn answer(
         return refusal;
     }
     let is_chat = path == "chat/completions";
+    let refusal = stage.too_many_answers(&body);
     stage.requests.lock().unwrap().push((path, body));
+    if let Some(refusal) = refusal {
+        return refusal;
+    }
     let plays = stage.plays.lock().unwrap().pop_front();
     let plays = match plays {
         Some(Plays::Thinks(told_to)) => {
