@@ -122,12 +122,6 @@ impl Translator {
         }
     }
 
-    /// Whether anything has come.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
-        self.has_begun
-    }
-
     /// Takes the data of one event of a stream.
     pub fn event(&mut self, data: &[u8], now: Instant) -> Result<(), Fault> {
         if data == b"[DONE]" {

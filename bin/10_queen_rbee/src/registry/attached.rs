@@ -181,6 +181,14 @@ impl Registry {
         }
     }
 
+    /// Whether looks find the server of a place well, or loading its model.
+    #[must_use]
+    pub fn looks_reach(&self, place: &Place) -> bool {
+        let state = self.state();
+        let found = state.workers.get(&place.worker_id).map(Worker::state);
+        matches!(found, Some(WorkerState::Ready | WorkerState::Loading { .. }))
+    }
+
     /// A server that would answer for a model and cannot be used, and what is wrong with it, in rbee's words.
     #[must_use]
     pub fn unfit_server(&self, model: &ModelAlias) -> Option<(HiveAlias, String)> {
@@ -425,6 +433,7 @@ mod tests {
         registry.server_probed(&ServerReport { failure: Some(failure), ..report(&["a"]) }, now);
         assert!(take(&registry, "a", now).is_none());
         assert_eq!(registry.missed(&place).as_deref(), Some("refused"));
+        assert!(!registry.looks_reach(&place));
         let told = ("nas".parse().unwrap(), "refused".to_owned());
         assert_eq!(registry.unfit_server(&"a".parse().unwrap()), Some(told));
         let shown = &registry.workers(now)[0];
@@ -433,6 +442,7 @@ mod tests {
         let again = take(&registry, "a", now).unwrap();
         assert!(!Arc::ptr_eq(&again.target, &place.target));
         assert_eq!(registry.missed(&place), None);
+        assert!(registry.looks_reach(&place));
         let url = "http://elsewhere:1".parse().unwrap();
         registry.server_probed(&ServerReport { url, ..report(&["a"]) }, now);
         registry.server_detached(&"nas".parse().unwrap());

@@ -6,9 +6,9 @@ use crate::registry::PromptTime;
 
 /// How many times as long as in its slot a request may be silent in a worker's own queue.
 const IN_QUEUE: u32 = 10;
-/// The longest that a server of somebody else may take to begin: it may load the model first, or finish
-/// others' requests.
-pub(super) const SERVER_BEGINS: Duration = Duration::from_secs(180);
+/// How many times as long as any worker a server of somebody else may take to begin, where another one could,
+/// or nobody knows that it is well: it may load the model first, or finish others' requests.
+const SERVER_BEGINS: u32 = 6;
 /// How long each fresh token of a prompt may take at a worker that has computed none yet: a slow processor
 /// makes ten a second.
 const PREFILL_TOKEN: Duration = Duration::from_millis(100);
@@ -62,7 +62,12 @@ pub(super) fn server_patience(stall: Duration, left: Duration, doing: Doing) -> 
         Doing::Queues => patience(stall, left, doing).min(half),
         Doing::Prompt { .. } | Doing::Answers => patience(stall.min(half), left, doing),
     };
-    most.min(SERVER_BEGINS)
+    most.min(server_begins(stall))
+}
+
+/// The longest that it may take to, unless looks find it well and nobody else can.
+pub(super) fn server_begins(stall: Duration) -> Duration {
+    stall.saturating_mul(SERVER_BEGINS)
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use worker_contract::InferenceEvent;
 
 use super::failure::Trouble;
-use super::patience::SERVER_BEGINS;
 use super::reason::Reason;
 use super::sse::{EventCutter, TooLong};
 use super::worker::Leg;
@@ -22,8 +21,8 @@ const MAX_WHOLE: usize = 64 << 20;
 pub(super) enum Speech {
     /// In the events of the worker's contract.
     Contract,
-    /// In OpenAI's chunks, the first of which is due at a time.
-    Chunks(Box<Translator>, Instant),
+    /// In OpenAI's chunks.
+    Chunks(Box<Translator>),
     /// In one piece, of which this much has come.
     Whole(Box<Translator>, Vec<u8>),
 }
@@ -47,7 +46,7 @@ impl Speech {
         let begun = sent_at.into_std();
         let translator = Translator::new(leg.request, leg.prompt_bytes, prefilled, begun);
         if is_stream {
-            return Ok(Self::Chunks(Box::new(translator), sent_at + SERVER_BEGINS));
+            return Ok(Self::Chunks(Box::new(translator)));
         }
         if is("application/json") {
             return Ok(Self::Whole(Box::new(translator), Vec::new()));
@@ -58,7 +57,7 @@ impl Speech {
     /// Takes bytes in.
     pub(super) fn feed(&mut self, cutter: &mut EventCutter, bytes: &[u8]) -> Result<(), Trouble> {
         match self {
-            Self::Contract | Self::Chunks(..) => cutter.feed(bytes),
+            Self::Contract | Self::Chunks(_) => cutter.feed(bytes),
             Self::Whole(_, body) if body.len() + bytes.len() > MAX_WHOLE => {
                 return Err(Trouble::garbage(format!(
                     "its answer has more than {MAX_WHOLE} bytes"
@@ -80,7 +79,7 @@ impl Speech {
                 let event = parsed.map_err(too_long)?.transpose().map_err(wrong)?;
                 Ok(event.map(Told::Event))
             }
-            Self::Chunks(translator, _) => loop {
+            Self::Chunks(translator) => loop {
                 if let Some(told) = translator.pop()? {
                     return Ok(Some(told));
                 }
@@ -101,20 +100,12 @@ impl Speech {
         }
     }
 
-    /// When the first of it is to be there, where nothing has come.
-    pub(super) fn due(&self) -> Option<Instant> {
-        match self {
-            Self::Chunks(translator, due) if !translator.has_begun() => Some(*due),
-            _ => None,
-        }
-    }
-
     /// The connection has ended. Whether that makes the answer complete.
     pub(super) fn closed(&mut self) -> Result<bool, Trouble> {
         let now = Instant::now().into_std();
         match self {
             Self::Contract => Ok(false),
-            Self::Chunks(translator, _) => Ok(translator.closed(now)),
+            Self::Chunks(translator) => Ok(translator.closed(now)),
             Self::Whole(translator, body) => {
                 translator.whole(body, now)?;
                 Ok(true)
@@ -126,7 +117,7 @@ impl Speech {
     pub(super) fn is_over(&mut self) -> bool {
         let now = Instant::now().into_std();
         match self {
-            Self::Chunks(translator, _) => translator.closed(now),
+            Self::Chunks(translator) => translator.closed(now),
             Self::Contract | Self::Whole(..) => false,
         }
     }

@@ -14,7 +14,6 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
 
 use super::failure::Trouble;
-use super::patience::SERVER_BEGINS;
 use super::prefill::Prefill;
 use super::reason::{Reason, status_and_code};
 use super::retry_after;
@@ -105,11 +104,12 @@ impl WorkerClient {
             Ok(request) => request,
             Err(reason) => return Err(Trouble::garbage(format!("it cannot be asked: {reason}"))),
         };
-        let patience = if target.server.is_some() { SERVER_BEGINS } else { BEGIN };
-        // A server may compute the prompt before it says anything.
-        let stale = target.server.is_none().then_some(STALE);
+        // A server may load its model or compute the prompt before it says anything: for how long that is
+        // awaited is decided by whoever sends.
+        let is_ours = target.server.is_none();
+        let stale = is_ours.then_some(STALE);
         let sent_at = Instant::now();
-        let late = deadline.min(sent_at + patience);
+        let late = if is_ours { deadline.min(sent_at + BEGIN) } else { deadline };
         let sent = tokio::select! {
             biased;
             sent = timeout_at(late, self.pool.send(&target.address, stale, &request)) => sent,
@@ -119,7 +119,10 @@ impl WorkerClient {
             Ok(Ok(exchange)) => exchange,
             Ok(Err(broken)) => return Err(Trouble::broken(&broken)),
             Err(_) if late == deadline => return Err(Trouble::Deadline),
-            Err(_) => return Err(Trouble::connection(silent(patience))),
+            Err(_) => {
+                let silent = format!("it was silent for {} s", BEGIN.as_secs());
+                return Err(Trouble::connection(silent));
+            }
         };
         match exchange.head() {
             Some(head) if head.status() == StatusCode::OK.as_u16() => {
@@ -188,7 +191,6 @@ impl WorkerEvents {
                 }
                 return Err(Trouble::Deadline);
             }
-            let due = self.speech.due();
             let (speech, cutter) = (&mut self.speech, &mut self.cutter);
             let (mut fed, received) = (Ok(()), &mut self.received);
             let mut body = |part: &[u8]| {
@@ -199,7 +201,7 @@ impl WorkerEvents {
             };
             let read = tokio::select! {
                 biased;
-                read = within(due, self.exchange.read(&mut body)) => read?,
+                read = self.exchange.read(&mut body) => read,
                 () = self.gone.as_mut() => return Err(gone()),
             };
             fed?;
@@ -246,17 +248,6 @@ fn body(leg: &Leg<'_>, server: Option<&Server>) -> serde_json::Result<Vec<u8>> {
         }
         (None, Some(prefill)) => serde_json::to_vec(&prefill.continued(leg.request)),
         (None, None) => serde_json::to_vec(leg.request),
-    }
-}
-
-/// Waits for something until a time, if there is one.
-async fn within<T>(due: Option<Instant>, awaited: impl Future<Output = T>) -> Result<T, Trouble> {
-    match due {
-        None => Ok(awaited.await),
-        Some(due) => {
-            let late = |_| Trouble::connection(silent(SERVER_BEGINS));
-            timeout_at(due, awaited).await.map_err(late)
-        }
     }
 }
 
@@ -330,10 +321,6 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
 
 fn at_fault(detail: ErrorDetail) -> ErrorDetail {
     ErrorDetail { kind: ErrorKind::InvalidRequestError, ..detail }
-}
-
-fn silent(patience: Duration) -> String {
-    format!("it was silent for {} s", patience.as_secs())
 }
 
 fn gone() -> Trouble {

@@ -1,6 +1,7 @@
 //! Answers that go on when a server of somebody else fails, or when a worker does and a server is there.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rbee_operations::{Operation, WorkerAttach};
 use serde_json::{Value, json};
@@ -440,6 +441,30 @@ async fn the_only_server_is_waited_for_and_a_deadline_that_it_lets_pass_is_its_f
     let metrics = Reply::read(queen.get("/metrics")).await.text;
     let failures = "worker_failures_total{worker=\"nas-m\",model=\"m\"} 1";
     assert!(metrics.contains(failures), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_server_that_looks_find_well_is_waited_for_where_nobody_else_has_the_model() {
+    // The one gives not even the head of its answer, the other nothing after that.
+    let ends: [Arc<Notify>; 2] = Default::default();
+    let plays = [Plays::Thinks(ends[0].clone()), Plays::Waits(&[], ends[1].clone())];
+    let server = ServerDouble::start("llamacpp", &["m"], plays);
+    let queen = impatient(&server).await;
+    let loads = async {
+        until("both are asked", async || server.requests().len() == 2).await;
+        let (asked, enough) = (Instant::now(), Duration::from_secs(7));
+        until("one out of reach would be given up", async || asked.elapsed() > enough).await;
+        assert_eq!(server.requests().len(), 2, "nothing lost its place there");
+        ends.iter().for_each(|end| end.notify_one());
+    };
+    let first = async { queen.ask(CHAT, &chat()).await };
+    let second = async {
+        until("the first is there", async || server.requests().len() == 1).await;
+        queen.ask(COMPLETION, &completion()).await
+    };
+    let (first, second, ()) = tokio::join!(first, second, loads);
+    assert_eq!((first.status, second.status), (200, 200), "{first:?} {second:?}");
+    assert_eq!(server.requests().len(), 2, "nothing was sent again");
 }
 
 #[tokio::test]

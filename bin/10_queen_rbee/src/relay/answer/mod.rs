@@ -504,7 +504,7 @@ impl Answer {
             return None;
         }
         let silence = reading.silence.as_ref().filter(|_| !self.progress.is_started());
-        let end = silence.map(|silence| silence.end(reading.heard_at));
+        let end = silence.map(|silence| silence.end(&reading.place, reading.heard_at));
         if let Some(Err(until)) = end {
             self.alarm.as_mut().reset(until.min(self.asking.deadline));
             return None;

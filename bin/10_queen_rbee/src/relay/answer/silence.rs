@@ -1,6 +1,7 @@
 //! How long a server of somebody else is waited for that says nothing of its answer: it may load the model
 //! first, of which nobody hears, or compute a long prompt. Where another worker could take the request, it
-//! is given up sooner than where nobody could.
+//! is given up sooner than where nobody could: then it has the request's time for as long as looks find it
+//! well, since whoever sends again to the same server only loses the place there.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::attached::{BYTES_A_TOKEN, Engine};
 use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::{Failed, Registry};
-use crate::relay::patience::{Doing, SERVER_BEGINS, patience, server_patience};
+use crate::relay::patience::{Doing, patience, server_begins, server_patience};
 
 /// How often it is looked whether another worker can take what a server is silent over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -39,10 +40,15 @@ impl Silence {
 
     /// Whether the server has been silent for too long since then; else when that is looked at again, since
     /// nobody else can take the request.
-    pub(super) fn end(&self, since: Instant) -> Result<(), Instant> {
-        let is_over =
-            since.elapsed() >= SERVER_BEGINS || self.dispatcher.has_place(&self.elsewhere);
+    pub(super) fn end(&self, place: &Place, since: Instant) -> Result<(), Instant> {
+        let is_over = self.is_lost(place, since) || self.dispatcher.has_place(&self.elsewhere);
         if is_over { Ok(()) } else { Err(Instant::now() + LOOK) }
+    }
+
+    /// Whether nothing speaks for it any longer.
+    fn is_lost(&self, place: &Place, since: Instant) -> bool {
+        since.elapsed() >= server_begins(self.stall)
+            && !self.dispatcher.registry().looks_reach(place)
     }
 
     /// What is being sent there, given up as the server is.
@@ -57,7 +63,7 @@ impl Silence {
             if let Ok(sent) = timeout_at(until, &mut sending).await {
                 return sent;
             }
-            until = match self.end(since) {
+            until = match self.end(place, since) {
                 Ok(()) => return Err(silent(self.dispatcher.registry(), place, since)),
                 Err(until) => until,
             };
@@ -68,7 +74,7 @@ impl Silence {
     /// Another queen may have it in her queue.
     fn is_failure(&self, place: &Place, since: Instant) -> bool {
         let longest = patience(self.stall, Duration::MAX, self.doing(place));
-        !is_queen(place) && since.elapsed() >= longest.min(SERVER_BEGINS)
+        !is_queen(place) && since.elapsed() >= longest.min(server_begins(self.stall))
     }
 
     fn doing(&self, place: &Place) -> Doing {
