@@ -113,6 +113,13 @@ impl Original {
                 body.insert(name.into(), n.into());
             }
         }
+        if server.engine.wants_max_tokens()
+            && body.get("max_tokens").is_none_or(Value::is_null)
+            && let Some(most) = body.get("max_completion_tokens").filter(|most| !most.is_null())
+        {
+            let most = most.clone();
+            body.insert("max_tokens".into(), most);
+        }
         if let Some(prefill) = prefill {
             go_on(&mut body, server.engine, request, prefill);
         }
@@ -196,6 +203,26 @@ mod tests {
             r#""stream":true,"user":"u","stream_options":{"include_usage":true}}"#,
         );
         assert_eq!(Value::Object(body).to_string(), expected);
+    }
+
+    #[test]
+    fn the_limit_of_a_conversation_is_told_by_the_name_that_the_server_knows() {
+        let message = json!([{"role": "user", "content": "Hi"}]);
+        for (engine, limits, told) in [
+            (Engine::Ollama, json!({"max_completion_tokens": 7}), json!(7)),
+            (Engine::LmStudio, json!({"max_completion_tokens": 7}), json!(7)),
+            (Engine::Ollama, json!({"max_tokens": 3}), json!(3)),
+            (Engine::Ollama, json!({}), Value::Null),
+            (Engine::Vllm, json!({"max_completion_tokens": 7}), Value::Null),
+        ] {
+            let mut sent = limits.clone();
+            sent["model"] = "here".into();
+            sent["messages"] = message.clone();
+            let body = chat(&sent, engine, None);
+            let found = body.get("max_tokens").cloned().unwrap_or_default();
+            assert_eq!(found, told, "{engine:?} {limits}");
+            assert_eq!(body.get("max_completion_tokens"), limits.get("max_completion_tokens"));
+        }
     }
 
     #[test]

@@ -50,14 +50,22 @@ impl Engine {
     }
 
     /// How many requests one of its models is taken to run at once, where neither it nor anybody else says
-    /// so: vLLM and another queen take what comes, and what is too much waits there in good order.
+    /// so: vLLM and another queen take what comes, and what is too much waits there in good order; Ollama runs
+    /// one, unless `OLLAMA_NUM_PARALLEL` tells it otherwise.
     #[must_use]
     pub fn usual_slots(self) -> u32 {
         match self {
             Self::Vllm => 64,
             Self::Rbee => 16,
-            Self::LlamaServer | Self::Ollama | Self::LmStudio | Self::Unknown => 4,
+            Self::Ollama => 1,
+            Self::LlamaServer | Self::LmStudio | Self::Unknown => 4,
         }
+    }
+
+    /// Whether it knows the limit of a conversation by its earlier name alone, `max_tokens`.
+    #[must_use]
+    pub fn wants_max_tokens(self) -> bool {
+        matches!(self, Self::Ollama | Self::LmStudio)
     }
 
     /// Its name.

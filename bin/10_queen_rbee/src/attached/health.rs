@@ -33,6 +33,8 @@ pub(super) enum Probe {
     Listing(Listing),
     /// Nobody is there.
     Unreachable(String),
+    /// Its machine is there, and nobody listens at its port.
+    Shut(String),
     /// Somebody is there, and the certificate is not believed.
     Untrusted(String),
     /// Somebody is there, and gave no answer in time.
@@ -144,11 +146,16 @@ impl Health {
                 self.listed = listing.models;
                 (self.failure, self.loading_since) = (None, None);
             }
-            Probe::Unreachable(reason) | Probe::Untrusted(reason) => {
+            Probe::Unreachable(ref reason)
+            | Probe::Untrusted(ref reason)
+            | Probe::Shut(ref reason) => {
+                let is_shut = matches!(probe, Probe::Shut(_));
+                let kind = if is_shut { FailureKind::Shut } else { FailureKind::Gone };
+                let reason = reason.clone();
                 self.unreachable = unreachable;
                 self.told_for = 0;
                 if is_first || unreachable >= UNREACHABLE {
-                    self.failure = Some(ServerFailure { reason, kind: FailureKind::Gone });
+                    self.failure = Some(ServerFailure { reason, kind });
                 }
             }
             Probe::Slow => {
@@ -204,6 +211,7 @@ mod tests {
         let wrong = || Probe::Wrong("HTTP 500".into());
         let loading = || Probe::Loading;
         let own = || Probe::OwnLimit("too many open files".into());
+        let shut = || Probe::Shut("refused".into());
         let for_ever = vec![loading(); 62];
         let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
         let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
@@ -212,6 +220,7 @@ mod tests {
             ("it is there", vec![list(&["a"])], None),
             ("a moment's failure", vec![list(&["a"]), unreachable()], None),
             ("it is gone", vec![list(&["a"]), unreachable(), unreachable()], gone),
+            ("its port is shut", vec![list(&["a"]), shut(), shut()], Some(FailureKind::Shut)),
             ("it is back", vec![unreachable(), unreachable(), list(&["a"])], None),
             ("not in a row", vec![unreachable(), list(&["a"]), unreachable()], None),
             ("it computes", vec![list(&["a"]), Probe::Slow, Probe::Slow], None),

@@ -275,7 +275,7 @@ impl Servers {
             Probe::Herself => return Err(ServerError::Herself { url }),
             Probe::Locked(reason) => return Err(ServerError::Locked { url, reason }),
             Probe::Untrusted(reason) => return Err(ServerError::Untrusted { url, reason }),
-            Probe::Unreachable(reason) | Probe::Wrong(reason) => {
+            Probe::Unreachable(reason) | Probe::Shut(reason) | Probe::Wrong(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }
         };

@@ -1,6 +1,7 @@
 //! One look at a server: `GET /v1/models`, and what it says of itself elsewhere: `GET /props` of a
 //! llama-server, `GET /api/version` of an Ollama that its list does not show to be one.
 
+use std::io;
 use std::time::Duration;
 
 use access_tokens::Secret;
@@ -61,7 +62,9 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
         }
         Ok(Err(broken)) if broken.is_untrusted() => Probe::Untrusted(broken.to_string()),
         Ok(Err(Broken::Connect(error))) => {
-            Probe::Unreachable(format!("it cannot be reached: {}", with_causes(&error)))
+            let is_shut = error.kind() == io::ErrorKind::ConnectionRefused;
+            let reason = format!("it cannot be reached: {}", with_causes(&error));
+            if is_shut { Probe::Shut(reason) } else { Probe::Unreachable(reason) }
         }
         Ok(Err(broken)) => Probe::Unreachable(with_causes(&broken)),
     }

@@ -87,6 +87,8 @@ pub enum FailureKind {
     /// back. What it computes may come all the same, since one that does one thing at a time cannot be looked
     /// at meanwhile.
     Gone,
+    /// The same, and nothing listens at its port any more: it ends, or has ended.
+    Shut,
     /// It loads its model, so that it is worth waiting for.
     Loading,
     /// It does not take the queen's token, and the reason is in her words.
@@ -179,6 +181,14 @@ impl Registry {
             WorkerState::Failed { reason } => Some(reason),
             _ => None,
         }
+    }
+
+    /// Whether nothing listens at the port of a place's server any more.
+    #[must_use]
+    pub fn is_shut(&self, place: &Place) -> bool {
+        let state = self.state();
+        let worker = state.workers.get(&place.worker_id);
+        worker.is_some_and(|worker| worker.failure == Some(FailureKind::Shut))
     }
 
     /// Whether looks find the server of a place well, or loading its model.

@@ -290,7 +290,7 @@ impl Worker {
 
     /// Whether it is of a server that the last looks did not reach.
     pub(super) fn is_missed(&self) -> bool {
-        self.failure == Some(FailureKind::Gone)
+        matches!(self.failure, Some(FailureKind::Gone | FailureKind::Shut))
     }
 
     /// Whether it has requests.

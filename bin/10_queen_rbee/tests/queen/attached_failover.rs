@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rbee_operations::{Operation, WorkerAttach};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -443,6 +444,55 @@ async fn the_only_server_is_waited_for_and_a_deadline_that_it_lets_pass_is_its_f
     assert!(metrics.contains(failures), "{metrics}");
 }
 
+/// A llama-server that is told to stop in mid-answer: its port is shut at once, and its stream stays open.
+async fn stopping_server(listener: TcpListener) -> TcpStream {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let listed =
+        json!({"object": "list", "data": [{"id": "m", "owned_by": "llamacpp"}]}).to_string();
+    let json = "content-type: application/json\r\nconnection: close";
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut asked = vec![0; 1 << 16];
+        let read = stream.read(&mut asked).await.unwrap();
+        let asked = String::from_utf8_lossy(&asked[..read]).into_owned();
+        if asked.starts_with("POST") {
+            let delta = json!({"choices": [{"index": 0, "delta": {"content": "Hello,"}}]});
+            stream.write_all(format!("{HEAD}data: {delta}\n\n").as_bytes()).await.unwrap();
+            return stream;
+        }
+        let lists = asked.starts_with("GET /v1/models");
+        let (status, body) =
+            if lists { ("200 OK", listed.as_str()) } else { ("404 Not Found", "{}") };
+        let length = body.len();
+        let reply =
+            format!("HTTP/1.1 {status}\r\n{json}\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(reply.as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_shuts_its_port_in_mid_answer_is_not_waited_for_as_one_that_is_busy() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let queen = Queen::configured(|config| {
+        config.worker.heartbeat_interval_ms = 50;
+        config.queen.stall_timeout_s = 600;
+    })
+    .await;
+    let stops = stopping_server(listener);
+    let answer = async {
+        succeeds(&queen, attach(&url)).await;
+        let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+        stream.until_text().await;
+        let worker = WorkerDouble::start("w-1", [Script::Says(&[" world"])]);
+        queen.worker_beat(&worker.beat()).await;
+        (stream.rest().await, worker)
+    };
+    let (_held, (transcript, _worker)) = tokio::join!(stops, answer);
+    assert!(transcript.is_done && transcript.error.is_none(), "{transcript:?}");
+    assert_eq!(transcript.text(), "Hello, world");
+}
+
 #[tokio::test]
 async fn a_server_that_looks_find_well_is_waited_for_where_nobody_else_has_the_model() {
     // The one gives not even the head of its answer, the other nothing after that.
@@ -455,7 +505,9 @@ async fn a_server_that_looks_find_well_is_waited_for_where_nobody_else_has_the_m
         let (asked, enough) = (Instant::now(), Duration::from_secs(7));
         until("one out of reach would be given up", async || asked.elapsed() > enough).await;
         assert_eq!(server.requests().len(), 2, "nothing lost its place there");
-        ends.iter().for_each(|end| end.notify_one());
+        for end in &ends {
+            end.notify_one();
+        }
     };
     let first = async { queen.ask(CHAT, &chat()).await };
     let second = async {

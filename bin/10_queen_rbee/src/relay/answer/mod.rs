@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, TokenId, WorkerId};
 
-use self::silence::{Silence, silent};
+use self::silence::{SHUT_SILENCE, Silence, silent};
 use self::unwilling::Unwilling;
 use super::contexts::Contexts;
 use super::failure::Trouble;
@@ -304,8 +304,7 @@ impl Answer {
             Ok(events) => {
                 let had = self.progress.tokens();
                 let reading = Reading::new(Box::new(events), place, had, silence);
-                let until = self.patience_ends(&reading);
-                self.alarm.as_mut().reset(until);
+                self.set_alarm(&reading, self.patience_ends(&reading));
                 self.state = State::Reading(reading);
                 Ok(())
             }
@@ -405,8 +404,7 @@ impl Answer {
                     if !self.progress.has_moved() {
                         reading.prompt_time = self.prompt_time(&reading.place);
                     }
-                    let until = self.patience_ends(&reading);
-                    self.alarm.as_mut().reset(until);
+                    self.set_alarm(&reading, self.patience_ends(&reading));
                 }
             }
             match step {
@@ -492,15 +490,25 @@ impl Answer {
         self.ready.push_back(done);
     }
 
+    /// Sets the alarm to the end of a worker's patience. Between, it is looked whether a server ends.
+    fn set_alarm(&mut self, reading: &Reading, until: Instant) {
+        let looks = reading.silence.is_some().then(|| Instant::now() + SHUT_SILENCE);
+        self.alarm.as_mut().reset(looks.map_or(until, |looks| until.min(looks)));
+    }
+
     /// What the alarm means; `None` where it came too early, and is set again.
     fn on_alarm(&mut self, reading: &Reading) -> Option<Trouble> {
         let now = Instant::now();
         if now >= self.asking.deadline {
             return Some(Trouble::Deadline);
         }
+        let (place, since) = (&reading.place, reading.heard_at);
+        if reading.silence.as_ref().is_some_and(|silence| silence.is_shut(place, since)) {
+            return Some(silent(self.relay.dispatcher.registry(), place, since));
+        }
         let until = self.patience_ends(reading);
         if now < until {
-            self.alarm.as_mut().reset(until);
+            self.set_alarm(reading, until);
             return None;
         }
         let silence = reading.silence.as_ref().filter(|_| !self.progress.is_started());

@@ -19,6 +19,10 @@ use crate::relay::patience::{Doing, patience, server_begins, server_patience};
 /// How often it is looked whether another worker can take what a server is silent over.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long a server at whose port nothing listens may be silent over a request that it has: one that ends
+/// may still finish its answers.
+pub(super) const SHUT_SILENCE: Duration = Duration::from_secs(5);
+
 /// What decides how long a server may be silent over a request.
 #[derive(Debug)]
 pub(super) struct Silence {
@@ -45,6 +49,12 @@ impl Silence {
         if is_over { Ok(()) } else { Err(Instant::now() + LOOK) }
     }
 
+    /// Whether the server ends, by its silence since then: nothing listens at its port, so that it is not just
+    /// busy.
+    pub(super) fn is_shut(&self, place: &Place, since: Instant) -> bool {
+        since.elapsed() >= SHUT_SILENCE && self.dispatcher.registry().is_shut(place)
+    }
+
     /// Whether nothing speaks for it any longer.
     fn is_lost(&self, place: &Place, since: Instant) -> bool {
         since.elapsed() >= server_begins(self.stall)
@@ -58,14 +68,16 @@ impl Silence {
         sending: impl Future<Output = Result<T, Trouble>>,
     ) -> Result<T, Trouble> {
         let (mut sending, since) = (pin!(sending), Instant::now());
-        let mut until = self.may_end(place, since);
+        let mut until = self.may_end(place, since).min(since + SHUT_SILENCE);
         loop {
             if let Ok(sent) = timeout_at(until, &mut sending).await {
                 return sent;
             }
-            until = match self.end(place, since) {
-                Ok(()) => return Err(silent(self.dispatcher.registry(), place, since)),
-                Err(until) => until,
+            let is_over = Instant::now() >= self.may_end(place, since);
+            let end = if is_over { self.end(place, since) } else { Err(Instant::now() + LOOK) };
+            until = match end {
+                Err(until) if !self.is_shut(place, since) => until,
+                _ => return Err(silent(self.dispatcher.registry(), place, since)),
             };
         }
     }
