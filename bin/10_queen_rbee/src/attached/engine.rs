@@ -48,13 +48,15 @@ impl Engine {
     }
 
     /// How many requests one of its models is taken to run at once, where neither it nor anybody else says
-    /// so: vLLM and another queen take what comes, and what is too much waits there in good order.
+    /// so: vLLM and another queen take what comes, and what is too much waits there in good order. Ollama runs
+    /// one, unless it was started with `OLLAMA_NUM_PARALLEL`, of which it tells nothing.
     #[must_use]
     pub fn usual_slots(self) -> u32 {
         match self {
             Self::Vllm => 64,
             Self::Rbee => 16,
-            Self::LlamaServer | Self::Ollama | Self::LmStudio | Self::Unknown => 4,
+            Self::Ollama => 1,
+            Self::LlamaServer | Self::LmStudio | Self::Unknown => 4,
         }
     }
 
