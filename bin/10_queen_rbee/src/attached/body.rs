@@ -110,6 +110,9 @@ impl Original {
                 body.insert(name.into(), request.n.into());
             }
         }
+        if server.engine.knows_only_max_tokens() {
+            limit(&mut body);
+        }
         if let Some(prefill) = prefill {
             go_on(&mut body, server.engine, request, prefill);
         }
@@ -127,6 +130,15 @@ impl Endpoint {
             Self::Embeddings => "/v1/embeddings",
             Self::Rerank => "/v1/rerank",
         }
+    }
+}
+
+/// Says how long the answer may be in the older word, too.
+fn limit(body: &mut Body) {
+    let is_said = |name: &str| body.get(name).is_some_and(|value| !value.is_null());
+    if is_said("max_completion_tokens") && !is_said("max_tokens") {
+        let most = body["max_completion_tokens"].clone();
+        body.insert("max_tokens".into(), most);
     }
 }
 
@@ -225,6 +237,36 @@ mod tests {
             let body = original.body_for(&server(Engine::Unknown), &request, Some(&prefill));
             assert!(body["prompt"].to_string().contains(r#""OnceHello""#), "{body:?}");
         }
+    }
+
+    #[test]
+    fn the_length_of_an_answer_is_limited_in_a_word_that_the_server_knows() {
+        let messages = json!([{"role": "user", "content": "Hi"}]);
+        let both = json!({"max_tokens": 9, "max_completion_tokens": 9});
+        let (older, newer) = (json!({"max_tokens": 9}), json!({"max_completion_tokens": 9}));
+        let none = json!({"max_tokens": null, "max_completion_tokens": 9});
+        for (engine, sent, expected) in [
+            (Engine::Ollama, &newer, [Some(9), Some(9)]),
+            (Engine::LmStudio, &newer, [Some(9), Some(9)]),
+            (Engine::Ollama, &none, [Some(9), Some(9)]),
+            (Engine::Ollama, &older, [Some(9), None]),
+            (Engine::Ollama, &both, [Some(9), Some(9)]),
+            (Engine::Ollama, &json!({}), [None, None]),
+            // Some refuse to be told in both words.
+            (Engine::Unknown, &newer, [None, Some(9)]),
+            (Engine::Vllm, &newer, [None, Some(9)]),
+        ] {
+            let mut sent = sent.clone();
+            (sent["model"], sent["messages"]) = ("here".into(), messages.clone());
+            let body = chat(&sent, engine, None);
+            let said = |name: &str| body.get(name).and_then(Value::as_u64);
+            let found = ["max_tokens", "max_completion_tokens"].map(said);
+            assert_eq!(found, expected, "{engine:?}: {sent}");
+        }
+        let sent = json!({"model": "here", "messages": messages, "max_completion_tokens": 9});
+        let prefill = Prefill { text: String::new(), tokens: 4 };
+        let body = chat(&sent, Engine::Ollama, Some(&prefill));
+        assert_eq!(body["max_tokens"], 5, "what is left of it");
     }
 
     #[test]

@@ -60,6 +60,12 @@ impl Engine {
         }
     }
 
+    /// Whether it limits an answer by `max_tokens` and takes no notice of `max_completion_tokens`, or may.
+    #[must_use]
+    pub fn knows_only_max_tokens(self) -> bool {
+        matches!(self, Self::Ollama | Self::LmStudio)
+    }
+
     /// Its name.
     #[must_use]
     pub fn as_str(self) -> &'static str {
