@@ -113,12 +113,8 @@ impl Original {
                 body.insert(name.into(), n.into());
             }
         }
-        if server.engine.wants_max_tokens()
-            && body.get("max_tokens").is_none_or(Value::is_null)
-            && let Some(most) = body.get("max_completion_tokens").filter(|most| !most.is_null())
-        {
-            let most = most.clone();
-            body.insert("max_tokens".into(), most);
+        if server.engine.knows_only_max_tokens() {
+            limit(&mut body);
         }
         if let Some(prefill) = prefill {
             go_on(&mut body, server.engine, request, prefill);
@@ -137,6 +133,15 @@ impl Endpoint {
             Self::Embeddings => "/v1/embeddings",
             Self::Rerank => "/v1/rerank",
         }
+    }
+}
+
+/// Says how long the answer may be in the older word, too.
+fn limit(body: &mut Body) {
+    let is_said = |name: &str| body.get(name).is_some_and(|value| !value.is_null());
+    if is_said("max_completion_tokens") && !is_said("max_tokens") {
+        let most = body["max_completion_tokens"].clone();
+        body.insert("max_tokens".into(), most);
     }
 }
 
@@ -206,26 +211,6 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_a_conversation_is_told_by_the_name_that_the_server_knows() {
-        let message = json!([{"role": "user", "content": "Hi"}]);
-        for (engine, limits, told) in [
-            (Engine::Ollama, json!({"max_completion_tokens": 7}), json!(7)),
-            (Engine::LmStudio, json!({"max_completion_tokens": 7}), json!(7)),
-            (Engine::Ollama, json!({"max_tokens": 3}), json!(3)),
-            (Engine::Ollama, json!({}), Value::Null),
-            (Engine::Vllm, json!({"max_completion_tokens": 7}), Value::Null),
-        ] {
-            let mut sent = limits.clone();
-            sent["model"] = "here".into();
-            sent["messages"] = message.clone();
-            let body = chat(&sent, engine, None);
-            let found = body.get("max_tokens").cloned().unwrap_or_default();
-            assert_eq!(found, told, "{engine:?} {limits}");
-            assert_eq!(body.get("max_completion_tokens"), limits.get("max_completion_tokens"));
-        }
-    }
-
-    #[test]
     fn an_answer_that_has_begun_is_gone_on_with_in_the_words_of_the_server() {
         let sent = json!({
             "model": "here", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, "n": 3,
@@ -270,6 +255,36 @@ mod tests {
             let body = Original::new(Endpoint::Chat, sent).body_for(&server, &request, None);
             assert_eq!(body["n"], asked, "{most_answers:?} {wanted}");
         }
+    }
+
+    #[test]
+    fn the_length_of_an_answer_is_limited_in_a_word_that_the_server_knows() {
+        let messages = json!([{"role": "user", "content": "Hi"}]);
+        let both = json!({"max_tokens": 9, "max_completion_tokens": 9});
+        let (older, newer) = (json!({"max_tokens": 9}), json!({"max_completion_tokens": 9}));
+        let none = json!({"max_tokens": null, "max_completion_tokens": 9});
+        for (engine, sent, expected) in [
+            (Engine::Ollama, &newer, [Some(9), Some(9)]),
+            (Engine::LmStudio, &newer, [Some(9), Some(9)]),
+            (Engine::Ollama, &none, [Some(9), Some(9)]),
+            (Engine::Ollama, &older, [Some(9), None]),
+            (Engine::Ollama, &both, [Some(9), Some(9)]),
+            (Engine::Ollama, &json!({}), [None, None]),
+            // Some refuse to be told in both words.
+            (Engine::Unknown, &newer, [None, Some(9)]),
+            (Engine::Vllm, &newer, [None, Some(9)]),
+        ] {
+            let mut sent = sent.clone();
+            (sent["model"], sent["messages"]) = ("here".into(), messages.clone());
+            let body = chat(&sent, engine, None);
+            let said = |name: &str| body.get(name).and_then(Value::as_u64);
+            let found = ["max_tokens", "max_completion_tokens"].map(said);
+            assert_eq!(found, expected, "{engine:?}: {sent}");
+        }
+        let sent = json!({"model": "here", "messages": messages, "max_completion_tokens": 9});
+        let prefill = Prefill { text: String::new(), tokens: 4 };
+        let body = chat(&sent, Engine::Ollama, Some(&prefill));
+        assert_eq!(body["max_tokens"], 5, "what is left of it");
     }
 
     #[test]

@@ -50,8 +50,8 @@ impl Engine {
     }
 
     /// How many requests one of its models is taken to run at once, where neither it nor anybody else says
-    /// so: vLLM and another queen take what comes, and what is too much waits there in good order; Ollama runs
-    /// one, unless `OLLAMA_NUM_PARALLEL` tells it otherwise.
+    /// so: vLLM and another queen take what comes, and what is too much waits there in good order. Ollama runs
+    /// one, unless it was started with `OLLAMA_NUM_PARALLEL`, of which it tells nothing.
     #[must_use]
     pub fn usual_slots(self) -> u32 {
         match self {
@@ -62,9 +62,9 @@ impl Engine {
         }
     }
 
-    /// Whether it knows the limit of a conversation by its earlier name alone, `max_tokens`.
+    /// Whether it limits an answer by `max_tokens` and takes no notice of `max_completion_tokens`, or may.
     #[must_use]
-    pub fn wants_max_tokens(self) -> bool {
+    pub fn knows_only_max_tokens(self) -> bool {
         matches!(self, Self::Ollama | Self::LmStudio)
     }
 

@@ -13,6 +13,7 @@ mod log;
 mod patience;
 mod prefill;
 mod progress;
+mod pulse;
 mod quarantine;
 mod reason;
 mod record;
@@ -38,6 +39,7 @@ pub use self::answer::Answer;
 pub(crate) use self::contexts::longer_context;
 pub use self::failure::Failure;
 pub use self::prefill::Prefill;
+use self::pulse::Pulses;
 use self::quarantine::Quarantine;
 pub use self::reason::Reason;
 pub(crate) use self::reason::is_name;
@@ -72,6 +74,7 @@ struct Shared {
     budget: Mutex<Budget>,
     metrics: Metrics,
     quarantine: Quarantine,
+    pulses: Pulses,
     /// The next request's number.
     requests: AtomicU64,
 }
@@ -159,6 +162,7 @@ impl Relay {
             budget: Mutex::new(Budget::full(Instant::now().into_std())),
             metrics: Metrics::default(),
             quarantine: Quarantine::default(),
+            pulses: Pulses::default(),
             requests: AtomicU64::new(0),
         };
         let (workers, shared) = (WorkerClient::new(keyring, pool), Arc::new(shared));
@@ -221,4 +225,8 @@ impl Shared {
     fn budget<T>(&self, with: impl FnOnce(&mut Budget) -> T) -> T {
         with(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

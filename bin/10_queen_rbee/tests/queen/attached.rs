@@ -107,6 +107,17 @@ async fn the_models_of_a_server_are_listed_and_asked_for_by_either_name() {
 }
 
 #[tokio::test]
+async fn models_have_as_many_slots_as_their_kind_of_server_has_where_it_tells_none() {
+    for (owner, slots) in
+        [("library", 1), ("vllm", 64), ("rbee", 16), ("llamacpp", 4), ("organization_owner", 4)]
+    {
+        let server = ServerDouble::start(owner, &["m"], []);
+        let worker = queen_with(&server).await.status().await["workers"][0].clone();
+        assert_eq!(worker["slots"]["total"], slots, "{owner}");
+    }
+}
+
+#[tokio::test]
 async fn streams_and_whole_answers_come_in_the_dialect_of_this_queen() {
     let server = ServerDouble::start("library", &["m"], []);
     let queen = queen_with(&server).await;

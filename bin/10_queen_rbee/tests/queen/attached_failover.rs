@@ -417,7 +417,8 @@ async fn a_silent_server_is_given_up_where_another_one_can_take_the_request() {
 async fn the_only_server_is_waited_for_and_a_deadline_that_it_lets_pass_is_its_failure() {
     let told_to = Arc::new(Notify::new());
     let plays = [Plays::Thinks(told_to.clone()), Plays::Silent];
-    let server = ServerDouble::start("library", &["m"], plays);
+    // What runs one request at a time has the second one in its queue.
+    let server = ServerDouble::start("llamacpp", &["m"], plays);
     let queen = impatient(&server).await;
     let late = async {
         until("the first is there", async || server.requests().len() == 1).await;
@@ -517,6 +518,31 @@ async fn a_server_that_looks_find_well_is_waited_for_where_nobody_else_has_the_m
     let (first, second, ()) = tokio::join!(first, second, loads);
     assert_eq!((first.status, second.status), (200, 200), "{first:?} {second:?}");
     assert_eq!(server.requests().len(), 2, "nothing was sent again");
+}
+
+#[tokio::test]
+async fn a_server_that_answers_others_is_late_and_has_not_failed() {
+    let ends: [Arc<Notify>; 2] = Default::default();
+    let plays = [Plays::Drips("x", ends[0].clone()), Plays::Thinks(ends[1].clone())];
+    let server = ServerDouble::start("llamacpp", &["m"], plays);
+    let fine = ServerDouble::start("llamacpp", &["m"], []);
+    let queen = impatient(&server).await;
+    let mut first = queen.stream(CHAT, &chat()).await.begun().await;
+    first.until_text().await;
+    let body = chat();
+    let answers = async {
+        until("both are asked", async || server.requests().len() == 2).await;
+        let name = Some("z-other".parse().unwrap());
+        succeeds(&queen, WorkerAttach { name, ..attach(&fine.url) }).await;
+        let (asked, enough) = (Instant::now(), Duration::from_secs(3));
+        until("one that hangs would be given up", async || asked.elapsed() > enough).await;
+        ends[1].notify_one();
+    };
+    let (second, ()) = tokio::join!(queen.ask(CHAT, &body), answers);
+    ends[0].notify_one();
+    assert!(first.rest().await.is_done);
+    assert_eq!(second.header("x-rbee-worker"), "nas-m", "{second:?}");
+    assert_eq!((server.requests().len(), fine.requests().len()), (2, 0));
 }
 
 #[tokio::test]

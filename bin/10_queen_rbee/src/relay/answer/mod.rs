@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use daemon_http::ApiError;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -27,7 +26,7 @@ use super::record::Record;
 use super::retry::Tries;
 use super::size::Size;
 use super::worker::{Leg, WorkerEvents};
-use super::{Asking, Failure, Part, Relay};
+use super::{Asking, Failure, Part, Relay, millis};
 use crate::attached::{Original, Told};
 use crate::clock;
 use crate::decisions::{Decided, Kind};
@@ -100,7 +99,7 @@ struct Reading {
     first_at: Option<Instant>,
     /// What the fresh part of the prompt takes there, where that is known.
     prompt_time: Option<PromptTime>,
-    /// How long it may say nothing before, where it is of a server.
+    /// What decides how long it may say nothing before, where it is of a server.
     silence: Option<Box<Silence>>,
 }
 
@@ -122,6 +121,14 @@ impl Reading {
             prompt_time: None,
             silence,
         })
+    }
+
+    /// The worker gives something.
+    fn hears(&mut self) {
+        self.heard_at = Instant::now();
+        if let Some(silence) = &self.silence {
+            silence.pulse.beat();
+        }
     }
 
     /// What the worker took, with so many tokens given in all, for so many texts side by side.
@@ -387,7 +394,7 @@ impl Answer {
             let event = match event {
                 Ok(Told::Event(event)) => event,
                 Ok(Told::Aside(aside)) => {
-                    reading.heard_at = Instant::now();
+                    reading.hears();
                     if self.asides.len() < MAX_ASIDES {
                         self.asides.push(aside);
                     }
@@ -398,7 +405,7 @@ impl Answer {
             let before = (self.progress.is_started(), self.progress.has_moved());
             let step = self.progress.on_event(event);
             if self.progress.is_started() {
-                reading.heard_at = Instant::now();
+                reading.hears();
                 // Patience changes with what it does: in its queue, with the prompt, with the answer.
                 if before != (true, self.progress.has_moved()) {
                     if !self.progress.has_moved() {
@@ -604,8 +611,4 @@ impl Drop for Answer {
             "inference ended"
         );
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

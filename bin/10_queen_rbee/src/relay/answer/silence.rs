@@ -4,6 +4,7 @@
 //! well, since whoever sends again to the same server only loses the place there.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -15,6 +16,7 @@ use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::{Failed, Registry};
 use crate::relay::patience::{Doing, patience, server_begins, server_patience};
+use crate::relay::pulse::Pulse;
 
 /// How often it is looked whether another worker can take what a server is silent over.
 const LOOK: Duration = Duration::from_secs(1);
@@ -32,14 +34,23 @@ pub(super) struct Silence {
     bytes: u64,
     stall: Duration,
     deadline: Instant,
+    /// When the server last gave something to any request.
+    pub(super) pulse: Arc<Pulse>,
 }
 
 impl Silence {
-    /// When it is looked whether another worker can take the request, where the server was silent since
-    /// then.
+    /// When it is looked whether another worker can take the request, where the server was silent over it
+    /// since then. While it answers others it is only later than it should be.
     pub(super) fn may_end(&self, place: &Place, since: Instant) -> Instant {
         let left = self.deadline.saturating_duration_since(since);
-        since + server_patience(self.stall, left, self.doing(place))
+        let patience = server_patience(self.stall, left, self.doing(place));
+        let longest = patience.max(server_begins(self.stall).min(left / 2));
+        (self.heard(since) + patience).min(since + longest)
+    }
+
+    /// When the server last gave something to anybody, where it gave the request nothing since then.
+    fn heard(&self, since: Instant) -> Instant {
+        since.max(self.pulse.last())
     }
 
     /// Whether the server has been silent for too long since then; else when that is looked at again, since
@@ -57,7 +68,7 @@ impl Silence {
 
     /// Whether nothing speaks for it any longer.
     fn is_lost(&self, place: &Place, since: Instant) -> bool {
-        since.elapsed() >= server_begins(self.stall)
+        self.heard(since).elapsed() >= server_begins(self.stall)
             && !self.dispatcher.registry().looks_reach(place)
     }
 
@@ -82,11 +93,11 @@ impl Silence {
         }
     }
 
-    /// Whether it has been silent since then for longer than a server that works is, whoever else there is.
-    /// Another queen may have it in her queue.
+    /// Whether it has been silent since then, to others, too, for longer than a server that works is, whoever
+    /// else there is. Another queen may have it in her queue.
     fn is_failure(&self, place: &Place, since: Instant) -> bool {
         let longest = patience(self.stall, Duration::MAX, self.doing(place));
-        !is_queen(place) && since.elapsed() >= longest.min(server_begins(self.stall))
+        !is_queen(place) && self.heard(since).elapsed() >= longest.min(server_begins(self.stall))
     }
 
     fn doing(&self, place: &Place) -> Doing {
@@ -113,6 +124,7 @@ impl Answer {
             bytes: u64::from(self.prompt.bytes()) + bytes_to_score(&self.request.task),
             stall: self.relay.shared.stall,
             deadline: self.asking.deadline,
+            pulse: self.relay.shared.pulses.of(&place.target.hive_id),
         })
     }
 

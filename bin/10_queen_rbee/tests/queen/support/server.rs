@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -17,6 +18,9 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::DropGuard;
+
+/// How often a piece comes of an answer that drips.
+const DRIP: Duration = Duration::from_millis(50);
 
 /// What a server does with one request.
 #[derive(Debug, Clone)]
@@ -41,6 +45,8 @@ pub(crate) enum Plays {
     Answers(u16, &'static str, String),
     /// Answers with this status that it is full, for so many seconds.
     Full(u16, u32),
+    /// Gives this piece of text again and again, and the end when it is told to.
+    Drips(&'static str, Arc<Notify>),
     /// Says nothing until it is told to, then the usual.
     Thinks(Arc<Notify>),
     /// Says neither yes nor no.
@@ -362,6 +368,7 @@ async fn answer(
             streamed(texts(said).into_iter().chain([over]).collect(), End::Never)
         }
         Plays::Waits(said, told_to) => streamed(texts(said), End::Told(told_to, over)),
+        Plays::Drips(piece, told_to) => dripping(&text(piece), told_to, &over),
         Plays::Dies(said) => streamed(texts(said), End::Break),
         Plays::Hangs(said) => streamed(texts(said), End::Never),
         Plays::Fails(said) => {
@@ -389,6 +396,18 @@ enum End {
     Never,
 }
 
+/// Gives a chunk again and again, and the last one when it is told to.
+fn dripping(chunk: &Value, told_to: Arc<Notify>, last: &Value) -> Response {
+    let drips = stream::repeat(format!("data: {chunk}\n\n")).then(|chunk| async {
+        tokio::time::sleep(DRIP).await;
+        chunk
+    });
+    let drips = drips.take_until(async move { told_to.notified().await });
+    let last = format!("data: {last}\n\ndata: [DONE]\n\n");
+    let all = drips.chain(stream::iter([last])).map(|data| Ok::<_, io::Error>(Bytes::from(data)));
+    ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(all)).into_response()
+}
+
 fn streamed(chunks: Vec<Value>, end: End) -> Response {
     let chunks = chunks.into_iter().map(|chunk| Ok(Bytes::from(format!("data: {chunk}\n\n"))));
     let end = stream::once(async move {
@@ -401,7 +420,7 @@ fn streamed(chunks: Vec<Value>, end: End) -> Response {
             End::Close => Ok(Bytes::from_static(b": bye\n\n")),
             End::Break => {
                 // What was said before must be on its way.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 Err(io::Error::other("killed"))
             }
             End::Never => std::future::pending().await,
