@@ -146,9 +146,9 @@ impl<T> Admission<T> {
         let rank = queue.rank(entrant, number);
         let mut shed = None;
         if queue.waiting.len() >= limit && !entrant.had_a_place {
-            match queue.waiting.last_key_value() {
-                Some((last, _)) if *last > rank => {
-                    let last = *last;
+            // Whoever had a place begins at 0, and stays.
+            match queue.waiting.keys().rev().find(|last| last.start > 0).copied() {
+                Some(last) if last > rank => {
                     if let Some((model, request)) = queue.remove(last) {
                         count_out(&mut self.by_model, &model);
                         self.len -= 1;
@@ -379,6 +379,16 @@ mod tests {
         let entrant = Entrant { queue: &key, model: &other, ..entrant("a") };
         assert!(queue.enter(&entrant, 1).is_ok());
         assert_eq!((queue.waiting_for(&other), queue.len()), (1, 2));
+    }
+
+    #[test]
+    fn whoever_had_a_place_makes_room_for_nobody() {
+        let mut queue = Admission::new(2);
+        let begun = Entrant { priority: Priority::Batch, had_a_place: true, ..entrant("a") };
+        queue.enter(&begun, 0).unwrap();
+        assert_eq!(queue.enter(&entrant("b"), 1).map(|(_, shed)| shed), Ok(None));
+        let refused = queue.enter(&entrant("b"), 2).map(|(_, shed)| shed);
+        assert_eq!(refused, Err((QueueFull { limit: 2 }, 2)), "the batch answer has begun");
     }
 
     #[test]

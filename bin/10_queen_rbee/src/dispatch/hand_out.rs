@@ -155,7 +155,8 @@ impl Dispatcher {
             let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&name.closed, waited, now);
-            let judging = judgings.at(spot, || self.judging(waiting, &ask, now));
+            let is_starting = starting.is_some();
+            let judging = judgings.at(spot, || self.judging(waiting, &ask, is_starting, now));
             let placed = self.registry.place_judged(&ask, judging, now);
             if matches!(placed, Some(Placed::Not(_))) {
                 judgings.over(spot);
@@ -235,14 +236,23 @@ impl Dispatcher {
     }
 
     /// Who judges for a request that waits. What is asked about workers that take nothing now would be asked with each
-    /// look at the queue.
-    fn judging(&self, waiting: &Waiting, ask: &Ask<'_>, now: Instant) -> Option<Judging<'_>> {
+    /// look at the queue; the look that starts workers has to be asked by itself, or it would be told of those that
+    /// are refused as if they were worth waiting for.
+    fn judging(
+        &self,
+        waiting: &Waiting,
+        ask: &Ask<'_>,
+        is_starting: bool,
+        now: Instant,
+    ) -> Option<Judging<'_>> {
         let judging = self.registry.judging(ask)?;
-        let asked = waiting.rules_asked.get();
-        if asked.is_some_and(|at| now.saturating_duration_since(at) < ASK_AGAIN) {
+        let mut asked = waiting.rules_asked.get();
+        let last = &mut asked[usize::from(is_starting)];
+        if last.is_some_and(|at| now.saturating_duration_since(at) < ASK_AGAIN) {
             return Some(judging.of_open());
         }
-        waiting.rules_asked.set(Some(now));
+        *last = Some(now);
+        waiting.rules_asked.set(asked);
         Some(judging)
     }
 

@@ -97,21 +97,24 @@ impl State {
         ruling: Option<Ruling<'a>>,
         now: Instant,
     ) -> Fleet<'a> {
-        let mut kept: BTreeMap<&ModelAlias, (Option<Policy>, u32)> = BTreeMap::new();
+        let mut kept: BTreeMap<&ModelAlias, (Option<Policy>, u32, u32)> = BTreeMap::new();
         let lives = |worker: &Worker| {
             !worker.target.gone.is_cancelled()
                 && worker.readiness_for_requests() != Readiness::Ending
         };
         for (_, worker) in self.own_workers().filter(|(_, worker)| lives(worker)) {
-            let of_model = kept.entry(&worker.model).or_insert_with(|| (policy(&worker.model), 0));
-            of_model.1 += 1;
+            let none = || (policy(&worker.model), 0, 0);
+            let (_, count, ready) = kept.entry(&worker.model).or_insert_with(none);
+            *count += 1;
+            *ready += u32::from(worker.readiness_for_requests() == Readiness::Ready);
         }
+        // One that loads may fail to, so that it stands in for none.
         let spare = |model: &ModelAlias| match kept.get(model) {
-            Some((Some(policy), count)) => count.saturating_sub(policy.kept()),
+            Some((Some(policy), _, ready)) => ready.saturating_sub(policy.kept()),
             _ => u32::MAX,
         };
         let has_enough = match kept.get(model) {
-            Some((Some(policy), count)) => *count >= policy.max,
+            Some((Some(policy), count, _)) => *count >= policy.max,
             _ => false,
         };
         // One that its hive has given up has no memory any more.

@@ -275,7 +275,10 @@ impl Registry {
         }
         let mut ready = state
             .answering(model, &files)
-            .filter(|(_, worker)| worker.readiness_for_requests() == Readiness::Ready)
+            .filter(|(_, worker)| {
+                worker.readiness_for_requests() == Readiness::Ready
+                    && state.answers_to_its_name(worker)
+            })
             .peekable();
         let (first, _) = *ready.peek()?;
         let are_shut = ready.all(|(_, worker)| worker.breaker.circuit(now) != Circuit::Closed);
@@ -292,6 +295,7 @@ impl Registry {
             let hive = || state.hives.liveness(&worker.hive_id, now);
             worker.readiness_for_requests() == Readiness::Ready
                 && worker.liveness(due, hive) == Liveness::Alive
+                && state.answers_to_its_name(worker)
         });
         // Requests that they serve in a thousand seconds.
         let served = ready.map(|(_, worker)| {

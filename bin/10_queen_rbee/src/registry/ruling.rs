@@ -299,8 +299,8 @@ impl State {
             worker.is_none_or(|worker| self.verdict(ruling, &idle, worker, demand).is_allowed)
         };
         // One that it may have is enough: the others are asked about only where that one is refused.
-        let mut awaited = workers.iter().filter(|view| is_awaited(view));
-        if awaited.next().is_none_or(is_allowed) {
+        let is_in_time = |view: &&WorkerView<'_>| is_awaited(view) && view.rests_for <= demand.left;
+        if workers.iter().find(is_in_time).is_some_and(is_allowed) {
             return;
         }
         let mut denied = Vec::new();

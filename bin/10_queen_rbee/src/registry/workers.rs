@@ -242,13 +242,12 @@ impl Workers {
         }
         worker.failures += 1;
         let is_its = worker.entry == stay.entry;
-        if failed.is_connection
-            && is_its
-            && !worker.breaker.on_break(stay.number, worker.given, now)
-        {
+        let is_probe = is_its && worker.probed_by == Some(stay.number);
+        let is_news = !(failed.is_connection && is_its)
+            || worker.breaker.on_break(stay.number, worker.given, now);
+        if !is_news && !is_probe {
             return false;
         }
-        let is_probe = is_its && worker.probed_by == Some(stay.number);
         worker.breaker.on_failure(failed.request, is_probe, now)
     }
 

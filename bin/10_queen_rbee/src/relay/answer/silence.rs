@@ -63,7 +63,7 @@ impl Silence {
     /// Whether the server ends, by its silence since then: nothing listens at its port, so that it is not just
     /// busy.
     pub(super) fn is_shut(&self, place: &Place, since: Instant) -> bool {
-        since.elapsed() >= SHUT_SILENCE && self.dispatcher.registry().is_shut(place)
+        self.heard(since).elapsed() >= SHUT_SILENCE && self.dispatcher.registry().is_shut(place)
     }
 
     /// Whether nothing speaks for it any longer.
