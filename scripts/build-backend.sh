@@ -113,7 +113,10 @@ options_of_cuda() {
     have nvcc || stop "nvcc is missing: install the CUDA toolkit and put its bin folder into PATH."
     module_target=ggml-cuda module=libggml-cuda.so
     options=(-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF)
-    [[ $native == no ]] || options+=(-DCMAKE_CUDA_ARCHITECTURES=native)
+    # Without it, CMake would go on with what an earlier build with --native told it.
+    local cards=-UCMAKE_CUDA_ARCHITECTURES
+    [[ $native == no ]] || cards=-DCMAKE_CUDA_ARCHITECTURES=native
+    options+=("$cards")
 }
 
 options_of_rocm() {

@@ -105,12 +105,9 @@ impl Original {
                 body.insert("stream_options".into(), json!({"include_usage": true}));
             }
         }
-        // The answers that it leaves out are asked for one by one.
-        let n =
-            if server.most_answers.is_some_and(|most| request.n > most) { 1 } else { request.n };
         for name in ["n", "best_of"] {
-            if body.get(name).is_some_and(|wanted| !wanted.is_null() && *wanted != n) {
-                body.insert(name.into(), n.into());
+            if body.get(name).is_some_and(|n| !n.is_null() && *n != request.n) {
+                body.insert(name.into(), request.n.into());
             }
         }
         if server.engine.knows_only_max_tokens() {
@@ -239,21 +236,6 @@ mod tests {
             let original = Original::new(Endpoint::Completion, sent);
             let body = original.body_for(&server(Engine::Unknown), &request, Some(&prefill));
             assert!(body["prompt"].to_string().contains(r#""OnceHello""#), "{body:?}");
-        }
-    }
-
-    #[test]
-    fn as_many_answers_are_asked_for_as_a_server_gives_at_once_or_one() {
-        for (most_answers, wanted, asked) in
-            [(None, 3, 3), (Some(3), 3, 3), (Some(2), 3, 1), (Some(1), 1, 1)]
-        {
-            let messages = json!([{"role": "user", "content": "Hi"}]);
-            let sent = json!({"model": "here", "messages": messages, "n": wanted});
-            let sent = sent.as_object().unwrap().clone();
-            let request = read_chat(sent.clone(), RequestId::random()).unwrap().request;
-            let server = Server { most_answers, ..server(Engine::LlamaServer) };
-            let body = Original::new(Endpoint::Chat, sent).body_for(&server, &request, None);
-            assert_eq!(body["n"], asked, "{most_answers:?} {wanted}");
         }
     }
 

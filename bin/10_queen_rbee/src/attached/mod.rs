@@ -51,6 +51,9 @@ use crate::connection::Pool;
 use crate::keyring::Keyring;
 use crate::registry::{FailureKind, Registry, Served, ServerFailure, ServerReport};
 
+/// After how long the list of servers is written again where that failed.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
+
 /// The most servers.
 const MAX_SERVERS: usize = 64;
 /// The most requests that a model can be said to run at once.
@@ -349,6 +352,10 @@ impl Servers {
             if let Err(error) = written.await {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(%error, cause, "the models of attached servers are not written down");
+                tokio::select! {
+                    () = tokio::time::sleep(WRITE_AGAIN) => self.shared.is_unwritten.notify_one(),
+                    () = stop.cancelled() => return,
+                }
             }
         }
     }

@@ -108,8 +108,15 @@ async fn itself(pool: &Pool, sight: Sight<'_>, listing: Listing) -> Probe {
             Some((StatusCode::OK, version)) if is_ollamas_version(&version) => {
                 (Engine::Ollama, None)
             }
-            Some(_) => (Engine::Unknown, None),
-            None => return Probe::Listing(listing),
+            Some((
+                StatusCode::OK
+                | StatusCode::FORBIDDEN
+                | StatusCode::NOT_FOUND
+                | StatusCode::METHOD_NOT_ALLOWED
+                | StatusCode::NOT_IMPLEMENTED,
+                _,
+            )) => (Engine::Unknown, None),
+            _ => return Probe::Listing(listing),
         },
         known => (known, None),
     };

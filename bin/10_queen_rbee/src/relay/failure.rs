@@ -157,6 +157,12 @@ impl Trouble {
         Self::Failed { reason, is_connection: true, is_reached: true, has_answered: true }
     }
 
+    /// A worker that is gone, or silent for too long, before it has answered.
+    pub(super) fn unanswered(reason: impl Into<Reason>) -> Self {
+        let reason = reason.into();
+        Self::Failed { reason, is_connection: true, is_reached: true, has_answered: false }
+    }
+
     /// A worker to which a connection broke before it answered, or could not be made.
     pub(super) fn broken(broken: &Broken) -> Self {
         if broken.is_own_limit() {

@@ -37,6 +37,8 @@ pub(super) struct Tries {
     /// Failures that neither tokens nor time have made up for.
     failures: u32,
     failed_at: Option<Instant>,
+    /// Whose connection broke last, and when.
+    broke_off: Option<(WorkerId, Instant)>,
     /// Whether a worker fell with another one, since the request last got something.
     is_one_excused: bool,
     suspicion: Suspicion,
@@ -104,7 +106,10 @@ impl Tries {
             (self.nonsense, self.breaks) = (0, 0);
             self.is_one_excused = false;
         }
-        let fell_together = self.fell_together(&mishap);
+        let fell_together = self.fell_together(&worker, &mishap);
+        if mishap.is_connection {
+            self.broke_off = Some((worker.clone(), mishap.at));
+        }
         let is_soon = self.makes_up(mishap.got, mishap.at);
         self.suspicion.got(mishap.got);
         self.failures += 1;
@@ -131,12 +136,11 @@ impl Tries {
 
     /// Whether the worker may have ended for the same reason as the one before it, once: a request that ends
     /// workers before they answer costs one more.
-    fn fell_together(&self, mishap: &Mishap) -> bool {
-        let passed = self.failed_at.map(|at| mishap.at.saturating_duration_since(at));
-        !self.is_one_excused
-            && mishap.may_be_blamed
-            && !mishap.has_answered
-            && passed.is_some_and(|passed| passed < FALL_TOGETHER)
+    fn fell_together(&self, worker: &WorkerId, mishap: &Mishap) -> bool {
+        let has_another_fallen = self.broke_off.as_ref().is_some_and(|(other, at)| {
+            other != worker && mishap.at.saturating_duration_since(*at) < FALL_TOGETHER
+        });
+        !self.is_one_excused && mishap.may_be_blamed && !mishap.has_answered && has_another_fallen
     }
 
     /// Takes off what tokens and time have made up for. Whether the last failure was a moment ago.
@@ -276,12 +280,14 @@ mod tests {
             Mishap { has_answered: false, ..killed(at) }
         };
         // How workers broke off, and who of them is held against the request.
-        let rows: [(Vec<Mishap>, Option<&[&str]>); 5] = [
+        let rows: [(Vec<Mishap>, Option<&[&str]>); 7] = [
             (vec![killed(start), silent(30)], None),
             (vec![silent(0), silent(30)], None),
             (vec![killed(start), silent(30), silent(60)], Some(&["a", "c"])),
             (vec![killed(start), silent(30), after(1, silent(60))], None),
             (vec![killed(start), silent(1500)], Some(&["a", "b"])),
+            (vec![killed(start), nonsense(start), silent(1500)], Some(&["a", "c"])),
+            (vec![nonsense(start), silent(0), killed(start)], Some(&["b", "c"])),
         ];
         for (mishaps, expected) in rows {
             let mut tries = Tries::default();

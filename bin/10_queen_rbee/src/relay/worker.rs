@@ -31,6 +31,8 @@ const BEGIN: Duration = Duration::from_secs(30);
 /// How long a worker may take to do so on a connection that was idle: what is between the two may have
 /// forgotten the connection.
 const STALE: Duration = Duration::from_secs(5);
+/// Why nothing more comes of a worker that is known to be gone.
+const GONE: &str = "its process has ended, or is silent";
 /// The longest error, in bytes.
 const MAX_ERROR: usize = 64 << 10;
 /// How long the text of an error may take.
@@ -113,7 +115,7 @@ impl WorkerClient {
         let sent = tokio::select! {
             biased;
             sent = timeout_at(late, self.pool.send(&target.address, stale, &request)) => sent,
-            () = target.gone.cancelled() => return Err(gone()),
+            () = target.gone.cancelled() => return Err(Trouble::unanswered(GONE)),
         };
         let exchange = match sent {
             Ok(Ok(exchange)) => exchange,
@@ -121,7 +123,7 @@ impl WorkerClient {
             Err(_) if late == deadline => return Err(Trouble::Deadline),
             Err(_) => {
                 let silent = format!("it was silent for {} s", BEGIN.as_secs());
-                return Err(Trouble::connection(silent));
+                return Err(Trouble::unanswered(silent));
             }
         };
         match exchange.head() {
@@ -202,7 +204,7 @@ impl WorkerEvents {
             let read = tokio::select! {
                 biased;
                 read = self.exchange.read(&mut body) => read,
-                () = self.gone.as_mut() => return Err(gone()),
+                () = self.gone.as_mut() => return Err(Trouble::connection(GONE)),
             };
             fed?;
             let is_cut = match read {
@@ -321,8 +323,4 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
 
 fn at_fault(detail: ErrorDetail) -> ErrorDetail {
     ErrorDetail { kind: ErrorKind::InvalidRequestError, ..detail }
-}
-
-fn gone() -> Trouble {
-    Trouble::connection("its process has ended, or is silent")
 }

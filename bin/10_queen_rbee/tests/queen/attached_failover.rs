@@ -431,7 +431,7 @@ async fn the_only_server_is_waited_for_and_a_deadline_that_it_lets_pass_is_its_f
     let (first, error) = tokio::join!(queen.ask(CHAT, &first), late);
     assert_eq!((first.status, server.requests().len()), (200, 2), "{first:?}");
     let message = error["message"].as_str().unwrap();
-    assert!(message.ends_with("after 0 tokens: nas-m gave nothing for 2 s"), "{message}");
+    assert!(message.contains("after 0 tokens: nas-m gave nothing for "), "{message}");
     assert!(error.get("hint").is_none(), "more time is no help: {error}");
     let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
     let given_up = decisions.as_array().unwrap().iter().find(|it| it["kind"] == "give_up");

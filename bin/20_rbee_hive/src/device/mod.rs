@@ -137,7 +137,9 @@ impl Devices {
             let own =
                 system.and_then(|it| it.memory_free_bytes.checked_sub(engine.memory_free_bytes));
             if let Some(own) = own.filter(|own| *own <= MOST_OWN_BYTES) {
-                known.own.insert(engine.id, own);
+                // What others do meanwhile makes it smaller, too.
+                let known = known.own.entry(engine.id).or_default();
+                *known = own.max(*known);
             }
         }
     }

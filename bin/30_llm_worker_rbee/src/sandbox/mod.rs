@@ -4,8 +4,9 @@
 //!
 //! 1. [`Sandbox::enter`], before there is a second thread, so that it binds all of them, those of
 //!    llama.cpp and of drivers included. From here on the process reads the model, libraries and the
-//!    system's settings, writes to nothing but devices, caches of compiled shaders and the names of its
-//!    threads, runs no program and connects to the queen's port only. The file is parsed behind this.
+//!    system's settings, writes to nothing but devices and, on a graphics card, caches of compiled shaders and
+//!    what the kernel shows of its own threads, runs no program and connects to the queen's port only. The
+//!    file is parsed behind this.
 //! 2. [`Sandbox::after_load`], on the engine's thread and so for the threads it starts later: on the
 //!    processor it opens no file and makes no connection any more. System calls that could run a
 //!    program or open other sockets are refused to all threads.

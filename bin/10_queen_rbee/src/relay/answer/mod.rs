@@ -191,12 +191,15 @@ impl Answer {
     /// Dropping the returned future can lose the place in the queue: to wait for a part together with
     /// something else, keep the future.
     pub async fn next(&mut self) -> Option<Result<Part, Failure>> {
+        let is_done = self.record.outcome == "done";
         let awaited = self.cut.take();
-        let mut cut = awaited.unwrap_or_else(|| Box::pin(self.relay.cut.clone().cancelled_owned()));
+        let mut cut =
+            awaited.unwrap_or_else(|| Box::pin(self.relay.cut.child_token().cancelled_owned()));
         let part = tokio::select! {
             biased;
             part = self.next_part() => part,
-            () = &mut cut => {
+            // Who has the whole answer is told of its end alone.
+            () = &mut cut, if !is_done => {
                 self.log_cut();
                 Some(Err(self.fail(Failure::NoPlace(NoPlace::Stopping))))
             }
@@ -274,6 +277,8 @@ impl Answer {
             figures.placed(self.record.began.elapsed());
             self.record.figures = Some(figures);
         }
+        let most = place.target.server.as_ref().and_then(|server| server.most_answers);
+        self.progress.take_at_most(most);
         let prefill = self.progress.begin_leg(&mut self.request, place.target.ways());
         if prefill.is_some() && self.progress.has_enough(&self.request) {
             drop(place);
@@ -470,6 +475,7 @@ impl Answer {
         }
         self.ready.extend(self.asides.drain(..).map(Part::Aside));
         self.doubt = None;
+        self.last_failure = None;
         if matches!(part, Part::Done { .. }) {
             self.done(part, &reading);
             self.state = State::Complete(reading.events, After::Nothing);

@@ -8,6 +8,11 @@ use crate::relay::prefill::{Prefill, ways_by_text, ways_to_begin};
 use crate::scheduler::Ways;
 
 impl Progress {
+    /// The next worker makes so many texts at once, where it has a limit.
+    pub(in crate::relay) fn take_at_most(&mut self, most: Option<u32>) {
+        self.one_by_one = self.choices.len() > 1 && most.is_some_and(|most| self.choices() > most);
+    }
+
     /// Writes into the request what the next worker is to do: go on after what the client has. That is
     /// given back as text where the worker, which goes on in these ways, cannot do so by its tokens.
     pub(in crate::relay) fn begin_leg(
@@ -27,14 +32,19 @@ impl Progress {
         self.choices.iter_mut().for_each(Choice::forget_pending);
         request.sampling.seed = request.sampling.seed.or(self.seed);
         request.resume.clear();
-        let number = self.next_choice();
+        let number = self.next_choice().or(self.one_by_one.then_some(0));
         self.leg = match number {
             Some(number) if self.choices.len() > 1 => {
                 request.n = 1;
                 request.first_choice = u32::try_from(number).unwrap_or(u32::MAX);
                 Leg::One(request.first_choice)
             }
-            _ => Leg::Whole,
+            _ => {
+                if self.choices.len() > 1 {
+                    (request.n, request.first_choice) = (self.choices(), 0);
+                }
+                Leg::Whole
+            }
         };
         let choice = self.choices.get_mut(number?)?;
         if self.tells_tokens && choice.has_tokens_of_all() {

@@ -30,6 +30,8 @@ pub(super) struct Progress {
     leg: Leg,
     /// Whether the worker of this leg tells tokens.
     tells_tokens: bool,
+    /// Whether the next worker is asked for one text at a time.
+    one_by_one: bool,
     /// Tokens of the answer that are in the prompt of this leg.
     prefilled: u32,
     /// What the worker of this leg is expected to give first, and the client has.
@@ -107,6 +109,7 @@ impl Progress {
             is_started: false,
             leg: Leg::Whole,
             tells_tokens: true,
+            one_by_one: false,
             prefilled: 0,
             expected_again: String::new(),
             seed: None,
