@@ -8,16 +8,14 @@ use worker_contract::{ModelAlias, WorkerId};
 
 use super::kinds::Kinds;
 use super::starts::{Attempts, Closed, Starts};
-use super::{Dispatcher, NoPlace, Queues, Waiting, Wanted};
+use super::{Dispatcher, NoPlace, Queues, Wanted};
 use crate::admission::{QueueKey, Spot, Ticket};
 use crate::clock;
-use crate::registry::{Ask, Judging, Placed};
+use crate::registry::{Judging, Placed};
 use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason};
 
 /// How long rules may compute for the requests of one queue until fewer of those are looked at.
 const SLOW: Duration = Duration::from_millis(100);
-/// How often they are asked whether a request may have one of the workers that it waits for.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What one step of handing out has come to.
 #[derive(Debug)]
@@ -155,8 +153,8 @@ impl Dispatcher {
             let since = if may_reckon && starting.is_some() { waiting.since } else { now };
             let waited = now.saturating_duration_since(since);
             let ask = waiting.wanted.ask(&name.closed, waited, now);
-            let is_starting = starting.is_some();
-            let judging = judgings.at(spot, || self.judging(waiting, &ask, is_starting, now));
+            // Whether it waits for somebody whom it may have was asked when it came.
+            let judging = judgings.at(spot, || self.registry.judging(&ask).map(Judging::of_open));
             let placed = self.registry.place_judged(&ask, judging, now);
             if matches!(placed, Some(Placed::Not(_))) {
                 judgings.over(spot);
@@ -233,27 +231,6 @@ impl Dispatcher {
     fn name<'a>(&self, starts: &Starts, model: &'a ModelAlias, now: Instant) -> Name<'a> {
         let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
         Name { model, may_reckon: starts.may_reckon(model, now), closed, is_full: false }
-    }
-
-    /// Who judges for a request that waits. What is asked about workers that take nothing now would be asked with each
-    /// look at the queue; the look that starts workers has to be asked by itself, or it would be told of those that
-    /// are refused as if they were worth waiting for.
-    fn judging(
-        &self,
-        waiting: &Waiting,
-        ask: &Ask<'_>,
-        is_starting: bool,
-        now: Instant,
-    ) -> Option<Judging<'_>> {
-        let judging = self.registry.judging(ask)?;
-        let mut asked = waiting.rules_asked.get();
-        let last = &mut asked[usize::from(is_starting)];
-        if last.is_some_and(|at| now.saturating_duration_since(at) < ASK_AGAIN) {
-            return Some(judging.of_open());
-        }
-        *last = Some(now);
-        waiting.rules_asked.set(asked);
-        Some(judging)
     }
 
     /// Starts a worker for a request, or asks its hive whether there is room.

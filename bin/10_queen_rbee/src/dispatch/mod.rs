@@ -140,8 +140,6 @@ struct Waiting {
     wanted: Wanted,
     /// Since when it waits.
     since: Instant,
-    /// When the rules were asked about the workers that it waits for, by the look that places and the one that starts.
-    rules_asked: Cell<[Option<Instant>; 2]>,
     /// What is recorded that it waits for, and how often that has changed.
     told: Cell<(Wait, u8)>,
     answer: oneshot::Sender<Result<Place, NoPlace>>,
@@ -349,9 +347,8 @@ impl Dispatcher {
             had_a_place: wanted.had_a_place,
         };
         let mut queues = self.queues();
-        let (told, rules_asked) = (Cell::new((wait, 0)), Cell::new([None; 2]));
-        let since = clock::now();
-        let waiting = Waiting { wanted: wanted.clone(), since, rules_asked, told, answer };
+        let (told, since) = (Cell::new((wait, 0)), clock::now());
+        let waiting = Waiting { wanted: wanted.clone(), since, told, answer };
         let entered = queues.admission.enter(&entrant, waiting);
         self.registry.set_waiting(queues.admission.len());
         match entered {

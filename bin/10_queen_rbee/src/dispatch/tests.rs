@@ -210,44 +210,6 @@ async fn a_request_finds_an_idle_worker_behind_many_whom_the_rules_keep_from_it(
     assert_eq!((place.worker_id.as_str(), stage.dispatcher.waiting()), ("small", 100));
 }
 
-#[tokio::test]
-async fn who_waits_behind_others_for_a_worker_that_the_rules_refuse_is_refused() {
-    const SCRIPT: &str = r#"fn filter(request, worker) { request.caller == "local" }"#;
-    let stage = Stage::without_task(Arc::new(NeverReady), Some(SCRIPT));
-    let wait = |caller: &str| {
-        let wanted = Wanted { caller: caller.into(), ..wanted(None) };
-        stage.dispatcher.enter(&wanted, Wait::Start).expect("there is a place in the queue")
-    };
-    stage.beat("full", 'a');
-    let _running = [wait("local"), wait("local")];
-    stage.dispatcher.hand_out(&mut Attempts::default());
-    let (_first, mut waits) = wait("local");
-    let (_second, mut refused) = wait("other");
-    stage.dispatcher.hand_out(&mut Attempts::default());
-    assert!(waits.try_recv().is_err(), "it waits for room");
-    assert!(matches!(refused.try_recv(), Ok(Err(NoPlace::Rules { .. }))), "it waits for nobody");
-}
-
-#[tokio::test]
-async fn who_waits_behind_others_for_a_worker_that_the_rules_refuse_gets_one_of_its_own() {
-    const SCRIPT: &str =
-        r#"fn filter(request, worker) { request.caller == "local" || worker.id != "full" }"#;
-    let stage = Stage::without_task(Arc::new(NeverReady), Some(SCRIPT));
-    let wait = |caller: &str| {
-        let wanted = Wanted { caller: caller.into(), ..wanted(None) };
-        stage.dispatcher.enter(&wanted, Wait::Start).expect("there is a place in the queue")
-    };
-    stage.beat("full", 'a');
-    let _running = [wait("local"), wait("local")];
-    stage.dispatcher.hand_out(&mut Attempts::default());
-    let _first = wait("local");
-    let _second = wait("other");
-    let model = "m".parse().unwrap();
-    assert!(!stage.dispatcher.registry().is_starting_for(&model));
-    stage.dispatcher.hand_out(&mut Attempts::default());
-    assert!(stage.dispatcher.registry().is_starting_for(&model), "nobody else takes the second");
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_a_request_waits_for_is_recorded_again_when_it_changes() {
     let stage = Stage::new();

@@ -66,11 +66,7 @@ impl State {
         }
         let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
-        let is_denied = |at: (&HiveAlias, DeviceId)| {
-            let mut denied = ruling.iter().flat_map(|ruling| &ruling.denied);
-            denied.any(|its| *its == at)
-        };
-        let is_spawning = self.starts.is_any_for(&model, &files, is_denied);
+        let is_spawning = self.starts.is_any_of(&model) || self.starts.is_any_with(&files);
         let is_ruled_out = ruling.as_ref().is_some_and(|ruling| !ruling.denied.is_empty());
         Snapshot {
             workers,
@@ -110,7 +106,10 @@ impl State {
         }
         // One that loads may fail to, so that it stands in for none.
         let spare = |model: &ModelAlias| match kept.get(model) {
-            Some((Some(policy), _, ready)) => ready.saturating_sub(policy.kept()),
+            Some((Some(policy), count, ready)) => match policy.kept() {
+                0 => *count,
+                kept => ready.saturating_sub(kept),
+            },
             _ => u32::MAX,
         };
         let has_enough = match kept.get(model) {

@@ -87,23 +87,6 @@ impl Starts {
         !files.is_empty() && self.known.iter().any(|start| !start.has_ended && has_one(start))
     }
 
-    /// Whether a worker of a model, or of one of some files, is being started anywhere but where one is no use.
-    pub(super) fn is_any_for(
-        &self,
-        model: &ModelAlias,
-        files: &[&Sha256Digest],
-        is_no_use: impl Fn((&HiveAlias, DeviceId)) -> bool,
-    ) -> bool {
-        let has_one = |start: &Start| start.file.as_ref().is_some_and(|file| files.contains(&file));
-        let is_of_use = |start: &Start| {
-            !start.site.as_ref().is_some_and(|site| is_no_use((&site.hive, site.device)))
-        };
-        let is_it = |start: &Start| {
-            !start.has_ended && (start.model == *model || has_one(start)) && is_of_use(start)
-        };
-        self.known.iter().any(is_it)
-    }
-
     /// What will be taken of devices' memory.
     pub(super) fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
         self.known.iter().filter_map(|start| start.site.as_ref()).map(|site| Claim {

@@ -157,7 +157,7 @@ impl Trouble {
         Self::Failed { reason, is_connection: true, is_reached: true, has_answered: true }
     }
 
-    /// A worker that is gone, or silent for too long, before it has answered.
+    /// A worker that is silent for too long before it answers.
     pub(super) fn unanswered(reason: impl Into<Reason>) -> Self {
         let reason = reason.into();
         Self::Failed { reason, is_connection: true, is_reached: true, has_answered: false }

@@ -485,13 +485,15 @@ async fn a_server_that_shuts_its_port_in_mid_answer_is_not_waited_for_as_one_tha
         succeeds(&queen, attach(&url)).await;
         let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
         stream.until_text().await;
-        let worker = WorkerDouble::start("w-1", [Script::Says(&[" world"])]);
-        queen.worker_beat(&worker.beat()).await;
-        (stream.rest().await, worker)
+        let other = ServerDouble::start("llamacpp", &["m"], [Plays::Says(&[" world"])]);
+        let name = Some("other".parse().unwrap());
+        succeeds(&queen, WorkerAttach { name, ..attach(&other.url) }).await;
+        (stream.rest().await, other)
     };
-    let (_held, (transcript, _worker)) = tokio::join!(stops, answer);
+    let (_held, (transcript, other)) = tokio::join!(stops, answer);
     assert!(transcript.is_done && transcript.error.is_none(), "{transcript:?}");
-    assert_eq!(transcript.text(), "Hello, world");
+    assert_eq!(transcript.text(), " world", "after the first of it");
+    assert_eq!(other.requests()[0]["messages"][1]["content"], "Hello,");
 }
 
 #[tokio::test]

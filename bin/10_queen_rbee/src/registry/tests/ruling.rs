@@ -1,12 +1,9 @@
 //! What the operator's rules say of workers, also of those that take nothing now.
 
-use std::sync::Arc;
-
 use super::*;
 use crate::admission::Priority;
 use crate::decisions::Decisions;
-use crate::doubles::{device, entry};
-use crate::rules::{Rules, Script};
+use crate::rules::Rules;
 
 const NO_BATCH: &str = r#"fn filter(request, worker) { request.priority != "batch" }"#;
 const IDLE_ONES: &str = "fn filter(request, worker) { worker.requests < 1 }";
@@ -39,40 +36,6 @@ fn a_request_waits_for_workers_only_that_the_rules_let_it_have() {
         }
         assert_eq!(asked(&registry, priority, now), expected, "{script} {workers:?}");
     }
-}
-
-#[test]
-fn a_start_whose_worker_the_rules_refuse_is_not_waited_for() {
-    let (registry, now) = ruled(NO_BATCH);
-    let beat = |workers| HiveHeartbeat {
-        devices: vec![device("CPU-0", 1 << 40)],
-        catalog: vec![entry("m", 1)],
-        ..hive(workers)
-    };
-    registry.hive_beat(beat(Vec::new()), now).unwrap();
-    let device = Some("CPU-0".parse().unwrap());
-    let at = (&HiveAlias::localhost(), device);
-    let _start = registry.begin_spawn(&model(), at, Size::default(), &[]);
-    let starts = SupervisedState::Starting { progress: 0.0 };
-    registry.hive_beat(beat(vec![listed("a", starts)]), now).unwrap();
-    assert_eq!(asked(&registry, Priority::Interactive, now), "wait coming");
-    assert_eq!(asked(&registry, Priority::Batch, now), "reject Rules");
-}
-
-#[test]
-fn a_script_is_tried_with_the_priority_that_it_gives_itself() {
-    let (registry, now) = registry();
-    registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
-    let _running = take(&registry, now).expect("it has one slot");
-    let script = Script::compile(r#"fn priority(request) { "batch" }"#).unwrap();
-    let (model, prompt) = (model(), PromptChain::default());
-    let report = registry.try_rules(&Arc::new(script), &Ask::of(Demand::of(&model), &prompt), now);
-    let report = serde_json::to_value(report).unwrap();
-    assert_eq!(
-        (&report["priority"], &report["with_script"]),
-        (&"batch".into(), &"it waits (room)".into())
-    );
-    assert!(report["without_script"].as_str().unwrap().starts_with("a is the only"), "{report}");
 }
 
 fn ruled(script: &str) -> (Registry, Instant) {
