@@ -10,8 +10,8 @@ def start(tmp_path_factory):
     """Starts an rbee under a folder of its own; all of them are stopped at the end."""
     started = []
 
-    def start(name: str) -> Rbee:
-        rbee = Rbee(tmp_path_factory.mktemp(name))
+    def start(name: str, **settings: str) -> Rbee:
+        rbee = Rbee(tmp_path_factory.mktemp(name), settings)
         started.append(rbee)
         rbee.up()
         return rbee
@@ -31,8 +31,8 @@ def rbee(start) -> Rbee:
 
 @pytest.fixture(scope="session")
 def one_slot(start) -> Rbee:
-    """The demo model on one slot: nothing else shapes the batches of a request."""
-    rbee = start("one-slot")
+    """The demo model on one slot, in batch-invariant mode: a greedy answer has one right text."""
+    rbee = start("one-slot", RBEE_WORKER__ARGUMENTS="--batch-invariant")
     rbee.load_model(slots=1)
     return rbee
 

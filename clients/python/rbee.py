@@ -31,13 +31,13 @@ threads = 1
 class Rbee:
     """Started by `up`, ended by `down`; in between `keeper` and `client` talk to it."""
 
-    def __init__(self, home: Path):
+    def __init__(self, home: Path, settings: dict[str, str]):
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         (home / "config.toml").write_text(CONFIG)
         foreign = ("RBEE_", "OPENAI_")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-        self.environment["RBEE_HOME"] = str(home)
+        self.environment |= {"RBEE_HOME": str(home), **settings}
 
     def up(self) -> None:
         self.keeper("up")
