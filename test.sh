@@ -96,7 +96,8 @@ check() {
 build() {
     local bin=$target/release
     step "Build"
-    cargo build --quiet "${EVERYTHING[@]}"
+    # With the tests of bdd/, which need no queen to compile: so its dependencies are those of the second build.
+    cargo build --quiet --release --locked --workspace --bin queen-rbee --test bdd
     mkdir -p "$bin/plain"
     install_file "$bin/queen-rbee" "$bin/plain/queen-rbee"
     cargo build --quiet "${EVERYTHING[@]}" "${LOCAL_HIVE[@]}"
@@ -205,4 +206,7 @@ root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 quick=no vulkan=no
 # shellcheck source=scripts/requirements.sh
 source "$root/scripts/requirements.sh"
+# With the minutes and seconds that have passed.
+step() { printf '\n==> %s (%d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)) >&2; }
+
 main "$@"
