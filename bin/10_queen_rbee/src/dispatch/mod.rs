@@ -193,8 +193,7 @@ impl Dispatcher {
     /// Waits for a place at a worker, at most until the request's deadline. Dropping the returned
     /// future gives the turn up.
     pub async fn place(&self, mut wanted: Wanted) -> Result<Place, NoPlace> {
-        wanted.priority =
-            self.registry.priority(&wanted.ask(&Closed::default(), Duration::ZERO, clock::now()));
+        wanted.priority = self.priority(&wanted);
         // Those that differ by the order of their failures only are of one kind.
         wanted.failed.sort_unstable();
         let result = match self.place_at_once(&wanted) {
@@ -220,6 +219,22 @@ impl Dispatcher {
     #[must_use]
     pub fn refuses(&self, wanted: &Wanted) -> bool {
         matches!(self.foresee(wanted), Decision::Reject { .. })
+    }
+
+    /// Whether a request that has waited in vain has nobody left but those that the operator's rules refuse. While
+    /// it waits they are not asked about workers that are full or loaded: this is for its end.
+    #[must_use]
+    pub fn rules_refuse(&self, mut wanted: Wanted) -> bool {
+        if !self.registry.has_place_rules() {
+            return false;
+        }
+        wanted.priority = self.priority(&wanted);
+        let foreseen = self.foresee(&wanted);
+        matches!(foreseen, Decision::Reject { reason: RejectReason::Rules, .. })
+    }
+
+    fn priority(&self, wanted: &Wanted) -> Priority {
+        self.registry.priority(&wanted.ask(&Closed::default(), Duration::ZERO, clock::now()))
     }
 
     fn foresee(&self, wanted: &Wanted) -> Decision {

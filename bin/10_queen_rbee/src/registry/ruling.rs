@@ -16,7 +16,8 @@ use crate::rules::{
     Verdict,
 };
 use crate::scheduler::{
-    Decision, Demand, Readiness, RejectReason, Ruled, Spawn, WorkerView, place_another, schedule,
+    Decision, Demand, Readiness, RejectReason, Ruled, Snapshot, Spawn, WorkerView, place_another,
+    schedule,
 };
 
 /// Who judges the places for a request, and for whom.
@@ -169,7 +170,7 @@ impl Registry {
         let (policies, interval) = (self.shared.policies.get(), self.shared.interval);
         let snapshot = state.snapshot(demand, ask.prompt, interval, policies, Some(judge), now);
         let decision = schedule(&snapshot, demand);
-        if judge.has_questions() {
+        if judge.has_questions() || state.asks_again(judge, &snapshot, &decision, demand, now) {
             return None;
         }
         let error = judge.error();
@@ -260,7 +261,9 @@ impl State {
         workers.retain_mut(|view| {
             let could = view.is_there() && takes_some(view, demand.priority);
             let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
-            let verdict = self.verdict(&ruling, view, worker, demand);
+            // One that makes way is waited for: it counts as it will be when its turn comes.
+            let as_judged = if view.readiness == Readiness::MakesWay { idle(view) } else { *view };
+            let verdict = self.verdict(&ruling, &as_judged, worker, demand);
             view.extra_us = verdict.extra_ms.saturating_mul(1000);
             if !verdict.is_allowed {
                 ruling.denied.push((&worker.hive_id, worker.device));
@@ -294,9 +297,8 @@ impl State {
                 && !takes_some(view, demand.priority)
         };
         let is_allowed = |view: &WorkerView<'_>| {
-            let idle = WorkerView { in_flight: 0, foreign: 0, ..*view };
             let worker = self.workers.get(view.id);
-            worker.is_none_or(|worker| self.verdict(ruling, &idle, worker, demand).is_allowed)
+            worker.is_none_or(|worker| self.verdict(ruling, &idle(view), worker, demand).is_allowed)
         };
         // One that it may have is enough: the others are asked about only where that one is refused.
         let is_in_time = |view: &&WorkerView<'_>| is_awaited(view) && view.rests_for <= demand.left;
@@ -314,6 +316,29 @@ impl State {
         ruling.denied.append(&mut denied);
     }
 
+    /// Asks again about the worker that is to get a request where it was judged as it no longer is: others have
+    /// come to it since, or it was full or loaded then. Whether it does.
+    fn asks_again(
+        &self,
+        judge: &Judge,
+        snapshot: &Snapshot<'_>,
+        decision: &Decision,
+        demand: &Demand<'_>,
+        now: Instant,
+    ) -> bool {
+        let Decision::Dispatch { worker: chosen, .. } = decision else { return false };
+        let view = snapshot.workers.iter().find(|view| view.id == chosen);
+        let Some((view, worker)) = view.zip(self.workers.get(chosen)) else { return false };
+        if judge.error().is_some()
+            || judge.is_of_now(&self.worker_facts(view, worker, demand, None))
+        {
+            return false;
+        }
+        let hive_idle = self.hive_idle(now).get(&worker.hive_id).copied();
+        judge.ask_again(&self.worker_facts(view, worker, demand, hive_idle));
+        true
+    }
+
     fn verdict(
         &self,
         ruling: &Ruling<'_>,
@@ -321,8 +346,19 @@ impl State {
         worker: &Worker,
         demand: &Demand<'_>,
     ) -> Verdict {
+        let hive_idle = ruling.hive_idle.get(&worker.hive_id).copied();
+        ruling.judge.verdict(&self.worker_facts(view, worker, demand, hive_idle))
+    }
+
+    fn worker_facts<'a>(
+        &self,
+        view: &WorkerView<'a>,
+        worker: &'a Worker,
+        demand: &Demand<'_>,
+        hive_idle: Option<Duration>,
+    ) -> PlaceFacts<'a> {
         let (memory_total_bytes, memory_free_bytes) = self.memory(&worker.hive_id, worker.device);
-        ruling.judge.verdict(&PlaceFacts {
+        PlaceFacts {
             worker: Some(view.id),
             hive: &worker.hive_id,
             spot: SpotFacts {
@@ -330,7 +366,7 @@ impl State {
                 memory_total_bytes,
                 memory_free_bytes,
                 is_alive: view.liveness == Liveness::Alive,
-                hive_idle: ruling.hive_idle.get(&worker.hive_id).copied(),
+                hive_idle,
                 load: LoadFacts {
                     requests: view.load(),
                     slots: view.slots,
@@ -338,7 +374,7 @@ impl State {
                     expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
                 },
             },
-        })
+        }
     }
 
     /// Asks about the places where a worker of a model could be started.
@@ -420,6 +456,11 @@ fn takes_some(view: &WorkerView<'_>, priority: Priority) -> bool {
         Readiness::MakesWay => true,
         Readiness::Coming | Readiness::Resting | Readiness::Ending => false,
     }
+}
+
+/// A worker as it will be when those have ended that it runs.
+fn idle<'a>(view: &WorkerView<'a>) -> WorkerView<'a> {
+    WorkerView { in_flight: 0, foreign: 0, ..*view }
 }
 
 /// Decides, under a lock that `decide` takes, until the judge has no more questions; it answers them in

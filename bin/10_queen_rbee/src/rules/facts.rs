@@ -55,6 +55,15 @@ pub struct SpotFacts {
     pub load: LoadFacts,
 }
 
+/// What of a worker the next request or report may change, and a verdict on it may depend on. Memory and times drift
+/// all the time: if they counted, no verdict would last until somebody has a place by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    requests: u32,
+    slots: u32,
+    is_alive: bool,
+}
+
 /// What a worker does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadFacts {
@@ -89,6 +98,14 @@ impl RequestFacts<'_> {
             ("weekday".into(), int(weekday.unsigned_abs())),
         ])
         .into()
+    }
+}
+
+impl SpotFacts {
+    /// What may soon be otherwise.
+    pub(super) fn moment(&self) -> Moment {
+        let LoadFacts { requests, slots, .. } = self.load;
+        Moment { requests, slots, is_alive: self.is_alive }
     }
 }
 

@@ -14,7 +14,7 @@ use rhai::Dynamic;
 use serde::Serialize;
 use worker_contract::{DeviceId, HiveAlias, WorkerId};
 
-use super::facts::SpotFacts;
+use super::facts::{Moment, SpotFacts};
 use super::script::cpu_time;
 use super::{PlaceFacts, RequestFacts, Script, ScriptError};
 
@@ -49,8 +49,15 @@ pub struct Judge {
 /// The verdicts that there are.
 #[derive(Debug, Default)]
 struct Known {
-    workers: HashMap<WorkerId, Verdict>,
-    places: HashMap<HiveAlias, Vec<(Option<DeviceId>, Verdict)>>,
+    workers: HashMap<WorkerId, Said>,
+    places: HashMap<HiveAlias, Vec<(Option<DeviceId>, Said)>>,
+}
+
+/// What was said of a place as it was at a moment.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    moment: Moment,
+    verdict: Verdict,
 }
 
 /// A place that nobody has judged.
@@ -121,21 +128,39 @@ impl Judge {
         self.is_of_open
     }
 
-    /// What the script says of a place; nothing, if it was not asked about it yet.
+    /// What the script says of a place; nothing, if it was not asked about it yet. A refusal of another moment is
+    /// asked about again; what may be taken is, before it is (`ask_again`).
     pub fn verdict(&self, place: &PlaceFacts<'_>) -> Verdict {
         if self.error.borrow().is_some() {
             return Verdict::NONE;
         }
+        let has_rounds = self.rounds.get() < ROUNDS;
         let known = self.known.borrow().of(place);
-        if let Some(verdict) = known {
-            return verdict;
+        match known {
+            Some(said) if said.verdict.is_allowed || said.is_of(place) || !has_rounds => {
+                said.verdict
+            }
+            _ if has_rounds => {
+                self.put_off(place);
+                Verdict::NONE
+            }
+            _ => self.ask(place),
         }
+    }
+
+    /// Whether what was said of a place was said of it as it is.
+    #[must_use]
+    pub fn is_of_now(&self, place: &PlaceFacts<'_>) -> bool {
+        self.known.borrow().of(place).is_none_or(|said| said.is_of(place))
+    }
+
+    /// Asks about a place as it is, whatever was said of it before. What was decided does not count.
+    pub fn ask_again(&self, place: &PlaceFacts<'_>) {
         if self.rounds.get() < ROUNDS {
-            let (worker, hive) = (place.worker.cloned(), place.hive.clone());
-            self.questions.borrow_mut().push(Question { worker, hive, spot: place.spot });
-            return Verdict::NONE;
+            self.put_off(place);
+        } else {
+            self.ask(place);
         }
-        self.ask(place)
     }
 
     /// Whether there are places that it was not asked about: what was decided does not count.
@@ -160,6 +185,11 @@ impl Judge {
         self.spent.get()
     }
 
+    fn put_off(&self, place: &PlaceFacts<'_>) {
+        let (worker, hive) = (place.worker.cloned(), place.hive.clone());
+        self.questions.borrow_mut().push(Question { worker, hive, spot: place.spot });
+    }
+
     fn ask(&self, place: &PlaceFacts<'_>) -> Verdict {
         self.judged.set(self.judged.get() + 1);
         let allowed = ALL.saturating_add(MORE.saturating_mul(self.judged.get())).min(MOST);
@@ -175,8 +205,8 @@ impl Judge {
         match said {
             Ok(verdict) => {
                 self.has_denied.set(self.has_denied.get() || !verdict.is_allowed);
-                self.note(place, verdict);
-                self.known.borrow_mut().put(place, verdict);
+                let is_again = self.known.borrow_mut().put(place, verdict);
+                self.note(place, verdict, is_again);
                 verdict
             }
             Err(error) => {
@@ -204,9 +234,13 @@ impl Judge {
         self.trace.as_ref().map(|trace| trace.borrow().clone()).unwrap_or_default()
     }
 
-    fn note(&self, place: &PlaceFacts<'_>, verdict: Verdict) {
+    fn note(&self, place: &PlaceFacts<'_>, verdict: Verdict, is_again: bool) {
         if let Some(trace) = &self.trace {
-            trace.borrow_mut().push(Traced {
+            let mut trace = trace.borrow_mut();
+            if is_again {
+                trace.retain(|told| !told.is_of(place));
+            }
+            trace.push(Traced {
                 worker_id: place.worker.cloned(),
                 hive_id: place.hive.clone(),
                 device: place.spot.device,
@@ -217,8 +251,23 @@ impl Judge {
     }
 }
 
+impl Said {
+    /// Whether it was said of the place as it is.
+    fn is_of(&self, place: &PlaceFacts<'_>) -> bool {
+        self.moment == place.spot.moment()
+    }
+}
+
+impl Traced {
+    fn is_of(&self, place: &PlaceFacts<'_>) -> bool {
+        self.worker_id.as_ref() == place.worker
+            && self.hive_id == *place.hive
+            && (place.worker.is_some() || self.device == place.spot.device)
+    }
+}
+
 impl Known {
-    fn of(&self, place: &PlaceFacts<'_>) -> Option<Verdict> {
+    fn of(&self, place: &PlaceFacts<'_>) -> Option<Said> {
         if let Some(worker) = place.worker {
             return self.workers.get(worker).copied();
         }
@@ -227,12 +276,16 @@ impl Known {
         Some(found.1)
     }
 
-    fn put(&mut self, place: &PlaceFacts<'_>, verdict: Verdict) {
+    /// Whether something was known of the place before.
+    fn put(&mut self, place: &PlaceFacts<'_>, verdict: Verdict) -> bool {
+        let said = Said { moment: place.spot.moment(), verdict };
         if let Some(worker) = place.worker {
-            self.workers.insert(worker.clone(), verdict);
-        } else {
-            let of_hive = self.places.entry(place.hive.clone()).or_default();
-            of_hive.push((place.spot.device, verdict));
+            return self.workers.insert(worker.clone(), said).is_some();
         }
+        let of_hive = self.places.entry(place.hive.clone()).or_default();
+        let before = of_hive.len();
+        of_hive.retain(|(device, _)| *device != place.spot.device);
+        of_hive.push((place.spot.device, said));
+        of_hive.len() == before
     }
 }

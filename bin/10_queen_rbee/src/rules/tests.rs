@@ -127,6 +127,39 @@ fn places_are_judged_between_decisions_and_each_of_them_once() {
 }
 
 #[test]
+fn what_was_said_of_a_place_as_it_was_is_asked_again_a_few_times_and_not_for_ever() {
+    const MANY: u32 = 20;
+    let (model, hive) = (model(), "desk".parse::<HiveAlias>().unwrap());
+    let script = "fn filter(request, worker) { worker.requests == 3 || worker.requests == 5 }";
+    let judge = Judge::new(example(script), &request(&model, GIB), true);
+    let with = |requests| {
+        let load = LoadFacts { requests, ..LoadFacts::default() };
+        let place = place(&hive, None);
+        PlaceFacts { spot: SpotFacts { load, ..place.spot }, ..place }
+    };
+    assert!(!verdict(&judge, &with(1)).is_allowed);
+    judge.verdict(&with(1));
+    assert!(!judge.has_questions(), "it is as it was");
+    assert!(verdict(&judge, &with(3)).is_allowed);
+    assert!(judge.verdict(&with(4)).is_allowed && !judge.has_questions(), "nobody has it yet");
+    assert!(judge.is_of_now(&with(3)) && !judge.is_of_now(&with(4)));
+    judge.ask_again(&with(4));
+    assert!(judge.has_questions());
+    judge.answer();
+    assert!(!verdict(&judge, &with(6)).is_allowed);
+    let rounds = (0..MANY).filter(|number| {
+        judge.verdict(&with(7 + number));
+        let has_questions = judge.has_questions();
+        judge.answer();
+        has_questions
+    });
+    assert_eq!(rounds.count(), 2, "six in all");
+    judge.ask_again(&with(5));
+    assert!(!judge.has_questions() && judge.verdict(&with(5)).is_allowed, "it was asked at once");
+    assert_eq!((judge.error(), judge.traced().len()), (None, 1), "the last word of each place");
+}
+
+#[test]
 fn a_script_that_is_slow_for_each_of_many_places_does_not_get_the_time_for_all() {
     let script = "fn score(request, worker) { let x = 0; for i in 0..3_000 { x += i; } x }";
     let model = model();

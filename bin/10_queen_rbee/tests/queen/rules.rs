@@ -2,6 +2,7 @@
 
 use access_tokens::{NewToken, TokenStore};
 use serde_json::{Value, json};
+use worker_contract::{WorkerHeartbeat, WorkerState};
 
 use crate::support::{HiveDouble, Queen, Reply, WorkerDouble, chat, until};
 
@@ -114,6 +115,30 @@ async fn rules_choose_where_a_worker_is_started_and_may_forbid_it() {
     let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&chat());
     Reply::read(request).await.error(503, "refused_by_rules");
     assert_eq!(hive.spawns(), 1, "a second one at the same place would be no other");
+}
+
+#[tokio::test]
+async fn who_waits_until_only_a_worker_is_left_that_the_rules_refuse_is_told_so_at_its_deadline() {
+    let queen = Queen::start().await;
+    let workers = ["w-1", "w-2"].map(|name| WorkerDouble::start(name, []));
+    let loads = WorkerState::Loading { progress: 0.5 };
+    for worker in &workers {
+        queen.worker_beat(&WorkerHeartbeat { state: loads.clone(), ..worker.beat() }).await;
+    }
+    write(&queen, "fn filter(request, worker) { worker.id != \"w-1\" }");
+    loaded(&queen, 1).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "3000").json(&chat());
+    let goes = async {
+        until("it waits", async || queen.status().await["waiting"] == 1).await;
+        let state = WorkerState::Draining;
+        queen.worker_beat(&WorkerHeartbeat { state, ..workers[1].beat() }).await;
+    };
+    let (reply, ()) = tokio::join!(Reply::read(request), goes);
+    reply.error(503, "refused_by_rules");
+    let told = Reply::read(queen.get("/v1/decisions?limit=1000")).await.json();
+    let all = told["decisions"].as_array().unwrap();
+    let rejected = all.iter().find(|decision| decision["kind"] == "reject").unwrap();
+    assert_eq!(rejected["reason"], "rules", "{rejected}");
 }
 
 #[tokio::test]

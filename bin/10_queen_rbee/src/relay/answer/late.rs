@@ -44,12 +44,22 @@ impl Answer {
             (None, NoPlace::Deadline { .. }) if has_begun => {
                 Failure::Deadline { tokens: self.progress.tokens() }
             }
-            (None, NoPlace::Deadline { model }) => {
-                let why = self.why_nobody(&model).map(|why| self.late(why.into()));
-                why.unwrap_or(Failure::NoPlace(NoPlace::Deadline { model }))
-            }
+            (None, NoPlace::Deadline { model }) => self.in_vain(model),
             (None, no_place) => Failure::NoPlace(no_place),
         }
+    }
+
+    /// Why there was no place until the deadline of a request of which the client has nothing.
+    fn in_vain(&self, model: ModelAlias) -> Failure {
+        if let Some(why) = self.why_nobody(&model) {
+            return self.late(why.into());
+        }
+        let are_refused = self.relay.dispatcher.rules_refuse(self.wanted());
+        Failure::NoPlace(if are_refused {
+            NoPlace::Rules { model }
+        } else {
+            NoPlace::Deadline { model }
+        })
     }
 
     /// Why those take nothing that are there for a model, where all of them do not.

@@ -340,10 +340,12 @@ impl Answer {
     fn rejected(&mut self, no_place: NoPlace) -> Failure {
         let (reason, words) = (no_place.reason(), no_place.for_clients());
         let failure = self.no_place(no_place);
-        let words = match (&failure, failure.recorded()) {
-            (Failure::NoPlace(_), _) => words,
-            (Failure::Late { .. }, Some(told)) => told,
-            (Failure::Refused { .. }, Some(told)) => format!("{words}; before, it was told {told}"),
+        let (reason, words) = match (&failure, failure.recorded()) {
+            (Failure::NoPlace(told), _) => (told.reason(), told.for_clients()),
+            (Failure::Late { .. }, Some(told)) => (reason, told),
+            (Failure::Refused { .. }, Some(told)) => {
+                (reason, format!("{words}; before, it was told {told}"))
+            }
             // What other failures mean is recorded as such.
             _ => return failure,
         };
