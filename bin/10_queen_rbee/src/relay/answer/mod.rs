@@ -93,7 +93,7 @@ struct Reading {
     sent_at: Instant,
     /// How many tokens the client had before.
     had: usize,
-    /// When the worker last gave something.
+    /// When the worker last gave something. The head of a server's answer is nothing yet.
     heard_at: Instant,
     /// When it first gave something of the answer.
     first_at: Option<Instant>,
@@ -109,14 +109,16 @@ impl Reading {
         place: Place,
         had: usize,
         silence: Option<Box<Silence>>,
+        asked_at: Instant,
     ) -> Box<Self> {
         let now = Instant::now();
+        let heard_at = if silence.is_some() { asked_at } else { now };
         Box::new(Self {
             events,
             place,
             sent_at: now,
             had,
-            heard_at: now,
+            heard_at,
             first_at: None,
             prompt_time: None,
             silence,
@@ -315,7 +317,7 @@ impl Answer {
         match sent {
             Ok(events) => {
                 let had = self.progress.tokens();
-                let reading = Reading::new(Box::new(events), place, had, silence);
+                let reading = Reading::new(Box::new(events), place, had, silence, self.asked_at);
                 self.set_alarm(&reading, self.patience_ends(&reading));
                 self.state = State::Reading(reading);
                 Ok(())
