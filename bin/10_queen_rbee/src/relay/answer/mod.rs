@@ -243,6 +243,11 @@ impl Answer {
         self.progress.given(choice)
     }
 
+    /// The same is asked for in another way after it has failed, and counts in its place.
+    pub fn leave_uncounted(&mut self) {
+        self.record.is_replaced = true;
+    }
+
     /// How often another worker took over.
     #[must_use]
     pub fn failovers(&self) -> u64 {
@@ -577,6 +582,16 @@ impl Answer {
         self.relay.dispatcher.decisions().record(decided.model(&self.model));
     }
 
+    /// Counts how it has ended.
+    fn count(&self, outcome: &'static str) {
+        if let Some(figures) = &self.record.figures {
+            figures.ended(outcome);
+        } else {
+            let is_known = self.relay.dispatcher.registry().knows_model(&self.model);
+            self.relay.metrics().of_unplaced(&self.model, is_known).ended(outcome);
+        }
+    }
+
     fn fail(&mut self, failure: Failure) -> Failure {
         self.state = State::Ended;
         self.log_failure(&failure);
@@ -599,12 +614,9 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let Record { began, worker_id, usage, failovers, outcome, figures, .. } = &self.record;
-        if let Some(figures) = figures {
-            figures.ended(outcome);
-        } else {
-            let is_known = self.relay.dispatcher.registry().knows_model(&self.model);
-            self.relay.metrics().of_unplaced(&self.model, is_known).ended(outcome);
+        let Record { began, worker_id, usage, failovers, outcome, .. } = &self.record;
+        if !self.record.is_replaced {
+            self.count(outcome);
         }
         tracing::info!(
             request_id = %self.request.request_id,
