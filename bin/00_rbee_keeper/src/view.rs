@@ -1,6 +1,7 @@
 //! How the keeper reads the queen's answers: leniently, so that a queen that is a little older or
 //! newer can still be shown. What `--json` prints is the answer itself and never passes through here.
 
+use rbee_operations::AttachedServer;
 use serde::Deserialize;
 use worker_contract::{
     Device, DeviceId, KvCacheUse, ModelEntry, ModelInUse, Slots, SupervisedWorker,
@@ -32,6 +33,8 @@ pub(crate) struct Status {
     pub(crate) address: String,
     pub(crate) hives: Vec<Hive>,
     pub(crate) workers: Vec<Worker>,
+    /// Those without a model, so that no worker tells of them.
+    pub(crate) attached_servers: Vec<AttachedServer>,
     pub(crate) jobs_running: u64,
     /// Why the queen records nothing at present.
     pub(crate) records_trouble: Option<String>,

@@ -174,7 +174,7 @@ impl App {
             ),
             inventory: inventory.clone(),
             keyring,
-            servers,
+            servers: servers.clone(),
             logs: paths.logs.clone(),
             request_timeout,
             #[cfg(not(feature = "local-hive"))]
@@ -212,6 +212,7 @@ impl App {
             feed,
             facts: Arc::new(facts),
             inventory: inventory.clone(),
+            servers,
         });
         let max_body_bytes = config.queen.max_body_bytes;
         let routes =

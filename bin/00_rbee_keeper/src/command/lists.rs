@@ -1,7 +1,7 @@
 //! What hives have, of one hive or of all: workers, models, downloads.
 
 use rbee_operations::{
-    AttachedWorker, HiveTarget, ListAll, Listed, ModelGarbage, ModelRef, Operation,
+    AttachedServer, AttachedWorker, HiveTarget, ListAll, Listed, ModelGarbage, ModelRef, Operation,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -26,6 +26,12 @@ struct Owned<T> {
 pub(super) async fn workers(session: &Session, of: OfHive) -> Result<(), Failure> {
     let mut found = found(session, of, Listed::Workers).await?;
     let (own, attached) = (taken(&mut found, "workers"), taken(&mut found, "attached"));
+    let empty: Vec<AttachedServer> = read(&taken(&mut found, "attached_servers").into())?;
+    if session.output.is_json() {
+        for server in &empty {
+            session.output.incomplete(&table::empty_server(server));
+        }
+    }
     let is_told = tell_unheard(session, &found)?;
     let all: Value = own.iter().chain(&attached).cloned().collect();
     session
@@ -40,11 +46,13 @@ pub(super) async fn workers(session: &Session, of: OfHive) -> Result<(), Failure
                 (!attached.is_empty()).then(|| table::attached(&attached, style)),
             ];
             let tables: Vec<String> = tables.into_iter().flatten().collect();
-            Ok(if tables.is_empty() {
+            let mut text = if tables.is_empty() {
                 "no workers: start one with `rbee-keeper worker spawn --model MODEL`\n".to_owned()
             } else {
                 tables.join("\n")
-            })
+            };
+            text.extend(empty.iter().map(|server| format!("{}\n", table::empty_server(server))));
+            Ok(text)
         })
         .await
 }

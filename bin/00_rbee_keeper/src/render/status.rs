@@ -17,6 +17,7 @@ pub(crate) fn screen(status: &view::Status, now: u64, style: Style) -> String {
     }
     if status.hives.is_empty() {
         text.push_str("\nno hives: start one with `rbee-keeper hive start`\n");
+        empty_servers(&mut text, status);
         return text;
     }
     section(&mut text, &table::hives(&status.hives, style));
@@ -42,7 +43,18 @@ pub(crate) fn screen(status: &view::Status, now: u64, style: Style) -> String {
     } else {
         section(&mut text, &table::live_workers(&status.workers, style));
     }
+    empty_servers(&mut text, status);
     text
+}
+
+/// Attached servers that no row of a worker tells of.
+fn empty_servers(text: &mut String, status: &view::Status) {
+    if !status.attached_servers.is_empty() {
+        text.push('\n');
+    }
+    for server in &status.attached_servers {
+        let _ = writeln!(text, "{}", table::empty_server(server));
+    }
 }
 
 fn headline(status: &view::Status) -> String {
@@ -120,6 +132,22 @@ mod tests {
 
         no workers: one starts with the first request for a model
         ");
+    }
+
+    #[test]
+    fn a_server_without_a_model_is_shown_whether_or_not_there_is_a_hive() {
+        let hive = json!({ "hive_id": "localhost", "liveness": "alive", "version": "0.1.0" });
+        for hives in [json!([]), json!([hive])] {
+            let status = json!({ "hives": hives, "attached_servers": [{
+                "server": "nas", "url": "http://nas:11434", "engine": "ollama", "state": "ready",
+                "reason": "it lists\nno models",
+            }]});
+            let status: view::Status = read(&status).unwrap();
+            let shown = screen(&status, 0, Style::default());
+            let line = shown.lines().last().unwrap();
+            assert!(line.starts_with("server nas at http://nas:11434 has no model"), "{shown}");
+            assert!(line.contains("ready: it lists") && line.ends_with("no models"), "{shown}");
+        }
     }
 
     #[test]

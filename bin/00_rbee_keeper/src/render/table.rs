@@ -6,7 +6,7 @@ use access_tokens::TokenInfo;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table};
 use jiff::Timestamp;
-use rbee_operations::{AttachedWorker, DiscoveredHive, JobSummary, SshHost};
+use rbee_operations::{AttachedServer, AttachedWorker, DiscoveredHive, JobSummary, SshHost};
 use worker_contract::{
     Device, DeviceLoad, ModelEntry, ModelKind, SupervisedState, SupervisedWorker,
 };
@@ -197,6 +197,13 @@ pub(crate) fn attached(workers: &[AttachedWorker], style: Style) -> String {
         ]);
     }
     table.text()
+}
+
+/// A server of others without a model, in a sentence.
+pub(crate) fn empty_server(server: &AttachedServer) -> String {
+    let AttachedServer { server, url, engine: _, state, reason } = server;
+    let reason = in_a_line(reason);
+    format!("server {server} at {url} has no model for the pool, {state}: {reason}")
 }
 
 /// The workers of all hives as the queen sees them, one a row.

@@ -109,6 +109,22 @@ impl Health {
         self.told_for == 0
     }
 
+    /// Why none of its models is a worker, behind its state; `None` where one is.
+    pub(super) fn why_no_models(&self, wanted: &[String]) -> Option<(&'static str, String)> {
+        if !self.models.is_empty() {
+            return None;
+        }
+        Some(match &self.failure {
+            Some(ServerFailure { kind: FailureKind::Loading, reason }) => {
+                ("loading", reason.clone())
+            }
+            Some(failure) => ("failed", failure.reason.clone()),
+            None if self.is_unseen => ("unknown", "it has not been looked at yet".to_owned()),
+            None if wanted.is_empty() => ("ready", "it lists no models".to_owned()),
+            None => ("ready", "it lists none of the models that it was attached for".to_owned()),
+        })
+    }
+
     /// Takes a probe in. `wanted` are the models that are to be workers, all where none is named.
     pub(super) fn on_probe(
         &mut self,
@@ -255,6 +271,32 @@ mod tests {
         assert_eq!(names(&health), ["b", "c"]);
         let health = after(&["org/b", "org-c"], vec![list(&["a", "org/b", "org/c"])]);
         assert_eq!(names(&health), ["org/b", "org/c"], "by either name");
+    }
+
+    #[test]
+    fn a_server_without_models_says_why_it_has_none() {
+        let wrong = || Probe::Wrong("HTTP 500".into());
+        for (wanted, probes, expected) in [
+            (&[][..], vec![list(&["a"])], None),
+            (&[], vec![list(&["a"]), wrong()], None),
+            (&[], vec![list(&[])], Some(("ready", "it lists no models"))),
+            (
+                &["b"],
+                vec![list(&["a"])],
+                Some(("ready", "it lists none of the models that it was attached for")),
+            ),
+            (&[], vec![list(&[]), wrong()], Some(("failed", "HTTP 500"))),
+            (&[], vec![list(&[]), Probe::Loading], Some(("loading", LOADS))),
+        ] {
+            let wanted: Vec<String> = wanted.iter().map(|name: &&str| (*name).to_owned()).collect();
+            let named: Vec<&str> = wanted.iter().map(String::as_str).collect();
+            let told = after(&named, probes).why_no_models(&wanted);
+            let told = told.as_ref().map(|(state, reason)| (*state, reason.as_str()));
+            assert_eq!(told, expected);
+        }
+        let found = after(&[], vec![list(&[])]).found();
+        let before = Health::of_before(&"nas".parse().unwrap(), &[], &found);
+        assert_eq!(before.why_no_models(&[]).unwrap().0, "unknown");
     }
 
     #[test]

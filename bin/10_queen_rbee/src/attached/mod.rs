@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use access_tokens::{Secret, TokenError, forget_secret, store_secret, stored_secret};
-use rbee_operations::{ServerApi, WorkerAttach};
+use rbee_operations::{AttachedServer, ServerApi, WorkerAttach};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -245,6 +245,23 @@ impl Servers {
     #[must_use]
     pub fn has(&self, name: &HiveAlias) -> bool {
         self.known().contains_key(name)
+    }
+
+    /// The servers that no worker tells of, since they have no model.
+    #[must_use]
+    pub fn without_models(&self) -> Vec<AttachedServer> {
+        let all = self.known();
+        let empty = all.iter().filter_map(|(name, known)| {
+            let (state, reason) = known.health.why_no_models(&known.stored.models)?;
+            Some(AttachedServer {
+                server: name.clone(),
+                url: known.stored.url.to_string(),
+                engine: known.health.engine.as_str().to_owned(),
+                state: state.to_owned(),
+                reason,
+            })
+        });
+        empty.collect()
     }
 
     /// Attaches a server, after a look at it. The same one again is changed.

@@ -22,8 +22,9 @@ use super::stream_body::stream_body;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original, VIA};
 use crate::clock::unix_seconds;
+use crate::decisions::{self, Decided};
 use crate::dialect::openai::{
-    Assembly, Body, Completion, Head, Kind, Understood, Writer, read_chat, read_completion,
+    Assembly, Body, Completion, Head, Kind, Understood, Writer, read_chat, read_completion, shown,
     unknown_model,
 };
 use crate::registry::SessionKey;
@@ -135,7 +136,7 @@ impl Handlers {
         asking: Asking,
     ) -> Result<Response, ApiError> {
         let Understood { model, request, fields, stream, include_usage } = first;
-        let alias = self.alias(&model)?;
+        let alias = self.alias(&model, &request.request_id, &asking)?;
         let (prompts, n) = (others.len() + 1, request.n);
         let choices = n.saturating_mul(u32::try_from(prompts).unwrap_or(u32::MAX));
         let (kind, deadline) = (Kind::Completion, asking.deadline);
@@ -175,12 +176,22 @@ impl Handlers {
         original: Original,
         asking: Asking,
     ) -> Result<Answer, ApiError> {
-        Ok(self.relay.answer(&self.alias(model)?, request, original, asking))
+        let alias = self.alias(model, &request.request_id, &asking)?;
+        Ok(self.relay.answer(&alias, request, original, asking))
     }
 
     /// The model that a client calls so.
-    fn alias(&self, model: &str) -> Result<ModelAlias, ApiError> {
+    fn alias(
+        &self,
+        model: &str,
+        request_id: &RequestId,
+        asking: &Asking,
+    ) -> Result<ModelAlias, ApiError> {
         let alias = self.known_as(model).ok_or_else(|| {
+            let why = format!("the model '{}' does not exist", shown(model));
+            let refused = Decided::told(decisions::Kind::Reject, "unknown_model", why);
+            let decisions = self.relay.dispatcher().decisions();
+            decisions.record(refused.asked(request_id, &asking.caller));
             let models = self.registry.models(std::time::Instant::now());
             unknown_model(model, models.keys())
         });

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     decisions, events, health, heartbeat, inference, metrics, models, rules, status, vectors,
 };
+use crate::attached::Servers;
 use crate::decisions::Decisions;
 use crate::dialect::openai;
 use crate::events::Feed;
@@ -54,6 +55,7 @@ pub(crate) struct HandlerParts {
     pub(crate) feed: Feed,
     pub(crate) facts: Arc<Facts>,
     pub(crate) inventory: Inventory,
+    pub(crate) servers: Servers,
 }
 
 /// What does not change while the queen runs, and what ends her.
@@ -123,3 +125,4 @@ part!(decisions: Decisions);
 part!(feed: Feed);
 part!(facts: Arc<Facts>);
 part!(inventory: Inventory);
+part!(servers: Servers);

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures::{Stream, StreamExt as _, stream};
 use serde_json::Value;
-use worker_contract::{Delta, InferenceRequest, Prompt, RequestId, Task, Usage, WorkerId};
+use worker_contract::{InferenceRequest, Prompt, RequestId, Task, Usage, WorkerId};
 
 use crate::attached::Original;
 use crate::dialect::openai::Aside;
-use crate::relay::{Failure, MAX_TEXT, Part, text_bytes};
+use crate::relay::{Failure, MAX_ALL, MAX_TEXT, Part, Weight};
 
 /// How many prompts of one request are under way at once: as many as one worker gives answers to one prompt.
 const AT_ONCE: usize = 16;
@@ -56,28 +56,38 @@ fn own_id(id: &RequestId, index: usize) -> Option<RequestId> {
 /// together as much as one answer may.
 #[derive(Debug)]
 pub(super) struct Room {
-    left: AtomicUsize,
+    text: AtomicUsize,
+    all: AtomicUsize,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self::of(MAX_TEXT)
+        Self::of(Weight { text: MAX_TEXT, all: MAX_ALL })
     }
 }
 
 impl Room {
-    fn of(bytes: usize) -> Self {
-        Self { left: AtomicUsize::new(bytes) }
+    fn of(most: Weight) -> Self {
+        Self { text: AtomicUsize::new(most.text), all: AtomicUsize::new(most.all) }
     }
 
-    /// Takes so many bytes; false where fewer are left.
-    fn take(&self, bytes: usize) -> bool {
-        self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    /// Takes so much; where less is left, nothing, and the limit is told.
+    fn take(&self, weight: Weight) -> Result<(), usize> {
+        take_of(&self.text, weight.text).ok_or(MAX_TEXT)?;
+        take_of(&self.all, weight.all).ok_or_else(|| {
+            self.text.fetch_add(weight.text, Relaxed);
+            MAX_ALL
+        })
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.left.fetch_add(bytes, Relaxed);
+    fn give_back(&self, weight: Weight) {
+        self.text.fetch_add(weight.text, Relaxed);
+        self.all.fetch_add(weight.all, Relaxed);
     }
+}
+
+fn take_of(left: &AtomicUsize, bytes: usize) -> Option<()> {
+    left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).ok().map(|_| ())
 }
 
 /// The parts of an answer, given when it is over: what came before it was begun anew is void. They take of
@@ -90,7 +100,7 @@ where
     One: Stream<Item = Result<Part, Failure>> + Send,
 {
     let all = async move {
-        let mut held = Held { parts: Vec::new(), bytes: 0, worker: None };
+        let mut held = Held { parts: Vec::new(), weight: Weight::default(), worker: None };
         let mut parts = pin!(parts);
         while let Some(part) = parts.next().await {
             if let Err(failure) = held.take(part, &room) {
@@ -105,7 +115,7 @@ where
 /// What has come of the answer to one prompt.
 struct Held {
     parts: Vec<Result<Part, Failure>>,
-    bytes: usize,
+    weight: Weight,
     /// Who gives it, which is told before anything of it.
     worker: Option<WorkerId>,
 }
@@ -115,27 +125,29 @@ impl Held {
         match &part {
             Ok(Part::Started { worker_id, .. }) => {
                 self.parts.clear();
-                room.give_back(std::mem::take(&mut self.bytes));
+                room.give_back(std::mem::take(&mut self.weight));
                 self.worker = Some(worker_id.clone());
             }
             Ok(Part::GoesOn { worker_id, .. }) => self.worker = Some(worker_id.clone()),
-            Ok(Part::Delta(delta)) => self.make_room_for(delta, room)?,
             _ => {}
+        }
+        if let Ok(part) = &part {
+            self.make_room_for(part, room)?;
         }
         self.parts.push(part);
         Ok(())
     }
 
-    fn make_room_for(&mut self, delta: &Delta, room: &Room) -> Result<(), Failure> {
-        let bytes = text_bytes(delta);
-        if room.take(bytes) {
-            self.bytes += bytes;
+    fn make_room_for(&mut self, part: &Part, room: &Room) -> Result<(), Failure> {
+        let weight = Weight::of(part);
+        let Err(most) = room.take(weight) else {
+            self.weight = self.weight.and(weight);
             return Ok(());
-        }
+        };
         let reason = format!(
             "its answer and those to the other prompts of the request have more than {} MiB together: send \
              fewer prompts, or stream the answers",
-            MAX_TEXT >> 20
+            most >> 20
         );
         tracing::warn!(worker_id = ?self.worker, reason, "the answers to several prompts are given up");
         Err(match self.worker.take() {
@@ -241,7 +253,7 @@ mod tests {
     use axum::http::StatusCode;
     use daemon_http::ApiError;
     use serde_json::json;
-    use worker_contract::{FinishReason, Timings};
+    use worker_contract::{Delta, FinishReason, Timings};
 
     use super::*;
     use crate::attached::Endpoint;
@@ -375,28 +387,45 @@ mod tests {
     #[tokio::test]
     async fn what_came_of_an_answer_before_it_was_begun_anew_is_void_and_takes_no_room() {
         let parts = [started(), delta(0, "Good"), started(), delta(0, "Hi"), done(1)];
-        let room = Arc::new(Room::of(4));
+        let most = |text| Weight { text, all: MAX_ALL };
+        let room = Arc::new(Room::of(most(4)));
         let parts = at_its_end(stream::iter(parts).map(Ok), Arc::clone(&room));
         let parts: Vec<Part> = parts.map(Result::unwrap).collect().await;
         assert_eq!(parts, [started(), delta(0, "Hi"), done(1)]);
-        assert!(room.take(2) && !room.take(1));
+        let text = |text| Weight { text, all: 0 };
+        assert_eq!((room.take(text(2)), room.take(text(1))), (Ok(()), Err(MAX_TEXT)));
+        let held = parts.iter().map(Weight::of).fold(Weight::default(), Weight::and);
+        let all = |all| Weight { text: 0, all };
+        assert_eq!(room.take(all(MAX_ALL - held.all + 1)), Err(MAX_ALL));
+        assert_eq!(room.take(all(MAX_ALL - held.all)), Ok(()));
     }
 
     #[tokio::test]
     async fn the_answers_to_all_prompts_have_the_room_of_one_and_what_is_beyond_fails_all() {
-        for (room, fits) in [(6, true), (5, false)] {
-            let room = Arc::new(Room::of(room));
-            let answers = ["abc", "def"].map(|text| {
-                let parts = stream::iter([started(), delta(0, text), done(1)]).map(Ok);
-                at_its_end(parts, Arc::clone(&room))
-            });
+        let aside = || {
+            let fields = json!({"more": "of it"}).as_object().unwrap().clone();
+            Part::Aside(Aside::Answer(fields))
+        };
+        let answer = |text: &str| [started(), aside(), delta(0, text), done(1)];
+        let answers = || ["abc", "def"].map(answer);
+        let all = answers().iter().flatten().map(Weight::of).fold(Weight::default(), Weight::and);
+        assert_eq!(all.text, 6);
+        let rows = [
+            (all, None),
+            (Weight { text: 5, ..all }, Some("more than 64 MiB together")),
+            (Weight { all: all.all - 1, ..all }, Some("more than 256 MiB together")),
+        ];
+        for (most, excess) in rows {
+            let room = Arc::new(Room::of(most));
+            let answers =
+                answers().map(|parts| at_its_end(stream::iter(parts).map(Ok), Arc::clone(&room)));
             let parts: Vec<_> = together(answers.into_iter(), 2, 1).collect().await;
             let failed = parts.iter().find_map(|part| part.as_ref().err());
             let told = failed.map(ToString::to_string);
-            assert_eq!(told.is_none(), fits, "{told:?}");
-            assert!(told.is_none_or(|told| {
-                told.contains("w-1 failed") && told.contains("more than 64 MiB together")
-            }));
+            assert_eq!(told.is_some(), excess.is_some(), "{told:?}");
+            let (told, excess) = (told.unwrap_or_default(), excess.unwrap_or_default());
+            assert!(excess.is_empty() || told.contains("w-1 failed"), "{told}");
+            assert!(told.contains(excess), "{told}");
         }
     }
 

@@ -6,11 +6,13 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use job_server::JobRegistry;
+use rbee_operations::AttachedServer;
 use serde::Serialize;
 use worker_contract::ModelAlias;
 
 use super::health::records_trouble;
 use super::router::Facts;
+use crate::attached::Servers;
 use crate::decisions::Decisions;
 use crate::inventory::Inventory;
 use crate::registry::{HiveReport, ModelReport, Registry, WorkerReport};
@@ -25,6 +27,9 @@ pub(super) struct Status {
     hives: Vec<HiveReport>,
     workers: Vec<WorkerReport>,
     models: Vec<Model>,
+    /// Those that have no model, so that no worker tells of them; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attached_servers: Vec<AttachedServer>,
     /// Requests that wait for a worker.
     waiting: usize,
     jobs_running: usize,
@@ -47,6 +52,7 @@ pub(super) async fn status(
     State(jobs): State<JobRegistry>,
     State(decisions): State<Decisions>,
     State(inventory): State<Inventory>,
+    State(servers): State<Servers>,
 ) -> Json<Status> {
     let now = Instant::now();
     let models = registry.models(now).into_iter().map(|(id, report)| Model { id, report });
@@ -58,6 +64,7 @@ pub(super) async fn status(
         hives: registry.hives_and(inventory.places(), now),
         workers: registry.workers(now),
         models: models.collect(),
+        attached_servers: servers.without_models(),
         waiting: relay.waiting(),
         jobs_running: jobs.running(),
         records_trouble: records_trouble(&jobs, &decisions),

@@ -29,7 +29,10 @@ pub struct Inventory {
 struct Shared {
     file: PathBuf,
     configured: BTreeMap<HiveAlias, String>,
+    /// Never locked while the disk works.
     added: Mutex<BTreeMap<HiveAlias, Machine>>,
+    /// Locked for the whole of a change, and before `added`.
+    changing: Mutex<()>,
 }
 
 /// A machine that was added.
@@ -127,7 +130,8 @@ impl Inventory {
     ) -> Result<Self, InventoryError> {
         let added = file::read(&file)?;
         let configured = configured.iter().map(|(alias, hive)| (alias.clone(), base_url(hive)));
-        let shared = Shared { file, configured: configured.collect(), added: Mutex::new(added) };
+        let (configured, added) = (configured.collect(), Mutex::new(added));
+        let shared = Shared { file, configured, added, changing: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -224,11 +228,19 @@ impl Inventory {
         &self,
         change: impl FnOnce(&mut BTreeMap<HiveAlias, Machine>) -> Result<T, InventoryError>,
     ) -> Result<T, InventoryError> {
-        let mut added = self.added();
-        let mut changed = added.clone();
+        self.change_and_keep(change, |changed| file::write(&self.shared.file, changed))
+    }
+
+    fn change_and_keep<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<HiveAlias, Machine>) -> Result<T, InventoryError>,
+        keep: impl FnOnce(&BTreeMap<HiveAlias, Machine>) -> Result<(), InventoryError>,
+    ) -> Result<T, InventoryError> {
+        let _turn = self.shared.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = self.added().clone();
         let outcome = change(&mut changed)?;
-        file::write(&self.shared.file, &changed)?;
-        *added = changed;
+        keep(&changed)?;
+        *self.added() = changed;
         Ok(outcome)
     }
 
@@ -290,6 +302,28 @@ mod tests {
         assert!(matches!(inventory.remove(&name("fixed")), Err(InventoryError::Configured { .. })));
         assert!(matches!(inventory.remove(&name("b")), Err(InventoryError::Unknown { .. })));
         assert_eq!(inventory.url(&name("fixed")).as_deref(), Some("http://10.1.0.9:9000"));
+    }
+
+    #[test]
+    fn nobody_who_reads_waits_for_the_disk_and_changes_take_turns() {
+        let folder = tempfile::tempdir().unwrap();
+        let inventory =
+            Inventory::open(folder.path().join("hives.json"), &BTreeMap::new()).unwrap();
+        let machine = Machine::by_url("http://10.1.0.3:9000".into());
+        inventory.add(&name("one"), machine.clone()).unwrap();
+        let add = |added: &mut BTreeMap<HiveAlias, Machine>| {
+            added.insert(name("two"), machine);
+            Ok(())
+        };
+        let keep = |changed: &BTreeMap<HiveAlias, Machine>| {
+            assert_eq!(changed.len(), 2);
+            let read = inventory.shared.added.try_lock().expect("it can be read meanwhile");
+            assert_eq!(read.len(), 1, "what is not on the disk is not told");
+            assert!(inventory.shared.changing.try_lock().is_err(), "no other change meanwhile");
+            Ok(())
+        };
+        inventory.change_and_keep(add, keep).unwrap();
+        assert_eq!(inventory.names(), [name("one"), name("two")]);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{AttachedWorker, HiveTarget, Operation, WorkerAttach, WorkerDetach};
-use serde_json::json;
+use rbee_operations::{
+    AttachedServer, AttachedWorker, HiveTarget, Operation, WorkerAttach, WorkerDetach,
+};
+use serde_json::{Value, json};
 use worker_contract::{HiveAlias, WorkerState};
 
 use super::{Operations, outcome};
@@ -122,26 +124,37 @@ impl Operations {
         target: HiveTarget,
         job: JobContext,
     ) -> Result<Outcome, JobError> {
+        let mut empty = self.servers.without_models();
         if self.servers.has(&target.hive_id) {
             let workers = self.attached(Some(&target.hive_id));
-            let data = json!({ "workers": [], "attached": workers });
+            let mut data = json!({ "workers": [], "attached": workers });
+            empty.retain(|server| server.server == target.hive_id);
+            add_servers(&mut data, &empty);
             return Ok(outcome(counted(workers.len()), &data));
         }
-        let attached = if target.hive_id.is_localhost() { self.attached(None) } else { Vec::new() };
+        let is_own = target.hive_id.is_localhost();
+        if !is_own {
+            empty.clear();
+        }
+        let attached = if is_own { self.attached(None) } else { Vec::new() };
         let listed = self.forward(Operation::WorkerList(target), job).await;
         match listed {
-            Ok(mut listed) if !attached.is_empty() => {
-                let own = listed.data["workers"].as_array().map_or(0, Vec::len);
-                listed.message = counted(own + attached.len());
-                listed.data["attached"] = serde_json::to_value(&attached).unwrap_or_default();
+            Ok(mut listed) => {
+                if !attached.is_empty() {
+                    let own = listed.data["workers"].as_array().map_or(0, Vec::len);
+                    listed.message = counted(own + attached.len());
+                    listed.data["attached"] = serde_json::to_value(&attached).unwrap_or_default();
+                }
+                add_servers(&mut listed.data, &empty);
                 Ok(listed)
             }
             // A queen without a hive has the workers of servers all the same.
-            Err(_) if !attached.is_empty() => {
-                let data = json!({ "workers": [], "attached": attached });
+            Err(_) if !attached.is_empty() || !empty.is_empty() => {
+                let mut data = json!({ "workers": [], "attached": attached });
+                add_servers(&mut data, &empty);
                 Ok(outcome(counted(attached.len()), &data))
             }
-            listed => listed,
+            Err(error) => Err(error),
         }
     }
 
@@ -161,6 +174,13 @@ impl Operations {
         let reports = self.registry.workers(Instant::now()).into_iter();
         let of_it = reports.filter(|r| server.is_none_or(|name| r.said.hive_id == *name));
         of_it.filter_map(attached_worker).collect()
+    }
+}
+
+/// Adds the servers without models to a list of workers, where there are any.
+pub(super) fn add_servers(data: &mut Value, servers: &[AttachedServer]) {
+    if !servers.is_empty() {
+        data["attached_servers"] = serde_json::to_value(servers).unwrap_or_default();
     }
 }
 

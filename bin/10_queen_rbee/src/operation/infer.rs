@@ -57,9 +57,7 @@ impl Operations {
         }
         match self.stream(infer, chat(), deadline, job).await {
             // Of a worker whose hive has not reported its file, only the worker itself can tell.
-            Err(Failure::Refused { detail, .. })
-                if may_be_plain && detail.code.as_deref() == Some(NO_TEMPLATE) =>
-            {
+            Err(failure) if is_to_be_plain(infer, &failure) => {
                 self.log_plain(infer, job);
                 self.stream(infer, plain(), deadline, job).await
             }
@@ -108,6 +106,11 @@ impl Operations {
                 }
             }
         } {
+            let part = part.inspect_err(|failure| {
+                if is_to_be_plain(infer, failure) {
+                    answer.leave_uncounted();
+                }
+            });
             match part? {
                 Part::Started { worker_id, why } => {
                     ttft = ttft.or_else(|| Some(began.elapsed()));
@@ -157,6 +160,12 @@ impl Operations {
         }
         is_starting
     }
+}
+
+/// Whether what failed is to be sent again as plain text.
+fn is_to_be_plain(infer: &Infer, failure: &Failure) -> bool {
+    let Failure::Refused { detail, .. } = failure else { return false };
+    infer.system.is_none() && detail.code.as_deref() == Some(NO_TEMPLATE)
 }
 
 fn failed(detail: ErrorDetail) -> JobError {

@@ -8,6 +8,7 @@ use rbee_operations::{HiveTarget, ListAll, Listed, ModelGarbage, Operation};
 use serde_json::{Map, Value, json};
 use worker_contract::HiveAlias;
 
+use super::attached::add_servers;
 use super::notes::ambiguous;
 use super::{Operations, outcome};
 use crate::hive_client::NEVER_REPORTED;
@@ -30,11 +31,11 @@ impl Operations {
         let asking = hives.map(|(hive, is_gone)| self.hear(hive, is_gone, list.of, job));
         let answers = job.cancelled().run_until_cancelled(join_all(asking)).await;
         let answers = answers.ok_or_else(JobError::cancelled)?;
-        let attached = match list.of {
-            Listed::Workers => self.attached(None),
-            Listed::Models | Listed::Downloads => Vec::new(),
+        let (attached, empty) = match list.of {
+            Listed::Workers => (self.attached(None), self.servers.without_models()),
+            Listed::Models | Listed::Downloads => (Vec::new(), Vec::new()),
         };
-        if attached.is_empty() {
+        if attached.is_empty() && empty.is_empty() {
             ensure_one_is_heard(&answers)?;
         }
         let mut data = together(list.of, answers);
@@ -44,6 +45,7 @@ impl Operations {
         if !attached.is_empty() {
             data["attached"] = serde_json::to_value(&attached).unwrap_or_default();
         }
+        add_servers(&mut data, &empty);
         let counts = names(list.of).iter().chain(&["attached"]).filter_map(|name| {
             let count = data[name].as_array()?.len();
             Some(format!("{count} {name}"))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use worker_contract::{HiveAlias, HiveHeartbeat, ModelEntry};
 
 use super::catalogs::Catalogs;
+use super::vigil::excused;
 use super::{Due, Liveness, ReportError};
 use crate::scheduler::HiveView;
 
@@ -94,10 +95,10 @@ impl Hives {
         self.by_id.insert(hive.beat.hive_id.clone(), hive);
     }
 
-    /// Nobody was listening for so long.
-    pub(super) fn excuse(&mut self, pause: Duration) {
+    /// Nobody was listening for so long, until `now`.
+    pub(super) fn excuse(&mut self, pause: Duration, now: Instant) {
         for hive in self.by_id.values_mut() {
-            hive.at += pause;
+            hive.at = excused(hive.at, pause, now);
         }
     }
 

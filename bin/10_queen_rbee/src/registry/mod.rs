@@ -68,8 +68,14 @@ pub use self::worker::Times;
 use self::worker::Worker;
 use self::workers::Workers;
 use self::{
-    failures::Failures, fits::Fits, hives::Hives, prefixes::Prefixes, sessions::Sessions,
-    starts::Starts, turns::Turns, vigil::Vigil,
+    failures::Failures,
+    fits::Fits,
+    hives::Hives,
+    prefixes::Prefixes,
+    sessions::Sessions,
+    starts::Starts,
+    turns::Turns,
+    vigil::{Vigil, excused},
 };
 use crate::clock;
 use crate::policy::{Policies, Policy};
@@ -550,9 +556,9 @@ impl State {
             let seconds = pause.as_secs();
             tracing::warn!(seconds, "the queen stood still: nobody is taken to have been silent");
         }
-        self.hives.excuse(pause);
-        self.workers.excuse(pause);
-        self.began = (self.began + pause).min(now.max(self.began));
+        self.hives.excuse(pause, now);
+        self.workers.excuse(pause, now);
+        self.began = excused(self.began, pause, now);
     }
 }
 

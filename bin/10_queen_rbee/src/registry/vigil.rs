@@ -6,6 +6,12 @@ use std::time::{Duration, Instant};
 /// She looks several times a second. So long without a look, and she has stood still.
 const STILL: Duration = Duration::from_secs(2);
 
+/// A moment of a report, moved by a pause in which nobody was heard: never beyond the present, or a silence
+/// that comes after it would be excused as well, and never back.
+pub(super) fn excused(at: Instant, pause: Duration, now: Instant) -> Instant {
+    (at + pause).min(now.max(at))
+}
+
 /// When the queen looked last.
 #[derive(Debug)]
 pub(super) struct Vigil {
@@ -83,6 +89,18 @@ mod tests {
         vigil.goes_deaf();
         assert_eq!(vigil.look(at(6)), Some(Duration::from_secs(3)));
         assert!(vigil.is_meant());
+    }
+
+    #[test]
+    fn an_excuse_reaches_to_the_present_and_no_further() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        // When it was heard, the pause, the present, and when it counts as heard.
+        let rows = [(0, 8, 9, 8), (0, 9, 9, 9), (8, 8, 9, 9), (9, 8, 9, 9), (10, 8, 9, 10)];
+        for (heard, pause, now, expected) in rows {
+            let moved = excused(at(heard), Duration::from_secs(pause), at(now));
+            assert_eq!(moved, at(expected), "heard at {heard}, a pause of {pause}, now {now}");
+        }
     }
 
     #[test]

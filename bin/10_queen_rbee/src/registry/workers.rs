@@ -10,6 +10,7 @@ use super::lengths::Lengths;
 use super::numbers::Numbers;
 use super::rests::Rest;
 use super::target::{ShownSecret, Target, parse_address};
+use super::vigil::excused;
 use super::worker::{Said, Worker};
 use super::{Answered, Due, Failed, Liveness, ReportError};
 use crate::scheduler::Circuit;
@@ -162,15 +163,15 @@ impl Workers {
         changed || self.by_id.len() != before
     }
 
-    /// Nobody was listening for so long.
-    pub(super) fn excuse(&mut self, pause: Duration) {
+    /// Nobody was listening for so long, until `now`.
+    pub(super) fn excuse(&mut self, pause: Duration, now: Instant) {
         for worker in self.by_id.values_mut() {
-            worker.used_at += pause;
+            worker.used_at = excused(worker.used_at, pause, now);
             if let Some(said) = &mut worker.said {
-                said.at += pause;
+                said.at = excused(said.at, pause, now);
             }
             if let Some(rival) = &mut worker.rival {
-                rival.at += pause;
+                rival.at = excused(rival.at, pause, now);
             }
         }
     }

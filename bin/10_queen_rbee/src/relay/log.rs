@@ -58,9 +58,7 @@ impl Answer {
     pub(super) fn log_longer(&self, worker: &WorkerId, reason: &Reason) {
         let reason = reason.recorded();
         let kind = if self.has_begun() { Kind::Failover } else { Kind::Retry };
-        let why = format!(
-            "{worker} has too short a context: {reason}; a longer one is sought, if there is one"
-        );
+        let why = format!("{worker} has too short a context: {reason}; a longer one is sought");
         self.log(Decided::told(kind, "context", why).worker(worker));
     }
 

@@ -44,7 +44,7 @@ use self::quarantine::Quarantine;
 pub use self::reason::Reason;
 pub(crate) use self::reason::is_name;
 use self::retry::Budget;
-pub(crate) use self::size::{MAX_TEXT, text_bytes};
+pub(crate) use self::size::{MAX_ALL, MAX_TEXT, Weight};
 use self::worker::WorkerClient;
 use crate::admission::Priority;
 use crate::attached::Original;

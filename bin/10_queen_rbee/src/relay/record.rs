@@ -19,6 +19,8 @@ pub(super) struct Record {
     /// Another worker is sought; true if the client has some of the answer.
     again: Option<bool>,
     pub(super) outcome: &'static str,
+    /// It is not counted: what is asked for in its place is.
+    pub(super) is_replaced: bool,
     /// The figures of its model, once it has had a place.
     pub(super) figures: Option<Arc<ModelMetrics>>,
     /// When its first part came.
@@ -36,6 +38,7 @@ impl Record {
             failovers: 0,
             again: None,
             outcome: "cancelled",
+            is_replaced: false,
             figures: None,
             first_at: None,
             _open: open,

@@ -63,7 +63,7 @@ pub(crate) async fn fails(queen: &Queen, operation: Operation, code: &str) -> St
     }
 }
 
-async fn run(queen: &Queen, operation: Operation) -> JobEnd {
+pub(crate) async fn run(queen: &Queen, operation: Operation) -> JobEnd {
     run_and_listen(queen, operation).await.0
 }
 

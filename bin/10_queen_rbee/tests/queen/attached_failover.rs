@@ -523,6 +523,29 @@ async fn a_server_that_looks_find_well_is_waited_for_where_nobody_else_has_the_m
 }
 
 #[tokio::test]
+async fn a_server_that_says_after_long_that_an_answer_comes_is_waited_for_no_longer() {
+    let told_to = Arc::new(Notify::new());
+    let server = ServerDouble::start("llamacpp", &["m"], [Plays::HangsLate(told_to.clone())]);
+    let fine = ServerDouble::start("llamacpp", &["m"], []);
+    let queen = impatient(&server).await;
+    let comes = async {
+        until("it is asked", async || server.requests().len() == 1).await;
+        let (asked, enough) = (Instant::now(), Duration::from_secs(3));
+        until("it is late", async || asked.elapsed() > enough).await;
+        told_to.notify_one();
+        let name = Some("z-other".parse().unwrap());
+        succeeds(&queen, WorkerAttach { name, ..attach(&fine.url) }).await;
+    };
+    let body = completion();
+    let (answer, ()) = tokio::join!(queen.ask(COMPLETION, &body), comes);
+    assert_eq!(answer.header("x-rbee-worker"), "z-other-m", "{answer:?}");
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.text;
+    let silent = decisions.split("it gave nothing for ").nth(1);
+    let seconds = silent.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds >= 3), "from when it was asked: {decisions}");
+}
+
+#[tokio::test]
 async fn a_server_that_answers_others_is_late_and_has_not_failed() {
     let ends: [Arc<Notify>; 2] = Default::default();
     let plays = [Plays::Drips("x", ends[0].clone()), Plays::Thinks(ends[1].clone())];

@@ -1,8 +1,10 @@
 //! What kind of server an attached one is, and what it says of itself.
 
+use job_client::JobEnd;
+use rbee_operations::{HiveTarget, ListAll, Listed, Operation};
 use serde_json::{Value, json};
 
-use crate::attached::queen_with;
+use crate::attached::{queen_with, run};
 use crate::support::{ServerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -17,6 +19,28 @@ async fn an_ollama_is_known_as_one_whoever_its_models_are_of() {
         assert_eq!(workers.len(), models.len(), "{status}");
         assert!(workers.iter().all(|it| it["server"]["engine"] == "ollama"), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_server_without_a_model_is_in_the_lists_of_workers_with_the_reason() {
+    let server = ServerDouble::start("library", &[], []);
+    let queen = queen_with(&server).await;
+    let is_told = |servers: &Value| {
+        let told = ["server", "url", "state", "reason"].map(|field| servers[0][field].clone());
+        let expected = ["nas", server.url.as_str(), "ready", "it lists no models"];
+        assert_eq!(told, expected.map(Value::from), "{servers}");
+    };
+    is_told(&queen.status().await["attached_servers"]);
+    let of = |hive: &str| Operation::WorkerList(HiveTarget { hive_id: hive.parse().unwrap() });
+    let all = Operation::ListAll(ListAll { of: Listed::Workers });
+    for operation in [of("nas"), of("localhost"), all] {
+        let end = run(&queen, operation.clone()).await;
+        let JobEnd::Succeeded(event) = end else { panic!("{operation:?}: {end:?}") };
+        is_told(&event.data.unwrap()["attached_servers"]);
+    }
+    server.serve(&["m"]);
+    until("its model tells of it", async || queen.status().await.get("attached_servers").is_none())
+        .await;
 }
 
 #[tokio::test]

@@ -70,6 +70,33 @@ async fn starts_refusals_and_circuits_are_told_too() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_model_can_have_is_refused_as_any_unknown_one_and_told_in_part() {
+    let queen = Queen::start().await;
+    let long = "x".repeat(5000);
+    let rows = [("gpt 9", "gpt 9"), ("", ""), ("a\nb", "ab"), (long.as_str(), &long[..80])];
+    for (number, (model, told)) in rows.into_iter().enumerate() {
+        for (path, what) in [(CHAT, "messages"), ("/v1/completions", "prompt")] {
+            let id = format!("r-{number}-{what}");
+            let mut body = chat();
+            body["model"] = json!(model);
+            if what == "prompt" {
+                body = json!({"model": model, "prompt": ["one", "two"]});
+            }
+            let request = queen.post(path).header("x-request-id", &id).json(&body);
+            Reply::read(request).await.error(404, "model_not_found");
+            let way = why(&queen, &format!("request_id={id}")).await;
+            let [refused] = way.as_slice() else { panic!("{id}: {way:?}") };
+            assert_eq!(
+                (text(refused, "kind"), text(refused, "reason")),
+                ("reject", "unknown_model")
+            );
+            assert_eq!(text(refused, "why"), format!("the model '{told}' does not exist"));
+            assert_eq!(text(refused, "caller"), "local");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_request_waits_for_is_told() {
     let worker = WorkerDouble::start("w-1", vec![Script::Hangs(&["x"]); 2]);
     let queen = Queen::start().await;

@@ -69,6 +69,11 @@ async fn a_model_without_a_template_continues_the_prompt_as_it_is() {
     let retries: Vec<_> = all.iter().filter(|told| told["kind"] == "retry").collect();
     assert_eq!(retries.len(), 1, "{told}");
     assert_eq!(retries[0]["reason"], "no_chat_template");
+    let metrics = Reply::read(queen.get("/metrics")).await.text;
+    for ended in ["done", "refused"] {
+        let line = format!("rbee_queen_requests_total{{model=\"m\",outcome=\"{ended}\"}} 1");
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
+    }
 }
 
 #[tokio::test]

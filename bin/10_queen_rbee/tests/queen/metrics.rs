@@ -41,7 +41,7 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
         "rbee_queen_ttft_seconds_count{model=\"m\"} 3",
         "rbee_queen_queue_wait_seconds_count{model=\"m\"} 3",
         "rbee_queen_time_per_token_seconds_count{model=\"m\"} 3",
-        "rbee_queen_decisions_total{kind=\"reject\",reason=\"unknown_model\"} 1",
+        "rbee_queen_decisions_total{kind=\"reject\",reason=\"unknown_model\"} 4",
         "rbee_queen_failovers_total{model=\"m\"} 1",
         "rbee_queen_spawns_total 0",
         "rbee_queen_evictions_total 0",

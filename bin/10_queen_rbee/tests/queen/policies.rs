@@ -149,6 +149,28 @@ async fn a_prompt_that_is_too_long_gets_a_worker_of_its_own_only_where_that_has_
 }
 
 #[tokio::test]
+async fn that_a_longer_context_is_sought_is_recorded_only_where_somebody_can_have_one() {
+    for (max, status, sought) in [(1, 400, 0), (2, 200, 1)] {
+        let queen = Queen::start().await;
+        set(&queen, json!({"model": "m", "policy": {"max": max}})).await;
+        let hive = HiveDouble::start(false);
+        hive.let_start();
+        queen.hive_beat(&hive.beat()).await;
+        let short = WorkerDouble::start("w-1", [Script::Refuses(400, "context_length_exceeded")]);
+        let mut beat = short.beat();
+        beat.model.context_length = 256;
+        queen.worker_beat(&beat).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.status, status, "at most {max}: {reply:?}");
+        let decided = Reply::read(queen.get("/v1/decisions?model=m")).await.json();
+        let is_sought =
+            |it: &&Value| (&it["kind"], &it["reason"]) == (&json!("retry"), &json!("context"));
+        let count = decided["decisions"].as_array().unwrap().iter().filter(is_sought).count();
+        assert_eq!(count, sought, "at most {max}: {decided}");
+    }
+}
+
+#[tokio::test]
 async fn a_policy_for_what_nobody_knows_is_taken_with_a_note() {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     queen.hive_beat(&hive.beat_with_workers(8)).await;

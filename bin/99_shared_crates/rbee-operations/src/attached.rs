@@ -87,6 +87,21 @@ pub struct AttachedWorker {
     pub reason: Option<String>,
 }
 
+/// An attached server none of whose models is a worker, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedServer {
+    /// Its name.
+    pub server: HiveAlias,
+    /// Its base URL.
+    pub url: String,
+    /// What kind of server it is, as far as one can tell: `ollama`, `vllm`, …
+    pub engine: String,
+    /// `ready`, `loading` or `failed`; `unknown` until the queen has looked at it.
+    pub state: String,
+    /// Why none of its models is a worker.
+    pub reason: String,
+}
+
 impl fmt::Debug for WorkerAttach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { url, api, name, token: _, slots, models } = self;

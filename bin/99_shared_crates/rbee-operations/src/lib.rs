@@ -15,7 +15,9 @@ mod policy;
 mod projector;
 mod ssh_target;
 
-pub use attached::{AttachedWorker, ServerApi, WorkerAttach, WorkerDetach, without_user};
+pub use attached::{
+    AttachedServer, AttachedWorker, ServerApi, WorkerAttach, WorkerDetach, without_user,
+};
 pub use fit::{FitReport, WorkerFit};
 pub use job::{
     DONE_MARKER, EventLevel, JobCreated, JobEvent, JobList, JobState, JobSummary, LISTED_JOBS,

@@ -32,6 +32,7 @@ pub use self::aside::{Aside, FINISH_REASON, Fields};
 pub use self::chat::read_chat;
 pub use self::completions::{Completion, read_completion};
 pub use self::embeddings::{Embeddings, Encoding, check_dimensions, embeddings, read_embeddings};
+pub(crate) use self::error::shown;
 pub use self::error::{unknown_model, unserved};
 pub use self::field_names::FieldNames;
 pub use self::models::{Model, ModelList};

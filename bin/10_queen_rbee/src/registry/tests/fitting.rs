@@ -165,9 +165,35 @@ fn a_pause_of_the_queen_is_no_report_of_a_hive() {
     let alias = HiveAlias::localhost();
     let later = after(house.now, 60);
     assert_eq!(house.registry.hive_heard(&alias, later), Some((house.now, Liveness::Gone)));
-    house.registry.state().hives.excuse(SECOND * 60);
+    house.registry.state().hives.excuse(SECOND * 60, later);
     let heard = house.registry.hive_heard(&alias, later);
     assert_eq!(heard, Some((house.now, Liveness::Alive)), "it has said nothing since");
+}
+
+#[test]
+fn who_was_heard_in_a_pause_is_excused_up_to_the_present_only() {
+    // When they were heard, how long it is after that, and what they are then, where eight seconds until the
+    // tenth are excused.
+    let rows = [
+        (0, 11, Liveness::Alive),
+        (0, 18, Liveness::Gone),
+        (9, 15, Liveness::Alive),
+        (9, 20, Liveness::Gone),
+        (10, 15, Liveness::Alive),
+        (10, 20, Liveness::Gone),
+    ];
+    for (heard, seen, expected) in rows {
+        let house = House::new();
+        let (heard_at, seen_at) = (after(house.now, heard), after(house.now, seen));
+        house.registry.hive_beat(hive(Vec::new()), heard_at).unwrap();
+        house.registry.worker_beat(beat("a", WorkerState::Ready, 0), heard_at).unwrap();
+        house.registry.state().excuse(SECOND * 8, after(house.now, 10));
+        let case = format!("heard at {heard}, seen at {seen}");
+        assert_eq!(house.registry.hives(seen_at)[0].liveness, expected, "{case}");
+        let state = house.registry.state();
+        let due = Due::at(seen_at, SECOND * 2);
+        assert_eq!(state.workers.get(&id("a")).unwrap().silence(due), Some(expected), "{case}");
+    }
 }
 
 #[test]

@@ -93,7 +93,7 @@ struct Reading {
     sent_at: Instant,
     /// How many tokens the client had before.
     had: usize,
-    /// When the worker last gave something.
+    /// When the worker last gave something. The head of a server's answer is nothing yet.
     heard_at: Instant,
     /// When it first gave something of the answer.
     first_at: Option<Instant>,
@@ -109,14 +109,16 @@ impl Reading {
         place: Place,
         had: usize,
         silence: Option<Box<Silence>>,
+        asked_at: Instant,
     ) -> Box<Self> {
         let now = Instant::now();
+        let heard_at = if silence.is_some() { asked_at } else { now };
         Box::new(Self {
             events,
             place,
             sent_at: now,
             had,
-            heard_at: now,
+            heard_at,
             first_at: None,
             prompt_time: None,
             silence,
@@ -241,6 +243,11 @@ impl Answer {
         self.progress.given(choice)
     }
 
+    /// The same is asked for in another way after it has failed, and counts in its place.
+    pub fn leave_uncounted(&mut self) {
+        self.record.is_replaced = true;
+    }
+
     /// How often another worker took over.
     #[must_use]
     pub fn failovers(&self) -> u64 {
@@ -315,7 +322,7 @@ impl Answer {
         match sent {
             Ok(events) => {
                 let had = self.progress.tokens();
-                let reading = Reading::new(Box::new(events), place, had, silence);
+                let reading = Reading::new(Box::new(events), place, had, silence, self.asked_at);
                 self.set_alarm(&reading, self.patience_ends(&reading));
                 self.state = State::Reading(reading);
                 Ok(())
@@ -577,6 +584,16 @@ impl Answer {
         self.relay.dispatcher.decisions().record(decided.model(&self.model));
     }
 
+    /// Counts how it has ended.
+    fn count(&self, outcome: &'static str) {
+        if let Some(figures) = &self.record.figures {
+            figures.ended(outcome);
+        } else {
+            let is_known = self.relay.dispatcher.registry().knows_model(&self.model);
+            self.relay.metrics().of_unplaced(&self.model, is_known).ended(outcome);
+        }
+    }
+
     fn fail(&mut self, failure: Failure) -> Failure {
         self.state = State::Ended;
         self.log_failure(&failure);
@@ -599,12 +616,9 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let Record { began, worker_id, usage, failovers, outcome, figures, .. } = &self.record;
-        if let Some(figures) = figures {
-            figures.ended(outcome);
-        } else {
-            let is_known = self.relay.dispatcher.registry().knows_model(&self.model);
-            self.relay.metrics().of_unplaced(&self.model, is_known).ended(outcome);
+        let Record { began, worker_id, usage, failovers, outcome, .. } = &self.record;
+        if !self.record.is_replaced {
+            self.count(outcome);
         }
         tracing::info!(
             request_id = %self.request.request_id,

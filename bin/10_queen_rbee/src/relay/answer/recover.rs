@@ -37,16 +37,31 @@ struct Broke {
     has_answered: bool,
 }
 
+/// What follows from a refusal.
+#[derive(Debug)]
+enum Refused {
+    /// The worker is to blame, for this.
+    IsBlamed(Reason),
+    /// Somebody else is asked, or the answer is over.
+    GoesOn,
+    /// The context is too short, as the worker says so: a longer one is sought.
+    SeeksLonger(Reason),
+}
+
 impl Answer {
     /// After trouble with a worker: the next try, or the failure.
     pub(super) fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
         self.asides.clear();
         let broke = match trouble {
             Trouble::Refused { status, detail } => match self.refused(status, detail, &place)? {
-                Some(reason) => {
+                Refused::IsBlamed(reason) => {
                     Broke { reason, is_connection: false, is_reached: true, has_answered: true }
                 }
-                None => return Ok(()),
+                Refused::GoesOn => return Ok(()),
+                Refused::SeeksLonger(reason) => {
+                    self.seek_longer(&reason, place);
+                    return Ok(());
+                }
             },
             Trouble::Deadline => return Err(self.late_at(&place)),
             Trouble::OwnLimit(reason) => return self.on_own_limit(reason, &place),
@@ -79,13 +94,13 @@ impl Answer {
         Ok(())
     }
 
-    /// After a refusal: the next try, or the failure; the reason where the worker is to blame.
+    /// After a refusal: what follows, or the failure.
     fn refused(
         &mut self,
         status: StatusCode,
         detail: ErrorDetail,
         place: &Place,
-    ) -> Result<Option<Reason>, Failure> {
+    ) -> Result<Refused, Failure> {
         let reason = Reason::said(place, status, &detail);
         let is_too_long = detail.code.as_deref() == Some("context_length_exceeded");
         if self.progress.has_begun() {
@@ -93,23 +108,23 @@ impl Answer {
                 return Ok(self.too_long_to_go_on(reason, place));
             }
             // Where another worker took it before, this one is to blame.
-            return Ok(Some(reason));
+            return Ok(Refused::IsBlamed(reason));
         }
         let is_in_doubt = is_in_doubt(status, place);
         if is_in_doubt && self.doubt.is_none() {
             self.ask_another(&reason, Failure::Refused { status, detail }, place);
-            return Ok(None);
+            return Ok(Refused::GoesOn);
         }
         if is_in_doubt && !self.is_as_doubted(&detail) {
-            return Ok(Some(reason));
+            return Ok(Refused::IsBlamed(reason));
         }
         let refusal = Failure::Refused { status, detail };
         if self.may_be_served_here(place, status) {
             self.ask_rbee(&reason, refusal, place);
-            return Ok(None);
+            return Ok(Refused::GoesOn);
         }
         if is_too_long {
-            return self.too_long_to_begin(&reason, refusal, place).map(|()| None);
+            return self.too_long_to_begin(reason, refusal, place);
         }
         Err(refusal)
     }
@@ -138,36 +153,35 @@ impl Answer {
     }
 
     /// A worker's context does not hold what there is of the answer: that is its end where no longer one
-    /// held it before; else it goes on there. The reason where the worker is to blame.
-    fn too_long_to_go_on(&mut self, reason: Reason, place: &Place) -> Option<Reason> {
+    /// held it before; else it goes on there.
+    fn too_long_to_go_on(&mut self, reason: Reason, place: &Place) -> Refused {
         let (worker_id, context) = (&place.worker_id, place.context_tokens);
         // A server may add up the prompt and all the tokens that are allowed, of which some may be left.
         let may_reckon_ahead =
             place.target.server.is_some() && self.request.sampling.max_tokens.is_some();
         if may_reckon_ahead {
-            return Some(reason);
+            return Refused::IsBlamed(reason);
         }
         if self.contexts.is_full(worker_id, context) {
             self.fill();
-            return None;
+            return Refused::GoesOn;
         }
         // Only by its failures it is kept from being asked for ever.
         if context == 0 {
-            return Some(reason);
+            return Refused::IsBlamed(reason);
         }
         self.contexts.refused(worker_id, context);
-        self.seek_longer(&reason, place);
-        self.last_failure.get_or_insert_with(|| (worker_id.clone(), reason));
-        None
+        self.last_failure.get_or_insert_with(|| (worker_id.clone(), reason.clone()));
+        Refused::SeeksLonger(reason)
     }
 
     /// A worker's context does not hold the prompt: one that has a longer one is asked, if there is one.
     fn too_long_to_begin(
         &mut self,
-        reason: &Reason,
+        reason: Reason,
         refusal: Failure,
         place: &Place,
-    ) -> Result<(), Failure> {
+    ) -> Result<Refused, Failure> {
         let worker_id = &place.worker_id;
         let is_news = self.contexts.refused(worker_id, place.context_tokens);
         let refusal = self.advised(refusal);
@@ -175,9 +189,8 @@ impl Answer {
             return Err(refusal);
         }
         self.tries.avoid(worker_id.clone());
-        self.seek_longer(reason, place);
         self.contexts.keep(refusal);
-        Ok(())
+        Ok(Refused::SeeksLonger(reason))
     }
 
     /// Whether a worker with a longer context is there, or would be started. For what a server of somebody
@@ -205,11 +218,16 @@ impl Answer {
         }
     }
 
-    fn seek_longer(&mut self, reason: &Reason, place: &Place) {
-        let (worker_id, context) = (&place.worker_id, place.context_tokens);
+    fn seek_longer(&mut self, reason: &Reason, place: Place) {
+        let (worker_id, context) = (place.worker_id.clone(), place.context_tokens);
         let told = reason.recorded();
         tracing::info!(%worker_id, context, reason = told, "a context is too short for a request");
-        self.log_longer(worker_id, reason);
+        // The worker may make room for one with a longer context once it is idle.
+        drop(place);
+        // Where nobody has one, nobody is sought.
+        if !self.relay.dispatcher.refuses(&self.wanted()) {
+            self.log_longer(&worker_id, reason);
+        }
         self.record.tries_again(self.progress.has_begun());
         self.state = State::Seeking(None);
     }

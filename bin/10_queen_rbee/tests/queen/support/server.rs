@@ -49,6 +49,8 @@ pub(crate) enum Plays {
     Drips(&'static str, Arc<Notify>),
     /// Says nothing until it is told to, then the usual.
     Thinks(Arc<Notify>),
+    /// Says nothing until it is told to, then that an answer comes, of which nothing does.
+    HangsLate(Arc<Notify>),
     /// Says neither yes nor no.
     Silent,
 }
@@ -335,6 +337,10 @@ async fn answer(
             told_to.notified().await;
             None
         }
+        Some(Plays::HangsLate(told_to)) => {
+            told_to.notified().await;
+            Some(Plays::Hangs(&[]))
+        }
         plays => plays,
     };
     let text = |text: &str| {
@@ -384,7 +390,7 @@ async fn answer(
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(RETRY_AFTER, seconds.to_string())], Json(error)).into_response()
         }
-        Plays::Silent | Plays::Thinks(_) => std::future::pending().await,
+        Plays::Silent | Plays::Thinks(_) | Plays::HangsLate(_) => std::future::pending().await,
     }
 }
 
