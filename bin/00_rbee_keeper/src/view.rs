@@ -264,6 +264,8 @@ pub(crate) struct Answer {
     pub(crate) timings: worker_contract::Timings,
     /// From the request to the first token, all that it waited for included.
     pub(crate) ttft_ms: Option<f64>,
+    /// How often another worker took over: the timings are of the last one.
+    pub(crate) failovers: u64,
 }
 
 #[cfg(test)]

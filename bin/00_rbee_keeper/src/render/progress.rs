@@ -67,7 +67,7 @@ pub(crate) fn speed(answer: &Answer) -> String {
     let tokens = answer.usage.completion_tokens;
     let mut parts = vec![unit::count(tokens as usize, "token")];
     // The decode time is from the first token to the last: one token fewer than the answer has.
-    if tokens > 1 && answer.timings.decode_ms > 0.0 {
+    if tokens > 1 && answer.timings.decode_ms > 0.0 && answer.failovers == 0 {
         let rate = f64::from(tokens - 1) / (answer.timings.decode_ms / 1000.0);
         parts.push(format!("{rate:.1} tokens/s"));
     }
@@ -135,6 +135,7 @@ mod tests {
             usage: Usage { prompt_tokens: 9, completion_tokens: 42, cached_tokens: 0 },
             timings: Timings { ttft_ms: 35.4, decode_ms: 601.0, ..Timings::default() },
             ttft_ms: None,
+            failovers: 0,
         };
         assert_eq!(speed(&answer), "42 tokens, 68.2 tokens/s, first token after 35 ms");
         let after_a_start = Answer { ttft_ms: Some(6632.0), ..answer };
@@ -143,6 +144,8 @@ mod tests {
             "42 tokens, 68.2 tokens/s, first token after 6.6 s",
             "what the client waited for counts"
         );
+        let by_two = Answer { failovers: 1, ..after_a_start };
+        assert_eq!(speed(&by_two), "42 tokens, first token after 6.6 s", "nobody gave all of them");
         assert_eq!(speed(&Answer::default()), "0 tokens");
     }
 }

@@ -132,7 +132,7 @@ impl Operations {
                 | Part::Embedding { .. }
                 | Part::Score { .. } => {}
                 Part::Done { finish_reason, usage, timings } => {
-                    let data = json!({
+                    let mut data = json!({
                         "model": infer.model,
                         "worker_id": worker,
                         "finish_reason": finish_reason,
@@ -140,6 +140,10 @@ impl Operations {
                         "timings": timings,
                         "ttft_ms": ttft.map(|ttft: Duration| ttft.as_secs_f64() * 1000.0),
                     });
+                    // The timings are of the worker that gave the end.
+                    if answer.failovers() > 0 {
+                        data["failovers"] = answer.failovers().into();
+                    }
                     let tokens = usage.completion_tokens;
                     return Ok(Outcome::new(format!("{tokens} tokens"), data));
                 }

@@ -113,11 +113,13 @@ impl Cost {
 }
 
 impl Pace {
-    /// Takes in how long an answer to a prompt of so many bytes took, with so many requests beside it.
+    /// Takes in how long an answer to a prompt of so many bytes took, with so many requests beside it. Of who
+    /// has gone on after so many tokens of others, the prompt's time holds what these took: it tells nothing.
     pub(super) fn on_answer(
         &mut self,
         prompt_bytes: u32,
         usage: Usage,
+        before: u32,
         timings: Timings,
         company: u32,
         now: Instant,
@@ -126,15 +128,18 @@ impl Pace {
         let micros =
             |millis: f64| if millis.is_finite() { (millis * 1000.0).max(0.0) } else { 0.0 };
         let fresh = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
-        if fresh >= MIN_FRESH_TOKENS && prompt_bytes > 0 && timings.prefill_ms > 0.0 {
+        let is_whole = before == 0;
+        if is_whole && fresh >= MIN_FRESH_TOKENS && prompt_bytes > 0 && timings.prefill_ms > 0.0 {
             let part = f64::from(fresh) / f64::from(usage.prompt_tokens.max(1));
             let kib = f64::from(prompt_bytes) * part / 1024.0;
             self.prefill.take(whole(micros(timings.prefill_ms) / kib.max(0.001)), weight, now);
         }
-        let tokens = usage.completion_tokens;
+        let tokens = usage.completion_tokens.saturating_sub(before);
         let ms = if tokens == 0 { timings.prefill_ms } else { timings.decode_ms };
-        self.token.take(whole(micros(ms) / f64::from(tokens.max(1))), weight, now);
-        self.tokens.take(u64::from(tokens), WHOLE, now);
+        if is_whole || tokens > 0 {
+            self.token.take(whole(micros(ms) / f64::from(tokens.max(1))), weight, now);
+        }
+        self.tokens.take(u64::from(usage.completion_tokens), WHOLE, now);
     }
 
     /// Takes in how many tokens a worker has given in a second, as it says, and to how many requests at once.
@@ -287,12 +292,12 @@ mod tests {
     fn answers_move_the_mean_and_what_was_cached_is_left_out() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         let usage = Usage { prompt_tokens: 512, cached_tokens: 256, completion_tokens: 10 };
-        pace.on_answer(2048, usage, took(100.0, 400.0), 0, now);
+        pace.on_answer(2048, usage, 0, took(100.0, 400.0), 0, now);
         let first = Cost { prefill_us_per_kib: 100_000, token_us: 40_000 };
         assert_eq!(shown(&pace, now), first, "half of 2 KiB in 100 ms");
         assert_eq!(pace.prefill_us_per_kib(), Some(100_000));
         assert_eq!(Pace::default().prefill_us_per_kib(), None, "what is believed is not shown");
-        pace.on_answer(2048, Usage { cached_tokens: 510, ..usage }, took(1.0, 300.0), 0, now);
+        pace.on_answer(2048, Usage { cached_tokens: 510, ..usage }, 0, took(1.0, 300.0), 0, now);
         let second = shown(&pace, now);
         assert_eq!(second.prefill_us_per_kib, 100_000, "two tokens say nothing");
         assert_eq!(second.token_us, 35_000);
@@ -300,15 +305,27 @@ mod tests {
     }
 
     #[test]
+    fn who_gave_the_end_of_an_answer_is_measured_by_that_alone() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let usage = Usage { prompt_tokens: 512, cached_tokens: 0, completion_tokens: 300 };
+        pace.on_answer(2048, usage, 290, took(9000.0, 400.0), 0, now);
+        assert_eq!(shown(&pace, now).token_us, 40_000, "ten tokens in 400 ms");
+        assert_eq!(pace.prefill_us_per_kib(), None, "290 tokens took that time, too");
+        pace.on_answer(2048, usage, 300, took(9000.0, 0.0), 0, now);
+        assert_eq!(shown(&pace, now).token_us, 40_000, "it gave no token");
+        assert_eq!(pace.tokens.mean.value, 300, "answers are so long");
+    }
+
+    #[test]
     fn a_measurement_in_company_or_of_long_ago_weighs_less() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         let usage = Usage { completion_tokens: 1, ..Usage::default() };
-        pace.on_answer(100, usage, took(0.0, 100.0), 0, now);
-        pace.on_answer(100, usage, took(0.0, 900.0), 3, now);
+        pace.on_answer(100, usage, 0, took(0.0, 100.0), 0, now);
+        pace.on_answer(100, usage, 0, took(0.0, 900.0), 3, now);
         assert_eq!(shown(&pace, now).token_us, (100_000 * 4 + 900_000) / 5);
         let mut old = Pace::default();
-        old.on_answer(100, usage, took(0.0, 900.0), 0, now);
-        old.on_answer(100, usage, took(0.0, 100.0), 0, now + HALF * 3);
+        old.on_answer(100, usage, 0, took(0.0, 900.0), 0, now);
+        old.on_answer(100, usage, 0, took(0.0, 100.0), 0, now + HALF * 3);
         assert_eq!(shown(&old, now + HALF * 3).token_us, (900_000 + 100_000 * 8) / 9);
     }
 
@@ -336,7 +353,7 @@ mod tests {
         slower.on_report(5.0, 1, now + HALF);
         assert_eq!(token_us(&slower, now + HALF), 200_000, "what it did before is long ago");
         let usage = Usage { completion_tokens: 1, ..Usage::default() };
-        pace.on_answer(100, usage, took(0.0, 7.0), 9, now);
+        pace.on_answer(100, usage, 0, took(0.0, 7.0), 9, now);
         assert_eq!(token_us(&pace, now), 7_000, "what the queen has seen counts");
         let mut absurd = Pace::default();
         absurd.on_report(f32::MAX, u32::MAX, now);
@@ -349,8 +366,8 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         for absurd in [f64::INFINITY, f64::NAN, -5.0, 1e300] {
             let usage = Usage { prompt_tokens: 100, completion_tokens: 1, ..Usage::default() };
-            pace.on_answer(1, usage, took(absurd, absurd), u32::MAX, now);
-            pace.on_answer(1, usage, took(absurd, absurd), 0, now);
+            pace.on_answer(1, usage, 0, took(absurd, absurd), u32::MAX, now);
+            pace.on_answer(1, usage, 0, took(absurd, absurd), 0, now);
             let speed = shown(&pace, now);
             assert!(speed.token_us <= MOST_US && speed.prefill_us_per_kib <= MOST_US);
         }

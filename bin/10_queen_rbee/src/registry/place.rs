@@ -50,8 +50,10 @@ pub struct Failed {
 pub struct Answered {
     /// How long the prompt was.
     pub prompt_bytes: u32,
-    /// What was computed.
+    /// What was computed for all of the answer.
     pub usage: Usage,
+    /// How many of its tokens others had given.
+    pub before: u32,
     /// What that took, as the worker says.
     pub timings: Timings,
     /// What it took, as the queen saw.
@@ -69,10 +71,10 @@ pub struct Blame {
     pub has_opened: bool,
 }
 
-/// What the prompt of a request takes at a worker.
+/// What a worker takes before the first token that it gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptTime {
-    /// As long as its other prompts took.
+    /// As long as its other prompts and answers took.
     pub shown: Duration,
     /// How many requests it runs at once.
     pub slots: u32,
@@ -223,12 +225,20 @@ impl Registry {
         worker.is_some_and(|worker| worker.load() > worker.slots())
     }
 
-    /// What so many bytes of a prompt take at a worker; `None` where it has computed none yet.
+    /// What so many bytes of a prompt, and so many tokens of an answer behind it, take at a worker; `None` where
+    /// it has computed none yet. The tokens are taken to be computed one by one, as they are in batch-invariant
+    /// mode.
     #[must_use]
-    pub fn prompt_time(&self, place: &Place, bytes: u64) -> Option<PromptTime> {
+    pub fn prompt_time(&self, place: &Place, bytes: u64, again: u32) -> Option<PromptTime> {
         let state = self.state();
         let worker = state.workers.get(&place.worker_id)?;
-        let shown_us = worker.pace.prefill_us_per_kib()?.saturating_mul(bytes) / 1024;
+        let pace = &worker.pace;
+        let prompt_us = pace.prefill_us_per_kib()?.saturating_mul(bytes) / 1024;
+        let again_us = match again {
+            0 => 0,
+            again => pace.token_us()?.0.saturating_mul(u64::from(again)),
+        };
+        let shown_us = prompt_us.saturating_add(again_us);
         Some(PromptTime { shown: Duration::from_micros(shown_us), slots: worker.slots() })
     }
 
@@ -250,8 +260,8 @@ impl Registry {
         let told = workers.answered(&place.worker_id, place.stay, answered, now);
         let Some((worker, company, has_closed)) = told else { return false };
         if !worker.is_of_server {
-            let Answered { usage, timings, .. } = *answered;
-            let shown = Shown { usage, timings, company };
+            let Answered { usage, before, timings, .. } = *answered;
+            let shown = Shown { usage, before, timings, company };
             places.take((&worker.hive_id, worker.device), &worker.model, shown, now);
         }
         has_closed

@@ -25,6 +25,8 @@ pub(super) struct Places {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shown {
     pub(super) usage: Usage,
+    /// Tokens of the answer that others had given.
+    pub(super) before: u32,
     pub(super) timings: Timings,
     /// Requests beside it.
     pub(super) company: u32,
@@ -57,8 +59,8 @@ impl Places {
             models.insert(model.clone(), Pace::default());
         }
         if let Some(pace) = models.get_mut(model) {
-            let Shown { usage, timings, company } = shown;
-            pace.on_answer(0, usage, timings, company, now);
+            let Shown { usage, before, timings, company } = shown;
+            pace.on_answer(0, usage, before, timings, company, now);
         }
     }
 

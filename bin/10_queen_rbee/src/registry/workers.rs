@@ -263,13 +263,13 @@ impl Workers {
     ) -> Option<(&Worker, u32, bool)> {
         let is_same = |worker: &&mut Worker| worker.entry == stay.entry;
         let worker = self.by_id.get_mut(id).filter(is_same)?;
-        let Answered { prompt_bytes, usage, timings, times } = *answered;
+        let Answered { prompt_bytes, usage, before, timings, times } = *answered;
         worker.answered += 1;
         worker.times.add(times);
         let has_closed = worker.breaker.on_success();
         let company = worker.load().saturating_sub(1).max(stay.company);
         let company = company.saturating_add(worker.neighbours);
-        worker.pace.on_answer(prompt_bytes, usage, timings, company, now);
+        worker.pace.on_answer(prompt_bytes, usage, before, timings, company, now);
         Some((worker, company, has_closed))
     }
 

@@ -12,6 +12,9 @@ const SERVER_BEGINS: u32 = 6;
 /// How long each fresh token of a prompt may take at a worker that has computed none yet: a slow processor
 /// makes ten a second.
 const PREFILL_TOKEN: Duration = Duration::from_millis(100);
+/// How long each token of the answer that the client has already may take at a worker that has shown no speed:
+/// in batch-invariant mode it computes them one by one, as when they were made.
+const TOKEN_AGAIN: Duration = Duration::from_millis(200);
 /// How many times as long as others a prompt may take,
 const SLACK: u32 = 8;
 /// and how many times for each slot, since as many may be computed beside it.
@@ -22,10 +25,12 @@ const SLACK_A_SLOT: u32 = 2;
 pub(super) enum Doing {
     /// It has it in its queue.
     Queues,
-    /// It computes the prompt, of which it did not hold so many tokens.
+    /// It computes the prompt, and what another one has given of the answer.
     Prompt {
-        /// How many.
+        /// How many tokens of the prompt it did not hold.
         fresh: u32,
+        /// How many of the answer the client has.
+        again: u32,
         /// What they take there, where that is known.
         time: Option<PromptTime>,
     },
@@ -40,13 +45,16 @@ pub(super) fn patience(stall: Duration, left: Duration, doing: Doing) -> Duratio
     match doing {
         Doing::Queues => stall.saturating_mul(IN_QUEUE),
         Doing::Answers => stall,
-        Doing::Prompt { fresh, time } => {
+        Doing::Prompt { fresh, again, time } => {
             let (least, most) = match time {
                 Some(PromptTime { shown, slots }) => {
                     let slack = SLACK.max(slots.saturating_mul(SLACK_A_SLOT));
                     (shown, shown.saturating_mul(slack))
                 }
-                None => (Duration::ZERO, PREFILL_TOKEN.saturating_mul(fresh)),
+                None => {
+                    let again = TOKEN_AGAIN.saturating_mul(again);
+                    (Duration::ZERO, PREFILL_TOKEN.saturating_mul(fresh).saturating_add(again))
+                }
             };
             stall.saturating_add(most).min(left / 2).max(stall.saturating_add(least))
         }
@@ -90,8 +98,17 @@ mod tests {
             ("nothing is fresh", 0, None, 600, 30),
         ] {
             let (stall, left) = (Duration::from_secs(30), Duration::from_secs(left));
-            let found = patience(stall, left, Doing::Prompt { fresh, time });
+            let found = patience(stall, left, Doing::Prompt { fresh, again: 0, time });
             assert_eq!(found, Duration::from_secs(expected), "{because}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_has_of_an_answer_takes_its_time_too() {
+        let (stall, left) = (Duration::from_secs(30), Duration::from_secs(600));
+        for (fresh, again, seconds) in [(100, 0, 40), (0, 500, 130), (100, 500, 140)] {
+            let found = patience(stall, left, Doing::Prompt { fresh, again, time: None });
+            assert_eq!(found, Duration::from_secs(seconds), "{fresh} and {again} tokens");
         }
     }
 
@@ -100,6 +117,7 @@ mod tests {
         let (stall, seconds) = (Duration::from_secs(30), Duration::from_secs);
         let prompt = |fresh, shown: Option<u64>| Doing::Prompt {
             fresh,
+            again: 0,
             time: shown.map(|shown| PromptTime { shown: seconds(shown), slots: 4 }),
         };
         for (because, doing, left, expected) in [

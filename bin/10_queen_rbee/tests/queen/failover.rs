@@ -1,5 +1,7 @@
 //! Answers that go on when the worker fails that gave their beginning.
 
+use std::time::Duration;
+
 use serde_json::json;
 use worker_contract::{HiveHeartbeat, SupervisedState, WorkerHeartbeat};
 
@@ -27,6 +29,20 @@ async fn a_stream_goes_on_at_another_worker_and_the_client_notices_nothing() {
         assert_eq!(resumed.sampling.seed, Some(1), "the first worker's");
         assert_eq!(queen.in_flight("w-1").await + queen.in_flight("w-2").await, 0);
     }
+}
+
+#[tokio::test]
+async fn who_computes_again_what_the_client_has_is_given_the_time_for_it() {
+    let failing = WorkerDouble::start("w-1", [Script::Dies(&["so"; 20])]);
+    let ponders = Script::Ponders(Duration::from_millis(2500), &[" on"]);
+    let other = WorkerDouble::start("w-2", [ponders]);
+    let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
+    queen.worker_beat(&failing.beat()).await;
+    queen.worker_beat(&other.beat()).await;
+    let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+    assert_eq!(transcript.text(), format!("{} on", "so".repeat(20)), "{transcript:?}");
+    assert!(transcript.is_done && transcript.error.is_none());
+    assert_eq!(other.requests().len(), 1, "it was not asked twice");
 }
 
 #[tokio::test]

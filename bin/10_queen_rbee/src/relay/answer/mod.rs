@@ -97,7 +97,7 @@ struct Reading {
     heard_at: Instant,
     /// When it first gave something of the answer.
     first_at: Option<Instant>,
-    /// What the fresh part of the prompt takes there, where that is known.
+    /// What it has to compute before the first takes there, where that is known.
     prompt_time: Option<PromptTime>,
     /// What decides how long it may say nothing before, where it is of a server.
     silence: Option<Box<Silence>>,
@@ -502,7 +502,9 @@ impl Answer {
             let given = self.progress.tokens().max(usage.completion_tokens as usize);
             let times = reading.times(given, self.request.n);
             let (usage, timings) = (*usage, *timings);
-            let answered = Answered { prompt_bytes: self.prompt.bytes(), usage, timings, times };
+            let before = u32::try_from(reading.had).unwrap_or(u32::MAX);
+            let prompt_bytes = self.prompt.bytes();
+            let answered = Answered { prompt_bytes, usage, before, timings, times };
             let registry = self.relay.dispatcher.registry();
             if registry.worker_answered(&reading.place, &answered, clock::now()) {
                 self.log_closed(&reading.place.worker_id);
@@ -554,18 +556,20 @@ impl Answer {
         } else if self.progress.has_moved() {
             Doing::Answers
         } else {
-            let fresh = self.progress.fresh_prompt_tokens();
-            Doing::Prompt { fresh, time: reading.prompt_time }
+            let (fresh, again) =
+                (self.progress.fresh_prompt_tokens(), self.progress.tokens_again());
+            Doing::Prompt { fresh, again, time: reading.prompt_time }
         };
         let left = self.asking.deadline.saturating_duration_since(reading.heard_at);
         let patience = patience(self.relay.shared.stall, left, doing);
         (reading.heard_at + patience).min(self.asking.deadline)
     }
 
-    /// What the fresh part of the prompt takes at a worker, where that is known.
+    /// What the fresh part of the prompt, and the answer so far, takes at a worker, where that is known.
     fn prompt_time(&self, place: &Place) -> Option<PromptTime> {
         let bytes = self.progress.fresh_bytes(self.prompt.bytes());
-        self.relay.dispatcher.registry().prompt_time(place, bytes)
+        let again = self.progress.tokens_again();
+        self.relay.dispatcher.registry().prompt_time(place, bytes, again)
     }
 
     /// Whether the client has got anything.

@@ -32,6 +32,8 @@ pub(super) struct Silence {
     /// The request as it would go elsewhere: to whom has not failed it.
     elsewhere: Wanted,
     bytes: u64,
+    /// Tokens of the answer that it reads behind the prompt.
+    again: u32,
     stall: Duration,
     deadline: Instant,
     /// When the server last gave something to any request.
@@ -106,7 +108,8 @@ impl Silence {
             return Doing::Queues;
         }
         let fresh = u32::try_from(self.bytes / u64::from(BYTES_A_TOKEN)).unwrap_or(u32::MAX);
-        Doing::Prompt { fresh, time: registry.prompt_time(place, self.bytes) }
+        let time = registry.prompt_time(place, self.bytes, self.again);
+        Doing::Prompt { fresh, again: self.again, time }
     }
 }
 
@@ -122,6 +125,7 @@ impl Answer {
             dispatcher: self.relay.dispatcher.clone(),
             elsewhere,
             bytes: u64::from(self.prompt.bytes()) + bytes_to_score(&self.request.task),
+            again: self.progress.tokens_again(),
             stall: self.relay.shared.stall,
             deadline: self.asking.deadline,
             pulse: self.relay.shared.pulses.of(&place.target.hive_id),

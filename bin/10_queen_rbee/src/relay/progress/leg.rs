@@ -27,7 +27,7 @@ impl Progress {
         self.has_moved = false;
         self.repeats = self.has_begun;
         self.tells_tokens = worker.meet(Ways::TOKENS);
-        self.prefilled = 0;
+        (self.prefilled, self.again) = (0, 0);
         self.expected_again.clear();
         self.choices.iter_mut().for_each(Choice::forget_pending);
         request.sampling.seed = request.sampling.seed.or(self.seed);
@@ -49,6 +49,7 @@ impl Progress {
         let choice = self.choices.get_mut(number?)?;
         if self.tells_tokens && choice.has_tokens_of_all() {
             request.resume = choice.given().to_vec();
+            self.again = u32::try_from(request.resume.len()).unwrap_or(u32::MAX);
             return None;
         }
         if choice.is_untouched() {
@@ -57,7 +58,7 @@ impl Progress {
         choice.leave_tokens();
         let text = choice.text().unwrap_or_default();
         let (prefill, expected_again) = Prefill::of(request, text, choice.passed_on());
-        self.prefilled = prefill.tokens;
+        (self.prefilled, self.again) = (prefill.tokens, prefill.tokens);
         self.expected_again = expected_again;
         Some(prefill)
     }

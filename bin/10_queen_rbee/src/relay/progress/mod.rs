@@ -34,6 +34,8 @@ pub(super) struct Progress {
     one_by_one: bool,
     /// Tokens of the answer that are in the prompt of this leg.
     prefilled: u32,
+    /// Tokens of the answer that the worker of this leg has to compute again, or read, before it goes on.
+    again: u32,
     /// What the worker of this leg is expected to give first, and the client has.
     expected_again: String,
     /// What the first worker told, so that the next one goes on with the same randomness.
@@ -111,6 +113,7 @@ impl Progress {
             tells_tokens: true,
             one_by_one: false,
             prefilled: 0,
+            again: 0,
             expected_again: String::new(),
             seed: None,
             digest: None,
@@ -199,7 +202,12 @@ impl Progress {
         self.prompt_tokens.saturating_sub(self.cached_tokens)
     }
 
-    /// How many bytes these are of a prompt of so many.
+    /// Tokens of the answer that it has to compute as well before that: those that the client has.
+    pub(super) fn tokens_again(&self) -> u32 {
+        self.again
+    }
+
+    /// How many bytes the fresh tokens are of a prompt of so many.
     pub(super) fn fresh_bytes(&self, prompt_bytes: u32) -> u64 {
         let bytes = u64::from(prompt_bytes) * u64::from(self.fresh_prompt_tokens());
         bytes / u64::from(self.prompt_tokens.max(1))

@@ -86,6 +86,7 @@ fn one_answer_goes_on_after_what_was_passed_on_with_the_same_seed() {
     assert_eq!(progress.on_event(delta(0, "", &[3])), Step::Nothing);
     progress.begin_leg(&mut request, Ways::ALL);
     assert_eq!((request.resume.as_slice(), request.sampling.seed), ([1, 2].as_slice(), Some(1)));
+    assert_eq!(progress.tokens_again(), 2);
     assert_eq!(progress.on_event(begin()), Step::Nothing);
     assert!(matches!(progress.on_event(delta(0, "b", &[3])), Step::Give(_)));
     assert_eq!(progress.given(0), [1, 2, 3], "what stood for nothing is made again");
@@ -178,6 +179,7 @@ fn what_tells_no_tokens_is_gone_on_with_after_its_text() {
     for _ in 0..2 {
         let prefill = progress.begin_leg(&mut request, Ways::ALL).unwrap();
         assert_eq!((prefill.text.as_str(), prefill.tokens), ("Hello", 2));
+        assert_eq!(progress.tokens_again(), 2);
         assert!(request.resume.is_empty());
     }
     assert_eq!(progress.on_event(begin()), Step::Nothing);

@@ -34,6 +34,8 @@ pub(crate) enum Script {
     Dies(&'static [&'static str]),
     /// Gives these pieces of text, and `done` when it is told to.
     Waits(&'static [&'static str], Arc<Notify>),
+    /// Computes for so long before it gives these pieces of text, then `done`.
+    Ponders(Duration, &'static [&'static str]),
     /// Gives these pieces of text, then nothing.
     Hangs(&'static [&'static str]),
     /// Gives these pieces of text, then an error event with this code.
@@ -199,6 +201,7 @@ async fn infer(
             let last = done(texts.len(), "stop");
             answer(open, told(texts), End::Told(told_to, last))
         }
+        Script::Ponders(time, texts) => ponder(open, time, texts),
         Script::Hangs(texts) => answer(open, long_prompt(told(texts)), End::Never),
         Script::Fails(texts, code) => {
             let error =
@@ -241,6 +244,18 @@ fn answer(open: Open, events: Vec<Value>, end: End) -> Response {
         }
     });
     let body = Body::from_stream(events.chain(end));
+    ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
+}
+
+fn ponder(open: Open, time: Duration, texts: &'static [&'static str]) -> Response {
+    let mut events = told(texts).into_iter().chain([done(texts.len(), "stop")]);
+    let first = events.next().map(|event| Ok::<_, io::Error>(bytes_of(&event)));
+    let rest = stream::once(async move {
+        let _open = open;
+        tokio::time::sleep(time).await;
+        Ok(events.flat_map(|event| bytes_of(&event)).collect::<Bytes>())
+    });
+    let body = Body::from_stream(stream::iter(first).chain(rest));
     ([(CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
