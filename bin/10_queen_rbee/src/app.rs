@@ -35,7 +35,7 @@ use crate::inventory::Inventory;
 use crate::keyring::Keyring;
 use crate::operation::Operations;
 use crate::policy::{Policies, Steward};
-use crate::registry::Registry;
+use crate::registry::{Registry, ShownSecret};
 use crate::relay::Relay;
 use crate::remote_hive::{QueenAddress, RemoteHives};
 use crate::rules::{self, Rules};
@@ -95,8 +95,10 @@ impl App {
         }
         let auth = auth.with_hives(hive_secrets.clone());
         let own_secret = local_secret(&paths.secrets)?;
-        let keyring = Keyring::new(own_secret.clone(), hive_secrets);
+        let keyring = Keyring::new(own_secret.clone(), hive_secrets.clone())
+            .with_configured(config.hives.keys().cloned());
         let inventory = Inventory::open(paths.data.join("hives.json"), &config.hives)?;
+        tell_of_missing_secrets(&inventory, &keyring);
         let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
         let hive_files = RunFiles::new(&paths.run, HIVE_PROGRAM);
         let has_past = has_run_before(&paths);
@@ -213,6 +215,7 @@ impl App {
             facts: Arc::new(facts),
             inventory: inventory.clone(),
             servers,
+            secrets: hive_secrets,
         });
         let max_body_bytes = config.queen.max_body_bytes;
         let routes =
@@ -315,6 +318,18 @@ fn registry(
     }
     let interval = Duration::from_millis(config.worker.heartbeat_interval_ms);
     Registry::new(interval, expected, Instant::now()).shut()
+}
+
+/// Who is added and lacks a secret is silent without a word: its reports are refused.
+fn tell_of_missing_secrets(inventory: &Inventory, keyring: &Keyring) {
+    for (hive, url) in inventory.places() {
+        let missing = keyring.secret(&hive, ShownSecret::OfHive).err();
+        // One that was never installed is at no URL, and gets its secret when it is.
+        if let (Some(missing), Some(_)) = (missing, url) {
+            let remedy = missing.hint();
+            tracing::error!(%hive, remedy, "{missing}, and what it reports is refused");
+        }
+    }
 }
 
 /// Whether a queen with these files has run before.

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use worker_contract::{HiveAlias, HiveHeartbeat};
 
 use super::HiveClient;
-use crate::registry::Registry;
+use crate::registry::{Registry, Sender, ShownSecret};
 use crate::remote_hive::with_causes;
 
 /// The hive in this process. A clone is the same hive.
@@ -149,7 +149,8 @@ impl LocalHive {
     }
 
     fn report(&self, report: HiveHeartbeat) {
-        if let Err(error) = self.shared.registry.hive_beat(report, Instant::now()) {
+        let sender = Sender::of(ShownSecret::Own);
+        if let Err(error) = self.shared.registry.hive_beat_by(report, sender, Instant::now()) {
             tracing::warn!(%error, "a report of the hive in this process was refused");
         }
     }

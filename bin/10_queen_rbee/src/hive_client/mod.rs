@@ -19,7 +19,7 @@ use worker_contract::HiveAlias;
 pub use self::local::LocalHive;
 use self::remote::HttpHive;
 use crate::inventory::Inventory;
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, NoSecret};
 use crate::registry::Registry;
 
 /// The name of the hive's program, and of its files in the run folder.
@@ -97,7 +97,7 @@ impl HiveClients {
             return Ok(Arc::new(local.clone()));
         }
         match self.address(id) {
-            Some(address) => Ok(Arc::new(self.remote(id, &address))),
+            Some(address) => Ok(Arc::new(self.remote(id, &address)?)),
             None => Err(self.unknown(id)),
         }
     }
@@ -150,11 +150,11 @@ impl HiveClients {
         Some(format!("http://{}", beside.addr))
     }
 
-    fn remote(&self, id: &HiveAlias, address: &str) -> HttpHive {
-        let secret = self.shared.keyring.secret(id);
+    fn remote(&self, id: &HiveAlias, address: &str) -> Result<HttpHive, NoSecret> {
+        let secret = self.shared.keyring.secret(id, self.shared.registry.shown_by(id))?;
         let mut remote = self.shared.remote.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = remote.get(id).filter(|known| known.is_at(address, &secret)) {
-            return known.clone();
+            return Ok(known.clone());
         }
         // Hives that come and go must not fill this up.
         if remote.len() > 1024 {
@@ -162,7 +162,7 @@ impl HiveClients {
         }
         let hive = HttpHive::new(address, secret);
         remote.insert(id.clone(), hive.clone());
-        hive
+        Ok(hive)
     }
 
     fn unknown(&self, id: &HiveAlias) -> JobError {

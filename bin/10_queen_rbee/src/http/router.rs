@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use access_tokens::HiveSecrets;
 use axum::Router;
 use axum::extract::FromRef;
 use axum::http::Uri;
@@ -56,6 +57,8 @@ pub(crate) struct HandlerParts {
     pub(crate) facts: Arc<Facts>,
     pub(crate) inventory: Inventory,
     pub(crate) servers: Servers,
+    /// Those of hives, by which reports are taken.
+    pub(crate) secrets: HiveSecrets,
 }
 
 /// What does not change while the queen runs, and what ends her.
@@ -126,3 +129,4 @@ part!(feed: Feed);
 part!(facts: Arc<Facts>);
 part!(inventory: Inventory);
 part!(servers: Servers);
+part!(secrets: HiveSecrets);

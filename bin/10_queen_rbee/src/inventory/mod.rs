@@ -175,11 +175,18 @@ impl Inventory {
         })
     }
 
-    /// Forgets an added machine.
-    pub fn remove(&self, hive: &HiveAlias) -> Result<Machine, InventoryError> {
+    /// Whether a machine was added, so that it can be removed.
+    pub fn ensure_added(&self, hive: &HiveAlias) -> Result<(), InventoryError> {
         if self.shared.configured.contains_key(hive) {
             return Err(InventoryError::Configured { hive: hive.clone() });
         }
+        let is_added = self.added().contains_key(hive);
+        if is_added { Ok(()) } else { Err(InventoryError::Unknown { hive: hive.clone() }) }
+    }
+
+    /// Forgets an added machine.
+    pub fn remove(&self, hive: &HiveAlias) -> Result<Machine, InventoryError> {
+        self.ensure_added(hive)?;
         self.change(|added| {
             added.remove(hive).ok_or_else(|| InventoryError::Unknown { hive: hive.clone() })
         })

@@ -76,13 +76,21 @@ impl Operations {
 
     /// Forgets a machine and its secret. What is installed there stays.
     pub(super) fn hive_remove(&self, hive: &HiveAlias) -> Result<Outcome, JobError> {
+        self.inventory.ensure_added(hive)?;
+        self.forget_secret(hive)?;
         self.inventory.remove(hive)?;
-        let removed = self.keyring.hives().remove(hive);
-        removed.map_err(|error| JobError::new("secret", with_causes(&error)))?;
+        // An installation that is under way may have made another one.
+        self.forget_secret(hive)?;
+        // What came before with its secret is forgotten here, and what comes later is refused.
         self.registry.forget_hive(hive);
         let message =
             format!("Hive {hive} is removed; nothing that it reports is heard any longer");
         Ok(outcome(message, &json!({ "hive_id": hive })))
+    }
+
+    fn forget_secret(&self, hive: &HiveAlias) -> Result<(), JobError> {
+        let removed = self.keyring.hives().remove(hive);
+        removed.map_err(|error| JobError::new("secret", with_causes(&error)))
     }
 
     pub(super) async fn hive_install(

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use worker_contract::{HiveAlias, HiveHeartbeat};
 
 use super::{Operations, outcome};
-use crate::registry::{HiveReport, Liveness};
+use crate::registry::{HiveReport, Liveness, Sender, ShownSecret};
 
 /// How long a hive may take to accept that it is to stop.
 const CALL: Duration = Duration::from_secs(5);
@@ -74,19 +74,28 @@ impl Operations {
         job: JobContext,
     ) -> Result<Outcome, JobError> {
         let operation = Operation::HiveRefresh(HiveTarget { hive_id: id.clone() });
-        let answer = self.hives.get(id)?.execute(operation, job).await?;
+        let client = self.hives.get(id)?;
+        let secret = self.keyring.secret(id, self.registry.shown_by(id))?;
+        let answer = client.execute(operation, job).await?;
         let report = HiveHeartbeat::deserialize(&answer.data).map_err(|error| {
             JobError::new("hive_lost", format!("hive {id} gave an unexpected report: {error}"))
         })?;
         let reported_as = report.hive_id.clone();
-        // A machine that was added speaks for itself only; a process of this user has the name it likes.
-        if reported_as != *id && self.inventory.names().contains(id) {
+        let is_own = self.keyring.is_own(&secret);
+        // Another machine speaks for itself only; a process of this user has the name it likes.
+        if reported_as != *id && (!is_own || self.inventory.names().contains(id)) {
             let message = format!("what answers as hive {id} calls itself {reported_as}");
             return Err(JobError::new("other_hive", message)
                 .hint(format!("give it its name: [hive] alias = \"{id}\"")));
         }
+        let counts = || self.keyring.hives().is_secret_of(id, secret.expose());
+        let sender = if is_own {
+            Sender::of(ShownSecret::Own)
+        } else {
+            Sender::new(ShownSecret::OfHive, &counts)
+        };
         self.registry
-            .hive_beat(report, Instant::now())
+            .hive_beat_by(report, sender, Instant::now())
             .map_err(|error| JobError::new("hive_refused", error.to_string()))?;
         self.known(&reported_as)
     }
@@ -172,7 +181,8 @@ impl Operations {
         let silent = JobContext::silent(&operation, job.caller(), job.cancelled().clone());
         let answer = self.hives.get(&localhost)?.execute(operation, silent).await?;
         if let Ok(report) = HiveHeartbeat::deserialize(&answer.data)
-            && let Err(error) = self.registry.hive_beat(report, Instant::now())
+            && let Err(error) =
+                self.registry.hive_beat_by(report, Sender::of(ShownSecret::Own), Instant::now())
         {
             return Err(JobError::new("hive_refused", error.to_string()));
         }
@@ -195,8 +205,9 @@ impl Operations {
             // Names the hives that there are.
             return self.hives.get(id).map(|_| false);
         };
+        let secret = self.keyring.secret(id, self.registry.shown_by(id))?;
         let call = self.http.post(format!("{address}/v1/shutdown"));
-        let call = call.bearer_auth(self.keyring.secret(id).expose()).timeout(CALL);
+        let call = call.bearer_auth(secret.expose()).timeout(CALL);
         match call.send().await {
             Ok(answer) if answer.status() == StatusCode::ACCEPTED => {}
             Ok(answer) => {

@@ -31,7 +31,8 @@ impl Operations {
         let receiver = self.hives.get(&to)?;
         let entry = self.entry(&from, &model)?;
         let base = self.url_between(&from, &to)?;
-        let (secret, until) = (self.keyring.secret(&from), SystemTime::now() + GOOD_FOR);
+        let secret = self.keyring.secret(&from, self.registry.shown_by(&from))?;
+        let until = SystemTime::now() + GOOD_FOR;
         let offer = |sha256: &Sha256Digest, size_bytes: u64| FileOffer {
             url: format!("{base}/v1/models/{sha256}/file"),
             ticket: Some(

@@ -8,7 +8,7 @@ use worker_contract::{HiveAlias, HiveHeartbeat, ModelEntry};
 
 use super::catalogs::Catalogs;
 use super::vigil::excused;
-use super::{Due, Liveness, ReportError};
+use super::{Due, Liveness, ReportError, ShownSecret};
 use crate::scheduler::HiveView;
 
 /// The interval of a hive's reports.
@@ -37,6 +37,8 @@ pub(super) struct Hive {
     pub(super) heard_at: Instant,
     /// and since when it is silent, as far as somebody listened.
     pub(super) at: Instant,
+    /// The secret that it has shown.
+    shown: ShownSecret,
     /// It was stopped on purpose.
     is_stopped: bool,
     /// Another hive with its name that was refused.
@@ -82,7 +84,7 @@ impl Hives {
     }
 
     /// Takes a hive's report, which was admitted.
-    pub(super) fn beat(&mut self, beat: HiveHeartbeat, now: Instant) {
+    pub(super) fn beat(&mut self, beat: HiveHeartbeat, shown: ShownSecret, now: Instant) {
         let before = self.by_id.remove(&beat.hive_id);
         let catalog = before.as_ref().map_or(&[][..], |hive| &hive.beat.catalog);
         self.catalogs.replace(catalog, &beat.catalog);
@@ -91,7 +93,7 @@ impl Hives {
             rival.address != beat.address && now.saturating_duration_since(rival.at) < RIVAL_MEMORY
         };
         let rival = rival.filter(is_remembered);
-        let hive = Hive { beat, heard_at: now, at: now, is_stopped: false, rival };
+        let hive = Hive { beat, heard_at: now, at: now, shown, is_stopped: false, rival };
         self.by_id.insert(hive.beat.hive_id.clone(), hive);
     }
 
@@ -138,6 +140,11 @@ impl Hives {
 
     pub(super) fn get(&self, id: &HiveAlias) -> Option<&Hive> {
         self.by_id.get(id)
+    }
+
+    /// The secret that a hive has shown; one that has shown none is taken to have one of its own.
+    pub(super) fn shown_by(&self, id: &HiveAlias) -> ShownSecret {
+        self.get(id).map_or(ShownSecret::OfHive, |hive| hive.shown)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Hive> {

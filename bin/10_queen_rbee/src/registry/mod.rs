@@ -63,7 +63,7 @@ pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::rests::{Rest, Resting};
 pub use self::ruling::{Judging, RulesReport};
 pub use self::sessions::SessionKey;
-pub use self::target::{Address, ShownSecret, Target};
+pub use self::target::{Address, Sender, ShownSecret, Target};
 pub use self::worker::Times;
 use self::worker::Worker;
 use self::workers::Workers;
@@ -132,6 +132,12 @@ pub enum ReportError {
         hive: HiveAlias,
         /// Where the other one is.
         holder: String,
+    },
+    /// Its hive was removed while the report came.
+    #[error("hive {hive} was removed, or has another secret by now")]
+    Forgotten {
+        /// The hive.
+        hive: HiveAlias,
     },
     /// There are too many already.
     #[error("{limit} are known already, as many as can be")]
@@ -297,40 +303,55 @@ impl Registry {
 
     /// Takes a worker's report.
     pub fn worker_beat(&self, beat: WorkerHeartbeat, now: Instant) -> Result<(), ReportError> {
-        self.worker_beat_by(beat, ShownSecret::OfHive, now)
+        self.worker_beat_by(beat, Sender::of(ShownSecret::OfHive), now)
     }
 
     /// Takes the report of a worker that has shown a secret.
     pub fn worker_beat_by(
         &self,
         beat: WorkerHeartbeat,
-        shown: ShownSecret,
+        sender: Sender<'_>,
         now: Instant,
     ) -> Result<(), ReportError> {
-        self.state().workers.beat(beat, shown, self.shared.interval, now)?;
+        let mut state = self.state();
+        sender.ensure_counts(&beat.hive_id)?;
+        state.workers.beat(beat, sender.shown, self.shared.interval, now)?;
+        drop(state);
         self.touch();
         Ok(())
     }
 
     /// Takes a hive's report.
     pub fn hive_beat(&self, beat: HiveHeartbeat, now: Instant) -> Result<(), ReportError> {
-        let mut state = self.state();
+        self.hive_beat_by(beat, Sender::of(ShownSecret::OfHive), now)
+    }
+
+    /// Takes the report of a hive that has shown a secret.
+    pub fn hive_beat_by(
+        &self,
+        beat: HiveHeartbeat,
+        sender: Sender<'_>,
+        now: Instant,
+    ) -> Result<(), ReportError> {
+        let (shown, mut state) = (sender.shown, self.state());
+        sender.ensure_counts(&beat.hive_id)?;
         if let Err(refused) = state.hives.admit(&beat, now) {
             drop(state);
             self.touch();
             return Err(refused);
         }
-        for (model, device) in state.workers.listed(&beat.hive_id, &beat.workers, now) {
+        for (model, device) in state.workers.listed(&beat.hive_id, &beat.workers, shown, now) {
             state.failures.mended(&beat.hive_id, device, &model);
         }
         state.starts.reported(&beat.hive_id);
-        state.hives.beat(beat, now);
+        state.hives.beat(beat, shown, now);
         drop(state);
         self.touch();
         Ok(())
     }
 
-    /// Takes a hive's word on a worker that it has started; on another one's worker it has none.
+    /// Takes a hive's word on a worker that it has started; on another one's worker it has none, nor where it
+    /// was removed meanwhile.
     pub fn started_by(&self, hive: &HiveAlias, worker: &SupervisedWorker, now: Instant) {
         // A process of the queen's own user has the name that it likes.
         if worker.hive_id != *hive && !hive.is_localhost() {
@@ -338,7 +359,12 @@ impl Registry {
             return;
         }
         let mut state = self.state();
-        state.workers.supervised(worker, now);
+        if !hive.is_localhost() && state.hives.get(hive).is_none() {
+            return;
+        }
+        let is_here = hive.is_localhost();
+        let shown = if is_here { ShownSecret::Own } else { state.hives.shown_by(hive) };
+        state.workers.supervised(worker, shown, now);
         state.failures.works(hive, worker.device, &worker.model);
         drop(state);
         self.touch();
@@ -364,10 +390,10 @@ impl Registry {
         self.touch();
     }
 
-    /// Forgets a hive and its workers.
+    /// Forgets a hive and its workers. What they answer goes on elsewhere.
     pub fn forget_hive(&self, id: &HiveAlias) {
         let mut state = self.state();
-        state.workers.remove_hive(id);
+        state.workers.forget_hive(id);
         state.hives.forget(id);
         drop(state);
         self.touch();
@@ -474,6 +500,12 @@ impl Registry {
     #[must_use]
     pub fn hive_address(&self, id: &HiveAlias) -> Option<String> {
         self.state().hives.get(id).and_then(|hive| hive.beat.address.clone())
+    }
+
+    /// The secret that a hive has shown; one that has shown none is taken to have one of its own.
+    #[must_use]
+    pub fn shown_by(&self, id: &HiveAlias) -> ShownSecret {
+        self.state().hives.shown_by(id)
     }
 
     /// When a hive reported last, and whether it does on time; `None` if it never has, or is forgotten.

@@ -6,17 +6,18 @@ use worker_contract::{
     DeviceId, HiveAlias, ModelAlias, SupervisedState, SupervisedWorker, WorkerId,
 };
 
-use super::target::parse_address;
+use super::target::{ShownSecret, parse_address};
 use super::worker::Worker;
 use super::workers::{MAX_OF_HIVE, Workers};
 
 impl Workers {
-    /// Takes a hive's list of its workers. One that it listed before and lists no longer is gone. Gives the models
+    /// Takes the list of its workers of a hive that has shown a secret. One that it listed before and lists no longer is gone. Gives the models
     /// and devices of those that had failed, and that somebody has taken off the list or started again.
     pub(super) fn listed(
         &mut self,
         hive: &HiveAlias,
         list: &[SupervisedWorker],
+        shown: ShownSecret,
         now: Instant,
     ) -> Vec<(ModelAlias, DeviceId)> {
         let mut mended = Vec::new();
@@ -36,7 +37,7 @@ impl Workers {
             }
         }
         for listed in own() {
-            mended.extend(self.take_word(listed, now));
+            mended.extend(self.take_word(listed, shown, now));
         }
         match self.listed_by.get_mut(hive) {
             Some(listed) => *listed = known,
@@ -46,9 +47,14 @@ impl Workers {
         mended
     }
 
-    /// Takes a hive's word on one of its workers.
-    pub(super) fn supervised(&mut self, listed: &SupervisedWorker, now: Instant) {
-        let _ = self.take_word(listed, now);
+    /// Takes the word on one of its workers of a hive that has shown a secret.
+    pub(super) fn supervised(
+        &mut self,
+        listed: &SupervisedWorker,
+        shown: ShownSecret,
+        now: Instant,
+    ) {
+        let _ = self.take_word(listed, shown, now);
         let (hive, id) = (&listed.hive_id, &listed.worker_id);
         if self.get(id).is_some_and(|worker| worker.is_listed_by(hive)) {
             let known = self.listed_by.entry(hive.clone()).or_default();
@@ -65,10 +71,23 @@ impl Workers {
         }
     }
 
+    /// Forgets all workers of a hive, those that it never listed, too.
+    pub(super) fn forget_hive(&mut self, hive: &HiveAlias) {
+        self.listed_by.remove(hive);
+        self.retain(|_, worker| {
+            let is_its = worker.hive_id == *hive && !worker.is_of_server;
+            if is_its {
+                worker.target.gone.cancel();
+            }
+            !is_its
+        });
+    }
+
     /// Gives its model and device if it had failed and has been started again.
     fn take_word(
         &mut self,
         listed: &SupervisedWorker,
+        shown: ShownSecret,
         now: Instant,
     ) -> Option<(ModelAlias, DeviceId)> {
         let id = &listed.worker_id;
@@ -88,6 +107,10 @@ impl Workers {
         worker.listed = Some(listed.state.clone());
         worker.memory_bytes = listed.memory_bytes;
         worker.process(listed);
+        if worker.said.is_none() {
+            // Which secret it has, it shows when it speaks itself.
+            worker.target.has_shown(shown.of_workers(&listed.hive_id));
+        }
         let is_mended = had_failed && !worker.is_given_up();
         is_mended.then(|| (worker.model.clone(), worker.device))
     }

@@ -1,5 +1,6 @@
 //! Where a worker takes requests.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -51,7 +52,8 @@ pub struct Target {
     pub died: CancellationToken,
     /// What stands for its process in the index of prompts.
     pub(super) holder: Holder,
-    /// It reports with the queen's own secret, as workers of an earlier rbee do on her machine.
+    /// It has the queen's own secret, as workers of an earlier rbee do on her machine, and those of hives that
+    /// have it.
     pub(super) has_own_secret: AtomicBool,
 }
 
@@ -62,6 +64,48 @@ pub enum ShownSecret {
     Own,
     /// That of its hive, which opens nothing but reports.
     OfHive,
+}
+
+impl ShownSecret {
+    /// Which one the workers of a hive have that has shown this one. On the queen's own machine they have one
+    /// for reports only.
+    pub(super) fn of_workers(self, hive: &HiveAlias) -> Self {
+        if hive.is_localhost() { Self::OfHive } else { self }
+    }
+}
+
+/// Who sends a report.
+#[derive(Clone, Copy)]
+pub struct Sender<'a> {
+    /// The secret that it has shown.
+    pub(super) shown: ShownSecret,
+    /// Whether that secret counts still: a report may take long to come, and its hive be removed meanwhile.
+    counts: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Sender<'a> {
+    /// Who has shown a secret, for as long as that `counts`.
+    #[must_use]
+    pub fn new(shown: ShownSecret, counts: &'a dyn Fn() -> bool) -> Self {
+        Self { shown, counts }
+    }
+
+    /// Who has shown a secret that counts for as long as the queen runs.
+    #[must_use]
+    pub fn of(shown: ShownSecret) -> Self {
+        Self { shown, counts: &|| true }
+    }
+
+    /// To be asked under the lock under which the report is taken: what is forgotten then stays so.
+    pub(super) fn ensure_counts(&self, hive: &HiveAlias) -> Result<(), ReportError> {
+        if (self.counts)() { Ok(()) } else { Err(ReportError::Forgotten { hive: hive.clone() }) }
+    }
+}
+
+impl fmt::Debug for Sender<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("shown", &self.shown).finish_non_exhaustive()
+    }
 }
 
 impl Target {

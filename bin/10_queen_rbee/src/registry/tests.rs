@@ -284,7 +284,8 @@ fn what_one_process_of_a_worker_said_is_not_believed_of_the_next() {
 fn the_last_words_of_a_process_do_not_say_which_secret_a_worker_has() {
     let (registry, now) = registry();
     let report = |shown| {
-        registry.worker_beat_by(beat("a", WorkerState::Ready, 0), shown, now).unwrap();
+        let sender = Sender::of(shown);
+        registry.worker_beat_by(beat("a", WorkerState::Ready, 0), sender, now).unwrap();
     };
     registry.hive_beat(hive(vec![listed("a", SupervisedState::Ready)]), now).unwrap();
     report(ShownSecret::Own);
@@ -494,6 +495,22 @@ fn a_worker_is_heard_through_its_own_hive_only() {
     let workers = registry.workers(begin);
     assert_eq!((workers.len(), workers[0].said.state.name()), (1, "ready"));
     assert_eq!(workers[0].said.address, "http://127.0.0.1:9300");
+}
+
+#[test]
+fn a_worker_that_a_hive_has_started_is_not_known_where_the_hive_was_forgotten_meanwhile() {
+    let (registry, now) = registry();
+    let name: HiveAlias = "gpu-1".parse().unwrap();
+    let its = SupervisedWorker { hive_id: name.clone(), ..listed("a", SupervisedState::Ready) };
+    for (is_forgotten, expected) in [(false, 1), (true, 0)] {
+        let report = HiveHeartbeat { hive_id: name.clone(), ..hive(Vec::new()) };
+        registry.hive_beat(report, now).unwrap();
+        if is_forgotten {
+            registry.forget_hive(&name);
+        }
+        registry.started_by(&name, &its, now);
+        assert_eq!(registry.state().workers.len(), expected);
+    }
 }
 
 #[test]

@@ -163,6 +163,12 @@ impl Trouble {
         Self::Failed { reason, is_connection: true, is_reached: true, has_answered: false }
     }
 
+    /// A worker that was sent nothing, because it is known to be none any longer.
+    pub(super) fn unsent(reason: impl Into<Reason>) -> Self {
+        let reason = reason.into();
+        Self::Failed { reason, is_connection: true, is_reached: false, has_answered: false }
+    }
+
     /// A worker to which a connection broke before it answered, or could not be made.
     pub(super) fn broken(broken: &Broken) -> Self {
         if broken.is_own_limit() {

@@ -23,7 +23,7 @@ use crate::attached::VIA;
 use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};
 use crate::clock::unix_seconds;
 use crate::connection::{Broken, Exchange, Outgoing, Pool};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, NoSecret};
 use crate::registry::{Server, Target};
 
 /// How long a worker may take to begin its answer, which it does before it reads the prompt.
@@ -104,6 +104,7 @@ impl WorkerClient {
     ) -> Result<WorkerEvents, Trouble> {
         let request = match self.outgoing(&target, leg) {
             Ok(request) => request,
+            Err(Unsendable::Secret(missing)) => return Err(Trouble::unsent(missing.to_string())),
             Err(reason) => return Err(Trouble::garbage(format!("it cannot be asked: {reason}"))),
         };
         // A server may load its model or compute the prompt before it says anything: for how long that is
@@ -141,7 +142,7 @@ impl WorkerClient {
     fn outgoing(&self, target: &Target, leg: &Leg<'_>) -> Result<Outgoing, Unsendable> {
         let (path, authorization) = match &target.server {
             None => {
-                let authorization = self.keyring.authorization(target);
+                let authorization = self.keyring.authorization(target)?;
                 (Cow::Borrowed("/v1/inference"), Some(authorization))
             }
             Some(server) => {
@@ -173,6 +174,9 @@ impl WorkerClient {
 /// A request cannot be written down.
 #[derive(Debug, thiserror::Error)]
 enum Unsendable {
+    /// Its hive is being removed.
+    #[error(transparent)]
+    Secret(#[from] NoSecret),
     #[error(transparent)]
     Head(#[from] Unfit),
     #[error(transparent)]

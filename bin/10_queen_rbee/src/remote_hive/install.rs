@@ -148,7 +148,7 @@ impl RemoteHives {
             json!({ "devices": devices }),
         );
         job.say("Writing the configuration and the secret of this hive");
-        let secret = format!("{}\n", self.keyring.secret(&shell.hive).expose());
+        let secret = format!("{}\n", freight.setting.secret.expose());
         for (name, text) in [
             ("config.toml", freight.setting.config.as_str()),
             ("local.token", secret.as_str()),
@@ -178,10 +178,16 @@ impl RemoteHives {
     fn setting(&self, hive: &HiveAlias, found: &Addresses) -> Result<Setting, JobError> {
         let secret = self.keyring.hives().get_or_make(hive);
         let secret = secret.map_err(|error| JobError::new("secret", error.to_string()))?;
+        if self.inventory.machine(hive).is_none() {
+            // It was removed meanwhile, and is to be heard no longer.
+            let removed = self.keyring.hives().remove(hive);
+            removed.map_err(|error| JobError::new("secret", super::with_causes(&error)))?;
+            return Err(self.machine(hive).err().unwrap_or_else(JobError::cancelled));
+        }
         let config = config_text(hive, found);
         let config_digest = digest(config.as_bytes()).as_hex().to_owned();
         let secret_digest = digest(format!("{}\n", secret.expose()).as_bytes()).as_hex().to_owned();
-        Ok(Setting { config, config_digest, secret_digest })
+        Ok(Setting { config, secret, config_digest, secret_digest })
     }
 
     fn locate(&self, hive: &HiveAlias, url: &str, queen_url: &str) -> Result<(), JobError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use access_tokens::Secret;
 use worker_contract::HiveAlias;
 
 use super::address::Addresses;
@@ -16,6 +17,7 @@ const MARGIN: u64 = 32 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Setting {
     pub(super) config: String,
+    pub(super) secret: Secret,
     /// The SHA-256 of both, as hexadecimal digits.
     pub(super) config_digest: String,
     pub(super) secret_digest: String,
@@ -245,8 +247,12 @@ mod tests {
     }
 
     fn planned(probe: &Probe, manifest: &BTreeMap<String, String>) -> Result<Plan, Unsuitable> {
-        let setting =
-            Setting { config: String::new(), config_digest: "c".into(), secret_digest: "s".into() };
+        let setting = Setting {
+            config: String::new(),
+            secret: String::new().into(),
+            config_digest: "c".into(),
+            secret_digest: "s".into(),
+        };
         plan(&"gpu-1".parse().unwrap(), probe, manifest, &payload(), &setting)
     }
 

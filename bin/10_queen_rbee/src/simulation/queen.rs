@@ -86,6 +86,7 @@ impl Queen {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let folder = Arc::new(tempfile::tempdir()?);
         let policies = Policies::open(&folder.path().join("p.db"), models, 0)?;
+        let hives_of_hers = expected.clone();
         let registry = Registry::new(Duration::from_secs(1), expected, clock::now())
             .with_policies(policies.clone())
             .with_vigil();
@@ -106,7 +107,8 @@ impl Queen {
             }
         });
         let secrets = HiveSecrets::open(folder.path())?;
-        let keyring = Keyring::new(Secret::from("secret".to_owned()), secrets);
+        let keyring =
+            Keyring::new(Secret::from("secret".to_owned()), secrets).with_configured(hives_of_hers);
         let pool = Pool::default();
         // Attaching them is work of a disk, whose time is not simulated.
         let file = folder.path().join("servers.json");

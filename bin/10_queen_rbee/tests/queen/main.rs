@@ -25,6 +25,7 @@ mod metrics;
 mod pages;
 mod policies;
 mod prompts;
+mod removed;
 mod reports;
 mod requests;
 mod routing;

@@ -3,7 +3,7 @@
 //! A hive's secret opens nothing but the reports of that hive and its workers, and the queen shows it
 //! to nobody else. So a machine that falls into wrong hands gives away itself alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ struct Shared {
     known: Mutex<BTreeMap<HiveAlias, Known>>,
     /// Held by whoever changes a file.
     changing: Mutex<()>,
+    /// Those whose files held no secret when they were read.
+    lost: BTreeSet<HiveAlias>,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl HiveSecrets {
     pub fn open(secrets_dir: &Path) -> Result<Self, TokenError> {
         let folder = secrets_dir.join("hives");
         let unusable = |source| TokenError::File { path: folder.clone(), source };
-        let mut known = BTreeMap::new();
+        let (mut known, mut lost) = (BTreeMap::new(), BTreeSet::new());
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(unusable)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -60,14 +62,26 @@ impl HiveSecrets {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(%hive, %error, cause, "a hive's secret cannot be read");
+                    tell_of_loss(&hive, &path, &error);
+                    lost.insert(hive);
                 }
             }
         }
-        Ok(Self {
-            shared: Arc::new(Shared { folder, known: Mutex::new(known), changing: Mutex::new(()) }),
-        })
+        let (known, changing) = (Mutex::new(known), Mutex::new(()));
+        Ok(Self { shared: Arc::new(Shared { folder, known, changing, lost }) })
+    }
+
+    /// Whether there was a file for a hive's own secret that held none when it was read.
+    #[must_use]
+    pub fn was_lost(&self, hive: &HiveAlias) -> bool {
+        self.shared.lost.contains(hive)
+    }
+
+    /// Whether this is the secret of a hive at present.
+    #[must_use]
+    pub fn is_secret_of(&self, hive: &HiveAlias, secret: &str) -> bool {
+        let digest = SecretDigest::of(secret);
+        self.known().get(hive).is_some_and(|known| known.digest.matches(&digest))
     }
 
     /// The secret of a hive, where it has one of its own.
@@ -153,6 +167,33 @@ impl HiveSecrets {
         // Nothing panics under this lock halfway through a change.
         self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn tell_of_loss(hive: &HiveAlias, path: &Path, error: &TokenError) {
+    let file = path.display();
+    let reason = match error {
+        TokenError::DamagedSecret { .. } => "it holds no secret".to_owned(),
+        other => std::error::Error::source(other).unwrap_or(other).to_string(),
+    };
+    if hive.is_localhost() {
+        tracing::warn!(%file, reason, "the secret of this machine's workers is lost; another one is made");
+        return;
+    }
+    let remedy = remedy(hive);
+    tracing::error!(
+        %hive, %file, reason, remedy,
+        "a hive's secret is lost, so that it is neither heard nor sent anything"
+    );
+}
+
+/// What gives a hive a secret again.
+fn remedy(hive: &HiveAlias) -> String {
+    format!(
+        "write the hive's secret into the file and restart the queen, or give the hive another one: \
+         `rbee-keeper hive install {hive}` where SSH leads there, else `rbee-keeper hive add {hive} --url URL \
+         --secret-file FILE`; a hive of config.toml has the queen's own again once the file is removed and the \
+         queen restarted"
+    )
 }
 
 impl From<Secret> for Known {

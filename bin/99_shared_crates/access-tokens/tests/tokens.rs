@@ -403,11 +403,16 @@ fn the_secret_of_a_hive_names_that_hive_until_it_is_removed() {
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     let reread = HiveSecrets::open(folder.path()).unwrap();
     assert_eq!(reread.get(&one), Some(secret.clone()));
+    assert!(
+        reread.is_secret_of(&one, secret.expose()) && !reread.is_secret_of(&two, secret.expose())
+    );
+    assert!(!reread.was_lost(&one));
 
     hives.remove(&one).unwrap();
     hives.remove(&one).unwrap();
     assert!(!file.exists());
     assert_eq!(door.holder(Some(secret.expose())), None);
+    assert!(!hives.is_secret_of(&one, secret.expose()));
 }
 
 #[test]
@@ -421,7 +426,8 @@ fn a_hive_cannot_be_given_what_is_no_secret() {
     }
     fs::create_dir_all(folder.path().join("hives")).unwrap();
     fs::write(folder.path().join("hives/gpu-1.token"), "short").unwrap();
-    assert_eq!(HiveSecrets::open(folder.path()).unwrap().get(&hive), None);
+    let reread = HiveSecrets::open(folder.path()).unwrap();
+    assert_eq!((reread.get(&hive), reread.was_lost(&hive)), (None, true));
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod shutdown;
 
 pub use apart::apart;
 pub use body::{ApiJson, SmallJson};
-pub use edge::{CallerExt, Edge, Edged, demand_secret, edge, refuse_hives};
+pub use edge::{CallerExt, Edge, Edged, bearer, demand_secret, edge, refuse_hives};
 pub use error::ApiError;
 pub use listen::{BindError, UnsafeBind, bind, require_safe_bind};
 pub use server::{AnswerEnds, Routes, Unfinished, serve};
