@@ -8,7 +8,7 @@ use worker_contract::InferenceEvent;
 
 use super::failure::Trouble;
 use super::reason::Reason;
-use super::sse::{EventCutter, TooLong};
+use super::sse::{Event, EventCutter, TooLong};
 use super::worker::Leg;
 use crate::attached::{Fault, Told, Translator};
 use crate::registry::Target;
@@ -73,7 +73,7 @@ impl Speech {
         let too_long = |error: TooLong| Trouble::garbage(error.to_string());
         match self {
             Self::Contract => {
-                let parsed = cutter.next(InferenceEvent::from_json);
+                let parsed = cutter.next(|event| InferenceEvent::from_json(event.data));
                 // What it sent is not told: it could be text of the answer.
                 let wrong = |_| Trouble::garbage("it sent what is no inference event");
                 let event = parsed.map_err(too_long)?.transpose().map_err(wrong)?;
@@ -84,7 +84,12 @@ impl Speech {
                     return Ok(Some(told));
                 }
                 let now = Instant::now().into_std();
-                let taken = match cutter.next(|data| translator.event(data, now)) {
+                let read = |event: Event<'_>| match translator.event(event.data, now) {
+                    // So some keep a connection alive.
+                    Err(Fault::NoAnswer) if event.is_other => Ok(()),
+                    taken => taken,
+                };
+                let taken = match cutter.next(read) {
                     Ok(None) => return Ok(None),
                     Ok(Some(taken)) => taken.map_err(Trouble::from),
                     Err(error) => Err(too_long(error)),
