@@ -36,7 +36,7 @@ impl Speech {
         sent_at: Instant,
     ) -> Result<Self, Trouble> {
         let kind = head.header("content-type");
-        let is = |wanted: &str| kind.is_some_and(|kind| kind.starts_with(wanted));
+        let is = |wanted: &str| kind.is_some_and(|kind| is_of(kind, wanted));
         let is_stream = is("text/event-stream");
         if target.server.is_none() {
             let wrong = || Trouble::garbage("its answer is not text/event-stream");
@@ -128,6 +128,12 @@ impl Speech {
     }
 }
 
+/// Whether a content type is the one that is wanted, whatever its case and its parameters.
+fn is_of(kind: &str, wanted: &str) -> bool {
+    let essence = kind.split_once(';').map_or(kind, |(essence, _)| essence);
+    essence.trim().eq_ignore_ascii_case(wanted)
+}
+
 impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         match fault {
@@ -136,6 +142,26 @@ impl From<Fault> for Trouble {
                 Self::garbage(Reason::of_stranger(words, "it sent an error in place of an answer"))
             }
             other => Self::garbage(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_type_is_known_whatever_its_case_and_parameters() {
+        for (kind, expected) in [
+            ("text/event-stream", true),
+            ("Text/Event-Stream", true),
+            ("text/event-stream; charset=utf-8", true),
+            (" TEXT/EVENT-STREAM ;charset=utf-8", true),
+            ("text/event-streams", false),
+            ("text/html; text/event-stream", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of(kind, "text/event-stream"), expected, "{kind}");
         }
     }
 }
