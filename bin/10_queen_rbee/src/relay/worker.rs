@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use http1_client::{Malformed, RequestHead, Unfit};
+use http1_client::{RequestHead, Unfit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
@@ -22,7 +22,7 @@ use super::sse::EventCutter;
 use crate::attached::VIA;
 use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};
 use crate::clock::unix_seconds;
-use crate::connection::{Broken, Exchange, Outgoing, Pool};
+use crate::connection::{Exchange, Outgoing, Pool};
 use crate::keyring::Keyring;
 use crate::registry::{Server, Target};
 
@@ -211,8 +211,7 @@ impl WorkerEvents {
                 Ok(true) => false,
                 Ok(false) => !self.speech.closed()?,
                 Err(_) if self.speech.is_over() => false,
-                Err(Broken::Ended(_) | Broken::Malformed(Malformed::Incomplete)) => true,
-                Err(broken) => return Err(Trouble::connection(broken.to_string())),
+                Err(broken) => return Err(Trouble::interrupted(&broken)),
             };
             if is_cut {
                 return Err(Trouble::connection("it ended in the middle of the answer"));
