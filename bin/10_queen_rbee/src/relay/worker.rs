@@ -115,7 +115,7 @@ impl WorkerClient {
         let sent = tokio::select! {
             biased;
             sent = timeout_at(late, self.pool.send(&target.address, stale, &request)) => sent,
-            () = target.gone.cancelled() => return Err(Trouble::connection(GONE)),
+            () = target.gone.cancelled() => return Err(Trouble::unanswered(GONE)),
         };
         let exchange = match sent {
             Ok(Ok(exchange)) => exchange,
