@@ -159,6 +159,12 @@ impl Translator {
         Ok(())
     }
 
+    /// Whether vectors or scores are asked for, of which more may come than of a text.
+    #[must_use]
+    pub fn is_of_items(&self) -> bool {
+        self.items.is_some()
+    }
+
     /// The connection has ended. Whether nothing is missing, and something is left to be told.
     pub fn closed(&mut self, now: Instant) -> bool {
         if !self.is_over && self.items.is_none() && self.choices.iter().all(|c| c.is_over) {

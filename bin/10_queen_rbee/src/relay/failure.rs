@@ -128,6 +128,9 @@ pub(super) enum Trouble {
     /// The queen can have no connection to it, which is not its fault.
     #[error("{0}")]
     OwnLimit(String),
+    /// It gives more than there can be of an answer.
+    #[error("{0}")]
+    TooMuch(String),
     /// The worker failed.
     #[error("{reason}")]
     Failed {

@@ -8,13 +8,11 @@ use worker_contract::InferenceEvent;
 
 use super::failure::Trouble;
 use super::reason::Reason;
+use super::size::{MAX_ALL, MAX_TEXT, too_much};
 use super::sse::{Event, EventCutter, TooLong};
 use super::worker::Leg;
 use crate::attached::{Fault, Told, Translator};
 use crate::registry::Target;
-
-/// The longest answer that is no stream, in bytes.
-const MAX_WHOLE: usize = 64 << 20;
 
 /// How a worker tells its answer.
 #[derive(Debug)]
@@ -58,12 +56,13 @@ impl Speech {
     pub(super) fn feed(&mut self, cutter: &mut EventCutter, bytes: &[u8]) -> Result<(), Trouble> {
         match self {
             Self::Contract | Self::Chunks(_) => cutter.feed(bytes),
-            Self::Whole(_, body) if body.len() + bytes.len() > MAX_WHOLE => {
-                return Err(Trouble::garbage(format!(
-                    "its answer has more than {MAX_WHOLE} bytes"
-                )));
+            Self::Whole(translator, body) => {
+                let most = if translator.is_of_items() { MAX_ALL } else { MAX_TEXT };
+                if body.len() + bytes.len() > most {
+                    return Err(Trouble::TooMuch(too_much(most)));
+                }
+                body.extend_from_slice(bytes);
             }
-            Self::Whole(_, body) => body.extend_from_slice(bytes),
         }
         Ok(())
     }

@@ -102,7 +102,24 @@ impl WorkerClient {
         leg: &Leg<'_>,
         deadline: Instant,
     ) -> Result<WorkerEvents, Trouble> {
-        let request = match self.outgoing(&target, leg) {
+        match self.send_once(&target, leg, deadline).await {
+            Err(Trouble::Refused { status, detail })
+                if is_packed(&target, leg) && may_mean_packing(status, &detail) =>
+            {
+                let unpacked = leg.original.unpacked();
+                self.send_once(&target, &Leg { original: &unpacked, ..*leg }, deadline).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_once(
+        &self,
+        target: &Target,
+        leg: &Leg<'_>,
+        deadline: Instant,
+    ) -> Result<WorkerEvents, Trouble> {
+        let request = match self.outgoing(target, leg) {
             Ok(request) => request,
             Err(reason) => return Err(Trouble::garbage(format!("it cannot be asked: {reason}"))),
         };
@@ -128,12 +145,12 @@ impl WorkerClient {
         };
         match exchange.head() {
             Some(head) if head.status() == StatusCode::OK.as_u16() => {
-                let speech = Speech::of(head, leg, &target, sent_at)?;
+                let speech = Speech::of(head, leg, target, sent_at)?;
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
                 let cutter = EventCutter::default();
                 Ok(WorkerEvents { exchange, cutter, gone, speech, deadline, received: 0 })
             }
-            _ => Err(refusal(exchange, &target, leg).await),
+            _ => Err(refusal(exchange, target, leg).await),
         }
     }
 
@@ -238,6 +255,21 @@ impl WorkerEvents {
             let _ = timeout(LAST_BYTES, rest).await;
         }
         self.exchange.keep();
+    }
+}
+
+/// Whether a server is asked for vectors in base64.
+fn is_packed(target: &Target, leg: &Leg<'_>) -> bool {
+    target.server.as_ref().is_some_and(|server| leg.original.is_packed_by(server.engine))
+}
+
+/// Whether a refusal may be that of a version which has no vectors in base64.
+fn may_mean_packing(status: StatusCode, detail: &ErrorDetail) -> bool {
+    let is_named = |words: &str| ["base64", "encoding_format"].iter().any(|it| words.contains(it));
+    match status.as_u16() {
+        422 => true,
+        400 => is_named(&detail.message) || detail.param.as_deref().is_some_and(is_named),
+        _ => false,
     }
 }
 
