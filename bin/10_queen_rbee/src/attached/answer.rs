@@ -128,7 +128,8 @@ impl Translator {
             self.end(now);
             return Ok(());
         }
-        let chunk = serde_json::from_slice(data).map_err(|_| Fault::NoAnswer)?;
+        let again = || serde_json::from_slice(&logprobs::finite(data)?).ok();
+        let chunk = serde_json::from_slice(data).ok().or_else(again).ok_or(Fault::NoAnswer)?;
         self.chunk(chunk, now)
     }
 
@@ -158,6 +159,12 @@ impl Translator {
         Ok(())
     }
 
+    /// Whether vectors or scores are asked for, of which more may come than of a text.
+    #[must_use]
+    pub fn is_of_items(&self) -> bool {
+        self.items.is_some()
+    }
+
     /// The connection has ended. Whether nothing is missing, and something is left to be told.
     pub fn closed(&mut self, now: Instant) -> bool {
         if !self.is_over && self.items.is_none() && self.choices.iter().all(|c| c.is_over) {
@@ -170,10 +177,10 @@ impl Translator {
         if let Some(error) = &chunk.error {
             return Err(failed(error));
         }
-        if self.is_over {
-            return Err(Fault::NoAnswer);
-        }
         if chunk.choices.is_none() && chunk.usage.is_none() {
+            return silent(chunk.rest);
+        }
+        if self.is_over {
             return Err(Fault::NoAnswer);
         }
         self.begin();
@@ -191,8 +198,9 @@ impl Translator {
 
     fn choice(&mut self, choice: Choice, now: Instant) -> Result<(), Fault> {
         let several = self.choices.len() > 1;
-        let index = choice.index.saturating_add(self.first_choice);
-        let state = self.choices.get_mut(choice.index as usize).ok_or(Fault::NoAnswer)?;
+        let number = choice.index.unwrap_or_default();
+        let index = number.saturating_add(self.first_choice);
+        let state = self.choices.get_mut(number as usize).ok_or(Fault::NoAnswer)?;
         let (mut of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
         // LocalAI says so in each chunk before the last that it is none yet.
         let reason = choice.finish_reason.filter(|name| !name.is_empty()).map(|name| {
@@ -319,6 +327,13 @@ impl Translator {
             timings,
         });
     }
+}
+
+/// An object with nothing of an answer keeps a connection alive, unless it is an error in itself.
+fn silent(fields: Fields) -> Result<(), Fault> {
+    let is_error = fields.get("message").is_some_and(|message| !message.is_null())
+        || fields.get("object").is_some_and(|object| object == "error");
+    if is_error { Err(failed(&Value::Object(fields))) } else { Ok(()) }
 }
 
 /// What an error in place of an answer says.

@@ -10,6 +10,9 @@ use crate::relay::Prefill;
 /// The object of a request's body.
 type Body = Map<String, Value>;
 
+/// The field that says how vectors are written.
+const ENCODING: &str = "encoding_format";
+
 /// A request as the client sent it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Original {
@@ -65,6 +68,23 @@ impl Original {
         Self { endpoint: self.endpoint, body }
     }
 
+    /// Whether a server is asked for vectors in base64.
+    #[must_use]
+    pub fn is_packed_by(&self, engine: Engine) -> bool {
+        let encoding = self.body.as_ref().and_then(|body| body.get(ENCODING));
+        self.endpoint == Endpoint::Embeddings
+            && encoding.is_some_and(|encoding| encoding == "base64")
+            && engine.packs_vectors()
+    }
+
+    /// The same without a wish for how vectors are written.
+    #[must_use]
+    pub fn unpacked(&self) -> Self {
+        let mut unpacked = self.clone();
+        unpacked.take(ENCODING);
+        unpacked
+    }
+
     /// Where it was sent to.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
@@ -90,8 +110,10 @@ impl Original {
                 return body;
             }
             Endpoint::Embeddings => {
-                // The client gets the encoding that it asked for.
-                body.remove("encoding_format");
+                // The client gets the encoding that it asked for in any case.
+                if !self.is_packed_by(server.engine) {
+                    body.remove(ENCODING);
+                }
                 return body;
             }
             Endpoint::Chat | Endpoint::Completion => {}
@@ -109,6 +131,11 @@ impl Original {
             if body.get(name).is_some_and(|n| !n.is_null() && *n != request.n) {
                 body.insert(name.into(), request.n.into());
             }
+        }
+        // Servers give answer number i the seed and i: one that is asked for alone has its own.
+        let seed = body.get("seed").and_then(Value::as_i64);
+        if let Some(seed) = seed.filter(|_| request.first_choice > 0) {
+            body.insert("seed".into(), seed.wrapping_add(request.first_choice.into()).into());
         }
         if server.engine.knows_only_max_tokens() {
             limit(&mut body);
@@ -184,7 +211,7 @@ fn go_on(body: &mut Body, engine: Engine, request: &InferenceRequest, prefill: &
 
 #[cfg(test)]
 mod tests {
-    use worker_contract::RequestId;
+    use worker_contract::{Prompt, RequestId};
 
     use super::*;
     use crate::dialect::openai::{read_chat, read_completion, read_rerank};
@@ -282,11 +309,59 @@ mod tests {
         assert_eq!(Value::Object(body), expected);
     }
 
+    #[test]
+    fn vectors_are_asked_for_in_base64_where_the_client_wants_them_so_and_the_server_takes_it() {
+        for (engine, wanted, expected) in [
+            (Engine::LlamaServer, Some("base64"), Some("base64")),
+            (Engine::Vllm, Some("base64"), Some("base64")),
+            (Engine::Rbee, Some("base64"), Some("base64")),
+            (Engine::Ollama, Some("base64"), Some("base64")),
+            (Engine::LmStudio, Some("base64"), None),
+            (Engine::Unknown, Some("base64"), None),
+            (Engine::Vllm, Some("float"), None),
+            (Engine::Vllm, None, None),
+        ] {
+            let mut sent = json!({"model": "here", "input": "a"});
+            if let Some(wanted) = wanted {
+                sent["encoding_format"] = wanted.into();
+            }
+            let inputs = vec![Prompt::Text("a".into())];
+            let request = InferenceRequest::new(RequestId::random(), Task::Embed { inputs });
+            let original = Original::new(Endpoint::Embeddings, sent.as_object().unwrap().clone());
+            let encoding = |original: &Original| {
+                let body = original.body_for(&server(engine), &request, None);
+                body.get("encoding_format").and_then(Value::as_str).map(str::to_owned)
+            };
+            assert_eq!(encoding(&original).as_deref(), expected, "{engine:?}");
+            assert_eq!(encoding(&original.unpacked()), None, "{engine:?}");
+        }
+    }
+
     fn chat(sent: &Value, engine: Engine, prefill: Option<&Prefill>) -> Body {
         let sent = sent.as_object().unwrap().clone();
         let mut request = read_chat(sent.clone(), RequestId::random()).unwrap().request;
         request.n = 1;
         Original::new(Endpoint::Chat, sent).body_for(&server(engine), &request, prefill)
+    }
+
+    #[test]
+    fn an_answer_that_is_asked_for_alone_has_the_seed_that_it_has_among_the_others() {
+        for (seed, first_choice, expected) in [
+            (json!(5), 0, json!(5)),
+            (json!(5), 2, json!(7)),
+            (json!(-1), 1, json!(0)),
+            (json!(null), 2, json!(null)),
+        ] {
+            let sent = json!({
+                "model": "m", "messages": [{"role": "user", "content": "Hi"}], "n": 3, "seed": seed,
+            });
+            let sent = sent.as_object().unwrap().clone();
+            let read = read_chat(sent.clone(), RequestId::random()).unwrap().request;
+            let request = InferenceRequest { n: 1, first_choice, ..read };
+            let original = Original::new(Endpoint::Chat, sent);
+            let body = original.body_for(&server(Engine::LlamaServer), &request, None);
+            assert_eq!((&body["seed"], &body["n"]), (&expected, &json!(1)));
+        }
     }
 
     fn server(engine: Engine) -> Server {

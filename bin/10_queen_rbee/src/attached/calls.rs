@@ -13,7 +13,7 @@ const MAX_CALLS: usize = 256;
 pub(super) struct CallPiece {
     index: Option<u32>,
     id: Option<String>,
-    function: Function,
+    function: Option<Function>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -41,7 +41,8 @@ impl Calls {
     pub(super) fn take(&mut self, piece: CallPiece) -> Option<ToolCallDelta> {
         let CallPiece { index, id, function } = piece;
         let id = id.filter(|id| !id.is_empty());
-        let arguments = function.arguments.unwrap_or_default();
+        let Function { name, arguments } = function.unwrap_or_default();
+        let arguments = arguments.unwrap_or_default();
         let is_it = |begun: &Begun| begun.index == index;
         let known = self.begun.iter().rposition(is_it).filter(|at| {
             // The same number with another id is another call.
@@ -51,7 +52,7 @@ impl Calls {
             let index = u32::try_from(known).ok()?;
             return Some(ToolCallDelta { index, id: None, name: None, arguments });
         }
-        let name = function.name.filter(|name| !name.is_empty())?;
+        let name = name.filter(|name| !name.is_empty())?;
         if self.begun.len() >= MAX_CALLS {
             return None;
         }
@@ -83,6 +84,12 @@ mod tests {
                 json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{"}}),
                 json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "}"}}),
                 json!({"index": 1, "id": "b", "function": {"name": "g", "arguments": "{}"}}),
+            ],
+            // With nothing in a piece, and without a number.
+            vec![
+                json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}),
+                json!({"index": 0, "function": null}),
+                json!({"index": null, "id": "b", "function": {"name": "g", "arguments": "{}"}}),
             ],
             // All of them numbered 0.
             vec![

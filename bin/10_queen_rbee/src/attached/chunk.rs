@@ -27,7 +27,7 @@ pub(super) struct Chunk {
 #[derive(Debug, Deserialize)]
 pub(super) struct Choice {
     #[serde(default)]
-    pub(super) index: u32,
+    pub(super) index: Option<u32>,
     #[serde(default)]
     pub(super) delta: Option<Piece>,
     #[serde(default)]

@@ -68,6 +68,12 @@ impl Engine {
         matches!(self, Self::Ollama | Self::LmStudio)
     }
 
+    /// Whether it gives vectors in base64, which is a quarter of the bytes, or takes no notice of the wish.
+    #[must_use]
+    pub fn packs_vectors(self) -> bool {
+        matches!(self, Self::LlamaServer | Self::Vllm | Self::Rbee | Self::Ollama)
+    }
+
     /// Its name.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -6,6 +6,10 @@ use worker_contract::{TokenId, TokenLogprob, TokenLogprobs};
 
 /// The number of a token that a server tells by its text alone.
 const UNKNOWN: TokenId = -1;
+/// What Python writes of a token that cannot be, which is no JSON,
+const NEVER: &[u8] = b"-Infinity";
+/// and OpenAI of one that hardly can.
+const HARDLY_EVER: &[u8] = b"-9999.0";
 
 #[derive(Deserialize)]
 struct Both {
@@ -64,6 +68,25 @@ pub(super) fn read(value: Value) -> Vec<TokenLogprobs> {
     tokens.into_iter().zip(chances).map(read).collect()
 }
 
+/// JSON out of what Python has written with tokens in it that cannot be; `None` where there are none.
+pub(super) fn finite(written: &[u8]) -> Option<Vec<u8>> {
+    let (mut json, mut at) = (Vec::with_capacity(written.len()), 0);
+    let (mut is_text, mut has_any) = (false, false);
+    while let Some(byte) = written.get(at) {
+        let rest = &written[at..];
+        let (length, put) = match byte {
+            b'-' if !is_text && rest.starts_with(NEVER) => (NEVER.len(), Some(HARDLY_EVER)),
+            b'\\' if is_text => (rest.len().min(2), None),
+            _ => (1, None),
+        };
+        is_text ^= *byte == b'"';
+        has_any |= put.is_some();
+        json.extend_from_slice(put.unwrap_or(&rest[..length]));
+        at += length;
+    }
+    has_any.then_some(json)
+}
+
 impl From<Likely> for TokenLogprob {
     fn from(likely: Likely) -> Self {
         let Likely { token, logprob, bytes } = likely;
@@ -87,5 +110,19 @@ mod tests {
         assert_eq!(found, read(legacy));
         assert_eq!((found[0].chosen.bytes.as_slice(), found[0].top[0].logprob), (&b"Hi"[..], -1.5));
         assert!(read(json!(5)).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_is_written_as_what_hardly_can() {
+        for (written, expected) in [
+            ("[-Infinity,-0.5,-Infinity]", Some("[-9999.0,-0.5,-9999.0]")),
+            (r#"["a\"-Infinity",-Infinity]"#, Some(r#"["a\"-Infinity",-9999.0]"#)),
+            (r#"["-Infinity","\\"]"#, None),
+            (r#""\"#, None),
+            ("[-0.5]", None),
+        ] {
+            let found = finite(written.as_bytes());
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{written}");
+        }
     }
 }

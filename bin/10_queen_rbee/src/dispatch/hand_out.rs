@@ -12,7 +12,7 @@ use super::{Dispatcher, NoPlace, Queues, Wanted};
 use crate::admission::{QueueKey, Spot, Ticket};
 use crate::clock;
 use crate::registry::{Judging, Placed};
-use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason};
+use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason, Ways};
 
 /// How long rules may compute for the requests of one queue until fewer of those are looked at.
 const SLOW: Duration = Duration::from_millis(100);
@@ -54,8 +54,8 @@ struct Name<'a> {
     model: &'a ModelAlias,
     may_reckon: bool,
     closed: Closed,
-    /// All others that wait for it wait for room.
-    is_full: bool,
+    /// Those who wait for it and can be taken in no other ways than these wait for room.
+    full_for: Ways,
 }
 
 /// What the second pass of a round has: it starts workers, and has others make way for them.
@@ -142,8 +142,8 @@ impl Dispatcher {
             let has_less = waits_for_rest
                 .get(model)
                 .is_some_and(|deadline| waiting.wanted.deadline < *deadline);
-            let is_worth_asking =
-                !names.is_full(model) && (kinds.is_worth_asking(kind) || has_less);
+            let is_worth_asking = !names.is_full(model, waiting.wanted.ways)
+                && (kinds.is_worth_asking(kind) || has_less);
             if !is_worth_asking || judgings.are_over(spot) {
                 continue;
             }
@@ -202,8 +202,10 @@ impl Dispatcher {
                     *least = waiting.wanted.deadline.min(*least);
                     continue;
                 }
-                Some(Placed::Not(Decision::Wait(WaitReason::Room))) if kind.speaks_for_all() => {
-                    name.is_full = true;
+                Some(Placed::Not(Decision::Wait(WaitReason::Room)))
+                    if !kind.speaks_for().is_none() =>
+                {
+                    name.full_for = name.full_for | kind.speaks_for();
                     if names.full() == admission.models_in(queue) {
                         return Step::Done;
                     }
@@ -230,7 +232,7 @@ impl Dispatcher {
     /// What is known of a model of a queue.
     fn name<'a>(&self, starts: &Starts, model: &'a ModelAlias, now: Instant) -> Name<'a> {
         let closed = starts.closed(model, |hive| self.registry.hive_heard(hive, now));
-        Name { model, may_reckon: starts.may_reckon(model, now), closed, is_full: false }
+        Name { model, may_reckon: starts.may_reckon(model, now), closed, full_for: Ways::NONE }
     }
 
     /// Starts a worker for a request, or asks its hive whether there is room.
@@ -286,13 +288,14 @@ impl<'a> Names<'a> {
         &mut self.known[place]
     }
 
-    fn is_full(&self, model: &ModelAlias) -> bool {
-        self.known.iter().any(|name| name.is_full && name.model == model)
+    fn is_full(&self, model: &ModelAlias, ways: Ways) -> bool {
+        let is_it = |name: &Name<'_>| !name.full_for.is_none() && name.full_for.hold(ways);
+        self.known.iter().any(|name| is_it(name) && name.model == model)
     }
 
-    /// How many of them are full.
+    /// How many of them are full, in whatever ways a request can be taken.
     fn full(&self) -> usize {
-        self.known.iter().filter(|name| name.is_full).count()
+        self.known.iter().filter(|name| name.full_for == Ways::ALL).count()
     }
 }
 

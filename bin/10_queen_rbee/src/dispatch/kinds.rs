@@ -72,13 +72,16 @@ impl Kind<'_> {
         !self.failed.is_empty()
             || !self.barred.is_empty()
             || self.digest.is_some()
-            || self.ways != Ways::ALL
+            // Where no server is attached, all requests are for rbee's own workers only.
+            || !matches!(self.ways, Ways::ALL | Ways::TOKENS)
             || self.too_short > 0
     }
 
-    /// Whether all others of the model behind wait for room where one of this kind does: those are no more urgent.
-    pub(super) fn speaks_for_all(&self) -> bool {
-        !self.is_special() && self.ruled_by.is_none()
+    /// For whom of the model behind, by the ways in which they can be taken, it is true that they wait for room where
+    /// one of this kind does: those are no more urgent.
+    pub(super) fn speaks_for(&self) -> Ways {
+        let is_plain = !self.is_special() && self.ruled_by.is_none();
+        if is_plain { self.ways } else { Ways::NONE }
     }
 }
 
@@ -126,6 +129,21 @@ mod tests {
     }
 
     #[test]
+    fn where_no_server_is_attached_the_ordinary_ones_are_ordinary_too() {
+        let model = "m".parse().unwrap();
+        let ours = Kind { ways: Ways::TOKENS, ..plain(&model) };
+        let workers: Vec<WorkerId> = (0..100).map(|n| format!("w-{n}").parse().unwrap()).collect();
+        let mut kinds = Kinds::none(false);
+        for failed in workers.chunks(1) {
+            kinds.is_worth_asking(Kind { failed, ..ours });
+        }
+        assert!(kinds.is_worth_asking(ours), "it is behind a hundred others");
+        let speaks = ours.speaks_for();
+        assert!(speaks.hold(Ways::TOKENS) && !speaks.hold(Ways::ALL), "others may go to a server");
+        assert_eq!(Kind { ways: Ways::OWN, ..ours }.speaks_for(), Ways::NONE);
+    }
+
+    #[test]
     fn where_rules_look_at_a_request_only_its_like_speaks_for_it() {
         let model = "m".parse().unwrap();
         let plain = plain(&model);
@@ -137,7 +155,7 @@ mod tests {
         let mut kinds = Kinds::none(false);
         assert!(all.iter().all(|kind| kinds.is_worth_asking(*kind)));
         assert!(!all.iter().any(|kind| kinds.is_worth_asking(*kind)));
-        assert!(!all[0].speaks_for_all() && plain.speaks_for_all());
+        assert_eq!((all[0].speaks_for(), plain.speaks_for()), (Ways::NONE, Ways::ALL));
     }
 
     fn plain(model: &ModelAlias) -> Kind<'_> {

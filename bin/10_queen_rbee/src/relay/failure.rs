@@ -1,6 +1,7 @@
 //! How an answer ends that has no good end.
 
 use axum::http::StatusCode;
+use http1_client::Malformed;
 use worker_contract::{ErrorDetail, WorkerId};
 
 use super::reason::{Reason, status_and_code};
@@ -127,6 +128,9 @@ pub(super) enum Trouble {
     /// The queen can have no connection to it, which is not its fault.
     #[error("{0}")]
     OwnLimit(String),
+    /// It gives more than there can be of an answer.
+    #[error("{0}")]
+    TooMuch(String),
     /// The worker failed.
     #[error("{reason}")]
     Failed {
@@ -174,10 +178,32 @@ impl Trouble {
         if broken.is_own_limit() {
             return Self::OwnLimit(broken.to_string());
         }
+        if let Some(reason) = no_http(broken) {
+            return Self::garbage(reason);
+        }
         let is_reached = broken.may_have_sent();
         let reason = broken.to_string().into();
         Self::Failed { reason, is_connection: true, is_reached, has_answered: false }
     }
+
+    /// A worker whose connection broke, or that spoke no HTTP, in the middle of its answer.
+    pub(super) fn interrupted(broken: &Broken) -> Self {
+        if let Some(reason) = no_http(broken) {
+            return Self::garbage(reason);
+        }
+        let is_cut = matches!(broken, Broken::Ended(_) | Broken::Malformed(Malformed::Incomplete));
+        if is_cut {
+            return Self::connection("it ended in the middle of the answer");
+        }
+        Self::connection(broken.to_string())
+    }
+}
+
+/// What is wrong with an answer that is no HTTP; `None` where it only ended.
+fn no_http(broken: &Broken) -> Option<String> {
+    let Broken::Malformed(malformed) = broken else { return None };
+    let is_end = matches!(malformed, Malformed::NoAnswer | Malformed::Incomplete);
+    (!is_end).then(|| format!("it speaks no HTTP: {malformed}"))
 }
 
 #[cfg(test)]
@@ -228,6 +254,29 @@ mod tests {
         ] {
             let trouble = Trouble::broken(&broken);
             assert_eq!(matches!(trouble, Trouble::OwnLimit(_)), is_own, "{broken}");
+        }
+    }
+
+    #[test]
+    fn who_speaks_no_http_has_not_broken_off() {
+        let malformed = Broken::Malformed;
+        for (broken, breaks_off) in [
+            (malformed(Malformed::Head), false),
+            (malformed(Malformed::LongHead), false),
+            (malformed(Malformed::Length), false),
+            (malformed(Malformed::Chunk), false),
+            (malformed(Malformed::NoAnswer), true),
+            (malformed(Malformed::Incomplete), true),
+            (Broken::Ended(io::Error::other("reset")), true),
+        ] {
+            for trouble in [Trouble::broken(&broken), Trouble::interrupted(&broken)] {
+                let Trouble::Failed { reason, is_connection, .. } = trouble else {
+                    panic!("{trouble:?}")
+                };
+                assert_eq!(is_connection, breaks_off, "{broken}");
+                let is_named = reason.to_string().contains("no HTTP");
+                assert_eq!(is_named, !breaks_off, "{reason}");
+            }
         }
     }
 }

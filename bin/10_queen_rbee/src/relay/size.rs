@@ -38,8 +38,13 @@ impl Size {
             Self { all, .. } if *all > MAX_ALL => MAX_ALL,
             _ => return None,
         };
-        Some(format!("it gave more than {} MiB of one answer", most >> 20))
+        Some(too_much(most))
     }
+}
+
+/// What is said of a worker that gives more than so many bytes of an answer.
+pub(super) fn too_much(most: usize) -> String {
+    format!("it gave more than {} MiB of one answer", most >> 20)
 }
 
 /// How much of the bytes that an answer may have a part takes while it is held.

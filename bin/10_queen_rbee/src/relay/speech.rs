@@ -8,13 +8,11 @@ use worker_contract::InferenceEvent;
 
 use super::failure::Trouble;
 use super::reason::Reason;
-use super::sse::{EventCutter, TooLong};
+use super::size::{MAX_ALL, MAX_TEXT, too_much};
+use super::sse::{Event, EventCutter, TooLong};
 use super::worker::Leg;
 use crate::attached::{Fault, Told, Translator};
 use crate::registry::Target;
-
-/// The longest answer that is no stream, in bytes.
-const MAX_WHOLE: usize = 64 << 20;
 
 /// How a worker tells its answer.
 #[derive(Debug)]
@@ -36,7 +34,7 @@ impl Speech {
         sent_at: Instant,
     ) -> Result<Self, Trouble> {
         let kind = head.header("content-type");
-        let is = |wanted: &str| kind.is_some_and(|kind| kind.starts_with(wanted));
+        let is = |wanted: &str| kind.is_some_and(|kind| is_of(kind, wanted));
         let is_stream = is("text/event-stream");
         if target.server.is_none() {
             let wrong = || Trouble::garbage("its answer is not text/event-stream");
@@ -58,12 +56,13 @@ impl Speech {
     pub(super) fn feed(&mut self, cutter: &mut EventCutter, bytes: &[u8]) -> Result<(), Trouble> {
         match self {
             Self::Contract | Self::Chunks(_) => cutter.feed(bytes),
-            Self::Whole(_, body) if body.len() + bytes.len() > MAX_WHOLE => {
-                return Err(Trouble::garbage(format!(
-                    "its answer has more than {MAX_WHOLE} bytes"
-                )));
+            Self::Whole(translator, body) => {
+                let most = if translator.is_of_items() { MAX_ALL } else { MAX_TEXT };
+                if body.len() + bytes.len() > most {
+                    return Err(Trouble::TooMuch(too_much(most)));
+                }
+                body.extend_from_slice(bytes);
             }
-            Self::Whole(_, body) => body.extend_from_slice(bytes),
         }
         Ok(())
     }
@@ -73,7 +72,7 @@ impl Speech {
         let too_long = |error: TooLong| Trouble::garbage(error.to_string());
         match self {
             Self::Contract => {
-                let parsed = cutter.next(InferenceEvent::from_json);
+                let parsed = cutter.next(|event| InferenceEvent::from_json(event.data));
                 // What it sent is not told: it could be text of the answer.
                 let wrong = |_| Trouble::garbage("it sent what is no inference event");
                 let event = parsed.map_err(too_long)?.transpose().map_err(wrong)?;
@@ -84,7 +83,12 @@ impl Speech {
                     return Ok(Some(told));
                 }
                 let now = Instant::now().into_std();
-                let taken = match cutter.next(|data| translator.event(data, now)) {
+                let read = |event: Event<'_>| match translator.event(event.data, now) {
+                    // So some keep a connection alive.
+                    Err(Fault::NoAnswer) if event.is_other => Ok(()),
+                    taken => taken,
+                };
+                let taken = match cutter.next(read) {
                     Ok(None) => return Ok(None),
                     Ok(Some(taken)) => taken.map_err(Trouble::from),
                     Err(error) => Err(too_long(error)),
@@ -123,6 +127,12 @@ impl Speech {
     }
 }
 
+/// Whether a content type is the one that is wanted, whatever its case and its parameters.
+fn is_of(kind: &str, wanted: &str) -> bool {
+    let essence = kind.split_once(';').map_or(kind, |(essence, _)| essence);
+    essence.trim().eq_ignore_ascii_case(wanted)
+}
+
 impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         match fault {
@@ -131,6 +141,26 @@ impl From<Fault> for Trouble {
                 Self::garbage(Reason::of_stranger(words, "it sent an error in place of an answer"))
             }
             other => Self::garbage(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_type_is_known_whatever_its_case_and_parameters() {
+        for (kind, expected) in [
+            ("text/event-stream", true),
+            ("Text/Event-Stream", true),
+            ("text/event-stream; charset=utf-8", true),
+            (" TEXT/EVENT-STREAM ;charset=utf-8", true),
+            ("text/event-streams", false),
+            ("text/html; text/event-stream", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of(kind, "text/event-stream"), expected, "{kind}");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Server-sent events out of bytes, as they come in. Pure.
 //!
-//! Only what the worker's contract uses is understood: `data:` lines; comments and other fields are
-//! skipped. An event of a single line, the usual one, is given without a copy.
+//! Only what is used is understood: `data:` lines, and whether `event:` names a type of its own; comments and
+//! other fields are skipped, and so is an event without data. An event of a single line, the usual one, is
+//! given without a copy.
 
 use memchr::memchr;
 
@@ -18,8 +19,19 @@ pub(super) struct EventCutter {
     searched: usize,
     /// The data of an event of which more lines come.
     data: Vec<u8>,
+    /// Whether that event has a type of its own.
+    is_other: bool,
     /// Whether the first line has come, before which a mark of the order of bytes may stand.
     has_begun: bool,
+}
+
+/// A whole event.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Event<'a> {
+    /// What it says.
+    pub(super) data: &'a [u8],
+    /// Whether it has a type of its own, such as `ping`: neither a message nor an error.
+    pub(super) is_other: bool,
 }
 
 /// The mark of the order of bytes.
@@ -41,8 +53,11 @@ impl EventCutter {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Calls `with` with the data of the next whole event; `None` if more bytes are needed.
-    pub(super) fn next<T>(&mut self, with: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, TooLong> {
+    /// Calls `with` with the next whole event; `None` if more bytes are needed.
+    pub(super) fn next<T>(
+        &mut self,
+        with: impl FnOnce(Event<'_>) -> T,
+    ) -> Result<Option<T>, TooLong> {
         loop {
             let Some(length) = memchr(b'\n', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
@@ -58,12 +73,16 @@ impl EventCutter {
                 line = line.strip_prefix(MARK).unwrap_or(line);
             }
             if line.is_empty() {
+                let is_other = std::mem::take(&mut self.is_other);
                 if self.data.is_empty() {
                     continue;
                 }
-                let result = with(&self.data);
+                let result = with(Event { data: &self.data, is_other });
                 self.data.clear();
                 return Ok(Some(result));
+            }
+            if let Some(kind) = line.strip_prefix(b"event:") {
+                self.is_other = !matches!(kind.trim_ascii(), b"" | b"message" | b"error");
             }
             let Some(value) = line.strip_prefix(b"data:") else { continue };
             let value = value.strip_prefix(b" ").unwrap_or(value);
@@ -71,10 +90,12 @@ impl EventCutter {
                 return Err(TooLong);
             }
             let is_whole = self.data.is_empty() && self.buffer.get(self.done) == Some(&b'\n');
-            if is_whole {
+            // Without data it is no event, in one piece as in several.
+            if is_whole && !value.is_empty() {
                 self.done += 1;
                 self.searched = self.done;
-                return Ok(Some(with(value)));
+                let is_other = std::mem::take(&mut self.is_other);
+                return Ok(Some(with(Event { data: value, is_other })));
             }
             if !self.data.is_empty() {
                 self.data.push(b'\n');
@@ -94,10 +115,21 @@ mod tests {
     fn lines_become_events() {
         check("data: a\n\ndata:b\n\n", &["a", "b"]);
         check("data: a\r\n\r\n", &["a"]);
-        check(": comment\n\nevent: x\ndata: 1\ndata: 2\n\n", &["1\n2"]);
+        check(": comment\n\nid: x\ndata: 1\ndata: 2\n\n", &["1\n2"]);
         check("\u{feff}data: a\n\ndata: b\n\n", &["a", "b"]);
         check("\u{feff}\u{feff}data: a\n\n\u{feff}data: b\n\ndata: c\n\n", &["c"]);
         check("\n\n\ndata: a\n\ndata: incomplete\n", &["a"]);
+        check("event: x\n\nevent: message\ndata: a\n\n", &["a"]);
+        check("data:\n\ndata: \n\ndata: a\n\ndata:\ndata:\n\n", &["a"]);
+    }
+
+    #[test]
+    fn events_of_a_type_of_their_own_are_told_apart() {
+        check("event: ping\ndata: a\n\ndata: b\n\n", &["other a", "b"]);
+        check("data: a\nevent:ping\n\ndata: b\n\n", &["other a", "b"]);
+        check("event: ping\n\ndata: a\n\n", &["a"]);
+        check("event: ping\ndata:\n\ndata: a\n\n", &["a"]);
+        check("event: error\r\ndata: a\r\n\r\nevent:\ndata: b\n\n", &["a", "b"]);
     }
 
     #[test]
@@ -121,7 +153,7 @@ mod tests {
     proptest! {
         #[test]
         fn events_are_the_same_however_the_bytes_are_cut(
-            events in prop::collection::vec("[a-z ]{1,20}", 0..8),
+            events in prop::collection::vec("[a-z ]{0,20}", 0..8),
             cuts in prop::collection::vec(1_usize..12, 1..40),
             crlf in any::<bool>(),
         ) {
@@ -139,7 +171,8 @@ mod tests {
                 pieces.push(piece.to_vec());
                 rest = after;
             }
-            prop_assert_eq!(cut(&pieces), events);
+            let told = events.into_iter().filter(|event| !event.is_empty());
+            prop_assert_eq!(cut(&pieces), told.collect::<Vec<_>>());
         }
     }
 
@@ -152,12 +185,15 @@ mod tests {
         let mut events = Vec::new();
         for piece in pieces {
             cutter.feed(piece);
-            while let Some(event) =
-                cutter.next(|data| String::from_utf8(data.to_vec()).unwrap()).unwrap()
-            {
+            while let Some(event) = cutter.next(told).unwrap() {
                 events.push(event);
             }
         }
         events
+    }
+
+    fn told(event: Event<'_>) -> String {
+        let kind = if event.is_other { "other " } else { "" };
+        format!("{kind}{}", str::from_utf8(event.data).unwrap())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use http1_client::{Malformed, RequestHead, Unfit};
+use http1_client::{RequestHead, Unfit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
@@ -22,7 +22,7 @@ use super::sse::EventCutter;
 use crate::attached::VIA;
 use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};
 use crate::clock::unix_seconds;
-use crate::connection::{Broken, Exchange, Outgoing, Pool};
+use crate::connection::{Exchange, Outgoing, Pool};
 use crate::keyring::{Keyring, NoSecret};
 use crate::registry::{Server, Target};
 
@@ -102,7 +102,24 @@ impl WorkerClient {
         leg: &Leg<'_>,
         deadline: Instant,
     ) -> Result<WorkerEvents, Trouble> {
-        let request = match self.outgoing(&target, leg) {
+        match self.send_once(&target, leg, deadline).await {
+            Err(Trouble::Refused { status, detail })
+                if is_packed(&target, leg) && may_mean_packing(status, &detail) =>
+            {
+                let unpacked = leg.original.unpacked();
+                self.send_once(&target, &Leg { original: &unpacked, ..*leg }, deadline).await
+            }
+            sent => sent,
+        }
+    }
+
+    async fn send_once(
+        &self,
+        target: &Target,
+        leg: &Leg<'_>,
+        deadline: Instant,
+    ) -> Result<WorkerEvents, Trouble> {
+        let request = match self.outgoing(target, leg) {
             Ok(request) => request,
             Err(Unsendable::Secret(missing)) => return Err(Trouble::unsent(missing.to_string())),
             Err(reason) => return Err(Trouble::garbage(format!("it cannot be asked: {reason}"))),
@@ -116,7 +133,7 @@ impl WorkerClient {
         let sent = tokio::select! {
             biased;
             sent = timeout_at(late, self.pool.send(&target.address, stale, &request)) => sent,
-            () = target.gone.cancelled() => return Err(Trouble::connection(GONE)),
+            () = target.gone.cancelled() => return Err(Trouble::unanswered(GONE)),
         };
         let exchange = match sent {
             Ok(Ok(exchange)) => exchange,
@@ -129,12 +146,12 @@ impl WorkerClient {
         };
         match exchange.head() {
             Some(head) if head.status() == StatusCode::OK.as_u16() => {
-                let speech = Speech::of(head, leg, &target, sent_at)?;
+                let speech = Speech::of(head, leg, target, sent_at)?;
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
                 let cutter = EventCutter::default();
                 Ok(WorkerEvents { exchange, cutter, gone, speech, deadline, received: 0 })
             }
-            _ => Err(refusal(exchange, &target, leg).await),
+            _ => Err(refusal(exchange, target, leg).await),
         }
     }
 
@@ -215,8 +232,7 @@ impl WorkerEvents {
                 Ok(true) => false,
                 Ok(false) => !self.speech.closed()?,
                 Err(_) if self.speech.is_over() => false,
-                Err(Broken::Ended(_) | Broken::Malformed(Malformed::Incomplete)) => true,
-                Err(broken) => return Err(Trouble::connection(broken.to_string())),
+                Err(broken) => return Err(Trouble::interrupted(&broken)),
             };
             if is_cut {
                 return Err(Trouble::connection("it ended in the middle of the answer"));
@@ -243,6 +259,21 @@ impl WorkerEvents {
             let _ = timeout(LAST_BYTES, rest).await;
         }
         self.exchange.keep();
+    }
+}
+
+/// Whether a server is asked for vectors in base64.
+fn is_packed(target: &Target, leg: &Leg<'_>) -> bool {
+    target.server.as_ref().is_some_and(|server| leg.original.is_packed_by(server.engine))
+}
+
+/// Whether a refusal may be that of a version which has no vectors in base64.
+fn may_mean_packing(status: StatusCode, detail: &ErrorDetail) -> bool {
+    let is_named = |words: &str| ["base64", "encoding_format"].iter().any(|it| words.contains(it));
+    match status.as_u16() {
+        422 => true,
+        400 => is_named(&detail.message) || detail.param.as_deref().is_some_and(is_named),
+        _ => false,
     }
 }
 

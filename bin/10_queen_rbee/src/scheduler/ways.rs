@@ -28,6 +28,12 @@ impl Ways {
         self.0 & other.0 != 0
     }
 
+    /// Whether all of the other are among them.
+    #[must_use]
+    pub fn hold(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_none(self) -> bool {

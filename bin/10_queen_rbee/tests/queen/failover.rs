@@ -189,7 +189,7 @@ async fn a_request_that_ends_two_workers_is_refused_also_when_it_comes_again_and
 async fn a_request_that_ends_workers_before_they_say_anything_is_quarantined_too() {
     let queen = Queen::start().await;
     let mut workers: Vec<_> =
-        ["w-1", "w-2", "w-3"].map(|name| WorkerDouble::start(name, [Script::Silent])).into();
+        ["w-1", "w-2", "w-3", "w-4"].map(|name| WorkerDouble::start(name, [Script::Silent])).into();
     let mut listed: Vec<_> =
         workers.iter().map(|worker| worker.listed(SupervisedState::Ready)).collect();
     for worker in &workers {
@@ -197,7 +197,8 @@ async fn a_request_that_ends_workers_before_they_say_anything_is_quarantined_too
     }
     let hive = HiveDouble::start(false);
     let ends = async {
-        for _ in 0..2 {
+        // Of two that end together before they say anything, one is held against it.
+        for _ in 0..3 {
             let has_it = |worker: &WorkerDouble| !worker.requests().is_empty();
             until("one is asked", async || workers.iter().any(has_it)).await;
             let ended = workers.remove(workers.iter().position(has_it).unwrap());
@@ -213,6 +214,31 @@ async fn a_request_that_ends_workers_before_they_say_anything_is_quarantined_too
     let (reply, left) = tokio::join!(queen.ask(CHAT, &body), ends);
     reply.error(422, "request_quarantined");
     assert!(left[0].requests().is_empty(), "it fails alone");
+}
+
+#[tokio::test]
+async fn workers_that_end_together_before_they_say_anything_are_not_held_against_a_request() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let silent = ["w-1", "w-2"].map(|name| WorkerDouble::start(name, [Script::Silent]));
+    let fine = WorkerDouble::start("w-3", []);
+    for worker in &silent {
+        queen.worker_beat(&worker.beat()).await;
+    }
+    let asked = || silent.iter().filter(|worker| !worker.requests().is_empty());
+    let ends = async {
+        for count in [1, 2] {
+            until("one more is asked", async || asked().count() == count).await;
+            if count == 2 {
+                queen.worker_beat(&fine.beat()).await;
+            }
+            let failed = || SupervisedState::Failed { reason: "signal 9".into() };
+            let workers = asked().map(|worker| worker.listed(failed())).collect();
+            queen.hive_beat(&HiveHeartbeat { workers, ..hive.beat() }).await;
+        }
+    };
+    let body = chat();
+    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), ends);
+    assert_eq!((reply.status, fine.requests().len()), (200, 1), "{reply:?}");
 }
 
 #[tokio::test]

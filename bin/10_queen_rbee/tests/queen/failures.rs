@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
 use crate::support::{Queen, Reply, Script, WorkerDouble, chat, until};
 
@@ -183,4 +185,34 @@ async fn an_answer_that_gets_one_token_before_each_failure_is_tried_again_ever_m
     assert!(!transcript.is_done && transcript.error.is_some(), "{transcript:?}");
     let tries = worker.requests().len();
     assert!((2..12).contains(&tries), "{tries} tries");
+}
+
+#[tokio::test]
+async fn a_worker_that_speaks_no_http_is_asked_three_times_and_the_error_says_so() {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    for answer in
+        [format!("{head}5\nhello\n"), format!("{head}no size\r\n"), "SSH-2.0-x\r\n".into()]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut beat = WorkerDouble::start("w-1", []).beat();
+        beat.address = format!("http://{}", listener.local_addr().unwrap());
+        let queen = Queen::start().await;
+        queen.worker_beat(&beat).await;
+        let mut open = Vec::new();
+        let answers = async {
+            for _ in 0..4 {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                connection.write_all(answer.as_bytes()).await.unwrap();
+                open.push(connection);
+            }
+        };
+        let body = chat();
+        let reply = tokio::select! {
+            reply = queen.ask(CHAT, &body) => reply,
+            () = answers => panic!("it is asked for a fourth time"),
+        };
+        let error = reply.error(502, "worker_failed");
+        assert!(error["message"].as_str().unwrap().contains("no HTTP"), "{error}");
+    }
 }

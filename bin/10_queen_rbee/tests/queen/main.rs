@@ -7,6 +7,7 @@ mod answers;
 mod attached;
 mod attached_failover;
 mod attached_kinds;
+mod attached_odd;
 mod attached_reach;
 mod attached_tls;
 mod attached_unwilling;

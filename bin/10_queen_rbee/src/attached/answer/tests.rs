@@ -237,7 +237,8 @@ fn an_end_that_only_the_connection_tells_is_one_where_the_answer_was_over() {
 
 #[test]
 fn what_is_no_answer_is_refused_and_an_error_is_told() {
-    for bad in ["<html>", "{}", "[]", "null", r#"{"choices":5}"#, r#"{"choices":[{"index":7}]}"#] {
+    for bad in ["<html>", "ping", "[]", "null", r#"{"choices":5}"#, r#"{"choices":[{"index":7}]}"#]
+    {
         let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
         let fault = translator.event(bad.as_bytes(), Instant::now());
         assert_eq!(fault, Err(Fault::NoAnswer), "{bad}");
@@ -254,6 +255,51 @@ fn what_is_no_answer_is_refused_and_an_error_is_told() {
     let fault = play(&request(1), &[refused]).unwrap_err();
     assert!(matches!(&fault, Fault::Refused(detail) if detail.code.is_none()), "{fault:?}");
     assert_eq!(fault.to_string(), "no such type");
+}
+
+#[test]
+fn what_tells_nothing_takes_nothing_away() {
+    let text = r#"{"choices":[{"index":0,"delta":{"content":"a"}}]}"#;
+    for between in [
+        "{}",
+        r#"{"id":"x","choices":null}"#,
+        r#"{"type":"ping","message":null}"#,
+        r#"{"choices":[{"index":null,"delta":{}}]}"#,
+        r#"{"choices":[],"usage":null}"#,
+    ] {
+        let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+        for data in [between, text, between, "[DONE]"] {
+            assert_eq!(translator.event(data.as_bytes(), Instant::now()), Ok(()), "{between}");
+        }
+        let events = drain(&mut translator);
+        let is_whole = matches!(
+            events.as_slice(),
+            [InferenceEvent::Started { .. }, said, InferenceEvent::Done { .. }]
+                if *said == delta(0, "a", "")
+        );
+        assert!(is_whole, "{between}: {events:?}");
+    }
+    for error in [r#"{"message":"no memory"}"#, r#"{"object":"error","message":"no memory"}"#] {
+        let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+        let fault = translator.event(error.as_bytes(), Instant::now());
+        assert_eq!(fault, Err(Fault::Failed("no memory".into())), "{error}");
+    }
+    // It is nothing of an answer that is not streamed, either.
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    translator.whole(b"{}", Instant::now()).unwrap();
+    let faults = std::iter::from_fn(|| Some(translator.pop())).find_map(Result::err);
+    assert_eq!(faults, Some(Fault::Incomplete { made: 0, asked: 1 }));
+}
+
+#[test]
+fn a_token_that_cannot_be_is_told_as_one_that_hardly_can() {
+    let chunk = r#"{"choices":[{"index":0,"delta":{"content":"-Infinity"},"logprobs":{"content":[
+        {"token":"a","logprob":-0.5,"top_logprobs":[{"token":"b","logprob":-Infinity}]}]}}]}"#;
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    translator.event(chunk.as_bytes(), Instant::now()).unwrap();
+    let events = drain(&mut translator);
+    let InferenceEvent::Delta(said) = &events[1] else { panic!("{events:?}") };
+    assert_eq!((said.text.as_str(), said.logprobs[0].top[0].logprob), ("-Infinity", -9999.0));
 }
 
 #[test]

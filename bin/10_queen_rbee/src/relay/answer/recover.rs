@@ -64,6 +64,7 @@ impl Answer {
                 }
             },
             Trouble::Deadline => return Err(self.late_at(&place)),
+            Trouble::TooMuch(reason) => return Err(self.too_much(reason, &place)),
             Trouble::OwnLimit(reason) => return self.on_own_limit(reason, &place),
             Trouble::Busy { status, detail, retry_after_s } => {
                 return self.on_busy(status, detail, retry_after_s, &place);

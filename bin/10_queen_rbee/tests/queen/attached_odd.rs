@@ -1,0 +1,97 @@
+//! Servers of others that write their answers in ways of their own.
+
+use serde_json::json;
+
+use crate::attached::queen_with;
+use crate::support::{Plays, ServerDouble, chat};
+
+const CHAT: &str = "/v1/chat/completions";
+const EMBED: &str = "/v1/embeddings";
+
+#[tokio::test]
+async fn what_keeps_a_stream_alive_takes_nothing_of_its_answer_away() {
+    for between in
+        ["data:\n\n", "data: {}\n\n", "event: ping\ndata: ping\n\n", "event: ping\ndata: {}\n\n"]
+    {
+        let text = |text: &str| {
+            format!(
+                "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n"
+            )
+        };
+        let (hello, world) = (text("Hello"), text(" world"));
+        let body = format!("{between}{hello}{between}{world}data: [DONE]\n\n{between}");
+        let plays = Plays::Answers(200, "text/event-stream", body);
+        let server = ServerDouble::start("vllm", &["m"], [plays]);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        let choice = &reply.json()["choices"][0];
+        assert_eq!(choice["message"]["content"], "Hello world", "{between}: {reply:?}");
+        assert_eq!(server.requests().len(), 1, "{between}");
+    }
+}
+
+#[tokio::test]
+async fn a_content_type_is_understood_in_any_case() {
+    let chunk = r#"{"choices":[{"index":0,"delta":{"content":"Hi"}}]}"#;
+    let whole = r#"{"choices":[{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+    for (kind, body) in [
+        ("Text/Event-Stream; charset=utf-8", format!("data: {chunk}\n\ndata: [DONE]\n\n")),
+        ("Application/JSON", whole.to_owned()),
+    ] {
+        let server = ServerDouble::start("vllm", &["m"], [Plays::Answers(200, kind, body)]);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hi", "{kind}: {reply:?}");
+        assert_eq!(server.requests().len(), 1, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn vectors_may_be_longer_than_a_text_and_what_is_too_long_is_not_asked_for_again() {
+    let room = " ".repeat(65 << 20);
+    let vectors = format!(r#"{{"data":[{{"index":0,"embedding":[0.5]}}]{room}}}"#);
+    let plays = Plays::Answers(200, "application/json", vectors);
+    let server = ServerDouble::start("vllm", &["m"], [plays]);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(EMBED, &json!({"model": "m", "input": "a"})).await;
+    assert_eq!(reply.json()["data"][0]["embedding"], json!([0.5]), "{reply:?}");
+    assert_eq!(server.requests().len(), 1);
+
+    let choice = r#"{"index":0,"message":{"content":"Hi"},"finish_reason":"stop"}"#;
+    let text = format!(r#"{{"choices":[{choice}]{room}}}"#);
+    let plays = Plays::Answers(200, "application/json", text);
+    let server = ServerDouble::start("vllm", &["m"], [plays]);
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(error["message"].as_str().unwrap().contains("more than 64 MiB"), "{error}");
+    assert_eq!(server.requests().len(), 1, "it would be as long again");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_base64_is_asked_for_numbers() {
+    let vectors = r#"{"data":[{"index":0,"embedding":[1]}]}"#;
+    let fine = || Plays::Answers(200, "application/json", vectors.into());
+    let refuses = |status, message| {
+        let error = json!({"error": {"message": message}}).to_string();
+        Plays::Answers(status, "application/json", error)
+    };
+    let named = refuses(400, "base64 encoding is not currently supported");
+    for (plays, status, asked) in [
+        (vec![fine()], 200, vec![Some("base64")]),
+        (vec![named, fine()], 200, vec![Some("base64"), None]),
+        (vec![refuses(422, "no such value"), fine()], 200, vec![Some("base64"), None]),
+        (vec![refuses(400, "too long")], 400, vec![Some("base64")]),
+    ] {
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let body = json!({"model": "m", "input": "a", "encoding_format": "base64"});
+        let reply = queen.ask(EMBED, &body).await;
+        assert_eq!(reply.status, status, "{reply:?}");
+        if status == 200 {
+            assert_eq!(reply.json()["data"][0]["embedding"], "AACAPw==", "{reply:?}");
+        }
+        let bodies = server.requests();
+        let sent: Vec<_> = bodies.iter().map(|body| body["encoding_format"].as_str()).collect();
+        assert_eq!(sent, asked, "{reply:?}");
+    }
+}
