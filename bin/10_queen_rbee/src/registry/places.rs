@@ -130,6 +130,7 @@ mod tests {
         };
         assert_eq!(token_us(&places, "small", 1_000), None);
         let shown = |decode_ms| Shown {
+            before: 0,
             usage: Usage { completion_tokens: 10, ..Usage::default() },
             timings: Timings { decode_ms, ..Timings::default() },
             company: 0,
