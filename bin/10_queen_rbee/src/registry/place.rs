@@ -232,11 +232,10 @@ impl Registry {
     pub fn prompt_time(&self, place: &Place, bytes: u64, again: u32) -> Option<PromptTime> {
         let state = self.state();
         let worker = state.workers.get(&place.worker_id)?;
-        let pace = &worker.pace;
-        let prompt_us = pace.prefill_us_per_kib()?.saturating_mul(bytes) / 1024;
+        let prompt_us = worker.pace.prefill_us_per_kib()?.saturating_mul(bytes) / 1024;
         let again_us = match again {
             0 => 0,
-            again => pace.token_us()?.0.saturating_mul(u64::from(again)),
+            again => worker.pace.token_us()?.0.saturating_mul(u64::from(again)),
         };
         let shown_us = prompt_us.saturating_add(again_us);
         Some(PromptTime { shown: Duration::from_micros(shown_us), slots: worker.slots() })

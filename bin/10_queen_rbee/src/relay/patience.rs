@@ -46,15 +46,12 @@ pub(super) fn patience(stall: Duration, left: Duration, doing: Doing) -> Duratio
         Doing::Queues => stall.saturating_mul(IN_QUEUE),
         Doing::Answers => stall,
         Doing::Prompt { fresh, again, time } => {
-            let (least, most) = match time {
-                Some(PromptTime { shown, slots }) => {
-                    let slack = SLACK.max(slots.saturating_mul(SLACK_A_SLOT));
-                    (shown, shown.saturating_mul(slack))
-                }
-                None => {
-                    let again = TOKEN_AGAIN.saturating_mul(again);
-                    (Duration::ZERO, PREFILL_TOKEN.saturating_mul(fresh).saturating_add(again))
-                }
+            let (least, most) = if let Some(PromptTime { shown, slots }) = time {
+                let slack = SLACK.max(slots.saturating_mul(SLACK_A_SLOT));
+                (shown, shown.saturating_mul(slack))
+            } else {
+                let again = TOKEN_AGAIN.saturating_mul(again);
+                (Duration::ZERO, PREFILL_TOKEN.saturating_mul(fresh).saturating_add(again))
             };
             stall.saturating_add(most).min(left / 2).max(stall.saturating_add(least))
         }
