@@ -11,8 +11,9 @@ use super::worker::Worker;
 use super::workers::{MAX_OF_HIVE, Workers};
 
 impl Workers {
-    /// Takes the list of its workers of a hive that has shown a secret. One that it listed before and lists no longer is gone. Gives the models
-    /// and devices of those that had failed, and that somebody has taken off the list or started again.
+    /// Takes the list of workers of a hive that has shown a secret. One that it listed before and lists no longer
+    /// is gone. Gives the models and devices of those that had failed, and that somebody has taken off the list
+    /// or started again.
     pub(super) fn listed(
         &mut self,
         hive: &HiveAlias,
