@@ -170,6 +170,12 @@ impl<T> Admission<T> {
         queue.flat_map(|queue| queue.waiting.iter()).map(|(rank, request)| (Spot(*rank), request))
     }
 
+    /// The request at a place, while it waits there.
+    #[must_use]
+    pub fn get(&self, ticket: &Ticket) -> Option<&T> {
+        self.queues.get(&ticket.queue)?.waiting.get(&ticket.rank)
+    }
+
     /// The models that somebody waits for.
     pub fn models(&self) -> impl Iterator<Item = &ModelAlias> {
         self.by_model.keys()

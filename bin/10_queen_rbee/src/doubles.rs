@@ -64,6 +64,7 @@ pub(crate) fn server(name: &str, model: &str) -> ServerReport {
         engine: Engine::Ollama,
         slots: 4,
         most_answers: None,
+        names_its_model: false,
         models: vec![served],
         is_named: false,
         failure: None,

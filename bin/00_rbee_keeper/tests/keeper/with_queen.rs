@@ -178,7 +178,7 @@ async fn why_a_request_went_where_it_did_is_told_in_the_order_of_the_decisions()
     let kinds: Vec<_> =
         ended.stdout.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert_eq!(kinds, ["spawn", "dispatch"], "{ended:?}");
-    assert!(ended.stdout.contains("one is started on localhost"), "{ended:?}");
+    assert!(ended.stdout.contains("one is to be started on localhost"), "{ended:?}");
     let json = run(&home, &queen, "request why r-1 --json").await.expect(0).json();
     assert_eq!(json[1]["request_id"], "r-1");
     let unknown = run(&home, &queen, "request why unknown").await.expect(1);
@@ -207,7 +207,7 @@ async fn a_script_of_rules_is_tried_and_what_it_says_is_shown() {
     m, batch
     WORKER           HIVE   DEVICE  ALLOWED  EXPECTED  SCORE
     (to be started)  gpu-1  GPU-0   yes      0 ms      +250 ms
-    with the script:    one is started on gpu-1
+    with the script:    one is to be started on gpu-1
     without the script: it waits (room)
     ");
     let json = run(&home, &queen, &format!("{line} --json")).await.expect(0).json();

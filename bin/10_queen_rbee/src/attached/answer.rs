@@ -37,10 +37,14 @@ pub struct Translator {
     /// The number of the first answer that is asked for.
     first_choice: u32,
     choices: Vec<State>,
+    /// The model that has to give it, where the server's answers tell theirs.
+    model: Option<String>,
     /// How many vectors or scores are asked for, instead of texts.
     items: Option<usize>,
     ready: VecDeque<Told>,
     usage: Option<Usage>,
+    /// That is told at the end of an answer, of which there can be several.
+    has_told_usage: bool,
     first_reason: Option<FinishReason>,
     sent_at: Instant,
     first_at: Option<Instant>,
@@ -70,6 +74,20 @@ pub enum Fault {
     /// It said that the request is at fault.
     #[error("{}", .0.message)]
     Refused(ErrorDetail),
+    /// Another model answers than the one that is asked.
+    #[error("it runs another model than {asked} at present")]
+    OtherModel {
+        /// The one that is asked.
+        asked: String,
+    },
+    /// It made some answers, and has ended without the others.
+    #[error("it made {made} of {asked} answers")]
+    Fewer {
+        /// How many there are.
+        made: usize,
+        /// How many were asked for.
+        asked: usize,
+    },
     /// Something is missing.
     #[error("it made {made} of {asked} answers")]
     Incomplete {
@@ -102,9 +120,11 @@ impl Translator {
             prompt_tokens: (prompt_bytes / BYTES_A_TOKEN).saturating_add(prefilled),
             first_choice: request.first_choice,
             choices: std::iter::repeat_with(State::default).take(choices).collect(),
+            model: None,
             items,
             ready: VecDeque::new(),
             usage: None,
+            has_told_usage: false,
             first_reason: None,
             sent_at: now,
             first_at: None,
@@ -112,6 +132,12 @@ impl Translator {
             is_over: false,
             fault: None,
         }
+    }
+
+    /// The same for a server whose answers tell which model gave them: it has to be this one.
+    #[must_use]
+    pub fn only_of(self, model: Option<&str>) -> Self {
+        Self { model: model.map(str::to_owned), ..self }
     }
 
     /// The next event that is ready; after the last one what is wrong with the answer, if anything is.
@@ -147,6 +173,7 @@ impl Translator {
         if let Some(error) = &items.error {
             return Err(failed(error));
         }
+        self.ensure_model(items.model.as_deref())?;
         self.begin();
         self.first_at = Some(now);
         self.usage = items.usage();
@@ -183,17 +210,40 @@ impl Translator {
         if self.is_over {
             return Err(Fault::NoAnswer);
         }
+        if !self.has_begun {
+            self.ensure_model(chunk.rest.get("model").and_then(Value::as_str))?;
+        }
         self.begin();
         self.aside(Aside::Answer, beside(chunk.rest, &["id", "object", "created", "model"]));
         if let Some(usage) = chunk.usage {
             let (usage, beside) = usage.parts();
-            self.usage = Some(usage);
+            self.used(usage, chunk.choices.as_ref().is_none_or(Vec::is_empty));
             self.aside(Aside::Usage, beside);
         }
         for choice in chunk.choices.unwrap_or_default() {
             self.choice(choice, now)?;
         }
         Ok(())
+    }
+
+    /// Who answers is who is asked, where that is told: a server that was started again may have another model.
+    fn ensure_model(&self, told: Option<&str>) -> Result<(), Fault> {
+        match (&self.model, told) {
+            (Some(asked), Some(told)) if asked != told => {
+                Err(Fault::OtherModel { asked: asked.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in what was used. llama-server tells it of each answer when that is over, others once of all.
+    fn used(&mut self, usage: Usage, is_at_end: bool) {
+        let before = self.usage.filter(|_| is_at_end && self.has_told_usage);
+        self.has_told_usage |= is_at_end;
+        let others = before.map_or(0, |before| before.completion_tokens);
+        let completion_tokens = usage.completion_tokens.saturating_add(others);
+        let cached = before.map_or(usage.cached_tokens, |before| before.cached_tokens);
+        self.usage = Some(Usage { completion_tokens, cached_tokens: cached, ..usage });
     }
 
     fn choice(&mut self, choice: Choice, now: Instant) -> Result<(), Fault> {
@@ -278,7 +328,11 @@ impl Translator {
         let made = self.choices.iter().filter(|state| state.is_over).count();
         if made < asked {
             self.is_over = true;
-            self.fault = Some(Fault::Incomplete { made, asked });
+            self.fault = Some(if made > 0 {
+                Fault::Fewer { made, asked }
+            } else {
+                Fault::Incomplete { made, asked }
+            });
             return;
         }
         self.done(now);

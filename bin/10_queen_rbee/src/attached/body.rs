@@ -366,6 +366,7 @@ mod tests {
 
     fn server(engine: Engine) -> Server {
         let url = "http://h:1".parse().unwrap();
-        Server { url, model: "org/there".into(), engine, most_answers: None }
+        let model = "org/there".into();
+        Server { url, model, engine, most_answers: None, names_its_model: false }
     }
 }

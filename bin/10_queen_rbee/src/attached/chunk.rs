@@ -129,6 +129,8 @@ pub(super) fn beside(mut fields: Fields, ours: &[&str]) -> Fields {
 /// Vectors, or scores.
 #[derive(Debug, Deserialize)]
 pub(super) struct Items {
+    #[serde(default, deserialize_with = "if_it_is_one")]
+    pub(super) model: Option<String>,
     #[serde(default)]
     data: Vec<Embedding>,
     #[serde(default)]

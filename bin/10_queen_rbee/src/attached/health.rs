@@ -99,9 +99,20 @@ impl Health {
         self.told_slots.unwrap_or(self.engine.usual_slots())
     }
 
-    /// Of how many answers to one request it refuses more: llama-server has a slot for each.
+    /// How many answers it makes to one request at most: llama-server has a slot for each, and some make one
+    /// whatever they are asked for.
     pub(super) fn most_answers(&self) -> Option<u32> {
-        (self.engine == Engine::LlamaServer).then(|| self.told_slots.unwrap_or(1))
+        match self.engine {
+            Engine::LlamaServer => Some(self.told_slots.unwrap_or(1)),
+            Engine::Ollama | Engine::LmStudio => Some(1),
+            Engine::Vllm | Engine::Rbee | Engine::Unknown => None,
+        }
+    }
+
+    /// Whether its answers tell the name by which it lists the model that gave them: llama-server's do, where
+    /// it has one model. One that has several has processes for them, with other names.
+    pub(super) fn names_its_model(&self) -> bool {
+        self.engine == Engine::LlamaServer && self.told_slots.is_some() && self.listed.len() == 1
     }
 
     /// Whether it is to be asked what it is and has: it may be another one than it was.
@@ -337,6 +348,31 @@ mod tests {
         ] {
             let health = after(&[], probes);
             assert_eq!((health.slots(), health.is_to_tell()), (slots, is_asked), "{because}");
+        }
+    }
+
+    #[test]
+    fn how_many_answers_it_makes_and_whose_they_are_follows_from_what_it_is() {
+        let of = |engine, models, slots| {
+            let told = Told::Slots(slots);
+            Probe::Listing(Listing { told, ..listing(models, engine) })
+        };
+        let llama = Engine::LlamaServer;
+        for (because, probe, most, is_named) in [
+            ("a slot for each", of(llama, &["a"], Some(2)), Some(2), true),
+            ("it has several models", of(llama, &["a", "b"], Some(2)), Some(2), false),
+            ("it does not tell its slots", of(llama, &["a"], None), Some(1), false),
+            ("Ollama makes one", of(Engine::Ollama, &["a"], None), Some(1), false),
+            ("LM Studio makes one", of(Engine::LmStudio, &["a"], None), Some(1), false),
+            ("vLLM makes any number", of(Engine::Vllm, &["a"], None), None, false),
+            ("who knows", of(Engine::Unknown, &["a"], None), None, false),
+        ] {
+            let health = after(&[], vec![probe]);
+            assert_eq!(
+                (health.most_answers(), health.names_its_model()),
+                (most, is_named),
+                "{because}"
+            );
         }
     }
 

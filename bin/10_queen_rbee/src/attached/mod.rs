@@ -434,6 +434,7 @@ impl Servers {
                 engine: known.health.engine,
                 slots: known.stored.slots.unwrap_or_else(|| known.health.slots()).min(MAX_SLOTS),
                 most_answers: known.health.most_answers(),
+                names_its_model: known.health.names_its_model(),
                 models: known.health.models.clone(),
                 is_named: !known.stored.models.is_empty(),
                 failure,

@@ -135,8 +135,13 @@ mod tests {
     #[test]
     fn a_server_that_lacks_something_or_locks_the_queen_out_is_told_from_one_that_fails() {
         let (name, url) = ("nas".parse().unwrap(), "http://nas:1".parse().unwrap());
-        let server =
-            Server { url, model: "org/m".into(), engine: Engine::Unknown, most_answers: None };
+        let server = Server {
+            url,
+            model: "org/m".into(),
+            engine: Engine::Unknown,
+            most_answers: None,
+            names_its_model: false,
+        };
         let said = wordless("no such thing".into());
         for (status, words, expected) in [
             (

@@ -5,6 +5,7 @@
 //! to the client reads from the worker itself, into a buffer of its stack. Nobody drives an idle
 //! connection: whether it still stands is found out when it is used again.
 
+mod addresses;
 mod own_limit;
 mod stream;
 mod tls;

@@ -10,11 +10,13 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(not(test))]
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::client::TlsStream;
 #[cfg(test)]
 use turmoil::net::TcpStream;
 
+#[cfg(not(test))]
+use super::addresses::first_of;
 use super::tls::Trust;
 use crate::registry::Address;
 
@@ -39,7 +41,7 @@ const QUESTIONS: u32 = 4;
 impl Stream {
     /// Connects to an address.
     pub(super) async fn connect(address: &Address) -> io::Result<TcpStream> {
-        let plain = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        let plain = reach(address).await?;
         plain.set_nodelay(true)?;
         #[cfg(not(test))]
         keep_alive(&plain)?;
@@ -85,6 +87,18 @@ impl Stream {
             Self::Secure(stream) => Pin::new(stream).poll_flush(context),
         }
     }
+}
+
+/// Connects to whichever of a host's addresses takes it first.
+#[cfg(not(test))]
+async fn reach(address: &Address) -> io::Result<TcpStream> {
+    let addresses = lookup_host((address.host.as_str(), address.port)).await?;
+    first_of(addresses, TcpStream::connect).await
+}
+
+#[cfg(test)]
+async fn reach(address: &Address) -> io::Result<TcpStream> {
+    TcpStream::connect((address.host.as_str(), address.port)).await
 }
 
 /// A machine that is off, or cut off, breaks its connections within half a minute.

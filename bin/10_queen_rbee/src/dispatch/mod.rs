@@ -254,7 +254,9 @@ impl Dispatcher {
                 // Nobody drops a waiting request without an answer but a queen that ends.
                 answer.unwrap_or(Err(NoPlace::Stopping))
             }
-            () = sleep_until(deadline.into()) => Err(NoPlace::Deadline { model }),
+            () = sleep_until(deadline.into()) => {
+                Err(NoPlace::Deadline { model, word: turn.waited_for() })
+            }
         }
     }
 
@@ -282,7 +284,8 @@ impl Dispatcher {
     /// not to wait.
     fn place_at_once(&self, wanted: &Wanted) -> AtOnce {
         if wanted.deadline <= clock::now() {
-            return AtOnce::Break(Err(NoPlace::Deadline { model: wanted.model.clone() }));
+            let late = NoPlace::Deadline { model: wanted.model.clone(), word: None };
+            return AtOnce::Break(Err(late));
         }
         let queue = self.registry.queue_of(&wanted.model);
         let others = self.queues().admission.waiting_in(&queue);
@@ -426,6 +429,15 @@ impl Waiting {
 struct Turn<'a> {
     ticket: Ticket,
     dispatcher: &'a Dispatcher,
+}
+
+impl Turn<'_> {
+    /// What is recorded that it waits for, while it has no answer.
+    fn waited_for(&self) -> Option<String> {
+        let queues = self.dispatcher.queues();
+        let waiting = queues.admission.get(&self.ticket)?;
+        Some(waiting.told.get().0.to_string())
+    }
 }
 
 impl Drop for Turn<'_> {

@@ -22,10 +22,12 @@ pub enum NoPlace {
         retry_after_s: u64,
     },
     /// Its time was over before a worker could take it.
-    #[error("no worker for {model} could take the request before its deadline")]
+    #[error("no worker for {model} could take the request before its deadline{}", last_word(.word.as_deref()))]
     Deadline {
         /// The model.
         model: ModelAlias,
+        /// What it waited for at last.
+        word: Option<String>,
     },
     /// No worker runs the model, and no catalog has it.
     #[error("the model {model} does not exist")]
@@ -119,6 +121,10 @@ fn nobody_left(model: &ModelAlias, server: Option<&(HiveAlias, String)>) -> Stri
         }
         None => format!("the workers of the model {model} are ending or do not answer"),
     }
+}
+
+fn last_word(word: Option<&str>) -> String {
+    word.map(|word| format!("; the last word on it: {word}")).unwrap_or_default()
 }
 
 /// A failure without a worker's log and without a machine's paths.

@@ -32,8 +32,10 @@ pub struct Server {
     pub model: String,
     /// What it is.
     pub engine: Engine,
-    /// Of how many answers to one request it refuses more; `None` where it takes any number.
+    /// How many answers it makes to one request at most; `None` where it makes any number.
     pub most_answers: Option<u32>,
+    /// Its answers tell the listed name of the model that gave them.
+    pub names_its_model: bool,
 }
 
 /// A model that a server serves.
@@ -60,8 +62,10 @@ pub struct ServerReport {
     pub engine: Engine,
     /// How many requests each model runs at once.
     pub slots: u32,
-    /// Of how many answers to one request it refuses more; `None` where it takes any number.
+    /// How many answers it makes to one request at most; `None` where it makes any number.
     pub most_answers: Option<u32>,
+    /// Its answers tell the listed name of the model that gave them.
+    pub names_its_model: bool,
     /// Its models, as far as they are wanted.
     pub models: Vec<Served>,
     /// Whether somebody has named them: then they have their share also of requests for a name that a hive's
@@ -278,6 +282,7 @@ impl Workers {
                 model: model.name.clone(),
                 engine: report.engine,
                 most_answers: report.most_answers,
+                names_its_model: report.names_its_model,
             };
             self.served(report, model, server, now);
         }
@@ -574,6 +579,7 @@ mod tests {
             engine: Engine::Ollama,
             slots: 4,
             most_answers: None,
+            names_its_model: false,
             models: models.iter().map(served).collect(),
             is_named: false,
             failure: None,

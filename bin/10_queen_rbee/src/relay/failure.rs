@@ -131,6 +131,9 @@ pub(super) enum Trouble {
     /// It gives more than there can be of an answer.
     #[error("{0}")]
     TooMuch(String),
+    /// A server of somebody else has made some of the answers that it was asked for, and no more.
+    #[error("{0}")]
+    Fewer(String),
     /// The worker failed.
     #[error("{reason}")]
     Failed {

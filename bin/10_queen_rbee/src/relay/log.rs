@@ -23,9 +23,9 @@ impl Answer {
 
     /// The request is tried again after a worker failed it, or somebody is sought who goes on.
     pub(super) fn log_again(&self, worker: &WorkerId, reason: &Reason, is_connection: bool) {
-        let (reason, tokens) = (reason.recorded(), self.given());
+        let (reason, given) = (reason.recorded(), self.given_in_words());
         let (kind, what) = if self.has_begun() {
-            (Kind::Failover, format!("another is sought that goes on after {tokens} tokens"))
+            (Kind::Failover, format!("another is sought that goes on after {given}"))
         } else {
             (Kind::Retry, "the request is tried again".to_owned())
         };

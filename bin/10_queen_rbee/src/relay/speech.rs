@@ -4,7 +4,7 @@
 use axum::http::StatusCode;
 use http1_client::Head;
 use tokio::time::Instant;
-use worker_contract::InferenceEvent;
+use worker_contract::{ErrorDetail, ErrorKind, InferenceEvent};
 
 use super::failure::Trouble;
 use super::reason::Reason;
@@ -42,7 +42,9 @@ impl Speech {
         }
         let prefilled = leg.prefill.map_or(0, |prefill| prefill.tokens);
         let begun = sent_at.into_std();
-        let translator = Translator::new(leg.request, leg.prompt_bytes, prefilled, begun);
+        let only_of = target.server.as_ref().filter(|server| server.names_its_model);
+        let translator = Translator::new(leg.request, leg.prompt_bytes, prefilled, begun)
+            .only_of(only_of.map(|server| server.model.as_str()));
         if is_stream {
             return Ok(Self::Chunks(Box::new(translator)));
         }
@@ -140,7 +142,16 @@ impl From<Fault> for Trouble {
             Fault::Failed(words) => {
                 Self::garbage(Reason::of_stranger(words, "it sent an error in place of an answer"))
             }
-            other => Self::garbage(other.to_string()),
+            Fault::OtherModel { .. } => {
+                let recorded = fault.to_string().into();
+                let kind = ErrorKind::InvalidRequestError;
+                let code = Some("model_not_found".to_owned());
+                let message = format!("the server was asked, and {fault}");
+                let detail = ErrorDetail { message, kind, param: None, code, hint: None };
+                Self::Lacking { status: StatusCode::NOT_FOUND, detail, recorded }
+            }
+            Fault::Fewer { .. } => Self::Fewer(fault.to_string()),
+            Fault::NoAnswer | Fault::Incomplete { .. } => Self::garbage(fault.to_string()),
         }
     }
 }

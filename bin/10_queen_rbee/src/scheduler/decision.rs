@@ -88,7 +88,7 @@ pub enum Lack {
     Failing,
     /// Its workers make way for another model.
     MakesWay,
-    /// Its workers are ending.
+    /// Its workers are ending, have failed, or are servers that cannot be used.
     Ending,
     /// The contexts of its workers are too short for the request.
     TooShort,
@@ -273,7 +273,7 @@ impl fmt::Display for Lack {
             Self::Resting => "its servers take no more for a while",
             Self::Failing => "its workers fail or do not answer",
             Self::MakesWay => "its workers make way for another model",
-            Self::Ending => "its workers are ending",
+            Self::Ending => "its workers are ending or cannot be used",
             Self::TooShort => "the contexts of its workers are too short",
             Self::Unfit => "none of its workers can take it",
             Self::Refused => "the rules let none of its workers take it",
@@ -313,7 +313,9 @@ impl fmt::Display for WaitReason {
                 "it waits for news of a worker or a hive whose connection has just failed"
             }
             Self::Circuit => "it waits for a worker that failed often and will be tried again",
-            Self::Memory => "it waits for memory that workers of other models have, which are busy",
+            Self::Memory => {
+                "it waits for memory that workers of other models have, which are busy or were so a moment ago"
+            }
             Self::NextTurn => {
                 "it waits for its model's next turn: its worker finishes what it runs, and then gives \
                  its place to another model"
@@ -363,7 +365,7 @@ impl fmt::Display for Estimate {
 impl fmt::Display for Spawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { hive, device, evict, fits, others, by, lack, .. } = self;
-        write!(f, "{lack}; one is started on {hive}")?;
+        write!(f, "{lack}; one is to be started on {hive}")?;
         if let Some(device) = device {
             write!(f, " {device}")?;
         }

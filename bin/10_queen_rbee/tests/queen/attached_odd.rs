@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::attached::queen_with;
-use crate::support::{Plays, ServerDouble, chat};
+use crate::support::{Plays, Queen, Reply, ServerDouble, chat};
 
 const CHAT: &str = "/v1/chat/completions";
 const EMBED: &str = "/v1/embeddings";
@@ -94,4 +94,44 @@ async fn a_server_that_refuses_base64_is_asked_for_numbers() {
         let sent: Vec<_> = bodies.iter().map(|body| body["encoding_format"].as_str()).collect();
         assert_eq!(sent, asked, "{reply:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_makes_one_answer_only_is_asked_for_the_others_one_by_one() {
+    for (owner, asked) in [("somebody", vec![2, 1]), ("library", vec![1, 1])] {
+        let plays = [Plays::Says(&["Hello"]), Plays::Says(&["Hi"])];
+        let server = ServerDouble::start(owner, &["m"], plays);
+        let queen = queen_with(&server).await;
+        let mut body = chat();
+        body["n"] = json!(2);
+        let reply = queen.ask(CHAT, &body).await;
+        let texts = |number: usize| reply.json()["choices"][number]["message"]["content"].clone();
+        assert_eq!((texts(0), texts(1)), (json!("Hello"), json!("Hi")), "{owner}: {reply:?}");
+        let bodies = server.requests();
+        let sent: Vec<_> = bodies.iter().map(|body| body["n"].clone()).collect();
+        assert_eq!(sent, asked, "{owner}");
+        assert_eq!(failures(&queen).await, "0", "nothing is held against it");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_runs_another_model_than_it_listed_answers_for_none() {
+    let chunk = |model: &str| json!({"model": model, "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]});
+    let plays = [Plays::Chunks(vec![chunk("other")]), Plays::Chunks(vec![chunk("m")])];
+    let server = ServerDouble::start("llamacpp", &["m"], plays);
+    server.say_of_itself(json!({"total_slots": 1}));
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(404, "model_not_found");
+    assert!(error["message"].as_str().unwrap().contains("another model than m"), "{error}");
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hi", "{reply:?}");
+    assert_eq!(failures(&queen).await, "0", "nothing is held against it");
+}
+
+/// How often the server has failed, by the queen's metrics.
+async fn failures(queen: &Queen) -> String {
+    let text = Reply::read(queen.get("/metrics")).await.text;
+    let line = "rbee_queen_worker_failures_total{worker=\"nas-m\",model=\"m\"} ";
+    let count = text.lines().find_map(|told| told.strip_prefix(line));
+    count.unwrap_or_else(|| panic!("no {line} in\n{text}")).to_owned()
 }

@@ -145,6 +145,8 @@ async fn an_answer_without_all_its_vectors_is_a_failure_of_the_worker() {
     let (queen, _worker) = queen_with([half()]).await;
     let body = json!({"model": "m", "input": ["a", "b"]});
     queen.ask(EMBED, &body).await.error(502, "worker_failed");
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.text;
+    assert!(decisions.contains("goes on after 1 vectors"), "{decisions}");
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ const SECONDS: u64 = 20;
 const PAUSE: Duration = Duration::from_secs(4);
 const WORKERS: usize = 3;
 const CLIENTS: usize = 6;
+/// How long forced texts are.
+const DIGITS: usize = 120;
 const SOON: Duration = Duration::from_secs(60);
 
 const PROMPTS: [&str; 3] =
@@ -98,7 +100,7 @@ async fn a_worker_that_is_deleted_in_the_middle_of_an_answer_hands_it_on() {
     cluster.spawn_worker().await.unwrap();
     cluster.spawn_worker().await.unwrap();
     let api = cluster.api().unwrap();
-    let (body, expected) = forced(7);
+    let (body, expected) = forced(7, DIGITS);
     let mut stream = api.chat_stream(&body).await.unwrap();
     let mut transcript = Transcript::default();
     stream.read_pieces(3, &mut transcript).await.unwrap();
@@ -114,6 +116,26 @@ async fn a_worker_that_is_deleted_in_the_middle_of_an_answer_hands_it_on() {
     assert!(transcript.done && transcript.error.is_none(), "{transcript:?}");
     assert_eq!(serde_json::from_str::<Value>(&transcript.text).unwrap(), json!(expected));
     assert_eq!(failovers(&cluster), 1, "it went on elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_answer_goes_on_where_computing_it_again_takes_longer_than_a_worker_may_be_silent() {
+    let cluster = cluster_with(&[("RBEE_QUEEN__STALL_TIMEOUT_S", "4")]).await;
+    for _ in 0..WORKERS {
+        cluster.spawn_worker().await.unwrap();
+    }
+    let api = cluster.api().unwrap();
+    let (body, expected) = forced(7, 700);
+    let mut stream = api.chat_stream(&body).await.unwrap();
+    let mut transcript = Transcript::default();
+    stream.read_pieces(450, &mut transcript).await.unwrap();
+    let workers = cluster.workers().await.unwrap();
+    let busy = workers.iter().find(|worker| worker["in_flight"] == 1).unwrap();
+    assert!(kill(busy["pid"].as_u64().unwrap()).await);
+    stream.read_rest(&mut transcript).await.unwrap();
+    assert!(transcript.done && transcript.error.is_none(), "{transcript:?}");
+    assert_eq!(serde_json::from_str::<Value>(&transcript.text).unwrap(), json!(expected));
+    assert_eq!(failovers(&cluster), 1, "nobody who computes it again is given up");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,7 +174,12 @@ async fn a_queen_whose_past_is_damaged_sets_it_aside_and_serves() {
 
 /// A cluster whose workers give the same text however many requests they have.
 async fn cluster() -> Cluster {
-    let cluster = Cluster::builder()
+    cluster_with(&[]).await
+}
+
+/// The same with some more settings.
+async fn cluster_with(settings: &[(&str, &str)]) -> Cluster {
+    let builder = Cluster::builder()
         .distributed()
         .env("RBEE_QUEEN__THREADS", "1")
         .env("RBEE_WORKER__ARGUMENTS", "--batch-invariant")
@@ -161,10 +188,9 @@ async fn cluster() -> Cluster {
         // They fail more often here than any worker that is worth starting again.
         .env("RBEE_HIVE__MAX_FAILURES", "100")
         // One that is told to end is not waited for.
-        .env("RBEE_HIVE__STOP_GRACE_S", "0")
-        .start()
-        .await
-        .unwrap();
+        .env("RBEE_HIVE__STOP_GRACE_S", "0");
+    let builder = settings.iter().fold(builder, |builder, (name, value)| builder.env(name, value));
+    let cluster = builder.start().await.unwrap();
     cluster.import_demo_model().await.unwrap();
     cluster
 }
@@ -183,7 +209,7 @@ async fn client(api: &Api, number: usize, undisturbed: &[String], end: Instant) 
             let text = ask(&greedy(prompt)).await;
             assert_eq!(text, undisturbed[which], "client {number}, answer {answers}, {is_whole}");
         } else {
-            let (body, expected) = forced(number * 1000 + answers);
+            let (body, expected) = forced(number * 1000 + answers, DIGITS);
             let text = ask(&body).await;
             assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), json!(expected));
         }
@@ -228,11 +254,16 @@ async fn killer(cluster: &Cluster, end: Instant) -> usize {
         })
         .await
         .unwrap();
-        let pid = ready[kills % ready.len()].to_string();
-        let killed = tokio::process::Command::new("kill").args(["-9", &pid]).status().await;
-        kills += usize::from(killed.unwrap().success());
+        kills += usize::from(kill(ready[kills % ready.len()]).await);
     }
     kills
+}
+
+/// Kills a process. Whether there was one.
+async fn kill(pid: u64) -> bool {
+    let pid = pid.to_string();
+    let killed = tokio::process::Command::new("kill").args(["-9", &pid]).status().await;
+    killed.unwrap().success()
 }
 
 /// The processes of the workers that take requests.
@@ -257,17 +288,17 @@ fn greedy(prompt: &str) -> Value {
     })
 }
 
-/// A request whose answer is one long text of hexadecimal digits, and that text.
-fn forced(seed: usize) -> (Value, String) {
+/// A request whose answer is one long text of so many hexadecimal digits, and that text.
+fn forced(seed: usize, count: usize) -> (Value, String) {
     let mut state = u64::try_from(seed).unwrap() + 1;
-    let digits = (0..120).map(|_| {
+    let digits = (0..count).map(|_| {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         char::from_digit(u32::try_from(state >> 60).unwrap(), 16).unwrap()
     });
     let text: String = digits.collect();
     let mut body = greedy(&format!("Number {seed}, please."));
-    body["max_tokens"] = json!(400);
+    body["max_tokens"] = json!(3 * count + 40);
     body["response_format"] = json!({
         "type": "json_schema",
         "json_schema": {"name": "number", "strict": true, "schema": {"const": text}},

@@ -157,7 +157,7 @@ async fn decisions(Query(query): Query<HashMap<String, String>>) -> Json<Value> 
     };
     Json(json!({ "decisions": [
         decision(2, "dispatch", "w-1 is the only worker that can take it"),
-        decision(1, "spawn", "no worker runs it; one is started on localhost"),
+        decision(1, "spawn", "no worker runs it; one is to be started on localhost"),
     ]}))
 }
 
@@ -173,7 +173,7 @@ async fn policy_test(Json(body): Json<Value>) -> Json<Value> {
             "worker_id": null, "hive_id": "gpu-1", "device": "GPU-0", "expected_ms": 0,
             "allowed": allowed, "extra_ms": 250,
         }],
-        "with_script": "one is started on gpu-1", "without_script": "it waits (room)",
+        "with_script": "one is to be started on gpu-1", "without_script": "it waits (room)",
     }]}))
 }
 

@@ -56,7 +56,7 @@ fn several_answers_end_once_each_and_one_that_is_missing_is_noticed() {
         .collect();
     assert_eq!(ended, [(0, FinishReason::Stop), (1, FinishReason::Length)]);
     let fault = play(&request(2), &both[1..2]).unwrap_err();
-    assert_eq!(fault, Fault::Incomplete { made: 1, asked: 2 });
+    assert_eq!(fault, Fault::Fewer { made: 1, asked: 2 });
     let half = [json!({"choices": [{"index": 0, "delta": {"content": "a"}}]})];
     let mut translator = Translator::new(&request(2), 0, 0, Instant::now());
     for data in [half[0].to_string().as_bytes(), b"[DONE]"] {
@@ -219,6 +219,52 @@ fn a_usage_is_read_as_far_as_it_can_be() {
         let (prompt_tokens, completion_tokens, cached_tokens) = expected.unwrap_or((10 + 4, 1, 0));
         let expected = Usage { prompt_tokens, completion_tokens, cached_tokens };
         assert_eq!(*found, expected, "{usage}");
+    }
+}
+
+#[test]
+fn what_several_answers_used_is_told_once_of_all_or_once_of_each() {
+    let text = |index: u32| json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": "stop"}]});
+    let used = |completion_tokens: u32, cached: u32| {
+        let details = json!({"cached_tokens": cached});
+        json!({"prompt_tokens": 9, "completion_tokens": completion_tokens, "prompt_tokens_details": details})
+    };
+    let end = |tokens, cached| json!({"choices": [], "usage": used(tokens, cached)});
+    let beside = |index: u32, tokens| {
+        let mut chunk = text(index);
+        chunk["usage"] = used(tokens, 4);
+        chunk
+    };
+    for (because, chunks, expected) in [
+        ("once of all", vec![text(0), text(1), end(7, 4)], 7),
+        ("once of each", vec![text(0), end(3, 4), text(1), end(5, 9)], 8),
+        ("of all, again and again", vec![beside(0, 1), beside(1, 2), end(2, 4)], 2),
+    ] {
+        let events = play(&request(2), &chunks).unwrap();
+        let Some(InferenceEvent::Done { usage, .. }) = events.last() else { panic!("{events:?}") };
+        let expected = Usage { prompt_tokens: 9, completion_tokens: expected, cached_tokens: 4 };
+        assert_eq!(*usage, expected, "{because}");
+    }
+}
+
+#[test]
+fn an_answer_of_another_model_than_the_one_that_is_asked_is_none() {
+    let chat = json!({"model": "b", "choices": [{"index": 0, "delta": {"content": "a"}}]});
+    let untold = json!({"choices": [{"index": 0, "delta": {"content": "a"}}]});
+    let vectors = json!({"model": "b", "data": [{"index": 0, "embedding": [0.5]}]});
+    let task = Task::Embed { inputs: vec![Prompt::Text("a".into())] };
+    let embed = InferenceRequest::new(RequestId::random(), task);
+    let now = Instant::now();
+    for (asked, is_answered) in [(None, true), (Some("b"), true), (Some("a"), false)] {
+        let fault = Fault::OtherModel { asked: "a".into() };
+        let expected = if is_answered { Ok(()) } else { Err(fault) };
+        let of = |request: &InferenceRequest| Translator::new(request, 0, 0, now).only_of(asked);
+        let (mut text, mut items) = (of(&request(1)), of(&embed));
+        assert_eq!(text.event(chat.to_string().as_bytes(), now), expected, "{asked:?}");
+        assert_eq!(text.pop().unwrap().is_some(), is_answered, "nothing is told of it");
+        assert_eq!(items.whole(vectors.to_string().as_bytes(), now), expected, "{asked:?}");
+        let mut text = of(&request(1));
+        assert_eq!(text.event(untold.to_string().as_bytes(), now), Ok(()), "nobody knows");
     }
 }
 

@@ -173,6 +173,7 @@ fn a_server_of_somebody_else_that_rests_or_loads_is_no_worker_that_comes() {
         engine: Engine::Ollama,
         slots: 4,
         most_answers: None,
+        names_its_model: false,
         is_named: true,
         models: vec![Served {
             worker_id: id("served"),

@@ -44,13 +44,13 @@ impl Answer {
             (None, NoPlace::Deadline { .. }) if has_begun => {
                 Failure::Deadline { tokens: self.progress.tokens() }
             }
-            (None, NoPlace::Deadline { model }) => self.in_vain(model),
+            (None, NoPlace::Deadline { model, word }) => self.in_vain(model, word),
             (None, no_place) => Failure::NoPlace(no_place),
         }
     }
 
     /// Why there was no place until the deadline of a request of which the client has nothing.
-    fn in_vain(&self, model: ModelAlias) -> Failure {
+    fn in_vain(&self, model: ModelAlias, word: Option<String>) -> Failure {
         if let Some(why) = self.why_nobody(&model) {
             return self.late(why.into());
         }
@@ -58,7 +58,7 @@ impl Answer {
         Failure::NoPlace(if are_refused {
             NoPlace::Rules { model }
         } else {
-            NoPlace::Deadline { model }
+            NoPlace::Deadline { model, word }
         })
     }
 

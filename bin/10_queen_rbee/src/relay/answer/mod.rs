@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use daemon_http::ApiError;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use worker_contract::{InferenceRequest, ModelAlias, TokenId, WorkerId};
+use worker_contract::{InferenceRequest, ModelAlias, Task, TokenId, WorkerId};
 
-use self::silence::{SHUT_SILENCE, Silence, silent};
+use self::silence::{Silence, silent};
 use self::unwilling::Unwilling;
 use super::contexts::Contexts;
 use super::failure::Trouble;
@@ -516,7 +516,7 @@ impl Answer {
 
     /// Sets the alarm to the end of a worker's patience. Between, it is looked whether a server ends.
     fn set_alarm(&mut self, reading: &Reading, until: Instant) {
-        let looks = reading.silence.is_some().then(|| Instant::now() + SHUT_SILENCE);
+        let looks = reading.silence.as_ref().map(|silence| silence.looks_at(reading.heard_at));
         self.alarm.as_mut().reset(looks.map_or(until, |looks| until.min(looks)));
     }
 
@@ -580,6 +580,17 @@ impl Answer {
     /// How many tokens it has got.
     pub(super) fn given(&self) -> usize {
         self.progress.tokens()
+    }
+
+    /// The same in words, also of what is no text.
+    pub(super) fn given_in_words(&self) -> String {
+        let count = self.progress.given_in_all();
+        let what = match &self.request.task {
+            Task::Embed { .. } => "vectors",
+            Task::Rerank { .. } => "scores",
+            Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => "tokens",
+        };
+        format!("{count} {what}")
     }
 
     /// Records a decision about this request.

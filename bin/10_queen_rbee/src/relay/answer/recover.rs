@@ -72,6 +72,13 @@ impl Answer {
             Trouble::Lacking { status, detail, recorded } => {
                 return self.on_lack(status, detail, &recorded, &place);
             }
+            Trouble::Fewer(reason) => {
+                let worker_id = &place.worker_id;
+                tracing::debug!(%worker_id, reason, "the other answers are asked for one by one");
+                self.record.goes_on();
+                self.state = State::Seeking(None);
+                return Ok(());
+            }
             Trouble::LockedOut(reason) => {
                 self.on_lockout(reason, &place);
                 return Ok(());
@@ -468,7 +475,7 @@ mod tests {
         ] {
             let model: ModelAlias = model.parse().unwrap();
             let mut answer = answer(&relay, &model);
-            let failure = answer.no_place(NoPlace::Deadline { model });
+            let failure = answer.no_place(NoPlace::Deadline { model, word: None });
             let told = describe(failure, registry);
             assert_eq!((told.status.as_u16(), &*told.detail.message), (504, expected));
         }

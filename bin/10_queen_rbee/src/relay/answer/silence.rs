@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a server at whose port nothing listens may be silent over a request that it has: one that ends
 /// may still finish its answers.
-pub(super) const SHUT_SILENCE: Duration = Duration::from_secs(5);
+const SHUT_SILENCE: Duration = Duration::from_secs(5);
 
 /// What decides how long a server may be silent over a request.
 #[derive(Debug)]
@@ -66,6 +66,11 @@ impl Silence {
     /// busy.
     pub(super) fn is_shut(&self, place: &Place, since: Instant) -> bool {
         self.heard(since).elapsed() >= SHUT_SILENCE && self.dispatcher.registry().is_shut(place)
+    }
+
+    /// When that is looked at next, where it has been silent since then.
+    pub(super) fn looks_at(&self, since: Instant) -> Instant {
+        (self.heard(since) + SHUT_SILENCE).max(Instant::now() + LOOK)
     }
 
     /// Whether nothing speaks for it any longer.

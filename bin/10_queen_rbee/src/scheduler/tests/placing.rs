@@ -444,7 +444,7 @@ fn a_start_says_why() {
     let Decision::Spawn(spawn) = world.decide() else { panic!("nothing is started") };
     assert_eq!(
         spawn.to_string(),
-        "no worker runs it; one is started on h GPU-0, in the place of w-1, which is idle (best of 2 \
+        "no worker runs it; one is to be started on h GPU-0, in the place of w-1, which is idle (best of 2 \
          places: it is believed to be faster)"
     );
 }

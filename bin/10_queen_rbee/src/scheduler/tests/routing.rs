@@ -262,7 +262,7 @@ fn a_start_says_what_there_is_instead_of_a_worker() {
     let rows = [
         ("no worker runs it", vec![], plain),
         ("no worker runs it", vec![w("a", 4, 0).live(Gone)], plain),
-        ("its workers are ending", vec![w("a", 4, 0).state(Ending)], plain),
+        ("its workers are ending or cannot be used", vec![w("a", 4, 0).state(Ending)], plain),
         ("its workers make way for another model", vec![away()], plain),
         (
             "its workers fail or do not answer",
@@ -292,7 +292,7 @@ fn a_start_says_what_there_is_instead_of_a_worker() {
         };
         assert_eq!(
             spawn.to_string(),
-            format!("{lack}; one is started on h CPU-0 (the only place)")
+            format!("{lack}; one is to be started on h CPU-0 (the only place)")
         );
     }
     let residents = vec![r("x", "GPU-0", "other", 9), r("y", "GPU-0", "small", 8)];
