@@ -30,6 +30,11 @@ const TOLD: u64 = WHOLE / 2;
 const HALF_S: u64 = 120;
 /// Prompts with fewer fresh tokens say nothing of the speed of prefill.
 const MIN_FRESH_TOKENS: u32 = 16;
+/// Prompts with so many fresh tokens say all of it, and those with fewer the less.
+const FULL_FRESH_TOKENS: u64 = 256;
+/// A prompt counts as if it had so many bytes for each of its tokens at least: those of a chat's template stand
+/// for nothing that the client sent, and of a short message they are most.
+const LEAST_BYTES_A_TOKEN: u32 = 3;
 /// An absurd measurement is taken for this one.
 const MOST_US: u64 = 3_600_000_000;
 /// What is believed of a processor before it has answered: 200 tokens of prompt a second, 25 of an answer.
@@ -131,7 +136,9 @@ impl Pace {
         let is_whole = before == 0;
         if is_whole && fresh >= MIN_FRESH_TOKENS && prompt_bytes > 0 && timings.prefill_ms > 0.0 {
             let part = f64::from(fresh) / f64::from(usage.prompt_tokens.max(1));
-            let kib = f64::from(prompt_bytes) * part / 1024.0;
+            let by_tokens = usage.prompt_tokens.saturating_mul(LEAST_BYTES_A_TOKEN);
+            let kib = f64::from(prompt_bytes.max(by_tokens)) * part / 1024.0;
+            let weight = weight * u64::from(fresh).min(FULL_FRESH_TOKENS) / FULL_FRESH_TOKENS;
             self.prefill.take(whole(micros(timings.prefill_ms) / kib.max(0.001)), weight, now);
         }
         let tokens = usage.completion_tokens.saturating_sub(before);
@@ -302,6 +309,19 @@ mod tests {
         assert_eq!(second.prefill_us_per_kib, 100_000, "two tokens say nothing");
         assert_eq!(second.token_us, 35_000);
         assert_eq!(pace.tokens.mean.value, 10);
+    }
+
+    #[test]
+    fn a_few_words_say_little_of_how_long_a_long_prompt_takes() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let of = |prompt_tokens| Usage { prompt_tokens, completion_tokens: 9, cached_tokens: 0 };
+        // A millisecond a token, of which the template of a chat has thirty.
+        pace.on_answer(4096, of(1054), 0, took(1054.0, 90.0), 0, now);
+        for _ in 0..4 {
+            pace.on_answer(2, of(31), 0, took(31.0, 90.0), 0, now);
+        }
+        let us_per_kib = pace.prefill_us_per_kib().unwrap();
+        assert!((256_000..300_000).contains(&us_per_kib), "{us_per_kib} is not about 263,500");
     }
 
     #[test]
