@@ -15,6 +15,8 @@ const PREFILL_TOKEN: Duration = Duration::from_millis(100);
 /// How long each token of the answer that the client has already may take at a worker that has shown no speed:
 /// in batch-invariant mode it computes them one by one, as when they were made.
 const TOKEN_AGAIN: Duration = Duration::from_millis(200);
+/// How long a worker has at least before another one is asked in its place.
+const LEAST_ALONE: Duration = Duration::from_secs(5);
 /// How many times as long as others a prompt may take,
 const SLACK: u32 = 8;
 /// and how many times for each slot, since as many may be computed beside it.
@@ -56,6 +58,17 @@ pub(super) fn patience(stall: Duration, left: Duration, doing: Doing) -> Duratio
             stall.saturating_add(most).min(left / 2).max(stall.saturating_add(least))
         }
     }
+}
+
+/// After how long without a word a worker that computes a prompt has it taken away where another one has room
+/// at once, and so much time is left for the request: half of that, and never before it can be expected to be
+/// through. `None` for what it does otherwise.
+pub(super) fn until_another(left: Duration, doing: Doing) -> Option<Duration> {
+    let Doing::Prompt { fresh, again, time } = doing else { return None };
+    let unknown =
+        || PREFILL_TOKEN.saturating_mul(fresh).saturating_add(TOKEN_AGAIN.saturating_mul(again));
+    let needs = time.map_or_else(unknown, |time| time.shown);
+    Some(needs.max(left / 2).max(LEAST_ALONE))
 }
 
 /// How long a server of somebody else may say nothing before the first of its answer, where another one can
@@ -106,6 +119,28 @@ mod tests {
         for (fresh, again, seconds) in [(100, 0, 40), (0, 500, 130), (100, 500, 140)] {
             let found = patience(stall, left, Doing::Prompt { fresh, again, time: None });
             assert_eq!(found, Duration::from_secs(seconds), "{fresh} and {again} tokens");
+        }
+    }
+
+    #[test]
+    fn another_worker_that_has_room_is_asked_after_half_of_the_time_unless_the_prompt_takes_longer()
+    {
+        let (shown, seconds) = (Duration::from_secs, Duration::from_secs);
+        let prompt = |fresh, time: Option<u64>| Doing::Prompt {
+            fresh,
+            again: 0,
+            time: time.map(|time| PromptTime { shown: shown(time), slots: 4 }),
+        };
+        for (because, doing, left, expected) in [
+            ("half of the time", prompt(30, None), 15, Some(seconds(7) + seconds(1) / 2)),
+            ("it may be slow", prompt(300, None), 15, Some(seconds(30))),
+            ("it is slow", prompt(30, Some(12)), 15, Some(seconds(12))),
+            ("it is fast", prompt(300, Some(1)), 20, Some(seconds(10))),
+            ("hardly any time is left", prompt(30, None), 2, Some(seconds(5))),
+            ("others are before it", Doing::Queues, 15, None),
+            ("it answers", Doing::Answers, 15, None),
+        ] {
+            assert_eq!(until_another(seconds(left), doing), expected, "{because}");
         }
     }
 

@@ -12,10 +12,13 @@ use super::{Demand, Ways};
 use crate::admission::Priority;
 use crate::registry::Liveness;
 
-/// How many requests a worker is given for each of its slots, where somebody waits for them.
-const INTERACTIVE_A_SLOT: u32 = 2;
-/// The same where nobody does: none of them is queued in a worker, before one that somebody waits for.
-const BATCH_A_SLOT: u32 = 1;
+/// How many requests a worker is given for each of its slots: what waits in it is not seen to wait, and cannot be
+/// taken by another one.
+const A_SLOT: u32 = 1;
+/// The same where somebody waits for them and answers are short: the next one is there when one ends.
+const SHORT_A_SLOT: u32 = 2;
+/// So short that the way to the worker and back is a part of it that counts, in microseconds.
+const SHORT_US: u64 = 100_000;
 
 /// As many bytes of a prompt are about a token, in English and the vocabularies of today.
 const BYTES_A_TOKEN: u32 = 4;
@@ -334,8 +337,8 @@ impl WorkerView<'_> {
     #[must_use]
     pub fn has_room(&self, priority: Priority) -> bool {
         let requests_a_slot = match priority {
-            Priority::Interactive => INTERACTIVE_A_SLOT,
-            Priority::Batch => BATCH_A_SLOT,
+            Priority::Interactive if self.speed.service_us <= SHORT_US => SHORT_A_SLOT,
+            Priority::Interactive | Priority::Batch => A_SLOT,
         };
         match self.circuit {
             _ if self.is_taken => false,

@@ -216,3 +216,28 @@ async fn a_worker_that_speaks_no_http_is_asked_three_times_and_the_error_says_so
         assert!(error["message"].as_str().unwrap().contains("no HTTP"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn who_hangs_over_a_prompt_and_reports_all_the_same_loses_it_to_another_one_before_the_deadline()
+ {
+    let hanging = WorkerDouble::start("w-1", [Script::Hangs(&[])]);
+    let other = WorkerDouble::start("w-2", []);
+    let queen = Queen::start().await;
+    queen.worker_beat(&hanging.beat()).await;
+    queen.worker_beat(&other.beat()).await;
+    let reported = async {
+        loop {
+            queen.worker_beat(&hanging.beat()).await;
+            queen.worker_beat(&other.beat()).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let mut body = chat();
+    body["messages"][0]["content"] = json!("x");
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "12000").json(&body);
+    let reply = tokio::select! {
+        reply = Reply::read(request) => reply,
+        () = reported => unreachable!("it reports without end"),
+    };
+    assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-2"), "{reply:?}");
+}

@@ -514,9 +514,13 @@ impl Answer {
         self.ready.push_back(done);
     }
 
-    /// Sets the alarm to the end of a worker's patience. Between, it is looked whether a server ends.
+    /// Sets the alarm to the end of a worker's patience. Between, it is looked whether a server ends, and
+    /// whether another worker has room for what one is silent over.
     fn set_alarm(&mut self, reading: &Reading, until: Instant) {
-        let looks = reading.silence.as_ref().map(|silence| silence.looks_at(reading.heard_at));
+        let looks = match &reading.silence {
+            Some(silence) => Some(silence.looks_at(reading.heard_at)),
+            None => self.looks_for_another_at(reading),
+        };
         self.alarm.as_mut().reset(looks.map_or(until, |looks| until.min(looks)));
     }
 
@@ -531,6 +535,9 @@ impl Answer {
             return Some(silent(self.relay.dispatcher.registry(), place, since));
         }
         let until = self.patience_ends(reading);
+        if now < until && self.is_better_elsewhere(reading) {
+            return Some(silent(self.relay.dispatcher.registry(), place, since));
+        }
         if now < until {
             self.set_alarm(reading, until);
             return None;

@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use worker_contract::{Prompt, Task, WorkerId};
 
-use super::{Answer, Failure, Place, Reason, Trouble, Wanted};
+use super::{Answer, Failure, Place, Reading, Reason, Trouble, Wanted};
 use crate::attached::{BYTES_A_TOKEN, Engine};
 use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::{Failed, Registry};
-use crate::relay::patience::{Doing, patience, server_begins, server_patience};
+use crate::relay::patience::{Doing, patience, server_begins, server_patience, until_another};
 use crate::relay::pulse::Pulse;
 
 /// How often it is looked whether another worker can take what a server is silent over.
@@ -123,12 +123,9 @@ impl Answer {
     /// does.
     pub(super) fn silence(&self, place: &Place) -> Option<Silence> {
         place.target.server.as_ref()?;
-        let mut elsewhere = self.wanted();
-        elsewhere.barred.push(place.worker_id.clone());
-        elsewhere.barred.extend_from_slice(self.tries.failed());
         Some(Silence {
             dispatcher: self.relay.dispatcher.clone(),
-            elsewhere,
+            elsewhere: self.elsewhere(place),
             bytes: u64::from(self.prompt.bytes()) + bytes_to_score(&self.request.task),
             again: self.progress.tokens_again(),
             stall: self.relay.shared.stall,
@@ -147,6 +144,8 @@ impl Answer {
             format!("{worker} gave nothing for {} s", self.asked_at.elapsed().as_secs()).into()
         } else if let Some((before, reason)) = self.failed_before() {
             reason.after(&format!("{before} failed it before: "))
+        } else if !self.progress.has_moved() && self.asked_at.elapsed() >= LOOK {
+            format!("{worker}, {}", nothing_for(self.asked_at.elapsed())).into()
         } else {
             return Failure::Deadline { tokens: self.progress.tokens() };
         };
@@ -154,6 +153,46 @@ impl Answer {
         let why = late.recorded().unwrap_or_default();
         self.log(Decided::told(Kind::GiveUp, "deadline", why).worker(worker));
         late
+    }
+
+    /// When it is looked next whether a worker of rbee that says nothing of a prompt has it taken away.
+    pub(super) fn looks_for_another_at(&self, reading: &Reading) -> Option<Instant> {
+        Some(self.may_be_taken_at(reading)?.max(Instant::now() + LOOK))
+    }
+
+    /// Whether a worker of rbee has been silent over a prompt for so long that another one, which has room, is
+    /// asked in its place. One that hangs can report all the same.
+    pub(super) fn is_better_elsewhere(&self, reading: &Reading) -> bool {
+        let is_due = self.may_be_taken_at(reading).is_some_and(|at| at <= Instant::now());
+        is_due && self.relay.dispatcher.has_place(&self.elsewhere(&reading.place))
+    }
+
+    fn may_be_taken_at(&self, reading: &Reading) -> Option<Instant> {
+        let (place, again) = (&reading.place, self.progress.tokens_again());
+        if place.target.server.is_some() || self.progress.has_moved() {
+            return None;
+        }
+        let registry = self.relay.dispatcher.registry();
+        let doing = if self.progress.is_started() {
+            let fresh = self.progress.fresh_prompt_tokens();
+            Doing::Prompt { fresh, again, time: reading.prompt_time }
+        } else if registry.is_crowded(place) {
+            Doing::Queues
+        } else {
+            let bytes = self.prompt.bytes();
+            let time = registry.prompt_time(place, u64::from(bytes), again);
+            Doing::Prompt { fresh: bytes / BYTES_A_TOKEN, again, time }
+        };
+        let left = self.asking.deadline.saturating_duration_since(reading.heard_at);
+        Some(reading.heard_at + until_another(left, doing)?)
+    }
+
+    /// The request as it would go to others than this worker and those that failed it.
+    fn elsewhere(&self, place: &Place) -> Wanted {
+        let mut elsewhere = self.wanted();
+        elsewhere.barred.push(place.worker_id.clone());
+        elsewhere.barred.extend_from_slice(self.tries.failed());
+        elsewhere
     }
 
     /// Who failed the request last, where it has got nothing since.
