@@ -85,7 +85,8 @@ pub struct HiveConfig {
     pub alias: HiveAlias,
     /// The ports of its workers. Default `9300-9399`.
     pub worker_ports: PortRange,
-    /// The queen's base URL, `http://HOST:PORT`, for heartbeats. Default: none.
+    /// The queen's base URL, `http://HOST:PORT`, for heartbeats. Default: the queen of its machine, at
+    /// `queen.bind`.
     #[serde(deserialize_with = "base_url")]
     pub queen_url: Option<String>,
     /// The host name or address under which the queen reaches this machine. Default: where it
