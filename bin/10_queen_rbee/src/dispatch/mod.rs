@@ -64,6 +64,8 @@ pub struct Wanted {
     pub priority: Priority,
     /// Its prompt.
     pub prompt: Arc<PromptChain>,
+    /// How many tokens its answer may have; 0 where it does not say.
+    pub answer_tokens: u32,
     /// Its session, where it has one.
     pub session: Option<SessionKey>,
     /// Workers that failed it before.
@@ -402,6 +404,7 @@ impl Wanted {
             alone: self.alone,
             ways: self.ways,
             too_short: self.too_short,
+            answer_tokens: self.answer_tokens,
             refused: &closed.sites,
             is_news_due: closed.is_news_due,
             waited,

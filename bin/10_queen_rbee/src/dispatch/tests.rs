@@ -350,6 +350,7 @@ fn wanted(file: Option<char>) -> Wanted {
         caller: "local".into(),
         priority: Priority::Interactive,
         prompt: Arc::new(PromptChain::of(&request)),
+        answer_tokens: 0,
         session: None,
         failed: Vec::new(),
         barred: Vec::new(),

@@ -225,6 +225,14 @@ impl Registry {
         worker.is_some_and(|worker| worker.load() > worker.slots())
     }
 
+    /// Whether requests wait in a worker of rbee, as it said last.
+    #[must_use]
+    pub fn has_queue(&self, place: &Place) -> bool {
+        let state = self.state();
+        let worker = state.workers.get(&place.worker_id).filter(|worker| !worker.is_of_server);
+        worker.and_then(|worker| worker.said.as_ref()).is_some_and(|said| said.beat.queued > 0)
+    }
+
     /// What so many bytes of a prompt, and so many tokens of an answer behind it, take at a worker; `None` where
     /// it has computed none yet. The tokens are taken to be computed one by one, as they are in batch-invariant
     /// mode.

@@ -371,7 +371,7 @@ impl State {
                     requests: view.load(),
                     slots: view.slots,
                     held_bytes: view.held_bytes,
-                    expected_ms: view.expected_us(demand.prompt_bytes) / 1000,
+                    expected_ms: view.expected_us(demand.prompt_bytes, demand.answer_tokens) / 1000,
                 },
             },
         }

@@ -55,6 +55,8 @@ pub(super) struct Mishap {
     pub(super) has_answered: bool,
     /// How many tokens, vectors or scores the request has got beyond the most that it had at a mishap before.
     pub(super) got: u32,
+    /// How many tokens of the answer the worker had computed again before.
+    pub(super) again: u32,
     /// Whether the worker had no other request all the time.
     pub(super) was_alone: bool,
     /// Fires when the worker's process is known to have ended.
@@ -111,7 +113,7 @@ impl Tries {
             self.broke_off = Some((worker.clone(), mishap.at));
         }
         let is_soon = self.makes_up(mishap.got, mishap.at);
-        self.suspicion.got(mishap.got);
+        self.suspicion.got(mishap.got, mishap.again);
         self.failures += 1;
         if mishap.is_connection {
             self.breaks += 1;
@@ -232,6 +234,7 @@ mod tests {
             may_be_blamed: false,
             has_answered: true,
             got: 0,
+            again: 0,
             was_alone: true,
             died,
             at,

@@ -43,9 +43,12 @@ struct End {
 }
 
 impl Suspicion {
-    /// The request has got so many tokens.
-    pub(super) fn got(&mut self, tokens: u32) {
-        self.since = self.since.saturating_add(tokens);
+    /// The request has got so many tokens, behind so many that were computed again. Who passes the place where
+    /// the worker before ended did not end it with what came before that; but only what is gained bounds how
+    /// often it may be so.
+    pub(super) fn got(&mut self, tokens: u32, again: u32) {
+        let passed = if tokens > 0 { again.min(GOT_ON) } else { 0 };
+        self.since = self.since.saturating_add(tokens.max(passed));
         if self.since >= FORGOTTEN {
             self.ends.clear();
         }
@@ -135,7 +138,7 @@ mod tests {
             if is_proven {
                 died.cancel();
             }
-            suspicion.got(tokens);
+            suspicion.got(tokens, 0);
             suspicion.ended(name.parse().unwrap(), was_alone, died);
             let verdict = suspicion.accusation().and_then(|_| suspicion.judge());
             if let Some(names) = verdict {
@@ -186,6 +189,25 @@ mod tests {
     }
 
     #[test]
+    fn who_passes_the_place_where_the_worker_before_ended_gets_on_however_little_it_gains() {
+        let convicted_after = |tokens, again| {
+            let mut suspicion = Suspicion::default();
+            suspicion.got(500, 0);
+            (1..100).find(|_| {
+                let died = CancellationToken::new();
+                died.cancel();
+                suspicion.ended("a".parse().unwrap(), true, died);
+                let is_convicted = suspicion.accusation().is_some();
+                suspicion.got(tokens, again);
+                is_convicted
+            })
+        };
+        assert_eq!(convicted_after(0, 500), Some(2), "it ends where the one before did");
+        assert_eq!(convicted_after(1, 10), Some(2), "that is soon computed again");
+        assert_eq!(convicted_after(1, 500), Some(MOST_ALONE_IN_ALL), "it gets on, though slowly");
+    }
+
+    #[test]
     fn cuts_and_hangs_are_not_the_requests_doing() {
         let (cut, died) = (|name| (name, 0, true, false), |name| (name, 0, true, true));
         check(&[cut("a"), cut("b"), cut("c"), died("d")], None);
@@ -199,9 +221,9 @@ mod tests {
     fn a_request_is_suspect_until_it_gets_on() {
         let mut suspicion = Suspicion::default();
         let mut ends_after = |tokens, since| {
-            suspicion.got(tokens);
+            suspicion.got(tokens, 0);
             suspicion.ended("a".parse().unwrap(), false, CancellationToken::new());
-            suspicion.got(since);
+            suspicion.got(since, 0);
             suspicion.is_any()
         };
         assert!(!ends_after(GOT_ON, 0), "it got on before");

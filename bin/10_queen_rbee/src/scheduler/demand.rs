@@ -20,6 +20,8 @@ pub struct Demand<'a> {
     pub priority: Priority,
     /// The length of its prompt.
     pub prompt_bytes: u32,
+    /// How many tokens its answer may have; 0 where it does not say.
+    pub answer_tokens: u32,
     /// The worker that its session was at before.
     pub session: Option<&'a WorkerId>,
     /// The model file that it must go on with.
@@ -56,6 +58,7 @@ impl<'a> Demand<'a> {
             barred: &[],
             priority: Priority::Interactive,
             prompt_bytes: 0,
+            answer_tokens: 0,
             session: None,
             digest: None,
             alone: false,

@@ -124,6 +124,10 @@ fn without_place(snapshot: &Snapshot<'_>, demand: &Demand<'_>, none: NoSite) -> 
         NoSite::Enough if !snapshot.workers.iter().all(is_other) => {
             return Decision::Wait(WaitReason::News);
         }
+        // Nobody would be started with a context as long as that of one that is silent, and may be back.
+        NoSite::TooShort if snapshot.workers.iter().any(|worker| worker.may_be_back(demand)) => {
+            return Decision::Wait(WaitReason::News);
+        }
         NoSite::Refused if demand.is_news_due => return Decision::Wait(WaitReason::News),
         NoSite::Full => {
             let reason = if makes_way { WaitReason::NextTurn } else { WaitReason::Memory };
@@ -315,7 +319,7 @@ impl<'a> Ranked<'a> {
     #[inline]
     fn new(worker: &'a WorkerView<'a>, demand: &Demand<'_>) -> Self {
         let class = Class::of(worker, demand);
-        let expected_us = worker.expected_us(demand.prompt_bytes);
+        let expected_us = worker.expected_us(demand.prompt_bytes, demand.answer_tokens);
         let ruled_us =
             i64::try_from(expected_us).unwrap_or(i64::MAX).saturating_add(worker.extra_us);
         let part = u64::from(worker.load()) * PARTS / u64::from(worker.slots.max(1));

@@ -319,6 +319,15 @@ impl WorkerView<'_> {
         self.liveness != Liveness::Gone
     }
 
+    /// Whether it is silent, and could take a request if it were heard again.
+    #[must_use]
+    pub fn may_be_back(&self, demand: &Demand<'_>) -> bool {
+        !self.is_there()
+            && !demand.barred.contains(self.id)
+            && self.context_tokens > 0
+            && demand.may_fit(self.context_tokens)
+    }
+
     /// Whether it is there and can take a request, ready or not, as far as is known.
     #[must_use]
     pub fn serves(&self, demand: &Demand<'_>) -> bool {
@@ -352,9 +361,9 @@ impl WorkerView<'_> {
     /// How long a request of so many bytes takes here, in microseconds, as far as one can tell: what
     /// of the prompt is not held, and an answer, both slower the more others compute; and where the KV cache has
     /// no room for the prompt beside them, an answer that ends first. One whose context may be too short for
-    /// the prompt comes after others: only it can tell.
+    /// the prompt, or for an answer of so many tokens behind it, comes after others: only it can tell.
     #[must_use]
-    pub fn expected_us(&self, prompt_bytes: u32) -> u64 {
+    pub fn expected_us(&self, prompt_bytes: u32, answer_tokens: u32) -> u64 {
         let slots = u64::from(self.slots.max(1));
         let load = u64::from(self.load());
         let fresh = prompt_bytes.saturating_sub(self.held_bytes);
@@ -363,8 +372,9 @@ impl WorkerView<'_> {
         let is_crowded =
             load > 0 && self.free_tokens.is_some_and(|free| fresh / BYTES_A_TOKEN > free);
         let wait = if is_crowded { self.speed.service_us } else { 0 };
-        let may_refuse =
-            self.context_tokens > 0 && prompt_bytes / FEW_BYTES_A_TOKEN > self.context_tokens;
+        let may_cut = answer_tokens.saturating_add(prompt_bytes / BYTES_A_TOKEN);
+        let needs = may_cut.max(prompt_bytes / FEW_BYTES_A_TOKEN);
+        let may_refuse = self.context_tokens > 0 && needs > self.context_tokens;
         let refusal = if may_refuse { self.speed.service_us.max(REFUSAL_US) } else { 0 };
         (alone.saturating_mul(slots + load) / slots).saturating_add(wait).saturating_add(refusal)
     }

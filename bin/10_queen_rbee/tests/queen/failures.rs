@@ -241,3 +241,33 @@ async fn who_hangs_over_a_prompt_and_reports_all_the_same_loses_it_to_another_on
     };
     assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-2"), "{reply:?}");
 }
+
+#[tokio::test]
+async fn an_answer_that_gives_way_in_its_worker_where_others_wait_is_no_failure() {
+    for (queued, failures) in [(1, 0), (0, 1)] {
+        let go_on = Arc::new(Notify::new());
+        let waits = Script::Waits(&["Hello"], Arc::clone(&go_on));
+        let worker = WorkerDouble::start("w-1", [waits]);
+        let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
+        let mut beat = worker.beat();
+        beat.queued = queued;
+        queen.worker_beat(&beat).await;
+        let began = Instant::now();
+        let reported = async {
+            until("it was silent for longer than a worker may be", async || {
+                queen.worker_beat(&beat).await;
+                began.elapsed() > Duration::from_secs(3)
+            })
+            .await;
+            go_on.notify_one();
+            std::future::pending::<()>().await;
+        };
+        let body = chat();
+        let reply = tokio::select! {
+            reply = queen.ask(CHAT, &body) => reply,
+            () = reported => unreachable!("it waits for the answer"),
+        };
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(worker.requests().len(), 1 + failures, "{queued} wait");
+    }
+}

@@ -377,6 +377,7 @@ impl Answer {
             caller: self.asking.caller.clone(),
             priority: self.asking.priority,
             prompt: Arc::clone(&self.prompt),
+            answer_tokens: self.request.sampling.max_tokens.unwrap_or(0),
             session: self.asking.session.clone(),
             failed: self.tries.failed().to_vec(),
             barred: [self.unwilling.by(), self.contexts.refused_by()].concat(),
@@ -540,6 +541,11 @@ impl Answer {
         }
         if now < until {
             self.set_alarm(reading, until);
+            return None;
+        }
+        if self.may_have_given_way(reading) {
+            let until = Instant::now() + self.relay.shared.stall;
+            self.alarm.as_mut().reset(until.min(self.asking.deadline));
             return None;
         }
         let silence = reading.silence.as_ref().filter(|_| !self.progress.is_started());

@@ -262,6 +262,7 @@ impl Answer {
             may_be_blamed: is_reached && !blame.was_ending && !is_server,
             has_answered,
             got,
+            again: self.progress.tokens_again(),
             was_alone: blame.was_alone,
             died,
             at: now.into_std(),

@@ -187,6 +187,15 @@ impl Answer {
         Some(reading.heard_at + until_another(left, doing)?)
     }
 
+    /// Whether an answer that has begun may wait in its worker, which has the youngest give way where its KV cache
+    /// is full: requests wait there, as it said last. It has the patience of one in a queue.
+    pub(super) fn may_have_given_way(&self, reading: &Reading) -> bool {
+        let (stall, left) = (self.relay.shared.stall, Duration::MAX);
+        let is_in_time = reading.heard_at.elapsed() < patience(stall, left, Doing::Queues);
+        let registry = self.relay.dispatcher.registry();
+        self.progress.has_moved() && is_in_time && registry.has_queue(&reading.place)
+    }
+
     /// The request as it would go to others than this worker and those that failed it.
     fn elsewhere(&self, place: &Place) -> Wanted {
         let mut elsewhere = self.wanted();

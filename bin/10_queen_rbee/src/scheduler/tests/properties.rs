@@ -32,7 +32,7 @@ proptest! {
             Decision::Dispatch { worker, why } => {
                 let chosen = here.iter().find(|w| w.id == *worker).expect("it serves the request");
                 prop_assert!(takes(chosen) && !chosen.is_taken);
-                let expected = |w: &W| w.view().expected_us(asked.bytes);
+                let expected = |w: &W| w.view().expected_us(asked.bytes, 0);
                 let comes_first = chosen.circuit == Circuit::HalfOpen || demand.session == Some(worker);
                 for other in here.iter().filter(open).filter(|w| w.liveness == Alive) {
                     prop_assert!(comes_first || expected(chosen) <= expected(other) + 250_000);

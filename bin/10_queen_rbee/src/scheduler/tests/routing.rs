@@ -24,7 +24,7 @@ fn a_faster_worker_is_given_more() {
         W { speed, ..w("fast", 4, in_flight) }
     };
     for (in_flight, slow, expected) in
-        [(0, 0, "fast"), (3, 0, "fast"), (7, 1, "fast"), (8, 1, "slow")]
+        [(0, 0, "fast"), (3, 0, "fast"), (3, 1, "fast"), (4, 1, "slow")]
     {
         let world = World::of(&[fast(in_flight), w("slow", 4, slow)], &[]);
         check("a quarter of the time a request", &world, expected);
@@ -37,7 +37,7 @@ fn of_two_that_are_expected_at_about_the_same_time_the_idle_one_gets_the_request
     // Wherever the loaded one's expectation lies, and up to a quarter of an answer's time after it.
     for busy_us in (800_000_u64..1_100_000).step_by(9_973) {
         let busy = W { speed: takes(busy_us), ..w("a", 4, 1) };
-        let soonest = busy.view().expected_us(0);
+        let soonest = busy.view().expected_us(0, 0);
         for (idle_us, expected) in [
             (busy_us, "b"),
             (soonest + 1_000, "b"),
@@ -114,6 +114,25 @@ fn a_prompt_goes_where_the_context_surely_holds_it_if_that_can_take_it() {
 }
 
 #[test]
+fn an_answer_that_may_be_long_goes_where_the_context_holds_it() {
+    let small = |load| w("a", 4, load).context(256);
+    let large = |load| w("b", 4, load).context(2048);
+    for (because, answer_tokens, workers, expected) in [
+        ("it does not say", 0, [small(0), large(1)], "a"),
+        ("a short one fits anywhere", 100, [small(0), large(1)], "a"),
+        ("a long one", 1300, [small(0), large(1)], "b"),
+        ("prompt and answer together", 200, [small(0), large(1)], "b"),
+        ("too long for both", 80_000, [small(0), large(1)], "a"),
+        ("who does not tell may hold it", 1300, [small(0), w("b", 4, 1)], "b"),
+        ("rather a short one than none", 1300, [small(0), large(4)], "a"),
+    ] {
+        let demand = Demand { prompt_bytes: 400, answer_tokens, ..demand() };
+        let decision = World::of(&workers, &[]).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "{because}");
+    }
+}
+
+#[test]
 fn who_has_a_context_that_was_too_short_does_not_get_the_request() {
     let demand = Demand { too_short: 256, ..demand() };
     let small = || w("a", 4, 0).context(256);
@@ -145,6 +164,18 @@ fn for_a_context_that_was_too_short_none_is_started_that_would_be_as_short() {
             vec![at("h", 256), at("i", 512)],
             vec![],
             "spawn i CPU-0",
+        ),
+        (
+            "a longer one is silent, and may be back",
+            vec![at("h", 256), at("i", 256)],
+            vec![w("b", 4, 0).context(2048).live(Gone)],
+            "wait news",
+        ),
+        (
+            "so is one that is as short",
+            vec![at("h", 256), at("i", 256)],
+            vec![w("b", 4, 0).context(256).live(Gone)],
+            none,
         ),
         (
             "a longer one is ending",
