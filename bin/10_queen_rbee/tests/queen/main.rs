@@ -23,6 +23,7 @@ mod full_disk;
 mod jobs;
 mod memory;
 mod metrics;
+mod named_config;
 mod pages;
 mod policies;
 mod prompts;

@@ -142,8 +142,8 @@ pub struct WorkerConfig {
     /// How many requests run at once in one worker, 1 to 256. Default 4.
     #[serde(deserialize_with = "within::<_, _, 1, 256>")]
     pub slots: u32,
-    /// The tokens of context that all slots of a worker share, 128 to 16,777,216. Default 8192.
-    #[serde(deserialize_with = "within::<_, _, 128, 16_777_216>")]
+    /// The tokens of context that all slots of a worker share, 256 to 16,777,216. Default 8192.
+    #[serde(deserialize_with = "within::<_, _, 256, 16_777_216>")]
     pub ctx_size: u32,
     /// How often a worker reports to the queen, in milliseconds, 50 to 60,000. Default 2000.
     #[serde(deserialize_with = "within::<_, _, 50, 60_000>")]

@@ -80,6 +80,15 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
+    /// The file that somebody named cannot be read.
+    #[error("cannot read {}, named by --config", file.display())]
+    NamedUnreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A folder cannot be made, or not be closed to others.
     #[error("cannot make the folder {}", folder.display())]
     Folder {

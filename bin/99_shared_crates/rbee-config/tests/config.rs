@@ -35,7 +35,7 @@ fn every_setting_can_be_written_in_the_file() {
 
         [worker]
         slots = 1
-        ctx_size = 128
+        ctx_size = 256
         heartbeat_interval_ms = 50
         threads = 1
         arguments = ["--lora", "my adapter.gguf"]
@@ -96,9 +96,9 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
              from 1 to 256",
         ),
         (
-            "[worker]\nctx_size = -1\n",
-            "rbee.toml:2: `worker.ctx_size`: invalid value: integer `-1`, expected a whole number \
-             from 128 to 16777216",
+            "[worker]\nctx_size = 255\n",
+            "rbee.toml:2: `worker.ctx_size`: invalid value: integer `255`, expected a whole number \
+             from 256 to 16777216",
         ),
         (
             "[worker]\narguments = [\"\"]\n",
@@ -287,6 +287,16 @@ fn a_file_is_read_from_its_place_and_need_not_be_there() {
     std::fs::write(&paths.config_file, b"[worker]\nslots = \"\xFF\"\n").unwrap();
     let error = Config::load(&paths).unwrap_err().to_string();
     assert!(error.contains("config.toml"), "{error}");
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("named.toml");
+    let error = Config::load_named(&file).unwrap_err().to_string();
+    assert_eq!(error, format!("cannot read {}, named by --config", file.display()));
+    std::fs::write(&file, "[worker]\nslots = 9\n").unwrap();
+    assert_eq!(Config::load_named(&file).unwrap().worker.slots, 9);
 }
 
 #[test]
