@@ -239,7 +239,18 @@ fn what_is_wrong_in_a_variable_is_told_with_its_name() {
             "the environment variable RBEE_QUEN__BIND is no setting; did you mean \
              `RBEE_QUEEN__BIND`?",
         ),
-        ("RBEE_HIVES__X", "x", "the environment variable RBEE_HIVES__X is no setting"),
+        (
+            "RBEE_HIVES__X",
+            "x",
+            "the environment variable RBEE_HIVES__X is no setting: hives are set in config.toml only, in \
+             [hives.NAME]",
+        ),
+        (
+            "RBEE_MODELS__LLAMA__MIN",
+            "1",
+            "the environment variable RBEE_MODELS__LLAMA__MIN is no setting: models are set in \
+             config.toml only, in [models.NAME]",
+        ),
         (
             "RBEE_WORKER__SLOTS",
             "many",
