@@ -20,7 +20,7 @@ pub(crate) use self::infer::{InferArgs, SamplingArgs};
 pub(crate) use self::job::JobCommand;
 pub(crate) use self::model::{
     AcceptArgs, DownloadArgs, FromStore, ImportArgs, ListModelsArgs, ModelArg, ModelCommand,
-    PolicyArgs, UpdateArgs,
+    PolicyArgs, UpdateArgs, VerifyArgs,
 };
 pub(crate) use self::queen::{QueenCommand, RebuildArgs};
 pub(crate) use self::rules::{PolicyCommand, RequestCommand};
