@@ -59,7 +59,7 @@ pub struct QueenConfig {
     #[serde(deserialize_with = "within::<_, _, 0, 2_592_000>")]
     pub idle_ttl_s: u64,
     /// A PEM file of certificate authorities that attached servers may have their certificates from, besides
-    /// those of the system. Default: none.
+    /// those of the system; read at the first connection to one by TLS. Default: none.
     pub server_ca_file: Option<PathBuf>,
     /// How many ended jobs are kept, 1 to 100,000. Default 1000.
     #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]
