@@ -37,7 +37,7 @@ enum NoTrust {
 
 /// Whether a connection could not be made since the queen has nobody whose certificates she could believe.
 pub(crate) fn lacks_trust(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|error| error.is::<NoTrust>())
+    error.get_ref().and_then(|error| error.downcast_ref::<NoTrust>()).is_some()
 }
 
 impl Trust {

@@ -21,6 +21,7 @@ fn every_setting_can_be_written_in_the_file() {
         request_timeout_s = 1
         keep_jobs = 1
         drain_s = 0
+        server_ca_file = "ca.pem"
         threads = 64
 
         [hive]
@@ -53,6 +54,7 @@ fn every_setting_can_be_written_in_the_file() {
     assert_eq!(config.hive.memory, Some(8 << 30));
     assert_eq!((config.worker.threads, config.queen.threads), (Some(1), Some(64)));
     assert_eq!(config.worker.arguments, ["--lora", "my adapter.gguf"]);
+    assert_eq!(config.queen.server_ca_file.as_deref(), Some(Path::new("ca.pem")));
     let ports: Vec<u16> = config.hives.values().map(|hive| hive.port).collect();
     assert_eq!(ports, [9000, 1]);
     assert_eq!(config.hive.bind.to_string(), "[::1]:0");
@@ -134,6 +136,27 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
             "[hive]\nqueen_url = \"queen:8500\"\n",
             "rbee.toml:2: `hive.queen_url`: invalid value: string \"queen:8500\", expected a base \
              URL such as \"http://queen.home.arpa:8500\"",
+        ),
+        (
+            "[hive]\nhf_endpoint = \"hf.co\"\n",
+            "rbee.toml:2: `hive.hf_endpoint`: invalid value: string \"hf.co\", expected a base URL such as \
+             \"https://huggingface.co\"",
+        ),
+        (
+            "[queen]\nserver_ca_file = 3\n",
+            "rbee.toml:2: `queen.server_ca_file`: invalid type: integer `3`, expected the path of a PEM file",
+        ),
+        (
+            "[models.smol]\nmin = -1\n",
+            "rbee.toml:2: `models.smol.min`: invalid value: integer `-1`, expected a whole number from 0 to 64",
+        ),
+        (
+            "[models.smol]\npin = 1\n",
+            "rbee.toml:2: `models.smol.pin`: invalid type: integer `1`, expected true or false",
+        ),
+        (
+            "[hives.localhost]\nhost = \"x\"\n",
+            "rbee.toml:1: `hives.localhost`: that is the queen's own machine, which has no entry",
         ),
         (
             "[hives.gpu-1]\nhost = \"-oProxyCommand=x\"\n",
