@@ -1,12 +1,27 @@
 #!/usr/bin/env bash
-# Measures rbee on this machine: ./bench.sh [WHAT ...] [--rounds N]; everything by default.
-#   tokens sampling prefix draft footprint download hive supervision    the worker and the hive; needs the demo model, which it
-#                                                  fetches
-#   queen                                          what the queen adds to a token, beside nginx
-#   decision                                       one decision of the queen among 1,000 workers
-#   gateway scale heartbeats                       the queen under load, beside nginx and Shepherd Model Gateway
-# Builds release binaries first; the queen under load with link-time optimization (./quickstart.sh --lto).
+# Measures rbee on this machine.
 set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: ./bench.sh [WHAT…] [--rounds N]
+
+Measures rbee on this machine; everything, if no WHAT is named. Builds release binaries first; the queen under load
+with link-time optimization (./quickstart.sh --lto).
+
+  tokens sampling prefix draft footprint download hive supervision
+                             the worker and the hive; needs the demo model, which it fetches
+  queen                      what the queen adds to a token, beside nginx
+  decision                   one decision of the queen among 1,000 workers
+  gateway scale heartbeats   the queen under load, beside nginx and Shepherd Model Gateway
+
+  --rounds N      rounds of each comparison, of which the median is told [default: 5]
+  --ways=LIST     gateway, scale: what to compare [default: nginx,SMG,queen]
+  --streams=LIST  scale: how many streams, one run after the other [default: 1000,10000]
+  --help          this text
+TEXT
+}
+
 cd "$(dirname "$0")"
 target=${CARGO_TARGET_DIR:-$PWD/target}
 bin=$target/release
@@ -17,9 +32,18 @@ main() {
         case $1 in
         decision) decision=yes ;;
         queen | gateway | scale | heartbeats) load+=("$1") ;;
-        --rounds) options+=("$1" "${2?"--rounds needs a number"}") && shift ;;
-        -*) options+=("$1") ;;
-        *) bench+=("$1") ;;
+        tokens | sampling | prefix | draft | footprint | download | hive | supervision) bench+=("$1") ;;
+        --rounds)
+            [[ ${2-} =~ ^[1-9][0-9]*$ ]] || refuse "--rounds wants a number"
+            options+=("$1" "$2")
+            shift
+            ;;
+        --ways=* | --streams=*) options+=("$1") ;;
+        -h | --help)
+            usage
+            return 0
+            ;;
+        *) refuse "unknown argument: $1" ;;
         esac
         shift
     done
@@ -32,6 +56,13 @@ main() {
     ((${#bench[@]} + ${#load[@]} > 0)) || return 0
     ((${#load[@]} == 0)) || run_load
     ((${#bench[@]} == 0)) || run_bench
+}
+
+# refuse WHY: an argument that cannot be meant, before anything is built.
+refuse() {
+    usage >&2
+    printf '\nerror: %s\n' "$1" >&2
+    exit 1
 }
 
 run_load() {

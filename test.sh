@@ -77,12 +77,17 @@ cargo_tool() {
 }
 
 check() {
+    local script
     step "Format"
     cargo fmt --all --check || stop "run: cargo fmt --all"
     cargo fmt --manifest-path fuzz/Cargo.toml --check ||
         stop "run: cargo fmt --manifest-path fuzz/Cargo.toml"
     step "Shell scripts"
     shellcheck --external-sources ./*.sh .ci/run scripts/*.sh testbed/*.sh bin/*/src/*/script/*.sh
+    for script in ./bench.sh ./quickstart.sh scripts/build-backend.sh scripts/fuzz.sh; do
+        "$script" --help | grep -q '^usage: ' || stop "$script --help does not say how it is used"
+        ! "$script" --nope >/dev/null 2>&1 || stop "$script takes an option that it does not have"
+    done
     step "Licences, sources and versions of dependencies"
     cargo deny --log-level error --locked check bans licenses sources
     step "Lints, without and with the hive inside the queen"

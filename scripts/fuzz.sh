@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
 # Feeds random bytes to what reads bytes from outside: libFuzzer, guided by coverage, on stable Rust.
-#
-# usage: scripts/fuzz.sh [SECONDS] [TARGET…]
-#
-# Each target of fuzz/ runs for SECONDS (10); an input that breaks one is kept, and its path is printed.
-# What the fuzzer has learnt lies in the target folder and is gone on with. Ends with a line
-# 'N passed, N failed'.
 set -euo pipefail
 
 TARGETS=(gguf_header http_answer inference_request)
+
+usage() {
+    cat <<TEXT
+usage: scripts/fuzz.sh [SECONDS] [TARGET…]
+
+Feeds random bytes to what reads bytes from outside. Each target of fuzz/ runs for SECONDS (10); an input that breaks
+one is kept, and its path is printed. What the fuzzer has learnt lies in the target folder and is gone on with. Ends
+with a line 'N passed, N failed'.
+
+TARGET: ${TARGETS[*]}; all of them, if none is named
+TEXT
+}
 
 # What cargo-fuzz sets for a build without sanitizer: calls into libFuzzer at each edge and comparison.
 FLAGS=(
@@ -25,8 +31,19 @@ FLAGS=(
 )
 
 main() {
-    local seconds=${1:-10} host out target passed=0 failed=0
+    local argument seconds host out target passed=0 failed=0
+    for argument in "$@"; do
+        [[ $argument != -h && $argument != --help ]] || {
+            usage
+            return 0
+        }
+    done
+    seconds=${1:-10}
+    [[ $seconds =~ ^[1-9][0-9]*$ ]] || refuse "SECONDS is no number: $seconds"
     (($# == 0)) || shift
+    for target in "$@"; do
+        [[ " ${TARGETS[*]} " == *" $target "* ]] || refuse "unknown target: $target"
+    done
     (($# == 0)) || TARGETS=("$@")
     host=$(rustc -vV | sed -n 's/^host: //p')
     out=$(target_dir)/fuzz
@@ -39,6 +56,12 @@ main() {
     done
     printf '\n%d passed, %d failed\n' "$passed" "$failed"
     ((failed == 0))
+}
+
+# refuse WHY: an argument that cannot be meant, before anything is built.
+refuse() {
+    usage >&2
+    stop "$1"
 }
 
 # fuzz TARGET SECONDS OUT: a failure is a panic, more than 5 s for one input, or more than 512 MiB.

@@ -113,6 +113,7 @@ impl App {
 
         // A connection belongs to the threads that made it: jobs, and looks at servers, have their own.
         let trust = Trust::new(config.queen.server_ca_file.clone());
+        tasks.spawn(background.clone().run_until_cancelled_owned(trust.clone().tell_of_file()));
         let pool = || Pool::new(trust.clone());
         let servers = Servers::open(
             paths.data.join("servers.json"),

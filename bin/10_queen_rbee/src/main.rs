@@ -52,10 +52,7 @@ fn main() -> ExitCode {
 fn run(flags: Flags) -> anyhow::Result<()> {
     raise_file_limit();
     let mut paths = Paths::from_env()?;
-    if let Some(file) = flags.config {
-        paths.config_file = file;
-    }
-    let mut config = Config::load(&paths)?;
+    let mut config = configuration(&mut paths, flags.config)?;
     for ignored in rbee_config::ignored_variables() {
         tracing::warn!("{ignored}");
     }
@@ -69,6 +66,14 @@ fn run(flags: Flags) -> anyhow::Result<()> {
         .build()
         .context("the queen's threads cannot be started")?;
     background.block_on(reign(paths, config, requests))
+}
+
+/// The configuration of the file that the command line names, else of the usual one, which may be missing.
+fn configuration(paths: &mut Paths, named: Option<PathBuf>) -> anyhow::Result<Config> {
+    let Some(file) = named else { return Ok(Config::load(paths)?) };
+    let config = Config::load_named(&file)?;
+    paths.config_file = file;
+    Ok(config)
 }
 
 /// How many threads carry requests where nobody says it.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use access_tokens::Secret;
+use reqwest::StatusCode;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{ApiErrorBody, HiveHeartbeat};
@@ -126,7 +127,7 @@ impl HttpLine {
         let request = self.client.post(&self.url).bearer_auth(self.token.expose()).json(heartbeat);
         let sent = match request.send().await {
             Ok(answer) if answer.status().is_success() => Ok(()),
-            Ok(answer) => Err(refusal(answer).await),
+            Ok(answer) => Err(refusal(answer, heartbeat).await),
             Err(error) => Err(innermost(&error)),
         };
         match self.outage.note(sent) {
@@ -152,9 +153,27 @@ impl Outage {
     }
 }
 
+/// What it means that the queen does not accept the secret: her own words are about the tokens of clients, of which
+/// a hive has none.
+fn not_added(heartbeat: &HiveHeartbeat) -> String {
+    let url = heartbeat.address.as_deref().unwrap_or("URL");
+    let (first, alias) = match &heartbeat.hive_id {
+        // That is the name of the hive on her own machine.
+        alias if alias.is_localhost() => ("start it with --alias NAME, then ", "NAME"),
+        alias => ("", alias.as_str()),
+    };
+    format!(
+        "the queen does not know this hive's secret: {first}add it there with `rbee-keeper hive add {alias} --url \
+         {url} --secret-file FILE`"
+    )
+}
+
 /// What the queen says to a heartbeat that she does not take.
-async fn refusal(mut answer: reqwest::Response) -> String {
+async fn refusal(mut answer: reqwest::Response, heartbeat: &HiveHeartbeat) -> String {
     let status = answer.status();
+    if status == StatusCode::UNAUTHORIZED {
+        return not_added(heartbeat);
+    }
     let mut body = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await
         && body.len() < MAX_REFUSAL
@@ -202,6 +221,38 @@ mod tests {
         ] {
             let told = outage.note(sent.clone());
             assert_eq!(told.as_ref(), is_news.then_some(sent));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hive_whose_secret_the_queen_does_not_know_is_told_how_to_add_it() {
+        for (alias, address, advice) in [
+            (
+                "nas",
+                Some("http://nas:9000"),
+                "add it there with `rbee-keeper hive add nas --url http://nas:9000 --secret-file FILE`",
+            ),
+            (
+                "nas",
+                None,
+                "add it there with `rbee-keeper hive add nas --url URL --secret-file FILE`",
+            ),
+            (
+                "localhost",
+                Some("http://nas:9000"),
+                "start it with --alias NAME, then add it there with `rbee-keeper hive add NAME --url \
+                 http://nas:9000 --secret-file FILE`",
+            ),
+        ] {
+            let beat = HiveHeartbeat {
+                hive_id: alias.parse().unwrap(),
+                address: address.map(str::to_owned),
+                ..heartbeat()
+            };
+            let body = r#"{"error": {"message": "the API token is not valid", "type": "authentication_error"}}"#;
+            let answer = axum::http::Response::builder().status(401).body(body).unwrap();
+            let told = refusal(answer.into(), &beat).await;
+            assert_eq!(told, format!("the queen does not know this hive's secret: {advice}"));
         }
     }
 

@@ -73,7 +73,9 @@ pub enum PrepareError {
     #[error("{0} has no chat template, so it cannot chat; send its prompt to /v1/completions")]
     NoTemplate(ModelAlias),
     /// Only a worker in batch-invariant mode can promise this.
-    #[error("this worker cannot make a deterministic answer: start it with --batch-invariant")]
+    #[error(
+        "this worker cannot make a deterministic answer: its hive needs worker.arguments = [\"--batch-invariant\"] in config.toml"
+    )]
     NotDeterministic,
     /// The model makes text, and vectors or scores are wanted.
     #[error("{}", ModelKind::Generative.refusal(.0))]

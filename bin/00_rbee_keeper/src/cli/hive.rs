@@ -21,10 +21,14 @@ pub(crate) enum HiveCommand {
         yes: bool,
     },
     /// Stop a hive and its workers
+    ///
+    /// Exits with 3 when no queen is running.
     Stop(HiveArg),
     /// Stop a hive and start it again; its workers end
     Restart(HiveArg),
     /// Show a hive's devices, models and workers
+    ///
+    /// Exits with 3 when no queen is running.
     Status(HiveArg),
     /// Ask a hive for its devices, models and workers at once
     Refresh(HiveArg),

@@ -20,7 +20,7 @@ pub(crate) use self::infer::{InferArgs, SamplingArgs};
 pub(crate) use self::job::JobCommand;
 pub(crate) use self::model::{
     AcceptArgs, DownloadArgs, FromStore, ImportArgs, ListModelsArgs, ModelArg, ModelCommand,
-    PolicyArgs, UpdateArgs,
+    PolicyArgs, UpdateArgs, VerifyArgs,
 };
 pub(crate) use self::queen::{QueenCommand, RebuildArgs};
 pub(crate) use self::rules::{PolicyCommand, RequestCommand};
@@ -43,7 +43,10 @@ Examples:
   rbee-keeper status                                    everything on one screen
   rbee-keeper down                                      stop it all
 
-Exit codes: 0 success, 1 failure, 2 wrong usage, 3 not running (status commands), 130 Ctrl-C."
+A command that needs this machine's queen starts her; these do not, and exit with 3 where she does not run:
+status, queen status, queen info, hive status, hive stop, request why, policy test.
+
+Exit codes: 0 success, 1 failure, 2 wrong usage, 3 no queen is running, 130 Ctrl-C."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -52,7 +52,7 @@ Examples:
     /// Remove a model from the catalog and its copy from the disk
     Delete(ModelArg),
     /// Compare a model's file with the SHA-256 that was pinned, on each hive that has it
-    Verify(ModelArg),
+    Verify(VerifyArgs),
     /// Pin a model to its file as it lies on the disk; shows both digests and asks
     Pin(AcceptArgs),
     /// Give a model a further name
@@ -222,6 +222,17 @@ pub(crate) struct ImportArgs {
     pub(crate) from: Option<FromStore>,
     #[command(flatten)]
     pub(crate) on: OnHive,
+}
+
+/// A model wherever it is, or on one hive.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The model, as `model list` shows it
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: ModelAlias,
+    /// On which hive [default: each that has it]
+    #[arg(long, value_name = "ALIAS")]
+    pub(crate) hive: Option<HiveAlias>,
 }
 
 #[derive(Debug, Args)]

@@ -22,7 +22,7 @@ Examples:
     Restart(StartArgs),
     /// Show whether the queen runs; exits with 3 when it does not
     Status,
-    /// Show version, features and address of the running queen
+    /// Show version, features and address of the running queen; exits with 3 when there is none
     Info,
     /// Build the queen again from its source, with or without a hive inside
     #[command(after_help = "\

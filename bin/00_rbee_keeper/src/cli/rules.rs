@@ -8,6 +8,8 @@ use worker_contract::{ModelAlias, RequestId};
 #[derive(Debug, Subcommand)]
 pub(crate) enum RequestCommand {
     /// Show what was decided for a request, and why, from the first decision to the last
+    ///
+    /// Exits with 3 when no queen is running.
     #[command(after_help = "\
 The id is in the answer's header `x-request-id`; of an `infer` job it is the job's id.")]
     Why {
@@ -20,6 +22,8 @@ The id is in the answer's header `x-request-id`; of an `infer` job it is the job
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
     /// Try a script on the workers and places that there are; nothing is changed
+    ///
+    /// Exits with 3 when no queen is running.
     #[command(after_help = "\
 Examples:
   rbee-keeper policy test scheduler.rhai

@@ -150,6 +150,23 @@ fn a_wrong_value_is_refused_with_the_option_that_holds_it() {
     }
 }
 
+#[test]
+fn help_says_what_is_done_where_an_option_is_left_out() {
+    for (command, told) in [
+        ("model get", "[default: the one that has it]"),
+        ("model verify", "[default: each that has it]"),
+        ("worker attach", "64 for vLLM, 16 for another rbee, 1 for Ollama, else 4]"),
+        (
+            "worker attach",
+            "[default: the URL's host; server-PORT for this machine or an IPv6 address]",
+        ),
+    ] {
+        let help = parse(&format!("rbee-keeper {command} -h")).unwrap_err().to_string();
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(told), "{command}: {words}");
+    }
+}
+
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split(' '))
 }

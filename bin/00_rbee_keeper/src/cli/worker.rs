@@ -57,13 +57,13 @@ pub(crate) struct AttachArgs {
     /// What it speaks
     #[arg(long, value_name = "API", default_value = "openai", value_parser = ["openai"])]
     pub(crate) api: String,
-    /// The name that it is to have [default: the URL's host]
+    /// The name that it is to have [default: the URL's host; server-PORT for this machine or an IPv6 address]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<HiveAlias>,
     /// A file with the token that the server demands; - reads it from stdin
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) secret_file: Option<PathBuf>,
-    /// How many requests each of its models runs at once [default: what a llama-server says; 64 for vLLM, 16 for another rbee, else 4]
+    /// How many requests each of its models runs at once [default: what a llama-server says; 64 for vLLM, 16 for another rbee, 1 for Ollama, else 4]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) slots: Option<u32>,
     /// Only this one of its models; can be given again

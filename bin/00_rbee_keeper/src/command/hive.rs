@@ -9,11 +9,12 @@ use rbee_operations::{
 };
 
 use super::log_lines::LogLines;
-use super::{data, list, now, read, run, run_and_tell};
+use super::{data, list, now, read, run, run_and_tell, run_at_running, tell};
 use crate::cli::{HiveAddArgs, HiveArg, HiveCommand, NamedHive};
 use crate::failure::Failure;
 use crate::job_run;
 use crate::output::Output;
+use crate::queen_process::{self, Daemon};
 use crate::recommend::{Advice, Facts, advise, recommendation};
 use crate::render::{detail, table};
 use crate::session::Session;
@@ -26,7 +27,7 @@ pub(super) async fn hive(session: &Session, command: HiveCommand) -> Result<(), 
     match command {
         HiveCommand::List => list_all(session).await,
         HiveCommand::Start { hive, yes } => start(session, hive, yes).await,
-        HiveCommand::Stop(hive) => run_and_tell(session, Operation::HiveStop(target(hive))).await,
+        HiveCommand::Stop(hive) => stop(session, hive).await,
         HiveCommand::Status(hive) => status(session, hive).await,
         HiveCommand::Restart(hive) => {
             run_and_tell(session, Operation::HiveRestart(target(hive))).await
@@ -164,12 +165,26 @@ async fn start(session: &Session, hive: HiveArg, yes: bool) -> Result<(), Failur
         }
     }
     let outcome = job_run::run(session, &queen, &Operation::HiveStart(target(hive))).await?;
-    let message = format!("{}\n", crate::render::printable(&outcome.message));
-    session.output.result(&data(outcome), |_| Ok(message)).await
+    tell(session, outcome).await
+}
+
+async fn stop(session: &Session, hive: HiveArg) -> Result<(), Failure> {
+    match run_at_running(session, Operation::HiveStop(target(hive))).await {
+        Err(Failure::NotRunning) => {
+            if let Some(hive) = queen_process::running(session, Daemon::Hive) {
+                let pid = hive.pid;
+                session.output.note(&format!(
+                    "rbee-hive is running without a queen, pid {pid}; `rbee-keeper down` stops it"
+                ));
+            }
+            Err(Failure::NotRunning)
+        }
+        outcome => tell(session, outcome?).await,
+    }
 }
 
 async fn status(session: &Session, hive: HiveArg) -> Result<(), Failure> {
-    let hive = data(run(session, Operation::HiveStatus(target(hive))).await?);
+    let hive = data(run_at_running(session, Operation::HiveStatus(target(hive))).await?);
     session.output.result(&hive, |style| Ok(detail::hive(&read(&hive)?, now(), style))).await
 }
 

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use rbee_operations::{Infer, JobEvent, Operation};
 use serde_json::Value;
-use worker_contract::{ModelAlias, Sampling};
+use worker_contract::{ModelAlias, ModelKind, Sampling};
 
 use super::{data, read};
 use crate::cli::{InferArgs, SamplingArgs};
@@ -15,6 +15,7 @@ use crate::output::Output;
 use crate::queen_client::Queen;
 use crate::render::{printable, progress};
 use crate::session::Session;
+use crate::view::Status;
 
 /// The longest prompt that is read from stdin, in bytes; it fits into the queen's default limit.
 const MAX_PROMPT: u64 = 9 << 20;
@@ -151,7 +152,7 @@ fn reasoning(event: &JobEvent) -> &str {
     in_data.and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The model of a queen that has only one.
+/// The model of a queen that has only one which makes text.
 async fn only_model(queen: &Queen) -> Result<ModelAlias, Failure> {
     let answer = queen.get("/v1/models").await?;
     let models =
@@ -159,7 +160,28 @@ async fn only_model(queen: &Queen) -> Result<ModelAlias, Failure> {
     let mut names: Vec<&str> = models.iter().filter_map(|m| m.get("id")?.as_str()).collect();
     names.sort_unstable();
     names.dedup();
+    if names.len() > 1 {
+        let status: Status = read(&queen.get("/v1/status").await?)?;
+        let writing: Vec<&str> =
+            names.iter().copied().filter(|name| !makes_no_text(name, &status)).collect();
+        // The queen says what any other cannot do.
+        if !writing.is_empty() {
+            names = writing;
+        }
+    }
     choose(&names)
+}
+
+/// Whether all who know what the model does say that it makes something else: vectors, or scores.
+fn makes_no_text(name: &str, status: &Status) -> bool {
+    let catalogs = status.hives.iter().flat_map(|hive| &hive.catalog);
+    let in_catalogs = catalogs.filter(|model| model.alias.as_str() == name);
+    let run = status.workers.iter().filter(|worker| worker.model.name.as_str() == name);
+    let mut kinds = in_catalogs
+        .filter_map(|model| model.gguf.kind)
+        .chain(run.map(|worker| worker.model.kind))
+        .peekable();
+    kinds.peek().is_some() && kinds.all(|kind| kind != ModelKind::Generative)
 }
 
 /// The only name there is.
@@ -219,6 +241,37 @@ mod tests {
         let several = choose(&["a", "b"]).unwrap_err();
         assert_eq!(several.exit_code(), 2);
         assert!(several.hint().unwrap().contains("a, b"));
+    }
+
+    #[test]
+    fn models_of_which_all_say_that_they_make_no_text_are_not_offered() {
+        let model = |alias: &str, kind: serde_json::Value| {
+            serde_json::json!({
+                "alias": alias, "sha256": "0".repeat(64), "source": "", "added_at": 0, "architecture": "llama",
+                "quantization": "Q8_0", "parameters": 1, "context_length": 512, "has_chat_template": false,
+                "size_bytes": 1, "kind": kind,
+            })
+        };
+        let status: Status = serde_json::from_value(serde_json::json!({
+            "hives": [
+                { "catalog": [model("minilm", "embedding".into()), model("both", "embedding".into())] },
+                { "catalog": [model("both", "generative".into()), model("unread", ().into())] },
+            ],
+            "workers": [{
+                "worker_id": "w-1", "hive_id": "a", "device": "CPU-0", "state": "ready",
+                "model": { "name": "ranker", "context_length": 512, "kind": "reranking" },
+            }],
+        }))
+        .unwrap();
+        for (name, is_left_out) in [
+            ("minilm", true),
+            ("ranker", true),
+            ("both", false),
+            ("unread", false),
+            ("unknown", false),
+        ] {
+            assert_eq!(makes_no_text(name, &status), is_left_out, "{name}");
+        }
     }
 
     #[test]

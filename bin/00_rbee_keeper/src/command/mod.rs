@@ -60,9 +60,19 @@ async fn run(session: &Session, operation: Operation) -> Result<JobEvent, Failur
     job_run::run(session, &queen, &operation).await
 }
 
+/// Runs the operation on the queen that runs; `NotRunning` where none does.
+async fn run_at_running(session: &Session, operation: Operation) -> Result<JobEvent, Failure> {
+    let queen = session.running_queen().await?;
+    job_run::run(session, &queen, &operation).await
+}
+
 /// Runs the operation and prints its result: the data with `--json`, else what the daemon says.
 async fn run_and_tell(session: &Session, operation: Operation) -> Result<(), Failure> {
-    let outcome = run(session, operation).await?;
+    tell(session, run(session, operation).await?).await
+}
+
+/// Prints what came of an operation in the same way.
+async fn tell(session: &Session, outcome: JobEvent) -> Result<(), Failure> {
     let message = format!("{}\n", render::printable(&outcome.message));
     session.output.result(&data(outcome), |_| Ok(message)).await
 }

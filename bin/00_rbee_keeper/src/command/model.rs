@@ -14,7 +14,7 @@ use super::hive::ask;
 use super::{data, lists, now, place, read, run, run_and_tell};
 use crate::cli::{
     AcceptArgs, DownloadArgs, FromStore, ImportArgs, ListModelsArgs, ModelArg, ModelCommand,
-    OnHive, UpdateArgs,
+    OnHive, UpdateArgs, VerifyArgs,
 };
 use crate::failure::Failure;
 use crate::output::Output;
@@ -41,7 +41,9 @@ pub(super) async fn model(session: &Session, command: ModelCommand) -> Result<()
             let target = place::model(session, model).await?;
             run_and_tell(session, Operation::ModelDelete(target)).await
         }
-        ModelCommand::Verify(model) => verify(session, model).await,
+        ModelCommand::Verify(VerifyArgs { model, hive }) => {
+            verify(session, ModelArg { model, hive }).await
+        }
         ModelCommand::Pin(args) => pin(session, args).await,
         ModelCommand::Alias { model, alias } => {
             let ModelTarget { hive_id, model } = place::model(session, model).await?;

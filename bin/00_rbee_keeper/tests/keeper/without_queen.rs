@@ -24,6 +24,40 @@ async fn status_of_nothing_is_an_answer_with_its_own_exit_code() {
 }
 
 #[tokio::test]
+async fn what_looks_or_stops_starts_no_queen() {
+    let home = Home::new();
+    std::fs::write(home.path().join("rules"), "").unwrap();
+    for line in [
+        "hive status",
+        "hive status gpu-1",
+        "hive stop",
+        "queen info",
+        "request why r-1",
+        "policy test rules",
+    ] {
+        let ended = home.run(line).await.expect(3);
+        assert_eq!(ended.stdout, "", "{line}");
+        assert!(ended.stderr.contains("queen-rbee is not running"), "{line}: {ended:?}");
+        let error = home.run(&format!("{line} --json")).await.expect(3).error();
+        assert_eq!(error["code"], "queen_not_running", "{line}");
+    }
+    assert!(!home.path().join("run").exists(), "something was started");
+}
+
+#[tokio::test]
+async fn a_hive_without_a_queen_is_told_to_whoever_wants_to_stop_it() {
+    let home = Home::new();
+    let mut hive = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
+    let pid = hive.id().unwrap();
+    listens_at(&home, "rbee-hive", pid, "127.0.0.1:1");
+    let ended = home.run("hive stop").await.expect(3);
+    let told =
+        format!("rbee-hive is running without a queen, pid {pid}; `rbee-keeper down` stops it");
+    assert!(ended.stderr.contains(&told), "{ended:?}");
+    assert!(hive.try_wait().unwrap().is_none(), "it was ended: {ended:?}");
+}
+
+#[tokio::test]
 async fn stopping_nothing_succeeds() {
     let home = Home::new();
     assert_eq!(home.run("down").await.expect(0).stdout, "nothing was running\n");
@@ -121,16 +155,16 @@ async fn appears(file: &Path) {
 /// A process taken for the queen: the system takes her calls, and nobody answers them.
 fn door_of(home: &Home, pid: u32) -> TcpListener {
     let door = TcpListener::bind("127.0.0.1:0").unwrap();
-    listens_at(home, pid, &door.local_addr().unwrap().to_string());
+    listens_at(home, "queen-rbee", pid, &door.local_addr().unwrap().to_string());
     door
 }
 
-fn listens_at(home: &Home, pid: u32, address: &str) {
+fn listens_at(home: &Home, daemon: &str, pid: u32, address: &str) {
     let start_time = process_start_time(pid).unwrap();
     let run = home.path().join("run");
     std::fs::create_dir_all(&run).unwrap();
-    std::fs::write(run.join("queen-rbee.lock"), format!("{pid} {start_time}\n")).unwrap();
-    std::fs::write(run.join("queen-rbee.addr"), address).unwrap();
+    std::fs::write(run.join(format!("{daemon}.lock")), format!("{pid} {start_time}\n")).unwrap();
+    std::fs::write(run.join(format!("{daemon}.addr")), address).unwrap();
 }
 
 #[tokio::test]
@@ -143,7 +177,12 @@ async fn a_queen_is_asked_by_the_local_secret_to_leave_the_workers_of_the_hive_i
         let home = Home::new();
         let queen = TestQueen::with_features(features, &home.path().join("data/secrets"));
         let mut process = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
-        listens_at(&home, process.id().unwrap(), queen.url.trim_start_matches("http://"));
+        listens_at(
+            &home,
+            "queen-rbee",
+            process.id().unwrap(),
+            queen.url.trim_start_matches("http://"),
+        );
         let mut stop = home.command("queen stop");
         stop.env("RBEE_API_KEY", "rbee_a-token-of-another-queen");
         let ended = finish(stop).await.expect(0);
@@ -159,7 +198,7 @@ async fn a_queen_that_does_not_accept_the_call_is_not_ended_with_her_workers() {
     let home = Home::new();
     let queen = TestQueen::with_token("rbee_another-secret-than-the-one-of-this-home");
     let mut process = Command::new("/bin/sleep").arg("600").kill_on_drop(true).spawn().unwrap();
-    listens_at(&home, process.id().unwrap(), queen.url.trim_start_matches("http://"));
+    listens_at(&home, "queen-rbee", process.id().unwrap(), queen.url.trim_start_matches("http://"));
     let ended = home.run("queen stop").await.expect(1);
     for told in ["without her workers", "does not accept this token", "`rbee-keeper down`"] {
         assert!(ended.stderr.contains(told), "{told} is not in {ended:?}");

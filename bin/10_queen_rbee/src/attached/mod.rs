@@ -165,6 +165,14 @@ pub enum ServerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The queen has no authorities whose certificates she could believe.
+    #[error("the server at {url} cannot be used: {reason}")]
+    NoTrust {
+        /// Where it is.
+        url: ServerUrl,
+        /// Why.
+        reason: String,
+    },
     /// It is the queen that it should be attached to.
     #[error("the server at {url} cannot be used: it is this queen herself")]
     Herself {
@@ -295,6 +303,7 @@ impl Servers {
             Probe::Herself => return Err(ServerError::Herself { url }),
             Probe::Locked(reason) => return Err(ServerError::Locked { url, reason }),
             Probe::Untrusted(reason) => return Err(ServerError::Untrusted { url, reason }),
+            Probe::NoTrust(reason) => return Err(ServerError::NoTrust { url, reason }),
             Probe::Unreachable(reason) | Probe::Shut(reason) | Probe::Wrong(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::health::Probe;
 use super::listing::{Listing, Told, is_ollamas_version, is_router, read_listing, read_slots};
 use super::{Engine, ServerUrl, VIA, detail_of};
-use crate::connection::{Broken, Outgoing, Pool};
+use crate::connection::{Broken, Outgoing, Pool, lacks_trust};
 use crate::keyring::bearer;
 use crate::remote_hive::with_causes;
 
@@ -64,7 +64,11 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
         Ok(Err(Broken::Connect(error))) => {
             let is_shut = error.kind() == io::ErrorKind::ConnectionRefused;
             let reason = format!("it cannot be reached: {}", with_causes(&error));
-            if is_shut { Probe::Shut(reason) } else { Probe::Unreachable(reason) }
+            match (is_shut, lacks_trust(&error)) {
+                (true, _) => Probe::Shut(reason),
+                (false, true) => Probe::NoTrust(reason),
+                (false, false) => Probe::Unreachable(reason),
+            }
         }
         Ok(Err(broken)) => Probe::Unreachable(with_causes(&broken)),
     }

@@ -28,6 +28,7 @@ use tokio_rustls::rustls;
 use self::own_limit::of_connecting;
 use self::stream::Stream;
 pub use self::tls::Trust;
+pub(crate) use self::tls::lacks_trust;
 use crate::clock::now;
 use crate::registry::Address;
 

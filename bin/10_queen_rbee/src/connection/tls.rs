@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use narration::with_causes;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
@@ -34,11 +35,30 @@ enum NoTrust {
     Tls(#[from] rustls::Error),
 }
 
+/// Whether a connection could not be made since the queen has nobody whose certificates she could believe.
+pub(crate) fn lacks_trust(error: &io::Error) -> bool {
+    error.get_ref().and_then(|error| error.downcast_ref::<NoTrust>()).is_some()
+}
+
 impl Trust {
     /// Trust in the authorities of the system, and those of a PEM file if one is named.
     #[must_use]
     pub fn new(file: Option<PathBuf>) -> Self {
         Self { file, connector: Arc::default() }
+    }
+
+    /// Says now if the file of authorities cannot be used, which is read at the first need.
+    pub(crate) async fn tell_of_file(self) {
+        let Some(file) = self.file else { return };
+        let added = tokio::task::spawn_blocking(move || {
+            add_authorities(&mut RootCertStore::empty(), file).map_err(|wrong| with_causes(&wrong))
+        });
+        if let Ok(Err(reason)) = added.await {
+            tracing::warn!(
+                reason,
+                "no server can be reached by https until its authorities can be read"
+            );
+        }
     }
 
     /// What makes connections, and the name that a host must prove to have.
@@ -68,12 +88,7 @@ fn connector(file: Option<PathBuf>) -> Result<TlsConnector, NoTrust> {
     // One that cannot be read is one less: most systems have one hundred and fifty.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(file) = file {
-        let own =
-            CertificateDer::pem_file_iter(&file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let own = own.map_err(|source| NoTrust::File { file: file.clone(), source })?;
-        if roots.add_parsable_certificates(own).0 == 0 {
-            return Err(NoTrust::Empty(file));
-        }
+        add_authorities(&mut roots, file)?;
     }
     if roots.is_empty() {
         return Err(NoTrust::Nobody);
@@ -84,4 +99,14 @@ fn connector(file: Option<PathBuf>) -> Result<TlsConnector, NoTrust> {
     let mut config = config.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Adds those of a PEM file.
+fn add_authorities(roots: &mut RootCertStore, file: PathBuf) -> Result<(), NoTrust> {
+    let own = CertificateDer::pem_file_iter(&file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let own = own.map_err(|source| NoTrust::File { file: file.clone(), source })?;
+    if roots.add_parsable_certificates(own).0 == 0 {
+        return Err(NoTrust::Empty(file));
+    }
+    Ok(())
 }

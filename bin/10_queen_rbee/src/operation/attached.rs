@@ -241,8 +241,15 @@ impl From<ServerError> for JobError {
             ServerError::Untrusted { .. } => (
                 "server_unusable",
                 "its certificate must be for the host of the URL, and from an authority of this system or \
-                 of the PEM file queen.server_ca_file, which is read when the queen starts; that of an \
-                 authority (CA:TRUE, as `openssl req -x509` makes it) cannot be a server's own"
+                 of the PEM file queen.server_ca_file, which is read at the first connection to such a server, and \
+                 then kept until the queen ends; that of an authority (CA:TRUE, as `openssl req -x509` makes it) \
+                 cannot be a server's own"
+                    .to_owned(),
+            ),
+            ServerError::NoTrust { .. } => (
+                "server_unusable",
+                "the file is read again at the next connection; to name another one, set queen.server_ca_file in \
+                 config.toml and restart the queen: rbee-keeper queen restart"
                     .to_owned(),
             ),
             ServerError::Unusable { .. } => (

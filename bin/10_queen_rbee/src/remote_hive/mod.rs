@@ -106,6 +106,11 @@ impl RemoteHives {
     }
 
     fn machine(&self, hive: &HiveAlias) -> Result<(Machine, SshTarget), JobError> {
+        if hive.is_localhost() {
+            let message = "the hive of the queen's own machine is not reached over SSH";
+            return Err(JobError::new("hive_without_ssh", message)
+                .hint("it is installed with the queen: `rbee-keeper hive start` starts it"));
+        }
         let machine = self.inventory.machine(hive);
         match machine.and_then(|machine| machine.ssh.clone().map(|ssh| (machine, ssh))) {
             Some(found) => Ok(found),

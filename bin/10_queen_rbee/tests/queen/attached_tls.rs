@@ -66,6 +66,7 @@ async fn a_file_of_authorities_that_cannot_be_used_is_named() {
         let why = refused(&queen, attach(&front.url)).await;
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(why.contains(name) && why.contains("queen.server_ca_file"), "{why}");
+        assert!(why.contains("read again at the next connection"), "{why}");
     }
 }
 

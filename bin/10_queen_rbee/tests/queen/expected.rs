@@ -70,6 +70,20 @@ async fn a_hive_that_was_added_and_never_reported_is_known_everywhere() {
 }
 
 #[tokio::test]
+async fn the_hive_of_the_queens_machine_is_not_installed_and_nobody_is_told_to_add_it() {
+    let queen = Queen::start().await;
+    for look in [
+        json!({"HiveInstall": {"hive_id": "localhost"}}),
+        json!({"HiveUninstall": {"hive_id": "localhost", "purge": false}}),
+    ] {
+        let JobEnd::Failed(error) = run(&queen, look).await else { panic!("it is not installed") };
+        assert_eq!(error.code.as_deref(), Some("hive_without_ssh"));
+        let hint = error.hint.unwrap();
+        assert!(hint.contains("`rbee-keeper hive start`") && !hint.contains("hive add"), "{hint}");
+    }
+}
+
+#[tokio::test]
 async fn a_copy_to_a_hive_that_there_is_not_says_so() {
     let (queen, here) = (Queen::start().await, HiveDouble::start(false));
     queen.hive_beat(&here.beat()).await;

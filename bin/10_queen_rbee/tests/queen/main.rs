@@ -11,6 +11,7 @@ mod attached_odd;
 mod attached_reach;
 mod attached_tls;
 mod attached_unwilling;
+mod beginning;
 mod decisions;
 mod demand;
 mod disconnect;

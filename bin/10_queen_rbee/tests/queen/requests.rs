@@ -73,12 +73,18 @@ async fn what_the_worker_refuses_as_too_long_is_passed_on_with_both_lengths() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_not_served_says_which_one_is() {
+async fn an_endpoint_that_is_not_served_says_what_serves_the_same_if_anything_does() {
     let queen = Queen::start().await;
-    for path in ["/v1/responses", "/v1/threads/t-1/runs", "/v1/moderations"] {
+    for (path, instead) in [
+        ("/v1/responses", "use /v1/chat/completions;"),
+        ("/v1/threads/t-1/runs", "use /v1/chat/completions;"),
+        ("/v1/batches", "send the requests one by one with the header `x-rbee-priority: batch`;"),
+        ("/v1/moderations", "rbee does not serve it;"),
+        ("/v1/audio/speech", "rbee does not serve it;"),
+    ] {
         let error = queen.ask(path, &json!({})).await.error(404, "unknown_route");
         assert_eq!(error["message"], format!("there is no route {path}"));
-        assert!(error["hint"].as_str().unwrap().contains("/v1/chat/completions"), "{error}");
+        assert!(error["hint"].as_str().unwrap().starts_with(instead), "{error}");
     }
     // What is served in another way says so as before.
     Reply::read(queen.get("/v1/chat/completions")).await.error(405, "method_not_allowed");

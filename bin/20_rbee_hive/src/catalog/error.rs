@@ -124,8 +124,8 @@ impl CatalogError {
             }
             Self::NoAlias { .. } => "name it: rbee-keeper model import FILE --alias NAME".into(),
             Self::AliasTaken { alias, .. } => format!(
-                "choose another name with --alias, or remove the model first: \
-                 rbee-keeper model delete {alias}"
+                "choose another name (of a model that is imported or downloaded: --alias NAME), or remove \
+                 the other model first: rbee-keeper model delete {alias}"
             ),
             Self::NoSpace { .. } | Self::DiskFull => {
                 "free some space, for example with: rbee-keeper model delete MODEL".into()
@@ -135,7 +135,7 @@ impl CatalogError {
             }
             Self::Unknown { nearest, .. } => {
                 let names: Vec<&str> = nearest.iter().map(ModelAlias::as_str).collect();
-                format!("there is {}", names.join(", "))
+                format!("nearest: {}; all: rbee-keeper model list", names.join(", "))
             }
             Self::FileGone { alias } | Self::Changed { alias, .. } => format!(
                 "if that is not a surprise, remove it and import it again: \

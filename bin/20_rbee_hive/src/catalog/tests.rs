@@ -55,6 +55,8 @@ fn another_file_under_a_used_name_is_refused_with_both_digests() {
     assert_ne!(pinned, given);
     let text = error.to_string();
     assert!(text.contains(pinned.as_hex()) && text.contains(given.as_hex()), "{text}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("imported or downloaded: --alias NAME"), "{hint}");
     assert_eq!(home.model_files(), 1);
 }
 
@@ -144,7 +146,10 @@ fn an_unknown_model_names_the_nearest() {
     import(&catalog, &home.file("a.gguf", b"1"), "smollm2-135m").unwrap();
     import(&catalog, &home.file("b.gguf", b"2"), "qwen3-0.6b").unwrap();
     let error = catalog.get(&alias("smolm2-135m")).unwrap_err();
-    assert_eq!(error.hint().unwrap(), "there is smollm2-135m, qwen3-0.6b");
+    assert_eq!(
+        error.hint().unwrap(),
+        "nearest: smollm2-135m, qwen3-0.6b; all: rbee-keeper model list"
+    );
 }
 
 #[test]

@@ -8,6 +8,9 @@ const SHOWN_LINES: usize = 8;
 /// The longest line that is shown, in characters.
 const SHOWN_LINE_CHARS: usize = 300;
 
+/// How a worker ends that does not understand its command line.
+const MISUNDERSTOOD: Exit = Exit::Status(2);
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
@@ -56,12 +59,16 @@ impl Explanation {
     }
 }
 
-/// Puts together what a process that ended has left.
-pub(super) fn explain(exit: Exit, log: &str) -> Explanation {
-    let how = match own_words(log) {
+/// Puts together what a process that ended has left. Whether the operator has given it arguments of his own matters
+/// where it did not understand them.
+pub(super) fn explain(exit: Exit, log: &str, has_own_arguments: bool) -> Explanation {
+    let mut how = match own_words(log) {
         Some(words) => format!("{} ({exit})", cut(words)),
         None => format!("the worker ended without being told to ({exit})"),
     };
+    if exit == MISUNDERSTOOD && has_own_arguments {
+        how.push_str("; it may come from worker.arguments of config.toml");
+    }
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     let mut log = String::new();
     if !lines.is_empty() {
@@ -119,7 +126,7 @@ mod tests {
     #[test]
     fn the_workers_own_error_comes_first() {
         let log = "loading\nerror: the file is truncated\n";
-        let text = explain(Exit::Status(1), log).text();
+        let text = explain(Exit::Status(1), log, true).text();
         assert!(text.starts_with("the file is truncated (exit status 1)\n"), "{text}");
         let (first, rest) = first_line(&text);
         assert_eq!(first, "the file is truncated (exit status 1)");
@@ -131,8 +138,17 @@ mod tests {
     }
 
     #[test]
+    fn an_argument_that_a_worker_does_not_know_is_told_with_the_setting_that_it_may_come_from() {
+        let log = "error: unexpected argument '--nope' found\n\nUsage: llm-worker-rbee\n";
+        let told = "unexpected argument '--nope' found (exit status 2)";
+        let named = format!("{told}; it may come from worker.arguments of config.toml");
+        assert_eq!(explain(Exit::Status(2), log, true).how, named);
+        assert_eq!(explain(Exit::Status(2), log, false).how, told);
+    }
+
+    #[test]
     fn without_words_of_its_own_the_signal_tells() {
-        let text = explain(Exit::Signal(9), "").text();
+        let text = explain(Exit::Signal(9), "", true).text();
         assert!(text.contains("SIGKILL"), "{text}");
         assert!(!text.contains("log lines"), "{text}");
     }
@@ -140,7 +156,7 @@ mod tests {
     #[test]
     fn a_long_log_is_cut() {
         let log = "x".repeat(5000) + "\n" + &"line\n".repeat(500);
-        assert!(explain(Exit::Status(1), &log).text().len() < 4000);
+        assert!(explain(Exit::Status(1), &log, true).text().len() < 4000);
     }
 
     #[test]

@@ -274,7 +274,8 @@ impl Watch {
         let log = self.log.tail(run.log_start);
         let listens_on = self.context.surroundings.host;
         let port_taken = says_port_taken(&log) || !is_free(listens_on, run.port.port());
-        Event::Exited { explanation: explain(exit, &log), port_taken }
+        let has_own_arguments = !self.context.surroundings.arguments.is_empty();
+        Event::Exited { explanation: explain(exit, &log, has_own_arguments), port_taken }
     }
 
     /// Shows a state of the process. That it failed is told only when it is clear what becomes of the

@@ -47,6 +47,16 @@ async fn a_worker_that_dies_while_loading_is_listed_with_its_own_words() {
 }
 
 #[tokio::test]
+async fn a_worker_that_does_not_know_an_argument_is_told_with_the_setting_that_has_it() {
+    let told_nope =
+        |settings: &mut rbee_hive::HiveSettings| settings.worker.arguments = vec!["--nope".into()];
+    let (_home, hive) = hive_with("ready", told_nope).await;
+    let error = hive.spawn("double").await.unwrap_err();
+    let told = "'--nope' found (exit status 2); it may come from worker.arguments of config.toml";
+    assert!(error.message.ends_with(told), "{}", error.message);
+}
+
+#[tokio::test]
 async fn a_worker_that_ends_with_success_before_it_is_ready_has_failed() {
     let (_home, hive) = hive_with("exits-0", |_| {}).await;
     let error = hive.spawn("double").await.unwrap_err();

@@ -107,6 +107,9 @@ class Health(http.server.BaseHTTPRequestHandler):
 
 
 def serve():
+    if "--nope" in arguments:
+        print("error: unexpected argument '--nope' found", file=sys.stderr, flush=True)
+        sys.exit(2)
     if behaviour in ("dies-at-start", "needs-much-and-dies"):
         print("reading tensors", file=sys.stderr)
         fail("tensor 'output.weight' is missing")

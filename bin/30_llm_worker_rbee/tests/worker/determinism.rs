@@ -78,5 +78,8 @@ fn only_a_worker_in_that_mode_promises_it() {
     let worker = WorkerProcess::ready(&["--slots", "1"]);
     let (status, text) = worker.post(&greedy());
     assert_eq!(status, 400);
-    assert!(text.contains("--batch-invariant"), "{text}");
+    let error: Value = serde_json::from_str(&text).unwrap();
+    let message = error["error"]["message"].as_str().unwrap();
+    let needed = "its hive needs worker.arguments = [\"--batch-invariant\"] in config.toml";
+    assert!(message.ends_with(needed), "{message}");
 }

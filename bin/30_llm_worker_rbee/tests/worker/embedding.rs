@@ -135,7 +135,8 @@ fn a_chat_model_refuses_to_make_vectors_and_says_what_to_do() {
         assert_eq!((&error["code"], &error["param"]), (&json!("unsupported_task"), &json!("task")));
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("makes text, not vectors"), "{message}");
-        assert!(message.contains("--pooling"), "{message}");
+        let setting = "worker.arguments = [\"--pooling\", \"mean\"] in config.toml";
+        assert!(message.contains(setting), "{message}");
     }
 }
 

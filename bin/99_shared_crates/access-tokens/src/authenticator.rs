@@ -63,6 +63,12 @@ pub enum Denied {
     /// Its token is unknown or revoked.
     #[error("the API token is not valid")]
     Wrong,
+    /// It has no secret, and a worker takes that of its hive alone.
+    #[error("the secret of this worker's hive is needed")]
+    SecretMissing,
+    /// It has another one.
+    #[error("this is not the secret of this worker's hive")]
+    SecretWrong,
 }
 
 impl Authenticator {
@@ -72,7 +78,7 @@ impl Authenticator {
         Self::by(Rule::Open)
     }
 
-    /// Exactly one secret is accepted.
+    /// Exactly one secret is accepted: that of a worker's hive.
     #[must_use]
     #[expect(clippy::needless_pass_by_value, reason = "it keeps no secret, so the caller need not")]
     pub fn fixed(secret: Secret) -> Self {
@@ -126,8 +132,12 @@ impl Authenticator {
         match self.holder(bearer) {
             Some(caller) => Ok(caller),
             None if !self.is_required() => Ok(Caller::Local),
-            None if bearer.is_none() => Err(Denied::Missing),
-            None => Err(Denied::Wrong),
+            None => Err(match (&*self.rule, bearer) {
+                (Rule::Fixed(_), None) => Denied::SecretMissing,
+                (Rule::Fixed(_), Some(_)) => Denied::SecretWrong,
+                (_, None) => Denied::Missing,
+                (_, Some(_)) => Denied::Wrong,
+            }),
         }
     }
 

@@ -364,8 +364,8 @@ fn a_fixed_secret_is_the_only_one() {
     let door = Authenticator::fixed(Secret::from("right".to_owned()));
     assert!(door.is_required());
     assert_eq!(door.verify(Some("right")), Ok(Caller::Local));
-    assert_eq!(door.verify(Some("right ")), Err(Denied::Wrong));
-    assert_eq!(door.verify(None), Err(Denied::Missing));
+    assert_eq!(door.verify(Some("right ")), Err(Denied::SecretWrong));
+    assert_eq!(door.verify(None), Err(Denied::SecretMissing));
 }
 
 #[test]

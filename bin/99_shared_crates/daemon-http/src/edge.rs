@@ -228,6 +228,9 @@ fn admit(
                 "send `Authorization: Bearer TOKEN`; `rbee-keeper token create` makes a token"
             }
             Denied::Wrong => "`rbee-keeper token list` shows which tokens are valid",
+            Denied::SecretMissing | Denied::SecretWrong => {
+                "no API token will do; docs/observing.md#metrics says where the secret is"
+            }
         };
         ApiError::unauthorized(denied.to_string()).hint(hint)
     })?;

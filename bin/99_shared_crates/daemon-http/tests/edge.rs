@@ -72,7 +72,17 @@ async fn a_fixed_secret_is_the_only_one_that_a_worker_takes() {
     let who = async |token| server.get("/who").bearer_auth(token).send().await.unwrap().status();
     assert_eq!(who("the-secret").await, 200);
     assert_eq!(who("another").await, 401);
-    assert_eq!(server.get("/who").send().await.unwrap().status(), 401);
+    let wrong = server.get("/who").bearer_auth("another");
+    for (asked, told) in [
+        (server.get("/who"), "the secret of this worker's hive is needed"),
+        (wrong, "this is not the secret of this worker's hive"),
+    ] {
+        let refused = asked.send().await.unwrap();
+        assert_eq!(refused.status(), 401);
+        let error = error_of(refused).await;
+        assert_eq!(error["message"], told);
+        assert!(error["hint"].as_str().unwrap().contains("docs/observing.md#metrics"), "{error}");
+    }
 }
 
 #[tokio::test]

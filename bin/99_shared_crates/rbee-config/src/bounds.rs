@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use serde::Deserializer;
@@ -131,11 +132,32 @@ pub(crate) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Sock
     checked(deserializer, expected, |text| text.parse().ok())
 }
 
+/// The path of a PEM file.
+pub(crate) fn some_pem_file<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<PathBuf>, D::Error> {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    checked(deserializer, "the path of a PEM file", path).map(Some)
+}
+
 /// `http://HOST[:PORT]`, given without a slash at the end.
-pub(crate) fn base_url<'de, D: Deserializer<'de>>(
+pub(crate) fn queen_url<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {
-    let expected = "a base URL such as \"http://queen.home.arpa:8500\"";
+    base_url(deserializer, "a base URL such as \"http://queen.home.arpa:8500\"")
+}
+
+/// The same, of a hub of models.
+pub(crate) fn hub_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    base_url(deserializer, "a base URL such as \"https://huggingface.co\"")
+}
+
+fn base_url<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    expected: &'static str,
+) -> Result<Option<String>, D::Error> {
     checked(deserializer, expected, |text| {
         let text = text.trim_end_matches('/');
         let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"))?;

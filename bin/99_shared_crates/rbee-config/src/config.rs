@@ -11,7 +11,8 @@ use worker_contract::{HiveAlias, ModelAlias};
 use crate::PortRange;
 use crate::arguments::arguments;
 use crate::bounds::{
-    address, base_url, body_size, flag, host_name, some_host_name, some_size, some_within, within,
+    address, body_size, flag, host_name, hub_url, queen_url, some_host_name, some_pem_file,
+    some_size, some_within, within,
 };
 
 /// All settings. Parsed values are within the bounds that the fields name.
@@ -24,7 +25,7 @@ pub struct Config {
     pub hive: HiveConfig,
     /// `[worker]`: what the hive gives its workers.
     pub worker: WorkerConfig,
-    /// `[hives.NAME]`: machines that the queen reaches over the network.
+    /// `[hives.NAME]`: machines that the queen reaches over the network, so none is `localhost`.
     pub hives: BTreeMap<HiveAlias, RemoteHive>,
     /// `[models.NAME]`: how many workers a model has, where, and for how long.
     pub models: BTreeMap<ModelAlias, ModelPolicy>,
@@ -59,7 +60,8 @@ pub struct QueenConfig {
     #[serde(deserialize_with = "within::<_, _, 0, 2_592_000>")]
     pub idle_ttl_s: u64,
     /// A PEM file of certificate authorities that attached servers may have their certificates from, besides
-    /// those of the system. Default: none.
+    /// those of the system; read at the first connection to one by TLS. Default: none.
+    #[serde(deserialize_with = "some_pem_file")]
     pub server_ca_file: Option<PathBuf>,
     /// How many ended jobs are kept, 1 to 100,000. Default 1000.
     #[serde(deserialize_with = "within::<_, _, 1, 100_000>")]
@@ -85,9 +87,9 @@ pub struct HiveConfig {
     pub alias: HiveAlias,
     /// The ports of its workers. Default `9300-9399`.
     pub worker_ports: PortRange,
-    /// The queen's base URL, `http://HOST:PORT`, for heartbeats. Default: the queen of its machine, at
-    /// `queen.bind`.
-    #[serde(deserialize_with = "base_url")]
+    /// The queen's base URL, `http://HOST:PORT`, for heartbeats. Default: that of the queen of this machine, at
+    /// `[queen] bind`.
+    #[serde(deserialize_with = "queen_url")]
     pub queen_url: Option<String>,
     /// The host name or address under which the queen reaches this machine. Default: where it
     /// listens.
@@ -104,7 +106,7 @@ pub struct HiveConfig {
     #[serde(deserialize_with = "within::<_, _, 1, 86_400>")]
     pub start_timeout_s: u64,
     /// The hub of `hf:` models, or a mirror of it. Default: `HF_ENDPOINT`, else Hugging Face.
-    #[serde(deserialize_with = "base_url")]
+    #[serde(deserialize_with = "hub_url")]
     pub hf_endpoint: Option<String>,
     /// How many connections fetch one file where one alone is slow, 1 to 16. Default 4.
     #[serde(deserialize_with = "within::<_, _, 1, 16>")]
@@ -143,8 +145,8 @@ pub struct WorkerConfig {
     /// How many requests run at once in one worker, 1 to 256. Default 4.
     #[serde(deserialize_with = "within::<_, _, 1, 256>")]
     pub slots: u32,
-    /// The tokens of context that all slots of a worker share, 128 to 16,777,216. Default 8192.
-    #[serde(deserialize_with = "within::<_, _, 128, 16_777_216>")]
+    /// The tokens of context that all slots of a worker share, 256 to 16,777,216. Default 8192.
+    #[serde(deserialize_with = "within::<_, _, 256, 16_777_216>")]
     pub ctx_size: u32,
     /// How often a worker reports to the queen, in milliseconds, 50 to 60,000. Default 2000.
     #[serde(deserialize_with = "within::<_, _, 50, 60_000>")]

@@ -14,6 +14,9 @@ const PREFIX: &str = "RBEE_";
 const SEPARATOR: &str = "__";
 const SECTIONS: [&str; 3] = ["queen", "hive", "worker"];
 
+/// The sections whose keys are the user's own names, which a variable's name cannot always hold.
+const IN_FILE_ONLY: [&str; 2] = ["models", "hives"];
+
 /// The variables that are no settings, without their prefix.
 const OTHERS: [&str; 7] =
     ["API_KEY", "BIN_DIR", "HOME", "LOG", "QUEEN_URL", "SANDBOX", "WORKER_TOKEN"];
@@ -87,7 +90,10 @@ pub(crate) fn apply(
         let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
         let known = keys_of(&section).and_then(|keys| keys.iter().find(|known| **known == key));
         let Some(key) = known else {
-            return Err(unknown(variable));
+            return Err(match IN_FILE_ONLY.iter().find(|named| **named == section) {
+                Some(section) => ConfigError::InFileOnly { variable, section },
+                None => unknown(variable),
+            });
         };
         let set = Setting { variable: &variable, key, value: &value };
         match section.as_str() {

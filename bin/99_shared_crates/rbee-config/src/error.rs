@@ -60,6 +60,16 @@ pub enum ConfigError {
         /// The variable that was probably meant.
         nearest: Option<String>,
     },
+    /// An environment variable would be a setting of one model or hive, which only the file has.
+    #[error(
+        "the environment variable {variable} is no setting: {section} are set in config.toml only, in [{section}.NAME]"
+    )]
+    InFileOnly {
+        /// The variable.
+        variable: String,
+        /// The section: `models`.
+        section: &'static str,
+    },
     /// An environment variable has the wrong type or is out of bounds.
     #[error("the environment variable {variable}: {message}")]
     Variable {
@@ -74,6 +84,15 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {}", file.display())]
     Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file that somebody named cannot be read.
+    #[error("cannot read {}, named by --config", file.display())]
+    NamedUnreadable {
         /// The file.
         file: PathBuf,
         /// Why.

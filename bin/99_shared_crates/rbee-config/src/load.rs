@@ -21,6 +21,16 @@ impl Config {
         Self::parse(&text, file, environment::of_process())
     }
 
+    /// Reads a file that somebody named, which must be there, and the environment.
+    ///
+    /// # Errors
+    /// What is wrong, and where it is written.
+    pub fn load_named(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| ConfigError::NamedUnreadable { file: file.to_owned(), source })?;
+        Self::parse(&text, file, environment::of_process())
+    }
+
     /// Reads a file's text, then the variables `RBEE_SECTION__KEY` among `env`, which win.
     ///
     /// `file` is named in errors only. An empty variable counts as not set.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rbee_operations::ModelPolicy;
 use toml::de::DeTable;
+use worker_contract::HiveAlias;
 
 use crate::field_names::field_names;
 use crate::load::line_of;
@@ -33,6 +34,9 @@ pub(crate) fn refuse(text: &str, file: &Path, table: &DeTable<'_>) -> Result<(),
                 "models" => field_names::<ModelPolicy>(),
                 _ => field_names::<RemoteHive>(),
             };
+            if section == "hives" {
+                check.no_own_machine(inner)?;
+            }
             for (alias, one) in inner {
                 let Some(one) = one.get_ref().as_table() else { continue };
                 check.name(section, alias.get_ref(), known, one)?;
@@ -88,6 +92,19 @@ impl Check<'_> {
             line,
             section: section.to_owned(),
             name,
+        })
+    }
+
+    /// Refuses an entry for the queen's own machine, of which nobody would take notice.
+    fn no_own_machine(&self, hives: &DeTable<'_>) -> Result<(), ConfigError> {
+        let own = HiveAlias::localhost();
+        let is_own = |name: &str| name == own.as_str();
+        let Some(key) = hives.keys().find(|key| is_own(key.get_ref())) else { return Ok(()) };
+        Err(ConfigError::Value {
+            file: self.file.to_owned(),
+            line: line_of(self.text, key.span().start),
+            key: format!("hives.{own}"),
+            message: "that is the queen's own machine, which has no entry".to_owned(),
         })
     }
 

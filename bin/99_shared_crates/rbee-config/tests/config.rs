@@ -21,6 +21,7 @@ fn every_setting_can_be_written_in_the_file() {
         request_timeout_s = 1
         keep_jobs = 1
         drain_s = 0
+        server_ca_file = "ca.pem"
         threads = 64
 
         [hive]
@@ -35,7 +36,7 @@ fn every_setting_can_be_written_in_the_file() {
 
         [worker]
         slots = 1
-        ctx_size = 128
+        ctx_size = 256
         heartbeat_interval_ms = 50
         threads = 1
         arguments = ["--lora", "my adapter.gguf"]
@@ -53,6 +54,7 @@ fn every_setting_can_be_written_in_the_file() {
     assert_eq!(config.hive.memory, Some(8 << 30));
     assert_eq!((config.worker.threads, config.queen.threads), (Some(1), Some(64)));
     assert_eq!(config.worker.arguments, ["--lora", "my adapter.gguf"]);
+    assert_eq!(config.queen.server_ca_file.as_deref(), Some(Path::new("ca.pem")));
     let ports: Vec<u16> = config.hives.values().map(|hive| hive.port).collect();
     assert_eq!(ports, [9000, 1]);
     assert_eq!(config.hive.bind.to_string(), "[::1]:0");
@@ -96,9 +98,9 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
              from 1 to 256",
         ),
         (
-            "[worker]\nctx_size = -1\n",
-            "rbee.toml:2: `worker.ctx_size`: invalid value: integer `-1`, expected a whole number \
-             from 128 to 16777216",
+            "[worker]\nctx_size = 255\n",
+            "rbee.toml:2: `worker.ctx_size`: invalid value: integer `255`, expected a whole number \
+             from 256 to 16777216",
         ),
         (
             "[worker]\narguments = [\"\"]\n",
@@ -134,6 +136,27 @@ fn what_is_wrong_in_the_file_is_told_with_its_place() {
             "[hive]\nqueen_url = \"queen:8500\"\n",
             "rbee.toml:2: `hive.queen_url`: invalid value: string \"queen:8500\", expected a base \
              URL such as \"http://queen.home.arpa:8500\"",
+        ),
+        (
+            "[hive]\nhf_endpoint = \"hf.co\"\n",
+            "rbee.toml:2: `hive.hf_endpoint`: invalid value: string \"hf.co\", expected a base URL such as \
+             \"https://huggingface.co\"",
+        ),
+        (
+            "[queen]\nserver_ca_file = 3\n",
+            "rbee.toml:2: `queen.server_ca_file`: invalid type: integer `3`, expected the path of a PEM file",
+        ),
+        (
+            "[models.smol]\nmin = -1\n",
+            "rbee.toml:2: `models.smol.min`: invalid value: integer `-1`, expected a whole number from 0 to 64",
+        ),
+        (
+            "[models.smol]\npin = 1\n",
+            "rbee.toml:2: `models.smol.pin`: invalid type: integer `1`, expected true or false",
+        ),
+        (
+            "[hives.localhost]\nhost = \"x\"\n",
+            "rbee.toml:1: `hives.localhost`: that is the queen's own machine, which has no entry",
         ),
         (
             "[hives.gpu-1]\nhost = \"-oProxyCommand=x\"\n",
@@ -239,7 +262,18 @@ fn what_is_wrong_in_a_variable_is_told_with_its_name() {
             "the environment variable RBEE_QUEN__BIND is no setting; did you mean \
              `RBEE_QUEEN__BIND`?",
         ),
-        ("RBEE_HIVES__X", "x", "the environment variable RBEE_HIVES__X is no setting"),
+        (
+            "RBEE_HIVES__X",
+            "x",
+            "the environment variable RBEE_HIVES__X is no setting: hives are set in config.toml only, in \
+             [hives.NAME]",
+        ),
+        (
+            "RBEE_MODELS__LLAMA__MIN",
+            "1",
+            "the environment variable RBEE_MODELS__LLAMA__MIN is no setting: models are set in \
+             config.toml only, in [models.NAME]",
+        ),
         (
             "RBEE_WORKER__SLOTS",
             "many",
@@ -287,6 +321,16 @@ fn a_file_is_read_from_its_place_and_need_not_be_there() {
     std::fs::write(&paths.config_file, b"[worker]\nslots = \"\xFF\"\n").unwrap();
     let error = Config::load(&paths).unwrap_err().to_string();
     assert!(error.contains("config.toml"), "{error}");
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("named.toml");
+    let error = Config::load_named(&file).unwrap_err().to_string();
+    assert_eq!(error, format!("cannot read {}, named by --config", file.display()));
+    std::fs::write(&file, "[worker]\nslots = 9\n").unwrap();
+    assert_eq!(Config::load_named(&file).unwrap().worker.slots, 9);
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl ModelKind {
     pub fn refusal(self, model: &ModelAlias) -> String {
         match self {
             Self::Generative => format!(
-                "{model} makes text, not vectors: send texts to an embedding model; a worker that is started with --pooling makes vectors with any model"
+                "{model} makes text, not vectors: send texts to an embedding model; with worker.arguments = [\"--pooling\", \"mean\"] in config.toml, the workers of a hive make vectors with any model"
             ),
             Self::Embedding => format!(
                 "{model} makes vectors, not text: it serves embeddings and reranking; send chats and completions to a model that makes text"

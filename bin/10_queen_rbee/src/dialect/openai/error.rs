@@ -126,8 +126,13 @@ pub fn unknown_model<'a>(
 /// 404: an endpoint that is not served.
 #[must_use]
 pub fn unserved(path: &str) -> ApiError {
+    let instead = match path.split('/').nth(2) {
+        Some("responses" | "assistants" | "threads") => "use /v1/chat/completions",
+        Some("batches") => "send the requests one by one with the header `x-rbee-priority: batch`",
+        _ => "rbee does not serve it",
+    };
     ApiError::not_found("unknown_route", format!("there is no route {}", shown(path)))
-        .hint("use /v1/chat/completions; docs/openai-api.md lists what of OpenAI's API is served")
+        .hint(format!("{instead}; docs/openai-api.md lists what of OpenAI's API is served"))
 }
 
 /// The name that is most like another one, if it is like it at all.
