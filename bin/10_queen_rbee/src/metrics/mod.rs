@@ -240,6 +240,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_so_many_models_have_figures_of_their_own_and_those_keep_them() {
+        let metrics = Metrics::default();
+        let named = |number: usize| metrics.model(&format!("m-{number}").parse().unwrap());
+        let own: Vec<_> = (0..MAX_MODELS).map(named).collect();
+        let is_other = |figures: &Arc<ModelMetrics>| Arc::ptr_eq(figures, &metrics.other());
+        assert!(!own.iter().any(is_other));
+        for number in [MAX_MODELS, MAX_MODELS + 1, 10_000] {
+            assert!(is_other(&named(number)), "{number}");
+        }
+        let is_kept = |(number, figures): (usize, _)| Arc::ptr_eq(&named(number), figures);
+        assert!(own.iter().enumerate().all(is_kept));
+        let labels = metrics.shared.models.read().unwrap_or_else(PoisonError::into_inner).len();
+        assert_eq!(labels, MAX_MODELS);
+    }
+
+    #[test]
     fn the_time_per_token_is_that_of_one_text_however_many_are_made_side_by_side() {
         for (tokens, choices, seconds, expected) in [
             (0, 0, 1, None),
