@@ -47,7 +47,7 @@ pub(crate) async fn measure(rounds: usize) -> Result<String> {
     let head =
         ["hive", "whole job, median ms", "whole job, p99 ms", "the operation alone, median ms"];
     let rows = vec![row("direct call (local-hive)", 0), row("over HTTP", 1)];
-    let title = "A hive operation (WorkerList); aims: direct 0.1 ms, over HTTP 2 ms";
+    let title = "A hive operation (WorkerList); aims: direct 0.1 ms, over HTTP 1 ms";
     Ok(table(title, &head, rows))
 }
 

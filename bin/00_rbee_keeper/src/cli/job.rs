@@ -18,7 +18,7 @@ pub(crate) enum JobCommand {
     Show {
         #[command(flatten)]
         job: JobArg,
-        /// What was decided for an inference, and why
+        /// What was decided for an inference, and why; JOB may be the id of a request over HTTP, too
         #[arg(long)]
         why: bool,
     },

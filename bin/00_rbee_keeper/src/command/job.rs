@@ -1,8 +1,8 @@
 //! `job …`
 
 use rbee_operations::{JobEvent, JobList, JobSummary, MAX_LISTED_JOBS};
-use serde_json::json;
-use worker_contract::JobId;
+use serde_json::{Value, json};
+use worker_contract::{JobId, RequestId};
 
 use super::{read, request};
 use crate::cli::JobCommand;
@@ -22,14 +22,13 @@ pub(super) async fn job(session: &Session, command: JobCommand) -> Result<(), Fa
     let output = session.output;
     match command {
         JobCommand::List { limit, all } => list(output, &queen, limit.into(), all).await,
-        JobCommand::Show { job, why } => {
-            let job = find(&queen, &job.job).await?;
-            let summary = queen.jobs.get(&job).await.map_err(|e| queen.failure(e))?;
-            if why {
-                return show_why(output, &queen, &summary).await;
-            }
-            tell(output, &summary, detail::job).await
+        JobCommand::Show { job, why: false } => {
+            tell(output, &get(&queen, &job.job).await?, detail::job).await
         }
+        JobCommand::Show { job, why: true } => match get(&queen, &job.job).await {
+            Ok(summary) => show_why(output, &queen, &summary).await,
+            Err(no_job) => show_request(output, &queen, &job.job, no_job).await,
+        },
         JobCommand::Follow(job) => {
             let job = find(&queen, &job.job).await?;
             follow(output, &queen, &job).await
@@ -50,6 +49,25 @@ async fn show_why(output: Output, queen: &Queen, summary: &JobSummary) -> Result
     }
     let job = detail::job(summary);
     output.text(format!("{job}\n{}", decision::list(&read::<Vec<_>>(&decisions)?))).await
+}
+
+/// Shows what was decided for a request that is no job: one that came over HTTP. Where there is nothing, either, there
+/// is no such job.
+async fn show_request(
+    output: Output,
+    queen: &Queen,
+    id: &str,
+    no_job: Failure,
+) -> Result<(), Failure> {
+    let Ok(request) = id.parse::<RequestId>() else { return Err(no_job) };
+    let decisions = match request::decisions(queen, request.as_str()).await {
+        Ok(Value::Array(decisions)) if !decisions.is_empty() => Value::Array(decisions),
+        _ => return Err(no_job),
+    };
+    if output.is_json() {
+        return output.document(&json!({ "job": null, "decisions": decisions })).await;
+    }
+    output.text(decision::list(&read::<Vec<_>>(&decisions)?)).await
 }
 
 async fn list(
@@ -149,7 +167,13 @@ impl Listener for Events {
     }
 }
 
-/// The job whose id begins like this.
+/// The job whose id begins like this, as it is now.
+async fn get(queen: &Queen, beginning: &str) -> Result<JobSummary, Failure> {
+    let job = find(queen, beginning).await?;
+    queen.jobs.get(&job).await.map_err(|e| queen.failure(e))
+}
+
+/// The id of the job whose id begins like this.
 async fn find(queen: &Queen, beginning: &str) -> Result<JobId, Failure> {
     if beginning.len() >= UUID {
         return beginning.parse().map_err(|error| Failure::usage(format!("{error}")));

@@ -135,6 +135,22 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_has_not_reported_is_a_row_without_figures() {
+        let status = json!({
+            "hives": [{ "hive_id": "localhost", "liveness": "alive", "version": "0.1.0" }],
+            "workers": [{
+                "worker_id": "w-1", "hive_id": "localhost", "device": "CPU-0", "state": "ready",
+                "model": { "name": "m", "context_length": 0 }, "slots": { "total": 0, "busy": 0 },
+            }],
+        });
+        let status: view::Status = read(&status).unwrap();
+        let shown = screen(&status, 0, Style::default());
+        let row: Vec<_> = shown.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(row[..7], ["w-1", "localhost", "m", "CPU-0", "ready", "-", "0"], "{shown}");
+        assert!(!shown.contains("no workers"), "{shown}");
+    }
+
+    #[test]
     fn a_server_without_a_model_is_shown_whether_or_not_there_is_a_hive() {
         let hive = json!({ "hive_id": "localhost", "liveness": "alive", "version": "0.1.0" });
         for hives in [json!([]), json!([hive])] {

@@ -215,6 +215,11 @@ pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
     );
     for worker in workers {
         let silent = worker.liveness.as_deref().filter(|l| !matches!(*l, "alive" | "live" | "ok"));
+        let slots = match worker.slots.total {
+            // It has not reported yet.
+            0 => "-".to_owned(),
+            total => format!("{}/{total}", worker.slots.busy),
+        };
         let kv = match worker.kv_cache.capacity_tokens {
             0 => "-".to_owned(),
             capacity => {
@@ -230,7 +235,7 @@ pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
                 None => plain(worker.device),
             },
             state(silent.unwrap_or(&worker.state), worker.reason.as_deref().unwrap_or("")),
-            plain(format!("{}/{}", worker.slots.busy, worker.slots.total)),
+            plain(slots),
             plain(worker.queued),
             plain(kv),
             plain(format!("{:.1}", worker.tokens_per_second)),

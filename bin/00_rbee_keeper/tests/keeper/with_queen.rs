@@ -197,6 +197,25 @@ async fn why_a_request_went_where_it_did_is_told_in_the_order_of_the_decisions()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_request_that_is_no_job_its_decisions_are_shown_and_where_there_are_none_there_is_no_job()
+ {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    // The second is as long as the ids of jobs are, the third is none of theirs.
+    for id in ["r-1", "6f1c2a8e-0000-4000-8000-000000000001", "r".repeat(40).as_str()] {
+        let why = run(&home, &queen, &format!("request why {id}")).await.expect(0).stdout;
+        let shown = run(&home, &queen, &format!("job show {id} --why")).await.expect(0).stdout;
+        assert_eq!(shown, why, "{id}");
+        let json = format!("job show {id} --why --json");
+        let json = run(&home, &queen, &json).await.expect(0).json();
+        assert_eq!((&json["job"], &json["decisions"][0]["request_id"]), (&Value::Null, &id.into()));
+        let plain = run(&home, &queen, &format!("job show {id}")).await;
+        assert_ne!(plain.code, 0, "{plain:?}");
+    }
+    let unknown = run(&home, &queen, "job show unknown --why").await.expect(1);
+    assert!(unknown.stderr.contains("there is no job \"unknown\""), "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_script_of_rules_is_tried_and_what_it_says_is_shown() {
     let (home, queen) = (Home::new(), TestQueen::start());
     let file = home.path().join("rules.rhai");

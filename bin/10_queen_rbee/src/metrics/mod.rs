@@ -7,6 +7,7 @@
 mod sample;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -51,6 +52,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct ModelMetrics {
     requests: [AtomicU64; OUTCOMES.len()],
+    open_answers: AtomicU64,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     tokens: AtomicU64,
@@ -60,6 +62,10 @@ pub struct ModelMetrics {
     time_per_token: Histogram,
     queue_wait: Histogram,
 }
+
+/// The figures of the model of a request that has had a place: it is one of its open answers until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Answering(Arc<ModelMetrics>);
 
 /// Something that is counted for as long as it exists.
 #[derive(Debug)]
@@ -169,6 +175,7 @@ impl Default for ModelMetrics {
     fn default() -> Self {
         Self {
             requests: Default::default(),
+            open_answers: AtomicU64::new(0),
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
@@ -181,6 +188,28 @@ impl Default for ModelMetrics {
             // 0.1 ms to 419 s
             queue_wait: Histogram::new(exponential_buckets(0.0001, 4.0, 12)),
         }
+    }
+}
+
+impl Answering {
+    /// A request has its first place.
+    pub(crate) fn begin(figures: Arc<ModelMetrics>) -> Self {
+        figures.open_answers.fetch_add(1, Relaxed);
+        Self(figures)
+    }
+}
+
+impl Deref for Answering {
+    type Target = ModelMetrics;
+
+    fn deref(&self) -> &ModelMetrics {
+        &self.0
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.open_answers.fetch_sub(1, Relaxed);
     }
 }
 
@@ -209,6 +238,22 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_so_many_models_have_figures_of_their_own_and_those_keep_them() {
+        let metrics = Metrics::default();
+        let named = |number: usize| metrics.model(&format!("m-{number}").parse().unwrap());
+        let own: Vec<_> = (0..MAX_MODELS).map(named).collect();
+        let is_other = |figures: &Arc<ModelMetrics>| Arc::ptr_eq(figures, &metrics.other());
+        assert!(!own.iter().any(is_other));
+        for number in [MAX_MODELS, MAX_MODELS + 1, 10_000] {
+            assert!(is_other(&named(number)), "{number}");
+        }
+        let is_kept = |(number, figures): (usize, _)| Arc::ptr_eq(&named(number), figures);
+        assert!(own.iter().enumerate().all(is_kept));
+        let labels = metrics.shared.models.read().unwrap_or_else(PoisonError::into_inner).len();
+        assert_eq!(labels, MAX_MODELS);
+    }
 
     #[test]
     fn the_time_per_token_is_that_of_one_text_however_many_are_made_side_by_side() {

@@ -204,6 +204,11 @@ impl Collector for Sample {
             let gauge = ConstGauge::new(whole(value));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let answers = self.models.iter().map(|(model, figures)| {
+            ([("model", model.as_str())], figures.open_answers.load(Relaxed))
+        });
+        let help = "Requests that have had a place at a worker and have not ended";
+        gauges(encoder, "open_answers", help, answers)?;
         let waiting = self.waiting.iter().map(|(m, count)| ([("model", m.as_str())], *count));
         gauges(encoder, "waiting", "Requests that wait for a worker", waiting)?;
         let hives = ["alive", "suspect", "gone"].into_iter().zip(self.hives);

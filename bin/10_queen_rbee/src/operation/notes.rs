@@ -99,6 +99,10 @@ fn is_unlike(wanted: &ModelPolicy, worker: &WorkerReport, trained: Option<u32>) 
     let is_other = |wanted: u32, started: Option<u32>, comes_of_it: u32, has: u32| {
         started != Some(wanted) && comes_of_it != has
     };
+    if said.slots.total == 0 {
+        // It has not said yet how large it is.
+        return false;
+    }
     let slots = wanted.slots.unwrap_or(said.slots.total);
     let most = trained.map_or(u32::MAX, |trained| trained.saturating_mul(slots));
     let (has_slots, has_tokens) = (said.slots.total, said.kv_cache.capacity_tokens);

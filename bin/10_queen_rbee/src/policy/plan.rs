@@ -313,32 +313,149 @@ mod tests {
         assert_eq!(world.pass(10), [stop("w-2", 120)], "nobody waits any more");
     }
 
+    #[test]
+    fn a_crowd_gets_workers_and_the_quiet_after_it_leaves_those_that_the_policy_keeps() {
+        for (because, policy, left) in [
+            ("nobody wants one", policy(), 0),
+            ("the last one may stay", Policy { idle_ttl_s: None, ..policy() }, 1),
+            ("it is pinned", Policy { pin: true, ..policy() }, 1),
+            ("two are the least", Policy { min: 2, ..policy() }, 2),
+            ("all are wanted", Policy { min: 4, ..policy() }, 4),
+        ] {
+            let mut village = Village::new(policy, 20);
+            village.spend(12, 300);
+            assert_eq!((village.hands.len(), village.stops), (4, 0), "{because}");
+            village.spend(0, 1_500);
+            assert_eq!((village.hands.len(), village.stops), (left, 4 - left), "{because}");
+        }
+    }
+
     proptest! {
-        /// Any load: workers take some requests off the queue each second, and idle ones age.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Loads that stay for a while, and what comes of them in a [`Village`], which holds its workers to their
+        /// bounds and their pace: one that stays for good brings no change any more after some minutes.
         #[test]
-        fn the_number_of_workers_stays_within_its_bounds_and_changes_seldom(
-            load in prop::collection::vec(0_usize..12, 30..400),
-            min in 0_u32..3, more in 0_u32..3,
+        fn workers_come_and_go_seldom_within_their_bounds_and_come_to_rest(
+            phases in prop::collection::vec((0_usize..16, 10_u32..300), 1..6),
+            (min, more, pin) in (0_u32..3, 0_u32..3, any::<bool>()),
+            idle_ttl_s in prop::sample::select(vec![None, Some(60), Some(900)]),
+            loading in 1_u32..60,
         ) {
-            let policy = Policy { min, max: (min + more).max(1), ..policy() };
-            let (least, most) = (min as usize, policy.max as usize);
-            let mut world = World::new(policy);
-            let (mut count, mut changes, mut idle) = (least, 0, 0_u64);
-            for arriving in &load {
-                let waiting = arriving.saturating_sub(count * 3);
-                idle = if *arriving == 0 { idle + 1 } else { 0 };
-                world.set(count, waiting);
-                world.idle(Duration::from_secs(idle));
-                for action in world.pass(1) {
-                    changes += 1;
-                    match action {
-                        Action::Start { .. } => count += 1,
-                        Action::Stop { .. } => count -= 1,
-                    }
-                }
-                prop_assert!((least..=most.max(least)).contains(&count), "{count} workers");
+            let policy = Policy { min, max: (min + more).max(1), pin, idle_ttl_s, ..policy() };
+            let mut village = Village::new(policy, loading);
+            for (load, seconds) in &phases {
+                village.spend(*load, *seconds);
             }
-            prop_assert!(changes <= load.len() / 10 + 1, "{changes} changes in {} s", load.len());
+            let (last, _) = phases.last().copied().unwrap();
+            village.spend(last, 1_200);
+            let changes = village.starts + village.stops;
+            village.spend(last, 300);
+            prop_assert_eq!(village.starts + village.stops, changes, "{} a second", last);
+        }
+    }
+
+    /// A model whose workers take requests off a queue; what they do not take stays in it.
+    struct Village {
+        world: World,
+        hands: Vec<Hand>,
+        waiting: usize,
+        /// How long a worker loads, in seconds.
+        loading: u32,
+        second: u32,
+        last_start: Option<u32>,
+        last_change: Option<u32>,
+        starts: usize,
+        stops: usize,
+    }
+
+    /// A worker, in seconds.
+    struct Hand {
+        id: usize,
+        loads_for: u32,
+        idle: u32,
+    }
+
+    impl Village {
+        /// The most requests that wait; others are refused.
+        const QUEUE: usize = 64;
+        /// How many requests a worker takes in a second.
+        const RATE: usize = 3;
+
+        fn new(policy: Policy, loading: u32) -> Self {
+            Self {
+                world: World::new(policy),
+                hands: Vec::new(),
+                waiting: 0,
+                loading,
+                second: 0,
+                last_start: None,
+                last_change: None,
+                starts: 0,
+                stops: 0,
+            }
+        }
+
+        /// So many requests come in each of some seconds.
+        fn spend(&mut self, load: usize, seconds: u32) {
+            for _ in 0..seconds {
+                self.second += 1;
+                self.work(load);
+                let replica = |hand: &Hand| Replica {
+                    id: format!("w-{}", hand.id).parse().unwrap(),
+                    is_coming: hand.loads_for > 0,
+                    idle: (hand.idle > 0).then(|| SECOND * hand.idle),
+                };
+                self.world.view.workers = self.hands.iter().map(replica).collect();
+                self.world.view.waiting = self.waiting;
+                for action in self.world.pass(1) {
+                    self.follow(&action);
+                }
+            }
+        }
+
+        /// The first ones take what they can, so that the others are idle where there is not enough for all.
+        fn work(&mut self, load: usize) {
+            self.waiting = (self.waiting + load).min(Self::QUEUE);
+            for hand in &mut self.hands {
+                hand.idle += 1;
+                hand.loads_for = hand.loads_for.saturating_sub(1);
+                // One that is ready gets what waits at once.
+                if hand.loads_for > 0 {
+                    continue;
+                }
+                let taken = self.waiting.min(Self::RATE);
+                self.waiting -= taken;
+                if taken > 0 {
+                    hand.idle = 0;
+                }
+            }
+        }
+
+        fn follow(&mut self, action: &Action) {
+            let since =
+                |at: Option<u32>| at.map_or(Duration::MAX, |at| SECOND * (self.second - at));
+            let (since_start, since_change) = (since(self.last_start), since(self.last_change));
+            assert!(since_change >= SETTLE, "{action:?} {since_change:?} after the last change");
+            let policy = &self.world.view.policy;
+            let (kept, most) = (policy.kept() as usize, policy.max as usize);
+            let least_idle =
+                policy.idle_ttl_s.map_or(EXTRA_IDLE, Duration::from_secs).min(EXTRA_IDLE);
+            self.last_change = Some(self.second);
+            match action {
+                Action::Start { .. } => {
+                    self.last_start = Some(self.second);
+                    self.hands.push(Hand { id: self.starts, loads_for: self.loading, idle: 0 });
+                    self.starts += 1;
+                }
+                Action::Stop { worker, .. } => {
+                    assert!(since_start >= least_idle, "{since_start:?} after a start");
+                    self.hands.retain(|hand| format!("w-{}", hand.id) != worker.as_str());
+                    self.stops += 1;
+                    assert!(self.hands.len() >= kept, "{} workers", self.hands.len());
+                }
+            }
+            assert!(self.hands.len() <= most, "{} workers", self.hands.len());
         }
     }
 

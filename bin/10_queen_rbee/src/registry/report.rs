@@ -6,11 +6,11 @@ use std::time::Instant;
 use serde::Serialize;
 use worker_contract::{
     HiveAlias, HiveHeartbeat, KvCacheUse, ModelAlias, ModelInUse, ModelKind, Slots,
-    WorkerHeartbeat, WorkerId, WorkerState,
+    WorkerHeartbeat, WorkerId,
 };
 
 use super::worker::Worker;
-use super::{Due, Liveness, Registry, ServerFacts, Size};
+use super::{Due, Liveness, Registry, ServerFacts, Size, State};
 use crate::attached::Engine;
 
 /// A worker, as it is shown.
@@ -24,9 +24,9 @@ pub struct WorkerReport {
     pub size: Option<Size>,
     /// Requests that this queen sent it and that have not ended.
     pub in_flight: u32,
-    /// How long ago it reported, in milliseconds.
+    /// How long ago it reported, in milliseconds; until it has, how long ago its hive told of it.
     pub last_seen_ms: u64,
-    /// Whether it reports on time.
+    /// Whether it reports on time; until it has, whether its hive does.
     pub liveness: Liveness,
     /// The server of somebody else that it is a model of; its device is not known then.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,14 +79,13 @@ impl HiveReport {
 }
 
 impl Registry {
-    /// All workers that have reported themselves and are not gone, and those that their hives gave up.
+    /// All workers that have reported themselves, or that their hives list, and that are not gone.
     #[must_use]
     pub fn workers(&self, now: Instant) -> Vec<WorkerReport> {
         let (state, due) = (self.state(), Due::at(now, self.shared.interval));
         let reports = state.workers.iter().filter_map(|(id, worker)| {
             let Some(said) = worker.said.as_ref() else {
-                let hive = state.hives.liveness(&worker.hive_id, now);
-                return given_up(id, worker, hive);
+                return state.as_listed(id, worker, now);
             };
             let liveness = worker.liveness(due, || Liveness::Gone);
             (liveness != Liveness::Gone).then(|| WorkerReport {
@@ -175,40 +174,42 @@ impl Registry {
     }
 }
 
-/// A worker that its hive has given up, and that says nothing any longer.
-fn given_up(id: &WorkerId, worker: &Worker, liveness: Liveness) -> Option<WorkerReport> {
-    let state = worker.state();
-    if liveness == Liveness::Gone || !matches!(state, WorkerState::Failed { .. }) {
-        return None;
+impl State {
+    /// A worker that says nothing, as its hive lists it: after a start of the queen one takes requests before its
+    /// own first report, and one that was given up sends none.
+    fn as_listed(&self, id: &WorkerId, worker: &Worker, now: Instant) -> Option<WorkerReport> {
+        worker.listed.as_ref()?;
+        let hive = self.hives.get(&worker.hive_id)?;
+        let liveness = hive.liveness(now);
+        let model = ModelInUse {
+            name: worker.model.clone(),
+            digest: None,
+            context_length: 0,
+            kind: ModelKind::Generative,
+        };
+        let said = WorkerHeartbeat {
+            worker_id: id.clone(),
+            hive_id: worker.hive_id.clone(),
+            address: worker.target.address.url(),
+            model,
+            device: worker.device,
+            state: worker.state(),
+            slots: Slots::default(),
+            queued: 0,
+            kv_cache: KvCacheUse::default(),
+            tokens_per_second: 0.0,
+            engine_build: String::new(),
+            pid: worker.process.as_ref().map_or(0, |process| process.pid),
+        };
+        (liveness != Liveness::Gone).then(|| WorkerReport {
+            said,
+            size: worker.size,
+            in_flight: worker.in_flight,
+            last_seen_ms: millis_since(hive.at, now),
+            liveness,
+            server: None,
+        })
     }
-    let model = ModelInUse {
-        name: worker.model.clone(),
-        digest: None,
-        context_length: 0,
-        kind: ModelKind::Generative,
-    };
-    let said = WorkerHeartbeat {
-        worker_id: id.clone(),
-        hive_id: worker.hive_id.clone(),
-        address: worker.target.address.url(),
-        model,
-        device: worker.device,
-        state,
-        slots: Slots::default(),
-        queued: 0,
-        kv_cache: KvCacheUse::default(),
-        tokens_per_second: 0.0,
-        engine_build: String::new(),
-        pid: worker.process.as_ref().map_or(0, |process| process.pid),
-    };
-    Some(WorkerReport {
-        said,
-        size: worker.size,
-        in_flight: 0,
-        last_seen_ms: 0,
-        liveness,
-        server: None,
-    })
 }
 
 fn millis_since(at: Instant, now: Instant) -> u64 {

@@ -1,11 +1,9 @@
 //! What is counted of a request, and logged when it is over: who, what, how; never the text.
 
-use std::sync::Arc;
-
 use tokio::time::Instant;
 use worker_contract::{Usage, WorkerId};
 
-use crate::metrics::{ModelMetrics, Open};
+use crate::metrics::{Answering, Open};
 
 /// What has become of a request so far.
 #[derive(Debug)]
@@ -22,7 +20,7 @@ pub(super) struct Record {
     /// It is not counted: what is asked for in its place is.
     pub(super) is_replaced: bool,
     /// The figures of its model, once it has had a place.
-    pub(super) figures: Option<Arc<ModelMetrics>>,
+    pub(super) figures: Option<Answering>,
     /// When its first part came.
     first_at: Option<Instant>,
     _open: Open,
@@ -93,6 +91,8 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::metrics::Metrics;
 
@@ -128,7 +128,7 @@ mod tests {
             let metrics = Metrics::default();
             let figures = metrics.model(&"m".parse().unwrap());
             let mut record = Record::begin(metrics.open_request());
-            record.figures = Some(Arc::clone(&figures));
+            record.figures = Some(Answering::begin(Arc::clone(&figures)));
             for step in steps {
                 match step {
                     Sought(has_begun) => record.tries_again(*has_begun),

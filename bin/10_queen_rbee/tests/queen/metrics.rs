@@ -47,6 +47,8 @@ async fn requests_times_tokens_and_decisions_are_counted_by_model_and_worker() {
         "rbee_queen_evictions_total 0",
         "rbee_queen_open_requests 0",
         "rbee_queen_open_streams 0",
+        "rbee_queen_open_answers{model=\"m\"} 0",
+        "rbee_queen_open_answers{model=\"(other)\"} 0",
         "rbee_queen_workers{state=\"ready\"} 2",
         "rbee_queen_workers{state=\"failed\"} 0",
         "rbee_queen_hives{state=\"alive\"} 1",
@@ -115,6 +117,8 @@ async fn what_is_open_and_what_waits_is_told_while_it_is() {
         let text = metrics(&queen).await;
         assert!(text.contains("rbee_queen_open_streams 2\n"), "{text}");
         assert!(text.contains("rbee_queen_open_requests 3\n"), "{text}");
+        let answers = "rbee_queen_open_answers{model=\"m\"} 2\n";
+        assert!(text.contains(answers), "the one that waits is none: {text}");
         streams.clear();
     };
     let (reply, ()) = tokio::join!(waiting, look);
@@ -122,6 +126,7 @@ async fn what_is_open_and_what_waits_is_told_while_it_is() {
     crate::support::until("nothing is open", async || {
         let text = metrics(&queen).await;
         text.contains("rbee_queen_open_streams 0\n")
+            && text.contains("rbee_queen_open_answers{model=\"m\"} 0\n")
             && text.contains("rbee_queen_open_requests 0\n")
     })
     .await;

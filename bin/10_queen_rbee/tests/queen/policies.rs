@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rbee_operations::ModelPolicy;
 use serde_json::{Value, json};
-use worker_contract::{DeviceKind, HiveHeartbeat};
+use worker_contract::{DeviceKind, HiveHeartbeat, SupervisedState};
 
 use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, until};
 
@@ -221,6 +221,18 @@ async fn what_a_policy_does_not_change_of_workers_that_run_is_told() {
         assert_eq!(set.get("notes").is_some(), !notes.is_empty(), "{policy}: {told}");
         assert!(notes.iter().all(|note| told.contains(note)), "{policy}: {told}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_has_not_said_how_large_it_is_is_not_said_to_be_of_another_size() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let worker = WorkerDouble::start("w-1", []);
+    let workers = vec![worker.listed(SupervisedState::Ready)];
+    queen.hive_beat(&HiveHeartbeat { workers, ..hive.beat() }).await;
+    assert_eq!(queen.status().await["workers"][0]["state"], "ready");
+    let policy = json!({"slots": 2, "ctx_size": 512});
+    let set = job(&queen, json!({"ModelPolicySet": {"model": "m", "policy": policy}})).await;
+    assert_eq!(set.get("notes"), None, "{set}");
 }
 
 #[tokio::test]

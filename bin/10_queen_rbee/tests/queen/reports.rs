@@ -92,6 +92,37 @@ async fn of_two_workers_with_one_id_and_one_pid_the_one_that_its_hive_lists_keep
 }
 
 #[tokio::test]
+async fn a_worker_that_has_not_reported_is_shown_as_its_hive_lists_it() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let worker = WorkerDouble::start("w-1", []);
+    let list = async |workers| queen.hive_beat(&HiveHeartbeat { workers, ..hive.beat() }).await;
+    for (state, name, more) in [
+        (SupervisedState::Starting { progress: 0.5 }, "loading", ("progress", json!(0.5))),
+        (SupervisedState::Ready, "ready", ("liveness", json!("alive"))),
+        (SupervisedState::Stopping, "draining", ("queued", json!(0))),
+        (SupervisedState::Failed { reason: "no".into() }, "failed", ("reason", json!("no"))),
+    ] {
+        list(vec![worker.listed(state)]).await;
+        let status = queen.status().await;
+        let shown = &status["workers"][0];
+        assert_eq!((&shown["worker_id"], &shown["state"]), (&json!("w-1"), &json!(name)));
+        assert_eq!((&shown["slots"]["total"], &shown[more.0]), (&json!(0), &more.1), "{shown}");
+        assert_eq!(shown["address"], json!(worker.url));
+        if name == "ready" {
+            let answer = queen.ask("/v1/chat/completions", &chat()).await;
+            assert_eq!(answer.header("x-rbee-worker"), "w-1", "it takes requests");
+        }
+    }
+    list(Vec::new()).await;
+    assert_eq!(queen.status().await["workers"], json!([]));
+    queen.worker_beat(&worker.beat()).await;
+    list(vec![worker.listed(SupervisedState::Ready)]).await;
+    let status = queen.status().await;
+    assert_eq!(status["workers"].as_array().unwrap().len(), 1);
+    assert_eq!(status["workers"][0]["slots"]["total"], 4, "what it says itself counts");
+}
+
+#[tokio::test]
 async fn a_number_that_is_none_is_refused_by_the_name_of_its_field() {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     let worker = WorkerDouble::start("w-1", []);

@@ -38,11 +38,14 @@ async fn no_stream_breaks_while_workers_are_killed_and_every_text_is_exact() {
         undisturbed.push(answer(&api, &greedy(prompt)).await.text);
     }
     let seconds = std::env::var("RBEE_TEST_SECONDS").ok().and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let seconds: u64 = seconds.unwrap_or(SECONDS);
+    let end = Instant::now() + Duration::from_secs(seconds);
     let clients = (0..CLIENTS).map(|number| client(&api, number, &undisturbed, end));
     let (answers, kills) = tokio::join!(futures::future::join_all(clients), killer(&cluster, end));
     let answers: usize = answers.into_iter().sum();
-    assert!(kills >= 3, "{kills} kills");
+    // Fewer than there are pauses: a worker that has failed often waits longer until it starts again.
+    let wanted = usize::try_from(seconds / 10).unwrap().max(3);
+    assert!(kills >= wanted, "{kills} kills in {seconds} s, not {wanted}");
     assert!(answers >= CLIENTS, "{answers} answers");
     let failovers = failovers(&cluster);
     assert!(failovers >= kills / 2, "{failovers} answers went on elsewhere, {kills} kills");

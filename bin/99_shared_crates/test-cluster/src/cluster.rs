@@ -207,7 +207,10 @@ impl Cluster {
         let run = self.api()?.run_job(&Operation::WorkerSpawn(spawn)).await?;
         let worker: SupervisedWorker = run.result()?;
         self.wait_for_worker(&format!("worker {} to be ready", worker.worker_id), |listed| {
-            listed["worker_id"] == worker.worker_id.as_str() && listed["state"] == "ready"
+            // It has none until it reports itself: before, its hive speaks for it.
+            let has_slots = listed["slots"]["total"].as_u64() > Some(0);
+            let is_it = listed["worker_id"] == worker.worker_id.as_str();
+            is_it && has_slots && listed["state"] == "ready"
         })
         .await?;
         Ok(worker)

@@ -32,6 +32,7 @@ use crate::clock;
 use crate::decisions::{Decided, Kind};
 use crate::dialect::openai::Aside;
 use crate::dispatch::{NoPlace, Wanted};
+use crate::metrics::Answering;
 use crate::prompt::PromptChain;
 use crate::registry::{Answered, Place, PromptTime, Times};
 use crate::scheduler::Ways;
@@ -282,7 +283,7 @@ impl Answer {
         if is_first {
             let figures = self.relay.metrics().model(&self.model);
             figures.placed(self.record.began.elapsed());
-            self.record.figures = Some(figures);
+            self.record.figures = Some(Answering::begin(figures));
         }
         let most = place.target.server.as_ref().and_then(|server| server.most_answers);
         self.progress.take_at_most(most);
