@@ -1,10 +1,12 @@
 //! Workers that fail.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::support::{Queen, Reply, Script, WorkerDouble, chat, until};
 
