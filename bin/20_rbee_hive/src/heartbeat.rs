@@ -1,17 +1,23 @@
 //! Telling the queen about this machine: at each change, and at least every two seconds.
 //!
+//! Where nobody listens it is tried again sooner, so that a queen that is started again soon knows whom she has.
 //! Changes that come faster than the queen takes them are told as one; nothing queues up.
 
 use std::time::Duration;
 
 use access_tokens::Secret;
+use backon::{BackoffBuilder, ConstantBuilder};
 use reqwest::StatusCode;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{ApiErrorBody, HiveHeartbeat};
 
 /// How often a hive tells of itself.
-const PACE: Pace = Pace { interval: Duration::from_secs(2), pause: Duration::from_millis(50) };
+const PACE: Pace = Pace {
+    interval: Duration::from_secs(2),
+    pause: Duration::from_millis(50),
+    again: Duration::from_millis(250),
+};
 /// How long the queen may take to accept one.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much of an answer that is no success is read, in bytes.
@@ -51,6 +57,19 @@ struct Pace {
     interval: Duration,
     /// The shortest pause after a change, so that a loading worker does not fill the line.
     pause: Duration,
+    /// After how long a queen whom nobody is in place of is looked for again, at least; twice that at most.
+    again: Duration,
+}
+
+impl Pace {
+    /// The longest silence after a heartbeat. Hives that lose their queen together do not all come back at once.
+    fn silence(self, is_there: bool) -> Duration {
+        if is_there {
+            return self.interval;
+        }
+        let pauses = ConstantBuilder::new().with_delay(self.again).with_jitter();
+        pauses.build().next().unwrap_or(self.again).min(self.interval)
+    }
 }
 
 async fn beat_at(
@@ -67,10 +86,10 @@ async fn beat_at(
     };
     while !stop.is_cancelled() {
         changes.mark_unchanged();
-        tokio::select! {
-            () = line.send(&look) => {}
+        let is_there = tokio::select! {
+            is_there = line.send(&look) => is_there,
             () = stop.cancelled() => break,
-        }
+        };
         let pause = async {
             tokio::time::sleep(pace.pause).await;
             // The sender lives as long as the hive; without it the interval alone counts.
@@ -79,7 +98,7 @@ async fn beat_at(
             }
         };
         tokio::select! {
-            _ = tokio::time::timeout(pace.interval, pause) => {}
+            _ = tokio::time::timeout(pace.silence(is_there), pause) => {}
             () = stop.cancelled() => {}
         }
     }
@@ -92,13 +111,15 @@ enum Line {
 }
 
 impl Line {
-    async fn send(&mut self, look: &impl Fn() -> HiveHeartbeat) {
+    /// Whether somebody is there, who may have refused it.
+    async fn send(&mut self, look: &impl Fn() -> HiveHeartbeat) -> bool {
         match self {
             // Looked at when there is room, so that it is not old when it arrives.
             Self::Channel(channel) => {
                 if let Ok(room) = channel.reserve().await {
                     room.send(look());
                 }
+                true
             }
             Self::Http(line) => line.send(&look()).await,
         }
@@ -123,9 +144,12 @@ impl HttpLine {
         }
     }
 
-    async fn send(&mut self, heartbeat: &HiveHeartbeat) {
+    /// Whether somebody is there: who refuses it, or is slow, is not helped by more of them.
+    async fn send(&mut self, heartbeat: &HiveHeartbeat) -> bool {
         let request = self.client.post(&self.url).bearer_auth(self.token.expose()).json(heartbeat);
-        let sent = match request.send().await {
+        let answer = request.send().await;
+        let is_there = answer.as_ref().err().is_none_or(reqwest::Error::is_timeout);
+        let sent = match answer {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(refusal(answer, heartbeat).await),
             Err(error) => Err(innermost(&error)),
@@ -137,6 +161,7 @@ impl HttpLine {
             Some(Ok(())) => tracing::info!(url = %self.url, "the queen takes heartbeats"),
             None => {}
         }
+        is_there
     }
 }
 
@@ -203,6 +228,9 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Instant;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::changes::Changes;
 
@@ -258,7 +286,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_hive_beats_at_its_interval_and_many_changes_are_told_as_one() {
-        let pace = Pace { interval: Duration::from_secs(1), pause: Duration::from_millis(20) };
+        let pace =
+            Pace { interval: Duration::from_secs(1), pause: Duration::from_millis(20), ..PACE };
         let (sender, mut receiver) = mpsc::channel(1);
         let sink = HeartbeatSink::Channel(sender);
         let (changes, stop) = (Changes::default(), CancellationToken::new());
@@ -286,6 +315,61 @@ mod tests {
         };
         tokio::join!(beats, test);
         assert_eq!(looks.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn a_queen_that_is_away_is_looked_for_sooner_than_one_that_is_there_is_told() {
+        for (interval, is_there, least, most) in [
+            (2_000, true, 2_000, 2_000),
+            (2_000, false, 250, 500),
+            // No later than the next heartbeat.
+            (200, false, 200, 200),
+        ] {
+            let pace = Pace { interval: Duration::from_millis(interval), ..PACE };
+            for _ in 0..100 {
+                let silence = pace.silence(is_there).as_millis();
+                assert!((least..=most).contains(&silence), "{interval} {is_there}: {silence} ms");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queen_who_refuses_is_there_and_one_who_has_ended_is_looked_for_before_the_next_beat()
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let queen_url = format!("http://{}", listener.local_addr().unwrap());
+        let token = || Secret::from("x".repeat(32));
+        let refuse = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let answer =
+                b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            assert_ne!(connection.read(&mut [0; 4096]).await.unwrap(), 0);
+            connection.write_all(answer).await.unwrap();
+            connection
+        };
+        let (mut line, beat) = (HttpLine::new(&queen_url, token()), heartbeat());
+        let (is_there, connection) = tokio::join!(line.send(&beat), refuse);
+        assert!(is_there);
+        drop((listener, connection));
+        assert!(!line.send(&heartbeat()).await);
+
+        let pace = Pace { interval: Duration::from_secs(3600), ..PACE };
+        let (sender, mut looks) = mpsc::channel(8);
+        let look = || {
+            let _ = sender.try_send(());
+            heartbeat()
+        };
+        let (changes, stop) = (Changes::default(), CancellationToken::new());
+        let sink = HeartbeatSink::Http { queen_url, token: token() };
+        let beats = beat_at(pace, sink, look, changes.subscribe(), stop.clone());
+        let test = async {
+            for attempt in 0..3 {
+                let tried = tokio::time::timeout(Duration::from_secs(30), looks.recv()).await;
+                assert_eq!(tried, Ok(Some(())), "attempt {attempt}");
+            }
+            stop.cancel();
+        };
+        tokio::join!(beats, test);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The worker's reports to the queen: at each change of state and at an interval.
 //!
-//! A queen that does not answer is told of again at the next beat; nothing else in the worker
-//! depends on her.
+//! A queen that does not answer is told of again at the next beat, and sooner where nobody listens: one that is
+//! being started again soon knows whom she has. Nothing else in the worker depends on her.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub struct HeartbeatSettings {
 
 /// How long a report may take.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// After how long a queen whom nobody is in place of is looked for again, at least; twice that at most.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Reports until `stop`, and once more then, so that the queen learns of the end.
 pub async fn run(worker: Arc<Worker>, settings: HeartbeatSettings, stop: CancellationToken) {
@@ -52,8 +54,12 @@ pub async fn run(worker: Arc<Worker>, settings: HeartbeatSettings, stop: Cancell
         if is_last {
             return;
         }
+        let is_away = outcome.is_err_and(|error| is_away(&error));
+        let again = tokio::time::sleep(again_after());
+        tokio::pin!(again);
         tokio::select! {
             _ = ticks.tick() => {}
+            () = &mut again, if is_away => {}
             changed = state.changed() => {
                 if changed.is_err() {
                     return;
@@ -62,6 +68,7 @@ pub async fn run(worker: Arc<Worker>, settings: HeartbeatSettings, stop: Cancell
                 while matches!(&*state.borrow_and_update(), worker_contract::WorkerState::Loading { .. }) {
                     tokio::select! {
                         _ = ticks.tick() => break,
+                        () = &mut again, if is_away => break,
                         _ = state.changed() => {}
                         () = stop.cancelled() => break,
                     }
@@ -70,6 +77,17 @@ pub async fn run(worker: Arc<Worker>, settings: HeartbeatSettings, stop: Cancell
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// Whether nobody listens where the queen should be. One that refuses a report, or that is slow, is there: what comes
+/// more often would not help her.
+fn is_away(error: &reqwest::Error) -> bool {
+    !error.is_status() && !error.is_timeout()
+}
+
+/// Each process has a pause of its own, so that not all workers of a machine come at once.
+fn again_after() -> Duration {
+    AGAIN + AGAIN * (std::process::id() % 256) / 256
 }
 
 /// Tokens per second between two looks.

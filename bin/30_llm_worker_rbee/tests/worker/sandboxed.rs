@@ -91,6 +91,26 @@ fn heartbeats_of_a_sandboxed_worker_reach_a_queen_by_name_and_by_address() {
     }
 }
 
+#[test]
+fn a_queen_that_comes_after_a_worker_hears_of_it_long_before_its_next_report_is_due() {
+    let place = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let args = ["--queen", &format!("http://{place}"), "--heartbeat-interval-ms", "600000"];
+    let worker = WorkerProcess::ready(&args);
+    let queen = TcpListener::bind(place).unwrap();
+    let (beats_in, beats) = mpsc::sync_channel(1000);
+    std::thread::spawn(move || {
+        while let Ok((connection, _)) = queen.accept() {
+            let Some(beat) = read_beat(connection) else { continue };
+            if beats_in.send(beat).is_err() {
+                return;
+            }
+        }
+    });
+    let beat = beats.recv_timeout(PATIENCE).expect("no beat came");
+    assert_eq!(beat["state"], "ready");
+    drop(worker);
+}
+
 /// Reads one request and answers it; its body.
 fn read_beat(connection: TcpStream) -> Option<Value> {
     connection.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
