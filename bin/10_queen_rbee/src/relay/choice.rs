@@ -11,6 +11,8 @@ pub(super) struct Choice {
     text: String,
     /// Whether more than text was passed on: reasoning or calls.
     has_more: bool,
+    /// Whether it may be a message of its own, beside the one that it was to continue.
+    stands_apart: bool,
     /// Whether a part was passed on whose tokens are not known, or not as those of this answer.
     lacks_tokens: bool,
     /// Tokens that stand for nothing yet.
@@ -89,9 +91,14 @@ impl Choice {
         self.passed_on
     }
 
-    /// The text that was passed on, if it is all that was.
+    /// The text that was passed on, if it is all that was and stands where it was asked for.
     pub(super) fn text(&self) -> Option<&str> {
-        (!self.has_more).then_some(&self.text)
+        (!self.has_more && !self.stands_apart).then_some(&self.text)
+    }
+
+    /// What was passed on may be a message of its own.
+    pub(super) fn stand_apart(&mut self) {
+        self.stands_apart = true;
     }
 
     /// Whether the tokens that were passed on are all of it.
