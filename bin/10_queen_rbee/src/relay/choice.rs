@@ -56,6 +56,9 @@ impl Choice {
         }
         if !self.pending.is_empty() {
             put_before(&mut delta.tokens, &mut self.pending);
+        }
+        // A server tells them without tokens.
+        if !self.pending_logprobs.is_empty() {
             put_before(&mut delta.logprobs, &mut self.pending_logprobs);
         }
         self.given.extend_from_slice(&delta.tokens);
@@ -173,6 +176,23 @@ mod tests {
         choice.forget_pending();
         assert_eq!(choice.take(part("x", 5), true).unwrap().unwrap().tokens, [5]);
         assert_eq!(choice.given(), [1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn log_probabilities_of_what_says_nothing_yet_come_with_what_does_where_no_tokens_are_told() {
+        let untold = |text, token| Delta { tokens: Vec::new(), ..part(text, token) };
+        let mut choice = Choice::default();
+        for token in [1, 2] {
+            assert_eq!(choice.take(untold("", token), false), Ok(None));
+        }
+        let given = choice.take(untold("🐝", 3), false).unwrap().unwrap();
+        let of: Vec<_> = given.logprobs.iter().map(|entry| entry.chosen.token).collect();
+        assert_eq!((of, given.tokens.len()), (vec![1, 2, 3], 0));
+        let next = choice.take(untold("!", 4), false).unwrap().unwrap();
+        assert_eq!(next.logprobs.len(), 1, "they come once");
+        assert_eq!(choice.take(untold("", 5), false), Ok(None));
+        choice.forget_pending();
+        assert_eq!(choice.take(untold("?", 6), false).unwrap().unwrap().logprobs.len(), 1);
     }
 
     #[test]
