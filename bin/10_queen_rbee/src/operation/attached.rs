@@ -250,6 +250,11 @@ impl From<ServerError> for JobError {
                 "start it, and look whether the queen's machine reaches its GET /v1/models"
                     .to_owned(),
             ),
+            ServerError::Wrong { .. } => (
+                "server_unusable",
+                "look at what its GET /v1/models answers; the base URL is what stands before /v1/models"
+                    .to_owned(),
+            ),
             ServerError::OwnLimit { .. } => (
                 "too_many_connections",
                 "raise the queen's limit of open files: ulimit -n, or LimitNOFILE of her unit"
