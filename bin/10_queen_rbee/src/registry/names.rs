@@ -11,7 +11,7 @@ use crate::policy::Policies;
 use crate::scheduler::Readiness;
 
 /// What Ollama puts behind a name that has no tag.
-pub(super) const LATEST: &str = ":latest";
+pub(crate) const LATEST: &str = ":latest";
 
 impl State {
     /// Whether some hive's catalog has the model.

@@ -315,6 +315,10 @@ async fn a_name_without_a_tag_is_that_of_the_latest_where_no_model_has_it_itself
         let path = format!("/v1/models/{}", asked.replace('/', "%2F"));
         assert_eq!(Reply::read(queen.get(&path)).await.status, 200, "{asked}");
     }
+    let named = WorkerAttach { models: vec!["tiny".into()], ..attach(&server.url) };
+    let told = succeeds(&queen, named).await.message;
+    assert!(told.contains("tiny:latest"), "so it is where it is attached: {told}");
+    succeeds(&queen, attach(&server.url)).await;
     ask("tin").await.error(404, "model_not_found");
     ask("tiny:small").await.error(404, "model_not_found");
     server.serve(&["tiny", "tiny:latest"]);
