@@ -125,6 +125,13 @@ impl Registry {
         alive.any(|hive| hive.beat.catalog.iter().any(|entry| entry.alias == *model))
     }
 
+    /// Whether a worker gets no requests by its model's name, since a hive has a model of that name.
+    #[must_use]
+    pub fn is_passed_over(&self, worker: &WorkerId) -> bool {
+        let state = self.state();
+        state.workers.get(worker).is_some_and(|worker| !state.answers_to_its_name(worker))
+    }
+
     /// The model that is meant by a name: the one that has it, else the one that has it with `:latest`
     /// behind it.
     #[must_use]
