@@ -238,7 +238,11 @@ pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
             plain(slots),
             plain(worker.queued),
             plain(kv),
-            plain(format!("{:.1}", worker.tokens_per_second)),
+            // A server of somebody else tells no speed.
+            plain(match worker.server {
+                Some(_) => "-".to_owned(),
+                None => format!("{:.1}", worker.tokens_per_second),
+            }),
         ]);
     }
     table.text()

@@ -5,7 +5,7 @@ use worker_contract::{InferenceRequest, Task};
 
 use super::Engine;
 use crate::registry::Server;
-use crate::relay::Prefill;
+use crate::relay::{Prefill, continues_last};
 
 /// The object of a request's body.
 type Body = Map<String, Value>;
@@ -140,6 +140,9 @@ impl Original {
         if server.engine.knows_only_max_tokens() {
             limit(&mut body);
         }
+        if continues_last(request) {
+            continue_last(&mut body, server.engine);
+        }
         if let Some(prefill) = prefill {
             go_on(&mut body, server.engine, request, prefill);
         }
@@ -169,6 +172,15 @@ fn limit(body: &mut Body) {
     }
 }
 
+/// Has the server give what follows the last message, and that alone: else llama-server tells the beginning
+/// again, and vLLM begins a second message. A client that says otherwise has no message continued.
+fn continue_last(body: &mut Body, engine: Engine) {
+    if matches!(engine, Engine::Vllm | Engine::LlamaServer) {
+        body.insert("continue_final_message".into(), true.into());
+        body.insert("add_generation_prompt".into(), false.into());
+    }
+}
+
 /// Has the server go on after the text that the client has.
 fn go_on(body: &mut Body, engine: Engine, request: &InferenceRequest, prefill: &Prefill) {
     for name in ["max_tokens", "max_completion_tokens"] {
@@ -191,11 +203,7 @@ fn go_on(body: &mut Body, engine: Engine, request: &InferenceRequest, prefill: &
                 }
                 _ => messages.push(json!({"role": "assistant", "content": text})),
             }
-            // Without these llama-server tells the beginning again, and vLLM begins a second message.
-            if matches!(engine, Engine::Vllm | Engine::LlamaServer) {
-                body.insert("continue_final_message".into(), true.into());
-                body.insert("add_generation_prompt".into(), false.into());
-            }
+            continue_last(body, engine);
         }
         _ => match body.get_mut("prompt") {
             Some(Value::String(prompt)) => prompt.push_str(text),
@@ -263,6 +271,35 @@ mod tests {
             let original = Original::new(Endpoint::Completion, sent);
             let body = original.body_for(&server(Engine::Unknown), &request, Some(&prefill));
             assert!(body["prompt"].to_string().contains(r#""OnceHello""#), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn who_can_is_told_to_continue_a_last_message_of_the_assistant_unless_the_client_says_otherwise()
+     {
+        const NAMES: [&str; 2] = ["continue_final_message", "add_generation_prompt"];
+        let (told, untold) = ([Some(true), Some(false)], [None, None]);
+        for (engine, role, said, expected) in [
+            (Engine::LlamaServer, "assistant", json!({}), told),
+            (Engine::Vllm, "assistant", json!({}), told),
+            (Engine::Vllm, "assistant", json!({NAMES[0]: true}), told),
+            (Engine::Vllm, "assistant", json!({NAMES[0]: null, NAMES[1]: false}), told),
+            (Engine::Vllm, "assistant", json!({NAMES[0]: false}), [Some(false), None]),
+            (Engine::LlamaServer, "assistant", json!({NAMES[1]: true}), [None, Some(true)]),
+            (Engine::LlamaServer, "user", json!({}), untold),
+            (Engine::Rbee, "assistant", json!({}), untold),
+            (Engine::Ollama, "assistant", json!({}), untold),
+            (Engine::LmStudio, "assistant", json!({}), untold),
+            (Engine::Unknown, "assistant", json!({}), untold),
+        ] {
+            let last = json!({"role": role, "content": "My favourite colour is"});
+            let mut sent = said.clone();
+            sent["model"] = "here".into();
+            sent["messages"] = json!([{"role": "user", "content": "Hi"}, last]);
+            let body = chat(&sent, engine, None);
+            let found = NAMES.map(|name| body.get(name).and_then(Value::as_bool));
+            assert_eq!(found, expected, "{engine:?}, {role}: {said}");
+            assert_eq!(body["messages"][1], last, "{engine:?}");
         }
     }
 

@@ -6,7 +6,7 @@ use worker_contract::HiveAlias;
 
 use super::Engine;
 use super::listing::{Listed, Listing, Told};
-use super::names::{is_called, name_models};
+use super::names::{is_called, meant, name_models};
 use super::store::Found;
 use crate::registry::{FailureKind, Served, ServerFailure};
 
@@ -226,7 +226,8 @@ impl Health {
 pub(super) fn chosen(server: &HiveAlias, wanted: &[String], listed: &[Listed]) -> Vec<Served> {
     let mut models = name_models(server, listed);
     if !wanted.is_empty() {
-        models.retain(|model| wanted.iter().any(|name| is_called(model, name)));
+        let meant: Vec<_> = wanted.iter().map(|name| meant(&models, name)).collect();
+        models.retain(|model| meant.iter().any(|name| is_called(model, name)));
     }
     models
 }
@@ -285,6 +286,18 @@ mod tests {
         assert_eq!(names(&health), ["b", "c"]);
         let health = after(&["org/b", "org-c"], vec![list(&["a", "org/b", "org/c"])]);
         assert_eq!(names(&health), ["org/b", "org/c"], "by either name");
+        let tagged = || list(&["a:latest", "a:small", "b", "b:latest", "org/c:latest"]);
+        for (wanted, expected) in [
+            (&["a"][..], &["a:latest"][..]),
+            (&["a:latest"], &["a:latest"]),
+            (&["a:small"], &["a:small"]),
+            (&["b"], &["b"]),
+            (&["org-c"], &["org/c:latest"]),
+            (&["org/c", "b"], &["b", "org/c:latest"]),
+            (&["c"], &[]),
+        ] {
+            assert_eq!(names(&after(wanted, vec![tagged()])), expected, "{wanted:?}");
+        }
     }
 
     #[test]

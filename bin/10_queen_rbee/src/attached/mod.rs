@@ -141,9 +141,17 @@ pub enum ServerError {
     /// There are too many.
     #[error("{MAX_SERVERS} servers are attached already, as many as can be")]
     TooMany,
-    /// It does not answer as it should.
+    /// It does not answer, or not yet.
     #[error("the server at {url} cannot be used: {reason}")]
     Unusable {
+        /// Where it is.
+        url: ServerUrl,
+        /// What it does.
+        reason: String,
+    },
+    /// It answers, and not as it should.
+    #[error("the server at {url} cannot be used: {reason}")]
+    Wrong {
         /// Where it is.
         url: ServerUrl,
         /// What it does.
@@ -304,7 +312,8 @@ impl Servers {
             Probe::Locked(reason) => return Err(ServerError::Locked { url, reason }),
             Probe::Untrusted(reason) => return Err(ServerError::Untrusted { url, reason }),
             Probe::NoTrust(reason) => return Err(ServerError::NoTrust { url, reason }),
-            Probe::Unreachable(reason) | Probe::Shut(reason) | Probe::Wrong(reason) => {
+            Probe::Wrong(reason) => return Err(ServerError::Wrong { url, reason }),
+            Probe::Unreachable(reason) | Probe::Shut(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }
         };

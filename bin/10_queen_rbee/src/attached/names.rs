@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use worker_contract::{HiveAlias, ModelAlias, WorkerId};
 
 use super::listing::Listed;
-use crate::registry::Served;
+use crate::registry::{LATEST, Served};
 
 /// The longest name of a model.
 const MAX_ALIAS: usize = 96;
@@ -69,6 +69,16 @@ pub(super) fn set_apart<'a>(models: &mut [Served], others: impl Iterator<Item = 
         if let Ok(alias) = with_digest(model.alias.as_str(), MAX_ALIAS, &model.name).parse() {
             model.alias = alias;
         }
+    }
+}
+
+/// The name of the model that is meant by a name that somebody wrote: it with `:latest` behind it, where no
+/// model is called just so.
+pub(super) fn meant<'a>(models: &[Served], name: &'a str) -> Cow<'a, str> {
+    if models.iter().any(|model| is_called(model, name)) {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(format!("{name}{LATEST}"))
     }
 }
 

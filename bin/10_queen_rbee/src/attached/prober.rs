@@ -57,21 +57,47 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
         Ok(Ok(probe)) => probe,
         Ok(Err(broken)) if broken.is_own_limit() => Probe::OwnLimit(broken.to_string()),
         Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
-        Ok(Err(broken @ Broken::Malformed(_))) => {
-            Probe::Wrong(format!("what it speaks is no HTTP: {}", with_causes(&broken)))
+        Ok(Err(broken)) => of_broken(&broken, sight.url),
+    }
+}
+
+/// What a connection that broke, or could not be made, tells of a server.
+fn of_broken(broken: &Broken, url: &ServerUrl) -> Probe {
+    let other = or_other_scheme(url);
+    match broken {
+        Broken::Malformed(_) => {
+            Probe::Wrong(format!("what it speaks is no HTTP: {}{other}", with_causes(broken)))
         }
-        Ok(Err(broken)) if broken.is_untrusted() => Probe::Untrusted(broken.to_string()),
-        Ok(Err(Broken::Connect(error))) => {
-            let is_shut = error.kind() == io::ErrorKind::ConnectionRefused;
-            let reason = format!("it cannot be reached: {}", with_causes(&error));
-            match (is_shut, lacks_trust(&error)) {
-                (true, _) => Probe::Shut(reason),
-                (false, true) => Probe::NoTrust(reason),
-                (false, false) => Probe::Unreachable(reason),
+        _ if broken.is_untrusted() => Probe::Untrusted(broken.to_string()),
+        _ if broken.is_no_tls() => {
+            Probe::Wrong(format!("it does not speak TLS: try {}", url.in_other_scheme()))
+        }
+        Broken::Connect(error) => {
+            let (kind, reason) = (error.kind(), with_causes(error));
+            let reason = format!("it cannot be reached: {reason}");
+            match kind {
+                io::ErrorKind::ConnectionRefused => Probe::Shut(reason),
+                // So ends who is there and understands nothing of TLS.
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+                    if url.address().is_secure =>
+                {
+                    Probe::Unreachable(format!("{reason}{other}"))
+                }
+                _ if lacks_trust(error) => Probe::NoTrust(reason),
+                _ => Probe::Unreachable(reason),
             }
         }
-        Ok(Err(broken)) => Probe::Unreachable(with_causes(&broken)),
+        Broken::Ended(_) if !url.address().is_secure => {
+            Probe::Unreachable(format!("{}{other}", with_causes(broken)))
+        }
+        _ => Probe::Unreachable(with_causes(broken)),
     }
+}
+
+/// What to try where the scheme of its URL may be the wrong one.
+fn or_other_scheme(url: &ServerUrl) -> String {
+    let speaks = if url.address().is_secure { "no TLS" } else { "TLS" };
+    format!("; if it speaks {speaks}: {}", url.in_other_scheme())
 }
 
 impl Sight<'_> {
@@ -155,14 +181,17 @@ async fn said(pool: &Pool, sight: Sight<'_>, path: &str) -> Option<(StatusCode, 
     timeout(SAYS_PATIENCE, asked).await.ok()?
 }
 
-/// The base URL of a server whose list is said to be at a place.
-fn base_of(location: &str, url: &ServerUrl) -> String {
+/// What a server is that sends whoever asks for its list to a place: that of a list tells its base URL.
+fn redirected(location: &str, url: &ServerUrl) -> Probe {
     let shown: String = without_user(location).chars().take(MAX_LOCATION).collect();
-    let shown = shown.strip_suffix("/v1/models").unwrap_or(&shown);
-    if shown.starts_with('/') {
-        format!("{}{shown}", url.address().url())
-    } else {
-        shown.to_owned()
+    let shown =
+        if shown.starts_with('/') { format!("{}{shown}", url.address().url()) } else { shown };
+    match shown.strip_suffix("/v1/models") {
+        Some(base) if base == url.to_string() => Probe::Wrong("it redirects to itself".to_owned()),
+        Some(base) => Probe::Moved(base.to_owned()),
+        None => Probe::Wrong(format!(
+            "it redirects to {shown}, which is no list of models: a login page?"
+        )),
     }
 }
 
@@ -189,8 +218,7 @@ async fn look(
         }
         Some(status) if matches!(status.as_u16(), 301 | 302 | 307 | 308) => {
             let to = exchange.head().and_then(|head| head.header("location"));
-            let to = to.map_or_else(|| "nowhere".to_owned(), |to| base_of(to, url));
-            return Ok(Probe::Moved(to));
+            return Ok(redirected(to.unwrap_or("nowhere"), url));
         }
         Some(status) => {
             let mut said = Vec::new();
@@ -202,7 +230,12 @@ async fn look(
                 return Ok(Probe::Loading);
             }
             let words = if message.is_empty() { message } else { format!(": {message}") };
-            return Ok(Probe::Wrong(format!("it answered GET {at} with HTTP {status}{words}")));
+            // So answers who speaks TLS, and is asked without.
+            let is_misread = status == StatusCode::BAD_REQUEST && !url.address().is_secure;
+            let other = if is_misread { or_other_scheme(url) } else { String::new() };
+            return Ok(Probe::Wrong(format!(
+                "it answered GET {at} with HTTP {status}{words}{other}"
+            )));
         }
         None => return Ok(Probe::Wrong(format!("it answered GET {at} with no status of HTTP"))),
     }

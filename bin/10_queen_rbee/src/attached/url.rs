@@ -51,6 +51,17 @@ impl ServerUrl {
         format!("{}{path}", self.path)
     }
 
+    /// The same with `http` for `https`, or the other way round.
+    #[must_use]
+    pub fn in_other_scheme(&self) -> String {
+        let shown = self.to_string();
+        match shown.split_once("://") {
+            Some(("https", rest)) => format!("http://{rest}"),
+            Some((_, rest)) => format!("https://{rest}"),
+            None => shown,
+        }
+    }
+
     /// The name of a server that was given none: its host's, if that can be a name.
     #[must_use]
     pub fn name(&self) -> Option<HiveAlias> {

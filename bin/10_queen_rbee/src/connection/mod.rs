@@ -113,9 +113,18 @@ pub(crate) enum Broken {
 impl Broken {
     /// Whether somebody is there whose certificate is not believed.
     pub(crate) fn is_untrusted(&self) -> bool {
-        let Self::Connect(error) = self else { return false };
-        let of_tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-        matches!(of_tls, Some(rustls::Error::InvalidCertificate(_)))
+        matches!(self.of_tls(), Some(rustls::Error::InvalidCertificate(_)))
+    }
+
+    /// Whether somebody is there who was to speak TLS, and speaks something else.
+    pub(crate) fn is_no_tls(&self) -> bool {
+        let no_tls = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        self.of_tls() == Some(&no_tls)
+    }
+
+    fn of_tls(&self) -> Option<&rustls::Error> {
+        let Self::Connect(error) = self else { return None };
+        error.get_ref().and_then(|error| error.downcast_ref())
     }
 
     /// Whether the request may have gone out before.

@@ -26,6 +26,8 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use worker_contract::{ModelAlias, RequestId, Sha256Digest, WorkerId};
 
+pub use self::log::WaitsTold;
+pub(crate) use self::log::is_told_at_once;
 pub use self::no_place::NoPlace;
 pub(crate) use self::no_place::for_clients;
 use self::starts::{Attempts, Closed, Starts};
@@ -80,6 +82,10 @@ pub struct Wanted {
     pub too_short: u32,
     /// Whether it has had a place before: then it has waited already and is next.
     pub had_a_place: bool,
+    /// How often it is recorded that it waits, over all its tries.
+    pub waits_told: WaitsTold,
+    /// How often servers have sent it back because they are full.
+    pub bounces: u8,
     /// When it is too late.
     pub deadline: Instant,
 }
@@ -142,8 +148,8 @@ struct Waiting {
     wanted: Wanted,
     /// Since when it waits.
     since: Instant,
-    /// What is recorded that it waits for, and how often that has changed.
-    told: Cell<(Wait, u8)>,
+    /// What it was last found to wait for.
+    told: Cell<Wait>,
     answer: oneshot::Sender<Result<Place, NoPlace>>,
 }
 
@@ -367,7 +373,7 @@ impl Dispatcher {
             had_a_place: wanted.had_a_place,
         };
         let mut queues = self.queues();
-        let (told, since) = (Cell::new((wait, 0)), clock::now());
+        let (told, since) = (Cell::new(wait), clock::now());
         let waiting = Waiting { wanted: wanted.clone(), since, told, answer };
         let entered = queues.admission.enter(&entrant, waiting);
         self.registry.set_waiting(queues.admission.len());
@@ -439,7 +445,7 @@ impl Turn<'_> {
     fn waited_for(&self) -> Option<String> {
         let queues = self.dispatcher.queues();
         let waiting = queues.admission.get(&self.ticket)?;
-        Some(waiting.told.get().0.to_string())
+        Some(waiting.told.get().to_string())
     }
 }
 

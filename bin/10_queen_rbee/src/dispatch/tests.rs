@@ -232,6 +232,32 @@ async fn what_a_request_waits_for_is_recorded_again_when_it_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_waits_again_and_again_is_recorded_no_more_often_than_one_that_waits_once() {
+    let stage = Stage::new();
+    stage.beat("w-1", 'a');
+    let place = async || stage.dispatcher.place(wanted(Some('a'))).await.unwrap();
+    let _running = [place().await, place().await];
+    let third = wanted(Some('a'));
+    for _ in 0..40 {
+        let waits = timeout(Duration::from_millis(10), stage.dispatcher.place(third.clone())).await;
+        assert!(waits.is_err(), "it waits");
+    }
+    assert_eq!(stage.waits(third.request_id).await, ["room"; 17]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_places_of_a_request_that_full_servers_send_back_are_recorded_the_first_times() {
+    let stage = Stage::new();
+    stage.beat("w-1", 'a');
+    for (bounces, is_told) in [(0, true), (2, true), (3, false), (u8::MAX, false)] {
+        let asks = Wanted { bounces, ..wanted(Some('a')) };
+        let id = asks.request_id.clone();
+        drop(stage.dispatcher.place(asks).await.unwrap());
+        assert_eq!(stage.waits(id).await.len(), usize::from(is_told), "{bounces} times");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_is_not_let_in_is_not_said_to_wait() {
     let stage = Stage::new();
     let patience = Duration::from_secs(1);
@@ -282,7 +308,7 @@ impl Stage {
         stage
     }
 
-    /// What is recorded that a request waits for, the first first.
+    /// What is recorded of a request, such as what it waits for, the first first.
     async fn waits(&self, id: RequestId) -> Vec<String> {
         let filter = Filter { request_id: Some(id), model: None, limit: 99 };
         let found = self.dispatcher.decisions().find(filter).await;
@@ -359,6 +385,8 @@ fn wanted(file: Option<char>) -> Wanted {
         ways: Ways::ALL,
         too_short: 0,
         had_a_place: false,
+        waits_told: WaitsTold::default(),
+        bounces: 0,
         deadline: clock::now() + Duration::from_secs(60),
     }
 }

@@ -16,6 +16,9 @@ use crate::remote_hive::with_causes;
 
 /// How many names of models a message tells.
 const SHOWN: usize = 10;
+/// What is said of a model of a server by whose name a hive has one, too.
+const PASSED_OVER: &str = "it gets no requests: a hive has a model of that name; `worker attach --model NAME` \
+                           lets it have its share";
 
 impl Operations {
     pub(super) async fn worker_attach(
@@ -173,7 +176,13 @@ impl Operations {
     pub(super) fn attached(&self, server: Option<&HiveAlias>) -> Vec<AttachedWorker> {
         let reports = self.registry.workers(Instant::now()).into_iter();
         let of_it = reports.filter(|r| server.is_none_or(|name| r.said.hive_id == *name));
-        of_it.filter_map(attached_worker).collect()
+        let mut workers: Vec<_> = of_it.filter_map(attached_worker).collect();
+        for worker in &mut workers {
+            if worker.reason.is_none() && self.registry.is_passed_over(&worker.worker_id) {
+                worker.reason = Some(PASSED_OVER.to_owned());
+            }
+        }
+        workers
     }
 }
 
@@ -255,6 +264,11 @@ impl From<ServerError> for JobError {
             ServerError::Unusable { .. } => (
                 "server_unusable",
                 "start it, and look whether the queen's machine reaches its GET /v1/models"
+                    .to_owned(),
+            ),
+            ServerError::Wrong { .. } => (
+                "server_unusable",
+                "look at what its GET /v1/models answers; the base URL is what stands before /v1/models"
                     .to_owned(),
             ),
             ServerError::OwnLimit { .. } => (

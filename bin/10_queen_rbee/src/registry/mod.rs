@@ -56,6 +56,7 @@ pub use self::fleet::ReplicaReport;
 pub use self::glance::{HiveGlance, WorkerGlance};
 use self::liveness::Due;
 pub use self::liveness::Liveness;
+pub(crate) use self::names::LATEST;
 pub(crate) use self::pace::usual_token_us;
 pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed, PromptTime};
 use self::places::Places;

@@ -11,7 +11,7 @@ use crate::policy::Policies;
 use crate::scheduler::Readiness;
 
 /// What Ollama puts behind a name that has no tag.
-pub(super) const LATEST: &str = ":latest";
+pub(crate) const LATEST: &str = ":latest";
 
 impl State {
     /// Whether some hive's catalog has the model.
@@ -123,6 +123,13 @@ impl Registry {
         let state = self.state();
         let mut alive = state.hives.iter().filter(|hive| hive.liveness(now) == Liveness::Alive);
         alive.any(|hive| hive.beat.catalog.iter().any(|entry| entry.alias == *model))
+    }
+
+    /// Whether a worker gets no requests by its model's name, since a hive has a model of that name.
+    #[must_use]
+    pub fn is_passed_over(&self, worker: &WorkerId) -> bool {
+        let state = self.state();
+        state.workers.get(worker).is_some_and(|worker| !state.answers_to_its_name(worker))
     }
 
     /// The model that is meant by a name: the one that has it, else the one that has it with `:latest`

@@ -11,6 +11,8 @@ pub(super) struct Choice {
     text: String,
     /// Whether more than text was passed on: reasoning or calls.
     has_more: bool,
+    /// Whether it may be a message of its own, beside the one that it was to continue.
+    stands_apart: bool,
     /// Whether a part was passed on whose tokens are not known, or not as those of this answer.
     lacks_tokens: bool,
     /// Tokens that stand for nothing yet.
@@ -54,6 +56,9 @@ impl Choice {
         }
         if !self.pending.is_empty() {
             put_before(&mut delta.tokens, &mut self.pending);
+        }
+        // A server tells them without tokens.
+        if !self.pending_logprobs.is_empty() {
             put_before(&mut delta.logprobs, &mut self.pending_logprobs);
         }
         self.given.extend_from_slice(&delta.tokens);
@@ -89,9 +94,14 @@ impl Choice {
         self.passed_on
     }
 
-    /// The text that was passed on, if it is all that was.
+    /// The text that was passed on, if it is all that was and stands where it was asked for.
     pub(super) fn text(&self) -> Option<&str> {
-        (!self.has_more).then_some(&self.text)
+        (!self.has_more && !self.stands_apart).then_some(&self.text)
+    }
+
+    /// What was passed on may be a message of its own.
+    pub(super) fn stand_apart(&mut self) {
+        self.stands_apart = true;
     }
 
     /// Whether the tokens that were passed on are all of it.
@@ -166,6 +176,23 @@ mod tests {
         choice.forget_pending();
         assert_eq!(choice.take(part("x", 5), true).unwrap().unwrap().tokens, [5]);
         assert_eq!(choice.given(), [1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn log_probabilities_of_what_says_nothing_yet_come_with_what_does_where_no_tokens_are_told() {
+        let untold = |text, token| Delta { tokens: Vec::new(), ..part(text, token) };
+        let mut choice = Choice::default();
+        for token in [1, 2] {
+            assert_eq!(choice.take(untold("", token), false), Ok(None));
+        }
+        let given = choice.take(untold("🐝", 3), false).unwrap().unwrap();
+        let of: Vec<_> = given.logprobs.iter().map(|entry| entry.chosen.token).collect();
+        assert_eq!((of, given.tokens.len()), (vec![1, 2, 3], 0));
+        let next = choice.take(untold("!", 4), false).unwrap().unwrap();
+        assert_eq!(next.logprobs.len(), 1, "they come once");
+        assert_eq!(choice.take(untold("", 5), false), Ok(None));
+        choice.forget_pending();
+        assert_eq!(choice.take(untold("?", 6), false).unwrap().unwrap().logprobs.len(), 1);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use worker_contract::WorkerId;
 use super::Failure;
 use super::answer::Answer;
 use super::reason::{Reason, status_and_code};
-use crate::decisions::{Decided, Kind};
+use crate::decisions::{Because, Decided, Kind};
+use crate::registry::Place;
 
 impl Answer {
     /// A worker works again that got nothing for a while.
@@ -39,6 +40,19 @@ impl Answer {
         let tokens = self.given();
         let why = format!("nobody can go on after its {tokens} tokens: it is begun anew");
         self.log(Decided::told(Kind::Retry, "begun_anew", why));
+    }
+
+    /// Another worker, or the same again, is sought because a server takes no more at present.
+    pub(super) fn log_busy(&self, server: &WorkerId, reason: &Reason) {
+        let reason = reason.recorded();
+        let why = format!("{server} takes no more at present: {reason}; a place is sought again");
+        self.log(Decided::told(Kind::Retry, "busy", why).worker(server));
+    }
+
+    /// A worker answers whose place was not recorded before.
+    pub(super) fn log_placed(&self, place: &Place) {
+        let why = Because::Why(place.why.clone());
+        self.log(Decided::new(Kind::Dispatch, why).worker(&place.worker_id));
     }
 
     /// A server has not what the request asks for.

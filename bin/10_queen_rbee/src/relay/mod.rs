@@ -39,6 +39,7 @@ pub use self::answer::Answer;
 pub(crate) use self::contexts::longer_context;
 pub use self::failure::Failure;
 pub use self::prefill::Prefill;
+pub(crate) use self::prefill::continues_last;
 use self::pulse::Pulses;
 use self::quarantine::Quarantine;
 pub use self::reason::Reason;

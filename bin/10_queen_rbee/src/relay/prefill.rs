@@ -34,6 +34,11 @@ pub(super) fn ways_to_begin(request: &InferenceRequest) -> Ways {
     if is_own || request.deterministic { Ways::TOKENS | Ways::OWN } else { Ways::ALL }
 }
 
+/// Whether the answer is to continue the last message.
+pub(crate) fn continues_last(request: &InferenceRequest) -> bool {
+    matches!(&request.task, Task::Chat(chat) if chat.continue_last)
+}
+
 fn continues_image(chat: &worker_contract::Chat) -> bool {
     chat.continue_last && chat.messages.last().is_some_and(|last| !last.images.is_empty())
 }

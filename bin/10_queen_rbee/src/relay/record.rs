@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 use worker_contract::{Usage, WorkerId};
 
+use crate::dispatch::WaitsTold;
 use crate::metrics::{Answering, Open};
 
 /// What has become of a request so far.
@@ -19,6 +20,8 @@ pub(super) struct Record {
     pub(super) outcome: &'static str,
     /// It is not counted: what is asked for in its place is.
     pub(super) is_replaced: bool,
+    /// How often it was recorded that it waits.
+    pub(super) waits_told: WaitsTold,
     /// The figures of its model, once it has had a place.
     pub(super) figures: Option<Answering>,
     /// When its first part came.
@@ -37,6 +40,7 @@ impl Record {
             again: None,
             outcome: "cancelled",
             is_replaced: false,
+            waits_told: WaitsTold::default(),
             figures: None,
             first_at: None,
             _open: open,

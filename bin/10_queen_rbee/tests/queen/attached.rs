@@ -258,7 +258,17 @@ async fn a_name_that_a_hives_catalog_has_is_the_hives_unless_the_servers_is_aske
     assert_eq!(alone.data.unwrap()["shared"], json!([]));
     assert_eq!(queen.ask(CHAT, &chat()).await.header("x-rbee-worker"), "nas-m");
 
+    let told = async || {
+        let list = Operation::WorkerList(HiveTarget { hive_id: "nas".parse().unwrap() });
+        let JobEnd::Succeeded(event) = run(&queen, list).await else { panic!("no list") };
+        let workers = event.data.unwrap()["attached"].clone();
+        [0, 1].map(|at| workers[at]["reason"].as_str().map(str::to_owned))
+    };
+    assert_eq!(told().await, [None, None]);
     queen.hive_beat(&hive.beat()).await;
+    let [passed_over, other] = told().await;
+    assert!(passed_over.unwrap().contains("a hive has a model of that name"), "it is told there");
+    assert_eq!(other, None);
     let shared = succeeds(&queen, attach(&server.url)).await;
     assert!(shared.message.contains("requests for m do not go to it"), "{shared:?}");
     assert_eq!(shared.data.unwrap()["shared"], json!(["m"]));
@@ -269,6 +279,7 @@ async fn a_name_that_a_hives_catalog_has_is_the_hives_unless_the_servers_is_aske
     let named = WorkerAttach { models: vec!["m".into()], ..attach(&server.url) };
     let shared = succeeds(&queen, named).await;
     assert!(shared.message.contains("requests for m go to it and to the hives"), "{shared:?}");
+    assert_eq!(told().await[0], None, "it has its share");
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.header("x-rbee-worker"), "nas-m", "it is the faster one: {reply:?}");
 }
@@ -315,6 +326,10 @@ async fn a_name_without_a_tag_is_that_of_the_latest_where_no_model_has_it_itself
         let path = format!("/v1/models/{}", asked.replace('/', "%2F"));
         assert_eq!(Reply::read(queen.get(&path)).await.status, 200, "{asked}");
     }
+    let named = WorkerAttach { models: vec!["tiny".into()], ..attach(&server.url) };
+    let told = succeeds(&queen, named).await.message;
+    assert!(told.contains("tiny:latest"), "so it is where it is attached: {told}");
+    succeeds(&queen, attach(&server.url)).await;
     ask("tin").await.error(404, "model_not_found");
     ask("tiny:small").await.error(404, "model_not_found");
     server.serve(&["tiny", "tiny:latest"]);
@@ -341,48 +356,6 @@ async fn of_a_server_with_very_many_models_the_rest_is_told_of_and_one_bad_entry
     let named = WorkerAttach { models: vec!["m299".into()], ..attach(&server.url) };
     assert_eq!(succeeds(&queen, named).await.data.unwrap()["left_out"], 0);
     assert_eq!(models(&queen).await, ["m299"]);
-}
-
-#[tokio::test]
-async fn what_cannot_be_attached_is_refused_with_its_reason() {
-    let queen = queen().await;
-    let server = ServerDouble::start("library", &["m"], []);
-    for (listing, mentions) in [
-        ((200, "<html>It works!</html>"), "no list of models"),
-        ((500, r#"{"error":"unexpected token '<'"}"#), "look whether the queen's machine reaches"),
-        ((301, "https://llm.example/openai/v1/models"), "--url https://llm.example/openai"),
-        ((307, "/login"), "/login"),
-        ((404, ""), "HTTP 404"),
-        ((200, "{"), "no list of models"),
-    ] {
-        server.list_as(Some(listing));
-        let operation = Operation::WorkerAttach(attach(&server.url));
-        let why = fails(&queen, operation, "server_unusable").await;
-        assert!(why.contains(mentions) && !why.contains("--secret-file"), "{why}");
-    }
-    server.list_as(None);
-    for (url, code, mentions) in [
-        ("http://127.0.0.1:1", "server_unusable", "refused"),
-        ("https://127.0.0.1:1", "server_unusable", "refused"),
-        ("nas:11434", "invalid_value", "http://HOST:PORT"),
-        ("http://u:p@nas:1", "invalid_value", "--secret-file"),
-    ] {
-        let why = fails(&queen, Operation::WorkerAttach(attach(url)), code).await;
-        assert!(why.contains(mentions), "{url}: {why}");
-    }
-    succeeds(&queen, attach(&server.url)).await;
-    let other = ServerDouble::start("library", &["m"], []);
-    let why = fails(&queen, Operation::WorkerAttach(attach(&other.url)), "name_taken").await;
-    assert!(why.contains("worker detach nas"), "{why}");
-    let twice = WorkerAttach { name: Some("other".parse().unwrap()), ..attach(&server.url) };
-    let why = fails(&queen, Operation::WorkerAttach(twice), "server_attached").await;
-    assert!(why.contains("attached already, as nas"), "{why}");
-    let worker = WorkerDouble::start("w-1", []);
-    queen.worker_beat(&worker.beat()).await;
-    let hive = crate::support::HiveDouble::start(false);
-    queen.hive_beat(&hive.beat()).await;
-    let named = WorkerAttach { name: Some("localhost".parse().unwrap()), ..attach(&other.url) };
-    fails(&queen, Operation::WorkerAttach(named), "name_taken").await;
 }
 
 #[tokio::test]

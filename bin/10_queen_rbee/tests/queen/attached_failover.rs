@@ -44,7 +44,7 @@ async fn knows_servers(queen: &Queen) {
 }
 
 /// A queen that gives up soon who is silent.
-async fn impatient(server: &ServerDouble) -> Queen {
+pub(crate) async fn impatient(server: &ServerDouble) -> Queen {
     let queen = Queen::configured(|config| {
         config.worker.heartbeat_interval_ms = 50;
         config.queen.stall_timeout_s = 1;

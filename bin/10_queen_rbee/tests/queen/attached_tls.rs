@@ -55,6 +55,21 @@ async fn a_certificate_of_an_unknown_authority_or_another_host_is_refused() {
 }
 
 #[tokio::test]
+async fn a_url_with_the_other_scheme_is_told_to_whoever_gave_the_wrong_one() {
+    let server = ServerDouble::start("vllm", &["m"], []);
+    let front = Front::of(&server, "localhost").await;
+    let queen = queen(Some(&front.authority)).await;
+    let secure = server.url.replace("http://", "https://");
+    let why = refused(&queen, attach(&secure)).await;
+    let tried = format!("it does not speak TLS: try {}", server.url);
+    assert!(why.contains(&tried) && !why.contains("start it"), "{why}");
+    let plain = front.url.replace("https://", "http://");
+    let why = refused(&queen, attach(&plain)).await;
+    assert!(why.contains(&format!("if it speaks TLS: {}", front.url)), "{why}");
+    assert!(server.paths().is_empty(), "nobody was asked anything");
+}
+
+#[tokio::test]
 async fn a_file_of_authorities_that_cannot_be_used_is_named() {
     let server = ServerDouble::start("vllm", &["m"], []);
     let front = Front::of(&server, "localhost").await;

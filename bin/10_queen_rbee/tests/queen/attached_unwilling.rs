@@ -174,6 +174,25 @@ async fn a_server_that_stays_full_until_the_deadline_is_told_as_the_reason() {
 }
 
 #[tokio::test]
+async fn that_a_full_server_sends_a_request_back_is_recorded_once_and_then_who_answers_it() {
+    let server = ServerDouble::start("library", &["m"], vec![Plays::Full(429, 1); 5]);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!((reply.status, server.requests().len()), (200, 6), "{reply:?}");
+    let recorded = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let all = recorded.as_array().unwrap();
+    let of = |kind: &str| all.iter().filter(|it| it["kind"] == kind).collect::<Vec<_>>();
+    let (retries, dispatches) = (of("retry"), of("dispatch"));
+    assert_eq!((retries.len(), &retries[0]["reason"]), (1, &json!("busy")), "{recorded}");
+    assert!(retries[0]["why"].as_str().unwrap().contains("nas-m takes no more"), "{recorded}");
+    assert!(retries[0]["why"].as_str().unwrap().contains("429"), "{recorded}");
+    assert!(!recorded.to_string().contains("quota"), "its words may repeat a prompt: {recorded}");
+    assert_eq!(dispatches.len(), 4, "the first three, and that which was answered: {recorded}");
+    assert_eq!(all[0]["kind"], "dispatch", "{recorded}");
+    assert!(of("wait").len() <= 17, "{recorded}");
+}
+
+#[tokio::test]
 async fn while_a_server_is_full_for_longer_than_a_request_may_take_others_are_refused_at_once() {
     for status in [429, 503] {
         let server = ServerDouble::start("library", &["m"], [Plays::Full(status, 3600)]);

@@ -5,10 +5,12 @@
 mod abilities;
 mod answers;
 mod attached;
+mod attached_continued;
 mod attached_failover;
 mod attached_kinds;
 mod attached_odd;
 mod attached_reach;
+mod attached_refused;
 mod attached_tls;
 mod attached_unwilling;
 mod beginning;

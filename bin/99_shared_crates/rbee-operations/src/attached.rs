@@ -82,7 +82,7 @@ pub struct AttachedWorker {
     pub slots: u32,
     /// `ready`, `draining` or `failed`.
     pub state: String,
-    /// Why it failed.
+    /// Why it failed, or gets no requests though it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

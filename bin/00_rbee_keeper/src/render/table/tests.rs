@@ -239,3 +239,21 @@ fn attached_servers_are_shown_with_the_names_that_they_use() {
     nas-org-m  org-m  nas (vllm)  failed (it cannot be reached)  4      http://nas:8000  org/m
     ");
 }
+
+#[test]
+fn the_speed_of_a_server_that_tells_none_is_not_said_to_be_nothing() {
+    let worker = |id: &str, hive: &str| {
+        json!({
+            "worker_id": id, "hive_id": hive, "device": "CPU-0", "state": "ready",
+            "model": { "name": "m", "context_length": 2048 }, "slots": { "total": 4, "busy": 1 },
+        })
+    };
+    let mut theirs = worker("nas-m", "nas");
+    theirs["server"] = json!({ "engine": "ollama" });
+    let list: Vec<view::Worker> = read(&json!([worker("w-1", "localhost"), theirs])).unwrap();
+    insta::assert_snapshot!(live_workers(&list, Style::default()), @r"
+    WORKER  HIVE       MODEL  DEVICE  STATE  SLOTS  QUEUE  KV  TOK/S
+    w-1     localhost  m      CPU-0   ready  1/4    0      -   0.0
+    nas-m   nas        m      ollama  ready  1/4    0      -   -
+    ");
+}

@@ -31,7 +31,7 @@ use crate::attached::{Original, Told};
 use crate::clock;
 use crate::decisions::{Decided, Kind};
 use crate::dialect::openai::Aside;
-use crate::dispatch::{NoPlace, Wanted};
+use crate::dispatch::{NoPlace, Wanted, is_told_at_once};
 use crate::metrics::Answering;
 use crate::prompt::PromptChain;
 use crate::registry::{Answered, Place, PromptTime, Times};
@@ -387,6 +387,8 @@ impl Answer {
             ways: self.ways(),
             too_short: self.contexts.too_short(),
             had_a_place: self.record.worker_id.is_some(),
+            waits_told: self.record.waits_told.clone(),
+            bounces: self.unwilling.bounces(),
             deadline: self.asking.deadline.into_std(),
         }
     }
@@ -471,6 +473,9 @@ impl Answer {
         if is_first {
             reading.first_at = Some(reading.heard_at);
             self.record.goes_on();
+            if !is_told_at_once(self.unwilling.bounces()) {
+                self.log_placed(place);
+            }
             self.contexts.gave(&place.worker_id, place.context_tokens);
             if self.relay.dispatcher.registry().worker_works(place) {
                 self.log_closed(&place.worker_id);

@@ -18,12 +18,21 @@ pub(super) struct Unwilling {
     by: Vec<WorkerId>,
     /// What the last one said, or one that was only busy for a moment.
     said: Option<Failure>,
+    /// Those of whom it is recorded that they were full.
+    full: Vec<WorkerId>,
+    /// How often one was.
+    bounces: u8,
 }
 
 impl Unwilling {
     /// Whom it is not worth asking again.
     pub(super) fn by(&self) -> &[WorkerId] {
         &self.by
+    }
+
+    /// How often one of them was full.
+    pub(super) fn bounces(&self) -> u8 {
+        self.bounces
     }
 
     /// What was said last, where that is why there is no place: that it lacks something costs no time.
@@ -136,13 +145,24 @@ impl Answer {
         self.unwilling.said = Some(busy.clone());
         // Where a hive has the model, a worker of rbee may run, or be started.
         if ends <= self.asking.deadline.into_std() || registry.is_in_catalog(&self.model) {
+            self.bounced(&worker_id, &reason);
             return Ok(());
         }
         self.unwilling.by.push(worker_id.clone());
         if !registry.has_other_workers(&self.model, &self.unwilling.by) {
             return Err(busy);
         }
+        self.bounced(&worker_id, &reason);
         self.tries.avoid(worker_id);
         Ok(())
+    }
+
+    /// A server that is full sent it back. That is recorded once of each, however often it does.
+    fn bounced(&mut self, worker_id: &WorkerId, reason: &Reason) {
+        self.unwilling.bounces = self.unwilling.bounces.saturating_add(1);
+        if !self.unwilling.full.contains(worker_id) {
+            self.unwilling.full.push(worker_id.clone());
+            self.log_busy(worker_id, reason);
+        }
     }
 }

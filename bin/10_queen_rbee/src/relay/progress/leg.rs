@@ -4,7 +4,7 @@ use worker_contract::{InferenceRequest, Sha256Digest};
 
 use super::{Leg, Progress};
 use crate::relay::choice::Choice;
-use crate::relay::prefill::{Prefill, ways_by_text, ways_to_begin};
+use crate::relay::prefill::{Prefill, continues_last, ways_by_text, ways_to_begin};
 use crate::scheduler::Ways;
 
 impl Progress {
@@ -27,6 +27,7 @@ impl Progress {
         self.has_moved = false;
         self.repeats = self.has_begun;
         self.tells_tokens = worker.meet(Ways::TOKENS);
+        self.begins_message = continues_last(request) && !worker.meet(Ways::TOKENS | Ways::CHAT);
         (self.prefilled, self.again) = (0, 0);
         self.expected_again.clear();
         self.choices.iter_mut().for_each(Choice::forget_pending);

@@ -30,6 +30,8 @@ pub(super) struct Progress {
     leg: Leg,
     /// Whether the worker of this leg tells tokens.
     tells_tokens: bool,
+    /// Whether it may begin a message of its own instead of continuing the last one, as it is asked to.
+    begins_message: bool,
     /// Whether the next worker is asked for one text at a time.
     one_by_one: bool,
     /// Tokens of the answer that are in the prompt of this leg.
@@ -111,6 +113,7 @@ impl Progress {
             is_started: false,
             leg: Leg::Whole,
             tells_tokens: true,
+            begins_message: false,
             one_by_one: false,
             prefilled: 0,
             again: 0,
@@ -268,6 +271,9 @@ impl Progress {
         match choice.take(delta, self.tells_tokens) {
             Ok(Some(delta)) => {
                 self.has_moved = true;
+                if self.begins_message {
+                    choice.stand_apart();
+                }
                 Step::Give(Part::Delta(delta))
             }
             Ok(None) => {

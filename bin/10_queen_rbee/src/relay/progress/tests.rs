@@ -196,6 +196,29 @@ fn what_tells_no_tokens_is_gone_on_with_after_its_text() {
 }
 
 #[test]
+fn a_message_of_its_own_is_not_gone_on_with_as_a_continuation() {
+    let begins = Ways::BEGIN;
+    for (because, continues, first, expected) in [
+        ("it continues the last message", true, Ways::CHAT | Ways::PROMPT, Ways::CHAT),
+        ("it may have begun another one", true, begins, Ways::NONE),
+        ("and so may one of which nothing is known", true, Ways::PROMPT, Ways::NONE),
+        ("there is none to continue", false, begins, Ways::CHAT),
+    ] {
+        let mut request = chat();
+        let Task::Chat(conversation) = &mut request.task else { panic!("it is a chat") };
+        conversation.continue_last = continues;
+        let mut progress = Progress::of(&request);
+        progress.begin_leg(&mut request, first);
+        assert_eq!(progress.on_event(begin()), Step::Nothing);
+        assert_eq!(progress.ways(&request), Ways::ALL, "{because}: nothing was given");
+        assert!(matches!(progress.on_event(delta(0, "Blue", &[])), Step::Give(_)));
+        assert_eq!(progress.ways(&request), expected, "{because}");
+        progress.begin_anew(&mut request);
+        assert_eq!(progress.ways(&request), Ways::ALL, "{because}: it is begun anew");
+    }
+}
+
+#[test]
 fn who_knows_no_tokens_goes_on_after_the_text_and_who_knows_them_by_them() {
     let (mut request, mut progress) = (chat(), Progress::of(&chat()));
     progress.begin_leg(&mut request, Ways::ALL);
