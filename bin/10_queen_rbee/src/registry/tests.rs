@@ -532,7 +532,7 @@ fn two_machines_cannot_be_one_hive_at_once() {
     registry.hive_beat(at(9000), begin + Duration::from_secs(10)).unwrap();
 }
 
-/// A worker of one slot.
+/// A worker of two slots.
 fn beat(name: &str, state: WorkerState, busy: u32) -> WorkerHeartbeat {
     WorkerHeartbeat {
         worker_id: id(name),
@@ -546,7 +546,7 @@ fn beat(name: &str, state: WorkerState, busy: u32) -> WorkerHeartbeat {
         },
         device: "CPU-0".parse().unwrap(),
         state,
-        slots: Slots { total: 1, busy },
+        slots: Slots { total: 2, busy },
         queued: 0,
         kv_cache: KvCacheUse::default(),
         tokens_per_second: 0.0,

@@ -572,7 +572,7 @@ async fn many_that_only_rbee_can_serve_do_not_hold_up_one_that_a_server_can() {
     let queen = queen_with(&server).await;
     let worker = WorkerDouble::start("w-1", [Script::Hangs(&["x"]), Script::Hangs(&["x"])]);
     let mut beat = worker.beat();
-    beat.slots.total = 1;
+    beat.slots.total = 2;
     queen.worker_beat(&beat).await;
     let mut own = chat();
     own["deterministic"] = true.into();

@@ -101,9 +101,8 @@ async fn what_a_request_waits_for_is_told() {
     let worker = WorkerDouble::start("w-1", vec![Script::Hangs(&["x"]); 2]);
     let queen = Queen::start().await;
     let mut beat = worker.beat();
-    beat.slots.total = 1;
+    beat.slots.total = 2;
     queen.worker_beat(&beat).await;
-    // One has the slot, and one may be behind it.
     let busy = [
         queen.stream(CHAT, &chat()).await.begun().await,
         queen.stream(CHAT, &chat()).await.begun().await,

@@ -38,7 +38,7 @@ async fn a_client_that_goes_away_while_it_waits_leaves_the_queue() {
     let worker = WorkerDouble::start("w-1", [hang(), hang()]);
     let queen = Queen::start().await;
     let mut beat = worker.beat();
-    beat.slots.total = 1;
+    beat.slots.total = 2;
     queen.worker_beat(&beat).await;
     let first = queen.stream(CHAT, &chat()).await.begun().await;
     let second = queen.stream(CHAT, &chat()).await.begun().await;

@@ -15,7 +15,7 @@ async fn one_who_asks_once_does_not_wait_for_all_of_one_who_asks_much() {
     let hangs = || Script::Hangs(&[]);
     let worker = WorkerDouble::start("w-1", [hangs(), hangs()]);
     let mut beat = worker.beat();
-    beat.slots.total = 1;
+    beat.slots.total = 2;
     queen.worker_beat(&beat).await;
 
     let ask = |token: &access_tokens::NewToken, text: &str| {

@@ -95,7 +95,7 @@ async fn what_is_open_and_what_waits_is_told_while_it_is() {
     let queen = Queen::start().await;
     let worker = WorkerDouble::start("w-1", vec![Script::Hangs(&["Hello"]); 2]);
     let mut beat = worker.beat();
-    beat.slots.total = 1;
+    beat.slots.total = 2;
     queen.worker_beat(&beat).await;
     let mut streams = Vec::new();
     for _ in 0..2 {

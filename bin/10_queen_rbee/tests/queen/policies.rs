@@ -376,7 +376,7 @@ async fn requests_that_wait_for_long_get_another_worker_where_there_is_room() {
     let hangs = || Script::Hangs(&[]);
     let slow = WorkerDouble::start("w-1", [hangs(), hangs()]);
     let mut beat = slow.beat();
-    beat.slots.total = 1;
+    beat.slots.total = 2;
     queen.worker_beat(&beat).await;
     let body = chat();
     let first = async { tokio::join!(queen.ask(CHAT, &body), queen.ask(CHAT, &body)) };

@@ -1,6 +1,9 @@
 //! Which worker a request goes to, and who is next.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use worker_contract::KvCacheUse;
 
 use crate::support::{HiveDouble, Queen, Reply, Script, Stream, WorkerDouble, chat, until};
@@ -89,13 +92,12 @@ async fn headers_that_say_nothing_are_refused_with_their_names() {
 
 #[tokio::test]
 async fn batch_requests_take_what_others_leave() {
-    let hangs = vec![Script::Hangs(&["x"]); 2];
-    let worker = WorkerDouble::start("w-1", hangs);
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["x"])]);
     let queen = Queen::start().await;
     let mut beat = worker.beat();
     beat.slots.total = 1;
     queen.worker_beat(&beat).await;
-    let running = [occupy(&queen).await, occupy(&queen).await];
+    let running = occupy(&queen).await;
     let ask = async |priority: &str, text: &str| {
         let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
         Reply::read(queen.post(CHAT).header("x-rbee-priority", priority).json(&body)).await
@@ -116,14 +118,15 @@ async fn batch_requests_take_what_others_leave() {
     let (batch, interactive, ()) = tokio::join!(batch, interactive, release);
     assert_eq!((batch.status, interactive.status), (200, 200));
     let order: Vec<Value> =
-        worker.requests()[2..].iter().map(|r| serde_json::to_value(&r.task).unwrap()).collect();
+        worker.requests()[1..].iter().map(|r| serde_json::to_value(&r.task).unwrap()).collect();
     assert_eq!(order[0]["messages"][0]["content"], "interactive");
     assert_eq!(order[1]["messages"][0]["content"], "batch");
 }
 
 #[tokio::test]
 async fn an_interactive_request_finds_no_batch_one_queued_before_it_in_a_worker() {
-    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["x"])]);
+    let go_on = Arc::new(Notify::new());
+    let worker = WorkerDouble::start("w-1", [Script::Waits(&["x"], Arc::clone(&go_on))]);
     let queen = Queen::start().await;
     let mut beat = worker.beat();
     beat.slots.total = 1;
@@ -143,14 +146,18 @@ async fn an_interactive_request_finds_no_batch_one_queued_before_it_in_a_worker(
         until("the second one waits", async || queen.status().await["waiting"] == 1).await;
         ask("interactive", "third").await
     };
-    let served = tokio::select! {
-        served = third => served,
-        batch = batch => panic!("the first one hangs: {batch:?}"),
+    let released = async {
+        until("the third one waits, too", async || queen.status().await["waiting"] == 2).await;
+        assert_eq!(worker.requests().len(), 1, "they wait in the queen");
+        go_on.notify_one();
     };
-    assert_eq!(served.status, 200, "{served:?}");
-    let last = serde_json::to_value(&worker.requests().last().unwrap().task).unwrap();
-    assert_eq!(last["messages"][0]["content"], "third");
-    assert_eq!(worker.requests().len(), 2, "the second one waits in the queen");
+    let ((first, second), third, ()) = tokio::join!(batch, third, released);
+    assert_eq!([first.status, second.status, third.status], [200; 3]);
+    let text = |number: usize| {
+        let task = serde_json::to_value(&worker.requests()[number].task).unwrap();
+        task["messages"][0]["content"].clone()
+    };
+    assert_eq!([text(0), text(1), text(2)], ["first", "third", "second"]);
 }
 
 #[tokio::test]

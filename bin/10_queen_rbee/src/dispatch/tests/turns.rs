@@ -312,7 +312,7 @@ fn said(worker: &SupervisedWorker) -> WorkerHeartbeat {
             "name": worker.model, "digest": file_of(worker.model.as_str()), "context_length": 1,
         },
         "device": "GPU-0",
-        "state": "ready", "slots": {"total": 1, "busy": 0}, "queued": 0,
+        "state": "ready", "slots": {"total": 2, "busy": 0}, "queued": 0,
         "kv_cache": {"used_tokens": 0, "capacity_tokens": 0}, "tokens_per_second": 0.0,
         "engine_build": "x", "pid": worker.pid,
     });

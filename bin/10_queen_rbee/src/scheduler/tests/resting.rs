@@ -23,7 +23,7 @@ fn a_server_that_rests_is_waited_for_only_where_that_is_over_in_time() {
         ("it takes too long", vec![long()], refused("a", 61)),
         ("one is over in time", vec![long(), w("b", 4, 0).rests(9_000)], "wait resting".into()),
         ("the first is told", vec![long(), w("b", 4, 0).rests(60_001)], refused("b", 61)),
-        ("another one takes it", vec![short(), w("b", 4, 7)], "b".into()),
+        ("another one takes it", vec![short(), w("b", 4, 3)], "b".into()),
         ("another one is full", vec![long(), full()], "wait room".into()),
         ("another one is coming", vec![long(), w("b", 4, 0).state(Coming)], "wait coming".into()),
         (

@@ -9,7 +9,7 @@ fn the_least_loaded_worker_for_its_slots_gets_the_request() {
         ("the same load on more slots is less", &[w("a", 2, 1), w("b", 8, 2)], "b"),
         ("what others sent counts", &[w("a", 4, 1).foreign(2), w("b", 4, 2)], "b"),
         ("equals are told apart by name", &[w("b", 4, 0), w("a", 4, 0)], "a"),
-        ("a silent one is the last choice", &[w("a", 4, 0).live(Suspect), w("b", 4, 7)], "b"),
+        ("a silent one is the last choice", &[w("a", 4, 0).live(Suspect), w("b", 4, 3)], "b"),
         ("a silent one is better than none", &[w("a", 4, 0).live(Suspect)], "a"),
     ];
     for (because, workers, expected) in rows {
@@ -350,12 +350,18 @@ fn a_session_stays_where_it_was_while_it_can() {
     }
 }
 
+/// A worker whose answers are short.
+fn short(name: &str, slots: u32, in_flight: u32) -> W {
+    let speed = Speed { prefill_us_per_kib: 10_000, service_us: 100_000 };
+    W { speed, ..w(name, slots, in_flight) }
+}
+
 #[test]
 fn a_worker_without_room_is_waited_for() {
     let hive = [h("h", Alive)];
-    check("two for its one slot", &World::of(&[w("a", 1, 2)], &hive), "wait room");
+    check("one for its one slot", &World::of(&[w("a", 1, 1)], &hive), "wait room");
     check("loading", &World::of(&[w("a", 1, 0).state(Coming)], &hive), "wait coming");
-    check("one more for its one slot", &World::of(&[w("a", 1, 1)], &[]), "a");
+    check("one more, where answers are short", &World::of(&[short("a", 1, 1)], &[]), "a");
 }
 
 #[test]
@@ -369,7 +375,7 @@ fn a_batch_request_takes_no_place_where_an_interactive_one_would_wait_behind_it(
         (4, 4, "a", "wait room"),
         (4, 7, "a", "wait room"),
     ] {
-        let world = World::of(&[w("a", slots, in_flight)], &[]);
+        let world = World::of(&[short("a", slots, in_flight)], &[]);
         check(&format!("{in_flight} on {slots}"), &world, interactive);
         assert_eq!(outcome(&world.decide_for(&batch)), others, "{in_flight} on {slots}");
     }
@@ -397,7 +403,7 @@ fn a_worker_that_failed_the_request_is_tried_again_only_if_no_other_can_and_it_r
     let demand = Demand { failed: &failed, ..demand() };
     let hive = [h("h", Alive)];
     let rows: [(&[W], &[H], &str); 6] = [
-        (&[w("a", 4, 0), w("b", 4, 7)], &[], "b"),
+        (&[w("a", 4, 0), w("b", 4, 3)], &[], "b"),
         (&[w("a", 4, 0), w("b", 4, 0).state(Coming)], &[], "a"),
         (&[w("a", 4, 0)], &hive, "a"),
         (&[w("a", 4, 0).live(Suspect)], &hive, "spawn h CPU-0"),
@@ -436,7 +442,7 @@ fn a_worker_that_fails_again_and_again_gets_one_request_to_show_that_it_works() 
     let running = W { in_flight: 3, ..half };
     check("though old streams run there", &World::of(&[running, w("b", 4, 0)], &[]), "a");
     let open = w("a", 4, 0).circuit(Circuit::Open);
-    check("none", &World::of(&[open.clone(), w("b", 4, 7)], &[]), "b");
+    check("none", &World::of(&[open.clone(), w("b", 4, 3)], &[]), "b");
     check("nobody else", &World::of(std::slice::from_ref(&open), &[]), "wait circuit");
     check("a hive has it", &World::of(&[open], &[h("h", Alive)]), "spawn h CPU-0");
 }
@@ -493,7 +499,7 @@ fn a_request_that_may_end_workers_has_one_to_itself_where_that_is_possible() {
     let world = World::of(&[w("a", 4, 1), w("b", 4, 2)], &[]);
     assert_eq!(outcome(&world.decide_for(&alone)), "a", "none is empty");
     let taken = W { is_taken: true, ..w("a", 4, 1) };
-    check("others keep away", &World::of(&[taken.clone(), w("b", 4, 7)], &[]), "b");
+    check("others keep away", &World::of(&[taken.clone(), w("b", 4, 3)], &[]), "b");
     check("and wait", &World::of(&[taken], &[]), "wait room");
 }
 
