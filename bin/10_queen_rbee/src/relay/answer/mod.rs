@@ -225,7 +225,8 @@ impl Answer {
                     }
                 }
                 State::Seeking(not_before) => {
-                    if let Err(failure) = self.seek(not_before).await {
+                    // What it needs is let go once a worker answers: a stream is open for long.
+                    if let Err(failure) = Box::pin(self.seek(not_before)).await {
                         return Some(Err(self.fail(failure)));
                     }
                 }
