@@ -47,7 +47,8 @@ impl Trust {
         Self { file, connector: Arc::default() }
     }
 
-    /// Says now if the file of authorities cannot be used, which is read at the first need.
+    /// Says if the file of authorities cannot be used, which is read at the first need: whoever starts the queen is
+    /// told before that.
     pub(crate) async fn tell_of_file(self) {
         let Some(file) = self.file else { return };
         let added = tokio::task::spawn_blocking(move || {

@@ -68,16 +68,7 @@ fn heartbeats_of_a_sandboxed_worker_reach_a_queen_by_name_and_by_address() {
     for host in ["localhost", "127.0.0.1"] {
         let queen = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{host}:{}", queen.local_addr().unwrap().port());
-        let (beats_in, beats) = mpsc::sync_channel(1000);
-        std::thread::spawn(move || {
-            // One request for each connection, so that a new socket is made for each beat.
-            while let Ok((connection, _)) = queen.accept() {
-                let Some(beat) = read_beat(connection) else { continue };
-                if beats_in.send(beat).is_err() {
-                    return;
-                }
-            }
-        });
+        let beats = beats_at(queen);
         let args = ["--queen", &url, "--heartbeat-interval-ms", "50"];
         let worker = WorkerProcess::ready(&args);
         let deadline = Instant::now() + PATIENCE;
@@ -97,8 +88,17 @@ fn a_queen_that_comes_after_a_worker_hears_of_it_long_before_its_next_report_is_
     let args = ["--queen", &format!("http://{place}"), "--heartbeat-interval-ms", "600000"];
     let worker = WorkerProcess::ready(&args);
     let queen = TcpListener::bind(place).unwrap();
+    let beats = beats_at(queen);
+    let beat = beats.recv_timeout(PATIENCE).expect("no beat came");
+    assert_eq!(beat["state"], "ready");
+    drop(worker);
+}
+
+/// What comes to a queen.
+fn beats_at(queen: TcpListener) -> mpsc::Receiver<Value> {
     let (beats_in, beats) = mpsc::sync_channel(1000);
     std::thread::spawn(move || {
+        // One request for each connection, so that a new socket is made for each beat.
         while let Ok((connection, _)) = queen.accept() {
             let Some(beat) = read_beat(connection) else { continue };
             if beats_in.send(beat).is_err() {
@@ -106,9 +106,7 @@ fn a_queen_that_comes_after_a_worker_hears_of_it_long_before_its_next_report_is_
             }
         }
     });
-    let beat = beats.recv_timeout(PATIENCE).expect("no beat came");
-    assert_eq!(beat["state"], "ready");
-    drop(worker);
+    beats
 }
 
 /// Reads one request and answers it; its body.
