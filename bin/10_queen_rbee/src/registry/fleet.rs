@@ -67,6 +67,8 @@ impl State {
         let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
         let is_spawning = self.starts.is_any_of(&model) || self.starts.is_any_with(&files);
+        let runs = |(_, worker): (&WorkerId, &Worker)| !worker.target.gone.is_cancelled();
+        let is_elsewhere = workers.is_empty() && self.workers.of_model(&model).any(runs);
         let is_ruled_out = ruling.as_ref().is_some_and(|ruling| !ruling.denied.is_empty());
         Snapshot {
             workers,
@@ -82,6 +84,7 @@ impl State {
             })),
             warm_up: self.warm_up(now),
             is_ruled_out,
+            is_elsewhere,
         }
     }
 

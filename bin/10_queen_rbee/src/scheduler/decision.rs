@@ -96,6 +96,8 @@ pub enum Lack {
     Unfit,
     /// The operator's rules let none of its workers take the request.
     Refused,
+    /// Only servers run a model of its name, which is another one than the hives'.
+    Elsewhere,
     /// No worker runs it.
     NoWorker,
     /// Its policy wants another one.
@@ -244,6 +246,7 @@ impl Lack {
             Self::TooShort => "too_short",
             Self::Unfit => "unfit",
             Self::Refused => "refused",
+            Self::Elsewhere => "elsewhere",
             Self::NoWorker => "no_worker",
             Self::Policy => "policy_min",
             Self::Crowd => "crowd",
@@ -277,6 +280,7 @@ impl fmt::Display for Lack {
             Self::TooShort => "the contexts of its workers are too short",
             Self::Unfit => "none of its workers can take it",
             Self::Refused => "the rules let none of its workers take it",
+            Self::Elsewhere => "only a server has one of that name, which is taken for another",
             Self::NoWorker => "no worker runs it",
             Self::Policy => "its policy wants another one",
             Self::Crowd => "requests for it have waited for a while",

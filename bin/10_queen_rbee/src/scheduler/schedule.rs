@@ -176,6 +176,8 @@ fn lack(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Lack {
         Lack::Unfit
     } else if snapshot.is_ruled_out {
         Lack::Refused
+    } else if snapshot.is_elsewhere {
+        Lack::Elsewhere
     } else {
         Lack::NoWorker
     }

@@ -45,6 +45,8 @@ pub struct Snapshot<'a> {
     pub warm_up: WarmUp,
     /// Workers are left out that somebody's rules refuse.
     pub is_ruled_out: bool,
+    /// Servers run a model of that name, and none of the workers does: a hive has another file by it.
+    pub is_elsewhere: bool,
 }
 
 /// Who may not have reported yet since the queen's start, a moment ago.

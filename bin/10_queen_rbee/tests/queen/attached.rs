@@ -275,6 +275,9 @@ async fn a_name_that_a_hives_catalog_has_is_the_hives_unless_the_servers_is_aske
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "the file that is pinned: {reply:?}");
     assert_eq!(server.requests().len(), 1);
+    let recorded = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let spawn = recorded.as_array().unwrap().iter().find(|it| it["kind"] == "spawn").unwrap();
+    assert_eq!(spawn["reason"], "elsewhere", "{spawn}");
 
     let named = WorkerAttach { models: vec!["m".into()], ..attach(&server.url) };
     let shared = succeeds(&queen, named).await;

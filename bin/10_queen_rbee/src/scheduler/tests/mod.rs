@@ -66,6 +66,7 @@ impl World {
             is_spawning: self.is_spawning,
             warm_up: self.warm_up,
             is_ruled_out: false,
+            is_elsewhere: false,
         };
         schedule(&snapshot, demand)
     }
