@@ -169,9 +169,11 @@ async fn start(session: &Session, hive: HiveArg, yes: bool) -> Result<(), Failur
 }
 
 async fn stop(session: &Session, hive: HiveArg) -> Result<(), Failure> {
+    let is_here = hive.alias.as_str() == "localhost";
     match run_at_running(session, Operation::HiveStop(target(hive))).await {
         Err(Failure::NotRunning) => {
-            if let Some(hive) = queen_process::running(session, Daemon::Hive) {
+            let running = is_here.then(|| queen_process::running(session, Daemon::Hive));
+            if let Some(hive) = running.flatten() {
                 let pid = hive.pid;
                 session.output.note(&format!(
                     "rbee-hive is running without a queen, pid {pid}; `rbee-keeper down` stops it"

@@ -214,7 +214,9 @@ pub(crate) fn live_workers(workers: &[view::Worker], style: Style) -> String {
         style,
     );
     for worker in workers {
-        let silent = worker.liveness.as_deref().filter(|l| !matches!(*l, "alive" | "live" | "ok"));
+        // What has ended says nothing more, of which its silence tells less.
+        let is_over = matches!(worker.state.as_str(), "failed" | "draining");
+        let silent = worker.liveness.as_deref().filter(|liveness| *liveness != "alive" && !is_over);
         let slots = match worker.slots.total {
             // It has not reported yet.
             0 => "-".to_owned(),

@@ -238,7 +238,8 @@ impl Translator {
 
     /// Takes in what was used. llama-server tells it of each answer when that is over, others once of all.
     fn used(&mut self, usage: Usage, is_at_end: bool) {
-        let before = self.usage.filter(|_| is_at_end && self.has_told_usage);
+        let is_of_one = is_at_end && self.has_told_usage && self.choices.len() > 1;
+        let before = self.usage.filter(|_| is_of_one);
         self.has_told_usage |= is_at_end;
         let others = before.map_or(0, |before| before.completion_tokens);
         let completion_tokens = usage.completion_tokens.saturating_add(others);

@@ -38,7 +38,12 @@ pub(super) enum Probe {
     /// Somebody is there, and the certificate is not believed.
     Untrusted(String),
     /// Somebody is there, and the queen has nobody whom she could believe who that is.
-    NoTrust(String),
+    NoTrust {
+        /// Why.
+        reason: String,
+        /// What can be done about it.
+        hint: &'static str,
+    },
     /// Somebody is there, and gave no answer in time.
     Slow,
     /// The queen can have no connection to it, which is not its fault.
@@ -177,7 +182,7 @@ impl Health {
             }
             Probe::Unreachable(ref reason)
             | Probe::Untrusted(ref reason)
-            | Probe::NoTrust(ref reason)
+            | Probe::NoTrust { ref reason, .. }
             | Probe::Shut(ref reason) => {
                 let is_shut = matches!(probe, Probe::Shut(_));
                 let kind = if is_shut { FailureKind::Shut } else { FailureKind::Gone };

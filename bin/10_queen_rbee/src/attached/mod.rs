@@ -180,6 +180,8 @@ pub enum ServerError {
         url: ServerUrl,
         /// Why.
         reason: String,
+        /// What can be done about it.
+        hint: &'static str,
     },
     /// It is the queen that it should be attached to.
     #[error("the server at {url} cannot be used: it is this queen herself")]
@@ -311,7 +313,9 @@ impl Servers {
             Probe::Herself => return Err(ServerError::Herself { url }),
             Probe::Locked(reason) => return Err(ServerError::Locked { url, reason }),
             Probe::Untrusted(reason) => return Err(ServerError::Untrusted { url, reason }),
-            Probe::NoTrust(reason) => return Err(ServerError::NoTrust { url, reason }),
+            Probe::NoTrust { reason, hint } => {
+                return Err(ServerError::NoTrust { url, reason, hint });
+            }
             Probe::Wrong(reason) => return Err(ServerError::Wrong { url, reason }),
             Probe::Unreachable(reason) | Probe::Shut(reason) => {
                 return Err(ServerError::Unusable { url, reason });

@@ -83,8 +83,10 @@ fn of_broken(broken: &Broken, url: &ServerUrl) -> Probe {
                 {
                     Probe::Unreachable(format!("{reason}{other}"))
                 }
-                _ if lacks_trust(error) => Probe::NoTrust(reason),
-                _ => Probe::Unreachable(reason),
+                _ => match lacks_trust(error) {
+                    Some(hint) => Probe::NoTrust { reason, hint },
+                    None => Probe::Unreachable(reason),
+                },
             }
         }
         Broken::Ended(_) if !url.address().is_secure => {

@@ -35,9 +35,22 @@ enum NoTrust {
     Tls(#[from] rustls::Error),
 }
 
-/// Whether a connection could not be made since the queen has nobody whose certificates she could believe.
-pub(crate) fn lacks_trust(error: &io::Error) -> bool {
-    error.get_ref().and_then(|error| error.downcast_ref::<NoTrust>()).is_some()
+/// What can be done where a connection could not be made since the queen has nobody whose certificates she could
+/// believe.
+pub(crate) fn lacks_trust(error: &io::Error) -> Option<&'static str> {
+    Some(match error.get_ref()?.downcast_ref::<NoTrust>()? {
+        NoTrust::File { .. } | NoTrust::Empty(_) => {
+            "the file is read again at the next connection; to name another one, set queen.server_ca_file in \
+             config.toml and restart the queen: rbee-keeper queen restart"
+        }
+        NoTrust::Nobody => {
+            "install them, or name a PEM file of authorities: set queen.server_ca_file in config.toml and restart the \
+             queen: rbee-keeper queen restart"
+        }
+        NoTrust::Tls(_) => {
+            "this queen can use no TLS: attach the server by http, where it speaks that"
+        }
+    })
 }
 
 impl Trust {

@@ -133,7 +133,7 @@ impl Dispatcher {
         for (spot, waiting) in admission.waiting(queue) {
             let model = &waiting.wanted.model;
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
-                let word = Some(waiting.told.get().to_string());
+                let word = Some(waiting.told.get().last_word());
                 let late = NoPlace::Deadline { model: model.clone(), word };
                 next = Some((spot, Some(Err(late))));
                 break;

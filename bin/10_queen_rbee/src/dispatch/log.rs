@@ -59,12 +59,10 @@ impl Dispatcher {
 
     /// A request is found to wait for something, perhaps for something else than before.
     pub(super) fn log_change(&self, waiting: &Waiting, reason: WaitReason) {
-        if waiting.told.get().covers(reason) {
-            return;
-        }
         let wait = Wait::For(reason);
-        waiting.told.set(wait);
-        self.log_wait(&waiting.wanted, &wait);
+        if !waiting.told.replace(wait).covers(reason) {
+            self.log_wait(&waiting.wanted, &wait);
+        }
     }
 
     /// A worker is started for a request, and others make room for it.

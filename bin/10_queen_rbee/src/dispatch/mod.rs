@@ -68,6 +68,8 @@ pub struct Wanted {
     pub prompt: Arc<PromptChain>,
     /// How many tokens its answer may have; 0 where it does not say.
     pub answer_tokens: u32,
+    /// How many answers it asks for.
+    pub answers: u32,
     /// Its session, where it has one.
     pub session: Option<SessionKey>,
     /// Workers that failed it before.
@@ -111,6 +113,14 @@ impl Wait {
             Self::Turn { .. } => "turn",
             Self::Start => "start",
             Self::For(reason) => reason.as_str(),
+        }
+    }
+
+    /// The same for who has waited in vain: how many were before it is long ago.
+    fn last_word(self) -> String {
+        match self {
+            Self::Turn { .. } => "it waits its turn".to_owned(),
+            wait => wait.to_string(),
         }
     }
 
@@ -423,6 +433,7 @@ impl Wanted {
             session: self.session.as_ref(),
             caller: &self.caller,
             priority: self.priority,
+            answers: self.answers,
         }
     }
 }
@@ -445,7 +456,7 @@ impl Turn<'_> {
     fn waited_for(&self) -> Option<String> {
         let queues = self.dispatcher.queues();
         let waiting = queues.admission.get(&self.ticket)?;
-        Some(waiting.told.get().to_string())
+        Some(waiting.told.get().last_word())
     }
 }
 

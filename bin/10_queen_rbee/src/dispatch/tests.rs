@@ -270,6 +270,34 @@ async fn a_request_that_is_not_let_in_is_not_said_to_wait() {
     assert!(stage.waits(id).await.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_in_vain_is_not_told_of_others_who_are_no_longer_there() {
+    let stage = Stage::new();
+    stage.beat("w-1", 'a');
+    let place = async || stage.dispatcher.place(wanted(Some('a'))).await.unwrap();
+    let _running = [place().await, place().await];
+    let of = |seconds| Wanted {
+        deadline: clock::now() + Duration::from_secs(seconds),
+        ..wanted(Some('a'))
+    };
+    let beats = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            stage.beat("w-1", 'a');
+        }
+    };
+    let asked =
+        async { tokio::join!(stage.dispatcher.place(of(1)), stage.dispatcher.place(of(4))) };
+    let (first, second) = tokio::select! {
+        both = asked => both,
+        () = beats => unreachable!("it reports without end"),
+    };
+    for late in [first.unwrap_err(), second.unwrap_err()] {
+        let told = late.to_string();
+        assert!(told.ends_with(&WaitReason::Room.to_string()), "{told}");
+    }
+}
+
 /// A queen with a hive, which has the model and whose starts never end.
 struct Stage {
     dispatcher: Dispatcher,
@@ -377,6 +405,7 @@ fn wanted(file: Option<char>) -> Wanted {
         priority: Priority::Interactive,
         prompt: Arc::new(PromptChain::of(&request)),
         answer_tokens: 0,
+        answers: 1,
         session: None,
         failed: Vec::new(),
         barred: Vec::new(),

@@ -73,6 +73,7 @@ fn try_all(registry: &Registry, trial: Trial) -> Result<Tried, ApiError> {
             session: None,
             caller: &trial.caller,
             priority: trial.priority,
+            answers: 1,
         };
         registry.try_rules(&script, &ask, now)
     };

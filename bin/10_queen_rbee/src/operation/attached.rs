@@ -255,12 +255,7 @@ impl From<ServerError> for JobError {
                  cannot be a server's own"
                     .to_owned(),
             ),
-            ServerError::NoTrust { .. } => (
-                "server_unusable",
-                "the file is read again at the next connection; to name another one, set queen.server_ca_file in \
-                 config.toml and restart the queen: rbee-keeper queen restart"
-                    .to_owned(),
-            ),
+            ServerError::NoTrust { hint, .. } => ("server_unusable", (*hint).to_owned()),
             ServerError::Unusable { .. } => (
                 "server_unusable",
                 "start it, and look whether the queen's machine reaches its GET /v1/models"

@@ -7,7 +7,7 @@
 //! themselves. How long answers are is the model's doing, and no worker's.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lru::DefaultHasher;
 use worker_contract::{DeviceId, DeviceKind, Timings, Usage};
@@ -66,11 +66,14 @@ pub(super) struct Pace {
     told: Shown,
 }
 
-/// What was measured of one thing, and when last.
+/// What was measured of one thing.
 #[derive(Debug, Default)]
 struct Shown {
     mean: Mean,
+    /// When it was last.
     at: Option<Instant>,
+    /// Up to when its age counts already. A small measurement makes what is older no younger.
+    faded_at: Option<Instant>,
 }
 
 /// A mean, and how much it counts.
@@ -183,16 +186,21 @@ impl Pace {
 impl Shown {
     fn take(&mut self, value: u64, weight: u64, now: Instant) {
         let value = value.clamp(1, MOST_US);
+        let counted = self.faded_at.map(|at| at + Duration::from_secs(self.halves(now) * HALF_S));
         self.mean = self.faded(now).with(Mean { value, weight });
         self.mean.weight = self.mean.weight.min(MOST);
         self.at = Some(now);
+        self.faded_at = Some(counted.unwrap_or(now));
     }
 
     fn faded(&self, now: Instant) -> Mean {
-        let Some(at) = self.at else { return Mean::default() };
-        let halves = now.saturating_duration_since(at).as_secs() / HALF_S;
-        let halves = u32::try_from(halves).unwrap_or(u32::MAX);
+        let halves = u32::try_from(self.halves(now)).unwrap_or(u32::MAX);
         Mean { weight: self.mean.weight.checked_shr(halves).unwrap_or(0), ..self.mean }
+    }
+
+    /// How often its weight is to be halved.
+    fn halves(&self, now: Instant) -> u64 {
+        self.faded_at.map_or(0, |at| now.saturating_duration_since(at).as_secs() / HALF_S)
     }
 }
 
@@ -279,8 +287,6 @@ fn whole(value: f64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const HALF: Duration = Duration::from_secs(HALF_S);
@@ -322,6 +328,20 @@ mod tests {
         }
         let us_per_kib = pace.prefill_us_per_kib().unwrap();
         assert!((256_000..300_000).contains(&us_per_kib), "{us_per_kib} is not about 263,500");
+    }
+
+    #[test]
+    fn a_few_words_now_and_then_keep_no_bad_moment_alive() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let of = |prompt_tokens| Usage { prompt_tokens, completion_tokens: 9, cached_tokens: 0 };
+        pace.on_answer(4096, of(1024), 0, took(10_240.0, 90.0), 0, now);
+        assert_eq!(pace.prefill_us_per_kib(), Some(2_560_000));
+        for minute in 1..=16 {
+            let now = now + HALF / 2 * minute;
+            pace.on_answer(128, of(32), 0, took(64.0, 90.0), 0, now);
+        }
+        let us_per_kib = pace.prefill_us_per_kib().unwrap();
+        assert!(us_per_kib < 600_000, "{us_per_kib}: it takes 512,000");
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub struct Ask<'a> {
     pub caller: &'a str,
     /// How urgent it is.
     pub priority: Priority,
+    /// How many answers it asks for.
+    pub answers: u32,
 }
 
 impl<'a> Ask<'a> {
@@ -100,7 +102,7 @@ impl<'a> Ask<'a> {
     #[must_use]
     pub fn of(demand: Demand<'a>, prompt: &'a PromptChain) -> Self {
         let priority = Priority::Interactive;
-        Self { demand, prompt, session: None, caller: "local", priority }
+        Self { demand, prompt, session: None, caller: "local", priority, answers: 1 }
     }
 
     /// The demand with all but its session.
@@ -225,12 +227,14 @@ impl Registry {
         worker.is_some_and(|worker| worker.load() > worker.slots())
     }
 
-    /// Whether requests wait in a worker of rbee, as it said last.
+    /// Whether requests wait in a worker of rbee that gives tokens to others, as it said last.
     #[must_use]
     pub fn has_queue(&self, place: &Place) -> bool {
         let state = self.state();
         let worker = state.workers.get(&place.worker_id).filter(|worker| !worker.is_of_server);
-        worker.and_then(|worker| worker.said.as_ref()).is_some_and(|said| said.beat.queued > 0)
+        worker
+            .and_then(|worker| worker.said.as_ref())
+            .is_some_and(|said| said.beat.queued > 0 && said.beat.tokens_per_second > 0.0)
     }
 
     /// What so many bytes of a prompt, and so many tokens of an answer behind it, take at a worker; `None` where

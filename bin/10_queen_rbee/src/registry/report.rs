@@ -88,7 +88,10 @@ impl Registry {
                 return state.as_listed(id, worker, now);
             };
             let liveness = worker.liveness(due, || Liveness::Gone);
-            (liveness != Liveness::Gone).then(|| WorkerReport {
+            if liveness == Liveness::Gone {
+                return if worker.is_given_up() { state.as_listed(id, worker, now) } else { None };
+            }
+            Some(WorkerReport {
                 said: WorkerHeartbeat { state: worker.state(), ..said.beat.clone() },
                 size: worker.size,
                 in_flight: worker.in_flight,
@@ -175,18 +178,22 @@ impl Registry {
 }
 
 impl State {
-    /// A worker that says nothing, as its hive lists it: after a start of the queen one takes requests before its
-    /// own first report, and one that was given up sends none.
+    /// A worker that says nothing, or nothing any more, as its hive lists it: after a start of the queen one takes
+    /// requests before its own first report, and one that was given up sends none.
     fn as_listed(&self, id: &WorkerId, worker: &Worker, now: Instant) -> Option<WorkerReport> {
         worker.listed.as_ref()?;
         let hive = self.hives.get(&worker.hive_id)?;
         let liveness = hive.liveness(now);
-        let model = ModelInUse {
-            name: worker.model.clone(),
-            digest: None,
-            context_length: 0,
-            kind: ModelKind::Generative,
-        };
+        let before = worker.said.as_ref().map(|said| &said.beat);
+        let model = before.map_or_else(
+            || ModelInUse {
+                name: worker.model.clone(),
+                digest: None,
+                context_length: 0,
+                kind: ModelKind::Generative,
+            },
+            |before| before.model.clone(),
+        );
         let said = WorkerHeartbeat {
             worker_id: id.clone(),
             hive_id: worker.hive_id.clone(),

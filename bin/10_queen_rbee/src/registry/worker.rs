@@ -56,7 +56,9 @@ pub(super) struct Worker {
     pub(super) process: Option<Process>,
     /// Requests that were sent to it and have not ended.
     pub(super) in_flight: u32,
-    /// Requests of others, when it last reported.
+    /// The answers that they ask for.
+    pub(super) answers: u32,
+    /// Answers to others, when it last reported.
     pub(super) foreign: u32,
     /// It answered that it cannot take more at present.
     pub(super) rest: Option<Rest>,
@@ -191,6 +193,7 @@ impl Worker {
             memory_bytes: None,
             process: None,
             in_flight: 0,
+            answers: 0,
             foreign: 0,
             rest: None,
             leaving_until: None,
@@ -298,9 +301,9 @@ impl Worker {
         self.load() > 0
     }
 
-    /// All requests that are known to be in it.
+    /// All answers that it is known to be asked for.
     pub(super) fn load(&self) -> u32 {
-        self.in_flight.saturating_add(self.foreign)
+        self.answers.saturating_add(self.foreign)
     }
 
     /// How many requests it runs at once.
@@ -420,7 +423,7 @@ impl Worker {
             is_taken: self.taken_by.is_some(),
             is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
             slots: self.slots(),
-            in_flight: self.in_flight,
+            in_flight: self.answers,
             foreign: self.foreign,
             held_bytes,
             free_tokens: self.free_tokens(),

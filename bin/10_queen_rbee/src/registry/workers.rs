@@ -41,6 +41,8 @@ pub(super) struct Stay {
     number: u64,
     /// How many others were there when it came.
     company: u32,
+    /// How many answers it asks for.
+    answers: u32,
 }
 
 impl Workers {
@@ -95,8 +97,7 @@ impl Workers {
         }
         worker.target.has_shown(shown);
         worker.device = beat.device;
-        worker.foreign =
-            beat.slots.busy.saturating_add(beat.queued).saturating_sub(worker.in_flight);
+        worker.foreign = beat.slots.busy.saturating_add(beat.queued).saturating_sub(worker.answers);
         worker.rest = None;
         if worker.is_busy() {
             worker.used_at = now;
@@ -176,20 +177,24 @@ impl Workers {
         }
     }
 
-    /// Counts a request that is being sent, and gives it a number. One that is `alone` has the worker
-    /// to itself, if it is the first there.
+    /// Counts a request for so many answers that is being sent, and gives it a number. One that is `alone` has
+    /// the worker to itself, if it is the first there.
     pub(super) fn reserve(
         &mut self,
         id: &WorkerId,
+        answers: u32,
         alone: bool,
         now: Instant,
     ) -> Option<(&Worker, Stay)> {
         let worker = self.by_id.get_mut(id)?;
         let company = worker.load();
+        let most = worker.target.server.as_ref().and_then(|server| server.most_answers);
+        let answers = answers.clamp(1, most.unwrap_or(u32::MAX).max(1));
         worker.in_flight += 1;
+        worker.answers = worker.answers.saturating_add(answers);
         worker.given += 1;
         worker.used_at = now;
-        let stay = Stay { entry: worker.entry, number: worker.given, company };
+        let stay = Stay { entry: worker.entry, number: worker.given, company, answers };
         if worker.breaker.circuit(now) == Circuit::HalfOpen {
             worker.probed_by = Some(stay.number);
         }
@@ -203,6 +208,7 @@ impl Workers {
     pub(super) fn release(&mut self, id: &WorkerId, stay: Stay, now: Instant) {
         if let Some(worker) = self.by_id.get_mut(id).filter(|worker| worker.entry == stay.entry) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
+            worker.answers = worker.answers.saturating_sub(stay.answers);
             worker.used_at = now;
         }
         self.share(id, stay);

@@ -134,6 +134,9 @@ pub(super) enum Trouble {
     /// A server of somebody else has made some of the answers that it was asked for, and no more.
     #[error("{0}")]
     Fewer(String),
+    /// It has the request in its queue, and another worker has room at once.
+    #[error("{0}")]
+    Queues(String),
     /// The worker failed.
     #[error("{reason}")]
     Failed {

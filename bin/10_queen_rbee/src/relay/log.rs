@@ -55,6 +55,13 @@ impl Answer {
         self.log(Decided::new(Kind::Dispatch, why).worker(&place.worker_id));
     }
 
+    /// Another worker has room for what waits in this one.
+    pub(super) fn log_leaves_queue(&self, worker: &WorkerId, reason: &str) {
+        let kind = if self.has_begun() { Kind::Failover } else { Kind::Retry };
+        let why = format!("{worker} has it in its queue: {reason}; another worker has room");
+        self.log(Decided::told(kind, "queued", why).worker(worker));
+    }
+
     /// A server has not what the request asks for.
     pub(super) fn log_lacking(&self, server: &WorkerId, reason: &str) {
         let why = format!("{server} cannot take it: {reason}; another worker is sought");

@@ -62,9 +62,13 @@ pub(super) fn patience(stall: Duration, left: Duration, doing: Doing) -> Duratio
 
 /// After how long without a word a worker that computes a prompt has it taken away where another one has room
 /// at once, and so much time is left for the request: half of that, and never before it can be expected to be
-/// through. `None` for what it does otherwise.
+/// through. What waits in its queue, it is let have at once where somebody else has room. `None` for an answer.
 pub(super) fn until_another(left: Duration, doing: Doing) -> Option<Duration> {
-    let Doing::Prompt { fresh, again, time } = doing else { return None };
+    let (fresh, again, time) = match doing {
+        Doing::Queues => return Some(LEAST_ALONE),
+        Doing::Answers => return None,
+        Doing::Prompt { fresh, again, time } => (fresh, again, time),
+    };
     let unknown =
         || PREFILL_TOKEN.saturating_mul(fresh).saturating_add(TOKEN_AGAIN.saturating_mul(again));
     let needs = time.map_or_else(unknown, |time| time.shown);
@@ -137,7 +141,7 @@ mod tests {
             ("it is slow", prompt(30, Some(12)), 15, Some(seconds(12))),
             ("it is fast", prompt(300, Some(1)), 20, Some(seconds(10))),
             ("hardly any time is left", prompt(30, None), 2, Some(seconds(5))),
-            ("others are before it", Doing::Queues, 15, None),
+            ("others are before it", Doing::Queues, 15, Some(seconds(5))),
             ("it answers", Doing::Answers, 15, None),
         ] {
             assert_eq!(until_another(seconds(left), doing), expected, "{because}");

@@ -197,7 +197,7 @@ pub struct WorkerView<'a> {
     pub is_taken: bool,
     /// How many requests it runs at once.
     pub slots: u32,
-    /// Requests that this queen sent it and that have not ended.
+    /// Answers that this queen has asked it for, and whose requests have not ended.
     pub in_flight: u32,
     /// Requests of others at its last heartbeat.
     pub foreign: u32,
@@ -309,7 +309,7 @@ impl Resident<'_> {
 }
 
 impl WorkerView<'_> {
-    /// All requests that are known to be in it.
+    /// All answers that it is known to be asked for.
     #[must_use]
     pub fn load(&self) -> u32 {
         self.in_flight.saturating_add(self.foreign)
@@ -325,6 +325,7 @@ impl WorkerView<'_> {
     #[must_use]
     pub fn may_be_back(&self, demand: &Demand<'_>) -> bool {
         !self.is_there()
+            && self.readiness != Readiness::Ending
             && !demand.barred.contains(self.id)
             && self.context_tokens > 0
             && demand.may_fit(self.context_tokens)

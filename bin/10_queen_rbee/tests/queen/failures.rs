@@ -246,13 +246,13 @@ async fn who_hangs_over_a_prompt_and_reports_all_the_same_loses_it_to_another_on
 
 #[tokio::test]
 async fn an_answer_that_gives_way_in_its_worker_where_others_wait_is_no_failure() {
-    for (queued, failures) in [(1, 0), (0, 1)] {
+    for (queued, tokens_per_second, failures) in [(1, 9.5, 0), (0, 9.5, 1), (1, 0.0, 1)] {
         let go_on = Arc::new(Notify::new());
         let waits = Script::Waits(&["Hello"], Arc::clone(&go_on));
         let worker = WorkerDouble::start("w-1", [waits]);
         let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
         let mut beat = worker.beat();
-        beat.queued = queued;
+        (beat.queued, beat.tokens_per_second) = (queued, tokens_per_second);
         queen.worker_beat(&beat).await;
         let began = Instant::now();
         let reported = async {
@@ -270,6 +270,40 @@ async fn an_answer_that_gives_way_in_its_worker_where_others_wait_is_no_failure(
             () = reported => unreachable!("it waits for the answer"),
         };
         assert_eq!(reply.status, 200, "{reply:?}");
-        assert_eq!(worker.requests().len(), 1 + failures, "{queued} wait");
+        let because = format!("{queued} wait, at {tokens_per_second} tokens a second");
+        assert_eq!(worker.requests().len(), 1 + failures, "{because}");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has_failed() {
+    let (begun, whole): (&[&str], &[&str]) = (&[" world"], &["Hello world"]);
+    for (script, busy, rest) in [(Script::Hangs(&["Hello"]), 1, begun), (Script::Silent, 4, whole)]
+    {
+        let crowded = WorkerDouble::start("w-1", [script.clone()]);
+        let other = WorkerDouble::start("w-2", [Script::Says(rest)]);
+        let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
+        let mut beat = crowded.beat();
+        (beat.slots.busy, beat.queued, beat.tokens_per_second) = (busy, 1, 9.5);
+        queen.worker_beat(&beat).await;
+        let reported = async {
+            until("the request is there", async || crowded.requests().len() == 1).await;
+            loop {
+                queen.worker_beat(&beat).await;
+                queen.worker_beat(&other.beat()).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        let body = chat();
+        let reply = tokio::select! {
+            reply = queen.ask(CHAT, &body) => reply,
+            () = reported => unreachable!("it reports without end"),
+        };
+        assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-2"), "{reply:?}");
+        let choice = &reply.json()["choices"][0];
+        assert_eq!(choice["message"]["content"], "Hello world", "{script:?}");
+        let metrics = Reply::read(queen.get("/metrics")).await.text;
+        let failures = "rbee_queen_worker_failures_total{worker=\"w-1\",model=\"m\"} 0\n";
+        assert!(metrics.contains(failures), "{metrics}");
     }
 }

@@ -245,6 +245,9 @@ fn what_several_answers_used_is_told_once_of_all_or_once_of_each() {
         let expected = Usage { prompt_tokens: 9, completion_tokens: expected, cached_tokens: 4 };
         assert_eq!(*usage, expected, "{because}");
     }
+    let events = play(&request(1), &[text(0), end(5, 4), end(5, 4)]).unwrap();
+    let Some(InferenceEvent::Done { usage, .. }) = events.last() else { panic!("{events:?}") };
+    assert_eq!(usage.completion_tokens, 5, "of one answer, told twice");
 }
 
 #[test]

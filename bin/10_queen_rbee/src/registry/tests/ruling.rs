@@ -31,7 +31,7 @@ fn a_request_waits_for_workers_only_that_the_rules_let_it_have() {
             beat.address = format!("http://127.0.0.1:{port}");
             registry.worker_beat(beat, now).unwrap();
             for _ in 0..2 {
-                let given = registry.state().workers.reserve(&id(name), false, now).is_some();
+                let given = registry.state().workers.reserve(&id(name), 1, false, now).is_some();
                 assert!(given, "it is known");
             }
         }
@@ -44,7 +44,7 @@ fn a_worker_that_makes_way_counts_as_it_will_be_when_its_turn_comes() {
     for (script, expected) in [(IDLE_ONES, "wait next_turn"), (NOT_A, "reject Rules")] {
         let (registry, now) = ruled(script);
         registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
-        assert!(registry.state().workers.reserve(&id("a"), false, now).is_some());
+        assert!(registry.state().workers.reserve(&id("a"), 1, false, now).is_some());
         let way = MakeWay {
             hive: HiveAlias::localhost(),
             device: "CPU-0".parse().unwrap(),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, Task, TokenId, WorkerId};
 
-use self::silence::{Silence, silent};
+use self::silence::{LOOK, Silence, queues, silent};
 use self::unwilling::Unwilling;
 use super::contexts::Contexts;
 use super::failure::Trouble;
@@ -100,6 +100,8 @@ struct Reading {
     first_at: Option<Instant>,
     /// What it has to compute before the first takes there, where that is known.
     prompt_time: Option<PromptTime>,
+    /// When requests were last seen to wait in it, this one perhaps among them.
+    queues_at: Option<Instant>,
     /// What decides how long it may say nothing before, where it is of a server.
     silence: Option<Box<Silence>>,
 }
@@ -122,6 +124,7 @@ impl Reading {
             heard_at,
             first_at: None,
             prompt_time: None,
+            queues_at: None,
             silence,
         })
     }
@@ -380,6 +383,7 @@ impl Answer {
             priority: self.asking.priority,
             prompt: Arc::clone(&self.prompt),
             answer_tokens: self.request.sampling.max_tokens.unwrap_or(0),
+            answers: self.progress.asks_next_for(),
             session: self.asking.session.clone(),
             failed: self.tries.failed().to_vec(),
             barred: [self.unwilling.by(), self.contexts.refused_by()].concat(),
@@ -400,7 +404,7 @@ impl Answer {
             let event = tokio::select! {
                 biased;
                 event = reading.events.next() => event,
-                () = &mut self.alarm => match self.on_alarm(&reading) {
+                () = &mut self.alarm => match self.on_alarm(&mut reading) {
                     Some(_) if reading.events.is_complete() => continue,
                     Some(trouble) => Err(trouble),
                     None => continue,
@@ -533,7 +537,7 @@ impl Answer {
     }
 
     /// What the alarm means; `None` where it came too early, and is set again.
-    fn on_alarm(&mut self, reading: &Reading) -> Option<Trouble> {
+    fn on_alarm(&mut self, reading: &mut Reading) -> Option<Trouble> {
         let now = Instant::now();
         if now >= self.asking.deadline {
             return Some(Trouble::Deadline);
@@ -543,17 +547,16 @@ impl Answer {
             return Some(silent(self.relay.dispatcher.registry(), place, since));
         }
         let until = self.patience_ends(reading);
-        if now < until && self.is_better_elsewhere(reading) {
-            return Some(silent(self.relay.dispatcher.registry(), place, since));
-        }
         if now < until {
-            self.set_alarm(reading, until);
-            return None;
+            let trouble = self.is_better_elsewhere(reading);
+            if trouble.is_none() {
+                self.set_alarm(reading, until);
+            }
+            return trouble;
         }
         if self.may_have_given_way(reading) {
-            let until = Instant::now() + self.relay.shared.stall;
-            self.alarm.as_mut().reset(until.min(self.asking.deadline));
-            return None;
+            self.alarm.as_mut().reset((now + LOOK).min(self.asking.deadline));
+            return self.has_room_elsewhere(reading).then(|| queues(since));
         }
         let silence = reading.silence.as_ref().filter(|_| !self.progress.is_started());
         let end = silence.map(|silence| silence.end(&reading.place, reading.heard_at));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker_contract::ErrorDetail;
+use worker_contract::{ErrorDetail, WorkerId};
 
 use super::{Answer, State};
 use crate::clock;
@@ -76,7 +76,10 @@ impl Answer {
                 let worker_id = &place.worker_id;
                 tracing::debug!(%worker_id, reason, "the other answers are asked for one by one");
                 self.record.goes_on();
-                self.state = State::Seeking(None);
+                return self.seek_on(&place.worker_id, reason.into());
+            }
+            Trouble::Queues(reason) => {
+                self.leave_queue(&reason, &place);
                 return Ok(());
             }
             Trouble::LockedOut(reason) => {
@@ -279,13 +282,7 @@ impl Answer {
         let Verdict::Again(pause) = verdict else {
             return Err(Failure::WorkerFailed { worker_id, reason });
         };
-        if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
-            self.begin_anew();
-        }
-        if self.progress.ways(&self.request).is_none() {
-            let reason = reason.and("no other can go on with what it gave of the answer");
-            return Err(Failure::WorkerFailed { worker_id, reason });
-        }
+        self.seek_on(&worker_id, reason.clone())?;
         let has_begun = self.progress.has_begun();
         let turn = self.relay.shared.budget(|budget| budget.spend(has_begun, now.into_std()));
         let pause = pause.max(turn);
@@ -297,6 +294,32 @@ impl Answer {
         self.last_failure = Some((worker_id, reason));
         self.state = State::Seeking((!pause.is_zero()).then(|| now + pause));
         Ok(())
+    }
+
+    /// Somebody is sought who goes on with what there is of the answer, or begins it anew.
+    fn seek_on(&mut self, worker_id: &WorkerId, reason: Reason) -> Result<(), Failure> {
+        if self.progress.ways(&self.request).is_none() && self.asking.is_whole {
+            self.begin_anew();
+        }
+        if self.progress.ways(&self.request).is_none() {
+            let reason = reason.and("no other can go on with what it gave of the answer");
+            return Err(Failure::WorkerFailed { worker_id: worker_id.clone(), reason });
+        }
+        self.state = State::Seeking(None);
+        Ok(())
+    }
+
+    /// A worker has it in its queue, and another one has room at once. Nobody has failed.
+    fn leave_queue(&mut self, reason: &str, place: &Place) {
+        let worker_id = place.worker_id.clone();
+        tracing::info!(%worker_id, reason, "a request leaves a worker's queue for another worker");
+        self.log_leaves_queue(&worker_id, reason);
+        self.record.tries_again(self.progress.has_begun());
+        // What has begun there would be the best to go on there, and would wait again.
+        if self.progress.has_begun() {
+            self.tries.avoid(worker_id);
+        }
+        self.state = State::Seeking(None);
     }
 
     /// After more than an answer has. It is not gone on with: nobody could take all of that as a prompt.

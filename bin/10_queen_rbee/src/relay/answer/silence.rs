@@ -19,7 +19,7 @@ use crate::relay::patience::{Doing, patience, server_begins, server_patience, un
 use crate::relay::pulse::Pulse;
 
 /// How often it is looked whether another worker can take what a server is silent over.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a server at whose port nothing listens may be silent over a request that it has: one that ends
 /// may still finish its answers.
@@ -157,17 +157,29 @@ impl Answer {
 
     /// When it is looked next whether a worker of rbee that says nothing of a prompt has it taken away.
     pub(super) fn looks_for_another_at(&self, reading: &Reading) -> Option<Instant> {
-        Some(self.may_be_taken_at(reading)?.max(Instant::now() + LOOK))
+        let (at, _) = self.may_be_taken(reading)?;
+        Some(at.max(Instant::now() + LOOK))
     }
 
-    /// Whether a worker of rbee has been silent over a prompt for so long that another one, which has room, is
-    /// asked in its place. One that hangs can report all the same.
-    pub(super) fn is_better_elsewhere(&self, reading: &Reading) -> bool {
-        let is_due = self.may_be_taken_at(reading).is_some_and(|at| at <= Instant::now());
-        is_due && self.relay.dispatcher.has_place(&self.elsewhere(&reading.place))
+    /// Why another worker, which has room, is asked in the place of one of rbee that has been silent for so long
+    /// over a prompt, or has it in its queue. One that hangs can report all the same.
+    pub(super) fn is_better_elsewhere(&self, reading: &Reading) -> Option<Trouble> {
+        let (at, is_queued) = self.may_be_taken(reading)?;
+        if at > Instant::now() || !self.has_room_elsewhere(reading) {
+            return None;
+        }
+        let (place, since) = (&reading.place, reading.heard_at);
+        let silent = || silent(self.relay.dispatcher.registry(), place, since);
+        Some(if is_queued { queues(since) } else { silent() })
     }
 
-    fn may_be_taken_at(&self, reading: &Reading) -> Option<Instant> {
+    /// Whether another worker could take it at once.
+    pub(super) fn has_room_elsewhere(&self, reading: &Reading) -> bool {
+        self.relay.dispatcher.has_place(&self.elsewhere(&reading.place))
+    }
+
+    /// From when on another one is asked, and whether the request is in the worker's queue.
+    fn may_be_taken(&self, reading: &Reading) -> Option<(Instant, bool)> {
         let (place, again) = (&reading.place, self.progress.tokens_again());
         if place.target.server.is_some() || self.progress.has_moved() {
             return None;
@@ -184,16 +196,21 @@ impl Answer {
             Doing::Prompt { fresh: bytes / BYTES_A_TOKEN, again, time }
         };
         let left = self.asking.deadline.saturating_duration_since(reading.heard_at);
-        Some(reading.heard_at + until_another(left, doing)?)
+        let is_queued = matches!(doing, Doing::Queues);
+        Some((reading.heard_at + until_another(left, doing)?, is_queued))
     }
 
     /// Whether an answer that has begun may wait in its worker, which has the youngest give way where its KV cache
-    /// is full: requests wait there, as it said last. It has the patience of one in a queue.
-    pub(super) fn may_have_given_way(&self, reading: &Reading) -> bool {
+    /// is full: it gives others tokens, and requests wait there, or did a moment ago. It has the patience of one
+    /// in a queue.
+    pub(super) fn may_have_given_way(&self, reading: &mut Reading) -> bool {
         let (stall, left) = (self.relay.shared.stall, Duration::MAX);
         let is_in_time = reading.heard_at.elapsed() < patience(stall, left, Doing::Queues);
-        let registry = self.relay.dispatcher.registry();
-        self.progress.has_moved() && is_in_time && registry.has_queue(&reading.place)
+        if self.relay.dispatcher.registry().has_queue(&reading.place) {
+            reading.queues_at = Some(Instant::now());
+        }
+        let did_queue = reading.queues_at.is_some_and(|at| at.elapsed() < stall);
+        self.progress.has_moved() && is_in_time && did_queue
     }
 
     /// The request as it would go to others than this worker and those that failed it.
@@ -229,6 +246,11 @@ pub(super) fn silent(registry: &Registry, place: &Place, since: Instant) -> Trou
     let missed = missed.map(|reason| format!("; looks do not reach it either: {reason}"));
     let missed = missed.unwrap_or_default();
     Trouble::connection(format!("{}{missed}", nothing_for(since.elapsed())))
+}
+
+/// A worker has it in its queue since then.
+pub(super) fn queues(since: Instant) -> Trouble {
+    Trouble::Queues(nothing_for(since.elapsed()))
 }
 
 fn nothing_for(silent: Duration) -> String {

@@ -64,6 +64,12 @@ impl Progress {
         Some(prefill)
     }
 
+    /// For how many answers the next worker is asked at once.
+    pub(in crate::relay) fn asks_next_for(&self) -> u32 {
+        let is_one = self.one_by_one || self.next_choice().is_some();
+        if is_one { 1 } else { self.choices() }
+    }
+
     /// In which ways the next worker can take the request; none where nobody can go on.
     pub(in crate::relay) fn ways(&self, request: &InferenceRequest) -> Ways {
         let Some(choice) = self.next_choice().and_then(|number| self.choices.get(number)) else {

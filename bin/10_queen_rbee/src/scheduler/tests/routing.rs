@@ -172,6 +172,12 @@ fn for_a_context_that_was_too_short_none_is_started_that_would_be_as_short() {
             "wait news",
         ),
         (
+            "a longer one has failed, and is silent for good",
+            vec![at("h", 256), at("i", 256)],
+            vec![ending().live(Gone)],
+            none,
+        ),
+        (
             "so is one that is as short",
             vec![at("h", 256), at("i", 256)],
             vec![w("b", 4, 0).context(256).live(Gone)],
