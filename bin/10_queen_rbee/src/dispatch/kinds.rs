@@ -5,7 +5,7 @@ use worker_contract::{ModelAlias, Sha256Digest, WorkerId};
 
 use super::Wanted;
 use crate::admission::Priority;
-use crate::scheduler::Ways;
+use crate::scheduler::{FailedBy, Ways};
 
 /// How many kinds with needs of their own are looked at. Those that need nothing in particular are not
 /// hidden by them.
@@ -30,7 +30,7 @@ pub(super) struct Kind<'a> {
     ruled_by: Option<Ruled<'a>>,
     /// Names of one file wait together, and are not alike in all.
     model: &'a ModelAlias,
-    failed: &'a [WorkerId],
+    failed: &'a [FailedBy],
     barred: &'a [WorkerId],
     digest: Option<&'a Sha256Digest>,
     alone: bool,
@@ -115,7 +115,7 @@ mod tests {
     fn one_of_each_kind_is_asked_about_and_the_ordinary_ones_are_never_hidden() {
         let model = "m".parse().unwrap();
         let plain = plain(&model);
-        let workers: Vec<WorkerId> = (0..100).map(|n| format!("w-{n}").parse().unwrap()).collect();
+        let workers = failers();
         let mut kinds = Kinds::none(false);
         for own in [Kind { ways: Ways::OWN, ..plain }, Kind { too_short: 256, ..plain }] {
             assert!(kinds.is_worth_asking(own) && !kinds.is_worth_asking(own));
@@ -132,7 +132,7 @@ mod tests {
     fn where_no_server_is_attached_the_ordinary_ones_are_ordinary_too() {
         let model = "m".parse().unwrap();
         let ours = Kind { ways: Ways::TOKENS, ..plain(&model) };
-        let workers: Vec<WorkerId> = (0..100).map(|n| format!("w-{n}").parse().unwrap()).collect();
+        let workers = failers();
         let mut kinds = Kinds::none(false);
         for failed in workers.chunks(1) {
             kinds.is_worth_asking(Kind { failed, ..ours });
@@ -156,6 +156,11 @@ mod tests {
         assert!(all.iter().all(|kind| kinds.is_worth_asking(*kind)));
         assert!(!all.iter().any(|kind| kinds.is_worth_asking(*kind)));
         assert_eq!((all[0].speaks_for(), plain.speaks_for()), (Ways::NONE, Ways::ALL));
+    }
+
+    fn failers() -> Vec<FailedBy> {
+        let failer = |n: u64| FailedBy { worker: format!("w-{n}").parse().unwrap(), process: n };
+        (0..100).map(failer).collect()
     }
 
     fn plain(model: &ModelAlias) -> Kind<'_> {

@@ -36,7 +36,7 @@ use crate::clock;
 use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
 use crate::registry::{Ask, Place, Placed, Registry, SessionKey, StartRefusal};
-use crate::scheduler::{Decision, Demand, Reason, RejectReason, WaitReason, Ways};
+use crate::scheduler::{Decision, Demand, FailedBy, Reason, RejectReason, WaitReason, Ways};
 use crate::spawner::Spawner;
 
 /// The longest that somebody is told to wait where too many do, in seconds.
@@ -72,8 +72,8 @@ pub struct Wanted {
     pub answers: u32,
     /// Its session, where it has one.
     pub session: Option<SessionKey>,
-    /// Workers that failed it before.
-    pub failed: Vec<WorkerId>,
+    /// Who failed it before.
+    pub failed: Vec<FailedBy>,
     /// The model file that it must go on with.
     pub digest: Option<Sha256Digest>,
     /// Whether it should have a worker to itself, because workers ended that had it.
@@ -230,6 +230,16 @@ impl Dispatcher {
         match self.foresee(wanted) {
             Decision::Dispatch { why, .. } => why.reason != Reason::LastResort,
             _ => false,
+        }
+    }
+
+    /// A place for a request that has one already, if there is another one at once that is no last resort.
+    #[must_use]
+    pub fn place_now(&self, wanted: &Wanted) -> Option<Place> {
+        let now = clock::now();
+        match self.registry.place(&wanted.ask(&Closed::default(), Duration::ZERO, now), now) {
+            Placed::At(place) if place.why.reason != Reason::LastResort => Some(place),
+            _ => None,
         }
     }
 

@@ -386,7 +386,7 @@ fn beat(report: &ServerReport, model: &Served, in_flight: u32) -> WorkerHeartbea
 
 #[cfg(test)]
 mod tests {
-    use worker_contract::HiveHeartbeat;
+    use worker_contract::{HiveHeartbeat, InferenceRequest, Prompt, RequestId, Task};
 
     use super::*;
     use crate::doubles::entry;
@@ -465,6 +465,24 @@ mod tests {
         for place in [place, again] {
             assert!(!place.target.gone.is_cancelled(), "its answer is being given");
         }
+    }
+
+    #[test]
+    fn what_conversations_a_server_holds_is_remembered_of_several() {
+        let (registry, now) = registry();
+        registry.server_probed(&report(&["a"]), now);
+        let model = "a".parse().unwrap();
+        let held = |conversation: u8| {
+            let text = char::from(b'a' + conversation).to_string().repeat(10 << 10);
+            let task = Task::Completion { prompt: Prompt::Text(text) };
+            let prompt = PromptChain::of(&InferenceRequest::new(RequestId::random(), task));
+            match registry.place(&Ask::of(Demand::of(&model), &prompt), now) {
+                Placed::At(place) => place.why.chosen.held_bytes,
+                Placed::Not(decision) => panic!("{decision:?}"),
+            }
+        };
+        assert!((0..6).all(|conversation| held(conversation) == 0));
+        assert!((0..6).all(|conversation| held(conversation) >= 10_000));
     }
 
     #[test]

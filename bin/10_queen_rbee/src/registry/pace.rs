@@ -116,7 +116,7 @@ impl Cost {
     /// What comes of it where an answer has so many tokens.
     fn speed(self, tokens: u64) -> Speed {
         let service_us = self.token_us.saturating_mul(tokens).min(MOST_US);
-        Speed { prefill_us_per_kib: self.prefill_us_per_kib, service_us }
+        Speed { prefill_us_per_kib: self.prefill_us_per_kib, service_us, tokens }
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Due, Judging, Liveness, Registry, SessionKey, State, Target, Times};
 use crate::admission::Priority;
 use crate::clock;
 use crate::prompt::PromptChain;
-use crate::scheduler::{Circuit, Decision, Demand, Readiness, WaitReason, Why};
+use crate::scheduler::{Circuit, Decision, Demand, FailedBy, Readiness, WaitReason, Why};
 
 /// A request's place at a worker. Dropping it gives the place back.
 #[derive(Debug)]
@@ -34,6 +34,14 @@ pub struct Place {
     pub why: Why,
     stay: Stay,
     registry: Registry,
+}
+
+impl Place {
+    /// Its worker, as one that fails a request, or is to be avoided.
+    #[must_use]
+    pub fn as_failed(&self) -> FailedBy {
+        FailedBy { worker: self.worker_id.clone(), process: self.target.holder }
+    }
 }
 
 /// How a worker has failed a request.

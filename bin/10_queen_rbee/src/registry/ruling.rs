@@ -286,7 +286,7 @@ impl State {
             view.readiness == Readiness::Ready
                 && view.has_room(demand.priority)
                 && view.serves(demand)
-                && !demand.failed.contains(view.id)
+                && !demand.was_failed_by(view.id)
         };
         if ruling.judge.is_of_open() || workers.iter().any(takes_it) {
             return;

@@ -15,7 +15,7 @@ use worker_contract::{
 
 use super::*;
 use crate::prompt::PromptChain;
-use crate::scheduler::{Decision, Demand, RejectReason, WaitReason};
+use crate::scheduler::{Decision, Demand, FailedBy, RejectReason, WaitReason};
 
 #[test]
 fn a_worker_is_used_from_its_first_report_until_it_is_silent_for_five_intervals() {

@@ -17,6 +17,8 @@ use super::target::{Address, Target, next_number};
 use super::{Due, FailureKind, Liveness, ReportError};
 use crate::scheduler::{Circuit, Readiness, Speed, Ways, WorkerView};
 
+/// How many tokens a context has that nobody tells.
+const USUAL_CONTEXT: u32 = 16_384;
 /// For how long nothing is concluded from a connection that has failed: a bit longer than it takes until
 /// the worker or its hive reports next, who know better. Either one's word ends the doubt.
 const DOUBT: Duration = Duration::from_millis(2_500);
@@ -316,9 +318,18 @@ impl Worker {
         self.said.as_ref().and_then(|said| said.beat.model.digest.as_ref())
     }
 
-    /// How many tokens its KV cache has room for.
+    /// How many tokens its KV cache has room for. One that does not tell, as a server of somebody else, has room for
+    /// a context in each slot.
     pub(super) fn cache_tokens(&self) -> u32 {
-        self.said.as_ref().map_or(0, |said| said.beat.kv_cache.capacity_tokens)
+        let told = self.said.as_ref().map_or(0, |said| said.beat.kv_cache.capacity_tokens);
+        if told > 0 {
+            return told;
+        }
+        let context = match self.context_tokens() {
+            0 => USUAL_CONTEXT,
+            context => context,
+        };
+        context.saturating_mul(self.slots())
     }
 
     /// How many tokens a prompt and its answer may have; 0 where it does not tell.
@@ -409,6 +420,7 @@ impl Worker {
         let failed_at = self.said.as_ref().and_then(|said| said.failed_at);
         WorkerView {
             id,
+            process: self.holder,
             readiness: match self.readiness_for_requests() {
                 Readiness::Ready if makes_way => Readiness::MakesWay,
                 readiness => readiness,

@@ -7,6 +7,7 @@ use worker_contract::{ErrorDetail, WorkerId};
 use super::reason::{Reason, status_and_code};
 use crate::connection::Broken;
 use crate::dispatch::NoPlace;
+use crate::registry::Place;
 
 /// Why a request has no answer, or only a part of one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -134,9 +135,14 @@ pub(super) enum Trouble {
     /// A server of somebody else has made some of the answers that it was asked for, and no more.
     #[error("{0}")]
     Fewer(String),
-    /// It has the request in its queue, and another worker has room at once.
-    #[error("{0}")]
-    Queues(String),
+    /// It has the request in its queue, and another worker has given it a place.
+    #[error("{reason}")]
+    Queues {
+        /// For how long it has been there.
+        reason: String,
+        /// The place.
+        other: Box<Place>,
+    },
     /// The worker failed.
     #[error("{reason}")]
     Failed {

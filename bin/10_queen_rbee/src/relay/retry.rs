@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
 use super::suspicion::Suspicion;
+use crate::scheduler::FailedBy;
 
 /// How often in a row workers may answer a request with nonsense.
 const MAX_NONSENSE: u32 = 3;
@@ -31,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Tries {
     /// Since it last got something.
-    failed: Vec<WorkerId>,
+    failed: Vec<FailedBy>,
     nonsense: u32,
     breaks: u32,
     /// Failures that neither tokens nor time have made up for.
@@ -76,7 +77,7 @@ pub(super) enum Verdict {
 
 impl Tries {
     /// The workers that failed the request since it last got something.
-    pub(super) fn failed(&self) -> &[WorkerId] {
+    pub(super) fn failed(&self) -> &[FailedBy] {
         &self.failed
     }
 
@@ -97,18 +98,19 @@ impl Tries {
     }
 
     /// Has others preferred to a worker that has done nothing wrong.
-    pub(super) fn avoid(&mut self, worker: WorkerId) {
-        self.failed.push(worker);
+    pub(super) fn avoid(&mut self, by: FailedBy) {
+        self.failed.push(by);
     }
 
     /// Takes a mishap in. `jitter`, 0 to 1, spreads the pauses of requests that fail together.
-    pub(super) fn on_mishap(&mut self, worker: WorkerId, mishap: Mishap, jitter: f64) -> Verdict {
+    pub(super) fn on_mishap(&mut self, by: FailedBy, mishap: Mishap, jitter: f64) -> Verdict {
+        let worker = &by.worker;
         if mishap.got > 0 {
             self.failed.clear();
             (self.nonsense, self.breaks) = (0, 0);
             self.is_one_excused = false;
         }
-        let fell_together = self.fell_together(&worker, &mishap);
+        let fell_together = self.fell_together(worker, &mishap);
         if mishap.is_connection {
             self.broke_off = Some((worker.clone(), mishap.at));
         }
@@ -125,7 +127,7 @@ impl Tries {
         } else {
             self.nonsense += 1;
         }
-        self.failed.push(worker);
+        self.failed.push(by);
         let is_enough = self.nonsense >= MAX_NONSENSE
             || self.breaks >= MAX_BREAKS
             || self.failures >= MAX_FAILURES;
@@ -241,6 +243,10 @@ mod tests {
         }
     }
 
+    fn by(name: &str) -> FailedBy {
+        FailedBy { worker: id(name), process: 0 }
+    }
+
     /// A worker whose process ended, as its hive says.
     fn killed(at: Instant) -> Mishap {
         let died = CancellationToken::new();
@@ -268,7 +274,7 @@ mod tests {
         ] {
             let mut tries = Tries::default();
             for (name, mishap) in ["a", "b"].into_iter().zip(mishaps.clone()) {
-                assert!(matches!(tries.on_mishap(id(name), mishap, 0.5), Verdict::Again(_)));
+                assert!(matches!(tries.on_mishap(by(name), mishap, 0.5), Verdict::Again(_)));
             }
             let judged = tries.accusation().and_then(|_| tries.judge());
             assert_eq!(judged, is_guilty.then(|| vec![id("a"), id("b")]), "{mishaps:?}");
@@ -295,7 +301,7 @@ mod tests {
         for (mishaps, expected) in rows {
             let mut tries = Tries::default();
             for (name, mishap) in ["a", "b", "c"].into_iter().zip(mishaps.clone()) {
-                tries.on_mishap(id(name), mishap, 0.5);
+                tries.on_mishap(by(name), mishap, 0.5);
             }
             let judged = tries.accusation().and_then(|_| tries.judge());
             let expected = expected.map(|names| names.iter().map(|name| id(name)).collect());
@@ -308,7 +314,7 @@ mod tests {
         let now = Instant::now();
         for (mishap, most) in [(nonsense(now), 3), (broke(now), 12)] {
             let mut tries = Tries::default();
-            let verdicts = (0..most).map(|_| tries.on_mishap(id("a"), mishap.clone(), 1.0));
+            let verdicts = (0..most).map(|_| tries.on_mishap(by("a"), mishap.clone(), 1.0));
             let verdicts: Vec<_> = verdicts.collect();
             assert_eq!(verdicts.last(), Some(&Verdict::GiveUp));
             assert!(verdicts[..most - 1].iter().all(|v| matches!(v, Verdict::Again(_))));
@@ -321,9 +327,9 @@ mod tests {
         for (tokens, seconds) in [(TOKENS_A_FAILURE, 4), (1, 4), (100, 60)] {
             let (mut tries, mut now) = (Tries::default(), Instant::now());
             for _ in 0..1000 {
-                let verdict = tries.on_mishap(id("a"), after(tokens, killed(now)), 0.0);
+                let verdict = tries.on_mishap(by("a"), after(tokens, killed(now)), 0.0);
                 assert_eq!(verdict, Verdict::Again(Duration::ZERO), "{tokens} in {seconds} s");
-                assert_eq!(tries.failed(), [id("a")]);
+                assert_eq!(tries.failed(), [by("a")]);
                 now += Duration::from_secs(seconds);
             }
         }
@@ -334,7 +340,7 @@ mod tests {
         for mishap in [nonsense, broke] {
             let (mut tries, start) = (Tries::default(), Instant::now());
             let (mut now, mut count) = (start, 0);
-            while let Verdict::Again(pause) = tries.on_mishap(id("a"), after(1, mishap(now)), 0.0) {
+            while let Verdict::Again(pause) = tries.on_mishap(by("a"), after(1, mishap(now)), 0.0) {
                 now += pause;
                 count += 1;
             }
@@ -347,7 +353,7 @@ mod tests {
     fn whoever_fails_again_a_moment_later_waits_whatever_it_got() {
         let (mut tries, now) = (Tries::default(), Instant::now());
         for number in 0..1000 {
-            let verdict = tries.on_mishap(id("a"), after(1000, broke(now)), 1.0);
+            let verdict = tries.on_mishap(by("a"), after(1000, broke(now)), 1.0);
             let expected = if number == 0 { Duration::ZERO } else { PAUSE };
             assert_eq!(verdict, Verdict::Again(expected));
         }

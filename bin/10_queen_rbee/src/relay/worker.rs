@@ -124,6 +124,9 @@ impl WorkerClient {
             Err(Unsendable::Secret(missing)) => return Err(Trouble::unsent(missing.to_string())),
             Err(reason) => return Err(Trouble::garbage(format!("it cannot be asked: {reason}"))),
         };
+        if target.gone.is_cancelled() {
+            return Err(Trouble::unsent(GONE));
+        }
         // A server may load its model or compute the prompt before it says anything: for how long that is
         // awaited is decided by whoever sends.
         let is_ours = target.server.is_none();

@@ -7,13 +7,22 @@ use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 use super::Ways;
 use crate::admission::Priority;
 
+/// Who has failed a request, or is avoided by it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FailedBy {
+    /// The worker.
+    pub worker: WorkerId,
+    /// What stands for its process then: one that is started again has failed nobody.
+    pub process: u64,
+}
+
 /// What a request needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
     /// The model.
     pub model: &'a ModelAlias,
-    /// Workers that failed this very request before.
-    pub failed: &'a [WorkerId],
+    /// Who failed this very request before.
+    pub failed: &'a [FailedBy],
     /// Workers that cannot take it, whatever else there is.
     pub barred: &'a [WorkerId],
     /// How urgent it is.
@@ -43,6 +52,12 @@ pub struct Demand<'a> {
 }
 
 impl<'a> Demand<'a> {
+    /// Whether a worker has failed it, in whatever process.
+    #[must_use]
+    pub fn was_failed_by(&self, worker: &WorkerId) -> bool {
+        self.failed.iter().any(|by| by.worker == *worker)
+    }
+
     /// Whether a context may be long enough, as far as is known. One that nobody tells may be.
     #[must_use]
     pub fn may_fit(&self, context_tokens: u32) -> bool {

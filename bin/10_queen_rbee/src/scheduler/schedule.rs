@@ -39,19 +39,28 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         Readiness::Resting | Readiness::MakesWay | Readiness::Ending => false,
     };
     let ready = || serving().filter(|worker| is_ready(worker));
-    let has_failed = |worker: &&WorkerView<'_>| demand.failed.contains(worker.id);
-    let fresh = || ready().filter(|worker| !has_failed(worker));
+    let has_failed = |worker: &&WorkerView<'_>| demand.was_failed_by(worker.id);
+    // Where a connection to one of rbee's has broken, its process has most likely ended, which is told at once.
+    let has_fallen =
+        |worker: &&WorkerView<'_>| worker.is_in_doubt && worker.ways.meet(Ways::TOKENS);
+    let fresh = || ready().filter(|worker| !has_failed(worker) && !has_fallen(worker));
     if let Some(chosen) = choose(fresh(), demand, None) {
+        return chosen;
+    }
+    // It may have been started again since, and one that is coming may take long.
+    let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
+    let is_tired = |worker: &&WorkerView<'_>| {
+        demand.failed.iter().filter(|by| by.worker == *worker.id).count() >= TRIES
+    };
+    let is_reborn = |worker: &&WorkerView<'_>| {
+        !is_tired(worker) && !demand.failed.iter().any(|by| by.process == worker.process)
+    };
+    if let Some(chosen) = choose(returned().filter(is_reborn), demand, None) {
         return chosen;
     }
     if fresh().any(|worker| worker.circuit == Circuit::Closed) {
         return Decision::Wait(WaitReason::Room);
     }
-    // It may have been started again since, and one that is coming may take long.
-    let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
-    let is_tired = |worker: &&WorkerView<'_>| {
-        demand.failed.iter().filter(|id| *id == worker.id).count() >= TRIES
-    };
     let last_resort = |is_hopeful: &dyn Fn(&&WorkerView<'_>) -> bool| {
         choose(returned().filter(is_hopeful), demand, Some(Reason::LastResort))
     };
@@ -268,13 +277,12 @@ impl Limit {
     fn of<'r, 'a: 'r>(mut all: impl Iterator<Item = &'r Ranked<'a>>) -> Option<Self> {
         let first = all.next()?;
         let (mut class, mut soonest) = (first.class, first.ruled_us);
-        let mut fastest = first.worker.speed.service_us;
+        let mut fastest = first.answer_us;
         for one in all {
-            let service_us = one.worker.speed.service_us;
             if one.class < class {
-                (class, soonest, fastest) = (one.class, one.ruled_us, service_us);
+                (class, soonest, fastest) = (one.class, one.ruled_us, one.answer_us);
             } else if one.class == class {
-                (soonest, fastest) = (soonest.min(one.ruled_us), fastest.min(service_us));
+                (soonest, fastest) = (soonest.min(one.ruled_us), fastest.min(one.answer_us));
             }
         }
         Some(Self(soonest.saturating_add_unsigned(CLOSE_US.max(fastest / CLOSE_PART))))
@@ -290,6 +298,8 @@ struct Ranked<'a> {
     expected_us: u64,
     /// The same with what somebody's rules add to it.
     ruled_us: i64,
+    /// What its answer takes alone.
+    answer_us: u64,
 }
 
 /// What comes before all expectations, the better first: on time before silent; one that is to be tried
@@ -325,7 +335,8 @@ impl<'a> Ranked<'a> {
         let ruled_us =
             i64::try_from(expected_us).unwrap_or(i64::MAX).saturating_add(worker.extra_us);
         let part = u64::from(worker.load()) * PARTS / u64::from(worker.slots.max(1));
-        Self { worker, class, part, expected_us, ruled_us }
+        let answer_us = worker.speed.answer_us(demand.answer_tokens);
+        Self { worker, class, part, expected_us, ruled_us, answer_us }
     }
 
     /// The better first. What is expected is no more than a guess: of those of the best class that are
@@ -347,7 +358,7 @@ impl<'a> Ranked<'a> {
     }
 
     /// Whether it comes before another one only because of what it holds of the prompt: if neither held
-    /// anything, the other one would be as good at least.
+    /// anything, the other one would be as good at least, or as good as that, and it is not.
     fn is_before_by_prefix(&self, other: &Self, demand: &Demand<'_>) -> bool {
         if self.worker.held_bytes <= other.worker.held_bytes {
             return false;
@@ -357,7 +368,10 @@ impl<'a> Ranked<'a> {
         let ranked = [Ranked::new(theirs, demand), Ranked::new(ours, demand)];
         let is_ruled = ours.extra_us != theirs.extra_us;
         let [best, _] = if is_ruled { best_two_of_ruled(&ranked) } else { best_two(ranked.iter()) };
-        best.is_some_and(|best| best.worker.id == theirs.id)
+        let is_by = |ruled_us: i64, limit: Option<Limit>| limit.is_some_and(|at| ruled_us <= at.0);
+        let is_as_good = is_by(ranked[0].ruled_us, Limit::of(ranked.iter()));
+        let is_worse = !is_by(other.ruled_us, Limit::of([self, other].into_iter()));
+        best.is_some_and(|best| best.worker.id == theirs.id) || is_as_good && is_worse
     }
 
     fn estimate(&self) -> Estimate {

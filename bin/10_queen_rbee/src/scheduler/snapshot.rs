@@ -183,6 +183,8 @@ pub struct Wish {
 pub struct WorkerView<'a> {
     /// Its id.
     pub id: &'a WorkerId,
+    /// What stands for its process.
+    pub process: u64,
     /// Whether it takes requests.
     pub readiness: Readiness,
     /// For how long it rests, as it says.
@@ -223,8 +225,22 @@ pub struct WorkerView<'a> {
 pub struct Speed {
     /// What 1 KiB of prompt takes, in microseconds.
     pub prefill_us_per_kib: u64,
-    /// What an answer takes from its slot to its end, in microseconds.
+    /// What an answer takes from its slot to its end, in microseconds,
     pub service_us: u64,
+    /// if it has so many tokens, as usual.
+    pub tokens: u64,
+}
+
+impl Speed {
+    /// What an answer takes that may have so many tokens; 0 where it does not say how many.
+    #[must_use]
+    pub fn answer_us(&self, most: u32) -> u64 {
+        match u64::from(most) {
+            0 => self.service_us,
+            most if most >= self.tokens => self.service_us,
+            most => self.service_us.saturating_mul(most) / self.tokens.max(1),
+        }
+    }
 }
 
 /// Whether requests may be sent to a worker after failures.
@@ -371,7 +387,7 @@ impl WorkerView<'_> {
         let load = u64::from(self.load());
         let fresh = prompt_bytes.saturating_sub(self.held_bytes);
         let prefill = u64::from(fresh).saturating_mul(self.speed.prefill_us_per_kib) / 1024;
-        let alone = prefill.saturating_add(self.speed.service_us);
+        let alone = prefill.saturating_add(self.speed.answer_us(answer_tokens));
         let is_crowded =
             load > 0 && self.free_tokens.is_some_and(|free| fresh / BYTES_A_TOKEN > free);
         let wait = if is_crowded { self.speed.service_us } else { 0 };

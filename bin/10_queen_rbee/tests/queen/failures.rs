@@ -278,8 +278,11 @@ async fn an_answer_that_gives_way_in_its_worker_where_others_wait_is_no_failure(
 #[tokio::test]
 async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has_failed() {
     let (begun, whole): (&[&str], &[&str]) = (&[" world"], &["Hello world"]);
-    for (script, busy, rest) in [(Script::Hangs(&["Hello"]), 1, begun), (Script::Silent, 4, whole)]
-    {
+    for (script, busy, rest) in [
+        (Script::Hangs(&["Hello"]), 1, begun),
+        (Script::Queues, 4, whole),
+        (Script::Queues, 1, whole),
+    ] {
         let crowded = WorkerDouble::start("w-1", [script.clone()]);
         let other = WorkerDouble::start("w-2", [Script::Says(rest)]);
         let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;

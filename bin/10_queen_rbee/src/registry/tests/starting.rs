@@ -21,7 +21,9 @@ fn after_one_broken_connection_nobody_starts_another_worker_before_worker_or_hiv
         (registry, now)
     };
     let again = |registry: &Registry, now: Instant| {
-        let (model, prompt, failed) = (model(), PromptChain::default(), [id("a")]);
+        let (model, prompt) = (model(), PromptChain::default());
+        let process = registry.state().workers.get(&id("a")).unwrap().holder;
+        let failed = [FailedBy { worker: id("a"), process }];
         let demand = Demand { failed: &failed, ..Demand::of(&model) };
         match registry.place(&Ask::of(demand, &prompt), now) {
             Placed::At(place) => place.worker_id.to_string(),

@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, Task, TokenId, WorkerId};
 
-use self::silence::{LOOK, Silence, queues, silent};
+use self::silence::{LOOK, Silence, silent};
 use self::unwilling::Unwilling;
 use super::contexts::Contexts;
 use super::failure::Trouble;
@@ -81,6 +81,8 @@ pub struct Answer {
 enum State {
     /// A worker is sought, not before the time.
     Seeking(Option<Instant>),
+    /// A worker has given it a place.
+    Placed(Box<Place>),
     Reading(Box<Reading>),
     /// What this worker was asked for is complete; the connection can be given back.
     Complete(Box<WorkerEvents>, After),
@@ -229,7 +231,12 @@ impl Answer {
                 }
                 State::Seeking(not_before) => {
                     // What it needs is let go once a worker answers: a stream is open for long.
-                    if let Err(failure) = Box::pin(self.seek(not_before)).await {
+                    if let Err(failure) = Box::pin(self.seek(not_before, None)).await {
+                        return Some(Err(self.fail(failure)));
+                    }
+                }
+                State::Placed(place) => {
+                    if let Err(failure) = Box::pin(self.seek(None, Some(place))).await {
                         return Some(Err(self.fail(failure)));
                     }
                 }
@@ -260,7 +267,11 @@ impl Answer {
     }
 
     /// Finds a worker and sends it the request.
-    async fn seek(&mut self, not_before: Option<Instant>) -> Result<(), Failure> {
+    async fn seek(
+        &mut self,
+        not_before: Option<Instant>,
+        placed: Option<Box<Place>>,
+    ) -> Result<(), Failure> {
         let is_first = self.record.worker_id.is_none();
         let now = Instant::now().into_std();
         let quarantine = &self.relay.shared.quarantine;
@@ -275,7 +286,11 @@ impl Answer {
         if let Some(until) = not_before {
             sleep_until(until.min(self.asking.deadline)).await;
         }
-        let place = match self.relay.dispatcher.place(self.wanted()).await {
+        let placed = match placed {
+            Some(place) => Ok(*place),
+            None => self.relay.dispatcher.place(self.wanted()).await,
+        };
+        let place = match placed {
             Ok(place) => place,
             Err(no_place) if self.may_begin_anew(&no_place) => {
                 self.begin_anew();
@@ -556,7 +571,7 @@ impl Answer {
         }
         if self.may_have_given_way(reading) {
             self.alarm.as_mut().reset((now + LOOK).min(self.asking.deadline));
-            return self.has_room_elsewhere(reading).then(|| queues(since));
+            return self.leaves_queue(reading);
         }
         let silence = reading.silence.as_ref().filter(|_| !self.progress.is_started());
         let end = silence.map(|silence| silence.end(&reading.place, reading.heard_at));

@@ -78,8 +78,8 @@ impl Answer {
                 self.record.goes_on();
                 return self.seek_on(&place.worker_id, reason.into());
             }
-            Trouble::Queues(reason) => {
-                self.leave_queue(&reason, &place);
+            Trouble::Queues { reason, other } => {
+                self.leave_queue(&reason, &place, other);
                 return Ok(());
             }
             Trouble::LockedOut(reason) => {
@@ -147,7 +147,7 @@ impl Answer {
         tracing::info!(%worker_id, reason = told, "a server fails, perhaps over the request");
         self.log_again(worker_id, reason, false);
         self.doubt = Some(refusal);
-        self.tries.avoid(worker_id.clone());
+        self.tries.avoid(place.as_failed());
         self.record.tries_again(false);
         self.state = State::Seeking(Some(Instant::now() + SECOND_OPINION));
     }
@@ -199,7 +199,7 @@ impl Answer {
         if !is_news || !self.may_find_longer(place) {
             return Err(refusal);
         }
-        self.tries.avoid(worker_id.clone());
+        self.tries.avoid(place.as_failed());
         self.contexts.keep(refusal);
         Ok(Refused::SeeksLonger(reason))
     }
@@ -255,7 +255,7 @@ impl Answer {
         }
         // Of a server's process nobody hears whether it has ended.
         let is_server = place.target.server.is_some();
-        let died = place.target.died.clone();
+        let (by, died) = (place.as_failed(), place.target.died.clone());
         drop(place);
         let given = self.progress.given_in_all();
         let got = given.saturating_sub(self.had);
@@ -270,7 +270,7 @@ impl Answer {
             died,
             at: now.into_std(),
         };
-        let verdict = self.tries.on_mishap(worker_id.clone(), mishap, fastrand::f64());
+        let verdict = self.tries.on_mishap(by, mishap, fastrand::f64());
         tracing::warn!(
             request_id = %self.request.request_id,
             %worker_id,
@@ -309,17 +309,14 @@ impl Answer {
         Ok(())
     }
 
-    /// A worker has it in its queue, and another one has room at once. Nobody has failed.
-    fn leave_queue(&mut self, reason: &str, place: &Place) {
-        let worker_id = place.worker_id.clone();
+    /// A worker has it in its queue, and another one has given it a place. Nobody has failed.
+    fn leave_queue(&mut self, reason: &str, place: &Place, other: Box<Place>) {
+        let worker_id = &place.worker_id;
         tracing::info!(%worker_id, reason, "a request leaves a worker's queue for another worker");
-        self.log_leaves_queue(&worker_id, reason);
+        self.log_leaves_queue(worker_id, reason);
+        self.log_placed(&other);
         self.record.tries_again(self.progress.has_begun());
-        // What has begun there would be the best to go on there, and would wait again.
-        if self.progress.has_begun() {
-            self.tries.avoid(worker_id);
-        }
-        self.state = State::Seeking(None);
+        self.state = State::Placed(other);
     }
 
     /// After more than an answer has. It is not gone on with: nobody could take all of that as a prompt.

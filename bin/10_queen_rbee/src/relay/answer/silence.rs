@@ -165,17 +165,22 @@ impl Answer {
     /// over a prompt, or has it in its queue. One that hangs can report all the same.
     pub(super) fn is_better_elsewhere(&self, reading: &Reading) -> Option<Trouble> {
         let (at, is_queued) = self.may_be_taken(reading)?;
-        if at > Instant::now() || !self.has_room_elsewhere(reading) {
+        if at > Instant::now() {
             return None;
         }
+        if is_queued {
+            return self.leaves_queue(reading);
+        }
         let (place, since) = (&reading.place, reading.heard_at);
-        let silent = || silent(self.relay.dispatcher.registry(), place, since);
-        Some(if is_queued { queues(since) } else { silent() })
+        let is_better = self.relay.dispatcher.has_place(&self.elsewhere(place));
+        is_better.then(|| silent(self.relay.dispatcher.registry(), place, since))
     }
 
-    /// Whether another worker could take it at once.
-    pub(super) fn has_room_elsewhere(&self, reading: &Reading) -> bool {
-        self.relay.dispatcher.has_place(&self.elsewhere(&reading.place))
+    /// What a worker has in its queue leaves that for the place that another one gives it at once, if one does.
+    pub(super) fn leaves_queue(&self, reading: &Reading) -> Option<Trouble> {
+        let place = self.relay.dispatcher.place_now(&self.elsewhere(&reading.place))?;
+        let reason = nothing_for(reading.heard_at.elapsed());
+        Some(Trouble::Queues { reason, other: Box::new(place) })
     }
 
     /// From when on another one is asked, and whether the request is in the worker's queue.
@@ -188,7 +193,7 @@ impl Answer {
         let doing = if self.progress.is_started() {
             let fresh = self.progress.fresh_prompt_tokens();
             Doing::Prompt { fresh, again, time: reading.prompt_time }
-        } else if registry.is_crowded(place) {
+        } else if registry.is_crowded(place) || registry.has_queue(place) {
             Doing::Queues
         } else {
             let bytes = self.prompt.bytes();
@@ -217,7 +222,7 @@ impl Answer {
     fn elsewhere(&self, place: &Place) -> Wanted {
         let mut elsewhere = self.wanted();
         elsewhere.barred.push(place.worker_id.clone());
-        elsewhere.barred.extend_from_slice(self.tries.failed());
+        elsewhere.barred.extend(self.tries.failed().iter().map(|by| by.worker.clone()));
         elsewhere
     }
 
@@ -246,11 +251,6 @@ pub(super) fn silent(registry: &Registry, place: &Place, since: Instant) -> Trou
     let missed = missed.map(|reason| format!("; looks do not reach it either: {reason}"));
     let missed = missed.unwrap_or_default();
     Trouble::connection(format!("{}{missed}", nothing_for(since.elapsed())))
-}
-
-/// A worker has it in its queue since then.
-pub(super) fn queues(since: Instant) -> Trouble {
-    Trouble::Queues(nothing_for(since.elapsed()))
 }
 
 fn nothing_for(silent: Duration) -> String {

@@ -107,7 +107,7 @@ impl Answer {
         let reason = Reason::from(reason);
         self.log_again(&worker_id, &reason, false);
         self.record.tries_again(self.progress.has_begun());
-        self.tries.avoid(worker_id.clone());
+        self.tries.avoid(place.as_failed());
         self.last_failure = Some((worker_id, reason));
         self.state = State::Seeking(None);
     }
@@ -153,7 +153,7 @@ impl Answer {
             return Err(busy);
         }
         self.bounced(&worker_id, &reason);
-        self.tries.avoid(worker_id);
+        self.tries.avoid(place.as_failed());
         Ok(())
     }
 

@@ -172,6 +172,11 @@ struct W {
     ways: Ways,
 }
 
+/// A worker that has failed a request, in its present process or in one before.
+fn failed_by(name: &str, process: u64) -> FailedBy {
+    FailedBy { worker: id(name), process }
+}
+
 fn w(name: &str, slots: u32, in_flight: u32) -> W {
     W {
         id: id(name),
@@ -189,7 +194,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         free_tokens: None,
         context_tokens: 0,
         extra_us: 0,
-        speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000 },
+        speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000, tokens: 100 },
         digest: None,
         ways: Ways::ALL,
     }
@@ -241,6 +246,7 @@ impl W {
     fn view(&self) -> WorkerView<'_> {
         WorkerView {
             id: &self.id,
+            process: 0,
             readiness: self.readiness,
             rests_for: self.rests_for,
             liveness: self.liveness,

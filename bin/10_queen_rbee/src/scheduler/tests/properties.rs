@@ -22,7 +22,7 @@ proptest! {
         // One that goes on token by token must have said that it has the file.
         let is_known = |w: &W| demand.digest.is_none() || w.digest.is_some() || !w.ways.meet(Ways::TOKENS);
         let takes = |w: &W| w.readiness == Ready && is_known(w) && w.view().has_room(demand.priority);
-        let open = |w: &&&W| takes(w) && !demand.failed.contains(&w.id);
+        let open = |w: &&&W| takes(w) && !demand.was_failed_by(&w.id) && !w.is_in_doubt;
         let has_file = |h: &&H| {
             let entry = h.catalog.iter().find(|entry| entry.alias == model());
             entry.is_some_and(|entry| demand.digest.is_none_or(|digest| entry.sha256 == *digest))
@@ -204,7 +204,7 @@ proptest! {
 #[derive(Debug, Clone)]
 struct Asked {
     model: ModelAlias,
-    failed: Vec<WorkerId>,
+    failed: Vec<FailedBy>,
     bytes: u32,
     session: Option<WorkerId>,
     digest: Option<Sha256Digest>,
@@ -231,7 +231,10 @@ impl Asked {
 }
 
 fn any_asked() -> impl Strategy<Value = Asked> {
-    let failed = prop::collection::vec("[a-h]".prop_map(|name| id(&name)), 0..3);
+    let failed = prop::collection::vec(
+        ("[a-h]", 0_u64..2).prop_map(|(name, process)| FailedBy { worker: id(&name), process }),
+        0..3,
+    );
     let session = prop::option::of("[a-h]".prop_map(|name| id(&name)));
     let priority = prop_oneof![Just(Priority::Interactive), Just(Priority::Batch)];
     let waited = prop_oneof![Just(0_u64), Just(6), Just(70)];

@@ -20,7 +20,7 @@ fn the_least_loaded_worker_for_its_slots_gets_the_request() {
 #[test]
 fn a_faster_worker_is_given_more() {
     let fast = |in_flight| {
-        let speed = Speed { prefill_us_per_kib: 10_000, service_us: 250_000 };
+        let speed = Speed { prefill_us_per_kib: 10_000, service_us: 250_000, tokens: 100 };
         W { speed, ..w("fast", 4, in_flight) }
     };
     for (in_flight, slow, expected) in
@@ -33,7 +33,7 @@ fn a_faster_worker_is_given_more() {
 
 #[test]
 fn of_two_that_are_expected_at_about_the_same_time_the_idle_one_gets_the_request() {
-    let takes = |service_us| Speed { prefill_us_per_kib: 100_000, service_us };
+    let takes = |service_us| Speed { prefill_us_per_kib: 100_000, service_us, tokens: 100 };
     // Wherever the loaded one's expectation lies, and up to a quarter of an answer's time after it.
     for busy_us in (800_000_u64..1_100_000).step_by(9_973) {
         let busy = W { speed: takes(busy_us), ..w("a", 4, 1) };
@@ -274,7 +274,7 @@ fn the_worker_that_holds_the_beginning_gets_the_request_unless_it_is_drowned() {
 
 #[test]
 fn the_beginning_is_the_reason_only_where_without_it_another_worker_would_have_been_chosen() {
-    let fast = Speed { prefill_us_per_kib: 10_000, service_us: 100_000 };
+    let fast = Speed { prefill_us_per_kib: 10_000, service_us: 100_000, tokens: 100 };
     let quick = |load| W { speed: fast, ..w("a", 4, load) };
     let rows: [(&str, [W; 2], Reason); 5] = [
         ("it is idle", [w("a", 4, 0).holds(1024), w("b", 4, 3)], Reason::Soonest),
@@ -292,8 +292,33 @@ fn the_beginning_is_the_reason_only_where_without_it_another_worker_would_have_b
 }
 
 #[test]
+fn the_beginning_is_the_reason_where_without_it_the_other_worker_would_have_been_as_good() {
+    let speed = Speed { prefill_us_per_kib: 100_000, service_us: 990_000, tokens: 100 };
+    let workers = [W { speed, ..w("a", 4, 0).holds(8064) }, w("b", 4, 0)];
+    let decision = World::of(&workers, &[]).decide_for(&Demand { prompt_bytes: 8192, ..demand() });
+    let Decision::Dispatch { worker, why } = decision else { panic!("{decision:?}") };
+    assert_eq!((worker.as_str(), why.reason), ("a", Reason::Prefix), "{why}");
+}
+
+#[test]
+fn a_short_answer_is_expected_sooner_than_a_usual_one() {
+    let workers = [w("a", 4, 1).holds(4096 - 128), w("b", 4, 0)];
+    for (answer_tokens, expected) in [(0, "b"), (1000, "b"), (1, "a")] {
+        let demand = Demand { prompt_bytes: 4096, answer_tokens, ..demand() };
+        let decision = World::of(&workers, &[]).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "{answer_tokens} tokens");
+    }
+    let us = |tokens| w("a", 4, 0).view().expected_us(0, tokens);
+    assert_eq!(
+        [us(0), us(1), us(50), us(100), us(9999)],
+        [1_000_000, 10_000, 500_000, 1_000_000, 1_000_000]
+    );
+}
+
+#[test]
 fn a_start_says_what_there_is_instead_of_a_worker() {
-    let failed = [id("a"), id("a"), id("a")];
+    let failed = ["a"; 3].map(|name| failed_by(name, 0));
+    let barred = ["a"].map(id);
     let plain = demand();
     let away = || w("a", 4, 0).state(Readiness::MakesWay);
     let rows = [
@@ -319,7 +344,7 @@ fn a_start_says_what_there_is_instead_of_a_worker() {
         (
             "none of its workers can take it",
             vec![w("a", 4, 0)],
-            Demand { barred: &failed, ..plain },
+            Demand { barred: &barred, ..plain },
         ),
     ];
     for (lack, workers, demand) in rows {
@@ -358,7 +383,7 @@ fn a_session_stays_where_it_was_while_it_can() {
 
 /// A worker whose answers are short.
 fn short(name: &str, slots: u32, in_flight: u32) -> W {
-    let speed = Speed { prefill_us_per_kib: 10_000, service_us: 100_000 };
+    let speed = Speed { prefill_us_per_kib: 10_000, service_us: 100_000, tokens: 100 };
     W { speed, ..w(name, slots, in_flight) }
 }
 
@@ -405,7 +430,7 @@ fn what_cannot_be_served_is_refused_with_its_reason() {
 
 #[test]
 fn a_worker_that_failed_the_request_is_tried_again_only_if_no_other_can_and_it_reports() {
-    let failed = [id("a")];
+    let failed = [failed_by("a", 0)];
     let demand = Demand { failed: &failed, ..demand() };
     let hive = [h("h", Alive)];
     let rows: [(&[W], &[H], &str); 6] = [
@@ -423,8 +448,41 @@ fn a_worker_that_failed_the_request_is_tried_again_only_if_no_other_can_and_it_r
 }
 
 #[test]
+fn a_worker_that_was_started_again_takes_what_it_failed_before_where_others_are_full() {
+    let (one, three) = ([failed_by("a", 1)], ["a"; 3].map(|name| failed_by(name, 1)));
+    let full = || w("b", 1, 1);
+    let rows: [(&str, &[FailedBy], [W; 2], &str); 5] = [
+        ("others first", &one, [w("a", 4, 0), w("b", 4, 3)], "b"),
+        ("they are full", &one, [w("a", 4, 0), full()], "a"),
+        ("it is full, too", &one, [w("a", 1, 1), full()], "wait room"),
+        ("it has not reported", &one, [w("a", 4, 0).live(Suspect), full()], "wait room"),
+        ("it fails it again and again", &three, [w("a", 4, 0), full()], "wait room"),
+    ];
+    for (because, failed, workers, expected) in rows {
+        let decision = World::of(&workers, &[]).decide_for(&Demand { failed, ..demand() });
+        assert_eq!(outcome(&decision), expected, "{because}");
+    }
+}
+
+#[test]
+fn a_worker_whose_connection_has_just_broken_gets_nothing_until_it_or_its_hive_has_spoken() {
+    let fallen = || W { is_in_doubt: true, ..w("a", 4, 0).live(Suspect) };
+    let server = || W { ways: Ways::CHAT, ..fallen() };
+    let rows: [(&str, Vec<W>, &str); 4] = [
+        ("another one is there", vec![fallen(), w("b", 4, 3)], "b"),
+        ("the other one is full", vec![fallen(), w("b", 1, 1)], "wait room"),
+        ("nobody else is there", vec![fallen()], "wait news"),
+        ("of a server nobody tells", vec![server()], "a"),
+    ];
+    for (because, workers, expected) in rows {
+        let decision = World::of(&workers, &[h("h", Alive)]).decide_for(&demand());
+        assert_eq!(outcome(&decision), expected, "{because}");
+    }
+}
+
+#[test]
 fn for_a_request_that_the_only_worker_fails_three_times_another_one_is_started_where_one_can_be() {
-    let failed = [id("a"), id("a"), id("a")];
+    let failed = ["a"; 3].map(|name| failed_by(name, 0));
     let demand = Demand { failed: &failed, ..demand() };
     let hive = [h("h", Alive)];
     let rows: [(&[W], &[H], bool, &str); 6] = [

@@ -44,6 +44,8 @@ pub(crate) enum Script {
     Pours(usize),
     /// Sends bytes that are no events.
     Babbles,
+    /// Has it in its queue for ever.
+    Queues,
     /// Says neither yes nor no.
     Silent,
     /// Answers with this status and error code.
@@ -210,6 +212,7 @@ async fn infer(
         }
         Script::Pours(length) => pour(open, length),
         Script::Babbles => answer(open, vec![started(), json!("my secret prompt")], End::Never),
+        Script::Queues => answer(open, Vec::new(), End::Never),
         Script::Silent => {
             let _open = open;
             std::future::pending().await
