@@ -55,7 +55,7 @@ pub(crate) struct Hive {
     pub(crate) last_seen_ms: Option<u64>,
     /// Where another hive is that has the same name and is therefore refused.
     pub(crate) rival: Option<String>,
-    /// Why it can start no workers.
+    /// Why it can start no workers, or could not be started.
     pub(crate) trouble: Option<String>,
     /// What SSH told of the machine of a hive that is silent.
     pub(crate) found: Option<Found>,
@@ -67,8 +67,18 @@ pub(crate) struct Hive {
 impl Hive {
     /// Whether the queen was only told of it.
     pub(crate) fn has_never_reported(&self) -> bool {
-        let is_gone = self.liveness.as_deref() == Some("gone");
-        is_gone && self.version.is_empty() && self.catalog.is_empty()
+        self.is_gone() && self.version.is_empty() && self.catalog.is_empty()
+    }
+
+    /// Whether it is not heard.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.liveness.as_deref() == Some("gone")
+    }
+
+    /// Whether it is the one inside the queen, who has tried in vain to start it. What an earlier one said of its
+    /// workers before it went is no such trouble.
+    pub(crate) fn could_not_be_started(&self) -> bool {
+        self.is_gone() && self.address.is_none() && self.trouble.is_some()
     }
 }
 

@@ -214,7 +214,6 @@ impl App {
             decisions: decisions.clone(),
             feed,
             facts: Arc::new(facts),
-            inventory: inventory.clone(),
             servers,
             secrets: hive_secrets,
         });
@@ -264,8 +263,9 @@ impl App {
         local.resume_by(&self.jobs, executor);
         // A queen without her hive still serves the workers of others, and says why it is missing.
         if let Err(error) = local.start().await {
-            tracing::error!(reason = %error, "the hive of this machine could not be started");
+            tracing::debug!(reason = %error, "serving without a hive until it can be started");
         }
+        local.keep_trying();
     }
 
     #[cfg(feature = "local-hive")]
@@ -283,6 +283,7 @@ impl App {
     #[cfg(feature = "local-hive")]
     async fn stop_local_hive(&self) {
         let Some(local) = self.hives.local() else { return };
+        local.give_up().await;
         if self.keeps_workers.load(Ordering::Relaxed)
             && let Some(hive) = local.running()
         {

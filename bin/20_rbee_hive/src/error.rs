@@ -36,15 +36,14 @@ pub enum HiveError {
         source: io::Error,
     },
     /// The catalog cannot be opened.
-    #[error(
-        "the model catalog {file} cannot be opened: {reason}. Move it away and import the models \
-         again; the model files stay where they are"
-    )]
+    #[error("the model catalog {file} cannot be opened: {reason}{advice}")]
     Catalog {
         /// The SQLite file.
         file: PathBuf,
         /// Why.
         reason: String,
+        /// What to do about it, as the rest of the sentence.
+        advice: String,
     },
     /// What the workers of an earlier hive are recognized by cannot be read or made.
     #[error("the file worker-tokens in the run folder cannot be written")]
@@ -78,6 +77,39 @@ impl HiveError {
     }
 
     pub(crate) fn catalog(file: PathBuf, error: &StoreError) -> Self {
-        Self::Catalog { file, reason: error.to_string() }
+        let (reason, advice) = (error.to_string(), error.advice(&file));
+        Self::Catalog { file, reason, advice }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn only_a_damaged_catalog_is_to_be_moved_away() {
+        let failed =
+            |code| StoreError::Sqlite(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        for (error, advice, is_to_be_moved) in [
+            (failed(ffi::SQLITE_FULL), "; free some space on its disk", false),
+            (failed(ffi::SQLITE_IOERR), "; look whether its disk is full", false),
+            (failed(ffi::SQLITE_CANTOPEN), "; look whether its folder can be written to", false),
+            (failed(ffi::SQLITE_BUSY), "", false),
+            (failed(ffi::SQLITE_CORRUPT), "; move it away", true),
+            (StoreError::SetAside(denied), "; move it away", true),
+        ] {
+            let told = HiveError::catalog("/data/hive.db".into(), &error).to_string();
+            let start =
+                format!("the model catalog /data/hive.db cannot be opened: {error}{advice}");
+            assert!(told.starts_with(&start), "{told}");
+            assert_eq!(told.contains("move it away"), is_to_be_moved, "{told}");
+            assert!(
+                !told.contains("import"),
+                "the catalog is made again from the model files: {told}"
+            );
+        }
     }
 }

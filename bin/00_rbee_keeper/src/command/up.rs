@@ -29,21 +29,18 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
     let queen = session.reach(&target).await?;
     let has_local_hive = queen.build.has_local_hive();
     // One that was stopped by itself is started again; the one inside starts with its queen.
-    if !has_local_hive || !(started.fresh || reported(&queen).await?.is_some()) {
+    let runs = |hive: Option<view::Hive>| hive.is_some_and(|hive| !hive.is_gone());
+    if !has_local_hive || !(started.fresh || runs(reported(&queen).await?)) {
         // Starting a hive that runs already is no error: the queen says that it runs.
         let localhost = HiveTarget { hive_id: HiveAlias::localhost() };
         job_run::run(session, &queen, &Operation::HiveStart(localhost)).await?;
     }
     let hive = wait_for_hive(&queen).await?;
-    if hive.is_none() {
-        session.output.warn("the hive of this machine has not reported to the queen yet");
+    if let Some(warning) = warning(hive.as_ref()) {
+        session.output.warn(&warning);
     }
+    let is_known_to_run = runs(hive.clone());
     let trouble = hive.and_then(|hive| hive.trouble);
-    if let Some(trouble) = &trouble {
-        session.output.warn(&format!(
-            "the hive of this machine can start no workers: {trouble}; `rbee-keeper hive logs` tells more"
-        ));
-    }
     if session.output.is_json() {
         let document = json!({
             "address": queen.url,
@@ -56,8 +53,11 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
         return session.output.document(&document).await;
     }
     let how = if started.fresh { "started" } else { "was running already" };
-    let hive =
-        if has_local_hive { "localhost, inside the queen" } else { "localhost, beside the queen" };
+    let hive = match has_local_hive {
+        _ if !is_known_to_run => "localhost, does not report",
+        true => "localhost, inside the queen",
+        false => "localhost, beside the queen",
+    };
     let text = pairs(&[
         ("queen", format!("{how}, pid {}", started.pid)),
         ("hive", hive.to_owned()),
@@ -66,8 +66,23 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
     session.output.text(text).await
 }
 
-/// Waits until the queen has heard of this machine's hive, so that the next command finds it. `None` if it
-/// takes too long.
+/// What is to be told of this machine's hive, beside that it is there.
+fn warning(hive: Option<&view::Hive>) -> Option<String> {
+    let Some(hive) = hive else {
+        return Some("the hive of this machine has not reported to the queen yet".to_owned());
+    };
+    let trouble = hive.trouble.as_ref()?;
+    Some(if hive.is_gone() {
+        format!("{trouble}; the queen tries again every few seconds")
+    } else {
+        format!(
+            "the hive of this machine can start no workers: {trouble}; `rbee-keeper hive logs` tells more"
+        )
+    })
+}
+
+/// Waits until the queen has heard of this machine's hive, so that the next command finds it, or has tried in vain to
+/// start it. `None` if it takes too long.
 async fn wait_for_hive(queen: &Queen) -> Result<Option<view::Hive>, Failure> {
     let deadline = Instant::now() + HIVE_PATIENCE;
     loop {
@@ -79,12 +94,39 @@ async fn wait_for_hive(queen: &Queen) -> Result<Option<view::Hive>, Failure> {
     }
 }
 
-/// The hive of this machine, if it reports on time. To its queen it is localhost, whatever it is called.
+/// The hive of this machine, if it reports on time, or the queen says why it does not run. To its queen it is localhost, whatever it is called.
 async fn reported(queen: &Queen) -> Result<Option<view::Hive>, Failure> {
     let status: view::Status = read(&queen.get("/v1/status").await?)?;
     let localhost = HiveAlias::localhost();
     let is_there = |hive: &view::Hive| {
-        hive.hive_id == localhost.as_str() && hive.liveness.as_deref() != Some("gone")
+        hive.hive_id == localhost.as_str() && (!hive.is_gone() || hive.could_not_be_started())
     };
     Ok(status.hives.into_iter().find(is_there))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hive_that_does_not_run_is_told_with_its_reason() {
+        let hive_of = |hive| serde_json::from_value::<view::Hive>(hive).unwrap();
+        let full = "the hive of this machine could not be started: database or disk is full";
+        for (hive, expected) in [
+            (None, Some("has not reported to the queen yet")),
+            (Some(json!({"liveness": "alive", "version": "1"})), None),
+            (
+                Some(json!({"liveness": "alive", "version": "1", "trouble": "no program"})),
+                Some("can start no workers: no program"),
+            ),
+            (Some(json!({"liveness": "gone", "trouble": full})), Some(full)),
+        ] {
+            let told = warning(hive.clone().map(hive_of).as_ref());
+            let is_told = match (&told, expected) {
+                (Some(told), Some(expected)) => told.contains(expected),
+                (told, expected) => told.is_none() && expected.is_none(),
+            };
+            assert!(is_told, "{hive:?}: {told:?}");
+        }
+    }
 }

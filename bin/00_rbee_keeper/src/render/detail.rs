@@ -135,7 +135,8 @@ pub(crate) fn hive(hive: &view::Hive, now: u64, style: Style) -> String {
         lines.push(("another hive", text));
     }
     if let Some(trouble) = &hive.trouble {
-        lines.push(("trouble", format!("no worker can be started: {trouble}")));
+        let effect = if hive.is_gone() { "" } else { "no worker can be started: " };
+        lines.push(("trouble", format!("{effect}{trouble}")));
     }
     if let Some(found) = &hive.found {
         lines.push(("by SSH", found.summary.clone()));

@@ -22,6 +22,10 @@ pub(crate) fn screen(status: &view::Status, now: u64, style: Style) -> String {
     }
     section(&mut text, &table::hives(&status.hives, style));
     for hive in &status.hives {
+        if let Some(trouble) = hive.trouble.as_ref().filter(|_| hive.could_not_be_started()) {
+            let _ = writeln!(text, "\n{trouble}; the queen tries again every few seconds");
+            continue;
+        }
         if hive.has_never_reported() {
             let alias = &hive.hive_id;
             let why = format!("`rbee-keeper hive status {alias}` tells what is known of it");
@@ -100,6 +104,19 @@ mod tests {
             "{shown}"
         );
         assert!(!shown.contains("no models"), "{shown}");
+    }
+
+    #[test]
+    fn a_hive_that_could_not_be_started_is_not_to_be_started_by_hand() {
+        let trouble = "the hive of this machine could not be started: database or disk is full";
+        let status = json!({ "hives": [{
+            "hive_id": "localhost", "address": null, "version": "", "liveness": "gone",
+            "trouble": trouble, "catalog": [], "workers": [], "devices": [],
+        }]});
+        let status: view::Status = read(&status).unwrap();
+        let shown = screen(&status, 0, Style::default());
+        assert!(shown.contains(&format!("\n{trouble}; the queen tries again")), "{shown}");
+        assert!(!shown.contains("hive start") && !shown.contains("not reported"), "{shown}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod resumed;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use daemon_lifecycle::RunFiles;
 use futures::future::BoxFuture;
@@ -20,7 +21,7 @@ pub use self::local::LocalHive;
 use self::remote::HttpHive;
 use crate::inventory::Inventory;
 use crate::keyring::{Keyring, NoSecret};
-use crate::registry::Registry;
+use crate::registry::{HiveReport, Liveness, Registry};
 
 /// The name of the hive's program, and of its files in the run folder.
 pub(crate) const HIVE_PROGRAM: &str = "rbee-hive";
@@ -150,6 +151,32 @@ impl HiveClients {
         Some(format!("http://{}", beside.addr))
     }
 
+    /// Why the hive in this process could not be started, while that is tried again.
+    fn trouble_inside(&self) -> Option<String> {
+        #[cfg(feature = "local-hive")]
+        return self.local()?.trouble();
+        #[cfg(not(feature = "local-hive"))]
+        {
+            let _ = self;
+            None
+        }
+    }
+
+    /// All hives that have reported or that the queen was told of.
+    #[must_use]
+    pub fn all(&self, now: Instant) -> Vec<HiveReport> {
+        self.with_trouble(self.shared.registry.hives_and(self.shared.inventory.places(), now))
+    }
+
+    /// The same hives, of which the one in this process says why it could not be started, where none of its name runs.
+    #[must_use]
+    pub fn with_trouble(&self, hives: Vec<HiveReport>) -> Vec<HiveReport> {
+        match self.trouble_inside() {
+            Some(trouble) => with_trouble(hives, &trouble),
+            None => hives,
+        }
+    }
+
     fn remote(&self, id: &HiveAlias, address: &str) -> Result<HttpHive, NoSecret> {
         let secret = self.shared.keyring.secret(id, self.shared.registry.shown_by(id))?;
         let mut remote = self.shared.remote.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,11 +200,10 @@ impl HiveClients {
             ));
         }
         if id.is_localhost() {
-            return JobError::new("hive_not_running", "the hive of this machine is not running")
-                .hint("start it: rbee-keeper hive start localhost");
+            return not_running(self.trouble_inside().as_deref());
         }
         let mut known = self.shared.inventory.names();
-        let reported = self.shared.registry.hives(std::time::Instant::now());
+        let reported = self.shared.registry.hives(Instant::now());
         known.extend(reported.into_iter().map(|hive| hive.said.hive_id));
         known.sort();
         known.dedup();
@@ -189,5 +215,66 @@ impl HiveClients {
         };
         JobError::new("hive_not_found", message)
             .hint(format!("make its machine known: rbee-keeper hive add {id} --ssh USER@HOST"))
+    }
+}
+
+/// That the hive of this machine is not there; `trouble` is why it could not be started.
+fn not_running(trouble: Option<&str>) -> JobError {
+    let error = |message| JobError::new("hive_not_running", message);
+    match trouble {
+        Some(trouble) => error(could_not_be_started(trouble))
+            .hint("the queen tries again every few seconds, and it is there when she can start it"),
+        None => error("the hive of this machine is not running".to_owned())
+            .hint("start it: rbee-keeper hive start localhost"),
+    }
+}
+
+fn with_trouble(mut hives: Vec<HiveReport>, trouble: &str) -> Vec<HiveReport> {
+    let trouble = Some(could_not_be_started(trouble));
+    match hives.iter_mut().find(|hive| hive.said.hive_id.is_localhost()) {
+        Some(hive) if hive.liveness == Liveness::Gone => hive.said.trouble = trouble,
+        // Another one has its name, and runs.
+        Some(_) => {}
+        None => {
+            let mut silent = HiveReport::silent(HiveAlias::localhost(), None);
+            (silent.said.address, silent.said.trouble) = (None, trouble);
+            hives.insert(0, silent);
+        }
+    }
+    hives
+}
+
+fn could_not_be_started(trouble: &str) -> String {
+    format!("the hive of this machine could not be started: {trouble}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hive_that_could_not_be_started_says_why_to_who_looks_for_it() {
+        let trouble = "the model catalog /data/hive.db cannot be opened: database or disk is full";
+        let error = not_running(Some(trouble));
+        assert_eq!(error.code, "hive_not_running");
+        assert!(error.message.ends_with(trouble), "{error:?}");
+        assert!(error.hint.unwrap().contains("tries again"));
+        assert!(not_running(None).hint.unwrap().contains("hive start localhost"));
+    }
+
+    #[test]
+    fn a_hive_that_could_not_be_started_is_listed_with_its_trouble_where_none_of_its_name_runs() {
+        let told = |hives: Vec<HiveReport>| {
+            let told = with_trouble(hives, "full").into_iter();
+            told.map(|hive| (hive.said.hive_id.to_string(), hive.said.trouble)).collect::<Vec<_>>()
+        };
+        let trouble = Some(could_not_be_started("full"));
+        let hive = |name: &str| HiveReport::silent(name.parse().unwrap(), None);
+        let (here, nas) = ("localhost".to_owned(), ("nas".to_owned(), None));
+        assert_eq!(told(vec![hive("nas")]), [(here.clone(), trouble.clone()), nas.clone()]);
+        let both = vec![hive("nas"), hive("localhost")];
+        assert_eq!(told(both), [nas, (here.clone(), trouble)]);
+        let running = HiveReport { liveness: Liveness::Alive, ..hive("localhost") };
+        assert_eq!(told(vec![running]), [(here, None)]);
     }
 }

@@ -23,7 +23,6 @@ use crate::decisions::Decisions;
 use crate::dialect::openai;
 use crate::events::Feed;
 use crate::hive_client::HiveClients;
-use crate::inventory::Inventory;
 use crate::registry::Registry;
 use crate::relay::Relay;
 
@@ -55,7 +54,6 @@ pub(crate) struct HandlerParts {
     pub(crate) decisions: Decisions,
     pub(crate) feed: Feed,
     pub(crate) facts: Arc<Facts>,
-    pub(crate) inventory: Inventory,
     pub(crate) servers: Servers,
     /// Those of hives, by which reports are taken.
     pub(crate) secrets: HiveSecrets,
@@ -127,6 +125,5 @@ part!(jobs: JobRegistry);
 part!(decisions: Decisions);
 part!(feed: Feed);
 part!(facts: Arc<Facts>);
-part!(inventory: Inventory);
 part!(servers: Servers);
 part!(secrets: HiveSecrets);

@@ -14,7 +14,7 @@ use super::health::records_trouble;
 use super::router::Facts;
 use crate::attached::Servers;
 use crate::decisions::Decisions;
-use crate::inventory::Inventory;
+use crate::hive_client::HiveClients;
 use crate::registry::{HiveReport, ModelReport, Registry, WorkerReport};
 use crate::relay::Relay;
 
@@ -51,7 +51,7 @@ pub(super) async fn status(
     State(relay): State<Relay>,
     State(jobs): State<JobRegistry>,
     State(decisions): State<Decisions>,
-    State(inventory): State<Inventory>,
+    State(hives): State<HiveClients>,
     State(servers): State<Servers>,
 ) -> Json<Status> {
     let now = Instant::now();
@@ -61,7 +61,7 @@ pub(super) async fn status(
         features: facts.build.features.clone(),
         uptime_s: now.saturating_duration_since(facts.began).as_secs(),
         address: facts.address.clone(),
-        hives: registry.hives_and(inventory.places(), now),
+        hives: hives.all(now),
         workers: registry.workers(now),
         models: models.collect(),
         attached_servers: servers.without_models(),

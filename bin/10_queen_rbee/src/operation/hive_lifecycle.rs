@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Operations {
     pub(super) async fn hive_list(&self) -> Outcome {
         self.registry.warmed_up(false).await;
-        let hives = self.registry.hives_and(self.inventory.places(), Instant::now());
+        let hives = self.hives.all(Instant::now());
         let message = match hives.len() {
             1 => "1 hive".to_owned(),
             n => format!("{n} hives"),
@@ -52,9 +52,9 @@ impl Operations {
 
     /// What is known of a hive.
     fn known(&self, id: &HiveAlias) -> Result<Outcome, JobError> {
-        let hives = self.registry.hives(Instant::now());
+        let hives = self.hives.with_trouble(self.registry.hives(Instant::now()));
         if let Some(hive) = hives.into_iter().find(|hive| hive.said.hive_id == *id) {
-            return Ok(outcome(summary(&hive.said), &hive));
+            return Ok(outcome(summary(&hive), &hive));
         }
         if !self.inventory.names().contains(id) {
             // Says what is known instead, if nothing is.
@@ -166,7 +166,11 @@ impl Operations {
 
     #[cfg(feature = "local-hive")]
     async fn stop_local(&self) -> Result<bool, JobError> {
-        match self.hives.local().filter(|local| local.is_running()) {
+        let local = self.hives.local();
+        if let Some(local) = local {
+            local.leave();
+        }
+        match local.filter(|local| local.is_running()) {
             Some(local) => local.stop().await,
             None => self.stop_remote(&HiveAlias::localhost()).await,
         }
@@ -233,7 +237,10 @@ impl Operations {
     }
 }
 
-fn summary(hive: &HiveHeartbeat) -> String {
+fn summary(HiveReport { said: hive, liveness, .. }: &HiveReport) -> String {
+    if let (Liveness::Gone, Some(trouble)) = (liveness, &hive.trouble) {
+        return format!("Hive {}: {trouble}", hive.hive_id);
+    }
     format!(
         "Hive {}: {} devices, {} models, {} workers",
         hive.hive_id,

@@ -12,20 +12,18 @@ use super::{Catalog, files};
 impl Catalog {
     /// Opens the catalog, and removes the unfinished copies of a hive that was killed.
     ///
-    /// A table that is damaged is kept aside; one that is damaged or not there is made again from what
+    /// A table that is damaged is kept aside; one that is damaged, empty or not there is made again from what
     /// is written beside the files. Their digests are computed before they are used.
     pub(crate) fn open(database: &Path, models: &Path) -> Result<Self, StoreError> {
-        let is_lost = !database.exists();
-        let (store, rows, rebuild) = match load(database) {
-            Ok((store, rows)) => (store, rows, is_lost),
+        let (store, rows) = match load(database) {
+            Ok(loaded) => loaded,
             Err(error) if error.is_damage() => {
                 let kept = sqlite_file::set_aside(database).map_err(StoreError::SetAside)?;
                 tracing::error!(
                     reason = %error, kept = %kept.display(),
                     "the catalog is damaged: it is kept aside and made again from the models folder"
                 );
-                let (store, rows) = load(database)?;
-                (store, rows, true)
+                load(database)?
             }
             Err(error) => return Err(error),
         };
@@ -34,7 +32,7 @@ impl Catalog {
         remove_partial_copies(models);
         let running = Running::default();
         let catalog = Self { models: models.into(), view, store: Mutex::new(store), running };
-        if rebuild {
+        if catalog.store().was_empty() {
             catalog.rebuild()?;
         }
         catalog.label_all();
@@ -42,7 +40,7 @@ impl Catalog {
     }
 
     fn rebuild(&self) -> Result<(), StoreError> {
-        let store = self.store();
+        let mut store = self.store();
         let found = files::labelled(&self.models);
         for entry in &found {
             let pinned = Pinned::unchecked(entry.clone());
@@ -51,6 +49,7 @@ impl Catalog {
                 view.insert(entry.alias.clone(), pinned);
             });
         }
+        store.mark_whole()?;
         if !found.is_empty() {
             let models = found.len();
             tracing::warn!(models, "the catalog is made again from the models folder");

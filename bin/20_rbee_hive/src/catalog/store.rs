@@ -61,6 +61,9 @@ CREATE TABLE IF NOT EXISTS notes (
     value  TEXT NOT NULL
 ) STRICT;";
 
+/// What there is where a damaged file was moved away.
+const ANEW: &str = "one that is made again from the model files";
+
 /// The name of the note which program was last asked what the models can do.
 const KINDS_TOLD_BY: &str = "kinds_told_by";
 
@@ -199,6 +202,17 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
+    /// What an operator can do about it, as the rest of a sentence that has named the file.
+    pub(crate) fn advice(&self, file: &Path) -> String {
+        match self {
+            Self::Sqlite(error) => sqlite_file::advice(error, ANEW),
+            Self::Damaged(_) | Self::SetAside(_) | Self::Row { .. } => {
+                format!("; move it away to begin with {ANEW}")
+            }
+            Self::Layout { .. } => sqlite_file::advice_too_new(file, LAYOUT),
+        }
+    }
+
     /// Whether the file holds nothing that can be used, whoever reads it.
     pub(super) fn is_damage(&self) -> bool {
         match self {
@@ -213,6 +227,8 @@ impl StoreError {
 #[derive(Debug)]
 pub(super) struct Store {
     connection: Connection,
+    /// Whether the file had nothing in it, or less than a whole catalog, when it was opened.
+    was_empty: bool,
 }
 
 impl Store {
@@ -235,8 +251,20 @@ impl Store {
         }
         connection.execute_batch(CREATE_DOWNLOADS)?;
         connection.execute_batch(CREATE_NOTES)?;
-        connection.pragma_update(None, "user_version", LAYOUT)?;
-        Ok(Self { connection })
+        Ok(Self { connection, was_empty: found == 0 })
+    }
+
+    /// Whether nobody has said of the file that it is [whole](Self::mark_whole).
+    pub(super) fn was_empty(&self) -> bool {
+        self.was_empty
+    }
+
+    /// Says, by the version, that all models are in the file which lie in the folder. Until then they are looked for
+    /// at each opening: a disk may have become full halfway.
+    pub(super) fn mark_whole(&mut self) -> Result<(), StoreError> {
+        self.connection.pragma_update(None, "user_version", LAYOUT)?;
+        self.was_empty = false;
+        Ok(())
     }
 
     pub(super) fn all(&self) -> Result<Vec<Pinned>, StoreError> {

@@ -2,13 +2,18 @@
 //!
 //! Ids ascend from 1. A log that was filled by one process has no holes but the one at its start,
 //! where old events were dropped. A log that was read back from disk may have holes inside, since not
-//! every event is stored. Both look the same to a reader: a [`Gap`] before the next event.
+//! every event is stored. Both look the same to a reader: a [`Gap`] before the next event. How many are missing before the
+//! [last word of an interrupted job](INTERRUPTED_ID) nobody knows, and there is no gap.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use crate::kept;
+
+/// The id of the event that says that a job was interrupted. It is above all ids that the job can have
+/// given to a reader before, the last of which were not stored.
+pub(crate) const INTERRUPTED_ID: u64 = 1 << 32;
 
 /// An event as it is kept: its id and its JSON, made once for all readers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +80,7 @@ impl EventLog {
     pub(crate) fn read(&self, after: u64, max: usize) -> Batch {
         let start = self.events.partition_point(|e| e.id <= after);
         let Some(first) = self.events.get(start) else { return Batch::default() };
-        let gap = (first.id > after + 1)
+        let gap = (first.id > after + 1 && first.id != INTERRUPTED_ID)
             .then(|| Gap { missed: first.id - after - 1, first_available: first.id });
         let events = (first.id..)
             .zip(self.events.range(start..))
@@ -179,6 +184,19 @@ mod tests {
         let second = log.read(2, 10);
         assert_eq!(second.gap, Some(Gap { missed: 6, first_available: 9 }));
         assert_eq!(ids(&second.events), [9, 10]);
+    }
+
+    #[test]
+    fn nobody_counts_what_an_interrupted_job_told_last() {
+        let mut log = EventLog::new(10, usize::MAX);
+        for id in [3, 4, INTERRUPTED_ID] {
+            log.restore(KeptEvent { id, event: event("{}") });
+        }
+        assert_eq!(log.read(0, 10).gap, Some(Gap { missed: 2, first_available: 3 }));
+        for after in [4, 9] {
+            let batch = log.read(after, 10);
+            assert_eq!((batch.gap, ids(&batch.events)), (None, vec![INTERRUPTED_ID]));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Jobs on disk, in SQLite: what was asked, by whom, and how it ended.
+//! Jobs on disk, in SQLite: what was asked, by whom, what was told of it last, and how it ended.
 //!
 //! Reading happens once, at the start. Writing happens on a thread of its own behind a bounded queue ([`WriteQueue`]),
 //! several records in one transaction. Where there is no room, records wait in memory, bounded, until there is; a disk
@@ -23,7 +23,7 @@ use crate::event_log::KeptEvent;
 use crate::job::{Closed, Final, JobFacts};
 use crate::kept;
 
-/// How many of an ended job's latest events are stored,
+/// How many of a job's latest events are stored,
 const STORED_EVENTS: usize = 256;
 /// and how many bytes of JSON they may have. The final event is stored in any case, without data where it is large.
 const STORED_BYTES: usize = 64 << 10;
@@ -77,6 +77,25 @@ impl Store {
     /// Records that a job was accepted.
     pub(crate) fn try_created(&self, facts: &JobFacts) -> Result<(), QueueFull> {
         self.records.try_add(Record::Created(facts.clone()))
+    }
+
+    /// Records what a running job has told since its event `last`, and gives the last one that is recorded then. `None`
+    /// where that cannot be now: it must not push out what waits for room.
+    pub(crate) fn try_told(&self, live: &LiveJob, last: u64) -> Option<u64> {
+        if self.trouble().is_some() {
+            return None;
+        }
+        let mut events = live.job.borrow().log().public_tail(STORED_EVENTS - 1, STORED_BYTES);
+        let (Some(first), Some(latest)) = (events.first(), events.last()) else {
+            return Some(last);
+        };
+        let (since, latest) = (first.id, latest.id);
+        if latest <= last {
+            return Some(last);
+        }
+        events.retain(|kept| kept.id > last);
+        let told = Record::Told { id: live.facts.id.clone(), since, events };
+        self.records.try_add(told).ok().map(|()| latest)
     }
 
     /// Records how a job ends that is closed.

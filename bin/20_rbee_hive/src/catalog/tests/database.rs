@@ -32,6 +32,29 @@ fn a_catalog_that_is_lost_or_damaged_is_made_again_from_the_folder() {
 }
 
 #[test]
+fn a_catalog_that_is_empty_or_was_left_halfway_is_made_again_from_the_folder() {
+    let empty =
+        "DROP TABLE models; DROP TABLE downloads; DROP TABLE notes; PRAGMA user_version = 0;";
+    let halfway = "DELETE FROM models WHERE alias = 'b'; PRAGMA user_version = 0;";
+    for sql in [None, Some(empty), Some(halfway)] {
+        let home = Home::new();
+        let catalog = home.open();
+        import(&catalog, &home.file("a.gguf", b"model a"), "a").unwrap();
+        import(&catalog, &home.file("b.gguf", b"model b"), "b").unwrap();
+        let before = catalog.list();
+        drop(catalog);
+        match sql {
+            Some(sql) => {
+                rusqlite::Connection::open(home.database()).unwrap().execute_batch(sql).unwrap();
+            }
+            None => fs::write(home.database(), b"").unwrap(),
+        }
+        assert_eq!(home.open().list(), before, "after {sql:?}");
+        assert_eq!(home.open().list(), before, "and it stays");
+    }
+}
+
+#[test]
 fn a_catalog_of_the_layout_before_is_read() {
     let home = Home::new();
     let catalog = home.open();

@@ -1,5 +1,6 @@
 //! One job from its beginning to its end. Whatever its executor does, it ends once.
 
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use rbee_operations::Operation;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Inner, STORE_PATIENCE};
 use crate::context::LiveJob;
@@ -17,6 +18,9 @@ use crate::{Executor, JobContext, JobError, Outcome};
 /// How long a cancelled job has to clean up.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 
+/// For how long what a job tells is collected before it is recorded.
+const COLLECTING: Duration = Duration::from_secs(1);
+
 /// Carries a job out, records its end, shows it, and forgets what is then over the limits.
 pub(super) async fn run(
     inner: Arc<Inner>,
@@ -24,7 +28,11 @@ pub(super) async fn run(
     operation: Operation,
     executor: Arc<dyn Executor>,
 ) {
-    let done = carry_out(&live, operation, executor, &inner).await;
+    let done = tokio::select! {
+        biased;
+        done = carry_out(&live, operation, executor, &inner) => done,
+        never = record_told(&inner, &live) => match never {},
+    };
     let end = end_of(&live, done);
     let mut closed = None;
     live.job.send_if_modified(|job| {
@@ -51,6 +59,26 @@ pub(super) async fn run(
         let recorded = forgotten.iter().filter(|live| !live.only_looks);
         store.forget(recorded.map(|live| live.facts.id.clone()).collect()).await;
     }
+}
+
+/// Records what a job tells while it runs, so that whoever asks after this process was killed is told how far the job
+/// was. A job that is done before the first record costs none.
+async fn record_told(inner: &Inner, live: &LiveJob) -> Infallible {
+    if let Some(store) = inner.store_of(live) {
+        let (mut told, mut last) = (live.job.subscribe(), 0);
+        // It may have told something already.
+        told.mark_changed();
+        // The sender lives as long as the job.
+        while told.changed().await.is_ok() {
+            sleep(COLLECTING).await;
+            told.mark_unchanged();
+            match store.try_told(live, last) {
+                Some(latest) => last = latest,
+                None => told.mark_changed(),
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Done when the end is on disk.
@@ -89,7 +117,7 @@ async fn carry_out(
         live.cancel.cancelled().await;
         tokio::select! {
             () = inner.abandon.cancelled() => {}
-            () = tokio::time::sleep(CANCEL_GRACE) => {}
+            () = sleep(CANCEL_GRACE) => {}
         }
     };
     let done = tokio::select! {

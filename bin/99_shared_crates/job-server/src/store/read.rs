@@ -8,15 +8,12 @@ use rusqlite::{Connection, Row, Transaction, params};
 use worker_contract::JobId;
 
 use super::StoredJob;
+use super::write::event_number;
 use crate::Limits;
-use crate::event_log::{Event, KeptEvent};
+use crate::event_log::{Event, INTERRUPTED_ID, KeptEvent};
 use crate::job::{End, JobFacts, now, to_json};
 use crate::kept;
 use crate::limits::LATEST;
-
-/// The id of the event that says that a job was interrupted. It is above all ids that the job can have
-/// given to a reader before, none of which were stored.
-const INTERRUPTED_ID: i64 = 1 << 32;
 
 /// Forgets what is over the limits, ends the interrupted jobs, and reads all back, in the order of their beginnings.
 pub(super) fn take_over(
@@ -80,7 +77,7 @@ fn end_interrupted(change: &Transaction<'_>) -> rusqlite::Result<()> {
     change.execute(
         "INSERT OR REPLACE INTO job_events (job_id, event_id, json)
             SELECT job_id, ?1, ?2 FROM jobs WHERE ended_at IS NULL",
-        params![INTERRUPTED_ID, String::from_utf8_lossy(&to_json(&event))],
+        params![event_number(INTERRUPTED_ID), String::from_utf8_lossy(&to_json(&event))],
     )?;
     change.execute(
         "UPDATE jobs SET state = ?1, ended_at = ?2, error = ?3 WHERE ended_at IS NULL",

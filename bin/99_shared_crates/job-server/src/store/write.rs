@@ -13,6 +13,13 @@ use crate::job::JobFacts;
 #[derive(Debug)]
 pub(super) enum Record {
     Created(JobFacts),
+    /// What a running job has told of late.
+    Told {
+        id: JobId,
+        /// Its earlier events are let go.
+        since: u64,
+        events: Vec<KeptEvent>,
+    },
     Ended {
         id: JobId,
         state: JobState,
@@ -48,9 +55,9 @@ impl Keep for Jobs {
     fn bytes(&self, record: &Record) -> usize {
         match record {
             Record::Created(facts) => facts.detail.to_string().len(),
+            Record::Told { events, .. } => bytes(events),
             Record::Ended { error, events, .. } => {
-                let events: usize = events.iter().map(|kept| kept.event.json.len()).sum();
-                error.as_ref().map_or(0, String::len) + events
+                error.as_ref().map_or(0, String::len) + bytes(events)
             }
             Record::Forgotten(_) => 0,
         }
@@ -83,6 +90,10 @@ impl Keep for Jobs {
     }
 }
 
+fn bytes(events: &[KeptEvent]) -> usize {
+    events.iter().map(|kept| kept.event.json.len()).sum()
+}
+
 fn write(change: &Connection, record: &Record) -> rusqlite::Result<()> {
     match record {
         Record::Created(facts) => change
@@ -98,14 +109,20 @@ fn write(change: &Connection, record: &Record) -> rusqlite::Result<()> {
                 facts.created_at,
             ])
             .map(drop),
+        Record::Told { id, since, events } => {
+            let is_running = change
+                .prepare_cached("SELECT 1 FROM jobs WHERE job_id = ?1 AND ended_at IS NULL")?
+                .exists([id.as_str()])?;
+            // A job whose beginning could not be written has no record.
+            if is_running { replace_events(change, id, *since, events) } else { Ok(()) }
+        }
         Record::Ended { id, state, ended_at, error, events } => {
             let found = change
                 .prepare_cached(
                     "UPDATE jobs SET state = ?2, ended_at = ?3, error = ?4 WHERE job_id = ?1",
                 )?
                 .execute(params![id.as_str(), state.as_str(), ended_at, error])?;
-            // A job whose beginning could not be written has no record.
-            if found > 0 { write_events(change, id, events) } else { Ok(()) }
+            if found > 0 { replace_events(change, id, u64::MAX, events) } else { Ok(()) }
         }
         Record::Forgotten(id) => change
             .prepare_cached("DELETE FROM jobs WHERE job_id = ?1")?
@@ -114,14 +131,28 @@ fn write(change: &Connection, record: &Record) -> rusqlite::Result<()> {
     }
 }
 
-fn write_events(change: &Connection, id: &JobId, events: &[KeptEvent]) -> rusqlite::Result<()> {
+/// Lets the events go that are older than `since`, and adds others.
+fn replace_events(
+    change: &Connection,
+    id: &JobId,
+    since: u64,
+    events: &[KeptEvent],
+) -> rusqlite::Result<()> {
+    change
+        .prepare_cached("DELETE FROM job_events WHERE job_id = ?1 AND event_id < ?2")?
+        .execute(params![id.as_str(), event_number(since)])?;
     let mut insert = change
         .prepare_cached("INSERT INTO job_events (job_id, event_id, json) VALUES (?1, ?2, ?3)")?;
     for kept in events {
-        let number = i64::try_from(kept.id).unwrap_or(i64::MAX);
+        let number = event_number(kept.id);
         insert.execute(params![id.as_str(), number, String::from_utf8_lossy(&kept.event.json)])?;
     }
     Ok(())
+}
+
+/// The id of an event as SQLite knows numbers.
+pub(super) fn event_number(id: u64) -> i64 {
+    i64::try_from(id).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -158,12 +189,37 @@ mod tests {
     }
 
     #[test]
+    fn what_a_running_job_tells_is_a_tail_that_its_end_replaces() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = StoreFile::new(&schema::KIND, &folder.path().join("state.db"));
+        let connection = schema::open(&file).unwrap();
+        let (job, nobody) = (facts(), facts());
+        write(&connection, &Record::Created(job.clone())).unwrap();
+        let stored = || {
+            let mut query = connection.prepare("SELECT event_id FROM job_events").unwrap();
+            let ids = query.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+            ids.map(Result::unwrap).collect::<Vec<_>>()
+        };
+        for (record, expected) in [
+            (told(&nobody, 1, &[1]), vec![]),
+            (told(&job, 1, &[1, 3]), vec![1, 3]),
+            (told(&job, 3, &[4, 5]), vec![3, 4, 5]),
+            (ended(&job), vec![1]),
+            (told(&job, 1, &[6]), vec![1]),
+        ] {
+            write(&connection, &record).unwrap();
+            assert_eq!(stored(), expected, "after {record:?}");
+        }
+    }
+
+    #[test]
     fn texts_count_among_what_waits() {
         let file = StoreFile::new(&schema::KIND, Path::new("state.db"));
         let jobs = Jobs { file, limits: Limits::default() };
         let job = facts();
         assert_eq!(jobs.bytes(&Record::Created(job.clone())), "null".len());
         assert_eq!(jobs.bytes(&ended(&job)), "no".len() + "{}".len());
+        assert_eq!(jobs.bytes(&told(&job, 1, &[1, 2])), "{}{}".len());
         assert_eq!(jobs.bytes(&Record::Forgotten(job.id)), 0);
     }
 
@@ -201,7 +257,15 @@ mod tests {
     fn ended(facts: &JobFacts) -> Record {
         let (id, ended_at) = (facts.id.clone(), crate::job::now());
         let (state, error) = (JobState::Cancelled, Some("no".to_owned()));
-        let event = Event { json: "{}".into(), private: false };
-        Record::Ended { id, state, ended_at, error, events: vec![KeptEvent { id: 1, event }] }
+        Record::Ended { id, state, ended_at, error, events: vec![kept(1)] }
+    }
+
+    fn told(facts: &JobFacts, since: u64, ids: &[u64]) -> Record {
+        let (id, events) = (facts.id.clone(), ids.iter().map(|id| kept(*id)).collect());
+        Record::Told { id, since, events }
+    }
+
+    fn kept(id: u64) -> KeptEvent {
+        KeptEvent { id, event: Event { json: "{}".into(), private: false } }
     }
 }

@@ -45,11 +45,61 @@ async fn a_job_that_a_crash_ended_is_failed_as_interrupted_for_every_reader() {
     // A reader that saw many events before the crash gets the end like one that saw none.
     for after in [None, Some(1), Some(1_000_000)] {
         let seen = follow(&registry, &id, after).await;
-        let [Replayed::Gap { .. }, error, Replayed::Done] = &seen[..] else { panic!("{seen:?}") };
+        let [.., error, Replayed::Done] = &seen[..] else { panic!("{seen:?}") };
+        assert!(!seen.iter().any(|one| matches!(one, Replayed::Gap { .. })), "{seen:?}");
         assert_eq!(event(error).code.as_deref(), Some("interrupted"));
     }
     let again = JobRegistry::open(Limits::default(), &db).unwrap();
     assert_eq!(again.get(&id), Some(job));
+}
+
+#[tokio::test]
+async fn a_job_that_a_crash_ended_still_tells_how_far_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("state.db");
+    let crashed = JobRegistry::open(Limits::default(), &db).unwrap();
+    let executor = scripted(|job| async move {
+        job.say("10 of 50 MB");
+        job.event("token", "ANSWERTEXT", json!({"text": "ANSWERTEXT"}));
+        job.say("20 of 50 MB");
+        job.cancelled().cancelled().await;
+        Err(JobError::cancelled())
+    });
+    let id = crashed.submit(&operation(), "local", &executor).unwrap();
+    let talkative = scripted(|job| async move {
+        for n in 0..2000 {
+            job.say(format!("{n} {}", "x".repeat(200)));
+        }
+        job.cancelled().cancelled().await;
+        Err(JobError::cancelled())
+    });
+    let much = crashed.submit(&operation(), "local", &talkative).unwrap();
+    let look = crashed.submit(&operation(), "ONLOOKER", &looking(endless())).unwrap();
+    within("what both jobs told", async {
+        let latest = || -> rusqlite::Result<i64> {
+            let latest = "SELECT count(*) FROM job_events WHERE event_id = ?1";
+            let on_disk = rusqlite::Connection::open(&db)?;
+            let is_there = |id: i64| on_disk.query_row(latest, [id], |row| row.get::<_, i64>(0));
+            Ok(is_there(3)? * is_there(2000)?)
+        };
+        while latest().unwrap_or(0) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+
+    // The first registry is still there, as after a crash: it has written no end.
+    let registry = JobRegistry::open(Limits::default(), &db).unwrap();
+    let interrupted = "the daemon stopped while the job ran";
+    let seen = messages(&follow(&registry, &id, None).await);
+    assert_eq!(seen, ["10 of 50 MB", "gap of 1", "20 of 50 MB", interrupted, "[DONE]"]);
+    assert_eq!(messages(&follow(&registry, &id, Some(3)).await), [interrupted, "[DONE]"]);
+    let seen = messages(&follow(&registry, &much, None).await);
+    assert!(seen.len() > 10 && seen.len() < 300, "{} events", seen.len());
+    assert!(seen[seen.len() - 3].starts_with("1999 "), "{seen:?}");
+    assert_eq!(registry.get(&look), None);
+    let bytes = all_bytes(folder.path());
+    assert!(!bytes.windows(10).any(|w| w == b"ANSWERTEXT"), "an answer is on disk");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
