@@ -20,6 +20,8 @@ pub(super) struct Contexts {
     gave: u32,
     /// Those of them that do not tell.
     gave_untold: Vec<WorkerId>,
+    /// Whether one was full of an answer that could have gone on.
+    is_cut: bool,
 }
 
 impl Contexts {
@@ -40,6 +42,17 @@ impl Contexts {
             self.refused_by.push(worker.clone());
         }
         is_news
+    }
+
+    /// A worker's context is full of an answer that could go on in a longer one.
+    pub(super) fn cut(&mut self, worker: &WorkerId, context: u32) {
+        self.refused(worker, context);
+        self.is_cut = true;
+    }
+
+    /// Whether one was full of what there is of the answer, which is a whole one where none is longer.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Asks for the start of a worker with a longer context. False if it has done so before: what was started

@@ -310,6 +310,36 @@ async fn a_prompt_that_is_too_long_for_one_worker_is_taken_by_one_with_a_longer_
     }
 }
 
+#[tokio::test]
+async fn an_answer_that_a_short_context_cuts_goes_on_in_a_longer_one() {
+    for (max_tokens, context, busy, expected) in [
+        (None, 2048, 3, ("Hello world", "stop")),
+        (Some(400), 2048, 3, ("Hello world", "stop")),
+        (Some(1), 2048, 3, ("Hello", "length")),
+        (None, 8, 3, ("Hello", "length")),
+    ] {
+        let delta = json!({"type": "delta", "index": 0, "text": "Hello", "tokens": [1]});
+        let cut = Script::Plays(vec![delta, done(1, "length")]);
+        let short = WorkerDouble::start("w-1", [cut]);
+        let other = WorkerDouble::start("w-2", [Script::Says(&[" world"])]);
+        let queen = Queen::start().await;
+        queen.worker_beat(&with_context(&short, 8)).await;
+        let mut beat = with_context(&other, context);
+        beat.slots.busy = busy;
+        queen.worker_beat(&beat).await;
+        let mut body = chat();
+        body["max_tokens"] = json!(max_tokens);
+        let reply = queen.ask(CHAT, &body).await;
+        let choice = &reply.json()["choices"][0];
+        let found = (&choice["message"]["content"], &choice["finish_reason"]);
+        assert_eq!(found, (&json!(expected.0), &json!(expected.1)), "{max_tokens:?}: {reply:?}");
+        assert_eq!(short.requests().len(), 1);
+        let resumed = other.requests();
+        assert_eq!(resumed.len(), usize::from(expected.1 == "stop"));
+        assert!(resumed.iter().all(|request| request.resume == [1]), "{resumed:?}");
+    }
+}
+
 fn with_context(worker: &WorkerDouble, tokens: u32) -> WorkerHeartbeat {
     let mut beat = worker.beat();
     beat.model.context_length = tokens;

@@ -297,6 +297,10 @@ impl Answer {
                 self.state = State::Seeking(None);
                 return Ok(());
             }
+            Err(_) if self.contexts.is_cut() => {
+                self.fill();
+                return Ok(());
+            }
             Err(no_place) => return Err(self.rejected(no_place)),
         };
         if is_first {
@@ -440,6 +444,10 @@ impl Answer {
                 }
                 Err(trouble) => return self.recover(trouble, reading.place),
             };
+            if self.is_cut_short(&event, &reading.place) {
+                self.go_on_longer(reading.place);
+                return Ok(());
+            }
             let before = (self.progress.is_started(), self.progress.has_moved());
             let step = self.progress.on_event(event);
             if self.progress.is_started() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{ErrorDetail, WorkerId};
+use worker_contract::{ErrorDetail, FinishReason, InferenceEvent, WorkerId};
 
 use super::{Answer, State};
 use crate::clock;
@@ -25,6 +25,9 @@ const SECOND_OPINION: Duration = Duration::from_millis(50);
 
 /// After how long an answer that has begun is gone on with where the queen could have no connection.
 const CONNECTIONS_END: Duration = Duration::from_millis(500);
+
+/// How many tokens of a context may be left where it is full: the last ones may stand for no text.
+const NEARLY_FULL: u32 = 8;
 
 /// How a worker that is to blame failed.
 #[derive(Debug)]
@@ -241,6 +244,33 @@ impl Answer {
         }
         self.record.tries_again(self.progress.has_begun());
         self.state = State::Seeking(None);
+    }
+
+    /// Whether an answer ends since its worker's context is full, though another worker has a longer one.
+    pub(super) fn is_cut_short(&self, event: &InferenceEvent, place: &Place) -> bool {
+        let InferenceEvent::Done { finish_reason: FinishReason::Length, usage, .. } = event else {
+            return false;
+        };
+        let context = place.context_tokens;
+        let given = u32::try_from(self.progress.tokens()).unwrap_or(u32::MAX);
+        let tokens = usage.completion_tokens.max(given);
+        let has = usage.prompt_tokens.saturating_add(tokens).saturating_add(NEARLY_FULL);
+        let is_all = self.request.sampling.max_tokens.is_some_and(|most| tokens >= most);
+        let registry = self.relay.dispatcher.registry();
+        tokens > 0
+            && context > 0
+            && has >= context
+            && !is_all
+            && self.progress.choices() == 1
+            && registry.has_longer_context(&self.model, context, self.contexts.refused_by())
+    }
+
+    /// An answer that a worker's context has cut short goes on at one that has a longer context. Where none takes it
+    /// that is its end all the same.
+    pub(super) fn go_on_longer(&mut self, place: Place) {
+        self.contexts.cut(&place.worker_id, place.context_tokens);
+        let reason = format!("its {} tokens are full", place.context_tokens);
+        self.seek_longer(&reason.into(), place);
     }
 
     /// After a failure that the worker is to blame for.
