@@ -42,7 +42,7 @@ impl Answer {
                 self.late(reason.after(&format!("the last worker, {worker}, failed it: ")))
             }
             (None, NoPlace::Deadline { .. }) if has_begun => {
-                Failure::Deadline { tokens: self.progress.tokens() }
+                Failure::Deadline { tokens: self.progress.tokens(), word: None }
             }
             (None, NoPlace::Deadline { model, word }) => self.in_vain(model, word),
             (None, no_place) => Failure::NoPlace(no_place),
