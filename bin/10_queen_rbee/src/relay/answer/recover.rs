@@ -505,6 +505,28 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_was_failed_and_waited_after_that_is_told_of_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path());
+        let model: ModelAlias = "m".parse().unwrap();
+        let head = "the last worker, w-1, failed it: its connection broke";
+        for (word, expected) in [
+            (None, head.to_owned()),
+            (
+                Some("it waits its turn".to_owned()),
+                format!("{head}; it has waited since then, the last word on it: it waits its turn"),
+            ),
+        ] {
+            let mut answer = answer(&relay, &model);
+            answer.last_failure = Some(("w-1".parse().unwrap(), "its connection broke".into()));
+            let model = model.clone();
+            let failure = answer.no_place(NoPlace::Deadline { model, word });
+            let Failure::Late { why, .. } = failure else { panic!("{failure:?}") };
+            assert_eq!((why.to_string(), why.recorded()), (expected.clone(), &*expected));
+        }
+    }
+
     fn answer(relay: &Relay, model: &ModelAlias) -> Answer {
         let task = Task::Completion { prompt: Prompt::Text("a".into()) };
         let asking = Asking {
