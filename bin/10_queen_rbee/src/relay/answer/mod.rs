@@ -277,14 +277,18 @@ impl Answer {
         if let Some(until) = not_before {
             sleep_until(until.min(self.asking.deadline)).await;
         }
-        let place = match self.relay.dispatcher.place(self.wanted()).await {
-            Ok(place) => place,
-            Err(no_place) if self.may_begin_anew(&no_place) => {
+        let place = match self.relay.place(self.wanted()).await {
+            Some(Ok(place)) => place,
+            Some(Err(no_place)) if self.may_begin_anew(&no_place) => {
                 self.begin_anew();
                 self.state = State::Seeking(None);
                 return Ok(());
             }
-            Err(no_place) => return Err(self.rejected(no_place)),
+            Some(Err(no_place)) => return Err(self.rejected(no_place)),
+            None => {
+                self.log_cut();
+                return Err(Failure::NoPlace(NoPlace::Stopping));
+            }
         };
         if is_first {
             let figures = self.relay.metrics().model(&self.model);

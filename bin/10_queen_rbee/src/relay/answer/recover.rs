@@ -428,7 +428,7 @@ mod tests {
     use crate::admission::Priority;
     use crate::attached::{Endpoint, Original};
     use crate::connection::Pool;
-    use crate::decisions::Decisions;
+    use crate::decisions::{Decisions, Kind};
     use crate::dispatch::Dispatcher;
     use crate::doubles::{Nowhere, server};
     use crate::http::describe;
@@ -454,6 +454,18 @@ mod tests {
         assert!(answer.next().await.is_none());
         drop(answer);
         assert_eq!((figures.ended_so("stopping"), figures.ended_so("cancelled")), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_when_the_queen_cuts_gets_no_place_that_is_free_by_then() {
+        let (folder, cut) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let relay = relay(folder.path()).cut_by(cut.clone());
+        cut.cancel();
+        let mut answer = answer(&relay, &"m".parse().unwrap());
+        let Some(Err(failure)) = answer.next().await else { panic!("it ends so") };
+        assert!(matches!(failure, Failure::NoPlace(NoPlace::Stopping)), "{failure:?}");
+        let counts = relay.dispatcher().decisions().counts();
+        assert_eq!(counts, BTreeMap::from([((Kind::GiveUp, "stopping"), 1)]));
     }
 
     #[tokio::test(start_paused = true)]
