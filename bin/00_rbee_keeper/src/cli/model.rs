@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
-use rbee_operations::{ModelRef, ProjectorChoice};
+use rbee_operations::{ModelRef, ProjectorChoice, Wished};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest};
 
 use super::{OfHive, OnHive};
@@ -104,6 +104,7 @@ Examples:
   rbee-keeper model policy
   rbee-keeper model policy llama --min 1 --pin true
   rbee-keeper model policy llama --hive gpu-1 --device GPU-0 --idle 3600
+  rbee-keeper model policy llama --hive any
   rbee-keeper model policy llama --reset")]
     Policy(PolicyArgs),
 }
@@ -125,12 +126,12 @@ pub(crate) struct PolicyArgs {
     /// After how many seconds without a request a worker is ended; 0 for never
     #[arg(long, value_name = "SECONDS", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(0..=2_592_000))]
     pub(crate) idle: Option<u64>,
-    /// The hive where it is preferred to run
-    #[arg(long, value_name = "ALIAS", requires = "model")]
-    pub(crate) hive: Option<HiveAlias>,
-    /// The device on which it is preferred to run
-    #[arg(long, value_name = "DEVICE", requires = "model")]
-    pub(crate) device: Option<DeviceId>,
+    /// The hive where it is preferred to run; `any` takes a preference back, also that of config.toml
+    #[arg(long, value_name = "ALIAS|any", requires = "model")]
+    pub(crate) hive: Option<Wished<HiveAlias>>,
+    /// The device on which it is preferred to run; `any` takes a preference back, likewise
+    #[arg(long, value_name = "DEVICE|any", requires = "model")]
+    pub(crate) device: Option<Wished<DeviceId>>,
     /// KV cache size in tokens, for all slots of a worker together
     #[arg(long, value_name = "TOKENS", requires = "model", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(256..=16_777_216))]
     pub(crate) ctx_size: Option<u32>,

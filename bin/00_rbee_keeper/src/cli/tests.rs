@@ -45,6 +45,8 @@ fn the_commands_of_the_documentation_are_understood() {
         "hive add nas --url http://nas:9000 --secret-file -",
         "hive import-ssh",
         "model copy m --from localhost --to gpu-1",
+        "model policy m --hive any --device any",
+        "model policy m --hive gpu-1 --device gpu-0",
         "hive discover --wait 5",
         "hive remove gpu-1",
         "hive install gpu-1 --queen-url http://desk:8500",

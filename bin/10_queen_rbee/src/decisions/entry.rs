@@ -47,7 +47,7 @@ pub enum Kind {
     Failover,
     /// A request that had got nothing is tried again.
     Retry,
-    /// A request was given up after its worker failed it.
+    /// A request was given up, or its client gave it up.
     GiveUp,
     /// A request ended workers, and is not tried any more.
     Quarantine,

@@ -23,6 +23,11 @@ const TOLD_BOUNCES: u8 = 3;
 pub struct WaitsTold(Arc<AtomicU8>);
 
 impl WaitsTold {
+    /// Whether it has waited at all.
+    pub(crate) fn is_any(&self) -> bool {
+        self.0.load(Relaxed) > 0
+    }
+
     /// Counts one more. False where there are enough.
     fn one_more(&self) -> bool {
         let more = |told: u8| (told <= MOST_CHANGES).then(|| told + 1);

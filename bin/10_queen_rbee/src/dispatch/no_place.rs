@@ -169,6 +169,15 @@ impl NoPlace {
         }
     }
 
+    /// What was waited for at last, in vain.
+    #[must_use]
+    pub fn last_word(&self) -> Option<&str> {
+        match self {
+            Self::Deadline { word, .. } => word.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The same without a worker's log and without a machine's paths: those are for who operates it.
     #[must_use]
     pub fn for_clients(&self) -> String {

@@ -180,7 +180,7 @@ mod tests {
         let (sender, mut body) = body(Some(started()));
         sender.send(Ok(text("Hi"))).await.unwrap();
         assert!(next(&mut body).await.contains("Hi"));
-        sender.send(Err(Failure::Deadline { tokens: 1 })).await.unwrap();
+        sender.send(Err(Failure::Deadline { tokens: 1, word: None })).await.unwrap();
         sender.send(Ok(text("too late"))).await.unwrap();
         let last = next(&mut body).await;
         assert!(last.starts_with(r#"data: {"error":{"message":"#), "{last}");

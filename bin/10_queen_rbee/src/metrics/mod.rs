@@ -129,8 +129,8 @@ impl ModelMetrics {
         counts.filter(|(known, _)| **known == outcome).map(|(_, count)| count.load(Relaxed)).sum()
     }
 
-    /// A request has its first place at a worker.
-    pub fn placed(&self, after: Duration) {
+    /// A request has its first place at a worker, or has waited in vain.
+    pub fn waited(&self, after: Duration) {
         self.queue_wait.observe(after.as_secs_f64());
     }
 

@@ -170,7 +170,11 @@ impl Collector for Sample {
             ("time_per_token_seconds", "From one token to the next, each answer's mean", |f| {
                 &f.time_per_token
             }),
-            ("queue_wait_seconds", "From a request to its place at a worker", |f| &f.queue_wait),
+            (
+                "queue_wait_seconds",
+                "From a request to its first place at a worker, or until it left the queue without one",
+                |f| &f.queue_wait,
+            ),
         ];
         for (name, help, histogram) in times {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;

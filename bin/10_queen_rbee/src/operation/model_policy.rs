@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{ModelPolicy, ModelPolicySet};
+use rbee_operations::{ModelPolicy, ModelPolicySet, Wished};
 use serde_json::{Value, json};
 use worker_contract::{HiveAlias, ModelAlias};
 
@@ -62,14 +62,14 @@ impl Operations {
                 )
             });
         }
-        let wished = policy.hive.as_ref();
+        let wished = policy.hive.as_ref().and_then(Wished::as_one);
         let found = |name: &HiveAlias| hives.iter().find(|hive| hive.said.hive_id == *name);
         if let Some(name) = wished.filter(|name| found(name).is_none())
             && !self.inventory.names().contains(name)
         {
             notes.push(format!("no hive {name} is known yet: workers go elsewhere until one is"));
         }
-        if let Some(device) = policy.device {
+        if let Some(device) = policy.device.and_then(Wished::one) {
             let has_it = |hive: &HiveReport| hive.said.devices.iter().any(|it| it.id == device);
             match wished {
                 Some(name) if found(name).is_some_and(|hive| !has_it(hive)) => {

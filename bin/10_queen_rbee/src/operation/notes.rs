@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use rbee_operations::{ModelPolicy, ModelPolicySet, Operation};
+use rbee_operations::{ModelPolicy, ModelPolicySet, Operation, Wished};
 use serde_json::Value;
 use worker_contract::{
     DeviceId, HiveAlias, ModelAlias, ModelEntry, WorkerHeartbeat, WorkerId, WorkerState,
@@ -114,8 +114,9 @@ fn is_unlike(wanted: &ModelPolicy, worker: &WorkerReport, trained: Option<u32>) 
 
 /// Whether a worker is elsewhere than a policy prefers it to be.
 fn is_elsewhere(wanted: &ModelPolicy, said: &WorkerHeartbeat) -> bool {
-    wanted.hive.as_ref().is_some_and(|hive| *hive != said.hive_id)
-        || wanted.device.is_some_and(|device| device != said.device)
+    let (hive, device) = (wanted.hive.as_ref(), wanted.device);
+    hive.and_then(Wished::as_one).is_some_and(|hive| *hive != said.hive_id)
+        || device.and_then(Wished::one).is_some_and(|device| device != said.device)
 }
 
 /// That workers stay as they are, and how to end them.

@@ -11,7 +11,7 @@ mod store;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rbee_operations::{ModelPolicy, ModelPolicySet};
+use rbee_operations::{ModelPolicy, ModelPolicySet, Wished};
 use serde::Serialize;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
@@ -53,9 +53,9 @@ pub struct Policy {
     /// After how long without a request a worker is ended, in seconds; `None` for never.
     pub idle_ttl_s: Option<u64>,
     /// Where it is preferred to run.
-    pub hive: Option<HiveAlias>,
+    pub hive: Option<Wished<HiveAlias>>,
     /// On what it is preferred to run.
-    pub device: Option<DeviceId>,
+    pub device: Option<Wished<DeviceId>>,
     /// The KV cache of a worker, in tokens; `None` for the hive's setting.
     pub ctx_size: Option<u32>,
     /// The slots of a worker; `None` for the hive's setting.
@@ -185,6 +185,37 @@ mod tests {
         assert_eq!((policies.of(&m).min, policies.of(&m).pin), (1, false));
         drop(policies);
         assert_eq!(open().of(&m).min, 1);
+    }
+
+    #[test]
+    fn a_configured_place_is_taken_back_by_a_command_that_lasts_until_it_is_reset() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policies.db");
+        let m: ModelAlias = "m".parse().unwrap();
+        let json = r#"{"hive":"two","device":"GPU-1"}"#;
+        let configured: ModelPolicy = serde_json::from_str(json).unwrap();
+        let configured = BTreeMap::from([(m.clone(), configured)]);
+        let open = || Policies::open(&file, configured.clone(), 900).unwrap();
+        let placed = |policies: &Policies| {
+            let Policy { hive, device, .. } = policies.of(&m);
+            let (hive, device) = (hive.unwrap(), device.unwrap());
+            (hive.to_string(), device.to_string())
+        };
+        let both = |hive: &str, device: &str| (hive.to_owned(), device.to_owned());
+        let mut policies = open();
+        for (set, expected) in [
+            (r#"{"hive":"any"}"#, both("any", "GPU-1")),
+            (r#"{"device":"any"}"#, both("any", "any")),
+            (r#"{"hive":"three"}"#, both("three", "any")),
+        ] {
+            policies.set_fields(&change(&format!(r#"{{"model":"m","policy":{set}}}"#))).unwrap();
+            assert_eq!(placed(&policies), expected, "{set}");
+            drop(policies);
+            policies = open();
+            assert_eq!(placed(&policies), expected, "{set}, after a restart");
+        }
+        policies.set_fields(&change(r#"{"model":"m","reset":true}"#)).unwrap();
+        assert_eq!(placed(&policies), both("two", "GPU-1"));
     }
 
     #[test]

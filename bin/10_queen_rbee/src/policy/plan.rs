@@ -74,6 +74,16 @@ pub(super) enum Need {
     Crowd,
 }
 
+impl Need {
+    /// Its name in decisions and logs.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Min => "policy_min",
+            Self::Crowd => "crowd",
+        }
+    }
+}
+
 /// What is remembered from one look to the next.
 #[derive(Debug, Default)]
 pub(super) struct Planner {

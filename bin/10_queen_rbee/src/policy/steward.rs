@@ -160,15 +160,16 @@ impl Steward {
 
     fn log_start(&self, model: &ModelAlias, spawn: &Spawn, why: Need) {
         let hive = &spawn.hive;
-        tracing::info!(%model, %hive, ?why, "another worker of a model is started");
+        let reason = why.as_str();
+        tracing::info!(%model, %hive, reason, "another worker of a model is started");
         let decisions = self.dispatcher.decisions();
         for worker in &spawn.evict {
             let of = self.registry.model_of(worker);
             decisions.record(Decided::evict(worker, of.as_ref(), model, &spawn.hive));
         }
-        let (reason, because) = match why {
-            Need::Min => ("policy_min", "the model's policy wants as many"),
-            Need::Crowd => ("crowd", "requests have waited for a while"),
+        let because = match why {
+            Need::Min => "the model's policy wants as many",
+            Need::Crowd => "requests have waited for a while",
         };
         let device = spawn.device.map(|device| format!(" {device}")).unwrap_or_default();
         let told = format!("another worker is started on {}{device}: {because}", spawn.hive);
@@ -177,16 +178,14 @@ impl Steward {
 
     /// There is no place for another worker: it is told why, unless it was a moment ago.
     fn no_place(&mut self, model: &ModelAlias, why: Need, now: Instant) {
-        let (reason, wants, full) = match why {
-            Need::Min => {
-                ("policy_min", "its policy wants another worker", "no device has room for it")
-            }
+        let (wants, full) = match why {
+            Need::Min => ("its policy wants another worker", "no device has room for it"),
             Need::Crowd
                 if self.registry.runs(model) || self.registry.answers_as(model).is_some() =>
             {
-                ("crowd", "requests wait", "no other device that is as fast has room")
+                ("requests wait", "no other device that is as fast has room")
             }
-            Need::Crowd => ("crowd", "requests wait", "no device has room for it"),
+            Need::Crowd => ("requests wait", "no device has room for it"),
         };
         let (lacks, words) = self.lacks(model, why, now);
         if !self.planner.no_place(model, why, lacks, now) {
@@ -194,7 +193,7 @@ impl Steward {
         }
         let told = format!("{wants}, and {}", words.as_deref().unwrap_or(full));
         tracing::info!(%model, told, "a model gets no further worker");
-        let decided = Decided::told(Kind::NoPlace, reason, told).model(model);
+        let decided = Decided::told(Kind::NoPlace, why.as_str(), told).model(model);
         self.dispatcher.decisions().record(decided);
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lru::DefaultHasher;
+use rbee_operations::Wished;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use super::fits::Size;
@@ -142,8 +143,10 @@ impl State {
             digest: worker.digest(),
             context_tokens: worker.context_tokens(),
         });
-        let wish = policy(model)
-            .map_or_else(Wish::default, |policy| Wish { hive: policy.hive, device: policy.device });
+        let wish = policy(model).map_or_else(Wish::default, |policy| Wish {
+            hive: policy.hive.and_then(Wished::one),
+            device: policy.device.and_then(Wished::one),
+        });
         Fleet {
             hives: self.hives.iter().map(|hive| hive.view(now)).collect(),
             residents: residents.collect(),

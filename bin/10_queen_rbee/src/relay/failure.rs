@@ -53,10 +53,12 @@ pub enum Failure {
         is_known: bool,
     },
     /// Its time is over.
-    #[error("the request's deadline has passed after {} tokens", .tokens)]
+    #[error("the request's deadline has passed after {} tokens{}", .tokens, last_word(.word.as_ref()))]
     Deadline {
         /// How many tokens the client has got.
         tokens: usize,
+        /// Who had it, and had given nothing of it for a while, and what that one did meanwhile.
+        word: Option<(WorkerId, String)>,
     },
     /// Its time was over while it waited, after a worker had failed it, or for one that fails.
     #[error("the request's deadline has passed after {} tokens", .tokens)]
@@ -86,6 +88,10 @@ impl Failure {
             | Self::Deadline { .. } => None,
         }
     }
+}
+
+fn last_word(word: Option<&(WorkerId, String)>) -> String {
+    word.map(|(worker, did)| format!(": {worker} {did}")).unwrap_or_default()
 }
 
 fn names(workers: &[WorkerId]) -> String {
@@ -252,7 +258,22 @@ mod tests {
         ] {
             assert_eq!(failure.recorded().as_deref(), Some(expected), "{failure:?}");
         }
-        assert_eq!(Failure::Deadline { tokens: 2 }.recorded(), None, "words of rbee");
+        let late = Failure::Deadline { tokens: 2, word: None };
+        assert_eq!(late.recorded(), None, "words of rbee");
+    }
+
+    #[test]
+    fn who_runs_out_of_time_hears_what_its_worker_did_where_that_is_known() {
+        let word = |did: &str| Some(("w-1".parse().unwrap(), did.to_owned()));
+        for (word, expected) in [
+            (None, "the request's deadline has passed after 3 tokens"),
+            (
+                word("had it in its queue"),
+                "the request's deadline has passed after 3 tokens: w-1 had it in its queue",
+            ),
+        ] {
+            assert_eq!(Failure::Deadline { tokens: 3, word }.to_string(), expected);
+        }
     }
 
     #[test]

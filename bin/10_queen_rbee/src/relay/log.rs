@@ -104,8 +104,12 @@ impl Answer {
                 let why = format!("worker {worker_id} failed: {}", reason.recorded());
                 Decided::told(Kind::GiveUp, "worker_failed", why).worker(worker_id)
             }
-            Failure::Deadline { .. } => {
-                Decided::told(Kind::GiveUp, "deadline", failure.to_string())
+            Failure::Deadline { word, .. } => {
+                let decided = Decided::told(Kind::GiveUp, "deadline", failure.to_string());
+                match word {
+                    Some((worker, _)) => decided.worker(worker),
+                    None => decided,
+                }
             }
             Failure::Quarantined { is_known: true, .. } => {
                 Decided::told(Kind::Reject, "quarantined", failure.to_string())

@@ -25,8 +25,11 @@ mod sse;
 mod suspicion;
 mod worker;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -51,10 +54,10 @@ use crate::admission::Priority;
 use crate::attached::Original;
 use crate::connection::Pool;
 use crate::dialect::openai::Aside;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, NoPlace, Wanted};
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
-use crate::registry::SessionKey;
+use crate::registry::{Place, SessionKey};
 use crate::scheduler::Why;
 
 /// Carries inference requests to workers. A clone shares connections.
@@ -195,6 +198,19 @@ impl Relay {
         self.shared.budget(Budget::earn);
         let model = self.dispatcher.registry().meant(model);
         Answer::new(self.clone(), model, request, original, asking)
+    }
+
+    /// The place of a request; `None` once answers have no more time, also where the end of one makes room for it.
+    async fn place(&self, wanted: Wanted) -> Option<Result<Place, NoPlace>> {
+        let mut placing = pin!(self.dispatcher.place(wanted));
+        // Whoever is sought for is woken by the cut already, so that it need not be waited for here.
+        poll_fn(|context| {
+            if self.cut.is_cancelled() {
+                return Poll::Ready(None);
+            }
+            placing.as_mut().poll(context).map(Some)
+        })
+        .await
     }
 
     /// Whether what came through these queens was here before.

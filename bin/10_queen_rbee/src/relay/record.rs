@@ -6,10 +6,25 @@ use worker_contract::{Usage, WorkerId};
 use crate::dispatch::WaitsTold;
 use crate::metrics::{Answering, Open};
 
+/// How a request ends that nobody wants the answer to any longer: what it has come to until anything else is known.
+pub(super) const CANCELLED: &str = "cancelled";
+
+/// Where a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// No worker was sought for it yet.
+    New,
+    /// One is sought.
+    Seeking,
+    /// One was asked.
+    Asking,
+}
+
 /// What has become of a request so far.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) began: Instant,
+    pub(super) stage: Stage,
     /// Whoever answered last.
     pub(super) worker_id: Option<WorkerId>,
     pub(super) usage: Option<Usage>,
@@ -34,11 +49,12 @@ impl Record {
     pub(super) fn begin(open: Open) -> Self {
         Self {
             began: Instant::now(),
+            stage: Stage::New,
             worker_id: None,
             usage: None,
             failovers: 0,
             again: None,
-            outcome: "cancelled",
+            outcome: CANCELLED,
             is_replaced: false,
             waits_told: WaitsTold::default(),
             figures: None,
@@ -64,8 +80,15 @@ impl Record {
         self.again = Some(has_begun);
     }
 
+    /// A worker is sought.
+    pub(super) fn seeks(&mut self) {
+        self.stage = Stage::Seeking;
+    }
+
     /// A worker is asked.
-    pub(super) fn asks_again(&mut self) {
+    pub(super) fn asks(&mut self, worker_id: WorkerId) {
+        self.stage = Stage::Asking;
+        self.worker_id = Some(worker_id);
         self.count(false);
     }
 
@@ -136,7 +159,7 @@ mod tests {
             for step in steps {
                 match step {
                     Sought(has_begun) => record.tries_again(*has_begun),
-                    Asked => record.asks_again(),
+                    Asked => record.asks("w-1".parse().unwrap()),
                     Gives => record.goes_on(),
                 }
             }

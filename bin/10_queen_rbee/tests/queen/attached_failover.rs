@@ -388,8 +388,11 @@ async fn another_queen_is_a_server_that_can_go_on() {
 async fn a_server_that_says_nothing_takes_no_longer_than_the_deadline() {
     let server = ServerDouble::start("library", &["m"], [Plays::Silent]);
     let queen = queen_with(&server).await;
-    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "300").json(&chat());
-    Reply::read(request).await.error(504, "deadline_exceeded");
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&chat());
+    let error = Reply::read(request).await.error(504, "deadline_exceeded");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("0 tokens: nas-m had given nothing yet, after "), "{message}");
+    assert!(error["hint"].as_str().unwrap().starts_with("allow more time"), "{error}");
     assert_eq!(queen.in_flight("nas-m").await, 0);
     assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "it is asked again");
 }

@@ -126,6 +126,49 @@ async fn what_a_request_waits_for_is_told() {
 }
 
 #[tokio::test]
+async fn a_request_whose_client_goes_away_ends_with_that() {
+    let worker = WorkerDouble::start("w-1", vec![Script::Hangs(&["x"]); 2]);
+    let queen = Queen::start().await;
+    let mut beat = worker.beat();
+    beat.slots.total = 2;
+    queen.worker_beat(&beat).await;
+    let mut body = chat();
+    body["stream"] = true.into();
+    let open = |id: &'static str| {
+        crate::support::Stream::open(queen.post(CHAT).header("x-request-id", id).json(&body))
+    };
+    let (mut first, second) = (open("r-1").await.begun().await, open("r-2").await.begun().await);
+    first.until_text().await;
+    {
+        let waits = until("a request waits", async || queen.status().await["waiting"] == 1);
+        tokio::select! {
+            _ = Reply::read(queen.post(CHAT).header("x-request-id", "r-3").json(&body)) => {
+                panic!("nobody answers")
+            }
+            () = waits => {}
+        }
+    }
+    let ends_so = async |id: &str, before: &str, worker: &str, said: &str| {
+        until("its end is told", async || {
+            let way = why(&queen, &format!("request_id={id}")).await;
+            text(&way[0], "kind") == "give_up"
+        })
+        .await;
+        let way = why(&queen, &format!("request_id={id}")).await;
+        let told: Vec<_> = way.iter().map(|d| (text(d, "kind"), text(d, "reason"))).collect();
+        assert_eq!(told[0], ("give_up", "cancelled"), "{way:?}");
+        assert_eq!(told[1].0, before, "{way:?}");
+        assert_eq!(way[0]["worker_id"].as_str().unwrap_or_default(), worker, "{way:?}");
+        assert!(text(&way[0], "why").contains(said), "{way:?}");
+    };
+    ends_so("r-3", "wait", "", "went away, while it waited").await;
+    let waited = Reply::read(queen.get("/metrics")).await.text;
+    assert!(waited.contains("queue_wait_seconds_count{model=\"m\"} 3\n"), "{waited}");
+    drop((first, second));
+    ends_so("r-1", "dispatch", "w-1", "went away, after ").await;
+}
+
+#[tokio::test]
 async fn a_question_that_makes_no_sense_is_refused() {
     let queen = Queen::start().await;
     for (query, param) in [

@@ -117,6 +117,30 @@ async fn the_deadline_ends_what_hangs() {
 }
 
 #[tokio::test]
+async fn a_deadline_that_passes_at_a_worker_that_works_accuses_nobody_and_more_time_is_advised() {
+    for (script, did) in [
+        (Script::Hangs(&[]), "w-1 was still computing its prompt"),
+        (Script::Silent, "w-1 had it in its queue"),
+    ] {
+        let worker = WorkerDouble::start("w-1", [script]);
+        let queen = Queen::start().await;
+        queen.worker_beat(&worker.beat()).await;
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&chat());
+        let error = Reply::read(request).await.error(504, "deadline_exceeded");
+        let expected = format!("the request's deadline has passed after 0 tokens: {did}");
+        assert_eq!(error["message"], expected);
+        assert!(error["hint"].as_str().unwrap().starts_with("allow more time"), "{error}");
+        let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+        let last = &decisions[0];
+        assert_eq!(
+            (&last["kind"], &last["worker_id"], &last["why"]),
+            (&json!("give_up"), &json!("w-1"), &error["message"]),
+            "{decisions}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_deadline_ends_what_pours_without_a_pause() {
     let worker = WorkerDouble::start("w-1", [Script::Pours(0)]);
     let queen = Queen::start().await;

@@ -105,8 +105,13 @@ async fn what_is_open_and_what_waits_is_told_while_it_is() {
     }
     let late = queen.post(CHAT).header("x-rbee-deadline-ms", "50").json(&chat());
     Reply::read(late).await.error(504, "deadline_exceeded");
-    let told = "requests_total{model=\"m\",outcome=\"deadline\"} 1\n";
-    assert!(metrics(&queen).await.contains(told), "it waited in vain");
+    let text = metrics(&queen).await;
+    for told in [
+        "requests_total{model=\"m\",outcome=\"deadline\"} 1\n",
+        "queue_wait_seconds_count{model=\"m\"} 3\n",
+    ] {
+        assert!(text.contains(told), "it waited in vain: {text}");
+    }
     let body = chat();
     let waiting = queen.ask(CHAT, &body);
     let look = async {

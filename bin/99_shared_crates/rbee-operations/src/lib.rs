@@ -14,6 +14,7 @@ mod operation;
 mod policy;
 mod projector;
 mod ssh_target;
+mod wished;
 
 pub use attached::{
     AttachedServer, AttachedWorker, ServerApi, WorkerAttach, WorkerDetach, without_user,
@@ -39,3 +40,4 @@ pub use operation::{
 pub use policy::{ModelPolicy, ModelPolicySet};
 pub use projector::{InvalidProjectorChoice, ProjectorChoice};
 pub use ssh_target::{InvalidSshTarget, SshTarget};
+pub use wished::Wished;

@@ -7,6 +7,8 @@ use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
+use crate::Wished;
+
 /// From how much to how much each number can be.
 const MIN: Bounds = (0, 64);
 const MAX: Bounds = (1, 64);
@@ -34,12 +36,12 @@ pub struct ModelPolicy {
     /// `[queen] idle_ttl_s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_ttl_s: Option<u64>,
-    /// The hive where it is preferred to run.
+    /// The hive where it is preferred to run; `any` where each is as good.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hive: Option<HiveAlias>,
-    /// The device on which it is preferred to run.
+    pub hive: Option<Wished<HiveAlias>>,
+    /// The device on which it is preferred to run; `any` where each is as good.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<DeviceId>,
+    pub device: Option<Wished<DeviceId>>,
     /// KV cache size in tokens, for all slots of a worker together, 256 to 16,777,216.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ctx_size: Option<u32>,
@@ -74,8 +76,8 @@ struct Raw {
     pin: Option<bool>,
     #[serde(deserialize_with = "idle_ttl_s")]
     idle_ttl_s: Option<u64>,
-    hive: Option<HiveAlias>,
-    device: Option<DeviceId>,
+    hive: Option<Wished<HiveAlias>>,
+    device: Option<Wished<DeviceId>>,
     #[serde(deserialize_with = "ctx_size")]
     ctx_size: Option<u32>,
     #[serde(deserialize_with = "slots")]
@@ -268,5 +270,17 @@ mod tests {
         let second = parse(r#"{"min": 2, "device": "GPU-1"}"#).unwrap();
         let both = parse(r#"{"min": 2, "pin": true, "slots": 8, "device": "GPU-1"}"#).unwrap();
         assert_eq!(first.with(&second), both);
+    }
+
+    #[test]
+    fn that_nothing_is_preferred_counts_over_what_was_and_keeps_its_word() {
+        let first = parse(r#"{"hive": "two", "device": "GPU-1"}"#).unwrap();
+        let second = parse(r#"{"hive": "any"}"#).unwrap();
+        let both = first.with(&second);
+        assert_eq!(both.hive, Some(Wished::Any));
+        assert_eq!(both.device.and_then(Wished::one), Some("GPU-1".parse().unwrap()));
+        let both = both.with(&parse(r#"{"device": "any"}"#).unwrap());
+        assert_eq!(serde_json::to_string(&both).unwrap(), r#"{"hive":"any","device":"any"}"#);
+        assert_eq!(both.with(&first), first, "and a later wish over it");
     }
 }

@@ -29,6 +29,19 @@ fn supervised_workers() -> Vec<SupervisedWorker> {
 }
 
 #[test]
+fn a_policy_that_prefers_nothing_says_so_and_one_that_says_nothing_has_a_dash() {
+    let of = |model: &str| json!({ "model": model, "min": 0, "max": 4, "pin": false });
+    let (silent, mut any) = (of("silent"), of("anywhere"));
+    any["hive"] = "any".into();
+    any["device"] = "any".into();
+    let table =
+        policies(&read::<Vec<view::Policy>>(&json!([silent, any])).unwrap(), Style::default());
+    let places: Vec<Vec<_>> =
+        table.lines().map(|line| line.split_whitespace().skip(5).take(2).collect()).collect();
+    assert_eq!(places, [["HIVE", "DEVICE"], ["-", "-"], ["any", "any"]], "{table}");
+}
+
+#[test]
 fn a_pipe_has_every_column_and_one_line_a_row() {
     insta::assert_snapshot!(workers(&supervised_workers(), false, NOW, Style::default()), @r"
     WORKER      MODEL         DEVICE  STATE                                                       ADDRESS                PID   AGE

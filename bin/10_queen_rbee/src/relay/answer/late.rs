@@ -38,11 +38,17 @@ impl Answer {
             return word;
         }
         match (self.last_failure.take().filter(|_| is_late), no_place) {
-            (Some((worker, reason)), _) => {
-                self.late(reason.after(&format!("the last worker, {worker}, failed it: ")))
+            (Some((worker, reason)), no_place) => {
+                let why = reason.after(&format!("the last worker, {worker}, failed it: "));
+                self.late(match no_place.last_word() {
+                    Some(word) => {
+                        why.and(&format!("it has waited since then, the last word on it: {word}"))
+                    }
+                    None => why,
+                })
             }
             (None, NoPlace::Deadline { .. }) if has_begun => {
-                Failure::Deadline { tokens: self.progress.tokens() }
+                Failure::Deadline { tokens: self.progress.tokens(), word: None }
             }
             (None, NoPlace::Deadline { model, word }) => self.in_vain(model, word),
             (None, no_place) => Failure::NoPlace(no_place),

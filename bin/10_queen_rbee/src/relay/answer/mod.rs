@@ -1,5 +1,6 @@
 //! One answer: found a worker, read, passed on; gone on with elsewhere when the worker fails.
 
+mod ending;
 mod late;
 mod recover;
 mod silence;
@@ -282,30 +283,35 @@ impl Answer {
         if is_first {
             self.ensure_able()?;
         }
+        self.record.seeks();
         self.hear_of_the_dead().await?;
         if let Some(until) = not_before {
             sleep_until(until.min(self.asking.deadline)).await;
         }
         let placed = match placed {
-            Some(place) => Ok(*place),
-            None => self.relay.dispatcher.place(self.wanted()).await,
+            Some(place) => Some(Ok(*place)),
+            None => self.relay.place(self.wanted()).await,
         };
         let place = match placed {
-            Ok(place) => place,
-            Err(no_place) if self.may_begin_anew(&no_place) => {
+            Some(Ok(place)) => place,
+            Some(Err(no_place)) if self.may_begin_anew(&no_place) => {
                 self.begin_anew();
                 self.state = State::Seeking(None);
                 return Ok(());
             }
-            Err(_) if self.contexts.is_cut() => {
+            Some(Err(_)) if self.contexts.is_cut() => {
                 self.fill();
                 return Ok(());
             }
-            Err(no_place) => return Err(self.rejected(no_place)),
+            Some(Err(no_place)) => return Err(self.rejected(no_place)),
+            None => {
+                self.log_cut();
+                return Err(Failure::NoPlace(NoPlace::Stopping));
+            }
         };
         if is_first {
             let figures = self.relay.metrics().model(&self.model);
-            figures.placed(self.record.began.elapsed());
+            figures.waited(self.record.began.elapsed());
             self.record.figures = Some(Answering::begin(figures));
         }
         let most = place.target.server.as_ref().and_then(|server| server.most_answers);
@@ -317,10 +323,9 @@ impl Answer {
             return Ok(());
         }
         self.progress.answered_by(place.digest.as_ref());
-        self.record.asks_again();
+        self.record.asks(place.worker_id.clone());
         let left = self.asking.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
-        self.record.worker_id = Some(place.worker_id.clone());
         // A worker answers to the name by which it runs its file.
         if place.model != self.model {
             self.request.model = Some(place.model.clone());
@@ -645,16 +650,6 @@ impl Answer {
         self.relay.dispatcher.decisions().record(decided.model(&self.model));
     }
 
-    /// Counts how it has ended.
-    fn count(&self, outcome: &'static str) {
-        if let Some(figures) = &self.record.figures {
-            figures.ended(outcome);
-        } else {
-            let is_known = self.relay.dispatcher.registry().knows_model(&self.model);
-            self.relay.metrics().of_unplaced(&self.model, is_known).ended(outcome);
-        }
-    }
-
     fn fail(&mut self, failure: Failure) -> Failure {
         self.state = State::Ended;
         self.log_failure(&failure);
@@ -672,26 +667,5 @@ impl Answer {
             Failure::Quarantined { .. } => "quarantined",
         };
         failure
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        let Record { began, worker_id, usage, failovers, outcome, .. } = &self.record;
-        if !self.record.is_replaced {
-            self.count(outcome);
-        }
-        tracing::info!(
-            request_id = %self.request.request_id,
-            caller = self.asking.caller,
-            model = %self.model,
-            worker_id = worker_id.as_ref().map(tracing::field::display),
-            prompt_tokens = usage.map(|usage| usage.prompt_tokens),
-            tokens = usage.map_or(self.progress.tokens(), |u| u.completion_tokens as usize),
-            ms = millis(began.elapsed()),
-            tried_again = failovers,
-            outcome,
-            "inference ended"
-        );
     }
 }

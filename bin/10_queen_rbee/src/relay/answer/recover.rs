@@ -455,7 +455,7 @@ mod tests {
     use crate::admission::Priority;
     use crate::attached::{Endpoint, Original};
     use crate::connection::Pool;
-    use crate::decisions::Decisions;
+    use crate::decisions::{Decisions, Kind};
     use crate::dispatch::Dispatcher;
     use crate::doubles::{Nowhere, server};
     use crate::http::describe;
@@ -481,6 +481,18 @@ mod tests {
         assert!(answer.next().await.is_none());
         drop(answer);
         assert_eq!((figures.ended_so("stopping"), figures.ended_so("cancelled")), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_when_the_queen_cuts_gets_no_place_that_is_free_by_then() {
+        let (folder, cut) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let relay = relay(folder.path()).cut_by(cut.clone());
+        cut.cancel();
+        let mut answer = answer(&relay, &"m".parse().unwrap());
+        let Some(Err(failure)) = answer.next().await else { panic!("it ends so") };
+        assert!(matches!(failure, Failure::NoPlace(NoPlace::Stopping)), "{failure:?}");
+        let counts = relay.dispatcher().decisions().counts();
+        assert_eq!(counts, BTreeMap::from([((Kind::GiveUp, "stopping"), 1)]));
     }
 
     #[tokio::test(start_paused = true)]
@@ -529,6 +541,28 @@ mod tests {
             let failure = answer.no_place(NoPlace::Deadline { model, word: None });
             let told = describe(failure, registry);
             assert_eq!((told.status.as_u16(), &*told.detail.message), (504, expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_failed_and_waited_after_that_is_told_of_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path());
+        let model: ModelAlias = "m".parse().unwrap();
+        let head = "the last worker, w-1, failed it: its connection broke";
+        for (word, expected) in [
+            (None, head.to_owned()),
+            (
+                Some("it waits its turn".to_owned()),
+                format!("{head}; it has waited since then, the last word on it: it waits its turn"),
+            ),
+        ] {
+            let mut answer = answer(&relay, &model);
+            answer.last_failure = Some(("w-1".parse().unwrap(), "its connection broke".into()));
+            let model = model.clone();
+            let failure = answer.no_place(NoPlace::Deadline { model, word });
+            let Failure::Late { why, .. } = failure else { panic!("{failure:?}") };
+            assert_eq!((why.to_string(), why.recorded()), (expected.clone(), &*expected));
         }
     }
 

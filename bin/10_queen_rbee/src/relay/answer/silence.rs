@@ -144,15 +144,35 @@ impl Answer {
             format!("{worker} gave nothing for {} s", self.asked_at.elapsed().as_secs()).into()
         } else if let Some((before, reason)) = self.failed_before() {
             reason.after(&format!("{before} failed it before: "))
-        } else if !self.progress.has_moved() && self.asked_at.elapsed() >= LOOK {
-            format!("{worker}, {}", nothing_for(self.asked_at.elapsed())).into()
         } else {
-            return Failure::Deadline { tokens: self.progress.tokens() };
+            let word = self.meanwhile(place).map(|did| (worker.clone(), did));
+            return Failure::Deadline { tokens: self.progress.tokens(), word };
         };
         let late = self.late(why);
         let why = late.recorded().unwrap_or_default();
         self.log(Decided::told(Kind::GiveUp, "deadline", why).worker(worker));
         late
+    }
+
+    /// What a worker did that has had the request for a while and has given nothing of it yet, which is nobody's
+    /// fault. Servers of others do not say.
+    fn meanwhile(&self, place: &Place) -> Option<String> {
+        let had_for = self.asked_at.elapsed();
+        if self.progress.has_moved() || had_for < LOOK {
+            return None;
+        }
+        if place.target.server.is_some() {
+            return Some(format!("had given nothing yet, after {} s", had_for.as_secs()));
+        }
+        let did = match &self.request.task {
+            _ if !self.progress.is_started() => "had it in its queue",
+            Task::Embed { .. } => "was still computing its vectors",
+            Task::Rerank { .. } => "was still computing its scores",
+            Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => {
+                "was still computing its prompt"
+            }
+        };
+        Some(did.to_owned())
     }
 
     /// When it is looked next whether a worker of rbee that says nothing of a prompt has it taken away.
