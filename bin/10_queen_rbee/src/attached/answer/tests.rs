@@ -235,10 +235,22 @@ fn what_several_answers_used_is_told_once_of_all_or_once_of_each() {
         chunk["usage"] = used(tokens, 4);
         chunk
     };
+    let goes_on = |index: u32, tokens| {
+        let mut chunk = beside(index, tokens);
+        chunk["choices"][0]["finish_reason"] = json!(null);
+        chunk
+    };
+    let both = || {
+        let choice = |index| text(index)["choices"][0].clone();
+        json!({"choices": [choice(0), choice(1)], "usage": used(7, 4)})
+    };
     for (because, chunks, expected) in [
         ("once of all", vec![text(0), text(1), end(7, 4)], 7),
         ("once of each", vec![text(0), end(3, 4), text(1), end(5, 9)], 8),
         ("of all, again and again", vec![beside(0, 1), beside(1, 2), end(2, 4)], 2),
+        ("beside each", vec![beside(0, 3), beside(1, 5)], 8),
+        ("beside each, again and again", vec![goes_on(0, 1), beside(1, 5), beside(0, 3)], 8),
+        ("of both at once", vec![both()], 7),
     ] {
         let events = play(&request(2), &chunks).unwrap();
         let Some(InferenceEvent::Done { usage, .. }) = events.last() else { panic!("{events:?}") };
