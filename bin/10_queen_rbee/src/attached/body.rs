@@ -4,11 +4,12 @@ use serde_json::{Map, Value, json};
 use worker_contract::{ChatMessage, InferenceRequest, Task};
 
 use super::Engine;
+use super::form::write_form;
 use crate::registry::Server;
 use crate::relay::{Prefill, continues_last};
 
 /// The object of a request's body.
-type Body = Map<String, Value>;
+pub(super) type Body = Map<String, Value>;
 
 /// The field that says how vectors are written.
 const ENCODING: &str = "encoding_format";
@@ -144,6 +145,7 @@ impl Original {
         if server.engine.knows_only_max_tokens() {
             limit(&mut body);
         }
+        write_form(&mut body, self.endpoint, server.engine, &request.format);
         let has_nothing = prefill.is_none_or(|prefill| prefill.text.is_empty());
         if has_nothing && server.engine == Engine::LlamaServer && ends_with_nothing(request) {
             begin_instead(&mut body);

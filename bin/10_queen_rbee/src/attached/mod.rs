@@ -10,6 +10,7 @@ mod body;
 mod calls;
 mod chunk;
 mod engine;
+mod form;
 mod health;
 mod listing;
 mod logprobs;
