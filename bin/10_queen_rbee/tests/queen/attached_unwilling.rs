@@ -3,7 +3,7 @@
 use rbee_config::Paths;
 use rbee_operations::{Infer, Operation, WorkerAttach};
 use serde_json::{Value, json};
-use worker_contract::{Sampling, WorkerHeartbeat, WorkerState};
+use worker_contract::{ModelKind, Sampling, WorkerHeartbeat, WorkerState};
 
 use crate::attached::{attach, fails, queen, queen_with, succeeds};
 use crate::support::{
@@ -65,6 +65,25 @@ async fn what_no_server_has_a_worker_of_rbee_is_started_for() {
     queen.hive_beat(&hive.beat()).await;
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}");
+}
+
+#[tokio::test]
+async fn no_worker_is_started_that_could_only_say_that_its_model_cannot_do_it() {
+    let body = json!({"model": "m", "input": "a"});
+    for (status, told) in [(501, 404), (500, 500)] {
+        let words = r#"{"error":{"message":"no vectors here"}}"#;
+        let refuses = vec![Plays::Answers(status, "application/json", words.into()); 2];
+        let server = ServerDouble::start("library", &["m"], refuses);
+        let (queen, hive) = (queen().await, HiveDouble::start(false));
+        hive.let_start();
+        succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
+        let mut beat = hive.beat();
+        beat.catalog[0].gguf.kind = Some(ModelKind::Generative);
+        queen.hive_beat(&beat).await;
+        let reply = queen.ask("/v1/embeddings", &body).await;
+        assert_eq!((reply.status, hive.spawns()), (told, 0), "{reply:?}");
+        assert!(reply.text.contains("no vectors here"), "{reply:?}");
+    }
 }
 
 #[tokio::test]

@@ -376,6 +376,7 @@ impl Answer {
     fn may_be_served_here(&self, place: &Place, status: StatusCode) -> bool {
         place.target.server.is_some()
             && self.refusal.is_none()
+            && self.is_able_here()
             && (self.is_run_here() || !is_about_request(status) && self.may_be_started())
     }
 
