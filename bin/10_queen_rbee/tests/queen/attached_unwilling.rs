@@ -279,6 +279,20 @@ async fn what_a_server_says_is_told_to_who_asked_and_recorded_nowhere() {
 }
 
 #[tokio::test]
+async fn who_refuses_a_request_at_last_is_recorded() {
+    let said = r#"{"error":{"message":"no tools here","code":"no_tools"}}"#;
+    let refuses = Plays::Answers(400, "application/json", said.into());
+    let server = ServerDouble::start("library", &["m"], [refuses]);
+    let queen = queen_with(&server).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 400);
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let last = &decisions[0];
+    let expected = json!(["give_up", "refused", "nas-m", "nas-m refuses it: HTTP 400 (no_tools)"]);
+    let found = ["kind", "reason", "worker_id", "why"].map(|field| &last[field]);
+    assert_eq!(json!(found), expected, "{decisions}");
+}
+
+#[tokio::test]
 async fn what_a_server_says_is_in_the_events_of_a_job_and_not_in_its_record() {
     let said = r#"{"error":{"message":"cannot do: my secret plan","code":"oops"}}"#;
     for status in [400, 500] {
@@ -312,7 +326,7 @@ async fn nothing_is_recorded_as_tried_elsewhere_where_there_is_nobody_else() {
         let server = ServerDouble::start("library", &["m"], [refuses]);
         let queen = queen_with(&server).await;
         assert_eq!(queen.ask(CHAT, &chat()).await.status, status);
-        assert_eq!(decisions(&queen).await, [json!("dispatch")], "{status}");
+        assert_eq!(decisions(&queen).await, [json!("give_up"), json!("dispatch")], "{status}");
         let text = Reply::read(queen.get("/metrics")).await.text;
         assert!(text.contains("rbee_queen_retries_total{model=\"m\"} 0\n"), "{text}");
     }

@@ -49,8 +49,17 @@ enum Refused {
 }
 
 impl Answer {
-    /// After trouble with a worker: the next try, or the failure.
+    /// After trouble with a worker: the next try, or the failure. Who refuses the request at last is recorded.
     pub(super) fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
+        let worker_id = place.worker_id.clone();
+        let next = self.after_trouble(trouble, place);
+        if let Err(Failure::Refused { status, detail }) = &next {
+            self.log_refused(&worker_id, *status, detail);
+        }
+        next
+    }
+
+    fn after_trouble(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
         self.asides.clear();
         let broke = match trouble {
             Trouble::Refused { status, detail } => match self.refused(status, detail, &place)? {
