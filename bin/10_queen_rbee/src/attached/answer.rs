@@ -194,6 +194,15 @@ impl Translator {
         self.items.is_some()
     }
 
+    /// Whether all texts have ended, and only the usage, or the end of all, may come.
+    #[must_use]
+    pub fn lacks_only_farewell(&self) -> bool {
+        !self.is_over
+            && self.items.is_none()
+            && self.fault.is_none()
+            && self.choices.iter().all(|choice| choice.is_over)
+    }
+
     /// The connection has ended. Whether nothing is missing, and something is left to be told.
     pub fn closed(&mut self, now: Instant) -> bool {
         if !self.is_over && self.items.is_none() && self.choices.iter().all(|c| c.is_over) {

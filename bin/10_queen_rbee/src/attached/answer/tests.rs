@@ -29,6 +29,23 @@ fn a_stream_becomes_the_events_of_a_worker() {
 }
 
 #[test]
+fn only_a_farewell_is_missing_once_all_answers_have_ended() {
+    let chunk = |index: u32, reason| json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": reason}]});
+    let mut translator = Translator::new(&request(2), 0, 0, Instant::now());
+    for (chunk, expected) in [
+        (chunk(0, json!(null)), false),
+        (chunk(0, json!("stop")), false),
+        (chunk(1, json!("length")), true),
+        (json!({"choices": [], "usage": {"prompt_tokens": 9}}), true),
+    ] {
+        translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+        assert_eq!(translator.lacks_only_farewell(), expected, "{chunk}");
+    }
+    translator.event(b"[DONE]", Instant::now()).unwrap();
+    assert!(!translator.lacks_only_farewell(), "it is over");
+}
+
+#[test]
 fn an_empty_reason_is_no_end() {
     let chunk = |content: &str, reason: &str| json!({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": reason}]});
     let chunks = [chunk("a", ""), chunk("b", ""), chunk("", "length")];
