@@ -673,3 +673,11 @@ async fn a_whole_answer_that_breaks_off_again_and_again_at_one_place_ends_with_t
     let tries = server.requests().len();
     assert_eq!(anew.count(), tries - 1, "after the last try it is given up: {decisions}");
 }
+
+#[tokio::test]
+async fn a_server_that_breaks_each_answer_off_before_it_gives_anything_is_given_up_soon() {
+    let server = ServerDouble::start("library", &["m"], vec![Plays::Dies(&[]); 50]);
+    let queen = queen_with(&server).await;
+    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(server.requests().len() <= 4, "{} tries", server.requests().len());
+}

@@ -273,6 +273,7 @@ impl Answer {
             is_connection,
             may_be_blamed: is_reached && !blame.was_ending && !is_server,
             has_answered,
+            is_empty: is_server && is_connection && has_answered && given == 0,
             got,
             again: self.progress.tokens_again(),
             was_alone: blame.was_alone,
