@@ -59,6 +59,8 @@ pub struct Translator {
 struct State {
     calls: Calls,
     parts: u32,
+    /// What was told beside it.
+    usage: Option<Usage>,
     is_over: bool,
 }
 
@@ -192,6 +194,15 @@ impl Translator {
         self.items.is_some()
     }
 
+    /// Whether all texts have ended, and only the usage, or the end of all, may come.
+    #[must_use]
+    pub fn lacks_only_farewell(&self) -> bool {
+        !self.is_over
+            && self.items.is_none()
+            && self.fault.is_none()
+            && self.choices.iter().all(|choice| choice.is_over)
+    }
+
     /// The connection has ended. Whether nothing is missing, and something is left to be told.
     pub fn closed(&mut self, now: Instant) -> bool {
         if !self.is_over && self.items.is_none() && self.choices.iter().all(|c| c.is_over) {
@@ -217,7 +228,12 @@ impl Translator {
         self.aside(Aside::Answer, beside(chunk.rest, &["id", "object", "created", "model"]));
         if let Some(usage) = chunk.usage {
             let (usage, beside) = usage.parts();
-            self.used(usage, chunk.choices.as_ref().is_none_or(Vec::is_empty));
+            match chunk.choices.as_deref().unwrap_or_default() {
+                [choice] if self.choices.len() > 1 => {
+                    self.used_by_one(choice.index.unwrap_or_default(), usage);
+                }
+                choices => self.used(usage, choices.is_empty()),
+            }
             self.aside(Aside::Usage, beside);
         }
         for choice in chunk.choices.unwrap_or_default() {
@@ -245,6 +261,23 @@ impl Translator {
         let completion_tokens = usage.completion_tokens.saturating_add(others);
         let cached = before.map_or(usage.cached_tokens, |before| before.cached_tokens);
         self.usage = Some(Usage { completion_tokens, cached_tokens: cached, ..usage });
+    }
+
+    /// Takes in what is told beside one of several answers: so llama-server tells of completions, of each what
+    /// that used. What is told without an answer is of all.
+    fn used_by_one(&mut self, number: u32, usage: Usage) {
+        if self.has_told_usage {
+            return;
+        }
+        if let Some(state) = self.choices.get_mut(number as usize) {
+            state.usage = Some(usage);
+        }
+        let each = || self.choices.iter().filter_map(|state| state.usage);
+        let completion_tokens =
+            each().map(|used| used.completion_tokens).fold(0, u32::saturating_add);
+        // The others find the prompt of the first one.
+        let cached_tokens = each().map(|used| used.cached_tokens).min().unwrap_or_default();
+        self.usage = Some(Usage { completion_tokens, cached_tokens, ..usage });
     }
 
     fn choice(&mut self, choice: Choice, now: Instant) -> Result<(), Fault> {

@@ -1,17 +1,22 @@
 //! What an attached server is asked: the client's own words, with what must be another. Pure.
 
 use serde_json::{Map, Value, json};
-use worker_contract::{InferenceRequest, Task};
+use worker_contract::{ChatMessage, InferenceRequest, Task};
 
 use super::Engine;
+use super::form::write_form;
 use crate::registry::Server;
 use crate::relay::{Prefill, continues_last};
 
 /// The object of a request's body.
-type Body = Map<String, Value>;
+pub(super) type Body = Map<String, Value>;
 
 /// The field that says how vectors are written.
 const ENCODING: &str = "encoding_format";
+
+/// The fields that say whether the last message is continued.
+const CONTINUE: &str = "continue_final_message";
+const GENERATE: &str = "add_generation_prompt";
 
 /// A request as the client sent it.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,7 +145,11 @@ impl Original {
         if server.engine.knows_only_max_tokens() {
             limit(&mut body);
         }
-        if continues_last(request) {
+        write_form(&mut body, self.endpoint, server.engine, &request.format);
+        let has_nothing = prefill.is_none_or(|prefill| prefill.text.is_empty());
+        if has_nothing && server.engine == Engine::LlamaServer && ends_with_nothing(request) {
+            begin_instead(&mut body);
+        } else if continues_last(request) {
             continue_last(&mut body, server.engine);
         }
         if let Some(prefill) = prefill {
@@ -173,11 +182,36 @@ fn limit(body: &mut Body) {
 }
 
 /// Has the server give what follows the last message, and that alone: else llama-server tells the beginning
-/// again, and vLLM begins a second message. A client that says otherwise has no message continued.
+/// again, and vLLM begins a second message. A client that says otherwise gets a second one from vLLM;
+/// llama-server continues the last one whatever a request says.
 fn continue_last(body: &mut Body, engine: Engine) {
     if matches!(engine, Engine::Vllm | Engine::LlamaServer) {
-        body.insert("continue_final_message".into(), true.into());
-        body.insert("add_generation_prompt".into(), false.into());
+        body.insert(CONTINUE.into(), true.into());
+        body.insert(GENERATE.into(), false.into());
+    }
+}
+
+/// Whether the message that is to be continued is empty, after others.
+fn ends_with_nothing(request: &InferenceRequest) -> bool {
+    let Task::Chat(chat) = &request.task else { return false };
+    let is_nothing = |last: &ChatMessage| {
+        last.content.is_empty()
+            && last.images.is_empty()
+            && last.reasoning.as_deref().unwrap_or_default().is_empty()
+    };
+    match chat.messages.as_slice() {
+        [_, .., last] => chat.continue_last && is_nothing(last),
+        _ => false,
+    }
+}
+
+/// Has an answer begun in place of an empty one continued: llama-server would leave out what its template
+/// begins an answer with, and the model makes that up.
+fn begin_instead(body: &mut Body) {
+    body.remove(CONTINUE);
+    body.remove(GENERATE);
+    if let Some(Value::Array(messages)) = body.get_mut("messages") {
+        messages.pop();
     }
 }
 
@@ -301,6 +335,34 @@ mod tests {
             assert_eq!(found, expected, "{engine:?}, {role}: {said}");
             assert_eq!(body["messages"][1], last, "{engine:?}");
         }
+    }
+
+    #[test]
+    fn llama_server_is_not_told_to_continue_a_message_that_is_empty() {
+        let user = json!({"role": "user", "content": "Hi"});
+        let last = |content: Value| json!({"role": "assistant", "content": content});
+        let (begins, goes_on) = ([None, None], [Some(true), Some(false)]);
+        for (engine, last, count, expected) in [
+            (Engine::LlamaServer, last(json!("")), 1, begins),
+            (Engine::LlamaServer, last(json!([{"type": "text", "text": ""}])), 1, begins),
+            (Engine::LlamaServer, last(json!("A")), 2, goes_on),
+            (Engine::Vllm, last(json!("")), 2, goes_on),
+        ] {
+            for said in [json!({}), json!({CONTINUE: true}), json!({GENERATE: false})] {
+                let mut sent = said.clone();
+                sent["model"] = "here".into();
+                sent["messages"] = json!([user, last]);
+                let body = chat(&sent, engine, None);
+                let found = [CONTINUE, GENERATE].map(|n| body.get(n).and_then(Value::as_bool));
+                let messages = body["messages"].as_array().map(Vec::len);
+                assert_eq!((messages, found), (Some(count), expected), "{engine:?}: {last} {said}");
+            }
+        }
+        let sent = json!({"model": "here", "messages": [user, last(json!(""))]});
+        let prefill = Prefill { text: "Hello".into(), tokens: 1 };
+        let body = chat(&sent, Engine::LlamaServer, Some(&prefill));
+        assert_eq!(body["messages"], json!([user, last(json!("Hello"))]), "it has begun");
+        assert_eq!(body[CONTINUE], true);
     }
 
     #[test]

@@ -42,8 +42,8 @@ impl Engine {
     #[must_use]
     pub fn ways(self) -> Ways {
         match self {
-            Self::Rbee => Ways::PROMPT | Ways::CHAT | Ways::OWN,
-            Self::LlamaServer | Self::Vllm => Ways::PROMPT | Ways::CHAT,
+            Self::Rbee => Ways::PROMPT | Ways::CHAT | Ways::FORM | Ways::OWN,
+            Self::LlamaServer | Self::Vllm => Ways::PROMPT | Ways::CHAT | Ways::FORM,
             Self::Ollama | Self::LmStudio => Ways::BEGIN,
             Self::Unknown => Ways::PROMPT,
         }

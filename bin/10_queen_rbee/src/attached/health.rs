@@ -25,6 +25,8 @@ const TOLD_FOR: u32 = 30;
 const LOADING: Duration = Duration::from_secs(600);
 /// What is told of one that does.
 pub(super) const LOADS: &str = "it loads its model";
+/// Why a server that was given its time cannot be used.
+pub(super) const LATE: &str = "it does not answer in time";
 
 /// What one probe has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(super) enum Probe {
     },
     /// Somebody is there, and gave no answer in time.
     Slow,
+    /// Somebody is there, and does not begin to speak.
+    Mute(String),
     /// The queen can have no connection to it, which is not its fault.
     OwnLimit(String),
     /// It says that it loads its model.
@@ -193,10 +197,13 @@ impl Health {
                     self.failure = Some(ServerFailure { reason, kind });
                 }
             }
-            Probe::Slow => {
+            Probe::Slow | Probe::Mute(_) => {
                 self.slow = slow;
                 if is_first || slow >= SLOW {
-                    let reason = "it does not answer in time".to_owned();
+                    let reason = match probe {
+                        Probe::Mute(reason) => reason,
+                        _ => LATE.to_owned(),
+                    };
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
                 }
             }
@@ -247,6 +254,7 @@ mod tests {
         let wrong = || Probe::Wrong("HTTP 500".into());
         let loading = || Probe::Loading;
         let own = || Probe::OwnLimit("too many open files".into());
+        let mute = || Probe::Mute("no TLS".into());
         let shut = || Probe::Shut("refused".into());
         let for_ever = vec![loading(); 62];
         let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
@@ -261,6 +269,8 @@ mod tests {
             ("not in a row", vec![unreachable(), list(&["a"]), unreachable()], None),
             ("it computes", vec![list(&["a"]), Probe::Slow, Probe::Slow], None),
             ("it hangs", vec![Probe::Slow, Probe::Slow, Probe::Slow], unfit),
+            ("it cannot speak for a moment", vec![list(&["a"]), mute(), Probe::Slow], None),
+            ("it does not speak", vec![list(&["a"]), mute(), mute(), mute()], unfit),
             ("the queen's own limit", vec![list(&["a"]), own(), own(), own()], None),
             ("nothing is forgotten", vec![unreachable(), own(), unreachable()], gone),
             ("it hung before", vec![Probe::Slow, Probe::Slow, own(), Probe::Slow], unfit),

@@ -10,6 +10,7 @@ mod body;
 mod calls;
 mod chunk;
 mod engine;
+mod form;
 mod health;
 mod listing;
 mod logprobs;
@@ -38,7 +39,7 @@ pub use self::answer::{Fault, Told, Translator};
 pub use self::body::{Endpoint, Original};
 pub use self::engine::Engine;
 pub(crate) use self::health::MAX_MODELS;
-use self::health::{Health, LOADS, Probe, chosen};
+use self::health::{Health, LATE, LOADS, Probe, chosen};
 use self::names::set_apart;
 use self::prober::Sight;
 pub use self::refusal::{Meaning, Unmet, detail_of, wordless};
@@ -301,7 +302,7 @@ impl Servers {
         let listing = match prober::probe(pool, sight).await {
             Probe::Listing(listing) => listing,
             Probe::Slow => {
-                let reason = "it does not answer in time".to_owned();
+                let reason = LATE.to_owned();
                 return Err(ServerError::Unusable { url, reason });
             }
             Probe::OwnLimit(reason) => return Err(ServerError::OwnLimit { url, reason }),
@@ -316,7 +317,9 @@ impl Servers {
             Probe::NoTrust { reason, hint } => {
                 return Err(ServerError::NoTrust { url, reason, hint });
             }
-            Probe::Wrong(reason) => return Err(ServerError::Wrong { url, reason }),
+            Probe::Wrong(reason) | Probe::Mute(reason) => {
+                return Err(ServerError::Wrong { url, reason });
+            }
             Probe::Unreachable(reason) | Probe::Shut(reason) => {
                 return Err(ServerError::Unusable { url, reason });
             }

@@ -19,6 +19,8 @@ use crate::connection::{Broken, Outgoing, Pool, lacks_trust};
 use crate::keyring::bearer;
 use crate::remote_hive::with_causes;
 
+/// Where a server lists its models.
+const LIST: &str = "/v1/models";
 /// How long the whole look may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest error, in bytes.
@@ -48,7 +50,7 @@ pub(super) struct Sight<'a> {
 
 /// Looks at a server.
 pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
-    let request = match sight.request("/v1/models") {
+    let request = match sight.request(LIST) {
         Ok(request) => request,
         Err(unfit) => return Probe::Wrong(format!("it cannot be asked: {unfit}")),
     };
@@ -56,7 +58,7 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
         Ok(Ok(Probe::Listing(listing))) if sight.with_itself => itself(pool, sight, listing).await,
         Ok(Ok(probe)) => probe,
         Ok(Err(broken)) if broken.is_own_limit() => Probe::OwnLimit(broken.to_string()),
-        Ok(Err(Broken::HandshakeTimeout)) | Err(_) => Probe::Slow,
+        Err(_) => Probe::Slow,
         Ok(Err(broken)) => of_broken(&broken, sight.url),
     }
 }
@@ -65,6 +67,10 @@ pub(super) async fn probe(pool: &Pool, sight: Sight<'_>) -> Probe {
 fn of_broken(broken: &Broken, url: &ServerUrl) -> Probe {
     let other = or_other_scheme(url);
     match broken {
+        Broken::HandshakeTimeout => {
+            let what = "it accepts connections and does not begin to speak TLS";
+            Probe::Mute(format!("{what}{other}"))
+        }
         Broken::Malformed(_) => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}{other}", with_causes(broken)))
         }
@@ -185,16 +191,29 @@ async fn said(pool: &Pool, sight: Sight<'_>, path: &str) -> Option<(StatusCode, 
 
 /// What a server is that sends whoever asks for its list to a place: that of a list tells its base URL.
 fn redirected(location: &str, url: &ServerUrl) -> Probe {
-    let shown: String = without_user(location).chars().take(MAX_LOCATION).collect();
-    let shown =
-        if shown.starts_with('/') { format!("{}{shown}", url.address().url()) } else { shown };
-    match shown.strip_suffix("/v1/models") {
-        Some(base) if base == url.to_string() => Probe::Wrong("it redirects to itself".to_owned()),
+    let location = without_user(location);
+    let from = format!("{}{}", url.address().url(), url.path(LIST));
+    let to = Url::parse(&from).and_then(|from| from.join(&location)).ok();
+    match to.as_ref().and_then(base_of).filter(|base| base.len() <= MAX_LOCATION) {
+        Some(base) if base.parse::<ServerUrl>().as_ref() == Ok(url) => {
+            Probe::Wrong("it redirects to itself".to_owned())
+        }
         Some(base) => Probe::Moved(base.to_owned()),
-        None => Probe::Wrong(format!(
-            "it redirects to {shown}, which is no list of models: a login page?"
-        )),
+        None => {
+            let to = to.map_or(location, |to| without_user(to.as_str()));
+            let shown: String = to.chars().take(MAX_LOCATION).collect();
+            Probe::Wrong(format!(
+                "it redirects to {shown}, which is no list of models: a login page?"
+            ))
+        }
     }
+}
+
+/// The base URL of a server by where its list of models is.
+fn base_of(list: &Url) -> Option<&str> {
+    let is_bare = list.query().is_none() && list.fragment().is_none();
+    let base = list.as_str().strip_suffix(LIST).filter(|_| is_bare)?;
+    base.parse::<ServerUrl>().is_ok().then_some(base)
 }
 
 fn locked(status: StatusCode, has_token: bool) -> String {
@@ -209,7 +228,7 @@ async fn look(
     has_token: bool,
 ) -> Result<Probe, Broken> {
     let mut exchange = pool.send(url.address(), None, request).await?;
-    let at = url.path("/v1/models");
+    let at = url.path(LIST);
     let at = format!("{}{at}", url.address().url());
     let status = exchange.head().and_then(|head| StatusCode::from_u16(head.status()).ok());
     match status {
@@ -220,7 +239,8 @@ async fn look(
         }
         Some(status) if matches!(status.as_u16(), 301 | 302 | 307 | 308) => {
             let to = exchange.head().and_then(|head| head.header("location"));
-            return Ok(redirected(to.unwrap_or("nowhere"), url));
+            let nowhere = || Probe::Wrong("it redirects, and does not say where to".to_owned());
+            return Ok(to.map_or_else(nowhere, |to| redirected(to, url)));
         }
         Some(status) => {
             let mut said = Vec::new();
@@ -252,4 +272,47 @@ async fn look(
         Some(listing) => Probe::Listing(listing),
         None => Probe::Wrong(format!("what it answered at {at} is no list of models")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_path_of_a_list_of_models_is_taken_for_another_base_url() {
+        for (location, moved_to) in [
+            ("https://llm.example/openai/v1/models", Some("https://llm.example/openai")),
+            ("/openai/v1/models", Some("http://me:1/openai")),
+            ("//other:2/v1/models", Some("http://other:2")),
+            ("https://u:hush@other/v1/models", Some("https://other")),
+            ("../../v1/models", Some("http://me:1")),
+            ("/login?next=/v1/models", None),
+            ("/login#/v1/models", None),
+            ("/v1/models?key=1", None),
+            ("/api/v1/models", None),
+            ("ftp://other/v1/models", None),
+            ("", None),
+        ] {
+            let found = redirected(location, &url("http://me:1/api"));
+            match (&found, moved_to) {
+                (Probe::Moved(to), Some(expected)) => assert_eq!(to, expected, "{location}"),
+                (Probe::Wrong(_), None) => {}
+                _ => panic!("{location}: {found:?}"),
+            }
+        }
+        let found = redirected("/login?next=/v1/models", &url("http://me:1"));
+        let words = "it redirects to http://me:1/login?next=/v1/models, which is no list of models: a login page?";
+        assert_eq!(found, Probe::Wrong(words.to_owned()));
+    }
+
+    #[test]
+    fn who_does_not_begin_to_speak_tls_may_speak_none() {
+        let words = "it accepts connections and does not begin to speak TLS; if it speaks no TLS: http://me:1";
+        let found = of_broken(&Broken::HandshakeTimeout, &url("https://me:1"));
+        assert_eq!(found, Probe::Mute(words.to_owned()));
+    }
+
+    fn url(text: &str) -> ServerUrl {
+        text.parse().unwrap()
+    }
 }

@@ -96,6 +96,23 @@ impl State {
             || own.any(|(_, worker)| worker.readiness_for_requests() == Readiness::Coming)
     }
 
+    /// What a model is that cannot do a task, by catalogs and hives' workers; `None` where one may do it, or
+    /// nobody knows.
+    fn unable_kind_here(&self, model: &ModelAlias, task: &Task) -> Option<ModelKind> {
+        let is_able = |worker: &Worker| {
+            let said = worker.said.as_ref().filter(|_| !worker.is_of_server);
+            said.is_some_and(|said| said.beat.model.kind.serves(task))
+        };
+        if self.workers.of_model(model).any(|(_, worker)| is_able(worker)) {
+            return None;
+        }
+        let entries = self.hives.iter().flat_map(|hive| &hive.beat.catalog);
+        let mut kinds = entries.filter(|entry| entry.alias == *model).map(|entry| entry.gguf.kind);
+        let is_unable = |kind: &ModelKind| !kind.serves(task);
+        let first = kinds.next().flatten().filter(is_unable)?;
+        kinds.all(|kind| kind.as_ref().is_some_and(is_unable)).then_some(first)
+    }
+
     /// The file that a worker runs, as it says itself, or that its hive has by its model's name.
     fn file_of<'a>(&'a self, worker: &'a Worker) -> Option<&'a Sha256Digest> {
         match &worker.said {
@@ -189,19 +206,17 @@ impl Registry {
     #[must_use]
     pub fn unable_kind(&self, model: &ModelAlias, task: &Task) -> Option<ModelKind> {
         let state = self.state();
-        let says_so = |worker: &Worker| {
-            worker.said.as_ref().is_some_and(|said| said.beat.model.kind.serves(task))
-        };
-        let mut workers = state.workers.of_model(model);
         // What models of other servers are for is not told.
-        if workers.any(|(_, worker)| worker.is_of_server || says_so(worker)) {
+        if state.workers.of_model(model).any(|(_, worker)| worker.is_of_server) {
             return None;
         }
-        let entries = state.hives.iter().flat_map(|hive| &hive.beat.catalog);
-        let mut kinds = entries.filter(|entry| entry.alias == *model).map(|entry| entry.gguf.kind);
-        let is_unable = |kind: &ModelKind| !kind.serves(task);
-        let first = kinds.next().flatten().filter(is_unable)?;
-        kinds.all(|kind| kind.as_ref().is_some_and(is_unable)).then_some(first)
+        state.unable_kind_here(model, task)
+    }
+
+    /// The same of what hives have of it alone.
+    #[must_use]
+    pub fn unable_kind_here(&self, model: &ModelAlias, task: &Task) -> Option<ModelKind> {
+        self.state().unable_kind_here(model, task)
     }
 
     /// What a worker runs.

@@ -1,6 +1,7 @@
 //! What the relay records of its decisions.
 
-use worker_contract::WorkerId;
+use axum::http::StatusCode;
+use worker_contract::{ErrorDetail, WorkerId};
 
 use super::Failure;
 use super::answer::Answer;
@@ -89,8 +90,15 @@ impl Answer {
         self.log(Decided::told(Kind::GiveUp, "stopping", why));
     }
 
-    /// The request is given up. What no place means is in the dispatcher's records already, and a
-    /// worker's word that the request is at fault is no decision.
+    /// A worker says that the request is at fault, and nobody else is asked.
+    pub(super) fn log_refused(&self, worker: &WorkerId, status: StatusCode, detail: &ErrorDetail) {
+        let said = status_and_code(status, detail.code.as_deref());
+        let why = format!("{worker} refuses it: {said}");
+        self.log(Decided::told(Kind::GiveUp, "refused", why).worker(worker));
+    }
+
+    /// The request is given up. What no place means is in the dispatcher's records already, and who refused it
+    /// is recorded where that is known.
     pub(super) fn log_failure(&self, failure: &Failure) {
         let decided = match failure {
             Failure::NoPlace(_) | Failure::Late { .. } | Failure::Refused { .. } => return,

@@ -31,7 +31,12 @@ pub(super) fn ways_by_text(request: &InferenceRequest) -> Ways {
 /// In which ways a request can be begun.
 pub(super) fn ways_to_begin(request: &InferenceRequest) -> Ways {
     let is_own = matches!(request.format, OutputFormat::Regex { .. } | OutputFormat::Lark { .. });
-    if is_own || request.deterministic { Ways::TOKENS | Ways::OWN } else { Ways::ALL }
+    if is_own || request.deterministic {
+        return Ways::TOKENS | Ways::OWN;
+    }
+    // Of conversations all servers know a word for it.
+    let is_chat = matches!(request.task, Task::Chat(_));
+    if request.format.is_text() || is_chat { Ways::ALL } else { Ways::TOKENS | Ways::FORM }
 }
 
 /// Whether the answer is to continue the last message.
@@ -124,6 +129,27 @@ mod tests {
         let tokens = Task::Completion { prompt: Prompt::Tokens(vec![1]) };
         for request in [formatted, request(tokens)] {
             assert!(ways_by_text(&request).is_none());
+        }
+    }
+
+    #[test]
+    fn a_request_is_begun_where_what_it_asks_for_is_held_to() {
+        let chat = || request(Task::Chat(vec![ChatMessage::text(Role::User, "Hi")].into()));
+        let completion = || request(Task::Completion { prompt: Prompt::Text("Once".into()) });
+        let (text, json) = (OutputFormat::Text, OutputFormat::JsonObject);
+        let regex = OutputFormat::Regex { pattern: "a".into() };
+        let (own, form) = (Ways::TOKENS | Ways::OWN, Ways::TOKENS | Ways::FORM);
+        for (request, format, deterministic, expected) in [
+            (chat(), &text, false, Ways::ALL),
+            (chat(), &json, false, Ways::ALL),
+            (chat(), &regex, false, own),
+            (chat(), &json, true, own),
+            (completion(), &text, false, Ways::ALL),
+            (completion(), &json, false, form),
+            (completion(), &regex, false, own),
+        ] {
+            let request = InferenceRequest { format: format.clone(), deterministic, ..request };
+            assert_eq!(ways_to_begin(&request), expected, "{format:?}, {deterministic}");
         }
     }
 

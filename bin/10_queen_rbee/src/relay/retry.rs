@@ -9,7 +9,7 @@ use worker_contract::WorkerId;
 use super::suspicion::Suspicion;
 use crate::scheduler::FailedBy;
 
-/// How often in a row workers may answer a request with nonsense.
+/// How often in a row workers may answer a request with nonsense, or servers break it off as they did before.
 const MAX_NONSENSE: u32 = 3;
 /// How often in a row connections may break before a request gets a token.
 const MAX_BREAKS: u32 = 12;
@@ -54,6 +54,9 @@ pub(super) struct Mishap {
     pub(super) may_be_blamed: bool,
     /// Whether the worker had begun to answer.
     pub(super) has_answered: bool,
+    /// Whether a server of somebody else broke it off after it had begun to answer, and the request has never
+    /// got anything: one that does so again is like one that answers with nonsense.
+    pub(super) is_empty: bool,
     /// How many tokens, vectors or scores the request has got beyond the most that it had at a mishap before.
     pub(super) got: u32,
     /// How many tokens of the answer the worker had computed again before.
@@ -117,7 +120,8 @@ impl Tries {
         let is_soon = self.makes_up(mishap.got, mishap.at);
         self.suspicion.got(mishap.got, mishap.again);
         self.failures += 1;
-        if mishap.is_connection {
+        let is_empty_again = mishap.is_empty && self.failed.iter().any(|it| it.worker == by.worker);
+        if mishap.is_connection && !is_empty_again {
             self.breaks += 1;
             if fell_together {
                 self.is_one_excused = true;
@@ -235,6 +239,7 @@ mod tests {
             is_connection: true,
             may_be_blamed: false,
             has_answered: true,
+            is_empty: false,
             got: 0,
             again: 0,
             was_alone: true,
@@ -252,6 +257,11 @@ mod tests {
         let died = CancellationToken::new();
         died.cancel();
         Mishap { may_be_blamed: true, died, ..broke(at) }
+    }
+
+    /// A server that breaks off after the head of its answer.
+    fn empty(at: Instant) -> Mishap {
+        Mishap { is_empty: true, ..broke(at) }
     }
 
     fn nonsense(at: Instant) -> Mishap {
@@ -312,13 +322,22 @@ mod tests {
     #[test]
     fn nonsense_is_tried_three_times_and_broken_connections_twelve_times() {
         let now = Instant::now();
-        for (mishap, most) in [(nonsense(now), 3), (broke(now), 12)] {
+        for (mishap, most) in [(nonsense(now), 3), (broke(now), 12), (empty(now), 4)] {
             let mut tries = Tries::default();
             let verdicts = (0..most).map(|_| tries.on_mishap(by("a"), mishap.clone(), 1.0));
             let verdicts: Vec<_> = verdicts.collect();
             assert_eq!(verdicts.last(), Some(&Verdict::GiveUp));
             assert!(verdicts[..most - 1].iter().all(|v| matches!(v, Verdict::Again(_))));
             assert_eq!(verdicts[0], Verdict::Again(Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn servers_that_break_off_once_each_are_no_nonsense() {
+        let (mut tries, now) = (Tries::default(), Instant::now());
+        for number in 1..12 {
+            let verdict = tries.on_mishap(by(&format!("s-{number}")), empty(now), 1.0);
+            assert!(matches!(verdict, Verdict::Again(_)), "{number}");
         }
     }
 

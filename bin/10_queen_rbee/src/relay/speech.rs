@@ -119,6 +119,11 @@ impl Speech {
         }
     }
 
+    /// Whether all that is missing of the answer is what was used for it, and that it is over.
+    pub(super) fn lacks_only_farewell(&self) -> bool {
+        matches!(self, Self::Chunks(translator) if translator.lacks_only_farewell())
+    }
+
     /// Nothing more is waited for. Whether all was there that matters: then its end is what is told next.
     pub(super) fn is_over(&mut self) -> bool {
         let now = Instant::now().into_std();

@@ -37,6 +37,8 @@ const GONE: &str = "its process has ended, or is silent";
 const MAX_ERROR: usize = 64 << 10;
 /// How long the text of an error may take.
 const ERROR_TEXT: Duration = Duration::from_secs(3);
+/// How long the usage and the end of an answer are waited for of which all else is there.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the end of a complete answer is waited for, so that its connection can be used again.
 const LAST_BYTES: Duration = Duration::from_millis(20);
 
@@ -62,6 +64,8 @@ pub(super) struct WorkerEvents {
     deadline: Instant,
     /// How many bytes have come that nobody has counted yet.
     received: usize,
+    /// How long its usage is waited for, once all of the answer is there.
+    farewell_until: Option<Instant>,
 }
 
 /// What a worker is asked for.
@@ -152,7 +156,16 @@ impl WorkerClient {
                 let speech = Speech::of(head, leg, target, sent_at)?;
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
                 let cutter = EventCutter::default();
-                Ok(WorkerEvents { exchange, cutter, gone, speech, deadline, received: 0 })
+                let (received, farewell_until) = (0, None);
+                Ok(WorkerEvents {
+                    exchange,
+                    cutter,
+                    gone,
+                    speech,
+                    deadline,
+                    received,
+                    farewell_until,
+                })
             }
             _ => Err(refusal(exchange, target, leg).await),
         }
@@ -211,36 +224,55 @@ impl WorkerEvents {
                 return Ok(told);
             }
             // Where bytes come without a pause, no timer gets its turn.
-            if Instant::now() >= self.deadline {
+            let now = Instant::now();
+            if self.speech.lacks_only_farewell() {
+                let until = *self.farewell_until.get_or_insert(now + FAREWELL);
+                if now < until {
+                    // Who is late is asked no more: the next round ends the answer.
+                    if let Ok(read) = Box::pin(timeout_at(until, self.read())).await {
+                        read?;
+                    }
+                } else {
+                    self.speech.is_over();
+                }
+                continue;
+            }
+            if now >= self.deadline {
                 if self.speech.is_over() {
                     continue;
                 }
                 return Err(Trouble::Deadline);
             }
-            let (speech, cutter) = (&mut self.speech, &mut self.cutter);
-            let (mut fed, received) = (Ok(()), &mut self.received);
-            let mut body = |part: &[u8]| {
-                *received += part.len();
-                if fed.is_ok() {
-                    fed = speech.feed(cutter, part);
-                }
-            };
-            let read = tokio::select! {
-                biased;
-                read = self.exchange.read(&mut body) => read,
-                () = self.gone.as_mut() => return Err(Trouble::connection(GONE)),
-            };
-            fed?;
-            let is_cut = match read {
-                Ok(true) => false,
-                Ok(false) => !self.speech.closed()?,
-                Err(_) if self.speech.is_over() => false,
-                Err(broken) => return Err(Trouble::interrupted(&broken)),
-            };
-            if is_cut {
-                return Err(Trouble::connection("it ended in the middle of the answer"));
-            }
+            self.read().await?;
         }
+    }
+
+    /// Takes in what comes next. Dropping the returned future loses nothing.
+    async fn read(&mut self) -> Result<(), Trouble> {
+        let (speech, cutter) = (&mut self.speech, &mut self.cutter);
+        let (mut fed, received) = (Ok(()), &mut self.received);
+        let mut body = |part: &[u8]| {
+            *received += part.len();
+            if fed.is_ok() {
+                fed = speech.feed(cutter, part);
+            }
+        };
+        let read = tokio::select! {
+            biased;
+            read = self.exchange.read(&mut body) => read,
+            () = self.gone.as_mut() => return Err(Trouble::connection(GONE)),
+        };
+        fed?;
+        let is_cut = match read {
+            Ok(true) => false,
+            Ok(false) => !self.speech.closed()?,
+            Err(_) if self.speech.is_over() => false,
+            Err(broken) => return Err(Trouble::interrupted(&broken)),
+        };
+        if is_cut {
+            return Err(Trouble::connection("it ended in the middle of the answer"));
+        }
+        Ok(())
     }
 
     /// How many bytes have come since this was asked last.

@@ -19,8 +19,10 @@ impl Ways {
     pub const OWN: Self = Self(8);
     /// From the start, and that only.
     pub const BEGIN: Self = Self(16);
+    /// From the start, in a form that is held to in completions, too.
+    pub const FORM: Self = Self(32);
     /// All of them: those of rbee's own workers, and of a request that anybody can begin.
-    pub const ALL: Self = Self(31);
+    pub const ALL: Self = Self(63);
 
     /// Whether the two have one in common.
     #[must_use]

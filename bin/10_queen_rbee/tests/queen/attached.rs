@@ -563,10 +563,17 @@ async fn what_only_rbee_promises_goes_to_rbee_only() {
     body["deterministic"] = true.into();
     let error = queen.ask(CHAT, &body).await.error(400, "unsupported_by_model");
     assert!(error["hint"].as_str().unwrap().contains("deterministic"), "{error}");
-    let worker = WorkerDouble::start("w-1", [Script::Says(&["ours"])]);
+    let form = json!({"type": "json_object"});
+    let completion = json!({"model": "m", "prompt": "Hi", "response_format": form});
+    let error = queen.ask("/v1/completions", &completion).await.error(400, "unsupported_by_model");
+    assert!(error["hint"].as_str().unwrap().contains("forms in completions"), "{error}");
+    assert!(server.requests().is_empty(), "nothing is sent where it would be passed over");
+    let worker = WorkerDouble::start("w-1", [Script::Says(&["ours"]), Script::Says(&["{}"])]);
     queen.worker_beat(&worker.beat()).await;
     let reply = queen.ask(CHAT, &body).await;
     assert_eq!(reply.json()["choices"][0]["message"]["content"], "ours", "{reply:?}");
+    let reply = queen.ask("/v1/completions", &completion).await;
+    assert_eq!(reply.json()["choices"][0]["text"], "{}", "{reply:?}");
 }
 
 #[tokio::test]

@@ -246,6 +246,17 @@ async fn nothing_is_added_to_an_answer_whose_end_was_told_whatever_comes_after_i
 }
 
 #[tokio::test]
+async fn who_tells_the_end_of_an_answer_and_then_nothing_is_not_waited_for_as_one_that_computes() {
+    let server = ServerDouble::start("library", &["m"], [Plays::Lingers(&["Hello"])]);
+    let queen = Queen::configured(|config| config.queen.stall_timeout_s = 600).await;
+    succeeds(&queen, attach(&server.url)).await;
+    let (began, body) = (Instant::now(), chat());
+    let reply = queen.ask(CHAT, &body).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hello", "{reply:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_server_that_looks_do_not_reach_ends_the_answer_that_it_gives() {
     let end = Arc::new(Notify::new());
     let server = ServerDouble::start("library", &["m"], [Plays::Waits(&["Hello"], end.clone())]);
@@ -664,4 +675,12 @@ async fn a_whole_answer_that_breaks_off_again_and_again_at_one_place_ends_with_t
     let anew = decisions.as_array().unwrap().iter().filter(|it| it["reason"] == "begun_anew");
     let tries = server.requests().len();
     assert_eq!(anew.count(), tries - 1, "after the last try it is given up: {decisions}");
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_each_answer_off_before_it_gives_anything_is_given_up_soon() {
+    let server = ServerDouble::start("library", &["m"], vec![Plays::Dies(&[]); 50]);
+    let queen = queen_with(&server).await;
+    queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(server.requests().len() <= 4, "{} tries", server.requests().len());
 }

@@ -16,6 +16,7 @@ async fn what_cannot_be_attached_is_refused_with_its_reason() {
         ((307, "/openai/v1/models"), "--url http://127.0.0.1:"),
         ((307, "/v1/models"), "it redirects to itself"),
         ((307, "/login"), "/login, which is no list of models: a login page?"),
+        ((302, "/login?next=/v1/models"), "/login?next=/v1/models, which is no list"),
         ((302, "https://llm.example/login"), "https://llm.example/login, which is no list"),
         ((400, "no TLS"), "if it speaks TLS: https://127.0.0.1:"),
         ((404, ""), "HTTP 404"),

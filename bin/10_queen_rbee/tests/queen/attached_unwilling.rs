@@ -3,7 +3,7 @@
 use rbee_config::Paths;
 use rbee_operations::{Infer, Operation, WorkerAttach};
 use serde_json::{Value, json};
-use worker_contract::{Sampling, WorkerHeartbeat, WorkerState};
+use worker_contract::{ModelKind, Sampling, WorkerHeartbeat, WorkerState};
 
 use crate::attached::{attach, fails, queen, queen_with, succeeds};
 use crate::support::{
@@ -65,6 +65,25 @@ async fn what_no_server_has_a_worker_of_rbee_is_started_for() {
     queen.hive_beat(&hive.beat()).await;
     let reply = queen.ask(CHAT, &chat()).await;
     assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{reply:?}");
+}
+
+#[tokio::test]
+async fn no_worker_is_started_that_could_only_say_that_its_model_cannot_do_it() {
+    let body = json!({"model": "m", "input": "a"});
+    for (status, told) in [(501, 404), (500, 500)] {
+        let words = r#"{"error":{"message":"no vectors here"}}"#;
+        let refuses = vec![Plays::Answers(status, "application/json", words.into()); 2];
+        let server = ServerDouble::start("library", &["m"], refuses);
+        let (queen, hive) = (queen().await, HiveDouble::start(false));
+        hive.let_start();
+        succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
+        let mut beat = hive.beat();
+        beat.catalog[0].gguf.kind = Some(ModelKind::Generative);
+        queen.hive_beat(&beat).await;
+        let reply = queen.ask("/v1/embeddings", &body).await;
+        assert_eq!((reply.status, hive.spawns()), (told, 0), "{reply:?}");
+        assert!(reply.text.contains("no vectors here"), "{reply:?}");
+    }
 }
 
 #[tokio::test]
@@ -260,6 +279,20 @@ async fn what_a_server_says_is_told_to_who_asked_and_recorded_nowhere() {
 }
 
 #[tokio::test]
+async fn who_refuses_a_request_at_last_is_recorded() {
+    let said = r#"{"error":{"message":"no tools here","code":"no_tools"}}"#;
+    let refuses = Plays::Answers(400, "application/json", said.into());
+    let server = ServerDouble::start("library", &["m"], [refuses]);
+    let queen = queen_with(&server).await;
+    assert_eq!(queen.ask(CHAT, &chat()).await.status, 400);
+    let decisions = Reply::read(queen.get("/v1/decisions")).await.json()["decisions"].clone();
+    let last = &decisions[0];
+    let expected = json!(["give_up", "refused", "nas-m", "nas-m refuses it: HTTP 400 (no_tools)"]);
+    let found = ["kind", "reason", "worker_id", "why"].map(|field| &last[field]);
+    assert_eq!(json!(found), expected, "{decisions}");
+}
+
+#[tokio::test]
 async fn what_a_server_says_is_in_the_events_of_a_job_and_not_in_its_record() {
     let said = r#"{"error":{"message":"cannot do: my secret plan","code":"oops"}}"#;
     for status in [400, 500] {
@@ -293,7 +326,7 @@ async fn nothing_is_recorded_as_tried_elsewhere_where_there_is_nobody_else() {
         let server = ServerDouble::start("library", &["m"], [refuses]);
         let queen = queen_with(&server).await;
         assert_eq!(queen.ask(CHAT, &chat()).await.status, status);
-        assert_eq!(decisions(&queen).await, [json!("dispatch")], "{status}");
+        assert_eq!(decisions(&queen).await, [json!("give_up"), json!("dispatch")], "{status}");
         let text = Reply::read(queen.get("/metrics")).await.text;
         assert!(text.contains("rbee_queen_retries_total{model=\"m\"} 0\n"), "{text}");
     }

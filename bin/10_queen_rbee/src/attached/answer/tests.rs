@@ -29,6 +29,23 @@ fn a_stream_becomes_the_events_of_a_worker() {
 }
 
 #[test]
+fn only_a_farewell_is_missing_once_all_answers_have_ended() {
+    let chunk = |index: u32, reason| json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": reason}]});
+    let mut translator = Translator::new(&request(2), 0, 0, Instant::now());
+    for (chunk, expected) in [
+        (chunk(0, json!(null)), false),
+        (chunk(0, json!("stop")), false),
+        (chunk(1, json!("length")), true),
+        (json!({"choices": [], "usage": {"prompt_tokens": 9}}), true),
+    ] {
+        translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+        assert_eq!(translator.lacks_only_farewell(), expected, "{chunk}");
+    }
+    translator.event(b"[DONE]", Instant::now()).unwrap();
+    assert!(!translator.lacks_only_farewell(), "it is over");
+}
+
+#[test]
 fn an_empty_reason_is_no_end() {
     let chunk = |content: &str, reason: &str| json!({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": reason}]});
     let chunks = [chunk("a", ""), chunk("b", ""), chunk("", "length")];
@@ -235,10 +252,22 @@ fn what_several_answers_used_is_told_once_of_all_or_once_of_each() {
         chunk["usage"] = used(tokens, 4);
         chunk
     };
+    let goes_on = |index: u32, tokens| {
+        let mut chunk = beside(index, tokens);
+        chunk["choices"][0]["finish_reason"] = json!(null);
+        chunk
+    };
+    let both = || {
+        let choice = |index| text(index)["choices"][0].clone();
+        json!({"choices": [choice(0), choice(1)], "usage": used(7, 4)})
+    };
     for (because, chunks, expected) in [
         ("once of all", vec![text(0), text(1), end(7, 4)], 7),
         ("once of each", vec![text(0), end(3, 4), text(1), end(5, 9)], 8),
         ("of all, again and again", vec![beside(0, 1), beside(1, 2), end(2, 4)], 2),
+        ("beside each", vec![beside(0, 3), beside(1, 5)], 8),
+        ("beside each, again and again", vec![goes_on(0, 1), beside(1, 5), beside(0, 3)], 8),
+        ("of both at once", vec![both()], 7),
     ] {
         let events = play(&request(2), &chunks).unwrap();
         let Some(InferenceEvent::Done { usage, .. }) = events.last() else { panic!("{events:?}") };

@@ -52,8 +52,17 @@ enum Refused {
 }
 
 impl Answer {
-    /// After trouble with a worker: the next try, or the failure.
+    /// After trouble with a worker: the next try, or the failure. Who refuses the request at last is recorded.
     pub(super) fn recover(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
+        let worker_id = place.worker_id.clone();
+        let next = self.after_trouble(trouble, place);
+        if let Err(Failure::Refused { status, detail }) = &next {
+            self.log_refused(&worker_id, *status, detail);
+        }
+        next
+    }
+
+    fn after_trouble(&mut self, trouble: Trouble, place: Place) -> Result<(), Failure> {
         self.asides.clear();
         let broke = match trouble {
             Trouble::Refused { status, detail } => match self.refused(status, detail, &place)? {
@@ -294,6 +303,7 @@ impl Answer {
             is_connection,
             may_be_blamed: is_reached && !blame.was_ending && !is_server,
             has_answered,
+            is_empty: is_server && is_connection && has_answered && given == 0,
             got,
             again: self.progress.tokens_again(),
             was_alone: blame.was_alone,
@@ -403,6 +413,7 @@ impl Answer {
     fn may_be_served_here(&self, place: &Place, status: StatusCode) -> bool {
         place.target.server.is_some()
             && self.refusal.is_none()
+            && self.is_able_here()
             && (self.is_run_here() || !is_about_request(status) && self.may_be_started())
     }
 

@@ -73,7 +73,8 @@ impl Answer {
         self.unwilling.by.push(worker_id.clone());
         let registry = self.relay.dispatcher.registry();
         let has_others = registry.has_other_workers(&self.model, &self.unwilling.by);
-        let is_lost = !has_others && !self.is_run_here() && !self.may_be_started();
+        let may_rbee = self.is_able_here() && (self.is_run_here() || self.may_be_started());
+        let is_lost = !has_others && !may_rbee;
         if is_lost && !self.progress.has_begun() {
             return Err(refusal);
         }
@@ -85,6 +86,13 @@ impl Answer {
         self.unwilling.said = Some(refusal);
         self.state = State::Seeking(None);
         Ok(())
+    }
+
+    /// Whether what hives have of the model may be able to do this, as far as that is known: no worker is started
+    /// that would only say that it is not.
+    pub(super) fn is_able_here(&self) -> bool {
+        let registry = self.relay.dispatcher.registry();
+        registry.unable_kind_here(&self.model, &self.request.task).is_none()
     }
 
     /// No server is left that would take it: a worker of rbee may be coming, or be started for it. Else what
