@@ -302,16 +302,16 @@ async fn an_answer_that_gives_way_in_its_worker_where_others_wait_is_no_failure(
 #[tokio::test]
 async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has_failed() {
     let (begun, whole): (&[&str], &[&str]) = (&[" world"], &["Hello world"]);
-    for (script, busy, rest) in [
-        (Script::Hangs(&["Hello"]), 1, begun),
-        (Script::Queues, 4, whole),
-        (Script::Queues, 1, whole),
+    for (because, script, busy, tokens_per_second, rest) in [
+        ("it has given way", Script::Hangs(&["Hello"]), 1, 9.5, begun),
+        ("all slots are taken", Script::Queues, 4, 9.5, whole),
+        ("a long prompt has the KV cache", Script::Queues, 1, 0.0, whole),
     ] {
-        let crowded = WorkerDouble::start("w-1", [script.clone()]);
+        let crowded = WorkerDouble::start("w-1", [script]);
         let other = WorkerDouble::start("w-2", [Script::Says(rest)]);
         let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
         let mut beat = crowded.beat();
-        (beat.slots.busy, beat.queued, beat.tokens_per_second) = (busy, 1, 9.5);
+        (beat.slots.busy, beat.queued, beat.tokens_per_second) = (busy, 1, tokens_per_second);
         queen.worker_beat(&beat).await;
         let reported = async {
             until("the request is there", async || crowded.requests().len() == 1).await;
@@ -328,7 +328,7 @@ async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has
         };
         assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-2"), "{reply:?}");
         let choice = &reply.json()["choices"][0];
-        assert_eq!(choice["message"]["content"], "Hello world", "{script:?}");
+        assert_eq!(choice["message"]["content"], "Hello world", "{because}");
         let metrics = Reply::read(queen.get("/metrics")).await.text;
         let failures = "rbee_queen_worker_failures_total{worker=\"w-1\",model=\"m\"} 0\n";
         assert!(metrics.contains(failures), "{metrics}");
