@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, anyhow};
 use cucumber::{then, when};
 use serde_json::Value;
-use test_cluster::{Cluster, Signal, is_alive, send_signal, wait_until, write_broken_model};
+use test_cluster::{Api, Cluster, Signal, is_alive, send_signal, wait_until, write_broken_model};
 use worker_contract::{SupervisedState, SupervisedWorker};
 
 use super::stream::very_long;
@@ -76,6 +76,13 @@ async fn next_victim(cluster: &Cluster, others: &[Value], killed: &[u32]) -> Res
         worker["in_flight"] != 0 && is_new && !others.contains(&worker["pid"])
     };
     let busy = cluster.wait_for_worker("a worker that has the request", has_it).await?;
+    // Of two that end together, one that has not begun the request is not held against it.
+    let worker = Api::new(busy["address"].as_str().context("a worker without an address")?, None)?;
+    wait_until("the worker to begin the request", SOON, async || {
+        let health = worker.get("/health").await.ok()?;
+        (health.json().ok()?["slots"]["busy"] != 0).then_some(())
+    })
+    .await?;
     pid(&busy).context("a worker without a process")
 }
 
