@@ -169,7 +169,7 @@ async fn start(session: &Session, hive: HiveArg, yes: bool) -> Result<(), Failur
 }
 
 async fn stop(session: &Session, hive: HiveArg) -> Result<(), Failure> {
-    let is_here = hive.alias.as_str() == "localhost";
+    let is_here = hive.alias.is_localhost();
     match run_at_running(session, Operation::HiveStop(target(hive))).await {
         Err(Failure::NotRunning) => {
             let running = is_here.then(|| queen_process::running(session, Daemon::Hive));

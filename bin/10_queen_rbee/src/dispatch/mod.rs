@@ -235,7 +235,8 @@ impl Dispatcher {
 
     /// A place for a request that has one already, if there is another one at once that is no last resort.
     #[must_use]
-    pub fn place_now(&self, wanted: &Wanted) -> Option<Place> {
+    pub fn place_now(&self, mut wanted: Wanted) -> Option<Place> {
+        wanted.priority = self.priority(&wanted);
         let now = clock::now();
         match self.registry.place(&wanted.ask(&Closed::default(), Duration::ZERO, now), now) {
             Placed::At(place) if place.why.reason != Reason::LastResort => Some(place),

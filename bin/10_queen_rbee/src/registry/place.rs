@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use worker_contract::{ModelAlias, Sha256Digest, Timings, Usage, WorkerId, WorkerState};
+use worker_contract::{
+    ModelAlias, Sha256Digest, Timings, Usage, WorkerHeartbeat, WorkerId, WorkerState,
+};
 
 use super::places::Shown;
-use super::worker::{Said, Worker};
+use super::worker::Worker;
 use super::workers::Stay;
 use super::{Due, Judging, Liveness, Registry, SessionKey, State, Target, Times};
 use crate::admission::Priority;
@@ -235,17 +237,23 @@ impl Registry {
         worker.is_some_and(|worker| worker.load() > worker.slots())
     }
 
-    /// Whether requests wait in a worker of rbee that computes others, as it said last; where that `gives`, it gives
-    /// tokens to them.
+    /// Whether requests wait in a worker of rbee that computes others, as it said last.
     #[must_use]
-    pub fn has_queue(&self, place: &Place, gives: bool) -> bool {
+    pub fn has_queue(&self, place: &Place) -> bool {
+        self.says(place, |beat| beat.queued > 0 && beat.slots.busy > 0)
+    }
+
+    /// Whether requests wait in a worker of rbee that gives tokens to others, as it said last.
+    #[must_use]
+    pub fn gives_beside_queue(&self, place: &Place) -> bool {
+        self.says(place, |beat| beat.queued > 0 && beat.tokens_per_second > 0.0)
+    }
+
+    /// What the last report of a worker of rbee says.
+    fn says(&self, place: &Place, what: impl FnOnce(&WorkerHeartbeat) -> bool) -> bool {
         let state = self.state();
         let worker = state.workers.get(&place.worker_id).filter(|worker| !worker.is_of_server);
-        let said = worker.and_then(|worker| worker.said.as_ref());
-        said.is_some_and(|Said { beat, .. }| {
-            let computes = if gives { beat.tokens_per_second > 0.0 } else { beat.slots.busy > 0 };
-            beat.queued > 0 && computes
-        })
+        worker.and_then(|worker| worker.said.as_ref()).is_some_and(|said| what(&said.beat))
     }
 
     /// What so many bytes of a prompt, and so many tokens of an answer behind it, take at a worker; `None` where

@@ -198,7 +198,7 @@ impl Answer {
 
     /// What a worker has in its queue leaves that for the place that another one gives it at once, if one does.
     pub(super) fn leaves_queue(&self, reading: &Reading) -> Option<Trouble> {
-        let place = self.relay.dispatcher.place_now(&self.elsewhere(&reading.place))?;
+        let place = self.relay.dispatcher.place_now(self.elsewhere(&reading.place))?;
         let reason = nothing_for(reading.heard_at.elapsed());
         Some(Trouble::Queues { reason, other: Box::new(place) })
     }
@@ -213,7 +213,7 @@ impl Answer {
         let doing = if self.progress.is_started() {
             let fresh = self.progress.fresh_prompt_tokens();
             Doing::Prompt { fresh, again, time: reading.prompt_time }
-        } else if registry.is_crowded(place) || registry.has_queue(place, false) {
+        } else if registry.is_crowded(place) || registry.has_queue(place) {
             Doing::Queues
         } else {
             let bytes = self.prompt.bytes();
@@ -231,7 +231,7 @@ impl Answer {
     pub(super) fn may_have_given_way(&self, reading: &mut Reading) -> bool {
         let (stall, left) = (self.relay.shared.stall, Duration::MAX);
         let is_in_time = reading.heard_at.elapsed() < patience(stall, left, Doing::Queues);
-        if self.relay.dispatcher.registry().has_queue(&reading.place, true) {
+        if self.relay.dispatcher.registry().gives_beside_queue(&reading.place) {
             reading.queues_at = Some(Instant::now());
         }
         let did_queue = reading.queues_at.is_some_and(|at| at.elapsed() < stall);
