@@ -6,9 +6,11 @@
 //! room is copied there first, if it is worth it.
 
 use std::cmp::Ordering;
+use std::time::{Duration, Instant};
 
 use worker_contract::TokenId;
 
+use super::copy_cost::CopyCost;
 use super::host_cache::HostCache;
 use super::sequences::{SequenceId, Sequences};
 use super::step::ALIGNED_CHUNK;
@@ -26,6 +28,7 @@ pub(super) struct KvCache<E: Engine> {
     pub(super) engine: E,
     sequences: Sequences,
     host: HostCache<E::Saved>,
+    copy_cost: CopyCost,
     limits: EngineLimits,
 }
 
@@ -34,7 +37,8 @@ impl<E: Engine> KvCache<E> {
     pub(super) fn new(engine: E, host_bytes: usize) -> Self {
         let limits = engine.limits();
         let sequences = Sequences::new(limits.sequences);
-        Self { engine, sequences, host: HostCache::new(host_bytes), limits }
+        let host = HostCache::new(host_bytes);
+        Self { engine, sequences, host, copy_cost: CopyCost::default(), limits }
     }
 
     /// Cells in use.
@@ -138,14 +142,29 @@ impl<E: Engine> KvCache<E> {
     /// Drops the sequence that has been idle for the longest time. `false` if none is idle.
     pub(super) fn drop_oldest(&mut self, kept: Option<SequenceId>) -> bool {
         let Some(oldest) = self.sequences.oldest_idle(kept) else { return false };
-        let tokens = self.sequences.tokens(oldest);
-        if self.host.wants(tokens)
-            && let Some(saved) = self.engine.save(oldest)
-        {
-            self.host.keep(tokens.to_vec(), saved);
-        }
+        self.copy(oldest);
         self.forget(oldest);
         true
+    }
+
+    /// Tokens of prompts were computed: what that takes decides about copies.
+    pub(super) fn note_computed(&mut self, tokens: usize, took: Duration) {
+        self.copy_cost.computed(tokens, took);
+    }
+
+    /// Keeps a copy of a sequence outside the engine, where that is worth it.
+    fn copy(&mut self, id: SequenceId) {
+        let (tokens, pieces) = (self.sequences.tokens(id), self.sequences.pieces(id));
+        let is_far = self.limits.is_far;
+        if !self.host.wants(tokens)
+            || (is_far && !self.copy_cost.is_worth_copying(tokens.len(), pieces))
+        {
+            return;
+        }
+        let begin = Instant::now();
+        let Some(saved) = self.engine.save(id) else { return };
+        self.copy_cost.copied(tokens.len(), pieces, begin.elapsed());
+        self.host.keep(tokens.to_vec(), saved);
     }
 
     /// Makes room for `tokens` more, as far as idle sequences have some.

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod arithmetic;
+mod copy_cost;
 mod draft;
 mod draft_model;
 mod gauges;

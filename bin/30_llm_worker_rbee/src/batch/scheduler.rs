@@ -60,7 +60,16 @@ pub struct Scheduler<E: Engine, M> {
     /// The slot that was computed last, where each is computed alone.
     last_alone: usize,
     step_cost: StepCost,
+    /// What was computed since somebody looked at logits, as far as it was prompts.
+    unread: Option<Unread>,
     batch: Vec<BatchEntry>,
+}
+
+/// Steps that may be under way still: an engine computes until somebody looks at its logits.
+#[derive(Debug, Clone, Copy)]
+struct Unread {
+    since: Instant,
+    tokens: usize,
 }
 
 impl<E: Engine, M> std::fmt::Debug for Scheduler<E, M> {
@@ -94,6 +103,7 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
             next_serial: 0,
             last_alone: 0,
             step_cost: StepCost::default(),
+            unread: None,
             batch: Vec::with_capacity(limits.batch_tokens as usize),
         };
         (scheduler, Submitter::new(inbox_in, gauges, settings.max_queue))
@@ -393,7 +403,26 @@ impl<E: Engine, M: TextModel + Sync> Scheduler<E, M> {
         if is_decoding {
             self.step_cost.observe(self.batch.len(), now.saturating_duration_since(begin));
         }
-        sample_all(&mut work, &*self.model, now)
+        let outcomes = sample_all(&mut work, &*self.model, now);
+        self.observe_prompts(shares, begin, now);
+        outcomes
+    }
+
+    /// Learns what prompts cost, from steps that compute little else.
+    fn observe_prompts(&mut self, shares: &[Share], begin: Instant, now: Instant) {
+        let prompts = shares.iter().filter(|share| share.tokens > 1);
+        let of_prompts: usize = prompts.map(|share| share.tokens).sum();
+        let before = self.unread.take();
+        if 2 * of_prompts < self.batch.len() {
+            return;
+        }
+        let tokens = before.map_or(0, |unread| unread.tokens) + self.batch.len();
+        let since = before.map_or(begin, |unread| unread.since);
+        if shares.iter().any(|share| share.completes) {
+            self.cache.note_computed(tokens, now.saturating_duration_since(since));
+        } else {
+            self.unread = Some(Unread { since, tokens });
+        }
     }
 
     /// Books what a step has computed.

@@ -549,6 +549,7 @@ fn limits(slots: u32, kv_tokens: u32) -> EngineLimits {
         slots,
         sequences: slots + 4,
         idle_tokens: kv_tokens,
+        is_far: false,
         batch_tokens: 64,
         has_parts: true,
         batch_invariant: false,

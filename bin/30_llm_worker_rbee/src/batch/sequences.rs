@@ -27,6 +27,8 @@ pub(super) struct Sequences {
     used: usize,
     used_by_running: usize,
     clock: u64,
+    /// The sequence that grew last: its next cells follow its last ones.
+    grew_last: Option<SequenceId>,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +37,8 @@ struct Entry {
     cells: Vec<Cell>,
     /// How many of the tokens were computed as whole chunks of a prompt.
     chunked: usize,
+    /// In how many pieces its cells lie, at most.
+    pieces: usize,
     state: State,
 }
 
@@ -58,6 +62,7 @@ impl Sequences {
             used: 0,
             used_by_running: 0,
             clock: 0,
+            grew_last: None,
         }
     }
 
@@ -74,6 +79,12 @@ impl Sequences {
     /// How many of a sequence's tokens were computed as whole chunks of a prompt.
     pub(super) fn chunked(&self, id: SequenceId) -> usize {
         self.entries[id as usize].chunked
+    }
+
+    /// In how many pieces a sequence lies in the engine, at most: who grows beside others gets a cell here and a
+    /// cell there.
+    pub(super) fn pieces(&self, id: SequenceId) -> usize {
+        self.entries[id as usize].pieces
     }
 
     pub(super) fn is_idle(&self, id: SequenceId) -> bool {
@@ -176,6 +187,10 @@ impl Sequences {
         }
         let entry = &mut self.entries[id as usize];
         entry.chunked = entry.chunked.min(length);
+        entry.pieces = entry.pieces.min(length);
+        if self.grew_last == Some(id) {
+            self.grew_last = None;
+        }
     }
 
     /// A running sequence grows by tokens in cells of its own. `as_chunk`: they are one whole chunk
@@ -194,7 +209,9 @@ impl Sequences {
             entry.tokens.push(*token);
             entry.cells.push(cell);
         }
+        let is_next = self.grew_last.replace(id) == Some(id);
         let entry = &mut self.entries[id as usize];
+        entry.pieces += usize::from(!is_next);
         if as_chunk && entry.chunked + tokens.len() == entry.tokens.len() {
             entry.chunked = entry.tokens.len();
         }
@@ -205,6 +222,7 @@ impl Sequences {
         debug_assert!(self.held(to) == 0 && from != to);
         let source = &self.entries[from as usize];
         let (tokens, cells) = (source.tokens[..length].to_vec(), source.cells[..length].to_vec());
+        let pieces = source.pieces.min(length);
         for cell in &cells {
             self.add_holder(*cell);
             self.add_runner(*cell);
@@ -212,6 +230,7 @@ impl Sequences {
         let entry = &mut self.entries[to as usize];
         entry.tokens = tokens;
         entry.cells = cells;
+        entry.pieces = pieces;
     }
 
     fn add_holder(&mut self, cell: Cell) {
@@ -247,6 +266,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn who_grows_beside_others_lies_in_pieces() {
+        let mut sequences = Sequences::new(3);
+        sequences.run(0);
+        sequences.append(0, &[1, 2, 3, 4], false);
+        sequences.append(0, &[5], false);
+        assert_eq!(sequences.pieces(0), 1);
+        sequences.run(1);
+        for token in 6..9 {
+            sequences.append(1, &[token], false);
+            sequences.append(0, &[token], false);
+        }
+        assert_eq!((sequences.pieces(0), sequences.pieces(1)), (4, 3));
+        sequences.run(2);
+        sequences.share(0, 2, 2);
+        assert_eq!(sequences.pieces(2), 2, "at most");
+        sequences.truncate(0, 1);
+        sequences.forget(1);
+        assert_eq!((sequences.pieces(0), sequences.pieces(1)), (1, 0));
+    }
 
     #[test]
     fn a_shared_prefix_is_counted_once() {

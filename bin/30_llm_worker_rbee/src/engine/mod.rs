@@ -54,6 +54,8 @@ pub struct EngineLimits {
     /// How many tokens may lie idle beside running sequences: where each step goes over all cells, more
     /// would slow every stream down.
     pub idle_tokens: u32,
+    /// Whether the KV cache is in a card's memory, from where each piece of a sequence is fetched by itself.
+    pub is_far: bool,
     /// The most tokens of one step.
     pub batch_tokens: u32,
     /// Whether a part of a sequence can be dropped or shared. Recurrent models cannot do that: their

@@ -154,6 +154,7 @@ impl<'model> LlamaEngine<'model> {
             slots,
             sequences,
             idle_tokens: if model.is_on_processor() { IDLE_BESIDE_RUNNING } else { kv_tokens },
+            is_far: !model.is_on_processor(),
             batch_tokens: BATCH_TOKENS,
             has_parts,
             batch_invariant,
