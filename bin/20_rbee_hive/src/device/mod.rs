@@ -2,7 +2,8 @@
 //! system tells.
 //!
 //! Asking the engine starts a process, so the answer is kept until somebody asks for a fresh one. The
-//! system is asked every few seconds. A device that disappears stays on the list, as gone, until the engine
+//! system is asked every few seconds, and when a worker has taken memory or given some back: whoever places the
+//! next one counts on that. A device that disappears stays on the list, as gone, until the engine
 //! sees it again: a card that is still on its bus may be of no use to the engine.
 
 mod choose;
@@ -32,7 +33,10 @@ use crate::changes::Changes;
 use crate::worker_binary::{AskError, Mark, WorkerBinary};
 
 /// How often the system is asked.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What is free has changed by so much that it is told at once, in bytes.
+const WORTH_TELLING: u64 = 256 << 20;
 
 /// How long after a question that was not answered the same program is asked again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -204,14 +208,25 @@ impl Devices {
         }
     }
 
-    /// Looks every few seconds, until it is told to stop.
+    /// Looks every few seconds and when workers have begun or ended, until it is told to stop.
     pub(crate) async fn keep_looking(self, stop: CancellationToken) {
-        let mut clock = tokio::time::interval(LOOK_EVERY);
+        self.look_every(LOOK_EVERY, stop).await;
+    }
+
+    async fn look_every(self, period: Duration, stop: CancellationToken) {
+        let mut clock = tokio::time::interval(period);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told = self.list();
         loop {
             tokio::select! {
                 _ = clock.tick() => self.look_closely().await,
+                () = self.reservations.moved() => drop(self.look().await),
                 () = stop.cancelled() => return,
+            }
+            let list = self.list();
+            if list.iter().any(|device| is_worth_telling(device, &told)) {
+                self.changes.note();
+                told = list;
             }
         }
     }
@@ -275,10 +290,43 @@ impl Devices {
     }
 }
 
+fn is_worth_telling(device: &Device, told: &[Device]) -> bool {
+    let before = told.iter().find(|told| told.id == device.id);
+    before.is_none_or(|told| {
+        told.memory_free_bytes.abs_diff(device.memory_free_bytes) >= WORTH_TELLING
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::sample::device;
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_free_is_read_and_told_when_a_worker_has_ended() {
+        let (all, changes) = (Reservations::default(), Changes::default());
+        let devices = Devices::new(WorkerBinary::new(None), changes.clone(), all.clone());
+        let read = async || {
+            while devices.list()[0].memory_free_bytes <= 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        devices.replace(vec![device("CPU-0")]);
+        let worker = all.adopt(&[], &"0".repeat(64).parse().unwrap());
+        let ends = async {
+            read().await;
+            let mut told = changes.subscribe();
+            devices.replace(vec![device("CPU-0")]);
+            drop(worker);
+            read().await;
+            told.changed().await.unwrap();
+        };
+        let an_hour = Duration::from_secs(3600);
+        tokio::select! {
+            () = devices.clone().look_every(an_hour, CancellationToken::new()) => unreachable!(),
+            () = ends => {}
+        }
+    }
 
     #[tokio::test]
     async fn a_device_that_the_engine_sees_no_longer_is_gone_until_it_is_back() {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytesize::ByteSize;
+use tokio::sync::Notify;
 use worker_contract::{Device, DeviceId, MemoryNeed, Sha256Digest};
 
 use super::promised::{InTheWay, Limit, Moment, Promised};
@@ -14,6 +15,8 @@ pub(crate) struct Reservations {
     book: Arc<Mutex<Promised>>,
     overcommits: bool,
     most: Option<u64>,
+    /// Fires when a worker has taken its memory, or has given it back.
+    moved: Arc<Notify>,
 }
 
 /// What one worker is promised, from before its start to its end.
@@ -94,7 +97,13 @@ impl Reservations {
     /// that reads them again and again is slow, and its user's choice.
     /// Of main memory workers get no more than `most` in all, where that is given.
     pub(crate) fn new(overcommits: bool, most: Option<u64>) -> Self {
-        Self { book: Arc::new(Mutex::new(Promised::of_at_most(most))), overcommits, most }
+        let book = Arc::new(Mutex::new(Promised::of_at_most(most)));
+        Self { book, overcommits, most, moved: Arc::default() }
+    }
+
+    /// Waits until a worker has taken its memory or given it back, if none has since the last call.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
     }
 
     /// What workers may have of main memory, where not all of it is theirs.
@@ -217,17 +226,20 @@ impl Reservation {
     /// The worker has a process that is ready: what it needs is taken.
     pub(crate) fn taken(&self) {
         self.reservations.book().taken(self.number);
+        self.reservations.moved.notify_one();
     }
 
     /// Its process is gone and another one will be started: what it needs is to be taken again.
     pub(crate) fn to_be_taken(&self) {
         self.reservations.book().lost(self.number);
+        self.reservations.moved.notify_one();
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.reservations.book().give_back(self.number);
+        self.reservations.moved.notify_one();
     }
 }
 
