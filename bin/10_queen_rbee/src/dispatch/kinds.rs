@@ -105,6 +105,12 @@ impl<'a> Kinds<'a> {
         }
         is_worth
     }
+
+    /// The next of a kind is asked about all the same.
+    pub(super) fn forget(&mut self, kind: Kind<'a>) {
+        let known = if kind.is_special() { &mut self.special } else { &mut self.plain };
+        known.retain(|known| *known != kind);
+    }
 }
 
 #[cfg(test)]

@@ -130,6 +130,7 @@ impl Wait {
             // Whose turn has come still waits for a place, and a start is recorded by itself.
             Self::Turn { .. } => reason == WaitReason::Room,
             Self::Start => reason == WaitReason::Coming,
+            Self::For(WaitReason::Sooner { .. }) => matches!(reason, WaitReason::Sooner { .. }),
             Self::For(told) => reason == told,
         }
     }

@@ -171,6 +171,12 @@ pub struct Estimate {
 pub enum WaitReason {
     /// A place: all workers have as many requests as they are given.
     Room,
+    /// A place at a worker that is full and so much faster that its answer would be there sooner than that of one
+    /// that has room.
+    Sooner {
+        /// How many requests may wait for it for that reason.
+        most: u32,
+    },
     /// A worker that is loading or being started, or one of rbee's that has just said that it takes no more.
     Coming,
     /// A server of somebody else that has said that it takes no more for a while.
@@ -294,6 +300,7 @@ impl WaitReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Room => "room",
+            Self::Sooner { .. } => "sooner",
             Self::Coming => "coming",
             Self::Resting => "resting",
             Self::News => "news",
@@ -310,6 +317,10 @@ impl fmt::Display for WaitReason {
         f.write_str(match self {
             Self::Room => {
                 "it waits for a place: all workers of the model have as many requests as they take"
+            }
+            Self::Sooner { .. } => {
+                "it waits for a place at a faster worker: it is expected to be answered there in less than half of \
+                 the time that the workers take that have room"
             }
             Self::Coming => "it waits for a worker that is loading, being started, or has just said that it takes no more",
             Self::Resting => "it waits for a server that has said that it takes no more for a while",

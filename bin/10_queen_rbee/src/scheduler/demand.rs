@@ -45,10 +45,14 @@ pub struct Demand<'a> {
     pub refused: &'a [(HiveAlias, Option<DeviceId>)],
     /// Of one of these places news is awaited: its hive was lost over a start.
     pub is_news_due: bool,
-    /// For how long it has waited.
+    /// For how long it has waited for others to make way.
     pub waited: Duration,
     /// How much time is left for it.
     pub left: Duration,
+    /// For how long it has been in the queue,
+    pub queued: Duration,
+    /// and how many that are before it there wait for a faster worker.
+    pub ahead: u32,
 }
 
 impl<'a> Demand<'a> {
@@ -83,6 +87,8 @@ impl<'a> Demand<'a> {
             is_news_due: false,
             waited: Duration::ZERO,
             left: Duration::MAX,
+            queued: Duration::ZERO,
+            ahead: 0,
         }
     }
 }

@@ -6,12 +6,16 @@ use std::collections::HashMap;
 use worker_contract::{Device, DeviceId, DeviceKind, HiveAlias, ModelAlias, ModelEntry, WorkerId};
 
 use super::beliefs::{Belief, Beliefs};
+use super::turns::PATIENCE;
 use super::{Advantage, Claim, Demand, Fleet, HiveView, Lack, Resident, Spawn, Word};
 use crate::registry::Liveness;
 
 /// What a model needs beyond its weights, as a part of them: KV cache and room to compute. The hive
 /// knows exactly and has the last word.
 const BEYOND_WEIGHTS: u64 = 5;
+
+/// A place is much faster than another one by so many steps: twice two halves of an octave, four times.
+const MUCH_FASTER: u32 = 4;
 
 /// Why there is no place for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub(super) enum Fit {
     No,
     /// If workers that are busy were gone.
     Later,
+    /// If workers were gone that are idle, though they had a request a moment ago.
+    Soon,
     /// By its weights alone; its hive was not asked what it takes.
     Maybe,
     /// There is room, or will be when the evicted are gone.
@@ -82,7 +88,11 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
     let Some(best) = open.iter().max_by_key(|site| site.key()) else {
         return Err(if sites.is_empty() { why_nowhere(fleet, demand) } else { NoSite::Refused });
     };
-    if best.fit == Fit::Later && !best.asks() {
+    if best.is_later() && !best.asks() {
+        return Err(NoSite::Full);
+    }
+    let is_worth_waiting = |site: &&&Site<'_>| site.fit == Fit::Soon && site.is_much_better(best);
+    if demand.waited < PATIENCE && open.iter().any(|site| is_worth_waiting(&site)) {
         return Err(NoSite::Full);
     }
     Ok(best.spawn(&open))
@@ -319,6 +329,7 @@ fn make_room<'a>(
     if let Some(evict) = wanted.made_by(idle, size) {
         return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
     }
+    let here_again = here.clone();
     let is_kept_for_another = |r: &Resident<'_>| r.makes_way_for.is_some_and(|m| m != demand.model);
     let goes_some_day = |r: &&Resident<'_>| {
         let goes = r.is_used() || is_kept_for_another(r);
@@ -329,7 +340,13 @@ fn make_room<'a>(
     let coming = claims_on(fleet, hive, device).map(|claim| claim.needed);
     let busy = others.map(size).chain(coming).fold(0, u64::saturating_add);
     let is_enough = room.saturating_add(busy) >= need && (too_few.is_none() || busy > 0);
-    (Vec::new(), if is_enough { Fit::Later } else { Fit::No })
+    let idle_soon = here_again.filter(|r| !r.is_busy && r.may_make_way(demand)).collect();
+    let fit = match wanted.made_by(as_many_as_spare(idle_soon), size) {
+        Some(_) => Fit::Soon,
+        None if is_enough => Fit::Later,
+        None => Fit::No,
+    };
+    (Vec::new(), fit)
 }
 
 /// What must become free on a device.
@@ -469,7 +486,7 @@ impl Site<'_> {
     fn is_barred(&self) -> bool {
         match self.failed {
             Failed::No => false,
-            Failed::SpareOthers => !self.evict.is_empty() || self.fit == Fit::Later,
+            Failed::SpareOthers => !self.evict.is_empty() || self.is_later(),
             Failed::Here => true,
         }
     }
@@ -533,6 +550,24 @@ impl Site<'_> {
         // Whether there is room for certain is asked, and does not make a slow place the better one.
         let fit = self.fit.min(Fit::Maybe);
         (self.is_alive(), fit == Fit::Maybe, self.is_wished, fit, rest)
+    }
+
+    /// Whether it fits once others have gone that may not go yet.
+    pub(super) fn is_later(&self) -> bool {
+        matches!(self.fit, Fit::Later | Fit::Soon)
+    }
+
+    /// Whether it is worth waiting for moments for it rather than to have another place at once: the model is wished
+    /// to be there, or is several times as fast there.
+    fn is_much_better(&self, other: &Self) -> bool {
+        if !self.is_alive() || self.extra_ms > other.extra_ms || self.is_wished < other.is_wished {
+            return false;
+        }
+        let (Some(ours), Some(theirs)) = (self.belief, other.belief) else { return false };
+        let (ours, theirs) = (ours.slowness, theirs.slowness);
+        let is_faster = !ours.is_unknown_cpu
+            && (theirs.is_unknown_cpu || ours.step + MUCH_FASTER <= theirs.step);
+        self.is_wished > other.is_wished || is_faster
     }
 
     fn is_alive(&self) -> bool {

@@ -1,5 +1,7 @@
 //! The decision.
 
+use std::time::Duration;
+
 use worker_contract::HiveAlias;
 
 use super::placement::{NoSite, is_long_enough, place};
@@ -16,6 +18,10 @@ const CLOSE_US: u64 = 250_000;
 const CLOSE_PART: u64 = 4;
 /// In how many parts the load of a worker is told apart.
 const PARTS: u64 = 1_000;
+/// Where an answer takes less, it is not worth waiting for a faster worker, in microseconds.
+const WORTH_WAITING_US: u64 = 1_000_000;
+/// By how much a full worker must be faster, the time until it has a place included.
+const MUCH_FASTER: u64 = 2;
 /// How often the only worker may fail a request, without a token, until another one is started for it.
 const TRIES: usize = 3;
 /// When to try again while workers end and others may come, in seconds.
@@ -45,7 +51,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         |worker: &&WorkerView<'_>| worker.is_in_doubt && worker.ways.meet(Ways::TOKENS);
     let fresh = || ready().filter(|worker| !has_failed(worker) && !has_fallen(worker));
     if let Some(chosen) = choose(fresh(), demand, None) {
-        return chosen;
+        return sooner(fresh(), demand, &chosen).map_or(chosen, Decision::Wait);
     }
     // It may have been started again since, and one that is coming may take long.
     let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
@@ -217,6 +223,35 @@ fn choose<'a>(
     let (chosen, next, candidates) = (best.estimate(), next.map(Ranked::estimate), ranked.len());
     let worker = chosen.worker.clone();
     Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
+}
+
+/// Whether a request had better wait for a worker that is full than take a place at once, because that is at a much
+/// slower one. What is expected may be wrong, so that nobody waits longer than for half of the slow answer.
+fn sooner<'a>(
+    workers: impl Iterator<Item = &'a WorkerView<'a>> + Clone,
+    demand: &Demand<'_>,
+    chosen: &Decision,
+) -> Option<WaitReason> {
+    let Decision::Dispatch { worker, why } = chosen else { return None };
+    if why.chosen.expected_ms < WORTH_WAITING_US / 1000 || demand.alone {
+        return None;
+    }
+    let slow = workers.clone().find(|it| it.id == worker)?;
+    // Whoever is to be tried again, or is wished for, is not passed by.
+    if slow.circuit != Circuit::Closed || slow.extra_us != 0 || demand.session == Some(worker) {
+        return None;
+    }
+    let limit = slow.expected_us(demand.prompt_bytes, demand.answer_tokens) / MUCH_FASTER;
+    if demand.queued >= Duration::from_micros(limit) {
+        return None;
+    }
+    let is_full = |it: &&WorkerView<'_>| {
+        let is_sound = it.circuit == Circuit::Closed && it.liveness == Liveness::Alive;
+        is_sound && it.extra_us == 0 && !it.is_taken && !it.has_room(demand.priority)
+    };
+    let places = workers.filter(is_full).map(|it| it.answers_by(limit, demand));
+    let most = places.fold(0, u32::saturating_add);
+    (demand.ahead < most).then_some(WaitReason::Sooner { most })
 }
 
 /// The best, and the next best, as far as there are any.

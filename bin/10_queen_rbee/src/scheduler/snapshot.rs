@@ -397,6 +397,17 @@ impl WorkerView<'_> {
         let refusal = if may_refuse { self.speed.service_us.max(REFUSAL_US) } else { 0 };
         (alone.saturating_mul(slots + load) / slots).saturating_add(wait).saturating_add(refusal)
     }
+
+    /// How many requests like this one would be answered here within so many microseconds, each in the place of
+    /// one that ends: its slots are full.
+    pub(super) fn answers_by(&self, limit_us: u64, demand: &Demand<'_>) -> u32 {
+        let answer_us = self.expected_us(demand.prompt_bytes, demand.answer_tokens);
+        let (slots, load) = (u64::from(self.slots.max(1)), u64::from(self.load()));
+        let usual_us = self.speed.service_us.saturating_mul(slots + load) / slots;
+        let between_two = (usual_us / slots).max(1);
+        let left = limit_us.saturating_sub(answer_us);
+        u32::try_from(left / between_two).unwrap_or(u32::MAX)
+    }
 }
 
 impl HiveView<'_> {

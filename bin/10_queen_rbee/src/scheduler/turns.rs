@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use worker_contract::ModelAlias;
 
-use super::placement::{Fit, Room, Site, all_sites, as_many_as_spare, claims_on, need_of};
+use super::placement::{Room, Site, all_sites, as_many_as_spare, claims_on, need_of};
 use super::{Demand, Fleet, MakeWay, Resident};
 use crate::admission::Priority;
 use crate::registry::Liveness;
 
 /// How long a request waits for memory until others make way for it,
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// and one for which nobody waits.
 const BATCH_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,7 +36,7 @@ pub(super) fn make_way(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Option<MakeWay
         *running.entry(resident.model).or_default() += 1;
     }
     let sites = all_sites(fleet, demand);
-    let open = sites.iter().filter(|site| site.is_open(demand) && site.fit == Fit::Later);
+    let open = sites.iter().filter(|site| site.is_open(demand) && site.is_later());
     let ways = open.filter_map(|site| Some((who_goes(fleet, site, demand, &running)?, site)));
     let is_told = |resident: &&&Resident<'_>| resident.makes_way_for.is_some();
     let (workers, site) = ways.max_by_key(|(workers, site)| {

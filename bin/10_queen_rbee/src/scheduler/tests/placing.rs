@@ -371,6 +371,37 @@ fn a_worker_in_its_turn_that_is_idle_between_two_requests_is_not_ended() {
 }
 
 #[test]
+fn a_much_better_place_is_waited_for_while_its_worker_was_used_a_moment_ago() {
+    let world = |resident: R, wish: Option<&str>| World {
+        residents: vec![resident],
+        wish: wish.map(|device| (alias("h"), Some(device.parse().unwrap()))),
+        ..World::of(&[], &[h("h", Alive).gpu(0)])
+    };
+    let used = || r("a", "GPU-0", "other", 1).keeps_place();
+    let idle = || r("a", "GPU-0", "other", 2).keeps_place();
+    for (because, resident, wish, waited, expected) in [
+        ("a card before a processor", used(), None, 0, "wait memory"),
+        ("it was long enough", used(), None, 5, "spawn h CPU-0"),
+        ("it is idle", idle(), None, 0, "spawn h GPU-0 -a"),
+        ("it runs something", used().busy(), None, 0, "spawn h CPU-0"),
+        ("another one is wished for", used(), Some("CPU-0"), 0, "spawn h CPU-0"),
+        ("it is wished for", used(), Some("GPU-0"), 0, "wait memory"),
+    ] {
+        let demand = Demand { waited: Duration::from_secs(waited), ..demand() };
+        let decision = world(resident, wish).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "{because}");
+    }
+    let shown = |us| (alias("h"), "CPU-0".parse().unwrap(), us);
+    let gpu = |us| (alias("h"), "GPU-0".parse().unwrap(), us);
+    for (because, cpu_us, expected) in
+        [("it is as fast", 9_000, "spawn h CPU-0"), ("it is far slower", 40_000, "wait memory")]
+    {
+        let token_us = vec![shown(cpu_us), gpu(8_000)];
+        check(because, &World { token_us, ..world(used(), None) }, expected);
+    }
+}
+
+#[test]
 fn a_model_does_not_lose_more_workers_than_it_has_beyond_its_least() {
     let pair = |spare| {
         let idle = |name, seconds| r(name, "GPU-0", "small", seconds).spare(spare);

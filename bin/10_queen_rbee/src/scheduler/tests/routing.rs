@@ -24,11 +24,45 @@ fn a_faster_worker_is_given_more() {
         W { speed, ..w("fast", 4, in_flight) }
     };
     for (in_flight, slow, expected) in
-        [(0, 0, "fast"), (3, 0, "fast"), (3, 1, "fast"), (4, 1, "slow")]
+        [(0, 0, "fast"), (3, 0, "fast"), (3, 1, "fast"), (4, 0, "slow"), (4, 1, "wait sooner")]
     {
         let world = World::of(&[fast(in_flight), w("slow", 4, slow)], &[]);
         check("a quarter of the time a request", &world, expected);
     }
+}
+
+#[test]
+fn a_request_waits_for_a_full_worker_that_is_much_faster() {
+    let takes = |service_us, worker: W| W { speed: Speed { service_us, ..worker.speed }, ..worker };
+    let gpu = || takes(200_000, w("gpu", 4, 4));
+    let cpu = || takes(4_000_000, w("cpu", 4, 0));
+    let check = |because: &str, workers: [W; 2], demand: Demand<'_>, expected: &str| {
+        let decision = World::of(&workers, &[]).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "{because}");
+    };
+    let session = id("cpu");
+    let batch = Demand { priority: Priority::Batch, ..demand() };
+    let in_session = Demand { session: Some(&session), ..demand() };
+    let of_few_tokens = Demand { answer_tokens: 20, ..demand() };
+    let ahead = |ahead| Demand { ahead, ..demand() };
+    let queued = |millis| Demand { queued: Duration::from_millis(millis), ..demand() };
+    check("it has its answer in half a second", [gpu(), cpu()], demand(), "wait sooner");
+    check("so has a batch request", [gpu(), cpu()], batch, "wait sooner");
+    check("two thirds of a second for all", [gpu(), cpu()], of_few_tokens, "cpu");
+    check("the last of whom that is true", [gpu(), cpu()], ahead(15), "wait sooner");
+    check("too many wait for it already", [gpu(), cpu()], ahead(16), "cpu");
+    check("it has waited for long", [gpu(), cpu()], queued(2_000), "cpu");
+    check("it is expected to wait on", [gpu(), cpu()], queued(1_999), "wait sooner");
+    check("it is silent", [gpu().live(Suspect), cpu()], demand(), "cpu");
+    check("it fails", [gpu().circuit(Circuit::Open), cpu()], demand(), "cpu");
+    check("it is not much faster", [takes(1_000_001, gpu()), cpu()], demand(), "cpu");
+    check("its session", [gpu(), cpu()], in_session, "cpu");
+    check("rules say what comes first", [gpu(), cpu().slower(1)], demand(), "cpu");
+    check("one to be tried", [gpu(), cpu().circuit(Circuit::HalfOpen)], demand(), "cpu");
+    let long = Demand { prompt_bytes: 64 * 1024, ..demand() };
+    let holds = takes(1_000_000, w("gpu", 4, 4)).holds(64 * 1024);
+    let fresh = takes(1_000_000, w("cpu", 4, 0));
+    check("it holds the conversation", [holds, fresh], long, "wait sooner");
 }
 
 #[test]
