@@ -1,6 +1,7 @@
 //! Requests that wait together, and a hive that does not answer.
 
 mod names;
+mod sooner;
 mod turns;
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

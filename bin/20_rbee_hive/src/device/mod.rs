@@ -313,13 +313,13 @@ mod tests {
         };
         devices.replace(vec![device("CPU-0")]);
         let worker = all.adopt(&[], &"0".repeat(64).parse().unwrap());
+        let mut told = changes.subscribe();
         let ends = async {
             read().await;
-            let mut told = changes.subscribe();
+            told.changed().await.unwrap();
             devices.replace(vec![device("CPU-0")]);
             drop(worker);
             read().await;
-            told.changed().await.unwrap();
         };
         let an_hour = Duration::from_secs(3600);
         tokio::select! {

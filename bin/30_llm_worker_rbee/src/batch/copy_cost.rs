@@ -37,9 +37,10 @@ impl CopyCost {
         }
     }
 
-    /// So many tokens of prompts were computed, beside others.
+    /// So many tokens of prompts were computed, beside others. What took the least is what a long prompt takes: a
+    /// step of a few tokens, or the first one on a cold card, takes many times as long for each of them.
     pub(super) fn computed(&mut self, tokens: usize, took: Duration) {
-        self.to_compute.add(took, tokens);
+        self.to_compute.add_least(took, tokens);
     }
 
     /// Whether copying a sequence there and back takes no longer than computing it. What is not known is tried.
@@ -77,6 +78,11 @@ impl Measured {
         self.0 = Some(self.0.map_or(one, |before| before + Self::LATEST * (one - before)));
     }
 
+    fn add_least(&mut self, took: Duration, count: usize) {
+        let one = took.as_secs_f64() / count.max(1) as f64;
+        self.0 = Some(self.0.map_or(one, |before| one.min(before / FORGETTING)));
+    }
+
     fn forget_some(&mut self) {
         self.0 = self.0.map(|one| one * FORGETTING);
     }
@@ -88,7 +94,10 @@ mod tests {
 
     fn measured() -> CopyCost {
         let mut cost = CopyCost::default();
+        // The first step of all compiles and loads what the others need.
+        cost.computed(34, Duration::from_millis(130));
         cost.computed(512, Duration::from_millis(16));
+        cost.computed(34, Duration::from_millis(8));
         cost.copied(290, 257, Duration::from_millis(130));
         cost.copied(8000, 20, Duration::from_millis(40));
         cost
