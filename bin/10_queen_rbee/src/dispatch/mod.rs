@@ -245,6 +245,14 @@ impl Dispatcher {
         }
     }
 
+    /// Whether a worker is there that could go on with a request in a context that is known to be longer than those
+    /// that were too short, whether it has room or not.
+    #[must_use]
+    pub fn has_longer(&self, wanted: &Wanted) -> bool {
+        let now = clock::now();
+        self.registry.has_longer(&wanted.ask(&Closed::default(), Duration::ZERO, now), now)
+    }
+
     /// Whether a request would be refused at once, since nobody can take it.
     #[must_use]
     pub fn refuses(&self, wanted: &Wanted) -> bool {

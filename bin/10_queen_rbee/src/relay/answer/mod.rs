@@ -222,30 +222,24 @@ impl Answer {
             if let Some(part) = self.ready.pop_front() {
                 return Some(Ok(part));
             }
-            match std::mem::replace(&mut self.state, State::Ended) {
+            let next = match std::mem::replace(&mut self.state, State::Ended) {
                 State::Ended => return None,
                 State::Complete(events, after) => {
                     events.finish().await;
                     if matches!(after, After::NextLeg) {
                         self.state = State::Seeking(None);
                     }
+                    Ok(())
                 }
-                State::Seeking(not_before) => {
-                    // What it needs is let go once a worker answers: a stream is open for long.
-                    if let Err(failure) = Box::pin(self.seek(not_before, None)).await {
-                        return Some(Err(self.fail(failure)));
-                    }
-                }
-                State::Placed(place) => {
-                    if let Err(failure) = Box::pin(self.seek(None, Some(place))).await {
-                        return Some(Err(self.fail(failure)));
-                    }
-                }
-                State::Reading(reading) => {
-                    if let Err(failure) = self.read(reading).await {
-                        return Some(Err(self.fail(failure)));
-                    }
-                }
+                // What seeking needs is let go once a worker answers: a stream is open for long.
+                State::Seeking(not_before) => Box::pin(self.seek(not_before, None)).await,
+                State::Placed(place) => Box::pin(self.seek(None, Some(place))).await,
+                State::Reading(reading) => self.read(reading).await,
+            };
+            match next {
+                Ok(()) => {}
+                Err(failure) if self.is_whole_without(&failure) => self.fill(),
+                Err(failure) => return Some(Err(self.fail(failure))),
             }
         }
     }
@@ -294,13 +288,13 @@ impl Answer {
         };
         let place = match placed {
             Some(Ok(place)) => place,
+            Some(Err(_)) if self.contexts.is_cut() => {
+                self.fill();
+                return Ok(());
+            }
             Some(Err(no_place)) if self.may_begin_anew(&no_place) => {
                 self.begin_anew();
                 self.state = State::Seeking(None);
-                return Ok(());
-            }
-            Some(Err(_)) if self.contexts.is_cut() => {
-                self.fill();
                 return Ok(());
             }
             Some(Err(no_place)) => return Err(self.rejected(no_place)),
