@@ -234,12 +234,15 @@ impl Dispatcher {
         }
     }
 
-    /// A place for a request that has one already, if there is another one at once that is no last resort.
+    /// A place for a request that waits in a worker's own queue with so many tokens of its answer, where it begins at
+    /// once at another one, and not as a last resort.
     #[must_use]
-    pub fn place_now(&self, mut wanted: Wanted) -> Option<Place> {
+    pub fn place_now(&self, mut wanted: Wanted, given: u32) -> Option<Place> {
         wanted.priority = self.priority(&wanted);
-        let now = clock::now();
-        match self.registry.place(&wanted.ask(&Closed::default(), Duration::ZERO, now), now) {
+        let (closed, now) = (Closed::default(), clock::now());
+        let mut ask = wanted.ask(&closed, Duration::ZERO, now);
+        ask.demand.leaves_with = Some(given);
+        match self.registry.place(&ask, now) {
             Placed::At(place) if place.why.reason != Reason::LastResort => Some(place),
             _ => None,
         }

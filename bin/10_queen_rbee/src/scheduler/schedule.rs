@@ -206,7 +206,7 @@ fn choose<'a>(
 ) -> Option<Decision> {
     let mut ranked = Vec::with_capacity(workers.size_hint().1.unwrap_or(0));
     let mut is_ruled = false;
-    for worker in workers.filter(|worker| worker.has_room(demand.priority)) {
+    for worker in workers.filter(|worker| worker.takes(demand)) {
         is_ruled |= worker.extra_us != 0;
         ranked.push(Ranked::new(worker, demand));
     }

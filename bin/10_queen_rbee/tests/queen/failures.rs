@@ -311,10 +311,12 @@ async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has
         let other = WorkerDouble::start("w-2", [Script::Says(rest)]);
         let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
         let mut beat = crowded.beat();
-        (beat.slots.busy, beat.queued, beat.tokens_per_second) = (busy, 1, tokens_per_second);
+        (beat.slots.busy, beat.tokens_per_second) = (busy, tokens_per_second);
         queen.worker_beat(&beat).await;
         let reported = async {
             until("the request is there", async || crowded.requests().len() == 1).await;
+            // Only then it is known to wait.
+            beat.queued = 1;
             loop {
                 queen.worker_beat(&beat).await;
                 queen.worker_beat(&other.beat()).await;
@@ -333,4 +335,45 @@ async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has
         let failures = "rbee_queen_worker_failures_total{worker=\"w-1\",model=\"m\"} 0\n";
         assert!(metrics.contains(failures), "{metrics}");
     }
+}
+
+#[tokio::test]
+async fn what_waits_in_a_worker_goes_neither_to_one_where_it_would_wait_nor_back_to_one_that_it_left()
+ {
+    let names = ["w-1", "w-2", "w-3", "w-4"];
+    let [first, second, last, full] = names.map(|name| {
+        let waits = name == "w-1" || name == "w-2";
+        WorkerDouble::start(name, waits.then_some(Script::Queues))
+    });
+    let queen = Queen::start().await;
+    let report = async |worker: &WorkerDouble, busy, queued| {
+        let mut beat = worker.beat();
+        (beat.slots.busy, beat.queued) = (busy, queued);
+        queen.worker_beat(&beat).await;
+    };
+    report(&first, 1, 1).await;
+    let reported = async {
+        until("the request is there", async || first.requests().len() == 1).await;
+        loop {
+            // The least loaded one is that whose KV cache is full.
+            report(&full, 0, 1).await;
+            if second.requests().is_empty() {
+                report(&first, 1, 1).await;
+                report(&second, 2, 0).await;
+            } else {
+                report(&first, 0, 0).await;
+                report(&second, 1, 1).await;
+                report(&last, 2, 0).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let body = chat();
+    let reply = tokio::select! {
+        reply = queen.ask(CHAT, &body) => reply,
+        () = reported => unreachable!("it reports without end"),
+    };
+    assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-3"), "{reply:?}");
+    let asked = [first, second, last, full].map(|worker| worker.requests().len());
+    assert_eq!(asked, [1, 1, 1, 0]);
 }

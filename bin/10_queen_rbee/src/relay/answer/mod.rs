@@ -67,6 +67,8 @@ pub struct Answer {
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
     doubt: Option<Failure>,
     unwilling: Unwilling,
+    /// The workers whose queues it has left.
+    left: Vec<WorkerId>,
     /// When a worker was last asked.
     asked_at: Instant,
     /// Answers have no more time; `None` while that is awaited together with the next part.
@@ -186,6 +188,7 @@ impl Answer {
             refusal: None,
             doubt: None,
             unwilling: Unwilling::default(),
+            left: Vec::new(),
             asked_at: Instant::now(),
             cut: None,
             state: State::Seeking(None),

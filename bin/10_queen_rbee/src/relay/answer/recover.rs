@@ -367,6 +367,7 @@ impl Answer {
         let worker_id = &place.worker_id;
         tracing::info!(%worker_id, reason, "a request leaves a worker's queue for another worker");
         self.log_leaves_queue(worker_id, reason);
+        self.left.push(worker_id.clone());
         self.log_placed(&other);
         self.record.tries_again(self.progress.has_begun());
         self.state = State::Placed(other);

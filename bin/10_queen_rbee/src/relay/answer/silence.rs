@@ -15,7 +15,9 @@ use crate::attached::{BYTES_A_TOKEN, Engine};
 use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::{Failed, Registry};
-use crate::relay::patience::{Doing, patience, server_begins, server_patience, until_another};
+use crate::relay::patience::{
+    Doing, LEAST_ALONE, patience, server_begins, server_patience, until_another,
+};
 use crate::relay::pulse::Pulse;
 
 /// How often it is looked whether another worker can take what a server is silent over.
@@ -178,6 +180,9 @@ impl Answer {
     /// When it is looked next whether a worker of rbee that says nothing of a prompt has it taken away.
     pub(super) fn looks_for_another_at(&self, reading: &Reading) -> Option<Instant> {
         let (at, _) = self.may_be_taken(reading)?;
+        // Whether it waits in the worker's queue, its next report tells.
+        let at =
+            if self.progress.is_started() { at } else { at.min(reading.heard_at + LEAST_ALONE) };
         Some(at.max(Instant::now() + LOOK))
     }
 
@@ -196,9 +201,13 @@ impl Answer {
         is_better.then(|| silent(self.relay.dispatcher.registry(), place, since))
     }
 
-    /// What a worker has in its queue leaves that for the place that another one gives it at once, if one does.
+    /// What a worker has in its queue leaves that for the place that another one gives it at once, if one does that
+    /// it has not left before.
     pub(super) fn leaves_queue(&self, reading: &Reading) -> Option<Trouble> {
-        let place = self.relay.dispatcher.place_now(self.elsewhere(&reading.place))?;
+        let mut elsewhere = self.elsewhere(&reading.place);
+        elsewhere.barred.extend_from_slice(&self.left);
+        let given = u32::try_from(self.progress.tokens()).unwrap_or(u32::MAX);
+        let place = self.relay.dispatcher.place_now(elsewhere, given)?;
         let reason = nothing_for(reading.heard_at.elapsed());
         Some(Trouble::Queues { reason, other: Box::new(place) })
     }
