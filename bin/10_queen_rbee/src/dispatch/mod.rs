@@ -265,22 +265,23 @@ impl Dispatcher {
     /// Whether a request that has waited in vain has nobody left but those that the operator's rules refuse. While
     /// it waits they are not asked about workers that are full or loaded: this is for its end.
     #[must_use]
-    pub fn rules_refuse(&self, mut wanted: Wanted) -> bool {
+    pub fn rules_refuse(&self, wanted: &Wanted) -> bool {
         if !self.registry.has_place_rules() {
             return false;
         }
-        wanted.priority = self.priority(&wanted);
-        let foreseen = self.foresee(&wanted);
-        matches!(foreseen, Decision::Reject { reason: RejectReason::Rules, .. })
+        matches!(self.foresee(wanted), Decision::Reject { reason: RejectReason::Rules, .. })
     }
 
     fn priority(&self, wanted: &Wanted) -> Priority {
         self.registry.priority(&wanted.ask(&Closed::default(), Duration::ZERO, clock::now()))
     }
 
+    /// What would be decided for a request now, with the priority that rules give it.
     fn foresee(&self, wanted: &Wanted) -> Decision {
-        let now = clock::now();
-        self.registry.foresee(&wanted.ask(&Closed::default(), Duration::ZERO, now), now)
+        let (closed, now) = (Closed::default(), clock::now());
+        let ask = wanted.ask(&closed, Duration::ZERO, now);
+        let priority = self.registry.priority(&ask);
+        self.registry.foresee(&Ask { priority, ..ask }, now)
     }
 
     /// Waits for a place in the order of the queue.
