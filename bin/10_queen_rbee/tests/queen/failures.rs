@@ -120,12 +120,13 @@ async fn the_deadline_ends_what_hangs() {
 async fn a_deadline_that_passes_at_a_worker_that_works_accuses_nobody_and_more_time_is_advised() {
     for (script, did) in [
         (Script::Hangs(&[]), "w-1 was still computing its prompt"),
-        (Script::Silent, "w-1 had it in its queue"),
+        (Script::Queues, "w-1 had it in its queue"),
+        (Script::Silent, "w-1 had not answered yet, after 2 s"),
     ] {
         let worker = WorkerDouble::start("w-1", [script]);
         let queen = Queen::start().await;
         queen.worker_beat(&worker.beat()).await;
-        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&chat());
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2900").json(&chat());
         let error = Reply::read(request).await.error(504, "deadline_exceeded");
         let expected = format!("the request's deadline has passed after 0 tokens: {did}");
         assert_eq!(error["message"], expected);

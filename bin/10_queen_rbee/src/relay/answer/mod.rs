@@ -71,6 +71,8 @@ pub struct Answer {
     left: Vec<WorkerId>,
     /// When a worker was last asked.
     asked_at: Instant,
+    /// Whether it has taken the request.
+    is_taken: bool,
     /// Answers have no more time; `None` while that is awaited together with the next part.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
@@ -190,6 +192,7 @@ impl Answer {
             unwilling: Unwilling::default(),
             left: Vec::new(),
             asked_at: Instant::now(),
+            is_taken: false,
             cut: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
@@ -336,7 +339,7 @@ impl Answer {
             via: &self.asking.via,
         };
         let silence = self.silence(&place).map(Box::new);
-        self.asked_at = Instant::now();
+        (self.asked_at, self.is_taken) = (Instant::now(), false);
         let sending = self.relay.workers.send(target, &leg, deadline);
         let sent = match &silence {
             Some(silence) => silence.over(&place, sending).await,
@@ -347,6 +350,7 @@ impl Answer {
         }
         match sent {
             Ok(events) => {
+                self.is_taken = true;
                 let had = self.progress.tokens();
                 let reading = Reading::new(Box::new(events), place, had, silence, self.asked_at);
                 self.set_alarm(&reading, self.patience_ends(&reading));

@@ -163,8 +163,12 @@ impl Answer {
         if self.progress.has_moved() || had_for < LOOK {
             return None;
         }
+        let after = format!("yet, after {} s", had_for.as_secs());
         if place.target.server.is_some() {
-            return Some(format!("had given nothing yet, after {} s", had_for.as_secs()));
+            return Some(format!("had given nothing {after}"));
+        }
+        if !self.is_taken {
+            return Some(format!("had not answered {after}"));
         }
         let did = match &self.request.task {
             _ if !self.progress.is_started() => "had it in its queue",
