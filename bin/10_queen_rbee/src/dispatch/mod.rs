@@ -243,8 +243,8 @@ impl Dispatcher {
         let mut ask = wanted.ask(&closed, Duration::ZERO, now);
         ask.demand.leaves_with = Some(given);
         match self.registry.place(&ask, now) {
-            Placed::At(place) if place.why.reason != Reason::LastResort => Some(place),
-            _ => None,
+            Placed::At(place) => Some(place),
+            Placed::Not(_) => None,
         }
     }
 

@@ -68,7 +68,9 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         return Decision::Wait(WaitReason::Room);
     }
     let last_resort = |is_hopeful: &dyn Fn(&&WorkerView<'_>) -> bool| {
-        choose(returned().filter(is_hopeful), demand, Some(Reason::LastResort))
+        // What waits in a worker's queue is better off there.
+        let may_be = |worker: &&WorkerView<'_>| demand.leaves_with.is_none() && is_hopeful(worker);
+        choose(returned().filter(may_be), demand, Some(Reason::LastResort))
     };
     if let Some(only) = last_resort(&|worker| !is_tired(worker)) {
         return only;

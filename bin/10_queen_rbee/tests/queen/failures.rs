@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use worker_contract::WorkerHeartbeat;
 
 use crate::support::{Queen, Reply, Script, WorkerDouble, chat, until};
 
@@ -377,4 +378,33 @@ async fn what_waits_in_a_worker_goes_neither_to_one_where_it_would_wait_nor_back
     assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-3"), "{reply:?}");
     let asked = [first, second, last, full].map(|worker| worker.requests().len());
     assert_eq!(asked, [1, 1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_started_again_takes_what_waits_elsewhere_also_where_it_failed_it_before()
+{
+    let failing = WorkerDouble::start("w-1", [Script::Fails(&[], "engine_error")]);
+    let crowded = WorkerDouble::start("w-2", [Script::Queues]);
+    let restarted = WorkerDouble::start("w-1", []);
+    let queen = Queen::start().await;
+    let mut crowd = crowded.beat();
+    crowd.slots.busy = 3;
+    queen.worker_beat(&failing.beat()).await;
+    queen.worker_beat(&crowd).await;
+    let reported = async {
+        until("it waits in the other one", async || !crowded.requests().is_empty()).await;
+        crowd.queued = 1;
+        loop {
+            queen.worker_beat(&WorkerHeartbeat { pid: 2, ..restarted.beat() }).await;
+            queen.worker_beat(&crowd).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "15000").json(&chat());
+    let reply = tokio::select! {
+        reply = Reply::read(request) => reply,
+        () = reported => unreachable!("it reports without end"),
+    };
+    assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-1"), "{reply:?}");
+    assert_eq!(restarted.requests().len(), 1);
 }

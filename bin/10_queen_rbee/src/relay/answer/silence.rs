@@ -31,7 +31,7 @@ const SHUT_SILENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Silence {
     dispatcher: Dispatcher,
-    /// The request as it would go elsewhere: to whom has not failed it.
+    /// The request as it would go elsewhere: to whom has not failed it, or was started again since.
     elsewhere: Wanted,
     bytes: u64,
     /// Tokens of the answer that it reads behind the prompt.
@@ -251,11 +251,11 @@ impl Answer {
         self.progress.has_moved() && is_in_time && did_queue
     }
 
-    /// The request as it would go to others than this worker and those that failed it.
+    /// The request as it would go to others than this worker. Who failed it would take it only as a last resort,
+    /// unless it was started again since.
     fn elsewhere(&self, place: &Place) -> Wanted {
         let mut elsewhere = self.wanted();
         elsewhere.barred.push(place.worker_id.clone());
-        elsewhere.barred.extend(self.tries.failed().iter().map(|by| by.worker.clone()));
         elsewhere
     }
 

@@ -110,6 +110,12 @@ fn what_leaves_a_queue_gets_a_place_only_where_it_begins_at_once() {
         let decision = World::of(&[worker], &[]).decide_for(&demand);
         assert_eq!(outcome(&decision), expected, "{because}");
     }
+    for (process, expected) in [(0, "wait room"), (1, "a")] {
+        let failed = [failed_by("a", process)];
+        let demand = Demand { failed: &failed, leaves_with: Some(0), ..demand() };
+        let decision = World::of(&[w("a", 2, 0)], &[]).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "it failed it as process {process}, and is 0");
+    }
 }
 
 #[test]
