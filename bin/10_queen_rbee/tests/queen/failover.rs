@@ -418,11 +418,17 @@ async fn a_whole_answer_that_was_cut_is_not_begun_anew_where_who_was_to_go_on_fa
         until("it is to go on", async || !long.requests().is_empty()).await;
         let workers = vec![long.listed(SupervisedState::Failed { reason: "signal 9".into() })];
         // Without the file none is started for it.
-        let catalog = Vec::new();
-        queen.hive_beat(&HiveHeartbeat { workers, catalog, ..hive.beat() }).await;
+        let beat = HiveHeartbeat { workers, catalog: Vec::new(), ..hive.beat() };
+        loop {
+            queen.hive_beat(&beat).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     };
     let body = chat();
-    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), ends);
+    let reply = tokio::select! {
+        reply = queen.ask(CHAT, &body) => reply,
+        () = ends => unreachable!("its hive reports without end"),
+    };
     let choice = &reply.json()["choices"][0];
     let found = (&choice["message"]["content"], &choice["finish_reason"]);
     assert_eq!(found, (&json!("Hello"), &json!("length")), "{reply:?}");
