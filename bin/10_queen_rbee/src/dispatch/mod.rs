@@ -234,15 +234,26 @@ impl Dispatcher {
         }
     }
 
-    /// A place for a request that has one already, if there is another one at once that is no last resort.
+    /// A place for a request that waits in a worker's own queue with so many tokens of its answer, where it begins at
+    /// once at another one, and not as a last resort.
     #[must_use]
-    pub fn place_now(&self, mut wanted: Wanted) -> Option<Place> {
+    pub fn place_now(&self, mut wanted: Wanted, given: u32) -> Option<Place> {
         wanted.priority = self.priority(&wanted);
-        let now = clock::now();
-        match self.registry.place(&wanted.ask(&Closed::default(), Duration::ZERO, now), now) {
-            Placed::At(place) if place.why.reason != Reason::LastResort => Some(place),
-            _ => None,
+        let (closed, now) = (Closed::default(), clock::now());
+        let mut ask = wanted.ask(&closed, Duration::ZERO, now);
+        ask.demand.leaves_with = Some(given);
+        match self.registry.place(&ask, now) {
+            Placed::At(place) => Some(place),
+            Placed::Not(_) => None,
         }
+    }
+
+    /// Whether a worker is there that could go on with a request in a context that is known to be longer than those
+    /// that were too short, whether it has room or not.
+    #[must_use]
+    pub fn has_longer(&self, wanted: &Wanted) -> bool {
+        let now = clock::now();
+        self.registry.has_longer(&wanted.ask(&Closed::default(), Duration::ZERO, now), now)
     }
 
     /// Whether a request would be refused at once, since nobody can take it.
@@ -254,22 +265,23 @@ impl Dispatcher {
     /// Whether a request that has waited in vain has nobody left but those that the operator's rules refuse. While
     /// it waits they are not asked about workers that are full or loaded: this is for its end.
     #[must_use]
-    pub fn rules_refuse(&self, mut wanted: Wanted) -> bool {
+    pub fn rules_refuse(&self, wanted: &Wanted) -> bool {
         if !self.registry.has_place_rules() {
             return false;
         }
-        wanted.priority = self.priority(&wanted);
-        let foreseen = self.foresee(&wanted);
-        matches!(foreseen, Decision::Reject { reason: RejectReason::Rules, .. })
+        matches!(self.foresee(wanted), Decision::Reject { reason: RejectReason::Rules, .. })
     }
 
     fn priority(&self, wanted: &Wanted) -> Priority {
         self.registry.priority(&wanted.ask(&Closed::default(), Duration::ZERO, clock::now()))
     }
 
+    /// What would be decided for a request now, with the priority that rules give it.
     fn foresee(&self, wanted: &Wanted) -> Decision {
-        let now = clock::now();
-        self.registry.foresee(&wanted.ask(&Closed::default(), Duration::ZERO, now), now)
+        let (closed, now) = (Closed::default(), clock::now());
+        let ask = wanted.ask(&closed, Duration::ZERO, now);
+        let priority = self.registry.priority(&ask);
+        self.registry.foresee(&Ask { priority, ..ask }, now)
     }
 
     /// Waits for a place in the order of the queue.

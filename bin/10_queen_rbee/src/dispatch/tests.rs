@@ -211,6 +211,17 @@ async fn a_request_finds_an_idle_worker_behind_many_whom_the_rules_keep_from_it(
     assert_eq!((place.worker_id.as_str(), stage.dispatcher.waiting()), ("small", 100));
 }
 
+#[tokio::test]
+async fn whether_a_request_has_a_place_depends_on_the_priority_that_rules_give_it() {
+    const FILTER: &str = "fn filter(request, worker) { request.priority == \"batch\" }";
+    for (priority, expected) in [("batch", true), ("interactive", false)] {
+        let script = format!("fn priority(request) {{ \"{priority}\" }} {FILTER}");
+        let stage = Stage::without_task(Arc::new(NeverReady), Some(&script));
+        stage.beat("w-1", 'b');
+        assert_eq!(stage.dispatcher.has_place(&wanted(None)), expected, "{priority}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_request_waits_for_is_recorded_again_when_it_changes() {
     let stage = Stage::new();

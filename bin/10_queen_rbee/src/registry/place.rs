@@ -284,6 +284,21 @@ impl Registry {
         self.state().has_longer_context(model, policies, tokens, others_than)
     }
 
+    /// Whether a worker works, or loads, that could go on with a request in a context that is known to be longer than
+    /// those that were too short. What the operator's rules say of it is not asked.
+    #[must_use]
+    pub fn has_longer(&self, ask: &Ask<'_>, now: Instant) -> bool {
+        let (demand, state) = (ask.whole_demand(), self.state());
+        let (policies, interval) = (self.shared.policies.get(), self.shared.interval);
+        let snapshot = state.snapshot(&demand, ask.prompt, interval, policies, None, now);
+        snapshot.workers.iter().any(|worker| {
+            worker.serves(&demand)
+                && worker.context_tokens > 0
+                && worker.circuit == Circuit::Closed
+                && matches!(worker.readiness, Readiness::Ready | Readiness::Coming)
+        })
+    }
+
     /// A worker has answered a request. True when that closes its circuit.
     pub fn worker_answered(&self, place: &Place, answered: &Answered, now: Instant) -> bool {
         let State { workers, places, .. } = &mut *self.state();

@@ -437,6 +437,7 @@ impl Worker {
             slots: self.slots(),
             in_flight: self.answers,
             foreign: self.foreign,
+            queued: self.said.as_ref().map_or(0, |said| said.beat.queued),
             held_bytes,
             free_tokens: self.free_tokens(),
             context_tokens: self.context_tokens(),

@@ -20,7 +20,7 @@ pub(super) struct Contexts {
     gave: u32,
     /// Those of them that do not tell.
     gave_untold: Vec<WorkerId>,
-    /// Whether one was full of an answer that could have gone on.
+    /// Whether one was full of an answer that could have gone on, and nothing of it has come since.
     is_cut: bool,
 }
 
@@ -28,6 +28,7 @@ impl Contexts {
     /// A worker gives some of the answer.
     pub(super) fn gave(&mut self, worker: &WorkerId, context: u32) {
         self.refusal = None;
+        self.is_cut = false;
         self.gave = self.gave.max(context);
         if context == 0 && !self.gave_untold.contains(worker) {
             self.gave_untold.push(worker.clone());
@@ -154,6 +155,18 @@ mod tests {
         assert!(contexts.refused(&worker("a"), 512) && contexts.refused(&worker("b"), 256));
         assert!(!contexts.refused(&worker("a"), 0));
         assert_eq!((contexts.too_short(), contexts.refused_by().len()), (512, 2));
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_is_a_whole_one_until_more_of_it_comes() {
+        let (mut contexts, worker) = (Contexts::default(), |name: &str| name.parse().unwrap());
+        contexts.gave(&worker("a"), 256);
+        assert!(!contexts.is_cut());
+        contexts.cut(&worker("a"), 256);
+        contexts.refused(&worker("b"), 512);
+        assert!(contexts.is_cut());
+        contexts.gave(&worker("c"), 2048);
+        assert!(!contexts.is_cut());
     }
 
     #[test]

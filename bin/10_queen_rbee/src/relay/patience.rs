@@ -16,7 +16,7 @@ const PREFILL_TOKEN: Duration = Duration::from_millis(100);
 /// in batch-invariant mode it computes them one by one, as when they were made.
 const TOKEN_AGAIN: Duration = Duration::from_millis(200);
 /// How long a worker has at least before another one is asked in its place.
-const LEAST_ALONE: Duration = Duration::from_secs(5);
+pub(super) const LEAST_ALONE: Duration = Duration::from_secs(5);
 /// How many times as long as others a prompt may take,
 const SLACK: u32 = 8;
 /// and how many times for each slot, since as many may be computed beside it.

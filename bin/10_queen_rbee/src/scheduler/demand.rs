@@ -47,6 +47,9 @@ pub struct Demand<'a> {
     pub is_news_due: bool,
     /// For how long it has waited for others to make way.
     pub waited: Duration,
+    /// It waits in a worker's own queue with so many tokens of its answer, and leaves that only for a worker
+    /// where it begins at once; `None` where it is in no worker.
+    pub leaves_with: Option<u32>,
     /// How much time is left for it.
     pub left: Duration,
     /// For how long it has been in the queue,
@@ -86,6 +89,7 @@ impl<'a> Demand<'a> {
             refused: &[],
             is_news_due: false,
             waited: Duration::ZERO,
+            leaves_with: None,
             left: Duration::MAX,
             queued: Duration::ZERO,
             ahead: 0,

@@ -68,7 +68,9 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         return Decision::Wait(WaitReason::Room);
     }
     let last_resort = |is_hopeful: &dyn Fn(&&WorkerView<'_>) -> bool| {
-        choose(returned().filter(is_hopeful), demand, Some(Reason::LastResort))
+        // What waits in a worker's queue is better off there.
+        let may_be = |worker: &&WorkerView<'_>| demand.leaves_with.is_none() && is_hopeful(worker);
+        choose(returned().filter(may_be), demand, Some(Reason::LastResort))
     };
     if let Some(only) = last_resort(&|worker| !is_tired(worker)) {
         return only;
@@ -206,7 +208,7 @@ fn choose<'a>(
 ) -> Option<Decision> {
     let mut ranked = Vec::with_capacity(workers.size_hint().1.unwrap_or(0));
     let mut is_ruled = false;
-    for worker in workers.filter(|worker| worker.has_room(demand.priority)) {
+    for worker in workers.filter(|worker| worker.takes(demand)) {
         is_ruled |= worker.extra_us != 0;
         ranked.push(Ranked::new(worker, demand));
     }

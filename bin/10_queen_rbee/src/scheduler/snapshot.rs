@@ -203,6 +203,8 @@ pub struct WorkerView<'a> {
     pub in_flight: u32,
     /// Requests of others at its last heartbeat.
     pub foreign: u32,
+    /// How many requests waited in it at its last heartbeat.
+    pub queued: u32,
     /// How many bytes of the prompt's beginning it has computed before and may still hold.
     pub held_bytes: u32,
     /// For how many tokens its KV cache had room beside the requests that ran, at its last heartbeat; `None`
@@ -375,6 +377,21 @@ impl WorkerView<'_> {
             }
             Circuit::Open => false,
         }
+    }
+
+    /// Whether it takes a request now.
+    #[must_use]
+    pub fn takes(&self, demand: &Demand<'_>) -> bool {
+        let is_worth_it = || demand.leaves_with.is_none_or(|given| self.begins(demand, given));
+        self.has_room(demand.priority) && is_worth_it()
+    }
+
+    /// Whether a request with so many tokens of its answer would begin here at once, as far as its last heartbeat tells:
+    /// what leaves one queue for another only loses its turn.
+    fn begins(&self, demand: &Demand<'_>, given: u32) -> bool {
+        let needs = (demand.prompt_bytes / BYTES_A_TOKEN).saturating_add(given);
+        let holds = self.load() == 0 || self.free_tokens.is_none_or(|free| needs <= free);
+        self.queued == 0 && self.load() < self.slots.max(1) && holds
     }
 
     /// How long a request of so many bytes takes here, in microseconds, as far as one can tell: what

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use worker_contract::{HiveHeartbeat, SupervisedState, WorkerHeartbeat};
 
-use crate::support::{HiveDouble, Queen, Reply, Script, WorkerDouble, chat, done, until};
+use crate::support::{HiveDouble, Queen, Reply, Script, Stream, WorkerDouble, chat, done, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -338,6 +338,101 @@ async fn an_answer_that_a_short_context_cuts_goes_on_in_a_longer_one() {
         assert_eq!(resumed.len(), usize::from(expected.1 == "stop"));
         assert!(resumed.iter().all(|request| request.resume == [1]), "{resumed:?}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_in_a_longer_context_only_where_it_can_be_cut_anywhere_and_there_at_once()
+{
+    let tool = json!([{"type": "function", "function": {"name": "f"}}]);
+    for (because, fields, reasoning, digest) in [
+        ("the other has another file", json!({}), "", "2"),
+        ("text was held back for a stop text", json!({"stop": ["END"]}), "", "1"),
+        ("text was held back for a call", json!({"tools": tool}), "", "1"),
+        ("text was held back for the end of its reasoning", json!({}), "Hm", "1"),
+    ] {
+        let said = json!({"type": "delta", "text": "Hello", "reasoning": reasoning, "tokens": [1]});
+        let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(1, "length")])]);
+        let long = WorkerDouble::start("w-2", []);
+        let queen = Queen::start().await;
+        for (worker, context, busy, digit) in [(&short, 8, 0, "1"), (&long, 2048, 3, digest)] {
+            let mut beat = with_context(worker, context);
+            beat.model.digest = Some(digit.repeat(64).parse().unwrap());
+            beat.slots.busy = busy;
+            queen.worker_beat(&beat).await;
+        }
+        let mut body = chat();
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let choice = queen.ask(CHAT, &body).await.json()["choices"][0].clone();
+        let found = (&choice["message"]["content"], &choice["finish_reason"]);
+        assert_eq!(found, (&json!("Hello"), &json!("length")), "{because}: {choice}");
+        assert_eq!((short.requests().len(), long.requests().len()), (1, 0), "{because}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_whole_where_a_context_cut_it_is_so_until_more_of_it_comes() {
+    let fails = || Script::Fails(&[], "engine_error");
+    for (because, then, expected) in [
+        ("it fails", vec![fails(); 20], "Hello"),
+        ("it refuses", vec![Script::Refuses(400, "no"); 20], "Hello"),
+        ("it is silent", vec![Script::Silent], "Hello"),
+        (
+            "it has gone on",
+            vec![Script::Fails(&[" on"], "engine_error"), Script::Silent],
+            "Hello on",
+        ),
+    ] {
+        let said = json!({"type": "delta", "text": "Hello", "tokens": [1]});
+        let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(1, "length")])]);
+        let long = WorkerDouble::start("w-2", then);
+        let queen = Queen::start().await;
+        queen.worker_beat(&with_context(&short, 8)).await;
+        let mut beat = long.beat();
+        beat.slots.busy = 3;
+        queen.worker_beat(&beat).await;
+        let mut body = chat();
+        body["stream"] = json!(true);
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "1500").json(&body);
+        let transcript = Stream::open(request).await.begun().await.rest().await;
+        let is_whole = transcript.is_done && transcript.error.is_none();
+        assert_eq!(
+            (transcript.text().as_str(), is_whole),
+            (expected, expected == "Hello"),
+            "{because}"
+        );
+        assert!(!long.requests().is_empty(), "{because}");
+    }
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_was_cut_is_not_begun_anew_where_who_was_to_go_on_fails() {
+    let said = json!({"type": "delta", "text": "Hello", "tokens": [1]});
+    let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(1, "length")])]);
+    let long = WorkerDouble::start("w-2", [Script::Silent]);
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    queen.worker_beat(&with_context(&short, 8)).await;
+    let mut beat = long.beat();
+    beat.slots.busy = 3;
+    queen.worker_beat(&beat).await;
+    let ends = async {
+        until("it is to go on", async || !long.requests().is_empty()).await;
+        let workers = vec![long.listed(SupervisedState::Failed { reason: "signal 9".into() })];
+        // Without the file none is started for it.
+        let beat = HiveHeartbeat { workers, catalog: Vec::new(), ..hive.beat() };
+        loop {
+            queen.hive_beat(&beat).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let body = chat();
+    let reply = tokio::select! {
+        reply = queen.ask(CHAT, &body) => reply,
+        () = ends => unreachable!("its hive reports without end"),
+    };
+    let choice = &reply.json()["choices"][0];
+    let found = (&choice["message"]["content"], &choice["finish_reason"]);
+    assert_eq!(found, (&json!("Hello"), &json!("length")), "{reply:?}");
+    assert_eq!(short.requests().len(), 1, "it was begun anew");
 }
 
 fn with_context(worker: &WorkerDouble, tokens: u32) -> WorkerHeartbeat {

@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use worker_contract::WorkerHeartbeat;
 
 use crate::support::{Queen, Reply, Script, WorkerDouble, chat, until};
 
@@ -120,12 +121,13 @@ async fn the_deadline_ends_what_hangs() {
 async fn a_deadline_that_passes_at_a_worker_that_works_accuses_nobody_and_more_time_is_advised() {
     for (script, did) in [
         (Script::Hangs(&[]), "w-1 was still computing its prompt"),
-        (Script::Silent, "w-1 had it in its queue"),
+        (Script::Queues, "w-1 had it in its queue"),
+        (Script::Silent, "w-1 had not answered yet, after 2 s"),
     ] {
         let worker = WorkerDouble::start("w-1", [script]);
         let queen = Queen::start().await;
         queen.worker_beat(&worker.beat()).await;
-        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2000").json(&chat());
+        let request = queen.post(CHAT).header("x-rbee-deadline-ms", "2900").json(&chat());
         let error = Reply::read(request).await.error(504, "deadline_exceeded");
         let expected = format!("the request's deadline has passed after 0 tokens: {did}");
         assert_eq!(error["message"], expected);
@@ -311,10 +313,12 @@ async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has
         let other = WorkerDouble::start("w-2", [Script::Says(rest)]);
         let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
         let mut beat = crowded.beat();
-        (beat.slots.busy, beat.queued, beat.tokens_per_second) = (busy, 1, tokens_per_second);
+        (beat.slots.busy, beat.tokens_per_second) = (busy, tokens_per_second);
         queen.worker_beat(&beat).await;
         let reported = async {
             until("the request is there", async || crowded.requests().len() == 1).await;
+            // Only then it is known to wait.
+            beat.queued = 1;
             loop {
                 queen.worker_beat(&beat).await;
                 queen.worker_beat(&other.beat()).await;
@@ -333,4 +337,74 @@ async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has
         let failures = "rbee_queen_worker_failures_total{worker=\"w-1\",model=\"m\"} 0\n";
         assert!(metrics.contains(failures), "{metrics}");
     }
+}
+
+#[tokio::test]
+async fn what_waits_in_a_worker_goes_neither_to_one_where_it_would_wait_nor_back_to_one_that_it_left()
+ {
+    let names = ["w-1", "w-2", "w-3", "w-4"];
+    let [first, second, last, full] = names.map(|name| {
+        let waits = name == "w-1" || name == "w-2";
+        WorkerDouble::start(name, waits.then_some(Script::Queues))
+    });
+    let queen = Queen::start().await;
+    let report = async |worker: &WorkerDouble, busy, queued| {
+        let mut beat = worker.beat();
+        (beat.slots.busy, beat.queued) = (busy, queued);
+        queen.worker_beat(&beat).await;
+    };
+    report(&first, 1, 1).await;
+    let reported = async {
+        until("the request is there", async || first.requests().len() == 1).await;
+        loop {
+            // The least loaded one is that whose KV cache is full.
+            report(&full, 0, 1).await;
+            if second.requests().is_empty() {
+                report(&first, 1, 1).await;
+                report(&second, 2, 0).await;
+            } else {
+                report(&first, 0, 0).await;
+                report(&second, 1, 1).await;
+                report(&last, 2, 0).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let body = chat();
+    let reply = tokio::select! {
+        reply = queen.ask(CHAT, &body) => reply,
+        () = reported => unreachable!("it reports without end"),
+    };
+    assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-3"), "{reply:?}");
+    let asked = [first, second, last, full].map(|worker| worker.requests().len());
+    assert_eq!(asked, [1, 1, 1, 0]);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_started_again_takes_what_waits_elsewhere_also_where_it_failed_it_before()
+{
+    let failing = WorkerDouble::start("w-1", [Script::Fails(&[], "engine_error")]);
+    let crowded = WorkerDouble::start("w-2", [Script::Queues]);
+    let restarted = WorkerDouble::start("w-1", []);
+    let queen = Queen::start().await;
+    let mut crowd = crowded.beat();
+    crowd.slots.busy = 3;
+    queen.worker_beat(&failing.beat()).await;
+    queen.worker_beat(&crowd).await;
+    let reported = async {
+        until("it waits in the other one", async || !crowded.requests().is_empty()).await;
+        crowd.queued = 1;
+        loop {
+            queen.worker_beat(&WorkerHeartbeat { pid: 2, ..restarted.beat() }).await;
+            queen.worker_beat(&crowd).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "15000").json(&chat());
+    let reply = tokio::select! {
+        reply = Reply::read(request) => reply,
+        () = reported => unreachable!("it reports without end"),
+    };
+    assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-1"), "{reply:?}");
+    assert_eq!(restarted.requests().len(), 1);
 }

@@ -60,7 +60,7 @@ impl Answer {
         if let Some(why) = self.why_nobody(&model) {
             return self.late(why.into());
         }
-        let are_refused = self.relay.dispatcher.rules_refuse(self.wanted());
+        let are_refused = self.relay.dispatcher.rules_refuse(&self.wanted());
         Failure::NoPlace(if are_refused {
             NoPlace::Rules { model }
         } else {

@@ -67,8 +67,12 @@ pub struct Answer {
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
     doubt: Option<Failure>,
     unwilling: Unwilling,
+    /// The workers whose queues it has left.
+    left: Vec<WorkerId>,
     /// When a worker was last asked.
     asked_at: Instant,
+    /// Whether it has taken the request.
+    is_taken: bool,
     /// Answers have no more time; `None` while that is awaited together with the next part.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
@@ -186,7 +190,9 @@ impl Answer {
             refusal: None,
             doubt: None,
             unwilling: Unwilling::default(),
+            left: Vec::new(),
             asked_at: Instant::now(),
+            is_taken: false,
             cut: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
@@ -222,30 +228,24 @@ impl Answer {
             if let Some(part) = self.ready.pop_front() {
                 return Some(Ok(part));
             }
-            match std::mem::replace(&mut self.state, State::Ended) {
+            let next = match std::mem::replace(&mut self.state, State::Ended) {
                 State::Ended => return None,
                 State::Complete(events, after) => {
                     events.finish().await;
                     if matches!(after, After::NextLeg) {
                         self.state = State::Seeking(None);
                     }
+                    Ok(())
                 }
-                State::Seeking(not_before) => {
-                    // What it needs is let go once a worker answers: a stream is open for long.
-                    if let Err(failure) = Box::pin(self.seek(not_before, None)).await {
-                        return Some(Err(self.fail(failure)));
-                    }
-                }
-                State::Placed(place) => {
-                    if let Err(failure) = Box::pin(self.seek(None, Some(place))).await {
-                        return Some(Err(self.fail(failure)));
-                    }
-                }
-                State::Reading(reading) => {
-                    if let Err(failure) = self.read(reading).await {
-                        return Some(Err(self.fail(failure)));
-                    }
-                }
+                // What seeking needs is let go once a worker answers: a stream is open for long.
+                State::Seeking(not_before) => Box::pin(self.seek(not_before, None)).await,
+                State::Placed(place) => Box::pin(self.seek(None, Some(place))).await,
+                State::Reading(reading) => self.read(reading).await,
+            };
+            match next {
+                Ok(()) => {}
+                Err(failure) if self.is_whole_without(&failure) => self.fill(),
+                Err(failure) => return Some(Err(self.fail(failure))),
             }
         }
     }
@@ -294,13 +294,13 @@ impl Answer {
         };
         let place = match placed {
             Some(Ok(place)) => place,
+            Some(Err(_)) if self.contexts.is_cut() => {
+                self.fill();
+                return Ok(());
+            }
             Some(Err(no_place)) if self.may_begin_anew(&no_place) => {
                 self.begin_anew();
                 self.state = State::Seeking(None);
-                return Ok(());
-            }
-            Some(Err(_)) if self.contexts.is_cut() => {
-                self.fill();
                 return Ok(());
             }
             Some(Err(no_place)) => return Err(self.rejected(no_place)),
@@ -339,7 +339,7 @@ impl Answer {
             via: &self.asking.via,
         };
         let silence = self.silence(&place).map(Box::new);
-        self.asked_at = Instant::now();
+        (self.asked_at, self.is_taken) = (Instant::now(), false);
         let sending = self.relay.workers.send(target, &leg, deadline);
         let sent = match &silence {
             Some(silence) => silence.over(&place, sending).await,
@@ -350,6 +350,7 @@ impl Answer {
         }
         match sent {
             Ok(events) => {
+                self.is_taken = true;
                 let had = self.progress.tokens();
                 let reading = Reading::new(Box::new(events), place, had, silence, self.asked_at);
                 self.set_alarm(&reading, self.patience_ends(&reading));

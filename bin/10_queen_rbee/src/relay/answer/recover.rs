@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{ErrorDetail, FinishReason, InferenceEvent, WorkerId};
+use worker_contract::{ErrorDetail, FinishReason, InferenceEvent, Task, WorkerId};
 
 use super::{Answer, State};
 use crate::clock;
-use crate::dispatch::NoPlace;
+use crate::dispatch::{NoPlace, Wanted};
 use crate::registry::{Failed, Place};
 use crate::relay::Failure;
 use crate::relay::contexts::longer_context;
@@ -255,7 +255,8 @@ impl Answer {
         self.state = State::Seeking(None);
     }
 
-    /// Whether an answer ends since its worker's context is full, though another worker has a longer one.
+    /// Whether an answer ends since its worker's context is full, though another worker could go on with it in a
+    /// longer one.
     pub(super) fn is_cut_short(&self, event: &InferenceEvent, place: &Place) -> bool {
         let InferenceEvent::Done { finish_reason: FinishReason::Length, usage, .. } = event else {
             return false;
@@ -265,13 +266,25 @@ impl Answer {
         let tokens = usage.completion_tokens.max(given);
         let has = usage.prompt_tokens.saturating_add(tokens).saturating_add(NEARLY_FULL);
         let is_all = self.request.sampling.max_tokens.is_some_and(|most| tokens >= most);
-        let registry = self.relay.dispatcher.registry();
+        let too_short = context.max(self.contexts.too_short());
         tokens > 0
             && context > 0
             && has >= context
             && !is_all
-            && self.progress.choices() == 1
-            && registry.has_longer_context(&self.model, context, self.contexts.refused_by())
+            && self.can_be_cut_anywhere()
+            && self.relay.dispatcher.has_longer(&Wanted { too_short, ..self.wanted() })
+    }
+
+    /// Whether a worker held nothing of the answer back where it ended it: at its end it gives what it held for a
+    /// stop text, a call or a mark of reasoning, and who goes on would give that again.
+    fn can_be_cut_anywhere(&self) -> bool {
+        let has_tools = matches!(&self.request.task, Task::Chat(chat) if !chat.tools.is_empty());
+        self.request.sampling.stop.is_empty() && !has_tools && self.progress.is_one_text()
+    }
+
+    /// Whether what there is of the answer is a whole one, though a request for more of it has failed so.
+    pub(super) fn is_whole_without(&self, failure: &Failure) -> bool {
+        self.contexts.is_cut() && !matches!(failure, Failure::NoPlace(NoPlace::Stopping))
     }
 
     /// An answer that a worker's context has cut short goes on at one that has a longer context. Where none takes it
@@ -354,6 +367,7 @@ impl Answer {
         let worker_id = &place.worker_id;
         tracing::info!(%worker_id, reason, "a request leaves a worker's queue for another worker");
         self.log_leaves_queue(worker_id, reason);
+        self.left.push(worker_id.clone());
         self.log_placed(&other);
         self.record.tries_again(self.progress.has_begun());
         self.state = State::Placed(other);
@@ -460,7 +474,7 @@ mod tests {
     use access_tokens::{HiveSecrets, Secret};
     use serde_json::json;
     use tokio_util::task::TaskTracker;
-    use worker_contract::{InferenceRequest, ModelAlias, Prompt, RequestId, Task};
+    use worker_contract::{InferenceRequest, ModelAlias, Prompt, RequestId};
 
     use super::*;
     use crate::admission::Priority;

@@ -15,7 +15,9 @@ use crate::attached::{BYTES_A_TOKEN, Engine};
 use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
 use crate::registry::{Failed, Registry};
-use crate::relay::patience::{Doing, patience, server_begins, server_patience, until_another};
+use crate::relay::patience::{
+    Doing, LEAST_ALONE, patience, server_begins, server_patience, until_another,
+};
 use crate::relay::pulse::Pulse;
 
 /// How often it is looked whether another worker can take what a server is silent over.
@@ -29,7 +31,7 @@ const SHUT_SILENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Silence {
     dispatcher: Dispatcher,
-    /// The request as it would go elsewhere: to whom has not failed it.
+    /// The request as it would go elsewhere: to whom has not failed it, or was started again since.
     elsewhere: Wanted,
     bytes: u64,
     /// Tokens of the answer that it reads behind the prompt.
@@ -161,8 +163,12 @@ impl Answer {
         if self.progress.has_moved() || had_for < LOOK {
             return None;
         }
+        let after = format!("yet, after {} s", had_for.as_secs());
         if place.target.server.is_some() {
-            return Some(format!("had given nothing yet, after {} s", had_for.as_secs()));
+            return Some(format!("had given nothing {after}"));
+        }
+        if !self.is_taken {
+            return Some(format!("had not answered {after}"));
         }
         let did = match &self.request.task {
             _ if !self.progress.is_started() => "had it in its queue",
@@ -178,6 +184,9 @@ impl Answer {
     /// When it is looked next whether a worker of rbee that says nothing of a prompt has it taken away.
     pub(super) fn looks_for_another_at(&self, reading: &Reading) -> Option<Instant> {
         let (at, _) = self.may_be_taken(reading)?;
+        // Whether it waits in the worker's queue, its next report tells.
+        let at =
+            if self.progress.is_started() { at } else { at.min(reading.heard_at + LEAST_ALONE) };
         Some(at.max(Instant::now() + LOOK))
     }
 
@@ -196,9 +205,13 @@ impl Answer {
         is_better.then(|| silent(self.relay.dispatcher.registry(), place, since))
     }
 
-    /// What a worker has in its queue leaves that for the place that another one gives it at once, if one does.
+    /// What a worker has in its queue leaves that for the place that another one gives it at once, if one does that
+    /// it has not left before.
     pub(super) fn leaves_queue(&self, reading: &Reading) -> Option<Trouble> {
-        let place = self.relay.dispatcher.place_now(self.elsewhere(&reading.place))?;
+        let mut elsewhere = self.elsewhere(&reading.place);
+        elsewhere.barred.extend_from_slice(&self.left);
+        let given = u32::try_from(self.progress.tokens()).unwrap_or(u32::MAX);
+        let place = self.relay.dispatcher.place_now(elsewhere, given)?;
         let reason = nothing_for(reading.heard_at.elapsed());
         Some(Trouble::Queues { reason, other: Box::new(place) })
     }
@@ -238,11 +251,11 @@ impl Answer {
         self.progress.has_moved() && is_in_time && did_queue
     }
 
-    /// The request as it would go to others than this worker and those that failed it.
+    /// The request as it would go to others than this worker. Who failed it would take it only as a last resort,
+    /// unless it was started again since.
     fn elsewhere(&self, place: &Place) -> Wanted {
         let mut elsewhere = self.wanted();
         elsewhere.barred.push(place.worker_id.clone());
-        elsewhere.barred.extend(self.tries.failed().iter().map(|by| by.worker.clone()));
         elsewhere
     }
 

@@ -248,6 +248,11 @@ impl Progress {
         self.choices.get(choice).map_or(&[], Choice::given)
     }
 
+    /// Whether it is one text, and nothing but text was passed on: no reasoning, and no calls.
+    pub(super) fn is_one_text(&self) -> bool {
+        matches!(self.choices.as_slice(), [only] if only.text().is_some())
+    }
+
     /// How many texts are asked for.
     pub(super) fn choices(&self) -> u32 {
         u32::try_from(self.choices.len()).unwrap_or(u32::MAX)

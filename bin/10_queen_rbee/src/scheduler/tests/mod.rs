@@ -163,6 +163,7 @@ struct W {
     slots: u32,
     in_flight: u32,
     foreign: u32,
+    queued: u32,
     held_bytes: u32,
     free_tokens: Option<u32>,
     context_tokens: u32,
@@ -190,6 +191,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         slots,
         in_flight,
         foreign: 0,
+        queued: 0,
         held_bytes: 0,
         free_tokens: None,
         context_tokens: 0,
@@ -217,6 +219,10 @@ impl W {
 
     fn foreign(self, foreign: u32) -> Self {
         Self { foreign, ..self }
+    }
+
+    fn queues(self, queued: u32) -> Self {
+        Self { queued, ..self }
     }
 
     fn model(self, model: &str) -> Self {
@@ -256,6 +262,7 @@ impl W {
             slots: self.slots,
             in_flight: self.in_flight,
             foreign: self.foreign,
+            queued: self.queued,
             held_bytes: self.held_bytes,
             free_tokens: self.free_tokens,
             context_tokens: self.context_tokens,

@@ -97,6 +97,28 @@ fn of_two_that_are_expected_at_about_the_same_time_the_idle_one_gets_the_request
 }
 
 #[test]
+fn what_leaves_a_queue_gets_a_place_only_where_it_begins_at_once() {
+    for (because, worker, given, expected) in [
+        ("a slot is free", w("a", 2, 1), 0, "a"),
+        ("somebody waits there", w("a", 2, 1).queues(1), 0, "wait room"),
+        ("its slots are taken", w("a", 2, 1).foreign(1), 0, "wait room"),
+        ("its KV cache holds the prompt", w("a", 2, 1).has_room_for(100), 0, "a"),
+        ("and not what there is of the answer", w("a", 2, 1).has_room_for(100), 1, "wait room"),
+        ("it is as empty as it can be", w("a", 2, 0).has_room_for(10), 0, "a"),
+    ] {
+        let demand = Demand { prompt_bytes: 400, leaves_with: Some(given), ..demand() };
+        let decision = World::of(&[worker], &[]).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "{because}");
+    }
+    for (process, expected) in [(0, "wait room"), (1, "a")] {
+        let failed = [failed_by("a", process)];
+        let demand = Demand { failed: &failed, leaves_with: Some(0), ..demand() };
+        let decision = World::of(&[w("a", 2, 0)], &[]).decide_for(&demand);
+        assert_eq!(outcome(&decision), expected, "it failed it as process {process}, and is 0");
+    }
+}
+
+#[test]
 fn a_long_prompt_goes_where_the_kv_cache_has_room_for_it() {
     let rows: [(&str, u32, &[W], &str); 6] = [
         ("a short prompt fits", 400, &[w("a", 4, 1).has_room_for(100), w("b", 4, 2)], "a"),
