@@ -20,6 +20,9 @@ const LASTING: [&str; 5] = [
     "log_not_writable",
 ];
 
+/// When to try again where the queen's own hive could not be started, in seconds: as often she tries it.
+const RETRY_MISSING_HIVE_S: u64 = 5;
+
 /// What a client is told about a failure. The registry knows the models that there are instead of an
 /// unknown one.
 pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
@@ -63,6 +66,11 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
         NoPlace::HiveGone { hive, retry_after_s, .. } => {
             ApiError::unavailable("hive_gone", message, retry_after_s)
                 .hint(format!("start it: rbee-keeper hive start {hive}"))
+        }
+        NoPlace::HiveMissing { .. } => {
+            ApiError::unavailable("hive_not_running", message, RETRY_MISSING_HIVE_S).hint(
+                "the queen tries again every few seconds: rbee-keeper status tells whether it runs",
+            )
         }
         NoPlace::NoWorkerLeft { server: Some((server, _)), retry_after_s, .. } => {
             ApiError::unavailable("no_worker", message, retry_after_s).hint(format!(
@@ -126,6 +134,22 @@ mod tests {
         let shown = describe(Failure::OwnLimit("too many files".into()), &registry);
         assert_eq!((shown.status.as_u16(), shown.retry_after_s), (503, Some(1)));
         assert_eq!(shown.detail.message, "too many files");
+    }
+
+    #[test]
+    fn a_model_that_a_hive_may_have_which_could_not_be_started_is_no_unknown_one() {
+        let why = "the hive of this machine could not be started: the model catalog /data/hive.db \
+                   cannot be opened: database or disk is full";
+        let missing = NoPlace::HiveMissing { model: "m".parse().unwrap(), why: why.into() };
+        let registry = Registry::new(std::time::Duration::ZERO, Vec::new(), Instant::now());
+        let shown = describe(Failure::NoPlace(missing), &registry);
+        assert_eq!((shown.status.as_u16(), shown.retry_after_s), (503, Some(5)));
+        assert_eq!(shown.detail.code.as_deref(), Some("hive_not_running"));
+        assert_eq!(
+            shown.detail.message,
+            "nobody has the model m at present, and the hive of this machine could not be started: the \
+             model catalog … cannot be opened: database or disk is full"
+        );
     }
 
     #[test]
