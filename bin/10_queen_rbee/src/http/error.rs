@@ -7,7 +7,7 @@ use daemon_http::ApiError;
 
 use crate::dialect::openai::unknown_model;
 use crate::dispatch::NoPlace;
-use crate::registry::{Registry, Resting};
+use crate::registry::{Registry, Resting, has_no_room_even_alone};
 use crate::relay::{Failure, longer_context};
 
 /// Why no worker starts until somebody has repaired it: there is no time to tell after which it is worth
@@ -106,7 +106,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
         NoPlace::SpawnFailed { source, retry_after_s, .. } => {
             let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, &source.code, message);
-            if !LASTING.contains(&source.code.as_str()) {
+            if !LASTING.contains(&source.code.as_str()) && !has_no_room_even_alone(&source) {
                 error = error.retry_after(retry_after_s);
             }
             match source.hint {
@@ -182,6 +182,13 @@ mod tests {
                 None,
             ),
             ("no_free_port", "no port is free", "no port is free", Some(5)),
+            ("not_enough_memory", "CPU-0 is full", "CPU-0 is full", Some(5)),
+            (
+                "not_enough_memory",
+                "CPU-0 is full; it would have no room there without other workers either",
+                "CPU-0 is full; it would have no room there without other workers either",
+                None,
+            ),
         ];
         for (code, message, told, retry_after_s) in rows {
             let source = JobError::new(code, message).hint("rbee-keeper worker logs w-1");
