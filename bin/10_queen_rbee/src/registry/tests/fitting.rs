@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use job_server::JobError;
 use rbee_operations::{FitReport, ModelPolicySet, NOT_EVEN_ALONE};
 use worker_contract::MemoryNeed;
 
