@@ -74,7 +74,7 @@ fn end_interrupted(change: &Transaction<'_>) -> rusqlite::Result<()> {
     let numbers = query.query_map([], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
     for number in numbers {
         let at = last_told_at(change, number)?.or(created_at(change, number)?);
-        end_as_interrupted(change, number, at.unwrap_or_else(now))?;
+        end_as_interrupted(change, number, &at.unwrap_or_else(now))?;
     }
     Ok(())
 }
@@ -83,7 +83,7 @@ fn end_as_interrupted(change: &Transaction<'_>, number: i64, at: String) -> rusq
     let end = End::interrupted();
     let state = end.state().as_str();
     // The event of a failure does not name the operation.
-    let event = end.into_event("", at.clone());
+    let event = end.into_event("", at.to_owned());
     change.execute(
         "INSERT OR REPLACE INTO job_events (job_id, event_id, json)
             SELECT job_id, ?1, ?2 FROM jobs WHERE number = ?3",
