@@ -147,6 +147,14 @@ impl HiveClients {
         }
     }
 
+    /// What is to be done about an operation when the queen has ended in the middle of it, if not to begin it again: the
+    /// next life of the hive in her goes on with some.
+    #[must_use]
+    pub fn after_end(&self, operation: &Operation) -> Option<String> {
+        let is_inside = operation.hive_id().is_some_and(|hive| self.is_inside(hive));
+        is_inside.then(|| resumed::after_end(operation)).flatten()
+    }
+
     /// The base URL of a hive that is another process.
     #[must_use]
     pub fn address(&self, id: &HiveAlias) -> Option<String> {

@@ -80,7 +80,7 @@ fn end_interrupted(change: &Transaction<'_>) -> rusqlite::Result<()> {
 }
 
 fn end_as_interrupted(change: &Transaction<'_>, number: i64, at: String) -> rusqlite::Result<()> {
-    let end = End::interrupted();
+    let end = End::interrupted(None);
     let state = end.state().as_str();
     // The event of a failure does not name the operation.
     let event = end.into_event("", at.to_owned());
