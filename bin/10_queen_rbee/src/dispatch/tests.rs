@@ -291,10 +291,11 @@ async fn who_waits_in_vain_is_not_told_of_others_who_are_no_longer_there() {
 #[tokio::test]
 async fn a_model_that_a_missing_hive_may_have_is_no_unknown_one() {
     let other = Wanted { model: "other".parse().unwrap(), ..wanted(None) };
-    for (hives, expected) in [
-        (Arc::new(Nowhere) as Arc<dyn FindHive>, "unknown_model the model other does not exist"),
+    let rows: [(Arc<dyn FindHive>, &str); 2] = [
+        (Arc::new(Nowhere), "unknown_model the model other does not exist"),
         (Arc::new(Missing), "hive_gone nobody has the model other at present, and it cannot start"),
-    ] {
+    ];
+    for (hives, expected) in rows {
         let stage = Stage::without_task(hives, None);
         let refused = stage.dispatcher.place(other.clone()).await.unwrap_err();
         assert_eq!(format!("{} {refused}", refused.reason()), expected);

@@ -79,7 +79,7 @@ fn end_interrupted(change: &Transaction<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn end_as_interrupted(change: &Transaction<'_>, number: i64, at: String) -> rusqlite::Result<()> {
+fn end_as_interrupted(change: &Transaction<'_>, number: i64, at: &str) -> rusqlite::Result<()> {
     let end = End::interrupted(None);
     let state = end.state().as_str();
     // The event of a failure does not name the operation.
