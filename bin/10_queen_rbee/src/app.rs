@@ -239,17 +239,19 @@ impl App {
         self.routes.clone()
     }
 
-    /// Takes no more jobs. To be called when the queen is told to stop.
-    pub fn take_no_more_jobs(&self) {
+    /// Takes no more jobs and ends those that there are: answers that are given as jobs have `drain` until then, the
+    /// others are cancelled at once. To be called when the queen is told to stop, beside serving: who follows a job is
+    /// served until that has ended.
+    pub async fn end_jobs(&self, drain: Duration) {
         self.jobs.close();
+        self.leave_downloads();
+        self.jobs.drain(drain).await;
+        self.jobs.shutdown(JOB_GRACE).await;
     }
 
-    /// Ends what still runs: jobs, the hive of this process with its workers unless they are to be kept, background
-    /// tasks. To be called when no more requests come in. Answers that are given as jobs go on until `drain_until`.
-    pub async fn shutdown(&self, drain_until: Instant) {
-        self.leave_downloads();
-        self.jobs.drain(drain_until.saturating_duration_since(Instant::now())).await;
-        self.jobs.shutdown(JOB_GRACE).await;
+    /// Ends what still runs: the hive of this process with its workers unless they are to be kept, background tasks. To
+    /// be called when no more requests come in, and jobs [have ended](Self::end_jobs).
+    pub async fn shutdown(&self) {
         self.stop_local_hive().await;
         self.background.cancel();
         self.tasks.close();

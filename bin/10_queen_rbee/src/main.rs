@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use access_tokens::Authenticator;
 use anyhow::Context as _;
@@ -118,13 +118,11 @@ async fn reign(paths: Paths, config: Config, requests: RequestThreads) -> anyhow
     };
     let draining = async {
         stop.cancelled().await;
-        app.take_no_more_jobs();
         // One time for streams and jobs.
-        Instant::now() + drain
+        app.end_jobs(drain).await;
     };
-    let (served, drain_until, ()) =
-        tokio::join!(serving, draining, keep_log_bounded(log, stop.clone()));
-    app.shutdown(drain_until).await;
+    let (served, (), ()) = tokio::join!(serving, draining, keep_log_bounded(log, stop.clone()));
+    app.shutdown().await;
     requests.end().await;
     tracing::info!("queen stopped");
     served

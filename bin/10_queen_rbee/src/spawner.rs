@@ -112,6 +112,12 @@ impl Spawner {
         Some(attempt)
     }
 
+    /// That the queen's own hive is missing, and why.
+    #[must_use]
+    pub fn missing_hive(&self) -> Option<String> {
+        self.shared.hives.missing()
+    }
+
     async fn carry_out(
         self,
         start: Start,

@@ -12,7 +12,7 @@ use crate::cli::StartArgs;
 use crate::failure::Failure;
 use crate::job_run;
 use crate::queen_client::{Queen, local_url};
-use crate::queen_process;
+use crate::queen_process::{self, Daemon};
 use crate::render::detail::pairs;
 use crate::session::{Session, Target};
 use crate::view;
@@ -35,11 +35,12 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
         let localhost = HiveTarget { hive_id: HiveAlias::localhost() };
         job_run::run(session, &queen, &Operation::HiveStart(localhost)).await?;
     }
-    let hive = wait_for_hive(&queen).await?;
+    let hive = wait_for_hive(session, &queen).await?;
     if let Some(warning) = warning(hive.as_ref()) {
         session.output.warn(&warning);
     }
-    let is_known_to_run = runs(hive.clone());
+    let place = place(hive.as_ref());
+    let in_queen = place.map_or(has_local_hive, |place| place == Place::Inside);
     let trouble = hive.and_then(|hive| hive.trouble);
     if session.output.is_json() {
         let document = json!({
@@ -48,15 +49,15 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
             "started": started.fresh,
             "version": queen.build.version,
             "features": queen.build.features,
-            "hive": { "hive_id": "localhost", "in_queen": has_local_hive, "trouble": trouble },
+            "hive": { "hive_id": "localhost", "in_queen": in_queen, "trouble": trouble },
         });
         return session.output.document(&document).await;
     }
     let how = if started.fresh { "started" } else { "was running already" };
-    let hive = match has_local_hive {
-        _ if !is_known_to_run => "localhost, does not report",
-        true => "localhost, inside the queen",
-        false => "localhost, beside the queen",
+    let hive = match place {
+        None => "localhost, does not report",
+        Some(Place::Inside) => "localhost, inside the queen",
+        Some(Place::Beside) => "localhost, beside the queen",
     };
     let text = pairs(&[
         ("queen", format!("{how}, pid {}", started.pid)),
@@ -64,6 +65,19 @@ pub(super) async fn up(session: &Session, args: &StartArgs) -> Result<(), Failur
         ("endpoint", format!("{}/v1", queen.url)),
     ]);
     session.output.text(text).await
+}
+
+/// Where this machine's hive runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Inside,
+    Beside,
+}
+
+/// Where it is; `None` where it does not report. A queen who has a hive inside may still have another one beside her.
+fn place(hive: Option<&view::Hive>) -> Option<Place> {
+    let hive = hive.filter(|hive| !hive.is_gone())?;
+    Some(if hive.address.is_none() { Place::Inside } else { Place::Beside })
 }
 
 /// What is to be told of this machine's hive, beside that it is there.
@@ -83,15 +97,31 @@ fn warning(hive: Option<&view::Hive>) -> Option<String> {
 
 /// Waits until the queen has heard of this machine's hive, so that the next command finds it, or has tried in vain to
 /// start it. `None` if it takes too long.
-async fn wait_for_hive(queen: &Queen) -> Result<Option<view::Hive>, Failure> {
-    let deadline = Instant::now() + HIVE_PATIENCE;
+async fn wait_for_hive(session: &Session, queen: &Queen) -> Result<Option<view::Hive>, Failure> {
+    let began = Instant::now();
+    let may_be_beside = queen_process::running(session, Daemon::Hive).is_some();
+    let vain_from = began + if may_be_beside { until_report(session) } else { Duration::ZERO };
     loop {
         let reported = reported(queen).await?;
-        if reported.is_some() || Instant::now() >= deadline {
+        let now = Instant::now();
+        let is_known = reported.as_ref().is_some_and(|hive| is_last_word(hive, now >= vain_from));
+        if is_known || now >= began + HIVE_PATIENCE {
             return Ok(reported);
         }
         sleep(LOOK).await;
     }
+}
+
+/// By when a hive that is a process of its own has reported to a queen that has just been started.
+fn until_report(session: &Session) -> Duration {
+    let interval = Duration::from_millis(session.config.worker.heartbeat_interval_ms);
+    interval.saturating_mul(2).min(HIVE_PATIENCE)
+}
+
+/// Whether nothing else is to be expected: a hive that runs beside the queen keeps her from starting hers, and it is no
+/// trouble once that one reports.
+fn is_last_word(hive: &view::Hive, is_in_vain: bool) -> bool {
+    !hive.is_gone() || is_in_vain
 }
 
 /// The hive of this machine, if it reports on time, or the queen says why it does not run. To its queen it is localhost, whatever it is called.
@@ -107,6 +137,24 @@ async fn reported(queen: &Queen) -> Result<Option<view::Hive>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hive_beside_the_queen_is_waited_for_though_she_could_not_start_hers_and_told_as_that() {
+        let hive_of = |hive| serde_json::from_value::<view::Hive>(hive).unwrap();
+        let inside = hive_of(json!({"liveness": "alive"}));
+        let beside = hive_of(json!({"liveness": "alive", "address": "http://127.0.0.1:9000"}));
+        let in_vain = hive_of(json!({"liveness": "gone", "trouble": "its files are in use"}));
+        for (hive, told, ends_wait) in [
+            (&inside, Some(Place::Inside), true),
+            (&beside, Some(Place::Beside), true),
+            (&in_vain, None, false),
+        ] {
+            assert_eq!(place(Some(hive)), told, "{hive:?}");
+            assert_eq!(is_last_word(hive, false), ends_wait, "{hive:?}");
+            assert!(is_last_word(hive, true), "{hive:?}");
+        }
+        assert_eq!(place(None), None);
+    }
 
     #[test]
     fn a_hive_that_does_not_run_is_told_with_its_reason() {

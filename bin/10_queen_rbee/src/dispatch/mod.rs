@@ -370,6 +370,12 @@ impl Dispatcher {
         }
         let source = source.map(|source| self.registry.with_kept(model, source.clone()));
         let source = source.as_ref();
+        if reason == RejectReason::UnknownModel
+            && source.is_none()
+            && let Some(why) = self.spawner.missing_hive()
+        {
+            return NoPlace::HiveMissing { model: model.clone(), why };
+        }
         if reason != RejectReason::NowhereToStart {
             let refused = NoPlace::refused(model, reason, retry_after_s, source);
             return refused.with_server(|| self.registry.unfit_server(model));

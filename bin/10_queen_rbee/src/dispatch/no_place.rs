@@ -45,6 +45,14 @@ pub enum NoPlace {
         /// When to try again, in seconds.
         retry_after_s: u64,
     },
+    /// Nobody has the model, and the queen's own hive, which may have it, could not be started.
+    #[error("nobody has the model {model} at present, and {why}")]
+    HiveMissing {
+        /// The model.
+        model: ModelAlias,
+        /// That it could not be started, and why.
+        why: String,
+    },
     /// The workers of the model are ending or unreachable, and no hive can start another one.
     #[error("{}", nobody_left(.model, .server.as_ref()))]
     NoWorkerLeft {
@@ -156,7 +164,7 @@ impl NoPlace {
             Self::QueueFull { .. } => "queue_full",
             Self::Deadline { .. } => "deadline",
             Self::UnknownModel { .. } => "unknown_model",
-            Self::HiveGone { .. } => "hive_gone",
+            Self::HiveGone { .. } | Self::HiveMissing { .. } => "hive_gone",
             Self::NoWorkerLeft { .. } | Self::NowhereToStart { .. } | Self::OtherFile { .. } => {
                 "no_worker"
             }

@@ -15,7 +15,7 @@ use worker_contract::HiveAlias;
 use super::*;
 use crate::decisions::Filter;
 use crate::doubles::{NeverReady, Nowhere, server};
-use crate::hive_client::FindHive;
+use crate::hive_client::{FindHive, HiveClient};
 use crate::policy::Policies;
 use crate::registry::{Failed, Liveness, Rest};
 use crate::rules::Rules;
@@ -297,6 +297,34 @@ async fn who_waits_in_vain_is_not_told_of_others_who_are_no_longer_there() {
     for late in [first.unwrap_err(), second.unwrap_err()] {
         let told = late.to_string();
         assert!(told.ends_with(&WaitReason::Room.to_string()), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_a_missing_hive_may_have_is_no_unknown_one() {
+    let other = Wanted { model: "other".parse().unwrap(), ..wanted(None) };
+    let rows: [(Arc<dyn FindHive>, &str); 2] = [
+        (Arc::new(Nowhere), "unknown_model the model other does not exist"),
+        (Arc::new(Missing), "hive_gone nobody has the model other at present, and it cannot start"),
+    ];
+    for (hives, expected) in rows {
+        let stage = Stage::without_task(hives, None);
+        let refused = stage.dispatcher.place(other.clone()).await.unwrap_err();
+        assert_eq!(format!("{} {refused}", refused.reason()), expected);
+    }
+}
+
+/// A queen whose own hive could not be started.
+#[derive(Debug)]
+struct Missing;
+
+impl FindHive for Missing {
+    fn find(&self, hive: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError> {
+        Nowhere.find(hive)
+    }
+
+    fn missing(&self) -> Option<String> {
+        Some("it cannot start".to_owned())
     }
 }
 

@@ -43,11 +43,20 @@ pub trait HiveClient: Send + Sync {
 pub trait FindHive: std::fmt::Debug + Send + Sync {
     /// The client for a hive.
     fn find(&self, id: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError>;
+
+    /// That the queen's own hive is missing, and why: the models that nobody else has may be its own.
+    fn missing(&self) -> Option<String> {
+        None
+    }
 }
 
 impl FindHive for HiveClients {
     fn find(&self, id: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError> {
         self.get(id)
+    }
+
+    fn missing(&self) -> Option<String> {
+        self.missing_here()
     }
 }
 
@@ -138,6 +147,14 @@ impl HiveClients {
         }
     }
 
+    /// What is to be done about an operation when the queen has ended in the middle of it, if not to begin it again: the
+    /// next life of the hive in her goes on with some.
+    #[must_use]
+    pub fn after_end(&self, operation: &Operation) -> Option<String> {
+        let is_inside = operation.hive_id().is_some_and(|hive| self.is_inside(hive));
+        is_inside.then(|| resumed::after_end(operation)).flatten()
+    }
+
     /// The base URL of a hive that is another process.
     #[must_use]
     pub fn address(&self, id: &HiveAlias) -> Option<String> {
@@ -160,6 +177,13 @@ impl HiveClients {
             let _ = self;
             None
         }
+    }
+
+    /// That the hive in this process could not be started, and why, while none of its name runs.
+    #[must_use]
+    pub fn missing_here(&self) -> Option<String> {
+        let trouble = self.trouble_inside()?;
+        missing(&self.shared.registry.hives(Instant::now()), &trouble)
     }
 
     /// All hives that have reported or that the queen was told of.
@@ -244,6 +268,12 @@ fn with_trouble(mut hives: Vec<HiveReport>, trouble: &str) -> Vec<HiveReport> {
     hives
 }
 
+fn missing(hives: &[HiveReport], trouble: &str) -> Option<String> {
+    let runs =
+        |hive: &HiveReport| hive.said.hive_id.is_localhost() && hive.liveness != Liveness::Gone;
+    (!hives.iter().any(runs)).then(|| could_not_be_started(trouble))
+}
+
 fn could_not_be_started(trouble: &str) -> String {
     format!("the hive of this machine could not be started: {trouble}")
 }
@@ -274,7 +304,11 @@ mod tests {
         assert_eq!(told(vec![hive("nas")]), [(here.clone(), trouble.clone()), nas.clone()]);
         let both = vec![hive("nas"), hive("localhost")];
         assert_eq!(told(both), [nas, (here.clone(), trouble)]);
-        let running = HiveReport { liveness: Liveness::Alive, ..hive("localhost") };
-        assert_eq!(told(vec![running]), [(here, None)]);
+        let running = || HiveReport { liveness: Liveness::Alive, ..hive("localhost") };
+        assert_eq!(told(vec![running()]), [(here, None)]);
+
+        let of_models = |hives: &[HiveReport]| missing(hives, "full").is_some();
+        assert!(of_models(&[hive("nas")]) && of_models(&[hive("localhost")]));
+        assert!(!of_models(&[hive("nas"), running()]), "another one has its models");
     }
 }

@@ -101,6 +101,14 @@ pub(super) async fn find(
     found
 }
 
+/// What is to be done about an operation when its hive has ended, where that goes on with it by itself.
+pub(super) fn after_end(operation: &Operation) -> Option<String> {
+    is_noted(operation).then(|| {
+        "the download goes on by itself when the queen runs again: rbee-keeper model list --partial"
+            .to_owned()
+    })
+}
+
 /// Whether the hive's next life goes on with it by itself. What holds a secret is kept nowhere.
 fn is_noted(operation: &Operation) -> bool {
     matches!(operation, Operation::ModelDownload(_)) && *operation == operation.redacted()
@@ -149,6 +157,20 @@ mod tests {
         ] {
             let found = goes_on(&known(reference, state), &operation("hf:o/r"));
             assert_eq!(found, is_it, "{reference} {state}");
+        }
+    }
+
+    #[test]
+    fn only_a_download_without_a_secret_goes_on_by_itself() {
+        let download = |reference: &str| json!({ "ModelDownload": { "reference": reference } });
+        for (operation, goes_on) in [
+            (download("hf:o/r"), true),
+            (download("https://example.com/m.gguf"), true),
+            (download("https://example.com/m.gguf?Signature=s"), false),
+            (json!({ "ModelList": {} }), false),
+        ] {
+            let read: Operation = serde_json::from_value(operation.clone()).unwrap();
+            assert_eq!(after_end(&read).is_some(), goes_on, "{operation}");
         }
     }
 

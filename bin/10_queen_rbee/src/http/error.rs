@@ -7,7 +7,7 @@ use daemon_http::ApiError;
 
 use crate::dialect::openai::unknown_model;
 use crate::dispatch::NoPlace;
-use crate::registry::{Registry, Resting};
+use crate::registry::{Registry, Resting, has_no_room_even_alone};
 use crate::relay::{Failure, longer_context};
 
 /// Why no worker starts until somebody has repaired it: there is no time to tell after which it is worth
@@ -19,6 +19,9 @@ const LASTING: [&str; 5] = [
     "worker_binary_unusable",
     "log_not_writable",
 ];
+
+/// When to try again where the queen's own hive could not be started, in seconds: as often she tries it.
+const RETRY_MISSING_HIVE_S: u64 = 5;
 
 /// What a client is told about a failure. The registry knows the models that there are instead of an
 /// unknown one.
@@ -64,6 +67,11 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
             ApiError::unavailable("hive_gone", message, retry_after_s)
                 .hint(format!("start it: rbee-keeper hive start {hive}"))
         }
+        NoPlace::HiveMissing { .. } => {
+            ApiError::unavailable("hive_not_running", message, RETRY_MISSING_HIVE_S).hint(
+                "the queen tries again every few seconds: rbee-keeper status tells whether it runs",
+            )
+        }
         NoPlace::NoWorkerLeft { server: Some((server, _)), retry_after_s, .. } => {
             ApiError::unavailable("no_worker", message, retry_after_s).hint(format!(
                 "see to {server}, which is somebody else's server: rbee-keeper worker list tells what looks find there"
@@ -98,7 +106,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
         NoPlace::SpawnFailed { source, retry_after_s, .. } => {
             let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, &source.code, message);
-            if !LASTING.contains(&source.code.as_str()) {
+            if !LASTING.contains(&source.code.as_str()) && !has_no_room_even_alone(&source) {
                 error = error.retry_after(retry_after_s);
             }
             match source.hint {
@@ -126,6 +134,22 @@ mod tests {
         let shown = describe(Failure::OwnLimit("too many files".into()), &registry);
         assert_eq!((shown.status.as_u16(), shown.retry_after_s), (503, Some(1)));
         assert_eq!(shown.detail.message, "too many files");
+    }
+
+    #[test]
+    fn a_model_that_a_hive_may_have_which_could_not_be_started_is_no_unknown_one() {
+        let why = "the hive of this machine could not be started: the model catalog /data/hive.db \
+                   cannot be opened: database or disk is full";
+        let missing = NoPlace::HiveMissing { model: "m".parse().unwrap(), why: why.into() };
+        let registry = Registry::new(std::time::Duration::ZERO, Vec::new(), Instant::now());
+        let shown = describe(Failure::NoPlace(missing), &registry);
+        assert_eq!((shown.status.as_u16(), shown.retry_after_s), (503, Some(5)));
+        assert_eq!(shown.detail.code.as_deref(), Some("hive_not_running"));
+        assert_eq!(
+            shown.detail.message,
+            "nobody has the model m at present, and the hive of this machine could not be started: the \
+             model catalog … cannot be opened: database or disk is full"
+        );
     }
 
     #[test]
@@ -158,6 +182,13 @@ mod tests {
                 None,
             ),
             ("no_free_port", "no port is free", "no port is free", Some(5)),
+            ("not_enough_memory", "CPU-0 is full", "CPU-0 is full", Some(5)),
+            (
+                "not_enough_memory",
+                "CPU-0 is full; it would have no room there without other workers either",
+                "CPU-0 is full; it would have no room there without other workers either",
+                None,
+            ),
         ];
         for (code, message, told, retry_after_s) in rows {
             let source = JobError::new(code, message).hint("rbee-keeper worker logs w-1");

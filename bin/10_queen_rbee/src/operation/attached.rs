@@ -143,6 +143,7 @@ impl Operations {
         let listed = self.forward(Operation::WorkerList(target), job).await;
         match listed {
             Ok(mut listed) => {
+                self.tell_who_is_ready(&mut listed.data);
                 if !attached.is_empty() {
                     let own = listed.data["workers"].as_array().map_or(0, Vec::len);
                     listed.message = counted(own + attached.len());

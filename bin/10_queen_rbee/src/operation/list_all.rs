@@ -6,13 +6,13 @@ use futures::future::join_all;
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{HiveTarget, ListAll, Listed, ModelGarbage, Operation};
 use serde_json::{Map, Value, json};
-use worker_contract::HiveAlias;
+use worker_contract::{HiveAlias, WorkerState};
 
 use super::attached::add_servers;
 use super::notes::ambiguous;
 use super::{Operations, outcome};
 use crate::hive_client::NEVER_REPORTED;
-use crate::registry::Liveness;
+use crate::registry::{Liveness, WorkerReport};
 
 /// How long a hive may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,6 +39,7 @@ impl Operations {
             ensure_one_is_heard(&answers)?;
         }
         let mut data = together(list.of, answers);
+        self.tell_who_is_ready(&mut data);
         if let Some(note) = ambiguous(&data["models"]) {
             job.warn(note);
         }
@@ -52,6 +53,24 @@ impl Operations {
         });
         let message = counts.collect::<Vec<_>>().join(", ");
         Ok(outcome(message, &data))
+    }
+
+    /// Has a list of workers say of those that they are ready which have told the queen so themselves: their hives see it
+    /// a moment later.
+    pub(super) fn tell_who_is_ready(&self, data: &mut Value) {
+        let Some(list) = data.get_mut("workers").and_then(Value::as_array_mut) else { return };
+        if !list.iter().any(is_starting) {
+            return;
+        }
+        let workers = self.registry.workers(Instant::now());
+        told_as_ready(list, |id, pid| {
+            let is_ready = |WorkerReport { said, .. }: &WorkerReport| {
+                said.state == WorkerState::Ready
+                    && *id == said.worker_id.as_str()
+                    && *pid == said.pid
+            };
+            workers.iter().any(is_ready)
+        });
     }
 
     /// The hives that there are, this machine's first, and whether they are gone.
@@ -104,6 +123,23 @@ impl Operations {
             JobError::new("hive_unreachable", message)
         };
         Ok(tokio::time::timeout(PATIENCE, asked).await.map_err(late)??.data)
+    }
+}
+
+/// Whether a listed worker has a process that loads. Between two of them it has not.
+fn is_starting(worker: &Value) -> bool {
+    worker["state"] == "starting" && worker["restarts"]["waiting"] != true
+}
+
+/// `is_ready` says whether the process of a worker is.
+fn told_as_ready(list: &mut [Value], is_ready: impl Fn(&Value, &Value) -> bool) {
+    for worker in list.iter_mut().filter(|worker| is_starting(worker)) {
+        if is_ready(&worker["worker_id"], &worker["pid"])
+            && let Value::Object(fields) = worker
+        {
+            fields.insert("state".to_owned(), "ready".into());
+            fields.remove("progress");
+        }
     }
 }
 
@@ -163,6 +199,19 @@ fn together(of: Listed, answers: Vec<Answer>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_whose_process_has_said_that_it_is_ready_does_not_start_any_more() {
+        let starting = |id: &str, pid: u32| json!({ "worker_id": id, "pid": pid, "state": "starting", "progress": 0.0 });
+        let mut waiting = starting("w-3", 3);
+        waiting["restarts"] = json!({ "waiting": true });
+        let failed = json!({ "worker_id": "w-4", "pid": 4, "state": "failed" });
+        let mut list = [starting("w-1", 1), starting("w-2", 9), waiting, failed];
+        let before = list.clone();
+        told_as_ready(&mut list, |id, pid| *id == format!("w-{pid}"));
+        assert_eq!(list[0], json!({ "worker_id": "w-1", "pid": 1, "state": "ready" }));
+        assert_eq!(list[1..], before[1..], "another process, none, and one that has failed");
+    }
 
     #[test]
     fn what_hives_have_is_one_list_and_each_thing_says_whose_it_is() {

@@ -70,6 +70,10 @@ impl Executor for Operations {
     fn only_looks(&self, operation: &Operation) -> bool {
         operation.only_looks()
     }
+
+    fn after_interruption(&self, operation: &Operation) -> Option<String> {
+        self.hives.after_end(operation)
+    }
 }
 
 impl Operations {

@@ -54,13 +54,7 @@ impl Operations {
         let mut notes = Vec::new();
         if !self.registry.knows_model(model) {
             let meant = self.registry.meant(model);
-            notes.push(if meant == *model {
-                format!("no hive has a model {model} yet: the policy counts once one has")
-            } else {
-                format!(
-                    "no hive has a model {model}; there is {meant}, which has a policy of its own"
-                )
-            });
+            notes.push(unknown_model(model, &meant, self.hives.missing_here()));
         }
         let wished = policy.hive.as_ref().and_then(Wished::as_one);
         let found = |name: &HiveAlias| hives.iter().find(|hive| hive.said.hive_id == *name);
@@ -94,8 +88,47 @@ impl Operations {
     }
 }
 
+/// What is told of a model that nobody knows. `missing` is why the queen's own hive is, which may have it.
+fn unknown_model(model: &ModelAlias, meant: &ModelAlias, missing: Option<String>) -> String {
+    if meant != model {
+        return format!(
+            "no hive has a model {model}; there is {meant}, which has a policy of its own"
+        );
+    }
+    match missing {
+        Some(why) => format!("no hive that runs has a model {model}, and {why}"),
+        None => format!("no hive has a model {model} yet: the policy counts once one has"),
+    }
+}
+
 fn shown(model: &ModelAlias, policy: &Policy) -> Value {
     let mut value = serde_json::to_value(policy).unwrap_or_default();
     value["model"] = model.as_str().into();
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_sets_a_policy_is_told_why_nobody_knows_its_model() {
+        let why = "the hive of this machine could not be started: full";
+        for (meant, missing, expected) in [
+            ("m", None, "no hive has a model m yet: the policy counts once one has"),
+            (
+                "m-q8",
+                Some(why),
+                "no hive has a model m; there is m-q8, which has a policy of its own",
+            ),
+            (
+                "m",
+                Some(why),
+                "no hive that runs has a model m, and the hive of this machine could not be started: full",
+            ),
+        ] {
+            let (model, meant) = ("m".parse().unwrap(), meant.parse().unwrap());
+            assert_eq!(unknown_model(&model, &meant, missing.map(str::to_owned)), expected);
+        }
+    }
 }

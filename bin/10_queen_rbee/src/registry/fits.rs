@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use job_server::JobError;
-use rbee_operations::FitReport;
+use rbee_operations::{FitReport, NOT_EVEN_ALONE};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use super::{Registry, State};
@@ -89,6 +89,11 @@ pub struct StartRefusal {
     pub reason: JobError,
     /// In so many seconds it may be another one.
     pub retry_after_s: u64,
+}
+
+/// Whether a hive has refused a worker that it would have no room for without its other workers either.
+pub(crate) fn has_no_room_even_alone(refusal: &JobError) -> bool {
+    refusal.code == NOT_ENOUGH_MEMORY && refusal.message.contains(NOT_EVEN_ALONE)
 }
 
 impl Size {
@@ -286,12 +291,15 @@ impl Registry {
         state.fits.put(question, known);
     }
 
-    /// Why no worker of a model can be started for want of memory, if that is so.
+    /// Why no worker of a model can be started for want of memory, if that is so: where it may be otherwise once
+    /// others have ended, before where it is not.
     #[must_use]
     pub fn memory_refusal(&self, model: &ModelAlias, now: Instant) -> Option<StartRefusal> {
         let state = self.state();
         let of_model = state.fits.known.iter().filter(|((_, _, its), _)| its == model);
-        let (site, known) = of_model.max_by_key(|(_, known)| known.at)?;
+        let may_have_room =
+            |known: &Known| !known.reason.as_ref().is_some_and(has_no_room_even_alone);
+        let (site, known) = of_model.max_by_key(|(_, known)| (may_have_room(known), known.at))?;
         let refused_at = known.refused.as_ref().map_or(now, |refused| refused.at);
         let retry_after_s = REFUSED.saturating_sub(now.saturating_duration_since(refused_at));
         let reason = known.reason.clone().unwrap_or_else(|| {

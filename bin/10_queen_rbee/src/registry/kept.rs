@@ -7,7 +7,7 @@ use job_server::JobError;
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::names::is_there;
-use super::{NOT_ENOUGH_MEMORY, Registry, State};
+use super::{NOT_ENOUGH_MEMORY, Registry, State, has_no_room_even_alone};
 use crate::policy::Policies;
 
 /// How many models are named.
@@ -36,7 +36,7 @@ impl Registry {
     #[must_use]
     pub fn with_kept(&self, model: &ModelAlias, error: JobError) -> JobError {
         let Some(policies) = self.shared.policies.get() else { return error };
-        if error.code != NOT_ENOUGH_MEMORY {
+        if error.code != NOT_ENOUGH_MEMORY || has_no_room_even_alone(&error) {
             return error;
         }
         told(error, &self.state().kept_beside(model, policies))

@@ -86,6 +86,12 @@ impl TooLittleMemory {
             && without.left_of_limit().is_none_or(|left| least <= left)
     }
 
+    /// Whether it would do if so many bytes more were left.
+    pub(crate) fn would_do_with(&self, more: u64) -> bool {
+        let left = self.others.left().min(self.others.left_of_limit().unwrap_or(u64::MAX));
+        self.need.total_bytes() <= left.saturating_add(more)
+    }
+
     /// Whether it would do if workers might have more of what there is.
     pub(crate) fn is_for_limit(&self) -> bool {
         self.others.is_for_limit()

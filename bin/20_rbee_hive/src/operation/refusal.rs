@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 use job_server::JobError;
+use rbee_operations::NOT_EVEN_ALONE;
 use worker_contract::DeviceId;
 
 use crate::device::TooLittleMemory;
@@ -17,10 +18,16 @@ pub(super) fn too_little_memory(
     devices: &[DeviceId],
 ) -> JobError {
     holders.sort_by_key(|holder| std::cmp::Reverse(holder.bytes));
-    let message = match named(&holders) {
+    // More than their ends would give where some read the same file: what is ruled out is so for certain.
+    let held = holders.iter().map(|holder| holder.bytes).fold(0, u64::saturating_add);
+    let mut message = match named(&holders) {
         None => error.to_string(),
         Some(named) => format!("{error}; {} has {named}", error.device),
     };
+    if !error.would_do_with(held) {
+        message = format!("{message}; {NOT_EVEN_ALONE}");
+        holders.clear();
+    }
     JobError::new("not_enough_memory", message).hint(ways_out(error, &holders, devices).join("; "))
 }
 
@@ -37,6 +44,7 @@ fn named(holders: &[Holder]) -> Option<String> {
     (!names.is_empty()).then(|| format!("{}{more}", names.join(", ")))
 }
 
+/// `holders` are those whose end may help.
 fn ways_out(error: &TooLittleMemory, holders: &[Holder], devices: &[DeviceId]) -> Vec<String> {
     let mut ways = Vec::new();
     if let Some(largest) = holders.first() {
@@ -76,18 +84,13 @@ mod tests {
     fn a_refusal_names_what_is_needed_what_is_free_who_has_the_rest_and_the_ways_out() {
         let all = Reservations::new(false, None);
         let error = refused(&all, need(40 * GIB, 0), 16 * GIB);
-        let holder = |worker: &str, gib| Holder {
-            worker: worker.parse().unwrap(),
-            model: "small".parse().unwrap(),
-            bytes: gib * GIB,
-        };
-        let holders = vec![holder("w-1", 1), holder("w-2", 7)];
+        let holders = vec![holder("w-1", 1), holder("w-2", 24)];
         let refusal = too_little_memory(&error, holders, &devices(&["CPU-0", "GPU-0"]));
         assert_eq!(refusal.code, "not_enough_memory");
         assert_eq!(
             refusal.message,
             "CPU-0 cannot hold this: 41.0 GiB are needed (weights 40.0 GiB, context 1.0 GiB, \
-             computing 0 B), and 16.0 GiB are free; CPU-0 has worker w-2 (small, 7.0 GiB), worker w-1 \
+             computing 0 B), and 16.0 GiB are free; CPU-0 has worker w-2 (small, 24.0 GiB), worker w-1 \
              (small, 1.0 GiB)"
         );
         assert_eq!(
@@ -100,6 +103,23 @@ mod tests {
     }
 
     #[test]
+    fn to_end_a_worker_is_a_way_out_only_where_the_end_of_all_would_make_room() {
+        let all = Reservations::new(false, None);
+        let error = refused(&all, need(40 * GIB, 0), 16 * GIB);
+        for (holders, helps) in [
+            (vec![], false),
+            (vec![holder("w-1", 24)], false),
+            (vec![holder("w-1", 25)], true),
+            (vec![holder("w-1", 20), holder("w-2", 5)], true),
+        ] {
+            let refusal = too_little_memory(&error, holders.clone(), &devices(&["CPU-0"]));
+            let hint = refusal.hint.unwrap();
+            assert_eq!(hint.contains("end a worker"), helps, "{holders:?}: {hint}");
+            assert_eq!(!refusal.message.ends_with(NOT_EVEN_ALONE), helps, "{}", refusal.message);
+        }
+    }
+
+    #[test]
     fn who_is_refused_for_a_limit_is_told_which() {
         let all = Reservations::new(false, Some(4 * GIB));
         let one = all.adopt(&[need(2 * GIB, 0)], &file());
@@ -107,16 +127,21 @@ mod tests {
         let two = all.adopt(&[need(0, 0)], &file());
         let error = refused(&all, need(0, 2 * GIB), 4 * GIB);
         drop((one, two));
-        let refusal = too_little_memory(&error, Vec::new(), &devices(&["CPU-0"]));
+        let refusal = too_little_memory(&error, vec![holder("w-1", 3)], &devices(&["CPU-0"]));
         assert_eq!(
             refusal.message,
             "CPU-0 cannot hold this: 3.0 GiB are needed (weights 2.0 GiB, context 1.0 GiB, computing 0 \
              B), and workers may have 4.0 GiB in all ([hive] memory), of which 1.0 GiB are promised to \
              workers that are starting, 2.0 GiB hold the weights of running workers and 1.0 GiB are \
-             what running workers have besides"
+             what running workers have besides; CPU-0 has worker w-1 (small, 3.0 GiB)"
         );
         let hint = refusal.hint.unwrap();
         assert!(hint.contains("[hive] memory") && !hint.contains("overcommit"), "{hint}");
+    }
+
+    fn holder(worker: &str, gib: u64) -> Holder {
+        let (worker, model) = (worker.parse().unwrap(), "small".parse().unwrap());
+        Holder { worker, model, bytes: gib * GIB }
     }
 
     fn refused(all: &Reservations, need: MemoryNeed, free: u64) -> TooLittleMemory {

@@ -33,6 +33,8 @@ pub(crate) struct LiveJob {
     pub(crate) drains: bool,
     /// Whether it changes nothing, and is forgotten soon.
     pub(crate) only_looks: bool,
+    /// What is to be done where the daemon stops in the middle of it, if not to start it again.
+    pub(crate) after_interruption: Option<String>,
 }
 
 impl JobContext {
@@ -52,7 +54,14 @@ impl JobContext {
             created_at: now(),
         };
         let (job, _) = watch::channel(Job::queued(EventLog::new(1, 0)));
-        Self::new(Arc::new(LiveJob { facts, job, cancel, drains: false, only_looks: false }))
+        Self::new(Arc::new(LiveJob {
+            facts,
+            job,
+            cancel,
+            drains: false,
+            only_looks: false,
+            after_interruption: None,
+        }))
     }
 
     /// The job's id.

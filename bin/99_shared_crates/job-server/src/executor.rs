@@ -33,6 +33,12 @@ pub trait Executor: Send + Sync + 'static {
     fn only_looks(&self, _operation: &Operation) -> bool {
         false
     }
+
+    /// What is to be done about the job when its daemon has stopped in the middle of it; `None` where it is to be started
+    /// again.
+    fn after_interruption(&self, _operation: &Operation) -> Option<String> {
+        None
+    }
 }
 
 /// How a job ended well. It becomes the job's last event.

@@ -187,11 +187,12 @@ impl Job {
 }
 
 impl End {
-    /// What a job that a restart or a shutdown of its daemon ended says.
-    pub(crate) fn interrupted() -> Self {
+    /// What a job that a restart or a shutdown of its daemon ended says. `hint` is what to do about it, where that is
+    /// something else than to start it again.
+    pub(crate) fn interrupted(hint: Option<&str>) -> Self {
         Self::Failed(
             JobError::new("interrupted", "the daemon stopped while the job ran")
-                .hint("start the job again"),
+                .hint(hint.unwrap_or("start the job again")),
         )
     }
 
@@ -295,7 +296,7 @@ mod tests {
         let late = || Event { json: Bytes::from_static(b"{}"), private: false };
         assert!(!job.show_end());
         job.close("infer", End::Cancelled, at()).unwrap();
-        assert!(job.close("infer", End::interrupted(), at()).is_none());
+        assert!(job.close("infer", End::interrupted(None), at()).is_none());
         assert!(!job.append(late()));
         assert_eq!((job.state(), job.log().last_id()), (JobState::Running, 0));
         assert!(job.show_end());
@@ -306,7 +307,7 @@ mod tests {
     #[test]
     fn a_queued_job_can_end_without_having_run() {
         let mut job = Job::queued(EventLog::new(10, 1000));
-        assert!(job.end("infer", End::interrupted(), at()));
+        assert!(job.end("infer", End::interrupted(None), at()));
         assert_eq!(job.state(), JobState::Failed);
         assert_eq!(job.error.as_deref(), Some("the daemon stopped while the job ran"));
     }

@@ -156,6 +156,7 @@ impl JobRegistry {
             cancel: if drains { ending.child_token() } else { stopping.child_token() },
             drains,
             only_looks: executor.only_looks(operation),
+            after_interruption: executor.after_interruption(operation),
         }
     }
 
@@ -387,5 +388,12 @@ fn restored(limits: &Limits, stored: StoredJob) -> Arc<LiveJob> {
     let job = Job::ended(stored.state, stored.ended_at, stored.error, log);
     let cancel = CancellationToken::new();
     let job = watch::Sender::new(job);
-    Arc::new(LiveJob { facts: stored.facts, job, cancel, drains: false, only_looks: false })
+    Arc::new(LiveJob {
+        facts: stored.facts,
+        job,
+        cancel,
+        drains: false,
+        only_looks: false,
+        after_interruption: None,
+    })
 }

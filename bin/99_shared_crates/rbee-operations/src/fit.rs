@@ -17,6 +17,10 @@ pub struct WorkerFit {
     pub without: Vec<WorkerId>,
 }
 
+/// How a hive ends its refusal of a worker for want of memory where the end of its other workers would not help. The
+/// queen knows by these words that nobody can tell when it is worth trying again.
+pub const NOT_EVEN_ALONE: &str = "it would have no room there without other workers either";
+
 /// What a hive answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FitReport {

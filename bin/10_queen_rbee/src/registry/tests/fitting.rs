@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rbee_operations::{FitReport, ModelPolicySet};
+use job_server::JobError;
+use rbee_operations::{FitReport, ModelPolicySet, NOT_EVEN_ALONE};
 use worker_contract::MemoryNeed;
 
 use super::*;
@@ -157,6 +158,22 @@ fn that_some_are_too_few_is_remembered_until_memory_changes_even_where_more_are_
     assert_eq!(house.word(), Some((Some(5 * GIB), Some(1))), "or it would be asked again");
     house.report(60);
     assert_eq!(house.word(), Some((Some(5 * GIB), None)));
+}
+
+#[test]
+fn a_place_that_may_get_room_is_told_before_one_that_is_too_small_for_a_model() {
+    let house = House::new();
+    let at = |device: &str| {
+        let spawn = Spawn { device: Some(device.parse().unwrap()), ..spawn(&[]) };
+        house.registry.question(&model(), &spawn, Size::default()).unwrap()
+    };
+    let refusal = |message: &str| JobError::new(NOT_ENOUGH_MEMORY, message);
+    house.registry.memory_refused(&at("GPU-0"), &refusal("it is full"), house.now);
+    let too_small = refusal(&format!("it is too small; {NOT_EVEN_ALONE}"));
+    let later = house.now + Duration::from_secs(1);
+    house.registry.memory_refused(&at("CPU-0"), &too_small, later);
+    let told = house.registry.memory_refusal(&model(), later).unwrap();
+    assert_eq!(told.reason.message, "it is full");
 }
 
 #[test]

@@ -31,7 +31,8 @@ impl Answer {
             Stage::Seeking => ("while it waited".to_owned(), None),
             Stage::Asking => (format!("after {given}"), self.record.worker_id.as_ref()),
         };
-        let why = format!("it was cancelled, or its client went away, {at}");
+        let why =
+            format!("it was cancelled, or its client went away or read nothing for a minute, {at}");
         let decided = Decided::told(Kind::GiveUp, "cancelled", why);
         self.log(match worker {
             Some(worker) => decided.worker(worker),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use access_tokens::{Authenticator, Secret, local_secret};
 use queen_rbee::{App, Settings};
@@ -80,11 +80,10 @@ impl Queen {
         let server = TaskTracker::new().spawn(async move {
             let draining = async {
                 told.cancelled().await;
-                app.take_no_more_jobs();
-                Instant::now() + DRAIN
+                app.end_jobs(DRAIN).await;
             };
-            let ((), drain_until) = tokio::join!(serve, draining);
-            app.shutdown(drain_until).await;
+            tokio::join!(serve, draining);
+            app.shutdown().await;
         });
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
         let url = format!("http://{address}");

@@ -141,7 +141,9 @@ fn end_of(live: &LiveJob, done: Done) -> End {
         _ if cancelled => End::Cancelled,
         Done::Returned(Ok(outcome)) => End::Succeeded(outcome),
         Done::Returned(Err(error)) if !stopping => End::Failed(error),
-        Done::Returned(Err(_)) | Done::Dropped => End::interrupted(),
+        Done::Returned(Err(_)) | Done::Dropped => {
+            End::interrupted(live.after_interruption.as_deref())
+        }
     }
 }
 

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use rbee_operations::JobState;
-use rusqlite::{Connection, Row, Transaction, params};
+use rbee_operations::{JobEvent, JobState};
+use rusqlite::{Connection, Row, Rows, Transaction, params};
 use worker_contract::JobId;
 
 use super::StoredJob;
 use super::write::event_number;
 use crate::Limits;
 use crate::event_log::{Event, INTERRUPTED_ID, KeptEvent};
-use crate::job::{End, JobFacts, now, to_json};
+use crate::job::{End, JobFacts, now, time_text, to_json};
 use crate::kept;
 use crate::limits::LATEST;
 
@@ -68,22 +68,57 @@ fn forget_over(change: &Transaction<'_>, limits: &Limits) -> rusqlite::Result<()
     Ok(())
 }
 
-/// Reads nothing of the jobs, so that one with a damaged text is ended like the others.
+/// A job with a damaged text is ended like the others.
 fn end_interrupted(change: &Transaction<'_>) -> rusqlite::Result<()> {
-    let (end, at) = (End::interrupted(), now());
+    let mut query = change.prepare("SELECT number FROM jobs WHERE ended_at IS NULL")?;
+    let numbers = query.query_map([], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+    for number in numbers {
+        let at = last_told_at(change, number)?.or(created_at(change, number)?);
+        end_as_interrupted(change, number, &at.unwrap_or_else(now))?;
+    }
+    Ok(())
+}
+
+fn end_as_interrupted(change: &Transaction<'_>, number: i64, at: &str) -> rusqlite::Result<()> {
+    let end = End::interrupted(None);
     let state = end.state().as_str();
     // The event of a failure does not name the operation.
-    let event = end.into_event("", at.clone());
+    let event = end.into_event("", at.to_owned());
     change.execute(
         "INSERT OR REPLACE INTO job_events (job_id, event_id, json)
-            SELECT job_id, ?1, ?2 FROM jobs WHERE ended_at IS NULL",
-        params![event_number(INTERRUPTED_ID), String::from_utf8_lossy(&to_json(&event))],
+            SELECT job_id, ?1, ?2 FROM jobs WHERE number = ?3",
+        params![event_number(INTERRUPTED_ID), String::from_utf8_lossy(&to_json(&event)), number],
     )?;
     change.execute(
-        "UPDATE jobs SET state = ?1, ended_at = ?2, error = ?3 WHERE ended_at IS NULL",
-        params![state, at, event.message],
+        "UPDATE jobs SET state = ?1, ended_at = ?2, error = ?3 WHERE number = ?4",
+        params![state, at, event.message, number],
     )?;
     Ok(())
+}
+
+/// When a job told the last of what is kept: that it was interrupted is found out much later, perhaps.
+fn last_told_at(change: &Transaction<'_>, number: i64) -> rusqlite::Result<Option<String>> {
+    let mut query = change.prepare_cached(
+        "SELECT json FROM job_events WHERE job_id = (SELECT job_id FROM jobs WHERE number = ?1)
+         ORDER BY event_id DESC LIMIT 1",
+    )?;
+    let json = first_text(&mut query.query([number])?)?;
+    let event = json.and_then(|json| serde_json::from_str::<JobEvent>(&json).ok());
+    Ok(event.and_then(|event| readable_time(&event.at)))
+}
+
+fn created_at(change: &Transaction<'_>, number: i64) -> rusqlite::Result<Option<String>> {
+    let mut query = change.prepare_cached("SELECT created_at FROM jobs WHERE number = ?1")?;
+    let at = first_text(&mut query.query([number])?)?;
+    Ok(at.and_then(|at| readable_time(&at)))
+}
+
+fn first_text(rows: &mut Rows<'_>) -> rusqlite::Result<Option<String>> {
+    rows.next()?.map_or(Ok(None), |row| readable(row.get(0).map(Some)))
+}
+
+fn readable_time(at: &str) -> Option<String> {
+    at.parse().ok().map(time_text)
 }
 
 fn read(change: &Transaction<'_>, unreadable: &mut usize) -> rusqlite::Result<Vec<StoredJob>> {

@@ -12,7 +12,8 @@ use serde_json::json;
 use tokio::sync::{Notify, oneshot};
 
 use crate::support::{
-    draining, ended, endless, event, follow, looking, messages, operation, scripted, within,
+    draining, ended, endless, event, follow, going_on, looking, messages, operation, scripted,
+    within,
 };
 
 #[tokio::test]
@@ -376,14 +377,17 @@ async fn past_the_memory_of_ended_jobs_the_oldest_loses_a_large_result_and_the_l
 async fn a_shutdown_ends_every_job_as_interrupted_and_takes_no_more() {
     let registry = JobRegistry::in_memory(Limits::default());
     let deaf = scripted(|_| std::future::pending());
-    let jobs = [endless(), deaf].map(|e| registry.submit(&operation(), "local", &e).unwrap());
+    let executors = [endless(), deaf, going_on(endless())];
+    let jobs = executors.map(|e| registry.submit(&operation(), "local", &e).unwrap());
     let began = Instant::now();
     within("the shutdown", registry.shutdown(Duration::from_millis(50))).await;
     assert!(began.elapsed() < Duration::from_secs(5), "the grace was not kept");
-    for id in jobs {
+    let hints = ["start the job again", "start the job again", "wait for it"];
+    for (id, hint) in jobs.into_iter().zip(hints) {
         let seen = follow(&registry, &id, None).await;
         let error = event(&seen[seen.len() - 2]);
         assert_eq!(error.code.as_deref(), Some("interrupted"));
+        assert_eq!(error.hint.as_deref(), Some(hint));
         assert_eq!(registry.get(&id).unwrap().state, JobState::Failed);
     }
     let refused = registry.submit(&operation(), "local", &endless());

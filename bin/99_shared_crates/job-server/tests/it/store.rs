@@ -91,7 +91,12 @@ async fn a_job_that_a_crash_ended_still_tells_how_far_it_was() {
     // The first registry is still there, as after a crash: it has written no end.
     let registry = JobRegistry::open(Limits::default(), &db).unwrap();
     let interrupted = "the daemon stopped while the job ran";
-    let seen = messages(&follow(&registry, &id, None).await);
+    let events = follow(&registry, &id, None).await;
+    let [.., told, end, Replayed::Done] = &events[..] else { panic!("{events:?}") };
+    let job = registry.get(&id).unwrap();
+    assert_eq!(job.ended_at.as_ref(), Some(&event(told).at), "not when it was found out");
+    assert_eq!(event(end).at, event(told).at);
+    let seen = messages(&events);
     assert_eq!(seen, ["10 of 50 MB", "gap of 1", "20 of 50 MB", interrupted, "[DONE]"]);
     assert_eq!(messages(&follow(&registry, &id, Some(3)).await), [interrupted, "[DONE]"]);
     let seen = messages(&follow(&registry, &much, None).await);

@@ -82,6 +82,25 @@ pub(crate) fn looking(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
     Arc::new(Looking(executor))
 }
 
+/// The same executor, for jobs that go on by themselves when their daemon has stopped.
+pub(crate) fn going_on(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
+    struct GoingOn(Arc<dyn Executor>);
+    impl Executor for GoingOn {
+        fn execute(
+            &self,
+            operation: Operation,
+            job: JobContext,
+        ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+            self.0.execute(operation, job)
+        }
+
+        fn after_interruption(&self, _: &Operation) -> Option<String> {
+            Some("wait for it".to_owned())
+        }
+    }
+    Arc::new(GoingOn(executor))
+}
+
 pub(crate) fn operation() -> Operation {
     Operation::HiveList {}
 }
