@@ -42,6 +42,9 @@ use crate::spawner::Spawner;
 /// The longest that somebody is told to wait where too many do, in seconds.
 const LONGEST_RETRY_S: u64 = 60;
 
+/// Who is in a worker already has waited for a faster one as long as anybody does.
+const LONG_ENOUGH: Duration = Duration::MAX;
+
 /// Finds places at workers. A clone shares the queues.
 #[derive(Debug, Clone)]
 pub struct Dispatcher {
@@ -242,6 +245,7 @@ impl Dispatcher {
         let (closed, now) = (Closed::default(), clock::now());
         let mut ask = wanted.ask(&closed, Duration::ZERO, now);
         ask.demand.leaves_with = Some(given);
+        ask.demand.queued = LONG_ENOUGH;
         match self.registry.place(&ask, now) {
             Placed::At(place) => Some(place),
             Placed::Not(_) => None,
@@ -279,7 +283,8 @@ impl Dispatcher {
     /// What would be decided for a request now, with the priority that rules give it.
     fn foresee(&self, wanted: &Wanted) -> Decision {
         let (closed, now) = (Closed::default(), clock::now());
-        let ask = wanted.ask(&closed, Duration::ZERO, now);
+        let mut ask = wanted.ask(&closed, Duration::ZERO, now);
+        ask.demand.queued = LONG_ENOUGH;
         let priority = self.registry.priority(&ask);
         self.registry.foresee(&Ask { priority, ..ask }, now)
     }

@@ -20,6 +20,11 @@ async fn a_few_wait_for_the_fast_worker_and_the_next_one_takes_the_slow_one() {
     let registry = stage.dispatcher.registry();
     let mut running = vec![stage.at("fast"), stage.at("fast")];
     let mut attempts = Attempts::default();
+    // Whoever is in a worker already waits for no other.
+    let slow = stage.dispatcher.place_now(wanted(Some('b')), 0).expect("it has room");
+    assert_eq!(slow.worker_id.as_str(), "slow");
+    drop(slow);
+    assert!(stage.dispatcher.has_place(&wanted(Some('b'))));
     let mut waiting: Vec<_> = (0..12).map(|_| stage.comes()).collect();
     stage.dispatcher.hand_out(&mut attempts);
     let placed = |waiting: &mut Vec<Waiter<'_>>| {
@@ -70,7 +75,7 @@ impl Stage {
         let others = ["fast", "slow"].into_iter().filter(|other| *other != id);
         let barred = others.map(|other| other.parse().unwrap()).collect();
         let wanted = Wanted { barred, ..wanted(Some('b')) };
-        self.dispatcher.place_now(wanted).expect("it has room")
+        self.dispatcher.place_now(wanted, 0).expect("it has room")
     }
 
     fn comes(&self) -> Waiter<'_> {
