@@ -51,7 +51,7 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         |worker: &&WorkerView<'_>| worker.is_in_doubt && worker.ways.meet(Ways::TOKENS);
     let fresh = || ready().filter(|worker| !has_failed(worker) && !has_fallen(worker));
     if let Some(chosen) = choose(fresh(), demand, None) {
-        return sooner(fresh(), demand, &chosen).map_or(chosen, Decision::Wait);
+        return chosen;
     }
     // It may have been started again since, and one that is coming may take long.
     let returned = || ready().filter(|w| has_failed(w) && w.liveness == Liveness::Alive);
@@ -200,20 +200,30 @@ fn lack(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Lack {
     }
 }
 
-/// The best of some workers for a request. `reason` is told instead of what decided between them.
+/// The best of some workers for a request, if it does not wait for a better one. `reason` is told instead of what
+/// decided between them; who comes to a last one does not wait.
 fn choose<'a>(
     workers: impl Iterator<Item = &'a WorkerView<'a>>,
     demand: &Demand<'_>,
     reason: Option<Reason>,
 ) -> Option<Decision> {
     let mut ranked = Vec::with_capacity(workers.size_hint().1.unwrap_or(0));
-    let mut is_ruled = false;
-    for worker in workers.filter(|worker| worker.takes(demand)) {
+    let (mut is_ruled, mut full) = (false, Vec::new());
+    for worker in workers {
+        if !worker.takes(demand) {
+            full.push(worker);
+            continue;
+        }
         is_ruled |= worker.extra_us != 0;
         ranked.push(Ranked::new(worker, demand));
     }
     let [best, next] = if is_ruled { best_two_of_ruled(&ranked) } else { best_two(ranked.iter()) };
     let best = best?;
+    if reason.is_none()
+        && let Some(wait) = sooner(&full, best, demand)
+    {
+        return Some(Decision::Wait(wait));
+    }
     let reason = match next {
         _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
         None => Reason::OnlyOne,
@@ -227,31 +237,27 @@ fn choose<'a>(
     Some(Decision::Dispatch { worker, why: Why { reason, chosen, next, candidates } })
 }
 
-/// Whether a request had better wait for a worker that is full than take a place at once, because that is at a much
-/// slower one. What is expected may be wrong, so that nobody waits longer than for half of the slow answer.
-fn sooner<'a>(
-    workers: impl Iterator<Item = &'a WorkerView<'a>> + Clone,
-    demand: &Demand<'_>,
-    chosen: &Decision,
-) -> Option<WaitReason> {
-    let Decision::Dispatch { worker, why } = chosen else { return None };
-    if why.chosen.expected_ms < WORTH_WAITING_US / 1000 || demand.alone {
+/// Whether a request had better wait for one of those that are `full` than take a place at once, because that is at a
+/// much slower worker. What is expected may be wrong, so that nobody waits longer than for half of the slow answer.
+fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> Option<WaitReason> {
+    if full.is_empty() || slow.expected_us < WORTH_WAITING_US || demand.alone {
         return None;
     }
-    let slow = workers.clone().find(|it| it.id == worker)?;
     // Whoever is to be tried again, or is wished for, is not passed by.
-    if slow.circuit != Circuit::Closed || slow.extra_us != 0 || demand.session == Some(worker) {
+    if slow.worker.circuit != Circuit::Closed || slow.worker.extra_us != 0 || slow.is_session() {
         return None;
     }
-    let limit = slow.expected_us(demand.prompt_bytes, demand.answer_tokens) / MUCH_FASTER;
+    let limit = slow.expected_us / MUCH_FASTER;
     if demand.queued >= Duration::from_micros(limit) {
         return None;
     }
-    let is_full = |it: &&WorkerView<'_>| {
-        let is_sound = it.circuit == Circuit::Closed && it.liveness == Liveness::Alive;
-        is_sound && it.extra_us == 0 && !it.is_taken && !it.has_room(demand.priority)
+    let is_sound = |it: &&&WorkerView<'_>| {
+        it.circuit == Circuit::Closed
+            && it.liveness == Liveness::Alive
+            && it.extra_us == 0
+            && !it.is_taken
     };
-    let places = workers.filter(is_full).map(|it| it.answers_by(limit, demand));
+    let places = full.iter().filter(is_sound).map(|it| it.answers_by(limit, demand));
     let most = places.fold(0, u32::saturating_add);
     (demand.ahead < most).then_some(WaitReason::Sooner { most })
 }
