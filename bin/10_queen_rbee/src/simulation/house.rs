@@ -31,7 +31,7 @@ const MAX_QUEUE: usize = 64;
 /// When the last fault is over.
 const FAULTS_END: Duration = Duration::from_secs(40);
 /// When all must have come to rest.
-/// A server that fell silent before it began an answer is waited for for minutes.
+/// A server that fell silent is waited for for minutes where nobody else has room.
 const END: Duration = Duration::from_secs(900);
 /// How long a request may take: longer than a history, so that none ends for that.
 const PATIENCE: Duration = Duration::from_secs(1200);

@@ -129,7 +129,7 @@ async fn a_server_that_runs_another_model_than_it_listed_answers_for_none() {
 }
 
 /// How often the server has failed, by the queen's metrics.
-async fn failures(queen: &Queen) -> String {
+pub(crate) async fn failures(queen: &Queen) -> String {
     let text = Reply::read(queen.get("/metrics")).await.text;
     let line = "rbee_queen_worker_failures_total{worker=\"nas-m\",model=\"m\"} ";
     let count = text.lines().find_map(|told| told.strip_prefix(line));

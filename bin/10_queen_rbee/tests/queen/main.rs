@@ -11,6 +11,7 @@ mod attached_kinds;
 mod attached_odd;
 mod attached_reach;
 mod attached_refused;
+mod attached_silent;
 mod attached_tls;
 mod attached_unwilling;
 mod beginning;

@@ -587,9 +587,7 @@ impl Answer {
             self.alarm.as_mut().reset((now + LOOK).min(self.asking.deadline));
             return self.leaves_queue(reading);
         }
-        let silence = reading.silence.as_ref().filter(|_| !self.progress.is_started());
-        let end = silence.map(|silence| silence.end(&reading.place, reading.heard_at));
-        if let Some(Err(until)) = end {
+        if let Some(until) = self.waits_for_server(reading) {
             self.alarm.as_mut().reset(until.min(self.asking.deadline));
             return None;
         }
@@ -599,14 +597,15 @@ impl Answer {
 
     /// When a worker that computes the answer has been silent for too long, or the deadline.
     fn patience_ends(&self, reading: &Reading) -> Instant {
-        let doing = if !self.progress.is_started() {
-            if let Some(silence) = &reading.silence {
-                let until = silence.may_end(&reading.place, reading.heard_at);
-                return until.min(self.asking.deadline);
-            }
-            Doing::Queues
-        } else if self.progress.has_moved() {
+        let has_moved = self.progress.has_moved();
+        if let Some(silence) = reading.silence.as_ref().filter(|_| !has_moved) {
+            let until = silence.may_end(&reading.place, reading.heard_at);
+            return until.min(self.asking.deadline);
+        }
+        let doing = if has_moved {
             Doing::Answers
+        } else if !self.progress.is_started() {
+            Doing::Queues
         } else {
             let (fresh, again) =
                 (self.progress.fresh_prompt_tokens(), self.progress.tokens_again());

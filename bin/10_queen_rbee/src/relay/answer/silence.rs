@@ -1,7 +1,8 @@
-//! How long a server of somebody else is waited for that says nothing of its answer: it may load the model
-//! first, of which nobody hears, or compute a long prompt. Where another worker could take the request, it
-//! is given up sooner than where nobody could: then it has the request's time for as long as looks find it
-//! well, since whoever sends again to the same server only loses the place there.
+//! How long a server of somebody else is waited for that says nothing: it may load the model first, of which
+//! nobody hears, compute a long prompt, or hold a call back until it is whole. Where another worker could take
+//! the request, or go on with what there is of the answer, it is given up sooner than where nobody could: then
+//! it has the request's time for as long as looks find it well, since whoever sends again to the same server
+//! only loses the place there, and what it has given.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ const SHUT_SILENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Silence {
     dispatcher: Dispatcher,
-    /// The request as it would go elsewhere: to whom has not failed it, or was started again since.
+    /// The request as it would go elsewhere: to whom has not failed it, or was started again since. It has no ways
+    /// where nobody could go on.
     elsewhere: Wanted,
     bytes: u64,
     /// Tokens of the answer that it reads behind the prompt.
@@ -60,7 +62,9 @@ impl Silence {
     /// Whether the server has been silent for too long since then; else when that is looked at again, since
     /// nobody else can take the request.
     pub(super) fn end(&self, place: &Place, since: Instant) -> Result<(), Instant> {
-        let is_over = self.is_lost(place, since) || self.dispatcher.has_place(&self.elsewhere);
+        let can_any = !self.elsewhere.ways.is_none();
+        let is_over =
+            self.is_lost(place, since) || can_any && self.dispatcher.has_place(&self.elsewhere);
         if is_over { Ok(()) } else { Err(Instant::now() + LOOK) }
     }
 
@@ -136,10 +140,23 @@ impl Answer {
         })
     }
 
+    /// When a server that has been silent for too long is looked at again, since nobody else can take the request,
+    /// or go on with what there is of the answer; `None` where it is given up, or the worker is one of rbee's.
+    pub(super) fn waits_for_server(&self, reading: &mut Reading) -> Option<Instant> {
+        let silence = reading.silence.as_mut()?;
+        silence.elsewhere = self.elsewhere(&reading.place);
+        // Whoever failed it before has done so over a request that had less.
+        if self.progress.given_in_all() > self.had {
+            silence.elsewhere.failed.clear();
+        }
+        silence.end(&reading.place, reading.heard_at).err()
+    }
+
     /// The request's time is over while a worker has it. A server that was silent over it for too long has
     /// failed it; where the one before did, and this one has given nothing since, that is why it is late.
     pub(super) fn late_at(&mut self, place: &Place) -> Failure {
-        let silence = self.silence(place).filter(|_| !self.progress.is_started());
+        // One that has given something may hold a call back that takes as long.
+        let silence = self.silence(place).filter(|_| !self.progress.has_moved());
         let worker = &place.worker_id;
         let why = if silence.is_some_and(|silence| silence.is_failure(place, self.asked_at)) {
             self.blame(place);

@@ -41,6 +41,8 @@ pub(crate) enum Plays {
     Lingers(&'static [&'static str]),
     /// Gives these pieces of text, and the end when it is told to.
     Waits(&'static [&'static str], Arc<Notify>),
+    /// Gives these chunks as they are, and this one and the end when it is told to.
+    Holds(Vec<Value>, Arc<Notify>, Value),
     /// Answers with this status and body.
     Answers(u16, &'static str, String),
     /// Answers with this status that it is full, for so many seconds.
@@ -374,6 +376,7 @@ async fn answer(
             streamed(texts(said).into_iter().chain([over]).collect(), End::Never)
         }
         Plays::Waits(said, told_to) => streamed(texts(said), End::Told(told_to, over)),
+        Plays::Holds(chunks, told_to, last) => streamed(chunks, End::Told(told_to, last)),
         Plays::Drips(piece, told_to) => dripping(&text(piece), told_to, &over),
         Plays::Dies(said) => streamed(texts(said), End::Break),
         Plays::Hangs(said) => streamed(texts(said), End::Never),
