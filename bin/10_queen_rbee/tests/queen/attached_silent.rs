@@ -79,6 +79,22 @@ async fn what_a_server_is_silent_over_goes_on_as_soon_as_somebody_can_go_on_with
 }
 
 #[tokio::test]
+async fn a_server_whose_connection_is_dead_goes_on_itself_where_nobody_else_can() {
+    for is_streamed in [true, false] {
+        let plays = [Plays::Hangs(&["Hello"]), Plays::Says(&[" world"])];
+        let server = ServerDouble::start("llamacpp", &["m"], plays);
+        let queen = impatient(&server).await;
+        let text = if is_streamed {
+            queen.stream(CHAT, &chat()).await.begun().await.rest().await.text()
+        } else {
+            let reply = queen.ask(CHAT, &chat()).await.json();
+            reply["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+        };
+        assert_eq!((&*text, server.requests().len()), ("Hello world", 2));
+    }
+}
+
+#[tokio::test]
 async fn who_failed_a_request_before_goes_on_with_what_another_server_has_given_of_it_since() {
     let plays = [Plays::Dies(&[]), Plays::Says(&[" world"])];
     let server = ServerDouble::start("llamacpp", &["m"], plays);
