@@ -8,11 +8,16 @@ use crate::registry::Server;
 
 /// The longest message that is passed on, in characters.
 const MAX_MESSAGE: usize = 1000;
+/// How much is passed on of a text that is no message, in characters.
+const MAX_LINE: usize = 200;
 
 /// The type by which llama-server says that a prompt does not fit its context.
 const TOO_LONG: &str = "exceed_context_size_error";
 /// The words by which vLLM does.
 const LONGER_THAN: &str = "maximum context length";
+
+/// What is said of a body that cannot be read.
+const NOT_UNDERSTOOD: &str = " in words that are not understood";
 
 /// The words of an error: an object with a message, or a text.
 pub(super) fn message_of(error: &Value) -> String {
@@ -20,16 +25,51 @@ pub(super) fn message_of(error: &Value) -> String {
     text.unwrap_or("it failed without a reason").chars().take(MAX_MESSAGE).collect()
 }
 
-/// The error in a body, if it is one in OpenAI's words or close to them.
+/// The error in a body, if it is one in OpenAI's words, close to them, or in those of `FastAPI`.
 #[must_use]
 pub fn detail_of(body: &[u8]) -> Option<ErrorDetail> {
     let body: Value = serde_json::from_slice(body).ok()?;
     // Older servers put the object's fields right into the body.
     let error = body.get("error").filter(|error| !error.is_null()).unwrap_or(&body);
-    if !error.is_string() && error.get("message").is_none() {
-        return None;
+    if is_worded(error) {
+        return Some(detail(error));
     }
-    Some(detail(error))
+    let error = body.get("detail")?;
+    match error.get(0) {
+        Some(first) => unfit_field(first).as_ref().map(detail),
+        None => is_worded(error).then(|| detail(error)),
+    }
+}
+
+fn is_worded(error: &Value) -> bool {
+    error.is_string() || error.get("message").is_some()
+}
+
+/// What `FastAPI` says of a field that it does not take: where it is, and why.
+fn unfit_field(told: &Value) -> Option<Value> {
+    let why = told.get("msg")?.as_str()?;
+    let path = told.get("loc").and_then(Value::as_array).into_iter().flatten();
+    let path: Vec<_> =
+        path.map(|part| part.as_str().map_or(part.to_string(), str::to_owned)).collect();
+    Some(if path.is_empty() { why.into() } else { format!("{}: {why}", path.join(".")).into() })
+}
+
+/// What there is to say of a body in which no error is understood, behind its status: the first line of a
+/// text that is neither JSON nor a page.
+#[must_use]
+pub fn said_otherwise(status: StatusCode, body: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(body) else { return NOT_UNDERSTOOD.to_owned() };
+    let text = text.trim();
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    let is_repeated = status.canonical_reason().is_some_and(|name| name.eq_ignore_ascii_case(text));
+    if text.is_empty() || is_repeated {
+        return " without a reason".to_owned();
+    }
+    if line.starts_with(['<', '{', '[']) || line.contains(char::is_control) {
+        return NOT_UNDERSTOOD.to_owned();
+    }
+    let line: String = line.chars().take(MAX_LINE).collect();
+    format!(": {line}")
 }
 
 fn detail(error: &Value) -> ErrorDetail {
@@ -213,12 +253,51 @@ mod tests {
                 Some("context_length_exceeded"),
             ),
             (r#"{"error":"model 'x' not found"}"#, "model 'x' not found", None),
+            (r#"{"detail":"no such adapter"}"#, "no such adapter", None),
+            (r#"{"error":null,"detail":{"message":"full","code":"oom"}}"#, "full", Some("oom")),
+            (
+                r#"{"detail":[{"type":"less_than","loc":["body","messages",0],"msg":"too many"},{"msg":"b"}]}"#,
+                "body.messages.0: too many",
+                None,
+            ),
+            (r#"{"detail":[{"msg":"too many"}]}"#, "too many", None),
         ] {
             let detail = detail_of(body.as_bytes()).unwrap();
             assert_eq!((detail.message.as_str(), detail.code.as_deref()), (message, code));
         }
-        for body in ["<html>Bad Gateway</html>", "", "[]", "{}", r#"{"error":5}"#] {
+        for body in [
+            "<html>Bad Gateway</html>",
+            "",
+            "[]",
+            "{}",
+            r#"{"error":5}"#,
+            r#"{"detail":5}"#,
+            r#"{"detail":[]}"#,
+            r#"{"detail":["x"]}"#,
+        ] {
             assert_eq!(detail_of(body.as_bytes()), None, "{body}");
         }
+    }
+
+    #[test]
+    fn of_a_body_without_an_error_that_is_understood_the_first_line_of_a_text_is_told() {
+        let (nothing, foreign) = (" without a reason", NOT_UNDERSTOOD);
+        let long = "x".repeat(300);
+        let cut = format!(": {}", "x".repeat(MAX_LINE));
+        for (body, expected) in [
+            ("", nothing),
+            (" \r\n", nothing),
+            ("bad gateway\n", nothing),
+            ("upstream is away\r\nsince noon", ": upstream is away"),
+            (long.as_str(), cut.as_str()),
+            ("<html>Bad Gateway</html>", foreign),
+            (r#"{"reason": 5}"#, foreign),
+            ("[]", foreign),
+            ("\u{1f}\u{8b}", foreign),
+        ] {
+            let told = said_otherwise(StatusCode::BAD_GATEWAY, body.as_bytes());
+            assert_eq!(told, expected, "{body}");
+        }
+        assert_eq!(said_otherwise(StatusCode::BAD_GATEWAY, &[0x1f, 0x8b]), foreign);
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http1_client::{RequestHead, Unfit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
+use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, HiveAlias, InferenceRequest};
 
 use super::failure::Trouble;
 use super::prefill::Prefill;
@@ -20,7 +20,9 @@ use super::retry_after;
 use super::speech::Speech;
 use super::sse::EventCutter;
 use crate::attached::VIA;
-use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};
+use crate::attached::{
+    Engine, Meaning, Original, Told, Unmet, detail_of, said_otherwise, wordless,
+};
 use crate::clock::unix_seconds;
 use crate::connection::{Exchange, Outgoing, Pool};
 use crate::keyring::{Keyring, NoSecret};
@@ -359,13 +361,10 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     }
     let detail = match detail {
         Some(detail) => detail,
-        None if is_server && matches!(status.as_u16(), 429 | 503) => {
-            wordless(format!("it answered HTTP {status}"))
-        }
-        None if is_server && status.is_client_error() => {
-            let name = &target.hive_id;
-            wordless(format!("the server {name} answered HTTP {status} without a reason"))
-        }
+        None if is_server => match of_no_error(status, &body, &target.hive_id) {
+            Ok(detail) => detail,
+            Err(trouble) => return trouble,
+        },
         None => return Trouble::garbage(format!("it answered HTTP {status} without a reason")),
     };
     match status.as_u16() {
@@ -388,6 +387,20 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
             Trouble::garbage(Reason::of_stranger(detail.message, recorded))
         }
         _ => Trouble::garbage(detail.message),
+    }
+}
+
+/// What a server means whose words are no error: the request may be at fault only where the status says so.
+fn of_no_error(status: StatusCode, body: &[u8], name: &HiveAlias) -> Result<ErrorDetail, Trouble> {
+    let answered = format!("answered HTTP {status}");
+    let said = said_otherwise(status, body);
+    match status.as_u16() {
+        429 | 503 => Ok(wordless(format!("it {answered}{said}"))),
+        400..500 => Ok(wordless(format!("the server {name} {answered}{said}"))),
+        _ => {
+            let words = format!("it {answered}{said}");
+            Err(Trouble::garbage(Reason::of_stranger(words, format!("it {answered}"))))
+        }
     }
 }
 

@@ -97,6 +97,28 @@ async fn a_server_that_refuses_base64_is_asked_for_numbers() {
 }
 
 #[tokio::test]
+async fn the_reason_of_a_server_is_told_also_where_it_is_no_error_in_openais_words() {
+    let json = "application/json";
+    let of_field = r#"{"detail":[{"loc":["body","top_p"],"msg":"too big"}]}"#;
+    for (status, kind, body, told, mentions) in [
+        (422, json, of_field, 422, "body.top_p: too big"),
+        (400, json, r#"{"detail":"no such adapter"}"#, 400, "no such adapter"),
+        (400, "text/plain", "no such adapter\nsorry", 400, "400 Bad Request: no such adapter"),
+        (502, "text/plain", "nobody is behind", 502, "502 Bad Gateway: nobody is behind"),
+        (502, "text/html", "<html>", 502, "in words that are not understood"),
+    ] {
+        let plays = vec![Plays::Answers(status, kind, body.into()); 8];
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        let message = reply.json()["error"]["message"].to_string();
+        assert!(reply.status == told && message.contains(mentions), "{body}: {reply:?}");
+        let decisions = Reply::read(queen.get("/v1/decisions")).await.text;
+        assert!(!decisions.contains("nobody is behind"), "it may repeat a prompt: {decisions}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_makes_one_answer_only_is_asked_for_the_others_one_by_one() {
     for (owner, asked) in [("somebody", vec![2, 1]), ("library", vec![1, 1])] {
         let plays = [Plays::Says(&["Hello"]), Plays::Says(&["Hi"])];
