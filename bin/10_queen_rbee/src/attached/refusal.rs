@@ -1,6 +1,7 @@
 //! What a server's error means. Pure.
 
 use axum::http::StatusCode;
+use rbee_operations::without_user;
 use serde_json::Value;
 use worker_contract::{ErrorDetail, ErrorKind, HiveAlias};
 
@@ -109,6 +110,8 @@ pub struct Unmet<'a> {
     pub status: StatusCode,
     /// Its error, if it has told one.
     pub words: Option<&'a ErrorDetail>,
+    /// Where else it sends whoever asks, if it says so.
+    pub location: Option<&'a str>,
 }
 
 /// What a server means that does not meet a request, where neither of the two is at fault.
@@ -131,7 +134,10 @@ impl Unmet<'_> {
     /// What it means; `None` where it says something else.
     #[must_use]
     pub fn meaning(&self) -> Option<Meaning> {
-        let Self { name, server, path, status, words } = self;
+        let Self { name, server, path, status, words, .. } = self;
+        if status.is_redirection() {
+            return Some(self.redirects());
+        }
         let (what, told) = match status.as_u16() {
             401 => {
                 return Some(Meaning::LockedOut(format!(
@@ -156,6 +162,34 @@ impl Unmet<'_> {
         };
         Some(Meaning::Lacking { told, detail, wordless })
     }
+
+    /// What is sent elsewhere is not followed there: nobody has attached that.
+    fn redirects(&self) -> Meaning {
+        let Self { name, server, path, status, location, .. } = self;
+        let model = &server.model;
+        let wordless = format!("the server {name} redirects {path} of {model} (HTTP {status})");
+        let message = match location.map(shown) {
+            Some(to) if !to.is_empty() => format!("{wordless} to {to}"),
+            _ => format!("{wordless}, and does not say where to"),
+        };
+        let detail = ErrorDetail {
+            kind: ErrorKind::ServerError,
+            code: Some("unsupported_by_server".to_owned()),
+            hint: Some("attach the server by the URL that it redirects to".to_owned()),
+            ..self::wordless(message)
+        };
+        Meaning::Lacking { told: StatusCode::BAD_GATEWAY, detail, wordless }
+    }
+}
+
+/// A place as it may be told: without a user, and without what may be a token or the prompt.
+fn shown(location: &str) -> String {
+    let place = location.split(['?', '#']).next().unwrap_or_default();
+    let place = match place.strip_prefix("//") {
+        Some(host) => without_user(&format!("http://{host}")).replacen("http:", "", 1),
+        None => without_user(place),
+    };
+    place.chars().take(MAX_LINE).collect()
 }
 
 /// The error in an event of a stream, if it says that the request is at fault.
@@ -210,7 +244,8 @@ mod tests {
             (502, None, None),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let unmet = Unmet { name: &name, server: &server, path: "/v1/rerank", status, words };
+            let path = "/v1/rerank";
+            let unmet = Unmet { name: &name, server: &server, path, status, words, location: None };
             let meaning = unmet.meaning().map(|meaning| match meaning {
                 Meaning::Lacking { told, detail, wordless } => {
                     assert!(!wordless.contains("no such thing"), "{wordless}");
@@ -226,6 +261,35 @@ mod tests {
                 _ => false,
             };
             assert!(is_it, "{status}: {meaning:?}");
+        }
+    }
+
+    #[test]
+    fn where_a_server_redirects_to_is_told_without_what_nobody_else_is_to_see() {
+        let (name, url) = ("nas".parse().unwrap(), "http://nas:1".parse().unwrap());
+        let (model, engine) = ("m".into(), Engine::Unknown);
+        let server = Server { url, model, engine, most_answers: None, names_its_model: false };
+        let long = format!("/{}", "x".repeat(300));
+        let cut = format!(" to /{}", "x".repeat(MAX_LINE - 1));
+        for (location, expected) in [
+            (
+                Some("https://u:hush@llm.example/v1/chat?key=hush#x"),
+                " to https://llm.example/v1/chat",
+            ),
+            (Some("//u:hush@llm.example/v1"), " to //llm.example/v1"),
+            (Some("/login?next=hush"), " to /login"),
+            (Some(long.as_str()), cut.as_str()),
+            (Some("?hush"), ", and does not say where to"),
+            (None, ", and does not say where to"),
+        ] {
+            let (path, status) = ("/v1/rerank", StatusCode::TEMPORARY_REDIRECT);
+            let unmet = Unmet { name: &name, server: &server, path, status, words: None, location };
+            let Some(Meaning::Lacking { told, detail, wordless }) = unmet.meaning() else {
+                panic!("{location:?}")
+            };
+            let head = "the server nas redirects /v1/rerank of m (HTTP 307 Temporary Redirect)";
+            assert_eq!((told.as_u16(), wordless.as_str()), (502, head));
+            assert_eq!(detail.message, format!("{head}{expected}"));
         }
     }
 

@@ -333,6 +333,7 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     let Some(status) = status else { return Trouble::garbage("its answer has no status") };
     let retry_after = head.and_then(|head| head.header("retry-after"));
     let retry_after = retry_after.and_then(|told| retry_after::seconds(told, unix_seconds()));
+    let location = head.and_then(|head| head.header("location")).map(str::to_owned);
     let mut body = Vec::new();
     let read = async {
         while body.len() <= MAX_ERROR
@@ -350,7 +351,8 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     };
     if let Some(server) = &target.server {
         let (name, path) = (&target.hive_id, leg.original.endpoint().path());
-        let unmet = Unmet { name, server, path, status, words: detail.as_ref() };
+        let (words, location) = (detail.as_ref(), location.as_deref());
+        let unmet = Unmet { name, server, path, status, words, location };
         match unmet.meaning() {
             Some(Meaning::Lacking { told, detail, wordless }) => {
                 return Trouble::Lacking { status: told, detail, recorded: wordless.into() };

@@ -119,6 +119,19 @@ async fn the_reason_of_a_server_is_told_also_where_it_is_no_error_in_openais_wor
 }
 
 #[tokio::test]
+async fn a_server_that_redirects_is_asked_once_and_where_to_is_told() {
+    for status in [301, 302, 303, 307, 308] {
+        let plays = vec![Plays::Redirects(status, "https://u:hush@llm.example/v1?key=hush"); 8];
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let error = queen.ask(CHAT, &chat()).await.error(502, "unsupported_by_server");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.ends_with(" to https://llm.example/v1"), "{error}");
+        assert_eq!(server.requests().len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_makes_one_answer_only_is_asked_for_the_others_one_by_one() {
     for (owner, asked) in [("somebody", vec![2, 1]), ("library", vec![1, 1])] {
         let plays = [Plays::Says(&["Hello"]), Plays::Says(&["Hi"])];

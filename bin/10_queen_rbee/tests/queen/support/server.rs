@@ -43,6 +43,8 @@ pub(crate) enum Plays {
     Waits(&'static [&'static str], Arc<Notify>),
     /// Answers with this status and body.
     Answers(u16, &'static str, String),
+    /// Sends whoever asks somewhere else.
+    Redirects(u16, &'static str),
     /// Answers with this status that it is full, for so many seconds.
     Full(u16, u32),
     /// Gives this piece of text again and again, and the end when it is told to.
@@ -384,6 +386,9 @@ async fn answer(
         Plays::Answers(status, kind, body) => {
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(CONTENT_TYPE, kind)], body).into_response()
+        }
+        Plays::Redirects(status, to) => {
+            (StatusCode::from_u16(status).unwrap(), [(LOCATION, to)]).into_response()
         }
         Plays::Full(status, seconds) => {
             let error = json!({"error": {"message": "the quota is used up"}});
