@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::health::Probe;
 use super::listing::{Listing, Told, is_ollamas_version, is_router, read_listing, read_slots};
-use super::{Engine, ServerUrl, VIA, detail_of};
+use super::{Engine, ServerUrl, VIA, compresses, detail_of};
 use crate::connection::{Broken, Outgoing, Pool, lacks_trust};
 use crate::keyring::bearer;
 use crate::remote_hive::with_causes;
@@ -260,6 +260,10 @@ async fn look(
             )));
         }
         None => return Ok(Probe::Wrong(format!("it answered GET {at} with no status of HTTP"))),
+    }
+    let encoding = exchange.head().and_then(|head| head.header("content-encoding"));
+    if let Some(reason) = compresses(encoding) {
+        return Ok(Probe::Wrong(format!("asked for GET {at}, {reason}")));
     }
     let mut list = Vec::new();
     while exchange.read(&mut |part| list.extend_from_slice(part)).await? {

@@ -132,6 +132,19 @@ async fn a_server_that_redirects_is_asked_once_and_where_to_is_told() {
 }
 
 #[tokio::test]
+async fn a_server_that_compresses_its_answers_is_told_from_one_that_breaks_off() {
+    let plays = vec![Plays::Compresses("gzip"); 8];
+    let server = ServerDouble::start("vllm", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("it compresses its answer (gzip), which was not asked for"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_server_that_makes_one_answer_only_is_asked_for_the_others_one_by_one() {
     for (owner, asked) in [("somebody", vec![2, 1]), ("library", vec![1, 1])] {
         let plays = [Plays::Says(&["Hello"]), Plays::Says(&["Hi"])];
