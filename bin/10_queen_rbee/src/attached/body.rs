@@ -1,7 +1,7 @@
 //! What an attached server is asked: the client's own words, with what must be another. Pure.
 
 use serde_json::{Map, Value, json};
-use worker_contract::{ChatMessage, InferenceRequest, Task};
+use worker_contract::{ChatMessage, InferenceRequest, Task, ToolChoice};
 
 use super::Engine;
 use super::form::write_form;
@@ -150,6 +150,11 @@ impl Original {
             say_too(&mut body, "max_tokens", "max_completion_tokens");
         }
         penalize(&mut body, server.engine);
+        if server.engine == Engine::Ollama && forbids_calls(request) {
+            // It knows no `tool_choice`: what is not offered is not called.
+            body.remove("tools");
+            body.remove("tool_choice");
+        }
         write_form(&mut body, self.endpoint, server.engine, &request.format);
         let has_nothing = prefill.is_none_or(|prefill| prefill.text.is_empty());
         if has_nothing && server.engine == Engine::LlamaServer && ends_with_nothing(request) {
@@ -209,6 +214,10 @@ fn continue_last(body: &mut Body, engine: Engine) {
         body.insert(CONTINUE.into(), true.into());
         body.insert(GENERATE.into(), false.into());
     }
+}
+
+fn forbids_calls(request: &InferenceRequest) -> bool {
+    matches!(&request.task, Task::Chat(chat) if chat.tool_choice == ToolChoice::None)
 }
 
 /// Whether the message that is to be continued is empty, after others.
@@ -436,6 +445,25 @@ mod tests {
             let body = chat(&sent, engine, None);
             let found = [REPEAT, REPETITION].map(|n| body.get(n).and_then(Value::as_f64));
             assert_eq!(found, expected, "{engine:?}: {sent}");
+        }
+    }
+
+    #[test]
+    fn functions_that_may_not_be_called_are_not_offered_where_nobody_could_say_so() {
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        for (engine, choice, is_offered) in [
+            (Engine::Ollama, json!("none"), false),
+            (Engine::Ollama, json!("auto"), true),
+            (Engine::Ollama, json!(null), true),
+            (Engine::Vllm, json!("none"), true),
+        ] {
+            let messages = json!([{"role": "user", "content": "Hi"}]);
+            let sent = json!({
+                "model": "here", "messages": messages, "tools": tools, "tool_choice": choice,
+            });
+            let body = chat(&sent, engine, None);
+            let found = ["tools", "tool_choice"].map(|name| body.contains_key(name));
+            assert_eq!(found, [is_offered; 2], "{engine:?}, {choice}");
         }
     }
 
