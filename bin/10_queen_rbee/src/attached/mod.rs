@@ -319,7 +319,7 @@ impl Servers {
             Probe::NoTrust { reason, hint } => {
                 return Err(ServerError::NoTrust { url, reason, hint });
             }
-            Probe::Wrong(reason) | Probe::Mute(reason) => {
+            Probe::Wrong(reason) | Probe::Mute(reason) | Probe::Busy { reason, .. } => {
                 return Err(ServerError::Wrong { url, reason });
             }
             Probe::Unreachable(reason) | Probe::Shut(reason) => {
@@ -404,10 +404,11 @@ impl Servers {
         }
     }
 
-    /// The servers at which nobody is looking.
+    /// The servers that may be looked at, and at which nobody is looking.
     fn due(&self) -> Vec<(HiveAlias, Due)> {
-        let mut known = self.known();
-        let due = known.iter_mut().filter(|(_, known)| !known.is_looked_at);
+        let (mut known, now) = (self.known(), clock::now());
+        let is_due = |known: &Known| !known.is_looked_at && known.health.is_due(now);
+        let due = known.iter_mut().filter(|(_, known)| is_due(known));
         due.map(|(name, known)| {
             known.is_looked_at = true;
             let (url, token) = (known.stored.url.clone(), known.token.clone());
