@@ -1,6 +1,6 @@
 //! Servers of others that write their answers in ways of their own.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::attached::queen_with;
 use crate::support::{Plays, Queen, Reply, ServerDouble, chat};
@@ -142,6 +142,20 @@ async fn a_server_that_compresses_its_answers_is_told_from_one_that_breaks_off()
         message.contains("it compresses its answer (gzip), which was not asked for"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn pieces_in_a_field_that_rbee_does_not_know_are_all_passed_on() {
+    let piece = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    let words: Vec<String> = (0..200).map(|number| format!("{number} ")).collect();
+    let thoughts = words.iter().map(|word| piece(json!({"thought": word})));
+    let chunks = thoughts.chain([piece(json!({"content": "Hi"}))]).collect();
+    let server = ServerDouble::start("vllm", &["m"], [Plays::Chunks(chunks)]);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    let message = &reply.json()["choices"][0]["message"];
+    let expected = (json!("Hi"), json!(words.concat()));
+    assert_eq!((&message["content"], &message["thought"]), (&expected.0, &expected.1));
 }
 
 #[tokio::test]
