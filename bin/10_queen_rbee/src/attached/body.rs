@@ -152,8 +152,8 @@ impl Original {
         penalize(&mut body, server.engine);
         if server.engine == Engine::Ollama && forbids_calls(request) {
             // It knows no `tool_choice`: what is not offered is not called.
-            body.remove("tools");
-            body.remove("tool_choice");
+            body.shift_remove("tools");
+            body.shift_remove("tool_choice");
         }
         write_form(&mut body, self.endpoint, server.engine, &request.format);
         let has_nothing = prefill.is_none_or(|prefill| prefill.text.is_empty());

@@ -51,7 +51,7 @@ fn unfit_field(told: &Value) -> Option<Value> {
     let why = told.get("msg")?.as_str()?;
     let path = told.get("loc").and_then(Value::as_array).into_iter().flatten();
     let path: Vec<_> =
-        path.map(|part| part.as_str().map_or(part.to_string(), str::to_owned)).collect();
+        path.map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned)).collect();
     Some(if path.is_empty() { why.into() } else { format!("{}: {why}", path.join(".")).into() })
 }
 
