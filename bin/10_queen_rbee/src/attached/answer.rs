@@ -286,8 +286,9 @@ impl Translator {
         let index = number.saturating_add(self.first_choice);
         let state = self.choices.get_mut(number as usize).ok_or(Fault::NoAnswer)?;
         let (mut of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
-        // LocalAI says so in each chunk before the last that it is none yet.
-        let reason = choice.finish_reason.filter(|name| !name.is_empty()).map(|name| {
+        // So LocalAI says in each chunk before the last that it is none yet, and others.
+        let is_one = |name: &String| !matches!(name.as_str(), "" | "null");
+        let reason = choice.finish_reason.filter(is_one).map(|name| {
             finish_reason(&name).unwrap_or_else(|| {
                 // The text ends all the same.
                 of_choice.insert(FINISH_REASON.into(), name.into());

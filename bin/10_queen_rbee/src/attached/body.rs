@@ -1,7 +1,7 @@
 //! What an attached server is asked: the client's own words, with what must be another. Pure.
 
 use serde_json::{Map, Value, json};
-use worker_contract::{ChatMessage, InferenceRequest, Task};
+use worker_contract::{ChatMessage, InferenceRequest, Task, ToolChoice};
 
 use super::Engine;
 use super::form::write_form;
@@ -17,6 +17,10 @@ const ENCODING: &str = "encoding_format";
 /// The fields that say whether the last message is continued.
 const CONTINUE: &str = "continue_final_message";
 const GENERATE: &str = "add_generation_prompt";
+
+/// The two names of how much a repetition counts against a token: llama.cpp's, and that of vLLM.
+const REPEAT: &str = "repeat_penalty";
+const REPETITION: &str = "repetition_penalty";
 
 /// A request as the client sent it.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,7 +147,13 @@ impl Original {
             body.insert("seed".into(), seed.wrapping_add(request.first_choice.into()).into());
         }
         if server.engine.knows_only_max_tokens() {
-            limit(&mut body);
+            say_too(&mut body, "max_tokens", "max_completion_tokens");
+        }
+        penalize(&mut body, server.engine);
+        if server.engine == Engine::Ollama && forbids_calls(request) {
+            // It knows no `tool_choice`: what is not offered is not called.
+            body.shift_remove("tools");
+            body.shift_remove("tool_choice");
         }
         write_form(&mut body, self.endpoint, server.engine, &request.format);
         let has_nothing = prefill.is_none_or(|prefill| prefill.text.is_empty());
@@ -172,12 +182,27 @@ impl Endpoint {
     }
 }
 
-/// Says how long the answer may be in the older word, too.
-fn limit(body: &mut Body) {
+/// Says in a word, too, what a request says in another one.
+fn say_too(body: &mut Body, word: &str, other: &str) {
     let is_said = |name: &str| body.get(name).is_some_and(|value| !value.is_null());
-    if is_said("max_completion_tokens") && !is_said("max_tokens") {
-        let most = body["max_completion_tokens"].clone();
-        body.insert("max_tokens".into(), most);
+    if is_said(other) && !is_said(word) {
+        let said = body[other].clone();
+        body.insert(word.into(), said);
+    }
+}
+
+/// Says how much a repetition counts by the name that the server knows: each passes over the other one.
+fn penalize(body: &mut Body, engine: Engine) {
+    let names: &[_] = match engine {
+        Engine::LlamaServer => &[(REPEAT, REPETITION)],
+        Engine::Vllm => &[(REPETITION, REPEAT)],
+        Engine::Rbee => &[],
+        Engine::Ollama | Engine::LmStudio | Engine::Unknown => {
+            &[(REPEAT, REPETITION), (REPETITION, REPEAT)]
+        }
+    };
+    for (word, other) in names {
+        say_too(body, word, other);
     }
 }
 
@@ -189,6 +214,10 @@ fn continue_last(body: &mut Body, engine: Engine) {
         body.insert(CONTINUE.into(), true.into());
         body.insert(GENERATE.into(), false.into());
     }
+}
+
+fn forbids_calls(request: &InferenceRequest) -> bool {
+    matches!(&request.task, Task::Chat(chat) if chat.tool_choice == ToolChoice::None)
 }
 
 /// Whether the message that is to be continued is empty, after others.
@@ -393,6 +422,49 @@ mod tests {
         let prefill = Prefill { text: String::new(), tokens: 4 };
         let body = chat(&sent, Engine::Ollama, Some(&prefill));
         assert_eq!(body["max_tokens"], 5, "what is left of it");
+    }
+
+    #[test]
+    fn what_a_repetition_costs_is_told_by_the_name_that_the_server_knows() {
+        let (older, newer) = (json!({REPEAT: 1.3}), json!({REPETITION: 1.3}));
+        let nothing = json!({REPEAT: null, REPETITION: 1.3});
+        for (engine, sent, expected) in [
+            (Engine::LlamaServer, &newer, [Some(1.3), Some(1.3)]),
+            (Engine::LlamaServer, &nothing, [Some(1.3), Some(1.3)]),
+            (Engine::LlamaServer, &older, [Some(1.3), None]),
+            (Engine::Vllm, &older, [Some(1.3), Some(1.3)]),
+            (Engine::Vllm, &newer, [None, Some(1.3)]),
+            (Engine::LmStudio, &newer, [Some(1.3), Some(1.3)]),
+            (Engine::Unknown, &older, [Some(1.3), Some(1.3)]),
+            (Engine::Rbee, &older, [Some(1.3), None]),
+            (Engine::Vllm, &json!({}), [None, None]),
+        ] {
+            let mut sent = sent.clone();
+            sent["model"] = "here".into();
+            sent["messages"] = json!([{"role": "user", "content": "Hi"}]);
+            let body = chat(&sent, engine, None);
+            let found = [REPEAT, REPETITION].map(|n| body.get(n).and_then(Value::as_f64));
+            assert_eq!(found, expected, "{engine:?}: {sent}");
+        }
+    }
+
+    #[test]
+    fn functions_that_may_not_be_called_are_not_offered_where_nobody_could_say_so() {
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        for (engine, choice, is_offered) in [
+            (Engine::Ollama, json!("none"), false),
+            (Engine::Ollama, json!("auto"), true),
+            (Engine::Ollama, json!(null), true),
+            (Engine::Vllm, json!("none"), true),
+        ] {
+            let messages = json!([{"role": "user", "content": "Hi"}]);
+            let sent = json!({
+                "model": "here", "messages": messages, "tools": tools, "tool_choice": choice,
+            });
+            let body = chat(&sent, engine, None);
+            let found = ["tools", "tool_choice"].map(|name| body.contains_key(name));
+            assert_eq!(found, [is_offered; 2], "{engine:?}, {choice}");
+        }
     }
 
     #[test]

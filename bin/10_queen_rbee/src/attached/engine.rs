@@ -42,10 +42,12 @@ impl Engine {
     #[must_use]
     pub fn ways(self) -> Ways {
         match self {
-            Self::Rbee => Ways::PROMPT | Ways::CHAT | Ways::FORM | Ways::OWN,
-            Self::LlamaServer | Self::Vllm => Ways::PROMPT | Ways::CHAT | Ways::FORM,
-            Self::Ollama | Self::LmStudio => Ways::BEGIN,
-            Self::Unknown => Ways::PROMPT,
+            Self::Rbee => Ways::PROMPT | Ways::CHAT | Ways::FORM | Ways::CALL | Ways::OWN,
+            Self::LlamaServer | Self::Vllm => Ways::PROMPT | Ways::CHAT | Ways::FORM | Ways::CALL,
+            // It passes over `tool_choice`.
+            Self::Ollama => Ways::BEGIN,
+            Self::LmStudio => Ways::BEGIN | Ways::CALL,
+            Self::Unknown => Ways::PROMPT | Ways::CALL,
         }
     }
 

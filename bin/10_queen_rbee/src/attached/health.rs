@@ -17,6 +17,9 @@ const UNREACHABLE: u32 = 2;
 /// How often in a row a server must be late to be given no more requests. One that computes can be.
 const SLOW: u32 = 3;
 
+/// The longest time for which a server that asks for it is not looked at.
+const LEFT_ALONE: Duration = Duration::from_secs(10);
+
 /// After how many lists a server is asked anew what it has: one that was started again between two looks
 /// can have other slots.
 const TOLD_FOR: u32 = 30;
@@ -48,6 +51,13 @@ pub(super) enum Probe {
     },
     /// Somebody is there, and gave no answer in time.
     Slow,
+    /// Somebody is there, and has no time to list its models, or something in front of it does not reach it.
+    Busy {
+        /// What it says.
+        reason: String,
+        /// For how long it wants to be left alone, as it says, in seconds.
+        retry_after_s: Option<u32>,
+    },
     /// Somebody is there, and does not begin to speak.
     Mute(String),
     /// The queen can have no connection to it, which is not its fault.
@@ -84,6 +94,8 @@ pub(super) struct Health {
     unreachable: u32,
     slow: u32,
     loading_since: Option<Instant>,
+    /// It has asked for no look before.
+    left_alone_until: Option<Instant>,
 }
 
 impl Health {
@@ -131,6 +143,11 @@ impl Health {
         self.told_for == 0
     }
 
+    /// Whether it may be looked at.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.left_alone_until.is_none_or(|until| now >= until)
+    }
+
     /// Why none of its models is a worker, behind its state; `None` where one is.
     pub(super) fn why_no_models(&self, wanted: &[String]) -> Option<(&'static str, String)> {
         if !self.models.is_empty() {
@@ -165,6 +182,7 @@ impl Health {
         let is_first = std::mem::take(&mut self.is_unseen);
         let (unreachable, slow) = (self.unreachable + 1, self.slow + 1);
         (self.unreachable, self.slow) = (0, 0);
+        self.left_alone_until = rest_of(&probe).map(|rest| now + rest);
         match probe {
             Probe::Listing(listing) => {
                 // Where its list does not tell what it is, it has been asked before.
@@ -197,11 +215,11 @@ impl Health {
                     self.failure = Some(ServerFailure { reason, kind });
                 }
             }
-            Probe::Slow | Probe::Mute(_) => {
+            Probe::Slow | Probe::Mute(_) | Probe::Busy { .. } => {
                 self.slow = slow;
                 if is_first || slow >= SLOW {
                     let reason = match probe {
-                        Probe::Mute(reason) => reason,
+                        Probe::Mute(reason) | Probe::Busy { reason, .. } => reason,
                         _ => LATE.to_owned(),
                     };
                     self.failure = Some(ServerFailure { reason, kind: FailureKind::Unfit });
@@ -234,6 +252,12 @@ impl Health {
     }
 }
 
+/// For how long a server is left alone as it says.
+fn rest_of(probe: &Probe) -> Option<Duration> {
+    let Probe::Busy { retry_after_s, .. } = probe else { return None };
+    retry_after_s.map(|seconds| Duration::from_secs(seconds.into()).min(LEFT_ALONE))
+}
+
 /// The models that are wanted, under their names.
 pub(super) fn chosen(server: &HiveAlias, wanted: &[String], listed: &[Listed]) -> Vec<Served> {
     let mut models = name_models(server, listed);
@@ -256,6 +280,7 @@ mod tests {
         let own = || Probe::OwnLimit("too many open files".into());
         let mute = || Probe::Mute("no TLS".into());
         let shut = || Probe::Shut("refused".into());
+        let busy = || busy(None);
         let for_ever = vec![loading(); 62];
         let again_and_again = (0..32).flat_map(|_| [loading(), unreachable()]).collect();
         let (gone, unfit) = (Some(FailureKind::Gone), Some(FailureKind::Unfit));
@@ -271,6 +296,9 @@ mod tests {
             ("it hangs", vec![Probe::Slow, Probe::Slow, Probe::Slow], unfit),
             ("it cannot speak for a moment", vec![list(&["a"]), mute(), Probe::Slow], None),
             ("it does not speak", vec![list(&["a"]), mute(), mute(), mute()], unfit),
+            ("it has no time for a moment", vec![list(&["a"]), busy(), Probe::Slow], None),
+            ("it has no time", vec![list(&["a"]), busy(), Probe::Slow, busy()], unfit),
+            ("it was wrong before", vec![list(&["a"]), wrong(), busy()], unfit),
             ("the queen's own limit", vec![list(&["a"]), own(), own(), own()], None),
             ("nothing is forgotten", vec![unreachable(), own(), unreachable()], gone),
             ("it hung before", vec![Probe::Slow, Probe::Slow, own(), Probe::Slow], unfit),
@@ -439,6 +467,7 @@ mod tests {
             ("nobody can look", vec![own()], gone),
             ("nobody could look, then it is missed", vec![own(), unreachable()], gone),
             ("it computes, perhaps", vec![Probe::Slow], unfit),
+            ("it has no time, perhaps", vec![busy(None)], unfit),
             ("it is there", vec![list(&["a", "b"])], None),
             ("it was there since", vec![list(&["a", "b"]), unreachable()], None),
         ] {
@@ -451,6 +480,33 @@ mod tests {
             assert_eq!(health.found(), found, "{because}");
             assert_eq!(health.failure.map(|failure| failure.kind), expected, "{because}");
         }
+    }
+
+    #[test]
+    fn a_server_that_wants_to_be_left_alone_is_not_looked_at_for_a_while() {
+        let (nas, begin) = ("nas".parse().unwrap(), Instant::now());
+        for (because, probe, seconds) in [
+            ("as it says", busy(Some(3)), 3),
+            ("not for an hour", busy(Some(3600)), 10),
+            ("it does not say", busy(None), 0),
+            ("it lists its models", list(&["a"]), 0),
+        ] {
+            let mut health = Health::default();
+            for probe in [list(&["a"]), busy(Some(5)), probe] {
+                health.on_probe(&nas, &[], probe, begin);
+            }
+            let until = begin + Duration::from_secs(seconds);
+            assert!(health.is_due(until), "{because}");
+            assert_eq!(health.is_due(begin), seconds == 0, "{because}");
+            if seconds > 0 {
+                let before = begin + Duration::from_millis(1000 * seconds - 1);
+                assert!(!health.is_due(before), "{because}");
+            }
+        }
+    }
+
+    fn busy(retry_after_s: Option<u32>) -> Probe {
+        Probe::Busy { reason: "HTTP 429".into(), retry_after_s }
     }
 
     fn after(wanted: &[&str], probes: Vec<Probe>) -> Health {

@@ -9,6 +9,7 @@ mod answer;
 mod body;
 mod calls;
 mod chunk;
+mod encoding;
 mod engine;
 mod form;
 mod health;
@@ -37,12 +38,13 @@ use worker_contract::HiveAlias;
 pub(crate) use self::answer::BYTES_A_TOKEN;
 pub use self::answer::{Fault, Told, Translator};
 pub use self::body::{Endpoint, Original};
+pub use self::encoding::compresses;
 pub use self::engine::Engine;
 pub(crate) use self::health::MAX_MODELS;
 use self::health::{Health, LATE, LOADS, Probe, chosen};
 use self::names::set_apart;
 use self::prober::Sight;
-pub use self::refusal::{Meaning, Unmet, detail_of, wordless};
+pub use self::refusal::{Meaning, Unmet, detail_of, said_otherwise, wordless};
 pub use self::store::StoreError;
 use self::store::Stored;
 pub use self::url::{InvalidUrl, ServerUrl};
@@ -317,7 +319,7 @@ impl Servers {
             Probe::NoTrust { reason, hint } => {
                 return Err(ServerError::NoTrust { url, reason, hint });
             }
-            Probe::Wrong(reason) | Probe::Mute(reason) => {
+            Probe::Wrong(reason) | Probe::Mute(reason) | Probe::Busy { reason, .. } => {
                 return Err(ServerError::Wrong { url, reason });
             }
             Probe::Unreachable(reason) | Probe::Shut(reason) => {
@@ -402,10 +404,11 @@ impl Servers {
         }
     }
 
-    /// The servers at which nobody is looking.
+    /// The servers that may be looked at, and at which nobody is looking.
     fn due(&self) -> Vec<(HiveAlias, Due)> {
-        let mut known = self.known();
-        let due = known.iter_mut().filter(|(_, known)| !known.is_looked_at);
+        let (mut known, now) = (self.known(), clock::now());
+        let is_due = |known: &Known| !known.is_looked_at && known.health.is_due(now);
+        let due = known.iter_mut().filter(|(_, known)| is_due(known));
         due.map(|(name, known)| {
             known.is_looked_at = true;
             let (url, token) = (known.stored.url.clone(), known.token.clone());

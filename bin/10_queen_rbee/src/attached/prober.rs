@@ -14,9 +14,11 @@ use tokio::time::timeout;
 
 use super::health::Probe;
 use super::listing::{Listing, Told, is_ollamas_version, is_router, read_listing, read_slots};
-use super::{Engine, ServerUrl, VIA, detail_of};
+use super::{Engine, ServerUrl, VIA, compresses, detail_of};
+use crate::clock::unix_seconds;
 use crate::connection::{Broken, Outgoing, Pool, lacks_trust};
 use crate::keyring::bearer;
+use crate::relay::retry_after_s;
 use crate::remote_hive::with_causes;
 
 /// Where a server lists its models.
@@ -221,6 +223,23 @@ fn locked(status: StatusCode, has_token: bool) -> String {
     format!("it {wants} (HTTP {status})")
 }
 
+/// What a server is that answers with an error in place of its list.
+fn refused(status: StatusCode, said: &[u8], at: &str, url: &ServerUrl) -> Probe {
+    let message = detail_of(said).map(|detail| detail.message).unwrap_or_default();
+    if status == StatusCode::SERVICE_UNAVAILABLE && message == LOADING {
+        return Probe::Loading;
+    }
+    let words = if message.is_empty() { message } else { format!(": {message}") };
+    // So answers who speaks TLS, and is asked without.
+    let is_misread = status == StatusCode::BAD_REQUEST && !url.address().is_secure;
+    let other = if is_misread { or_other_scheme(url) } else { String::new() };
+    let reason = format!("it answered GET {at} with HTTP {status}{words}{other}");
+    match status.as_u16() {
+        429 | 502..=504 => Probe::Busy { reason, retry_after_s: None },
+        _ => Probe::Wrong(reason),
+    }
+}
+
 async fn look(
     pool: &Pool,
     request: &Outgoing,
@@ -243,23 +262,22 @@ async fn look(
             return Ok(to.map_or_else(nowhere, |to| redirected(to, url)));
         }
         Some(status) => {
+            let told = exchange.head().and_then(|head| head.header("retry-after"));
+            let retry_after_s = told.and_then(|told| retry_after_s(told, unix_seconds()));
             let mut said = Vec::new();
             while said.len() < MAX_ERROR
                 && exchange.read(&mut |part| said.extend_from_slice(part)).await?
             {}
-            let message = detail_of(&said).map(|detail| detail.message).unwrap_or_default();
-            if status == StatusCode::SERVICE_UNAVAILABLE && message == LOADING {
-                return Ok(Probe::Loading);
-            }
-            let words = if message.is_empty() { message } else { format!(": {message}") };
-            // So answers who speaks TLS, and is asked without.
-            let is_misread = status == StatusCode::BAD_REQUEST && !url.address().is_secure;
-            let other = if is_misread { or_other_scheme(url) } else { String::new() };
-            return Ok(Probe::Wrong(format!(
-                "it answered GET {at} with HTTP {status}{words}{other}"
-            )));
+            return Ok(match refused(status, &said, &at, url) {
+                Probe::Busy { reason, .. } => Probe::Busy { reason, retry_after_s },
+                probe => probe,
+            });
         }
         None => return Ok(Probe::Wrong(format!("it answered GET {at} with no status of HTTP"))),
+    }
+    let encoding = exchange.head().and_then(|head| head.header("content-encoding"));
+    if let Some(reason) = compresses(encoding) {
+        return Ok(Probe::Wrong(format!("asked for GET {at}, {reason}")));
     }
     let mut list = Vec::new();
     while exchange.read(&mut |part| list.extend_from_slice(part)).await? {
@@ -310,6 +328,29 @@ mod tests {
         let words = "it accepts connections and does not begin to speak TLS; if it speaks no TLS: http://me:1";
         let found = of_broken(&Broken::HandshakeTimeout, &url("https://me:1"));
         assert_eq!(found, Probe::Mute(words.to_owned()));
+    }
+
+    #[test]
+    fn who_has_no_time_to_list_its_models_is_not_wrong() {
+        let wrong = |words: &str| Probe::Wrong(format!("it answered GET L with HTTP {words}"));
+        let busy = |words: &str| {
+            let reason = format!("it answered GET L with HTTP {words}");
+            Probe::Busy { reason, retry_after_s: None }
+        };
+        let loading = r#"{"error":{"message":"Loading model"}}"#;
+        for (status, said, expected) in [
+            (429, r#"{"detail":"slow down"}"#, busy("429 Too Many Requests: slow down")),
+            (502, "<html>", busy("502 Bad Gateway")),
+            (503, "", busy("503 Service Unavailable")),
+            (504, "", busy("504 Gateway Timeout")),
+            (503, loading, Probe::Loading),
+            (500, "", wrong("500 Internal Server Error")),
+            (404, "", wrong("404 Not Found")),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let found = refused(status, said.as_bytes(), "L", &url("http://me:1"));
+            assert_eq!(found, expected);
+        }
     }
 
     fn url(text: &str) -> ServerUrl {

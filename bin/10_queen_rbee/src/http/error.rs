@@ -96,7 +96,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
                 .hint(longer_context(&model, tokens, trained))
         }
         NoPlace::Unable { .. } => ApiError::bad_request("unsupported_by_model", message).hint(
-            "its workers are servers of others, which promise neither grammars nor answers that can be repeated, and not all of them forms in completions; leave 'deterministic', grammars and such forms out, or run the model on a hive",
+            "its workers are servers of others, which promise neither grammars nor answers that can be repeated, and not all of them forms in completions or the call of a function ('tool_choice'); leave 'deterministic', grammars and such forms and demands out, or run the model on a hive",
         ),
         NoPlace::Rules { .. } => {
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "refused_by_rules", message).hint(

@@ -48,6 +48,7 @@ use self::quarantine::Quarantine;
 pub use self::reason::Reason;
 pub(crate) use self::reason::is_name;
 use self::retry::Budget;
+pub(crate) use self::retry_after::seconds as retry_after_s;
 pub(crate) use self::size::{MAX_ALL, MAX_TEXT, Weight};
 use self::worker::WorkerClient;
 use crate::admission::Priority;

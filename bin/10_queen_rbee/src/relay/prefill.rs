@@ -1,7 +1,9 @@
 //! Going on after a text instead of after tokens: where the answer, or a part of it, came from a server
 //! that tells no tokens, or where the next one knows none. Pure.
 
-use worker_contract::{ChatMessage, InferenceRequest, OutputFormat, Prompt, Role, Task};
+use worker_contract::{
+    Chat, ChatMessage, InferenceRequest, OutputFormat, Prompt, Role, Task, ToolChoice,
+};
 
 use crate::scheduler::Ways;
 
@@ -34,9 +36,13 @@ pub(super) fn ways_to_begin(request: &InferenceRequest) -> Ways {
     if is_own || request.deterministic {
         return Ways::TOKENS | Ways::OWN;
     }
-    // Of conversations all servers know a word for it.
-    let is_chat = matches!(request.task, Task::Chat(_));
-    if request.format.is_text() || is_chat { Ways::ALL } else { Ways::TOKENS | Ways::FORM }
+    match &request.task {
+        Task::Chat(chat) if demands_call(chat) => Ways::TOKENS | Ways::CALL,
+        // For a form of conversations all servers know a word.
+        Task::Chat(_) => Ways::ALL,
+        _ if request.format.is_text() => Ways::ALL,
+        _ => Ways::TOKENS | Ways::FORM,
+    }
 }
 
 /// Whether the answer is to continue the last message.
@@ -44,7 +50,11 @@ pub(crate) fn continues_last(request: &InferenceRequest) -> bool {
     matches!(&request.task, Task::Chat(chat) if chat.continue_last)
 }
 
-fn continues_image(chat: &worker_contract::Chat) -> bool {
+fn demands_call(chat: &Chat) -> bool {
+    matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_))
+}
+
+fn continues_image(chat: &Chat) -> bool {
     chat.continue_last && chat.messages.last().is_some_and(|last| !last.images.is_empty())
 }
 
@@ -100,6 +110,7 @@ mod tests {
     use worker_contract::RequestId;
 
     use super::*;
+    use crate::attached::Engine;
 
     #[test]
     fn a_worker_of_rbee_goes_on_after_the_text() {
@@ -150,6 +161,33 @@ mod tests {
         ] {
             let request = InferenceRequest { format: format.clone(), deterministic, ..request };
             assert_eq!(ways_to_begin(&request), expected, "{format:?}, {deterministic}");
+        }
+    }
+
+    #[test]
+    fn a_call_is_demanded_where_the_demand_is_known() {
+        let call = Ways::TOKENS | Ways::CALL;
+        for (choice, expected) in [
+            (ToolChoice::Auto, Ways::ALL),
+            (ToolChoice::None, Ways::ALL),
+            (ToolChoice::Required, call),
+            (ToolChoice::Named("f".into()), call),
+        ] {
+            let messages = vec![ChatMessage::text(Role::User, "Hi")];
+            let chat = Chat { tool_choice: choice.clone(), ..messages.into() };
+            let ways = ways_to_begin(&request(Task::Chat(chat)));
+            assert_eq!(ways, expected, "{choice:?}");
+            for (engine, knows) in [
+                (Engine::Ollama, false),
+                (Engine::LmStudio, true),
+                (Engine::LlamaServer, true),
+                (Engine::Vllm, true),
+                (Engine::Rbee, true),
+                (Engine::Unknown, true),
+            ] {
+                let is_demand = ways == call;
+                assert_eq!(engine.ways().meet(ways), knows || !is_demand, "{engine:?}, {choice:?}");
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use jiff::fmt::rfc2822;
 
 /// The seconds in a header `Retry-After` at a time, in seconds since 1970; at least one. It names a number of
 /// them, or a date. `None` where it is neither.
-pub(super) fn seconds(header: &str, now: u64) -> Option<u32> {
+pub(crate) fn seconds(header: &str, now: u64) -> Option<u32> {
     let header = header.trim();
     let is_number = !header.is_empty() && header.bytes().all(|byte| byte.is_ascii_digit());
     let seconds = if is_number {

@@ -11,7 +11,7 @@ use super::reason::Reason;
 use super::size::{MAX_ALL, MAX_TEXT, too_much};
 use super::sse::{Event, EventCutter, TooLong};
 use super::worker::Leg;
-use crate::attached::{Fault, Told, Translator};
+use crate::attached::{Fault, Told, Translator, compresses};
 use crate::registry::Target;
 
 /// How a worker tells its answer.
@@ -39,6 +39,9 @@ impl Speech {
         if target.server.is_none() {
             let wrong = || Trouble::garbage("its answer is not text/event-stream");
             return if is_stream { Ok(Self::Contract) } else { Err(wrong()) };
+        }
+        if let Some(reason) = compresses(head.header("content-encoding")) {
+            return Err(Trouble::garbage(reason));
         }
         let prefilled = leg.prefill.map_or(0, |prefill| prefill.tokens);
         let begun = sent_at.into_std();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http1_client::{RequestHead, Unfit};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, InferenceRequest};
+use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, HiveAlias, InferenceRequest};
 
 use super::failure::Trouble;
 use super::prefill::Prefill;
@@ -20,7 +20,9 @@ use super::retry_after;
 use super::speech::Speech;
 use super::sse::EventCutter;
 use crate::attached::VIA;
-use crate::attached::{Engine, Meaning, Original, Told, Unmet, detail_of, wordless};
+use crate::attached::{
+    Engine, Meaning, Original, Told, Unmet, detail_of, said_otherwise, wordless,
+};
 use crate::clock::unix_seconds;
 use crate::connection::{Exchange, Outgoing, Pool};
 use crate::keyring::{Keyring, NoSecret};
@@ -331,6 +333,7 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     let Some(status) = status else { return Trouble::garbage("its answer has no status") };
     let retry_after = head.and_then(|head| head.header("retry-after"));
     let retry_after = retry_after.and_then(|told| retry_after::seconds(told, unix_seconds()));
+    let location = head.and_then(|head| head.header("location")).map(str::to_owned);
     let mut body = Vec::new();
     let read = async {
         while body.len() <= MAX_ERROR
@@ -348,7 +351,8 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     };
     if let Some(server) = &target.server {
         let (name, path) = (&target.hive_id, leg.original.endpoint().path());
-        let unmet = Unmet { name, server, path, status, words: detail.as_ref() };
+        let (words, location) = (detail.as_ref(), location.as_deref());
+        let unmet = Unmet { name, server, path, status, words, location };
         match unmet.meaning() {
             Some(Meaning::Lacking { told, detail, wordless }) => {
                 return Trouble::Lacking { status: told, detail, recorded: wordless.into() };
@@ -359,13 +363,10 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     }
     let detail = match detail {
         Some(detail) => detail,
-        None if is_server && matches!(status.as_u16(), 429 | 503) => {
-            wordless(format!("it answered HTTP {status}"))
-        }
-        None if is_server && status.is_client_error() => {
-            let name = &target.hive_id;
-            wordless(format!("the server {name} answered HTTP {status} without a reason"))
-        }
+        None if is_server => match of_no_error(status, &body, &target.hive_id) {
+            Ok(detail) => detail,
+            Err(trouble) => return trouble,
+        },
         None => return Trouble::garbage(format!("it answered HTTP {status} without a reason")),
     };
     match status.as_u16() {
@@ -388,6 +389,20 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
             Trouble::garbage(Reason::of_stranger(detail.message, recorded))
         }
         _ => Trouble::garbage(detail.message),
+    }
+}
+
+/// What a server means whose words are no error: the request may be at fault only where the status says so.
+fn of_no_error(status: StatusCode, body: &[u8], name: &HiveAlias) -> Result<ErrorDetail, Trouble> {
+    let answered = format!("answered HTTP {status}");
+    let said = said_otherwise(status, body);
+    match status.as_u16() {
+        429 | 503 => Ok(wordless(format!("it {answered}{said}"))),
+        400..500 => Ok(wordless(format!("the server {name} {answered}{said}"))),
+        _ => {
+            let words = format!("it {answered}{said}");
+            Err(Trouble::garbage(Reason::of_stranger(words, format!("it {answered}"))))
+        }
     }
 }
 

@@ -21,8 +21,10 @@ impl Ways {
     pub const BEGIN: Self = Self(16);
     /// From the start, in a form that is held to in completions, too.
     pub const FORM: Self = Self(32);
+    /// From the start, with the call of a function that is demanded.
+    pub const CALL: Self = Self(64);
     /// All of them: those of rbee's own workers, and of a request that anybody can begin.
-    pub const ALL: Self = Self(63);
+    pub const ALL: Self = Self(127);
 
     /// Whether the two have one in common.
     #[must_use]

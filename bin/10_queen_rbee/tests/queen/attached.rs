@@ -567,6 +567,13 @@ async fn what_only_rbee_promises_goes_to_rbee_only() {
     let completion = json!({"model": "m", "prompt": "Hi", "response_format": form});
     let error = queen.ask("/v1/completions", &completion).await.error(400, "unsupported_by_model");
     assert!(error["hint"].as_str().unwrap().contains("forms in completions"), "{error}");
+    let mut demand = chat();
+    demand["tools"] = json!([{"type": "function", "function": {"name": "f"}}]);
+    for choice in [json!("required"), json!({"type": "function", "function": {"name": "f"}})] {
+        demand["tool_choice"] = choice;
+        let error = queen.ask(CHAT, &demand).await.error(400, "unsupported_by_model");
+        assert!(error["hint"].as_str().unwrap().contains("tool_choice"), "{error}");
+    }
     assert!(server.requests().is_empty(), "nothing is sent where it would be passed over");
     let worker = WorkerDouble::start("w-1", [Script::Says(&["ours"]), Script::Says(&["{}"])]);
     queen.worker_beat(&worker.beat()).await;

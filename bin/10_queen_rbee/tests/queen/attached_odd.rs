@@ -1,6 +1,6 @@
 //! Servers of others that write their answers in ways of their own.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::attached::queen_with;
 use crate::support::{Plays, Queen, Reply, ServerDouble, chat};
@@ -94,6 +94,68 @@ async fn a_server_that_refuses_base64_is_asked_for_numbers() {
         let sent: Vec<_> = bodies.iter().map(|body| body["encoding_format"].as_str()).collect();
         assert_eq!(sent, asked, "{reply:?}");
     }
+}
+
+#[tokio::test]
+async fn the_reason_of_a_server_is_told_also_where_it_is_no_error_in_openais_words() {
+    let json = "application/json";
+    let of_field = r#"{"detail":[{"loc":["body","top_p"],"msg":"too big"}]}"#;
+    for (status, kind, body, told, mentions) in [
+        (422, json, of_field, 422, "body.top_p: too big"),
+        (400, json, r#"{"detail":"no such adapter"}"#, 400, "no such adapter"),
+        (400, "text/plain", "no such adapter\nsorry", 400, "400 Bad Request: no such adapter"),
+        (502, "text/plain", "nobody is behind", 502, "502 Bad Gateway: nobody is behind"),
+        (502, "text/html", "<html>", 502, "in words that are not understood"),
+    ] {
+        let plays = vec![Plays::Answers(status, kind, body.into()); 8];
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        let message = reply.json()["error"]["message"].to_string();
+        assert!(reply.status == told && message.contains(mentions), "{body}: {reply:?}");
+        let decisions = Reply::read(queen.get("/v1/decisions")).await.text;
+        assert!(!decisions.contains("nobody is behind"), "it may repeat a prompt: {decisions}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_redirects_is_asked_once_and_where_to_is_told() {
+    for status in [301, 302, 303, 307, 308] {
+        let plays = vec![Plays::Redirects(status, "https://u:hush@llm.example/v1?key=hush"); 8];
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let error = queen.ask(CHAT, &chat()).await.error(502, "unsupported_by_server");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.ends_with(" to https://llm.example/v1"), "{error}");
+        assert_eq!(server.requests().len(), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_compresses_its_answers_is_told_from_one_that_breaks_off() {
+    let plays = vec![Plays::Compresses("gzip"); 8];
+    let server = ServerDouble::start("vllm", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("it compresses its answer (gzip), which was not asked for"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn pieces_in_a_field_that_rbee_does_not_know_are_all_passed_on() {
+    let piece = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    let words: Vec<String> = (0..200).map(|number| format!("{number} ")).collect();
+    let thoughts = words.iter().map(|word| piece(json!({"thought": word})));
+    let chunks = thoughts.chain([piece(json!({"content": "Hi"}))]).collect();
+    let server = ServerDouble::start("vllm", &["m"], [Plays::Chunks(chunks)]);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    let message = &reply.json()["choices"][0]["message"];
+    let expected = (json!("Hi"), json!(words.concat()));
+    assert_eq!((&message["content"], &message["thought"]), (&expected.0, &expected.1));
 }
 
 #[tokio::test]

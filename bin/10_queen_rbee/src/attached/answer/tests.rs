@@ -48,12 +48,14 @@ fn only_a_farewell_is_missing_once_all_answers_have_ended() {
 #[test]
 fn an_empty_reason_is_no_end() {
     let chunk = |content: &str, reason: &str| json!({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": reason}]});
-    let chunks = [chunk("a", ""), chunk("b", ""), chunk("", "length")];
-    let events = play(&request(1), &chunks).unwrap();
-    assert_eq!(events[1..3], [delta(0, "a", ""), delta(0, "b", "")]);
-    let is_end =
-        matches!(events[3], InferenceEvent::Done { finish_reason: FinishReason::Length, .. });
-    assert!(is_end && events.len() == 4, "{events:?}");
+    for none in ["", "null"] {
+        let chunks = [chunk("a", none), chunk("b", none), chunk("", "length")];
+        let events = play(&request(1), &chunks).unwrap();
+        assert_eq!(events[1..3], [delta(0, "a", ""), delta(0, "b", "")], "{none}");
+        let is_end =
+            matches!(events[3], InferenceEvent::Done { finish_reason: FinishReason::Length, .. });
+        assert!(is_end && events.len() == 4, "{none}: {events:?}");
+    }
 }
 
 #[test]

@@ -32,6 +32,27 @@ pub enum Aside {
     },
 }
 
+impl Aside {
+    /// Puts another one of the same object to it; gives that back where it is of another object.
+    #[must_use]
+    pub fn absorb(&mut self, more: Self) -> Option<Self> {
+        match (self, more) {
+            (Self::Answer(ours), Self::Answer(more)) | (Self::Usage(ours), Self::Usage(more)) => {
+                ours.extend(more);
+            }
+            (
+                Self::Choice { index, choice, message },
+                Self::Choice { index: of, choice: more, message: piece },
+            ) if *index == of => {
+                accumulate(choice, more);
+                accumulate(message, piece);
+            }
+            (_, more) => return Some(more),
+        }
+        None
+    }
+}
+
 /// What was said beside an answer, and is not written yet.
 #[derive(Debug, Default)]
 pub(super) struct Asides {
@@ -167,9 +188,10 @@ fn accumulate(message: &mut Fields, piece: Fields) {
 
 fn add_entry(list: &mut Vec<Value>, entry: Value) {
     let number = |entry: &Value| entry.get("index").and_then(Value::as_u64);
+    // Long lists, such as those of token ids, have no numbers, and are not searched.
     let wanted = number(&entry);
-    let known = list.iter_mut().find(|known| wanted.is_some() && number(known) == wanted);
-    match (known, entry) {
+    let at = wanted.and_then(|_| list.iter().position(|known| number(known) == wanted));
+    match (at.and_then(|at| list.get_mut(at)), entry) {
         (Some(Value::Object(known)), Value::Object(entry)) => accumulate(known, entry),
         (_, entry) => list.push(entry),
     }
@@ -209,6 +231,33 @@ mod tests {
         assert_eq!(asides.with_choice(0, &ours), expected);
         assert!(asides.is_empty_for(0));
         assert_eq!(asides.with_choice(0, &ours), ours);
+    }
+
+    #[test]
+    fn what_is_said_of_one_object_is_put_together_and_never_with_that_of_another() {
+        let of = |index, message: Value| Aside::Choice {
+            index,
+            choice: Fields::new(),
+            message: fields(message),
+        };
+        let answer = |value: Value| Aside::Answer(fields(value));
+        let usage = |value: Value| Aside::Usage(fields(value));
+        for (ours, more, expected) in [
+            (of(0, json!({"t": "a"})), of(0, json!({"t": "b"})), Some(of(0, json!({"t": "ab"})))),
+            (of(0, json!({"t": "a"})), of(1, json!({"t": "b"})), None),
+            (
+                answer(json!({"a": 1})),
+                answer(json!({"b": 2})),
+                Some(answer(json!({"a": 1, "b": 2}))),
+            ),
+            (usage(json!({"a": 1})), usage(json!({"a": 2})), Some(usage(json!({"a": 2})))),
+            (usage(json!({"a": 1})), answer(json!({"a": 2})), None),
+        ] {
+            let (mut found, other) = (ours.clone(), more.clone());
+            let left = found.absorb(other);
+            assert_eq!(left, expected.is_none().then_some(more));
+            assert_eq!(found, expected.unwrap_or(ours));
+        }
     }
 
     #[test]

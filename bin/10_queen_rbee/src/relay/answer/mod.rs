@@ -38,9 +38,6 @@ use crate::prompt::PromptChain;
 use crate::registry::{Answered, Place, PromptTime, Times};
 use crate::scheduler::Ways;
 
-/// The most that a server may say beside one part.
-const MAX_ASIDES: usize = 64;
-
 /// One answer, part by part. Dropping it ends the request, wherever it is.
 #[derive(Debug)]
 pub struct Answer {
@@ -77,7 +74,7 @@ pub struct Answer {
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
     ready: VecDeque<Part>,
-    /// What the worker said beside the part that comes next.
+    /// What the worker said beside the part that comes next, one of each object that it is said of.
     asides: Vec<Aside>,
     record: Record,
 }
@@ -443,9 +440,7 @@ impl Answer {
                 Ok(Told::Event(event)) => event,
                 Ok(Told::Aside(aside)) => {
                     reading.hears();
-                    if self.asides.len() < MAX_ASIDES {
-                        self.asides.push(aside);
-                    }
+                    self.keep(aside);
                     continue;
                 }
                 Err(trouble) => return self.recover(trouble, reading.place),
@@ -498,6 +493,16 @@ impl Answer {
                 }
             }
         }
+    }
+
+    /// Keeps what is said beside the next part. Of how many objects that can be, the request decides, and how
+    /// much it is, is limited by what an answer may have in all.
+    fn keep(&mut self, aside: Aside) {
+        let mut left = Some(aside);
+        for kept in &mut self.asides {
+            left = left.and_then(|aside| kept.absorb(aside));
+        }
+        self.asides.extend(left);
     }
 
     /// Passes a part on.

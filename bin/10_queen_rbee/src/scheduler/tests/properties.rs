@@ -266,6 +266,7 @@ fn any_ways() -> impl Strategy<Value = Ways> {
         1 => Just(Ways::PROMPT | Ways::CHAT),
         1 => Just(Ways::OWN),
         1 => Just(Ways::TOKENS | Ways::FORM),
+        1 => Just(Ways::TOKENS | Ways::CALL),
         1 => Just(Ways::BEGIN),
     ]
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use axum::http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -45,6 +47,10 @@ pub(crate) enum Plays {
     Holds(Vec<Value>, Arc<Notify>, Value),
     /// Answers with this status and body.
     Answers(u16, &'static str, String),
+    /// Answers with a body that is said to be compressed in this way.
+    Compresses(&'static str),
+    /// Sends whoever asks somewhere else.
+    Redirects(u16, &'static str),
     /// Answers with this status that it is full, for so many seconds.
     Full(u16, u32),
     /// Gives this piece of text again and again, and the end when it is told to.
@@ -387,6 +393,13 @@ async fn answer(
         Plays::Answers(status, kind, body) => {
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(CONTENT_TYPE, kind)], body).into_response()
+        }
+        Plays::Compresses(how) => {
+            let headers = [(CONTENT_TYPE, "text/event-stream"), (CONTENT_ENCODING, how)];
+            (headers, [0x1f_u8, 0x8b, 8].to_vec()).into_response()
+        }
+        Plays::Redirects(status, to) => {
+            (StatusCode::from_u16(status).unwrap(), [(LOCATION, to)]).into_response()
         }
         Plays::Full(status, seconds) => {
             let error = json!({"error": {"message": "the quota is used up"}});
