@@ -397,10 +397,15 @@ impl Stage {
 
     /// The same, by a name of the file.
     fn beat_as(&self, id: &str, model: &str, file: char) {
+        self.beat_on("CPU-0", id, model, file);
+    }
+
+    /// The same, on a device.
+    fn beat_on(&self, device: &str, id: &str, model: &str, file: char) {
         let beat = json!({
             "worker_id": id, "hive_id": "localhost", "address": "http://127.0.0.1:1",
             "model": {"name": model, "digest": digest(file), "context_length": 1},
-            "device": "CPU-0", "state": "ready", "slots": {"total": 2, "busy": 0}, "queued": 0,
+            "device": device, "state": "ready", "slots": {"total": 2, "busy": 0}, "queued": 0,
             "kv_cache": {"used_tokens": 0, "capacity_tokens": 1}, "tokens_per_second": 0.0,
             "engine_build": "x", "pid": 1,
         });
