@@ -67,7 +67,7 @@ build() {
         require_disk "$FIRST_BUILD_GIB"
         warn_memory
         step "Building rbee and llama.cpp"
-        say "The first build takes 6 to 11 minutes on two cores; this machine has $(cores)."
+        say "The first build takes 10 to 17 minutes on two cores; this machine has $(cores)."
         say "Most of it is llama.cpp, once for each kind of processor. Later builds take seconds."
     fi
     cargo build --release --locked \
