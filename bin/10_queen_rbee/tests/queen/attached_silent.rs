@@ -16,7 +16,7 @@ use crate::support::{Plays, Queen, Reply, ServerDouble, chat, until};
 const CHAT: &str = "/v1/chat/completions";
 
 /// Several times as long as a worker may be silent where another one goes on.
-const LONG: Duration = Duration::from_secs(4);
+const LONG: Duration = Duration::from_secs(3);
 
 /// How an answer begins, what is asked for, and whether another server has room.
 type Row = (&'static str, Value, Value, bool);
