@@ -16,9 +16,8 @@ use super::health::Probe;
 use super::listing::{Listing, Told, is_ollamas_version, is_router, read_listing, read_slots};
 use super::{Engine, ServerUrl, VIA, compresses, detail_of};
 use crate::clock::unix_seconds;
-use crate::connection::{Broken, Outgoing, Pool, lacks_trust};
+use crate::connection::{Broken, Outgoing, Pool, lacks_trust, retry_after_s};
 use crate::keyring::bearer;
-use crate::relay::retry_after_s;
 use crate::remote_hive::with_causes;
 
 /// Where a server lists its models.

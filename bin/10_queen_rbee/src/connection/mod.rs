@@ -7,6 +7,7 @@
 
 mod addresses;
 mod own_limit;
+mod retry_after;
 mod stream;
 mod tls;
 
@@ -26,6 +27,7 @@ use tokio::time::timeout;
 use tokio_rustls::rustls;
 
 use self::own_limit::of_connecting;
+pub(crate) use self::retry_after::seconds as retry_after_s;
 use self::stream::Stream;
 pub use self::tls::Trust;
 pub(crate) use self::tls::lacks_trust;

@@ -16,7 +16,6 @@ use worker_contract::{ApiErrorBody, ErrorDetail, ErrorKind, HiveAlias, Inference
 use super::failure::Trouble;
 use super::prefill::Prefill;
 use super::reason::{Reason, status_and_code};
-use super::retry_after;
 use super::speech::Speech;
 use super::sse::EventCutter;
 use crate::attached::VIA;
@@ -24,7 +23,7 @@ use crate::attached::{
     Engine, Meaning, Original, Told, Unmet, detail_of, said_otherwise, wordless,
 };
 use crate::clock::unix_seconds;
-use crate::connection::{Exchange, Outgoing, Pool};
+use crate::connection::{Exchange, Outgoing, Pool, retry_after_s};
 use crate::keyring::{Keyring, NoSecret};
 use crate::registry::{Server, Target};
 
@@ -332,7 +331,7 @@ async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trou
     let status = head.and_then(|head| StatusCode::from_u16(head.status()).ok());
     let Some(status) = status else { return Trouble::garbage("its answer has no status") };
     let retry_after = head.and_then(|head| head.header("retry-after"));
-    let retry_after = retry_after.and_then(|told| retry_after::seconds(told, unix_seconds()));
+    let retry_after = retry_after.and_then(|told| retry_after_s(told, unix_seconds()));
     let location = head.and_then(|head| head.header("location")).map(str::to_owned);
     let mut body = Vec::new();
     let read = async {

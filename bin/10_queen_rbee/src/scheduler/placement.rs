@@ -91,8 +91,8 @@ pub(super) fn place(fleet: &Fleet<'_>, demand: &Demand<'_>) -> Result<Spawn, NoS
     if best.is_later() && !best.asks() {
         return Err(NoSite::Full);
     }
-    let is_worth_waiting = |site: &&&Site<'_>| site.fit == Fit::Soon && site.is_much_better(best);
-    if demand.waited < PATIENCE && open.iter().any(|site| is_worth_waiting(&site)) {
+    let is_worth_waiting = |site: &&Site<'_>| site.fit == Fit::Soon && site.is_much_better(best);
+    if demand.waited < PATIENCE && open.iter().any(is_worth_waiting) {
         return Err(NoSite::Full);
     }
     Ok(best.spawn(&open))
@@ -329,18 +329,17 @@ fn make_room<'a>(
     if let Some(evict) = wanted.made_by(idle, size) {
         return (evict.iter().map(|resident| resident.id).collect(), Fit::Yes);
     }
-    let here_again = here.clone();
     let is_kept_for_another = |r: &Resident<'_>| r.makes_way_for.is_some_and(|m| m != demand.model);
     let goes_some_day = |r: &&Resident<'_>| {
         let goes = r.is_used() || is_kept_for_another(r);
         r.is_ending || (goes && r.spare > 0) || r.model == demand.model
     };
-    let others = here.filter(goes_some_day).filter(|resident| !is_one_of_them(resident));
+    let others = here.clone().filter(goes_some_day).filter(|resident| !is_one_of_them(resident));
     // What is being started will be idle some day.
     let coming = claims_on(fleet, hive, device).map(|claim| claim.needed);
     let busy = others.map(size).chain(coming).fold(0, u64::saturating_add);
     let is_enough = room.saturating_add(busy) >= need && (too_few.is_none() || busy > 0);
-    let idle_soon = here_again.filter(|r| !r.is_busy && r.may_make_way(demand)).collect();
+    let idle_soon = here.filter(|r| !r.is_busy && r.may_make_way(demand)).collect();
     let fit = match wanted.made_by(as_many_as_spare(idle_soon), size) {
         Some(_) => Fit::Soon,
         None if is_enough => Fit::Later,

@@ -290,11 +290,7 @@ async fn an_answer_that_gives_way_in_its_worker_where_others_wait_is_no_failure(
             go_on.notify_one();
             std::future::pending::<()>().await;
         };
-        let body = chat();
-        let reply = tokio::select! {
-            reply = queen.ask(CHAT, &body) => reply,
-            () = reported => unreachable!("it waits for the answer"),
-        };
+        let reply = answered_beside(&queen, reported).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         let because = format!("{queued} wait, at {tokens_per_second} tokens a second");
         assert_eq!(worker.requests().len(), 1 + failures, "{because}");
@@ -325,11 +321,7 @@ async fn what_waits_in_a_worker_goes_to_another_one_that_has_room_and_nobody_has
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };
-        let body = chat();
-        let reply = tokio::select! {
-            reply = queen.ask(CHAT, &body) => reply,
-            () = reported => unreachable!("it reports without end"),
-        };
+        let reply = answered_beside(&queen, reported).await;
         assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-2"), "{reply:?}");
         let choice = &reply.json()["choices"][0];
         assert_eq!(choice["message"]["content"], "Hello world", "{because}");
@@ -370,11 +362,7 @@ async fn what_waits_in_a_worker_goes_neither_to_one_where_it_would_wait_nor_back
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     };
-    let body = chat();
-    let reply = tokio::select! {
-        reply = queen.ask(CHAT, &body) => reply,
-        () = reported => unreachable!("it reports without end"),
-    };
+    let reply = answered_beside(&queen, reported).await;
     assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-3"), "{reply:?}");
     let asked = [first, second, last, full].map(|worker| worker.requests().len());
     assert_eq!(asked, [1, 1, 1, 0]);
@@ -407,4 +395,13 @@ async fn a_worker_that_was_started_again_takes_what_waits_elsewhere_also_where_i
     };
     assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-1"), "{reply:?}");
     assert_eq!(restarted.requests().len(), 1);
+}
+
+/// The answer to a request, while somebody reports without end.
+async fn answered_beside(queen: &Queen, reported: impl Future<Output = ()>) -> Reply {
+    let body = chat();
+    tokio::select! {
+        reply = queen.ask(CHAT, &body) => reply,
+        () = reported => unreachable!("it reports without end"),
+    }
 }

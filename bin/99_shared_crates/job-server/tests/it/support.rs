@@ -44,61 +44,55 @@ pub(crate) fn endless() -> Arc<dyn Executor> {
     })
 }
 
+/// An executor whose jobs are of a kind.
+struct OfKind {
+    executor: Arc<dyn Executor>,
+    drains: bool,
+    only_looks: bool,
+    after_interruption: Option<&'static str>,
+}
+
+impl OfKind {
+    fn usual(executor: Arc<dyn Executor>) -> Self {
+        Self { executor, drains: false, only_looks: false, after_interruption: None }
+    }
+}
+
+impl Executor for OfKind {
+    fn execute(
+        &self,
+        operation: Operation,
+        job: JobContext,
+    ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        self.executor.execute(operation, job)
+    }
+
+    fn drains(&self, _: &Operation) -> bool {
+        self.drains
+    }
+
+    fn only_looks(&self, _: &Operation) -> bool {
+        self.only_looks
+    }
+
+    fn after_interruption(&self, _: &Operation) -> Option<String> {
+        self.after_interruption.map(str::to_owned)
+    }
+}
+
 /// The same executor, for jobs that are waited for when their daemon stops.
 pub(crate) fn draining(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
-    struct Draining(Arc<dyn Executor>);
-    impl Executor for Draining {
-        fn execute(
-            &self,
-            operation: Operation,
-            job: JobContext,
-        ) -> BoxFuture<'static, Result<Outcome, JobError>> {
-            self.0.execute(operation, job)
-        }
-
-        fn drains(&self, _: &Operation) -> bool {
-            true
-        }
-    }
-    Arc::new(Draining(executor))
+    Arc::new(OfKind { drains: true, ..OfKind::usual(executor) })
 }
 
 /// The same executor, for jobs that change nothing.
 pub(crate) fn looking(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
-    struct Looking(Arc<dyn Executor>);
-    impl Executor for Looking {
-        fn execute(
-            &self,
-            operation: Operation,
-            job: JobContext,
-        ) -> BoxFuture<'static, Result<Outcome, JobError>> {
-            self.0.execute(operation, job)
-        }
-
-        fn only_looks(&self, _: &Operation) -> bool {
-            true
-        }
-    }
-    Arc::new(Looking(executor))
+    Arc::new(OfKind { only_looks: true, ..OfKind::usual(executor) })
 }
 
 /// The same executor, for jobs that go on by themselves when their daemon has stopped.
 pub(crate) fn going_on(executor: Arc<dyn Executor>) -> Arc<dyn Executor> {
-    struct GoingOn(Arc<dyn Executor>);
-    impl Executor for GoingOn {
-        fn execute(
-            &self,
-            operation: Operation,
-            job: JobContext,
-        ) -> BoxFuture<'static, Result<Outcome, JobError>> {
-            self.0.execute(operation, job)
-        }
-
-        fn after_interruption(&self, _: &Operation) -> Option<String> {
-            Some("wait for it".to_owned())
-        }
-    }
-    Arc::new(GoingOn(executor))
+    Arc::new(OfKind { after_interruption: Some("wait for it"), ..OfKind::usual(executor) })
 }
 
 pub(crate) fn operation() -> Operation {
