@@ -64,7 +64,7 @@ pub struct Answer {
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
     doubt: Option<Failure>,
     unwilling: Unwilling,
-    /// The workers whose queues it has left.
+    /// The workers whose queues it has left, each as often as that.
     left: Vec<WorkerId>,
     /// When a worker was last asked.
     asked_at: Instant,
