@@ -431,6 +431,24 @@ async fn a_whole_answer_is_not_held_back_by_who_was_to_go_on_and_does_not() {
 }
 
 #[tokio::test]
+async fn an_answer_that_a_context_cuts_before_it_says_anything_is_its_workers_own() {
+    let said = json!({"type": "delta", "text": "", "tokens": [1, 2]});
+    let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(2, "length")])]);
+    let long = WorkerDouble::start("w-2", [Script::Fails(&[], "engine_error")]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&with_context(&short, 8)).await;
+    let mut beat = long.beat();
+    beat.slots.busy = 3;
+    queen.worker_beat(&beat).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-1"), "{reply:?}");
+    let answer = reply.json();
+    let found = (&answer["choices"][0]["finish_reason"], &answer["usage"]["completion_tokens"]);
+    assert_eq!(found, (&json!("length"), &json!(2)), "{answer}");
+    assert!(long.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_whole_answer_that_was_cut_is_not_begun_anew_where_who_was_to_go_on_fails() {
     let said = json!({"type": "delta", "text": "Hello", "tokens": [1]});
     let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(1, "length")])]);

@@ -16,7 +16,7 @@ const PLACE_WITHIN: Duration = Duration::from_secs(5);
 
 impl Answer {
     /// Whether an answer ends since its worker's context is full, though another worker could go on with it in a
-    /// longer one.
+    /// longer one. Of one that has said nothing yet, there is nothing to go on with.
     pub(super) fn is_cut_short(&self, event: &InferenceEvent, place: &Place) -> bool {
         let InferenceEvent::Done { finish_reason: FinishReason::Length, usage, .. } = event else {
             return false;
@@ -27,7 +27,7 @@ impl Answer {
         let has = usage.prompt_tokens.saturating_add(tokens).saturating_add(NEARLY_FULL);
         let is_all = self.request.sampling.max_tokens.is_some_and(|most| tokens >= most);
         let too_short = context.max(self.contexts.too_short());
-        tokens > 0
+        given > 0
             && context > 0
             && has >= context
             && !is_all
