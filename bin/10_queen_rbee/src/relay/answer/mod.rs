@@ -2,6 +2,7 @@
 
 mod ending;
 mod late;
+mod longer;
 mod recover;
 mod silence;
 mod unwilling;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use daemon_http::ApiError;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, Task, TokenId, WorkerId};
 
@@ -64,7 +65,7 @@ pub struct Answer {
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
     doubt: Option<Failure>,
     unwilling: Unwilling,
-    /// The workers whose queues it has left.
+    /// The workers whose queues it has left, each as often as that.
     left: Vec<WorkerId>,
     /// When a worker was last asked.
     asked_at: Instant,
@@ -338,10 +339,14 @@ impl Answer {
         let silence = self.silence(&place).map(Box::new);
         (self.asked_at, self.is_taken) = (Instant::now(), false);
         let sending = self.relay.workers.send(target, &leg, deadline);
-        let sent = match &silence {
-            Some(silence) => silence.over(&place, sending).await,
-            None => sending.await,
+        let sending = async {
+            match &silence {
+                Some(silence) => silence.over(&place, sending).await,
+                None => sending.await,
+            }
         };
+        let sent = timeout_at(self.time_ends(None), sending).await;
+        let sent = sent.unwrap_or(Err(Trouble::Deadline));
         if place.model != self.model {
             self.request.model = Some(self.model.clone());
         }
@@ -416,7 +421,7 @@ impl Answer {
             had_a_place: self.record.worker_id.is_some(),
             waits_told: self.record.waits_told.clone(),
             bounces: self.unwilling.bounces(),
-            deadline: self.asking.deadline.into_std(),
+            deadline: self.time_ends(None).into_std(),
         }
     }
 
@@ -573,7 +578,7 @@ impl Answer {
     /// What the alarm means; `None` where it came too early, and is set again.
     fn on_alarm(&mut self, reading: &mut Reading) -> Option<Trouble> {
         let now = Instant::now();
-        if now >= self.asking.deadline {
+        if now >= self.time_ends(Some(reading)) {
             return Some(Trouble::Deadline);
         }
         let (place, since) = (&reading.place, reading.heard_at);
@@ -593,19 +598,20 @@ impl Answer {
             return self.leaves_queue(reading);
         }
         if let Some(until) = self.waits_for_server(reading) {
-            self.alarm.as_mut().reset(until.min(self.asking.deadline));
+            let until = until.min(self.time_ends(Some(reading)));
+            self.alarm.as_mut().reset(until);
             return None;
         }
         let registry = self.relay.dispatcher.registry();
         Some(silent(registry, &reading.place, reading.heard_at))
     }
 
-    /// When a worker that computes the answer has been silent for too long, or the deadline.
+    /// When a worker that computes the answer has been silent for too long, or there is no more time.
     fn patience_ends(&self, reading: &Reading) -> Instant {
-        let has_moved = self.progress.has_moved();
+        let (has_moved, time_ends) = (self.progress.has_moved(), self.time_ends(Some(reading)));
         if let Some(silence) = reading.silence.as_ref().filter(|_| !has_moved) {
             let until = silence.may_end(&reading.place, reading.heard_at);
-            return until.min(self.asking.deadline);
+            return until.min(time_ends);
         }
         let doing = if has_moved {
             Doing::Answers
@@ -618,7 +624,7 @@ impl Answer {
         };
         let left = self.asking.deadline.saturating_duration_since(reading.heard_at);
         let patience = patience(self.relay.shared.stall, left, doing);
-        (reading.heard_at + patience).min(self.asking.deadline)
+        (reading.heard_at + patience).min(time_ends)
     }
 
     /// What the fresh part of the prompt, and the answer so far, takes at a worker, where that is known.
