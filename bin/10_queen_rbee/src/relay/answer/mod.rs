@@ -345,8 +345,12 @@ impl Answer {
                 None => sending.await,
             }
         };
-        let sent = timeout_at(self.time_ends(None), sending).await;
-        let sent = sent.unwrap_or(Err(Trouble::Deadline));
+        let sent = if self.contexts.is_cut() {
+            let sent = timeout_at(self.time_ends(None), sending).await;
+            sent.unwrap_or(Err(Trouble::Deadline))
+        } else {
+            sending.await
+        };
         if place.model != self.model {
             self.request.model = Some(self.model.clone());
         }
