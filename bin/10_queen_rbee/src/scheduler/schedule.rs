@@ -255,6 +255,7 @@ fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> O
         it.circuit == Circuit::Closed
             && it.liveness == Liveness::Alive
             && it.extra_us == 0
+            && !it.is_unjudged
             && !it.is_taken
     };
     let places = full.iter().filter(is_sound).map(|it| it.answers_by(limit, demand));

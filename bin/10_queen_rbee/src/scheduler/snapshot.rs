@@ -214,6 +214,8 @@ pub struct WorkerView<'a> {
     pub context_tokens: u32,
     /// How many microseconds slower than it is somebody wants it to be taken to be.
     pub extra_us: i64,
+    /// Somebody's rules have a say in whether it may be taken, and were not asked: it takes nothing now.
+    pub is_unjudged: bool,
     /// How fast it is.
     pub speed: Speed,
     /// The model file that it runs, where it is known.
