@@ -8,6 +8,7 @@ mod hand_out;
 mod kinds;
 mod log;
 mod no_place;
+mod patient;
 mod starts;
 #[cfg(test)]
 mod tests;

@@ -429,7 +429,7 @@ fn digest(of: char) -> Value {
 }
 
 /// A request that must go on with a file, or with any.
-fn wanted(file: Option<char>) -> Wanted {
+pub(super) fn wanted(file: Option<char>) -> Wanted {
     let prompt = worker_contract::Prompt::Text("a".into());
     let task = worker_contract::Task::Completion { prompt };
     let request = worker_contract::InferenceRequest::new(RequestId::random(), task);

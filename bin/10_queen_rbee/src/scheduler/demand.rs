@@ -54,8 +54,8 @@ pub struct Demand<'a> {
     pub left: Duration,
     /// For how long it has been in the queue,
     pub queued: Duration,
-    /// and how many that are before it there wait for a faster worker.
-    pub ahead: u32,
+    /// and for how much longer at most each of those waits for a faster worker that do so and are before it there.
+    pub ahead: &'a [Duration],
 }
 
 impl<'a> Demand<'a> {
@@ -92,7 +92,7 @@ impl<'a> Demand<'a> {
             leaves_with: None,
             left: Duration::MAX,
             queued: Duration::ZERO,
-            ahead: 0,
+            ahead: &[],
         }
     }
 }

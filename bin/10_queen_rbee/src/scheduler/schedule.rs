@@ -219,10 +219,11 @@ fn choose<'a>(
     }
     let [best, next] = if is_ruled { best_two_of_ruled(&ranked) } else { best_two(ranked.iter()) };
     let best = best?;
-    if reason.is_none()
-        && let Some(wait) = sooner(&full, best, demand)
-    {
-        return Some(Decision::Wait(wait));
+    if reason.is_none() {
+        let kept = || are_kept(&ranked, best, demand).then_some(WaitReason::Kept);
+        if let Some(wait) = sooner(&full, best, demand).or_else(kept) {
+            return Some(Decision::Wait(wait));
+        }
     }
     let reason = match next {
         _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
@@ -238,7 +239,8 @@ fn choose<'a>(
 }
 
 /// Whether a request had better wait for one of those that are `full` than take a place at once, because that is at a
-/// much slower worker. What is expected may be wrong, so that nobody waits longer than for half of the slow answer.
+/// much slower worker. What is expected may be wrong, so that nobody waits longer than for half of the slow answer, nor
+/// until its deadline is too near for that.
 fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> Option<WaitReason> {
     if full.is_empty() || slow.expected_us < WORTH_WAITING_US || demand.alone {
         return None;
@@ -247,19 +249,44 @@ fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> O
     if slow.worker.circuit != Circuit::Closed || slow.worker.extra_us != 0 || slow.is_session() {
         return None;
     }
-    let limit = slow.expected_us / MUCH_FASTER;
-    if demand.queued >= Duration::from_micros(limit) {
+    let needed = slow.expected_us.saturating_add(slow.expected_us / CLOSE_PART);
+    let spare = demand.left.saturating_sub(Duration::from_micros(needed));
+    let half = Duration::from_micros(slow.expected_us / MUCH_FASTER);
+    let patience = half.saturating_sub(demand.queued).min(spare);
+    if patience.is_zero() {
         return None;
     }
+    let limit = u64::try_from(half.min(spare).as_micros()).unwrap_or(u64::MAX);
     let is_sound = |it: &&&WorkerView<'_>| {
         it.circuit == Circuit::Closed
             && it.liveness == Liveness::Alive
             && it.extra_us == 0
+            && !it.is_unjudged
             && !it.is_taken
     };
     let places = full.iter().filter(is_sound).map(|it| it.answers_by(limit, demand));
     let most = places.fold(0, u32::saturating_add);
-    (demand.ahead < most).then_some(WaitReason::Sooner { most })
+    let has_a_share = u32::try_from(demand.ahead.len()).is_ok_and(|ahead| ahead < most);
+    has_a_share.then_some(WaitReason::Sooner { most, patience })
+}
+
+/// Whether the places that are left are for those before a request who wait for a faster worker: each of them finds one
+/// when its patience ends. Who is expected to have given its own back by then keeps nobody from that; and nobody is
+/// kept for longer than its answer takes, where others come and wait before it all the time.
+fn are_kept(ranked: &[Ranked<'_>], best: &Ranked<'_>, demand: &Demand<'_>) -> bool {
+    let answered = Duration::from_micros(best.expected_us);
+    if demand.queued >= answered {
+        return false;
+    }
+    let kept = demand.ahead.iter().filter(|patience| **patience < answered).count();
+    if kept == 0 {
+        return false;
+    }
+    // They have passed none by that is much slower than this one.
+    let limit = best.answer_us.saturating_mul(MUCH_FASTER);
+    let near = ranked.iter().filter(|one| one.answer_us <= limit);
+    let places = near.map(|one| one.worker.places(demand.priority)).fold(0, u32::saturating_add);
+    usize::try_from(places).is_ok_and(|places| places <= kept)
 }
 
 /// The best, and the next best, as far as there are any.
