@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::Waiting;
 use super::kinds::Kind;
+use crate::admission::Priority;
 use crate::registry::SessionKey;
-use crate::scheduler::WaitReason;
+use crate::scheduler::{Ahead, WaitReason};
 
 /// How many of those that wait so are asked about though others of their kinds were: each look asks again.
 const MOST_ASKED: usize = 16;
@@ -15,8 +16,8 @@ const MOST_ASKED: usize = 16;
 pub(super) struct Patient<'a> {
     /// What was said of those that were asked about.
     asked: Vec<(Needs<'a>, WaitReason)>,
-    /// For how much longer at most those wait that wait for a faster worker.
-    ahead: Vec<Duration>,
+    /// Those that wait for a faster worker.
+    ahead: Vec<Ahead>,
 }
 
 /// What bears on whether a request waits for a faster worker.
@@ -28,6 +29,7 @@ pub(super) struct Needs<'a> {
     /// and the digest of the last one, which depends on all of them.
     last_block: Option<u64>,
     session: Option<&'a SessionKey>,
+    priority: Priority,
     kind: Kind<'a>,
     since: Instant,
     deadline: Instant,
@@ -42,6 +44,7 @@ impl Waiting {
             blocks: blocks.len(),
             last_block: blocks.last().copied(),
             session: wanted.session.as_ref(),
+            priority: wanted.priority,
             kind,
             since: self.since,
             deadline: wanted.deadline,
@@ -63,8 +66,8 @@ impl Needs<'_> {
 }
 
 impl<'a> Patient<'a> {
-    /// For how much longer each of those waits that wait for a faster worker.
-    pub(super) fn ahead(&self) -> &[Duration] {
+    /// Those that wait for a faster worker.
+    pub(super) fn ahead(&self) -> &[Ahead] {
         &self.ahead
     }
 
@@ -77,13 +80,13 @@ impl<'a> Patient<'a> {
         };
         let alike = self.asked.iter().filter(|(asked, _)| needs.are_met_as(asked));
         let reason = alike.map(|(_, reason)| *reason).find(has_a_share)?;
-        self.count(reason);
+        self.count(needs.priority, reason);
         Some(reason)
     }
 
     /// Somebody was asked about and waits so. Whether the next one of its kind is asked about, too, if it differs.
     pub(super) fn waits(&mut self, needs: Needs<'a>, reason: WaitReason) -> bool {
-        self.count(reason);
+        self.count(needs.priority, reason);
         let is_more = self.asked.len() < MOST_ASKED;
         if is_more {
             self.asked.push((needs, reason));
@@ -91,9 +94,9 @@ impl<'a> Patient<'a> {
         is_more
     }
 
-    fn count(&mut self, reason: WaitReason) {
+    fn count(&mut self, priority: Priority, reason: WaitReason) {
         if let WaitReason::Sooner { patience, .. } = reason {
-            self.ahead.push(patience);
+            self.ahead.push(Ahead { priority, patience });
         }
     }
 }

@@ -54,8 +54,17 @@ pub struct Demand<'a> {
     pub left: Duration,
     /// For how long it has been in the queue,
     pub queued: Duration,
-    /// and for how much longer at most each of those waits for a faster worker that do so and are before it there.
-    pub ahead: &'a [Duration],
+    /// and those before it there that wait for a faster worker.
+    pub ahead: &'a [Ahead],
+}
+
+/// One that waits for a faster worker though another one has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// How urgent it is.
+    pub priority: Priority,
+    /// For how much longer it waits so at most.
+    pub patience: Duration,
 }
 
 impl<'a> Demand<'a> {

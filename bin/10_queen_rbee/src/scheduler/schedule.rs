@@ -7,8 +7,8 @@ use worker_contract::HiveAlias;
 use super::placement::{NoSite, is_long_enough, place};
 use super::turns::make_way;
 use super::{
-    Circuit, Decision, Demand, Estimate, Lack, Readiness, Reason, RejectReason, Snapshot, Spawn,
-    WaitReason, WarmUp, Ways, Why, WorkerView,
+    Ahead, Circuit, Decision, Demand, Estimate, Lack, Readiness, Reason, RejectReason, Snapshot,
+    Spawn, WaitReason, WarmUp, Ways, Why, WorkerView,
 };
 use crate::registry::Liveness;
 
@@ -272,13 +272,18 @@ fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> O
 
 /// Whether the places that are left are for those before a request who wait for a faster worker: each of them finds one
 /// when its patience ends. Who is expected to have given its own back by then keeps nobody from that; and nobody is
-/// kept for longer than its answer takes, where others come and wait before it all the time.
+/// kept for longer than its answer takes, where others come and wait before it all the time. Among equals it is
+/// believed for a while that the faster worker takes them in time: else slow ones would be idle beside every crowd.
 fn are_kept(ranked: &[Ranked<'_>], best: &Ranked<'_>, demand: &Demand<'_>) -> bool {
     let answered = Duration::from_micros(best.expected_us);
     if demand.queued >= answered {
         return false;
     }
-    let kept = demand.ahead.iter().filter(|patience| **patience < answered).count();
+    let overdue = Duration::from_micros(best.expected_us / (2 * MUCH_FASTER));
+    let keeps_one = |ahead: &&Ahead| {
+        ahead.patience < if ahead.priority == demand.priority { overdue } else { answered }
+    };
+    let kept = demand.ahead.iter().filter(keeps_one).count();
     if kept == 0 {
         return false;
     }

@@ -9,9 +9,11 @@ use crate::registry::{Answered, Times};
 const TOKENS: u32 = 100;
 /// Longer than half of what an idle slow worker takes, and shorter than half of what a loaded one does.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than half of that patience at a slow worker with one answer.
+const OVERDUE: Duration = Duration::from_millis(3_500);
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_waits_for_the_fast_worker_and_its_first_one_has_a_place_at_the_slow_one_in_time() {
+async fn of_a_crowd_those_wait_for_the_fast_worker_whom_it_answers_sooner() {
     let stage = Stage::with_fast_and_slow(None);
     let mut running = vec![stage.at("fast"), stage.at("fast")];
     // Whoever is in a worker already waits for no other.
@@ -19,16 +21,37 @@ async fn a_crowd_waits_for_the_fast_worker_and_its_first_one_has_a_place_at_the_
     assert_eq!(slow.worker_id.as_str(), "slow");
     drop(slow);
     assert!(stage.dispatcher.has_place(&wanted(Some('b'))));
-    let mut waiting: Vec<_> = (0..12).map(|_| stage.comes(&wanted(Some('b')))).collect();
-    assert!(stage.places(&mut waiting).is_empty(), "both places are kept for the first ones");
+    let mut waiting: Vec<_> = (0..24).map(|_| stage.comes(&wanted(Some('b')))).collect();
+    let first = stage.hand_out(&mut waiting);
+    let mut others = first.iter().filter(|(_, place)| place.worker_id.as_str() != "slow");
+    assert!(first.len() == 2 && others.next().is_none(), "{first:?}");
+    assert!(
+        first.iter().all(|(number, _)| *number > 2),
+        "those in front are answered sooner: {first:?}"
+    );
     // Who has waited is next at the fast one.
     drop(running.pop());
     let next = stage.hand_out(&mut waiting);
     let named: Vec<_> = next.iter().map(|(n, place)| (*n, place.worker_id.as_str())).collect();
     assert_eq!(named, [(0, "fast")]);
     // The fast one hangs: nobody waits for it for ever.
+    drop(first);
     stage.is_patient_no_longer().await;
-    assert_eq!(stage.places(&mut waiting), [(1, "slow".to_owned())]);
+    assert_eq!(stage.places(&mut waiting), [(1, "slow".to_owned()), (2, "slow".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_waited_for_the_fast_worker_in_vain_has_the_next_place_at_the_slow_one() {
+    let stage = Stage::with_fast_and_slow(None);
+    let _running = [stage.at("fast"), stage.at("fast"), stage.at("slow")];
+    let mut waiting = vec![stage.comes(&wanted(Some('b')))];
+    assert!(stage.places(&mut waiting).is_empty());
+    tokio::time::advance(OVERDUE).await;
+    stage.both_report();
+    waiting.push(stage.comes(&wanted(Some('b'))));
+    assert!(stage.places(&mut waiting).is_empty(), "the last place is kept for the first one");
+    stage.is_patient_no_longer().await;
+    assert_eq!(stage.places(&mut waiting), [(0, "slow".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -44,7 +44,7 @@ fn a_request_waits_for_a_full_worker_that_is_much_faster() {
     let batch = Demand { priority: Priority::Batch, ..demand() };
     let in_session = Demand { session: Some(&session), ..demand() };
     let of_few_tokens = Demand { answer_tokens: 20, ..demand() };
-    let waiting = [Duration::from_secs(2); 16];
+    let waiting = [interactive(2_000); 16];
     let ahead = |many: usize| Demand { ahead: &waiting[..many], ..demand() };
     let left = |millis| Demand { left: Duration::from_millis(millis), ..demand() };
     let queued = |millis| Demand { queued: Duration::from_millis(millis), ..demand() };
@@ -52,7 +52,7 @@ fn a_request_waits_for_a_full_worker_that_is_much_faster() {
     check("so has a batch request", [gpu(), cpu()], batch, "wait sooner");
     check("two thirds of a second for all", [gpu(), cpu()], of_few_tokens, "cpu");
     check("the last of whom that is true", [gpu(), cpu()], ahead(15), "wait sooner");
-    check("too many wait for it already", [gpu(), cpu()], ahead(16), "wait kept");
+    check("too many wait for it already", [gpu(), cpu()], ahead(16), "cpu");
     check("the card may be as late as that", [gpu(), cpu()], left(5_600), "wait sooner");
     check(
         "too few for one more",
@@ -86,31 +86,39 @@ fn who_waits_for_a_faster_worker_finds_a_place_at_the_slow_one_when_its_patience
                  waiting: &[u64],
                  demand: Demand<'_>,
                  expected: &str| {
-        let ahead: Vec<_> = waiting.iter().map(|millis| Duration::from_millis(*millis)).collect();
+        let ahead: Vec<_> = waiting.iter().map(|millis| interactive(*millis)).collect();
         let demand = Demand { ahead: &ahead, ..demand };
         assert_eq!(outcome(&World::of(workers, &[]).decide_for(&demand)), expected, "{because}");
     };
     let batch = Demand { priority: Priority::Batch, ..demand() };
     let short = Demand { answer_tokens: 20, ..demand() };
+    let short_batch = Demand { answer_tokens: 20, ..batch };
     let session = id("cpu");
     let in_session = Demand { session: Some(&session), ..demand() };
     check("nobody waits", &[cpu(3)], &[], demand(), "cpu");
-    check("three of four places are kept", &[cpu(0)], &[2_000; 3], demand(), "cpu");
-    check("all of them are", &[cpu(0)], &[2_000; 4], demand(), "wait kept");
-    check("the last one is", &[cpu(3)], &[1_000], demand(), "wait kept");
-    check("for a batch request, too", &[cpu(3)], &[1_000], batch, "wait kept");
-    check("and one of the session", &[cpu(3)], &[1_000], in_session, "wait kept");
-    check("it has given it back by then", &[cpu(0)], &[2_000; 4], short, "cpu");
-    check("it will not have", &[cpu(0)], &[2_000, 700, 700, 700, 700], short, "wait kept");
+    check("the faster one is believed", &[cpu(0)], &[2_000; 8], demand(), "cpu");
+    check("three of four places are kept", &[cpu(0)], &[900; 3], demand(), "cpu");
+    check("all of them are", &[cpu(0)], &[900; 4], demand(), "wait kept");
+    check("the last one is", &[cpu(3)], &[900], demand(), "wait kept");
+    check("so for a session's", &[cpu(3)], &[900], in_session, "wait kept");
+    check("it gives it back by then", &[cpu(0)], &[900; 4], short, "cpu");
+    check("interactive requests come first", &[cpu(3)], &[2_000], batch, "wait kept");
+    check("but for one that is short", &[cpu(3)], &[2_000], short_batch, "cpu");
+    check("and is over in time", &[cpu(3)], &[700], short_batch, "wait kept");
     let queued = |millis| Demand { queued: Duration::from_millis(millis), ..demand() };
-    check("its own patience is over", &[cpu(0)], &[1_000; 4], queued(3_999), "wait kept");
-    check("it has waited for a whole answer", &[cpu(0)], &[1_000; 4], queued(4_000), "cpu");
+    check("its own patience is over", &[cpu(0)], &[900; 4], queued(3_999), "wait kept");
+    check("it has waited for a whole answer", &[cpu(0)], &[900; 4], queued(4_000), "cpu");
     let near = takes(7_900_000, w("near", 4, 0));
-    check("others are about as fast", &[cpu(3), near], &[1_000], demand(), "near");
+    check("others are about as fast", &[cpu(3), near], &[900], demand(), "near");
     let far = takes(40_000_000, w("far", 4, 0));
-    check("others are much slower", &[cpu(3), far], &[1_000], demand(), "wait kept");
+    check("others are much slower", &[cpu(3), far], &[900], demand(), "wait kept");
     let tried = || cpu(0).circuit(Circuit::HalfOpen);
-    check("one that is tried takes one", &[tried()], &[1_000], demand(), "wait kept");
+    check("one that is tried takes one", &[tried()], &[900], demand(), "wait kept");
+}
+
+/// An interactive request that waits so long for a faster worker.
+fn interactive(millis: u64) -> Ahead {
+    Ahead { priority: Priority::Interactive, patience: Duration::from_millis(millis) }
 }
 
 #[test]
