@@ -79,6 +79,7 @@ fn a_start_that_was_lost_is_tried_once_more_when_its_hive_is_heard_again() {
         ("not_enough_memory", true, (0, false)),
         ("not_enough_memory", false, (1, false)),
         ("worker_failed", true, (1, false)),
+        ("larger_than_device", true, (0, false)),
     ] {
         let mut starts = Starts::default();
         starts.ended(failed(code, fits), at(10));
