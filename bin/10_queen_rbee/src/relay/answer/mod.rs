@@ -322,6 +322,7 @@ impl Answer {
         }
         self.progress.answered_by(place.digest.as_ref());
         self.record.asks(place.worker_id.clone());
+        // Who has a place has some time left; no time at all would be a bad request.
         let left = self.asking.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
         // A worker answers to the name by which it runs its file.
