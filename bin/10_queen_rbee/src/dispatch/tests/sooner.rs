@@ -37,7 +37,7 @@ async fn of_a_crowd_those_wait_for_the_fast_worker_whom_it_answers_sooner() {
     // The fast one hangs: nobody waits for it for ever.
     drop(first);
     stage.is_patient_no_longer().await;
-    assert_eq!(stage.places(&mut waiting), [(1, "slow".to_owned()), (2, "slow".to_owned())]);
+    assert_eq!(stage.places(&mut waiting), [(1, "slow".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,7 +61,11 @@ async fn batch_requests_leave_a_place_to_an_interactive_one_that_waits_for_the_f
     let batch = || Wanted { priority: Priority::Batch, ..wanted(Some('b')) };
     let mut waiting = vec![stage.comes(&wanted(Some('b')))];
     waiting.extend((0..16).map(|_| stage.comes(&batch())));
-    assert!(stage.places(&mut waiting).is_empty());
+    let first = stage.places(&mut waiting);
+    let [(number, worker)] = first.as_slice() else {
+        panic!("one of two places is kept: {first:?}")
+    };
+    assert!(*number > 2 && worker == "slow", "those in front are answered sooner: {first:?}");
     stage.is_patient_no_longer().await;
     assert_eq!(stage.places(&mut waiting), [(0, "slow".to_owned())]);
 }
