@@ -15,8 +15,8 @@ use crate::support::{Plays, Queen, Reply, ServerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Several times as long as a worker may be silent where another one goes on.
-const LONG: Duration = Duration::from_secs(3);
+/// Longer than a server may be silent that can go on itself.
+const LONG: Duration = Duration::from_secs(7);
 
 /// How an answer begins, what is asked for, and whether another server has room.
 type Row = (&'static str, Value, Value, bool);
