@@ -156,7 +156,7 @@ impl WorkerClient {
             Some(head) if head.status() == StatusCode::OK.as_u16() => {
                 let speech = Speech::of(head, leg, target, sent_at)?;
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
-                let cutter = EventCutter::default();
+                let cutter = speech.cutter();
                 let (received, farewell_until) = (0, None);
                 Ok(WorkerEvents {
                     exchange,

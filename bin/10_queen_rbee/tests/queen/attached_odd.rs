@@ -68,6 +68,23 @@ async fn vectors_may_be_longer_than_a_text_and_what_is_too_long_is_not_asked_for
 }
 
 #[tokio::test]
+async fn an_event_of_a_server_may_be_as_long_as_a_text() {
+    let chunk =
+        |length| json!({"choices": [{"index": 0, "delta": {"content": "x".repeat(length)}}]});
+    let long = 2 << 20;
+    let server = ServerDouble::start("vllm", &["m"], [Plays::Chunks(vec![chunk(long)])]);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await.json();
+    assert_eq!(reply["choices"][0]["message"]["content"].as_str().map(str::len), Some(long));
+
+    let server = ServerDouble::start("vllm", &["m"], [Plays::Chunks(vec![chunk(65 << 20)])]);
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(error["message"].as_str().unwrap().contains("more than 64 MiB"), "{error}");
+    assert_eq!(server.requests().len(), 1, "it would be as long again");
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_base64_is_asked_for_numbers() {
     let vectors = r#"{"data":[{"index":0,"embedding":[1]}]}"#;
     let fine = || Plays::Answers(200, "application/json", vectors.into());
