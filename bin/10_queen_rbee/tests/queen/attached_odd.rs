@@ -85,6 +85,28 @@ async fn an_event_of_a_server_may_be_as_long_as_a_text() {
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_to_say_what_it_used_is_asked_for_the_answer_alone() {
+    let of_field =
+        r#"{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}"#;
+    let error = r#"{"error":{"message":"Unknown parameter: stream_options"}}"#;
+    let other = r#"{"error":{"message":"Unknown parameter: user"}}"#;
+    for (status, body, told, asked) in [
+        (422, of_field, 200, vec![true, false]),
+        (400, error, 200, vec![true, false]),
+        (400, other, 400, vec![true]),
+    ] {
+        let plays = [Plays::Answers(status, "application/json", body.into())];
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.status, told, "{body}: {reply:?}");
+        let bodies = server.requests();
+        let sent: Vec<_> = bodies.iter().map(|it| it.get("stream_options").is_some()).collect();
+        assert_eq!(sent, asked, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_base64_is_asked_for_numbers() {
     let vectors = r#"{"data":[{"index":0,"embedding":[1]}]}"#;
     let fine = || Plays::Answers(200, "application/json", vectors.into());

@@ -334,6 +334,7 @@ impl Answer {
             prefill: prefill.as_ref(),
             prompt_bytes: self.prompt.bytes(),
             via: &self.asking.via,
+            is_uncounted: false,
         };
         let silence = self.silence(&place).map(Box::new);
         (self.asked_at, self.is_taken) = (Instant::now(), false);
