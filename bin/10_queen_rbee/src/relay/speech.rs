@@ -109,7 +109,7 @@ impl Speech {
                 };
                 // What comes after the end of all its answers takes nothing away from them.
                 if let Err(trouble) = taken
-                    && !translator.closed(now)
+                    && !translator.ends_here(now)
                 {
                     return Err(trouble);
                 }
@@ -140,7 +140,7 @@ impl Speech {
     pub(super) fn is_over(&mut self) -> bool {
         let now = Instant::now().into_std();
         match self {
-            Self::Chunks(translator) => translator.closed(now),
+            Self::Chunks(translator) => translator.ends_here(now),
             Self::Contract | Self::Whole(..) => false,
         }
     }

@@ -1,6 +1,9 @@
 //! Servers of others that write their answers in ways of their own.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::attached::queen_with;
 use crate::support::{Plays, Queen, Reply, ServerDouble, chat};
@@ -104,6 +107,54 @@ async fn a_server_that_refuses_to_say_what_it_used_is_asked_for_the_answer_alone
         let sent: Vec<_> = bodies.iter().map(|it| it.get("stream_options").is_some()).collect();
         assert_eq!(sent, asked, "{body}");
     }
+}
+
+#[tokio::test]
+async fn what_a_server_says_of_a_last_token_without_text_reaches_the_client() {
+    let likely = |token: &str| json!({"content": [{"token": token, "logprob": -0.5, "bytes": null, "top_logprobs": []}]});
+    let chunk = |text: &str, token: &str, reason: Value| {
+        let delta = json!({"content": text});
+        json!({"choices": [{"index": 0, "delta": delta, "logprobs": likely(token), "finish_reason": reason}]})
+    };
+    let chunks = || vec![chunk("Hi", "Hi", json!(null)), chunk("", "<eos>", json!("stop"))];
+    let plays = [Plays::Chunks(chunks()), Plays::Chunks(chunks())];
+    let server = ServerDouble::start("vllm", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let mut body = chat();
+    body["logprobs"] = true.into();
+    let tokens = |choice: &Value| -> Vec<Value> {
+        let of = choice["logprobs"]["content"].as_array().into_iter().flatten();
+        of.map(|entry| entry["token"].clone()).collect()
+    };
+    let reply = queen.ask(CHAT, &body).await.json();
+    assert_eq!(tokens(&reply["choices"][0]), ["Hi", "<eos>"], "{reply}");
+    let transcript = queen.stream(CHAT, &body).await.begun().await.rest().await;
+    let streamed = transcript.chunks.iter().flat_map(|chunk| tokens(&chunk["choices"][0]));
+    assert_eq!(streamed.collect::<Vec<_>>(), ["Hi", "<eos>"], "{transcript:?}");
+    assert!(transcript.is_done, "{transcript:?}");
+}
+
+#[tokio::test]
+async fn what_is_said_in_a_field_that_rbee_does_not_know_is_streamed_as_it_comes() {
+    let piece = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    let begun = piece(json!({"role": "assistant", "content": ""}));
+    let thoughts = ["Hm", ", yes"].map(|thought| piece(json!({"thought": thought})));
+    let [one, two] = thoughts;
+    let told_to = Arc::new(Notify::new());
+    let text =
+        json!({"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]});
+    let plays = Plays::Holds(vec![begun, one, two], Arc::clone(&told_to), text);
+    let server = ServerDouble::start("vllm", &["m"], [plays]);
+    let queen = queen_with(&server).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    let mut thought = String::new();
+    while thought != "Hm, yes" {
+        let chunk: Value = serde_json::from_str(&stream.next().await.unwrap()).unwrap();
+        thought.push_str(chunk["choices"][0]["delta"]["thought"].as_str().unwrap_or_default());
+    }
+    told_to.notify_one();
+    let transcript = stream.rest().await;
+    assert!(transcript.is_done && transcript.text() == "Hi", "{transcript:?}");
 }
 
 #[tokio::test]
