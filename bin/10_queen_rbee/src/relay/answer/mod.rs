@@ -336,6 +336,7 @@ impl Answer {
             prefill: prefill.as_ref(),
             prompt_bytes: self.prompt.bytes(),
             via: &self.asking.via,
+            is_uncounted: false,
         };
         let silence = self.silence(&place).map(Box::new);
         (self.asked_at, self.is_taken) = (Instant::now(), false);
@@ -448,9 +449,11 @@ impl Answer {
             }
             let event = match event {
                 Ok(Told::Event(event)) => event,
-                Ok(Told::Aside(aside)) => {
+                Ok(told) => {
                     reading.hears();
-                    self.keep(aside);
+                    if let Told::Aside(aside) = told {
+                        self.keep(aside);
+                    }
                     continue;
                 }
                 Err(trouble) => return self.recover(trouble, reading.place),
@@ -482,7 +485,7 @@ impl Answer {
                 }
                 Step::LegOver { ended, done } => {
                     self.record.goes_on();
-                    self.ready.extend(self.asides.drain(..).map(Part::Aside));
+                    self.give_ahead();
                     self.ready.push_back(ended);
                     let after = if done.is_some() { After::Nothing } else { After::NextLeg };
                     if let Some(done) = done {
@@ -538,7 +541,7 @@ impl Answer {
             let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
             self.ready.push_back(Part::GoesOn { worker_id, why });
         }
-        self.ready.extend(self.asides.drain(..).map(Part::Aside));
+        self.give_ahead();
         self.doubt = None;
         self.last_failure = None;
         if matches!(part, Part::Done { .. }) {
@@ -548,6 +551,12 @@ impl Answer {
         }
         self.ready.push_back(part);
         self.state = State::Reading(reading);
+    }
+
+    /// Passes on what comes before the next part.
+    fn give_ahead(&mut self) {
+        self.ready.extend(self.asides.drain(..).map(Part::Aside));
+        self.ready.extend(self.progress.take_rests().map(Part::Delta));
     }
 
     fn done(&mut self, done: Part, reading: &Reading) {

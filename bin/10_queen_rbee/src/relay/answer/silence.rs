@@ -147,8 +147,8 @@ impl Answer {
     /// When a server that has been silent for too long is looked at again, since nobody else can take the request,
     /// or go on with what there is of the answer; `None` where it is given up, or the worker is one of rbee's.
     ///
-    /// A connection may be dead though the server is well. So an answer that it could go on with itself is not
-    /// waited for longer than a server takes to begin one.
+    /// A connection may be dead though the server is well. So an answer that this server could go on with itself is
+    /// not waited for longer than a server takes to begin one.
     pub(super) fn waits_for_server(&self, reading: &mut Reading) -> Option<Instant> {
         let silence = reading.silence.as_mut()?;
         silence.elsewhere = self.elsewhere(&reading.place);
@@ -156,7 +156,8 @@ impl Answer {
         if self.progress.given_in_all() > self.had {
             silence.elsewhere.failed.clear();
         }
-        let may_go_on = self.progress.has_moved() && !silence.elsewhere.ways.is_none();
+        let can_itself = silence.elsewhere.ways.meet(reading.place.target.ways());
+        let may_go_on = self.progress.has_moved() && can_itself;
         if may_go_on && reading.heard_at.elapsed() >= server_begins(silence.stall) {
             return None;
         }
