@@ -277,7 +277,8 @@ impl Translator {
     }
 
     /// Takes in what was used. llama-server tells it of each answer when that is over, others once of all.
-    fn used(&mut self, usage: Usage, is_at_end: bool) {
+    fn used(&mut self, usage: Option<Usage>, is_at_end: bool) {
+        let Some(usage) = usage else { return };
         let is_of_one = is_at_end && self.has_told_usage && self.choices.len() > 1;
         let before = self.usage.filter(|_| is_of_one);
         self.has_told_usage |= is_at_end;
@@ -289,10 +290,8 @@ impl Translator {
 
     /// Takes in what is told beside one of several answers: so llama-server tells of completions, of each what
     /// that used. What is told without an answer is of all.
-    fn used_by_one(&mut self, number: u32, usage: Usage) {
-        if self.has_told_usage {
-            return;
-        }
+    fn used_by_one(&mut self, number: u32, usage: Option<Usage>) {
+        let Some(usage) = usage.filter(|_| !self.has_told_usage) else { return };
         if let Some(state) = self.choices.get_mut(number as usize) {
             state.usage = Some(usage);
         }
@@ -321,14 +320,17 @@ impl Translator {
         if let Some(text) = choice.text {
             delta.text = text;
         }
-        if let Some(piece) = choice.delta.or(choice.message) {
-            delta.text.push_str(piece.content.as_deref().unwrap_or_default());
-            delta.text.push_str(piece.refusal.as_deref().unwrap_or_default());
-            delta.reasoning = piece.reasoning_content.or(piece.reasoning).unwrap_or_default();
-            for piece in piece.tool_calls.unwrap_or_default() {
-                delta.tool_calls.push(state.calls.take(piece).ok_or(Fault::NoAnswer)?);
-            }
+        if let Some(mut piece) = choice.delta.or(choice.message) {
+            let (text, reasoning) = piece.take_words();
+            delta.text.push_str(&text);
+            delta.reasoning = reasoning;
+            let pieces = piece.tool_calls.unwrap_or_default();
+            let (calls, of_calls) = state.calls.take(pieces).ok_or(Fault::NoAnswer)?;
+            delta.tool_calls = calls;
             of_message = beside(piece.rest, &["role"]);
+            if !of_calls.is_empty() {
+                of_message.insert("tool_calls".into(), of_calls.into());
+            }
         }
         // The client does not wait for a text to see that. But with the first chunk, and the last one, some say what
         // is no part of the answer.

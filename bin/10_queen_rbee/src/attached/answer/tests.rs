@@ -247,6 +247,20 @@ fn an_answer_that_is_no_stream_is_taken_too() {
 }
 
 #[test]
+fn what_is_said_beside_a_call_comes_before_it() {
+    let call = json!({"index": 0, "id": "c", "type": "function", "extra_content": {"s": "t"},
+        "function": {"name": "f", "arguments": {"a": 1}}});
+    let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]});
+    let mut translator = Translator::new(&request(1), 40, 0, Instant::now());
+    translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+    let told: Vec<_> = std::iter::from_fn(|| translator.pop().unwrap()).collect();
+    let Told::Aside(Aside::Choice { message, .. }) = &told[1] else { panic!("{told:?}") };
+    assert_eq!(message["tool_calls"], json!([{"extra_content": {"s": "t"}, "index": 0}]));
+    let Told::Event(InferenceEvent::Delta(delta)) = &told[2] else { panic!("{told:?}") };
+    assert_eq!(delta.tool_calls[0].arguments, r#"{"a":1}"#);
+}
+
+#[test]
 fn vectors_and_scores_come_as_they_were_asked_for() {
     let inputs = ["a", "b"].map(|text| Prompt::Text(text.into())).into();
     let embed = InferenceRequest::new(RequestId::random(), Task::Embed { inputs });
@@ -304,7 +318,10 @@ fn a_usage_is_read_as_far_as_it_can_be() {
     for (usage, expected) in [
         (r#"{"prompt_tokens":7.0,"completion_tokens":2.4}"#, Some((7, 2, 0))),
         (r#"{"prompt_tokens":9e20,"completion_tokens":-3}"#, Some((u32::MAX, 0, 0))),
-        (r#"{"prompt_tokens":null,"completion_tokens":"2"}"#, Some((0, 0, 0))),
+        (r#"{"prompt_tokens":null,"completion_tokens":2}"#, Some((0, 2, 0))),
+        (r#"{"prompt_tokens":null,"completion_tokens":"2"}"#, None),
+        (r#"{"cost":1}"#, None),
+        ("{}", None),
         (
             r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4.0}}"#,
             Some((9, 2, 4)),
