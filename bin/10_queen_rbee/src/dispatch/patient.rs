@@ -1,6 +1,6 @@
 //! Who waits for a faster worker though another one has room, and whom that keeps from a place. Pure.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Waiting;
 use super::kinds::Kind;
@@ -103,6 +103,8 @@ impl<'a> Patient<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::tests::wanted;
     use super::super::{Wait, Wanted};
     use super::*;
