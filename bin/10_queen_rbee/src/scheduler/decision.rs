@@ -19,6 +19,8 @@ pub enum Decision {
     Spawn(Spawn),
     /// It has waited for long: workers make way for one, and it waits until they have.
     MakeWay(MakeWay),
+    /// It may be what ends workers, and waits for this one, which takes nobody else meanwhile.
+    Hold(WorkerId),
     /// It waits for a worker that is there or coming.
     Wait(WaitReason),
     /// It cannot be served.
@@ -177,6 +179,8 @@ pub enum WaitReason {
         /// How many requests may wait for it for that reason.
         most: u32,
     },
+    /// A worker at which nobody else is at the beginning: it may be what ended the one before.
+    Alone,
     /// A worker that is loading or being started, or one of rbee's that has just said that it takes no more.
     Coming,
     /// A server of somebody else that has said that it takes no more for a while.
@@ -301,6 +305,7 @@ impl WaitReason {
         match self {
             Self::Room => "room",
             Self::Sooner { .. } => "sooner",
+            Self::Alone => "alone",
             Self::Coming => "coming",
             Self::Resting => "resting",
             Self::News => "news",
@@ -321,6 +326,9 @@ impl fmt::Display for WaitReason {
             Self::Sooner { .. } => {
                 "it waits for a place at a faster worker: it is expected to be answered there in less than half of \
                  the time that the workers take that have room"
+            }
+            Self::Alone => {
+                "it waits for a worker at which all others have got tokens: it may be what ended the one before"
             }
             Self::Coming => "it waits for a worker that is loading, being started, or has just said that it takes no more",
             Self::Resting => "it waits for a server that has said that it takes no more for a while",
