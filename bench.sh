@@ -7,7 +7,7 @@ usage() {
 usage: ./bench.sh [WHAT…] [--rounds N]
 
 Measures rbee on this machine; everything, if no WHAT is named. Builds release binaries first; the queen under load
-with link-time optimization (./quickstart.sh --lto).
+as ./quickstart.sh --pgo does it, which takes 15 minutes.
 
   tokens sampling prefix draft footprint download hive supervision
                              the worker and the hive; needs the demo model, which it fetches
@@ -66,8 +66,9 @@ refuse() {
 }
 
 run_load() {
-    local what gateways=(--queen "$target/lto/queen-rbee" --smg "$target/smg/bin/smg")
-    cargo build --profile lto --locked -p queen-rbee
+    local what queen gateways
+    queen=$(scripts/build-pgo-queen.sh)
+    gateways=(--queen "$queen" --smg "$target/smg/bin/smg")
     cargo build --release --locked -p rbee-load
     scripts/other-gateways.sh
     # A stream through a gateway takes two open files of it.

@@ -3,10 +3,12 @@
 //! Interactive requests come before batch ones. Among equals callers take turns, so that a thousand
 //! requests of one do not keep the single one of another waiting: each request gets a virtual start
 //! time, one step after its caller's last (start-time fair queueing, Goyal et al. 1996), and the
-//! earliest is next. A full queue sheds the one that would be served last.
+//! earliest is next. Turns are for those who are served: where one leaves, those of its caller behind
+//! it move up. A full queue sheds the one that would be served last.
 //!
 //! Pure: it knows no worker and no clock.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
@@ -49,12 +51,12 @@ pub struct Admission<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     queue: QueueKey,
-    rank: Rank,
+    spot: Spot,
 }
 
-/// Where in its queue a request is.
+/// Which request of its queue it is, by its arrival: it is the same one wherever it moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Spot(Rank);
+pub struct Spot(u64);
 
 /// Who enters.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +96,7 @@ struct Queue<T> {
     time: HashMap<Priority, u64>,
     /// The start of each caller's last request, while it has some.
     last: HashMap<(Priority, String), Caller>,
-    /// Whose each waiting request is.
+    /// Whose each waiting request is, by its number.
     owners: BTreeMap<u64, Owner>,
     /// How many wait for each model.
     by_model: BTreeMap<ModelAlias, usize>,
@@ -105,6 +107,8 @@ struct Queue<T> {
 struct Owner {
     caller: String,
     model: ModelAlias,
+    /// Where its request is.
+    rank: Rank,
 }
 
 #[derive(Debug, Default)]
@@ -116,8 +120,8 @@ struct Caller {
 impl Ticket {
     /// The place that a spot in a queue is.
     #[must_use]
-    pub fn new(queue: &QueueKey, Spot(rank): Spot) -> Self {
-        Self { queue: queue.clone(), rank }
+    pub fn new(queue: &QueueKey, spot: Spot) -> Self {
+        Self { queue: queue.clone(), spot }
     }
 }
 
@@ -161,19 +165,21 @@ impl<T> Admission<T> {
         queue.push(rank, entrant, request);
         count_in(&mut self.by_model, entrant.model);
         self.len += 1;
-        Ok((Ticket { queue: entrant.queue.clone(), rank }, shed))
+        Ok((Ticket::new(entrant.queue, Spot(number)), shed))
     }
 
     /// Those who wait in a queue, the next first.
     pub fn waiting(&self, queue: &QueueKey) -> impl Iterator<Item = (Spot, &T)> {
         let queue = self.queues.get(queue).into_iter();
-        queue.flat_map(|queue| queue.waiting.iter()).map(|(rank, request)| (Spot(*rank), request))
+        let waiting = queue.flat_map(|queue| queue.waiting.iter());
+        waiting.map(|(rank, request)| (Spot(rank.number), request))
     }
 
     /// The request at a place, while it waits there.
     #[must_use]
     pub fn get(&self, ticket: &Ticket) -> Option<&T> {
-        self.queues.get(&ticket.queue)?.waiting.get(&ticket.rank)
+        let queue = self.queues.get(&ticket.queue)?;
+        queue.waiting.get(&queue.rank_at(ticket.spot)?)
     }
 
     /// The models that somebody waits for.
@@ -197,19 +203,17 @@ impl<T> Admission<T> {
 
     /// Takes a request out because it is served; the virtual time goes on.
     pub fn serve(&mut self, ticket: &Ticket) -> Option<T> {
-        if let Some(queue) = self.queues.get_mut(&ticket.queue)
-            && queue.waiting.contains_key(&ticket.rank)
-        {
-            let time = queue.time.entry(ticket.rank.priority).or_default();
-            *time = (*time).max(ticket.rank.start);
-        }
+        let queue = self.queues.get_mut(&ticket.queue)?;
+        let rank = queue.rank_at(ticket.spot)?;
+        let time = queue.time.entry(rank.priority).or_default();
+        *time = (*time).max(rank.start);
         self.leave(ticket)
     }
 
     /// Gives a place up.
     pub fn leave(&mut self, ticket: &Ticket) -> Option<T> {
         let queue = self.queues.get_mut(&ticket.queue)?;
-        let (model, request) = queue.remove(ticket.rank)?;
+        let (model, request) = queue.remove(queue.rank_at(ticket.spot)?)?;
         count_out(&mut self.by_model, &model);
         self.len -= 1;
         if queue.waiting.is_empty() {
@@ -272,13 +276,18 @@ impl<T> Queue<T> {
         known.start = known.start.max(rank.start);
         known.waiting += 1;
         count_in(&mut self.by_model, entrant.model);
-        self.owners.insert(rank.number, Owner { caller, model: entrant.model.clone() });
+        self.owners.insert(rank.number, Owner { caller, model: entrant.model.clone(), rank });
     }
 
-    /// Gives the model, too, by the name that was asked for.
+    /// Where a request is, while it waits.
+    fn rank_at(&self, Spot(number): Spot) -> Option<Rank> {
+        self.owners.get(&number).map(|owner| owner.rank)
+    }
+
+    /// Gives the model, too, by the name that was asked for. Those of the same caller behind it move up.
     fn remove(&mut self, rank: Rank) -> Option<(ModelAlias, T)> {
         // Whoever waits has an owner.
-        let Owner { caller, model } = self.owners.remove(&rank.number)?;
+        let Owner { caller, model, .. } = self.owners.remove(&rank.number)?;
         let request = self.waiting.remove(&rank)?;
         count_out(&mut self.by_model, &model);
         let key = (rank.priority, caller);
@@ -286,9 +295,34 @@ impl<T> Queue<T> {
             known.waiting -= 1;
             if known.waiting == 0 {
                 self.last.remove(&key);
+            } else if rank.start > 0 {
+                self.move_up(rank, key);
             }
         }
         Some((model, request))
+    }
+
+    /// Each that waits behind one that is gone, of the same caller, takes the turn of the one before it. A turn
+    /// that the virtual time has reached is nobody's any more: behind one that is served nobody moves.
+    fn move_up(&mut self, gone: Rank, key: (Priority, String)) {
+        let time = self.time.get(&gone.priority).copied().unwrap_or(0);
+        let mut free = gone.start.max(time + 1);
+        let mut last = 0;
+        let is_its = |owner: &&mut Owner| (owner.rank.priority, &owner.caller) == (key.0, &key.1);
+        // In the order of their arrival, which is that of their turns.
+        for owner in self.owners.values_mut().filter(is_its) {
+            match owner.rank.start.cmp(&free) {
+                Ordering::Less => {}
+                Ordering::Equal => return,
+                Ordering::Greater => {
+                    let request = self.waiting.remove(&owner.rank);
+                    std::mem::swap(&mut owner.rank.start, &mut free);
+                    self.waiting.extend(request.map(|request| (owner.rank, request)));
+                }
+            }
+            last = owner.rank.start.max(last);
+        }
+        self.last.entry(key).or_default().start = last;
     }
 }
 
@@ -340,6 +374,43 @@ mod tests {
             enter(&mut queue, "b", n).unwrap();
         }
         assert_eq!(drain(&mut queue), [2, 10, 3, 11, 12]);
+    }
+
+    #[test]
+    fn who_leaves_unserved_uses_up_no_turn_of_its_caller() {
+        for (leave, expected) in [
+            (1..9, [0, 20, 9, 21, 22, 10]),
+            (0..9, [9, 20, 21, 10, 22, 23]),
+            (2..10, [0, 20, 1, 21, 22, 10]),
+        ] {
+            let mut queue = Admission::new(100);
+            let enter = |queue: &mut Admission<usize>, caller, n| {
+                queue.enter(&entrant(caller), n).unwrap().0
+            };
+            let tickets: Vec<_> = (0..10).map(|n| enter(&mut queue, "a", n)).collect();
+            for n in leave.clone() {
+                assert_eq!(queue.leave(&tickets[n]), Some(n));
+            }
+            for n in 20..24 {
+                enter(&mut queue, "b", n);
+            }
+            enter(&mut queue, "a", 10);
+            assert_eq!(drain(&mut queue)[..6], expected, "{leave:?} leave");
+        }
+    }
+
+    #[test]
+    fn a_turn_that_is_over_is_not_had_later() {
+        let mut queue = Admission::new(100);
+        let stuck = queue.enter(&entrant("a"), 0).unwrap().0;
+        for n in 20..30 {
+            let served = queue.enter(&entrant("b"), n).unwrap().0;
+            assert_eq!(queue.serve(&served), Some(n));
+        }
+        enter(&mut queue, "c", 30).unwrap();
+        enter(&mut queue, "a", 1).unwrap();
+        queue.leave(&stuck);
+        assert_eq!(drain(&mut queue), [30, 1]);
     }
 
     #[test]
@@ -456,17 +527,37 @@ mod tests {
         }
 
         #[test]
-        fn in_any_crowd_a_single_request_waits_for_one_of_each_other_caller_at_most(
-            crowd in prop::collection::vec(0_usize..5, 0..60),
+        fn in_any_crowd_a_request_waits_for_one_of_each_other_caller_for_each_of_its_own_at_most(
+            crowd in prop::collection::vec((0_usize..5, 0_usize..4, 0_usize..60), 0..90),
         ) {
-            let names = ["a", "b", "c", "d", "e"];
+            let names = ["single", "a", "b", "c", "d"];
             let mut queue = Admission::new(100);
-            for (number, who) in crowd.iter().enumerate() {
-                enter(&mut queue, names[*who], number).unwrap();
+            let mut inside: Vec<(Ticket, usize)> = Vec::new();
+            let mut whose = Vec::new();
+            let mut may_be_due = 0;
+            for (who, what, which) in crowd {
+                if what == 0 && !inside.is_empty() {
+                    let (ticket, _) = inside.remove(which % inside.len());
+                    prop_assert!(queue.leave(&ticket).is_some());
+                } else if what == 1 {
+                    let served = serve_next(&mut queue);
+                    // Another one may have its turn at the same time, and comes before all this.
+                    may_be_due = 1;
+                    inside.retain(|(_, number)| Some(*number) != served);
+                } else {
+                    let ticket = queue.enter(&entrant(names[who]), whose.len()).unwrap().0;
+                    inside.push((ticket, whose.len()));
+                    whose.push(who);
+                }
             }
-            enter(&mut queue, "single", 1000).unwrap();
-            let place = drain(&mut queue).iter().position(|n| *n == 1000).unwrap();
-            prop_assert!(place <= names.len(), "it was number {}", place);
+            enter(&mut queue, "single", whose.len()).unwrap();
+            let own = 1 + inside.iter().filter(|(_, number)| whose[*number] == 0).count();
+            let before: Vec<_> = drain(&mut queue).into_iter().map_while(|n| whose.get(n)).collect();
+            for other in 1..names.len() {
+                let others = before.iter().filter(|who| ***who == other).count();
+                let is_fair = others <= own + may_be_due;
+                prop_assert!(is_fair, "{others} of {other} before the last of {own}");
+            }
         }
     }
 

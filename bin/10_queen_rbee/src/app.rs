@@ -64,8 +64,8 @@ pub struct Settings {
     pub auth: Authenticator,
     /// Ends her.
     pub stop: CancellationToken,
-    /// The threads that take requests, which include reports.
-    pub requests: Handle,
+    /// The threads on which reports are heard.
+    pub reports: Handle,
     /// Whether the hive of this machine is part of her process, in a build that has it.
     pub with_local_hive: bool,
 }
@@ -86,7 +86,7 @@ pub struct App {
 impl App {
     /// Builds all parts, and starts the hive of this machine where it is one of them.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
-        let Settings { paths, config, address, auth, stop, requests, with_local_hive } = settings;
+        let Settings { paths, config, address, auth, stop, reports, with_local_hive } = settings;
         let hive_secrets = HiveSecrets::open(&paths.secrets)?;
         if let Err(error) = hive_secrets.get_or_make(&HiveAlias::localhost()) {
             let reason = anyhow::Error::new(error);
@@ -192,7 +192,7 @@ impl App {
         tasks.spawn(retry_records(jobs.clone(), decisions.clone(), background.clone()));
         let vigilant = registry.clone().with_vigil();
         let swept = sweep(vigilant, decisions.clone(), stop.clone(), background.clone());
-        tasks.spawn_on(swept, &requests);
+        tasks.spawn_on(swept, &reports);
         let (told, decided) = (inventory.clone(), decisions.clone());
         let feed = Feed::new(dispatcher, told, jobs.clone(), decided, stop.clone());
         tasks.spawn(feed.clone().run(background.clone()));

@@ -38,6 +38,7 @@ pub mod spawner;
 mod ssh;
 
 pub use app::{App, Settings};
+pub use http::REPORTS;
 
 /// The cargo features that this queen was built with, and what one with a hive in her knows to do.
 pub const FEATURES: &[&str] = if cfg!(feature = "local-hive") {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use access_tokens::Authenticator;
 use anyhow::Context as _;
 use clap::Parser;
-use daemon_http::{Edged, bind, require_safe_bind, serve};
+use daemon_http::{Edged, Unhurried, UnhurriedThread, bind, require_safe_bind, serve_beside};
 use daemon_lifecycle::{RunFiles, keep_log_bounded, raise_file_limit, shutdown_token};
-use queen_rbee::{App, Settings};
+use queen_rbee::{App, REPORTS, Settings};
 use rbee_config::{Config, Paths};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
@@ -59,13 +59,15 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
     let threads = config.queen.threads.map_or_else(usual_threads, |threads| threads as usize);
     let requests = RequestThreads::start(threads)?;
+    let reports =
+        UnhurriedThread::start("reports").context("the thread for reports cannot be started")?;
     let background = Builder::new_multi_thread()
         .worker_threads(BACKGROUND_THREADS)
         .thread_name("background")
         .enable_all()
         .build()
         .context("the queen's threads cannot be started")?;
-    background.block_on(reign(paths, config, requests))
+    background.block_on(reign(paths, config, requests, reports))
 }
 
 /// The configuration of the file that the command line names, else of the usual one, which may be missing.
@@ -85,7 +87,12 @@ fn usual_threads() -> usize {
     (processors / 4).clamp(1, 8)
 }
 
-async fn reign(paths: Paths, config: Config, requests: RequestThreads) -> anyhow::Result<()> {
+async fn reign(
+    paths: Paths,
+    config: Config,
+    requests: RequestThreads,
+    reports: UnhurriedThread,
+) -> anyhow::Result<()> {
     paths.create_all()?;
     let stop = shutdown_token()?;
     let run_files = RunFiles::new(&paths.run, "queen-rbee");
@@ -102,14 +109,15 @@ async fn reign(paths: Paths, config: Config, requests: RequestThreads) -> anyhow
         address,
         auth,
         stop: stop.clone(),
-        requests: requests.runtime.clone(),
+        reports: reports.runtime().clone(),
         with_local_hive: true,
     })
     .await?;
     run_lock.publish_addr(address).context("the queen's address cannot be written")?;
     tracing::info!(%address, features = ?queen_rbee::FEATURES, "queen listens");
 
-    let serving = requests.serve(listener, app.routes(), stop.clone(), drain + LAST_WORDS);
+    let heard = reports.carries(REPORTS);
+    let serving = requests.serve(listener, app.routes(), heard, stop.clone(), drain + LAST_WORDS);
     let serving = async {
         let served = serving.await;
         // Also where it has failed: nobody is there without a door.
@@ -124,6 +132,10 @@ async fn reign(paths: Paths, config: Config, requests: RequestThreads) -> anyhow
     let (served, (), ()) = tokio::join!(serving, draining, keep_log_bounded(log, stop.clone()));
     app.shutdown().await;
     requests.end().await;
+    let ended = tokio::task::spawn_blocking(move || reports.end()).await;
+    if !matches!(ended, Ok(Ok(()))) {
+        tracing::error!("the thread for reports has panicked");
+    }
     tracing::info!("queen stopped");
     served
 }
@@ -156,13 +168,14 @@ impl RequestThreads {
         &self,
         listener: TcpListener,
         routes: Edged,
+        heard: Unhurried,
         stop: CancellationToken,
         drain: Duration,
     ) -> anyhow::Result<()> {
         // It belongs to the threads on which it was made.
         let listener = listener.into_std().context("the queen's address is lost")?;
         let serving = async move {
-            serve(TcpListener::from_std(listener)?, routes, stop, drain).await;
+            serve_beside(TcpListener::from_std(listener)?, routes, heard, stop, drain).await;
             anyhow::Ok(())
         };
         TaskTracker::new()

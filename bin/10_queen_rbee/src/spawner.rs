@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use job_server::{JobContext, JobError, Outcome};
-use rbee_operations::{FitReport, Operation, WorkerFit, WorkerSpawn, WorkerTarget};
+use rbee_operations::{
+    FitReport, Operation, WorkerFit, WorkerSpawn, WorkerTarget, is_want_of_memory,
+};
 use serde::Deserialize as _;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -19,7 +21,7 @@ use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 use crate::clock;
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Liveness, NOT_ENOUGH_MEMORY, Question, Registry, Size, SpawnMark, Trial};
+use crate::registry::{Liveness, Question, Registry, Size, SpawnMark, Trial};
 use crate::scheduler::Spawn;
 
 /// How often it is looked whether a hive that was asked for something still reports.
@@ -171,7 +173,7 @@ impl Spawner {
                 Ok(Begun::Worker)
             }
             Err(error) => {
-                if let Some(question) = question.filter(|_| error.code == NOT_ENOUGH_MEMORY) {
+                if let Some(question) = question.filter(|_| is_want_of_memory(&error.code)) {
                     return self.has_no_room(start, question, error).await;
                 }
                 self.has_failed(start, &error);
@@ -215,10 +217,11 @@ impl Spawner {
     ) -> Result<FitReport, JobError> {
         let asked = WorkerFit { start: started_with(start), without: without.to_vec() };
         let operation = Operation::WorkerFit(asked);
-        let cannot_tell = || FitReport { needs: None, fits: true, reason: None, hint: None };
         let report = match self.ask(&start.spawn.hive, operation).await {
-            Ok(outcome) => FitReport::deserialize(&outcome.data).unwrap_or_else(|_| cannot_tell()),
-            Err(error) if error.code == UNKNOWN_QUESTION => cannot_tell(),
+            Ok(outcome) => {
+                FitReport::deserialize(&outcome.data).unwrap_or_else(|_| FitReport::unknown())
+            }
+            Err(error) if error.code == UNKNOWN_QUESTION => FitReport::unknown(),
             Err(error) => return Err(error),
         };
         if let Some(question) = question {

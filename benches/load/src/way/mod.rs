@@ -34,7 +34,7 @@ pub(crate) const QUEEN: &str = "queen";
 /// Where the programs are.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Programs {
-    /// The queen without a hive in her, as `./bench.sh` builds her.
+    /// The queen without a hive in her: cargo build --profile lto -p queen-rbee; or scripts/build-pgo-queen.sh.
     #[arg(long, value_name = "FILE", default_value = "target/lto/queen-rbee")]
     pub(crate) queen: PathBuf,
     /// nginx; left out if it is not there.

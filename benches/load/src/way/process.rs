@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::time::Timespec;
 use tempfile::TempDir;
 
 /// The kernel counts processor time in hundredths of a second.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// So much of a log is shown.
 const LOG_LINES: usize = 20;
+/// How long a process may take to end that is asked to.
+const TIME_TO_END: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
-/// A running program, in a folder of its own. Dropping it kills it and its children.
+/// A running program, in a folder of its own. Dropping it asks it to end, and kills it and its children if it does not.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -74,10 +78,24 @@ impl Process {
     }
 }
 
+impl Process {
+    /// One that was built to count what it does writes that down when it ends.
+    fn ask_to_end(&self) {
+        let pid = Pid::from_child(&self.child);
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+        if kill_process(pid, Signal::TERM).is_ok() {
+            // It can be read when the process has ended.
+            let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&TIME_TO_END));
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
+        let family = family(self.child.id());
+        self.ask_to_end();
         // The parent first: it would start others in the place of its children.
-        for pid in family(self.child.id()) {
+        for pid in family {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
             if let Some(pid) = pid {
                 let _ = kill_process(pid, Signal::KILL);

@@ -25,6 +25,8 @@ pub enum Told {
     Event(InferenceEvent),
     /// What rbee has no use for, and the client may: it belongs to the next event.
     Aside(Aside),
+    /// Nothing, in a chunk of the answer: the server is at work on it.
+    Nothing,
 }
 
 /// Makes events out of one answer.
@@ -58,9 +60,14 @@ pub struct Translator {
 #[derive(Debug, Default)]
 struct State {
     calls: Calls,
+    has_calls: bool,
+    /// Whether anything of it has come, if only who speaks.
+    has_begun: bool,
     parts: u32,
     /// What was told beside it.
     usage: Option<Usage>,
+    /// A reason that rbee does not know: of its end, unless more comes. Some say one in each chunk.
+    may_end: Option<String>,
     is_over: bool,
 }
 
@@ -205,6 +212,13 @@ impl Translator {
 
     /// The connection has ended. Whether nothing is missing, and something is left to be told.
     pub fn closed(&mut self, now: Instant) -> bool {
+        self.end_so_far();
+        self.ends_here(now)
+    }
+
+    /// Nothing more is taken in, though more may have been to come. Whether nothing is missing, and something is
+    /// left to be told.
+    pub fn ends_here(&mut self, now: Instant) -> bool {
         if !self.is_over && self.items.is_none() && self.choices.iter().all(|c| c.is_over) {
             self.done(now);
         }
@@ -232,12 +246,22 @@ impl Translator {
                 [choice] if self.choices.len() > 1 => {
                     self.used_by_one(choice.index.unwrap_or_default(), usage);
                 }
-                choices => self.used(usage, choices.is_empty()),
+                choices => {
+                    if choices.is_empty() {
+                        self.end_so_far();
+                    }
+                    self.used(usage, choices.is_empty());
+                }
             }
             self.aside(Aside::Usage, beside);
         }
-        for choice in chunk.choices.unwrap_or_default() {
+        let (choices, told) = (chunk.choices.unwrap_or_default(), self.ready.len());
+        let has_choices = !choices.is_empty();
+        for choice in choices {
             self.choice(choice, now)?;
+        }
+        if has_choices && self.ready.len() == told {
+            self.ready.push_back(Told::Nothing);
         }
         Ok(())
     }
@@ -253,7 +277,8 @@ impl Translator {
     }
 
     /// Takes in what was used. llama-server tells it of each answer when that is over, others once of all.
-    fn used(&mut self, usage: Usage, is_at_end: bool) {
+    fn used(&mut self, usage: Option<Usage>, is_at_end: bool) {
+        let Some(usage) = usage else { return };
         let is_of_one = is_at_end && self.has_told_usage && self.choices.len() > 1;
         let before = self.usage.filter(|_| is_of_one);
         self.has_told_usage |= is_at_end;
@@ -265,10 +290,8 @@ impl Translator {
 
     /// Takes in what is told beside one of several answers: so llama-server tells of completions, of each what
     /// that used. What is told without an answer is of all.
-    fn used_by_one(&mut self, number: u32, usage: Usage) {
-        if self.has_told_usage {
-            return;
-        }
+    fn used_by_one(&mut self, number: u32, usage: Option<Usage>) {
+        let Some(usage) = usage.filter(|_| !self.has_told_usage) else { return };
         if let Some(state) = self.choices.get_mut(number as usize) {
             state.usage = Some(usage);
         }
@@ -281,20 +304,14 @@ impl Translator {
     }
 
     fn choice(&mut self, choice: Choice, now: Instant) -> Result<(), Fault> {
-        let several = self.choices.len() > 1;
         let number = choice.index.unwrap_or_default();
         let index = number.saturating_add(self.first_choice);
         let state = self.choices.get_mut(number as usize).ok_or(Fault::NoAnswer)?;
-        let (mut of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
+        let is_first = !std::mem::replace(&mut state.has_begun, true);
+        let (of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
         // So LocalAI says in each chunk before the last that it is none yet, and others.
         let is_one = |name: &String| !matches!(name.as_str(), "" | "null");
-        let reason = choice.finish_reason.filter(is_one).map(|name| {
-            finish_reason(&name).unwrap_or_else(|| {
-                // The text ends all the same.
-                of_choice.insert(FINISH_REASON.into(), name.into());
-                FinishReason::Stop
-            })
-        });
+        let reason = choice.finish_reason.filter(is_one);
         let mut delta = Delta {
             index,
             logprobs: choice.logprobs.map(logprobs::read).unwrap_or_default(),
@@ -303,15 +320,24 @@ impl Translator {
         if let Some(text) = choice.text {
             delta.text = text;
         }
-        if let Some(piece) = choice.delta.or(choice.message) {
-            delta.text.push_str(piece.content.as_deref().unwrap_or_default());
-            delta.text.push_str(piece.refusal.as_deref().unwrap_or_default());
-            delta.reasoning = piece.reasoning_content.or(piece.reasoning).unwrap_or_default();
-            for piece in piece.tool_calls.unwrap_or_default() {
-                delta.tool_calls.push(state.calls.take(piece).ok_or(Fault::NoAnswer)?);
-            }
+        if let Some(mut piece) = choice.delta.or(choice.message) {
+            let (text, reasoning) = piece.take_words();
+            delta.text.push_str(&text);
+            delta.reasoning = reasoning;
+            let pieces = piece.tool_calls.unwrap_or_default();
+            let (calls, of_calls) = state.calls.take(pieces).ok_or(Fault::NoAnswer)?;
+            delta.tool_calls = calls;
             of_message = beside(piece.rest, &["role"]);
+            if !of_calls.is_empty() {
+                of_message.insert("tool_calls".into(), of_calls.into());
+            }
         }
+        // The client does not wait for a text to see that. But with the first chunk, and the last one, some say what
+        // is no part of the answer.
+        let is_told_alone = !is_first
+            && reason.is_none()
+            && !state.is_over
+            && of_message.values().any(is_something);
         if !of_choice.is_empty() || !of_message.is_empty() {
             let (choice, message) = (of_choice, of_message);
             self.ready.push_back(Told::Aside(Aside::Choice { index, choice, message }));
@@ -320,23 +346,53 @@ impl Translator {
             || !delta.reasoning.is_empty()
             || !delta.tool_calls.is_empty()
             || !delta.logprobs.is_empty();
-        if says_something {
+        if says_something || is_told_alone {
             if state.is_over {
                 return Err(Fault::NoAnswer);
             }
             self.first_at.get_or_insert(now);
+            state.may_end = None;
+            state.has_calls |= !delta.tool_calls.is_empty();
             state.parts = state.parts.saturating_add(1);
             self.ready.push_back(Told::Event(InferenceEvent::Delta(delta)));
         }
-        if let Some(finish_reason) = reason
-            && !std::mem::replace(&mut state.is_over, true)
-        {
-            self.first_reason.get_or_insert(finish_reason);
-            if several {
-                self.tell(InferenceEvent::ChoiceDone { index, finish_reason });
+        if let Some(name) = reason {
+            match finish_reason(&name) {
+                Some(reason) => self.end_choice(number, reason),
+                None if !state.is_over => state.may_end = Some(name),
+                None => {}
             }
         }
         Ok(())
+    }
+
+    /// Ends an answer, if it has not ended.
+    fn end_choice(&mut self, number: u32, finish_reason: FinishReason) {
+        let several = self.choices.len() > 1;
+        let Some(state) = self.choices.get_mut(number as usize) else { return };
+        state.may_end = None;
+        if std::mem::replace(&mut state.is_over, true) {
+            return;
+        }
+        self.first_reason.get_or_insert(finish_reason);
+        if several {
+            let index = number.saturating_add(self.first_choice);
+            self.tell(InferenceEvent::ChoiceDone { index, finish_reason });
+        }
+    }
+
+    /// Ends each answer that may have ended for a reason that rbee does not know, which is then told as it is.
+    fn end_so_far(&mut self) {
+        for (number, at) in (0..).zip(0..self.choices.len()) {
+            let Some(name) = self.choices.get_mut(at).and_then(|state| state.may_end.take()) else {
+                continue;
+            };
+            let index = self.first_choice.saturating_add(number);
+            let choice = Fields::from_iter([(FINISH_REASON.to_owned(), name.into())]);
+            let message = Fields::new();
+            self.ready.push_back(Told::Aside(Aside::Choice { index, choice, message }));
+            self.end_choice(number, FinishReason::Stop);
+        }
     }
 
     /// The server says that all is said.
@@ -346,19 +402,14 @@ impl Translator {
         }
         let asked = self.choices.len();
         self.begin();
-        for number in 0..asked {
-            let Some(state) = self.choices.get_mut(number) else { continue };
+        self.end_so_far();
+        for (number, at) in (0..).zip(0..asked) {
             // One of which nothing came at all, not even an end, was not made.
-            if state.is_over || state.parts == 0 {
+            let Some(state) = self.choices.get(at).filter(|state| state.parts > 0) else {
                 continue;
-            }
-            state.is_over = true;
-            let finish_reason = FinishReason::Stop;
-            self.first_reason.get_or_insert(finish_reason);
-            if asked > 1 {
-                let index = u32::try_from(number).unwrap_or(u32::MAX);
-                self.tell(InferenceEvent::ChoiceDone { index, finish_reason });
-            }
+            };
+            let reason = if state.has_calls { FinishReason::ToolCalls } else { FinishReason::Stop };
+            self.end_choice(number, reason);
         }
         let made = self.choices.iter().filter(|state| state.is_over).count();
         if made < asked {
@@ -430,6 +481,16 @@ fn failed(error: &Value) -> Fault {
     match refused_of(error) {
         Some(detail) => Fault::Refused(detail),
         None => Fault::Failed(message_of(error)),
+    }
+}
+
+/// Whether a field says anything: some write empty ones into each chunk.
+fn is_something(value: &Value) -> bool {
+    match value {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

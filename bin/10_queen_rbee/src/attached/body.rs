@@ -1,10 +1,11 @@
 //! What an attached server is asked: the client's own words, with what must be another. Pure.
 
 use serde_json::{Map, Value, json};
-use worker_contract::{ChatMessage, InferenceRequest, Task, ToolChoice};
+use worker_contract::{Chat, ChatMessage, InferenceRequest, Task, ToolChoice};
 
 use super::Engine;
 use super::form::write_form;
+use crate::dialect::openai::{ENABLE_THINKING, NO_EFFORT, REASONING_EFFORT};
 use crate::registry::Server;
 use crate::relay::{Prefill, continues_last};
 
@@ -21,6 +22,13 @@ const GENERATE: &str = "add_generation_prompt";
 /// The two names of how much a repetition counts against a token: llama.cpp's, and that of vLLM.
 const REPEAT: &str = "repeat_penalty";
 const REPETITION: &str = "repetition_penalty";
+
+/// The fields that say which functions may be called, and whether one must be.
+const TOOLS: &str = "tools";
+const TOOL_CHOICE: &str = "tool_choice";
+
+/// The field that a template is told in, but for what has a field of its own.
+const VARIABLES: &str = "chat_template_kwargs";
 
 /// A request as the client sent it.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,10 +158,9 @@ impl Original {
             say_too(&mut body, "max_tokens", "max_completion_tokens");
         }
         penalize(&mut body, server.engine);
-        if server.engine == Engine::Ollama && forbids_calls(request) {
-            // It knows no `tool_choice`: what is not offered is not called.
-            body.shift_remove("tools");
-            body.shift_remove("tool_choice");
+        if let Task::Chat(chat) = &request.task {
+            choose_calls(&mut body, server.engine, chat);
+            say_effort(&mut body, server.engine, chat);
         }
         write_form(&mut body, self.endpoint, server.engine, &request.format);
         let has_nothing = prefill.is_none_or(|prefill| prefill.text.is_empty());
@@ -184,11 +191,14 @@ impl Endpoint {
 
 /// Says in a word, too, what a request says in another one.
 fn say_too(body: &mut Body, word: &str, other: &str) {
-    let is_said = |name: &str| body.get(name).is_some_and(|value| !value.is_null());
-    if is_said(other) && !is_said(word) {
+    if is_said(body, other) && !is_said(body, word) {
         let said = body[other].clone();
         body.insert(word.into(), said);
     }
+}
+
+fn is_said(body: &Body, name: &str) -> bool {
+    body.get(name).is_some_and(|value| !value.is_null())
 }
 
 /// Says how much a repetition counts by the name that the server knows: each passes over the other one.
@@ -216,8 +226,54 @@ fn continue_last(body: &mut Body, engine: Engine) {
     }
 }
 
-fn forbids_calls(request: &InferenceRequest) -> bool {
-    matches!(&request.task, Task::Chat(chat) if chat.tool_choice == ToolChoice::None)
+/// Says which functions may be called, and whether one must be, so that the server holds to it. llama-server takes
+/// all but a word for `auto`, and LM Studio may; hardly anybody knows a choice among some of the functions. What is
+/// not offered is not called.
+fn choose_calls(body: &mut Body, engine: Engine, chat: &Chat) {
+    let is_among_some =
+        body.get(TOOL_CHOICE).is_some_and(|choice| choice["type"] == "allowed_tools");
+    let word = match &chat.tool_choice {
+        // It knows no `tool_choice`.
+        ToolChoice::None if engine == Engine::Ollama => {
+            body.shift_remove(TOOLS);
+            body.shift_remove(TOOL_CHOICE);
+            return;
+        }
+        ToolChoice::Named(name) if matches!(engine, Engine::LlamaServer | Engine::LmStudio) => {
+            offer_only(body, |offered| offered == name);
+            body.insert("parallel_tool_calls".into(), chat.parallel_tool_calls.into());
+            "required"
+        }
+        choice if is_among_some && engine != Engine::Rbee => {
+            offer_only(body, |offered| chat.tools.iter().any(|tool| tool.name == offered));
+            if *choice == ToolChoice::Required { "required" } else { "auto" }
+        }
+        _ => return,
+    };
+    body.insert(TOOL_CHOICE.into(), word.into());
+}
+
+/// Offers only some of the functions.
+fn offer_only(body: &mut Body, is_offered: impl Fn(&str) -> bool) {
+    if let Some(Value::Array(tools)) = body.get_mut(TOOLS) {
+        tools.retain(|tool| tool["function"]["name"].as_str().is_some_and(&is_offered));
+    }
+}
+
+/// Says how much is to be thought in a field that the server knows: an older llama-server passes over that of
+/// OpenAI, and Ollama over what is for templates.
+fn say_effort(body: &mut Body, engine: Engine, chat: &Chat) {
+    let variables = &chat.template_variables;
+    let is_off = variables.get(ENABLE_THINKING) == Some(&Value::Bool(false));
+    match engine {
+        Engine::LlamaServer if is_said(body, REASONING_EFFORT) => {
+            body.insert(VARIABLES.into(), variables.clone().into());
+        }
+        Engine::Ollama if is_off && !is_said(body, REASONING_EFFORT) => {
+            body.insert(REASONING_EFFORT.into(), NO_EFFORT.into());
+        }
+        _ => {}
+    }
 }
 
 /// Whether the message that is to be continued is empty, after others.
@@ -464,6 +520,69 @@ mod tests {
             let body = chat(&sent, engine, None);
             let found = ["tools", "tool_choice"].map(|name| body.contains_key(name));
             assert_eq!(found, [is_offered; 2], "{engine:?}, {choice}");
+        }
+    }
+
+    #[test]
+    fn a_choice_of_functions_is_told_in_the_words_that_the_server_knows() {
+        let function = |name: &str| json!({"type": "function", "function": {"name": name}});
+        let named = function("g");
+        let among = |mode: &str| json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}});
+        let (llama, vllm) = (Engine::LlamaServer, Engine::Vllm);
+        for (engine, choice, expected, offered) in [
+            (llama, named.clone(), json!("required"), 1),
+            (Engine::LmStudio, named.clone(), json!("required"), 1),
+            (vllm, named.clone(), named.clone(), 2),
+            (Engine::Unknown, named.clone(), named.clone(), 2),
+            (llama, among("auto"), json!("auto"), 1),
+            (llama, among("required"), json!("required"), 1),
+            (vllm, among("required"), json!("required"), 1),
+            (Engine::Ollama, among("auto"), json!("auto"), 1),
+            (Engine::Rbee, among("auto"), among("auto"), 2),
+            (llama, json!("required"), json!("required"), 2),
+            (llama, json!(null), json!(null), 2),
+        ] {
+            let sent = json!({
+                "model": "here", "messages": [{"role": "user", "content": "Hi"}],
+                "tools": [function("f"), named], "tool_choice": choice,
+            });
+            let body = chat(&sent, engine, None);
+            let tools = body["tools"].as_array().unwrap();
+            let found = (&body["tool_choice"], tools.len(), tools.last());
+            assert_eq!(found, (&expected, offered, Some(&named)), "{engine:?}, {choice}");
+            let is_one = body.get("parallel_tool_calls") == Some(&json!(false));
+            assert_eq!(is_one, choice == named && offered == 1, "{engine:?}, {choice}");
+        }
+    }
+
+    #[test]
+    fn how_much_is_thought_is_told_in_a_field_that_the_server_knows() {
+        let effort = |word: &str| json!({"reasoning_effort": word});
+        let variables = |fields: Value| json!({"chat_template_kwargs": fields});
+        let off = variables(json!({"enable_thinking": false}));
+        let both = json!({"reasoning_effort": "low", "chat_template_kwargs": {"a": 1}});
+        let nothing = json!({"enable_thinking": false, "reasoning_effort": "none"});
+        for (engine, said, expected, told) in [
+            (Engine::LlamaServer, &effort("low"), json!("low"), effort("low")),
+            (Engine::LlamaServer, &effort("none"), json!("none"), nothing),
+            (Engine::LlamaServer, &both, json!("low"), json!({"a": 1, "reasoning_effort": "low"})),
+            (Engine::LlamaServer, &off, json!(null), json!({"enable_thinking": false})),
+            (Engine::Ollama, &off, json!("none"), json!({"enable_thinking": false})),
+            (
+                Engine::Ollama,
+                &variables(json!({"enable_thinking": true})),
+                json!(null),
+                json!({"enable_thinking": true}),
+            ),
+            (Engine::Ollama, &effort("low"), json!("low"), json!(null)),
+            (Engine::Vllm, &effort("low"), json!("low"), json!(null)),
+        ] {
+            let mut sent = said.clone();
+            sent["model"] = "here".into();
+            sent["messages"] = json!([{"role": "user", "content": "Hi"}]);
+            let body = Value::Object(chat(&sent, engine, None));
+            assert_eq!(body["reasoning_effort"], expected, "{engine:?}: {said}");
+            assert_eq!(body["chat_template_kwargs"], told, "{engine:?}: {said}");
         }
     }
 

@@ -1,8 +1,14 @@
 //! Calls of functions as servers tell them, brought into the one order that rbee has: each call begins
 //! with id and name, and the calls of an answer are numbered from 0. Pure.
 
-use serde::Deserialize;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use worker_contract::ToolCallDelta;
+
+use super::chunk::beside;
+use crate::dialect::openai::Fields;
 
 /// The most calls of one answer.
 const MAX_CALLS: usize = 256;
@@ -12,15 +18,37 @@ const MAX_CALLS: usize = 256;
 #[serde(default)]
 pub(super) struct CallPiece {
     index: Option<u32>,
+    #[serde(deserialize_with = "id")]
     id: Option<String>,
     function: Option<Function>,
+    #[serde(flatten)]
+    rest: Fields,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Function {
     name: Option<String>,
+    #[serde(deserialize_with = "arguments")]
     arguments: Option<String>,
+}
+
+/// An id, which some number.
+fn id<'de, D: Deserializer<'de>>(told: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(told)? {
+        Value::String(id) => Some(id),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    })
+}
+
+/// Arguments, which some send parsed.
+fn arguments<'de, D: Deserializer<'de>>(told: D) -> Result<Option<String>, D::Error> {
+    Ok(match Value::deserialize(told)? {
+        Value::String(text) => Some(text),
+        Value::Null => None,
+        parsed => Some(parsed.to_string()),
+    })
 }
 
 /// The calls of one answer.
@@ -31,36 +59,78 @@ pub(super) struct Calls {
 
 #[derive(Debug)]
 struct Begun {
-    /// Its number at the server, which some servers leave at 0 for all.
-    index: Option<u32>,
-    id: String,
+    number: Number,
+    /// As the server told it.
+    id: Option<String>,
+    name: String,
+}
+
+/// The number of a call at the server.
+#[derive(Debug, PartialEq, Eq)]
+enum Number {
+    /// Some servers leave it at 0 for all.
+    Told(u32),
+    /// Its place in the list that it came in, where none is told.
+    Place(usize),
 }
 
 impl Calls {
-    /// Takes a piece; `None` if it can belong to no call.
-    pub(super) fn take(&mut self, piece: CallPiece) -> Option<ToolCallDelta> {
-        let CallPiece { index, id, function } = piece;
+    /// Takes a list of pieces, and what is said beside each call, in OpenAI's form, too; `None` if one can belong
+    /// to no call.
+    pub(super) fn take(
+        &mut self,
+        list: Vec<CallPiece>,
+    ) -> Option<(Vec<ToolCallDelta>, Vec<Value>)> {
+        let mut said = BTreeMap::<u32, Fields>::new();
+        let mut taken = Vec::with_capacity(list.len());
+        for (place, mut piece) in list.into_iter().enumerate() {
+            let rest = beside(std::mem::take(&mut piece.rest), &["type"]);
+            let call = self.take_piece(piece, place)?;
+            if !rest.is_empty() {
+                said.entry(call.index).or_default().extend(rest);
+            }
+            taken.push(call);
+        }
+        let numbered = said.into_iter().map(|(index, mut fields)| {
+            fields.insert("index".into(), index.into());
+            Value::Object(fields)
+        });
+        Some((taken, numbered.collect()))
+    }
+
+    fn take_piece(&mut self, piece: CallPiece, place: usize) -> Option<ToolCallDelta> {
+        let CallPiece { index, id, function, .. } = piece;
+        let number = index.map_or(Number::Place(place), Number::Told);
         let id = id.filter(|id| !id.is_empty());
         let Function { name, arguments } = function.unwrap_or_default();
+        let name = name.filter(|name| !name.is_empty());
         let arguments = arguments.unwrap_or_default();
-        let is_it = |begun: &Begun| begun.index == index;
-        let known = self.begun.iter().rposition(is_it).filter(|at| {
-            // The same number with another id is another call.
-            id.as_ref().is_none_or(|id| self.begun.get(*at).is_some_and(|begun| begun.id == *id))
+        let known = self.begun.iter().rposition(|begun| begun.number == number);
+        let known = known.filter(|at| {
+            self.begun
+                .get(*at)
+                .is_some_and(|begun| !begins_another(begun, id.as_deref(), name.as_deref()))
         });
         if let Some(known) = known {
             let index = u32::try_from(known).ok()?;
             return Some(ToolCallDelta { index, id: None, name: None, arguments });
         }
-        let name = name.filter(|name| !name.is_empty())?;
+        let name = name?;
         if self.begun.len() >= MAX_CALLS {
             return None;
         }
-        let number = u32::try_from(self.begun.len()).ok()?;
+        let index = u32::try_from(self.begun.len()).ok()?;
+        self.begun.push(Begun { number, id: id.clone(), name: name.clone() });
         let id = id.unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
-        self.begun.push(Begun { index, id: id.clone() });
-        Some(ToolCallDelta { index: number, id: Some(id), name: Some(name), arguments })
+        Some(ToolCallDelta { index, id: Some(id), name: Some(name), arguments })
     }
+}
+
+/// Whether a piece with the number of a call begins another one: only a name can, since some servers make a new id
+/// for each piece, and others tell id and name with each.
+fn begins_another(begun: &Begun, id: Option<&str>, name: Option<&str>) -> bool {
+    let is_other_id = id.is_some() && begun.id.is_some() && begun.id.as_deref() != id;
+    name.is_some_and(|name| is_other_id || name != begun.name)
 }
 
 #[cfg(test)]
@@ -96,25 +166,85 @@ mod tests {
                 json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}),
                 json!({"index": 0, "id": "b", "function": {"name": "g", "arguments": "{}"}}),
             ],
+            // A new id for each piece.
+            vec![
+                json!({"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}}),
+                json!({"index": 0, "id": "x", "function": {"name": null, "arguments": "{"}}),
+                json!({"index": 0, "id": "y", "function": {"name": "", "arguments": "}"}}),
+                json!({"index": 1, "id": "b", "function": {"name": "g", "arguments": "{}"}}),
+            ],
         ];
         for pieces in rows {
-            let (mut calls, mut told) = (Calls::default(), vec![String::new(); 2]);
-            for piece in pieces {
-                let delta = calls.take(serde_json::from_value(piece).unwrap()).unwrap();
-                let call = &mut told[delta.index as usize];
-                let head = [delta.id, delta.name].into_iter().flatten().collect::<String>();
-                *call = format!("{call}{head}{}", delta.arguments);
-            }
-            assert_eq!(told, ["af{}", "bg{}"]);
+            assert_eq!(told(pieces.into_iter().map(|piece| vec![piece])), ["af{}", "bg{}"]);
         }
+    }
+
+    #[test]
+    fn calls_without_ids_are_told_apart_by_their_names_and_places() {
+        let call = |index: Option<u32>, name: Option<&str>, arguments: &str| json!({"index": index, "function": {"name": name, "arguments": arguments}});
+        for lists in [
+            vec![vec![call(Some(0), Some("f"), "{}")], vec![call(Some(0), Some("g"), "{}")]],
+            vec![vec![call(None, Some("f"), "{}")], vec![call(None, Some("g"), "{}")]],
+            vec![vec![call(None, Some("f"), "{}"), call(None, Some("g"), "{}")]],
+            vec![
+                vec![call(None, Some("f"), "{"), call(None, Some("g"), "{")],
+                vec![call(None, None, "}"), call(None, None, "}")],
+            ],
+            // The name again in each piece.
+            vec![
+                vec![call(Some(0), Some("f"), "{")],
+                vec![call(Some(0), Some("f"), "}")],
+                vec![call(Some(1), Some("g"), "{}")],
+            ],
+        ] {
+            assert_eq!(told(lists.clone()), ["f{}", "g{}"], "{lists:?}");
+        }
+        let twice = vec![call(None, Some("f"), "{}"), call(None, Some("f"), "{}")];
+        assert_eq!(told([twice]).len(), 2, "one function can be called twice");
+    }
+
+    #[test]
+    fn an_id_may_be_a_number_and_arguments_an_object() {
+        let piece = json!({"id": 5, "function": {"name": "f", "arguments": {"x": 1}}});
+        assert_eq!(told([vec![piece]]), [r#"5f{"x":1}"#]);
+    }
+
+    #[test]
+    fn what_is_said_beside_a_call_has_its_number_here() {
+        let mut calls = Calls::default();
+        let function = json!({"name": "f", "arguments": "{}"});
+        let first = json!({"index": 5, "id": "a", "type": "function", "function": function});
+        let second = json!({"index": 6, "id": "b", "function": function, "extra_content": {"s": 1}, "x": null});
+        let list = serde_json::from_value(json!([first, second])).unwrap();
+        let (taken, said) = calls.take(list).unwrap();
+        assert_eq!(taken.len(), 2);
+        assert_eq!(said, [json!({"extra_content": {"s": 1}, "index": 1})]);
+    }
+
+    /// Each call with its id, unless that was made here, its name and its arguments.
+    fn told(lists: impl IntoIterator<Item = Vec<Value>>) -> Vec<String> {
+        let (mut calls, mut told) = (Calls::default(), Vec::<String>::new());
+        for list in lists {
+            let list = serde_json::from_value(list.into()).unwrap();
+            for delta in calls.take(list).unwrap().0 {
+                let id = delta.id.filter(|id| !id.starts_with("call_"));
+                let pieces = [id, delta.name, Some(delta.arguments)];
+                let piece: String = pieces.into_iter().flatten().collect();
+                match told.get_mut(delta.index as usize) {
+                    Some(call) => call.push_str(&piece),
+                    None => told.push(piece),
+                }
+            }
+        }
+        told
     }
 
     #[test]
     fn a_call_without_an_id_gets_one_and_one_without_a_name_is_none() {
         let mut calls = Calls::default();
-        let piece = |value| serde_json::from_value::<CallPiece>(value).unwrap();
-        assert_eq!(calls.take(piece(json!({"index": 0, "id": "a"}))), None);
-        let begun = calls.take(piece(json!({"function": {"name": "f"}}))).unwrap();
-        assert!(begun.id.unwrap().starts_with("call_"));
+        let list = |value| serde_json::from_value::<Vec<CallPiece>>(json!([value])).unwrap();
+        assert_eq!(calls.take(list(json!({"index": 0, "id": "a"}))), None);
+        let (begun, _) = calls.take(list(json!({"function": {"name": "f"}}))).unwrap();
+        assert!(begun[0].id.as_ref().unwrap().starts_with("call_"));
     }
 }

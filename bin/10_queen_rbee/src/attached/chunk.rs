@@ -46,24 +46,73 @@ pub(super) struct Choice {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Piece {
-    pub(super) content: Option<String>,
-    pub(super) refusal: Option<String>,
+    /// A text, or parts.
+    content: Option<Value>,
+    refusal: Option<String>,
     /// `DeepSeek`'s, llama-server's and vLLM's name.
-    pub(super) reasoning_content: Option<String>,
+    reasoning_content: Option<String>,
     /// Ollama's and vLLM's other name.
-    pub(super) reasoning: Option<String>,
+    reasoning: Option<String>,
     pub(super) tool_calls: Option<Vec<CallPiece>>,
     #[serde(flatten)]
     pub(super) rest: Fields,
+}
+
+impl Piece {
+    /// Takes its text and its thoughts out of it. What there is in place of them, or among them, becomes one of
+    /// the other fields.
+    pub(super) fn take_words(&mut self) -> (String, String) {
+        let mut words = Words::default();
+        match self.content.take() {
+            None => {}
+            Some(Value::String(text)) => words.text = text,
+            Some(Value::Array(parts)) => parts.into_iter().for_each(|part| words.add(part)),
+            Some(other) => words.others = Some(other),
+        }
+        if let Some(other) = words.others {
+            self.rest.insert("content".into(), other);
+        }
+        words.text.push_str(self.refusal.as_deref().unwrap_or_default());
+        let told = [self.reasoning_content.take(), self.reasoning.take()];
+        let told = told.into_iter().flatten().find(|thought| !thought.is_empty());
+        (words.text, told.unwrap_or(words.thoughts))
+    }
+}
+
+/// What a message says in parts, as Mistral has it.
+#[derive(Default)]
+struct Words {
+    text: String,
+    thoughts: String,
+    /// What is neither.
+    others: Option<Value>,
+}
+
+impl Words {
+    fn add(&mut self, part: Value) {
+        let kind = part.get("type").and_then(Value::as_str);
+        match (kind, part.get("text"), part.get("thinking")) {
+            (Some("text"), Some(Value::String(text)), _) => self.text.push_str(text),
+            (Some("thinking"), _, Some(Value::String(thought))) => self.thoughts.push_str(thought),
+            (Some("thinking"), _, Some(Value::Array(thoughts))) => {
+                let texts = thoughts.iter().filter_map(|part| part.get("text")?.as_str());
+                self.thoughts.extend(texts);
+            }
+            _ => match &mut self.others {
+                Some(Value::Array(others)) => others.push(part),
+                others => *others = Some(vec![part].into()),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Usage {
     #[serde(deserialize_with = "count")]
-    prompt_tokens: u32,
+    prompt_tokens: Option<u32>,
     #[serde(deserialize_with = "count")]
-    completion_tokens: u32,
+    completion_tokens: Option<u32>,
     #[serde(deserialize_with = "if_it_is_one")]
     prompt_tokens_details: Option<Details>,
     #[serde(flatten)]
@@ -74,23 +123,32 @@ pub(super) struct Usage {
 #[serde(default)]
 struct Details {
     #[serde(deserialize_with = "count")]
-    cached_tokens: u32,
+    cached_tokens: Option<u32>,
     #[serde(flatten)]
     rest: Fields,
 }
 
 impl Usage {
     /// What rbee counts, and the rest.
-    pub(super) fn parts(self) -> (worker_contract::Usage, Fields) {
-        let Self { prompt_tokens, completion_tokens, prompt_tokens_details, rest } = self;
-        let details = prompt_tokens_details.unwrap_or_default();
-        let mut beside = beside(rest, &["total_tokens"]);
-        let of_prompt = self::beside(details.rest, &[]);
+    pub(super) fn parts(self) -> (Option<worker_contract::Usage>, Fields) {
+        let counted = self.counted();
+        let mut beside = beside(self.rest, &["total_tokens"]);
+        let of_prompt = self::beside(self.prompt_tokens_details.unwrap_or_default().rest, &[]);
         if !of_prompt.is_empty() {
             beside.insert("prompt_tokens_details".into(), of_prompt.into());
         }
-        let cached_tokens = details.cached_tokens;
-        (worker_contract::Usage { prompt_tokens, completion_tokens, cached_tokens }, beside)
+        (counted, beside)
+    }
+
+    /// What rbee counts; `None` where no number is told.
+    fn counted(&self) -> Option<worker_contract::Usage> {
+        self.prompt_tokens.or(self.completion_tokens)?;
+        let details = self.prompt_tokens_details.as_ref();
+        Some(worker_contract::Usage {
+            prompt_tokens: self.prompt_tokens.unwrap_or_default(),
+            completion_tokens: self.completion_tokens.unwrap_or_default(),
+            cached_tokens: details.and_then(|details| details.cached_tokens).unwrap_or_default(),
+        })
     }
 }
 
@@ -105,10 +163,10 @@ where
 }
 
 /// A number of tokens, as some write it: `7.0`.
-fn count<'de, D: Deserializer<'de>>(told: D) -> Result<u32, D::Error> {
+fn count<'de, D: Deserializer<'de>>(told: D) -> Result<Option<u32>, D::Error> {
     let value = Value::deserialize(told)?;
     let whole = value.as_u64().or_else(|| value.as_f64().map(rounded));
-    Ok(whole.map_or(0, |whole| u32::try_from(whole).unwrap_or(u32::MAX)))
+    Ok(whole.map(|whole| u32::try_from(whole).unwrap_or(u32::MAX)))
 }
 
 #[expect(
@@ -143,7 +201,9 @@ pub(super) struct Items {
 
 #[derive(Debug, Deserialize)]
 struct Embedding {
-    index: u32,
+    /// Left out by some, who give the vectors in the order of their texts.
+    #[serde(default)]
+    index: Option<u32>,
     embedding: Vector,
 }
 
@@ -163,19 +223,17 @@ struct Score {
 
 impl Items {
     pub(super) fn usage(&self) -> Option<worker_contract::Usage> {
-        let Usage { prompt_tokens, completion_tokens, .. } = self.usage.as_ref()?;
-        Some(worker_contract::Usage {
-            prompt_tokens: *prompt_tokens,
-            completion_tokens: *completion_tokens,
-            cached_tokens: 0,
-        })
+        let counted = self.usage.as_ref()?.counted()?;
+        Some(worker_contract::Usage { cached_tokens: 0, ..counted })
     }
 
     /// Each of them as an event; `None` if one cannot be read, is no number, or is a vector of another length
     /// than the others.
     pub(super) fn events(self) -> Option<Vec<InferenceEvent>> {
         let mut length = None;
-        let vectors = self.data.into_iter().map(|Embedding { index, embedding }| {
+        let is_numbered = self.data.iter().any(|vector| vector.index.is_some());
+        let vectors = (0..).zip(self.data).map(|(place, Embedding { index, embedding })| {
+            let index = if is_numbered { index? } else { place };
             let vector = match embedding {
                 Vector::Numbers(numbers) => numbers,
                 Vector::Text(text) => numbers(&text)?,
@@ -195,4 +253,53 @@ fn numbers(text: &str) -> Option<Vec<f32>> {
     let bytes = STANDARD.decode(text).ok()?;
     let (numbers, rest) = bytes.as_chunks::<4>();
     rest.is_empty().then(|| numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_message_says_is_found_whatever_its_form() {
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let thought = json!({"type": "thinking", "thinking": [text("Hm"), text(", yes")]});
+        let reference = json!({"type": "reference", "reference_ids": [1]});
+        for (said, expected) in [
+            (json!({"content": "a", "refusal": "b", "reasoning": "c"}), ("ab", "c", json!(null))),
+            (json!({"reasoning_content": "", "reasoning": "deep"}), ("", "deep", json!(null))),
+            (json!({"reasoning_content": "a", "reasoning": "a"}), ("", "a", json!(null))),
+            (json!({"content": [text("a"), text("b")]}), ("ab", "", json!(null))),
+            (json!({"content": [thought, text("a")]}), ("a", "Hm, yes", json!(null))),
+            (json!({"content": [thought], "reasoning": "Hm"}), ("", "Hm", json!(null))),
+            (json!({"content": [{"type": "thinking", "thinking": "Hm"}]}), ("", "Hm", json!(null))),
+            (json!({"content": [text("a"), reference, 5]}), ("a", "", json!([reference, 5]))),
+            (json!({"content": {"a": 1}}), ("", "", json!({"a": 1}))),
+            (json!({"content": null}), ("", "", json!(null))),
+        ] {
+            let mut piece: Piece = serde_json::from_value(said.clone()).unwrap();
+            let (text, thoughts) = piece.take_words();
+            let left = piece.rest.get("content").cloned().unwrap_or_default();
+            assert_eq!((text.as_str(), thoughts.as_str(), left), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn vectors_without_numbers_are_in_the_order_of_their_texts() {
+        let vector = |index: Option<u32>| json!({"index": index, "embedding": [0.5]});
+        for (told, expected) in [
+            ([None, None], Some([0, 1])),
+            ([Some(1), Some(0)], Some([1, 0])),
+            ([Some(0), None], None),
+        ] {
+            let items: Items = serde_json::from_value(json!({"data": told.map(vector)})).unwrap();
+            let number = |event| match event {
+                InferenceEvent::Embedding { index, .. } => index,
+                other => panic!("{other:?}"),
+            };
+            let found = items.events().map(|events| events.into_iter().map(number).collect());
+            assert_eq!(found, expected.map(Vec::from), "{told:?}");
+        }
+    }
 }

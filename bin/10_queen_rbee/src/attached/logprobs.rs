@@ -6,8 +6,9 @@ use worker_contract::{TokenId, TokenLogprob, TokenLogprobs};
 
 /// The number of a token that a server tells by its text alone.
 const UNKNOWN: TokenId = -1;
-/// What Python writes of a token that cannot be, which is no JSON,
+/// What Python writes of a token that cannot be, or of which nobody knows, which is no JSON,
 const NEVER: &[u8] = b"-Infinity";
+const NOBODY_KNOWS: &[u8] = b"NaN";
 /// and OpenAI of one that hardly can.
 const HARDLY_EVER: &[u8] = b"-9999.0";
 
@@ -76,6 +77,9 @@ pub(super) fn finite(written: &[u8]) -> Option<Vec<u8>> {
         let rest = &written[at..];
         let (length, put) = match byte {
             b'-' if !is_text && rest.starts_with(NEVER) => (NEVER.len(), Some(HARDLY_EVER)),
+            b'N' if !is_text && rest.starts_with(NOBODY_KNOWS) => {
+                (NOBODY_KNOWS.len(), Some(HARDLY_EVER))
+            }
             b'\\' if is_text => (rest.len().min(2), None),
             _ => (1, None),
         };
@@ -117,6 +121,7 @@ mod tests {
         for (written, expected) in [
             ("[-Infinity,-0.5,-Infinity]", Some("[-9999.0,-0.5,-9999.0]")),
             (r#"["a\"-Infinity",-Infinity]"#, Some(r#"["a\"-Infinity",-9999.0]"#)),
+            (r#"["NaN",NaN]"#, Some(r#"["NaN",-9999.0]"#)),
             (r#"["-Infinity","\\"]"#, None),
             (r#""\"#, None),
             ("[-0.5]", None),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use access_tokens::Secret;
 use axum::http::StatusCode;
 use bytes::Bytes;
-use http1_client::{RequestHead, Unfit};
+use http1_client::{Malformed, RequestHead, Unfit};
 use rbee_operations::without_user;
 use reqwest::Url;
 use tokio::time::timeout;
@@ -72,7 +72,9 @@ fn of_broken(broken: &Broken, url: &ServerUrl) -> Probe {
             let what = "it accepts connections and does not begin to speak TLS";
             Probe::Mute(format!("{what}{other}"))
         }
-        Broken::Malformed(_) => {
+        // It spoke, and was stopped: a server that is started again, or what is in front of one.
+        Broken::Malformed(Malformed::Incomplete) => Probe::Unreachable(with_causes(broken)),
+        Broken::Malformed(malformed) if *malformed != Malformed::NoAnswer => {
             Probe::Wrong(format!("what it speaks is no HTTP: {}{other}", with_causes(broken)))
         }
         _ if broken.is_untrusted() => Probe::Untrusted(broken.to_string()),
@@ -96,7 +98,7 @@ fn of_broken(broken: &Broken, url: &ServerUrl) -> Probe {
                 },
             }
         }
-        Broken::Ended(_) if !url.address().is_secure => {
+        Broken::Ended(_) | Broken::Malformed(_) if !url.address().is_secure => {
             Probe::Unreachable(format!("{}{other}", with_causes(broken)))
         }
         _ => Probe::Unreachable(with_causes(broken)),
@@ -255,7 +257,7 @@ async fn look(
         Some(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
             return Ok(Probe::Locked(locked(status, has_token)));
         }
-        Some(status) if matches!(status.as_u16(), 301 | 302 | 307 | 308) => {
+        Some(status) if matches!(status.as_u16(), 301..=303 | 307 | 308) => {
             let to = exchange.head().and_then(|head| head.header("location"));
             let nowhere = || Probe::Wrong("it redirects, and does not say where to".to_owned());
             return Ok(to.map_or_else(nowhere, |to| redirected(to, url)));
@@ -327,6 +329,26 @@ mod tests {
         let words = "it accepts connections and does not begin to speak TLS; if it speaks no TLS: http://me:1";
         let found = of_broken(&Broken::HandshakeTimeout, &url("https://me:1"));
         assert_eq!(found, Probe::Mute(words.to_owned()));
+    }
+
+    #[test]
+    fn who_breaks_off_is_out_of_reach_and_speaks_http() {
+        let tls = "; if it speaks TLS: https://me:1";
+        let wrong = |words: &str| Probe::Wrong(format!("what it speaks is no HTTP: {words}{tls}"));
+        for (malformed, expected) in [
+            (
+                Malformed::Incomplete,
+                Probe::Unreachable("the connection ended in the middle of the answer".to_owned()),
+            ),
+            (
+                Malformed::NoAnswer,
+                Probe::Unreachable(format!("the connection was closed without an answer{tls}")),
+            ),
+            (Malformed::Head, wrong("the head of the answer makes no sense")),
+            (Malformed::Chunk, wrong("the answer's chunks make no sense")),
+        ] {
+            assert_eq!(of_broken(&Broken::Malformed(malformed), &url("http://me:1")), expected);
+        }
     }
 
     #[test]

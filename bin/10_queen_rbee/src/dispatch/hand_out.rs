@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{ModelAlias, WorkerId};
 
-use super::kinds::{Kind, Kinds};
+use super::kinds::Kinds;
+use super::patient::Patient;
 use super::starts::{Attempts, Closed, Starts};
 use super::{Dispatcher, NoPlace, Queues, Waiting, Wanted};
 use crate::admission::{Admission, QueueKey, Spot, Ticket};
@@ -56,19 +57,6 @@ struct Name<'a> {
     closed: Closed,
     /// Those who wait for it and can be taken in no other ways than these wait for room.
     full_for: Ways,
-}
-
-/// Who waits for a faster worker though another one has room, by their kinds: the first so many of each.
-#[derive(Debug, Default)]
-struct Patient<'a> {
-    known: Vec<(Kind<'a>, Share)>,
-}
-
-/// Of one kind.
-#[derive(Debug, Clone, Copy)]
-struct Share {
-    waiting: u32,
-    most: u32,
 }
 
 /// What the second pass of a round has: it starts workers, and has others make way for them.
@@ -155,8 +143,9 @@ impl Dispatcher {
             }
             let alone = waiting.is_alone(now);
             let kind = waiting.wanted.kind(alone, has_rules);
-            if patient.has_one_more(kind) {
-                self.log_change(waiting, WaitReason::Sooner { most: 0 });
+            let needs = waiting.needs(kind);
+            if let Some(reason) = patient.one_more(&needs) {
+                self.log_change(waiting, reason);
                 continue;
             }
             // Who waits for the end of a rest says nothing of one that has less time.
@@ -176,7 +165,7 @@ impl Dispatcher {
             let mut ask = waiting.wanted.ask(&name.closed, waited, now);
             ask.demand.queued = now.saturating_duration_since(waiting.since);
             ask.demand.alone = alone;
-            ask.demand.ahead = patient.of(kind);
+            ask.demand.ahead = patient.ahead();
             // Whether it waits for somebody whom it may have was asked when it came.
             let judging = judgings.at(spot, || self.registry.judging(&ask).map(Judging::of_open));
             let placed = self.registry.place_judged(&ask, judging, now);
@@ -205,9 +194,12 @@ impl Dispatcher {
                     }
                     continue;
                 }
-                Some(Placed::Not(Decision::Wait(WaitReason::Sooner { most }))) => {
-                    patient.wait(kind, most);
-                    kinds.forget(kind);
+                Some(Placed::Not(Decision::Wait(
+                    reason @ (WaitReason::Sooner { .. } | WaitReason::Kept),
+                ))) => {
+                    if patient.waits(needs, reason) {
+                        kinds.forget(kind);
+                    }
                     continue;
                 }
                 Some(Placed::Not(Decision::Wait(WaitReason::Memory | WaitReason::NextTurn))) => {
@@ -313,32 +305,6 @@ impl Needed {
     fn has(&self, worker: &WorkerId, model: &ModelAlias) -> bool {
         let is_one = || self.these.get(model).is_some_and(|these| these.contains(worker));
         self.all_for.contains(model) || is_one()
-    }
-}
-
-impl<'a> Patient<'a> {
-    /// One of a kind waits, and so do others behind it, `most` in all.
-    fn wait(&mut self, kind: Kind<'a>, most: u32) {
-        match self.known.iter_mut().find(|(known, _)| *known == kind) {
-            Some((_, share)) => *share = Share { waiting: share.waiting + 1, most },
-            None => self.known.push((kind, Share { waiting: 1, most })),
-        }
-    }
-
-    /// How many of a kind wait.
-    fn of(&self, kind: Kind<'_>) -> u32 {
-        let share = self.known.iter().find(|(known, _)| *known == kind);
-        share.map_or(0, |(_, share)| share.waiting)
-    }
-
-    /// Whether the next of a kind waits, too; it is counted then.
-    fn has_one_more(&mut self, kind: Kind<'_>) -> bool {
-        let share = self.known.iter_mut().find(|(known, _)| *known == kind);
-        let Some((_, share)) = share.filter(|(_, share)| share.waiting < share.most) else {
-            return false;
-        };
-        share.waiting += 1;
-        true
     }
 }
 

@@ -8,6 +8,7 @@ mod hand_out;
 mod kinds;
 mod log;
 mod no_place;
+mod patient;
 mod starts;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,9 @@ const LONGEST_RETRY_S: u64 = 60;
 
 /// The longest that a worker is held for a request that is to begin alone: after that it goes as any other.
 const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
+/// Who has less time left gets no place: it would be over before a worker could answer.
+pub(crate) const LEAST_LEFT: Duration = Duration::from_millis(10);
 
 /// Who is in a worker already has waited for a faster one as long as anybody does.
 const LONG_ENOUGH: Duration = Duration::MAX;
@@ -217,9 +221,10 @@ impl Dispatcher {
         models.map(|model| (model.clone(), queues.admission.waiting_for(model))).collect()
     }
 
-    /// Waits for a place at a worker, at most until the request's deadline. Dropping the returned
-    /// future gives the turn up.
+    /// Waits for a place at a worker, at most until so little is left of the request's time that it is of no
+    /// use. Dropping the returned future gives the turn up.
     pub async fn place(&self, mut wanted: Wanted) -> Result<Place, NoPlace> {
+        wanted.deadline = wanted.deadline.checked_sub(LEAST_LEFT).unwrap_or(wanted.deadline);
         wanted.priority = self.priority(&wanted);
         // Those that differ by the order of their failures only are of one kind.
         wanted.failed.sort_unstable();
@@ -227,10 +232,13 @@ impl Dispatcher {
             AtOnce::Break(result) => result,
             AtOnce::Continue(wait) => self.wait(&wanted, wait).await,
         };
-        if let Ok(place) = &result {
-            self.log_placed(&wanted, place);
+        let place = result?;
+        // It may have been given in time, and looked at only now.
+        if wanted.is_late(clock::now()) {
+            return Err(NoPlace::Deadline { model: wanted.model, word: None });
         }
-        result
+        self.log_placed(&wanted, &place);
+        Ok(place)
     }
 
     /// Whether a request would have a place at once, and not as a last resort. None is taken.
@@ -246,8 +254,11 @@ impl Dispatcher {
     /// once at another one, and not as a last resort.
     #[must_use]
     pub fn place_now(&self, mut wanted: Wanted, given: u32) -> Option<Place> {
-        wanted.priority = self.priority(&wanted);
         let (closed, now) = (Closed::default(), clock::now());
+        if wanted.deadline.saturating_duration_since(now) < LEAST_LEFT {
+            return None;
+        }
+        wanted.priority = self.priority(&wanted);
         let mut ask = wanted.ask(&closed, Duration::ZERO, now);
         ask.demand.leaves_with = Some(given);
         ask.demand.queued = LONG_ENOUGH;
@@ -335,7 +346,7 @@ impl Dispatcher {
     /// The place of a request that finds nobody waiting, or the reason why there will be none, if it has
     /// not to wait.
     fn place_at_once(&self, wanted: &Wanted) -> AtOnce {
-        if wanted.deadline <= clock::now() {
+        if wanted.is_late(clock::now()) {
             let late = NoPlace::Deadline { model: wanted.model.clone(), word: None };
             return AtOnce::Break(Err(late));
         }
@@ -452,6 +463,10 @@ impl Dispatcher {
 }
 
 impl Wanted {
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline <= now
+    }
+
     fn ask<'a>(&'a self, closed: &'a Closed, waited: Duration, now: Instant) -> Ask<'a> {
         let demand = Demand {
             failed: &self.failed,

@@ -7,10 +7,11 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use job_server::JobError;
+use rbee_operations::is_want_of_memory;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
 use crate::admission::Admission;
-use crate::registry::{LOST, Liveness, NOT_ENOUGH_MEMORY};
+use crate::registry::{LOST, Liveness};
 use crate::spawner::{Attempt, Begun};
 
 /// How often a start may be lost at one place.
@@ -75,7 +76,7 @@ impl Starts {
                 let failed = self.failed.entry(model).or_insert_with(|| Failed::new(error.clone()));
                 let code = error.code.as_str();
                 // What she knew of its memory was not so: the next report tells.
-                let is_lost = LOST.contains(&code) || (fits && code == NOT_ENOUGH_MEMORY);
+                let is_lost = LOST.contains(&code) || (fits && is_want_of_memory(code));
                 let before = failed.lost.iter().filter(|(lost, _)| *lost == site).count();
                 if is_lost && before + 1 < MOST_LOST {
                     failed.lost.push((site, now));

@@ -5,11 +5,12 @@ mod sooner;
 mod suspects;
 mod turns;
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{advance, timeout};
 use tokio_util::task::TaskTracker;
 use worker_contract::HiveAlias;
 
@@ -79,6 +80,7 @@ fn a_start_that_was_lost_is_tried_once_more_when_its_hive_is_heard_again() {
     for (code, fits, expected) in [
         ("not_enough_memory", true, (0, false)),
         ("not_enough_memory", false, (1, false)),
+        ("larger_than_device", true, (0, false)),
         ("worker_failed", true, (1, false)),
     ] {
         let mut starts = Starts::default();
@@ -110,6 +112,34 @@ async fn a_request_whose_time_is_over_gets_no_place() {
     stage.beat("w-1", 'a');
     let late = Wanted { deadline: clock::now(), ..wanted(None) };
     assert!(matches!(stage.dispatcher.place(late).await, Err(NoPlace::Deadline { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_next_to_no_time_left_gets_no_place_and_takes_none() {
+    let stage = Stage::without_task(Arc::new(NeverReady), None);
+    let millis = Duration::from_millis;
+    let place = async |left| {
+        let deadline = clock::now() + left;
+        stage.dispatcher.place(Wanted { deadline, ..wanted(Some('a')) }).await
+    };
+    let placed = async || place(Duration::from_secs(60)).await.unwrap();
+    let is_late = |placed| matches!(placed, Err(NoPlace::Deadline { .. }));
+    // When a place is free, how much later the one that gets it looks, and whether that is too late.
+    for (until_free, until_looked_at, expected) in [(99, 0, false), (99, 1, true), (101, 0, true)] {
+        stage.beat("w-1", 'a');
+        let (ends, _runs) = (placed().await, placed().await);
+        let mut waits = pin!(place(millis(100) + LEAST_LEFT));
+        assert!(futures::poll!(&mut waits).is_pending());
+        advance(millis(until_free)).await;
+        drop(ends);
+        stage.dispatcher.hand_out(&mut Attempts::default());
+        advance(millis(until_looked_at)).await;
+        assert_eq!(is_late(waits.await), expected, "{until_free} and {until_looked_at} ms");
+    }
+    assert!(is_late(place(LEAST_LEFT).await), "it finds an empty queue");
+    let late = Wanted { deadline: clock::now() + LEAST_LEFT / 2, ..wanted(Some('a')) };
+    assert!(stage.dispatcher.place_now(late, 0).is_none());
+    drop((placed().await, placed().await));
 }
 
 #[tokio::test]
@@ -446,7 +476,7 @@ fn digest(of: char) -> Value {
 }
 
 /// A request that must go on with a file, or with any.
-fn wanted(file: Option<char>) -> Wanted {
+pub(super) fn wanted(file: Option<char>) -> Wanted {
     let prompt = worker_contract::Prompt::Text("a".into());
     let task = worker_contract::Task::Completion { prompt };
     let request = worker_contract::InferenceRequest::new(RequestId::random(), task);

@@ -4,20 +4,22 @@ use std::time::Instant;
 
 use axum::http::StatusCode;
 use daemon_http::ApiError;
+use rbee_operations::LARGER_THAN_DEVICE;
 
 use crate::dialect::openai::unknown_model;
 use crate::dispatch::NoPlace;
-use crate::registry::{Registry, Resting, has_no_room_even_alone};
+use crate::registry::{Registry, Resting};
 use crate::relay::{Failure, longer_context};
 
 /// Why no worker starts until somebody has repaired it: there is no time to tell after which it is worth
 /// trying again.
-const LASTING: [&str; 5] = [
+const LASTING: [&str; 6] = [
     "model_changed",
     "model_file_gone",
     "worker_given_up",
     "worker_binary_unusable",
     "log_not_writable",
+    LARGER_THAN_DEVICE,
 ];
 
 /// When to try again where the queen's own hive could not be started, in seconds: as often she tries it.
@@ -106,7 +108,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
         NoPlace::Stopping => ApiError::unavailable("stopping", message, 5),
         NoPlace::SpawnFailed { source, retry_after_s, .. } => {
             let mut error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, &source.code, message);
-            if !LASTING.contains(&source.code.as_str()) && !has_no_room_even_alone(&source) {
+            if !LASTING.contains(&source.code.as_str()) {
                 error = error.retry_after(retry_after_s);
             }
             match source.hint {
@@ -184,7 +186,7 @@ mod tests {
             ("no_free_port", "no port is free", "no port is free", Some(5)),
             ("not_enough_memory", "CPU-0 is full", "CPU-0 is full", Some(5)),
             (
-                "not_enough_memory",
+                "larger_than_device",
                 "CPU-0 is full; it would have no room there without other workers either",
                 "CPU-0 is full; it would have no room there without other workers either",
                 None,

@@ -20,4 +20,5 @@ mod vectors;
 #[cfg(feature = "local-hive")]
 pub(crate) use self::local_files::local_files;
 pub(crate) use error::describe;
+pub use router::REPORTS;
 pub(crate) use router::{Facts, HandlerParts, Handlers, router};

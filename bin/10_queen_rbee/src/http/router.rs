@@ -73,6 +73,9 @@ pub(crate) struct Facts {
     pub(crate) keeps_workers: Arc<AtomicBool>,
 }
 
+/// How reports begin, which are many, and of which none is waited for.
+pub const REPORTS: &[&str] = &["POST /v1/worker-heartbeat ", "POST /v1/hive-heartbeat "];
+
 /// All routes, without the edge that every daemon has.
 ///
 /// A report decides where requests and secrets are sent, so it needs a secret, always: the local one,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use job_server::{JobContext, JobError, Outcome};
+use narration::with_causes;
 use rbee_operations::{ModelPolicy, ModelPolicySet, Wished};
 use serde_json::{Value, json};
 use worker_contract::{HiveAlias, ModelAlias};
@@ -23,14 +24,7 @@ impl Operations {
         let wanted = change.clone();
         let set = tokio::task::spawn_blocking(move || policies.set_fields(&change)).await;
         let set = set.map_err(|error| JobError::new("internal", error.to_string()))?;
-        set.map_err(|error| match &error {
-            PolicyError::Contradiction(_) => JobError::new("invalid_value", error.to_string()),
-            PolicyError::TooMany { .. } => JobError::new("too_many_policies", error.to_string()),
-            PolicyError::File { source, .. } => {
-                JobError::new("disk_failed", format!("{error}: {source}"))
-            }
-            PolicyError::TooNew { .. } => JobError::new("disk_failed", error.to_string()),
-        })?;
+        set.map_err(|error| refused(&model, &error))?;
         notes.extend(self.unlike_running(&wanted));
         // A hive that is preferred now may be waited for.
         self.registry.touch();
@@ -88,6 +82,19 @@ impl Operations {
     }
 }
 
+/// Why a policy is not set. Where its file is stays in the log: anybody may look at the job.
+fn refused(model: &ModelAlias, error: &PolicyError) -> JobError {
+    let code = match error {
+        PolicyError::Contradiction(_) => "invalid_value",
+        PolicyError::TooMany { .. } => "too_many_policies",
+        PolicyError::File { .. } | PolicyError::TooNew { .. } => {
+            tracing::error!(%model, reason = with_causes(error), "a policy cannot be kept");
+            "disk_failed"
+        }
+    };
+    JobError::new(code, error.for_clients())
+}
+
 /// What is told of a model that nobody knows. `missing` is why the queen's own hive is, which may have it.
 fn unknown_model(model: &ModelAlias, meant: &ModelAlias, missing: Option<String>) -> String {
     if meant != model {
@@ -109,7 +116,35 @@ fn shown(model: &ModelAlias, policy: &Policy) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::{Error, ffi};
+
     use super::*;
+
+    #[test]
+    fn a_job_does_not_tell_where_the_file_of_policies_is() {
+        let path = std::path::PathBuf::from("/home/My Name/data/policies.db");
+        let failed = |code, said: Option<String>| {
+            let source = Error::SqliteFailure(ffi::Error::new(code), said);
+            PolicyError::File { path: path.clone(), source }
+        };
+        let full = failed(ffi::SQLITE_FULL, Some("database or disk is full".into()));
+        let said = format!("unable to open database file: {}", path.display());
+        let closed = failed(ffi::SQLITE_CANTOPEN, Some(said));
+        let later = PolicyError::TooNew { path: path.clone(), found: 9 };
+        for (error, told) in [
+            (
+                full,
+                "cannot use the policies in …; free some space on its disk: database or disk is full",
+            ),
+            (closed, "unable to open database file: …"),
+            (later, "the policies in … have version 9"),
+        ] {
+            let refusal = refused(&"m".parse().unwrap(), &error);
+            assert_eq!(refusal.code, "disk_failed");
+            assert!(refusal.message.contains(told), "{}", refusal.message);
+            assert!(!refusal.message.contains("Name"), "{}", refusal.message);
+        }
+    }
 
     #[test]
     fn whoever_sets_a_policy_is_told_why_nobody_knows_its_model() {

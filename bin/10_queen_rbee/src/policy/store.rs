@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use narration::with_causes;
 use rbee_operations::ModelPolicy;
 use rusqlite::Connection;
 use sqlite_file::{Layout, OpenError};
@@ -51,6 +52,20 @@ pub enum PolicyError {
     /// Two fields of a policy contradict each other.
     #[error("{0}")]
     Contradiction(String),
+}
+
+impl PolicyError {
+    /// The failure and its cause without the machine's paths: those are for who operates it.
+    #[must_use]
+    pub fn for_clients(&self) -> String {
+        let whole = with_causes(self);
+        match self {
+            Self::File { path, .. } | Self::TooNew { path, .. } => {
+                whole.replace(&*path.to_string_lossy(), "…")
+            }
+            Self::TooMany { .. } | Self::Contradiction(_) => whole,
+        }
+    }
 }
 
 /// The file.

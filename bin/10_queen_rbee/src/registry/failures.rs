@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use job_server::JobError;
+use rbee_operations::is_want_of_memory;
 use worker_contract::{DeviceId, HiveAlias, ModelAlias};
 
 use super::fits::{Settings, Size};
-use super::{NOT_ENOUGH_MEMORY, Registry, StartRefusal, State};
+use super::{Registry, StartRefusal, State};
 use crate::policy::Policy;
 use crate::scheduler::{FailedSite, Spawn};
 
@@ -179,8 +180,7 @@ impl Registry {
     /// A start has failed. Where that says something of the model in its place, it is remembered.
     pub fn start_failed(&self, trial: &Trial, error: &JobError, now: Instant) {
         let code = error.code.as_str();
-        let says_nothing =
-            code == NOT_ENOUGH_MEMORY || LOST.contains(&code) || ENDED.contains(&code);
+        let says_nothing = is_want_of_memory(code) || LOST.contains(&code) || ENDED.contains(&code);
         if !says_nothing {
             self.state().failures.add(trial, error, now);
         }

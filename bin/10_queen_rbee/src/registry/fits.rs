@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use job_server::JobError;
-use rbee_operations::{FitReport, NOT_EVEN_ALONE};
+use rbee_operations::{FitReport, LARGER_THAN_DEVICE, NOT_ENOUGH_MEMORY};
 use worker_contract::{DeviceId, HiveAlias, ModelAlias, Sha256Digest, WorkerId};
 
 use super::{Registry, State};
@@ -20,8 +20,6 @@ const AGREED: Duration = Duration::from_secs(30);
 const REFUSED: Duration = Duration::from_secs(60);
 /// unless so much more or less is free there than was.
 const MORE: u64 = 256 << 20;
-/// The code of a hive's refusal.
-pub(crate) const NOT_ENOUGH_MEMORY: &str = "not_enough_memory";
 
 /// A model on a device.
 type Site = (HiveAlias, DeviceId, ModelAlias);
@@ -89,11 +87,6 @@ pub struct StartRefusal {
     pub reason: JobError,
     /// In so many seconds it may be another one.
     pub retry_after_s: u64,
-}
-
-/// Whether a hive has refused a worker that it would have no room for without its other workers either.
-pub(crate) fn has_no_room_even_alone(refusal: &JobError) -> bool {
-    refusal.code == NOT_ENOUGH_MEMORY && refusal.message.contains(NOT_EVEN_ALONE)
 }
 
 impl Size {
@@ -250,7 +243,7 @@ impl Registry {
             was_known.then_some(Refused { at: now, free, without })
         };
         let reason = report.reason.clone().map(|reason| {
-            let error = JobError::new(NOT_ENOUGH_MEMORY, reason);
+            let error = JobError::new(report.refusal_code(), reason);
             match report.hint.clone() {
                 Some(hint) => error.hint(hint),
                 None => error,
@@ -297,8 +290,9 @@ impl Registry {
     pub fn memory_refusal(&self, model: &ModelAlias, now: Instant) -> Option<StartRefusal> {
         let state = self.state();
         let of_model = state.fits.known.iter().filter(|((_, _, its), _)| its == model);
-        let may_have_room =
-            |known: &Known| !known.reason.as_ref().is_some_and(has_no_room_even_alone);
+        let may_have_room = |known: &Known| {
+            known.reason.as_ref().is_none_or(|reason| reason.code != LARGER_THAN_DEVICE)
+        };
         let (site, known) = of_model.max_by_key(|(_, known)| (may_have_room(known), known.at))?;
         let refused_at = known.refused.as_ref().map_or(now, |refused| refused.at);
         let retry_after_s = REFUSED.saturating_sub(now.saturating_duration_since(refused_at));

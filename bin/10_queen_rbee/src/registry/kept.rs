@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use job_server::JobError;
+use rbee_operations::NOT_ENOUGH_MEMORY;
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::names::is_there;
-use super::{NOT_ENOUGH_MEMORY, Registry, State, has_no_room_even_alone};
+use super::{Registry, State};
 use crate::policy::Policies;
 
 /// How many models are named.
@@ -36,7 +37,7 @@ impl Registry {
     #[must_use]
     pub fn with_kept(&self, model: &ModelAlias, error: JobError) -> JobError {
         let Some(policies) = self.shared.policies.get() else { return error };
-        if error.code != NOT_ENOUGH_MEMORY || has_no_room_even_alone(&error) {
+        if error.code != NOT_ENOUGH_MEMORY {
             return error;
         }
         told(error, &self.state().kept_beside(model, policies))

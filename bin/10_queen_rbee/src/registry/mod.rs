@@ -50,7 +50,6 @@ use self::attached::Lockout;
 pub use self::attached::{FailureKind, Served, Server, ServerFacts, ServerFailure, ServerReport};
 pub(crate) use self::failures::LOST;
 pub use self::failures::Trial;
-pub(crate) use self::fits::{NOT_ENOUGH_MEMORY, has_no_room_even_alone};
 pub use self::fits::{Question, Size, StartRefusal};
 pub use self::fleet::ReplicaReport;
 pub use self::glance::{HiveGlance, WorkerGlance};

@@ -260,7 +260,10 @@ impl State {
         let mut ruling = Ruling { judge, hive_idle: self.hive_idle(now), denied: Vec::new() };
         workers.retain_mut(|view| {
             let could = view.is_there() && takes_some(view, demand.priority);
-            let Some(worker) = self.workers.get(view.id).filter(|_| could) else { return true };
+            let Some(worker) = self.workers.get(view.id).filter(|_| could) else {
+                view.is_unjudged = true;
+                return true;
+            };
             // One that makes way is waited for: it counts as it will be when its turn comes.
             let as_judged = if view.readiness == Readiness::MakesWay { idle(view) } else { *view };
             let verdict = self.verdict(&ruling, &as_judged, worker, demand);

@@ -452,6 +452,7 @@ impl Worker {
             free_tokens: self.free_tokens(),
             context_tokens: self.context_tokens(),
             extra_us: 0,
+            is_unjudged: false,
             speed: self.speed,
             digest: self.digest(),
             ways: self.ways,

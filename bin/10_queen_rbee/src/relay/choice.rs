@@ -69,6 +69,24 @@ impl Choice {
         Ok(Some(delta))
     }
 
+    /// Takes something that is neither text nor reasoning nor a call, and that no other can go on after.
+    pub(super) fn take_beside(&mut self) -> Result<(), OutOfOrder> {
+        if self.is_ended {
+            return Err(OutOfOrder);
+        }
+        self.seen = self.seen.saturating_add(1);
+        self.passed_on = self.seen;
+        (self.lacks_tokens, self.has_more) = (true, true);
+        Ok(())
+    }
+
+    /// What was said of the last tokens, which stand for no text, once it has ended. What a worker of rbee says of
+    /// those is of a text that it was to stop at.
+    pub(super) fn take_rest(&mut self) -> Option<Vec<TokenLogprobs>> {
+        let is_rest = self.is_ended && self.pending.is_empty() && !self.pending_logprobs.is_empty();
+        is_rest.then(|| std::mem::take(&mut self.pending_logprobs))
+    }
+
     /// Ends it. False if it has ended already.
     pub(super) fn end(&mut self) -> bool {
         !std::mem::replace(&mut self.is_ended, true)
@@ -193,6 +211,34 @@ mod tests {
         assert_eq!(choice.take(untold("", 5), false), Ok(None));
         choice.forget_pending();
         assert_eq!(choice.take(untold("?", 6), false).unwrap().unwrap().logprobs.len(), 1);
+    }
+
+    #[test]
+    fn what_a_server_says_of_last_tokens_that_stand_for_nothing_comes_once_the_answer_has_ended() {
+        let untold = |text, token| Delta { tokens: Vec::new(), ..part(text, token) };
+        let mut choice = Choice::default();
+        assert!(choice.take(untold("Hi", 1), false).unwrap().is_some());
+        assert_eq!(choice.take(untold("", 2), false), Ok(None));
+        assert_eq!(choice.take_rest(), None, "more may come");
+        choice.end();
+        let rest = choice.take_rest().unwrap();
+        assert_eq!(rest.iter().map(|entry| entry.chosen.token).collect::<Vec<_>>(), [2]);
+        assert_eq!(choice.take_rest(), None, "it comes once");
+
+        let mut ours = Choice::default();
+        assert_eq!(ours.take(part("", 1), true), Ok(None));
+        ours.end();
+        assert_eq!(ours.take_rest(), None, "of a text at which it was to stop");
+    }
+
+    #[test]
+    fn nobody_goes_on_after_what_is_neither_text_nor_tokens() {
+        let mut choice = Choice::default();
+        choice.take_beside().unwrap();
+        assert!(!choice.is_untouched() && choice.passed_on() == 1);
+        assert!(choice.text().is_none() && !choice.has_tokens_of_all());
+        choice.end();
+        assert_eq!(choice.take_beside(), Err(OutOfOrder));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Whose contexts a request fits, as far as workers have shown. Pure.
 
+use tokio::time::Instant;
 use worker_contract::{ModelAlias, WorkerId};
 
 use super::Failure;
@@ -20,15 +21,15 @@ pub(super) struct Contexts {
     gave: u32,
     /// Those of them that do not tell.
     gave_untold: Vec<WorkerId>,
-    /// Whether one was full of an answer that could have gone on, and nothing of it has come since.
-    is_cut: bool,
+    /// When one was full of an answer that could have gone on, where nothing of it has come since.
+    cut_at: Option<Instant>,
 }
 
 impl Contexts {
     /// A worker gives some of the answer.
     pub(super) fn gave(&mut self, worker: &WorkerId, context: u32) {
         self.refusal = None;
-        self.is_cut = false;
+        self.cut_at = None;
         self.gave = self.gave.max(context);
         if context == 0 && !self.gave_untold.contains(worker) {
             self.gave_untold.push(worker.clone());
@@ -46,14 +47,19 @@ impl Contexts {
     }
 
     /// A worker's context is full of an answer that could go on in a longer one.
-    pub(super) fn cut(&mut self, worker: &WorkerId, context: u32) {
+    pub(super) fn cut(&mut self, worker: &WorkerId, context: u32, now: Instant) {
         self.refused(worker, context);
-        self.is_cut = true;
+        self.cut_at = Some(now);
     }
 
     /// Whether one was full of what there is of the answer, which is a whole one where none is longer.
     pub(super) fn is_cut(&self) -> bool {
-        self.is_cut
+        self.cut_at.is_some()
+    }
+
+    /// Since when that is so.
+    pub(super) fn cut_at(&self) -> Option<Instant> {
+        self.cut_at
     }
 
     /// Asks for the start of a worker with a longer context. False if it has done so before: what was started
@@ -162,7 +168,7 @@ mod tests {
         let (mut contexts, worker) = (Contexts::default(), |name: &str| name.parse().unwrap());
         contexts.gave(&worker("a"), 256);
         assert!(!contexts.is_cut());
-        contexts.cut(&worker("a"), 256);
+        contexts.cut(&worker("a"), 256, Instant::now());
         contexts.refused(&worker("b"), 512);
         assert!(contexts.is_cut());
         contexts.gave(&worker("c"), 2048);

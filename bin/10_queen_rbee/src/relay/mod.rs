@@ -117,8 +117,9 @@ pub enum Part {
         /// Why this one.
         why: Why,
     },
-    /// Text, reasoning or calls, never nothing, with the tokens that it stands for, those of earlier
-    /// parts that said nothing included.
+    /// Text, reasoning or calls with the tokens that it stands for, those of earlier parts that said nothing
+    /// included. Without any of them it has the log probabilities of last tokens that stand for nothing, or comes
+    /// with what a server says beside it.
     Delta(Delta),
     /// What a server of somebody else says beside the next part.
     Aside(Aside),

@@ -9,7 +9,7 @@ use worker_contract::{ErrorDetail, ErrorKind, InferenceEvent};
 use super::failure::Trouble;
 use super::reason::Reason;
 use super::size::{MAX_ALL, MAX_TEXT, too_much};
-use super::sse::{Event, EventCutter, TooLong};
+use super::sse::{Event, EventCutter, MAX_EVENT, TooLong};
 use super::worker::Leg;
 use crate::attached::{Fault, Told, Translator, compresses};
 use crate::registry::Target;
@@ -57,6 +57,15 @@ impl Speech {
         Err(Trouble::garbage("its answer is neither text/event-stream nor JSON"))
     }
 
+    /// What cuts it into events, of which those of a server may be as long as a whole answer: some write a picture
+    /// into one.
+    pub(super) fn cutter(&self) -> EventCutter {
+        match self {
+            Self::Contract => EventCutter::new(MAX_EVENT),
+            Self::Chunks(_) | Self::Whole(..) => EventCutter::new(MAX_TEXT),
+        }
+    }
+
     /// Takes bytes in.
     pub(super) fn feed(&mut self, cutter: &mut EventCutter, bytes: &[u8]) -> Result<(), Trouble> {
         match self {
@@ -74,9 +83,9 @@ impl Speech {
 
     /// The next that is told in what has come; `None` where more is needed.
     pub(super) fn take(&mut self, cutter: &mut EventCutter) -> Result<Option<Told>, Trouble> {
-        let too_long = |error: TooLong| Trouble::garbage(error.to_string());
         match self {
             Self::Contract => {
+                let too_long = |error: TooLong| Trouble::garbage(error.to_string());
                 let parsed = cutter.next(|event| InferenceEvent::from_json(event.data));
                 // What it sent is not told: it could be text of the answer.
                 let wrong = |_| Trouble::garbage("it sent what is no inference event");
@@ -96,11 +105,11 @@ impl Speech {
                 let taken = match cutter.next(read) {
                     Ok(None) => return Ok(None),
                     Ok(Some(taken)) => taken.map_err(Trouble::from),
-                    Err(error) => Err(too_long(error)),
+                    Err(TooLong(most)) => Err(Trouble::TooMuch(too_much(most))),
                 };
                 // What comes after the end of all its answers takes nothing away from them.
                 if let Err(trouble) = taken
-                    && !translator.closed(now)
+                    && !translator.ends_here(now)
                 {
                     return Err(trouble);
                 }
@@ -131,7 +140,7 @@ impl Speech {
     pub(super) fn is_over(&mut self) -> bool {
         let now = Instant::now().into_std();
         match self {
-            Self::Chunks(translator) => translator.closed(now),
+            Self::Chunks(translator) => translator.ends_here(now),
             Self::Contract | Self::Whole(..) => false,
         }
     }

@@ -6,12 +6,14 @@
 
 use memchr::memchr;
 
-/// The longest event, in bytes.
-const MAX_EVENT: usize = 1 << 20;
+/// The longest event of a worker of rbee, in bytes.
+pub(super) const MAX_EVENT: usize = 1 << 20;
 
 /// Cuts bytes into the data of events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EventCutter {
+    /// The longest event, in bytes.
+    most: usize,
     buffer: Vec<u8>,
     /// The bytes of the buffer that were given.
     done: usize,
@@ -37,12 +39,19 @@ pub(super) struct Event<'a> {
 /// The mark of the order of bytes.
 const MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// An event is too long.
+/// An event is longer than so many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it sent an event of more than {MAX_EVENT} bytes")]
-pub(super) struct TooLong;
+#[error("it sent an event of more than {0} bytes")]
+pub(super) struct TooLong(pub(super) usize);
 
 impl EventCutter {
+    /// Nothing has come of events of so many bytes at most.
+    pub(super) fn new(most: usize) -> Self {
+        let (buffer, data) = (Vec::new(), Vec::new());
+        let (is_other, has_begun) = (false, false);
+        Self { most, buffer, done: 0, searched: 0, data, is_other, has_begun }
+    }
+
     /// Takes bytes in.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         if self.done > 0 {
@@ -62,7 +71,7 @@ impl EventCutter {
             let Some(length) = memchr(b'\n', &self.buffer[self.searched..]) else {
                 self.searched = self.buffer.len();
                 let pending = self.buffer.len() - self.done + self.data.len();
-                return if pending > MAX_EVENT { Err(TooLong) } else { Ok(None) };
+                return if pending > self.most { Err(TooLong(self.most)) } else { Ok(None) };
             };
             let (begin, end) = (self.done, self.searched + length);
             self.done = end + 1;
@@ -86,8 +95,8 @@ impl EventCutter {
             }
             let Some(value) = line.strip_prefix(b"data:") else { continue };
             let value = value.strip_prefix(b" ").unwrap_or(value);
-            if self.data.len() + value.len() > MAX_EVENT {
-                return Err(TooLong);
+            if self.data.len() + value.len() > self.most {
+                return Err(TooLong(self.most));
             }
             let is_whole = self.data.is_empty() && self.buffer.get(self.done) == Some(&b'\n');
             // Without data it is no event, in one piece as in several.
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_event_without_an_end_is_refused() {
-        let mut cutter = EventCutter::default();
+        let mut cutter = EventCutter::new(MAX_EVENT);
         let mut refused = false;
         let piece = vec![b'x'; 64 * 1024];
         for _ in 0..40 {
@@ -142,12 +151,22 @@ mod tests {
             refused |= cutter.next(|_| ()).is_err();
         }
         assert!(refused);
-        let mut cutter = EventCutter::default();
+        let mut cutter = EventCutter::new(MAX_EVENT);
         let line = format!("data: {}\n", "x".repeat(64 * 1024));
         assert!((0..40).any(|_| {
             cutter.feed(line.as_bytes());
             cutter.next(|_| ()).is_err()
         }));
+    }
+
+    #[test]
+    fn an_event_is_as_long_as_it_may_be_and_no_longer() {
+        for (most, is_fine) in [(1000, true), (999, false)] {
+            let mut cutter = EventCutter::new(most);
+            cutter.feed(format!("data: {}\n\n", "x".repeat(1000)).as_bytes());
+            let length = cutter.next(|event| event.data.len());
+            assert_eq!(length, if is_fine { Ok(Some(1000)) } else { Err(TooLong(999)) });
+        }
     }
 
     proptest! {
@@ -181,7 +200,7 @@ mod tests {
     }
 
     fn cut(pieces: &[Vec<u8>]) -> Vec<String> {
-        let mut cutter = EventCutter::default();
+        let mut cutter = EventCutter::new(MAX_EVENT);
         let mut events = Vec::new();
         for piece in pieces {
             cutter.feed(piece);

@@ -43,6 +43,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the end of a complete answer is waited for, so that its connection can be used again.
 const LAST_BYTES: Duration = Duration::from_millis(20);
 
+/// The field by which a server is asked what an answer used, and which some refuse.
+const STREAM_OPTIONS: &str = "stream_options";
+
 /// The time that another queen may take, in milliseconds.
 const DEADLINE: &str = "x-rbee-deadline-ms";
 
@@ -82,6 +85,8 @@ pub(super) struct Leg<'a> {
     pub(super) prompt_bytes: u32,
     /// The queens that it has come through.
     pub(super) via: &'a str,
+    /// Whether what it used is not asked for.
+    pub(super) is_uncounted: bool,
 }
 
 impl WorkerClient {
@@ -113,6 +118,9 @@ impl WorkerClient {
             {
                 let unpacked = leg.original.unpacked();
                 self.send_once(&target, &Leg { original: &unpacked, ..*leg }, deadline).await
+            }
+            Err(Trouble::Refused { detail, .. }) if names(&detail, &[STREAM_OPTIONS]) => {
+                self.send_once(&target, &Leg { is_uncounted: true, ..*leg }, deadline).await
             }
             sent => sent,
         }
@@ -156,7 +164,7 @@ impl WorkerClient {
             Some(head) if head.status() == StatusCode::OK.as_u16() => {
                 let speech = Speech::of(head, leg, target, sent_at)?;
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
-                let cutter = EventCutter::default();
+                let cutter = speech.cutter();
                 let (received, farewell_until) = (0, None);
                 Ok(WorkerEvents {
                     exchange,
@@ -305,19 +313,28 @@ fn is_packed(target: &Target, leg: &Leg<'_>) -> bool {
 
 /// Whether a refusal may be that of a version which has no vectors in base64.
 fn may_mean_packing(status: StatusCode, detail: &ErrorDetail) -> bool {
-    let is_named = |words: &str| ["base64", "encoding_format"].iter().any(|it| words.contains(it));
     match status.as_u16() {
         422 => true,
-        400 => is_named(&detail.message) || detail.param.as_deref().is_some_and(is_named),
+        400 => names(detail, &["base64", "encoding_format"]),
         _ => false,
     }
+}
+
+/// Whether a refusal names one of these words.
+fn names(detail: &ErrorDetail, words: &[&str]) -> bool {
+    let is_named = |said: &str| words.iter().any(|word| said.contains(word));
+    is_named(&detail.message) || detail.param.as_deref().is_some_and(is_named)
 }
 
 /// The body of a request.
 fn body(leg: &Leg<'_>, server: Option<&Server>) -> serde_json::Result<Vec<u8>> {
     match (server, leg.prefill) {
         (Some(server), prefill) => {
-            serde_json::to_vec(&leg.original.body_for(server, leg.request, prefill))
+            let mut body = leg.original.body_for(server, leg.request, prefill);
+            if leg.is_uncounted {
+                body.shift_remove(STREAM_OPTIONS);
+            }
+            serde_json::to_vec(&body)
         }
         (None, Some(prefill)) => serde_json::to_vec(&prefill.continued(leg.request)),
         (None, None) => serde_json::to_vec(leg.request),

@@ -1,6 +1,7 @@
 //! What becomes of a request, and why.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 use worker_contract::{DeviceId, HiveAlias, WorkerId};
@@ -178,7 +179,11 @@ pub enum WaitReason {
     Sooner {
         /// How many requests may wait for it for that reason.
         most: u32,
+        /// For how much longer this one does at most.
+        patience: Duration,
     },
+    /// A place: those that are free are kept for requests before it, which wait for a faster worker.
+    Kept,
     /// A worker at which nobody else is at the beginning: it may be what ended the one before.
     Alone,
     /// A worker that is loading or being started, or one of rbee's that has just said that it takes no more.
@@ -305,6 +310,7 @@ impl WaitReason {
         match self {
             Self::Room => "room",
             Self::Sooner { .. } => "sooner",
+            Self::Kept => "kept",
             Self::Alone => "alone",
             Self::Coming => "coming",
             Self::Resting => "resting",
@@ -326,6 +332,10 @@ impl fmt::Display for WaitReason {
             Self::Sooner { .. } => {
                 "it waits for a place at a faster worker: it is expected to be answered there in less than half of \
                  the time that the workers take that have room"
+            }
+            Self::Kept => {
+                "it waits for a place: those that are free are kept for a while for requests before it, which wait for \
+                 a faster worker"
             }
             Self::Alone => {
                 "it waits for a worker at which all others have got tokens: it may be what ended the one before"

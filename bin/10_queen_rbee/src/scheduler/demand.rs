@@ -54,8 +54,17 @@ pub struct Demand<'a> {
     pub left: Duration,
     /// For how long it has been in the queue,
     pub queued: Duration,
-    /// and how many that are before it there wait for a faster worker.
-    pub ahead: u32,
+    /// and those before it there that wait for a faster worker.
+    pub ahead: &'a [Ahead],
+}
+
+/// One that waits for a faster worker though another one has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// How urgent it is.
+    pub priority: Priority,
+    /// For how much longer it waits so at most.
+    pub patience: Duration,
 }
 
 impl<'a> Demand<'a> {
@@ -92,7 +101,7 @@ impl<'a> Demand<'a> {
             leaves_with: None,
             left: Duration::MAX,
             queued: Duration::ZERO,
-            ahead: 0,
+            ahead: &[],
         }
     }
 }

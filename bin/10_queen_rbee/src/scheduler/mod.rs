@@ -18,7 +18,7 @@ mod ways;
 pub use decision::{
     Advantage, Decision, Estimate, Lack, MakeWay, Reason, RejectReason, Spawn, WaitReason, Why,
 };
-pub use demand::{Demand, FailedBy};
+pub use demand::{Ahead, Demand, FailedBy};
 pub use placement::{memory_need, place_another};
 pub use schedule::schedule;
 pub use snapshot::{

@@ -7,8 +7,8 @@ use worker_contract::HiveAlias;
 use super::placement::{NoSite, is_long_enough, place};
 use super::turns::make_way;
 use super::{
-    Circuit, Decision, Demand, Estimate, Lack, Readiness, Reason, RejectReason, Snapshot, Spawn,
-    WaitReason, WarmUp, Ways, Why, WorkerView,
+    Ahead, Circuit, Decision, Demand, Estimate, Lack, Readiness, Reason, RejectReason, Snapshot,
+    Spawn, WaitReason, WarmUp, Ways, Why, WorkerView,
 };
 use crate::registry::Liveness;
 
@@ -127,12 +127,16 @@ fn hold<'a>(
     if !demand.alone || demand.leaves_with.is_some() {
         return None;
     }
-    let open = workers.filter(|worker| worker.circuit == Circuit::Closed);
+    // Rules may refuse one about which they were not asked.
+    let may_come =
+        |worker: &&WorkerView<'_>| worker.circuit == Circuit::Closed && !worker.is_unjudged;
     let rank = |worker: &&WorkerView<'_>| {
         let is_other = !worker.is_held && !worker.is_taken;
         (worker.liveness != Liveness::Alive, is_other, worker.load())
     };
-    let best = open.min_by(|one, other| (rank(one), one.id).cmp(&(rank(other), other.id)))?;
+    let best = workers
+        .filter(may_come)
+        .min_by(|one, other| (rank(one), one.id).cmp(&(rank(other), other.id)))?;
     Some(Decision::Hold(best.id.clone()))
 }
 
@@ -244,10 +248,11 @@ fn choose<'a>(
     }
     let [best, next] = if is_ruled { best_two_of_ruled(&ranked) } else { best_two(ranked.iter()) };
     let best = best?;
-    if reason.is_none()
-        && let Some(wait) = sooner(&full, best, demand)
-    {
-        return Some(Decision::Wait(wait));
+    if reason.is_none() {
+        let kept = || are_kept(&ranked, best, demand).then_some(WaitReason::Kept);
+        if let Some(wait) = sooner(&full, best, demand).or_else(kept) {
+            return Some(Decision::Wait(wait));
+        }
     }
     let reason = match next {
         _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
@@ -263,7 +268,8 @@ fn choose<'a>(
 }
 
 /// Whether a request had better wait for one of those that are `full` than take a place at once, because that is at a
-/// much slower worker. What is expected may be wrong, so that nobody waits longer than for half of the slow answer.
+/// much slower worker. What is expected may be wrong, so that nobody waits longer than for half of the slow answer, nor
+/// until its deadline is too near for that.
 fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> Option<WaitReason> {
     if full.is_empty() || slow.expected_us < WORTH_WAITING_US || demand.alone {
         return None;
@@ -272,19 +278,49 @@ fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> O
     if slow.worker.circuit != Circuit::Closed || slow.worker.extra_us != 0 || slow.is_session() {
         return None;
     }
-    let limit = slow.expected_us / MUCH_FASTER;
-    if demand.queued >= Duration::from_micros(limit) {
+    let needed = slow.expected_us.saturating_add(slow.expected_us / CLOSE_PART);
+    let spare = demand.left.saturating_sub(Duration::from_micros(needed));
+    let half = Duration::from_micros(slow.expected_us / MUCH_FASTER);
+    let patience = half.saturating_sub(demand.queued).min(spare);
+    if patience.is_zero() {
         return None;
     }
+    let limit = u64::try_from(half.min(spare).as_micros()).unwrap_or(u64::MAX);
     let is_sound = |it: &&&WorkerView<'_>| {
         it.circuit == Circuit::Closed
             && it.liveness == Liveness::Alive
             && it.extra_us == 0
+            && !it.is_unjudged
             && !it.is_taken
     };
     let places = full.iter().filter(is_sound).map(|it| it.answers_by(limit, demand));
     let most = places.fold(0, u32::saturating_add);
-    (demand.ahead < most).then_some(WaitReason::Sooner { most })
+    let has_a_share = u32::try_from(demand.ahead.len()).is_ok_and(|ahead| ahead < most);
+    has_a_share.then_some(WaitReason::Sooner { most, patience })
+}
+
+/// Whether the places that are left are for those before a request who wait for a faster worker: each of them finds one
+/// when its patience ends. Who is expected to have given its own back by then keeps nobody from that; and nobody is
+/// kept for longer than its answer takes, where others come and wait before it all the time. Among equals it is
+/// believed for a while that the faster worker takes them in time: else slow ones would be idle beside every crowd.
+fn are_kept(ranked: &[Ranked<'_>], best: &Ranked<'_>, demand: &Demand<'_>) -> bool {
+    let answered = Duration::from_micros(best.expected_us);
+    if demand.queued >= answered {
+        return false;
+    }
+    let overdue = Duration::from_micros(best.expected_us / (2 * MUCH_FASTER));
+    let keeps_one = |ahead: &&Ahead| {
+        ahead.patience < if ahead.priority == demand.priority { overdue } else { answered }
+    };
+    let kept = demand.ahead.iter().filter(keeps_one).count();
+    if kept == 0 {
+        return false;
+    }
+    // They have passed none by that is much slower than this one.
+    let limit = best.answer_us.saturating_mul(MUCH_FASTER);
+    let near = ranked.iter().filter(|one| one.answer_us <= limit);
+    let places = near.map(|one| one.worker.places(demand.priority)).fold(0, u32::saturating_add);
+    usize::try_from(places).is_ok_and(|places| places <= kept)
 }
 
 /// The best, and the next best, as far as there are any.

@@ -218,6 +218,8 @@ pub struct WorkerView<'a> {
     pub context_tokens: u32,
     /// How many microseconds slower than it is somebody wants it to be taken to be.
     pub extra_us: i64,
+    /// Somebody's rules have a say in whether it may be taken, and were not asked: it takes nothing now.
+    pub is_unjudged: bool,
     /// How fast it is.
     pub speed: Speed,
     /// The model file that it runs, where it is known.
@@ -370,16 +372,23 @@ impl WorkerView<'_> {
     /// Whether it can be given one more request.
     #[must_use]
     pub fn has_room(&self, priority: Priority) -> bool {
+        self.places(priority) > 0
+    }
+
+    /// How many more requests it can be given.
+    #[must_use]
+    pub fn places(&self, priority: Priority) -> u32 {
         let requests_a_slot = match priority {
             Priority::Interactive if self.speed.service_us <= SHORT_US => SHORT_A_SLOT,
             Priority::Interactive | Priority::Batch => A_SLOT,
         };
+        let places = self.slots.max(1).saturating_mul(requests_a_slot);
+        let left = places.saturating_sub(self.in_flight);
         match self.circuit {
-            _ if self.is_taken => false,
-            Circuit::Closed | Circuit::HalfOpen => {
-                self.in_flight < self.slots.max(1).saturating_mul(requests_a_slot)
-            }
-            Circuit::Open => false,
+            _ if self.is_taken => 0,
+            Circuit::Closed => left,
+            Circuit::HalfOpen => left.min(1),
+            Circuit::Open => 0,
         }
     }
 

@@ -1,6 +1,9 @@
 //! Servers of others that write their answers in ways of their own.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::attached::queen_with;
 use crate::support::{Plays, Queen, Reply, ServerDouble, chat};
@@ -65,6 +68,93 @@ async fn vectors_may_be_longer_than_a_text_and_what_is_too_long_is_not_asked_for
     let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
     assert!(error["message"].as_str().unwrap().contains("more than 64 MiB"), "{error}");
     assert_eq!(server.requests().len(), 1, "it would be as long again");
+}
+
+#[tokio::test]
+async fn an_event_of_a_server_may_be_as_long_as_a_text() {
+    let chunk =
+        |length| json!({"choices": [{"index": 0, "delta": {"content": "x".repeat(length)}}]});
+    let long = 2 << 20;
+    let server = ServerDouble::start("vllm", &["m"], [Plays::Chunks(vec![chunk(long)])]);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await.json();
+    assert_eq!(reply["choices"][0]["message"]["content"].as_str().map(str::len), Some(long));
+
+    let server = ServerDouble::start("vllm", &["m"], [Plays::Chunks(vec![chunk(65 << 20)])]);
+    let queen = queen_with(&server).await;
+    let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+    assert!(error["message"].as_str().unwrap().contains("more than 64 MiB"), "{error}");
+    assert_eq!(server.requests().len(), 1, "it would be as long again");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_to_say_what_it_used_is_asked_for_the_answer_alone() {
+    let of_field =
+        r#"{"detail":[{"loc":["body","stream_options"],"msg":"Extra inputs are not permitted"}]}"#;
+    let error = r#"{"error":{"message":"Unknown parameter: stream_options"}}"#;
+    let other = r#"{"error":{"message":"Unknown parameter: user"}}"#;
+    for (status, body, told, asked) in [
+        (422, of_field, 200, vec![true, false]),
+        (400, error, 200, vec![true, false]),
+        (400, other, 400, vec![true]),
+    ] {
+        let plays = [Plays::Answers(status, "application/json", body.into())];
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.status, told, "{body}: {reply:?}");
+        let bodies = server.requests();
+        let sent: Vec<_> = bodies.iter().map(|it| it.get("stream_options").is_some()).collect();
+        assert_eq!(sent, asked, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_server_says_of_a_last_token_without_text_reaches_the_client() {
+    let likely = |token: &str| json!({"content": [{"token": token, "logprob": -0.5, "bytes": null, "top_logprobs": []}]});
+    let chunk = |text: &str, token: &str, reason: Value| {
+        let delta = json!({"content": text});
+        json!({"choices": [{"index": 0, "delta": delta, "logprobs": likely(token), "finish_reason": reason}]})
+    };
+    let chunks = || vec![chunk("Hi", "Hi", json!(null)), chunk("", "<eos>", json!("stop"))];
+    let plays = [Plays::Chunks(chunks()), Plays::Chunks(chunks())];
+    let server = ServerDouble::start("vllm", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let mut body = chat();
+    body["logprobs"] = true.into();
+    let tokens = |choice: &Value| -> Vec<Value> {
+        let of = choice["logprobs"]["content"].as_array().into_iter().flatten();
+        of.map(|entry| entry["token"].clone()).collect()
+    };
+    let reply = queen.ask(CHAT, &body).await.json();
+    assert_eq!(tokens(&reply["choices"][0]), ["Hi", "<eos>"], "{reply}");
+    let transcript = queen.stream(CHAT, &body).await.begun().await.rest().await;
+    let streamed = transcript.chunks.iter().flat_map(|chunk| tokens(&chunk["choices"][0]));
+    assert_eq!(streamed.collect::<Vec<_>>(), ["Hi", "<eos>"], "{transcript:?}");
+    assert!(transcript.is_done, "{transcript:?}");
+}
+
+#[tokio::test]
+async fn what_is_said_in_a_field_that_rbee_does_not_know_is_streamed_as_it_comes() {
+    let piece = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+    let begun = piece(json!({"role": "assistant", "content": ""}));
+    let thoughts = ["Hm", ", yes"].map(|thought| piece(json!({"thought": thought})));
+    let [one, two] = thoughts;
+    let told_to = Arc::new(Notify::new());
+    let text =
+        json!({"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]});
+    let plays = Plays::Holds(vec![begun, one, two], Arc::clone(&told_to), text);
+    let server = ServerDouble::start("vllm", &["m"], [plays]);
+    let queen = queen_with(&server).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    let mut thought = String::new();
+    while thought != "Hm, yes" {
+        let chunk: Value = serde_json::from_str(&stream.next().await.unwrap()).unwrap();
+        thought.push_str(chunk["choices"][0]["delta"]["thought"].as_str().unwrap_or_default());
+    }
+    told_to.notify_one();
+    let transcript = stream.rest().await;
+    assert!(transcript.is_done && transcript.text() == "Hi", "{transcript:?}");
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ use crate::support::{Plays, Queen, Reply, ServerDouble, chat, until};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Several times as long as a worker may be silent where another one goes on.
-const LONG: Duration = Duration::from_secs(3);
+/// Longer than a server may be silent that can go on itself.
+const LONG: Duration = Duration::from_secs(7);
 
 /// How an answer begins, what is asked for, and whether another server has room.
 type Row = (&'static str, Value, Value, bool);
@@ -122,6 +122,23 @@ async fn a_deadline_that_a_silent_server_lets_pass_is_its_failure_only_where_it_
         assert_eq!(server.requests().len(), 1, "{delta}: it is not asked again");
         assert_eq!(failures(&queen).await, failed, "{delta}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_gives_chunks_without_text_is_at_work_and_keeps_its_request() {
+    let told_to = Arc::new(Notify::new());
+    let server = ServerDouble::start("llamacpp", &["m"], [Plays::Drips("", told_to.clone())]);
+    let other = ServerDouble::start("llamacpp", &["m"], []);
+    let queen = impatient(&server).await;
+    attach_other(&queen, &other).await;
+    let works = async {
+        is_silent_over_one(&server, Duration::from_secs(3)).await;
+        told_to.notify_one();
+    };
+    let body = chat();
+    let (reply, ()) = tokio::join!(queen.ask(CHAT, &body), works);
+    assert_eq!(reply.header("x-rbee-worker"), "nas-m", "{reply:?}");
+    assert_eq!((server.requests().len(), other.requests().len()), (1, 0));
 }
 
 /// Waits until the server has been silent for so long over the only request that it has got.

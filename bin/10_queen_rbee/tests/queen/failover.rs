@@ -405,6 +405,50 @@ async fn an_answer_that_was_whole_where_a_context_cut_it_is_so_until_more_of_it_
 }
 
 #[tokio::test]
+async fn a_whole_answer_is_not_held_back_by_who_was_to_go_on_and_does_not() {
+    let check = async |because: &str, then: Script| {
+        let said = json!({"type": "delta", "text": "Hello", "tokens": [1]});
+        let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(1, "length")])]);
+        let long = WorkerDouble::start("w-2", vec![then; 20]);
+        let queen = Queen::configured(|config| config.queen.stall_timeout_s = 1).await;
+        queen.worker_beat(&with_context(&short, 8)).await;
+        let mut beat = long.beat();
+        beat.slots.busy = 3;
+        queen.worker_beat(&beat).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        let choice = &reply.json()["choices"][0];
+        let found = (&choice["message"]["content"], &choice["finish_reason"]);
+        assert_eq!(found, (&json!("Hello"), &json!("length")), "{because}: {reply:?}");
+        assert_eq!(long.requests().len(), 1, "{because}");
+    };
+    tokio::join!(
+        check("it fails", Script::Fails(&[], "engine_error")),
+        check("its connection breaks", Script::Dies(&[])),
+        check("it computes without an end", Script::Hangs(&[])),
+        check("it has it in its queue", Script::Queues),
+        check("it says neither yes nor no", Script::Silent),
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_a_context_cuts_before_it_says_anything_is_its_workers_own() {
+    let said = json!({"type": "delta", "text": "", "tokens": [1, 2]});
+    let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(2, "length")])]);
+    let long = WorkerDouble::start("w-2", [Script::Fails(&[], "engine_error")]);
+    let queen = Queen::start().await;
+    queen.worker_beat(&with_context(&short, 8)).await;
+    let mut beat = long.beat();
+    beat.slots.busy = 3;
+    queen.worker_beat(&beat).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!((reply.status, reply.header("x-rbee-worker")), (200, "w-1"), "{reply:?}");
+    let answer = reply.json();
+    let found = (&answer["choices"][0]["finish_reason"], &answer["usage"]["completion_tokens"]);
+    assert_eq!(found, (&json!("length"), &json!(2)), "{answer}");
+    assert!(long.requests().is_empty());
+}
+
+#[tokio::test]
 async fn a_whole_answer_that_was_cut_is_not_begun_anew_where_who_was_to_go_on_fails() {
     let said = json!({"type": "delta", "text": "Hello", "tokens": [1]});
     let short = WorkerDouble::start("w-1", [Script::Plays(vec![said, done(1, "length")])]);

@@ -60,8 +60,6 @@ pub(crate) struct Devices {
 struct Look {
     list: Vec<Device>,
     since: Moment,
-    /// Whether a device is back on its bus.
-    is_one_back: bool,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +67,8 @@ struct Known {
     list: Vec<Device>,
     /// How often the engine was asked.
     asked: u64,
+    /// A device was back on its bus when it was looked for, and the engine was not asked since.
+    is_one_back: bool,
     /// What the driver takes of each card for a process that uses it, beside what a model needs.
     own: BTreeMap<DeviceId, u64>,
     trouble: Option<Trouble>,
@@ -114,6 +114,8 @@ impl Devices {
 
     /// Asks the engine. What it does not see any more is gone.
     pub(crate) async fn refresh(&self) -> Result<(), AskError> {
+        // One that is back while the engine looks may be too late for it.
+        self.known().is_one_back = false;
         let file = self.binary.mark();
         let found = match self.binary.devices().await {
             Ok(found) => found,
@@ -168,13 +170,15 @@ impl Devices {
             };
             let mut readings = devices.readings.lock().unwrap_or_else(PoisonError::into_inner);
             let since = devices.reservations.moment();
+            // Of each one that is told once, and whoever looks first hears it.
             let is_one_back = readings.update(&mut list);
+            devices.known().is_one_back |= is_one_back;
             devices.take_in(&list, asked);
             devices.reservations.read(&list, since);
-            Look { list, since, is_one_back }
+            Look { list, since }
         });
         let (list, since) = (self.list(), Moment::default());
-        read.await.unwrap_or(Look { list, since, is_one_back: false })
+        read.await.unwrap_or(Look { list, since })
     }
 
     fn note_trouble(&self, error: &AskError, file: Option<Mark>) {
@@ -189,17 +193,22 @@ impl Devices {
 
     /// Asks the system, and the engine where that is worth it.
     async fn look_closely(&self) {
-        if self.look().await.is_one_back || self.is_worth_asking() {
+        self.look().await;
+        if self.is_worth_asking() {
             // What fails is noted and told there.
             let _ = self.refresh().await;
         }
     }
 
-    /// Whether the engine's program has gone, or has come or changed since it could not be asked; or that
-    /// was a while ago.
+    /// Whether a device is back; or the engine's program has gone, or has come or changed since it could not be
+    /// asked; or that was a while ago.
     fn is_worth_asking(&self) -> bool {
         let file = self.binary.mark();
-        match &self.known().trouble {
+        let known = self.known();
+        if known.is_one_back {
+            return true;
+        }
+        match &known.trouble {
             None => file.is_none(),
             Some(trouble) if trouble.file == file => {
                 file.is_some() && trouble.at.elapsed() >= AGAIN
@@ -233,7 +242,7 @@ impl Devices {
 
     /// What is free on the devices, as the system says at this moment.
     pub(crate) async fn reading(&self) -> Reading<impl Fn(DeviceId) -> Option<u64> + use<>> {
-        let Look { list, since, .. } = self.look().await;
+        let Look { list, since } = self.look().await;
         let free = move |id| {
             let device = list.iter().find(|device| device.id == id)?;
             (device.memory_total_bytes > 0).then_some(device.memory_free_bytes)
@@ -299,6 +308,8 @@ fn is_worth_telling(device: &Device, told: &[Device]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::sample::device;
     use super::*;
 
@@ -349,6 +360,38 @@ mod tests {
 
         devices.replace(vec![device("CPU-0"), card()]);
         assert!(devices.list().iter().all(|device| !device.is_gone));
+    }
+
+    #[tokio::test]
+    async fn the_engine_is_asked_about_a_card_that_is_back_whoever_has_seen_that_first() {
+        let (pci, programs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = pci.path().join("0000:03:00.0");
+        let card = Device { pci_address: Some("0000:03:00.0".into()), ..device("GPU-0") };
+        let list = serde_json::to_string(&[device("CPU-0"), card]).unwrap();
+        let program = programs.path().join("worker");
+        std::fs::write(&program, format!("#!/bin/sh\necho '{list}'\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let binary = WorkerBinary::new(Some(program));
+        let devices = Devices {
+            readings: Arc::new(Mutex::new(Readings::below(pci.path()))),
+            ..Devices::new(binary, Changes::default(), Reservations::default())
+        };
+        let is_gone = || devices.list().iter().any(|device| device.is_gone);
+        std::fs::create_dir(&folder).unwrap();
+        devices.refresh().await.unwrap();
+        std::fs::remove_dir(&folder).unwrap();
+        devices.look_closely().await;
+        assert!(is_gone());
+
+        std::fs::create_dir(&folder).unwrap();
+        // As whoever asks what is free.
+        devices.look().await;
+        assert!(is_gone(), "only the engine knows whether it can use it");
+        devices.look_closely().await;
+        assert!(!is_gone());
+        let asked = devices.known().asked;
+        devices.look_closely().await;
+        assert_eq!(devices.known().asked, asked, "once");
     }
 
     #[test]

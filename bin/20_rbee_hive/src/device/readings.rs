@@ -164,12 +164,10 @@ fn whole<T: TryFrom<i64> + Default>(reading: f32) -> T {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::device::sample::device;
-
-    fn readings(pci: &Path) -> Readings {
-        Readings {
+impl Readings {
+    /// One that looks for cards in this folder, and knows no more of them than their drivers.
+    pub(super) fn below(pci: &Path) -> Self {
+        Self {
             system: System::new(),
             sensors: Components::new(),
             nvml: None,
@@ -179,11 +177,17 @@ mod tests {
             missing: BTreeSet::new(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::sample::device;
 
     #[test]
     fn the_processor_tells_its_memory_and_load() {
         let mut devices = [device("CPU-0")];
-        readings(Path::new("/nowhere")).update(&mut devices);
+        Readings::below(Path::new("/nowhere")).update(&mut devices);
         let [processor] = devices;
         assert!(processor.memory_total_bytes > 1 << 20, "{processor:?}");
         assert!(processor.memory_free_bytes <= processor.memory_total_bytes);
@@ -192,7 +196,8 @@ mod tests {
 
     #[test]
     fn of_main_memory_no_more_is_told_than_workers_may_have() {
-        let mut readings = Readings { most: Some(1 << 20), ..readings(Path::new("/nowhere")) };
+        let mut readings =
+            Readings { most: Some(1 << 20), ..Readings::below(Path::new("/nowhere")) };
         let mut devices = [device("CPU-0")];
         readings.update(&mut devices);
         assert_eq!(devices[0].memory_total_bytes, 1 << 20);
@@ -217,7 +222,7 @@ mod tests {
             Device { pci_address: Some("0000:03:00.0".into()), ..device("GPU-0") },
             device("GPU-1"),
         ];
-        let mut readings = readings(pci.path());
+        let mut readings = Readings::below(pci.path());
         readings.update(&mut devices);
         assert_eq!(devices[0].memory_total_bytes, 17_163_091_968);
         assert_eq!(devices[0].memory_free_bytes, 17_163_091_968 - 1_073_741_824);
@@ -261,7 +266,7 @@ mod tests {
         fs::write(folder.join("mem_info_vram_total"), "1000").unwrap();
         fs::write(folder.join("mem_info_vram_used"), "10").unwrap();
         let card = || Device { pci_address: Some("0000:03:00.0".into()), ..device("GPU-0") };
-        let mut readings = readings(pci.path());
+        let mut readings = Readings::below(pci.path());
         // The engine lost it; its folder is there.
         let mut devices = [Device { is_gone: true, memory_free_bytes: 0, ..card() }];
         assert!(!readings.update(&mut devices));

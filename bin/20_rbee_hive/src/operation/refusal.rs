@@ -2,7 +2,7 @@
 
 use bytesize::ByteSize;
 use job_server::JobError;
-use rbee_operations::NOT_EVEN_ALONE;
+use rbee_operations::{LARGER_THAN_DEVICE, NOT_ENOUGH_MEMORY};
 use worker_contract::DeviceId;
 
 use crate::device::TooLittleMemory;
@@ -24,11 +24,13 @@ pub(super) fn too_little_memory(
         None => error.to_string(),
         Some(named) => format!("{error}; {} has {named}", error.device),
     };
+    let mut code = NOT_ENOUGH_MEMORY;
     if !error.would_do_with(held) {
-        message = format!("{message}; {NOT_EVEN_ALONE}");
+        message.push_str("; it would have no room there without other workers either");
         holders.clear();
+        code = LARGER_THAN_DEVICE;
     }
-    JobError::new("not_enough_memory", message).hint(ways_out(error, &holders, devices).join("; "))
+    JobError::new(code, message).hint(ways_out(error, &holders, devices).join("; "))
 }
 
 fn named(holders: &[Holder]) -> Option<String> {
@@ -86,7 +88,7 @@ mod tests {
         let error = refused(&all, need(40 * GIB, 0), 16 * GIB);
         let holders = vec![holder("w-1", 1), holder("w-2", 24)];
         let refusal = too_little_memory(&error, holders, &devices(&["CPU-0", "GPU-0"]));
-        assert_eq!(refusal.code, "not_enough_memory");
+        assert_eq!(refusal.code, NOT_ENOUGH_MEMORY);
         assert_eq!(
             refusal.message,
             "CPU-0 cannot hold this: 41.0 GiB are needed (weights 40.0 GiB, context 1.0 GiB, \
@@ -115,7 +117,10 @@ mod tests {
             let refusal = too_little_memory(&error, holders.clone(), &devices(&["CPU-0"]));
             let hint = refusal.hint.unwrap();
             assert_eq!(hint.contains("end a worker"), helps, "{holders:?}: {hint}");
-            assert_eq!(!refusal.message.ends_with(NOT_EVEN_ALONE), helps, "{}", refusal.message);
+            let code = if helps { NOT_ENOUGH_MEMORY } else { LARGER_THAN_DEVICE };
+            assert_eq!(refusal.code, code, "{holders:?}");
+            let alone = "; it would have no room there without other workers either";
+            assert_eq!(!refusal.message.ends_with(alone), helps, "{}", refusal.message);
         }
     }
 

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rbee_operations::{FitReport, LARGER_THAN_DEVICE};
 use test_cluster::{Api, demo_model, skip_test, wait_until};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
-use crate::support::{Home, LITTLE_MEMORY, SOON, api_of_daemon, spawn};
+use crate::support::{Home, LITTLE_MEMORY, SOON, api_of_daemon, result, spawn, would_fit};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,7 +22,9 @@ async fn a_model_that_needs_more_than_the_hive_may_give_is_refused_and_the_limit
 
     hive.import(&demo_model().unwrap(), "m").await.unwrap();
     let error = hive.run(spawn("m")).await.unwrap_err();
-    assert_eq!(error.code, "not_enough_memory", "{}", error.message);
+    assert_eq!(error.code, LARGER_THAN_DEVICE, "{}", error.message);
+    let fit: FitReport = result(hive.run(would_fit("m", Vec::new())).await.unwrap());
+    assert!(!fit.fits && fit.larger_than_device, "{fit:?}");
     let limit = "workers may have 64.0 MiB in all ([hive] memory)";
     assert!(error.message.contains(limit), "{}", error.message);
     let hint = error.hint.unwrap();

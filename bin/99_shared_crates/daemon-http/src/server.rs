@@ -11,7 +11,7 @@ use futures::future::poll_fn;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,10 +24,12 @@ mod patient;
 mod poll_again;
 #[cfg(test)]
 mod tests;
+mod unhurried;
 
 pub use self::patient::{AnswerEnds, Unfinished};
 use self::patient::{Carried, Patient};
 use self::poll_again::PollAgain;
+pub use self::unhurried::{Unhurried, UnhurriedThread};
 
 /// The largest head of a request, in bytes; beyond it the answer is a bare 431. Heads take memory before
 /// anybody has shown a token.
@@ -74,8 +76,22 @@ pub async fn serve<S: Routes>(
     stop: CancellationToken,
     drain: Duration,
 ) {
-    let connections = connections_within(getrlimit(Resource::Nofile).current);
-    serve_within(Bounds { connections, ..BOUNDS }, listener, routes, stop, drain).await;
+    serve_within(bounds(), listener, routes, None, stop, drain).await;
+}
+
+/// As [`serve`], where some connections are carried by a thread of their own.
+pub async fn serve_beside<S: Routes>(
+    listener: TcpListener,
+    routes: S,
+    unhurried: Unhurried,
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    serve_within(bounds(), listener, routes, Some(unhurried), stop, drain).await;
+}
+
+fn bounds() -> Bounds {
+    Bounds { connections: connections_within(getrlimit(Resource::Nofile).current), ..BOUNDS }
 }
 
 /// How many connections are taken where so many files may be open: half of them, since the answer to a
@@ -106,6 +122,7 @@ async fn serve_within<S: Routes>(
     bounds: Bounds,
     listener: TcpListener,
     routes: S,
+    unhurried: Option<Unhurried>,
     stop: CancellationToken,
     drain: Duration,
 ) {
@@ -114,9 +131,48 @@ async fn serve_within<S: Routes>(
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
     while let Some((stream, place)) = stop.run_until_cancelled(door.next()).await {
+        let cut = cut.clone();
+        let one =
+            One { stream, routes: routes.clone(), bounds, watcher: graceful.watcher(), place };
+        let Some(unhurried) = unhurried.clone() else {
+            tasks.spawn(one.carry(cut));
+            continue;
+        };
+        let (stop, here) = (stop.clone(), tasks.clone());
+        tasks.spawn(async move {
+            let sorted = timeout(bounds.head_time, unhurried.takes(&one.stream));
+            match stop.run_until_cancelled(sorted).await {
+                Some(Ok(true)) => one.carry_by(&unhurried, &here, cut),
+                Some(Ok(false)) => drop(here.spawn(one.carry(cut))),
+                // It has sent nothing so far.
+                Some(Err(_)) | None => {}
+            }
+        });
+    }
+    drop(door);
+    if timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("answers were still under way at the end of the drain time");
+    }
+    cut.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// A connection that was accepted.
+struct One<S> {
+    stream: TcpStream,
+    routes: S,
+    bounds: Bounds,
+    watcher: Watcher,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl<S: Routes> One<S> {
+    /// Answers what it asks, until it ends or is cut.
+    fn carry(self, cut: CancellationToken) -> impl Future<Output = ()> + Send + use<S> {
+        let Self { stream, routes, bounds, watcher, place } = self;
         let carried = Arc::new(Carried::default());
         let stream = Patient::new(stream, bounds.stall, Arc::clone(&carried));
-        let routes = routes.clone();
         let service =
             service_fn(move |request| answer(routes.clone(), request, Arc::clone(&carried)));
         let connection = hyper::server::conn::http1::Builder::new()
@@ -127,21 +183,26 @@ async fn serve_within<S: Routes>(
             .serve_connection(TokioIo::new(stream), service);
         // In a box: a task has what it awaits twice, as it was captured and as it is polled, and there
         // are many of these.
-        let connection = PollAgain::new(graceful.watch(connection));
-        let cut = cut.clone();
-        tasks.spawn(async move {
+        let connection = PollAgain::new(watcher.watch(connection));
+        async move {
             // A client that goes away is no error of ours.
             let _ = cut.run_until_cancelled(connection).await;
             drop(place);
-        });
+        }
     }
-    drop(door);
-    if timeout(drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!("answers were still under way at the end of the drain time");
+
+    /// The same, on a thread for those who can wait.
+    fn carry_by(self, unhurried: &Unhurried, tasks: &TaskTracker, cut: CancellationToken) {
+        // A socket belongs to the threads on which it was made.
+        let Ok(stream) = self.stream.into_std() else { return };
+        let Self { routes, bounds, watcher, place, .. } = self;
+        let carrying = async move {
+            if let Ok(stream) = TcpStream::from_std(stream) {
+                Self { stream, routes, bounds, watcher, place }.carry(cut).await;
+            }
+        };
+        tasks.spawn_on(carrying, unhurried.runtime());
     }
-    cut.cancel();
-    tasks.close();
-    tasks.wait().await;
 }
 
 async fn answer<S: Routes>(

@@ -17,9 +17,17 @@ pub struct WorkerFit {
     pub without: Vec<WorkerId>,
 }
 
-/// How a hive ends its refusal of a worker for want of memory where the end of its other workers would not help. The
-/// queen knows by these words that nobody can tell when it is worth trying again.
-pub const NOT_EVEN_ALONE: &str = "it would have no room there without other workers either";
+/// The code of a hive's refusal of a worker for want of memory, where the end of its other workers may help.
+pub const NOT_ENOUGH_MEMORY: &str = "not_enough_memory";
+
+/// The same where it would not help: nobody can tell when it is worth trying again.
+pub const LARGER_THAN_DEVICE: &str = "larger_than_device";
+
+/// Whether a hive refuses a worker for want of memory, by the code of its refusal.
+#[must_use]
+pub fn is_want_of_memory(code: &str) -> bool {
+    matches!(code, NOT_ENOUGH_MEMORY | LARGER_THAN_DEVICE)
+}
 
 /// What a hive answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +42,23 @@ pub struct FitReport {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Whether it would have no room without other workers either.
+    #[serde(default)]
+    pub larger_than_device: bool,
+}
+
+impl FitReport {
+    /// The answer where nobody can tell: the worker itself says whether there is room for it.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { needs: None, fits: true, reason: None, hint: None, larger_than_device: false }
+    }
+
+    /// The code of the refusal that the worker would get, where it does not fit.
+    #[must_use]
+    pub fn refusal_code(&self) -> &'static str {
+        if self.larger_than_device { LARGER_THAN_DEVICE } else { NOT_ENOUGH_MEMORY }
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +82,17 @@ mod tests {
         }
         let short = read(json!({ "WorkerFit": { "model": "m" } })).unwrap();
         assert_eq!(short.hive_id().map(worker_contract::HiveAlias::is_localhost), Some(true));
+    }
+
+    #[test]
+    fn a_report_of_a_hive_that_does_not_tell_larger_than_its_device_is_a_passing_refusal() {
+        let json = json!({ "needs": null, "fits": false, "reason": "CPU-0 is full" });
+        let report: FitReport = serde_json::from_value(json).unwrap();
+        assert_eq!(report.refusal_code(), NOT_ENOUGH_MEMORY);
+        let report = FitReport { larger_than_device: true, ..report };
+        assert_eq!(report.refusal_code(), LARGER_THAN_DEVICE);
+        let codes = [NOT_ENOUGH_MEMORY, LARGER_THAN_DEVICE, "worker_failed"];
+        assert_eq!(codes.map(is_want_of_memory), [true, true, false]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod wished;
 pub use attached::{
     AttachedServer, AttachedWorker, ServerApi, WorkerAttach, WorkerDetach, without_user,
 };
-pub use fit::{FitReport, NOT_EVEN_ALONE, WorkerFit};
+pub use fit::{FitReport, LARGER_THAN_DEVICE, NOT_ENOUGH_MEMORY, WorkerFit, is_want_of_memory};
 pub use job::{
     DONE_MARKER, EventLevel, JobCreated, JobEvent, JobList, JobState, JobSummary, LISTED_JOBS,
     MAX_LISTED_JOBS, Pace, Progress, SubmitJob,

@@ -116,6 +116,7 @@ fn what_rbee_has_no_use_for_is_told_before_the_event_that_it_came_with() {
                 finish_reason.as_str().to_owned()
             }
             Told::Event(_) => "began".to_owned(),
+            Told::Nothing => "nothing".to_owned(),
         })
         .collect();
     let expected = [
@@ -123,11 +124,100 @@ fn what_rbee_has_no_use_for_is_told_before_the_event_that_it_came_with() {
         r#"{"answer":{"system_fingerprint":"b42"}}"#,
         r#"{"choice":{"token_ids":[5]},"message":{"thought":"b"}}"#,
         "a",
+        "nothing",
         r#"{"choice":{"finish_reason":"content_filter"},"message":{}}"#,
         r#"{"usage":{"cost":1,"prompt_tokens_details":{"audio_tokens":2}}}"#,
         "stop",
     ];
     assert_eq!(told, expected);
+}
+
+#[test]
+fn a_chunk_in_which_nothing_is_said_shows_that_the_server_is_at_work() {
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    for (chunk, expected) in [
+        (json!({"choices": [{"index": 0, "delta": {"content": "a"}}]}), false),
+        (json!({"choices": [{"index": 0, "delta": {"content": ""}}]}), true),
+        (json!({"choices": [{"index": 0, "delta": {}}]}), true),
+        (json!({"choices": [{"index": 0, "delta": {"thought": "b"}}]}), false),
+        (json!({"choices": []}), false),
+        (json!({}), false),
+    ] {
+        translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+        let told: Vec<_> = std::iter::from_fn(|| translator.pop().unwrap()).collect();
+        assert_eq!(told == [Told::Nothing], expected, "{chunk}: {told:?}");
+    }
+}
+
+#[test]
+fn what_is_said_beside_an_answer_alone_waits_for_no_text_but_with_the_first_chunk_and_the_last() {
+    let chunk = |delta: Value, reason: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
+    let thought = json!({"thought": "b"});
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    for (because, chunk, is_passed_on) in [
+        ("the first one", chunk(thought.clone(), json!(null)), false),
+        ("it is something", chunk(thought.clone(), json!(null)), true),
+        ("it is nothing", chunk(json!({"thoughts": [], "b": false}), json!(null)), false),
+        ("of the choice", json!({"choices": [{"index": 0, "delta": {}, "token_ids": [1]}]}), false),
+        ("the last one", chunk(thought.clone(), json!("stop")), false),
+        ("after the end", chunk(thought, json!(null)), false),
+    ] {
+        translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+        let events = drain(&mut translator);
+        assert_eq!(events.contains(&delta(0, "", "")), is_passed_on, "{because}: {events:?}");
+    }
+}
+
+#[test]
+fn a_reason_that_rbee_does_not_know_ends_an_answer_of_which_no_more_comes() {
+    let chunk = |index: u32, content: &str, reason: &str| json!({"choices": [{"index": index, "delta": {"content": content}, "finish_reason": reason}]});
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}});
+    let play = |n, chunks: &[Value]| {
+        let mut translator = Translator::new(&request(n), 0, 0, Instant::now());
+        for chunk in chunks {
+            translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+            assert!(!translator.ends_here(Instant::now()), "more may be to come: {chunk}");
+        }
+        translator
+    };
+    let in_each = [chunk(0, "a", "not_yet"), chunk(0, "b", "not_yet")];
+    let mut translator = play(1, &in_each);
+    assert!(!translator.lacks_only_farewell(), "more may come");
+    assert_eq!(drain(&mut translator)[1..], [delta(0, "a", ""), delta(0, "b", "")]);
+    translator.event(usage.to_string().as_bytes(), Instant::now()).unwrap();
+    assert!(translator.lacks_only_farewell(), "no more comes");
+
+    let told = |translator: &mut Translator| {
+        let told = std::iter::from_fn(|| translator.pop().unwrap());
+        let reasons = told.filter_map(|told| match told {
+            Told::Aside(Aside::Choice { index, choice, .. }) => Some((index, choice)),
+            _ => None,
+        });
+        reasons.map(|(index, choice)| (index, choice[FINISH_REASON].clone())).collect::<Vec<_>>()
+    };
+    let mut translator = play(1, &in_each);
+    assert!(translator.closed(Instant::now()), "no more comes");
+    assert_eq!(told(&mut translator), [(0, json!("not_yet"))]);
+    let both = [chunk(1, "b", "filtered"), chunk(0, "a", "not_yet"), chunk(0, "", "stop")];
+    let mut translator = play(2, &both);
+    translator.event(b"[DONE]", Instant::now()).unwrap();
+    assert_eq!(told(&mut translator), [(1, json!("filtered"))], "the other one is known");
+}
+
+#[test]
+fn an_answer_without_a_reason_for_its_end_that_calls_a_function_ends_for_that() {
+    let call = json!({"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    for (piece, expected) in [
+        (json!({"tool_calls": [call]}), FinishReason::ToolCalls),
+        (json!({"content": "a"}), FinishReason::Stop),
+    ] {
+        let chunks = [json!({"choices": [{"index": 0, "delta": piece}]})];
+        let events = play(&request(1), &chunks).unwrap();
+        let Some(InferenceEvent::Done { finish_reason, .. }) = events.last() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(*finish_reason, expected, "{piece}");
+    }
 }
 
 #[test]
@@ -154,6 +244,20 @@ fn an_answer_that_is_no_stream_is_taken_too() {
         events[2],
         InferenceEvent::Done { finish_reason: FinishReason::ToolCalls, .. }
     ));
+}
+
+#[test]
+fn what_is_said_beside_a_call_comes_before_it() {
+    let call = json!({"index": 0, "id": "c", "type": "function", "extra_content": {"s": "t"},
+        "function": {"name": "f", "arguments": {"a": 1}}});
+    let chunk = json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]});
+    let mut translator = Translator::new(&request(1), 40, 0, Instant::now());
+    translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+    let told: Vec<_> = std::iter::from_fn(|| translator.pop().unwrap()).collect();
+    let Told::Aside(Aside::Choice { message, .. }) = &told[1] else { panic!("{told:?}") };
+    assert_eq!(message["tool_calls"], json!([{"extra_content": {"s": "t"}, "index": 0}]));
+    let Told::Event(InferenceEvent::Delta(delta)) = &told[2] else { panic!("{told:?}") };
+    assert_eq!(delta.tool_calls[0].arguments, r#"{"a":1}"#);
 }
 
 #[test]
@@ -214,7 +318,10 @@ fn a_usage_is_read_as_far_as_it_can_be() {
     for (usage, expected) in [
         (r#"{"prompt_tokens":7.0,"completion_tokens":2.4}"#, Some((7, 2, 0))),
         (r#"{"prompt_tokens":9e20,"completion_tokens":-3}"#, Some((u32::MAX, 0, 0))),
-        (r#"{"prompt_tokens":null,"completion_tokens":"2"}"#, Some((0, 0, 0))),
+        (r#"{"prompt_tokens":null,"completion_tokens":2}"#, Some((0, 2, 0))),
+        (r#"{"prompt_tokens":null,"completion_tokens":"2"}"#, None),
+        (r#"{"cost":1}"#, None),
+        ("{}", None),
         (
             r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4.0}}"#,
             Some((9, 2, 4)),
@@ -419,7 +526,7 @@ fn drain(translator: &mut Translator) -> Vec<InferenceEvent> {
 fn event(told: Told) -> Option<InferenceEvent> {
     match told {
         Told::Event(event) => Some(event),
-        Told::Aside(_) => None,
+        Told::Aside(_) | Told::Nothing => None,
     }
 }
 

@@ -11,6 +11,10 @@ pub type Fields = Map<String, Value>;
 
 /// By which name the reason of an end is told.
 pub const FINISH_REASON: &str = "finish_reason";
+/// By which name the number of an entry is told.
+const INDEX: &str = "index";
+/// How many entries of a list one is looked for among, from the end: pieces come for the newest ones.
+const MAX_SEARCHED: usize = 64;
 /// By which name it is told what made an answer.
 const SYSTEM_FINGERPRINT: &str = "system_fingerprint";
 
@@ -44,8 +48,8 @@ impl Aside {
                 Self::Choice { index, choice, message },
                 Self::Choice { index: of, choice: more, message: piece },
             ) if *index == of => {
-                accumulate(choice, more);
-                accumulate(message, piece);
+                accumulate(choice, more, Texts::Replace);
+                accumulate(message, piece, Texts::Grow);
             }
             (_, more) => return Some(more),
         }
@@ -76,8 +80,8 @@ impl Asides {
             Aside::Usage(fields) => self.usage.extend(fields),
             Aside::Choice { index, choice, message } => {
                 let beside = self.choices.entry(index).or_default();
-                accumulate(&mut beside.choice, choice);
-                accumulate(&mut beside.message, message);
+                accumulate(&mut beside.choice, choice, Texts::Replace);
+                accumulate(&mut beside.message, message, Texts::Grow);
             }
         }
     }
@@ -157,6 +161,7 @@ fn complete(object: &mut Fields, more: Fields) {
     for (name, value) in more {
         match (object.get_mut(&name), value) {
             (Some(Value::Object(ours)), Value::Object(theirs)) => complete(ours, theirs),
+            (Some(Value::Array(ours)), Value::Array(theirs)) => complete_entries(ours, theirs),
             (Some(_), _) => {}
             (None, value) => {
                 object.insert(name, value);
@@ -165,36 +170,69 @@ fn complete(object: &mut Fields, more: Fields) {
     }
 }
 
-/// Adds a piece of a message to what there is of it: texts and lists grow, entries of a list that have an
-/// `index` are put together, what names or numbers something is replaced (`accumulate_delta` of
-/// `openai-python`).
-fn accumulate(message: &mut Fields, piece: Fields) {
-    for (name, value) in piece {
-        let is_name = matches!(name.as_str(), "index" | "type" | "id" | FINISH_REASON);
-        match (message.get_mut(&name), value) {
-            (Some(Value::String(text)), Value::String(more)) if !is_name => text.push_str(&more),
+/// Adds to entries what was said beside those of the same number: the calls of a message. In a whole answer
+/// their places are their numbers.
+fn complete_entries(ours: &mut Vec<Value>, theirs: Vec<Value>) {
+    for entry in theirs {
+        let Some(wanted) = number(&entry) else { continue };
+        let mut numbered = (0..).zip(ours.iter_mut());
+        let known = numbered.find(|(place, known)| number(known).unwrap_or(*place) == wanted);
+        match (known, entry) {
+            (Some((_, Value::Object(known))), Value::Object(mut entry)) => {
+                entry.shift_remove(INDEX);
+                complete(known, entry);
+            }
+            (_, entry) => ours.push(entry),
+        }
+    }
+}
+
+/// What becomes of a text that is said again.
+#[derive(Clone, Copy)]
+enum Texts {
+    /// It is the next piece: so it is in a message.
+    Grow,
+    /// It is said anew with each chunk: so it is in a choice.
+    Replace,
+}
+
+/// Adds what is said to what there is: lists grow, entries of a list that have an `index` are put together, what
+/// names or numbers something is replaced, and texts are what `texts` says. Of a message it is
+/// `accumulate_delta` of `openai-python`.
+fn accumulate(known: &mut Fields, said: Fields, texts: Texts) {
+    for (name, value) in said {
+        let is_name = matches!(name.as_str(), INDEX | "type" | "id" | FINISH_REASON);
+        let grows = matches!(texts, Texts::Grow) && !is_name;
+        match (known.get_mut(&name), value) {
+            (Some(Value::String(text)), Value::String(more)) if grows => text.push_str(&more),
             (Some(Value::Array(list)), Value::Array(more)) => {
                 for entry in more {
-                    add_entry(list, entry);
+                    add_entry(list, entry, texts);
                 }
             }
-            (Some(Value::Object(ours)), Value::Object(more)) => accumulate(ours, more),
+            (Some(Value::Object(ours)), Value::Object(more)) => accumulate(ours, more, texts),
             (_, value) => {
-                message.insert(name, value);
+                known.insert(name, value);
             }
         }
     }
 }
 
-fn add_entry(list: &mut Vec<Value>, entry: Value) {
-    let number = |entry: &Value| entry.get("index").and_then(Value::as_u64);
+fn add_entry(list: &mut Vec<Value>, entry: Value, texts: Texts) {
     // Long lists, such as those of token ids, have no numbers, and are not searched.
-    let wanted = number(&entry);
-    let at = wanted.and_then(|_| list.iter().position(|known| number(known) == wanted));
-    match (at.and_then(|at| list.get_mut(at)), entry) {
-        (Some(Value::Object(known)), Value::Object(entry)) => accumulate(known, entry),
+    let newest = list.len().saturating_sub(MAX_SEARCHED);
+    let known = number(&entry).and_then(|wanted| {
+        list.iter_mut().skip(newest).find(|known| number(known) == Some(wanted))
+    });
+    match (known, entry) {
+        (Some(Value::Object(known)), Value::Object(entry)) => accumulate(known, entry, texts),
         (_, entry) => list.push(entry),
     }
+}
+
+/// The number of an entry of a list, where it has one.
+fn number(entry: &Value) -> Option<u64> {
+    entry.get(INDEX).and_then(Value::as_u64)
 }
 
 fn written(value: &impl Serialize) -> Value {
@@ -231,6 +269,52 @@ mod tests {
         assert_eq!(asides.with_choice(0, &ours), expected);
         assert!(asides.is_empty_for(0));
         assert_eq!(asides.with_choice(0, &ours), ours);
+    }
+
+    #[test]
+    fn a_text_beside_a_choice_that_is_said_again_is_said_once() {
+        let filter = |result: &str| json!({"provider": "p", "filter": {"hate": {"result": result}}, "ids": [1]});
+        let mut asides = Asides::default();
+        asides.add(choice(filter("safe"), json!({})));
+        let mut more = choice(filter("safe"), json!({}));
+        assert_eq!(more.absorb(choice(filter("bad"), json!({}))), None);
+        asides.add(more);
+        let expected = json!({
+            "index": 0, "provider": "p", "filter": {"hate": {"result": "bad"}}, "ids": [1, 1, 1],
+        });
+        assert_eq!(asides.with_choice(0, &json!({"index": 0})), expected);
+    }
+
+    #[test]
+    fn what_is_said_beside_a_call_is_told_with_it() {
+        let said = || choice(json!({}), json!({"tool_calls": [{"index": 1, "extra": "e"}]}));
+        let with = |content: Value| {
+            let mut asides = Asides::default();
+            asides.add(said());
+            asides.with_choice(0, &content)
+        };
+        let (a, b) = (json!({"index": 0, "id": "a"}), json!({"index": 1, "id": "b"}));
+        let told = json!({"index": 1, "id": "b", "extra": "e"});
+        let of = |calls: &[&Value]| json!({"delta": {"tool_calls": calls}});
+        assert_eq!(with(of(&[&a, &b])), of(&[&a, &told]));
+        assert_eq!(with(of(&[&a])), of(&[&a, &json!({"index": 1, "extra": "e"})]));
+        let whole = |b: Value| json!({"message": {"tool_calls": [{"id": "a"}, b]}});
+        assert_eq!(with(whole(json!({"id": "b"}))), whole(json!({"id": "b", "extra": "e"})));
+    }
+
+    #[test]
+    fn of_a_long_list_only_the_newest_entries_are_put_together() {
+        let entries = |numbers: std::ops::Range<u64>| {
+            let entries: Vec<_> = numbers.map(|n| json!({"index": n, "t": "a"})).collect();
+            choice(json!({}), json!({"x": entries}))
+        };
+        let mut asides = Asides::default();
+        for numbers in [0..100, 99..100, 0..1] {
+            asides.add(entries(numbers));
+        }
+        let told = asides.with_choice(0, &json!({"delta": {}}));
+        let told = told["delta"]["x"].as_array().unwrap();
+        assert_eq!((told.len(), &told[99]["t"]), (101, &json!("aa")));
     }
 
     #[test]

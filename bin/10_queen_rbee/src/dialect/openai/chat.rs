@@ -12,6 +12,13 @@ use super::sampling::{read_n, read_sampling, read_streaming, refuse_unserved};
 use super::tools::read_tools;
 use super::{Body, FieldNames, Understood};
 
+/// The field that says how much is thought before an answer,
+pub const REASONING_EFFORT: &str = "reasoning_effort";
+/// what it says where nothing is to be thought,
+pub const NO_EFFORT: &str = "none";
+/// and the variable of a template that says whether anything is.
+pub const ENABLE_THINKING: &str = "enable_thinking";
+
 /// As many likely tokens as can be told with each token.
 const MAX_TOP_LOGPROBS: u32 = 20;
 
@@ -27,9 +34,11 @@ pub fn read_chat(body: Body, request_id: RequestId) -> Result<Understood, ApiErr
     let streaming = read_streaming(&mut fields)?;
     let n = read_n(&mut fields)?;
     let deterministic = fields.flag("deterministic")?;
+    let mut template_variables = fields.object("chat_template_kwargs")?;
+    read_effort(&mut fields, &mut template_variables)?;
     let chat = Chat {
         continue_last: read_continuation(&mut fields, &messages)?,
-        template_variables: fields.object("chat_template_kwargs")?,
+        template_variables,
         messages,
         tools: tools.list,
         tool_choice: tools.choice,
@@ -67,6 +76,19 @@ fn read_logprobs(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     }
 }
 
+/// How much is thought before an answer is up to the model's template, which is told it by the same name. For not
+/// at all most templates know another word.
+fn read_effort(fields: &mut Fields, variables: &mut Body) -> Result<(), ApiError> {
+    let effort = fields.text(REASONING_EFFORT)?;
+    if let Some(effort) = effort.filter(|effort| !effort.is_empty()) {
+        if effort == NO_EFFORT {
+            variables.entry(ENABLE_THINKING).or_insert(false.into());
+        }
+        variables.entry(REASONING_EFFORT).or_insert(effort.into());
+    }
+    Ok(())
+}
+
 /// Whether the last message is the beginning of the answer: by itself where it is the assistant's, as
 /// in llama-server; vLLM's two fields can say something else.
 fn read_continuation(fields: &mut Fields, messages: &[ChatMessage]) -> Result<bool, ApiError> {
@@ -100,8 +122,6 @@ fn read_continuation(fields: &mut Fields, messages: &[ChatMessage]) -> Result<bo
 fn refuse_unserved_chat(fields: &mut Fields) -> Result<(), ApiError> {
     fields.harmless(&["prediction"]);
     fields.only("modalities", |modalities| *modalities == json!(["text"]), " but as text")?;
-    let to_template = "; models that know it take it in 'chat_template_kwargs'";
-    fields.only("reasoning_effort", is_empty, to_template)?;
     for name in ["audio", "web_search_options", "verbosity", "reasoning", "chat_template"] {
         fields.only(name, |value: &Value| is_empty(value), "")?;
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use worker_contract::{ChatMessage, Image, Role};
 
 use super::error::{empty_array, invalid, missing, unsupported, wrong_type, wrong_value};
-use super::fields::{Fields, one_of};
+use super::fields::{Fields, is_empty, one_of};
 use super::tools::read_calls;
 
 /// The conversation of a chat request.
@@ -33,6 +33,9 @@ fn read_message(at: String, message: Value) -> Result<ChatMessage, ApiError> {
             message.reasoning =
                 one_of((&fields.path(deepseek), first), (&fields.path(vllm), second))?;
             message.tool_calls = read_calls(&mut fields)?;
+            for (name, instead) in [("function_call", "; use 'tool_calls'"), ("audio", "")] {
+                fields.only(name, is_empty, instead)?;
+            }
         }
         Role::Tool => message.tool_call_id = Some(fields.required_text("tool_call_id")?),
         Role::System | Role::User => {}
@@ -47,7 +50,10 @@ fn read_message(at: String, message: Value) -> Result<ChatMessage, ApiError> {
         }
         None => return Err(missing(&path)),
     };
-    fields.finish_sent_back()?;
+    // An answer is sent back with whatever the server that gave it had to say beside it.
+    if role != Role::Assistant {
+        fields.finish_sent_back()?;
+    }
     Ok(message)
 }
 

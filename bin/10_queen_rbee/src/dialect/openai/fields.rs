@@ -212,8 +212,7 @@ impl Fields {
         }
     }
 
-    /// Refuses what was not taken and says something: an answer that is sent back carries fields of
-    /// things that it does not have.
+    /// Refuses what was not taken and says something: some clients send each message with the fields of all.
     pub(super) fn finish_sent_back(self) -> Result<(), ApiError> {
         match self.left.iter().find(|(_, value)| !is_empty(value)) {
             Some((name, _)) => Err(unsupported(&self.path(&shown(name)), "")),

@@ -29,7 +29,7 @@ use worker_contract::InferenceRequest;
 
 pub use self::answer::{Head, Kind};
 pub use self::aside::{Aside, FINISH_REASON, Fields};
-pub use self::chat::read_chat;
+pub use self::chat::{ENABLE_THINKING, NO_EFFORT, REASONING_EFFORT, read_chat};
 pub use self::completions::{Completion, read_completion};
 pub use self::embeddings::{Embeddings, Encoding, check_dimensions, embeddings, read_embeddings};
 pub(crate) use self::error::shown;

@@ -71,8 +71,6 @@ fn read_tool(path: &str, tool: Value) -> Result<Tool, ApiError> {
 
 fn read_call(path: &str, call: Value) -> Result<ToolCall, ApiError> {
     let mut fields = Fields::of(path, call)?;
-    // Clients that put a streamed call together send its index back.
-    fields.harmless(&["index"]);
     only_function(&mut fields)?;
     let id = fields.required_text("id")?;
     let inner = fields.required("function")?;
@@ -87,7 +85,7 @@ fn read_call(path: &str, call: Value) -> Result<ToolCall, ApiError> {
         other => return Err(wrong_type(&function.path("arguments"), "a string", &other)),
     };
     function.finish()?;
-    fields.finish_sent_back()?;
+    // A call is sent back with its index, and with whatever else the server that made it said beside it.
     Ok(ToolCall { id, name, arguments })
 }
 

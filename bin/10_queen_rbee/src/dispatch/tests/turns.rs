@@ -376,8 +376,7 @@ impl OneHive {
         let report = FitReport {
             needs: is_known.then(|| vec![need]),
             fits: fits || !is_known,
-            reason: None,
-            hint: None,
+            ..FitReport::unknown()
         };
         Outcome::new("reckoned", serde_json::to_value(report).unwrap())
     }

@@ -87,7 +87,14 @@ fn the_pause_doubles_with_each_failure_in_a_row_and_others_are_spared_for_twice_
 #[test]
 fn want_of_memory_and_hives_that_are_lost_say_nothing_of_a_model() {
     let house = House::new();
-    for code in ["not_enough_memory", "hive_gone", "job_not_found", "cancelled", "worker_stopped"] {
+    for code in [
+        "not_enough_memory",
+        "larger_than_device",
+        "hive_gone",
+        "job_not_found",
+        "cancelled",
+        "worker_stopped",
+    ] {
         house.fails(code, 0);
         assert_eq!(house.may_try(1), None, "{code}");
     }

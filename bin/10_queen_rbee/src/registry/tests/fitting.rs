@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use job_server::JobError;
-use rbee_operations::{FitReport, ModelPolicySet, NOT_EVEN_ALONE};
+use rbee_operations::{FitReport, LARGER_THAN_DEVICE, ModelPolicySet, NOT_ENOUGH_MEMORY};
 use worker_contract::MemoryNeed;
 
 use super::*;
@@ -64,7 +64,7 @@ impl House {
             context_bytes: 0,
             compute_bytes: 0,
         };
-        let report = FitReport { needs: Some(vec![need]), fits, reason: None, hint: None };
+        let report = FitReport { needs: Some(vec![need]), fits, ..FitReport::unknown() };
         let gone: Vec<_> = gone.iter().map(|name| id(name)).collect();
         self.registry.fit_told(question, &gone, &report, self.now);
     }
@@ -167,13 +167,21 @@ fn a_place_that_may_get_room_is_told_before_one_that_is_too_small_for_a_model() 
         let spawn = Spawn { device: Some(device.parse().unwrap()), ..spawn(&[]) };
         house.registry.question(&model(), &spawn, Size::default()).unwrap()
     };
-    let refusal = |message: &str| JobError::new(NOT_ENOUGH_MEMORY, message);
-    house.registry.memory_refused(&at("GPU-0"), &refusal("it is full"), house.now);
-    let too_small = refusal(&format!("it is too small; {NOT_EVEN_ALONE}"));
+    let full = JobError::new(NOT_ENOUGH_MEMORY, "it is full");
+    house.registry.memory_refused(&at("GPU-0"), &full, house.now);
+    let too_small = JobError::new(LARGER_THAN_DEVICE, "it is too small");
     let later = house.now + Duration::from_secs(1);
     house.registry.memory_refused(&at("CPU-0"), &too_small, later);
-    let told = house.registry.memory_refusal(&model(), later).unwrap();
-    assert_eq!(told.reason.message, "it is full");
+    let told = || house.registry.memory_refusal(&model(), later).unwrap().reason;
+    assert_eq!(told(), full);
+    let report = FitReport {
+        fits: false,
+        reason: Some("it is too small, too".into()),
+        larger_than_device: true,
+        ..FitReport::unknown()
+    };
+    house.registry.fit_told(&at("GPU-0"), &[], &report, later);
+    assert_eq!(told().code, LARGER_THAN_DEVICE);
 }
 
 #[test]

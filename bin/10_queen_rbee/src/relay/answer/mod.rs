@@ -2,6 +2,7 @@
 
 mod ending;
 mod late;
+mod longer;
 mod recover;
 mod silence;
 mod unwilling;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use daemon_http::ApiError;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, Task, TokenId, WorkerId};
 
@@ -64,7 +65,7 @@ pub struct Answer {
     /// How a server of somebody else failed with it, where nobody knows whose fault that is.
     doubt: Option<Failure>,
     unwilling: Unwilling,
-    /// The workers whose queues it has left.
+    /// The workers whose queues it has left, each as often as that.
     left: Vec<WorkerId>,
     /// When a worker was last asked.
     asked_at: Instant,
@@ -321,6 +322,7 @@ impl Answer {
         }
         self.progress.answered_by(place.digest.as_ref());
         self.record.asks(place.worker_id.clone());
+        // Who has a place has some time left; no time at all would be a bad request.
         let left = self.asking.deadline.saturating_duration_since(Instant::now());
         self.request.deadline_ms = Some(millis(left).max(1));
         // A worker answers to the name by which it runs its file.
@@ -334,13 +336,22 @@ impl Answer {
             prefill: prefill.as_ref(),
             prompt_bytes: self.prompt.bytes(),
             via: &self.asking.via,
+            is_uncounted: false,
         };
         let silence = self.silence(&place).map(Box::new);
         (self.asked_at, self.is_taken) = (Instant::now(), false);
         let sending = self.relay.workers.send(target, &leg, deadline);
-        let sent = match &silence {
-            Some(silence) => silence.over(&place, sending).await,
-            None => sending.await,
+        let sending = async {
+            match &silence {
+                Some(silence) => silence.over(&place, sending).await,
+                None => sending.await,
+            }
+        };
+        let sent = if self.contexts.is_cut() {
+            let sent = timeout_at(self.time_ends(None), sending).await;
+            sent.unwrap_or(Err(Trouble::Deadline))
+        } else {
+            sending.await
         };
         if place.model != self.model {
             self.request.model = Some(self.model.clone());
@@ -417,7 +428,7 @@ impl Answer {
             had_a_place: self.record.worker_id.is_some(),
             waits_told: self.record.waits_told.clone(),
             bounces: self.unwilling.bounces(),
-            deadline: self.asking.deadline.into_std(),
+            deadline: self.time_ends(None).into_std(),
         }
     }
 
@@ -439,9 +450,11 @@ impl Answer {
             }
             let event = match event {
                 Ok(Told::Event(event)) => event,
-                Ok(Told::Aside(aside)) => {
+                Ok(told) => {
                     reading.hears();
-                    self.keep(aside);
+                    if let Told::Aside(aside) = told {
+                        self.keep(aside);
+                    }
                     continue;
                 }
                 Err(trouble) => return self.recover(trouble, reading.place),
@@ -473,7 +486,7 @@ impl Answer {
                 }
                 Step::LegOver { ended, done } => {
                     self.record.goes_on();
-                    self.ready.extend(self.asides.drain(..).map(Part::Aside));
+                    self.give_ahead();
                     self.ready.push_back(ended);
                     let after = if done.is_some() { After::Nothing } else { After::NextLeg };
                     if let Some(done) = done {
@@ -529,7 +542,7 @@ impl Answer {
             let (worker_id, why) = (place.worker_id.clone(), place.why.clone());
             self.ready.push_back(Part::GoesOn { worker_id, why });
         }
-        self.ready.extend(self.asides.drain(..).map(Part::Aside));
+        self.give_ahead();
         self.doubt = None;
         self.last_failure = None;
         if matches!(part, Part::Done { .. }) {
@@ -539,6 +552,12 @@ impl Answer {
         }
         self.ready.push_back(part);
         self.state = State::Reading(reading);
+    }
+
+    /// Passes on what comes before the next part.
+    fn give_ahead(&mut self) {
+        self.ready.extend(self.asides.drain(..).map(Part::Aside));
+        self.ready.extend(self.progress.take_rests().map(Part::Delta));
     }
 
     fn done(&mut self, done: Part, reading: &Reading) {
@@ -574,7 +593,7 @@ impl Answer {
     /// What the alarm means; `None` where it came too early, and is set again.
     fn on_alarm(&mut self, reading: &mut Reading) -> Option<Trouble> {
         let now = Instant::now();
-        if now >= self.asking.deadline {
+        if now >= self.time_ends(Some(reading)) {
             return Some(Trouble::Deadline);
         }
         let (place, since) = (&reading.place, reading.heard_at);
@@ -594,19 +613,20 @@ impl Answer {
             return self.leaves_queue(reading);
         }
         if let Some(until) = self.waits_for_server(reading) {
-            self.alarm.as_mut().reset(until.min(self.asking.deadline));
+            let until = until.min(self.time_ends(Some(reading)));
+            self.alarm.as_mut().reset(until);
             return None;
         }
         let registry = self.relay.dispatcher.registry();
         Some(silent(registry, &reading.place, reading.heard_at))
     }
 
-    /// When a worker that computes the answer has been silent for too long, or the deadline.
+    /// When a worker that computes the answer has been silent for too long, or there is no more time.
     fn patience_ends(&self, reading: &Reading) -> Instant {
-        let has_moved = self.progress.has_moved();
+        let (has_moved, time_ends) = (self.progress.has_moved(), self.time_ends(Some(reading)));
         if let Some(silence) = reading.silence.as_ref().filter(|_| !has_moved) {
             let until = silence.may_end(&reading.place, reading.heard_at);
-            return until.min(self.asking.deadline);
+            return until.min(time_ends);
         }
         let doing = if has_moved {
             Doing::Answers
@@ -619,7 +639,7 @@ impl Answer {
         };
         let left = self.asking.deadline.saturating_duration_since(reading.heard_at);
         let patience = patience(self.relay.shared.stall, left, doing);
-        (reading.heard_at + patience).min(self.asking.deadline)
+        (reading.heard_at + patience).min(time_ends)
     }
 
     /// What the fresh part of the prompt, and the answer so far, takes at a worker, where that is known.

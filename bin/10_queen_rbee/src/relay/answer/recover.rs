@@ -5,11 +5,11 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use worker_contract::{ErrorDetail, FinishReason, InferenceEvent, Task, WorkerId};
+use worker_contract::{ErrorDetail, WorkerId};
 
 use super::{Answer, State};
 use crate::clock;
-use crate::dispatch::{NoPlace, Wanted};
+use crate::dispatch::NoPlace;
 use crate::registry::{Failed, Place};
 use crate::relay::Failure;
 use crate::relay::contexts::longer_context;
@@ -25,9 +25,6 @@ const SECOND_OPINION: Duration = Duration::from_millis(50);
 
 /// After how long an answer that has begun is gone on with where the queen could have no connection.
 const CONNECTIONS_END: Duration = Duration::from_millis(500);
-
-/// How many tokens of a context may be left where it is full: the last ones may stand for no text.
-const NEARLY_FULL: u32 = 8;
 
 /// How a worker that is to blame failed.
 #[derive(Debug)]
@@ -241,7 +238,7 @@ impl Answer {
         }
     }
 
-    fn seek_longer(&mut self, reason: &Reason, place: Place) {
+    pub(super) fn seek_longer(&mut self, reason: &Reason, place: Place) {
         let (worker_id, context) = (place.worker_id.clone(), place.context_tokens);
         let told = reason.recorded();
         tracing::info!(%worker_id, context, reason = told, "a context is too short for a request");
@@ -253,46 +250,6 @@ impl Answer {
         }
         self.record.tries_again(self.progress.has_begun());
         self.state = State::Seeking(None);
-    }
-
-    /// Whether an answer ends since its worker's context is full, though another worker could go on with it in a
-    /// longer one.
-    pub(super) fn is_cut_short(&self, event: &InferenceEvent, place: &Place) -> bool {
-        let InferenceEvent::Done { finish_reason: FinishReason::Length, usage, .. } = event else {
-            return false;
-        };
-        let context = place.context_tokens;
-        let given = u32::try_from(self.progress.tokens()).unwrap_or(u32::MAX);
-        let tokens = usage.completion_tokens.max(given);
-        let has = usage.prompt_tokens.saturating_add(tokens).saturating_add(NEARLY_FULL);
-        let is_all = self.request.sampling.max_tokens.is_some_and(|most| tokens >= most);
-        let too_short = context.max(self.contexts.too_short());
-        tokens > 0
-            && context > 0
-            && has >= context
-            && !is_all
-            && self.can_be_cut_anywhere()
-            && self.relay.dispatcher.has_longer(&Wanted { too_short, ..self.wanted() })
-    }
-
-    /// Whether a worker held nothing of the answer back where it ended it: at its end it gives what it held for a
-    /// stop text, a call or a mark of reasoning, and who goes on would give that again.
-    fn can_be_cut_anywhere(&self) -> bool {
-        let has_tools = matches!(&self.request.task, Task::Chat(chat) if !chat.tools.is_empty());
-        self.request.sampling.stop.is_empty() && !has_tools && self.progress.is_one_text()
-    }
-
-    /// Whether what there is of the answer is a whole one, though a request for more of it has failed so.
-    pub(super) fn is_whole_without(&self, failure: &Failure) -> bool {
-        self.contexts.is_cut() && !matches!(failure, Failure::NoPlace(NoPlace::Stopping))
-    }
-
-    /// An answer that a worker's context has cut short goes on at one that has a longer context. Where none takes it
-    /// that is its end all the same.
-    pub(super) fn go_on_longer(&mut self, place: Place) {
-        self.contexts.cut(&place.worker_id, place.context_tokens);
-        let reason = format!("its {} tokens are full", place.context_tokens);
-        self.seek_longer(&reason.into(), place);
     }
 
     /// After a failure that the worker is to blame for.
@@ -338,8 +295,10 @@ impl Answer {
             tokens = self.progress.tokens(),
             "a worker failed a request"
         );
-        let Verdict::Again(pause) = verdict else {
-            return Err(Failure::WorkerFailed { worker_id, reason });
+        let pause = match verdict {
+            // What is whole as it is, is not held back by another try.
+            Verdict::Again(pause) if !self.contexts.is_cut() => pause,
+            _ => return Err(Failure::WorkerFailed { worker_id, reason }),
         };
         self.seek_on(&worker_id, reason.clone())?;
         let has_begun = self.progress.has_begun();
@@ -480,7 +439,9 @@ mod tests {
     use access_tokens::{HiveSecrets, Secret};
     use serde_json::json;
     use tokio_util::task::TaskTracker;
-    use worker_contract::{InferenceRequest, ModelAlias, Prompt, RequestId};
+    use worker_contract::{
+        FinishReason, InferenceRequest, ModelAlias, Prompt, RequestId, Task, WorkerHeartbeat,
+    };
 
     use super::*;
     use crate::admission::Priority;
@@ -494,7 +455,7 @@ mod tests {
     use crate::policy::Policies;
     use crate::prompt::PromptChain;
     use crate::registry::{Ask, Placed, Registry, Rest};
-    use crate::relay::{Asking, Relay};
+    use crate::relay::{Asking, Part, Relay};
     use crate::scheduler::Demand;
     use crate::spawner::Spawner;
 
@@ -549,6 +510,40 @@ mod tests {
             }
             assert!(answer.tries.failed().is_empty() && answer.last_failure.is_none());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_whole_answer_is_held_back_for_a_moment_where_the_longer_worker_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path());
+        let (registry, model) = (relay.dispatcher().registry(), "m".parse().unwrap());
+        registry.worker_beat(beat("w-2", 2048), clock::now()).unwrap();
+        let prompt = PromptChain::default();
+        let place = |other: &str| {
+            let barred = [other.parse().unwrap()];
+            let ask = Ask::of(Demand { barred: &barred, ..Demand::of(&model) }, &prompt);
+            let placed = registry.place(&ask, clock::now());
+            let Placed::At(place) = placed else { panic!("{placed:?}") };
+            place
+        };
+        let (short, _long) = (place("w-2"), place("w-1"));
+        let mut answer = answer(&relay, &model);
+        for event in [
+            json!({"type": "started", "request_id": "r", "prompt_tokens": 1, "cached_tokens": 0, "seed": 1}),
+            json!({"type": "delta", "text": "a", "tokens": [1]}),
+        ] {
+            answer.progress.on_event(serde_json::from_value(event).unwrap());
+        }
+        answer.progress.begin();
+        answer.go_on_longer(short);
+        let began = Instant::now();
+        let Some(Ok(Part::Done { finish_reason, .. })) = answer.next().await else {
+            panic!("it is whole")
+        };
+        assert_eq!(finish_reason, FinishReason::Length);
+        // Nobody begins in the last hundredth of a second.
+        let took = began.elapsed().as_secs_f64().round();
+        assert!((took - 5.0).abs() < 0.5, "{took}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -617,17 +612,22 @@ mod tests {
         let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let spawner = Spawner::new(Arc::new(Nowhere), registry.clone(), policies, tasks, stop);
-        let beat = json!({
-            "worker_id": "w-1", "hive_id": "localhost", "address": "http://127.0.0.1:1",
-            "model": {"name": "m", "digest": "0".repeat(64), "context_length": 1},
-            "device": "CPU-0", "state": "ready", "slots": {"total": 1, "busy": 0}, "queued": 0,
-            "kv_cache": {"used_tokens": 0, "capacity_tokens": 1}, "tokens_per_second": 0.0,
-            "engine_build": "x", "pid": 1,
-        });
-        registry.worker_beat(serde_json::from_value(beat).unwrap(), clock::now()).unwrap();
+        registry.worker_beat(beat("w-1", 1), clock::now()).unwrap();
         let dispatcher = Dispatcher::new(registry, spawner, Decisions::in_memory(), 8);
         let secrets = HiveSecrets::open(folder).unwrap();
         let keyring = Keyring::new(Secret::from("secret".to_owned()), secrets);
         Relay::new(dispatcher, keyring, Pool::default(), Duration::from_secs(1))
+    }
+
+    /// A ready worker with one slot and such a context.
+    fn beat(id: &str, context: u32) -> WorkerHeartbeat {
+        let beat = json!({
+            "worker_id": id, "hive_id": "localhost", "address": "http://127.0.0.1:1",
+            "model": {"name": "m", "digest": "0".repeat(64), "context_length": context},
+            "device": "CPU-0", "state": "ready", "slots": {"total": 1, "busy": 0}, "queued": 0,
+            "kv_cache": {"used_tokens": 0, "capacity_tokens": 1}, "tokens_per_second": 0.0,
+            "engine_build": "x", "pid": 1,
+        });
+        serde_json::from_value(beat).unwrap()
     }
 }

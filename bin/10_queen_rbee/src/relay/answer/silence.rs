@@ -24,6 +24,10 @@ use crate::relay::pulse::Pulse;
 /// How often it is looked whether another worker can take what a server is silent over.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
 
+/// How often a request leaves the queue of the same worker. Reports tell of a moment ago, so that it may find itself
+/// in a queue again, and each time it loses its turn.
+const LEAVES_AT_MOST: usize = 3;
+
 /// How long a server at whose port nothing listens may be silent over a request that it has: one that ends
 /// may still finish its answers.
 const SHUT_SILENCE: Duration = Duration::from_secs(5);
@@ -143,8 +147,8 @@ impl Answer {
     /// When a server that has been silent for too long is looked at again, since nobody else can take the request,
     /// or go on with what there is of the answer; `None` where it is given up, or the worker is one of rbee's.
     ///
-    /// A connection may be dead though the server is well. So an answer that it could go on with itself is not
-    /// waited for longer than a server takes to begin one.
+    /// A connection may be dead though the server is well. So an answer that this server could go on with itself is
+    /// not waited for longer than a server takes to begin one.
     pub(super) fn waits_for_server(&self, reading: &mut Reading) -> Option<Instant> {
         let silence = reading.silence.as_mut()?;
         silence.elsewhere = self.elsewhere(&reading.place);
@@ -152,7 +156,8 @@ impl Answer {
         if self.progress.given_in_all() > self.had {
             silence.elsewhere.failed.clear();
         }
-        let may_go_on = self.progress.has_moved() && !silence.elsewhere.ways.is_none();
+        let can_itself = silence.elsewhere.ways.meet(reading.place.target.ways());
+        let may_go_on = self.progress.has_moved() && can_itself;
         if may_go_on && reading.heard_at.elapsed() >= server_begins(silence.stall) {
             return None;
         }
@@ -230,10 +235,10 @@ impl Answer {
     }
 
     /// What a worker has in its queue leaves that for the place that another one gives it at once, if one does that
-    /// it has not left before.
+    /// it has not left too often.
     pub(super) fn leaves_queue(&self, reading: &Reading) -> Option<Trouble> {
         let mut elsewhere = self.elsewhere(&reading.place);
-        elsewhere.barred.extend_from_slice(&self.left);
+        elsewhere.barred.extend(left_too_often(&self.left));
         let given = u32::try_from(self.progress.tokens()).unwrap_or(u32::MAX);
         let place = self.relay.dispatcher.place_now(elsewhere, given)?;
         let reason = nothing_for(reading.heard_at.elapsed());
@@ -298,6 +303,12 @@ impl Answer {
     }
 }
 
+/// Those whose queues a request has left as often as it leaves any.
+fn left_too_often(left: &[WorkerId]) -> impl Iterator<Item = WorkerId> {
+    let times = |worker: &&WorkerId| left.iter().filter(|it| it == worker).count();
+    left.iter().filter(move |worker| times(worker) >= LEAVES_AT_MOST).cloned()
+}
+
 fn is_queen(place: &Place) -> bool {
     place.target.server.as_ref().is_some_and(|server| server.engine == Engine::Rbee)
 }
@@ -329,4 +340,18 @@ fn bytes_to_score(task: &Task) -> u64 {
         Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => 0,
     };
     u64::try_from(bytes).unwrap_or(u64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_go_back_to_a_worker_whose_queue_it_has_left_but_not_for_ever() {
+        for (left, expected) in [("", None), ("a b a b", None), ("a b a b a", Some("a"))] {
+            let workers = left.split_whitespace().map(|worker| worker.parse().unwrap());
+            let barred = left_too_often(&workers.collect::<Vec<_>>()).next();
+            assert_eq!(barred.as_ref().map(WorkerId::as_str), expected, "{left}");
+        }
+    }
 }

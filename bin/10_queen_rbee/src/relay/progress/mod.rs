@@ -263,7 +263,18 @@ impl Progress {
         self.choices.iter().map(|choice| choice.passed_on() as usize).sum()
     }
 
+    /// What was said of the last tokens of answers that have ended, which stand for no text.
+    pub(super) fn take_rests(&mut self) -> impl Iterator<Item = Delta> {
+        let rest = |(index, choice): (u32, &mut Choice)| {
+            choice.take_rest().map(|logprobs| Delta { index, logprobs, ..Delta::default() })
+        };
+        (0..).zip(&mut self.choices).filter_map(rest)
+    }
+
     fn on_delta(&mut self, mut delta: Delta) -> Step {
+        // With a server's chunk that has nothing else comes what is said beside it.
+        let is_beside =
+            !self.tells_tokens && delta == Delta { index: delta.index, ..Delta::default() };
         if !self.expected_again.is_empty() {
             skip(&mut self.expected_again, &mut delta.text);
         }
@@ -273,7 +284,12 @@ impl Progress {
         };
         let choice = self.choices.get_mut(delta.index as usize).filter(|_| is_of_this_leg);
         let Some(choice) = choice else { return Step::OutOfOrder };
-        match choice.take(delta, self.tells_tokens) {
+        let taken = if is_beside {
+            choice.take_beside().map(|()| Some(delta))
+        } else {
+            choice.take(delta, self.tells_tokens)
+        };
+        match taken {
             Ok(Some(delta)) => {
                 self.has_moved = true;
                 if self.begins_message {
@@ -315,6 +331,9 @@ impl Progress {
         }
         let Leg::One(index) = self.leg else {
             if self.is_complete() {
+                for choice in &mut self.choices {
+                    choice.end();
+                }
                 return Step::Give(Part::Done { finish_reason, usage, timings });
             }
             return Step::OutOfOrder;

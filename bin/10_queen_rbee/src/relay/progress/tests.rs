@@ -259,6 +259,47 @@ fn the_prompt_has_the_tokens_of_the_request_whoever_goes_on_with_its_answer() {
 }
 
 #[test]
+fn what_comes_with_what_is_said_beside_it_is_passed_on_and_cannot_be_gone_on_with() {
+    let (mut request, mut progress) = (chat(), Progress::of(&chat()));
+    progress.begin_leg(&mut request, Ways::CHAT);
+    assert_eq!(progress.on_event(begin()), Step::Nothing);
+    assert!(matches!(progress.on_event(delta(0, "", &[])), Step::Give(Part::Delta(_))));
+    assert!(progress.has_moved() && progress.ways(&request).is_none());
+
+    let (mut request, mut progress) = (chat(), Progress::of(&chat()));
+    progress.begin_leg(&mut request, Ways::CHAT);
+    assert_eq!(progress.on_event(begin()), Step::Nothing);
+    assert!(matches!(progress.on_event(delta(0, "Hi ", &[])), Step::Give(_)));
+    progress.begin_leg(&mut request, Ways::CHAT);
+    assert_eq!(progress.on_event(begin()), Step::Nothing);
+    assert_eq!(progress.on_event(delta(0, " ", &[])), Step::Nothing, "the client has the space");
+    assert_eq!(progress.ways(&request), Ways::CHAT, "and nothing but text");
+}
+
+#[test]
+fn log_probabilities_of_last_tokens_come_once_their_answer_has_ended() {
+    let chosen = worker_contract::TokenLogprob { token: 1, logprob: -0.5, bytes: Vec::new() };
+    let logprobs = vec![worker_contract::TokenLogprobs { chosen, top: Vec::new() }];
+    let likely = |index| Delta { index, logprobs: logprobs.clone(), ..Delta::default() };
+    for (n, ends) in [(1, vec![]), (2, vec![end(0), end(1)])] {
+        let several = InferenceRequest { n, ..text() };
+        let (mut request, mut progress) = (several.clone(), Progress::of(&several));
+        progress.begin_leg(&mut request, Ways::CHAT);
+        progress.on_event(begin());
+        for index in 0..n {
+            assert_eq!(progress.on_event(InferenceEvent::Delta(likely(index))), Step::Nothing);
+        }
+        assert_eq!(progress.take_rests().count(), 0, "more may come");
+        for event in ends.into_iter().chain([done()]) {
+            assert!(matches!(progress.on_event(event), Step::Give(_)));
+        }
+        let expected: Vec<_> = (0..n).map(likely).collect();
+        assert_eq!(progress.take_rests().collect::<Vec<_>>(), expected);
+        assert_eq!(progress.take_rests().count(), 0, "they come once");
+    }
+}
+
+#[test]
 fn reasoning_without_tokens_cannot_be_gone_on_with() {
     let (mut request, mut progress) = (chat(), Progress::of(&chat()));
     progress.begin_leg(&mut request, Ways::CHAT);

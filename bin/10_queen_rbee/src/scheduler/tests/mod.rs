@@ -1,5 +1,6 @@
 //! Tables and properties of the scheduler, and the builders that they share.
 
+mod alone;
 mod placing;
 mod properties;
 mod resting;
@@ -171,6 +172,7 @@ struct W {
     free_tokens: Option<u32>,
     context_tokens: u32,
     extra_us: i64,
+    is_unjudged: bool,
     speed: Speed,
     digest: Option<Sha256Digest>,
     ways: Ways,
@@ -201,6 +203,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         free_tokens: None,
         context_tokens: 0,
         extra_us: 0,
+        is_unjudged: false,
         speed: Speed { prefill_us_per_kib: 100_000, service_us: 1_000_000, tokens: 100 },
         digest: None,
         ways: Ways::ALL,
@@ -274,6 +277,7 @@ impl W {
             free_tokens: self.free_tokens,
             context_tokens: self.context_tokens,
             extra_us: self.extra_us,
+            is_unjudged: self.is_unjudged,
             speed: self.speed,
             digest: self.digest.as_ref(),
             ways: self.ways,

@@ -44,13 +44,25 @@ fn a_request_waits_for_a_full_worker_that_is_much_faster() {
     let batch = Demand { priority: Priority::Batch, ..demand() };
     let in_session = Demand { session: Some(&session), ..demand() };
     let of_few_tokens = Demand { answer_tokens: 20, ..demand() };
-    let ahead = |ahead| Demand { ahead, ..demand() };
+    let waiting = [interactive(2_000); 16];
+    let ahead = |many: usize| Demand { ahead: &waiting[..many], ..demand() };
+    let left = |millis| Demand { left: Duration::from_millis(millis), ..demand() };
     let queued = |millis| Demand { queued: Duration::from_millis(millis), ..demand() };
     check("it has its answer in half a second", [gpu(), cpu()], demand(), "wait sooner");
     check("so has a batch request", [gpu(), cpu()], batch, "wait sooner");
     check("two thirds of a second for all", [gpu(), cpu()], of_few_tokens, "cpu");
     check("the last of whom that is true", [gpu(), cpu()], ahead(15), "wait sooner");
     check("too many wait for it already", [gpu(), cpu()], ahead(16), "cpu");
+    check("the card may be as late as that", [gpu(), cpu()], left(5_600), "wait sooner");
+    check(
+        "too few for one more",
+        [gpu(), cpu()],
+        Demand { ahead: &waiting[..1], ..left(5_500) },
+        "cpu",
+    );
+    check("it has time for the slow answer only", [gpu(), cpu()], left(5_400), "cpu");
+    check("not even for that", [gpu(), cpu()], left(3_000), "cpu");
+    check("rules were not asked", [W { is_unjudged: true, ..gpu() }, cpu()], demand(), "cpu");
     check("it has waited for long", [gpu(), cpu()], queued(2_000), "cpu");
     check("it is expected to wait on", [gpu(), cpu()], queued(1_999), "wait sooner");
     check("it is silent", [gpu().live(Suspect), cpu()], demand(), "cpu");
@@ -63,6 +75,50 @@ fn a_request_waits_for_a_full_worker_that_is_much_faster() {
     let holds = takes(1_000_000, w("gpu", 4, 4)).holds(64 * 1024);
     let fresh = takes(1_000_000, w("cpu", 4, 0));
     check("it holds the conversation", [holds, fresh], long, "wait sooner");
+}
+
+#[test]
+fn who_waits_for_a_faster_worker_finds_a_place_at_the_slow_one_when_its_patience_ends() {
+    let takes = |service_us, worker: W| W { speed: Speed { service_us, ..worker.speed }, ..worker };
+    let cpu = |in_flight| takes(4_000_000, w("cpu", 4, in_flight));
+    let check = |because: &str,
+                 workers: &[W],
+                 waiting: &[u64],
+                 demand: Demand<'_>,
+                 expected: &str| {
+        let ahead: Vec<_> = waiting.iter().map(|millis| interactive(*millis)).collect();
+        let demand = Demand { ahead: &ahead, ..demand };
+        assert_eq!(outcome(&World::of(workers, &[]).decide_for(&demand)), expected, "{because}");
+    };
+    let batch = Demand { priority: Priority::Batch, ..demand() };
+    let short = Demand { answer_tokens: 20, ..demand() };
+    let short_batch = Demand { answer_tokens: 20, ..batch };
+    let session = id("cpu");
+    let in_session = Demand { session: Some(&session), ..demand() };
+    check("nobody waits", &[cpu(3)], &[], demand(), "cpu");
+    check("the faster one is believed", &[cpu(0)], &[2_000; 8], demand(), "cpu");
+    check("three of four places are kept", &[cpu(0)], &[900; 3], demand(), "cpu");
+    check("all of them are", &[cpu(0)], &[900; 4], demand(), "wait kept");
+    check("the last one is", &[cpu(3)], &[900], demand(), "wait kept");
+    check("so for a session's", &[cpu(3)], &[900], in_session, "wait kept");
+    check("it gives it back by then", &[cpu(0)], &[900; 4], short, "cpu");
+    check("interactive requests come first", &[cpu(3)], &[2_000], batch, "wait kept");
+    check("but for one that is short", &[cpu(3)], &[2_000], short_batch, "cpu");
+    check("and is over in time", &[cpu(3)], &[700], short_batch, "wait kept");
+    let queued = |millis| Demand { queued: Duration::from_millis(millis), ..demand() };
+    check("its own patience is over", &[cpu(0)], &[900; 4], queued(3_999), "wait kept");
+    check("it has waited for a whole answer", &[cpu(0)], &[900; 4], queued(4_000), "cpu");
+    let near = takes(7_900_000, w("near", 4, 0));
+    check("others are about as fast", &[cpu(3), near], &[900], demand(), "near");
+    let far = takes(40_000_000, w("far", 4, 0));
+    check("others are much slower", &[cpu(3), far], &[900], demand(), "wait kept");
+    let tried = || cpu(0).circuit(Circuit::HalfOpen);
+    check("one that is tried takes one", &[tried()], &[900], demand(), "wait kept");
+}
+
+/// An interactive request that waits so long for a faster worker.
+fn interactive(millis: u64) -> Ahead {
+    Ahead { priority: Priority::Interactive, patience: Duration::from_millis(millis) }
 }
 
 #[test]
@@ -609,31 +665,6 @@ fn a_decision_says_why() {
         "a holds 1024 bytes of the prompt's beginning (about 1100 ms, 0 requests on 4 slots, \
          1024 bytes held; next best b: about 1200 ms, 0 requests on 4 slots)"
     );
-}
-
-#[test]
-fn a_request_that_may_end_workers_begins_alone_and_others_keep_away_from_one_meanwhile() {
-    let alone = Demand { alone: true, prompt_bytes: 4096, ..demand() };
-    let begins = |name, load| W { has_beginners: true, ..w(name, 4, load) };
-    let held = |name, load| W { is_held: true, ..begins(name, load) };
-    let taken = W { is_taken: true, ..w("a", 4, 1) };
-    for (because, workers, expected) in [
-        ("one is empty", vec![w("a", 4, 1).holds(4096), w("b", 4, 0)], "b"),
-        ("all have got something", vec![w("a", 4, 1), w("b", 4, 2)], "a"),
-        ("of one alone is that true", vec![begins("a", 1), w("b", 4, 2)], "b"),
-        ("all there have just come", vec![begins("a", 2), begins("b", 1)], "hold b"),
-        ("it is full", vec![w("a", 4, 4)], "hold a"),
-        ("one is kept already", vec![held("a", 2), begins("b", 1)], "hold a"),
-        ("it has its turn there", vec![taken.clone(), begins("b", 1)], "hold a"),
-        ("it is kept for it", vec![W { is_held: true, ..w("a", 4, 1) }, begins("b", 1)], "a"),
-    ] {
-        let found = outcome(&World::of(&workers, &[]).decide_for(&alone));
-        assert_eq!(found, expected, "{because}");
-    }
-    check("others keep away", &World::of(&[held("a", 1), w("b", 4, 3)], &[]), "b");
-    check("and wait", &World::of(&[held("a", 1)], &[]), "wait room");
-    check("others keep away", &World::of(&[taken.clone(), w("b", 4, 3)], &[]), "b");
-    check("and wait", &World::of(&[taken], &[]), "wait room");
 }
 
 #[test]

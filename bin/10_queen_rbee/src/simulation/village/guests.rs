@@ -6,6 +6,7 @@ use fastrand::Rng;
 use tokio::time::{Instant, sleep};
 
 use crate::admission::Priority;
+use crate::dispatch::LEAST_LEFT;
 use crate::simulation::queen::{Outcome, Queen, Question};
 
 /// How many ask while things go wrong.
@@ -79,7 +80,7 @@ impl Guest {
                 (Outcome::Wrong(format!("{outcome:?} after {late:?} of {allowed:?}")), failovers)
             }
             (Manners::HasOnly(allowed), Outcome::Failed(why))
-                if why == "deadline" && began.elapsed() < allowed =>
+                if why == "deadline" && began.elapsed() + LEAST_LEFT < allowed =>
             {
                 (Outcome::Wrong("its deadline had not passed".into()), failovers)
             }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
-use rbee_operations::{FitReport, WorkerFit, WorkerSpawn};
+use rbee_operations::{FitReport, NOT_ENOUGH_MEMORY, WorkerFit, WorkerSpawn};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -154,7 +154,7 @@ impl Machine {
         let has_room = |device: &DeviceId| state.free(*device, self) >= needs;
         let devices = self.memory.iter().map(|(device, _)| *device);
         let wanted = devices.filter(|device| asked.device.is_none_or(|wanted| wanted == *device));
-        let device = wanted.into_iter().find(has_room).ok_or("not_enough_memory")?;
+        let device = wanted.into_iter().find(has_room).ok_or(NOT_ENOUGH_MEMORY)?;
         let number = self.next_number();
         let name = format!("w-{}-{number}", self.name);
         let who = Who {
@@ -206,7 +206,7 @@ impl Machine {
         };
         let fits = room_on(device) >= weights_bytes;
         let reason = (!fits).then(|| "it does not fit".to_owned());
-        Ok(FitReport { needs: Some(vec![need]), fits, reason, hint: None })
+        Ok(FitReport { needs: Some(vec![need]), fits, reason, ..FitReport::unknown() })
     }
 
     /// Starts the next process of a worker.

@@ -238,7 +238,7 @@ impl Stage {
             needs: Some(needs.into_iter().collect()),
             fits: !is_too_much,
             reason: is_too_much.then(too_much),
-            hint: None,
+            ..FitReport::unknown()
         };
         Ok(Outcome::new("looked", serde_json::to_value(report).unwrap()))
     }

@@ -71,7 +71,7 @@ impl Queen {
             address,
             auth,
             stop: stop.clone(),
-            requests: tokio::runtime::Handle::current(),
+            reports: tokio::runtime::Handle::current(),
             with_local_hive: false,
         };
         let app = App::start(settings).await.unwrap();

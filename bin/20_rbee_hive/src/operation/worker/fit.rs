@@ -2,7 +2,7 @@
 
 use job_server::{JobContext, JobError, Outcome};
 use narration::with_causes;
-use rbee_operations::{FitReport, WorkerFit};
+use rbee_operations::{FitReport, LARGER_THAN_DEVICE, WorkerFit};
 
 use super::super::{outcome, unless_cancelled};
 use super::{Wanted, needs, plan, refusal};
@@ -22,8 +22,8 @@ pub(in super::super) async fn fit(
         Err(error) => {
             let reason = with_causes(&error);
             tracing::debug!(%model, reason, "what a model needs is not known");
-            let report = FitReport { needs: None, fits: true, reason: None, hint: None };
-            return Ok(outcome(format!("Nobody knows what {model} takes on {device}"), &report));
+            let told = format!("Nobody knows what {model} takes on {device}");
+            return Ok(outcome(told, &FitReport::unknown()));
         }
     };
     let leaving: Vec<_> = without.iter().filter_map(|id| parts.supervisor.plan_of(id)).collect();
@@ -38,6 +38,7 @@ pub(in super::super) async fn fit(
     let report = FitReport {
         needs,
         fits: refused.is_none(),
+        larger_than_device: refused.as_ref().is_some_and(|it| it.code == LARGER_THAN_DEVICE),
         hint: refused.as_ref().and_then(|refused| refused.hint.clone()),
         reason: refused.map(|refused| refused.message),
     };

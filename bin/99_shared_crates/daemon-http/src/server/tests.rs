@@ -1,7 +1,8 @@
 use std::net::SocketAddr;
+use std::thread;
 
 use axum::body::{Body, Bytes};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Extension, Router};
 use futures::StreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -205,6 +206,55 @@ async fn what_is_left_of_an_answer_with_an_end_is_waited_for() {
     assert!(early.is_err(), "the body had ended: {early:?}");
 }
 
+#[tokio::test]
+async fn requests_that_can_wait_have_a_thread_of_their_own() {
+    let own = UnhurriedThread::start("unhurried").unwrap();
+    let server = Server::start_beside(Some(own.carries(&["POST /thread "])), BOUNDS, LONG);
+    let mut unhurried = server.connect().await;
+    for method in ["POST", "GET"] {
+        let request = format!("{method} /thread HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        unhurried.write_all(request.as_bytes()).await.unwrap();
+        // A connection stays where its first request brought it.
+        read_until(&mut unhurried, "unhurried").await;
+    }
+    let mut other = server.connect().await;
+    other
+        .write_all(b"GET /thread HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = read_to_end(other).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.ends_with("unhurried"), "{answer}");
+    // In pieces it is no beginning that anybody waits for.
+    let mut pieces = server.connect().await;
+    pieces.write_all(b"POST /thr").await.unwrap();
+    let nobody = timeout(Duration::from_millis(100), pieces.read_u8()).await;
+    assert!(nobody.is_err(), "{nobody:?}");
+    pieces
+        .write_all(b"ead HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = read_to_end(pieces).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.ends_with("unhurried"), "{answer}");
+
+    let mut silent = server.connect().await;
+    server.stop.cancel();
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "who has asked nothing is closed");
+    assert!(timeout(LONG, unhurried.read(&mut [0])).await.is_ok(), "as is who asks nothing more");
+    server.ended().await;
+    own.end().unwrap();
+}
+
+#[tokio::test]
+async fn who_sends_nothing_is_closed_before_it_is_sorted() {
+    let own = UnhurriedThread::start("unhurried").unwrap();
+    let bounds = Bounds { head_time: Duration::from_millis(50), ..BOUNDS };
+    let server = Server::start_beside(Some(own.carries(&["POST /thread "])), bounds, LONG);
+    assert_eq!(read_to_end(server.connect().await).await, "");
+    let mut unfinished = server.connect().await;
+    unfinished.write_all(b"POST /thread HTTP/1.1\r\n").await.unwrap();
+    assert_eq!(read_to_end(unfinished).await, "");
+}
+
 #[test]
 fn connections_leave_half_of_the_open_files_to_others() {
     for (files, connections) in [
@@ -236,6 +286,11 @@ impl Server {
     /// `/hello` answers at once; `/slow` sends "first" and, when it is told to finish, "last"; `/much` does
     /// not end, and `/until` neither, though its time is over soon.
     fn start(bounds: Bounds, drain: Duration) -> Self {
+        Self::start_beside(None, bounds, drain)
+    }
+
+    /// The same, where some connections are carried by another thread; `/thread` says by which.
+    fn start_beside(unhurried: Option<Unhurried>, bounds: Bounds, drain: Duration) -> Self {
         let (listener, address) = local();
         let [stop, finish_slow, slow_dropped] = std::array::from_fn(|_| CancellationToken::new());
         let (finish, dropped) = (finish_slow.clone(), slow_dropped.clone());
@@ -275,10 +330,14 @@ impl Server {
         let routes = Router::new()
             .route("/until", get(until))
             .route("/hello", get(async || "hello"))
+            .route(
+                "/thread",
+                any(async || thread::current().name().map(str::to_owned).unwrap_or_default()),
+            )
             .route("/slow", get(slow))
             .route("/much", get(much));
         let mut running = JoinSet::new();
-        running.spawn(serve_within(bounds, listener, routes, stop.clone(), drain));
+        running.spawn(serve_within(bounds, listener, routes, unhurried, stop.clone(), drain));
         Self { address, stop, finish_slow, slow_dropped, much_dropped, running }
     }
 

@@ -212,7 +212,6 @@ fn what_is_not_served_is_never_ignored() {
         (json!({"stop_token_ids": [5]}), "stop_token_ids"),
         (json!({"chat_template": "{{ x }}"}), "chat_template"),
         (json!({"modalities": ["audio"]}), "modalities"),
-        (json!({"reasoning_effort": "high"}), "reasoning_effort"),
         (json!({"grammar": "root ::= x"}), "grammar"),
         (json!({"messages": [{"role": "function", "content": "x"}]}), "messages[0].role"),
         (
@@ -370,6 +369,49 @@ fn a_last_message_of_the_assistant_is_continued_unless_it_is_complete() {
     check(&twice, "invalid_value", "messages", "the last two");
 }
 
+#[test]
+fn an_answer_is_taken_back_with_all_that_was_said_beside_it() {
+    let call = json!({"id": "c", "type": "function", "index": 0, "extra_content": {"s": "t"},
+        "function": {"name": "f", "arguments": "{}"}});
+    let answer = json!({"role": "assistant", "content": "a", "tool_calls": [call],
+        "reasoning_details": [{"type": "reasoning.text", "text": "Hm"}], "annotations": [{"type": "url_citation"}]});
+    let asks = json!({"role": "user", "content": "Hi"});
+    let fields =
+        json!({"messages": [asks, answer, {"role": "tool", "tool_call_id": "c", "content": "1"}]});
+    let Task::Chat(chat) = read(&with(&fields)).unwrap().request.task else { panic!("a chat") };
+    assert_eq!((chat.messages[1].content.as_str(), chat.messages[1].tool_calls.len()), ("a", 1));
+    for (field, param) in [
+        (json!({"role": "user", "content": "Hi", "annotations": [1]}), "messages[0].annotations"),
+        (json!({"role": "assistant", "content": "", "audio": {"id": "a"}}), "messages[0].audio"),
+    ] {
+        check(&json!({"messages": [field]}), "unsupported_parameter", param, "not served");
+    }
+}
+
+#[test]
+fn how_much_is_thought_is_told_to_the_template() {
+    for (fields, expected) in [
+        (json!({"reasoning_effort": "high"}), json!({"reasoning_effort": "high"})),
+        (
+            json!({"reasoning_effort": "none"}),
+            json!({"enable_thinking": false, "reasoning_effort": "none"}),
+        ),
+        (
+            json!({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": true}}),
+            json!({"enable_thinking": true, "reasoning_effort": "none"}),
+        ),
+        (
+            json!({"reasoning_effort": "low", "chat_template_kwargs": {"reasoning_effort": "high"}}),
+            json!({"reasoning_effort": "high"}),
+        ),
+        (json!({"reasoning_effort": ""}), json!({})),
+    ] {
+        let Task::Chat(chat) = read(&with(&fields)).unwrap().request.task else { panic!("a chat") };
+        assert_eq!(Value::Object(chat.template_variables), expected, "{fields}");
+    }
+    check(&json!({"reasoning_effort": 5}), "invalid_type", "reasoning_effort", "a string");
+}
+
 proptest! {
     /// Whatever JSON a field holds, it is understood or refused under its name.
     #[test]
@@ -413,6 +455,7 @@ const FIELDS: &[&str] = &[
     "dry_sequence_breakers",
     "dry_penalty_last_n",
     "chat_template_kwargs",
+    "reasoning_effort",
     "deterministic",
     "logprobs",
     "unheard_of",
