@@ -9,8 +9,8 @@ use worker_contract::{ModelAlias, WorkerId};
 use super::kinds::Kinds;
 use super::patient::Patient;
 use super::starts::{Attempts, Closed, Starts};
-use super::{Dispatcher, NoPlace, Queues, Wanted};
-use crate::admission::{QueueKey, Spot, Ticket};
+use super::{Dispatcher, NoPlace, Queues, Waiting, Wanted};
+use crate::admission::{Admission, QueueKey, Spot, Ticket};
 use crate::clock;
 use crate::registry::{Judging, Placed};
 use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason, Ways};
@@ -132,7 +132,8 @@ impl Dispatcher {
         let mut names = Names::default();
         let mut waits_for_rest: BTreeMap<&ModelAlias, Instant> = BTreeMap::new();
         let mut patient = Patient::default();
-        for (spot, waiting) in admission.waiting(queue) {
+        let suspects = suspects(admission, queue).into_iter();
+        for (spot, waiting) in suspects.chain(admission.waiting(queue)) {
             let model = &waiting.wanted.model;
             if waiting.wanted.deadline <= now || waiting.answer.is_closed() {
                 let word = Some(waiting.told.get().last_word());
@@ -140,7 +141,8 @@ impl Dispatcher {
                 next = Some((spot, Some(Err(late))));
                 break;
             }
-            let kind = waiting.wanted.kind(has_rules);
+            let alone = waiting.is_alone(now);
+            let kind = waiting.wanted.kind(alone, has_rules);
             let needs = waiting.needs(kind);
             if let Some(reason) = patient.one_more(&needs) {
                 self.log_change(waiting, reason);
@@ -162,6 +164,7 @@ impl Dispatcher {
             let waited = now.saturating_duration_since(since);
             let mut ask = waiting.wanted.ask(&name.closed, waited, now);
             ask.demand.queued = now.saturating_duration_since(waiting.since);
+            ask.demand.alone = alone;
             ask.demand.ahead = patient.ahead();
             // Whether it waits for somebody whom it may have was asked when it came.
             let judging = judgings.at(spot, || self.registry.judging(&ask).map(Judging::of_open));
@@ -287,6 +290,15 @@ impl Dispatcher {
         }
         needed.these.entry(model.clone()).or_default().extend(way.workers.iter().cloned());
     }
+}
+
+/// Those of a queue that may be what ends workers, the most suspicious first: they are tried before others come to the
+/// worker. All of one urgency have had a place before, so that they are at its head.
+fn suspects<'a>(admission: &'a Admission<Waiting>, queue: &QueueKey) -> Vec<(Spot, &'a Waiting)> {
+    let returned = admission.waiting(queue).take_while(|(_, waiting)| waiting.wanted.had_a_place);
+    let mut suspects: Vec<_> = returned.filter(|(_, waiting)| waiting.wanted.alone).collect();
+    suspects.sort_by_key(|(_, waiting)| !waiting.wanted.fell_alone);
+    suspects
 }
 
 impl Needed {

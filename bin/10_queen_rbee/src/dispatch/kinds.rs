@@ -48,13 +48,14 @@ struct Ruled<'a> {
 }
 
 impl Wanted {
-    pub(super) fn kind(&self, has_rules: bool) -> Kind<'_> {
+    /// Its kind, whether it still is to begin `alone` or not.
+    pub(super) fn kind(&self, alone: bool, has_rules: bool) -> Kind<'_> {
         Kind {
             model: &self.model,
             failed: &self.failed,
             barred: &self.barred,
             digest: self.digest.as_ref(),
-            alone: self.alone,
+            alone,
             ways: self.ways,
             too_short: self.too_short,
             priority: self.priority,
@@ -69,7 +70,8 @@ impl Wanted {
 
 impl Kind<'_> {
     fn is_special(&self) -> bool {
-        !self.failed.is_empty()
+        self.alone
+            || !self.failed.is_empty()
             || !self.barred.is_empty()
             || self.digest.is_some()
             // Where no server is attached, all requests are for rbee's own workers only.

@@ -43,6 +43,9 @@ use crate::spawner::Spawner;
 /// The longest that somebody is told to wait where too many do, in seconds.
 const LONGEST_RETRY_S: u64 = 60;
 
+/// The longest that a worker is held for a request that is to begin alone: after that it goes as any other.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
 /// Who has less time left gets no place: it would be over before a worker could answer.
 pub(crate) const LEAST_LEFT: Duration = Duration::from_millis(10);
 
@@ -83,8 +86,10 @@ pub struct Wanted {
     pub failed: Vec<FailedBy>,
     /// The model file that it must go on with.
     pub digest: Option<Sha256Digest>,
-    /// Whether it should have a worker to itself, because workers ended that had it.
+    /// Whether it is to begin alone at a worker, because workers ended that had it.
     pub alone: bool,
+    /// Whether one ended where it was alone: then it is the first of those to be tried.
+    pub fell_alone: bool,
     /// In which ways it can be taken.
     pub ways: Ways,
     /// A context of so many tokens has turned out too short for it; 0 where none has.
@@ -489,6 +494,11 @@ impl Wanted {
 }
 
 impl Waiting {
+    /// Whether it waits for a worker where it begins alone.
+    fn is_alone(&self, now: Instant) -> bool {
+        self.wanted.alone && now.saturating_duration_since(self.since) < LONGEST_HOLD
+    }
+
     /// Gives the answer; a place that nobody takes is free again.
     fn end(self, answer: Result<Place, NoPlace>) {
         let _ = self.answer.send(answer);

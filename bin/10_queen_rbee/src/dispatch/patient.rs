@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn needs_of(waiting: &Waiting) -> Needs<'_> {
-        waiting.needs(waiting.wanted.kind(false))
+        waiting.needs(waiting.wanted.kind(false, false))
     }
 
     fn long_prompt() -> PromptChain {

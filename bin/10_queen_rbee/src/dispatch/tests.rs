@@ -2,6 +2,7 @@
 
 mod names;
 mod sooner;
+mod suspects;
 mod turns;
 
 use std::pin::pin;
@@ -372,6 +373,22 @@ impl Stage {
         stage
     }
 
+    /// The same, whose worker goes on to report.
+    fn reporting() -> Arc<Self> {
+        let stage = Arc::new(Self::new());
+        stage.beat("w-1", 'a');
+        let reports = Arc::downgrade(&stage);
+        TaskTracker::new().spawn(async move {
+            while let Some(stage) = reports.upgrade() {
+                stage.beat("w-1", 'a');
+                stage.dispatcher.registry().sweep(clock::now());
+                drop(stage);
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+        });
+        stage
+    }
+
     /// The same, which hands places out only when it is told to, perhaps with rules.
     fn without_task(hives: Arc<dyn FindHive>, rules: Option<&str>) -> Self {
         Self::with_room_for(32, hives, rules)
@@ -476,6 +493,7 @@ pub(super) fn wanted(file: Option<char>) -> Wanted {
         barred: Vec::new(),
         digest: file.map(|file| file.to_string().repeat(64).parse().unwrap()),
         alone: false,
+        fell_alone: false,
         ways: Ways::ALL,
         too_short: 0,
         had_a_place: false,

@@ -63,7 +63,7 @@ pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::rests::{Rest, Resting};
 pub use self::ruling::{Judging, RulesReport};
 pub use self::sessions::SessionKey;
-pub use self::target::{Address, Sender, ShownSecret, Target};
+pub use self::target::{Address, Fallen, Sender, ShownSecret, Target};
 pub use self::worker::Times;
 use self::worker::Worker;
 use self::workers::Workers;

@@ -73,7 +73,7 @@ pub struct Answered {
 /// What a failure says of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blame {
-    /// The request was the only one there all the time.
+    /// The request was the only one there all the time, or began alone beside others that had got something.
     pub was_alone: bool,
     /// The worker was being ended.
     pub was_ending: bool,
@@ -200,6 +200,10 @@ impl Registry {
                 }
                 None => Placed::Not(Decision::Wait(WaitReason::News)),
             },
+            Decision::Hold(worker) => {
+                state.workers.hold(&worker, now);
+                Placed::Not(Decision::Wait(WaitReason::Alone))
+            }
             decision => Placed::Not(decision),
         }
     }
@@ -221,11 +225,11 @@ impl Registry {
     }
 
     /// A worker has given the first part of an answer. True when that closes its circuit.
-    pub fn worker_works(&self, place: &Place) -> bool {
+    pub fn worker_works(&self, place: &Place, now: Instant) -> bool {
         let mut state = self.state();
         let worker = state.workers.get_mut(&place.worker_id);
         let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
-        state.workers.share(&place.worker_id, place.stay);
+        state.workers.works(&place.worker_id, place.stay, now);
         has_closed
     }
 

@@ -508,6 +508,7 @@ fn told(decision: &Decision) -> String {
         Decision::Dispatch { why, .. } => why.to_string(),
         Decision::Spawn(spawn) => spawn.to_string(),
         Decision::MakeWay(_) => "it waits, and others make way for it".to_owned(),
+        Decision::Hold(worker) => format!("it waits, and {worker} takes nobody else"),
         Decision::Wait(reason) => format!("it waits ({})", reason.as_str()),
         Decision::Reject { reason: RejectReason::Rules, .. } => "the rules refuse it".to_owned(),
         Decision::Reject { reason: RejectReason::UnknownModel, .. } => {

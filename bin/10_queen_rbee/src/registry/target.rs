@@ -1,8 +1,9 @@
 //! Where a worker takes requests.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,8 @@ use crate::scheduler::Ways;
 
 /// The longest base URL, in bytes: a host's name has 253 at most.
 const MAX_URL: usize = 300;
+/// How many requests are remembered that fell with a process.
+const MAX_FALLEN: usize = 256;
 
 /// Where a worker listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,11 +53,34 @@ pub struct Target {
     /// Fires when its process is known to have ended, by its hive's word or because another one stands
     /// behind its name: one that is only silent or cut off has not.
     pub died: CancellationToken,
+    /// Those that fell with it.
+    pub fallen: Fallen,
     /// What stands for its process in the index of prompts.
     pub(super) holder: Holder,
     /// It has the queen's own secret, as workers of an earlier rbee do on her machine, and those of hives that
     /// have it.
     pub(super) has_own_secret: AtomicBool,
+}
+
+/// The requests over which a process broke off, by their numbers in this queen. A clone shares them.
+#[derive(Debug, Clone, Default)]
+pub struct Fallen(Arc<Mutex<BTreeSet<u64>>>);
+
+impl Fallen {
+    /// One more.
+    pub fn add(&self, request: u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(request);
+        if all.len() > MAX_FALLEN {
+            all.pop_first();
+        }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> BTreeSet<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Which secret a worker reports with.
@@ -117,7 +143,9 @@ impl Target {
         let holder = next_number();
         let (gone, died) = (CancellationToken::new(), CancellationToken::new());
         let has_own_secret = AtomicBool::new(false);
-        Self { address, hive_id: hive.clone(), server: None, gone, died, holder, has_own_secret }
+        let fallen = Fallen::default();
+        let hive_id = hive.clone();
+        Self { address, hive_id, server: None, gone, died, fallen, holder, has_own_secret }
     }
 
     /// Notes which secret it has.

@@ -644,27 +644,37 @@ fn id(name: &str) -> WorkerId {
 }
 
 #[test]
-fn a_request_that_has_a_worker_to_itself_shares_it_after_its_first_token() {
+fn a_request_that_begins_alone_shares_the_worker_a_second_after_its_first_token() {
     let (registry, now) = registry();
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
     let (model, prompt) = (model(), PromptChain::default());
-    let ask = |alone| {
+    let ask_at = |alone, at| {
         let demand = Demand { alone, ..Demand::of(&model) };
-        match registry.place(&Ask::of(demand, &prompt), now) {
+        match registry.place(&Ask::of(demand, &prompt), at) {
             Placed::At(place) => Some(place),
             Placed::Not(_) => None,
         }
     };
+    let ask = |alone| ask_at(alone, now);
     let alone = ask(true).unwrap();
     assert!(ask(false).is_none(), "others keep away");
-    registry.worker_works(&alone);
-    let other = ask(false).expect("it is shared");
+    registry.worker_works(&alone, now);
+    assert!(ask(false).is_none(), "and for a while longer");
+    let other = ask_at(false, after(now, 1)).expect("it is shared");
     assert!(!registry.worker_failed(&alone, FAILED, now).was_alone, "it has had company");
     drop((alone, other));
     let alone = ask(true).unwrap();
     assert!(registry.worker_failed(&alone, FAILED, now).was_alone);
     drop(alone);
-    assert!(ask(false).is_some());
+    let beginner = ask(false).unwrap();
+    assert!(ask(true).is_none(), "another one is at the beginning");
+    assert!(ask(false).is_none(), "and it is held meanwhile");
+    registry.worker_works(&beginner, now);
+    let alone = ask(true).expect("it has got something");
+    assert!(registry.worker_failed(&alone, FAILED, now).was_alone, "it is known who it was");
+    assert!(!registry.worker_failed(&beginner, FAILED, now).was_alone);
+    drop(alone);
+    assert!(ask(false).is_some(), "nobody waits for it");
 }
 
 #[test]

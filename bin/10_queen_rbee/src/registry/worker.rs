@@ -1,5 +1,6 @@
 //! One worker, as it and its hive report it. Pure: `now` is passed in.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,8 +69,12 @@ pub(super) struct Worker {
     pub(super) leaving_until: Option<Instant>,
     /// How many requests its process was given.
     pub(super) given: u64,
-    /// The request that has it to itself until it has got a token, by its number.
-    pub(super) taken_by: Option<u64>,
+    /// The request that has it to itself, by its number, and until when.
+    pub(super) taken_by: Option<(u64, Instant)>,
+    /// Until when it takes nobody but a request that is to have it to itself.
+    pub(super) held_until: Option<Instant>,
+    /// The requests to which it has given nothing yet, by their numbers.
+    pub(super) beginners: BTreeSet<u64>,
     /// Requests that it has answered, and failed, since the queen knows it.
     pub(super) answered: u64,
     pub(super) failures: u64,
@@ -202,6 +207,8 @@ impl Worker {
             rival: None,
             given: 0,
             taken_by: None,
+            held_until: None,
+            beginners: BTreeSet::new(),
             probed_by: None,
             answered: 0,
             failures: 0,
@@ -285,6 +292,7 @@ impl Worker {
         self.rest = None;
         self.is_renewed |= self.breaker.on_another();
         self.taken_by = None;
+        self.beginners.clear();
         self.probed_by = None;
     }
 
@@ -432,7 +440,9 @@ impl Worker {
                 Circuit::HalfOpen if self.probed_by.is_some() => Circuit::Open,
                 circuit => circuit,
             },
-            is_taken: self.taken_by.is_some(),
+            is_taken: self.taken_by.is_some_and(|(_, until)| now < until),
+            is_held: self.held_until.is_some_and(|until| now < until),
+            has_beginners: !self.beginners.is_empty(),
             is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
             slots: self.slots(),
             in_flight: self.answers,

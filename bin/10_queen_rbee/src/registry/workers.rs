@@ -19,6 +19,14 @@ use crate::scheduler::Circuit;
 const MAX_WORKERS: usize = 4096;
 /// and those of one hive, so that no hive's secret leaves others without room.
 pub(super) const MAX_OF_HIVE: usize = 512;
+/// For how long a request that may be what ends workers has one to itself after its first token: who ends them does so
+/// with the prompt or the first tokens,
+const TRIAL: Duration = Duration::from_secs(1);
+/// and with a long prompt at most.
+const LONGEST_TRIAL: Duration = Duration::from_secs(30);
+/// For how long a worker is held for such a request, each time that it is looked at: several times a second while it
+/// waits.
+const HELD: Duration = Duration::from_secs(1);
 /// How long a worker that is to make room may take to be gone.
 const LEAVING: Duration = Duration::from_secs(60);
 
@@ -41,6 +49,8 @@ pub(super) struct Stay {
     number: u64,
     /// How many others were there when it came.
     company: u32,
+    /// It came to begin alone, and all others there had got something.
+    began_alone: bool,
     /// How many answers it asks for.
     answers: u32,
 }
@@ -177,8 +187,8 @@ impl Workers {
         }
     }
 
-    /// Counts a request for so many answers that is being sent, and gives it a number. One that is `alone` has
-    /// the worker to itself, if it is the first there.
+    /// Counts a request for so many answers that is being sent, and gives it a number. One that is `alone` keeps
+    /// others away for a while, if all that are there have got something.
     pub(super) fn reserve(
         &mut self,
         id: &WorkerId,
@@ -194,14 +204,25 @@ impl Workers {
         worker.answers = worker.answers.saturating_add(answers);
         worker.given += 1;
         worker.used_at = now;
-        let stay = Stay { entry: worker.entry, number: worker.given, company, answers };
+        let (entry, number) = (worker.entry, worker.given);
+        let began_alone = alone && worker.beginners.is_empty();
+        let stay = Stay { entry, number, company, began_alone, answers };
+        worker.beginners.insert(number);
         if worker.breaker.circuit(now) == Circuit::HalfOpen {
             worker.probed_by = Some(stay.number);
         }
-        if alone && company == 0 {
-            worker.taken_by = Some(stay.number);
+        if began_alone {
+            worker.taken_by = Some((number, now + LONGEST_TRIAL));
+            worker.held_until = None;
         }
         Some((worker, stay))
+    }
+
+    /// A request that may be what ends workers waits for one: it takes nobody else for a moment.
+    pub(super) fn hold(&mut self, id: &WorkerId, now: Instant) {
+        if let Some(worker) = self.by_id.get_mut(id) {
+            worker.held_until = Some(now + HELD);
+        }
     }
 
     /// A request has ended.
@@ -211,25 +232,34 @@ impl Workers {
             worker.answers = worker.answers.saturating_sub(stay.answers);
             worker.used_at = now;
         }
-        self.share(id, stay);
-    }
-
-    /// A request needs its worker no longer to itself, and has shown whether it works.
-    pub(super) fn share(&mut self, id: &WorkerId, stay: Stay) {
-        let is_same = |worker: &&mut Worker| worker.entry == stay.entry;
-        let Some(worker) = self.by_id.get_mut(id).filter(is_same) else { return };
-        for held in [&mut worker.taken_by, &mut worker.probed_by] {
-            if *held == Some(stay.number) {
-                *held = None;
-            }
+        if let Some(worker) = self.begun(id, stay) {
+            worker.taken_by = worker.taken_by.filter(|(by, _)| *by != stay.number);
         }
     }
 
-    /// Whether a request was the only one at its worker all the time.
+    /// A request has got something: it has shown whether its worker works, and soon needs it no longer to itself.
+    pub(super) fn works(&mut self, id: &WorkerId, stay: Stay, now: Instant) {
+        let Some(worker) = self.begun(id, stay) else { return };
+        if let Some((by, until)) = &mut worker.taken_by
+            && *by == stay.number
+        {
+            *until = (*until).min(now + TRIAL);
+        }
+    }
+
+    /// A request is no longer at the beginning. Gives its worker, where that is the same.
+    fn begun(&mut self, id: &WorkerId, stay: Stay) -> Option<&mut Worker> {
+        let worker = self.by_id.get_mut(id).filter(|worker| worker.entry == stay.entry)?;
+        worker.beginners.remove(&stay.number);
+        worker.probed_by = worker.probed_by.filter(|by| *by != stay.number);
+        Some(worker)
+    }
+
+    /// Whether a request was the only one at its worker all the time, or the only one that had just come there.
     pub(super) fn was_alone(&self, id: &WorkerId, stay: Stay) -> bool {
         let has_had_company =
             |worker: &Worker| worker.entry == stay.entry && worker.given != stay.number;
-        stay.company == 0 && !self.by_id.get(id).is_some_and(has_had_company)
+        (stay.company == 0 || stay.began_alone) && !self.by_id.get(id).is_some_and(has_had_company)
     }
 
     /// A request has failed at the process that `target` stands for; what another one did is not

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
-use super::suspicion::Suspicion;
+use super::suspicion::{End, Suspicion};
+use crate::registry::Fallen;
 use crate::scheduler::FailedBy;
 
 /// How often in a row workers may answer a request with nonsense, or servers break it off as they did before.
@@ -61,10 +62,12 @@ pub(super) struct Mishap {
     pub(super) got: u32,
     /// How many tokens of the answer the worker had computed again before.
     pub(super) again: u32,
-    /// Whether the worker had no other request all the time.
+    /// Whether the worker had no other request all the time, or none that had just come, too.
     pub(super) was_alone: bool,
     /// Fires when the worker's process is known to have ended.
     pub(super) died: CancellationToken,
+    /// Who fell with it.
+    pub(super) fallen: Fallen,
     /// When it was.
     pub(super) at: Instant,
 }
@@ -87,6 +90,11 @@ impl Tries {
     /// Whether it may be what ends workers.
     pub(super) fn is_suspect(&self) -> bool {
         self.suspicion.is_any()
+    }
+
+    /// Whether a worker broke off where it was alone.
+    pub(super) fn fell_alone(&self) -> bool {
+        self.suspicion.fell_alone()
     }
 
     /// Where it would be to blame if the processes of all workers ended that broke off over it: what tells
@@ -123,10 +131,11 @@ impl Tries {
         let is_empty_again = mishap.is_empty && self.failed.iter().any(|it| it.worker == by.worker);
         if mishap.is_connection && !is_empty_again {
             self.breaks += 1;
-            if fell_together {
-                self.is_one_excused = true;
-            } else if mishap.may_be_blamed {
-                self.suspicion.ended(worker.clone(), mishap.was_alone, mishap.died);
+            self.is_one_excused |= fell_together;
+            if mishap.may_be_blamed {
+                let Mishap { was_alone, died, fallen, .. } = mishap;
+                let end = End::new(worker.clone(), was_alone, died, fallen);
+                self.suspicion.ended(if fell_together { end.excused() } else { end });
             }
         } else {
             self.nonsense += 1;
@@ -244,6 +253,7 @@ mod tests {
             again: 0,
             was_alone: true,
             died,
+            fallen: Fallen::default(),
             at,
         }
     }

@@ -2,22 +2,26 @@
 //!
 //! A worker that broke off over a request is counted with it; held against it is only what is proven: that
 //! the process ended, by its hive's word. Who gets on between two ends is caught by somebody else's kills;
-//! who ends workers does so again as soon as the same is computed again.
+//! who ends workers does so again as soon as the same is computed again. Of those that fall together nobody knows who
+//! it was: each is tried again where it begins alone, and what it ends there is its doing.
 
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
-/// How many workers in a row may end while a request has them to itself: then it is to blame.
+use crate::registry::Fallen;
+
+/// How many workers in a row may end over a request that is alone there: then it is to blame.
 const MOST_ALONE: usize = 2;
-/// How many workers in a row may end over a request, alone there or not.
-const MOST_IN_ROW: usize = 5;
+/// How many workers in a row may end over a request, alone there or not, if no other fell with all of them: one less than
+/// have a hive give a worker up.
+const MOST_IN_ROW: usize = 4;
 /// Two ends with as many tokens between them are not in a row: what ends workers comes again with the
 /// first tokens, and these take seconds where machines are slow.
 const GOT_ON: u32 = 64;
-/// How many workers that a request had to itself may end in all, whatever it gets in between.
+/// How many workers at which a request is alone may end in all, whatever it gets in between.
 const MOST_ALONE_IN_ALL: usize = 8;
 /// How many may end in all: more than somebody ends who kills one every four seconds for two minutes, or
-/// the long streams beside each other there would be taken for what kills.
+/// the long streams beside each other there would be taken for what kills. No other may have fallen with all of them.
 const MOST_IN_ALL: usize = 40;
 /// After as many tokens without an end nothing before counts. A context holds only so many of these, so
 /// that the ends over one request are bounded.
@@ -33,13 +37,38 @@ pub(super) struct Suspicion {
 
 /// A worker that broke off while it had the request.
 #[derive(Debug, Clone)]
-struct End {
+pub(super) struct End {
     worker: WorkerId,
     was_alone: bool,
+    /// It may have fallen with the one before it, for the same reason.
+    is_excused: bool,
     /// The tokens between the end before it and this one.
     tokens: u32,
     /// Fires when its process is known to have ended.
     died: CancellationToken,
+    /// Who fell with it.
+    fallen: Fallen,
+}
+
+impl End {
+    /// That of a worker at which the request was alone, or not.
+    pub(super) fn new(
+        worker: WorkerId,
+        was_alone: bool,
+        died: CancellationToken,
+        fallen: Fallen,
+    ) -> Self {
+        Self { worker, was_alone, is_excused: false, tokens: 0, died, fallen }
+    }
+
+    /// The same of one that may have fallen with the one before it.
+    pub(super) fn excused(self) -> Self {
+        Self { is_excused: true, ..self }
+    }
+
+    fn is_held_against_it(&self) -> bool {
+        self.was_alone && !self.is_excused
+    }
 }
 
 impl Suspicion {
@@ -55,12 +84,17 @@ impl Suspicion {
     }
 
     /// A worker broke off, which may be the request's doing.
-    pub(super) fn ended(&mut self, worker: WorkerId, was_alone: bool, died: CancellationToken) {
+    pub(super) fn ended(&mut self, end: End) {
         let tokens = std::mem::take(&mut self.since);
-        self.ends.push(End { worker, was_alone, tokens, died });
+        self.ends.push(End { tokens, ..end });
     }
 
-    /// Whether it should have the next worker to itself. A stream that got on well before its worker ended
+    /// Whether a worker broke off where it was alone.
+    pub(super) fn fell_alone(&self) -> bool {
+        self.ends.iter().any(|end| end.was_alone)
+    }
+
+    /// Whether it should begin alone at the next worker. A stream that got on well before its worker ended
     /// need not: it would keep others out for nothing.
     pub(super) fn is_any(&self) -> bool {
         self.since < GOT_ON && self.ends.last().is_some_and(|last| last.tokens < GOT_ON)
@@ -104,10 +138,28 @@ fn guilty(ends: &[End]) -> Option<Vec<WorkerId>> {
     let later = ends.iter().rev().take_while(|end| end.tokens < GOT_ON).count();
     // The first of a row has what came before it.
     let row = &ends[ends.len().saturating_sub(later + 1)..];
-    of_enough(row.iter().filter(|end| end.was_alone), MOST_ALONE)
-        .or_else(|| of_enough(row.iter(), MOST_IN_ROW))
-        .or_else(|| of_enough(ends.iter().filter(|end| end.was_alone), MOST_ALONE_IN_ALL))
-        .or_else(|| of_enough(ends.iter(), MOST_IN_ALL))
+    let counts = |end: &&End| end.is_held_against_it();
+    of_enough(row.iter().filter(counts), MOST_ALONE)
+        .or_else(|| of_enough(alone_after_all(row), MOST_ALONE))
+        .or_else(|| of_enough(unless_shared(row), MOST_IN_ROW))
+        .or_else(|| of_enough(ends.iter().filter(counts), MOST_ALONE_IN_ALL))
+        .or_else(|| of_enough(unless_shared(ends), MOST_IN_ALL))
+}
+
+/// Those of a row at which the request was alone. The excuse of one counts no more where the next one ends, too, and
+/// fell with nobody, in a row that began before.
+fn alone_after_all(row: &[End]) -> impl Iterator<Item = &End> {
+    let goes_on = row.len() > MOST_ALONE && row.last().is_some_and(End::is_held_against_it);
+    row.iter().filter(move |end| goes_on && end.was_alone)
+}
+
+/// All, where no other request fell with each of them: then nobody else can have been it. Who fell with the last one may
+/// not have heard of it yet.
+fn unless_shared(ends: &[End]) -> impl Iterator<Item = &End> {
+    let before = ends.split_last().map_or(ends, |(_, before)| before);
+    let with_all = before.iter().map(|end| end.fallen.all()).reduce(|both, these| &both & &these);
+    let is_shared = with_all.is_some_and(|requests| requests.len() > 1);
+    ends.iter().filter(move |_| !is_shared)
 }
 
 /// Their names, each once, where they are so many.
@@ -139,7 +191,7 @@ mod tests {
                 died.cancel();
             }
             suspicion.got(tokens, 0);
-            suspicion.ended(name.parse().unwrap(), was_alone, died);
+            suspicion.ended(end(&name, was_alone, died));
             let verdict = suspicion.accusation().and_then(|_| suspicion.judge());
             if let Some(names) = verdict {
                 return Some(names.iter().map(ToString::to_string).collect());
@@ -168,12 +220,64 @@ mod tests {
     fn a_request_that_ends_two_workers_in_a_row_is_to_blame_whatever_little_it_gets() {
         for tokens in [0, 1, GOT_ON - 1] {
             assert_eq!(convicted_after(tokens, true), Some(2), "{tokens}");
-            assert_eq!(convicted_after(tokens, false), Some(5), "{tokens}");
+            assert_eq!(convicted_after(tokens, false), Some(MOST_IN_ROW), "{tokens}");
         }
         check(&[("a", 500, true, true), ("b", 1, true, true)], Some(&["a", "b"]));
         check(&[("a", 0, true, true), ("a", 0, true, true)], Some(&["a"]));
         let mixed = [("a", 0, false, true), ("b", 0, true, true), ("c", 3, true, true)];
         check(&mixed, Some(&["b", "c"]));
+    }
+
+    #[test]
+    fn who_falls_with_the_same_others_each_time_is_not_convicted_for_that_and_one_of_them_alone_is()
+    {
+        // Who falls with the first workers, and whether 1 is convicted after the fourth.
+        let rows: [([&[u64]; 4], bool); 4] = [
+            ([&[1, 2], &[1, 2, 3], &[1, 2], &[1, 2]], false),
+            ([&[1, 2], &[1, 2], &[1, 2], &[1]], false),
+            ([&[1, 2], &[1, 3], &[1, 2, 3], &[1, 2, 3]], true),
+            ([&[1], &[1], &[1], &[1]], true),
+        ];
+        for (fallen, expected) in rows {
+            let mut suspicion = Suspicion::default();
+            for requests in fallen {
+                assert!(suspicion.accusation().is_none(), "{fallen:?}: too early");
+                let end = end("a", false, ended());
+                for request in requests {
+                    end.fallen.add(*request);
+                }
+                suspicion.ended(end);
+            }
+            assert_eq!(suspicion.judge().is_some(), expected, "{fallen:?}");
+        }
+        let mut suspicion = Suspicion::default();
+        for was_alone in [false, true, true] {
+            assert!(suspicion.accusation().is_none(), "too early");
+            let end = end("a", was_alone, ended());
+            for request in [1, 2] {
+                end.fallen.add(request);
+            }
+            suspicion.ended(end);
+        }
+        assert!(suspicion.judge().is_some(), "the other was not at the beginning");
+    }
+
+    #[test]
+    fn an_end_that_is_excused_counts_where_the_next_one_is_not_and_there_was_one_before() {
+        // Whether it was alone at each, and whether that is excused.
+        for (rows, expected) in [
+            (&[(false, false), (true, true), (true, false)][..], true),
+            (&[(true, true), (true, false)], false),
+            (&[(false, false), (false, true), (true, false)], false),
+            (&[(false, false), (true, false), (true, true)], false),
+        ] {
+            let mut suspicion = Suspicion::default();
+            for (was_alone, is_excused) in rows {
+                let end = end("a", *was_alone, ended());
+                suspicion.ended(if *is_excused { end.excused() } else { end });
+            }
+            assert_eq!(suspicion.judge().is_some(), expected, "{rows:?}");
+        }
     }
 
     #[test]
@@ -196,7 +300,7 @@ mod tests {
             (1..100).find(|_| {
                 let died = CancellationToken::new();
                 died.cancel();
-                suspicion.ended("a".parse().unwrap(), true, died);
+                suspicion.ended(end("a", true, died));
                 let is_convicted = suspicion.accusation().is_some();
                 suspicion.got(tokens, again);
                 is_convicted
@@ -222,12 +326,23 @@ mod tests {
         let mut suspicion = Suspicion::default();
         let mut ends_after = |tokens, since| {
             suspicion.got(tokens, 0);
-            suspicion.ended("a".parse().unwrap(), false, CancellationToken::new());
+            suspicion.ended(end("a", false, CancellationToken::new()));
             suspicion.got(since, 0);
             suspicion.is_any()
         };
         assert!(!ends_after(GOT_ON, 0), "it got on before");
         assert!(ends_after(0, 0));
         assert!(!ends_after(0, GOT_ON), "it gets on since");
+    }
+
+    fn end(worker: &str, was_alone: bool, died: CancellationToken) -> End {
+        End::new(worker.parse().unwrap(), was_alone, died, Fallen::default())
+    }
+
+    /// The word that a process has ended.
+    fn ended() -> CancellationToken {
+        let died = CancellationToken::new();
+        died.cancel();
+        died
     }
 }

@@ -20,6 +20,8 @@ pub enum Decision {
     Spawn(Spawn),
     /// It has waited for long: workers make way for one, and it waits until they have.
     MakeWay(MakeWay),
+    /// It may be what ends workers, and waits for this one, which takes nobody else meanwhile.
+    Hold(WorkerId),
     /// It waits for a worker that is there or coming.
     Wait(WaitReason),
     /// It cannot be served.
@@ -182,6 +184,8 @@ pub enum WaitReason {
     },
     /// A place: those that are free are kept for requests before it, which wait for a faster worker.
     Kept,
+    /// A worker at which nobody else is at the beginning: it may be what ended the one before.
+    Alone,
     /// A worker that is loading or being started, or one of rbee's that has just said that it takes no more.
     Coming,
     /// A server of somebody else that has said that it takes no more for a while.
@@ -307,6 +311,7 @@ impl WaitReason {
             Self::Room => "room",
             Self::Sooner { .. } => "sooner",
             Self::Kept => "kept",
+            Self::Alone => "alone",
             Self::Coming => "coming",
             Self::Resting => "resting",
             Self::News => "news",
@@ -331,6 +336,9 @@ impl fmt::Display for WaitReason {
             Self::Kept => {
                 "it waits for a place: those that are free are kept for a while for requests before it, which wait for \
                  a faster worker"
+            }
+            Self::Alone => {
+                "it waits for a worker at which all others have got tokens: it may be what ended the one before"
             }
             Self::Coming => "it waits for a worker that is loading, being started, or has just said that it takes no more",
             Self::Resting => "it waits for a server that has said that it takes no more for a while",

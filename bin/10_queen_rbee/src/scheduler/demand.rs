@@ -35,7 +35,7 @@ pub struct Demand<'a> {
     pub session: Option<&'a WorkerId>,
     /// The model file that it must go on with.
     pub digest: Option<&'a Sha256Digest>,
-    /// Whether it should have a worker to itself, because workers ended that had it.
+    /// Whether it is to begin alone at a worker, because workers ended that had it.
     pub alone: bool,
     /// In which ways it can be taken.
     pub ways: Ways,

@@ -64,6 +64,9 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     if let Some(chosen) = choose(returned().filter(is_reborn), demand, None) {
         return chosen;
     }
+    if let Some(held) = hold(fresh().chain(returned().filter(is_reborn)), demand) {
+        return held;
+    }
     if fresh().any(|worker| worker.circuit == Circuit::Closed) {
         return Decision::Wait(WaitReason::Room);
     }
@@ -74,6 +77,9 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     };
     if let Some(only) = last_resort(&|worker| !is_tired(worker)) {
         return only;
+    }
+    if let Some(held) = hold(returned().filter(|worker| !is_tired(worker)), demand) {
+        return held;
     }
     if snapshot.is_spawning || serving().any(is_coming) {
         return Decision::Wait(WaitReason::Coming);
@@ -109,6 +115,29 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
         (Decision::Reject { .. }, Some(worker)) => rests_too_long(worker),
         (decision, _) => decision,
     }
+}
+
+/// The worker that takes nobody else until it has a request that may be what ends workers: one that such a request has
+/// or waits for already, so that the others go on to serve everybody.
+fn hold<'a>(
+    workers: impl Iterator<Item = &'a WorkerView<'a>>,
+    demand: &Demand<'_>,
+) -> Option<Decision> {
+    // What waits in a worker's queue keeps nobody out of another one.
+    if !demand.alone || demand.leaves_with.is_some() {
+        return None;
+    }
+    // Rules may refuse one about which they were not asked.
+    let may_come =
+        |worker: &&WorkerView<'_>| worker.circuit == Circuit::Closed && !worker.is_unjudged;
+    let rank = |worker: &&WorkerView<'_>| {
+        let is_other = !worker.is_held && !worker.is_taken;
+        (worker.liveness != Liveness::Alive, is_other, worker.load())
+    };
+    let best = workers
+        .filter(may_come)
+        .min_by(|one, other| (rank(one), one.id).cmp(&(rank(other), other.id)))?;
+    Some(Decision::Hold(best.id.clone()))
 }
 
 /// The server that takes the request first, of those that rest.

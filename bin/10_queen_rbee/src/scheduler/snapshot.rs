@@ -197,6 +197,10 @@ pub struct WorkerView<'a> {
     pub is_in_doubt: bool,
     /// A request that may be what ends workers has it to itself.
     pub is_taken: bool,
+    /// Such a request waits for it: it takes nobody else.
+    pub is_held: bool,
+    /// It has requests to which it has given nothing yet.
+    pub has_beginners: bool,
     /// How many requests it runs at once.
     pub slots: u32,
     /// Answers that this queen has asked it for, and whose requests have not ended.
@@ -392,7 +396,9 @@ impl WorkerView<'_> {
     #[must_use]
     pub fn takes(&self, demand: &Demand<'_>) -> bool {
         let is_worth_it = || demand.leaves_with.is_none_or(|given| self.begins(demand, given));
-        self.has_room(demand.priority) && is_worth_it()
+        // Where all others have got tokens, it is known who ended the worker.
+        let may_come = if demand.alone { !self.has_beginners } else { !self.is_held };
+        may_come && self.has_room(demand.priority) && is_worth_it()
     }
 
     /// Whether a request with so many tokens of its answer would begin here at once, as far as its last heartbeat tells:

@@ -181,7 +181,7 @@ impl House {
 }
 
 /// The hive: it says of its workers what it sees, at once and every two seconds, by the same network.
-async fn report_hive(workers: Vec<Arc<Knobs>>) -> turmoil::Result {
+pub(super) async fn report_hive(workers: Vec<Arc<Knobs>>) -> turmoil::Result {
     let socket = UdpSocket::bind(("0.0.0.0", 0)).await?;
     let mut last: Vec<(bool, bool, u32)> = Vec::new();
     let mut silent = 0;
@@ -237,7 +237,7 @@ fn server_name(number: usize) -> String {
     format!("nas-{number}")
 }
 
-fn who(name: String) -> Who {
+pub(super) fn who(name: String) -> Who {
     Who {
         host: name.clone(),
         name,

@@ -8,6 +8,8 @@
 //! for each other, reports come late and in another order, clients go away or have no time, and the
 //! queen's clock jumps.
 //!
+//! `poison` is one request over which every worker ends, in a crowd.
+//!
 //! Each seed is one history, always the same; with one seed only (`RBEE_TEST_SEEDS=1`,
 //! `RBEE_TEST_FIRST_SEED`) it is told. Checked in each: every stream is exactly the right tokens, no
 //! request is lost or answered twice, none fails without an honest reason, queues are bounded, no worker
@@ -16,6 +18,7 @@
 
 mod faults;
 mod house;
+mod poison;
 mod queen;
 mod server;
 mod village;

@@ -28,6 +28,8 @@ use worker_contract::{
 pub(super) const PORT: u16 = 9300;
 pub(super) const REPORTS: u16 = 8500;
 const SLOTS: u32 = 2;
+/// A request that begins so ends the worker after as many tokens as it says then.
+pub(super) const POISON: &str = "poison ";
 /// What a token takes.
 pub(super) const TOKEN: Duration = Duration::from_millis(40);
 const REPORT: Duration = Duration::from_secs(1);
@@ -50,6 +52,8 @@ pub(super) struct Who {
 #[derive(Debug)]
 pub(super) struct Knobs {
     pub(super) who: Who,
+    /// How many requests it runs at once.
+    pub(super) slots: u32,
     pub(super) is_loading: AtomicBool,
     pub(super) drains: AtomicBool,
     /// Requests that are in it.
@@ -59,6 +63,8 @@ pub(super) struct Knobs {
     pub(super) is_slow: AtomicBool,
     pub(super) babbles: AtomicBool,
     pub(super) is_down: AtomicBool,
+    /// A request has ended it.
+    pub(super) is_poisoned: AtomicBool,
     pub(super) pid: AtomicU32,
     /// What it saw that must not be.
     pub(super) violations: Mutex<Vec<String>>,
@@ -68,6 +74,7 @@ impl Knobs {
     pub(super) fn new(who: Who) -> Self {
         Self {
             who,
+            slots: SLOTS,
             is_loading: AtomicBool::new(false),
             drains: AtomicBool::new(false),
             requests: AtomicU32::new(0),
@@ -76,6 +83,7 @@ impl Knobs {
             is_slow: AtomicBool::new(false),
             babbles: AtomicBool::new(false),
             is_down: AtomicBool::new(false),
+            is_poisoned: AtomicBool::new(false),
             pid: AtomicU32::new(0),
             violations: Mutex::default(),
         }
@@ -90,7 +98,7 @@ impl Knobs {
     }
 
     pub(super) fn is_idle_by_force(&self) -> bool {
-        self.hangs.load(SeqCst) || self.stalls.load(SeqCst)
+        self.hangs.load(SeqCst) || self.stalls.load(SeqCst) || self.is_poisoned.load(SeqCst)
     }
 }
 
@@ -105,6 +113,12 @@ pub(super) fn token(prompt: &str, place: usize) -> (TokenId, String) {
 /// How many tokens the answer to a prompt has.
 pub(super) fn length(prompt: &str) -> usize {
     10 + prompt.bytes().map(usize::from).sum::<usize>() % 90
+}
+
+/// Whether a request ends its worker at this step of its answer: the first one is no token.
+fn ends_it(prompt: &str, step: usize) -> bool {
+    let tokens = prompt.strip_prefix(POISON).and_then(|rest| rest.strip_suffix(':'));
+    tokens.and_then(|tokens| tokens.parse().ok()).is_some_and(|tokens: usize| step > tokens)
 }
 
 /// What a prompt asks for, and at which token, if it goes on after a text: after a colon stands what there is
@@ -127,7 +141,7 @@ pub(super) fn where_it_goes_on(prompt: &str, knobs: &Knobs) -> (String, usize) {
 pub(super) async fn run(knobs: Arc<Knobs>, killed: CancellationToken) -> std::io::Result<()> {
     let reporting = TaskTracker::new();
     reporting.spawn(killed.clone().run_until_cancelled_owned(report(Arc::clone(&knobs))));
-    let slots = Arc::new(Semaphore::new(SLOTS as usize));
+    let slots = Arc::new(Semaphore::new(knobs.slots as usize));
     let inferring = Arc::clone(&knobs);
     serve(knobs, killed, move |request| infer(request, Arc::clone(&inferring), Arc::clone(&slots)))
         .await?;
@@ -207,8 +221,8 @@ fn heartbeat(knobs: &Knobs) -> WorkerHeartbeat {
             () if knobs.drains.load(SeqCst) => WorkerState::Draining,
             () => WorkerState::Ready,
         },
-        slots: Slots { total: SLOTS, busy: requests.min(SLOTS) },
-        queued: requests.saturating_sub(SLOTS),
+        slots: Slots { total: knobs.slots, busy: requests.min(knobs.slots) },
+        queued: requests.saturating_sub(knobs.slots),
         kv_cache: KvCacheUse { used_tokens: 0, capacity_tokens: 8192 },
         tokens_per_second: 0.0,
         engine_build: "simulated".into(),
@@ -264,6 +278,9 @@ async fn infer(
             let permit = slots.acquire().await.ok()?;
             if step > 0 && place < length(&prompt) {
                 sleep(if knobs.is_slow.load(SeqCst) { TOKEN * 10 } else { TOKEN }).await;
+            }
+            if ends_it(&prompt, step) {
+                knobs.is_poisoned.store(true, SeqCst);
             }
             while knobs.is_idle_by_force() {
                 sleep(LOOK).await;

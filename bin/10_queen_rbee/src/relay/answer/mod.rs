@@ -422,6 +422,7 @@ impl Answer {
             barred: [self.unwilling.by(), self.contexts.refused_by()].concat(),
             digest: self.progress.needed_digest().cloned(),
             alone: self.tries.is_suspect(),
+            fell_alone: self.tries.fell_alone(),
             ways: self.ways(),
             too_short: self.contexts.too_short(),
             had_a_place: self.record.worker_id.is_some(),
@@ -529,7 +530,7 @@ impl Answer {
                 self.log_placed(place);
             }
             self.contexts.gave(&place.worker_id, place.context_tokens);
-            if self.relay.dispatcher.registry().worker_works(place) {
+            if self.relay.dispatcher.registry().worker_works(place, clock::now()) {
                 self.log_closed(&place.worker_id);
             }
         }

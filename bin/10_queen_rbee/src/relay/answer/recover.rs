@@ -264,20 +264,26 @@ impl Answer {
         }
         // Of a server's process nobody hears whether it has ended.
         let is_server = place.target.server.is_some();
-        let (by, died) = (place.as_failed(), place.target.died.clone());
+        let may_be_blamed = is_reached && !blame.was_ending && !is_server;
+        let (by, died, fallen) =
+            (place.as_failed(), place.target.died.clone(), place.target.fallen.clone());
+        if is_connection && may_be_blamed {
+            fallen.add(self.number);
+        }
         drop(place);
         let given = self.progress.given_in_all();
         let got = given.saturating_sub(self.had);
         self.had = self.had.max(given);
         let mishap = Mishap {
             is_connection,
-            may_be_blamed: is_reached && !blame.was_ending && !is_server,
+            may_be_blamed,
             has_answered,
             is_empty: is_server && is_connection && has_answered && given == 0,
             got,
             again: self.progress.tokens_again(),
             was_alone: blame.was_alone,
             died,
+            fallen,
             at: now.into_std(),
         };
         let verdict = self.tries.on_mishap(by, mishap, fastrand::f64());

@@ -1,5 +1,6 @@
 //! Tables and properties of the scheduler, and the builders that they share.
 
+mod alone;
 mod placing;
 mod properties;
 mod resting;
@@ -138,6 +139,7 @@ fn outcome(decision: &Decision) -> String {
             let gone: Vec<_> = way.workers.iter().map(|id| format!(" -{id}")).collect();
             format!("way {} {}{}", way.hive, way.device, gone.concat())
         }
+        Decision::Hold(worker) => format!("hold {worker}"),
         Decision::Wait(reason) => format!("wait {}", reason.as_str()),
         Decision::Reject { reason, retry_after_s } => {
             format!("reject {reason:?} {retry_after_s:?}")
@@ -160,6 +162,8 @@ struct W {
     circuit: Circuit,
     is_in_doubt: bool,
     is_taken: bool,
+    is_held: bool,
+    has_beginners: bool,
     slots: u32,
     in_flight: u32,
     foreign: u32,
@@ -189,6 +193,8 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         circuit: Circuit::Closed,
         is_in_doubt: false,
         is_taken: false,
+        is_held: false,
+        has_beginners: false,
         slots,
         in_flight,
         foreign: 0,
@@ -261,6 +267,8 @@ impl W {
             circuit: self.circuit,
             is_in_doubt: self.is_in_doubt,
             is_taken: self.is_taken,
+            is_held: self.is_held,
+            has_beginners: self.has_beginners,
             slots: self.slots,
             in_flight: self.in_flight,
             foreign: self.foreign,

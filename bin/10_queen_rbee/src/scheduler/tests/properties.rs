@@ -106,6 +106,7 @@ proptest! {
                 let freed: u64 = told.iter().map(|r| need(&r.model)).sum();
                 prop_assert!(device.memory_free_bytes + freed >= need(&model()), "it is enough");
             }
+            Decision::Hold(_) => prop_assert!(demand.alone),
             Decision::Wait(reason) => {
                 prop_assert!(*reason != WaitReason::Resting || here.iter().any(wakes));
                 let can_come = |w: &&W| w.readiness != Ending;
@@ -332,7 +333,8 @@ fn any_worker() -> impl Strategy<Value = W> {
     let circuit = prop_oneof![4 => Just(Circuit::Closed), 1 => Just(Circuit::HalfOpen), 1 => Just(Circuit::Open)];
     let load = (1_u32..6, 0_u32..12, 0_u32..4, 0_u32..20_000);
     let free = prop::option::of(0_u32..4_000);
-    let can = (any_digest(), any_ways(), prop::bool::weighted(0.1), free, rests);
+    let is_kept = (prop::bool::weighted(0.1), any::<bool>());
+    let can = (any_digest(), any_ways(), is_kept, free, rests);
     ("[a-h]", model, readiness, any_liveness(), circuit, load, can).prop_map(
         |(
             name,
@@ -341,12 +343,12 @@ fn any_worker() -> impl Strategy<Value = W> {
             liveness,
             circuit,
             load,
-            (digest, ways, is_taken, free_tokens, rests_for),
+            (digest, ways, (is_taken, has_beginners), free_tokens, rests_for),
         )| {
             let (slots, in_flight, foreign, held) = load;
             let worker = w(&name, slots, in_flight).model(model).state(readiness).live(liveness);
             let worker = worker.foreign(foreign).circuit(circuit).holds(held);
-            W { rests_for, is_taken, free_tokens, digest, ways, ..worker }
+            W { rests_for, is_taken, has_beginners, free_tokens, digest, ways, ..worker }
         },
     )
 }

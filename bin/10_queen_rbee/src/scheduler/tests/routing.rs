@@ -668,18 +668,6 @@ fn a_decision_says_why() {
 }
 
 #[test]
-fn a_request_that_may_end_workers_has_one_to_itself_where_that_is_possible() {
-    let alone = Demand { alone: true, prompt_bytes: 4096, ..demand() };
-    let world = World::of(&[w("a", 4, 1).holds(4096), w("b", 4, 0)], &[]);
-    assert_eq!(outcome(&world.decide_for(&alone)), "b");
-    let world = World::of(&[w("a", 4, 1), w("b", 4, 2)], &[]);
-    assert_eq!(outcome(&world.decide_for(&alone)), "a", "none is empty");
-    let taken = W { is_taken: true, ..w("a", 4, 1) };
-    check("others keep away", &World::of(&[taken.clone(), w("b", 4, 3)], &[]), "b");
-    check("and wait", &World::of(&[taken], &[]), "wait room");
-}
-
-#[test]
 fn who_cannot_go_on_with_an_answer_does_not_get_it() {
     let theirs = || W { ways: Ways::PROMPT, ..w("theirs", 4, 0) };
     let begins = || W { ways: Ways::BEGIN, ..w("begins", 4, 0) };
