@@ -644,7 +644,7 @@ fn id(name: &str) -> WorkerId {
 }
 
 #[test]
-fn a_request_that_begins_alone_shares_the_worker_a_second_after_its_first_token() {
+fn a_request_that_begins_alone_shares_the_worker_soon_after_its_first_token() {
     let (registry, now) = registry();
     registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
     let (model, prompt) = (model(), PromptChain::default());

@@ -21,7 +21,7 @@ const MAX_WORKERS: usize = 4096;
 pub(super) const MAX_OF_HIVE: usize = 512;
 /// For how long a request that may be what ends workers has one to itself after its first token: who ends them does so
 /// with the prompt or the first tokens,
-const TRIAL: Duration = Duration::from_secs(1);
+const TRIAL: Duration = Duration::from_millis(500);
 /// and with a long prompt at most.
 const LONGEST_TRIAL: Duration = Duration::from_secs(30);
 /// For how long a worker is held for such a request, each time that it is looked at: several times a second while it
