@@ -13,8 +13,8 @@ A step that is done already is passed over, so it can be run as often as you lik
   --lto        build the queen with link-time optimization: for many streams at once, 10 to 25 % less of
                the processor; 5 minutes more on two cores. One that runs stays until it is stopped; a
                later run without --lto builds the usual one again
-  --pgo        the same, and laid out for what she was seen to do under load: a fifth less of the
-               processor than with --lto; 15 minutes more. Needs rustup
+  --pgo        the same, and laid out for what she was seen to do under load: a tenth to a fifth less
+               of the processor than with --lto; 15 minutes more. Needs rustup
   --help       this text
 
 Environment:

@@ -8,9 +8,8 @@ usage: scripts/build-pgo-queen.sh [CARGO OPTION…]
 
 Builds queen-rbee three times over: one that counts what she does, a load of about a minute that she
 carries (rbee-load, stand-in workers, no model), and one that is laid out for it, with link-time
-optimization. She takes a fifth less of the processor than one built with --profile lto, and half of
-what she adds to a first token. 10 to 15 minutes on two cores, once for each version. Prints the
-program's path. What is built already is passed over.
+optimization. She takes a tenth to a fifth less of the processor than one built with --profile lto.
+15 minutes on two cores, once for each version. Prints the program's path. What is built already is passed over.
 
 Options are given to cargo, as --features queen-rbee/local-hive. Needs rustup, which installs the
 component llvm-tools.

@@ -226,6 +226,11 @@ enum Unsendable {
 }
 
 impl WorkerEvents {
+    /// The worker has begun in time; from here on it may take until another one.
+    pub(super) fn go_on_until(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// The next that is told. Dropping the returned future loses nothing.
     pub(super) async fn next(&mut self) -> Result<Told, Trouble> {
         loop {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use daemon_http::ApiError;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use worker_contract::{InferenceRequest, ModelAlias, Task, TokenId, WorkerId};
 
@@ -329,7 +329,7 @@ impl Answer {
         if place.model != self.model {
             self.request.model = Some(place.model.clone());
         }
-        let (target, deadline) = (Arc::clone(&place.target), self.asking.deadline);
+        let (target, begins_by) = (Arc::clone(&place.target), self.time_ends(None));
         let leg = Leg {
             request: &self.request,
             original: &self.original,
@@ -340,24 +340,17 @@ impl Answer {
         };
         let silence = self.silence(&place).map(Box::new);
         (self.asked_at, self.is_taken) = (Instant::now(), false);
-        let sending = self.relay.workers.send(target, &leg, deadline);
-        let sending = async {
-            match &silence {
-                Some(silence) => silence.over(&place, sending).await,
-                None => sending.await,
-            }
-        };
-        let sent = if self.contexts.is_cut() {
-            let sent = timeout_at(self.time_ends(None), sending).await;
-            sent.unwrap_or(Err(Trouble::Deadline))
-        } else {
-            sending.await
+        let sending = self.relay.workers.send(target, &leg, begins_by);
+        let sent = match &silence {
+            Some(silence) => silence.over(&place, sending).await,
+            None => sending.await,
         };
         if place.model != self.model {
             self.request.model = Some(self.model.clone());
         }
         match sent {
-            Ok(events) => {
+            Ok(mut events) => {
+                events.go_on_until(self.asking.deadline);
                 self.is_taken = true;
                 let had = self.progress.tokens();
                 let reading = Reading::new(Box::new(events), place, had, silence, self.asked_at);
