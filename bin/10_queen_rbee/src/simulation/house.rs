@@ -18,6 +18,7 @@ use super::faults::{Fault, Planned, plan};
 use super::queen::{Outcome, Queen, Question};
 use super::server;
 use super::worker::{self, Knobs, PORT, REPORTS, Who};
+use super::world;
 use crate::admission::Priority;
 use crate::clock;
 use crate::hive_client::{FindHive, HiveClient};
@@ -71,17 +72,7 @@ impl House {
 
     /// Runs the history to its end.
     pub(super) fn run(mut self) -> History {
-        // The pauses between tries are random.
-        fastrand::seed(self.seed);
-        let mut sim = turmoil::Builder::new()
-            .rng_seed(self.seed)
-            .simulation_duration(END)
-            .tick_duration(Duration::from_millis(5))
-            .min_message_latency(Duration::from_millis(1))
-            .max_message_latency(Duration::from_millis(30))
-            .tcp_capacity(4096)
-            .udp_capacity(4096)
-            .build();
+        let mut sim = world(self.seed, END, Duration::from_millis(5));
         let (workers, servers) = self.workers.split_at(WORKERS);
         for knobs in workers.iter().cloned() {
             sim.host(knobs.who.host.clone(), move || {

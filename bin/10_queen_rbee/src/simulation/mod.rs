@@ -25,10 +25,26 @@ mod village;
 mod worker;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use self::house::{House, REQUESTS};
 use self::queen::Outcome;
 use self::village::ASKED;
+
+/// An empty world, which is the same for a seed each time, and may last so long.
+fn world<'a>(seed: u64, end: Duration, tick: Duration) -> turmoil::Sim<'a> {
+    // The pauses between tries are random.
+    fastrand::seed(seed);
+    turmoil::Builder::new()
+        .rng_seed(seed)
+        .simulation_duration(end)
+        .tick_duration(tick)
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(Duration::from_millis(30))
+        .tcp_capacity(4096)
+        .udp_capacity(4096)
+        .build()
+}
 
 /// How many histories are run; the environment can ask for more, and for others.
 const SEEDS: u64 = 200;

@@ -13,6 +13,7 @@ use worker_contract::HiveAlias;
 use super::house::{report_hive, who};
 use super::queen::{Outcome, Queen, Question};
 use super::worker::{self, Knobs, POISON};
+use super::world;
 use crate::admission::Priority;
 use crate::doubles::Nowhere;
 
@@ -51,17 +52,7 @@ fn a_deadly_request_in_a_crowd_ends_three_workers_at_most_and_fails_alone() {
 
 /// One history: so many workers, and a request that ends them after so many tokens.
 fn run(seed: u64, workers: usize, tokens: usize) -> Seen {
-    // The pauses between tries are random.
-    fastrand::seed(seed);
-    let mut sim = turmoil::Builder::new()
-        .rng_seed(seed)
-        .simulation_duration(Duration::from_secs(300))
-        .tick_duration(Duration::from_millis(5))
-        .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(30))
-        .tcp_capacity(4096)
-        .udp_capacity(4096)
-        .build();
+    let mut sim = world(seed, Duration::from_secs(300), Duration::from_millis(5));
     let of_number = |number| Knobs { slots: SLOTS, ..Knobs::new(who(format!("worker-{number}"))) };
     let workers: Vec<_> = (0..workers).map(|number| Arc::new(of_number(number))).collect();
     for knobs in workers.iter().cloned() {

@@ -25,6 +25,7 @@ use self::machine::Machine;
 use self::rest::Witness;
 use self::wire::Hives;
 use super::queen::{Late, Outcome, Queen};
+use super::world;
 use crate::doubles::entry;
 
 const MACHINES: usize = 3;
@@ -66,18 +67,8 @@ pub(super) fn is_mild(seed: u64) -> bool {
 
 /// Runs a history to its end.
 pub(super) fn run(seed: u64) -> History {
-    // The pauses between tries are random.
-    fastrand::seed(seed);
     let mut rng = Rng::with_seed(seed);
-    let mut sim = turmoil::Builder::new()
-        .rng_seed(seed)
-        .simulation_duration(END)
-        .tick_duration(Duration::from_millis(10))
-        .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(Duration::from_millis(30))
-        .tcp_capacity(4096)
-        .udp_capacity(4096)
-        .build();
+    let mut sim = world(seed, END, Duration::from_millis(10));
     let machines: Vec<_> = (0..MACHINES).map(|number| machine(number, &mut rng)).collect();
     for machine in &machines {
         let name = machine.name.to_string();
