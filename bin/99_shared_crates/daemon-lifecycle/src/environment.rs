@@ -38,6 +38,8 @@ fn value_in(environment: &[u8], variable: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -52,11 +54,15 @@ mod tests {
     #[test]
     fn a_process_is_found_by_what_it_was_started_with() {
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "read line"])
+            .args(["-c", "echo started; read line"])
             .env("LIFECYCLE_TEST", "one-of-a-kind")
             .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // `spawn` may return before the kernel has given the child its environment.
+        let mut first = [0];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
         let found = find_started_with("LIFECYCLE_TEST", |value| value == "one-of-a-kind");
         assert_eq!(found.iter().map(|(process, _)| process.pid).collect::<Vec<_>>(), [child.id()]);
         drop(child.stdin.take());
