@@ -12,12 +12,17 @@ use anyhow::Context as _;
 use clap::Parser;
 use daemon_http::{Edged, Unhurried, UnhurriedThread, bind, require_safe_bind, serve_beside};
 use daemon_lifecycle::{RunFiles, keep_log_bounded, raise_file_limit, shutdown_token};
+use mimalloc::MiMalloc;
 use queen_rbee::{App, REPORTS, Settings};
 use rbee_config::{Config, Paths};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+/// A small answer is some hundred pieces of memory, all for a moment.
+#[global_allocator]
+static MEMORY: MiMalloc = MiMalloc;
 
 /// The threads for everything but requests.
 const BACKGROUND_THREADS: usize = 2;
