@@ -1,9 +1,13 @@
 //! Names that travel: each is checked once, where it enters, and is then a type of its own.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
 
 /// A name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,12 +46,28 @@ fn check(
     Err(InvalidName { what, value, max, extra })
 }
 
+/// What reads a name of one type.
+struct Name<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = InvalidName>> Visitor<'_> for Name<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<T, E> {
+        value.parse().map_err(E::custom)
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $extra:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        ///
+        /// A clone is the same text: names are in everything that is said of a request or a worker.
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -61,21 +81,32 @@ macro_rules! name_type {
             type Err = InvalidName;
             fn from_str(value: &str) -> Result<Self, InvalidName> {
                 check($what, $max, $extra, value)?;
-                Ok(Self(value.to_owned()))
+                Ok(Self(value.into()))
             }
         }
 
         impl TryFrom<String> for $name {
             type Error = InvalidName;
             fn try_from(value: String) -> Result<Self, InvalidName> {
-                check($what, $max, $extra, &value)?;
-                Ok(Self(value))
+                value.parse()
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Name(PhantomData))
             }
         }
 
@@ -108,17 +139,23 @@ name_type!(
     JobId, "job id", 64, "-"
 );
 
+/// What no other name is.
+fn random() -> Arc<str> {
+    let mut room = Uuid::encode_buffer();
+    Arc::from(Uuid::new_v4().hyphenated().encode_lower(&mut room))
+}
+
 impl HiveAlias {
     /// The alias of the queen's own machine.
     #[must_use]
     pub fn localhost() -> Self {
-        Self("localhost".to_owned())
+        Self("localhost".into())
     }
 
     /// Whether this is the queen's own machine.
     #[must_use]
     pub fn is_localhost(&self) -> bool {
-        self.0 == "localhost"
+        self.as_str() == "localhost"
     }
 }
 
@@ -126,7 +163,7 @@ impl RequestId {
     /// A fresh random id.
     #[must_use]
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().to_string())
+        Self(random())
     }
 }
 
@@ -134,7 +171,7 @@ impl JobId {
     /// A fresh random id.
     #[must_use]
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().to_string())
+        Self(random())
     }
 }
 
@@ -142,8 +179,8 @@ impl WorkerId {
     /// A fresh random id, short enough to type: `w-` and eight hexadecimal digits.
     #[must_use]
     pub fn random() -> Self {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        Self(format!("w-{}", &id[..8]))
+        let id = Uuid::new_v4().simple().to_string();
+        Self(format!("w-{}", &id[..8]).into())
     }
 }
 
