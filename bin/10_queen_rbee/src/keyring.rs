@@ -18,6 +18,8 @@ use crate::registry::{ShownSecret, Target};
 pub struct Keyring {
     /// Of her own user's processes.
     own: Secret,
+    /// The header with it.
+    own_header: HeaderValue,
     hives: HiveSecrets,
     /// The hives of the configuration, which have her own secret where they have none of their own.
     configured: Arc<BTreeSet<HiveAlias>>,
@@ -57,7 +59,8 @@ impl Keyring {
     #[must_use]
     pub fn new(own: Secret, hives: HiveSecrets) -> Self {
         let own_id = uuid::Uuid::new_v4().simple().to_string().into();
-        Self { own, hives, configured: Arc::default(), servers: Arc::default(), own_id }
+        let (own_header, configured, servers) = (bearer(&own), Arc::default(), Arc::default());
+        Self { own, own_header, hives, configured, servers, own_id }
     }
 
     /// The same of a queen whose configuration names hives. One whose own secret is lost is not given hers.
@@ -76,8 +79,11 @@ impl Keyring {
 
     /// The secret for a hive, which has shown one.
     pub fn secret(&self, hive: &HiveAlias, shown: ShownSecret) -> Result<Secret, NoSecret> {
-        let its = self.hives.get(hive).filter(|_| !hive.is_localhost());
-        its.map_or_else(|| self.own_for(hive, shown), Ok)
+        match self.hives.get(hive).filter(|_| !hive.is_localhost()) {
+            Some(its) => Ok(its),
+            None if self.may_have_hers(hive, shown) => Ok(self.own.clone()),
+            None => Err(NoSecret { hive: hive.clone() }),
+        }
     }
 
     /// The header `authorization` for a worker: of the secret that it has.
@@ -87,8 +93,11 @@ impl Keyring {
             ShownSecret::OfHive => self.hives.get(&worker.hive_id),
             ShownSecret::Own => None,
         };
-        let secret = of_hive.map_or_else(|| self.own_for(&worker.hive_id, shown), Ok)?;
-        Ok(bearer(&secret))
+        match of_hive {
+            Some(secret) => Ok(bearer(&secret)),
+            None if self.may_have_hers(&worker.hive_id, shown) => Ok(self.own_header.clone()),
+            None => Err(NoSecret { hive: worker.hive_id.clone() }),
+        }
     }
 
     /// Whether this is the queen's own secret.
@@ -97,12 +106,9 @@ impl Keyring {
         self.own == *secret
     }
 
-    /// The queen's own secret, where it may be shown.
-    fn own_for(&self, hive: &HiveAlias, shown: ShownSecret) -> Result<Secret, NoSecret> {
-        let may_have_it =
-            hive.is_localhost() || shown == ShownSecret::Own || self.configured.contains(hive);
-        let refused = || NoSecret { hive: hive.clone() };
-        may_have_it.then(|| self.own.clone()).ok_or_else(refused)
+    /// Whether the queen's own secret may be shown to a hive that has none of its own.
+    fn may_have_hers(&self, hive: &HiveAlias, shown: ShownSecret) -> bool {
+        hive.is_localhost() || shown == ShownSecret::Own || self.configured.contains(hive)
     }
 
     /// The header `authorization` for a server of somebody else, where it demands a token.

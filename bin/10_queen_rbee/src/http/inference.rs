@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body as HttpBody;
 use axum::extract::{Extension, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -12,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use daemon_http::{AnswerEnds, ApiError, ApiJson, CallerExt};
 use futures::{Stream, StreamExt as _, stream};
+use serde::Serialize;
 use tokio::time::{Instant, timeout};
 use worker_contract::{InferenceRequest, ModelAlias, RequestId, Task, WorkerId};
 
@@ -46,6 +46,8 @@ const PRIORITY: &str = "x-rbee-priority";
 const SESSION: &str = "x-rbee-session";
 /// The longest name of a session.
 const MAX_SESSION: usize = 256;
+/// What most whole answers have room in, in bytes.
+const SMALL_ANSWER: usize = 1024;
 /// The longest value of [`VIA`], in bytes: more queens than a house has.
 const MAX_VIA: usize = 512;
 /// The header that names the worker.
@@ -175,7 +177,7 @@ impl Handlers {
         request: InferenceRequest,
         original: Original,
         asking: Asking,
-    ) -> Result<Answer, ApiError> {
+    ) -> Result<Box<Answer>, ApiError> {
         let alias = self.alias(model, &request.request_id, &asking)?;
         Ok(self.relay.answer(&alias, request, original, asking))
     }
@@ -316,9 +318,17 @@ impl Handlers {
             }
         }
         let (reason, usage) = end.ok_or_else(unfinished)?;
-        let answer = Json(assembly.answer(kind, head, reason, usage)).into_response();
+        let answer = json(&assembly.answer(kind, head, reason, usage))?;
         Ok(with_route(answer, route))
     }
+}
+
+/// A response with a value as JSON, with room at once for a small answer.
+fn json(value: &impl Serialize) -> Result<Response, ApiError> {
+    let mut body = Vec::with_capacity(SMALL_ANSWER);
+    serde_json::to_writer(&mut body, value)
+        .map_err(|error| ApiError::internal(format!("the answer cannot be written: {error}")))?;
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// The model that a body asks for, if it names one.
@@ -326,11 +336,12 @@ pub(super) fn model_of(body: &Body) -> Option<String> {
     body.get("model")?.as_str().map(str::to_owned)
 }
 
-/// The parts of an answer, in a box, since their stream moves it with each.
-fn parts_of(answer: Answer) -> impl Stream<Item = Result<Part, Failure>> + Send {
-    stream::unfold(Box::new(answer), |mut answer| async move {
-        answer.next().await.map(|part| (part, answer))
-    })
+/// The parts of an answer, which is in a box, since their stream moves it with each.
+fn parts_of(answer: Box<Answer>) -> impl Stream<Item = Result<Part, Failure>> + Send {
+    stream::unfold(
+        answer,
+        |mut answer| async move { answer.next().await.map(|part| (part, answer)) },
+    )
 }
 
 /// An answer ended without an end, which the relay does not let happen.

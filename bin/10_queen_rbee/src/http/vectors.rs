@@ -80,7 +80,7 @@ struct Found<T> {
 /// Reads an answer of `count` items to its end.
 async fn collect<T: Clone>(
     handlers: &Handlers,
-    mut answer: Answer,
+    mut answer: Box<Answer>,
     count: usize,
     item: impl Fn(Part) -> Option<(u32, T)>,
 ) -> Result<Found<T>, ApiError> {

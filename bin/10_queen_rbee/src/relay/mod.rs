@@ -194,10 +194,10 @@ impl Relay {
         request: InferenceRequest,
         original: Original,
         asking: Asking,
-    ) -> Answer {
+    ) -> Box<Answer> {
         self.shared.budget(Budget::earn);
         let model = self.dispatcher.registry().meant(model);
-        Answer::new(self.clone(), model, request, original, asking)
+        Box::new(Answer::new(self.clone(), model, request, original, asking))
     }
 
     /// The place of a request; `None` once answers have no more time, also where the end of one makes room for it.

@@ -301,7 +301,7 @@ impl WorkerEvents {
     }
 
     /// Reads the end of a complete answer, so that the connection can be used again.
-    pub(super) async fn finish(mut self) {
+    pub(super) async fn finish(mut self: Box<Self>) {
         // It came with the last event, as a rule.
         if !self.exchange.is_ended() {
             let rest = async { while let Ok(true) = self.exchange.read(&mut |_| ()).await {} };

@@ -86,10 +86,10 @@ async fn take<T: DeserializeOwned + Send + 'static>(
     apart(move || parse(&bytes)).await?
 }
 
-/// Reads the whole body.
+/// Reads the whole body. Refusals are in boxes: every request would be moved with the room that they need.
 async fn read(request: Request, limit: BodyLimit) -> Result<Bytes, ApiError> {
     if request.body().size_hint().lower() > limit.0 {
-        return Err(refuse_too_large(request, limit).await);
+        return Err(Box::pin(refuse_too_large(request, limit)).await);
     }
     // A small body comes in one piece, which is kept as it is.
     let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
@@ -99,7 +99,8 @@ async fn read(request: Request, limit: BodyLimit) -> Result<Bytes, ApiError> {
             |_| ApiError::bad_request("incomplete_body", "the body did not arrive whole");
         let Ok(data) = frame.map_err(incomplete)?.into_data() else { continue };
         if (first.len() + whole.len() + data.len()) as u64 > limit.0 {
-            return Err(refuse_too_large(Request::from_parts(head, body), limit).await);
+            let request = Request::from_parts(head, body);
+            return Err(Box::pin(refuse_too_large(request, limit)).await);
         }
         if first.is_empty() && whole.is_empty() {
             first = data;

@@ -1,6 +1,7 @@
 //! What the chunks of a stream and a whole answer are made of.
 
 use serde::{Serialize, Serializer};
+use uuid::Uuid;
 use worker_contract::ToolCallDelta;
 
 use super::logprobs::Logprobs;
@@ -36,7 +37,9 @@ impl Head {
             Kind::Chat => "chatcmpl",
             Kind::Completion => "cmpl",
         };
-        Self { id: format!("{prefix}-{}", uuid::Uuid::new_v4().simple()), created, model }
+        let mut room = Uuid::encode_buffer();
+        let number = Uuid::new_v4().simple().encode_lower(&mut room);
+        Self { id: [prefix, "-", number].concat(), created, model }
     }
 }
 

@@ -23,15 +23,18 @@ pub(super) fn read_messages(messages: Value) -> Result<Vec<ChatMessage>, ApiErro
 
 fn read_message(at: String, message: Value) -> Result<ChatMessage, ApiError> {
     let mut fields = Fields::of(at, message)?;
-    let role = read_role(&fields.path("role"), &fields.required_text("role")?)?;
+    let role = read_role(&mut fields)?;
     let name = fields.text("name")?;
     let mut message = ChatMessage { name, ..ChatMessage::text(role, "") };
     match role {
         Role::Assistant => {
             let (deepseek, vllm) = ("reasoning_content", "reasoning");
             let (first, second) = (fields.text(deepseek)?, fields.text(vllm)?);
-            message.reasoning =
-                one_of((&fields.path(deepseek), first), (&fields.path(vllm), second))?;
+            message.reasoning = if first.is_some() && second.is_some() {
+                one_of((&fields.path(deepseek), first), (&fields.path(vllm), second))?
+            } else {
+                first.or(second)
+            };
             message.tool_calls = read_calls(&mut fields)?;
             for (name, instead) in [("function_call", "; use 'tool_calls'"), ("audio", "")] {
                 fields.only(name, is_empty, instead)?;
@@ -40,15 +43,15 @@ fn read_message(at: String, message: Value) -> Result<ChatMessage, ApiError> {
         Role::Tool => message.tool_call_id = Some(fields.required_text("tool_call_id")?),
         Role::System | Role::User => {}
     }
-    let path = fields.path("content");
     let shows_images = matches!(role, Role::User | Role::Tool);
     (message.content, message.images) = match fields.take("content") {
-        Some(content) => read_content(&path, content, shows_images)?,
+        Some(Value::String(text)) => (text, Vec::new()),
+        Some(content) => read_parts(&fields.path("content"), content, shows_images)?,
         // Who calls a function, or thinks, need not speak as well.
         None if !message.tool_calls.is_empty() || message.reasoning.is_some() => {
             (String::new(), Vec::new())
         }
-        None => return Err(missing(&path)),
+        None => return Err(missing(&fields.path("content"))),
     };
     // An answer is sent back with whatever the server that gave it had to say beside it.
     if role != Role::Assistant {
@@ -57,28 +60,30 @@ fn read_message(at: String, message: Value) -> Result<ChatMessage, ApiError> {
     Ok(message)
 }
 
-fn read_role(param: &str, role: &str) -> Result<Role, ApiError> {
-    match role {
+fn read_role(fields: &mut Fields) -> Result<Role, ApiError> {
+    let role = fields.required_text("role")?;
+    let param = || fields.path("role");
+    match role.as_str() {
         "system" | "developer" => Ok(Role::System),
         "user" => Ok(Role::User),
         "assistant" => Ok(Role::Assistant),
         "tool" => Ok(Role::Tool),
-        "function" => Err(unsupported(param, " as 'function'; use 'tool'")),
+        "function" => Err(unsupported(&param(), " as 'function'; use 'tool'")),
         other => {
-            Err(wrong_value(param, other, "'system', 'developer', 'user', 'assistant' and 'tool'"))
+            let known = "'system', 'developer', 'user', 'assistant' and 'tool'";
+            Err(wrong_value(&param(), other, known))
         }
     }
 }
 
-/// A text, or parts. Parts of text are joined by line ends, and images stand between them without any,
+/// A content in parts. Parts of text are joined by line ends, and images stand between them without any,
 /// as llama.cpp has it.
-fn read_content(
+fn read_parts(
     param: &str,
     content: Value,
     shows_images: bool,
 ) -> Result<(String, Vec<Image>), ApiError> {
     let parts = match content {
-        Value::String(text) => return Ok((text, Vec::new())),
         Value::Array(parts) => parts,
         other => return Err(wrong_type(param, "a string or an array of parts", &other)),
     };

@@ -26,9 +26,11 @@ pub(super) struct Tools {
 
 /// Takes the fields about functions.
 pub(super) fn read_tools(fields: &mut Fields) -> Result<Tools, ApiError> {
-    for (older, newer) in [("functions", "tools"), ("function_call", "tool_choice")] {
+    for (older, instead) in
+        [("functions", "; use 'tools'"), ("function_call", "; use 'tool_choice'")]
+    {
         let says_nothing = |value: &Value| is_empty(value) || *value == "none" || *value == "auto";
-        fields.only(older, says_nothing, &format!("; use '{newer}'"))?;
+        fields.only(older, says_nothing, instead)?;
     }
     let mut tools = Vec::new();
     let mut names = HashSet::new();

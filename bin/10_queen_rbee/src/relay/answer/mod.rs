@@ -8,7 +8,7 @@ mod silence;
 mod unwilling;
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -340,10 +340,12 @@ impl Answer {
         };
         let silence = self.silence(&place).map(Box::new);
         (self.asked_at, self.is_taken) = (Instant::now(), false);
-        let sending = self.relay.workers.send(target, &leg, begins_by);
-        let sent = match &silence {
-            Some(silence) => silence.over(&place, sending).await,
-            None => sending.await,
+        let sent = {
+            let sending = pin!(self.relay.workers.send(target, &leg, begins_by));
+            match &silence {
+                Some(silence) => silence.over(&place, sending).await,
+                None => sending.await,
+            }
         };
         if place.model != self.model {
             self.request.model = Some(self.model.clone());

@@ -592,7 +592,7 @@ mod tests {
         }
     }
 
-    fn answer(relay: &Relay, model: &ModelAlias) -> Answer {
+    fn answer(relay: &Relay, model: &ModelAlias) -> Box<Answer> {
         let task = Task::Completion { prompt: Prompt::Text("a".into()) };
         let asking = Asking {
             caller: "local".into(),

@@ -4,7 +4,7 @@
 //! it has the request's time for as long as looks find it well, since whoever sends again to the same server
 //! only loses the place there, and what it has given.
 
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,9 +93,9 @@ impl Silence {
     pub(super) async fn over<T>(
         &self,
         place: &Place,
-        sending: impl Future<Output = Result<T, Trouble>>,
+        mut sending: Pin<&mut impl Future<Output = Result<T, Trouble>>>,
     ) -> Result<T, Trouble> {
-        let (mut sending, since) = (pin!(sending), Instant::now());
+        let since = Instant::now();
         let mut until = self.may_end(place, since).min(since + SHUT_SILENCE);
         loop {
             if let Ok(sent) = timeout_at(until, &mut sending).await {
