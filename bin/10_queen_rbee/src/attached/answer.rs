@@ -12,11 +12,14 @@ use worker_contract::{
 use super::calls::Calls;
 use super::chunk::{Choice, Chunk, Items, beside};
 use super::logprobs;
-use super::refusal::{message_of, refused_of};
+use super::refusal::{message_of, refused_of, worded};
 use crate::dialect::openai::{Aside, FINISH_REASON, Fields};
 
 /// How many bytes of a prompt are one token, where nobody counts.
 pub(crate) const BYTES_A_TOKEN: u32 = 4;
+
+/// With which words LM Studio says that it lacks an endpoint.
+const NO_ENDPOINT: &str = "Unexpected endpoint";
 
 /// What a server's answer tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +86,12 @@ pub enum Fault {
     /// It said that the request is at fault.
     #[error("{}", .0.message)]
     Refused(ErrorDetail),
+    /// It said before anything else what is wrong, and not whose fault it is.
+    #[error("{}", .0.message)]
+    InDoubt(ErrorDetail),
+    /// It said that it lacks the endpoint.
+    #[error("it does not serve this endpoint: {0}")]
+    NoEndpoint(String),
     /// Another model answers than the one that is asked.
     #[error("it runs another model than {asked} at present")]
     OtherModel {
@@ -180,7 +189,7 @@ impl Translator {
         }
         let items: Items = serde_json::from_slice(body).map_err(|_| Fault::NoAnswer)?;
         if let Some(error) = &items.error {
-            return Err(failed(error));
+            return Err(self.failed(error));
         }
         self.ensure_model(items.model.as_deref())?;
         self.begin();
@@ -227,10 +236,10 @@ impl Translator {
 
     fn chunk(&mut self, chunk: Chunk, now: Instant) -> Result<(), Fault> {
         if let Some(error) = &chunk.error {
-            return Err(failed(error));
+            return Err(self.failed(error));
         }
         if chunk.choices.is_none() && chunk.usage.is_none() {
-            return silent(chunk.rest);
+            return self.silent(chunk.rest);
         }
         if self.is_over {
             return Err(Fault::NoAnswer);
@@ -264,6 +273,27 @@ impl Translator {
             self.ready.push_back(Told::Nothing);
         }
         Ok(())
+    }
+
+    /// An object with nothing of an answer keeps a connection alive, unless it is an error in itself.
+    fn silent(&self, fields: Fields) -> Result<(), Fault> {
+        let is_error = fields.get("message").is_some_and(|message| !message.is_null())
+            || fields.get("object").is_some_and(|object| object == "error");
+        if is_error { Err(self.failed(&Value::Object(fields))) } else { Ok(()) }
+    }
+
+    /// What an error in place of an answer says. LM Studio refuses so what it cannot serve, with a 200.
+    fn failed(&self, error: &Value) -> Fault {
+        if let Some(detail) = refused_of(error) {
+            return Fault::Refused(detail);
+        }
+        match worded(error).filter(|_| !self.has_begun) {
+            Some(detail) if detail.message.starts_with(NO_ENDPOINT) => {
+                Fault::NoEndpoint(detail.message)
+            }
+            Some(detail) => Fault::InDoubt(detail),
+            None => Fault::Failed(message_of(error)),
+        }
     }
 
     /// Who answers is who is asked, where that is told: a server that was started again may have another model.
@@ -466,21 +496,6 @@ impl Translator {
             usage: self.usage.unwrap_or(estimate),
             timings,
         });
-    }
-}
-
-/// An object with nothing of an answer keeps a connection alive, unless it is an error in itself.
-fn silent(fields: Fields) -> Result<(), Fault> {
-    let is_error = fields.get("message").is_some_and(|message| !message.is_null())
-        || fields.get("object").is_some_and(|object| object == "error");
-    if is_error { Err(failed(&Value::Object(fields))) } else { Ok(()) }
-}
-
-/// What an error in place of an answer says.
-fn failed(error: &Value) -> Fault {
-    match refused_of(error) {
-        Some(detail) => Fault::Refused(detail),
-        None => Fault::Failed(message_of(error)),
     }
 }
 

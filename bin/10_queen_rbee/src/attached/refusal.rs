@@ -201,6 +201,12 @@ pub(super) fn refused_of(error: &Value) -> Option<ErrorDetail> {
     is_at_fault.then(|| detail(error))
 }
 
+/// The error in place of an answer, if it says in words what is wrong.
+pub(super) fn worded(error: &Value) -> Option<ErrorDetail> {
+    let words = error.get("message").unwrap_or(error).as_str()?;
+    (!words.is_empty()).then(|| detail(error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use super::reason::Reason;
 use super::size::{MAX_ALL, MAX_TEXT, too_much};
 use super::sse::{Event, EventCutter, MAX_EVENT, TooLong};
 use super::worker::Leg;
-use crate::attached::{Fault, Told, Translator, compresses};
+use crate::attached::{Fault, Told, Translator, compresses, wordless};
 use crate::registry::Target;
 
 /// How a worker tells its answer.
@@ -156,21 +156,32 @@ impl From<Fault> for Trouble {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Refused(detail) => Self::Refused { status: StatusCode::BAD_REQUEST, detail },
+            // Whose fault it is nobody knows, as where it answers with a 500.
+            Fault::InDoubt(detail) => Self::Refused {
+                status: StatusCode::INTERNAL_SERVER_ERROR,
+                detail: ErrorDetail { kind: ErrorKind::ServerError, ..detail },
+            },
+            Fault::NoEndpoint(_) => {
+                let code = "unsupported_by_server";
+                lacking(&fault, code, "it does not serve this endpoint".into())
+            }
             Fault::Failed(words) => {
                 Self::garbage(Reason::of_stranger(words, "it sent an error in place of an answer"))
             }
             Fault::OtherModel { .. } => {
-                let recorded = fault.to_string().into();
-                let kind = ErrorKind::InvalidRequestError;
-                let code = Some("model_not_found".to_owned());
-                let message = format!("the server was asked, and {fault}");
-                let detail = ErrorDetail { message, kind, param: None, code, hint: None };
-                Self::Lacking { status: StatusCode::NOT_FOUND, detail, recorded }
+                lacking(&fault, "model_not_found", fault.to_string().into())
             }
             Fault::Fewer { .. } => Self::Fewer(fault.to_string()),
             Fault::NoAnswer | Fault::Incomplete { .. } => Self::garbage(fault.to_string()),
         }
     }
+}
+
+/// A server lacks what is asked for, as it says in an answer.
+fn lacking(fault: &Fault, code: &str, recorded: Box<str>) -> Trouble {
+    let message = format!("the server was asked, and {fault}");
+    let detail = ErrorDetail { code: Some(code.to_owned()), ..wordless(message) };
+    Trouble::Lacking { status: StatusCode::NOT_FOUND, detail, recorded }
 }
 
 #[cfg(test)]

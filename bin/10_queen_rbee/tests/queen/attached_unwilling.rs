@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use worker_contract::{ModelKind, Sampling, WorkerHeartbeat, WorkerState};
 
 use crate::attached::{attach, fails, queen, queen_with, succeeds};
+use crate::attached_odd::failures;
 use crate::support::{
     HiveDouble, Home, Plays, Queen, Reply, Script, ServerDouble, WorkerDouble, chat, until,
 };
@@ -40,6 +41,50 @@ async fn what_a_server_lacks_is_said_at_once_and_does_not_shut_it_to_others() {
         assert!(!decisions(&queen).await.contains(&json!("circuit_opened")), "{status}");
         assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "{status}");
     }
+}
+
+#[tokio::test]
+async fn an_error_in_place_of_an_answer_is_told_and_does_not_shut_the_server_to_others() {
+    let words = "Trying to keep the first 9999 tokens when context the overflows";
+    let event = format!("event: error\ndata: {}\n\n", json!({"error": {"message": words}}));
+    let whole = json!({"error": words}).to_string();
+    for (kind, body) in [("text/event-stream", event), ("application/json", whole)] {
+        let says = vec![Plays::Answers(200, kind, body); 8];
+        let server = ServerDouble::start("organization_owner", &["m"], says.clone());
+        let queen = queen_with(&server).await;
+        for _ in 0..4 {
+            let reply = queen.ask(CHAT, &chat()).await;
+            assert!(reply.status == 500 && reply.text.contains(words), "{kind}: {reply:?}");
+        }
+        assert_eq!(server.requests().len(), 8, "{kind}: each is asked once more");
+        assert_eq!(failures(&queen).await, "0", "{kind}: nothing is held against it");
+        assert_eq!(queen.ask(CHAT, &chat()).await.status, 200, "{kind}");
+        let recorded = Reply::read(queen.get("/v1/decisions")).await.text;
+        assert!(!recorded.contains(words), "they may repeat a prompt: {recorded}");
+
+        let server = ServerDouble::start("organization_owner", &["m"], says);
+        let (queen, hive) = (self::queen().await, HiveDouble::start(false));
+        hive.let_start();
+        succeeds(&queen, WorkerAttach { models: vec!["m".into()], ..attach(&server.url) }).await;
+        queen.hive_beat(&hive.beat()).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.header("x-rbee-worker"), "w-spawned-0", "{kind}: {reply:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_lm_studio_lacks_is_lacked_though_it_answers_with_a_200() {
+    let body = json!({"model": "m", "query": "q", "documents": ["a", "b"]});
+    let words = json!({"error": "Unexpected endpoint or method. (POST /v1/rerank)"}).to_string();
+    let lacks = vec![Plays::Answers(200, "application/json", words); 4];
+    let server = ServerDouble::start("organization_owner", &["m"], lacks);
+    let queen = queen_with(&server).await;
+    for _ in 0..4 {
+        let error = queen.ask(RERANK, &body).await.error(404, "unsupported_by_server");
+        assert!(error["message"].as_str().unwrap().contains("(POST /v1/rerank)"), "{error}");
+    }
+    assert_eq!(server.requests().len(), 4, "nothing is asked twice");
+    assert_eq!(failures(&queen).await, "0", "nothing is held against it");
 }
 
 #[tokio::test]

@@ -434,9 +434,17 @@ fn what_is_no_answer_is_refused_and_an_error_is_told() {
     assert_eq!(play(&request(1), &[]).unwrap_err(), nothing);
     for error in [json!({"error": {"message": "out of memory"}}), json!({"error": "out of memory"})]
     {
-        let fault = play(&request(1), &[error]).unwrap_err();
-        assert_eq!(fault, Fault::Failed("out of memory".into()));
+        let fault = play(&request(1), std::slice::from_ref(&error)).unwrap_err();
+        assert!(matches!(fault, Fault::InDoubt(_)) && fault.to_string() == "out of memory");
+        let text = json!({"choices": [{"index": 0, "delta": {"content": "a"}}]});
+        let fault = play(&request(1), &[text, error]).unwrap_err();
+        assert_eq!(fault, Fault::Failed("out of memory".into()), "it had begun");
     }
+    let wordless = play(&request(1), &[json!({"error": {"code": 5}})]).unwrap_err();
+    assert_eq!(wordless, Fault::Failed("it failed without a reason".into()));
+    let words = "Unexpected endpoint or method. (POST /v1/chat/completions)";
+    let fault = play(&request(1), &[json!({"error": words})]).unwrap_err();
+    assert_eq!(fault, Fault::NoEndpoint(words.into()));
     let refused =
         json!({"error": {"message": "no such type", "type": "BadRequestError", "code": 400}});
     let fault = play(&request(1), &[refused]).unwrap_err();
@@ -468,8 +476,9 @@ fn what_tells_nothing_takes_nothing_away() {
     }
     for error in [r#"{"message":"no memory"}"#, r#"{"object":"error","message":"no memory"}"#] {
         let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
-        let fault = translator.event(error.as_bytes(), Instant::now());
-        assert_eq!(fault, Err(Fault::Failed("no memory".into())), "{error}");
+        let fault = translator.event(error.as_bytes(), Instant::now()).unwrap_err();
+        let is_told = matches!(&fault, Fault::InDoubt(detail) if detail.message == "no memory");
+        assert!(is_told, "{error}: {fault:?}");
     }
     // It is nothing of an answer that is not streamed, either.
     let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
