@@ -20,7 +20,7 @@ use super::speech::Speech;
 use super::sse::EventCutter;
 use crate::attached::VIA;
 use crate::attached::{
-    Engine, Meaning, Original, Told, Unmet, detail_of, said_otherwise, wordless,
+    Endpoint, Engine, Meaning, Original, Told, Unmet, detail_of, said_otherwise, wordless,
 };
 use crate::clock::unix_seconds;
 use crate::connection::{Exchange, Outgoing, Pool, retry_after_s};
@@ -43,6 +43,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long the end of a complete answer is waited for, so that its connection can be used again.
 const LAST_BYTES: Duration = Duration::from_millis(20);
 
+/// The field by which a server is asked for a stream, which some have not for every answer.
+const STREAM: &str = "stream";
 /// The field by which a server is asked what an answer used, and which some refuse.
 const STREAM_OPTIONS: &str = "stream_options";
 
@@ -87,6 +89,8 @@ pub(super) struct Leg<'a> {
     pub(super) via: &'a str,
     /// Whether what it used is not asked for.
     pub(super) is_uncounted: bool,
+    /// Whether a server is asked for no stream.
+    pub(super) is_in_one_piece: bool,
 }
 
 impl WorkerClient {
@@ -121,6 +125,11 @@ impl WorkerClient {
             }
             Err(Trouble::Refused { detail, .. }) if names(&detail, &[STREAM_OPTIONS]) => {
                 self.send_once(&target, &Leg { is_uncounted: true, ..*leg }, deadline).await
+            }
+            Err(Trouble::Refused { status, detail })
+                if may_be_streamed(&target, leg) && may_mean_streaming(status, &detail) =>
+            {
+                self.send_once(&target, &Leg { is_in_one_piece: true, ..*leg }, deadline).await
             }
             sent => sent,
         }
@@ -325,6 +334,22 @@ fn may_mean_packing(status: StatusCode, detail: &ErrorDetail) -> bool {
     }
 }
 
+/// Whether it is a text that a server of somebody else is asked for.
+fn may_be_streamed(target: &Target, leg: &Leg<'_>) -> bool {
+    let is_text = matches!(leg.original.endpoint(), Endpoint::Chat | Endpoint::Completion);
+    target.server.is_some() && is_text
+}
+
+/// Whether a refusal may be that of a server which does not stream this answer: older llama-servers stream none
+/// in which functions may be called.
+fn may_mean_streaming(status: StatusCode, detail: &ErrorDetail) -> bool {
+    let ends_word = |character: char| !character.is_alphanumeric() && character != '_';
+    let is_it = |word: &str| ["stream", "streaming"].iter().any(|it| word.eq_ignore_ascii_case(it));
+    let is_named = |said: &str| said.split(ends_word).any(is_it);
+    matches!(status.as_u16(), 400 | 422 | 500)
+        && (is_named(&detail.message) || detail.param.as_deref().is_some_and(is_named))
+}
+
 /// Whether a refusal names one of these words.
 fn names(detail: &ErrorDetail, words: &[&str]) -> bool {
     let is_named = |said: &str| words.iter().any(|word| said.contains(word));
@@ -336,7 +361,10 @@ fn body(leg: &Leg<'_>, server: Option<&Server>) -> serde_json::Result<Vec<u8>> {
     match (server, leg.prefill) {
         (Some(server), prefill) => {
             let mut body = leg.original.body_for(server, leg.request, prefill);
-            if leg.is_uncounted {
+            if leg.is_in_one_piece {
+                body.insert(STREAM.into(), false.into());
+            }
+            if leg.is_uncounted || leg.is_in_one_piece {
                 body.shift_remove(STREAM_OPTIONS);
             }
             serde_json::to_vec(&body)

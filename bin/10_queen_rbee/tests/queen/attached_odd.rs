@@ -110,6 +110,42 @@ async fn a_server_that_refuses_to_say_what_it_used_is_asked_for_the_answer_alone
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_stream_an_answer_is_asked_for_it_in_one_piece() {
+    let choice = json!({"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"});
+    let whole = json!({"choices": [choice]}).to_string();
+    let said = |message: &str| json!({"error": {"message": message}}).to_string();
+    let named = json!({"error": {"message": "no such value", "param": "stream"}}).to_string();
+    let (streamed, both) = (vec![json!(true)], vec![json!(true), json!(false)]);
+    for (status, body, told, asked) in [
+        (500, said("Cannot use tools with stream"), 200, &both),
+        (400, said("Streaming is not supported for this model"), 200, &both),
+        (400, named, 200, &both),
+        (422, r#"{"detail":[{"loc":["body","stream"],"msg":"no"}]}"#.into(), 200, &both),
+        (400, said("the upstream does not answer"), 400, &streamed),
+    ] {
+        let refuses = Plays::Answers(status, "application/json", body.clone());
+        let answers = Plays::Answers(200, "application/json", whole.clone());
+        let server = ServerDouble::start("vllm", &["m"], [refuses.clone(), answers.clone()]);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        assert_eq!(reply.status, told, "{body}: {reply:?}");
+        let bodies = server.requests();
+        let sent: Vec<_> = bodies.iter().map(|it| it["stream"].clone()).collect();
+        assert_eq!(&sent, asked, "{body}");
+        assert_eq!(failures(&queen).await, "0", "{body}");
+        if told != 200 {
+            continue;
+        }
+        assert_eq!(bodies[1].get("stream_options"), None, "{body}");
+        assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hi", "{body}");
+        let server = ServerDouble::start("vllm", &["m"], [refuses, answers]);
+        let queen = queen_with(&server).await;
+        let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+        assert!(transcript.is_done && transcript.text() == "Hi", "{body}: {transcript:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_server_says_of_a_last_token_without_text_reaches_the_client() {
     let likely = |token: &str| json!({"content": [{"token": token, "logprob": -0.5, "bytes": null, "top_logprobs": []}]});
     let chunk = |text: &str, token: &str, reason: Value| {

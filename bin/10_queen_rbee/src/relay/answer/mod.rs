@@ -337,6 +337,7 @@ impl Answer {
             prompt_bytes: self.prompt.bytes(),
             via: &self.asking.via,
             is_uncounted: false,
+            is_in_one_piece: false,
         };
         let silence = self.silence(&place).map(Box::new);
         (self.asked_at, self.is_taken) = (Instant::now(), false);
