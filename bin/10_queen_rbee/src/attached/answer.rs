@@ -11,6 +11,7 @@ use worker_contract::{
 
 use super::calls::Calls;
 use super::chunk::{Choice, Chunk, Items, beside};
+use super::halves::Halves;
 use super::logprobs;
 use super::refusal::{message_of, refused_of, worded};
 use crate::dialect::openai::{Aside, FINISH_REASON, Fields};
@@ -42,6 +43,7 @@ pub struct Translator {
     /// The number of the first answer that is asked for.
     first_choice: u32,
     choices: Vec<State>,
+    halves: Halves,
     /// The model that has to give it, where the server's answers tell theirs.
     model: Option<String>,
     /// How many vectors or scores are asked for, instead of texts.
@@ -138,6 +140,7 @@ impl Translator {
             prompt_tokens: (prompt_bytes / BYTES_A_TOKEN).saturating_add(prefilled),
             first_choice: request.first_choice,
             choices: std::iter::repeat_with(State::default).take(choices).collect(),
+            halves: Halves::default(),
             model: None,
             items,
             ready: VecDeque::new(),
@@ -172,8 +175,7 @@ impl Translator {
             self.end(now);
             return Ok(());
         }
-        let again = || serde_json::from_slice(&logprobs::finite(data)?).ok();
-        let chunk = serde_json::from_slice(data).ok().or_else(again).ok_or(Fault::NoAnswer)?;
+        let chunk = self.halves.read(data).ok_or(Fault::NoAnswer)?;
         self.chunk(chunk, now)
     }
 

@@ -12,6 +12,7 @@ mod chunk;
 mod encoding;
 mod engine;
 mod form;
+mod halves;
 mod health;
 mod listing;
 mod logprobs;

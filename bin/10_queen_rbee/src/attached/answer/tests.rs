@@ -499,6 +499,22 @@ fn a_token_that_cannot_be_is_told_as_one_that_hardly_can() {
 }
 
 #[test]
+fn an_emoji_that_a_server_has_cut_in_two_loses_no_answer() {
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    for text in [r"a\ud83c", r"\udf89", "b"] {
+        let chunk = format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{text}"}}}}]}}"#);
+        assert_eq!(translator.event(chunk.as_bytes(), Instant::now()), Ok(()), "{text}");
+    }
+    let told = drain(&mut translator);
+    assert_eq!(told[1..], ["a", "🎉", "b"].map(|text| delta(0, text, "")));
+    let whole =
+        r#"{"choices":[{"index":0,"message":{"content":"a\ud83c"},"finish_reason":"stop"}]}"#;
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    translator.whole(whole.as_bytes(), Instant::now()).unwrap();
+    assert_eq!(drain(&mut translator)[1], delta(0, "a\u{fffd}", ""));
+}
+
+#[test]
 fn an_error_in_place_of_vectors_is_told_in_the_servers_words() {
     let task = Task::Embed { inputs: vec![Prompt::Text("a".into())] };
     let request = InferenceRequest::new(RequestId::random(), task);
