@@ -55,6 +55,8 @@ fn arguments<'de, D: Deserializer<'de>>(told: D) -> Result<Option<String>, D::Er
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     begun: Vec<Begun>,
+    /// What came of calls before their names, without which there is no call.
+    unnamed: Vec<Part>,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,17 @@ struct Begun {
     /// As the server told it.
     id: Option<String>,
     name: String,
+}
+
+/// What a piece says; what is empty is not said.
+#[derive(Debug)]
+struct Part {
+    number: Number,
+    id: Option<String>,
+    name: Option<String>,
+    arguments: String,
+    /// What is said beside it.
+    rest: Fields,
 }
 
 /// The number of a call at the server.
@@ -75,17 +88,20 @@ enum Number {
 }
 
 impl Calls {
-    /// Takes a list of pieces, and what is said beside each call, in OpenAI's form, too; `None` if one can belong
-    /// to no call.
+    /// Takes a list of pieces, and what is said beside each call, in OpenAI's form, too; `None` if there are too
+    /// many calls.
     pub(super) fn take(
         &mut self,
         list: Vec<CallPiece>,
     ) -> Option<(Vec<ToolCallDelta>, Vec<Value>)> {
         let mut said = BTreeMap::<u32, Fields>::new();
         let mut taken = Vec::with_capacity(list.len());
-        for (place, mut piece) in list.into_iter().enumerate() {
-            let rest = beside(std::mem::take(&mut piece.rest), &["type"]);
-            let call = self.take_piece(piece, place)?;
+        for (place, piece) in list.into_iter().enumerate() {
+            let part = self.take_part(Part::of(piece, place));
+            if self.begun.len() + self.unnamed.len() > MAX_CALLS {
+                return None;
+            }
+            let Some((call, rest)) = part else { continue };
             if !rest.is_empty() {
                 said.entry(call.index).or_default().extend(rest);
             }
@@ -98,31 +114,55 @@ impl Calls {
         Some((taken, numbered.collect()))
     }
 
-    fn take_piece(&mut self, piece: CallPiece, place: usize) -> Option<ToolCallDelta> {
-        let CallPiece { index, id, function, .. } = piece;
-        let number = index.map_or(Number::Place(place), Number::Told);
-        let id = id.filter(|id| !id.is_empty());
-        let Function { name, arguments } = function.unwrap_or_default();
-        let name = name.filter(|name| !name.is_empty());
-        let arguments = arguments.unwrap_or_default();
-        let known = self.begun.iter().rposition(|begun| begun.number == number);
+    /// What there is to tell of a call; `None` while it has no name.
+    fn take_part(&mut self, part: Part) -> Option<(ToolCallDelta, Fields)> {
+        let known = self.begun.iter().rposition(|begun| begun.number == part.number);
         let known = known.filter(|at| {
-            self.begun
-                .get(*at)
-                .is_some_and(|begun| !begins_another(begun, id.as_deref(), name.as_deref()))
+            self.begun.get(*at).is_some_and(|begun| {
+                !begins_another(begun, part.id.as_deref(), part.name.as_deref())
+            })
         });
         if let Some(known) = known {
             let index = u32::try_from(known).ok()?;
-            return Some(ToolCallDelta { index, id: None, name: None, arguments });
+            let Part { arguments, rest, .. } = part;
+            return Some((ToolCallDelta { index, id: None, name: None, arguments }, rest));
         }
-        let name = name?;
-        if self.begun.len() >= MAX_CALLS {
+        let mut part = self.with_what_came_before(part);
+        let Some(name) = part.name.take() else {
+            self.unnamed.push(part);
             return None;
-        }
+        };
         let index = u32::try_from(self.begun.len()).ok()?;
+        let Part { number, id, arguments, rest, .. } = part;
         self.begun.push(Begun { number, id: id.clone(), name: name.clone() });
         let id = id.unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
-        Some(ToolCallDelta { index, id: Some(id), name: Some(name), arguments })
+        Some((ToolCallDelta { index, id: Some(id), name: Some(name), arguments }, rest))
+    }
+
+    /// A piece together with those of the same call that came before its name.
+    fn with_what_came_before(&mut self, part: Part) -> Part {
+        let before = self.unnamed.iter().position(|before| before.number == part.number);
+        let Some(before) = before else { return part };
+        let Part { number, id, mut arguments, mut rest, .. } = self.unnamed.remove(before);
+        rest.extend(part.rest);
+        arguments.push_str(&part.arguments);
+        Part { number, id: part.id.or(id), name: part.name, arguments, rest }
+    }
+}
+
+impl Part {
+    /// A piece at a place of a list.
+    fn of(piece: CallPiece, place: usize) -> Self {
+        let CallPiece { index, id, function, rest } = piece;
+        let Function { name, arguments } = function.unwrap_or_default();
+        let told = |text: &String| !text.is_empty();
+        Self {
+            number: index.map_or(Number::Place(place), Number::Told),
+            id: id.filter(told),
+            name: name.filter(told),
+            arguments: arguments.unwrap_or_default(),
+            rest: beside(rest, &["type"]),
+        }
     }
 }
 
@@ -240,11 +280,48 @@ mod tests {
     }
 
     #[test]
-    fn a_call_without_an_id_gets_one_and_one_without_a_name_is_none() {
+    fn a_call_without_an_id_gets_one() {
         let mut calls = Calls::default();
-        let list = |value| serde_json::from_value::<Vec<CallPiece>>(json!([value])).unwrap();
-        assert_eq!(calls.take(list(json!({"index": 0, "id": "a"}))), None);
-        let (begun, _) = calls.take(list(json!({"function": {"name": "f"}}))).unwrap();
+        let list = serde_json::from_value(json!([{"function": {"name": "f"}}])).unwrap();
+        let (begun, _) = calls.take(list).unwrap();
         assert!(begun[0].id.as_ref().unwrap().starts_with("call_"));
+    }
+
+    #[test]
+    fn a_call_begins_when_its_name_comes_and_without_one_it_is_none() {
+        let call = |id: Value, name: Value, arguments: &str| json!({"index": 0, "id": id, "function": {"name": name, "arguments": arguments}});
+        let (none, empty) = (json!(null), json!(""));
+        for (pieces, expected) in [
+            (
+                vec![call(json!("a"), none.clone(), ""), call(none.clone(), json!("f"), "{}")],
+                "af{}",
+            ),
+            (vec![call(json!("a"), empty.clone(), ""), call(json!("a"), json!("f"), "{}")], "af{}"),
+            (vec![call(json!("a"), none.clone(), "{"), call(json!("b"), json!("f"), "}")], "bf{}"),
+            (
+                vec![
+                    json!({"index": 0, "id": "a"}),
+                    call(none.clone(), json!("f"), "{"),
+                    call(none, empty.clone(), "}"),
+                ],
+                "af{}",
+            ),
+        ] {
+            assert_eq!(
+                told(pieces.iter().map(|piece| vec![piece.clone()])),
+                [expected],
+                "{pieces:?}"
+            );
+        }
+        assert!(told([vec![call(empty.clone(), empty, "")]]).is_empty());
+        let mut calls = Calls::default();
+        let mut take = |piece: Value| calls.take(serde_json::from_value(json!([piece])).unwrap());
+        let said = take(json!({"index": 3, "id": "a", "extra": 1})).unwrap();
+        assert_eq!(said, (vec![], vec![]), "what is said beside it waits, too");
+        let (_, said) = take(json!({"index": 3, "function": {"name": "f"}})).unwrap();
+        assert_eq!(said, [json!({"extra": 1, "index": 0})]);
+        let many = (0..=256).map(|number| json!({"index": number, "id": "a"}));
+        let many = serde_json::from_value(many.collect()).unwrap();
+        assert_eq!(Calls::default().take(many), None, "too many");
     }
 }

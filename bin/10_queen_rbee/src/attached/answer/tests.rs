@@ -247,6 +247,21 @@ fn an_answer_that_is_no_stream_is_taken_too() {
 }
 
 #[test]
+fn a_text_is_not_lost_over_a_call_without_a_name() {
+    let call = json!({"index": 0, "id": "", "function": {"name": "", "arguments": ""}});
+    let chunk = |delta: Value, reason: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
+    let chunks = [
+        chunk(json!({"content": "hi"}), json!(null)),
+        chunk(json!({"tool_calls": [call]}), json!(null)),
+        chunk(json!({}), json!("stop")),
+    ];
+    let events = play(&request(1), &chunks).unwrap();
+    assert_eq!(events[1], delta(0, "hi", ""));
+    let is_end = matches!(events[2], InferenceEvent::Done { .. });
+    assert!(is_end && events.len() == 3, "{events:?}");
+}
+
+#[test]
 fn what_is_said_beside_a_call_comes_before_it() {
     let call = json!({"index": 0, "id": "c", "type": "function", "extra_content": {"s": "t"},
         "function": {"name": "f", "arguments": {"a": 1}}});
