@@ -65,6 +65,10 @@ struct Begun {
     /// As the server told it.
     id: Option<String>,
     name: String,
+    /// What has come of them.
+    arguments: String,
+    /// Whether the list that is taken has a piece of it with its name.
+    is_named_here: bool,
 }
 
 /// What a piece says; what is empty is not said.
@@ -94,6 +98,7 @@ impl Calls {
         &mut self,
         list: Vec<CallPiece>,
     ) -> Option<(Vec<ToolCallDelta>, Vec<Value>)> {
+        self.begun.iter_mut().for_each(|begun| begun.is_named_here = false);
         let mut said = BTreeMap::<u32, Fields>::new();
         let mut taken = Vec::with_capacity(list.len());
         for (place, piece) in list.into_iter().enumerate() {
@@ -117,14 +122,14 @@ impl Calls {
     /// What there is to tell of a call; `None` while it has no name.
     fn take_part(&mut self, part: Part) -> Option<(ToolCallDelta, Fields)> {
         let known = self.begun.iter().rposition(|begun| begun.number == part.number);
-        let known = known.filter(|at| {
-            self.begun.get(*at).is_some_and(|begun| {
-                !begins_another(begun, part.id.as_deref(), part.name.as_deref())
-            })
-        });
-        if let Some(known) = known {
-            let index = u32::try_from(known).ok()?;
-            let Part { arguments, rest, .. } = part;
+        if let Some(at) = known
+            && let Some(begun) = self.begun.get_mut(at)
+            && !begun.is_followed_by(&part)
+        {
+            let index = u32::try_from(at).ok()?;
+            let Part { name, arguments, rest, .. } = part;
+            begun.is_named_here |= name.is_some();
+            begun.arguments.push_str(&arguments);
             return Some((ToolCallDelta { index, id: None, name: None, arguments }, rest));
         }
         let mut part = self.with_what_came_before(part);
@@ -134,7 +139,13 @@ impl Calls {
         };
         let index = u32::try_from(self.begun.len()).ok()?;
         let Part { number, id, arguments, rest, .. } = part;
-        self.begun.push(Begun { number, id: id.clone(), name: name.clone() });
+        self.begun.push(Begun {
+            number,
+            id: id.clone(),
+            name: name.clone(),
+            arguments: arguments.clone(),
+            is_named_here: true,
+        });
         let id = id.unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
         Some((ToolCallDelta { index, id: Some(id), name: Some(name), arguments }, rest))
     }
@@ -166,11 +177,29 @@ impl Part {
     }
 }
 
-/// Whether a piece with the number of a call begins another one: only a name can, since some servers make a new id
-/// for each piece, and others tell id and name with each.
-fn begins_another(begun: &Begun, id: Option<&str>, name: Option<&str>) -> bool {
-    let is_other_id = id.is_some() && begun.id.is_some() && begun.id.as_deref() != id;
-    name.is_some_and(|name| is_other_id || name != begun.name)
+impl Begun {
+    /// Whether a piece with its number begins another call: only a name can, since some servers make a new id
+    /// for each piece, and others tell id and name with each. One without an id does where its name is in the
+    /// list for a second time, or the arguments were whole before.
+    fn is_followed_by(&self, part: &Part) -> bool {
+        let Some(name) = &part.name else { return false };
+        if *name != self.name {
+            return true;
+        }
+        match (&self.id, &part.id) {
+            (Some(ours), Some(theirs)) => ours != theirs,
+            _ => self.is_named_here || begins_arguments(&part.arguments) && self.is_whole(),
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        serde_json::from_str::<Fields>(&self.arguments).is_ok()
+    }
+}
+
+/// Whether a text is the beginning of arguments: no space behind others.
+fn begins_arguments(text: &str) -> bool {
+    text.trim_start().starts_with('{')
 }
 
 #[cfg(test)]
@@ -241,6 +270,28 @@ mod tests {
         }
         let twice = vec![call(None, Some("f"), "{}"), call(None, Some("f"), "{}")];
         assert_eq!(told([twice]).len(), 2, "one function can be called twice");
+    }
+
+    #[test]
+    fn two_calls_of_one_function_without_ids_are_two() {
+        let call = |id: Option<&str>, arguments: &str| json!({"index": 0, "id": id, "function": {"name": "f", "arguments": arguments}});
+        let (one, two) = (r#"{"a":1}"#, r#"{"a":2}"#);
+        let both = [format!("f{one}"), format!("f{two}")];
+        let spaced = [format!("f{one} \n")];
+        for (lists, expected) in [
+            (vec![vec![call(Some(""), one), call(Some(""), two)]], &both[..]),
+            (vec![vec![call(None, one)], vec![call(None, two)]], &both[..]),
+            (
+                vec![vec![call(None, r#"{"a":"#)], vec![call(None, "1}")], vec![call(None, two)]],
+                &both[..],
+            ),
+            (vec![vec![call(None, one)], vec![call(None, " \n")]], &spaced[..]),
+            (vec![vec![call(None, one)], vec![call(None, "")]], &both[..1]),
+        ] {
+            assert_eq!(told(lists.clone()), expected, "{lists:?}");
+        }
+        let same = vec![vec![call(Some("a"), "{"), call(Some("a"), "}")]];
+        assert_eq!(told(same), ["af{}"], "its id says that it is one");
     }
 
     #[test]
