@@ -10,7 +10,7 @@ use worker_contract::{
 };
 
 use super::calls::Calls;
-use super::chunk::{Choice, Chunk, Items, beside};
+use super::chunk::{Choice, Chunk, Items, beside, is_something};
 use super::halves::Halves;
 use super::logprobs;
 use super::refusal::{message_of, refused_of, worded};
@@ -340,15 +340,13 @@ impl Translator {
         let index = number.saturating_add(self.first_choice);
         let state = self.choices.get_mut(number as usize).ok_or(Fault::NoAnswer)?;
         let is_first = !std::mem::replace(&mut state.has_begun, true);
-        let (of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
+        let (mut of_choice, mut of_message) = (beside(choice.rest, &[]), Fields::new());
+        let (logprobs, unread) = choice.logprobs.map(logprobs::read).unwrap_or_default();
+        of_choice.extend(unread.map(|unread| ("logprobs".to_owned(), unread)));
         // So LocalAI says in each chunk before the last that it is none yet, and others.
         let is_one = |name: &String| !matches!(name.as_str(), "" | "null");
         let reason = choice.finish_reason.filter(is_one);
-        let mut delta = Delta {
-            index,
-            logprobs: choice.logprobs.map(logprobs::read).unwrap_or_default(),
-            ..Delta::default()
-        };
+        let mut delta = Delta { index, logprobs, ..Delta::default() };
         if let Some(text) = choice.text {
             delta.text = text;
         }
@@ -498,16 +496,6 @@ impl Translator {
             usage: self.usage.unwrap_or(estimate),
             timings,
         });
-    }
-}
-
-/// Whether a field says anything: some write empty ones into each chunk.
-fn is_something(value: &Value) -> bool {
-    match value {
-        Value::String(text) => !text.is_empty(),
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

@@ -184,6 +184,16 @@ pub(super) fn beside(mut fields: Fields, ours: &[&str]) -> Fields {
     fields
 }
 
+/// Whether a field says anything: some write empty ones into each chunk.
+pub(super) fn is_something(value: &Value) -> bool {
+    match value {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 /// Vectors, or scores.
 #[derive(Debug, Deserialize)]
 pub(super) struct Items {

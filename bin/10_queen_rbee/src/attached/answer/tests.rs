@@ -503,6 +503,19 @@ fn what_tells_nothing_takes_nothing_away() {
 }
 
 #[test]
+fn log_probabilities_that_are_not_read_are_told_beside_the_choice() {
+    let said = json!({"content": null, "refusal": [{"token": "no", "logprob": -0.5}]});
+    let choice = json!({"index": 0, "delta": {"content": "a"}, "logprobs": said});
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    let chunk = json!({"choices": [choice]}).to_string();
+    translator.event(chunk.as_bytes(), Instant::now()).unwrap();
+    let told: Vec<_> = std::iter::from_fn(|| translator.pop().unwrap()).collect();
+    let Told::Aside(Aside::Choice { choice, .. }) = &told[1] else { panic!("{told:?}") };
+    assert_eq!(choice["logprobs"], said);
+    assert_eq!(told[2], Told::Event(delta(0, "a", "")));
+}
+
+#[test]
 fn a_token_that_cannot_be_is_told_as_one_that_hardly_can() {
     let chunk = r#"{"choices":[{"index":0,"delta":{"content":"-Infinity"},"logprobs":{"content":[
         {"token":"a","logprob":-0.5,"top_logprobs":[{"token":"b","logprob":-Infinity}]}]}}]}"#;

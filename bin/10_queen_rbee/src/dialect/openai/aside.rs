@@ -156,11 +156,12 @@ impl Asides {
     }
 }
 
-/// Adds to an object what it does not have.
+/// Adds to an object what it does not have, or has nothing in.
 fn complete(object: &mut Fields, more: Fields) {
     for (name, value) in more {
         match (object.get_mut(&name), value) {
             (Some(Value::Object(ours)), Value::Object(theirs)) => complete(ours, theirs),
+            (Some(ours), theirs) if ours.is_null() => *ours = theirs,
             (Some(Value::Array(ours)), Value::Array(theirs)) => complete_entries(ours, theirs),
             (Some(_), _) => {}
             (None, value) => {
@@ -342,6 +343,17 @@ mod tests {
             assert_eq!(left, expected.is_none().then_some(more));
             assert_eq!(found, expected.unwrap_or(ours));
         }
+    }
+
+    #[test]
+    fn what_is_said_takes_the_place_of_nothing() {
+        let mut asides = Asides::default();
+        let (entry, said) = (json!([{"token": "no"}]), json!({"refusal": "no", "content": "b"}));
+        asides.add(choice(json!({"logprobs": {"refusal": entry}}), said));
+        let message = |refusal: Value| json!({"content": "a", "refusal": refusal});
+        let ours = json!({"message": message(json!(null)), "logprobs": null});
+        let expected = json!({"message": message(json!("no")), "logprobs": {"refusal": entry}});
+        assert_eq!(asides.with_choice(0, &ours), expected);
     }
 
     #[test]
