@@ -152,8 +152,8 @@ impl Usage {
     }
 }
 
-/// What something is, if it is that: no answer is lost over what is said of it.
-fn if_it_is_one<'de, D, T>(told: D) -> Result<Option<T>, D::Error>
+/// What something is, if it is that: no answer, and no model, is lost over what is said of it.
+pub(super) fn if_it_is_one<'de, D, T>(told: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: DeserializeOwned,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Engine;
+use super::chunk::if_it_is_one;
 
 /// The most models of a list that are looked at.
 const MAX_LISTED: usize = 4096;
@@ -125,13 +126,13 @@ impl Item {
 #[derive(Deserialize)]
 struct Entry {
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_it_is_one")]
     owned_by: Option<String>,
     /// vLLM's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_it_is_one")]
     max_model_len: Option<u32>,
     /// llama-server's.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_it_is_one")]
     meta: Option<Meta>,
     /// That of a llama-server with several models. Others mean something else by it.
     #[serde(default)]
@@ -147,10 +148,10 @@ impl Entry {
 #[derive(Deserialize)]
 struct Meta {
     /// What each of its slots has.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_it_is_one")]
     n_ctx: Option<u32>,
     /// What the model was trained for, which is all that older ones tell.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_it_is_one")]
     n_ctx_train: Option<u32>,
 }
 
@@ -208,6 +209,25 @@ mod tests {
             let found: Vec<_> =
                 listing.models.iter().map(|m| (m.name.as_str(), m.context_length)).collect();
             assert_eq!(found, names);
+        }
+    }
+
+    #[test]
+    fn a_model_is_listed_whatever_is_said_of_it() {
+        for (said, context) in [
+            (r#""max_model_len":"4096""#, 0),
+            (r#""max_model_len":4096.5"#, 0),
+            (r#""max_model_len":-1"#, 0),
+            (r#""max_model_len":10000000000,"meta":{"n_ctx":512}"#, 512),
+            (r#""meta":512"#, 0),
+            (r#""meta":{"n_ctx":"512","n_ctx_train":2048}"#, 2048),
+            (r#""meta":{"n_ctx_train":-1}"#, 0),
+            (r#""owned_by":["vllm"],"max_model_len":4096"#, 4096),
+            (r#""owned_by":{"name":"vllm"}"#, 0),
+        ] {
+            let listing = read_listing(format!(r#"{{"data":[{{"id":"m",{said}}}]}}"#).as_bytes());
+            let model = Listed { name: "m".into(), context_length: context };
+            assert_eq!(listing.unwrap().models, [model], "{said}");
         }
     }
 
