@@ -48,7 +48,6 @@ pub(super) struct Choice {
 pub(super) struct Piece {
     /// A text, or parts.
     content: Option<Value>,
-    refusal: Option<String>,
     /// `DeepSeek`'s, llama-server's and vLLM's name.
     reasoning_content: Option<String>,
     /// Ollama's and vLLM's other name.
@@ -72,7 +71,6 @@ impl Piece {
         if let Some(other) = words.others {
             self.rest.insert("content".into(), other);
         }
-        words.text.push_str(self.refusal.as_deref().unwrap_or_default());
         let told = [self.reasoning_content.take(), self.reasoning.take()];
         let told = told.into_iter().flatten().find(|thought| !thought.is_empty());
         (words.text, told.unwrap_or(words.thoughts))
@@ -277,7 +275,7 @@ mod tests {
         let thought = json!({"type": "thinking", "thinking": [text("Hm"), text(", yes")]});
         let reference = json!({"type": "reference", "reference_ids": [1]});
         for (said, expected) in [
-            (json!({"content": "a", "refusal": "b", "reasoning": "c"}), ("ab", "c", json!(null))),
+            (json!({"content": "a", "refusal": "b", "reasoning": "c"}), ("a", "c", json!(null))),
             (json!({"reasoning_content": "", "reasoning": "deep"}), ("", "deep", json!(null))),
             (json!({"reasoning_content": "a", "reasoning": "a"}), ("", "a", json!(null))),
             (json!({"content": [text("a"), text("b")]}), ("ab", "", json!(null))),

@@ -271,6 +271,33 @@ async fn a_server_that_compresses_its_answers_is_told_from_one_that_breaks_off()
 }
 
 #[tokio::test]
+async fn a_refusal_is_told_as_one_and_not_as_the_text() {
+    let piece = |delta: Value, reason: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
+    let pieces = ["I cannot", " do it"].map(|text| piece(json!({"refusal": text}), json!(null)));
+    let [one, two] = pieces;
+    let begun = piece(json!({"role": "assistant", "content": ""}), json!(null));
+    let chunks = vec![begun, one, two, piece(json!({}), json!("stop"))];
+    let message = json!({"content": null, "refusal": "I cannot do it"});
+    let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
+    let whole = json!({"choices": [choice]}).to_string();
+    for plays in [Plays::Chunks(chunks), Plays::Answers(200, "application/json", whole)] {
+        let server = ServerDouble::start("vllm", &["m"], [plays.clone(), plays]);
+        let queen = queen_with(&server).await;
+        let reply = queen.ask(CHAT, &chat()).await;
+        let message = &reply.json()["choices"][0]["message"];
+        let expected = (json!("I cannot do it"), json!(""));
+        assert_eq!((&message["refusal"], &message["content"]), (&expected.0, &expected.1));
+        let transcript = queen.stream(CHAT, &chat()).await.begun().await.rest().await;
+        let told = transcript
+            .chunks
+            .iter()
+            .filter_map(|chunk| chunk["choices"][0]["delta"]["refusal"].as_str());
+        assert_eq!(told.collect::<String>(), "I cannot do it", "{transcript:?}");
+        assert!(transcript.is_done && transcript.text().is_empty(), "{transcript:?}");
+    }
+}
+
+#[tokio::test]
 async fn pieces_in_a_field_that_rbee_does_not_know_are_all_passed_on() {
     let piece = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
     let words: Vec<String> = (0..200).map(|number| format!("{number} ")).collect();
