@@ -190,7 +190,7 @@ impl Translator {
             return Err(Fault::NoAnswer);
         }
         let items: Items = serde_json::from_slice(body).map_err(|_| Fault::NoAnswer)?;
-        if let Some(error) = &items.error {
+        if let Some(error) = items.error.as_ref().filter(|error| is_error(error)) {
             return Err(self.failed(error));
         }
         self.ensure_model(items.model.as_deref())?;
@@ -237,7 +237,7 @@ impl Translator {
     }
 
     fn chunk(&mut self, chunk: Chunk, now: Instant) -> Result<(), Fault> {
-        if let Some(error) = &chunk.error {
+        if let Some(error) = chunk.error.as_ref().filter(|error| is_error(error)) {
             return Err(self.failed(error));
         }
         if chunk.choices.is_none() && chunk.usage.is_none() {
@@ -496,6 +496,15 @@ impl Translator {
             usage: self.usage.unwrap_or(estimate),
             timings,
         });
+    }
+}
+
+/// Whether an `error` is one: some write an empty one beside an answer.
+fn is_error(error: &Value) -> bool {
+    match error {
+        Value::Bool(is_one) => *is_one,
+        Value::Number(code) => code.as_f64() != Some(0.0),
+        other => is_something(other),
     }
 }
 

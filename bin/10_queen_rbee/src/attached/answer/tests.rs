@@ -516,6 +516,33 @@ fn log_probabilities_that_are_not_read_are_told_beside_the_choice() {
 }
 
 #[test]
+fn an_empty_error_beside_an_answer_is_none() {
+    for (error, is_one) in [
+        (json!(null), false),
+        (json!(""), false),
+        (json!({}), false),
+        (json!([]), false),
+        (json!(false), false),
+        (json!(0), false),
+        (json!("no memory"), true),
+        (json!({"message": ""}), true),
+        (json!(true), true),
+        (json!(500), true),
+    ] {
+        let choice = json!({"index": 0, "delta": {"content": "a"}});
+        let chunk = json!({"choices": [choice], "error": error});
+        let events = play(&request(1), &[chunk]);
+        assert_eq!(events.is_err(), is_one, "{error}: {events:?}");
+        let task = Task::Embed { inputs: vec![Prompt::Text("a".into())] };
+        let embed = InferenceRequest::new(RequestId::random(), task);
+        let mut translator = Translator::new(&embed, 0, 0, Instant::now());
+        let body = json!({"data": [{"index": 0, "embedding": [0.5]}], "error": error}).to_string();
+        let taken = translator.whole(body.as_bytes(), Instant::now());
+        assert_eq!(taken.is_err(), is_one, "{error}: {taken:?}");
+    }
+}
+
+#[test]
 fn a_token_that_cannot_be_is_told_as_one_that_hardly_can() {
     let chunk = r#"{"choices":[{"index":0,"delta":{"content":"-Infinity"},"logprobs":{"content":[
         {"token":"a","logprob":-0.5,"top_logprobs":[{"token":"b","logprob":-Infinity}]}]}}]}"#;
