@@ -268,8 +268,10 @@ impl Translator {
         }
         let (choices, told) = (chunk.choices.unwrap_or_default(), self.ready.len());
         let has_choices = !choices.is_empty();
-        for choice in choices {
-            self.choice(choice, now)?;
+        let is_numbered = choices.iter().any(|choice| choice.index.is_some());
+        for (place, choice) in (0..).zip(choices) {
+            let number = choice.index.unwrap_or(if is_numbered { 0 } else { place });
+            self.choice(number, choice, now)?;
         }
         if has_choices && self.ready.len() == told {
             self.ready.push_back(Told::Nothing);
@@ -335,8 +337,7 @@ impl Translator {
         self.usage = Some(Usage { completion_tokens, cached_tokens, ..usage });
     }
 
-    fn choice(&mut self, choice: Choice, now: Instant) -> Result<(), Fault> {
-        let number = choice.index.unwrap_or_default();
+    fn choice(&mut self, number: u32, choice: Choice, now: Instant) -> Result<(), Fault> {
         let index = number.saturating_add(self.first_choice);
         let state = self.choices.get_mut(number as usize).ok_or(Fault::NoAnswer)?;
         let is_first = !std::mem::replace(&mut state.has_begun, true);

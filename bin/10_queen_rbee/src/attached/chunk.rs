@@ -26,6 +26,7 @@ pub(super) struct Chunk {
 /// A part of one of several answers.
 #[derive(Debug, Deserialize)]
 pub(super) struct Choice {
+    /// Left out by some, who give the answers in their order.
     #[serde(default)]
     pub(super) index: Option<u32>,
     #[serde(default)]

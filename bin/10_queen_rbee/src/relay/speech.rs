@@ -23,7 +23,12 @@ pub(super) enum Speech {
     Chunks(Box<Translator>),
     /// In one piece, of which this much has come.
     Whole(Box<Translator>, Vec<u8>),
+    /// In OpenAI's chunks, if that is how it begins, of which this much has come: its head does not say.
+    Untold(Option<Box<Translator>>, Vec<u8>),
 }
+
+/// How a stream begins.
+const DATA: &[u8] = b"data:";
 
 impl Speech {
     /// How the answer to a request is told, by its head.
@@ -54,7 +59,10 @@ impl Speech {
         if is("application/json") {
             return Ok(Self::Whole(Box::new(translator), Vec::new()));
         }
-        Err(Trouble::garbage("its answer is neither text/event-stream nor JSON"))
+        if kind.is_none() || is("text/plain") {
+            return Ok(Self::Untold(Some(Box::new(translator)), Vec::new()));
+        }
+        Err(neither())
     }
 
     /// What cuts it into events, of which those of a server may be as long as a whole answer: some write a picture
@@ -62,7 +70,7 @@ impl Speech {
     pub(super) fn cutter(&self) -> EventCutter {
         match self {
             Self::Contract => EventCutter::new(MAX_EVENT),
-            Self::Chunks(_) | Self::Whole(..) => EventCutter::new(MAX_TEXT),
+            Self::Chunks(_) | Self::Whole(..) | Self::Untold(..) => EventCutter::new(MAX_TEXT),
         }
     }
 
@@ -76,6 +84,16 @@ impl Speech {
                     return Err(Trouble::TooMuch(too_much(most)));
                 }
                 body.extend_from_slice(bytes);
+            }
+            Self::Untold(translator, begun) => {
+                begun.extend_from_slice(bytes);
+                let text = begun.trim_ascii_start();
+                if text.len() < DATA.len() {
+                    return Ok(());
+                }
+                let translator = translator.take().filter(|_| text.starts_with(DATA));
+                cutter.feed(begun);
+                *self = Self::Chunks(translator.ok_or_else(neither)?);
             }
         }
         Ok(())
@@ -115,6 +133,7 @@ impl Speech {
                 }
             },
             Self::Whole(translator, _) => Ok(translator.pop()?),
+            Self::Untold(..) => Ok(None),
         }
     }
 
@@ -128,6 +147,7 @@ impl Speech {
                 translator.whole(body, now)?;
                 Ok(true)
             }
+            Self::Untold(..) => Err(neither()),
         }
     }
 
@@ -141,9 +161,13 @@ impl Speech {
         let now = Instant::now().into_std();
         match self {
             Self::Chunks(translator) => translator.ends_here(now),
-            Self::Contract | Self::Whole(..) => false,
+            Self::Contract | Self::Whole(..) | Self::Untold(..) => false,
         }
     }
+}
+
+fn neither() -> Trouble {
+    Trouble::garbage("its answer is neither text/event-stream nor JSON")
 }
 
 /// Whether a content type is the one that is wanted, whatever its case and its parameters.

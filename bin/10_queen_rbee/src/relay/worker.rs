@@ -170,7 +170,7 @@ impl WorkerClient {
             }
         };
         match exchange.head() {
-            Some(head) if head.status() == StatusCode::OK.as_u16() => {
+            Some(head) if matches!(head.status(), 200..300) => {
                 let speech = Speech::of(head, leg, target, sent_at)?;
                 let gone = Box::pin(target.gone.clone().cancelled_owned());
                 let cutter = speech.cutter();
@@ -374,7 +374,7 @@ fn body(leg: &Leg<'_>, server: Option<&Server>) -> serde_json::Result<Vec<u8>> {
     }
 }
 
-/// What an answer that is not 200 means.
+/// What an answer means whose status says that it is none.
 async fn refusal(mut exchange: Exchange, target: &Target, leg: &Leg<'_>) -> Trouble {
     let is_server = target.server.is_some();
     let head = exchange.head();

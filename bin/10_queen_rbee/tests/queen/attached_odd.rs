@@ -40,12 +40,30 @@ async fn a_content_type_is_understood_in_any_case() {
     for (kind, body) in [
         ("Text/Event-Stream; charset=utf-8", format!("data: {chunk}\n\ndata: [DONE]\n\n")),
         ("Application/JSON", whole.to_owned()),
+        ("text/plain", format!("\ndata: {chunk}\n\ndata: [DONE]\n\n")),
+        ("", format!("data: {chunk}\n\ndata: [DONE]\n\n")),
     ] {
-        let server = ServerDouble::start("vllm", &["m"], [Plays::Answers(200, kind, body)]);
+        for status in [200, 201] {
+            let plays = Plays::Answers(status, kind, body.clone());
+            let server = ServerDouble::start("vllm", &["m"], [plays]);
+            let queen = queen_with(&server).await;
+            let reply = queen.ask(CHAT, &chat()).await;
+            let text = reply.json()["choices"][0]["message"]["content"].clone();
+            assert_eq!(text, "Hi", "{status} {kind}: {reply:?}");
+            assert_eq!(server.requests().len(), 1, "{status} {kind}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_an_untold_type_is_no_answer() {
+    for (kind, body) in [("text/plain", "It works!"), ("text/plain", "ok"), ("", "")] {
+        let plays = vec![Plays::Answers(200, kind, body.into()); 8];
+        let server = ServerDouble::start("vllm", &["m"], plays);
         let queen = queen_with(&server).await;
-        let reply = queen.ask(CHAT, &chat()).await;
-        assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hi", "{kind}: {reply:?}");
-        assert_eq!(server.requests().len(), 1, "{kind}");
+        let error = queen.ask(CHAT, &chat()).await.error(502, "worker_failed");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("neither text/event-stream nor JSON"), "{body}: {error}");
     }
 }
 

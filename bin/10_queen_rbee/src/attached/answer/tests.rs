@@ -262,6 +262,16 @@ fn a_text_is_not_lost_over_a_call_without_a_name() {
 }
 
 #[test]
+fn answers_without_numbers_are_in_their_order() {
+    let choice = |text: &str| json!({"message": {"content": text}, "finish_reason": "stop"});
+    let body = json!({"choices": [choice("a"), choice("b")]}).to_string();
+    let mut translator = Translator::new(&request(2), 0, 0, Instant::now());
+    translator.whole(body.as_bytes(), Instant::now()).unwrap();
+    let events = drain(&mut translator);
+    assert_eq!((&events[1], &events[3]), (&delta(0, "a", ""), &delta(1, "b", "")));
+}
+
+#[test]
 fn what_is_said_beside_a_call_comes_before_it() {
     let call = json!({"index": 0, "id": "c", "type": "function", "extra_content": {"s": "t"},
         "function": {"name": "f", "arguments": {"a": 1}}});

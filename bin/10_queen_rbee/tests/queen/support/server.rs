@@ -45,7 +45,7 @@ pub(crate) enum Plays {
     Waits(&'static [&'static str], Arc<Notify>),
     /// Gives these chunks as they are, and this one and the end when it is told to.
     Holds(Vec<Value>, Arc<Notify>, Value),
-    /// Answers with this status and body.
+    /// Answers with this status, this type, if any, and this body.
     Answers(u16, &'static str, String),
     /// Answers with a body that is said to be compressed in this way.
     Compresses(&'static str),
@@ -392,7 +392,11 @@ async fn answer(
         }
         Plays::Answers(status, kind, body) => {
             let status = StatusCode::from_u16(status).unwrap();
-            (status, [(CONTENT_TYPE, kind)], body).into_response()
+            let mut answer = (status, [(CONTENT_TYPE, kind)], body).into_response();
+            if kind.is_empty() {
+                answer.headers_mut().remove(CONTENT_TYPE);
+            }
+            answer
         }
         Plays::Compresses(how) => {
             let headers = [(CONTENT_TYPE, "text/event-stream"), (CONTENT_ENCODING, how)];
