@@ -27,8 +27,10 @@ pub(super) enum Speech {
     Untold(Option<Box<Translator>>, Vec<u8>),
 }
 
-/// How a stream begins.
+/// How a stream begins,
 const DATA: &[u8] = b"data:";
+/// and how many bytes may be blank before.
+const MOST_BLANKS: usize = 1024;
 
 impl Speech {
     /// How the answer to a request is told, by its head.
@@ -88,7 +90,7 @@ impl Speech {
             Self::Untold(translator, begun) => {
                 begun.extend_from_slice(bytes);
                 let text = begun.trim_ascii_start();
-                if text.len() < DATA.len() {
+                if text.len() < DATA.len() && begun.len() < MOST_BLANKS {
                     return Ok(());
                 }
                 let translator = translator.take().filter(|_| text.starts_with(DATA));
