@@ -4,7 +4,9 @@
 //! requests of one do not keep the single one of another waiting: each request gets a virtual start
 //! time, one step after its caller's last (start-time fair queueing, Goyal et al. 1996), and the
 //! earliest is next. Turns are for those who are served: where one leaves, those of its caller behind
-//! it move up. A full queue sheds the one that would be served last.
+//! it move up. Where the earliest fits no place that is free, a later one is served: of those that are
+//! passed by, the first of each caller keeps its turn, and the ones behind it save none up. A full queue
+//! sheds the one that would be served last.
 //!
 //! Pure: it knows no worker and no clock.
 
@@ -92,7 +94,8 @@ struct Rank {
 #[derive(Debug)]
 struct Queue<T> {
     waiting: BTreeMap<Rank, T>,
-    /// The virtual time: the start of the last one that was served, for each priority.
+    /// The virtual time: the latest start of those that were served, for each priority. All who wait start after
+    /// it but the first of each caller.
     time: HashMap<Priority, u64>,
     /// The start of each caller's last request, while it has some.
     last: HashMap<(Priority, String), Caller>,
@@ -204,9 +207,7 @@ impl<T> Admission<T> {
     /// Takes a request out because it is served; the virtual time goes on.
     pub fn serve(&mut self, ticket: &Ticket) -> Option<T> {
         let queue = self.queues.get_mut(&ticket.queue)?;
-        let rank = queue.rank_at(ticket.spot)?;
-        let time = queue.time.entry(rank.priority).or_default();
-        *time = (*time).max(rank.start);
+        queue.go_on(queue.rank_at(ticket.spot)?);
         self.leave(ticket)
     }
 
@@ -300,6 +301,47 @@ impl<T> Queue<T> {
             }
         }
         Some((model, request))
+    }
+
+    /// The virtual time goes on to the start of one that is served.
+    fn go_on(&mut self, served: Rank) {
+        let time = self.time.entry(served.priority).or_default();
+        if served.start <= *time {
+            return;
+        }
+        *time = served.start;
+        let first = Rank { start: 1, number: 0, ..served };
+        if self.waiting.range(first..served).next().is_some() {
+            self.put_off(served);
+        }
+    }
+
+    /// Others were passed by. The first of each caller keeps its turn, and those behind it start after the virtual
+    /// time, one step each: else all of them would come before whoever enters now.
+    fn put_off(&mut self, served: Rank) {
+        let mut lasts: BTreeMap<&str, u64> = BTreeMap::new();
+        // In the order of their arrival, which is that of their turns.
+        for Owner { caller, rank, .. } in self.owners.values_mut() {
+            // Whoever had a place is before all turns.
+            if rank.priority != served.priority || rank.start == 0 || *rank == served {
+                continue;
+            }
+            let last = lasts.entry(caller).or_default();
+            let earliest = if *last == 0 { 0 } else { served.start.max(*last) + 1 };
+            if rank.start < earliest {
+                let request = self.waiting.remove(rank);
+                rank.start = earliest;
+                self.waiting.extend(request.map(|request| (*rank, request)));
+            }
+            *last = rank.start;
+        }
+        for ((priority, caller), known) in &mut self.last {
+            if *priority == served.priority
+                && let Some(last) = lasts.get(caller.as_str())
+            {
+                known.start = *last;
+            }
+        }
     }
 
     /// Each that waits behind one that is gone, of the same caller, takes the turn of the one before it. A turn

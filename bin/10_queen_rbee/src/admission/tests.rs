@@ -70,6 +70,50 @@ fn a_turn_that_is_over_is_not_had_later() {
 }
 
 #[test]
+fn one_that_is_served_out_of_turn_puts_the_others_of_its_caller_before_nobody() {
+    for (because, out_of_turn) in [("its own", "greedy"), ("another's", "other")] {
+        let mut queue = Admission::new(100);
+        for n in 0..30 {
+            enter(&mut queue, "greedy", n).unwrap();
+        }
+        for n in 100..130 {
+            let served = queue.enter(&entrant(out_of_turn), n).unwrap().0;
+            assert_eq!(queue.serve(&served), Some(n));
+        }
+        enter(&mut queue, "single", 200).unwrap();
+        enter(&mut queue, "single", 201).unwrap();
+        enter(&mut queue, "greedy", 30).unwrap();
+        assert_eq!(drain(&mut queue)[..6], [0, 1, 200, 2, 201, 3], "{because}");
+    }
+}
+
+#[test]
+fn while_one_waits_that_fits_nowhere_the_others_take_turns() {
+    let mut queue = Admission::new(100);
+    enter(&mut queue, "stuck", 0).unwrap();
+    // It has been served for long when a crowd comes, and enters again each time.
+    let again = |queue: &mut Admission<usize>, n| enter(queue, "steady", n).unwrap();
+    for n in 100..150 {
+        again(&mut queue, n);
+        assert_eq!(serve_at(&mut queue, 1), Some(n));
+    }
+    for n in 1..9 {
+        enter(&mut queue, "crowd", n).unwrap();
+    }
+    again(&mut queue, 200);
+    again(&mut queue, 201);
+    let mut order = Vec::new();
+    for n in 202..208 {
+        order.extend(serve_at(&mut queue, 1));
+        if order.last() >= Some(&100) {
+            again(&mut queue, n);
+        }
+    }
+    assert_eq!(order, [1, 200, 2, 201, 3, 203]);
+    assert_eq!(serve_next(&mut queue), Some(0), "it has kept its turn");
+}
+
+#[test]
 fn interactive_requests_come_before_batch_ones_and_push_them_out() {
     let mut queue = Admission::new(2);
     let batch = |n| (Entrant { priority: Priority::Batch, ..entrant("a") }, n);
@@ -215,6 +259,37 @@ proptest! {
             prop_assert!(is_fair, "{others} of {other} before the last of {own}");
         }
     }
+
+    #[test]
+    fn whoever_is_served_out_of_turn_each_waits_for_about_one_of_each_other_caller_at_any_time(
+        crowd in prop::collection::vec((0_usize..4, 0_usize..8, 0_usize..60), 1..150),
+    ) {
+        let names = ["a", "b", "c", "d"];
+        let mut queue = Admission::new(200);
+        for (who, what, which) in crowd {
+            let waiting = order(&queue);
+            let at = (!waiting.is_empty()).then(|| which % waiting.len());
+            match (what, at) {
+                (0, Some(at)) => _ = ticket_at(&queue, at).and_then(|it| queue.leave(&it)),
+                (1..=2, Some(at)) => _ = serve_at(&mut queue, at),
+                (3, Some(_)) => _ = serve_next(&mut queue),
+                // What waits tells whose it is.
+                _ => _ = enter(&mut queue, names[who], who).unwrap(),
+            }
+            let mut before = names.map(|_| 0);
+            for whose in order(&queue) {
+                before[whose] += 1;
+                let (own, most) = (before[whose], before.into_iter().max().unwrap_or(0));
+                prop_assert!(most <= own + 1, "{most} of another before number {own} of {whose}");
+            }
+            let fresh = queue.enter(&entrant("fresh"), names.len()).unwrap().0;
+            let waiting = order(&queue);
+            let first_of = |whose| waiting.iter().position(|other| *other == whose);
+            let is_behind = (0..names.len()).all(|whose| first_of(whose) < first_of(names.len()));
+            prop_assert!(is_behind, "it comes before the first of another: {waiting:?}");
+            queue.leave(&fresh);
+        }
+    }
 }
 
 fn entrant(caller: &str) -> Entrant<'_> {
@@ -233,9 +308,24 @@ fn enter(
 }
 
 fn serve_next(queue: &mut Admission<usize>) -> Option<usize> {
+    serve_at(queue, 0)
+}
+
+/// The one is served that so many others wait before.
+fn serve_at(queue: &mut Admission<usize>, others: usize) -> Option<usize> {
+    let ticket = ticket_at(queue, others)?;
+    queue.serve(&ticket)
+}
+
+fn ticket_at(queue: &Admission<usize>, others: usize) -> Option<Ticket> {
     let key = queue.queues_by_arrival().into_iter().next()?;
-    let spot = queue.waiting(&key).next()?.0;
-    queue.serve(&Ticket::new(&key, spot))
+    let spot = queue.waiting(&key).nth(others)?.0;
+    Some(Ticket::new(&key, spot))
+}
+
+fn order(queue: &Admission<usize>) -> Vec<usize> {
+    let keys = queue.queues_by_arrival();
+    keys.iter().flat_map(|key| queue.waiting(key)).map(|(_, n)| *n).collect()
 }
 
 fn drain(queue: &mut Admission<usize>) -> Vec<usize> {
