@@ -292,6 +292,7 @@ fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> O
             && it.extra_us == 0
             && !it.is_unjudged
             && !it.is_taken
+            && !it.is_held
     };
     let places = full.iter().filter(is_sound).map(|it| it.answers_by(limit, demand));
     let most = places.fold(0, u32::saturating_add);

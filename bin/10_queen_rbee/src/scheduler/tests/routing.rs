@@ -66,6 +66,12 @@ fn a_request_waits_for_a_full_worker_that_is_much_faster() {
     check("it has waited for long", [gpu(), cpu()], queued(2_000), "cpu");
     check("it is expected to wait on", [gpu(), cpu()], queued(1_999), "wait sooner");
     check("it is silent", [gpu().live(Suspect), cpu()], demand(), "cpu");
+    check(
+        "it is held",
+        [W { is_held: true, ..takes(200_000, w("gpu", 4, 1)) }, cpu()],
+        demand(),
+        "cpu",
+    );
     check("it fails", [gpu().circuit(Circuit::Open), cpu()], demand(), "cpu");
     check("it is not much faster", [takes(1_000_001, gpu()), cpu()], demand(), "cpu");
     check("its session", [gpu(), cpu()], in_session, "cpu");
