@@ -278,8 +278,7 @@ fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> O
     if slow.worker.circuit != Circuit::Closed || slow.worker.extra_us != 0 || slow.is_session() {
         return None;
     }
-    let needed = slow.expected_us.saturating_add(slow.expected_us / CLOSE_PART);
-    let spare = demand.left.saturating_sub(Duration::from_micros(needed));
+    let spare = demand.left.saturating_sub(slow.needed());
     let half = Duration::from_micros(slow.expected_us / MUCH_FASTER);
     let patience = half.saturating_sub(demand.queued).min(spare);
     if patience.is_zero() {
@@ -304,14 +303,17 @@ fn sooner(full: &[&WorkerView<'_>], slow: &Ranked<'_>, demand: &Demand<'_>) -> O
 /// when its patience ends. Who is expected to have given its own back by then keeps nobody from that; and nobody is
 /// kept for longer than its answer takes, where others come and wait before it all the time. Among equals it is
 /// believed for a while that the faster worker takes them in time: else slow ones would be idle beside every crowd.
+/// So it is for who has just the time left for an answer there: it would be late beside a place that nobody takes.
 fn are_kept(ranked: &[Ranked<'_>], best: &Ranked<'_>, demand: &Demand<'_>) -> bool {
     let answered = Duration::from_micros(best.expected_us);
     if demand.queued >= answered {
         return false;
     }
     let overdue = Duration::from_micros(best.expected_us / (2 * MUCH_FASTER));
+    let is_near = demand.left <= best.needed();
     let keeps_one = |ahead: &&Ahead| {
-        ahead.patience < if ahead.priority == demand.priority { overdue } else { answered }
+        let is_believed = is_near || ahead.priority == demand.priority;
+        ahead.patience < if is_believed { overdue } else { answered }
     };
     let kept = demand.ahead.iter().filter(keeps_one).count();
     if kept == 0 {
@@ -450,6 +452,11 @@ impl<'a> Ranked<'a> {
         let is_late = self.ruled_us > limit.0;
         let part = if is_late { 0 } else { self.part };
         (self.class, is_late, part, self.ruled_us, self.worker.in_flight)
+    }
+
+    /// How much time a request must have left for its answer here: it may take somewhat longer than expected.
+    fn needed(&self) -> Duration {
+        Duration::from_micros(self.expected_us.saturating_add(self.expected_us / CLOSE_PART))
     }
 
     fn is_session(&self) -> bool {

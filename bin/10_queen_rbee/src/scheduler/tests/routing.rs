@@ -111,6 +111,10 @@ fn who_waits_for_a_faster_worker_finds_a_place_at_the_slow_one_when_its_patience
     check("interactive requests come first", &[cpu(3)], &[2_000], batch, "wait kept");
     check("but for one that is short", &[cpu(3)], &[2_000], short_batch, "cpu");
     check("and is over in time", &[cpu(3)], &[700], short_batch, "wait kept");
+    let left = |millis| Demand { left: Duration::from_millis(millis), ..batch };
+    check("it has time for more", &[cpu(3)], &[2_000], left(8_751), "wait kept");
+    check("it has just the time", &[cpu(3)], &[2_000], left(8_750), "cpu");
+    check("another needs it soon", &[cpu(3)], &[1_700], left(8_750), "wait kept");
     let queued = |millis| Demand { queued: Duration::from_millis(millis), ..demand() };
     check("its own patience is over", &[cpu(0)], &[900; 4], queued(3_999), "wait kept");
     check("it has waited for a whole answer", &[cpu(0)], &[900; 4], queued(4_000), "cpu");
