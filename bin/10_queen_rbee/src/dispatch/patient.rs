@@ -63,6 +63,13 @@ impl Needs<'_> {
             && self.since >= other.since
             && self.deadline >= other.deadline
     }
+
+    /// What it waits for where another one that it is met as waits so: it came later, and has longer.
+    fn reason_as(&self, other: &Self, reason: WaitReason) -> WaitReason {
+        let WaitReason::Sooner { most, patience } = reason else { return reason };
+        let longer = (self.since - other.since).min(self.deadline - other.deadline);
+        WaitReason::Sooner { most, patience: patience + longer }
+    }
 }
 
 impl<'a> Patient<'a> {
@@ -79,7 +86,8 @@ impl<'a> Patient<'a> {
             _ => true,
         };
         let alike = self.asked.iter().filter(|(asked, _)| needs.are_met_as(asked));
-        let reason = alike.map(|(_, reason)| *reason).find(has_a_share)?;
+        let mut reasons = alike.map(|(asked, reason)| needs.reason_as(asked, *reason));
+        let reason = reasons.find(has_a_share)?;
         self.count(needs.priority, reason);
         Some(reason)
     }
@@ -125,6 +133,25 @@ mod tests {
         assert!(patient.waits(needs[3], WaitReason::Kept));
         assert_eq!(patient.one_more(&needs[4]), Some(WaitReason::Kept));
         assert_eq!(patient.ahead().len(), 3);
+    }
+
+    #[test]
+    fn who_has_come_later_waits_longer_unless_its_deadline_is_as_near() {
+        let second = Duration::from_secs(1);
+        let first = waiting(wanted(None));
+        let later = |deadline| {
+            let since = first.since + 3 * second;
+            Waiting { since, ..waiting(Wanted { deadline, ..first.wanted.clone() }) }
+        };
+        let deadline = first.wanted.deadline;
+        let others = [later(deadline), later(deadline + 2 * second), later(deadline + 9 * second)];
+        let mut patient = Patient::default();
+        patient.waits(needs_of(&first), WaitReason::Sooner { most: 9, patience: second });
+        for other in &others {
+            assert!(patient.one_more(&needs_of(other)).is_some());
+        }
+        let seconds: Vec<_> = patient.ahead().iter().map(|it| it.patience.as_secs()).collect();
+        assert_eq!(seconds, [1, 1, 3, 4]);
     }
 
     #[test]

@@ -55,6 +55,20 @@ async fn who_has_waited_for_the_fast_worker_in_vain_has_the_next_place_at_the_sl
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_place_is_kept_for_who_has_waited_and_none_for_those_that_have_just_come() {
+    let stage = Stage::with_fast_and_slow(None);
+    let _running = [stage.at("fast"), stage.at("fast")];
+    let mut waiting = vec![stage.comes(&wanted(Some('b')))];
+    assert!(stage.places(&mut waiting).is_empty());
+    tokio::time::advance(OVERDUE).await;
+    stage.both_report();
+    let deadline = clock::now() + Duration::from_secs(10);
+    let hasty = Wanted { deadline, ..wanted(Some('b')) };
+    waiting.extend([&wanted(Some('b')), &hasty].map(|wanted| stage.comes(wanted)));
+    assert_eq!(stage.places(&mut waiting), [(2, "slow".to_owned())], "one of two places is kept");
+}
+
+#[tokio::test(start_paused = true)]
 async fn batch_requests_leave_a_place_to_an_interactive_one_that_waits_for_the_fast_worker() {
     let stage = Stage::with_fast_and_slow(None);
     let _running = [stage.at("fast"), stage.at("fast")];
