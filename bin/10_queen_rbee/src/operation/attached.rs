@@ -96,6 +96,7 @@ impl Operations {
             Operation::WorkerGet(target)
             | Operation::WorkerDelete(target)
             | Operation::WorkerRestart(target) => (&target.hive_id, &target.worker_id),
+            Operation::WorkerExcuse(excuse) => (&excuse.hive_id, &excuse.worker_id),
             Operation::WorkerLogs(logs) => (&logs.hive_id, &logs.worker_id),
             _ => return None,
         };

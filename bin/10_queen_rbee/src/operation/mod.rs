@@ -116,6 +116,7 @@ impl Operations {
             | Operation::ModelDownload(_)
             | Operation::ModelDownloadCancel(_)
             | Operation::WorkerRestart(_)
+            | Operation::WorkerExcuse(_)
             | Operation::WorkerLogs(_)
             | Operation::ModelFetch(_)
             | Operation::ModelImport(_)

@@ -31,6 +31,7 @@ pub(crate) async fn carry_out(
         Operation::ModelDownload(request) => model::download(parts, request, job).await,
         Operation::ModelDownloadCancel(request) => model::cancel_download(parts, &request).await,
         Operation::WorkerRestart(target) => worker::restart(parts, &target.worker_id, job).await,
+        Operation::WorkerExcuse(request) => worker::excuse(parts, &request),
         Operation::WorkerLogs(request) => worker_logs::show(parts, &request, job).await,
         Operation::ModelFetch(request) => model::fetch_from_hive(parts, request, job).await,
         Operation::ModelImport(request) => model::import(parts, request, job).await,

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use job_server::{JobContext, JobError, Outcome};
 use narration::with_causes;
-use rbee_operations::{Progress, WorkerSpawn};
+use rbee_operations::{Progress, WorkerExcuse, WorkerSpawn};
 use serde_json::json;
 use worker_contract::{
     DeviceId, MemoryNeed, ModelAlias, SupervisedState, SupervisedWorker, WorkerId,
@@ -259,6 +259,14 @@ pub(super) async fn delete(
     job.say(format!("Stopping worker {id}"));
     parts.supervisor.delete(id).await?;
     Ok(outcome(format!("Worker {id} is gone"), &json!({ "worker_id": id })))
+}
+
+/// Does not count ends of a worker's processes towards giving it up. One that is given up stays so.
+pub(super) fn excuse(parts: &Parts, request: &WorkerExcuse) -> Result<Outcome, JobError> {
+    let (id, processes) = (&request.worker_id, &request.processes);
+    parts.supervisor.excuse(id, processes)?;
+    tracing::info!(worker = %id, ?processes, "requests have ended processes of a worker: they are not held against it");
+    Ok(Outcome::said(format!("What requests have ended is not held against worker {id}")))
 }
 
 #[expect(

@@ -24,6 +24,9 @@ use crate::ports::PortPool;
 
 /// How many workers that failed stay on the list.
 const KEPT_FAILURES: usize = 20;
+/// How many processes of a worker are remembered that requests have ended: more than end within the time in which
+/// failures count, as the pauses between them grow.
+const KEPT_EXCUSED: usize = 256;
 
 /// What the tasks of all workers share.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(super) struct Listed {
     pub(super) plan: Option<WorkerPlan>,
     pub(super) state: tokio::sync::watch::Receiver<SupervisedWorker>,
     pub(super) stop: CancellationToken,
+    /// Its processes that requests have ended, as the queen says.
+    pub(super) excused: Vec<u32>,
 }
 
 /// What was before a process of a worker. All of it is new where nothing was.
@@ -117,7 +122,8 @@ impl Context {
     ) -> CancellationToken {
         let stop = self.stop.child_token();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        self.workers().insert(id.clone(), Listed { number, plan, state, stop: stop.clone() });
+        let listed = Listed { number, plan, state, stop: stop.clone(), excused: Vec::new() };
+        self.workers().insert(id.clone(), listed);
         self.changes.note();
         stop
     }
@@ -134,6 +140,21 @@ impl Context {
 
     pub(super) fn find(&self, id: &WorkerId) -> Result<Listed, UnknownWorker> {
         self.workers().get(id).cloned().ok_or_else(|| UnknownWorker(id.clone()))
+    }
+
+    /// Remembers processes of a worker that requests have ended. Its task looks at them when it decides.
+    pub(super) fn excuse(&self, id: &WorkerId, processes: &[u32]) -> Result<(), UnknownWorker> {
+        let mut workers = self.workers();
+        let listed = workers.get_mut(id).ok_or_else(|| UnknownWorker(id.clone()))?;
+        listed.excused.extend(processes);
+        let surplus = listed.excused.len().saturating_sub(KEPT_EXCUSED);
+        listed.excused.drain(..surplus);
+        Ok(())
+    }
+
+    /// The processes of a worker that requests have ended.
+    pub(super) fn excused(&self, id: &WorkerId) -> Vec<u32> {
+        self.workers().get(id).map(|listed| listed.excused.clone()).unwrap_or_default()
     }
 
     pub(super) fn forget(&self, id: &WorkerId) {

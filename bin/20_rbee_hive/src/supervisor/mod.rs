@@ -261,6 +261,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Does not count the ends of these processes of a worker towards giving it up.
+    pub(crate) fn excuse(&self, id: &WorkerId, processes: &[u32]) -> Result<(), UnknownWorker> {
+        self.context.excuse(id, processes)
+    }
+
     /// How often workers were started again since this hive began.
     pub(crate) fn restarts(&self) -> u64 {
         self.context.restarts.load(Ordering::Relaxed)

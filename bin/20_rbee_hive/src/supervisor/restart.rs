@@ -1,10 +1,14 @@
 //! Whether a worker that failed is started again, and when. Pure.
 //!
 //! ```text
-//!   Closed ── failure ──▶ Closed: again after 0.2 s, 0.4 s, 0.8 s, … (each up to twice as long)
-//!     │
-//!     └── the failure that fills the window ──▶ Open: not again until somebody asks for it
+//!   Closed ── failure ──▶ Pause of 0.2 s, 0.4 s, 0.8 s, … (each up to twice as long)
+//!     ▲                     │  │
+//!     └── started again ────┘  └── by then as many as fill the window have not been excused
+//!                                     ──▶ Open: not again until somebody asks for it
 //! ```
+//!
+//! Ends that are excused, because a request is to blame for them, are in the way of no start; but the pauses grow
+//! with them as well, so that nobody has a worker loaded again and again at once.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,6 +19,9 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause before the jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The shortest pause before a worker is given up: by then the queen has said whether a request is to blame. She
+/// waits two seconds at most for the news that she needs for that.
+const PLEA: Duration = Duration::from_secs(3);
 
 /// How much failing is put up with.
 #[derive(Debug, Clone, Copy)]
@@ -25,25 +32,26 @@ pub(super) struct RestartPolicy {
     pub(super) window: Duration,
 }
 
-/// The failures of one worker that count.
+/// The failures of one worker within the window, those that are excused included.
 #[derive(Debug)]
 pub(super) struct FailureHistory {
     policy: RestartPolicy,
     /// What tells this worker's pauses from those of others that failed at the same moment.
     seed: u64,
-    failures: VecDeque<Instant>,
+    failures: VecDeque<Failure>,
 }
 
-/// What becomes of a worker that failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is started again after this time.
-    Again(Duration),
-    /// It has failed this often within the window: it is left alone.
-    GiveUp {
-        /// How often.
-        failures: usize,
-    },
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    at: Instant,
+    /// The process that ended; `None` where none could be started, or an earlier hive saw it.
+    process: Option<u32>,
+}
+
+impl Failure {
+    fn is_excused(&self, excused: &[u32]) -> bool {
+        self.process.is_some_and(|process| excused.contains(&process))
+    }
 }
 
 impl FailureHistory {
@@ -53,26 +61,39 @@ impl FailureHistory {
 
     /// The same with failures of before, each so long ago.
     pub(super) fn resumed(mut self, ages: &[Duration], now: Instant) -> Self {
-        self.failures = ages.iter().filter_map(|age| now.checked_sub(*age)).collect();
-        self.failures.make_contiguous().sort();
+        let mut times: Vec<Instant> = ages.iter().filter_map(|age| now.checked_sub(*age)).collect();
+        times.sort();
+        self.failures = times.into_iter().map(|at| Failure { at, process: None }).collect();
         self
     }
 
-    /// How long ago each failure was.
-    pub(super) fn ages(&self, now: Instant) -> Vec<Duration> {
-        self.failures.iter().map(|at| now.saturating_duration_since(*at)).collect()
+    /// How long ago each failure was that is not excused.
+    pub(super) fn ages(&self, excused: &[u32], now: Instant) -> Vec<Duration> {
+        let counts = self.failures.iter().filter(|failure| !failure.is_excused(excused));
+        counts.map(|failure| now.saturating_duration_since(failure.at)).collect()
     }
 
-    /// Takes in a failure and says what becomes of the worker.
-    pub(super) fn failed(&mut self, now: Instant) -> Verdict {
+    /// Takes in a failure, of this process if there was one, and says after which pause it is to be decided whether
+    /// the worker has failed [too often](Self::too_many) or is started again.
+    pub(super) fn failed(&mut self, process: Option<u32>, now: Instant) -> Duration {
         let window = self.policy.window;
-        self.failures.retain(|at| now.saturating_duration_since(*at) < window);
-        self.failures.push_back(now);
+        self.failures.retain(|failure| now.saturating_duration_since(failure.at) < window);
+        self.failures.push_back(Failure { at: now, process });
         let failures = self.failures.len();
-        if failures >= self.policy.max_failures {
-            return Verdict::GiveUp { failures };
-        }
-        Verdict::Again(self.pause(failures))
+        let pause = self.pause(failures);
+        if failures < self.policy.max_failures { pause } else { pause.max(PLEA) }
+    }
+
+    /// How often the worker has failed within the window before its last failure, but for the processes that are
+    /// excused, where that is too often: then it is left alone.
+    pub(super) fn too_many(&self, excused: &[u32]) -> Option<usize> {
+        let last = self.failures.back()?.at;
+        let counts = |failure: &&Failure| {
+            last.saturating_duration_since(failure.at) < self.policy.window
+                && !failure.is_excused(excused)
+        };
+        let failures = self.failures.iter().filter(counts).count();
+        (failures >= self.policy.max_failures).then_some(failures)
     }
 
     fn pause(&self, failures: usize) -> Duration {
@@ -100,19 +121,60 @@ mod tests {
     fn pauses_double_and_the_fifth_failure_is_the_last() {
         let (mut history, now) = (FailureHistory::new(POLICY, 1), Instant::now());
         for shortest in [200, 400, 800, 1600] {
-            let Verdict::Again(pause) = history.failed(now) else { panic!("{history:?}") };
+            let pause = history.failed(None, now);
             let shortest = Duration::from_millis(shortest);
             assert!((shortest..=2 * shortest).contains(&pause), "{shortest:?}: {pause:?}");
+            assert_eq!(history.too_many(&[]), None);
         }
-        assert_eq!(history.failed(now), Verdict::GiveUp { failures: 5 });
+        history.failed(None, now);
+        assert_eq!(history.too_many(&[]), Some(5));
+    }
+
+    #[test]
+    fn what_requests_have_ended_is_never_too_much_and_has_the_pauses_grow_all_the_same() {
+        let (mut history, now) = (FailureHistory::new(POLICY, 1), Instant::now());
+        let (mut excused, mut last) = (Vec::new(), Duration::ZERO);
+        for process in 0..20 {
+            let pause = history.failed(Some(process), now);
+            assert!(pause > last || pause >= LONGEST_PAUSE, "{process}: {pause:?} after {last:?}");
+            last = pause;
+            // Each request is convicted after its second end.
+            if process % 2 == 1 {
+                excused.extend([process - 1, process]);
+            }
+            assert_eq!(history.too_many(&excused), None, "{process}");
+        }
+        assert!(history.ages(&excused, now).is_empty(), "the next hive knows of none");
+    }
+
+    #[test]
+    fn what_nobody_excuses_counts_beside_what_is_excused_and_a_failed_start_is_no_process() {
+        let (mut history, now) = (FailureHistory::new(POLICY, 1), Instant::now());
+        let excused = [7, 8];
+        for process in [Some(7), Some(1), Some(8), None, Some(2), None] {
+            history.failed(process, now);
+            assert_eq!(history.too_many(&excused), None, "{process:?}");
+        }
+        history.failed(Some(3), now);
+        assert_eq!(history.too_many(&excused), Some(5));
+        assert_eq!(history.ages(&excused, now).len(), 5);
+    }
+
+    #[test]
+    fn the_queen_has_time_to_excuse_what_would_be_one_too_many() {
+        let policy = RestartPolicy { max_failures: 2, ..POLICY };
+        let (mut history, now) = (FailureHistory::new(policy, 1), Instant::now());
+        assert!(history.failed(Some(7), now) < PLEA);
+        assert!(history.failed(Some(8), now) >= PLEA);
+        assert_eq!((history.too_many(&[]), history.too_many(&[7, 8])), (Some(2), None));
     }
 
     #[test]
     fn a_failure_counts_for_as_long_as_the_window() {
         let (mut history, mut now) = (FailureHistory::new(POLICY, 1), Instant::now());
         for _ in 0..100 {
-            let verdict = history.failed(now);
-            assert!(matches!(verdict, Verdict::Again(_)), "four in ten minutes: {verdict:?}");
+            history.failed(None, now);
+            assert_eq!(history.too_many(&[]), None, "four in ten minutes");
             now += Duration::from_secs(150);
         }
         assert!(history.failures.len() <= POLICY.max_failures, "nothing piles up");
@@ -123,26 +185,31 @@ mod tests {
         let (mut history, now) = (FailureHistory::new(POLICY, 1), Instant::now());
         let later = |seconds| now + Duration::from_secs(seconds);
         for second in [0, 100, 200] {
-            history.failed(later(second));
+            history.failed(None, later(second));
         }
-        let ages = history.ages(later(300));
+        let ages = history.ages(&[], later(300));
         assert_eq!(ages, [300, 200, 100].map(Duration::from_secs));
-        let mut next = FailureHistory::new(POLICY, 1).resumed(&ages, later(300));
-        assert!(matches!(next.failed(later(310)), Verdict::Again(_)));
-        assert_eq!(next.failed(later(320)), Verdict::GiveUp { failures: 5 });
-        let mut old = FailureHistory::new(POLICY, 1).resumed(&ages, later(300));
-        assert!(matches!(old.failed(later(650)), Verdict::Again(_)), "the first is too long ago");
-        assert!(matches!(old.failed(later(750)), Verdict::Again(_)));
+        let check = |seconds: [u64; 2], expected| {
+            let mut next = FailureHistory::new(POLICY, 1).resumed(&ages, later(300));
+            let found = seconds.map(|second| {
+                next.failed(None, later(second));
+                next.too_many(&[])
+            });
+            assert_eq!(found, expected, "{seconds:?}");
+        };
+        check([310, 320], [None, Some(5)]);
+        // The first one is too long ago.
+        check([650, 750], [None, None]);
     }
 
     #[test]
     fn workers_that_fail_together_are_not_started_together() {
         let now = Instant::now();
-        let mut pauses: Vec<Verdict> = Vec::new();
+        let mut pauses: Vec<Duration> = Vec::new();
         for seed in 0..20 {
-            let verdict = FailureHistory::new(POLICY, seed).failed(now);
-            assert!(!pauses.contains(&verdict), "{verdict:?}");
-            pauses.push(verdict);
+            let pause = FailureHistory::new(POLICY, seed).failed(None, now);
+            assert!(!pauses.contains(&pause), "{pause:?}");
+            pauses.push(pause);
         }
     }
 
@@ -159,16 +226,13 @@ mod tests {
             let mut starts: Vec<Instant> = Vec::new();
             for gap in gaps {
                 now += Duration::from_millis(gap);
-                match history.failed(now) {
-                    Verdict::Again(pause) => {
-                        prop_assert!(pause <= 2 * LONGEST_PAUSE);
-                        starts.push(now);
-                    }
-                    Verdict::GiveUp { failures } => {
-                        prop_assert_eq!(failures, max_failures);
-                        break;
-                    }
+                let pause = history.failed(None, now);
+                prop_assert!(pause <= 2 * LONGEST_PAUSE);
+                if let Some(failures) = history.too_many(&[]) {
+                    prop_assert_eq!(failures, max_failures);
+                    break;
                 }
+                starts.push(now);
                 let recent = starts.iter().filter(|at| now - **at < policy.window).count();
                 prop_assert!(recent < max_failures);
             }

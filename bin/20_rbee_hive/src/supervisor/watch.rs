@@ -19,7 +19,7 @@ use super::ledger::{GivenUp, Waiting};
 use super::log_file::LogFile;
 use super::machine::{Action, End, Event, Interest, Machine};
 use super::process::WorkerProcess;
-use super::restart::{FailureHistory, Verdict};
+use super::restart::FailureHistory;
 use crate::ports::{PortLease, is_free};
 
 /// How often another port is tried when one is snatched away between choosing it and listening.
@@ -105,7 +105,7 @@ impl Watch {
     pub(super) async fn run_after(mut self, pause: Duration) {
         let run = match self.launch_after(pause).await {
             Ok(Ok(run)) => Ok(run),
-            Ok(Err(reason)) => self.again(reason).await,
+            Ok(Err(reason)) => self.again(reason, None).await,
             Err(last) => Err(last),
         };
         match run {
@@ -147,7 +147,8 @@ impl Watch {
                 End::PortTaken => format!("another program took port {port} first"),
                 End::Failed(reason) => reason,
             };
-            run = match self.again(failure).await {
+            let process = Some(self.state.borrow().pid);
+            run = match self.again(failure, process).await {
                 Ok(next) => next,
                 Err(last) => return last,
             };
@@ -155,28 +156,26 @@ impl Watch {
         }
     }
 
-    /// Starts the worker again after a failure, when it is time, if that is worth trying.
-    async fn again(&mut self, mut failure: String) -> Result<Run, Last> {
+    /// Starts the worker again after a failure, of this process if there was one, when it is time, if that is worth
+    /// trying.
+    async fn again(&mut self, mut failure: String, mut process: Option<u32>) -> Result<Run, Last> {
         loop {
             let Some(plan) = self.plan.clone().filter(|_| self.was_ready) else {
                 return Err(Last::Failed { reason: failure, given_up: false });
             };
-            let pause = match self.failures.failed(Instant::now()) {
-                Verdict::Again(pause) => pause,
-                Verdict::GiveUp { failures } => {
-                    let window = self.context.restart_policy.window;
-                    let reason = given_up(failures, window, &failure);
-                    return Err(Last::Failed { reason, given_up: true });
-                }
+            let pause = self.failures.failed(process, Instant::now());
+            let what_follows = match self.too_many() {
+                Some(_) => "giving it up unless requests turn out to be to blame",
+                None => "starting it again",
             };
             let first_line = failure.lines().next().unwrap_or_default();
-            tracing::warn!(worker = %self.id, reason = first_line, ?pause, "worker failed, starting it again");
+            tracing::warn!(worker = %self.id, reason = first_line, ?pause, "worker failed, {what_follows}");
             // First, so that who sees it in its pause knows that it is not lost.
             self.note_pause(plan, pause, &failure);
             self.publish_between(failure);
             match self.launch_after(pause).await? {
                 Ok(run) => return Ok(run),
-                Err(reason) => failure = reason,
+                Err(reason) => (failure, process) = (reason, None),
             }
         }
     }
@@ -193,13 +192,30 @@ impl Watch {
         self.context.ledger.wait(Waiting { worker, plan, failures, due });
     }
 
-    /// Starts another process in a while, unless nobody wants it any longer by then.
+    /// Starts another process in a while, unless nobody wants it any longer by then, or the worker has failed too
+    /// often, whatever has been excused meanwhile.
     async fn launch_after(&self, pause: Duration) -> Result<Result<Run, String>, Last> {
         tokio::select! {
-            () = self.stop.cancelled() => Err(Last::Stopped),
-            () = self.context.leave.cancelled() => Err(Last::Left),
-            () = tokio::time::sleep(pause) => Ok(self.launch()),
+            () = self.stop.cancelled() => return Err(Last::Stopped),
+            () = self.context.leave.cancelled() => return Err(Last::Left),
+            () = tokio::time::sleep(pause) => {}
         }
+        match self.too_many() {
+            Some(failures) => Err(self.given_up(failures)),
+            None => Ok(self.launch()),
+        }
+    }
+
+    /// How often it has failed, where that is too often.
+    fn too_many(&self) -> Option<usize> {
+        self.failures.too_many(&self.context.excused(&self.id))
+    }
+
+    fn given_up(&self, failures: usize) -> Last {
+        let last = self.state.borrow().restarts.as_ref().map(|restarts| restarts.reason.clone());
+        let window = self.context.restart_policy.window;
+        let reason = given_up(failures, window, &last.unwrap_or_default());
+        Last::Failed { reason, given_up: true }
     }
 
     /// Starts another process.
@@ -221,9 +237,9 @@ impl Watch {
         Past { was_ready: self.was_ready, failures: self.failed_at(), restarts }
     }
 
-    /// When its processes failed, as the ledger counts.
+    /// When its processes failed, as the ledger counts, but for those that requests have ended.
     fn failed_at(&self) -> Vec<u64> {
-        let ages = self.failures.ages(Instant::now());
+        let ages = self.failures.ages(&self.context.excused(&self.id), Instant::now());
         let uptime = System::uptime();
         ages.iter().map(|age| uptime.saturating_sub(age.as_secs())).collect()
     }

@@ -4,8 +4,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::support::{
-    Home, SOON, TestHive, failure_reason, in_a_life_that_ends_at_once, restart_worker, result,
-    spawn,
+    Home, SOON, TestHive, excuse, failure_reason, in_a_life_that_ends_at_once, restart_worker,
+    result, spawn,
 };
 use daemon_lifecycle::process_start_time;
 use test_cluster::{Signal, is_alive, send_signal, wait_until};
@@ -90,6 +90,32 @@ async fn the_number_of_failures_is_configured() {
         .unwrap();
     assert!(failed.is_given_up());
     assert_eq!(failed.restarts.unwrap().count, 0);
+}
+
+#[tokio::test]
+async fn a_worker_is_not_given_up_for_what_requests_have_ended_but_for_what_it_ends_by_itself() {
+    let (_home, hive) = hive_with("serves", |settings| settings.hive.max_failures = 2).await;
+    let mut worker = hive.spawn("double").await.unwrap();
+    // Word of the second one comes when it has failed too often already, if that one counts.
+    for is_first in [true, false, false] {
+        send_signal(worker.pid, Signal::KILL);
+        if !is_first {
+            let waits = |it: &SupervisedWorker| it.is_between_processes();
+            hive.wait_for_worker("a worker that may be given up", waits).await.unwrap();
+        }
+        hive.run(excuse(&worker.worker_id, worker.pid)).await.unwrap();
+        worker = hive.wait_for_next(&worker).await;
+    }
+    send_signal(worker.pid, Signal::KILL);
+    worker = hive.wait_for_next(&worker).await;
+    send_signal(worker.pid, Signal::KILL);
+    let failed =
+        hive.wait_for_worker("the failed worker", SupervisedWorker::is_given_up).await.unwrap();
+    assert!(failure_reason(&failed).unwrap().starts_with("2 failures"), "{failed:?}");
+    assert_eq!(failed.restarts.unwrap().count, 4);
+    let error = hive.run(excuse(&"w-none".parse().unwrap(), 1)).await.unwrap_err();
+    assert_eq!(error.code, "worker_not_found");
+    hive.hive.shutdown().await;
 }
 
 #[tokio::test]

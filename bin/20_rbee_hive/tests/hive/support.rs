@@ -13,8 +13,8 @@ use job_server::{JobContext, JobError, Outcome};
 use rbee_config::{Config, Paths};
 use rbee_hive::{HeartbeatSink, Hive, HiveSettings};
 use rbee_operations::{
-    HiveTarget, ModelImport, ModelTarget, Operation, WorkerFit, WorkerLogs, WorkerSpawn,
-    WorkerTarget,
+    HiveTarget, ModelImport, ModelTarget, Operation, WorkerExcuse, WorkerFit, WorkerLogs,
+    WorkerSpawn, WorkerTarget,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -241,6 +241,11 @@ pub(crate) fn delete_worker(id: &WorkerId) -> Operation {
 pub(crate) fn restart_worker(id: &WorkerId) -> Operation {
     let target = WorkerTarget { hive_id: HiveAlias::localhost(), worker_id: id.clone() };
     Operation::WorkerRestart(target)
+}
+
+pub(crate) fn excuse(id: &WorkerId, process: u32) -> Operation {
+    let (hive_id, worker_id) = (HiveAlias::localhost(), id.clone());
+    Operation::WorkerExcuse(WorkerExcuse { hive_id, worker_id, processes: vec![process] })
 }
 
 pub(crate) fn worker_logs(id: &WorkerId, lines: u32) -> Operation {

@@ -34,8 +34,8 @@ pub use model::{
 };
 pub use model_ref::{HubRef, InvalidModelRef, ModelRef};
 pub use operation::{
-    HiveTarget, Infer, ListAll, Listed, ModelTarget, Operation, WorkerLogs, WorkerSpawn,
-    WorkerTarget,
+    HiveTarget, Infer, ListAll, Listed, ModelTarget, Operation, WorkerExcuse, WorkerLogs,
+    WorkerSpawn, WorkerTarget,
 };
 pub use policy::{ModelPolicy, ModelPolicySet};
 pub use projector::{InvalidProjectorChoice, ProjectorChoice};

@@ -60,6 +60,8 @@ pub enum Operation {
     ModelDownloadCancel(ModelDownloadCancel),
     /// Starts a worker again, under its id, be it running or given up.
     WorkerRestart(WorkerTarget),
+    /// Tells a hive which ends of a worker's processes are not the worker's fault.
+    WorkerExcuse(WorkerExcuse),
     /// Shows what a worker's engine has written, as the job's events.
     WorkerLogs(WorkerLogs),
     /// Makes the models of somebody else's server workers of the pool.
@@ -160,6 +162,20 @@ pub struct WorkerTarget {
     pub worker_id: WorkerId,
 }
 
+/// Processes of a worker that requests have ended, as the queen has found: the hive does not count them towards
+/// giving the worker up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerExcuse {
+    /// The worker's hive; `localhost` if left out.
+    #[serde(default = "HiveAlias::localhost")]
+    pub hive_id: HiveAlias,
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// Their process ids. To name one twice, or one that goes on, does no harm.
+    pub processes: Vec<u32>,
+}
+
 /// A part of a worker's log. Each event `log` of the job has some of its lines as its message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -232,6 +248,7 @@ impl Operation {
             Self::ModelDownload(_) => "model_download",
             Self::ModelDownloadCancel(_) => "model_download_cancel",
             Self::WorkerRestart(_) => "worker_restart",
+            Self::WorkerExcuse(_) => "worker_excuse",
             Self::WorkerLogs(_) => "worker_logs",
             Self::WorkerAttach(_) => "worker_attach",
             Self::WorkerDetach(_) => "worker_detach",
@@ -266,6 +283,7 @@ impl Operation {
             | Self::ModelDownload(_)
             | Self::ModelDownloadCancel(_)
             | Self::WorkerRestart(_)
+            | Self::WorkerExcuse(_)
             | Self::WorkerLogs(_)
             | Self::ModelFetch(_)
             | Self::ModelImport(_)
@@ -333,6 +351,7 @@ impl Operation {
             | Self::ModelDownload(_)
             | Self::ModelDownloadCancel(_)
             | Self::WorkerRestart(_)
+            | Self::WorkerExcuse(_)
             | Self::WorkerAttach(_)
             | Self::WorkerDetach(_)
             | Self::ModelCopy(_)
@@ -367,6 +386,7 @@ impl Operation {
             Self::ModelDownload(d) => Some(&d.hive_id),
             Self::ModelDownloadCancel(c) => Some(&c.hive_id),
             Self::WorkerGet(t) | Self::WorkerDelete(t) | Self::WorkerRestart(t) => Some(&t.hive_id),
+            Self::WorkerExcuse(e) => Some(&e.hive_id),
             Self::WorkerLogs(l) => Some(&l.hive_id),
             Self::ModelCopy(c) => Some(&c.hive_id),
             Self::ModelFetch(f) => Some(&f.hive_id),
@@ -495,6 +515,7 @@ mod tests {
         check(r#"{"ModelGarbage":{}}"#, true);
         check(r#"{"ModelGarbage":{"remove":true}}"#, false);
         check(r#"{"HiveRefresh":{}}"#, false);
+        check(r#"{"WorkerExcuse":{"worker_id":"w-1","processes":[7]}}"#, false);
         check(r#"{"ModelVerify":{"model":"m"}}"#, false);
         check(r#"{"WorkerSpawn":{"model":"m"}}"#, false);
         check(r#"{"Infer":{"model":"m","prompt":"p"}}"#, false);

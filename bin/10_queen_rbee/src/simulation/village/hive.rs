@@ -225,6 +225,8 @@ impl Hive {
             Operation::WorkerSpawn(asked) => self.spawn(&asked).await,
             Operation::WorkerDelete(target) => self.delete(&target.worker_id).await,
             Operation::WorkerFit(asked) => self.fit(&asked).await,
+            // It gives no worker up.
+            Operation::WorkerExcuse(_) => Ok(Outcome::said("excused")),
             _ => Err(JobError::new("not_in_the_script", "what?")),
         }
     }
