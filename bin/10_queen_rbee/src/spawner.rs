@@ -3,13 +3,13 @@
 //! Before anybody is ended to make room, and where it is not known what a model takes and that matters,
 //! the hive is asked: it knows exactly. Its word is remembered in the registry, and decided upon again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use job_server::{JobContext, JobError, Outcome};
 use rbee_operations::{
-    FitReport, Operation, WorkerFit, WorkerSpawn, WorkerTarget, is_want_of_memory,
+    FitReport, Operation, WorkerExcuse, WorkerFit, WorkerSpawn, WorkerTarget, is_want_of_memory,
 };
 use serde::Deserialize as _;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use worker_contract::{HiveAlias, ModelAlias, SupervisedWorker, WorkerId};
 use crate::clock;
 use crate::hive_client::FindHive;
 use crate::policy::Policies;
-use crate::registry::{Liveness, Question, Registry, Size, SpawnMark, Trial};
+use crate::registry::{Liveness, Question, Registry, Size, SpawnMark, Trial, WorkerProcess};
 use crate::scheduler::Spawn;
 
 /// How often it is looked whether a hive that was asked for something still reports.
@@ -236,6 +236,28 @@ impl Spawner {
         match self.ask(hive, Operation::WorkerDelete(target)).await {
             Err(error) if error.code != "worker_not_found" => Err(error),
             _ => Ok(()),
+        }
+    }
+
+    /// Tells hives which processes of their workers a request has ended, so that they do not give the workers up for
+    /// it. Nobody waits for that: a hive that cannot be told, or of an earlier version, counts them.
+    pub fn excuse(&self, processes: &[WorkerProcess]) {
+        let mut of_workers = BTreeMap::<_, Vec<u32>>::new();
+        for WorkerProcess { hive, worker, pid } in processes {
+            of_workers.entry((hive, worker)).or_default().push(*pid);
+        }
+        for ((hive, worker), processes) in of_workers {
+            let (hive_id, worker_id) = (hive.clone(), worker.clone());
+            let excuse = WorkerExcuse { hive_id, worker_id, processes };
+            self.shared.tasks.spawn(self.clone().tell_excuse(excuse));
+        }
+    }
+
+    async fn tell_excuse(self, excuse: WorkerExcuse) {
+        let (hive, worker) = (excuse.hive_id.clone(), excuse.worker_id.clone());
+        if let Err(error) = self.ask(&hive, Operation::WorkerExcuse(excuse)).await {
+            let reason = error.message.as_str();
+            tracing::warn!(%hive, %worker, reason, "a hive holds against a worker what a request has ended");
         }
     }
 

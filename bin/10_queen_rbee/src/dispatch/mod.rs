@@ -36,7 +36,7 @@ use crate::admission::{Admission, Entrant, Priority, QueueFull, Ticket};
 use crate::clock;
 use crate::decisions::Decisions;
 use crate::prompt::PromptChain;
-use crate::registry::{Ask, Place, Placed, Registry, SessionKey, StartRefusal};
+use crate::registry::{Ask, Place, Placed, Registry, SessionKey, StartRefusal, WorkerProcess};
 use crate::scheduler::{Decision, Demand, FailedBy, Reason, RejectReason, WaitReason, Ways};
 use crate::spawner::Spawner;
 
@@ -199,6 +199,11 @@ impl Dispatcher {
     #[must_use]
     pub fn decisions(&self) -> &Decisions {
         &self.decisions
+    }
+
+    /// Has hives not hold against their workers what a request has ended.
+    pub fn excuse(&self, processes: &[WorkerProcess]) {
+        self.spawner.excuse(processes);
     }
 
     /// How many requests wait.

@@ -57,7 +57,7 @@ use self::liveness::Due;
 pub use self::liveness::Liveness;
 pub(crate) use self::names::LATEST;
 pub(crate) use self::pace::usual_token_us;
-pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed, PromptTime};
+pub use self::place::{Answered, Ask, Blame, Failed, Place, Placed, PromptTime, WorkerProcess};
 use self::places::Places;
 pub use self::report::{HiveReport, ModelReport, WorkerReport};
 pub use self::rests::{Rest, Resting};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use worker_contract::{
-    ModelAlias, Sha256Digest, Timings, Usage, WorkerHeartbeat, WorkerId, WorkerState,
+    HiveAlias, ModelAlias, Sha256Digest, Timings, Usage, WorkerHeartbeat, WorkerId, WorkerState,
 };
 
 use super::places::Shown;
@@ -28,6 +28,8 @@ pub struct Place {
     pub model: ModelAlias,
     /// Where it takes requests.
     pub target: Arc<Target>,
+    /// The id of its process on its machine, where it is known.
+    pub pid: Option<u32>,
     /// The model file that it runs, where it is known.
     pub digest: Option<Sha256Digest>,
     /// How many tokens its context has; 0 where it does not tell.
@@ -44,6 +46,24 @@ impl Place {
     pub fn as_failed(&self) -> FailedBy {
         FailedBy { worker: self.worker_id.clone(), process: self.target.holder }
     }
+
+    /// Its worker's process as its hive knows it; `None` where its id is not known.
+    #[must_use]
+    pub fn process(&self) -> Option<WorkerProcess> {
+        let (hive, worker) = (self.target.hive_id.clone(), self.worker_id.clone());
+        self.pid.map(|pid| WorkerProcess { hive, worker, pid })
+    }
+}
+
+/// A process of a hive's worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerProcess {
+    /// The hive.
+    pub hive: HiveAlias,
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its id on its machine.
+    pub pid: u32,
 }
 
 /// How a worker has failed a request.
@@ -186,11 +206,13 @@ impl Registry {
                 Some((target, digest, stay)) => {
                     let placed = state.workers.get(&worker);
                     let context = placed.map(Worker::context_tokens);
+                    let pid = placed.and_then(Worker::pid);
                     let model = placed.map_or(ask.demand.model, |placed| &placed.model).clone();
                     Placed::At(Place {
                         worker_id: worker,
                         model,
                         target,
+                        pid,
                         digest,
                         context_tokens: context.unwrap_or(0),
                         why,

@@ -316,6 +316,13 @@ impl Worker {
         self.answers.saturating_add(self.foreign)
     }
 
+    /// The id of the process that takes its requests, where it or its hive has told it.
+    pub(super) fn pid(&self) -> Option<u32> {
+        let living = self.process.as_ref().filter(|process| !process.has_ended);
+        let said = self.said.as_ref().map(|said| said.beat.pid);
+        said.or_else(|| living.map(|process| process.pid))
+    }
+
     /// How many requests it runs at once.
     pub(super) fn slots(&self) -> u32 {
         self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1)

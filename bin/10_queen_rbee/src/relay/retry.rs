@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
-use super::suspicion::{End, Suspicion};
-use crate::registry::Fallen;
+use super::suspicion::{Conviction, End, Suspicion};
+use crate::registry::{Fallen, WorkerProcess};
 use crate::scheduler::FailedBy;
 
 /// How often in a row workers may answer a request with nonsense, or servers break it off as they did before.
@@ -64,7 +64,9 @@ pub(super) struct Mishap {
     pub(super) again: u32,
     /// Whether the worker had no other request all the time, or none that had just come, too.
     pub(super) was_alone: bool,
-    /// Fires when the worker's process is known to have ended.
+    /// The worker's process, where it is known.
+    pub(super) process: Option<WorkerProcess>,
+    /// Fires when that is known to have ended.
     pub(super) died: CancellationToken,
     /// Who fell with it.
     pub(super) fallen: Fallen,
@@ -103,8 +105,8 @@ impl Tries {
         self.suspicion.accusation()
     }
 
-    /// The workers that the request has ended, where that is proven; else the accusation is dropped.
-    pub(super) fn judge(&mut self) -> Option<Vec<WorkerId>> {
+    /// What the request has ended, where that is proven; else the accusation is dropped.
+    pub(super) fn judge(&mut self) -> Option<Conviction> {
         self.suspicion.judge()
     }
 
@@ -133,8 +135,8 @@ impl Tries {
             self.breaks += 1;
             self.is_one_excused |= fell_together;
             if mishap.may_be_blamed {
-                let Mishap { was_alone, died, fallen, .. } = mishap;
-                let end = End::new(worker.clone(), was_alone, died, fallen);
+                let Mishap { was_alone, process, died, fallen, .. } = mishap;
+                let end = End::new(worker.clone(), was_alone, died, fallen).of_process(process);
                 self.suspicion.ended(if fell_together { end.excused() } else { end });
             }
         } else {
@@ -252,6 +254,7 @@ mod tests {
             got: 0,
             again: 0,
             was_alone: true,
+            process: None,
             died,
             fallen: Fallen::default(),
             at,
@@ -296,7 +299,7 @@ mod tests {
             for (name, mishap) in ["a", "b"].into_iter().zip(mishaps.clone()) {
                 assert!(matches!(tries.on_mishap(by(name), mishap, 0.5), Verdict::Again(_)));
             }
-            let judged = tries.accusation().and_then(|_| tries.judge());
+            let judged = tries.accusation().and_then(|_| tries.judge()).map(|it| it.workers);
             assert_eq!(judged, is_guilty.then(|| vec![id("a"), id("b")]), "{mishaps:?}");
         }
     }
@@ -323,7 +326,7 @@ mod tests {
             for (name, mishap) in ["a", "b", "c"].into_iter().zip(mishaps.clone()) {
                 tries.on_mishap(by(name), mishap, 0.5);
             }
-            let judged = tries.accusation().and_then(|_| tries.judge());
+            let judged = tries.accusation().and_then(|_| tries.judge()).map(|it| it.workers);
             let expected = expected.map(|names| names.iter().map(|name| id(name)).collect());
             assert_eq!(judged, expected, "{mishaps:?}");
         }

@@ -8,7 +8,7 @@
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
-use crate::registry::Fallen;
+use crate::registry::{Fallen, WorkerProcess};
 
 /// How many workers in a row may end over a request that is alone there: then it is to blame.
 const MOST_ALONE: usize = 2;
@@ -35,10 +35,22 @@ pub(super) struct Suspicion {
     since: u32,
 }
 
+/// What a request is to blame for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Conviction {
+    /// The workers whose ends have proven it, each once.
+    pub(super) workers: Vec<WorkerId>,
+    /// All processes that ended over it, in a crowd as well, as far as they are known: none of these ends is the
+    /// worker's fault.
+    pub(super) processes: Vec<WorkerProcess>,
+}
+
 /// A worker that broke off while it had the request.
 #[derive(Debug, Clone)]
 pub(super) struct End {
     worker: WorkerId,
+    /// Its process, where it is known.
+    process: Option<WorkerProcess>,
     was_alone: bool,
     /// It may have fallen with the one before it, for the same reason.
     is_excused: bool,
@@ -58,7 +70,12 @@ impl End {
         died: CancellationToken,
         fallen: Fallen,
     ) -> Self {
-        Self { worker, was_alone, is_excused: false, tokens: 0, died, fallen }
+        Self { worker, process: None, was_alone, is_excused: false, tokens: 0, died, fallen }
+    }
+
+    /// The same of a process that is known.
+    pub(super) fn of_process(self, process: Option<WorkerProcess>) -> Self {
+        Self { process, ..self }
     }
 
     /// The same of one that may have fallen with the one before it.
@@ -107,8 +124,8 @@ impl Suspicion {
         is_any.then(|| self.ends.iter().map(|end| end.died.clone()).collect())
     }
 
-    /// The workers that the request has ended, where that is proven; else the accusation is dropped.
-    pub(super) fn judge(&mut self) -> Option<Vec<WorkerId>> {
+    /// What the request has ended, where that is proven; else the accusation is dropped.
+    pub(super) fn judge(&mut self) -> Option<Conviction> {
         let (mut proven, mut cut_off, mut between) = (Vec::new(), None, 0_u32);
         for mut end in self.ends.drain(..) {
             if end.died.is_cancelled() {
@@ -119,17 +136,18 @@ impl Suspicion {
                 cut_off = cut_off.or(Some(end));
             }
         }
-        let verdict = guilty(&proven);
-        if verdict.is_none() {
-            if proven.is_empty() {
-                // It may still be what makes workers hang: it goes on to have them to itself.
-                proven.extend(cut_off);
-            } else {
-                self.since = self.since.saturating_add(between);
-            }
-            self.ends = proven;
+        if let Some(workers) = guilty(&proven) {
+            let processes = proven.into_iter().filter_map(|end| end.process).collect();
+            return Some(Conviction { workers, processes });
         }
-        verdict
+        if proven.is_empty() {
+            // It may still be what makes workers hang: it goes on to have them to itself.
+            proven.extend(cut_off);
+        } else {
+            self.since = self.since.saturating_add(between);
+        }
+        self.ends = proven;
+        None
     }
 }
 
@@ -176,6 +194,8 @@ fn of_enough<'a>(ends: impl Iterator<Item = &'a End>, most: usize) -> Option<Vec
 
 #[cfg(test)]
 mod tests {
+    use worker_contract::HiveAlias;
+
     use super::*;
 
     /// How a worker broke off: after so many tokens, whether it had no other request, and whether its hive
@@ -193,8 +213,8 @@ mod tests {
             suspicion.got(tokens, 0);
             suspicion.ended(end(&name, was_alone, died));
             let verdict = suspicion.accusation().and_then(|_| suspicion.judge());
-            if let Some(names) = verdict {
-                return Some(names.iter().map(ToString::to_string).collect());
+            if let Some(Conviction { workers, .. }) = verdict {
+                return Some(workers.iter().map(ToString::to_string).collect());
             }
         }
         None
@@ -319,6 +339,25 @@ mod tests {
         check(&[died("a"), cut("b"), died("c")], Some(&["a", "c"]));
         let between = [("a", 0, true, true), ("b", 40, true, false), ("c", 40, true, true)];
         check(&between, None);
+    }
+
+    #[test]
+    fn what_it_ended_in_a_crowd_is_its_doing_once_it_is_convicted_and_a_cut_never_is() {
+        let mut suspicion = Suspicion::default();
+        let process = |pid| {
+            let (hive, worker) = (HiveAlias::localhost(), "a".parse().unwrap());
+            Some(WorkerProcess { hive, worker, pid })
+        };
+        for (pid, was_alone, is_proven) in
+            [(1, false, true), (2, true, false), (3, true, true), (4, true, true)]
+        {
+            let died = if is_proven { ended() } else { CancellationToken::new() };
+            suspicion.ended(end("a", was_alone, died).of_process(process(pid)));
+        }
+        let Some(Conviction { workers, processes }) = suspicion.judge() else { panic!("it is") };
+        assert_eq!(workers, ["a".parse::<WorkerId>().unwrap()]);
+        let ended: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+        assert_eq!(ended, [1, 3, 4]);
     }
 
     #[test]

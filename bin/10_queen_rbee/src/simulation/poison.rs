@@ -1,10 +1,15 @@
-//! A request over which every worker ends that has it, while others ask: it fails, and nobody else does.
+//! Requests over which every worker ends that has them, while others ask: they fail, and nobody else does. Their hive
+//! gives no worker up for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, ready};
+use job_server::{JobContext, JobError, Outcome as JobOutcome};
+use rbee_operations::Operation;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,43 +20,98 @@ use super::queen::{Outcome, Queen, Question};
 use super::worker::{self, Knobs, POISON};
 use super::world;
 use crate::admission::Priority;
-use crate::doubles::Nowhere;
+use crate::hive_client::{FindHive, HiveClient};
 
 const SLOTS: u32 = 4;
 /// How many ask one thing after the other, and how often.
 const CLIENTS: usize = 6;
 const ASKS: usize = 4;
-/// When the deadly request comes.
+/// When the deadly request comes,
 const COMES_AT: Duration = Duration::from_millis(2500);
+/// and after how long the next one: by then those who fell with the one before have their answers.
+const NEXT_AFTER: Duration = Duration::from_secs(5);
 /// After how long a worker is there again.
 const RESTART: Duration = Duration::from_millis(700);
-/// How many ends of workers one such request may cost: a hive gives one up after five.
+/// How many ends of workers one such request may cost: a hive gives one up after as many as the next one.
 const MOST_ENDS: usize = 3;
+const MAX_FAILURES: usize = 5;
 
 #[derive(Debug, Default)]
 struct Seen {
-    ends: usize,
-    deadly: Option<Outcome>,
+    /// The processes that ended, by worker and process id.
+    ends: Vec<(String, u32)>,
+    given_up: Vec<String>,
+    deadly: Vec<Outcome>,
     others: Vec<Outcome>,
     took: Duration,
+}
+
+/// The processes that the queen's hive is told not to hold against its workers.
+#[derive(Debug, Clone, Default)]
+struct Excused(Arc<Mutex<BTreeSet<(String, u32)>>>);
+
+impl Excused {
+    fn has(&self, end: &(String, u32)) -> bool {
+        self.0.lock().unwrap().contains(end)
+    }
+}
+
+impl FindHive for Excused {
+    fn find(&self, _: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError> {
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+impl HiveClient for Excused {
+    fn execute(
+        &self,
+        operation: Operation,
+        _: JobContext,
+    ) -> BoxFuture<'static, Result<JobOutcome, JobError>> {
+        let answer = if let Operation::WorkerExcuse(told) = operation {
+            let ends = told.processes.into_iter().map(|pid| (told.worker_id.to_string(), pid));
+            self.0.lock().unwrap().extend(ends);
+            Ok(JobOutcome::said("excused"))
+        } else {
+            Err(JobError::new("not_in_the_script", "what?"))
+        };
+        ready(answer).boxed()
+    }
 }
 
 #[test]
 fn a_deadly_request_in_a_crowd_ends_three_workers_at_most_and_fails_alone() {
     for (workers, tokens) in [(1, 0), (1, 2), (2, 0), (2, 2), (3, 0)] {
         for seed in 1..=6 {
-            let seen = run(seed, workers, tokens);
+            let seen = run(seed, workers, vec![tokens]);
             let what = format!("{workers} workers, after {tokens} tokens, seed {seed}: {seen:?}");
-            assert!(seen.ends <= MOST_ENDS, "{what}");
-            assert_eq!(seen.deadly, Some(Outcome::Failed("quarantined".into())), "{what}");
+            assert!(seen.ends.len() <= MOST_ENDS, "{what}");
+            assert_eq!(seen.deadly, [Outcome::Failed("quarantined".into())], "{what}");
             assert_eq!(seen.others, vec![Outcome::Exact; CLIENTS * ASKS], "{what}");
             assert!(seen.took < Duration::from_secs(120), "{what}");
         }
     }
 }
 
-/// One history: so many workers, and a request that ends them after so many tokens.
-fn run(seed: u64, workers: usize, tokens: usize) -> Seen {
+#[test]
+fn a_model_outlives_any_number_of_deadly_requests_one_after_the_other() {
+    for workers in [1, 2] {
+        for seed in 1..=3 {
+            let deadly: Vec<usize> = (0..6).collect();
+            let (asks, most) = (CLIENTS * ASKS * deadly.len(), MOST_ENDS * deadly.len());
+            let refused = vec![Outcome::Failed("quarantined".into()); deadly.len()];
+            let seen = run(seed, workers, deadly);
+            let what = format!("{workers} workers, seed {seed}: {seen:?}");
+            assert!(seen.given_up.is_empty(), "{what}");
+            assert!((MAX_FAILURES * workers..=most).contains(&seen.ends.len()), "{what}");
+            assert_eq!(seen.deadly, refused, "{what}");
+            assert_eq!(seen.others, vec![Outcome::Exact; asks], "{what}");
+        }
+    }
+}
+
+/// One history: so many workers, and one request after the other that ends them after so many tokens.
+fn run(seed: u64, workers: usize, deadly: Vec<usize>) -> Seen {
     let mut sim = world(seed, Duration::from_secs(300), Duration::from_millis(5));
     let of_number = |number| Knobs { slots: SLOTS, ..Knobs::new(who(format!("worker-{number}"))) };
     let workers: Vec<_> = (0..workers).map(|number| Arc::new(of_number(number))).collect();
@@ -65,20 +125,25 @@ fn run(seed: u64, workers: usize, tokens: usize) -> Seen {
     }
     let listed = workers.clone();
     sim.host("hive", move || report_hive(listed.clone()));
-    let found = Arc::new(Mutex::new(Seen::default()));
-    let (told, mut down) = (Arc::clone(&found), Vec::new());
-    sim.client("queen", async move { queen(told, tokens).await });
+    let (found, excused) = (Arc::new(Mutex::new(Seen::default())), Excused::default());
+    let (told, hive, mut down) = (Arc::clone(&found), excused.clone(), Vec::new());
+    sim.client("queen", async move { queen(told, hive, deadly).await });
     loop {
         let now = sim.elapsed();
         for knobs in workers.iter().filter(|knobs| knobs.is_poisoned.swap(false, SeqCst)) {
-            found.lock().unwrap().ends += 1;
+            let end = (knobs.who.name.clone(), knobs.pid.load(SeqCst));
+            found.lock().unwrap().ends.push(end);
             knobs.is_down.store(true, SeqCst);
             sim.crash(knobs.who.host.as_str());
             down.push((now + RESTART, knobs.who.host.clone()));
         }
         down.retain(|(at, host)| {
             let is_due = *at <= now;
-            if is_due {
+            let mut history = found.lock().unwrap();
+            let counts = |end: &&(String, u32)| end.0 == *host && !excused.has(end);
+            if is_due && history.ends.iter().filter(counts).count() >= MAX_FAILURES {
+                history.given_up.push(host.clone());
+            } else if is_due {
                 sim.bounce(host.as_str());
             }
             !is_due
@@ -92,14 +157,14 @@ fn run(seed: u64, workers: usize, tokens: usize) -> Seen {
 }
 
 /// The queen's core, and those who ask.
-async fn queen(seen: Arc<Mutex<Seen>>, tokens: usize) -> turmoil::Result {
+async fn queen(seen: Arc<Mutex<Seen>>, hive: Excused, deadly: Vec<usize>) -> turmoil::Result {
     let (expected, none) = (vec![HiveAlias::localhost()], BTreeMap::new());
-    let queen = Queen::start(Arc::new(Nowhere), expected, none, Vec::new(), 64, None).await?;
-    let asked = TaskTracker::new();
+    let queen = Queen::start(Arc::new(hive), expected, none, Vec::new(), 64, None).await?;
+    let (asked, asks) = (TaskTracker::new(), ASKS * deadly.len());
     for client in 0..CLIENTS {
         let (queen, seen) = (queen.clone(), Arc::clone(&seen));
         asked.spawn(async move {
-            for number in 0..ASKS {
+            for number in 0..asks {
                 let question = question(format!("r-{client}-{number}"), client);
                 let (outcome, _) = queen.ask(question).await;
                 seen.lock().unwrap().others.push(outcome);
@@ -107,9 +172,13 @@ async fn queen(seen: Arc<Mutex<Seen>>, tokens: usize) -> turmoil::Result {
         });
     }
     sleep(COMES_AT).await;
-    let deadly = Question { prompt: format!("{POISON}{tokens}:"), ..question("deadly".into(), 0) };
-    let (outcome, _) = queen.ask(deadly).await;
-    seen.lock().unwrap().deadly = Some(outcome);
+    for tokens in deadly {
+        let prompt = format!("{POISON}{tokens}:");
+        let asked = Question { prompt, ..question(format!("deadly-{tokens}"), 0) };
+        let (outcome, _) = queen.ask(asked).await;
+        seen.lock().unwrap().deadly.push(outcome);
+        sleep(NEXT_AFTER).await;
+    }
     asked.close();
     asked.wait().await;
     seen.lock().unwrap().took = turmoil::elapsed();

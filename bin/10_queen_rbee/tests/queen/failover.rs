@@ -157,6 +157,7 @@ async fn a_request_that_ends_two_workers_is_refused_also_when_it_comes_again_and
             queen.worker_beat(&worker.beat()).await;
         }
         let asked = || deadly.iter().map(|worker| worker.requests().len()).sum::<usize>();
+        let hive = HiveDouble::start(false);
         let news = async {
             until("two were asked", async || asked() == 2).await;
             let listed = |worker: &WorkerDouble| {
@@ -166,7 +167,6 @@ async fn a_request_that_ends_two_workers_is_refused_also_when_it_comes_again_and
                 worker.listed(if has_ended { ended } else { SupervisedState::Ready })
             };
             let workers = deadly.iter().map(listed).collect();
-            let hive = HiveDouble::start(false);
             queen.hive_beat(&HiveHeartbeat { workers, ..hive.beat() }).await;
         };
         let body = chat();
@@ -178,6 +178,10 @@ async fn a_request_that_ends_two_workers_is_refused_also_when_it_comes_again_and
             assert!(message.contains(said), "{message}");
         }
         assert_eq!(asked(), 2);
+        until("the hive is told whose fault it was", async || hive.asked().len() == 2).await;
+        let mut told = hive.asked();
+        told.sort();
+        assert_eq!(told, ["excuse w-1 [1]", "excuse w-2 [1]"]);
         let fine = WorkerDouble::start("w-4", []);
         queen.worker_beat(&fine.beat()).await;
         let other = json!({"model": "m", "messages": [{"role": "user", "content": "Ho"}]});

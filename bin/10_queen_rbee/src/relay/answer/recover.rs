@@ -16,6 +16,7 @@ use crate::relay::contexts::longer_context;
 use crate::relay::failure::Trouble;
 use crate::relay::reason::Reason;
 use crate::relay::retry::{Mishap, Verdict};
+use crate::relay::suspicion::Conviction;
 
 /// How long news of workers are waited for that broke off over a request.
 const NEWS: Duration = Duration::from_secs(2);
@@ -265,8 +266,8 @@ impl Answer {
         // Of a server's process nobody hears whether it has ended.
         let is_server = place.target.server.is_some();
         let may_be_blamed = is_reached && !blame.was_ending && !is_server;
-        let (by, died, fallen) =
-            (place.as_failed(), place.target.died.clone(), place.target.fallen.clone());
+        let (by, process) = (place.as_failed(), place.process());
+        let (died, fallen) = (place.target.died.clone(), place.target.fallen.clone());
         if is_connection && may_be_blamed {
             fallen.add(self.number);
         }
@@ -282,6 +283,7 @@ impl Answer {
             got,
             again: self.progress.tokens_again(),
             was_alone: blame.was_alone,
+            process,
             died,
             fallen,
             at: now.into_std(),
@@ -360,10 +362,11 @@ impl Answer {
         // Without news of all of them there is no proof.
         let _ = tokio::time::timeout_at(until, all).await;
         match self.tries.judge() {
-            Some(workers) => {
+            Some(Conviction { workers, processes }) => {
                 let (caller, now) = (&self.asking.caller, Instant::now().into_std());
                 let quarantine = &self.relay.shared.quarantine;
                 quarantine.add(caller, &self.request, workers.clone(), now);
+                self.relay.dispatcher.excuse(&processes);
                 Err(Failure::Quarantined { workers, is_known: false })
             }
             None => Ok(()),

@@ -93,7 +93,7 @@ impl HiveDouble {
         workers.iter().map(|(_, spawn)| spawn.clone()).collect()
     }
 
-    /// What it was asked for: `spawn MODEL DEVICE`, `delete WORKER`.
+    /// What it was asked for: `spawn MODEL DEVICE`, `delete WORKER`, `excuse WORKER [PROCESS, …]`.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.stage.asked.lock().unwrap().clone()
     }
@@ -184,6 +184,11 @@ impl Executor for Double {
                     let is_it = |name: &str| name == target.worker_id.as_str();
                     stage.workers.lock().unwrap().retain(|(worker, _)| !is_it(&worker.name));
                     Ok(Outcome::said("ended"))
+                }
+                Operation::WorkerExcuse(told) => {
+                    let said = format!("excuse {} {:?}", told.worker_id, told.processes);
+                    stage.asked.lock().unwrap().push(said);
+                    Ok(Outcome::said("excused"))
                 }
                 Operation::ModelList(_) => {
                     job.say("looking");
