@@ -10,7 +10,7 @@ use super::kinds::Kinds;
 use super::patient::Patient;
 use super::starts::{Attempts, Closed, Starts};
 use super::{Dispatcher, NoPlace, Queues, Waiting, Wanted};
-use crate::admission::{Admission, QueueKey, Spot, Ticket};
+use crate::admission::{Admission, Priority, QueueKey, Spot, Ticket};
 use crate::clock;
 use crate::registry::{Judging, Placed};
 use crate::scheduler::{Decision, MakeWay, Spawn, WaitReason, Ways};
@@ -132,6 +132,9 @@ impl Dispatcher {
         let mut names = Names::default();
         let mut waits_for_rest: BTreeMap<&ModelAlias, Instant> = BTreeMap::new();
         let mut patient = Patient::default();
+        let first = admission.waiting(queue).next();
+        let is_interactive = |waiting: &Waiting| waiting.wanted.priority == Priority::Interactive;
+        let has_interactive = first.is_some_and(|(_, first)| is_interactive(first));
         let suspects = suspects(admission, queue).into_iter();
         for (spot, waiting) in suspects.chain(admission.waiting(queue)) {
             let model = &waiting.wanted.model;
@@ -142,6 +145,11 @@ impl Dispatcher {
                 break;
             }
             let alone = waiting.is_alone(now);
+            // A batch request keeps nobody out for whom somebody waits.
+            if alone && has_interactive && !is_interactive(waiting) {
+                self.log_change(waiting, WaitReason::Alone);
+                continue;
+            }
             let kind = waiting.wanted.kind(alone, has_rules);
             let needs = waiting.needs(kind);
             if let Some(reason) = patient.one_more(&needs) {

@@ -43,8 +43,10 @@ use crate::spawner::Spawner;
 /// The longest that somebody is told to wait where too many do, in seconds.
 const LONGEST_RETRY_S: u64 = 60;
 
-/// The longest that a worker is held for a request that is to begin alone: after that it goes as any other.
-const LONGEST_HOLD: Duration = Duration::from_secs(30);
+/// The longest that a request waits to begin alone: after that it goes as any other.
+const LONGEST_HOLD: Duration = Duration::from_secs(5);
+/// It waits no longer than for this part of the time that is left for it.
+const PART_OF_ITS_TIME: u32 = 4;
 
 /// Who has less time left gets no place: it would be over before a worker could answer.
 pub(crate) const LEAST_LEFT: Duration = Duration::from_millis(10);
@@ -343,8 +345,17 @@ impl Dispatcher {
                     }
                 }
                 () = self.registry.room() => {}
+                () = self.trial_ends() => {}
             }
             self.hand_out(&mut attempts);
+        }
+    }
+
+    /// Waits until the next request has had a worker to itself for long enough, where somebody waits.
+    async fn trial_ends(&self) {
+        match self.registry.next_trial_end(clock::now()) {
+            Some(at) => sleep_until(at.into()).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -501,7 +512,9 @@ impl Wanted {
 impl Waiting {
     /// Whether it waits for a worker where it begins alone.
     fn is_alone(&self, now: Instant) -> bool {
-        self.wanted.alone && now.saturating_duration_since(self.since) < LONGEST_HOLD
+        let left = self.wanted.deadline.saturating_duration_since(self.since);
+        let longest = LONGEST_HOLD.min(left / PART_OF_ITS_TIME);
+        self.wanted.alone && now.saturating_duration_since(self.since) < longest
     }
 
     /// Gives the answer; a place that nobody takes is free again.

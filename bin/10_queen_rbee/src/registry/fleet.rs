@@ -249,7 +249,8 @@ impl State {
         ask: &Ask<'_>,
         now: Instant,
     ) -> Option<(Arc<Target>, Option<Sha256Digest>, Stay)> {
-        let (worker, stay) = self.workers.reserve(id, ask.answers, ask.demand.alone, now)?;
+        let (answers, alone) = (ask.answers, ask.demand.alone);
+        let (worker, stay) = self.workers.reserve(id, answers, alone, ask.priority, now)?;
         let (target, digest) = (Arc::clone(&worker.target), worker.digest().cloned());
         self.prefixes.insert(target.holder, ask.prompt.blocks(), worker.cache_tokens());
         if let Some(session) = ask.session {

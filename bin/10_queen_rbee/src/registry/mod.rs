@@ -7,6 +7,7 @@
 mod attached;
 mod breaker;
 mod catalogs;
+mod ends;
 mod failures;
 mod fits;
 mod fleet;
@@ -563,6 +564,16 @@ impl Registry {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(SeqCst)
+    }
+
+    /// When the next request has had a worker to itself for long enough, or a worker was held for one, where somebody
+    /// waits: then there may be room.
+    #[must_use]
+    pub fn next_trial_end(&self, now: Instant) -> Option<Instant> {
+        if self.waiting() == 0 {
+            return None;
+        }
+        self.state().workers.next_trial_end(now)
     }
 
     /// Says how many requests wait for a place.

@@ -251,7 +251,11 @@ impl Registry {
         let mut state = self.state();
         let worker = state.workers.get_mut(&place.worker_id);
         let has_closed = worker.is_some_and(|worker| worker.breaker.on_beginning());
-        state.workers.works(&place.worker_id, place.stay, now);
+        let may_be_room = state.workers.works(&place.worker_id, place.stay, now);
+        drop(state);
+        if may_be_room {
+            self.there_may_be_room();
+        }
         has_closed
     }
 

@@ -105,6 +105,8 @@ impl Workers {
             |worker: &&mut Worker| worker.hive_id == listed.hive_id && !worker.is_of_server;
         let worker = known.filter(is_its)?;
         let had_failed = worker.is_given_up();
+        let (was_to_live, process) = (worker.is_to_live(), worker.holder);
+        let died = worker.target.died.clone();
         worker.listed = Some(listed.state.clone());
         worker.memory_bytes = listed.memory_bytes;
         worker.process(listed);
@@ -113,7 +115,12 @@ impl Workers {
             worker.target.has_shown(shown.of_workers(&listed.hive_id));
         }
         let is_mended = had_failed && !worker.is_given_up();
-        is_mended.then(|| (worker.model.clone(), worker.device))
+        let mended = is_mended.then(|| (worker.model.clone(), worker.device));
+        if was_to_live && died.is_cancelled() {
+            let model = worker.model.clone();
+            self.ends.add(process, &model, now);
+        }
+        mended
     }
 
     /// Gives its model and device if it had failed.

@@ -1,5 +1,6 @@
 mod circuits;
 mod counted;
+mod ends;
 mod failing;
 mod fitting;
 mod names;

@@ -59,6 +59,8 @@ pub(super) struct Worker {
     pub(super) process: Option<Process>,
     /// Requests that were sent to it and have not ended.
     pub(super) in_flight: u32,
+    /// How many of them are interactive.
+    pub(super) interactive: u32,
     /// The answers that they ask for.
     pub(super) answers: u32,
     /// Answers to others, when it last reported.
@@ -200,6 +202,7 @@ impl Worker {
             memory_bytes: None,
             process: None,
             in_flight: 0,
+            interactive: 0,
             answers: 0,
             foreign: 0,
             rest: None,
@@ -294,6 +297,13 @@ impl Worker {
         self.taken_by = None;
         self.beginners.clear();
         self.probed_by = None;
+    }
+
+    /// Whether its end would be one that nobody wanted.
+    pub(super) fn is_to_live(&self) -> bool {
+        let is_known = self.said.is_some() || self.listed.is_some();
+        let is_to_end = self.readiness_for_requests() == Readiness::Ending;
+        is_known && !is_to_end && !self.is_of_server && !self.target.died.is_cancelled()
     }
 
     /// Whether its hive says that it has failed.
@@ -450,6 +460,7 @@ impl Worker {
             is_taken: self.taken_by.is_some_and(|(_, until)| now < until),
             is_held: self.held_until.is_some_and(|until| now < until),
             has_beginners: !self.beginners.is_empty(),
+            has_interactive: self.interactive > 0,
             is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
             slots: self.slots(),
             in_flight: self.answers,

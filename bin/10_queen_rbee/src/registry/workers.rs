@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use worker_contract::{HiveAlias, ModelAlias, ModelKind, Sha256Digest, WorkerHeartbeat, WorkerId};
 
+use super::ends::Ends;
 use super::fits::Size;
 use super::lengths::Lengths;
 use super::numbers::Numbers;
@@ -13,6 +14,7 @@ use super::target::{ShownSecret, Target, parse_address};
 use super::vigil::excused;
 use super::worker::{Said, Worker};
 use super::{Answered, Due, Failed, Liveness, ReportError};
+use crate::admission::Priority;
 use crate::scheduler::Circuit;
 
 /// The most workers that are kept in mind,
@@ -24,9 +26,9 @@ pub(super) const MAX_OF_HIVE: usize = 512;
 const TRIAL: Duration = Duration::from_millis(500);
 /// and with a long prompt at most.
 const LONGEST_TRIAL: Duration = Duration::from_secs(30);
-/// For how long a worker is held for such a request, each time that it is looked at: several times a second while it
+/// For how long a worker is held for such a request, each time that it is looked at: at the end of that, too, while it
 /// waits.
-const HELD: Duration = Duration::from_secs(1);
+const HELD: Duration = Duration::from_millis(500);
 /// How long a worker that is to make room may take to be gone.
 const LEAVING: Duration = Duration::from_secs(60);
 
@@ -36,6 +38,7 @@ pub(super) struct Workers {
     by_id: BTreeMap<WorkerId, Worker>,
     numbers: Numbers,
     pub(super) lengths: Lengths,
+    pub(super) ends: Ends,
     /// Whom each hive listed last.
     pub(super) listed_by: HashMap<HiveAlias, Vec<WorkerId>>,
 }
@@ -53,6 +56,7 @@ pub(super) struct Stay {
     began_alone: bool,
     /// How many answers it asks for.
     answers: u32,
+    is_interactive: bool,
 }
 
 impl Workers {
@@ -100,7 +104,11 @@ impl Workers {
         let is_other = |said: &Said| is_elsewhere || said.beat.pid != beat.pid;
         let is_another = worker.said.as_ref().is_some_and(is_other);
         if is_another {
+            let was_to_live = worker.is_to_live();
             worker.followed_by(&beat, &address, Due::at(now, interval), now)?;
+            if was_to_live {
+                self.ends.add(worker.holder, &worker.model, now);
+            }
         }
         if is_elsewhere || is_another || worker.target.gone.is_cancelled() {
             worker.moved(address);
@@ -164,6 +172,9 @@ impl Workers {
                     && hive_is_gone(&worker.hive_id)
             };
             if is_gone && !worker.target.gone.is_cancelled() {
+                if worker.is_to_live() {
+                    self.ends.add(worker.holder, &worker.model, now);
+                }
                 worker.target.gone.cancel();
                 changed = true;
             }
@@ -188,34 +199,56 @@ impl Workers {
     }
 
     /// Counts a request for so many answers that is being sent, and gives it a number. One that is `alone` keeps
-    /// others away for a while, if all that are there have got something.
+    /// others away for a while, if all that are there have got something; at a server nothing is to be found out. What
+    /// was held for such a request is free then: those that still wait hold one again.
     pub(super) fn reserve(
         &mut self,
         id: &WorkerId,
         answers: u32,
         alone: bool,
+        priority: Priority,
         now: Instant,
     ) -> Option<(&Worker, Stay)> {
+        let may_begin = |it: &Worker| alone && !it.is_of_server && it.beginners.is_empty();
+        let began_alone = self.by_id.get(id).is_some_and(may_begin);
+        if began_alone {
+            self.release_holds(id);
+        }
         let worker = self.by_id.get_mut(id)?;
         let company = worker.load();
         let most = worker.target.server.as_ref().and_then(|server| server.most_answers);
         let answers = answers.clamp(1, most.unwrap_or(u32::MAX).max(1));
+        let is_interactive = priority == Priority::Interactive;
         worker.in_flight += 1;
+        worker.interactive += u32::from(is_interactive);
         worker.answers = worker.answers.saturating_add(answers);
         worker.given += 1;
         worker.used_at = now;
         let (entry, number) = (worker.entry, worker.given);
-        let began_alone = alone && worker.beginners.is_empty();
-        let stay = Stay { entry, number, company, began_alone, answers };
+        let stay = Stay { entry, number, company, began_alone, answers, is_interactive };
         worker.beginners.insert(number);
         if worker.breaker.circuit(now) == Circuit::HalfOpen {
             worker.probed_by = Some(stay.number);
         }
         if began_alone {
             worker.taken_by = Some((number, now + LONGEST_TRIAL));
-            worker.held_until = None;
         }
         Some((worker, stay))
+    }
+
+    /// No worker of the same model is held any more.
+    fn release_holds(&mut self, id: &WorkerId) {
+        let Some(model) = self.by_id.get(id).map(|worker| worker.model_number) else { return };
+        for worker in self.by_id.values_mut().filter(|worker| worker.model_number == model) {
+            worker.held_until = None;
+        }
+    }
+
+    /// When the next worker that a request has to itself, or that is held for one, is free of that.
+    pub(super) fn next_trial_end(&self, now: Instant) -> Option<Instant> {
+        let ends = |worker: &Worker| [worker.taken_by.map(|(_, until)| until), worker.held_until];
+        let all = self.by_id.values().flat_map(ends).flatten();
+        all.filter(|until| *until > now).min()
     }
 
     /// A request that may be what ends workers waits for one: it takes nobody else for a moment.
@@ -229,6 +262,7 @@ impl Workers {
     pub(super) fn release(&mut self, id: &WorkerId, stay: Stay, now: Instant) {
         if let Some(worker) = self.by_id.get_mut(id).filter(|worker| worker.entry == stay.entry) {
             worker.in_flight = worker.in_flight.saturating_sub(1);
+            worker.interactive -= u32::from(stay.is_interactive).min(worker.interactive);
             worker.answers = worker.answers.saturating_sub(stay.answers);
             worker.used_at = now;
         }
@@ -237,14 +271,17 @@ impl Workers {
         }
     }
 
-    /// A request has got something: it has shown whether its worker works, and soon needs it no longer to itself.
-    pub(super) fn works(&mut self, id: &WorkerId, stay: Stay, now: Instant) {
-        let Some(worker) = self.begun(id, stay) else { return };
+    /// A request has got something: it has shown whether its worker works, and soon needs it no longer to itself. Whether
+    /// that bears on those that wait to have one so.
+    pub(super) fn works(&mut self, id: &WorkerId, stay: Stay, now: Instant) -> bool {
+        let Some(worker) = self.begun(id, stay) else { return false };
         if let Some((by, until)) = &mut worker.taken_by
             && *by == stay.number
         {
             *until = (*until).min(now + TRIAL);
         }
+        let is_taken = worker.taken_by.is_some_and(|(_, until)| now < until);
+        is_taken || worker.held_until.is_some_and(|until| now < until)
     }
 
     /// A request is no longer at the beginning. Gives its worker, where that is the same.

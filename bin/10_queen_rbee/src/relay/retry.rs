@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
-use super::suspicion::{Conviction, End, Suspicion};
+use super::suspicion::{Conviction, End, OtherEnds, Suspicion};
 use crate::registry::{Fallen, WorkerProcess};
 use crate::scheduler::FailedBy;
 
@@ -101,13 +101,18 @@ impl Tries {
 
     /// Where it would be to blame if the processes of all workers ended that broke off over it: what tells
     /// so of each.
-    pub(super) fn accusation(&self) -> Option<Vec<CancellationToken>> {
-        self.suspicion.accusation()
+    pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<CancellationToken>> {
+        self.suspicion.accusation(others)
     }
 
     /// What the request has ended, where that is proven; else the accusation is dropped.
-    pub(super) fn judge(&mut self) -> Option<Conviction> {
-        self.suspicion.judge()
+    pub(super) fn judge(&mut self, others: OtherEnds<'_>) -> Option<Conviction> {
+        self.suspicion.judge(others)
+    }
+
+    /// What stands for the processes that ended over it.
+    pub(super) fn ended(&self) -> Vec<u64> {
+        self.suspicion.processes()
     }
 
     /// Has others preferred to a worker that has done nothing wrong.
@@ -135,8 +140,8 @@ impl Tries {
             self.breaks += 1;
             self.is_one_excused |= fell_together;
             if mishap.may_be_blamed {
-                let Mishap { was_alone, process, died, fallen, .. } = mishap;
-                let end = End::new(worker.clone(), was_alone, died, fallen).of_process(process);
+                let Mishap { was_alone, process, died, fallen, at, .. } = mishap;
+                let end = End::new(by.clone(), was_alone, died, fallen, at).of_process(process);
                 self.suspicion.ended(if fell_together { end.excused() } else { end });
             }
         } else {
@@ -299,7 +304,8 @@ mod tests {
             for (name, mishap) in ["a", "b"].into_iter().zip(mishaps.clone()) {
                 assert!(matches!(tries.on_mishap(by(name), mishap, 0.5), Verdict::Again(_)));
             }
-            let judged = tries.accusation().and_then(|_| tries.judge()).map(|it| it.workers);
+            let judged = tries.accusation(&|_, _| 0).and_then(|_| tries.judge(&|_, _| 0));
+            let judged = judged.map(|it| it.workers);
             assert_eq!(judged, is_guilty.then(|| vec![id("a"), id("b")]), "{mishaps:?}");
         }
     }
@@ -326,7 +332,8 @@ mod tests {
             for (name, mishap) in ["a", "b", "c"].into_iter().zip(mishaps.clone()) {
                 tries.on_mishap(by(name), mishap, 0.5);
             }
-            let judged = tries.accusation().and_then(|_| tries.judge()).map(|it| it.workers);
+            let judged = tries.accusation(&|_, _| 0).and_then(|_| tries.judge(&|_, _| 0));
+            let judged = judged.map(|it| it.workers);
             let expected = expected.map(|names| names.iter().map(|name| id(name)).collect());
             assert_eq!(judged, expected, "{mishaps:?}");
         }

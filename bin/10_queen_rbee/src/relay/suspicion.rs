@@ -3,21 +3,33 @@
 //! A worker that broke off over a request is counted with it; held against it is only what is proven: that
 //! the process ended, by its hive's word. Who gets on between two ends is caught by somebody else's kills;
 //! who ends workers does so again as soon as the same is computed again. Of those that fall together nobody knows who
-//! it was: each is tried again where it begins alone, and what it ends there is its doing.
+//! it was, and most workers end by themselves: who falls again is tried where it begins alone, and what it ends there is
+//! its doing, unless workers end meanwhile at which it is not.
+
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
 use crate::registry::{Fallen, WorkerProcess};
+use crate::scheduler::FailedBy;
 
 /// How many workers in a row may end over a request that is alone there: then it is to blame.
 const MOST_ALONE: usize = 2;
+/// How many in a row may end of which it was alone at the last one.
+const MOST_ALONE_AT_LAST: usize = 3;
 /// How many workers in a row may end over a request, alone there or not, if no other fell with all of them: one less than
 /// have a hive give a worker up.
 const MOST_IN_ROW: usize = 4;
+/// How many ends of other workers count for it: each asks for one more end in a row where it is alone.
+const MOST_OTHERS: usize = 2;
+/// They count from so long before the first end over it: where somebody kills workers, that has begun before.
+const LOOKS_BACK: Duration = Duration::from_secs(60);
 /// Two ends with as many tokens between them are not in a row: what ends workers comes again with the
-/// first tokens, and these take seconds where machines are slow.
-const GOT_ON: u32 = 64;
+/// first tokens. Where machines are slow these take seconds, in which somebody may kill the next worker.
+const GOT_ON: u32 = 16;
+/// So many that were computed again, and one more, are as good: it has passed the place of the end before.
+const PASSED: u32 = 64;
 /// How many workers at which a request is alone may end in all, whatever it gets in between.
 const MOST_ALONE_IN_ALL: usize = 8;
 /// How many may end in all: more than somebody ends who kills one every four seconds for two minutes, or
@@ -48,8 +60,8 @@ pub(super) struct Conviction {
 /// A worker that broke off while it had the request.
 #[derive(Debug, Clone)]
 pub(super) struct End {
-    worker: WorkerId,
-    /// Its process, where it is known.
+    by: FailedBy,
+    /// The same as its hive knows it, where it is known.
     process: Option<WorkerProcess>,
     was_alone: bool,
     /// It may have fallen with the one before it, for the same reason.
@@ -60,17 +72,23 @@ pub(super) struct End {
     died: CancellationToken,
     /// Who fell with it.
     fallen: Fallen,
+    at: Instant,
 }
+
+/// How many workers like those over whose ends a request is judged have ended since a time, the processes that are named
+/// left out.
+pub(super) type OtherEnds<'a> = &'a dyn Fn(Instant, &[u64]) -> usize;
 
 impl End {
     /// That of a worker at which the request was alone, or not.
     pub(super) fn new(
-        worker: WorkerId,
+        by: FailedBy,
         was_alone: bool,
         died: CancellationToken,
         fallen: Fallen,
+        at: Instant,
     ) -> Self {
-        Self { worker, process: None, was_alone, is_excused: false, tokens: 0, died, fallen }
+        Self { by, process: None, was_alone, is_excused: false, tokens: 0, died, fallen, at }
     }
 
     /// The same of a process that is known.
@@ -93,7 +111,7 @@ impl Suspicion {
     /// the worker before ended did not end it with what came before that; but only what is gained bounds how
     /// often it may be so.
     pub(super) fn got(&mut self, tokens: u32, again: u32) {
-        let passed = if tokens > 0 { again.min(GOT_ON) } else { 0 };
+        let passed = if tokens > 0 && again >= PASSED { GOT_ON } else { 0 };
         self.since = self.since.saturating_add(tokens.max(passed));
         if self.since >= FORGOTTEN {
             self.ends.clear();
@@ -111,21 +129,30 @@ impl Suspicion {
         self.ends.iter().any(|end| end.was_alone)
     }
 
-    /// Whether it should begin alone at the next worker. A stream that got on well before its worker ended
-    /// need not: it would keep others out for nothing.
+    /// Whether it should begin alone at the next worker: one has ended where it was alone, or two in a row. A stream that
+    /// got on well before its worker ended need not: it would keep others out for nothing.
     pub(super) fn is_any(&self) -> bool {
-        self.since < GOT_ON && self.ends.last().is_some_and(|last| last.tokens < GOT_ON)
+        let fell_at_once = |last: &End| last.was_alone && last.tokens < GOT_ON;
+        let is_suspect = row(&self.ends).len() > 1 || self.ends.last().is_some_and(fell_at_once);
+        self.since < GOT_ON && is_suspect
+    }
+
+    /// What stands for the processes that ended.
+    pub(super) fn processes(&self) -> Vec<u64> {
+        self.ends.iter().map(|end| end.by.process).collect()
     }
 
     /// Where so many workers broke off over it that it would be to blame if their processes ended: what
     /// tells so of each. A hang or a cut is nobody's end.
-    pub(super) fn accusation(&self) -> Option<Vec<CancellationToken>> {
-        let is_any = guilty(&self.ends).is_some();
+    pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<CancellationToken>> {
+        let own = self.processes();
+        let is_any = guilty(&self.ends, &|since| others(since, &own)).is_some();
         is_any.then(|| self.ends.iter().map(|end| end.died.clone()).collect())
     }
 
     /// What the request has ended, where that is proven; else the accusation is dropped.
-    pub(super) fn judge(&mut self) -> Option<Conviction> {
+    pub(super) fn judge(&mut self, others: OtherEnds<'_>) -> Option<Conviction> {
+        let own = self.processes();
         let (mut proven, mut cut_off, mut between) = (Vec::new(), None, 0_u32);
         for mut end in self.ends.drain(..) {
             if end.died.is_cancelled() {
@@ -133,42 +160,52 @@ impl Suspicion {
                 proven.push(end);
             } else {
                 between = between.saturating_add(end.tokens);
-                cut_off = cut_off.or(Some(end));
+                cut_off = cut_off.filter(|kept: &End| kept.was_alone).or(Some(end));
             }
         }
-        if let Some(workers) = guilty(&proven) {
-            let processes = proven.into_iter().filter_map(|end| end.process).collect();
-            return Some(Conviction { workers, processes });
-        }
-        if proven.is_empty() {
-            // It may still be what makes workers hang: it goes on to have them to itself.
-            proven.extend(cut_off);
-        } else {
-            self.since = self.since.saturating_add(between);
+        let verdict = guilty(&proven, &|since| others(since, &own));
+        if verdict.is_none() {
+            if proven.is_empty() {
+                // It may still be what makes workers hang: it goes on to have them to itself.
+                proven.extend(cut_off);
+            } else {
+                self.since = self.since.saturating_add(between);
+            }
         }
         self.ends = proven;
-        None
+        let processes = || self.ends.iter().filter_map(|end| end.process.clone()).collect();
+        verdict.map(|workers| Conviction { workers, processes: processes() })
     }
 }
 
-/// The workers whose end a request is to blame for, if all of these have ended.
-fn guilty(ends: &[End]) -> Option<Vec<WorkerId>> {
-    let later = ends.iter().rev().take_while(|end| end.tokens < GOT_ON).count();
-    // The first of a row has what came before it.
-    let row = &ends[ends.len().saturating_sub(later + 1)..];
+/// The workers whose end a request is to blame for, if all of these have ended, and so many others since a time.
+fn guilty(ends: &[End], others: &dyn Fn(Instant) -> usize) -> Option<Vec<WorkerId>> {
+    let since = |ends: &[End]| {
+        let first = ends.first().map(|end| end.at.checked_sub(LOOKS_BACK).unwrap_or(end.at));
+        first.map_or(0, others)
+    };
+    let (row, all) = (row(ends), since(ends));
+    let more = since(row).min(MOST_OTHERS);
     let counts = |end: &&End| end.is_held_against_it();
-    of_enough(row.iter().filter(counts), MOST_ALONE)
-        .or_else(|| of_enough(alone_after_all(row), MOST_ALONE))
-        .or_else(|| of_enough(unless_shared(row), MOST_IN_ROW))
-        .or_else(|| of_enough(ends.iter().filter(counts), MOST_ALONE_IN_ALL))
-        .or_else(|| of_enough(unless_shared(ends), MOST_IN_ALL))
+    of_enough(row.iter().filter(counts), MOST_ALONE + more)
+        .or_else(|| of_enough(alone_at_last(row, more), MOST_ALONE_AT_LAST + more))
+        .or_else(|| of_enough(unless_shared(row), MOST_IN_ROW + more))
+        .or_else(|| of_enough(ends.iter().filter(counts), MOST_ALONE_IN_ALL.saturating_add(all)))
+        .or_else(|| of_enough(unless_shared(ends), MOST_IN_ALL.saturating_add(all)))
 }
 
-/// Those of a row at which the request was alone. The excuse of one counts no more where the next one ends, too, and
-/// fell with nobody, in a row that began before.
-fn alone_after_all(row: &[End]) -> impl Iterator<Item = &End> {
-    let goes_on = row.len() > MOST_ALONE && row.last().is_some_and(End::is_held_against_it);
-    row.iter().filter(move |end| goes_on && end.was_alone)
+/// The last ends without much between them. The first of a row has what came before it.
+fn row(ends: &[End]) -> &[End] {
+    let later = ends.iter().rev().take_while(|end| end.tokens < GOT_ON).count();
+    &ends[ends.len().saturating_sub(later + 1)..]
+}
+
+/// All of a row, where it was alone at the last one, and at as many `more` before. An excuse of one that ended before
+/// counts no more then.
+fn alone_at_last(row: &[End], more: usize) -> impl Iterator<Item = &End> {
+    let is_last = row.last().is_some_and(End::is_held_against_it);
+    let is_alone = is_last && row.iter().filter(|end| end.was_alone).count() > more;
+    row.iter().filter(move |_| is_alone)
 }
 
 /// All, where no other request fell with each of them: then nobody else can have been it. Who fell with the last one may
@@ -185,8 +222,8 @@ fn of_enough<'a>(ends: impl Iterator<Item = &'a End>, most: usize) -> Option<Vec
     let (mut count, mut names) = (0, Vec::new());
     for end in ends {
         count += 1;
-        if !names.contains(&end.worker) {
-            names.push(end.worker.clone());
+        if !names.contains(&end.by.worker) {
+            names.push(end.by.worker.clone());
         }
     }
     (count >= most).then_some(names)
@@ -212,7 +249,7 @@ mod tests {
             }
             suspicion.got(tokens, 0);
             suspicion.ended(end(&name, was_alone, died));
-            let verdict = suspicion.accusation().and_then(|_| suspicion.judge());
+            let verdict = suspicion.accusation(&none).and_then(|_| suspicion.judge(&none));
             if let Some(Conviction { workers, .. }) = verdict {
                 return Some(workers.iter().map(ToString::to_string).collect());
             }
@@ -246,6 +283,49 @@ mod tests {
         check(&[("a", 0, true, true), ("a", 0, true, true)], Some(&["a"]));
         let mixed = [("a", 0, false, true), ("b", 0, true, true), ("c", 3, true, true)];
         check(&mixed, Some(&["b", "c"]));
+        let in_company = [("a", 500, false, true), ("b", 0, false, true), ("c", 3, true, true)];
+        check(&in_company, Some(&["a", "b", "c"]));
+        let got_on = [("a", 0, false, true), ("b", GOT_ON, false, true), ("c", 0, true, true)];
+        check(&got_on, None);
+    }
+
+    #[test]
+    fn each_worker_that_ends_where_it_is_not_asks_for_one_more_end_alone() {
+        // After how many ends it is convicted, with so many others, where it was alone at these of them.
+        let convicted_after = |others: usize, company: usize, tokens: u32| {
+            let mut suspicion = Suspicion::default();
+            (1..99).find(|count| {
+                suspicion.got(tokens, 0);
+                suspicion.ended(end("a", *count > company, ended()));
+                suspicion.judge(&|_, _| others).is_some()
+            })
+        };
+        for (others, company, expected) in
+            [(0, 0, 2), (1, 0, 3), (2, 0, 4), (9, 0, 4), (0, 2, 3), (1, 2, 4), (2, 2, 5), (9, 2, 5)]
+        {
+            let found = convicted_after(others, company, 1);
+            assert_eq!(found, Some(expected), "{others} others, {company} in company");
+        }
+        for (others, expected) in [(0, MOST_IN_ROW), (1, MOST_IN_ROW + 1), (9, MOST_IN_ROW + 2)] {
+            assert_eq!(convicted_after(others, 99, 1), Some(expected), "never alone, {others}");
+        }
+        assert_eq!(convicted_after(20, 0, GOT_ON), Some(MOST_ALONE_IN_ALL + 20));
+    }
+
+    #[test]
+    fn its_own_ends_are_no_others_and_those_of_the_minute_before_it_fell_are() {
+        let (mut suspicion, start) = (Suspicion::default(), Instant::now());
+        let at = start + LOOKS_BACK;
+        for process in [3, 4] {
+            let by = FailedBy { worker: "a".parse().unwrap(), process };
+            suspicion.ended(End::new(by, true, ended(), Fallen::default(), at));
+        }
+        let others = |since: Instant, own: &[u64]| {
+            assert_eq!((since, own), (start, &[3, 4][..]));
+            0
+        };
+        assert!(suspicion.accusation(&others).is_some() && suspicion.judge(&others).is_some());
+        assert_eq!(suspicion.processes(), [3, 4], "they are what it has done");
     }
 
     #[test]
@@ -261,25 +341,25 @@ mod tests {
         for (fallen, expected) in rows {
             let mut suspicion = Suspicion::default();
             for requests in fallen {
-                assert!(suspicion.accusation().is_none(), "{fallen:?}: too early");
+                assert!(suspicion.accusation(&none).is_none(), "{fallen:?}: too early");
                 let end = end("a", false, ended());
                 for request in requests {
                     end.fallen.add(*request);
                 }
                 suspicion.ended(end);
             }
-            assert_eq!(suspicion.judge().is_some(), expected, "{fallen:?}");
+            assert_eq!(suspicion.judge(&none).is_some(), expected, "{fallen:?}");
         }
         let mut suspicion = Suspicion::default();
         for was_alone in [false, true, true] {
-            assert!(suspicion.accusation().is_none(), "too early");
+            assert!(suspicion.accusation(&none).is_none(), "too early");
             let end = end("a", was_alone, ended());
             for request in [1, 2] {
                 end.fallen.add(request);
             }
             suspicion.ended(end);
         }
-        assert!(suspicion.judge().is_some(), "the other was not at the beginning");
+        assert!(suspicion.judge(&none).is_some(), "the other was not at the beginning");
     }
 
     #[test]
@@ -288,7 +368,7 @@ mod tests {
         for (rows, expected) in [
             (&[(false, false), (true, true), (true, false)][..], true),
             (&[(true, true), (true, false)], false),
-            (&[(false, false), (false, true), (true, false)], false),
+            (&[(false, false), (false, true), (true, false)], true),
             (&[(false, false), (true, false), (true, true)], false),
         ] {
             let mut suspicion = Suspicion::default();
@@ -296,7 +376,7 @@ mod tests {
                 let end = end("a", *was_alone, ended());
                 suspicion.ended(if *is_excused { end.excused() } else { end });
             }
-            assert_eq!(suspicion.judge().is_some(), expected, "{rows:?}");
+            assert_eq!(suspicion.judge(&none).is_some(), expected, "{rows:?}");
         }
     }
 
@@ -321,7 +401,7 @@ mod tests {
                 let died = CancellationToken::new();
                 died.cancel();
                 suspicion.ended(end("a", true, died));
-                let is_convicted = suspicion.accusation().is_some();
+                let is_convicted = suspicion.accusation(&none).is_some();
                 suspicion.got(tokens, again);
                 is_convicted
             })
@@ -337,7 +417,7 @@ mod tests {
         check(&[cut("a"), cut("b"), cut("c"), died("d")], None);
         check(&[cut("a"), died("b"), died("c")], Some(&["b", "c"]));
         check(&[died("a"), cut("b"), died("c")], Some(&["a", "c"]));
-        let between = [("a", 0, true, true), ("b", 40, true, false), ("c", 40, true, true)];
+        let between = [("a", 0, true, true), ("b", 10, true, false), ("c", 10, true, true)];
         check(&between, None);
     }
 
@@ -354,28 +434,54 @@ mod tests {
             let died = if is_proven { ended() } else { CancellationToken::new() };
             suspicion.ended(end("a", was_alone, died).of_process(process(pid)));
         }
-        let Some(Conviction { workers, processes }) = suspicion.judge() else { panic!("it is") };
+        let Some(Conviction { workers, processes }) = suspicion.judge(&none) else {
+            panic!("it is")
+        };
         assert_eq!(workers, ["a".parse::<WorkerId>().unwrap()]);
         let ended: Vec<u32> = processes.iter().map(|process| process.pid).collect();
         assert_eq!(ended, [1, 3, 4]);
     }
 
     #[test]
-    fn a_request_is_suspect_until_it_gets_on() {
-        let mut suspicion = Suspicion::default();
-        let mut ends_after = |tokens, since| {
-            suspicion.got(tokens, 0);
-            suspicion.ended(end("a", false, CancellationToken::new()));
+    fn a_request_is_suspect_after_two_ends_in_a_row_or_one_alone_until_it_gets_on() {
+        // What it got before each end, whether it was alone there, and what it has got since.
+        for (ends, since, expected) in [
+            (&[(0, false)][..], 0, false),
+            (&[(0, true)], 0, true),
+            (&[(GOT_ON, true)], 0, false),
+            (&[(500, false), (0, false)], 0, true),
+            (&[(0, false), (GOT_ON, false)], 0, false),
+            (&[(0, false), (GOT_ON - 1, false)], GOT_ON - 1, true),
+            (&[(0, false), (0, true)], GOT_ON, false),
+        ] {
+            let mut suspicion = Suspicion::default();
+            for (tokens, was_alone) in ends {
+                suspicion.got(*tokens, 0);
+                suspicion.ended(end("a", *was_alone, CancellationToken::new()));
+            }
             suspicion.got(since, 0);
-            suspicion.is_any()
-        };
-        assert!(!ends_after(GOT_ON, 0), "it got on before");
-        assert!(ends_after(0, 0));
-        assert!(!ends_after(0, GOT_ON), "it gets on since");
+            assert_eq!(suspicion.is_any(), expected, "{ends:?}, {since}");
+        }
+    }
+
+    #[test]
+    fn what_makes_workers_hang_goes_on_to_have_them_to_itself() {
+        let mut suspicion = Suspicion::default();
+        for was_alone in [false, false, true] {
+            suspicion.ended(end("a", was_alone, CancellationToken::new()));
+        }
+        assert!(suspicion.accusation(&none).is_some() && suspicion.judge(&none).is_none());
+        assert!(suspicion.is_any());
     }
 
     fn end(worker: &str, was_alone: bool, died: CancellationToken) -> End {
-        End::new(worker.parse().unwrap(), was_alone, died, Fallen::default())
+        let by = FailedBy { worker: worker.parse().unwrap(), process: 0 };
+        End::new(by, was_alone, died, Fallen::default(), Instant::now())
+    }
+
+    /// No worker has ended at which the request was not.
+    fn none(_: Instant, _: &[u64]) -> usize {
+        0
     }
 
     /// The word that a process has ended.

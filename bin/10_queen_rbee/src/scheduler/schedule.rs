@@ -49,8 +49,10 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     // Where a connection to one of rbee's has broken, its process has most likely ended, which is told at once.
     let has_fallen =
         |worker: &&WorkerView<'_>| worker.is_in_doubt && worker.ways.meet(Ways::TOKENS);
+    let trials = Trials::of(snapshot, demand);
+    let is_free = |worker: &&WorkerView<'_>| trials.may_begin_at(worker, demand);
     let fresh = || ready().filter(|worker| !has_failed(worker) && !has_fallen(worker));
-    if let Some(chosen) = choose(fresh(), demand, None) {
+    if let Some(chosen) = choose(fresh().filter(is_free), demand, None) {
         return chosen;
     }
     // It may have been started again since, and one that is coming may take long.
@@ -61,10 +63,10 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     let is_reborn = |worker: &&WorkerView<'_>| {
         !is_tired(worker) && !demand.failed.iter().any(|by| by.process == worker.process)
     };
-    if let Some(chosen) = choose(returned().filter(is_reborn), demand, None) {
+    if let Some(chosen) = choose(returned().filter(is_reborn).filter(is_free), demand, None) {
         return chosen;
     }
-    if let Some(held) = hold(fresh().chain(returned().filter(is_reborn)), demand) {
+    if let Some(held) = trials.hold(fresh().chain(returned().filter(is_reborn)), demand) {
         return held;
     }
     if fresh().any(|worker| worker.circuit == Circuit::Closed) {
@@ -72,13 +74,15 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     }
     let last_resort = |is_hopeful: &dyn Fn(&&WorkerView<'_>) -> bool| {
         // What waits in a worker's queue is better off there.
-        let may_be = |worker: &&WorkerView<'_>| demand.leaves_with.is_none() && is_hopeful(worker);
+        let may_be = |worker: &&WorkerView<'_>| {
+            demand.leaves_with.is_none() && is_hopeful(worker) && is_free(worker)
+        };
         choose(returned().filter(may_be), demand, Some(Reason::LastResort))
     };
     if let Some(only) = last_resort(&|worker| !is_tired(worker)) {
         return only;
     }
-    if let Some(held) = hold(returned().filter(|worker| !is_tired(worker)), demand) {
+    if let Some(held) = trials.hold(returned().filter(|worker| !is_tired(worker)), demand) {
         return held;
     }
     if snapshot.is_spawning || serving().any(is_coming) {
@@ -117,27 +121,70 @@ pub fn schedule(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Decision {
     }
 }
 
-/// The worker that takes nobody else until it has a request that may be what ends workers: one that such a request has
-/// or waits for already, so that the others go on to serve everybody.
-fn hold<'a>(
-    workers: impl Iterator<Item = &'a WorkerView<'a>>,
-    demand: &Demand<'_>,
-) -> Option<Decision> {
-    // What waits in a worker's queue keeps nobody out of another one.
-    if !demand.alone || demand.leaves_with.is_some() {
-        return None;
+/// The workers that requests have to themselves that may be what ends workers: half of those that are ready at most,
+/// and one at least. The others serve everybody.
+#[derive(Debug, Clone, Copy, Default)]
+struct Trials {
+    most: usize,
+    /// How many such a request has,
+    taken: usize,
+    /// and with those that are held for one.
+    kept: usize,
+}
+
+impl Trials {
+    /// As they bear on a request.
+    fn of(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Self {
+        if !demand.alone {
+            return Self::default();
+        }
+        let ready = || {
+            let all = snapshot.workers.iter().filter(|worker| worker.is_of_rbee());
+            all.filter(|worker| worker.readiness == Readiness::Ready)
+        };
+        let most = (ready().count() / 2).max(1);
+        let taken = ready().filter(|worker| worker.is_taken).count();
+        Self { most, taken, kept: ready().filter(|worker| is_kept(worker)).count() }
     }
-    // Rules may refuse one about which they were not asked.
-    let may_come =
-        |worker: &&WorkerView<'_>| worker.circuit == Circuit::Closed && !worker.is_unjudged;
-    let rank = |worker: &&WorkerView<'_>| {
-        let is_other = !worker.is_held && !worker.is_taken;
-        (worker.liveness != Liveness::Alive, is_other, worker.load())
-    };
-    let best = workers
-        .filter(may_come)
-        .min_by(|one, other| (rank(one), one.id).cmp(&(rank(other), other.id)))?;
-    Some(Decision::Hold(best.id.clone()))
+
+    /// Whether a request may begin at a worker, as far as it is to do that alone.
+    fn may_begin_at(&self, worker: &WorkerView<'_>, demand: &Demand<'_>) -> bool {
+        !demand.alone || !worker.is_of_rbee() || self.taken < self.most
+    }
+
+    /// The worker that takes nobody else until it has a request that is to begin alone: one that such a request has or
+    /// waits for already, if there is one. Or it waits, and nobody is kept out for it.
+    fn hold<'a>(
+        &self,
+        workers: impl Iterator<Item = &'a WorkerView<'a>>,
+        demand: &Demand<'_>,
+    ) -> Option<Decision> {
+        // What waits in a worker's queue keeps nobody out of another one.
+        if !demand.alone || demand.leaves_with.is_some() {
+            return None;
+        }
+        // Rules may refuse one about which they were not asked.
+        let may_come = |worker: &&WorkerView<'_>| {
+            worker.circuit == Circuit::Closed && !worker.is_unjudged && worker.is_of_rbee()
+        };
+        let rank = |worker: &&WorkerView<'_>| {
+            let is_refused = !worker.may_be_kept_for(demand);
+            (is_refused, worker.liveness != Liveness::Alive, !is_kept(worker), worker.load())
+        };
+        let best = workers
+            .filter(may_come)
+            .min_by(|one, other| (rank(one), one.id).cmp(&(rank(other), other.id)))?;
+        let may_hold = best.may_be_kept_for(demand) && (is_kept(best) || self.kept < self.most);
+        Some(if may_hold {
+            Decision::Hold(best.id.clone())
+        } else {
+            Decision::Wait(WaitReason::Alone)
+        })
+    }
+}
+
+fn is_kept(worker: &WorkerView<'_>) -> bool {
+    worker.is_held || worker.is_taken
 }
 
 /// The server that takes the request first, of those that rest.
@@ -425,10 +472,11 @@ impl Class {
         let bit = |is: bool, bit: u8| if is { bit } else { 0 };
         let is_alive = worker.liveness == Liveness::Alive;
         let is_of_session = is_alive && demand.session == Some(worker.id);
+        let is_to_be_alone = demand.alone && worker.is_of_rbee();
         Self(
             bit(!is_alive, Self::SILENT)
                 | bit(worker.circuit != Circuit::HalfOpen, Self::NO_PROBE)
-                | bit(demand.alone && worker.load() > 0, Self::IN_COMPANY)
+                | bit(is_to_be_alone && worker.load() > 0, Self::IN_COMPANY)
                 | bit(!is_of_session, Self::NOT_OF_SESSION),
         )
     }

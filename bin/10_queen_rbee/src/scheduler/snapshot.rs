@@ -201,6 +201,8 @@ pub struct WorkerView<'a> {
     pub is_held: bool,
     /// It has requests to which it has given nothing yet.
     pub has_beginners: bool,
+    /// It has interactive requests of this queen.
+    pub has_interactive: bool,
     /// How many requests it runs at once.
     pub slots: u32,
     /// Answers that this queen has asked it for, and whose requests have not ended.
@@ -392,12 +394,27 @@ impl WorkerView<'_> {
         }
     }
 
+    /// Whether it is one of rbee's, of whose process it is heard when it ends.
+    #[must_use]
+    pub fn is_of_rbee(&self) -> bool {
+        self.ways.meet(Ways::TOKENS)
+    }
+
+    /// Whether others may be kept out for a request: a batch one keeps nobody out where interactive ones run.
+    pub(super) fn may_be_kept_for(&self, demand: &Demand<'_>) -> bool {
+        demand.priority == Priority::Interactive || !self.has_interactive
+    }
+
     /// Whether it takes a request now.
     #[must_use]
     pub fn takes(&self, demand: &Demand<'_>) -> bool {
         let is_worth_it = || demand.leaves_with.is_none_or(|given| self.begins(demand, given));
         // Where all others have got tokens, it is known who ended the worker.
-        let may_come = if demand.alone { !self.has_beginners } else { !self.is_held };
+        let may_come = if demand.alone && self.is_of_rbee() {
+            !self.has_beginners && self.may_be_kept_for(demand)
+        } else {
+            !self.is_held
+        };
         may_come && self.has_room(demand.priority) && is_worth_it()
     }
 

@@ -8,7 +8,7 @@
 //! for each other, reports come late and in another order, clients go away or have no time, and the
 //! queen's clock jumps.
 //!
-//! `poison` is one request over which every worker ends, in a crowd.
+//! `poison` is one request over which every worker ends, in a crowd, or workers that somebody kills beside one.
 //!
 //! Each seed is one history, always the same; with one seed only (`RBEE_TEST_SEEDS=1`,
 //! `RBEE_TEST_FIRST_SEED`) it is told. Checked in each: every stream is exactly the right tokens, no

@@ -1,11 +1,12 @@
 //! Requests over which every worker ends that has them, while others ask: they fail, and nobody else does. Their hive
-//! gives no worker up for them.
+//! gives no worker up for them. And workers that somebody kills, while others ask: nobody fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fastrand::Rng;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use job_server::{JobContext, JobError, Outcome as JobOutcome};
@@ -35,6 +36,21 @@ const RESTART: Duration = Duration::from_millis(700);
 /// How many ends of workers one such request may cost: a hive gives one up after as many as the next one.
 const MOST_ENDS: usize = 3;
 const MAX_FAILURES: usize = 5;
+/// How often somebody kills a worker, until when, and after how long it is there again.
+const KILLS: Duration = Duration::from_secs(5);
+const KILLS_END: Duration = Duration::from_secs(120);
+const KILLED_FOR: Duration = Duration::from_millis(1500);
+/// What a prompt takes then.
+const SLOW_PROMPT: Duration = Duration::from_secs(3);
+
+/// What happens.
+#[derive(Debug, Clone)]
+enum What {
+    /// One request comes after the other that ends each worker after so many tokens.
+    Deadly(Vec<usize>),
+    /// Somebody kills workers, whose prompts are slow.
+    Kills,
+}
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -83,7 +99,7 @@ impl HiveClient for Excused {
 fn a_deadly_request_in_a_crowd_ends_three_workers_at_most_and_fails_alone() {
     for (workers, tokens) in [(1, 0), (1, 2), (2, 0), (2, 2), (3, 0)] {
         for seed in 1..=6 {
-            let seen = run(seed, workers, vec![tokens]);
+            let seen = run(seed, workers, What::Deadly(vec![tokens]));
             let what = format!("{workers} workers, after {tokens} tokens, seed {seed}: {seen:?}");
             assert!(seen.ends.len() <= MOST_ENDS, "{what}");
             assert_eq!(seen.deadly, [Outcome::Failed("quarantined".into())], "{what}");
@@ -100,7 +116,7 @@ fn a_model_outlives_any_number_of_deadly_requests_one_after_the_other() {
             let deadly: Vec<usize> = (0..6).collect();
             let (asks, most) = (CLIENTS * ASKS * deadly.len(), MOST_ENDS * deadly.len());
             let refused = vec![Outcome::Failed("quarantined".into()); deadly.len()];
-            let seen = run(seed, workers, deadly);
+            let seen = run(seed, workers, What::Deadly(deadly));
             let what = format!("{workers} workers, seed {seed}: {seen:?}");
             assert!(seen.given_up.is_empty(), "{what}");
             assert!((MAX_FAILURES * workers..=most).contains(&seen.ends.len()), "{what}");
@@ -110,10 +126,29 @@ fn a_model_outlives_any_number_of_deadly_requests_one_after_the_other() {
     }
 }
 
-/// One history: so many workers, and one request after the other that ends them after so many tokens.
-fn run(seed: u64, workers: usize, deadly: Vec<usize>) -> Seen {
+#[test]
+fn where_workers_are_killed_every_few_seconds_beside_slow_prompts_nobody_is_convicted() {
+    for seed in 1..=4 {
+        let seen = run(seed, 3, What::Kills);
+        assert!(seen.ends.len() >= 20, "seed {seed}: {seen:?}");
+        let failed: Vec<_> = seen.others.iter().filter(|it| **it != Outcome::Exact).collect();
+        assert!(seen.others.len() >= 60 && failed.is_empty(), "seed {seed}: {failed:?}");
+    }
+}
+
+/// One history of so many workers.
+fn run(seed: u64, workers: usize, what: What) -> Seen {
     let mut sim = world(seed, Duration::from_secs(300), Duration::from_millis(5));
-    let of_number = |number| Knobs { slots: SLOTS, ..Knobs::new(who(format!("worker-{number}"))) };
+    let (prompt, restart) = match &what {
+        What::Deadly(_) => (Duration::ZERO, RESTART),
+        What::Kills => (SLOW_PROMPT, KILLED_FOR),
+    };
+    let mut dice = Rng::with_seed(seed);
+    let mut next_kill = matches!(what, What::Kills).then_some(KILLS);
+    let of_number = |number| {
+        let who = who(format!("worker-{number}"));
+        Knobs { slots: SLOTS, prompt, ..Knobs::new(who) }
+    };
     let workers: Vec<_> = (0..workers).map(|number| Arc::new(of_number(number))).collect();
     for knobs in workers.iter().cloned() {
         sim.host(knobs.who.host.clone(), move || {
@@ -127,21 +162,29 @@ fn run(seed: u64, workers: usize, deadly: Vec<usize>) -> Seen {
     sim.host("hive", move || report_hive(listed.clone()));
     let (found, excused) = (Arc::new(Mutex::new(Seen::default())), Excused::default());
     let (told, hive, mut down) = (Arc::clone(&found), excused.clone(), Vec::new());
-    sim.client("queen", async move { queen(told, hive, deadly).await });
+    let gives_up = matches!(what, What::Deadly(_));
+    sim.client("queen", async move { queen(told, hive, what).await });
     loop {
         let now = sim.elapsed();
+        if next_kill.is_some_and(|at| at <= now) {
+            next_kill = Some(now + KILLS).filter(|at| *at <= KILLS_END);
+            let alive = || workers.iter().filter(|knobs| !knobs.is_down.load(SeqCst));
+            if let Some(killed) = alive().nth(dice.usize(0..alive().count().max(1))) {
+                killed.is_poisoned.store(true, SeqCst);
+            }
+        }
         for knobs in workers.iter().filter(|knobs| knobs.is_poisoned.swap(false, SeqCst)) {
             let end = (knobs.who.name.clone(), knobs.pid.load(SeqCst));
             found.lock().unwrap().ends.push(end);
             knobs.is_down.store(true, SeqCst);
             sim.crash(knobs.who.host.as_str());
-            down.push((now + RESTART, knobs.who.host.clone()));
+            down.push((now + restart, knobs.who.host.clone()));
         }
         down.retain(|(at, host)| {
             let is_due = *at <= now;
             let mut history = found.lock().unwrap();
             let counts = |end: &&(String, u32)| end.0 == *host && !excused.has(end);
-            if is_due && history.ends.iter().filter(counts).count() >= MAX_FAILURES {
+            if gives_up && is_due && history.ends.iter().filter(counts).count() >= MAX_FAILURES {
                 history.given_up.push(host.clone());
             } else if is_due {
                 sim.bounce(host.as_str());
@@ -157,27 +200,32 @@ fn run(seed: u64, workers: usize, deadly: Vec<usize>) -> Seen {
 }
 
 /// The queen's core, and those who ask.
-async fn queen(seen: Arc<Mutex<Seen>>, hive: Excused, deadly: Vec<usize>) -> turmoil::Result {
+async fn queen(seen: Arc<Mutex<Seen>>, hive: Excused, what: What) -> turmoil::Result {
     let (expected, none) = (vec![HiveAlias::localhost()], BTreeMap::new());
     let queen = Queen::start(Arc::new(hive), expected, none, Vec::new(), 64, None).await?;
-    let (asked, asks) = (TaskTracker::new(), ASKS * deadly.len());
+    let asked = TaskTracker::new();
+    let asks = if let What::Deadly(deadly) = &what { Some(ASKS * deadly.len()) } else { None };
+    // So often, or for as long as somebody kills.
+    let goes_on = move |number| asks.map_or(turmoil::elapsed() < KILLS_END, |asks| number < asks);
     for client in 0..CLIENTS {
         let (queen, seen) = (queen.clone(), Arc::clone(&seen));
         asked.spawn(async move {
-            for number in 0..asks {
+            for number in (0..).take_while(|number| goes_on(*number)) {
                 let question = question(format!("r-{client}-{number}"), client);
                 let (outcome, _) = queen.ask(question).await;
                 seen.lock().unwrap().others.push(outcome);
             }
         });
     }
-    sleep(COMES_AT).await;
-    for tokens in deadly {
-        let prompt = format!("{POISON}{tokens}:");
-        let asked = Question { prompt, ..question(format!("deadly-{tokens}"), 0) };
-        let (outcome, _) = queen.ask(asked).await;
-        seen.lock().unwrap().deadly.push(outcome);
-        sleep(NEXT_AFTER).await;
+    if let What::Deadly(deadly) = what {
+        sleep(COMES_AT).await;
+        for tokens in deadly {
+            let prompt = format!("{POISON}{tokens}:");
+            let asked = Question { prompt, ..question(format!("deadly-{tokens}"), 0) };
+            let (outcome, _) = queen.ask(asked).await;
+            seen.lock().unwrap().deadly.push(outcome);
+            sleep(NEXT_AFTER).await;
+        }
     }
     asked.close();
     asked.wait().await;

@@ -54,6 +54,8 @@ pub(super) struct Knobs {
     pub(super) who: Who,
     /// How many requests it runs at once.
     pub(super) slots: u32,
+    /// What it takes before the first token.
+    pub(super) prompt: Duration,
     pub(super) is_loading: AtomicBool,
     pub(super) drains: AtomicBool,
     /// Requests that are in it.
@@ -75,6 +77,7 @@ impl Knobs {
         Self {
             who,
             slots: SLOTS,
+            prompt: Duration::ZERO,
             is_loading: AtomicBool::new(false),
             drains: AtomicBool::new(false),
             requests: AtomicU32::new(0),
@@ -276,6 +279,9 @@ async fn infer(
         async move {
             // One slot for each piece of work keeps the simulation small; the queue is the semaphore's.
             let permit = slots.acquire().await.ok()?;
+            if step == 1 {
+                sleep(knobs.prompt).await;
+            }
             if step > 0 && place < length(&prompt) {
                 sleep(if knobs.is_slow.load(SeqCst) { TOKEN * 10 } else { TOKEN }).await;
             }

@@ -31,8 +31,7 @@ fn a_request_waits_for_workers_only_that_the_rules_let_it_have() {
             beat.address = format!("http://127.0.0.1:{port}");
             registry.worker_beat(beat, now).unwrap();
             for _ in 0..2 {
-                let given = registry.state().workers.reserve(&id(name), 1, false, now).is_some();
-                assert!(given, "it is known");
+                assert!(is_given_one(&registry, name, now), "it is known");
             }
         }
         assert_eq!(asked(&registry, priority, now), expected, "{script} {workers:?}");
@@ -44,7 +43,7 @@ fn a_worker_that_makes_way_counts_as_it_will_be_when_its_turn_comes() {
     for (script, expected) in [(IDLE_ONES, "wait next_turn"), (NOT_A, "reject Rules")] {
         let (registry, now) = ruled(script);
         registry.worker_beat(beat("a", WorkerState::Ready, 0), now).unwrap();
-        assert!(registry.state().workers.reserve(&id("a"), 1, false, now).is_some());
+        assert!(is_given_one(&registry, "a", now));
         let way = MakeWay {
             hive: HiveAlias::localhost(),
             device: "CPU-0".parse().unwrap(),
@@ -108,4 +107,10 @@ fn told(placed: Placed) -> String {
         Placed::Not(Decision::Reject { reason, .. }) => format!("reject {reason:?}"),
         Placed::Not(decision) => format!("{decision:?}"),
     }
+}
+
+/// Gives a worker a request.
+fn is_given_one(registry: &Registry, name: &str, now: Instant) -> bool {
+    let workers = &mut registry.state().workers;
+    workers.reserve(&id(name), 1, false, Priority::Interactive, now).is_some()
 }

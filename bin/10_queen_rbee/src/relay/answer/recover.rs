@@ -356,13 +356,16 @@ impl Answer {
     /// Where workers broke off over this request, what their hives say of them decides whether it is to
     /// blame.
     pub(super) async fn hear_of_the_dead(&mut self) -> Result<(), Failure> {
-        let Some(dead) = self.tries.accusation() else { return Ok(()) };
+        let registry = self.relay.dispatcher.registry();
+        let others = |since, own: &[u64]| registry.other_ends(since, own);
+        let Some(dead) = self.tries.accusation(&others) else { return Ok(()) };
         let until = (Instant::now() + NEWS).min(self.asking.deadline);
         let all = futures::future::join_all(dead.iter().map(CancellationToken::cancelled));
         // Without news of all of them there is no proof.
         let _ = tokio::time::timeout_at(until, all).await;
-        match self.tries.judge() {
+        match self.tries.judge(&others) {
             Some(Conviction { workers, processes }) => {
+                registry.explain_ends(&self.tries.ended());
                 let (caller, now) = (&self.asking.caller, Instant::now().into_std());
                 let quarantine = &self.relay.shared.quarantine;
                 quarantine.add(caller, &self.request, workers.clone(), now);

@@ -1,0 +1,53 @@
+//! Which ends of workers speak for a request that was not there.
+
+use super::*;
+
+#[test]
+fn the_ends_of_other_workers_of_its_model_are_counted_but_for_those_that_were_to_end() {
+    let (registry, start) = registry();
+    let names = ["own", "killed", "replaced", "drained", "silent", "other"];
+    let beats = |names: &[&str], now| {
+        for name in names {
+            let mut beat = beat(name, WorkerState::Ready, 0);
+            if *name == "other" {
+                beat.model.name = "n".parse().unwrap();
+            }
+            registry.worker_beat(beat, now).unwrap();
+        }
+    };
+    let entry = |name: &str, is_over: bool| match (name, is_over) {
+        ("drained", true) => listed(name, SupervisedState::Stopping),
+        (_, true) => between_processes(name),
+        (_, false) => listed(name, SupervisedState::Ready),
+    };
+    let lists = |over: &[&str], now| {
+        let all = names.iter().filter(|name| **name != "silent");
+        let all = all.map(|name| entry(name, over.contains(name))).collect();
+        registry.hive_beat(hive(all), now).unwrap();
+    };
+    beats(&names, start);
+    lists(&[], start);
+    let process = |name: &str| registry.state().workers.get(&id(name)).unwrap().holder;
+    let own = [process("own")];
+    let others = |since| registry.other_ends(since, &own);
+
+    lists(&["own"], after(start, 1));
+    assert_eq!(others(start), 0, "its own is none");
+    lists(&["own", "killed", "other"], after(start, 2));
+    lists(&["own", "killed", "other"], after(start, 3));
+    assert_eq!(others(start), 1, "it ended once, and the other one has another model");
+    let mut next = beat("replaced", WorkerState::Ready, 0);
+    next.pid = 2;
+    registry.worker_beat(next, after(start, 4)).unwrap();
+    assert_eq!(others(start), 2, "another process speaks in its place");
+    lists(&["own", "killed", "other", "drained"], after(start, 5));
+    registry.hive_beat(hive(Vec::new()), after(start, 6)).unwrap();
+    assert_eq!(others(start), 2, "nobody wonders about those");
+    registry.sweep(after(start, 60));
+    assert_eq!(others(start), 3, "its machine is gone");
+    assert_eq!(others(after(start, 3)), 2, "before it there was one");
+
+    let last = registry.state().workers.ends.last().unwrap();
+    registry.explain_ends(&[last]);
+    assert_eq!(others(start), 2, "it is known what ended that");
+}
