@@ -55,6 +55,42 @@ async fn a_start_on_a_hive_that_is_forgotten_is_waited_for_no_longer() {
     assert!(matches!(&refused, NoPlace::SpawnFailed { source, .. } if source.code == "hive_gone"));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_start_that_falls_into_a_restart_of_the_queens_own_hive_is_made_up_for() {
+    let hive = Arc::new(Restarting::default());
+    let stage = Stage::without_task(hive.clone(), None);
+    TaskTracker::new().spawn(stage.dispatcher.clone().run(stage.stop.clone()));
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!stage.dispatcher.registry().is_starting(&model()));
+        hive.is_running.store(true, SeqCst);
+        stage.reports("localhost", &[("m", 'b')]);
+        while !stage.dispatcher.registry().is_starting(&model()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        refused = stage.dispatcher.place(wanted(None)) => panic!("{refused:?}"),
+        back = timeout(Duration::from_secs(5), back) => back.expect("it is started"),
+    }
+    assert!(stage.dispatcher.registry().failed_start(&model(), clock::now()).is_none());
+}
+
+/// A hive in the queen's own process, between two lives at first.
+#[derive(Debug, Default)]
+struct Restarting {
+    is_running: AtomicBool,
+}
+
+impl FindHive for Restarting {
+    fn find(&self, hive: &HiveAlias) -> Result<Arc<dyn HiveClient>, JobError> {
+        if self.is_running.load(SeqCst) {
+            return NeverReady.find(hive);
+        }
+        Err(JobError::new("hive_not_running", "the hive of this machine is not running"))
+    }
+}
+
 #[test]
 fn a_start_that_was_lost_is_tried_once_more_when_its_hive_is_heard_again() {
     let site: starts::Site = (HiveAlias::localhost(), None);

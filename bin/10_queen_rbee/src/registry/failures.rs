@@ -27,15 +27,18 @@ const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// The most places that are remembered.
 const MOST: usize = 1024;
 
-/// How a start fails whose hive was lost over it, restarted perhaps: nobody knows what became of the worker
-/// until that hive reports again.
-pub(crate) const LOST: [&str; 8] = [
+/// How a start fails whose hive was lost over it, or was not there for it, restarted perhaps: nobody knows what
+/// became of the worker until that hive reports again.
+pub(crate) const LOST: [&str; 11] = [
     "hive_unreachable",
     "hive_lost",
     "hive_gone",
     "hive_busy",
     "hive_restarted",
     "hive_stopped",
+    "hive_stopping",
+    "hive_not_running",
+    "hive_not_found",
     "job_not_found",
     "interrupted",
 ];
