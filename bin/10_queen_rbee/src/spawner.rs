@@ -72,6 +72,8 @@ pub enum Begun {
     Word,
 }
 
+/// What a hive answers that has no worker of that name.
+pub(crate) const WORKER_NOT_FOUND: &str = "worker_not_found";
 /// What a hive of an earlier version answers to a question that it does not know.
 const UNKNOWN_QUESTION: &str = "invalid_type";
 
@@ -230,12 +232,15 @@ impl Spawner {
         Ok(report)
     }
 
-    /// Ends a worker: it finishes what it runs. One that its hive does not know has ended.
+    /// Ends a worker: it finishes what it runs. One that its hive does not know has ended, unless it reports again.
     pub async fn end(&self, hive: &HiveAlias, worker: &WorkerId) -> Result<(), JobError> {
         let target = WorkerTarget { hive_id: hive.clone(), worker_id: worker.clone() };
         match self.ask(hive, Operation::WorkerDelete(target)).await {
-            Err(error) if error.code != "worker_not_found" => Err(error),
-            _ => Ok(()),
+            Err(error) if error.code == WORKER_NOT_FOUND => {
+                self.shared.registry.unknown_to(hive, worker);
+                Ok(())
+            }
+            ended => ended.map(drop),
         }
     }
 

@@ -9,6 +9,7 @@ use rbee_operations::{
 use serde_json::{Value, json};
 use worker_contract::{HiveAlias, WorkerState};
 
+use super::unlisted::worker_of;
 use super::{Operations, outcome};
 use crate::attached::{Attached, MAX_MODELS, ServerError};
 use crate::registry::WorkerReport;
@@ -92,14 +93,7 @@ impl Operations {
         &self,
         operation: &Operation,
     ) -> Option<Result<Outcome, JobError>> {
-        let (hive, id) = match operation {
-            Operation::WorkerGet(target)
-            | Operation::WorkerDelete(target)
-            | Operation::WorkerRestart(target) => (&target.hive_id, &target.worker_id),
-            Operation::WorkerExcuse(excuse) => (&excuse.hive_id, &excuse.worker_id),
-            Operation::WorkerLogs(logs) => (&logs.hive_id, &logs.worker_id),
-            _ => return None,
-        };
+        let (hive, id) = worker_of(operation)?;
         if !hive.is_localhost() && !self.servers.has(hive) {
             return None;
         }
@@ -141,10 +135,14 @@ impl Operations {
             empty.clear();
         }
         let attached = if is_own { self.attached(None) } else { Vec::new() };
-        let listed = self.forward(Operation::WorkerList(target), job).await;
+        let hive = target.hive_id.clone();
+        let listed = self.forward(Operation::WorkerList(target), job.clone()).await;
         match listed {
             Ok(mut listed) => {
                 self.tell_who_is_ready(&mut listed.data);
+                for note in self.left_out_of(&listed.data["workers"], |its| *its == hive) {
+                    job.warn(note);
+                }
                 if !attached.is_empty() {
                     let own = listed.data["workers"].as_array().map_or(0, Vec::len);
                     listed.message = counted(own + attached.len());

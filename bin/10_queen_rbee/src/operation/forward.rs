@@ -8,6 +8,7 @@ use serde::Deserialize as _;
 use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
 
 use super::Operations;
+use super::unlisted::worker_of;
 use crate::registry::Size;
 
 impl Operations {
@@ -50,7 +51,9 @@ impl Operations {
                 | Operation::ModelUpdate(_)
                 | Operation::ModelAlias(_)
         );
-        let outcome = client.execute(operation, job.clone()).await?;
+        let worker = worker_of(&operation).map(|(_, worker)| worker.clone());
+        let outcome = client.execute(operation, job.clone()).await;
+        let outcome = outcome.map_err(|error| self.of_unlisted(worker.as_ref(), error))?;
         // Who has just added a model, or started a worker, wants to use it before the hive's next report.
         if let Ok(worker) = SupervisedWorker::deserialize(&outcome.data) {
             self.registry.started_by(&hive, &worker, Instant::now());

@@ -38,8 +38,15 @@ impl Operations {
         if attached.is_empty() && empty.is_empty() {
             ensure_one_is_heard(&answers)?;
         }
+        let heard = answers.iter().filter(|(_, said)| said.is_ok()).map(|(hive, _)| hive.clone());
+        let heard: Vec<HiveAlias> = heard.collect();
         let mut data = together(list.of, answers);
         self.tell_who_is_ready(&mut data);
+        if list.of == Listed::Workers {
+            for note in self.left_out_of(&data["workers"], |hive| heard.contains(hive)) {
+                job.warn(note);
+            }
+        }
         if let Some(note) = ambiguous(&data["models"]) {
             job.warn(note);
         }

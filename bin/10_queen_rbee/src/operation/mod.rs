@@ -13,6 +13,7 @@ mod list_all;
 mod model_copy;
 mod model_policy;
 mod notes;
+mod unlisted;
 
 use std::path::PathBuf;
 use std::time::Duration;

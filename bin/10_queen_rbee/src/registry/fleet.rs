@@ -31,7 +31,7 @@ pub struct ReplicaReport {
     pub model: ModelAlias,
     /// Whether it is not ready.
     pub is_coming: bool,
-    /// For how long it has had no request; `None` while it has some.
+    /// For how long it has had no request; `None` while it has some, or where no hive can end it.
     pub idle: Option<Duration>,
 }
 
@@ -137,7 +137,7 @@ impl State {
             load: worker.load(),
             makes_way_for: self.turns.makes_way_for(id),
             keeps_place: self.turns.keeps_place(id, now),
-            spare: spare(&worker.model),
+            spare: if worker.can_be_ended() { spare(&worker.model) } else { 0 },
             idle: now.saturating_duration_since(worker.used_at),
             has_bytes: worker.memory_bytes,
             digest: worker.digest(),
@@ -235,7 +235,7 @@ impl State {
                 id: id.clone(),
                 model: worker.model.clone(),
                 is_coming: readiness == Readiness::Coming,
-                idle: (!worker.is_busy()).then_some(idle),
+                idle: (!worker.is_busy() && worker.can_be_ended()).then_some(idle),
             })
         });
         replicas.collect()

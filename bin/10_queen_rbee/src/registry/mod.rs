@@ -401,13 +401,15 @@ impl Registry {
     }
 
     /// Takes idle workers out of use, so that they can be ended: all of them, or none where one has
-    /// requests or is being ended already.
+    /// requests, is being ended already, or is on no hive's list.
     #[must_use]
     pub fn retire_all(&self, ids: &[WorkerId], now: Instant) -> bool {
         let mut state = self.state();
         let is_needed = |id: &WorkerId| {
             let is_idle = |worker: &Worker| {
-                !worker.is_busy() && worker.readiness_for_requests() == Readiness::Ready
+                !worker.is_busy()
+                    && worker.can_be_ended()
+                    && worker.readiness_for_requests() == Readiness::Ready
             };
             state.workers.get(id).is_some_and(|worker| !is_idle(worker))
         };
@@ -424,6 +426,13 @@ impl Registry {
     /// A worker that was to make room stays, because it could not be ended.
     pub fn worker_stays(&self, id: &WorkerId) {
         self.state().workers.stays(id);
+        self.touch();
+    }
+
+    /// A hive has been asked to end a worker and has none of that name. A process that reports it all the same is
+    /// another one's, and known again with its next report.
+    pub fn unknown_to(&self, hive: &HiveAlias, id: &WorkerId) {
+        let _ = self.state().workers.left_out(hive, id);
         self.touch();
     }
 
@@ -462,12 +471,12 @@ impl Registry {
         self.state().replicas(self.shared.interval, now)
     }
 
-    /// Takes an idle worker out of use, so that it can be ended; gives its hive. `None` if it is busy
-    /// or gone.
+    /// Takes an idle worker out of use, so that it can be ended; gives its hive. `None` if it is busy,
+    /// gone, or on no hive's list.
     #[must_use]
     pub fn retire(&self, id: &WorkerId, now: Instant) -> Option<HiveAlias> {
         let mut state = self.state();
-        let may_go = |worker: &&Worker| !worker.is_busy() && !worker.is_of_server;
+        let may_go = |worker: &&Worker| !worker.is_busy() && worker.can_be_ended();
         let hive = state.workers.get(id).filter(may_go)?.hive_id.clone();
         state.workers.leaves(id, now);
         Some(hive)

@@ -22,6 +22,9 @@ pub struct WorkerReport {
     /// How large it was started; `None` where nobody knows.
     #[serde(skip)]
     pub size: Option<Size>,
+    /// Whether its hive lists it.
+    #[serde(skip)]
+    pub is_listed: bool,
     /// Requests that this queen sent it and that have not ended.
     pub in_flight: u32,
     /// How long ago it reported, in milliseconds; until it has, how long ago its hive told of it.
@@ -94,6 +97,7 @@ impl Registry {
             Some(WorkerReport {
                 said: WorkerHeartbeat { state: worker.state(), ..said.beat.clone() },
                 size: worker.size,
+                is_listed: worker.listed.is_some(),
                 in_flight: worker.in_flight,
                 last_seen_ms: millis_since(said.at, now),
                 liveness,
@@ -211,6 +215,7 @@ impl State {
         (liveness != Liveness::Gone).then(|| WorkerReport {
             said,
             size: worker.size,
+            is_listed: true,
             in_flight: worker.in_flight,
             last_seen_ms: millis_since(hive.at, now),
             liveness,

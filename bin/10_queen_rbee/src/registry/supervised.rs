@@ -123,8 +123,13 @@ impl Workers {
         mended
     }
 
-    /// Gives its model and device if it had failed.
-    fn left_out(&mut self, hive: &HiveAlias, id: &WorkerId) -> Option<(ModelAlias, DeviceId)> {
+    /// Forgets a worker that its hive has listed and does not know any more. Gives its model and device if it had
+    /// failed.
+    pub(super) fn left_out(
+        &mut self,
+        hive: &HiveAlias,
+        id: &WorkerId,
+    ) -> Option<(ModelAlias, DeviceId)> {
         if !self.get(id)?.is_listed_by(hive) {
             return None;
         }

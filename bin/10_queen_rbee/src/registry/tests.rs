@@ -8,6 +8,7 @@ mod rests;
 mod ruling;
 mod starting;
 mod twice;
+mod unlisted;
 
 use worker_contract::{
     DeviceKind, KvCacheUse, ModelInUse, ModelKind, Restarts, Slots, SupervisedState, Timings,

@@ -306,6 +306,11 @@ impl Worker {
         is_known && !is_to_end && !self.is_of_server && !self.target.died.is_cancelled()
     }
 
+    /// Whether a hive can end it: not one of a server, nor one whose process somebody has started beside the hive.
+    pub(super) fn can_be_ended(&self) -> bool {
+        self.listed.is_some() && !self.is_of_server
+    }
+
     /// Whether its hive says that it has failed.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.listed, Some(SupervisedState::Failed { .. }))

@@ -314,7 +314,7 @@ pub struct Resident<'a> {
     /// It has begun a short while ago, and need not make way yet.
     pub keeps_place: bool,
     /// How many workers of its model may be ended to make room: no more than it has beyond those that it must
-    /// have, as a pinned one must have one.
+    /// have, as a pinned one must have one. None where no hive can end this one.
     pub spare: u32,
     /// For how long it has had no request.
     pub idle: Duration,

@@ -186,6 +186,41 @@ async fn what_all_hives_have_is_one_list_and_a_hive_that_is_away_is_named() {
 }
 
 #[tokio::test]
+async fn a_worker_that_no_hive_has_started_is_told_of_in_lists_and_to_who_looks_for_it() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    hive.lists_workers();
+    hive.let_start();
+    queen.hive_beat(&hive.beat()).await;
+    let operation = |json| serde_json::from_value::<Operation>(json).unwrap();
+    let spawn = operation(json!({"WorkerSpawn": {"model": "m"}}));
+    assert!(matches!(run(&queen, &spawn).await.1, JobEnd::Succeeded(_)));
+    queen.worker_beat(&hive.worker_beats()[0]).await;
+    let by_hand = WorkerDouble::start("w-hand", []);
+    queen.worker_beat(&by_hand.beat()).await;
+    let all = Operation::ListAll(ListAll { of: Listed::Workers });
+    for list in [all, Operation::WorkerList(localhost())] {
+        let (events, end) = run(&queen, &list).await;
+        assert!(matches!(end, JobEnd::Succeeded(_)), "{end:?}");
+        let left_out = events.iter().filter(|event| event.message.contains("is left out"));
+        let left_out: Vec<_> = left_out.map(|event| event.message.as_str()).collect();
+        let expected = "w-hand is left out, which takes requests for m: the hive localhost has not started \
+                        it, somebody has, as process 1 beside it";
+        assert_eq!(left_out, [expected]);
+    }
+    for (id, expected) in [
+        (
+            "w-hand",
+            "the hive localhost has not started w-hand: somebody has, as process 1 beside it",
+        ),
+        ("w-none", "there is no worker w-none on this hive"),
+    ] {
+        let (_, end) = run(&queen, &operation(json!({"WorkerGet": {"worker_id": id}}))).await;
+        let JobEnd::Failed(error) = end else { panic!("{end:?}") };
+        assert_eq!((error.code.as_deref(), &*error.message), (Some("worker_not_found"), expected));
+    }
+}
+
+#[tokio::test]
 async fn a_download_whose_hive_has_started_again_is_followed_there_to_its_end() {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     let download = json!({"ModelDownload": {"hive_id": "localhost", "reference": "hf:o/r"}});

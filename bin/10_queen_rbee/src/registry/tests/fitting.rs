@@ -111,6 +111,8 @@ fn a_pinned_model_can_spare_workers_beyond_those_that_it_must_have() {
     ] {
         let house = House::new();
         house.wants(policy);
+        let its = names.iter().map(|name| listed(name, SupervisedState::Ready));
+        house.registry.hive_beat(hive(its.collect()), house.now).unwrap();
         for (port, name) in (9300..).zip(names) {
             let mut beat = beat(name, WorkerState::Ready, 0);
             beat.address = format!("http://127.0.0.1:{port}");
@@ -225,15 +227,15 @@ fn who_was_heard_in_a_pause_is_excused_up_to_the_present_only() {
 fn a_worker_whose_start_is_under_way_makes_no_room_though_it_says_that_it_is_idle() {
     let house = House::new();
     let other = ModelEntry { sha256: "1".repeat(64).parse().unwrap(), ..entry("other", 4 * GIB) };
-    let report = |free_gib: u64| {
+    let report = |free_gib: u64, workers: Vec<SupervisedWorker>| {
         let beat = HiveHeartbeat {
             devices: vec![device("GPU-0", free_gib * GIB)],
             catalog: vec![entry("m", 4 * GIB), other.clone()],
-            ..hive(Vec::new())
+            ..hive(workers)
         };
         house.registry.hive_beat(beat, house.now).unwrap();
     };
-    report(6);
+    report(6, Vec::new());
     house.told(&house.question(), &[], false, 5);
     let (localhost, gpu) = (HiveAlias::localhost(), "GPU-0".parse().unwrap());
     let size = Size::default();
@@ -241,10 +243,14 @@ fn a_worker_whose_start_is_under_way_makes_no_room_though_it_says_that_it_is_idl
     let mut said = beat("w-1", WorkerState::Ready, 0);
     (said.model.name, said.device) = (other.alias.clone(), gpu);
     house.registry.worker_beat(said, house.now).unwrap();
-    report(1);
+    let its = || {
+        let model = other.alias.clone();
+        vec![SupervisedWorker { model, device: gpu, ..listed("w-1", SupervisedState::Ready) }]
+    };
+    report(1, its());
     assert_eq!(decide(&house.registry, house.now), Decision::Wait(WaitReason::Memory));
     drop(mark);
-    report(1);
+    report(1, its());
     match decide(&house.registry, house.now) {
         Decision::Spawn(spawn) => assert_eq!(spawn.evict, [id("w-1")]),
         other => panic!("{other:?}"),

@@ -1,7 +1,7 @@
 //! A double of a hive: real jobs over HTTP, and worker doubles instead of processes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use access_tokens::Authenticator;
@@ -31,6 +31,8 @@ struct Stage {
     /// Each start of a worker takes one.
     may_start: Semaphore,
     fails: bool,
+    /// Whether it tells of its workers.
+    lists: AtomicBool,
     spawns: AtomicUsize,
     /// What models take of its devices, in MiB, and whether it says so before it is asked to start one.
     needs: Mutex<(BTreeMap<&'static str, u64>, bool)>,
@@ -53,6 +55,7 @@ impl HiveDouble {
             id,
             may_start: Semaphore::new(0),
             fails,
+            lists: AtomicBool::new(false),
             spawns: AtomicUsize::new(0),
             needs: Mutex::default(),
             questions: AtomicUsize::new(0),
@@ -69,6 +72,11 @@ impl HiveDouble {
     /// Lets workers that are being started come up, or fail.
     pub(crate) fn let_start(&self) {
         self.stage.may_start.add_permits(100);
+    }
+
+    /// From here on it tells of its workers to who asks.
+    pub(crate) fn lists_workers(&self) {
+        self.stage.lists.store(true, Ordering::SeqCst);
     }
 
     /// How many workers it was asked to start.
@@ -194,6 +202,16 @@ impl Executor for Double {
                     job.say("looking");
                     job.say("found");
                     Ok(Outcome::new("1 model", json!({"models": [entry()]})))
+                }
+                Operation::WorkerList(_) if stage.lists.load(Ordering::SeqCst) => {
+                    let workers = stage.workers.lock().unwrap();
+                    let list: Vec<_> =
+                        workers.iter().map(|(it, spawn)| listed(it, spawn)).collect();
+                    Ok(Outcome::new("listed", json!({ "workers": list })))
+                }
+                Operation::WorkerGet(target) => {
+                    let message = format!("there is no worker {} on this hive", target.worker_id);
+                    Err(JobError::new("worker_not_found", message))
                 }
                 Operation::ModelAlias(_) => {
                     let model = serde_json::to_value(entry()).expect("plain data");
