@@ -65,6 +65,7 @@ pub use self::rests::{Rest, Resting};
 pub use self::ruling::{Judging, RulesReport};
 pub use self::sessions::SessionKey;
 pub use self::target::{Address, Fallen, Sender, ShownSecret, Target};
+pub(crate) use self::vigil::STILL;
 pub use self::worker::Times;
 use self::worker::Worker;
 use self::workers::Workers;

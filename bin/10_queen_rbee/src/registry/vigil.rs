@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// She looks several times a second. So long without a look, and she has stood still.
-const STILL: Duration = Duration::from_secs(2);
+pub(crate) const STILL: Duration = Duration::from_secs(2);
 
 /// A moment of a report, moved by a pause in which nobody was heard: never beyond the present, or a silence
 /// that comes after it would be excused as well, and never back.

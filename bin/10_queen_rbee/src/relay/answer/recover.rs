@@ -444,7 +444,9 @@ mod tests {
 
     use access_tokens::{HiveSecrets, Secret};
     use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_util::task::TaskTracker;
+    use turmoil::net::TcpListener;
     use worker_contract::{
         FinishReason, InferenceRequest, ModelAlias, Prompt, RequestId, Task, WorkerHeartbeat,
     };
@@ -596,6 +598,49 @@ mod tests {
             let Failure::Late { why, .. } = failure else { panic!("{failure:?}") };
             assert_eq!((why.to_string(), why.recorded()), (expected.clone(), &*expected));
         }
+    }
+
+    #[test]
+    fn what_a_queen_did_not_hear_while_she_stood_still_is_no_silence_of_the_worker() {
+        let mut sim = turmoil::Builder::new().build();
+        sim.host("worker", || async {
+            let listener = TcpListener::bind(("0.0.0.0", 9300)).await?;
+            let (mut stream, _) = listener.accept().await?;
+            assert!(stream.read(&mut [0; 1024]).await? > 0);
+            let begun = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n\
+                data: {\"type\":\"started\",\"request_id\":\"r\",\"prompt_tokens\":1,\"cached_tokens\":0,\"seed\":1}\n\n\
+                data: {\"type\":\"delta\",\"text\":\"a\",\"tokens\":[1]}\n\n";
+            stream.write_all(begun.as_bytes()).await?;
+            std::future::pending().await
+        });
+        sim.client("queen", async {
+            stands_still().await;
+            Ok(())
+        });
+        sim.run().unwrap();
+    }
+
+    /// A queen stands still for four seconds, while a worker has begun an answer, and then is there for one.
+    async fn stands_still() {
+        let folder = tempfile::tempdir().unwrap();
+        let relay = relay(folder.path());
+        let said = WorkerHeartbeat { address: "http://worker:9300".into(), ..beat("w-1", 2048) };
+        relay.dispatcher().registry().worker_beat(said, clock::now()).unwrap();
+        let mut answer = answer(&relay, &"m".parse().unwrap());
+        loop {
+            match answer.next().await {
+                Some(Ok(Part::Delta(_))) => break,
+                Some(Ok(_)) => {}
+                end => panic!("{end:?}"),
+            }
+        }
+        let state = std::mem::replace(&mut answer.state, State::Ended);
+        let State::Reading(mut reading) = state else { panic!("{state:?}") };
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert!(answer.on_alarm(&mut reading).is_none(), "four seconds in which she heard nobody");
+        assert!(answer.alarm.deadline() > Instant::now(), "what has come is read first");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(answer.on_alarm(&mut reading).is_some(), "a second in which she listened");
     }
 
     fn answer(relay: &Relay, model: &ModelAlias) -> Box<Answer> {

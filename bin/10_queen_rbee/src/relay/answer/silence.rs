@@ -15,7 +15,7 @@ use super::{Answer, Failure, Place, Reading, Reason, Trouble, Wanted};
 use crate::attached::{BYTES_A_TOKEN, Engine};
 use crate::decisions::{Decided, Kind};
 use crate::dispatch::Dispatcher;
-use crate::registry::{Failed, Registry};
+use crate::registry::{Failed, Registry, STILL};
 use crate::relay::patience::{
     Doing, LEAST_ALONE, patience, server_begins, server_patience, until_another,
 };
@@ -95,11 +95,15 @@ impl Silence {
         place: &Place,
         mut sending: Pin<&mut impl Future<Output = Result<T, Trouble>>>,
     ) -> Result<T, Trouble> {
-        let since = Instant::now();
+        let mut since = Instant::now();
         let mut until = self.may_end(place, since).min(since + SHUT_SILENCE);
         loop {
             if let Ok(sent) = timeout_at(until, &mut sending).await {
                 return sent;
+            }
+            if let Some(late) = stood_still(until) {
+                (since, until) = (since + late, Instant::now() + LOOK);
+                continue;
             }
             let is_over = Instant::now() >= self.may_end(place, since);
             let end = if is_over { self.end(place, since) } else { Err(Instant::now() + LOOK) };
@@ -210,6 +214,18 @@ impl Answer {
         Some(did.to_owned())
     }
 
+    /// Whether the queen stood still, so that the alarm comes late: she heard nobody meanwhile, and that is no silence
+    /// of the worker. What has come in that time is read before the alarm that is set then. The request's time goes on.
+    pub(super) fn excuses(&mut self, reading: &mut Reading) -> bool {
+        let now = Instant::now();
+        let late = stood_still(self.alarm.deadline()).filter(|_| now < self.asking.deadline);
+        let Some(late) = late else { return false };
+        reading.heard_at = (reading.heard_at + late).min(now);
+        let until = self.patience_ends(reading).max(now + LOOK);
+        self.set_alarm(reading, until.min(self.asking.deadline));
+        true
+    }
+
     /// When it is looked next whether a worker of rbee that says nothing of a prompt has it taken away.
     pub(super) fn looks_for_another_at(&self, reading: &Reading) -> Option<Instant> {
         let (at, _) = self.may_be_taken(reading)?;
@@ -301,6 +317,11 @@ impl Answer {
             self.log_opened(&place.worker_id, &reason);
         }
     }
+}
+
+/// How much later it is than a timer was set for, where the queen stood still over it.
+fn stood_still(timer: Instant) -> Option<Duration> {
+    Some(timer.elapsed()).filter(|late| *late >= STILL)
 }
 
 /// Those whose queues a request has left as often as it leaves any.
