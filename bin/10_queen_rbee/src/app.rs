@@ -215,6 +215,7 @@ impl App {
             feed,
             facts: Arc::new(facts),
             servers,
+            auth: auth.clone(),
             secrets: hive_secrets,
         });
         let max_body_bytes = config.queen.max_body_bytes;

@@ -350,6 +350,11 @@ impl Reader {
         }
     }
 
+    /// Ends it: the token by which it reads does not count any more. Gives its last event.
+    pub fn revoke(&mut self) -> Bytes {
+        self.end(&json!({ "reason": "revoked" }))
+    }
+
     fn end(&mut self, why: &serde_json::Value) -> Bytes {
         self.has_ended = true;
         // Without an id, so that who comes back says which event was the last that it got.

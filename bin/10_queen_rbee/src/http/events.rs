@@ -1,15 +1,16 @@
 //! `GET /v1/events`: everything that changes, as server-sent events.
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use access_tokens::{Authenticator, Secret};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use daemon_http::ApiError;
+use daemon_http::{ApiError, bearer};
 use futures::{Stream, stream};
 use tokio::time::timeout;
 
@@ -17,11 +18,14 @@ use crate::events::{Feed, Reader};
 
 /// How long the stream may be silent.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How often it is asked whether who reads still may.
+const ASK: Duration = Duration::from_secs(1);
 /// The header with the id of the last event that the reader has.
 const LAST_EVENT_ID: &str = "last-event-id";
 
 pub(super) async fn follow(
     State(feed): State<Feed>,
+    State(auth): State<Authenticator>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let last_id = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
@@ -34,15 +38,40 @@ pub(super) async fn follow(
         // Tells a proxy in front not to collect events before it passes them on.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((head, Body::from_stream(body(reader))).into_response())
+    let right = Right::new(auth, &headers);
+    Ok((head, Body::from_stream(body(reader, right))).into_response())
 }
 
-fn body(reader: Reader) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
-    stream::unfold(reader, |mut reader| async move {
+fn body(reader: Reader, right: Right) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    stream::unfold((reader, right), |(mut reader, mut right)| async move {
         let piece = match timeout(KEEP_ALIVE, reader.next()).await {
             Ok(piece) => piece?,
             Err(_) => Bytes::from_static(b": keep-alive\n\n"),
         };
-        Some((Ok(piece), reader))
+        let piece = if right.still_counts() { piece } else { reader.revoke() };
+        Some((Ok(piece), (reader, right)))
     })
+}
+
+/// By what somebody reads, for as long as they like: a token, which may be revoked, or none, where none is needed.
+struct Right {
+    auth: Authenticator,
+    secret: Option<Secret>,
+    asked_at: Instant,
+}
+
+impl Right {
+    fn new(auth: Authenticator, headers: &HeaderMap) -> Self {
+        let secret = bearer(headers).map(|secret| Secret::from(secret.to_owned()));
+        Self { auth, secret, asked_at: Instant::now() }
+    }
+
+    /// Whether it still counted when that was last asked.
+    fn still_counts(&mut self) -> bool {
+        if self.asked_at.elapsed() < ASK {
+            return true;
+        }
+        self.asked_at = Instant::now();
+        self.auth.verify(self.secret.as_ref().map(Secret::expose)).is_ok()
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use access_tokens::HiveSecrets;
+use access_tokens::{Authenticator, HiveSecrets};
 use axum::Router;
 use axum::extract::FromRef;
 use axum::http::Uri;
@@ -55,6 +55,8 @@ pub(crate) struct HandlerParts {
     pub(crate) feed: Feed,
     pub(crate) facts: Arc<Facts>,
     pub(crate) servers: Servers,
+    /// Whose tokens count.
+    pub(crate) auth: Authenticator,
     /// Those of hives, by which reports are taken.
     pub(crate) secrets: HiveSecrets,
 }
@@ -129,4 +131,5 @@ part!(decisions: Decisions);
 part!(feed: Feed);
 part!(facts: Arc<Facts>);
 part!(servers: Servers);
+part!(auth: Authenticator);
 part!(secrets: HiveSecrets);

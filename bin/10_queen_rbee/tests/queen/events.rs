@@ -1,7 +1,7 @@
 //! The stream of everything that changes.
 
 use access_tokens::{Secret, TokenStore};
-use reqwest::Response;
+use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 use worker_contract::{Device, DeviceLoad, HiveHeartbeat, WorkerState};
 
@@ -145,6 +145,33 @@ async fn events_decisions_metrics_and_trials_of_rules_are_for_holders_of_a_token
 }
 
 #[tokio::test]
+async fn a_stream_ends_when_its_token_is_revoked_or_one_is_needed_that_it_has_not() {
+    let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
+    let without = Events::open(&queen, None).await;
+    let tokens = TokenStore::open(&queen.secrets());
+    let [revoked, kept] = ["revoked", "kept"].map(|name| tokens.create(name).unwrap().secret);
+    let with = async |token: &Secret| {
+        Events::of(queen.get("/v1/events").bearer_auth(token.expose())).await
+    };
+    let (first, mut second) = (with(&revoked).await, with(&kept).await);
+    tokens.revoke("revoked").unwrap();
+    let changes = async {
+        for number in 0_u32.. {
+            let version = number.to_string();
+            queen.hive_beat(&HiveHeartbeat { version: version.clone(), ..hive.beat() }).await;
+            while second.until("hive").await["version"] != version.as_str() {}
+        }
+    };
+    tokio::select! {
+        (one, other) = async { tokio::join!(without.end(), first.end()) } => {
+            assert_eq!((&one["reason"], &other["reason"]), (&"revoked".into(), &"revoked".into()));
+        }
+        () = changes => unreachable!("there is always another change"),
+    }
+    Events::of(queen.get("/v1/events").bearer_auth(kept.expose())).await;
+}
+
+#[tokio::test]
 async fn who_does_not_read_is_cut_off_and_told_so_while_others_get_everything() {
     let (queen, hive) = (Queen::start().await, HiveDouble::start(false));
     let slow = Events::open(&queen, None).await;
@@ -232,6 +259,10 @@ impl Events {
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
+        Self::of(request).await
+    }
+
+    async fn of(request: RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200);
         Self { response, buffer: Vec::new(), last_id: String::new() }
