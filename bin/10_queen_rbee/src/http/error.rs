@@ -5,6 +5,7 @@ use std::time::Instant;
 use axum::http::StatusCode;
 use daemon_http::ApiError;
 use rbee_operations::LARGER_THAN_DEVICE;
+use worker_contract::HiveAlias;
 
 use crate::dialect::openai::unknown_model;
 use crate::dispatch::NoPlace;
@@ -67,7 +68,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
         }
         NoPlace::HiveGone { hive, retry_after_s, .. } => {
             ApiError::unavailable("hive_gone", message, retry_after_s)
-                .hint(format!("start it: rbee-keeper hive start {hive}"))
+                .hint(how_to_start(&hive))
         }
         NoPlace::HiveMissing { .. } => {
             ApiError::unavailable("hive_not_running", message, RETRY_MISSING_HIVE_S).hint(
@@ -117,6 +118,14 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
             }
         }
     }
+}
+
+fn how_to_start(hive: &HiveAlias) -> String {
+    let here = format!("start it: rbee-keeper hive start {hive}");
+    if hive.is_localhost() {
+        return here;
+    }
+    format!("{here}; one that was not added by SSH is started on its own machine")
 }
 
 fn timeout(message: String) -> ApiError {

@@ -1,6 +1,6 @@
 //! Operations that make hives of other machines known, put them there, and take them away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use access_tokens::Secret;
 use job_server::{JobContext, JobError, Outcome};
@@ -11,6 +11,7 @@ use worker_contract::HiveAlias;
 use super::{Operations, outcome};
 use crate::discovery::discover;
 use crate::inventory::{InventoryError, Machine};
+use crate::registry::Liveness;
 use crate::remote_hive::with_causes;
 use crate::ssh::config_hosts;
 
@@ -76,7 +77,13 @@ impl Operations {
 
     /// Forgets a machine and its secret. What is installed there stays.
     pub(super) fn hive_remove(&self, hive: &HiveAlias) -> Result<Outcome, JobError> {
-        self.inventory.ensure_added(hive)?;
+        let heard = self.registry.hive_heard(hive, Instant::now());
+        match (self.inventory.ensure_added(hive), heard) {
+            (Err(InventoryError::Unknown { .. }), Some((_, liveness))) if !hive.is_localhost() => {
+                return self.take_off(hive, liveness);
+            }
+            (is_added, _) => is_added?,
+        }
         self.forget_secret(hive)?;
         self.inventory.remove(hive)?;
         // An installation that is under way may have made another one.
@@ -85,6 +92,21 @@ impl Operations {
         self.registry.forget_hive(hive);
         let message =
             format!("Hive {hive} is removed; nothing that it reports is heard any longer");
+        Ok(outcome(message, &json!({ "hive_id": hive })))
+    }
+
+    /// Forgets a hive that has only reported itself, once it does no longer.
+    fn take_off(&self, hive: &HiveAlias, liveness: Liveness) -> Result<Outcome, JobError> {
+        if liveness != Liveness::Gone {
+            let message = format!("no hive {hive} was added: it reports by itself");
+            return Err(JobError::new("hive_not_found", message).hint(format!(
+                "stop it: rbee-keeper hive stop {hive}, or on its machine; then this takes it off the list"
+            )));
+        }
+        self.registry.forget_hive(hive);
+        let message = format!(
+            "Hive {hive} is taken off the list; it was not added, and is there again when it reports"
+        );
         Ok(outcome(message, &json!({ "hive_id": hive })))
     }
 

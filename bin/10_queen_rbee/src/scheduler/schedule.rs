@@ -546,10 +546,12 @@ impl<'a> Ranked<'a> {
     }
 }
 
-/// A hive that is gone and has what a worker for the request would need.
+/// A hive that is gone and has what a worker for the request would need: that of this machine first, which anybody
+/// can start.
 fn gone_hive(snapshot: &Snapshot<'_>, demand: &Demand<'_>) -> Option<HiveAlias> {
     let fleet = &snapshot.fleet;
     let gone = fleet.hives.iter().filter(|hive| hive.liveness == Liveness::Gone);
     let with_file = gone.filter(|hive| hive.has_file(demand));
-    with_file.filter(|hive| is_long_enough(fleet, hive, demand)).map(|hive| hive.id).min().cloned()
+    let useful = with_file.filter(|hive| is_long_enough(fleet, hive, demand)).map(|hive| hive.id);
+    useful.min_by_key(|id| (!id.is_localhost(), *id)).cloned()
 }

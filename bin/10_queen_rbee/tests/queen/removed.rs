@@ -54,6 +54,27 @@ async fn a_worker_of_a_removed_hive_is_asked_no_longer_and_its_answers_go_on_els
 }
 
 #[tokio::test]
+async fn a_hive_that_nobody_added_is_taken_off_the_list_once_it_is_gone() {
+    let queen = Queen::start().await;
+    let hive = HiveDouble::start_as("gone".parse().unwrap(), false);
+    let address = Some("http://127.0.0.1:1".to_owned());
+    queen.hive_beat(&HiveHeartbeat { address, ..hive.beat() }).await;
+    let (code, hint) = failed(run(&queen, remove()).await);
+    assert!(code == "hive_not_found" && hint.contains("rbee-keeper hive stop gone"), "{hint}");
+    succeeded(&run(&queen, json!({"HiveStop": {"hive_id": "gone"}})).await);
+    let refused = queen.ask(CHAT, &chat()).await;
+    let error = refused.error(503, "hive_gone");
+    let hint = error["hint"].as_str().unwrap();
+    assert!(
+        hint.ends_with("one that was not added by SSH is started on its own machine"),
+        "{hint}"
+    );
+    succeeded(&run(&queen, remove()).await);
+    assert_eq!(queen.status().await["hives"], json!([]));
+    failed(run(&queen, remove()).await);
+}
+
+#[tokio::test]
 async fn a_report_that_comes_while_its_hive_is_removed_is_refused() {
     let worker = WorkerDouble::start("w-1", []);
     let hive = HiveDouble::start_as("gone".parse().unwrap(), false);

@@ -546,6 +546,9 @@ fn what_cannot_be_served_is_refused_with_its_reason() {
     let with_other = [h("g", Gone), h("h", Alive).without_model()];
     let gone_too = r#"reject HiveGone { hive: HiveAlias("g") } Some(5)"#;
     refused("the hive that is there lacks it", &[], &with_other, gone_too);
+    let both = [h("g", Gone), h("localhost", Gone)];
+    let here = r#"reject HiveGone { hive: HiveAlias("localhost") } Some(5)"#;
+    refused("this machine's is named first", &[], &both, here);
     let ending = [w("a", 4, 0).state(Ending)];
     refused("its worker ends", &ending, &[], "reject NoWorkerLeft Some(1)");
 }
