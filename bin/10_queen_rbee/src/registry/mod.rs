@@ -21,6 +21,7 @@ mod numbers;
 mod pace;
 mod place;
 mod places;
+mod plausible;
 mod prefixes;
 mod report;
 mod rests;

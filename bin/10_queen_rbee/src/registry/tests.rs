@@ -1,3 +1,4 @@
+mod absurd;
 mod circuits;
 mod counted;
 mod ends;

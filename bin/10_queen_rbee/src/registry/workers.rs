@@ -9,6 +9,7 @@ use super::ends::Ends;
 use super::fits::Size;
 use super::lengths::Lengths;
 use super::numbers::Numbers;
+use super::plausible::plausible;
 use super::rests::Rest;
 use super::target::{ShownSecret, Target, parse_address};
 use super::vigil::excused;
@@ -68,6 +69,7 @@ impl Workers {
         interval: Duration,
         now: Instant,
     ) -> Result<(), ReportError> {
+        let beat = plausible(beat);
         // Nearly every report says what the one before said.
         let known = self.by_id.get(&beat.worker_id);
         let same =
