@@ -385,10 +385,11 @@ impl Dispatcher {
     }
 
     /// What is told where too many wait: half of them will have been served when it is worth trying again.
-    fn queue_full(&self, model: &ModelAlias, source: QueueFull) -> NoPlace {
-        let half = u64::try_from(source.limit / 2).unwrap_or(u64::MAX);
+    fn queue_full(&self, model: &ModelAlias, limit: usize, gave_way: bool) -> NoPlace {
+        let half = u64::try_from(limit / 2).unwrap_or(u64::MAX);
         let retry_after_s = self.registry.seconds_for(model, half, clock::now());
-        NoPlace::QueueFull { source, retry_after_s: retry_after_s.clamp(1, LONGEST_RETRY_S) }
+        let retry_after_s = retry_after_s.clamp(1, LONGEST_RETRY_S);
+        NoPlace::QueueFull { model: model.clone(), limit, gave_way, retry_after_s }
     }
 
     /// What a refusal of the scheduler means for a model whose last start failed with `source`.
@@ -460,14 +461,14 @@ impl Dispatcher {
                 let limit = queues.admission.waiting_in(&queue);
                 drop(queues);
                 if let Some(shed) = shed {
-                    let full = self.queue_full(&shed.wanted.model, QueueFull { limit });
+                    let full = self.queue_full(&shed.wanted.model, limit, true);
                     shed.end(Err(full));
                 }
                 Ok((Turn { ticket, dispatcher: self }, receiver))
             }
-            Err((full, _)) => {
+            Err((QueueFull { limit }, _)) => {
                 drop(queues);
-                Err(self.queue_full(model, full))
+                Err(self.queue_full(model, limit, false))
             }
         }
     }

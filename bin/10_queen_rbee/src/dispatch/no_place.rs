@@ -3,7 +3,6 @@
 use job_server::JobError;
 use worker_contract::{HiveAlias, ModelAlias};
 
-use crate::admission::QueueFull;
 use crate::registry::Resting;
 use crate::scheduler::RejectReason;
 
@@ -14,10 +13,14 @@ const RETRY_SERVER_S: u64 = 5;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NoPlace {
     /// Too many wait already.
-    #[error("{source}")]
+    #[error("{}", as_many_wait(.model, *.limit, *.gave_way))]
     QueueFull {
+        /// The model.
+        model: ModelAlias,
         /// How many may wait.
-        source: QueueFull,
+        limit: usize,
+        /// It waited, and another one that comes before it has its place.
+        gave_way: bool,
         /// When some of them will have been served, in seconds.
         retry_after_s: u64,
     },
@@ -120,6 +123,16 @@ pub enum NoPlace {
     /// The queen is ending.
     #[error("the queen is being stopped")]
     Stopping,
+}
+
+fn as_many_wait(model: &ModelAlias, limit: usize, gave_way: bool) -> String {
+    if gave_way {
+        return format!(
+            "as many requests wait for {model} as may wait ({limit}), and this one has given its place to one \
+             that comes before it"
+        );
+    }
+    format!("as many requests wait for {model} already as may wait ({limit})")
 }
 
 fn nobody_left(model: &ModelAlias, server: Option<&(HiveAlias, String)>) -> String {

@@ -61,6 +61,7 @@ fn not_placed(no_place: NoPlace, registry: &Registry) -> ApiError {
     match no_place {
         NoPlace::QueueFull { retry_after_s, .. } => {
             ApiError::too_many_requests("queue_full", message, retry_after_s)
+                .hint("more may wait where the queen's configuration says so: [queen] max_queue_per_model")
         }
         NoPlace::Deadline { .. } => timeout(message),
         NoPlace::UnknownModel { model } => {

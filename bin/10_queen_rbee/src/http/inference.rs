@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions` and `/v1/completions`.
 
+use std::num::IntErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,6 +262,8 @@ impl Handlers {
         let Some(asked) = text(headers, DEADLINE)? else { return Ok(most) };
         match asked.parse::<u64>() {
             Ok(millis) if millis > 0 => Ok(most.min(Duration::from_millis(millis))),
+            // What is too much to be counted is more than a request can have, too.
+            Err(error) if *error.kind() == IntErrorKind::PosOverflow => Ok(most),
             _ => Err(invalid(DEADLINE, "milliseconds, from 1")),
         }
     }

@@ -125,7 +125,10 @@ impl Policies {
         let before = if change.reset { ModelPolicy::default() } else { before };
         let policy = before.with(&change.policy);
         let configured = self.shared.configured.get(&change.model).cloned().unwrap_or_default();
-        configured.with(&policy).check().map_err(PolicyError::Contradiction)?;
+        configured.with(&policy).check().map_err(|reason| {
+            let theirs = of_configuration(&policy, &change.model).unwrap_or_default();
+            PolicyError::Contradiction(format!("{reason}{theirs}"))
+        })?;
         if policy == ModelPolicy::default() {
             store.remove(&change.model)?;
             self.set().remove(&change.model);
@@ -147,6 +150,16 @@ impl Policies {
         // Nothing panics under this lock halfway through a change.
         self.shared.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which of a model's bounds is that of the configuration, where the other one was set.
+fn of_configuration(set: &ModelPolicy, model: &ModelAlias) -> Option<String> {
+    let field = match (set.min, set.max) {
+        (Some(_), None) => "max",
+        (None, Some(_)) => "min",
+        _ => return None,
+    };
+    Some(format!("; {field} is that of [models.{model}] in the configuration"))
 }
 
 #[cfg(test)]
@@ -180,11 +193,30 @@ mod tests {
         assert_eq!(policies.all().len(), 1);
 
         let refused = policies.set_fields(&change(r#"{"model":"m","policy":{"max":1}}"#));
-        assert!(refused.unwrap_err().to_string().contains("min is 2 and max is 1"));
+        let told = "min is 2 and max is 1: at most as many as max";
+        assert_eq!(refused.unwrap_err().to_string(), told);
         policies.set_fields(&change(r#"{"model":"m","reset":true}"#)).unwrap();
         assert_eq!((policies.of(&m).min, policies.of(&m).pin), (1, false));
         drop(policies);
         assert_eq!(open().of(&m).min, 1);
+    }
+
+    #[test]
+    fn a_contradiction_says_which_bound_is_that_of_the_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        for (configured, set, bounds) in
+            [(r#"{"max":1}"#, r#"{"min":2}"#, "max"), (r#"{"min":2}"#, r#"{"max":1}"#, "min")]
+        {
+            let configured =
+                BTreeMap::from([("m".parse().unwrap(), serde_json::from_str(configured).unwrap())]);
+            let policies = Policies::open(&folder.path().join("p.db"), configured, 0).unwrap();
+            let refused =
+                policies.set_fields(&change(&format!(r#"{{"model":"m","policy":{set}}}"#)));
+            let told = format!(
+                "min is 2 and max is 1: at most as many as max; {bounds} is that of [models.m] in the configuration"
+            );
+            assert_eq!(refused.unwrap_err().to_string(), told);
+        }
     }
 
     #[test]

@@ -98,6 +98,8 @@ async fn a_deadline_that_is_no_time_is_refused() {
         let error = Reply::read(request.json(&chat())).await.error(400, "invalid_value");
         assert_eq!(error["param"], "x-rbee-deadline-ms");
     }
+    let longest = queen.post("/v1/chat/completions").header("x-rbee-deadline-ms", "9".repeat(20));
+    Reply::read(longest.json(&chat())).await.error(404, "model_not_found");
 }
 
 #[tokio::test]
@@ -120,7 +122,9 @@ async fn more_requests_than_may_wait_are_told_to_come_back() {
     tokio::select! {
         _ = waiting => panic!("nobody answers these"),
         reply = one_more => {
-            reply.error(429, "queue_full");
+            let error = reply.error(429, "queue_full");
+            assert_eq!(error["message"], "as many requests wait for m already as may wait (1)");
+            assert!(error["hint"].as_str().unwrap().contains("[queen] max_queue_per_model"), "{error}");
             assert_eq!(reply.header("retry-after"), "1");
         }
     }

@@ -37,13 +37,16 @@ async fn all_names_of_a_file_fill_one_queue_and_each_counts_what_was_asked_for_b
     for name in ["m", "again"] {
         let refused = stage.enters(name, "much").err();
         assert!(
-            matches!(refused, Some(NoPlace::QueueFull { source, .. }) if source.limit == 32),
+            matches!(refused, Some(NoPlace::QueueFull { limit: 32, gave_way: false, .. })),
             "{name}"
         );
     }
     let _once = stage.enters("m", "once").unwrap();
     let shed = all[31].1.try_recv();
-    assert!(matches!(shed, Ok(Err(NoPlace::QueueFull { .. }))), "{shed:?}");
+    let Ok(Err(shed @ NoPlace::QueueFull { .. })) = shed else { panic!("{shed:?}") };
+    let told = "as many requests wait for again as may wait (32), and this one has given its place to one that \
+                comes before it";
+    assert_eq!(shed.to_string(), told);
     assert_eq!(stage.waiting(), [("again", 15), ("m", 17)]);
 }
 
