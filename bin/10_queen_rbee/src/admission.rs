@@ -5,13 +5,13 @@
 //! time, one step after its caller's last (start-time fair queueing, Goyal et al. 1996), and the
 //! earliest is next. Turns are for those who are served: where one leaves, those of its caller behind
 //! it move up. Where the earliest fits no place that is free, a later one is served: of those that are
-//! passed by, the first of each caller keeps its turn, and the ones behind it save none up. A full queue
+//! passed by, the first of each caller keeps its turn, and the ones behind it share the next one. A full queue
 //! sheds the one that would be served last.
 //!
 //! Pure: it knows no worker and no clock.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use worker_contract::{ModelAlias, Sha256Digest};
@@ -305,41 +305,57 @@ impl<T> Queue<T> {
 
     /// The virtual time goes on to the start of one that is served.
     fn go_on(&mut self, served: Rank) {
-        let time = self.time.entry(served.priority).or_default();
-        if served.start <= *time {
+        // Whoever had a place is before all turns.
+        let Some(owner) = self.owners.get(&served.number).filter(|_| served.start > 0) else {
             return;
-        }
-        *time = served.start;
-        let first = Rank { start: 1, number: 0, ..served };
-        if self.waiting.range(first..served).next().is_some() {
-            self.put_off(served);
+        };
+        let caller = owner.caller.clone();
+        let time = self.time.entry(served.priority).or_default();
+        *time = served.start.max(*time);
+        let (first, next) = (Rank { start: 1, number: 0, ..served }, served.start + 1);
+        let has_passed = self.waiting.range(first..served).next().is_some();
+        let its_turn = served..Rank { start: next, number: 0, ..served };
+        let mut same = self.waiting.range(its_turn).skip(1);
+        let is_its = |number| self.owners.get(number).is_some_and(|it| it.caller == caller);
+        if has_passed || same.any(|(rank, _)| is_its(&rank.number)) {
+            self.put_off(served, &caller);
         }
     }
 
-    /// Others were passed by. The first of each caller keeps its turn, and those behind it start after the virtual
-    /// time, one step each: else all of them would come before whoever enters now.
-    fn put_off(&mut self, served: Rank) {
-        let mut lasts: BTreeMap<&str, u64> = BTreeMap::new();
+    /// Others were passed by. The first of each caller keeps its turn; those behind it share the next one, or they
+    /// would come before whoever enters now. Those of the caller that is served start a step after that.
+    fn put_off(&mut self, served: Rank, caller: &str) {
+        let next = self.time.get(&served.priority).copied().unwrap_or(0) + 1;
+        let mut seen = HashSet::new();
+        let mut starts = Vec::new();
         // In the order of their arrival, which is that of their turns.
-        for Owner { caller, rank, .. } in self.owners.values_mut() {
-            // Whoever had a place is before all turns.
-            if rank.priority != served.priority || rank.start == 0 || *rank == served {
+        for (number, owner) in &self.owners {
+            let rank = owner.rank;
+            if rank.priority != served.priority || rank.start == 0 || rank == served {
                 continue;
             }
-            let last = lasts.entry(caller).or_default();
-            let earliest = if *last == 0 { 0 } else { served.start.max(*last) + 1 };
-            if rank.start < earliest {
-                let request = self.waiting.remove(rank);
-                rank.start = earliest;
-                self.waiting.extend(request.map(|request| (*rank, request)));
-            }
-            *last = rank.start;
+            let keeps_turn = seen.insert(owner.caller.as_str()) && rank < served;
+            let start = match (owner.caller == caller, rank < served) {
+                (true, _) if !keeps_turn => rank.start.max(served.start + 1),
+                (false, true) if !keeps_turn => rank.start.max(next),
+                _ => rank.start,
+            };
+            starts.push((*number, start));
         }
-        for ((priority, caller), known) in &mut self.last {
-            if *priority == served.priority
-                && let Some(last) = lasts.get(caller.as_str())
-            {
-                known.start = *last;
+        let mut behind: HashMap<String, u64> = HashMap::new();
+        for (number, start) in starts.into_iter().rev() {
+            let Some(owner) = self.owners.get_mut(&number) else { continue };
+            let last = behind.entry(owner.caller.clone()).or_insert_with(|| {
+                if let Some(known) = self.last.get_mut(&(served.priority, owner.caller.clone())) {
+                    known.start = start;
+                }
+                start
+            });
+            *last = start.min(*last);
+            if owner.rank.start != *last {
+                let request = self.waiting.remove(&owner.rank);
+                owner.rank.start = *last;
+                self.waiting.extend(request.map(|request| (owner.rank, request)));
             }
         }
     }
