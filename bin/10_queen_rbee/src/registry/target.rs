@@ -64,12 +64,30 @@ pub struct Target {
 
 /// The requests over which a process broke off, by their numbers in this queen. A clone shares them.
 #[derive(Debug, Clone, Default)]
-pub struct Fallen(Arc<Mutex<BTreeSet<u64>>>);
+pub struct Fallen(Arc<Fall>);
+
+#[derive(Debug, Default)]
+struct Fall {
+    requests: Mutex<BTreeSet<u64>>,
+    /// One of them is known to have ended it.
+    is_explained: AtomicBool,
+}
 
 impl Fallen {
+    /// It is known which one has ended the process: it speaks against none of the others.
+    pub fn explain(&self) {
+        self.0.is_explained.store(true, Relaxed);
+    }
+
+    /// Whether that is known.
+    #[must_use]
+    pub fn is_explained(&self) -> bool {
+        self.0.is_explained.load(Relaxed)
+    }
+
     /// One more.
     pub fn add(&self, request: u64) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.requests.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(request);
         if all.len() > MAX_FALLEN {
             all.pop_first();
@@ -79,7 +97,7 @@ impl Fallen {
     /// All of them.
     #[must_use]
     pub fn all(&self) -> BTreeSet<u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

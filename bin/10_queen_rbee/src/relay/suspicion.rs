@@ -132,9 +132,15 @@ impl Suspicion {
     /// Whether it should begin alone at the next worker: one has ended where it was alone, or two in a row. A stream that
     /// got on well before its worker ended need not: it would keep others out for nothing.
     pub(super) fn is_any(&self) -> bool {
+        let ends = self.unexplained();
         let fell_at_once = |last: &End| last.was_alone && last.tokens < GOT_ON;
-        let is_suspect = row(&self.ends).len() > 1 || self.ends.last().is_some_and(fell_at_once);
+        let is_suspect = row(&ends).len() > 1 || ends.last().is_some_and(fell_at_once);
         self.since < GOT_ON && is_suspect
+    }
+
+    /// The ends of which nobody else is known to have been the reason.
+    fn unexplained(&self) -> Vec<End> {
+        self.ends.iter().filter(|end| !end.fallen.is_explained()).cloned().collect()
     }
 
     /// What stands for the processes that ended.
@@ -145,16 +151,16 @@ impl Suspicion {
     /// Where so many workers broke off over it that it would be to blame if their processes ended: what
     /// tells so of each. A hang or a cut is nobody's end.
     pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<CancellationToken>> {
-        let own = self.processes();
-        let is_any = guilty(&self.ends, &|since| others(since, &own)).is_some();
-        is_any.then(|| self.ends.iter().map(|end| end.died.clone()).collect())
+        let (ends, own) = (self.unexplained(), self.processes());
+        let is_any = guilty(&ends, &|since| others(since, &own)).is_some();
+        is_any.then(|| ends.iter().map(|end| end.died.clone()).collect())
     }
 
     /// What the request has ended, where that is proven; else the accusation is dropped.
     pub(super) fn judge(&mut self, others: OtherEnds<'_>) -> Option<Conviction> {
         let own = self.processes();
         let (mut proven, mut cut_off, mut between) = (Vec::new(), None, 0_u32);
-        for mut end in self.ends.drain(..) {
+        for mut end in self.unexplained() {
             if end.died.is_cancelled() {
                 end.tokens = end.tokens.saturating_add(std::mem::take(&mut between));
                 proven.push(end);
@@ -173,8 +179,10 @@ impl Suspicion {
             }
         }
         self.ends = proven;
-        let processes = || self.ends.iter().filter_map(|end| end.process.clone()).collect();
-        verdict.map(|workers| Conviction { workers, processes: processes() })
+        let workers = verdict?;
+        self.ends.iter().for_each(|end| end.fallen.explain());
+        let processes = self.ends.iter().filter_map(|end| end.process.clone()).collect();
+        Some(Conviction { workers, processes })
     }
 }
 
@@ -440,6 +448,24 @@ mod tests {
         assert_eq!(workers, ["a".parse::<WorkerId>().unwrap()]);
         let ended: Vec<u32> = processes.iter().map(|process| process.pid).collect();
         assert_eq!(ended, [1, 3, 4]);
+    }
+
+    #[test]
+    fn what_another_request_has_ended_speaks_against_nobody_who_fell_with_it() {
+        let (mut deadly, mut beside) = (Suspicion::default(), Suspicion::default());
+        for _ in 0..2 {
+            let end = end("a", false, ended());
+            deadly.ended(end.clone());
+            beside.ended(end);
+        }
+        assert!(beside.is_any());
+        deadly.ended(end("b", true, ended()));
+        assert!(deadly.judge(&none).is_some());
+        assert!(!beside.is_any(), "it is known who it was");
+        beside.ended(end("c", true, ended()));
+        assert!(beside.accusation(&none).is_none() && beside.judge(&none).is_none());
+        beside.ended(end("d", true, ended()));
+        assert!(beside.judge(&none).is_some(), "it ends workers, too");
     }
 
     #[test]
