@@ -101,9 +101,10 @@ impl Watch {
         self.end(last);
     }
 
-    /// The same of a worker that has no process and is due in a while.
+    /// The same of a worker that has no process and is due in a while. What ended the last one the hive before may
+    /// have heard, so that only the next end decides whether it has failed too often.
     pub(super) async fn run_after(mut self, pause: Duration) {
-        let run = match self.launch_after(pause).await {
+        let run = match self.rest(pause).await.map(|()| self.launch()) {
             Ok(Ok(run)) => Ok(run),
             Ok(Err(reason)) => self.again(reason, None).await,
             Err(last) => Err(last),
@@ -195,14 +196,19 @@ impl Watch {
     /// Starts another process in a while, unless nobody wants it any longer by then, or the worker has failed too
     /// often, whatever has been excused meanwhile.
     async fn launch_after(&self, pause: Duration) -> Result<Result<Run, String>, Last> {
-        tokio::select! {
-            () = self.stop.cancelled() => return Err(Last::Stopped),
-            () = self.context.leave.cancelled() => return Err(Last::Left),
-            () = tokio::time::sleep(pause) => {}
-        }
+        self.rest(pause).await?;
         match self.too_many() {
             Some(failures) => Err(self.given_up(failures)),
             None => Ok(self.launch()),
+        }
+    }
+
+    /// Waits for a while, unless nobody wants it any longer.
+    async fn rest(&self, pause: Duration) -> Result<(), Last> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Last::Stopped),
+            () = self.context.leave.cancelled() => Err(Last::Left),
+            () = tokio::time::sleep(pause) => Ok(()),
         }
     }
 

@@ -218,9 +218,12 @@ impl Answer {
     /// of the worker. What has come in that time is read before the alarm that is set then. The request's time goes on.
     pub(super) fn excuses(&mut self, reading: &mut Reading) -> bool {
         let now = Instant::now();
-        let late = stood_still(self.alarm.deadline()).filter(|_| now < self.asking.deadline);
-        let Some(late) = late else { return false };
+        let Some(late) = stood_still(self.alarm.deadline()) else { return false };
         reading.heard_at = (reading.heard_at + late).min(now);
+        self.asked_at = (self.asked_at + late).min(now);
+        if now >= self.asking.deadline {
+            return false;
+        }
         let until = self.patience_ends(reading).max(now + LOOK);
         self.set_alarm(reading, until.min(self.asking.deadline));
         true
