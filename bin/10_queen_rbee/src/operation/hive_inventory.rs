@@ -95,10 +95,14 @@ impl Operations {
         Ok(outcome(message, &json!({ "hive_id": hive })))
     }
 
-    /// Forgets a hive that has only reported itself, once it does no longer.
+    /// Forgets a hive that has only reported itself, once neither it nor a worker of it does any longer.
     fn take_off(&self, hive: &HiveAlias, liveness: Liveness) -> Result<Outcome, JobError> {
-        if liveness != Liveness::Gone {
-            let message = format!("no hive {hive} was added: it reports by itself");
+        let mut workers = self.registry.workers(Instant::now()).into_iter();
+        let has_worker =
+            workers.any(|worker| worker.said.hive_id == *hive && worker.server.is_none());
+        if has_worker || liveness != Liveness::Gone {
+            let message =
+                format!("no hive {hive} was added: it, or a worker of it, reports by itself");
             return Err(JobError::new("hive_not_found", message).hint(format!(
                 "stop it: rbee-keeper hive stop {hive}, or on its machine; then this takes it off the list"
             )));

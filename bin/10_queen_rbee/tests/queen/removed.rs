@@ -75,6 +75,25 @@ async fn a_hive_that_nobody_added_is_taken_off_the_list_once_it_is_gone() {
 }
 
 #[tokio::test]
+async fn a_worker_that_reports_keeps_its_answers_though_its_hive_is_gone_and_was_never_added() {
+    let worker = WorkerDouble::start("w-1", [Script::Hangs(&["Hello"])]);
+    let queen = Queen::start().await;
+    let hive = HiveDouble::start_as("gone".parse().unwrap(), false);
+    let address = Some("http://127.0.0.1:1".to_owned());
+    queen.hive_beat(&HiveHeartbeat { address, ..hive.beat() }).await;
+    let beat = WorkerHeartbeat { hive_id: "gone".parse().unwrap(), ..worker.beat() };
+    queen.worker_beat(&beat).await;
+    let mut stream = queen.stream(CHAT, &chat()).await.begun().await;
+    stream.until_text().await;
+    succeeded(&run(&queen, json!({"HiveStop": {"hive_id": "gone"}})).await);
+    queen.worker_beat(&beat).await;
+    let (code, _) = failed(run(&queen, remove()).await);
+    assert_eq!((code.as_str(), worker.open()), ("hive_not_found", 1));
+    let workers = queen.status().await["workers"].clone();
+    assert_eq!(workers[0]["worker_id"], "w-1", "{workers}");
+}
+
+#[tokio::test]
 async fn a_report_that_comes_while_its_hive_is_removed_is_refused() {
     let worker = WorkerDouble::start("w-1", []);
     let hive = HiveDouble::start_as("gone".parse().unwrap(), false);
