@@ -397,14 +397,24 @@ impl Translator {
         Ok(())
     }
 
-    /// Ends an answer, if it has not ended.
+    /// Ends an answer, if it has not ended. One of which there is nothing but a call without a name is none.
     fn end_choice(&mut self, number: u32, finish_reason: FinishReason) {
         let several = self.choices.len() > 1;
         let Some(state) = self.choices.get_mut(number as usize) else { return };
         state.may_end = None;
-        if std::mem::replace(&mut state.is_over, true) {
+        if state.is_over {
             return;
         }
+        let calls_nothing = !state.has_calls && state.calls.lacks_a_name();
+        if calls_nothing && state.parts == 0 {
+            self.fault.get_or_insert(Fault::NoAnswer);
+            return;
+        }
+        state.is_over = true;
+        let finish_reason = match finish_reason {
+            FinishReason::ToolCalls if calls_nothing => FinishReason::Stop,
+            told => told,
+        };
         self.first_reason.get_or_insert(finish_reason);
         if several {
             let index = number.saturating_add(self.first_choice);
@@ -500,11 +510,12 @@ impl Translator {
     }
 }
 
-/// Whether an `error` is one: some write an empty one beside an answer.
+/// Whether an `error` is one: some write one beside an answer in which nothing is said.
 fn is_error(error: &Value) -> bool {
     match error {
         Value::Bool(is_one) => *is_one,
         Value::Number(code) => code.as_f64() != Some(0.0),
+        Value::Object(fields) => fields.values().any(is_error),
         other => is_something(other),
     }
 }

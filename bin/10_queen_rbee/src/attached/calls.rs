@@ -65,10 +65,22 @@ struct Begun {
     /// As the server told it.
     id: Option<String>,
     name: String,
-    /// What has come of them.
-    arguments: String,
+    arguments: Nesting,
     /// Whether the list that is taken has a piece of it with its name.
     is_named_here: bool,
+}
+
+/// How far the arguments of a call have come. It is counted as they come, since they may come byte by byte.
+#[derive(Debug, Default)]
+struct Nesting {
+    /// How many objects and lists are open.
+    depth: usize,
+    /// Whether a text is open,
+    is_text: bool,
+    /// and its next byte is escaped.
+    is_escaped: bool,
+    /// Whether anything has come that is not blank.
+    has_begun: bool,
 }
 
 /// What a piece says; what is empty is not said.
@@ -119,6 +131,11 @@ impl Calls {
         Some((taken, numbered.collect()))
     }
 
+    /// Whether arguments have come of a call that has no name.
+    pub(super) fn lacks_a_name(&self) -> bool {
+        self.unnamed.iter().any(|part| !part.arguments.is_empty())
+    }
+
     /// What there is to tell of a call; `None` while it has no name.
     fn take_part(&mut self, part: Part) -> Option<(ToolCallDelta, Fields)> {
         let known = self.begun.iter().rposition(|begun| begun.number == part.number);
@@ -129,7 +146,7 @@ impl Calls {
             let index = u32::try_from(at).ok()?;
             let Part { name, arguments, rest, .. } = part;
             begun.is_named_here |= name.is_some();
-            begun.arguments.push_str(&arguments);
+            begun.arguments.takes(&arguments);
             return Some((ToolCallDelta { index, id: None, name: None, arguments }, rest));
         }
         let mut part = self.with_what_came_before(part);
@@ -139,11 +156,13 @@ impl Calls {
         };
         let index = u32::try_from(self.begun.len()).ok()?;
         let Part { number, id, arguments, rest, .. } = part;
+        let mut nesting = Nesting::default();
+        nesting.takes(&arguments);
         self.begun.push(Begun {
             number,
             id: id.clone(),
             name: name.clone(),
-            arguments: arguments.clone(),
+            arguments: nesting,
             is_named_here: true,
         });
         let id = id.unwrap_or_else(|| format!("call_{}", uuid::Uuid::new_v4().simple()));
@@ -180,7 +199,7 @@ impl Part {
 impl Begun {
     /// Whether a piece with its number begins another call: only a name can, since some servers make a new id
     /// for each piece, and others tell id and name with each. One without an id does where its name is in the
-    /// list for a second time, or the arguments were whole before.
+    /// list for a second time, or the arguments begin once more, unless those before are half.
     fn is_followed_by(&self, part: &Part) -> bool {
         let Some(name) = &part.name else { return false };
         if *name != self.name {
@@ -188,12 +207,35 @@ impl Begun {
         }
         match (&self.id, &part.id) {
             (Some(ours), Some(theirs)) => ours != theirs,
-            _ => self.is_named_here || begins_arguments(&part.arguments) && self.is_whole(),
+            _ if self.arguments.is_half() => false,
+            _ => {
+                let begins_again = begins_arguments(&part.arguments) && self.arguments.has_begun;
+                self.is_named_here || begins_again
+            }
         }
     }
+}
 
-    fn is_whole(&self) -> bool {
-        serde_json::from_str::<Fields>(&self.arguments).is_ok()
+impl Nesting {
+    /// Takes what comes next in.
+    fn takes(&mut self, piece: &str) {
+        for byte in piece.bytes() {
+            match byte {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' if self.is_text => self.is_escaped = true,
+                b'"' => self.is_text = !self.is_text,
+                _ if self.is_text => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.has_begun |= !piece.trim().is_empty();
+    }
+
+    /// Whether something is open in them.
+    fn is_half(&self) -> bool {
+        self.is_text || self.depth > 0
     }
 }
 
@@ -292,6 +334,20 @@ mod tests {
         }
         let same = vec![vec![call(Some("a"), "{"), call(Some("a"), "}")]];
         assert_eq!(told(same), ["af{}"], "its id says that it is one");
+    }
+
+    #[test]
+    fn a_name_that_is_told_again_with_each_piece_of_one_list_begins_no_other_call() {
+        let call = |id: Option<&str>, arguments: &str| json!({"index": 0, "id": id, "function": {"name": "f", "arguments": arguments}});
+        for pieces in [
+            &[r#"{"a""#, ":1}"][..],
+            &[r#"{"a":"}"#, r"{\", r#""{"#, r#""}"#],
+            &[r#"{"a":["#, "{", "}", "]}"],
+        ] {
+            let ids = [Some("a")].into_iter().chain(std::iter::repeat(None));
+            let list: Vec<_> = ids.zip(pieces).map(|(id, piece)| call(id, piece)).collect();
+            assert_eq!(told([list]), [format!("af{}", pieces.concat())]);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use serde_json::Value;
 
@@ -16,11 +17,13 @@ const SECOND: std::ops::Range<u16> = 0xDC00..0xE000;
 const STANDS_FOR_HALVES: u32 = 0x0010_F800;
 /// How long an escape of a half is, as in `\ud83c`.
 const ESCAPE: usize = 6;
+/// The most halves that wait at once.
+const MOST: usize = 256;
 
-/// The first halves whose second ones are to come with the next piece, each by where it stood. One that waits in
-/// vain is left out.
+/// The first halves whose second ones are to come with the next piece, each by the hash of where it stood. One that
+/// waits in vain is left out.
 #[derive(Debug, Default)]
-pub(super) struct Halves(BTreeMap<String, u16>);
+pub(super) struct Halves(BTreeMap<u64, u16>);
 
 impl Halves {
     /// Reads a chunk, or a whole answer; `None` if it is neither. Halves that meet are one character again, others
@@ -35,46 +38,54 @@ impl Halves {
             return Some(chunk);
         }
         let mut chunk = serde_json::from_str(&marked(&finite)).ok()?;
-        self.join(&mut chunk, "", false);
+        self.join(&mut chunk, 0, false);
         serde_json::from_value(chunk).ok()
     }
 
     /// Joins the halves of all texts in a value. Those of a `delta`, or in a `text`, go on in the next chunk.
-    fn join(&mut self, value: &mut Value, path: &str, goes_on: bool) {
+    fn join(&mut self, value: &mut Value, place: u64, goes_on: bool) {
         match value {
-            Value::String(text) => *text = self.joined(text, path, goes_on),
+            Value::String(text) => *text = self.joined(text, place, goes_on),
             Value::Array(entries) => {
-                for (place, entry) in (0..).zip(entries) {
-                    let number = entry.get("index").and_then(Value::as_u64).unwrap_or(place);
-                    self.join(entry, &format!("{path}/{number}"), goes_on);
+                for (position, entry) in (0..).zip(entries) {
+                    let number = entry.get("index").and_then(Value::as_u64).unwrap_or(position);
+                    self.join(entry, within(place, number), goes_on);
                 }
             }
             Value::Object(fields) => {
                 for (name, value) in fields {
                     let goes_on = goes_on || matches!(name.as_str(), "delta" | "text");
-                    self.join(value, &format!("{path}/{name}"), goes_on);
+                    self.join(value, within(place, name), goes_on);
                 }
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
 
-    fn joined(&mut self, text: &str, path: &str, goes_on: bool) -> String {
+    fn joined(&mut self, text: &str, place: u64, goes_on: bool) -> String {
         if text.is_empty() {
             return String::new();
         }
-        let mut units: Vec<u16> = self.0.remove(path).into_iter().collect();
+        let mut units: Vec<u16> = self.0.remove(&place).into_iter().collect();
         for character in text.chars() {
             match half(character) {
                 Some(half) => units.push(half),
                 None => units.extend_from_slice(character.encode_utf16(&mut [0; 2])),
             }
         }
-        if goes_on && let Some(first) = units.pop_if(|unit| FIRST.contains(unit)) {
-            self.0.insert(path.to_owned(), first);
+        let may_wait = goes_on && self.0.len() < MOST;
+        if may_wait && let Some(first) = units.pop_if(|unit| FIRST.contains(unit)) {
+            self.0.insert(place, first);
         }
         String::from_utf16_lossy(&units)
     }
+}
+
+/// The place a step further inside another one.
+fn within(place: u64, step: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (place, step).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// JSON in which a character stands for each half that stood alone.
@@ -155,6 +166,22 @@ mod tests {
         for bad in [r"\ud83", r"\u", "\\", "\n"] {
             assert!(read.read(chunk(0, bad.as_bytes()).as_slice()).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn no_more_halves_wait_than_a_few_wherever_they_stood() {
+        let fields = |text: &str| {
+            let named: Vec<_> = (100..400).map(|it| format!(r#""x{it}":"{text}""#)).collect();
+            format!(r#"{{"choices":[{{"index":0,"delta":{{{}}}}}]}}"#, named.join(","))
+        };
+        let mut read = Halves::default();
+        read.read(fields(r"\ud83c").as_bytes()).unwrap();
+        assert_eq!(read.0.len(), MOST);
+        let chunk = read.read(fields(r"\udf89").as_bytes()).unwrap();
+        assert!(read.0.is_empty());
+        let mut choices = chunk.choices.unwrap();
+        let rest = choices.remove(0).delta.unwrap().rest;
+        assert_eq!((&rest["x100"], &rest["x399"]), (&"🎉".into(), &"\u{fffd}".into()));
     }
 
     /// What is said in a chunk of an answer.

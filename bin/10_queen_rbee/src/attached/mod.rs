@@ -45,7 +45,7 @@ pub(crate) use self::health::MAX_MODELS;
 use self::health::{Health, LATE, LOADS, Probe, chosen};
 use self::names::set_apart;
 use self::prober::Sight;
-pub use self::refusal::{Meaning, Unmet, detail_of, said_otherwise, wordless};
+pub use self::refusal::{HIVES_SERVE, Meaning, Unmet, detail_of, said_otherwise, wordless};
 pub use self::store::StoreError;
 use self::store::Stored;
 pub use self::url::{InvalidUrl, ServerUrl};

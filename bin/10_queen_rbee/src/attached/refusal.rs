@@ -17,6 +17,9 @@ const TOO_LONG: &str = "exceed_context_size_error";
 /// The words by which vLLM does.
 const LONGER_THAN: &str = "maximum context length";
 
+/// The hint where a server lacks an endpoint.
+pub const HIVES_SERVE: &str = "a hive that has the model serves every endpoint that suits it";
+
 /// What is said of a body that cannot be read.
 const NOT_UNDERSTOOD: &str = " in words that are not understood";
 
@@ -157,7 +160,7 @@ impl Unmet<'_> {
         };
         let detail = ErrorDetail {
             code: Some("unsupported_by_server".to_owned()),
-            hint: Some("a hive that has the model serves every endpoint that suits it".to_owned()),
+            hint: Some(HIVES_SERVE.to_owned()),
             ..self::wordless(message)
         };
         Some(Meaning::Lacking { told, detail, wordless })

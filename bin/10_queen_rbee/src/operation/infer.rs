@@ -16,7 +16,7 @@ use super::Operations;
 use crate::admission::Priority;
 use crate::attached::{Endpoint, Original};
 use crate::decisions::{Decided, Kind};
-use crate::dialect::openai::{by_token, check_sampling};
+use crate::dialect::openai::{Aside, by_token, check_sampling};
 use crate::http::describe;
 use crate::relay::{Asking, Failure, Part, is_name};
 
@@ -126,11 +126,13 @@ impl Operations {
                     }
                     job.event("token", text, data);
                 }
+                Part::Aside(aside) => {
+                    if let Some(text) = refusal(&aside) {
+                        job.event("token", text, json!({"text": text, "tokens": []}));
+                    }
+                }
                 // Of one text, without functions, nothing else can come that the keeper shows.
-                Part::Aside(_)
-                | Part::ChoiceDone { .. }
-                | Part::Embedding { .. }
-                | Part::Score { .. } => {}
+                Part::ChoiceDone { .. } | Part::Embedding { .. } | Part::Score { .. } => {}
                 Part::Done { finish_reason, usage, timings } => {
                     let mut data = json!({
                         "model": infer.model,
@@ -164,6 +166,12 @@ impl Operations {
         }
         is_starting
     }
+}
+
+/// What a server says of a model that refuses, which stands in place of the text.
+fn refusal(aside: &Aside) -> Option<&str> {
+    let Aside::Choice { message, .. } = aside else { return None };
+    message.get("refusal")?.as_str().filter(|text| !text.is_empty())
 }
 
 /// Whether what failed is to be sent again as plain text.

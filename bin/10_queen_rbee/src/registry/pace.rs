@@ -137,6 +137,12 @@ impl Pace {
             |millis: f64| if millis.is_finite() { (millis * 1000.0).max(0.0) } else { 0.0 };
         let fresh = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
         let is_whole = before == 0;
+        let tokens = usage.completion_tokens.saturating_sub(before);
+        self.tokens.take(u64::from(usage.completion_tokens), WHOLE, now);
+        // Of one that came in one piece all of the time is told as the prompt's: it tells nothing of either.
+        if tokens > 1 && timings.prefill_ms > 0.0 && timings.decode_ms <= 0.0 {
+            return;
+        }
         if is_whole && fresh >= MIN_FRESH_TOKENS && prompt_bytes > 0 && timings.prefill_ms > 0.0 {
             let part = f64::from(fresh) / f64::from(usage.prompt_tokens.max(1));
             let by_tokens = usage.prompt_tokens.saturating_mul(LEAST_BYTES_A_TOKEN);
@@ -144,12 +150,10 @@ impl Pace {
             let weight = weight * u64::from(fresh).min(FULL_FRESH_TOKENS) / FULL_FRESH_TOKENS;
             self.prefill.take(whole(micros(timings.prefill_ms) / kib.max(0.001)), weight, now);
         }
-        let tokens = usage.completion_tokens.saturating_sub(before);
         let ms = if tokens == 0 { timings.prefill_ms } else { timings.decode_ms };
         if is_whole || tokens > 0 {
             self.token.take(whole(micros(ms) / f64::from(tokens.max(1))), weight, now);
         }
-        self.tokens.take(u64::from(usage.completion_tokens), WHOLE, now);
     }
 
     /// Takes in how many tokens a worker has given in a second, as it says, and to how many requests at once.
@@ -354,6 +358,15 @@ mod tests {
         pace.on_answer(2048, usage, 300, took(9000.0, 0.0), 0, now);
         assert_eq!(shown(&pace, now).token_us, 40_000, "it gave no token");
         assert_eq!(pace.tokens.mean.value, 300, "answers are so long");
+    }
+
+    #[test]
+    fn an_answer_in_one_piece_shows_only_how_long_answers_are() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let usage = Usage { prompt_tokens: 512, cached_tokens: 0, completion_tokens: 300 };
+        pace.on_answer(2048, usage, 0, took(9000.0, 0.0), 0, now);
+        assert_eq!((pace.token_us(), pace.prefill_us_per_kib()), (None, None));
+        assert_eq!(pace.tokens.mean.value, 300);
     }
 
     #[test]

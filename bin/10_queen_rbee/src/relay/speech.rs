@@ -9,9 +9,9 @@ use worker_contract::{ErrorDetail, ErrorKind, InferenceEvent};
 use super::failure::Trouble;
 use super::reason::Reason;
 use super::size::{MAX_ALL, MAX_TEXT, too_much};
-use super::sse::{Event, EventCutter, MAX_EVENT, TooLong};
+use super::sse::{Event, EventCutter, MARK, MAX_EVENT, TooLong};
 use super::worker::Leg;
-use crate::attached::{Fault, Told, Translator, compresses, wordless};
+use crate::attached::{Fault, HIVES_SERVE, Told, Translator, compresses, wordless};
 use crate::registry::Target;
 
 /// How a worker tells its answer.
@@ -23,12 +23,13 @@ pub(super) enum Speech {
     Chunks(Box<Translator>),
     /// In one piece, of which this much has come.
     Whole(Box<Translator>, Vec<u8>),
-    /// In OpenAI's chunks, if that is how it begins, of which this much has come: its head does not say.
+    /// In OpenAI's chunks or in one piece, as it begins, of which this much has come: its head does not say.
     Untold(Option<Box<Translator>>, Vec<u8>),
 }
 
-/// How a stream begins,
-const DATA: &[u8] = b"data:";
+/// How an answer may begin, and whether it is a stream then,
+const BEGINNINGS: [(&[u8], bool); 4] =
+    [(b"data:", true), (b"event:", true), (b":", true), (b"{", false)];
 /// and how many bytes may be blank before.
 const MOST_BLANKS: usize = 1024;
 
@@ -89,13 +90,23 @@ impl Speech {
             }
             Self::Untold(translator, begun) => {
                 begun.extend_from_slice(bytes);
-                let text = begun.trim_ascii_start();
-                if text.len() < DATA.len() && begun.len() < MOST_BLANKS {
+                let begun = begun.as_slice();
+                let text = begun.strip_prefix(MARK).unwrap_or(begun).trim_ascii_start();
+                let begins = BEGINNINGS.iter().find(|(beginning, _)| text.starts_with(beginning));
+                let may_begin = MARK.starts_with(begun)
+                    || BEGINNINGS.iter().any(|(beginning, _)| beginning.starts_with(text));
+                if begins.is_none() && may_begin && begun.len() < MOST_BLANKS {
                     return Ok(());
                 }
-                let translator = translator.take().filter(|_| text.starts_with(DATA));
-                cutter.feed(begun);
-                *self = Self::Chunks(translator.ok_or_else(neither)?);
+                let begins = begins.map(|(_, is_stream)| *is_stream);
+                *self = match (begins, translator.take()) {
+                    (Some(true), Some(translator)) => {
+                        cutter.feed(begun);
+                        Self::Chunks(translator)
+                    }
+                    (Some(false), Some(translator)) => Self::Whole(translator, text.to_vec()),
+                    _ => return Err(neither()),
+                };
             }
         }
         Ok(())
@@ -189,13 +200,14 @@ impl From<Fault> for Trouble {
             },
             Fault::NoEndpoint(_) => {
                 let code = "unsupported_by_server";
-                lacking(&fault, code, "it does not serve this endpoint".into())
+                let recorded = "it does not serve this endpoint".into();
+                lacking(&fault, code, Some(HIVES_SERVE), recorded)
             }
             Fault::Failed(words) => {
                 Self::garbage(Reason::of_stranger(words, "it sent an error in place of an answer"))
             }
             Fault::OtherModel { .. } => {
-                lacking(&fault, "model_not_found", fault.to_string().into())
+                lacking(&fault, "model_not_found", None, fault.to_string().into())
             }
             Fault::Fewer { .. } => Self::Fewer(fault.to_string()),
             Fault::NoAnswer | Fault::Incomplete { .. } => Self::garbage(fault.to_string()),
@@ -204,15 +216,65 @@ impl From<Fault> for Trouble {
 }
 
 /// A server lacks what is asked for, as it says in an answer.
-fn lacking(fault: &Fault, code: &str, recorded: Box<str>) -> Trouble {
+fn lacking(fault: &Fault, code: &str, hint: Option<&str>, recorded: Box<str>) -> Trouble {
     let message = format!("the server was asked, and {fault}");
-    let detail = ErrorDetail { code: Some(code.to_owned()), ..wordless(message) };
+    let (code, hint) = (Some(code.to_owned()), hint.map(str::to_owned));
+    let detail = ErrorDetail { code, hint, ..wordless(message) };
     Trouble::Lacking { status: StatusCode::NOT_FOUND, detail, recorded }
 }
 
 #[cfg(test)]
 mod tests {
+    use worker_contract::{InferenceRequest, Prompt, RequestId, Task};
+
     use super::*;
+
+    #[test]
+    fn how_an_answer_is_told_whose_head_does_not_say_shows_its_beginning() {
+        let chunk = r#"data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}"#;
+        let stream = format!("{chunk}\n\ndata: [DONE]\n\n");
+        let whole = r#"{"choices":[{"index":0,"text":"Hi","finish_reason":"stop"}]}"#;
+        for (before, body, is_one) in [
+            ("", stream.as_str(), true),
+            ("\n", stream.as_str(), true),
+            ("\u{feff}", stream.as_str(), true),
+            (": wait\n\n", stream.as_str(), true),
+            ("event: message\n", stream.as_str(), true),
+            ("", whole, true),
+            ("\u{feff}\n ", whole, true),
+            ("It works!", stream.as_str(), false),
+            ("date: today\n", stream.as_str(), false),
+            ("", "dat", false),
+        ] {
+            let body = [before, body].concat();
+            for length in [1, body.len()] {
+                let told = told(body.as_bytes().chunks(length));
+                assert_eq!(told.as_deref(), is_one.then_some("Hi"), "{body} by {length}");
+            }
+        }
+    }
+
+    /// The text of an answer that comes in these pieces; `None` if it is none.
+    fn told<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Option<String> {
+        let task = Task::Completion { prompt: Prompt::Text("a".into()) };
+        let request = InferenceRequest::new(RequestId::random(), task);
+        let translator = Translator::new(&request, 0, 0, Instant::now().into_std());
+        let mut speech = Speech::Untold(Some(Box::new(translator)), Vec::new());
+        let mut cutter = speech.cutter();
+        for piece in pieces {
+            speech.feed(&mut cutter, piece).ok()?;
+        }
+        if let Speech::Whole(..) | Speech::Untold(..) = &speech {
+            speech.closed().ok()?;
+        }
+        let mut text = String::new();
+        while let Some(told) = speech.take(&mut cutter).ok()? {
+            if let Told::Event(InferenceEvent::Delta(delta)) = told {
+                text.push_str(&delta.text);
+            }
+        }
+        Some(text)
+    }
 
     #[test]
     fn a_content_type_is_known_whatever_its_case_and_parameters() {

@@ -37,7 +37,7 @@ pub(super) struct Event<'a> {
 }
 
 /// The mark of the order of bytes.
-const MARK: &[u8] = "\u{feff}".as_bytes();
+pub(super) const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// An event is longer than so many bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -109,30 +109,31 @@ impl WorkerClient {
         via.split(',').any(|id| id.trim() == self.keyring.own_id())
     }
 
-    /// Sends a request; gives its events once the worker has accepted it.
+    /// Sends a request; gives its events once the worker has accepted it. A server that refuses one of the ways in
+    /// which it is asked is asked again without that, once for each.
     pub(super) async fn send(
         &self,
         target: Arc<Target>,
         leg: &Leg<'_>,
         deadline: Instant,
     ) -> Result<WorkerEvents, Trouble> {
-        match self.send_once(&target, leg, deadline).await {
-            Err(Trouble::Refused { status, detail })
-                if is_packed(&target, leg) && may_mean_packing(status, &detail) =>
-            {
-                let unpacked = leg.original.unpacked();
-                self.send_once(&target, &Leg { original: &unpacked, ..*leg }, deadline).await
-            }
-            Err(Trouble::Refused { detail, .. }) if names(&detail, &[STREAM_OPTIONS]) => {
-                self.send_once(&target, &Leg { is_uncounted: true, ..*leg }, deadline).await
-            }
-            Err(Trouble::Refused { status, detail })
-                if may_be_streamed(&target, leg) && may_mean_streaming(status, &detail) =>
-            {
-                self.send_once(&target, &Leg { is_in_one_piece: true, ..*leg }, deadline).await
-            }
-            sent => sent,
+        let unpacked;
+        let mut leg = *leg;
+        let mut sent = self.send_once(&target, &leg, deadline).await;
+        if is_packed(&target, &leg) && is_refused(&sent, may_mean_packing) {
+            unpacked = leg.original.unpacked();
+            leg.original = &unpacked;
+            sent = self.send_once(&target, &leg, deadline).await;
         }
+        if is_refused(&sent, |_, detail| names(detail, &[STREAM_OPTIONS])) {
+            leg.is_uncounted = true;
+            sent = self.send_once(&target, &leg, deadline).await;
+        }
+        if may_be_streamed(&target, &leg) && is_refused(&sent, may_mean_streaming) {
+            leg.is_in_one_piece = true;
+            sent = self.send_once(&target, &leg, deadline).await;
+        }
+        sent
     }
 
     async fn send_once(
@@ -318,6 +319,14 @@ impl WorkerEvents {
         }
         self.exchange.keep();
     }
+}
+
+/// Whether a request was refused with a status and in words that may mean something.
+fn is_refused(
+    sent: &Result<WorkerEvents, Trouble>,
+    may_mean: impl Fn(StatusCode, &ErrorDetail) -> bool,
+) -> bool {
+    matches!(sent, Err(Trouble::Refused { status, detail }) if may_mean(*status, detail))
 }
 
 /// Whether a server is asked for vectors in base64.

@@ -164,6 +164,32 @@ async fn a_server_that_does_not_stream_an_answer_is_asked_for_it_in_one_piece() 
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_one_way_after_another_is_asked_without_all_of_them() {
+    let refuses = |message: &str| {
+        let body = json!({"error": {"message": message}}).to_string();
+        Plays::Answers(400, "application/json", body)
+    };
+    let choice = json!({"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"});
+    let whole = json!({"choices": [choice]}).to_string();
+    let plays = [
+        refuses("Unknown parameter: stream_options"),
+        refuses("this model has no streaming"),
+        Plays::Answers(200, "application/json", whole),
+    ];
+    let server = ServerDouble::start("vllm", &["m"], plays);
+    let queen = queen_with(&server).await;
+    let reply = queen.ask(CHAT, &chat()).await;
+    assert_eq!(reply.json()["choices"][0]["message"]["content"], "Hi", "{reply:?}");
+    let bodies = server.requests();
+    let sent: Vec<_> = bodies
+        .iter()
+        .map(|it| (it.get("stream_options").is_some(), it["stream"].clone()))
+        .collect();
+    assert_eq!(sent, [(true, json!(true)), (false, json!(true)), (false, json!(false))]);
+    assert_eq!(failures(&queen).await, "0", "nothing is held against it");
+}
+
+#[tokio::test]
 async fn what_a_server_says_of_a_last_token_without_text_reaches_the_client() {
     let likely = |token: &str| json!({"content": [{"token": token, "logprob": -0.5, "bytes": null, "top_logprobs": []}]});
     let chunk = |text: &str, token: &str, reason: Value| {

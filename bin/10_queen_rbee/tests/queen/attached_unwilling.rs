@@ -82,6 +82,7 @@ async fn an_endpoint_that_lm_studio_lacks_is_lacked_though_it_answers_with_a_200
     for _ in 0..4 {
         let error = queen.ask(RERANK, &body).await.error(404, "unsupported_by_server");
         assert!(error["message"].as_str().unwrap().contains("(POST /v1/rerank)"), "{error}");
+        assert!(error["hint"].as_str().unwrap().starts_with("a hive that has"), "{error}");
     }
     assert_eq!(server.requests().len(), 4, "nothing is asked twice");
     assert_eq!(failures(&queen).await, "0", "nothing is held against it");

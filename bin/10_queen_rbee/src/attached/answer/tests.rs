@@ -262,6 +262,32 @@ fn a_text_is_not_lost_over_a_call_without_a_name() {
 }
 
 #[test]
+fn an_answer_with_nothing_but_a_call_without_a_name_is_none() {
+    let call =
+        |arguments: &str| json!({"index": 0, "id": "c", "function": {"arguments": arguments}});
+    let chunk = |delta: Value, reason: Value| json!({"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
+    let calls = |arguments| chunk(json!({"tool_calls": [call(arguments)]}), json!(null));
+    let end = chunk(json!({}), json!("tool_calls"));
+    let fault = play(&request(1), &[calls("{"), calls("}"), end.clone()]).unwrap_err();
+    assert!(matches!(fault, Fault::NoAnswer | Fault::Incomplete { made: 0, .. }), "{fault:?}");
+    let mut translator = Translator::new(&request(1), 0, 0, Instant::now());
+    for chunk in [calls("{}"), end.clone()] {
+        translator.event(chunk.to_string().as_bytes(), Instant::now()).unwrap();
+    }
+    assert!(!translator.ends_here(Instant::now()));
+    let faults = std::iter::from_fn(|| Some(translator.pop())).take(9).find_map(Result::err);
+    assert_eq!(faults, Some(Fault::NoAnswer), "no farewell is waited for");
+
+    let text = chunk(json!({"content": "hi"}), json!(null));
+    let events = play(&request(1), &[text, calls("{}"), end]).unwrap();
+    assert_eq!(events[1], delta(0, "hi", ""));
+    let Some(InferenceEvent::Done { finish_reason, .. }) = events.last() else {
+        panic!("{events:?}")
+    };
+    assert_eq!(*finish_reason, FinishReason::Stop);
+}
+
+#[test]
 fn answers_without_numbers_are_in_their_order() {
     let choice = |text: &str| json!({"message": {"content": text}, "finish_reason": "stop"});
     let body = json!({"choices": [choice("a"), choice("b")]}).to_string();
@@ -535,7 +561,10 @@ fn an_empty_error_beside_an_answer_is_none() {
         (json!(false), false),
         (json!(0), false),
         (json!("no memory"), true),
-        (json!({"message": ""}), true),
+        (json!({"message": "", "code": null, "type": [], "fatal": false}), false),
+        (json!({"message": null, "code": 0, "details": {"reason": ""}}), false),
+        (json!({"message": "", "type": "server_error"}), true),
+        (json!({"code": 500}), true),
         (json!(true), true),
         (json!(500), true),
     ] {
