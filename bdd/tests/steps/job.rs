@@ -6,7 +6,7 @@ use rbee_operations::{Infer, JobEvent, JobSummary, ModelPolicy, ModelPolicySet, 
 use test_cluster::{DEMO_ALIAS, JobRun, SseEvent, wait_until};
 use worker_contract::Sampling;
 
-use super::{Rbee, SOON, Step, mentions};
+use super::{IN_THE_END, Rbee, Step, mentions};
 
 impl Rbee {
     /// Runs a job to its end and remembers it.
@@ -98,7 +98,7 @@ fn job_fails_with_hint(world: &mut Rbee, wanted: String) -> Step {
 #[then(regex = r#"^the job is "(\w+)"$"#)]
 async fn job_is(world: &mut Rbee, state: String) -> Step {
     let (api, job) = (world.api()?, world.job()?);
-    wait_until(&format!("the job to be {state}"), SOON, async || {
+    wait_until(&format!("the job to be {state}"), IN_THE_END, async || {
         let summary = api.job(job).await.ok()?;
         (summary.state.as_str() == state).then_some(())
     })

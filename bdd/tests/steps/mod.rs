@@ -50,6 +50,8 @@ use worker_contract::{JobId, SupervisedWorker};
 
 /// How long a change may take to be seen.
 const SOON: Duration = Duration::from_secs(20);
+/// How long a job may take that writes a very long answer, on a machine that does much else.
+const IN_THE_END: Duration = Duration::from_secs(180);
 
 /// What one scenario has and remembers.
 #[derive(Debug, Default, World)]
