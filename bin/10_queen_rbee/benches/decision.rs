@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
+use mimalloc::MiMalloc;
 use queen_rbee::prompt::PromptChain;
 use queen_rbee::registry::{Ask, Place, Placed, Registry};
 use queen_rbee::scheduler::{Decision, Demand};
@@ -16,6 +17,10 @@ use worker_contract::{
     KvCacheUse, ModelAlias, ModelEntry, ModelInUse, ModelKind, Prompt, Sha256Digest, Slots, Task,
     WorkerHeartbeat, WorkerState,
 };
+
+/// As in the queen.
+#[global_allocator]
+static MEMORY: MiMalloc = MiMalloc;
 
 const HIVES: usize = 100;
 const WORKERS: usize = 1000;
