@@ -76,8 +76,7 @@ pub struct Entrant<'a> {
 }
 
 /// As many requests wait for the model as may wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} requests wait for this model already, as many as may wait")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueFull {
     /// How many may wait.
     pub limit: usize,
@@ -221,6 +220,12 @@ impl<T> Admission<T> {
             self.queues.remove(&ticket.queue);
         }
         Some(request)
+    }
+
+    /// How many may wait in a queue.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.max_per_model
     }
 
     /// How many wait in a queue.

@@ -458,7 +458,7 @@ impl Dispatcher {
         match entered {
             Ok((ticket, shed)) => {
                 self.log_wait(wanted, &wait);
-                let limit = queues.admission.waiting_in(&queue);
+                let limit = queues.admission.limit();
                 drop(queues);
                 if let Some(shed) = shed {
                     let full = self.queue_full(&shed.wanted.model, limit, true);
