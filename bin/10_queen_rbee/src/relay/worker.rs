@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -89,8 +90,14 @@ pub(super) struct Leg<'a> {
     pub(super) via: &'a str,
     /// Whether what it used is not asked for.
     pub(super) is_uncounted: bool,
-    /// Whether a server is asked for no stream.
-    pub(super) is_in_one_piece: bool,
+    /// Where it is noted that a server is asked for no stream.
+    pub(super) in_one_piece: Option<&'a AtomicBool>,
+}
+
+impl Leg<'_> {
+    fn is_in_one_piece(&self) -> bool {
+        self.in_one_piece.is_some_and(|it| it.load(Relaxed))
+    }
 }
 
 impl WorkerClient {
@@ -130,7 +137,9 @@ impl WorkerClient {
             sent = self.send_once(&target, &leg, deadline).await;
         }
         if may_be_streamed(&target, &leg) && is_refused(&sent, may_mean_streaming) {
-            leg.is_in_one_piece = true;
+            if let Some(it) = leg.in_one_piece {
+                it.store(true, Relaxed);
+            }
             sent = self.send_once(&target, &leg, deadline).await;
         }
         sent
@@ -370,10 +379,10 @@ fn body(leg: &Leg<'_>, server: Option<&Server>) -> serde_json::Result<Vec<u8>> {
     match (server, leg.prefill) {
         (Some(server), prefill) => {
             let mut body = leg.original.body_for(server, leg.request, prefill);
-            if leg.is_in_one_piece {
+            if leg.is_in_one_piece() {
                 body.insert(STREAM.into(), false.into());
             }
-            if leg.is_uncounted || leg.is_in_one_piece {
+            if leg.is_uncounted || leg.is_in_one_piece() {
                 body.shift_remove(STREAM_OPTIONS);
             }
             serde_json::to_vec(&body)

@@ -58,6 +58,43 @@ async fn is_waited_for((because, begins, body, has_other): &Row, is_streamed: bo
 }
 
 #[tokio::test]
+async fn a_server_that_is_asked_in_one_piece_is_waited_for_until_it_has_computed_all_of_it() {
+    for is_streamed in [true, false] {
+        let told_to = Arc::new(Notify::new());
+        let plays = [refuses_streams(), Plays::ThinksOf(Arc::clone(&told_to), whole())];
+        let server = ServerDouble::start("vllm", &["m"], plays);
+        let other = ServerDouble::start("vllm", &["m"], []);
+        let queen = impatient(&server).await;
+        attach_other(&queen, &other).await;
+        let computes = async {
+            is_silent_over(2, &server, Duration::from_secs(3)).await;
+            told_to.notify_one();
+        };
+        let asks = async {
+            if is_streamed {
+                return queen.stream(CHAT, &chat()).await.begun().await.rest().await.text();
+            }
+            let reply = queen.ask(CHAT, &chat()).await.json();
+            reply["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned()
+        };
+        let (text, ()) = tokio::join!(asks, computes);
+        assert_eq!(text, "All of it", "streamed: {is_streamed}");
+        assert_eq!((server.requests().len(), other.requests().len()), (2, 0));
+        assert_eq!(failures(&queen).await, "0", "nothing is held against it");
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_over_an_answer_in_one_piece_is_no_failure_of_its_server() {
+    let plays = [refuses_streams(), Plays::ThinksOf(Arc::new(Notify::new()), whole())];
+    let server = ServerDouble::start("vllm", &["m"], plays);
+    let queen = impatient(&server).await;
+    let request = queen.post(CHAT).header("x-rbee-deadline-ms", "3000").json(&chat());
+    Reply::read(request).await.error(504, "deadline_exceeded");
+    assert_eq!(failures(&queen).await, "0");
+}
+
+#[tokio::test]
 async fn what_a_server_is_silent_over_goes_on_as_soon_as_somebody_can_go_on_with_it() {
     for (began, rest) in [
         (Plays::Hangs(&[]), Plays::Says(&["Hello", " world"])),
@@ -143,10 +180,25 @@ async fn a_server_that_gives_chunks_without_text_is_at_work_and_keeps_its_reques
 
 /// Waits until the server has been silent for so long over the only request that it has got.
 async fn is_silent_over_one(server: &ServerDouble, long: Duration) {
-    until("it is asked", async || server.requests().len() == 1).await;
+    is_silent_over(1, server, long).await;
+}
+
+/// Waits until the server has been silent for so long over the last one of so many requests.
+async fn is_silent_over(count: usize, server: &ServerDouble, long: Duration) {
+    until("it is asked", async || server.requests().len() == count).await;
     let asked = Instant::now();
     until("it is silent for long", async || asked.elapsed() > long).await;
-    assert_eq!(server.requests().len(), 1, "nothing is sent again");
+    assert_eq!(server.requests().len(), count, "nothing is sent again");
+}
+
+fn refuses_streams() -> Plays {
+    let body = json!({"error": {"message": "Streaming is not supported for this model"}});
+    Plays::Answers(400, "application/json", body.to_string())
+}
+
+fn whole() -> String {
+    let choice = json!({"index": 0, "message": {"content": "All of it"}, "finish_reason": "stop"});
+    json!({"choices": [choice]}).to_string()
 }
 
 async fn attach_other(queen: &Queen, other: &ServerDouble) {

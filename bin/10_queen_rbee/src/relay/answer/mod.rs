@@ -71,6 +71,8 @@ pub struct Answer {
     asked_at: Instant,
     /// Whether it has taken the request.
     is_taken: bool,
+    /// Whether it was asked for the answer in one piece.
+    is_in_one_piece: bool,
     /// Answers have no more time; `None` while that is awaited together with the next part.
     cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     state: State,
@@ -191,6 +193,7 @@ impl Answer {
             left: Vec::new(),
             asked_at: Instant::now(),
             is_taken: false,
+            is_in_one_piece: false,
             cut: None,
             state: State::Seeking(None),
             ready: VecDeque::new(),
@@ -330,6 +333,8 @@ impl Answer {
             self.request.model = Some(place.model.clone());
         }
         let (target, begins_by) = (Arc::clone(&place.target), self.time_ends(None));
+        (self.asked_at, self.is_taken, self.is_in_one_piece) = (Instant::now(), false, false);
+        let silence = self.silence(&place).map(Box::new);
         let leg = Leg {
             request: &self.request,
             original: &self.original,
@@ -337,10 +342,8 @@ impl Answer {
             prompt_bytes: self.prompt.bytes(),
             via: &self.asking.via,
             is_uncounted: false,
-            is_in_one_piece: false,
+            in_one_piece: silence.as_deref().map(|silence| &silence.in_one_piece),
         };
-        let silence = self.silence(&place).map(Box::new);
-        (self.asked_at, self.is_taken) = (Instant::now(), false);
         let sent = {
             let sending = pin!(self.relay.workers.send(target, &leg, begins_by));
             match &silence {
@@ -348,6 +351,7 @@ impl Answer {
                 None => sending.await,
             }
         };
+        self.is_in_one_piece = silence.as_ref().is_some_and(|silence| silence.is_in_one_piece());
         if place.model != self.model {
             self.request.model = Some(self.model.clone());
         }

@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -44,6 +45,8 @@ pub(super) struct Silence {
     again: u32,
     stall: Duration,
     deadline: Instant,
+    /// Whether it is asked for no stream: then it says nothing before it has computed all of the answer.
+    pub(super) in_one_piece: AtomicBool,
     /// When the server last gave something to any request.
     pub(super) pulse: Arc<Pulse>,
 }
@@ -121,9 +124,15 @@ impl Silence {
         !is_queen(place) && self.heard(since).elapsed() >= longest.min(server_begins(self.stall))
     }
 
+    /// Whether the server was asked for no stream.
+    pub(super) fn is_in_one_piece(&self) -> bool {
+        self.in_one_piece.load(Relaxed)
+    }
+
+    /// What takes an unknown time has that of a queue.
     fn doing(&self, place: &Place) -> Doing {
         let registry = self.dispatcher.registry();
-        if registry.is_crowded(place) || is_queen(place) {
+        if self.is_in_one_piece() || registry.is_crowded(place) || is_queen(place) {
             return Doing::Queues;
         }
         let fresh = u32::try_from(self.bytes / u64::from(BYTES_A_TOKEN)).unwrap_or(u32::MAX);
@@ -144,6 +153,7 @@ impl Answer {
             again: self.progress.tokens_again(),
             stall: self.relay.shared.stall,
             deadline: self.asking.deadline,
+            in_one_piece: AtomicBool::new(self.is_in_one_piece),
             pulse: self.relay.shared.pulses.of(&place.target.hive_id),
         })
     }

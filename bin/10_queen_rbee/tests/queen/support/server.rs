@@ -57,6 +57,8 @@ pub(crate) enum Plays {
     Drips(&'static str, Arc<Notify>),
     /// Says nothing until it is told to, then the usual.
     Thinks(Arc<Notify>),
+    /// Says nothing until it is told to, then all of this JSON.
+    ThinksOf(Arc<Notify>, String),
     /// Says nothing until it is told to, then that an answer comes, of which nothing does.
     HangsLate(Arc<Notify>),
     /// Says neither yes nor no.
@@ -345,6 +347,10 @@ async fn answer(
             told_to.notified().await;
             None
         }
+        Some(Plays::ThinksOf(told_to, json)) => {
+            told_to.notified().await;
+            Some(Plays::Answers(200, "application/json", json))
+        }
         Some(Plays::HangsLate(told_to)) => {
             told_to.notified().await;
             Some(Plays::Hangs(&[]))
@@ -410,7 +416,9 @@ async fn answer(
             let status = StatusCode::from_u16(status).unwrap();
             (status, [(RETRY_AFTER, seconds.to_string())], Json(error)).into_response()
         }
-        Plays::Silent | Plays::Thinks(_) | Plays::HangsLate(_) => std::future::pending().await,
+        Plays::Silent | Plays::Thinks(_) | Plays::ThinksOf(..) | Plays::HangsLate(_) => {
+            std::future::pending().await
+        }
     }
 }
 
