@@ -1,5 +1,6 @@
 //! A queen, its hive, its workers.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result};
 use rbee_operations::{ModelImport, Operation, WorkerSpawn};
 use serde_json::Value;
 use tokio::process::Command;
-use worker_contract::{HiveAlias, ModelEntry, SupervisedWorker};
+use worker_contract::{DeviceId, HiveAlias, ModelEntry, SupervisedWorker};
 
 use crate::daemon::{Launch, clean_command};
 use crate::{
@@ -190,7 +191,8 @@ impl Cluster {
         self.api()?.run_job(&Operation::ModelImport(import)).await?.result()
     }
 
-    /// Spawns a worker for the demo model on the queen's machine and waits until she can use it.
+    /// Spawns a worker for the demo model on the queen's machine, on the device `$RBEE_TEST_DEVICE` or else
+    /// `CPU-0`, and waits until she can use it.
     pub async fn spawn_worker(&self) -> Result<SupervisedWorker> {
         self.spawn_worker_on(&HiveAlias::localhost()).await
     }
@@ -200,7 +202,7 @@ impl Cluster {
         let spawn = WorkerSpawn {
             hive_id: hive.clone(),
             model: DEMO_ALIAS.parse()?,
-            device: Some("CPU-0".parse()?),
+            device: Some(device()?),
             slots: None,
             ctx_size: None,
         };
@@ -330,6 +332,12 @@ impl Cluster {
     fn launch(&self, name: &'static str, bind_variable: &'static str) -> Launch {
         launch(&self.home, name, bind_variable, self.environment.clone())
     }
+}
+
+/// Where workers run.
+fn device() -> Result<DeviceId> {
+    let told = env::var("RBEE_TEST_DEVICE").unwrap_or_else(|_| "CPU-0".to_owned());
+    told.parse().with_context(|| format!("RBEE_TEST_DEVICE is {told}"))
 }
 
 fn launch(
