@@ -4,20 +4,19 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use access_tokens::Authenticator;
 use anyhow::Context as _;
 use clap::Parser;
-use daemon_http::{Edged, Unhurried, UnhurriedThread, bind, require_safe_bind, serve_beside};
+use daemon_http::{Edged, OwnThreads, Unhurried, bind, require_safe_bind, serve_beside};
 use daemon_lifecycle::{RunFiles, keep_log_bounded, raise_file_limit, shutdown_token};
 use mimalloc::MiMalloc;
 use queen_rbee::{App, REPORTS, Settings};
 use rbee_config::{Config, Paths};
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Handle};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A small answer is some hundred pieces of memory, all for a moment.
@@ -63,9 +62,9 @@ fn run(flags: Flags) -> anyhow::Result<()> {
     }
     config.queen.bind = flags.bind.unwrap_or(config.queen.bind);
     let threads = config.queen.threads.map_or_else(usual_threads, |threads| threads as usize);
-    let requests = RequestThreads::start(threads)?;
+    let requests = request_threads(threads)?;
     let reports =
-        UnhurriedThread::start("reports").context("the thread for reports cannot be started")?;
+        Unhurried::thread("reports").context("the thread for reports cannot be started")?;
     let background = Builder::new_multi_thread()
         .worker_threads(BACKGROUND_THREADS)
         .thread_name("background")
@@ -95,8 +94,8 @@ fn usual_threads() -> usize {
 async fn reign(
     paths: Paths,
     config: Config,
-    requests: RequestThreads,
-    reports: UnhurriedThread,
+    requests: OwnThreads,
+    reports: OwnThreads,
 ) -> anyhow::Result<()> {
     paths.create_all()?;
     let stop = shutdown_token()?;
@@ -121,8 +120,9 @@ async fn reign(
     run_lock.publish_addr(address).context("the queen's address cannot be written")?;
     tracing::info!(%address, features = ?queen_rbee::FEATURES, "queen listens");
 
-    let heard = reports.carries(REPORTS);
-    let serving = requests.serve(listener, app.routes(), heard, stop.clone(), drain + LAST_WORDS);
+    let heard = Unhurried::on(&reports, REPORTS);
+    let time = drain + LAST_WORDS;
+    let serving = serve_on(&requests, listener, app.routes(), heard, stop.clone(), time);
     let serving = async {
         let served = serving.await;
         // Also where it has failed: nobody is there without a door.
@@ -136,65 +136,48 @@ async fn reign(
     };
     let (served, (), ()) = tokio::join!(serving, draining, keep_log_bounded(log, stop.clone()));
     app.shutdown().await;
-    requests.end().await;
-    let ended = tokio::task::spawn_blocking(move || reports.end()).await;
-    if !matches!(ended, Ok(Ok(()))) {
-        tracing::error!("the thread for reports has panicked");
-    }
+    end(requests, "requests").await;
+    end(reports, "reports").await;
     tracing::info!("queen stopped");
     served
 }
 
 /// The threads that carry requests, apart from those for commands and starts, which wait for disks and
-/// programs and would hold every stream up. Dropping it ends them.
-struct RequestThreads {
-    runtime: Handle,
-    thread: JoinHandle<()>,
-    over: DropGuard,
+/// programs and would hold every stream up.
+fn request_threads(threads: usize) -> anyhow::Result<OwnThreads> {
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    OwnThreads::start("requests", builder.worker_threads(threads))
+        .context("the threads for requests cannot be started")
 }
 
-impl RequestThreads {
-    fn start(threads: usize) -> anyhow::Result<Self> {
-        let mut builder = match threads {
-            1 => Builder::new_current_thread(),
-            _ => Builder::new_multi_thread(),
-        };
-        builder.worker_threads(threads).thread_name("requests").enable_all();
-        let runtime = builder.build().context("the threads for requests cannot be started")?;
-        let (handle, over) = (runtime.handle().clone(), CancellationToken::new());
-        let is_over = over.clone();
-        let run = move || runtime.block_on(is_over.cancelled());
-        let thread = std::thread::Builder::new().name("requests".to_owned()).spawn(run)?;
-        Ok(Self { runtime: handle, thread, over: over.drop_guard() })
-    }
+/// Serves on these threads until `stop`, and until what is under way has ended.
+async fn serve_on(
+    threads: &OwnThreads,
+    listener: TcpListener,
+    routes: Edged,
+    heard: Unhurried,
+    stop: CancellationToken,
+    drain: Duration,
+) -> anyhow::Result<()> {
+    // It belongs to the threads on which it was made.
+    let listener = listener.into_std().context("the queen's address is lost")?;
+    let serving = async move {
+        serve_beside(TcpListener::from_std(listener)?, routes, heard, stop, drain).await;
+        anyhow::Ok(())
+    };
+    TaskTracker::new()
+        .spawn_on(serving, threads.runtime())
+        .await
+        .context("the threads that carry requests have failed")?
+}
 
-    /// Serves until `stop`, and until what is under way has ended.
-    async fn serve(
-        &self,
-        listener: TcpListener,
-        routes: Edged,
-        heard: Unhurried,
-        stop: CancellationToken,
-        drain: Duration,
-    ) -> anyhow::Result<()> {
-        // It belongs to the threads on which it was made.
-        let listener = listener.into_std().context("the queen's address is lost")?;
-        let serving = async move {
-            serve_beside(TcpListener::from_std(listener)?, routes, heard, stop, drain).await;
-            anyhow::Ok(())
-        };
-        TaskTracker::new()
-            .spawn_on(serving, &self.runtime)
-            .await
-            .context("the threads that carry requests have failed")?
-    }
-
-    /// Ends the threads.
-    async fn end(self) {
-        drop(self.over);
-        let ended = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        if !matches!(ended, Ok(Ok(()))) {
-            tracing::error!("a thread that carries requests has panicked");
-        }
+/// Ends threads, and tells where one has panicked.
+async fn end(threads: OwnThreads, what_for: &'static str) {
+    let ended = tokio::task::spawn_blocking(move || threads.end()).await;
+    if !matches!(ended, Ok(Ok(()))) {
+        tracing::error!(what_for, "a thread has panicked");
     }
 }

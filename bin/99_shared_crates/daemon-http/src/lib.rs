@@ -18,5 +18,5 @@ pub use body::{ApiJson, SmallJson};
 pub use edge::{CallerExt, Edge, Edged, bearer, demand_secret, edge, refuse_hives};
 pub use error::ApiError;
 pub use listen::{BindError, UnsafeBind, bind, require_safe_bind};
-pub use server::{AnswerEnds, Routes, Unfinished, Unhurried, UnhurriedThread, serve, serve_beside};
+pub use server::{AnswerEnds, OwnThreads, Routes, Unfinished, Unhurried, serve, serve_beside};
 pub use shutdown::keeps_workers;

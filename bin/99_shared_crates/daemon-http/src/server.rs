@@ -20,16 +20,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+mod own_threads;
 mod patient;
 mod poll_again;
 #[cfg(test)]
 mod tests;
 mod unhurried;
 
+pub use self::own_threads::OwnThreads;
 pub use self::patient::{AnswerEnds, Unfinished};
 use self::patient::{Carried, Patient};
 use self::poll_again::PollAgain;
-pub use self::unhurried::{Unhurried, UnhurriedThread};
+pub use self::unhurried::Unhurried;
 
 /// The largest head of a request, in bytes; beyond it the answer is a bare 431. Heads take memory before
 /// anybody has shown a token.

@@ -208,8 +208,8 @@ async fn what_is_left_of_an_answer_with_an_end_is_waited_for() {
 
 #[tokio::test]
 async fn requests_that_can_wait_have_a_thread_of_their_own() {
-    let own = UnhurriedThread::start("unhurried").unwrap();
-    let server = Server::start_beside(Some(own.carries(&["POST /thread "])), BOUNDS, LONG);
+    let own = Unhurried::thread("unhurried").unwrap();
+    let server = Server::start_beside(Some(Unhurried::on(&own, &["POST /thread "])), BOUNDS, LONG);
     let mut unhurried = server.connect().await;
     for method in ["POST", "GET"] {
         let request = format!("{method} /thread HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -246,9 +246,9 @@ async fn requests_that_can_wait_have_a_thread_of_their_own() {
 
 #[tokio::test]
 async fn who_sends_nothing_is_closed_before_it_is_sorted() {
-    let own = UnhurriedThread::start("unhurried").unwrap();
+    let own = Unhurried::thread("unhurried").unwrap();
     let bounds = Bounds { head_time: Duration::from_millis(50), ..BOUNDS };
-    let server = Server::start_beside(Some(own.carries(&["POST /thread "])), bounds, LONG);
+    let server = Server::start_beside(Some(Unhurried::on(&own, &["POST /thread "])), bounds, LONG);
     assert_eq!(read_to_end(server.connect().await).await, "");
     let mut unfinished = server.connect().await;
     unfinished.write_all(b"POST /thread HTTP/1.1\r\n").await.unwrap();
