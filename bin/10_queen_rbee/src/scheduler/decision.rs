@@ -329,9 +329,13 @@ impl fmt::Display for WaitReason {
             Self::Room => {
                 "it waits for a place: all workers of the model have as many requests as they take"
             }
-            Self::Sooner { .. } => {
-                "it waits for a place at a faster worker: it is expected to be answered there in less than half of \
-                 the time that the workers take that have room"
+            Self::Sooner { patience, .. } => {
+                let most = patience.as_secs_f32();
+                return write!(
+                    f,
+                    "it waits, {most:.1} s at most, for a place at a faster worker: it is expected to be answered \
+                     there in less than half of the time that the workers take that have room"
+                );
             }
             Self::Kept => {
                 "it waits for a place: those that are free are kept for a while for requests before it, which wait for \
@@ -415,5 +419,20 @@ impl fmt::Display for Spawn {
             (others, None) => write!(f, " (best of {} places)", others + 1),
             (others, Some(by)) => write!(f, " (best of {} places: {by})", others + 1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_faster_worker_is_told_for_how_long_at_most() {
+        let sooner = WaitReason::Sooner { most: 3, patience: Duration::from_millis(4520) };
+        let told = sooner.to_string();
+        assert!(
+            told.starts_with("it waits, 4.5 s at most, for a place at a faster worker: "),
+            "{told}"
+        );
     }
 }
