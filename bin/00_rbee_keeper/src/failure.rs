@@ -107,6 +107,13 @@ impl Failure {
             ClientError::Api { status, detail } => {
                 Self::refused(status.as_u16(), detail, url, token_given)
             }
+            ClientError::Revoked(event) => Self::Refused(Box::new(ErrorDetail {
+                message: event.message,
+                kind: ErrorKind::AuthenticationError,
+                param: None,
+                code: event.code,
+                hint: event.hint,
+            })),
             ClientError::StreamLost { ref job_id, .. } => Self::Local {
                 message: format!("lost sight of job {job_id}, which may still run"),
                 hint: Some(format!("`rbee-keeper job follow {job_id}` looks at it again")),

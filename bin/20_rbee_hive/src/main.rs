@@ -91,7 +91,7 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     let build = build_info("rbee-hive", env!("CARGO_PKG_VERSION"), &[LEAVES_WORKERS]);
     let executor: Arc<dyn Executor> = Arc::new(hive.clone());
     hive.resume_downloads(&jobs, &executor);
-    let routes = router(&hive, jobs.clone(), build, stop.clone());
+    let routes = router(&hive, jobs.clone(), auth.clone(), build, stop.clone());
     let routes = edge(routes, Edge { auth, max_body_bytes: MAX_BODY_BYTES });
     let routes = routes.with_self_guarded(is_model_file, model_files(&hive, shown_to_queen));
     run_lock.publish_addr(address).context("the hive's address cannot be written")?;

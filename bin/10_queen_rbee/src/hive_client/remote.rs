@@ -100,6 +100,7 @@ impl Passing<'_> {
 fn failure(error: &ClientError) -> JobError {
     let code = match error {
         ClientError::Api { detail, .. } => detail.code.as_deref().unwrap_or("hive_refused"),
+        ClientError::Revoked(_) => "hive_refused",
         ClientError::Unreachable { .. } | ClientError::InvalidUrl { .. } => "hive_unreachable",
         ClientError::StreamLost { .. } | ClientError::Protocol { .. } => "hive_lost",
     };

@@ -1,16 +1,16 @@
 //! `GET /v1/events`: everything that changes, as server-sent events.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use access_tokens::{Authenticator, Secret};
+use access_tokens::Authenticator;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use daemon_http::{ApiError, bearer};
+use daemon_http::{ApiError, Right};
 use futures::{Stream, stream};
 use tokio::time::timeout;
 
@@ -18,8 +18,6 @@ use crate::events::{Feed, Reader};
 
 /// How long the stream may be silent.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// How often it is asked whether who reads still may.
-const ASK: Duration = Duration::from_secs(1);
 /// The header with the id of the last event that the reader has.
 const LAST_EVENT_ID: &str = "last-event-id";
 
@@ -51,27 +49,4 @@ fn body(reader: Reader, right: Right) -> impl Stream<Item = Result<Bytes, Infall
         let piece = if right.still_counts() { piece } else { reader.revoke() };
         Some((Ok(piece), (reader, right)))
     })
-}
-
-/// By what somebody reads, for as long as they like: a token, which may be revoked, or none, where none is needed.
-struct Right {
-    auth: Authenticator,
-    secret: Option<Secret>,
-    asked_at: Instant,
-}
-
-impl Right {
-    fn new(auth: Authenticator, headers: &HeaderMap) -> Self {
-        let secret = bearer(headers).map(|secret| Secret::from(secret.to_owned()));
-        Self { auth, secret, asked_at: Instant::now() }
-    }
-
-    /// Whether it still counted when that was last asked.
-    fn still_counts(&mut self) -> bool {
-        if self.asked_at.elapsed() < ASK {
-            return true;
-        }
-        self.asked_at = Instant::now();
-        self.auth.verify(self.secret.as_ref().map(Secret::expose)).is_ok()
-    }
 }

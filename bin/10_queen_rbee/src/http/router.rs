@@ -83,7 +83,7 @@ pub const REPORTS: &[&str] = &["POST /v1/worker-heartbeat ", "POST /v1/hive-hear
 /// A report decides where requests and secrets are sent, so it needs a secret, always: the local one,
 /// or that of the hive that it is about, which opens nothing else.
 pub(crate) fn router(handlers: Handlers, executor: Arc<dyn Executor>) -> Router {
-    let jobs = handlers.jobs.clone();
+    let (jobs, auth) = (handlers.jobs.clone(), handlers.auth.clone());
     let reports = Router::new()
         .route("/v1/worker-heartbeat", post(heartbeat::worker))
         .route("/v1/hive-heartbeat", post(heartbeat::hive));
@@ -104,7 +104,7 @@ pub(crate) fn router(handlers: Handlers, executor: Arc<dyn Executor>) -> Router 
         .route("/v1/rerank", post(vectors::rerank))
         .route("/v1/{*other}", any(unserved))
         .with_state(handlers.clone())
-        .merge(job_server::routes(jobs, executor));
+        .merge(job_server::routes(jobs, executor, auth));
     refuse_hives(api).merge(demand_secret(reports).with_state(handlers))
 }
 

@@ -1,13 +1,16 @@
 //! Operations as jobs.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access_tokens::Authenticator;
+use access_tokens::{Authenticator, TokenStore, local_secret};
 use daemon_http::{Edge, edge};
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use job_client::{JobClient, JobEnd};
+use job_client::{ClientError, JobClient, JobEnd};
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome};
 use rbee_config::Paths;
 use rbee_operations::{
@@ -257,6 +260,45 @@ async fn a_download_whose_hive_has_started_again_is_followed_there_to_its_end() 
 }
 
 #[tokio::test]
+async fn a_followed_log_ends_when_the_token_is_revoked_that_reads_it() {
+    let home = Home::new();
+    let queen = Queen::at(&home, |_| {}).await;
+    let program = if cfg!(feature = "local-hive") { "queen-rbee" } else { "rbee-hive" };
+    let logs = Paths::under(home.path()).logs;
+    std::fs::create_dir_all(&logs).unwrap();
+    let log = logs.join(format!("{program}.log"));
+    let mut log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let tokens = TokenStore::open(&queen.secrets());
+    let reader = JobClient::new(&queen.url, Some(tokens.create("reader").unwrap().secret));
+    let follow = serde_json::from_value(json!({"HiveLogs": {"follow": true}})).unwrap();
+    let job = reader.submit(&follow).await.unwrap();
+    let lines = async {
+        let mut events = pin!(reader.follow(&job, None));
+        let first = events.next().await.unwrap().unwrap();
+        assert_eq!(first.event.event, "log");
+        tokens.revoke("reader").unwrap();
+        loop {
+            if let Err(error) = events.next().await.unwrap() {
+                return error;
+            }
+        }
+    };
+    let writing = async {
+        loop {
+            writeln!(log, "another line").unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        error = lines => assert!(matches!(error, ClientError::Revoked(_)), "{error:?}"),
+        () = writing => unreachable!("there is always another line"),
+    }
+    let home = JobClient::new(&queen.url, Some(local_secret(&queen.secrets()).unwrap()));
+    until("the job has ended", async || home.get(&job).await.unwrap().state == JobState::Cancelled)
+        .await;
+}
+
+#[tokio::test]
 async fn an_answer_that_is_a_job_has_the_drain_time_in_which_nobody_is_heard() {
     let (home, go_on) = (Home::new(), Arc::new(Notify::new()));
     let queen = Queen::at(&home, |config| config.worker.heartbeat_interval_ms = 1000).await;
@@ -360,7 +402,8 @@ impl Life {
         let executor: Arc<dyn Executor> = Arc::new(Downloads(Arc::clone(&fetched)));
         let mut listens = None;
         until("the port is free", async || {
-            let routes = job_server::routes(jobs.clone(), Arc::clone(&executor));
+            let routes =
+                job_server::routes(jobs.clone(), Arc::clone(&executor), Authenticator::open());
             let open = Edge { auth: Authenticator::open(), max_body_bytes: 1 << 20 };
             listens = serve(edge(routes, open), port);
             listens.is_some()

@@ -4,6 +4,7 @@ mod files;
 
 use std::sync::Arc;
 
+use access_tokens::Authenticator;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -19,11 +20,18 @@ use tokio_util::sync::CancellationToken;
 pub use self::files::{MODEL_FILE_ROUTE, is_model_file, model_file, model_files};
 use crate::Hive;
 
-/// The routes. Who may use them is the business of the HTTP edge around them.
+/// The routes. Who may use them is the business of the HTTP edge around them, and whether somebody still may who reads a
+/// stream is asked of the `auth` of that edge.
 ///
 /// `POST /v1/shutdown` cancels `stop`; what ends then is the caller's business. With `?workers=keep`
 /// the workers are left to the next hive, as for an upgrade.
-pub fn router(hive: &Hive, jobs: JobRegistry, build: BuildInfo, stop: CancellationToken) -> Router {
+pub fn router(
+    hive: &Hive,
+    jobs: JobRegistry,
+    auth: Authenticator,
+    build: BuildInfo,
+    stop: CancellationToken,
+) -> Router {
     let shutdown = async move |State(hive): State<Hive>, RawQuery(query): RawQuery| {
         if keeps_workers(query.as_deref())? {
             hive.leave_workers();
@@ -39,7 +47,7 @@ pub fn router(hive: &Hive, jobs: JobRegistry, build: BuildInfo, stop: Cancellati
         .route("/v1/capabilities", get(capabilities))
         .route("/v1/shutdown", post(shutdown))
         .with_state(hive.clone())
-        .merge(job_server::routes(jobs, Arc::new(hive.clone())))
+        .merge(job_server::routes(jobs, Arc::new(hive.clone()), auth))
 }
 
 async fn health(State(hive): State<Hive>) -> Json<Value> {

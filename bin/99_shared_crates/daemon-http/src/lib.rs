@@ -10,6 +10,7 @@ mod error;
 mod foreign_page;
 mod listen;
 mod pages;
+mod right;
 mod server;
 mod shutdown;
 
@@ -18,5 +19,6 @@ pub use body::{ApiJson, SmallJson};
 pub use edge::{CallerExt, Edge, Edged, bearer, demand_secret, edge, refuse_hives};
 pub use error::ApiError;
 pub use listen::{BindError, UnsafeBind, bind, require_safe_bind};
+pub use right::Right;
 pub use server::{AnswerEnds, OwnThreads, Routes, Unfinished, Unhurried, serve, serve_beside};
 pub use shutdown::keeps_workers;

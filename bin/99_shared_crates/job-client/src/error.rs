@@ -1,5 +1,6 @@
 //! What can go wrong between a client and the daemon that serves its jobs.
 
+use rbee_operations::JobEvent;
 use reqwest::StatusCode;
 use worker_contract::{ErrorDetail, JobId};
 
@@ -32,6 +33,9 @@ pub enum ClientError {
         /// What the daemon said, or what could be made of it.
         detail: ErrorDetail,
     },
+    /// What the stream was read by does not count any more, as its last event says.
+    #[error("{}", .0.message)]
+    Revoked(Box<JobEvent>),
     /// The stream of a job broke again and again, and no event came in between.
     #[error("the stream of job {job_id} broke, and {retries} retries did not bring it back")]
     StreamLost {
@@ -59,6 +63,7 @@ impl ClientError {
         match self {
             Self::Unreachable { advice, .. } => Some(advice),
             Self::Api { detail, .. } => detail.hint.as_deref(),
+            Self::Revoked(event) => event.hint.as_deref(),
             Self::StreamLost { source, .. } => source.hint(),
             Self::InvalidUrl { .. } | Self::Protocol { .. } => None,
         }
@@ -69,7 +74,10 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Api { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),
-            Self::InvalidUrl { .. } | Self::StreamLost { .. } | Self::Protocol { .. } => false,
+            Self::InvalidUrl { .. }
+            | Self::Revoked(_)
+            | Self::StreamLost { .. }
+            | Self::Protocol { .. } => false,
         }
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use eventsource_stream::{Event, EventStream, EventStreamError};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
-use rbee_operations::{DONE_MARKER, JobEvent};
+use rbee_operations::{DONE_MARKER, JobEvent, REVOKED};
 use reqwest::{Method, Response, header};
 use worker_contract::JobId;
 
@@ -104,6 +104,9 @@ fn understand(
     let event: JobEvent = serde_json::from_str(&event.data).map_err(|error| {
         client.protocol(format!("an event that is wrong at column {} of its JSON", error.column()))
     })?;
+    if event.event == REVOKED {
+        return Err(ClientError::Revoked(Box::new(event)));
+    }
     Ok(Message::Event(Box::new(FollowedEvent { id, event })))
 }
 

@@ -164,6 +164,20 @@ async fn an_event_without_end_and_one_that_is_none_end_the_stream_with_an_error(
 }
 
 #[tokio::test]
+async fn who_may_not_read_any_more_is_told_so_and_does_not_come_again() {
+    let revoked = r#"{"event":"revoked","message":"not any more","at":"","hint":"ask"}"#;
+    let body = format!("id: 1\ndata: {}\n\nid: 1\ndata: {revoked}\n\n", event_json("one"));
+    let app = Router::new().route("/v1/jobs/{id}/stream", get(async || event_stream(body)));
+    let server = Server::start(app);
+    let mut events = Box::pin(server.client(None).follow(&job(), None));
+    assert_eq!(within(events.next()).await.unwrap().unwrap().event.message, "one");
+    let error = within(events.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Revoked(_)), "{error:?}");
+    assert_eq!((error.to_string().as_str(), error.hint()), ("not any more", Some("ask")));
+    assert!(within(events.next()).await.is_none());
+}
+
+#[tokio::test]
 async fn a_stream_that_breaks_anywhere_goes_on_without_loss_or_repetition() {
     // All bytes of the stream of a job with three events, cut after every possible number of bytes.
     let whole = whole_stream(3);
@@ -233,7 +247,8 @@ async fn a_job_is_followed_over_a_restart_of_its_server() {
     })
     .await;
     let registry = JobRegistry::open(Limits::default(), &db).unwrap();
-    let _server = Server::on(listener, address, routes(registry, Arc::new(Script)));
+    let routes = routes(registry, Arc::new(Script), Authenticator::open());
+    let _server = Server::on(listener, address, routes);
     let rest: Vec<FollowedEvent> = within(events.try_collect()).await.unwrap();
     let last = &rest.last().unwrap().event;
     assert_eq!((last.event.as_str(), last.code.as_deref()), ("error", Some("interrupted")));
@@ -309,7 +324,7 @@ async fn serve_in_a_process(db: &Path) -> (Runtime, SocketAddr) {
         let (listener, address) = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let registry = JobRegistry::open(Limits::default(), &db).unwrap();
         bound.send(address).unwrap();
-        let app = routes(registry, Arc::new(Script));
+        let app = routes(registry, Arc::new(Script), Authenticator::open());
         serve(listener, app, CancellationToken::new(), Duration::ZERO).await;
     });
     let address = within(wait).await.unwrap();
@@ -327,7 +342,7 @@ struct Server {
 
 impl Server {
     fn with_jobs(auth: Authenticator, limits: Limits) -> Self {
-        let routes = routes(JobRegistry::in_memory(limits), Arc::new(Script));
+        let routes = routes(JobRegistry::in_memory(limits), Arc::new(Script), auth.clone());
         Self::start(edge(routes, Edge { auth, max_body_bytes: 1 << 20 }))
     }
 

@@ -53,6 +53,11 @@ impl Cursor {
         Self { job, after }
     }
 
+    /// The id of the last event that it has found.
+    pub(crate) fn after(&self) -> u64 {
+        self.after
+    }
+
     /// Waits for what comes next. `None` if the job can tell nothing more, though it has not ended:
     /// the process is about to end. Dropping the returned future loses nothing.
     pub(crate) async fn next(&mut self) -> Option<Found> {

@@ -342,6 +342,22 @@ impl JobRegistry {
         Ok(Cursor::new(self.live(id)?.job.subscribe(), after))
     }
 
+    /// Whether a job goes on after a reader was sent away: one that only looks ends where that was the last.
+    pub(crate) fn goes_on_unread(&self, id: &JobId) -> bool {
+        let Ok(live) = self.live(id) else { return false };
+        let ends = live.only_looks && live.job.receiver_count() == 0;
+        if ends {
+            // One that is forgotten by now has ended, too.
+            let _ = self.cancel(id);
+        }
+        !ends && !live.job.borrow().has_ended()
+    }
+
+    /// Whether a job is an answer, which is waited for when the daemon stops.
+    pub(crate) fn drains(&self, id: &JobId) -> bool {
+        self.live(id).is_ok_and(|live| live.drains)
+    }
+
     /// The id of a job's latest event; 0 before the first.
     pub(crate) fn last_event_id(&self, id: &JobId) -> Result<u64, UnknownJob> {
         let live = self.live(id)?;

@@ -4,35 +4,38 @@ mod extract;
 
 use std::sync::Arc;
 
-use access_tokens::Caller;
+use access_tokens::{Authenticator, Caller};
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use daemon_http::{ApiError, ApiJson, CallerExt, apart};
+use daemon_http::{ApiError, ApiJson, CallerExt, Right, apart};
 use rbee_operations::{JobCreated, JobSummary, SubmitJob};
 use worker_contract::JobId;
 
 use self::extract::{JobPath, LastEventId, Listed};
-use crate::stream_body::{KEEP_ALIVE, stream_body};
+use crate::stream_body::{Admitted, KEEP_ALIVE, Reader, stream_body};
 use crate::{Executor, JobRegistry, SubmitError, UnknownJob};
 
 /// All routes of jobs: `POST` and `GET /v1/jobs`, `GET` and `DELETE /v1/jobs/{id}`,
 /// `GET /v1/jobs/{id}/stream`.
-pub fn routes(registry: JobRegistry, executor: Arc<dyn Executor>) -> Router {
+///
+/// `auth` is that of the edge before them: a stream ends when what its reader came in with does not count any more.
+pub fn routes(registry: JobRegistry, executor: Arc<dyn Executor>, auth: Authenticator) -> Router {
     Router::new()
         .route("/v1/jobs", post(submit).get(list))
         .route("/v1/jobs/{job_id}", get(show).delete(cancel))
         .route("/v1/jobs/{job_id}/stream", get(follow))
-        .with_state(Jobs { registry, executor })
+        .with_state(Jobs { registry, executor, auth })
 }
 
 #[derive(Clone)]
 struct Jobs {
     registry: JobRegistry,
     executor: Arc<dyn Executor>,
+    auth: Authenticator,
 }
 
 /// Who asks for jobs: the holder of a token sees its own, whoever is at home here all.
@@ -120,6 +123,7 @@ async fn follow(
     caller: Option<Extension<CallerExt>>,
     JobPath(id): JobPath,
     LastEventId(after): LastEventId,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     jobs.seen_by(caller, &id)?;
     let latest = jobs.registry.last_event_id(&id).map_err(|e| unknown(&e))?;
@@ -129,13 +133,19 @@ async fn follow(
         return Err(LastEventId::refused(reason));
     }
     let cursor = jobs.registry.cursor(&id, after).map_err(|e| unknown(&e))?;
-    let headers = [
+    // An answer that was let in is read to its end, as it is over HTTP: it ends before long, and would be lost.
+    let admitted = (!jobs.registry.drains(&id)).then(|| {
+        let right = Right::new(jobs.auth, &headers);
+        Admitted { right, jobs: jobs.registry, job: id }
+    });
+    let head = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
         // Tells a proxy in front not to collect events before it passes them on.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((headers, Body::from_stream(stream_body(cursor, KEEP_ALIVE))).into_response())
+    let body = stream_body(Reader { cursor, admitted }, KEEP_ALIVE);
+    Ok((head, Body::from_stream(body)).into_response())
 }
 
 fn refusal(error: &SubmitError) -> ApiError {

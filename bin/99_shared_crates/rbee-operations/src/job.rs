@@ -8,6 +8,9 @@ use crate::Operation;
 /// The `data:` line that ends each job's stream.
 pub const DONE_MARKER: &str = "[DONE]";
 
+/// The name of the event that ends a stream though its job goes on: who reads it may not any more.
+pub const REVOKED: &str = "revoked";
+
 /// The body of `POST /v1/jobs`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,7 +144,8 @@ pub struct Pace {
 /// One event of a job's stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobEvent {
-    /// A stable machine name: the operation's name, `token` for text of an answer, `error`, `cancelled`.
+    /// A stable machine name: the operation's name, `token` for text of an answer, `error`, `cancelled`;
+    /// of a stream and not of its job, `gap` and [`REVOKED`].
     pub event: String,
     /// For a person.
     pub message: String,

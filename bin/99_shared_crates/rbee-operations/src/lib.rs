@@ -22,7 +22,7 @@ pub use attached::{
 pub use fit::{FitReport, LARGER_THAN_DEVICE, NOT_ENOUGH_MEMORY, WorkerFit, is_want_of_memory};
 pub use job::{
     DONE_MARKER, EventLevel, JobCreated, JobEvent, JobList, JobState, JobSummary, LISTED_JOBS,
-    MAX_LISTED_JOBS, Pace, Progress, SubmitJob,
+    MAX_LISTED_JOBS, Pace, Progress, REVOKED, SubmitJob,
 };
 pub use machine::{
     DiscoveredHive, HiveAdd, HiveDiscover, HiveInstall, HiveLogs, HiveUninstall, SshHost,

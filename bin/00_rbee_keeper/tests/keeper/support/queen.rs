@@ -67,7 +67,7 @@ impl TestQueen {
             .route("/v1/decisions", get(decisions))
             .route("/v1/policy/test", post(policy_test))
             .route("/v1/shutdown", post(|query| async move { shutdown(&asked, query) }))
-            .merge(routes(jobs.clone(), Arc::new(Script)));
+            .merge(routes(jobs.clone(), Arc::new(Script), auth.clone()));
         let routes = edge(routes, Edge { auth, max_body_bytes: 10 << 20 });
         let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let stop = CancellationToken::new();

@@ -63,7 +63,8 @@ impl HiveDouble {
             workers: Mutex::default(),
         });
         let executor: Arc<dyn Executor> = Arc::new(Double(Arc::clone(&stage)));
-        let routes = job_server::routes(JobRegistry::in_memory(Limits::default()), executor);
+        let jobs = JobRegistry::in_memory(Limits::default());
+        let routes = job_server::routes(jobs, executor, Authenticator::open());
         let open = Edge { auth: Authenticator::open(), max_body_bytes: 1 << 20 };
         let (address, server) = super::serve(edge(routes, open), 0).unwrap();
         Self { url: format!("http://{address}"), stage, _server: server }

@@ -2,17 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use access_tokens::{Authenticator, Secret, TokenStore, local_secret};
+use access_tokens::{Authenticator, NewToken, Secret, TokenStore, local_secret};
 use daemon_http::{Edge, bind, edge, serve};
-use job_server::{Executor, JobRegistry, Limits, Outcome, routes};
+use job_server::{Executor, JobError, JobRegistry, Limits, Outcome, routes};
+use rbee_operations::JobState;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{ended, endless, looking, operation, scripted, within};
+use crate::support::{draining, ended, endless, looking, operation, scripted, within};
 
 #[tokio::test]
 async fn a_job_is_submitted_followed_shown_and_listed() {
@@ -230,6 +231,71 @@ async fn the_job_of_somebody_else_is_none_also_to_who_guesses_its_id() {
     assert_eq!(ask(Method::DELETE, &job, &ann).await.status(), StatusCode::ACCEPTED);
 }
 
+#[tokio::test]
+async fn a_revoked_token_reads_no_more_of_a_job_that_goes_on_and_ends_one_that_only_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = TokenStore::open(folder.path());
+    for (executor, goes_on) in [(talking(), true), (looking(talking()), false)] {
+        let name = format!("reader {goes_on}");
+        let NewToken { secret, info, .. } = tokens.create(&name).unwrap();
+        let auth = Authenticator::from_store(folder.path()).unwrap();
+        let server = Server::behind(auth, Limits::default(), Arc::clone(&executor));
+        let job = server.registry.submit(&operation(), &info.fingerprint, &executor).unwrap();
+        let stream = server.http.get(server.url(&format!("/v1/jobs/{job}/stream")));
+        let stream =
+            within("the stream", stream.bearer_auth(secret.expose()).send()).await.unwrap();
+        assert_eq!(stream.status(), StatusCode::OK);
+        tokens.revoke(&name).unwrap();
+        let text = within("the stream's end", stream.text()).await.unwrap();
+        let mut frames = text.rsplit_terminator("\n\n");
+        let (id, data) = frames.next().unwrap().split_once("\ndata: ").unwrap();
+        let before = frames.next().unwrap();
+        assert!(before.starts_with(&format!("{id}\n")), "it is of the last that came: {before}");
+        let last: Value = serde_json::from_str(data).unwrap();
+        assert_eq!((&last["event"], &last["code"]), (&json!("revoked"), &json!("revoked")));
+        assert_eq!(last["message"].as_str().unwrap().contains("the job goes on"), goes_on);
+        if goes_on {
+            assert_eq!(server.registry.get(&job).unwrap().state, JobState::Running);
+        } else {
+            assert_eq!(ended(&server.registry, &job).await.state, JobState::Cancelled);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_read_to_its_end_by_who_began_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = TokenStore::open(folder.path());
+    let token = tokens.create("reader").unwrap().secret;
+    let auth = Authenticator::from_store(folder.path()).unwrap();
+    let server = Server::behind(auth, Limits::default(), draining(talking()));
+    let request = server.http.post(server.url("/v1/jobs")).bearer_auth(token.expose());
+    let body = json!({"operation": {"HiveList": {}}});
+    let job = json(request.json(&body).send().await.unwrap()).await["job_id"].take();
+    let stream = server.url(&format!("/v1/jobs/{}/stream", job.as_str().unwrap()));
+    let mut stream = server.http.get(stream).bearer_auth(token.expose()).send().await.unwrap();
+    tokens.revoke("reader").unwrap();
+    // Other streams are looked at after a second.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(1500) {
+        within("more of the answer", stream.chunk()).await.unwrap().unwrap();
+    }
+    server.registry.cancel(&job.as_str().unwrap().parse().unwrap()).unwrap();
+    let rest = within("the stream's end", stream.text()).await.unwrap();
+    assert!(rest.ends_with("data: [DONE]\n\n") && !rest.contains("revoked"), "{rest}");
+}
+
+/// An executor that says something all the time, until it is cancelled.
+fn talking() -> Arc<dyn Executor> {
+    scripted(|job| async move {
+        while !job.cancelled().is_cancelled() {
+            job.say("and on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err(JobError::cancelled())
+    })
+}
+
 async fn json(response: Response) -> Value {
     response.json().await.unwrap()
 }
@@ -248,7 +314,8 @@ impl Server {
 
     fn behind(auth: Authenticator, limits: Limits, executor: Arc<dyn Executor>) -> Self {
         let registry = JobRegistry::in_memory(limits);
-        let app = edge(routes(registry.clone(), executor), Edge { auth, max_body_bytes: 1 << 20 });
+        let routes = routes(registry.clone(), executor, auth.clone());
+        let app = edge(routes, Edge { auth, max_body_bytes: 1 << 20 });
         let (listener, address) = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, app, CancellationToken::new(), Duration::ZERO));
