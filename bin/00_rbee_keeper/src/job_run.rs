@@ -1,4 +1,5 @@
-//! One job from its submission to its end, cancelled when the person asks for it.
+//! One job from its submission to its end, cancelled when the person asks for it. A download that its queen's end has
+//! interrupted is begun again when she is back.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rbee_operations::{JobEvent, Operation};
 use worker_contract::JobId;
 
 use crate::failure::Failure;
+use crate::interrupt::JobRuns;
 use crate::live::Live;
 use crate::output::Output;
 use crate::queen_client::Queen;
@@ -17,6 +19,11 @@ use crate::session::Session;
 const CANCEL_PATIENCE: Duration = Duration::from_secs(12);
 /// How long a cancellation may take that nobody waits for.
 const PARTING_PATIENCE: Duration = Duration::from_secs(2);
+/// For how long a queen is awaited whose end has interrupted a job, and how often she is asked.
+const RESTART_PATIENCE: Duration = Duration::from_secs(30);
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+/// How a job ends whose queen ends.
+const INTERRUPTED: &str = "interrupted";
 
 /// Somebody who wants a job's events.
 pub(crate) trait Listener {
@@ -48,13 +55,33 @@ pub(crate) async fn run_with(
     listener: &mut impl Listener,
 ) -> Result<JobEvent, Failure> {
     let interruptible = session.interrupts.job_runs();
-    let job = queen.jobs.submit(operation).await.map_err(|e| queen.failure(e))?;
+    let mut job = queen.jobs.submit(operation).await.map_err(|e| queen.failure(e))?;
+    loop {
+        let ended = follow(session.output, queen, &job, &interruptible, listener).await;
+        if !is_interrupted_download(operation, &ended) {
+            return ended;
+        }
+        match begin_again(session.output, queen, operation, &interruptible).await {
+            Some(next) => job = next,
+            None => return interruptible.interruption().map_or(ended, Err),
+        }
+    }
+}
+
+/// Follows a job to its end, and cancels it when the person asks for it.
+async fn follow(
+    output: Output,
+    queen: &Queen,
+    job: &JobId,
+    interruptible: &JobRuns,
+    listener: &mut impl Listener,
+) -> Result<JobEvent, Failure> {
     let cancelled_in_vain = async {
         interruptible.asked_to_end().await;
-        cancel(session.output, queen, &job).await;
+        cancel(output, queen, job).await;
     };
     let ended = tokio::select! {
-        ended = listen(queen, queen.jobs.follow(&job, None), listener) => Some(ended),
+        ended = listen(queen, queen.jobs.follow(job, None), listener) => Some(ended),
         () = cancelled_in_vain => None,
     };
     if let Some(interruption) = interruptible.interruption() {
@@ -64,11 +91,40 @@ pub(crate) async fn run_with(
         Some(Err(failure @ (Failure::JobFailed(_) | Failure::JobCancelled))) => Err(failure),
         Some(Err(failure)) => {
             // Whoever wanted the result is gone, or cannot be given it.
-            let _ = tokio::time::timeout(PARTING_PATIENCE, queen.jobs.cancel(&job)).await;
+            let _ = tokio::time::timeout(PARTING_PATIENCE, queen.jobs.cancel(job)).await;
             Err(failure)
         }
         Some(outcome) => outcome,
         None => Err(Failure::JobCancelled),
+    }
+}
+
+/// Whether this is a download that has ended because its queen has.
+fn is_interrupted_download(operation: &Operation, ended: &Result<JobEvent, Failure>) -> bool {
+    matches!(operation, Operation::ModelDownload(_))
+        && matches!(ended, Err(Failure::JobFailed(last)) if last.code.as_deref() == Some(INTERRUPTED))
+}
+
+/// Begins a download again when the queen is back: it goes on with what is there, beside whoever does so already.
+/// `None` where she does not come back, or the person does not wait for her.
+async fn begin_again(
+    output: Output,
+    queen: &Queen,
+    operation: &Operation,
+    interruptible: &JobRuns,
+) -> Option<JobId> {
+    output.note("the queen has ended; the download is gone on with when she is back");
+    let is_back = async {
+        loop {
+            match queen.jobs.submit(operation).await {
+                Err(error) if error.is_passing() => tokio::time::sleep(RESTART_PAUSE).await,
+                submitted => return submitted.ok(),
+            }
+        }
+    };
+    tokio::select! {
+        job = tokio::time::timeout(RESTART_PATIENCE, is_back) => job.ok().flatten(),
+        () = interruptible.asked_to_end() => None,
     }
 }
 

@@ -344,6 +344,26 @@ async fn ctrl_c_cancels_the_job_and_says_130() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_goes_on_when_its_queen_is_back() {
+    let (home, queen) = (Home::new(), TestQueen::start());
+    let url = queen.url.clone();
+    let mut command = home.command("model download hf:o/slow");
+    command.env("RBEE_QUEEN_URL", &url);
+    let lives = async {
+        until("the download", || queen.jobs.running() == 1).await;
+        queen.end().await;
+        let queen = TestQueen::again(&url).await;
+        queen.slow.add_permits(1);
+        queen
+    };
+    let (ended, _queen) = tokio::join!(finish(command), lives);
+    let ended = ended.expect(0);
+    assert_eq!(ended.stdout, "Model fetched is in the catalog\n");
+    assert!(ended.stderr.contains("the download is gone on with when she is back"), "{ended:?}");
+    assert!(ended.stderr.contains("Downloading fetched: 100 B of 100 B"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_has_enough_ends_the_job_without_a_word() {
     let (home, queen) = (Home::new(), TestQueen::start());
     let mut command = home.command("infer flood");

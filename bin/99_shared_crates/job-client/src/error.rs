@@ -70,7 +70,8 @@ impl ClientError {
     }
 
     /// Whether the same request may succeed a little later.
-    pub(crate) fn is_passing(&self) -> bool {
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
             Self::Api { status, .. } => matches!(status.as_u16(), 429 | 502 | 503 | 504),

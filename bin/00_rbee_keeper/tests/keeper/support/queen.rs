@@ -1,6 +1,7 @@
 //! The HTTP side of a queen, made of the same crates as the real one, whose jobs follow a script.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,8 +14,13 @@ use futures::future::BoxFuture;
 use job_server::{Executor, JobContext, JobError, JobRegistry, Limits, Outcome, routes};
 use rbee_operations::{Infer, Listed, Operation, Progress};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// For how long who follows a job that has ended may take to read that.
+const DRAIN: Duration = Duration::from_secs(5);
 
 type Shutdowns = Arc<Mutex<Vec<String>>>;
 
@@ -24,8 +30,10 @@ pub(crate) struct TestQueen {
     pub(crate) jobs: JobRegistry,
     /// The queries of the calls that asked her to end.
     pub(crate) shutdowns: Shutdowns,
+    /// One permit for each download of `hf:o/slow` that may end.
+    pub(crate) slow: Arc<Semaphore>,
     stop: CancellationToken,
-    _server: JoinSet<()>,
+    server: JoinSet<()>,
 }
 
 impl TestQueen {
@@ -55,6 +63,32 @@ impl TestQueen {
     }
 
     fn with(version: &str, name: &str, features: &[&str], auth: Authenticator) -> Self {
+        let bound = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        Self::at(bound, version, name, features, auth)
+    }
+
+    /// The next life of a queen that has ended, at the same address.
+    pub(crate) async fn again(url: &str) -> Self {
+        let address = url.trim_start_matches("http://").parse().unwrap();
+        // A command that another test is about to start has her listener as well, for a moment.
+        let bound = loop {
+            match bind(address) {
+                Ok(bound) => break bound,
+                Err(_taken) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        Self::at(bound, env!("CARGO_PKG_VERSION"), "queen-rbee", &[], Authenticator::open())
+    }
+
+    fn at(
+        (listener, address): (TcpListener, SocketAddr),
+        version: &str,
+        name: &str,
+        features: &[&str],
+        auth: Authenticator,
+    ) -> Self {
+        let slow = Arc::new(Semaphore::new(0));
+        let script = Arc::new(Script { slow: Arc::clone(&slow) });
         let jobs = JobRegistry::in_memory(Limits::default());
         let build = json!({ "name": name, "version": version, "features": features });
         let shutdowns = Shutdowns::default();
@@ -67,13 +101,21 @@ impl TestQueen {
             .route("/v1/decisions", get(decisions))
             .route("/v1/policy/test", post(policy_test))
             .route("/v1/shutdown", post(|query| async move { shutdown(&asked, query) }))
-            .merge(routes(jobs.clone(), Arc::new(Script), auth.clone()));
+            .merge(routes(jobs.clone(), script, auth.clone()));
         let routes = edge(routes, Edge { auth, max_body_bytes: 10 << 20 });
-        let (listener, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let stop = CancellationToken::new();
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, routes, stop.clone(), Duration::ZERO));
-        Self { url: format!("http://{address}"), jobs, shutdowns, stop, _server: server }
+        server.spawn(serve(listener, routes, stop.clone(), DRAIN));
+        Self { url: format!("http://{address}"), jobs, shutdowns, slow, stop, server }
+    }
+}
+
+impl TestQueen {
+    /// Ends her as an orderly end does: who follows a job is told before she is gone.
+    pub(crate) async fn end(mut self) {
+        self.jobs.shutdown(Duration::ZERO).await;
+        self.stop.cancel();
+        while self.server.join_next().await.is_some() {}
     }
 }
 
@@ -178,7 +220,9 @@ async fn policy_test(Json(body): Json<Value>) -> Json<Value> {
 }
 
 /// What the jobs do.
-struct Script;
+struct Script {
+    slow: Arc<Semaphore>,
+}
 
 impl Executor for Script {
     fn execute(
@@ -186,6 +230,7 @@ impl Executor for Script {
         operation: Operation,
         job: JobContext,
     ) -> BoxFuture<'static, Result<Outcome, JobError>> {
+        let slow = Arc::clone(&self.slow);
         Box::pin(async move {
             match operation {
                 Operation::Infer(infer) => answer(*infer, &job).await,
@@ -228,7 +273,11 @@ impl Executor for Script {
                     job.warn("The context is small");
                     Ok(Outcome::new("Worker w-1a2b3c4d is ready", worker()))
                 }
-                Operation::ModelDownload(_) => {
+                Operation::ModelDownload(download) => {
+                    if download.reference.to_string() == "hf:o/slow" {
+                        job.say("Looking for slow");
+                        slow.acquire().await.unwrap().forget();
+                    }
                     let bytes =
                         |done| Progress { done, total: Some(100), unit: "bytes".to_owned() };
                     job.progress("Downloading fetched", bytes(50));
