@@ -72,6 +72,8 @@ pub(super) struct Mishap {
     pub(super) fallen: Fallen,
     /// When it was.
     pub(super) at: Instant,
+    /// For how long the worker had had the request.
+    pub(super) lived: Duration,
 }
 
 /// What becomes of a request after a mishap.
@@ -103,6 +105,11 @@ impl Tries {
     /// so of each.
     pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<CancellationToken>> {
         self.suspicion.accusation(others)
+    }
+
+    /// Until when it is kept from workers, to see whether they end without it, before it is convicted.
+    pub(super) fn watched_until(&self, others: OtherEnds<'_>) -> Option<Instant> {
+        self.suspicion.watched_until(others)
     }
 
     /// What the request has ended, where that is proven; else the accusation is dropped.
@@ -140,8 +147,9 @@ impl Tries {
             self.breaks += 1;
             self.is_one_excused |= fell_together;
             if mishap.may_be_blamed {
-                let Mishap { was_alone, process, died, fallen, at, .. } = mishap;
-                let end = End::new(by.clone(), was_alone, died, fallen, at).of_process(process);
+                let Mishap { was_alone, process, died, fallen, at, lived, .. } = mishap;
+                let end = End::new(by.clone(), was_alone, died, fallen, at);
+                let end = end.of_process(process).after(lived);
                 self.suspicion.ended(if fell_together { end.excused() } else { end });
             }
         } else {
@@ -263,6 +271,7 @@ mod tests {
             died,
             fallen: Fallen::default(),
             at,
+            lived: Duration::ZERO,
         }
     }
 

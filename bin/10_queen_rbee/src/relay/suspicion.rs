@@ -4,7 +4,8 @@
 //! the process ended, by its hive's word. Who gets on between two ends is caught by somebody else's kills;
 //! who ends workers does so again as soon as the same is computed again. Of those that fall together nobody knows who
 //! it was, and most workers end by themselves: who falls again is tried where it begins alone, and what it ends there is
-//! its doing, unless workers end meanwhile at which it is not.
+//! its doing, unless workers end meanwhile at which it is not. Before it is convicted it is kept from all of them for a
+//! while, so that this can be seen.
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +23,19 @@ const MOST_ALONE_AT_LAST: usize = 3;
 /// have a hive give a worker up.
 const MOST_IN_ROW: usize = 4;
 /// How many ends of other workers count for it: each asks for one more end in a row where it is alone.
-const MOST_OTHERS: usize = 2;
-/// They count from so long before the first end over it: where somebody kills workers, that has begun before.
+const MOST_OTHERS: usize = 3;
+/// These count from so long before the first end over it: where somebody kills workers, that has begun before.
 const LOOKS_BACK: Duration = Duration::from_secs(60);
+/// How many count where its workers ended a moment after it came: who kills workers hardly hits one just then, and
+/// requests that come together and end workers would speak for each other.
+const MOST_OTHERS_AT_ONCE: usize = 1;
+/// What a moment is.
+const MOMENT: Duration = Duration::from_secs(1);
+/// For how many times as long as a worker lived with it, at most, it is watched whether workers end without it. Where
+/// somebody kills them at regular times, the next kill is seen, unless the request came late between two each time.
+const WATCHED: u32 = 2;
+/// The longest that this is watched.
+const LONGEST_WATCH: Duration = Duration::from_secs(10);
 /// Two ends with as many tokens between them are not in a row: what ends workers comes again with the
 /// first tokens. Where machines are slow these take seconds, in which somebody may kill the next worker.
 const GOT_ON: u32 = 16;
@@ -73,6 +84,8 @@ pub(super) struct End {
     /// Who fell with it.
     fallen: Fallen,
     at: Instant,
+    /// For how long it had had the request.
+    lived: Duration,
 }
 
 /// How many workers like those over whose ends a request is judged have ended since a time, the processes that are named
@@ -88,12 +101,18 @@ impl End {
         fallen: Fallen,
         at: Instant,
     ) -> Self {
-        Self { by, process: None, was_alone, is_excused: false, tokens: 0, died, fallen, at }
+        let (process, is_excused, tokens, lived) = (None, false, 0, Duration::ZERO);
+        Self { by, process, was_alone, is_excused, tokens, died, fallen, at, lived }
     }
 
     /// The same of a process that is known.
     pub(super) fn of_process(self, process: Option<WorkerProcess>) -> Self {
         Self { process, ..self }
+    }
+
+    /// The same of one that had had the request for so long.
+    pub(super) fn after(self, lived: Duration) -> Self {
+        Self { lived, ..self }
     }
 
     /// The same of one that may have fallen with the one before it.
@@ -156,19 +175,22 @@ impl Suspicion {
         is_any.then(|| ends.iter().map(|end| end.died.clone()).collect())
     }
 
+    /// Until when it is kept from workers, to see whether they end without it; `None` where it would not be convicted, or
+    /// as many others have ended as count for it.
+    pub(super) fn watched_until(&self, others: OtherEnds<'_>) -> Option<Instant> {
+        let (Sifted { proven, .. }, own) = (self.sifted(), self.processes());
+        let others = |since: Instant| others(since, &own);
+        guilty(&proven, &others)?;
+        let row = row(&proven);
+        let watch = lived(row).saturating_mul(WATCHED).min(LONGEST_WATCH);
+        let last = row.last().filter(|_| others_since(row, &others) < most_others(row))?;
+        Some(last.at + watch)
+    }
+
     /// What the request has ended, where that is proven; else the accusation is dropped.
     pub(super) fn judge(&mut self, others: OtherEnds<'_>) -> Option<Conviction> {
         let own = self.processes();
-        let (mut proven, mut cut_off, mut between) = (Vec::new(), None, 0_u32);
-        for mut end in self.unexplained() {
-            if end.died.is_cancelled() {
-                end.tokens = end.tokens.saturating_add(std::mem::take(&mut between));
-                proven.push(end);
-            } else {
-                between = between.saturating_add(end.tokens);
-                cut_off = cut_off.filter(|kept: &End| kept.was_alone).or(Some(end));
-            }
-        }
+        let Sifted { mut proven, cut_off, between } = self.sifted();
         let verdict = guilty(&proven, &|since| others(since, &own));
         if verdict.is_none() {
             if proven.is_empty() {
@@ -184,22 +206,59 @@ impl Suspicion {
         let processes = self.ends.iter().filter_map(|end| end.process.clone()).collect();
         Some(Conviction { workers, processes })
     }
+
+    fn sifted(&self) -> Sifted {
+        let (mut proven, mut cut_off, mut between) = (Vec::new(), None, 0_u32);
+        for mut end in self.unexplained() {
+            if end.died.is_cancelled() {
+                end.tokens = end.tokens.saturating_add(std::mem::take(&mut between));
+                proven.push(end);
+            } else {
+                between = between.saturating_add(end.tokens);
+                cut_off = cut_off.filter(|kept: &End| kept.was_alone).or(Some(end));
+            }
+        }
+        Sifted { proven, cut_off, between }
+    }
+}
+
+/// The ends of which nobody else was the reason, by whether it is known that the processes ended.
+#[derive(Debug)]
+struct Sifted {
+    proven: Vec<End>,
+    /// One of the others, best where it was alone.
+    cut_off: Option<End>,
+    /// The tokens after the last one that is proven.
+    between: u32,
 }
 
 /// The workers whose end a request is to blame for, if all of these have ended, and so many others since a time.
 fn guilty(ends: &[End], others: &dyn Fn(Instant) -> usize) -> Option<Vec<WorkerId>> {
-    let since = |ends: &[End]| {
-        let first = ends.first().map(|end| end.at.checked_sub(LOOKS_BACK).unwrap_or(end.at));
-        first.map_or(0, others)
-    };
-    let (row, all) = (row(ends), since(ends));
-    let more = since(row).min(MOST_OTHERS);
+    let (row, all) = (row(ends), others_since(ends, others));
+    let more = others_since(row, others).min(most_others(row));
     let counts = |end: &&End| end.is_held_against_it();
     of_enough(row.iter().filter(counts), MOST_ALONE + more)
         .or_else(|| of_enough(alone_at_last(row, more), MOST_ALONE_AT_LAST + more))
         .or_else(|| of_enough(unless_shared(row), MOST_IN_ROW + more))
         .or_else(|| of_enough(ends.iter().filter(counts), MOST_ALONE_IN_ALL.saturating_add(all)))
         .or_else(|| of_enough(unless_shared(ends), MOST_IN_ALL.saturating_add(all)))
+}
+
+/// How many others have ended while these did, and in the time before that counts.
+fn others_since(ends: &[End], others: &dyn Fn(Instant) -> usize) -> usize {
+    let first = ends.first().map(|end| end.at.checked_sub(LOOKS_BACK).unwrap_or(end.at));
+    first.map_or(0, others)
+}
+
+/// How many others count for a request whose workers ended in such a row.
+fn most_others(row: &[End]) -> usize {
+    if lived(row) < MOMENT { MOST_OTHERS_AT_ONCE } else { MOST_OTHERS }
+}
+
+/// The longest that one of a row lived with it. At the first one it may have been for long before it came to the place
+/// that the others have in common.
+fn lived(row: &[End]) -> Duration {
+    row.iter().skip(1).map(|end| end.lived).max().unwrap_or_default()
 }
 
 /// The last ends without much between them. The first of a row has what came before it.
@@ -299,25 +358,71 @@ mod tests {
 
     #[test]
     fn each_worker_that_ends_where_it_is_not_asks_for_one_more_end_alone() {
-        // After how many ends it is convicted, with so many others, where it was alone at these of them.
-        let convicted_after = |others: usize, company: usize, tokens: u32| {
+        // After how many ends it is convicted, with so many others, where it was in company at these of them, and
+        // each worker lived so long with it.
+        let convicted_after = |others: usize, company: usize, tokens: u32, lived: Duration| {
             let mut suspicion = Suspicion::default();
             (1..99).find(|count| {
                 suspicion.got(tokens, 0);
-                suspicion.ended(end("a", *count > company, ended()));
+                suspicion.ended(end("a", *count > company, ended()).after(lived));
                 suspicion.judge(&|_, _| others).is_some()
             })
         };
-        for (others, company, expected) in
-            [(0, 0, 2), (1, 0, 3), (2, 0, 4), (9, 0, 4), (0, 2, 3), (1, 2, 4), (2, 2, 5), (9, 2, 5)]
-        {
-            let found = convicted_after(others, company, 1);
-            assert_eq!(found, Some(expected), "{others} others, {company} in company");
+        for (others, at_once, later) in [(0, 0, 0), (1, 1, 1), (2, 1, 2), (3, 1, 3), (9, 1, 3)] {
+            let moment_less = MOMENT.checked_sub(Duration::from_millis(1)).unwrap();
+            for (lived, more) in [(moment_less, at_once), (MOMENT, later)] {
+                for (company, least) in
+                    [(0, MOST_ALONE), (2, MOST_ALONE_AT_LAST), (99, MOST_IN_ROW)]
+                {
+                    let found = convicted_after(others, company, 1, lived);
+                    let what = format!("{others} others, {company} in company, {lived:?}");
+                    assert_eq!(found, Some(least + more), "{what}");
+                }
+            }
         }
-        for (others, expected) in [(0, MOST_IN_ROW), (1, MOST_IN_ROW + 1), (9, MOST_IN_ROW + 2)] {
-            assert_eq!(convicted_after(others, 99, 1), Some(expected), "never alone, {others}");
+        let found = convicted_after(20, 0, GOT_ON, Duration::ZERO);
+        assert_eq!(found, Some(MOST_ALONE_IN_ALL + 20));
+    }
+
+    #[test]
+    fn before_it_is_convicted_it_is_kept_from_workers_for_twice_as_long_as_one_lived_with_it() {
+        let start = Instant::now();
+        // How long each worker lived with it in seconds, how many others have ended, and for how long it is watched.
+        let rows: [(&[u64], usize, Option<u64>); 7] = [
+            (&[5], 0, None),
+            (&[99, 0], 0, Some(0)),
+            (&[1, 2], 0, Some(4)),
+            (&[1, 9], 0, Some(LONGEST_WATCH.as_secs())),
+            (&[1, 4, 2], 1, Some(8)),
+            (&[1, 4], 1, None),
+            (&[1, 4, 3, 3, 3], 3, None),
+        ];
+        for (lived, others, expected) in rows {
+            let (mut suspicion, fallen) = (Suspicion::default(), Fallen::default());
+            for seconds in lived {
+                let by = FailedBy { worker: "a".parse().unwrap(), process: 0 };
+                let end = End::new(by, true, ended(), fallen.clone(), start);
+                suspicion.ended(end.after(Duration::from_secs(*seconds)));
+            }
+            let expected = expected.map(|seconds| start + Duration::from_secs(seconds));
+            assert_eq!(suspicion.watched_until(&|_, _| others), expected, "{lived:?}, {others}");
         }
-        assert_eq!(convicted_after(20, 0, GOT_ON), Some(MOST_ALONE_IN_ALL + 20));
+    }
+
+    #[test]
+    fn who_is_seen_not_to_be_the_only_reason_is_not_convicted_and_a_cut_is_not_watched() {
+        let mut suspicion = Suspicion::default();
+        for _ in 0..2 {
+            suspicion.ended(end("a", true, ended()).after(MOMENT));
+        }
+        assert!(suspicion.watched_until(&none).is_some());
+        assert!(suspicion.judge(&|_, _| 1).is_none(), "a worker ended without it meanwhile");
+        assert!(suspicion.is_any(), "it is tried again");
+        let mut suspicion = Suspicion::default();
+        for _ in 0..2 {
+            suspicion.ended(end("a", true, CancellationToken::new()).after(MOMENT));
+        }
+        assert_eq!(suspicion.watched_until(&none), None);
     }
 
     #[test]

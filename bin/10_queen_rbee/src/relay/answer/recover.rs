@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use worker_contract::{ErrorDetail, WorkerId};
 
@@ -287,6 +287,7 @@ impl Answer {
             died,
             fallen,
             at: now.into_std(),
+            lived: now.saturating_duration_since(self.asked_at),
         };
         let verdict = self.tries.on_mishap(by, mishap, fastrand::f64());
         tracing::warn!(
@@ -354,7 +355,7 @@ impl Answer {
     }
 
     /// Where workers broke off over this request, what their hives say of them decides whether it is to
-    /// blame.
+    /// blame, and whether others end while no worker has it.
     pub(super) async fn hear_of_the_dead(&mut self) -> Result<(), Failure> {
         let registry = self.relay.dispatcher.registry();
         let others = |since, own: &[u64]| registry.other_ends(since, own);
@@ -363,6 +364,11 @@ impl Answer {
         let all = futures::future::join_all(dead.iter().map(CancellationToken::cancelled));
         // Without news of all of them there is no proof.
         let _ = tokio::time::timeout_at(until, all).await;
+        let watched_until = self.tries.watched_until(&others);
+        if let Some(until) = watched_until {
+            tracing::info!(request_id = %self.request.request_id, "it is watched whether workers end without a request");
+            sleep_until(Instant::from_std(until).min(self.asking.deadline)).await;
+        }
         match self.tries.judge(&others) {
             Some(Conviction { workers, processes }) => {
                 registry.explain_ends(&self.tries.ended());
