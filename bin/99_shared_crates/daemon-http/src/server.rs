@@ -2,20 +2,24 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::future::poll_fn;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
@@ -23,6 +27,7 @@ use tower::Service;
 mod own_threads;
 mod patient;
 mod poll_again;
+mod seat;
 #[cfg(test)]
 mod tests;
 mod unhurried;
@@ -31,6 +36,7 @@ pub use self::own_threads::OwnThreads;
 pub use self::patient::{AnswerEnds, Unfinished};
 use self::patient::{Carried, Patient};
 use self::poll_again::PollAgain;
+use self::seat::Seats;
 pub use self::unhurried::Unhurried;
 
 /// The largest head of a request, in bytes; beyond it the answer is a bare 431. Heads take memory before
@@ -42,13 +48,19 @@ const OTHER_FILES: u64 = 64;
 /// As few connections as these are always taken.
 const FEWEST_CONNECTIONS: usize = 16;
 
+/// Places are short when fewer than this part of them is free.
+const SHORT_PART: usize = 4;
+/// How often the door looks, while places are short, for connections on which nobody asks anything.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// How long accepting rests after the system refused, for lack of file descriptors, say.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// What one server takes on.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
-    /// The most connections at once; more wait in the system's backlog.
+    /// The most connections at once; more wait in the system's backlog. Before there are so many, those on
+    /// which nobody asks anything are closed.
     connections: usize,
     /// How long a client may take to send a request's head, and how long a connection may idle
     /// between requests.
@@ -70,8 +82,10 @@ const BOUNDS: Bounds = Bounds {
 ///
 /// Each socket has `TCP_NODELAY`: without it a small event waits for a delayed acknowledgement.
 /// Heads of requests are bounded in size and time; connections are bounded in number, by what files the
-/// system lets this process open, too; those whose clients do not read are closed after a minute, or when
-/// the [answer's time](AnswerEnds) is over.
+/// system lets this process open, too: when three quarters of the places are taken, those that have sent
+/// nothing yet are closed, and then those between two requests, the longest waiting first, so that who asks
+/// finds a place. Those whose clients do not read are closed after a minute, or when the
+/// [answer's time](AnswerEnds) is over.
 pub async fn serve<S: Routes>(
     listener: TcpListener,
     routes: S,
@@ -132,22 +146,24 @@ async fn serve_within<S: Routes>(
     let graceful = GracefulShutdown::new();
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
-    while let Some((stream, place)) = stop.run_until_cancelled(door.next()).await {
+    while let Some(Accepted { stream, place, carried }) =
+        stop.run_until_cancelled(door.next()).await
+    {
         let cut = cut.clone();
-        let one =
-            One { stream, routes: routes.clone(), bounds, watcher: graceful.watcher(), place };
+        let (routes, watcher) = (routes.clone(), graceful.watcher());
+        let one = One { stream, routes, bounds, watcher, place, carried };
         let Some(unhurried) = unhurried.clone() else {
             tasks.spawn(one.carry(cut));
             continue;
         };
         let (stop, here) = (stop.clone(), tasks.clone());
         tasks.spawn(async move {
-            let sorted = timeout(bounds.head_time, unhurried.takes(&one.stream));
-            match stop.run_until_cancelled(sorted).await {
-                Some(Ok(true)) => one.carry_by(&unhurried, &here, cut),
-                Some(Ok(false)) => drop(here.spawn(one.carry(cut))),
+            let sorted = one.carried.seat.unless_it_leaves(unhurried.takes(&one.stream));
+            match stop.run_until_cancelled(timeout(bounds.head_time, sorted)).await {
+                Some(Ok(Some(true))) => one.carry_by(&unhurried, &here, cut),
+                Some(Ok(Some(false))) => drop(here.spawn(one.carry(cut))),
                 // It has sent nothing so far.
-                Some(Err(_)) | None => {}
+                Some(Ok(None) | Err(_)) | None => {}
             }
         });
     }
@@ -167,13 +183,13 @@ struct One<S> {
     bounds: Bounds,
     watcher: Watcher,
     place: Option<OwnedSemaphorePermit>,
+    carried: Arc<Carried>,
 }
 
 impl<S: Routes> One<S> {
     /// Answers what it asks, until it ends or is cut.
     fn carry(self, cut: CancellationToken) -> impl Future<Output = ()> + Send + use<S> {
-        let Self { stream, routes, bounds, watcher, place } = self;
-        let carried = Arc::new(Carried::default());
+        let Self { stream, routes, bounds, watcher, place, carried } = self;
         let stream = Patient::new(stream, bounds.stall, Arc::clone(&carried));
         let service =
             service_fn(move |request| answer(routes.clone(), request, Arc::clone(&carried)));
@@ -197,10 +213,10 @@ impl<S: Routes> One<S> {
     fn carry_by(self, unhurried: &Unhurried, tasks: &TaskTracker, cut: CancellationToken) {
         // A socket belongs to the threads on which it was made.
         let Ok(stream) = self.stream.into_std() else { return };
-        let Self { routes, bounds, watcher, place, .. } = self;
+        let Self { routes, bounds, watcher, place, carried, .. } = self;
         let carrying = async move {
             if let Ok(stream) = TcpStream::from_std(stream) {
-                Self { stream, routes, bounds, watcher, place }.carry(cut).await;
+                Self { stream, routes, bounds, watcher, place, carried }.carry(cut).await;
             }
         };
         tasks.spawn_on(carrying, unhurried.runtime());
@@ -211,37 +227,114 @@ async fn answer<S: Routes>(
     mut routes: S,
     request: Request<Incoming>,
     carried: Arc<Carried>,
-) -> Result<Response, Infallible> {
+) -> Result<axum::http::Response<Answer>, Infallible> {
+    carried.seat.begin();
     poll_fn(|context| routes.poll_ready(context)).await?;
     let response = routes.call(request).await?;
     carried.begin(response.extensions());
-    Ok(response)
+    Ok(response.map(|body| Answer { body, carried }))
+}
+
+/// The body of an answer. When it is dropped, its connection waits for the next request.
+struct Answer {
+    body: Body,
+    carried: Arc<Carried>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.carried.seat.end();
+    }
+}
+
+/// A connection that has just come in.
+struct Accepted {
+    stream: TcpStream,
+    place: Option<OwnedSemaphorePermit>,
+    carried: Arc<Carried>,
 }
 
 /// Where connections come in.
 struct Door {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    /// As many places are to be free.
+    wanted: usize,
+    seats: Seats,
+    looked: Instant,
     /// Whether the last attempt to accept failed; it is logged once in a row.
     is_stuck: bool,
 }
 
 impl Door {
     fn new(listener: TcpListener, places: usize) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(places)), is_stuck: false }
+        Self {
+            listener,
+            places: Arc::new(Semaphore::new(places)),
+            wanted: (places / SHORT_PART).max(1),
+            seats: Seats::default(),
+            looked: Instant::now(),
+            is_stuck: false,
+        }
     }
 
     /// The next connection, when there is a place for it.
-    async fn next(&mut self) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-        // The semaphore is never closed, so a place always comes.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+    async fn next(&mut self) -> Accepted {
+        let place = self.place().await;
+        let stream = self.accept().await;
+        let carried = Arc::default();
+        self.seats.add(&carried);
+        Accepted { stream, place, carried }
+    }
+
+    async fn place(&mut self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            self.make_room();
+            let place = timeout(LOOK_EVERY, Arc::clone(&self.places).acquire_owned());
+            if let Ok(place) = place.await {
+                // The semaphore is never closed, so a place always comes.
+                return place.ok();
+            }
+        }
+    }
+
+    /// Where places are short, connections on which nobody asks anything are asked to leave.
+    fn make_room(&mut self) {
+        let short = self.wanted.saturating_sub(self.places.available_permits());
+        if short > 0 && self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            self.seats.make_room(short);
+        }
+    }
+
+    async fn accept(&mut self) -> TcpStream {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     self.is_stuck = false;
                     // It fails only on a connection that is gone already.
                     let _ = stream.set_nodelay(true);
-                    return (stream, place);
+                    return stream;
                 }
                 Err(error) if is_clients_fault(&error) => {}
                 Err(error) => {

@@ -1,4 +1,5 @@
-//! A connection that is left where its client does not take what it is sent.
+//! A connection that is left where its client does not take what it is sent, or asks nothing while places
+//! are short.
 //!
 //! While a write waits, the body of the answer is not looked at: neither its deadline nor what it holds. So
 //! the time that a write may wait ends with the answer's own.
@@ -12,6 +13,8 @@ use std::time::Duration;
 use axum::http::Extensions;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::seat::Seat;
 
 /// How long a client may take the rest of an answer that said itself that its time is over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -40,9 +43,12 @@ impl AnswerEnds {
     }
 }
 
-/// The answer that a connection carries.
+/// What a connection carries: whether it is a request, and when the answer ends.
 #[derive(Debug, Default)]
-pub(super) struct Carried(Mutex<Option<AnswerEnds>>);
+pub(super) struct Carried {
+    pub(super) seat: Seat,
+    ends: Mutex<Option<AnswerEnds>>,
+}
 
 impl Carried {
     /// Another answer begins.
@@ -56,11 +62,12 @@ impl Carried {
     }
 
     fn ends(&self) -> MutexGuard<'_, Option<AnswerEnds>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A stream whose writes fail when they have waited for too long.
+/// A stream whose writes fail when they have waited for too long, and which ends, as if its client had
+/// closed it, when it is to leave its [seat](Seat).
 #[derive(Debug)]
 pub(super) struct Patient<S> {
     stream: S,
@@ -107,7 +114,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, into)?;
+        if read.is_ready() {
+            if into.filled().len() > before {
+                self.carried.seat.begin();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // What waits to be written is the rest of an answer.
+        if self.waits_since.is_none() {
+            self.carried.seat.poll_leave(context).map(Ok)
+        } else {
+            Poll::Pending
+        }
     }
 }
 

@@ -20,9 +20,9 @@ async fn an_accepted_socket_sends_small_parts_at_once() {
     let (listener, address) = local();
     let mut door = Door::new(listener, 1);
     let _client = TcpStream::connect(address).await.unwrap();
-    let (stream, place) = door.next().await;
-    assert!(stream.nodelay().unwrap());
-    assert!(place.is_some());
+    let accepted = door.next().await;
+    assert!(accepted.stream.nodelay().unwrap());
+    assert!(accepted.place.is_some());
 }
 
 #[tokio::test]
@@ -70,17 +70,65 @@ async fn what_is_no_request_is_refused_and_others_are_served_on() {
 }
 
 #[tokio::test]
-async fn a_connection_too_many_waits_for_its_place() {
+async fn a_connection_too_many_waits_for_a_place_while_others_are_answered() {
     let server = Server::start(Bounds { connections: 1, ..BOUNDS }, LONG);
     let mut first = server.connect().await;
-    first.write_all(HELLO).await.unwrap();
-    assert_eq!(first.read_u8().await.unwrap(), b'H');
+    first.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut first, "first").await;
     let mut second = server.connect().await;
     second.write_all(HELLO_AND_CLOSE).await.unwrap();
-    let early = timeout(Duration::from_millis(100), second.read_u8()).await;
+    // Longer than one that asks nothing would keep its place.
+    let early = timeout(Duration::from_secs(1), second.read_u8()).await;
     assert!(early.is_err(), "the second was served beside the first: {early:?}");
-    drop(first);
+    server.finish_slow.cancel();
+    // When the first has been answered, and asks nothing more, it is in the way.
     assert!(read_to_end(second).await.ends_with("hello"));
+    let answer = read_to_end(first).await;
+    assert!(answer.ends_with("last\r\n0\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_asks_finds_a_place_among_those_that_ask_nothing_and_no_answer_is_cut() {
+    let own = Unhurried::thread("unhurried").unwrap();
+    for unhurried in [None, Some(Unhurried::on(&own, &["POST /thread "]))] {
+        let server = Server::start_beside(unhurried, Bounds { connections: 24, ..BOUNDS }, LONG);
+        let mut streams = Vec::new();
+        for _ in 0..8 {
+            let mut stream = server.connect().await;
+            stream.write_all(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+            read_until(&mut stream, "first").await;
+            streams.push(stream);
+        }
+        let mut half = server.connect().await;
+        half.write_all(HELLO_AND_CLOSE.split_at(9).0).await.unwrap();
+        // More than there are places.
+        let mut silent = Vec::new();
+        for _ in 0..50 {
+            silent.push(server.connect().await);
+        }
+        let begin = Instant::now();
+        for _ in 0..3 {
+            assert!(server.answers().await);
+        }
+        assert!(begin.elapsed() < BOUNDS.head_time / 3, "{:?}", begin.elapsed());
+        assert_eq!(read_to_end(silent.swap_remove(0)).await, "", "the first of them has left");
+        half.write_all(HELLO_AND_CLOSE.split_at(9).1).await.unwrap();
+        assert!(read_to_end(half).await.ends_with("hello"), "who has begun to ask is heard");
+        server.finish_slow.cancel();
+        for mut stream in streams {
+            read_until(&mut stream, "last").await;
+        }
+    }
+    own.end().unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_between_two_requests_may_idle_no_longer_than_a_head_takes() {
+    let bounds = Bounds { head_time: Duration::from_millis(50), ..BOUNDS };
+    let server = Server::start(bounds, LONG);
+    let mut idle = server.connect().await;
+    idle.write_all(HELLO).await.unwrap();
+    assert!(read_to_end(idle).await.ends_with("hello"));
 }
 
 #[tokio::test]
