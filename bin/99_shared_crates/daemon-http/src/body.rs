@@ -1,14 +1,16 @@
-//! JSON bodies: bounded in size and time, and refused with the field that is at fault.
+//! JSON bodies: bounded in size, time, and what all of them together take of memory while they are read, and
+//! refused with the field that is at fault.
 
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
-use axum::http::header::EXPECT;
+use axum::http::header::{CONTENT_ENCODING, EXPECT};
+use axum::http::{HeaderMap, StatusCode};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use worker_contract::cut_visibly;
 
@@ -16,6 +18,17 @@ use crate::{ApiError, apart};
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the bodies of all requests may take together while they are read and understood.
+static ROOM: Room = Room::of(256 * 1024 * 1024);
+
+/// Up to this length, in bytes, a body needs none of that room.
+const SMALL: u64 = 64 * 1024;
+
+/// How long a body waits for its room; the rest of its time is for it to arrive.
+const ROOM_PATIENCE: Duration = Duration::from_secs(30);
+/// When it is worth trying again after that, in seconds.
+const ROOM_RETRY_S: u64 = 10;
 
 /// From which length a body, in bytes, is read apart from the threads that carry streams, which would
 /// stand still meanwhile: images make bodies of megabytes.
@@ -25,6 +38,9 @@ const LONG: usize = 256 * 1024;
 /// that still sends when the connection closes would see a broken connection and not the answer.
 const DISCARD_BYTES: u64 = 256 * 1024 * 1024;
 const DISCARD_TIME: Duration = Duration::from_secs(10);
+
+/// The longest content encoding that an error repeats, in bytes.
+const MAX_ECHO: usize = 100;
 
 /// The longest message about a body: serde quotes values, which can be long.
 const MAX_MESSAGE: usize = 500;
@@ -44,11 +60,13 @@ impl BodyLimit {
 /// A body that was JSON of the right shape.
 ///
 /// The content type is not looked at: `curl -d` sends another one. What is wrong is a 400 that
-/// names the field, or the line and column; too much is a 413, too slow a 408.
+/// names the field, or the line and column; too much is a 413, too slow a 408, compressed a 415. Where too many
+/// long ones are read already, it is a 503.
 #[derive(Debug, Clone)]
 pub struct ApiJson<T>(pub T);
 
-/// The same of at most `MOST` bytes, also where the edge allows more.
+/// The same of at most `MOST` bytes, also where the edge allows more. It waits for no room among other
+/// bodies: for what only rbee's own processes may send, who count on being heard.
 #[derive(Debug, Clone)]
 pub struct SmallJson<T, const MOST: u64>(pub T);
 
@@ -57,7 +75,7 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Ap
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let limit = BodyLimit::of(&request);
-        take(request, limit).await.map(Self)
+        take(request, limit, Some(&ROOM)).await.map(Self)
     }
 }
 
@@ -68,39 +86,107 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync, const MOST: u64> From
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         let limit = BodyLimit(BodyLimit::of(&request).0.min(MOST));
-        take(request, limit).await.map(Self)
+        take(request, limit, None).await.map(Self)
     }
 }
 
 async fn take<T: DeserializeOwned + Send + 'static>(
     request: Request,
     limit: BodyLimit,
+    room: Option<&'static Room>,
 ) -> Result<T, ApiError> {
-    let bytes = timeout(PATIENCE, read(request, limit)).await.unwrap_or_else(|_| {
+    let whole = timeout(PATIENCE, read(request, limit, room)).await.unwrap_or_else(|_| {
         let message = format!("the body did not arrive within {} s", PATIENCE.as_secs());
         Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", message))
     })?;
-    if bytes.len() < LONG {
-        return parse(&bytes);
+    if whole.bytes.len() < LONG {
+        return whole.parse();
     }
-    apart(move || parse(&bytes)).await?
+    apart(move || whole.parse()).await?
+}
+
+/// Room for bodies, in bytes.
+struct Room {
+    free: Semaphore,
+    most: u32,
+}
+
+impl Room {
+    const fn of(most: u32) -> Self {
+        Self { free: Semaphore::const_new(most as usize), most }
+    }
+
+    /// Room for so many bytes, or all there is, in the order in which it was asked for.
+    async fn take(&self, bytes: u64) -> Result<SemaphorePermit<'_>, ApiError> {
+        let bytes = u32::try_from(bytes).map_or(self.most, |bytes| bytes.min(self.most));
+        match timeout(ROOM_PATIENCE, self.free.acquire_many(bytes)).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => Err(self.is_full()),
+        }
+    }
+
+    fn is_full(&self) -> ApiError {
+        let (most, waited) = (self.most >> 20, ROOM_PATIENCE.as_secs());
+        let message = format!(
+            "long bodies of other requests take all the room that there is for them ({most} MiB), and none came free \
+             for this one within {waited} s"
+        );
+        ApiError::unavailable("too_many_long_bodies", message, ROOM_RETRY_S)
+            .hint("send the request again")
+    }
+}
+
+/// A body that has arrived, and the room that it takes.
+struct Whole {
+    bytes: Bytes,
+    _room: Option<SemaphorePermit<'static>>,
+}
+
+impl Whole {
+    fn parse<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        parse(&self.bytes)
+    }
 }
 
 /// Reads the whole body. Refusals are in boxes: every request would be moved with the room that they need.
-async fn read(request: Request, limit: BodyLimit) -> Result<Bytes, ApiError> {
+async fn read(
+    request: Request,
+    limit: BodyLimit,
+    room: Option<&'static Room>,
+) -> Result<Whole, ApiError> {
     if request.body().size_hint().lower() > limit.0 {
         return Err(Box::pin(refuse_too_large(request, limit)).await);
     }
+    if let Some(refused) = refusal_of_encoding(request.headers()) {
+        return Err(Box::pin(refuse(request, refused)).await);
+    }
     // A small body comes in one piece, which is kept as it is.
-    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
+    let (mut first, mut whole, mut taken) = (Bytes::new(), BytesMut::new(), None);
     let (head, mut body) = request.into_parts();
+    let told = body.size_hint().exact();
     while let Some(frame) = body.frame().await {
         let incomplete =
             |_| ApiError::bad_request("incomplete_body", "the body did not arrive whole");
         let Ok(data) = frame.map_err(incomplete)?.into_data() else { continue };
-        if (first.len() + whole.len() + data.len()) as u64 > limit.0 {
+        let length = (first.len() + whole.len() + data.len()) as u64;
+        if length > limit.0 {
             let request = Request::from_parts(head, body);
             return Err(Box::pin(refuse_too_large(request, limit)).await);
+        }
+        if length > SMALL
+            && taken.is_none()
+            && let Some(room) = room
+        {
+            // Only now: who announces much and sends nothing takes room from nobody.
+            match room.take(told.unwrap_or(limit.0)).await {
+                Ok(room) => taken = Some(room),
+                Err(full) => {
+                    let request = Request::from_parts(head, body);
+                    return Err(Box::pin(refuse(request, full)).await);
+                }
+            }
+            // It does not grow in steps, with what it was copied from beside it.
+            whole.reserve(told.and_then(|told| usize::try_from(told).ok()).unwrap_or(0));
         }
         if first.is_empty() && whole.is_empty() {
             first = data;
@@ -109,16 +195,34 @@ async fn read(request: Request, limit: BodyLimit) -> Result<Bytes, ApiError> {
         whole.extend_from_slice(&std::mem::take(&mut first));
         whole.extend_from_slice(&data);
     }
-    Ok(if whole.is_empty() { first } else { whole.freeze() })
+    let bytes = if whole.is_empty() { first } else { whole.freeze() };
+    Ok(Whole { bytes, _room: taken })
+}
+
+/// Why a body that is compressed, or encoded otherwise, is refused.
+fn refusal_of_encoding(headers: &HeaderMap) -> Option<ApiError> {
+    let plain = |encoding: &[u8]| encoding.is_empty() || encoding.eq_ignore_ascii_case(b"identity");
+    let encoding =
+        headers.get_all(CONTENT_ENCODING).iter().find(|value| !plain(value.as_bytes()))?;
+    let encoding = cut_visibly(String::from_utf8_lossy(encoding.as_bytes()).into_owned(), MAX_ECHO);
+    let message = format!("bodies with `content-encoding: {encoding}` are not understood");
+    let refused =
+        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message);
+    Some(refused.hint("send the body uncompressed, without the header content-encoding"))
 }
 
 /// The refusal of a body that is too large, after what the client still sends was thrown away.
 pub(crate) async fn refuse_too_large(request: Request, limit: BodyLimit) -> ApiError {
+    refuse(request, ApiError::payload_too_large(limit.0)).await
+}
+
+/// A refusal, after what the client still sends was thrown away.
+async fn refuse(request: Request, refusal: ApiError) -> ApiError {
     // Who waits for a "100 Continue" sends nothing, and reading would ask for it.
     if !request.headers().contains_key(EXPECT) {
         let _ = timeout(DISCARD_TIME, discard(request.into_body())).await;
     }
-    ApiError::payload_too_large(limit.0)
+    refusal
 }
 
 async fn discard(mut body: Body) {
@@ -165,6 +269,8 @@ fn not_json(error: &serde_json::Error) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
@@ -240,6 +346,72 @@ mod tests {
                 let status = read.as_ref().err().map(|error| error.status);
                 let refused = (!is_taken).then_some(StatusCode::PAYLOAD_TOO_LARGE);
                 assert_eq!(status, refused, "{length}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn long_bodies_share_room_and_small_ones_need_none_of_it() {
+        // Two of these bodies, and not a third.
+        let room: &'static Room = Box::leak(Box::new(Room::of(250_000)));
+        let read = |request, limit| read(request, limit, Some(room));
+        let limit = BodyLimit(100_000);
+        let piece = |length| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; length]));
+        let stuck = |length| {
+            use futures::StreamExt as _;
+            let pieces = futures::stream::iter([piece(length)]).chain(futures::stream::pending());
+            Request::new(axum::body::Body::from_stream(pieces))
+        };
+        let long = || Request::new(axum::body::Body::from(vec![b' '; 100_000]));
+        let begun = |request| {
+            let mut reading = Box::pin(read(request, limit));
+            assert!(reading.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            reading
+        };
+        // However many of them have begun, they are small so far.
+        let _small: Vec<_> = (0..10).map(|_| begun(stuck(65_536))).collect();
+        let first = begun(stuck(65_537));
+        let held = read(long(), limit).await.unwrap();
+        let refused = read(long(), limit).await.err().unwrap();
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{refused}");
+        assert_eq!(refused.detail.code.as_deref(), Some("too_many_long_bodies"));
+        assert!(refused.retry_after_s.is_some());
+        let small = Request::new(axum::body::Body::from(vec![b' '; 65_536]));
+        assert!(read(small, limit).await.is_ok());
+
+        let waits = begun(long());
+        drop(first);
+        assert!(waits.await.is_ok(), "the first one's client has gone");
+        drop(held);
+        assert_eq!(room.free.available_permits(), 250_000);
+        let huge = BodyLimit(1_000_000);
+        let larger = Request::new(axum::body::Body::from(vec![b' '; 1_000_000]));
+        assert!(read(larger, huge).await.is_ok(), "it has all the room there is");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_encoded_is_refused_with_the_header_that_says_so() {
+        let body = r#"{"sampling":{"max_tokens":1}}"#;
+        for (encodings, is_taken) in [
+            (&[][..], true),
+            (&["identity"], true),
+            (&["Identity", ""], true),
+            (&["gzip"], false),
+            (&["identity", "br"], false),
+            (&["deflate, gzip"], false),
+        ] {
+            let mut request = Request::new(axum::body::Body::from(body));
+            for encoding in encodings {
+                request.headers_mut().append(CONTENT_ENCODING, encoding.parse().unwrap());
+            }
+            let read = ApiJson::<Body>::from_request(request, &()).await;
+            assert_eq!(read.is_ok(), is_taken, "{encodings:?}");
+            if let Err(error) = read {
+                assert_eq!(error.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+                let last = encodings.last().unwrap();
+                let named = format!("`content-encoding: {last}`");
+                assert!(error.detail.message.contains(&named), "{error}");
+                assert!(error.detail.hint.unwrap().contains("uncompressed"));
             }
         }
     }
