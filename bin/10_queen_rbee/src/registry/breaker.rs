@@ -107,6 +107,7 @@ impl Breaker {
     }
 
     /// Whether requests may be sent.
+    #[inline]
     pub(super) fn circuit(&self, now: Instant) -> Circuit {
         match self.open_until {
             None => Circuit::Closed,

@@ -54,17 +54,16 @@ impl State {
         };
         let files = self.shared_files(&model, demand.digest, policies);
         let answering = self.answering(&model, &files).filter(may_be_it);
-        let (held, due) = (self.prefixes.lookup(prompt.blocks()), Due::at(now, interval));
+        let (held, due) = (self.prefixes.held(prompt.blocks()), Due::at(now, interval));
         // Written in place, one by one: there may be a thousand, and each is large.
         let mut workers = Vec::with_capacity(self.workers.len());
-        for (id, worker) in answering {
+        answering.for_each(|(id, worker)| {
             let hive = || self.hives.liveness(&worker.hive_id, now);
-            let found = held.binary_search_by_key(&worker.holder, |(holder, _)| *holder);
-            let blocks = found.map_or(0, |found| held[found].1);
-            let held_bytes = u32::try_from(blocks * BLOCK_BYTES).unwrap_or(u32::MAX);
+            let held_bytes = u32::try_from(held.blocks_of(worker.holder) * BLOCK_BYTES);
+            let held_bytes = held_bytes.unwrap_or(u32::MAX);
             let makes_way = self.turns.makes_way_for(id).is_some();
             workers.push(worker.view(id, worker.liveness(due, hive), held_bytes, makes_way, now));
-        }
+        });
         let lacks_context = demand.too_short > 0;
         let ruling = judge.map(|judge| self.rule_workers(judge, &mut workers, demand, now));
         let is_spawning = self.starts.is_any_of(&model) || self.starts.is_any_with(&files);

@@ -42,14 +42,16 @@ impl Due {
 
     /// The liveness of somebody by the time of the last report; `has_failed` says that a connection has
     /// failed since then.
+    #[inline]
     pub(super) fn liveness(self, heard_at: Instant, has_failed: bool) -> Liveness {
         let is_late = |due: Option<Instant>| due.is_some_and(|due| heard_at <= due);
-        if is_late(self.there) {
-            Liveness::Gone
-        } else if has_failed || is_late(self.alive) {
-            Liveness::Suspect
-        } else {
+        // Who is on time is told by one look.
+        if !has_failed && !is_late(self.alive) {
             Liveness::Alive
+        } else if is_late(self.there) {
+            Liveness::Gone
+        } else {
+            Liveness::Suspect
         }
     }
 }

@@ -36,6 +36,33 @@ pub(super) struct Prefixes {
     limit: usize,
 }
 
+/// Who holds a beginning of one prompt.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// How many blocks of it, in the order of the holders' numbers.
+    found: Vec<(Holder, usize)>,
+    /// A bit for each of them, which several may share. A thousand are asked for of whom few hold anything.
+    bits: u64,
+}
+
+impl Held {
+    /// How many blocks a worker holds.
+    #[inline]
+    pub(super) fn blocks_of(&self, holder: Holder) -> usize {
+        if self.bits & bit_of(holder) == 0 {
+            return 0;
+        }
+        let place = self.found.binary_search_by_key(&holder, |(holder, _)| *holder);
+        place.map_or(0, |place| self.found[place].1)
+    }
+}
+
+/// The numbers are far from random: those of neighbours must not share a bit for that.
+#[inline]
+fn bit_of(holder: Holder) -> u64 {
+    1 << (holder.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+}
+
 impl Default for Prefixes {
     fn default() -> Self {
         Self { holders: Blocks::default(), held: HashMap::new(), total: 0, limit: MOST_OF_ALL }
@@ -88,9 +115,16 @@ impl Prefixes {
         }
     }
 
+    /// Who holds a beginning of a prompt.
+    pub(super) fn held(&self, blocks: &[u64]) -> Held {
+        let found = self.lookup(blocks);
+        let bits = found.iter().fold(0, |bits, (holder, _)| bits | bit_of(*holder));
+        Held { found, bits }
+    }
+
     /// For each worker that holds a beginning of the prompt, how many blocks of it, in the order of their
     /// numbers. Who holds a block holds all before it: they are more recently used.
-    pub(super) fn lookup(&self, blocks: &[u64]) -> Vec<(Holder, usize)> {
+    fn lookup(&self, blocks: &[u64]) -> Vec<(Holder, usize)> {
         let Some(first) = blocks.first().and_then(|block| self.holders.get(block)) else {
             return Vec::new();
         };
@@ -245,7 +279,12 @@ mod tests {
                 (*holder, asked.iter().take_while(|block| held.contains(block)).count())
             }).filter(|(_, length)| *length > 0).collect();
             expected.sort_unstable();
-            prop_assert_eq!(index.lookup(&asked), expected);
+            let held = index.held(&asked);
+            for holder in 0..9 {
+                let of_it = expected.iter().find(|(it, _)| *it == holder);
+                prop_assert_eq!(held.blocks_of(holder), of_it.map_or(0, |(_, length)| *length));
+            }
+            prop_assert_eq!(held.found, expected);
         }
 
         #[test]

@@ -327,6 +327,7 @@ impl Worker {
     }
 
     /// All answers that it is known to be asked for.
+    #[inline]
     pub(super) fn load(&self) -> u32 {
         self.answers.saturating_add(self.foreign)
     }
@@ -339,11 +340,13 @@ impl Worker {
     }
 
     /// How many requests it runs at once.
+    #[inline]
     pub(super) fn slots(&self) -> u32 {
         self.said.as_ref().map_or(1, |said| said.beat.slots.total).max(1)
     }
 
     /// The model file that it runs, where it is known.
+    #[inline]
     pub(super) fn digest(&self) -> Option<&Sha256Digest> {
         self.said.as_ref().and_then(|said| said.beat.model.digest.as_ref())
     }
@@ -363,11 +366,13 @@ impl Worker {
     }
 
     /// How many tokens a prompt and its answer may have; 0 where it does not tell.
+    #[inline]
     pub(super) fn context_tokens(&self) -> u32 {
         self.said.as_ref().map_or(0, |said| said.beat.model.context_length)
     }
 
     /// For how many tokens it has room beside the requests that run, where it tells.
+    #[inline]
     fn free_tokens(&self) -> Option<u32> {
         let kv_cache = self.said.as_ref()?.beat.kv_cache;
         let is_told = kv_cache.capacity_tokens > 0;
@@ -375,6 +380,7 @@ impl Worker {
     }
 
     /// The liveness by its own reports; `None` while it has sent none.
+    #[inline]
     pub(super) fn silence(&self, due: Due) -> Option<Liveness> {
         let said = self.said.as_ref()?;
         if self.is_of_server {
@@ -386,6 +392,7 @@ impl Worker {
     }
 
     /// Its liveness: by its own reports, else that of the hive that lists it.
+    #[inline]
     pub(super) fn liveness(&self, due: Due, hive: impl FnOnce() -> Liveness) -> Liveness {
         self.silence(due).unwrap_or_else(hive)
     }
@@ -406,6 +413,7 @@ impl Worker {
         }
     }
 
+    #[inline]
     fn readiness(&self) -> Readiness {
         let by_hive = match &self.listed {
             Some(SupervisedState::Failed { .. } | SupervisedState::Stopping) => Readiness::Ending,
@@ -427,6 +435,7 @@ impl Worker {
     }
 
     /// Whether it takes requests, as far as is known.
+    #[inline]
     pub(super) fn readiness_for_requests(&self) -> Readiness {
         match self.readiness() {
             Readiness::Ready if self.leaving_until.is_some() => Readiness::Ending,

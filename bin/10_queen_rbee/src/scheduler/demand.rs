@@ -70,12 +70,14 @@ pub struct Ahead {
 impl<'a> Demand<'a> {
     /// Whether a worker has failed it, in whatever process.
     #[must_use]
+    #[inline]
     pub fn was_failed_by(&self, worker: &WorkerId) -> bool {
         self.failed.iter().any(|by| by.worker == *worker)
     }
 
     /// Whether a context may be long enough, as far as is known. One that nobody tells may be.
     #[must_use]
+    #[inline]
     pub fn may_fit(&self, context_tokens: u32) -> bool {
         context_tokens == 0 || context_tokens > self.too_short
     }

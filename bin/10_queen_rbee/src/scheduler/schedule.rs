@@ -385,7 +385,7 @@ fn best_two_of_ruled<'r, 'a>(ranked: &'r [Ranked<'a>]) -> Two<'r, 'a> {
     let alike = by_extra.chunk_by(|one, other| extra_us(one) == extra_us(other));
     let mut best = [None; 2];
     // Those of which the same is said come in their order.
-    let is_before = |one: &Ranked<'a>, other: &Ranked<'a>| {
+    let is_before = |one: &'r Ranked<'a>, other: &'r Ranked<'a>| {
         extra_us(&one) != extra_us(&other)
             && (one.class, one.ruled_us) < (other.class, other.ruled_us)
     };
@@ -399,21 +399,21 @@ fn best_two_of_ruled<'r, 'a>(ranked: &'r [Ranked<'a>]) -> Two<'r, 'a> {
 /// of the model's own name come first, in the order of their ids.
 fn best_two<'r, 'a: 'r>(ranked: impl Iterator<Item = &'r Ranked<'a>> + Clone) -> Two<'r, 'a> {
     let mut best = [None; 2];
-    let Some(limit) = Limit::of(ranked.clone()) else { return best };
+    let Some(limit) = Limit::of(ranked.clone()) else { return [None; 2] };
     for one in ranked {
-        put(&mut best, one, |one, other| one.key(limit) < other.key(limit));
+        let key = one.key(limit);
+        // Most of a thousand are neither.
+        if best[1].is_none_or(|(second, _)| key < second) {
+            put(&mut best, (key, one), |(key, _), (other, _)| key < other);
+        }
     }
-    best
+    best.map(|one| one.map(|(_, one)| one))
 }
 
 /// Puts one among the best two, where it belongs there.
-fn put<'r, 'a>(
-    best: &mut Two<'r, 'a>,
-    one: &'r Ranked<'a>,
-    is_before: impl Fn(&Ranked<'a>, &Ranked<'a>) -> bool,
-) {
+fn put<T: Copy>(best: &mut [Option<T>; 2], one: T, is_before: impl Fn(T, T) -> bool) {
     let [first, second] = *best;
-    let is_better = |other: Option<&Ranked<'a>>| other.is_none_or(|other| is_before(one, other));
+    let is_better = |other: Option<T>| other.is_none_or(|other| is_before(one, other));
     if is_better(first) {
         *best = [Some(one), first];
     } else if is_better(second) {
@@ -483,7 +483,11 @@ impl Class {
 }
 
 impl<'a> Ranked<'a> {
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "to copy a thousand takes longer than to fill them in"
+    )]
+    #[inline(always)]
     fn new(worker: &'a WorkerView<'a>, demand: &Demand<'_>) -> Self {
         let class = Class::of(worker, demand);
         let expected_us = worker.expected_us(demand.prompt_bytes, demand.answer_tokens);
@@ -496,7 +500,7 @@ impl<'a> Ranked<'a> {
 
     /// The better first. What is expected is no more than a guess: of those of the best class that are
     /// expected by `limit`, the less loaded one.
-    fn key(&self, limit: Limit) -> impl Ord + use<> {
+    fn key(&self, limit: Limit) -> impl Ord + Copy + use<> {
         let is_late = self.ruled_us > limit.0;
         let part = if is_late { 0 } else { self.part };
         (self.class, is_late, part, self.ruled_us, self.worker.in_flight)

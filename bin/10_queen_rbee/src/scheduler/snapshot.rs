@@ -244,6 +244,7 @@ pub struct Speed {
 impl Speed {
     /// What an answer takes that may have so many tokens; 0 where it does not say how many.
     #[must_use]
+    #[inline]
     pub fn answer_us(&self, most: u32) -> u64 {
         match u64::from(most) {
             0 => self.service_us,
@@ -337,12 +338,14 @@ impl Resident<'_> {
 impl WorkerView<'_> {
     /// All answers that it is known to be asked for.
     #[must_use]
+    #[inline]
     pub fn load(&self) -> u32 {
         self.in_flight.saturating_add(self.foreign)
     }
 
     /// Whether it is not known to be gone.
     #[must_use]
+    #[inline]
     pub fn is_there(&self) -> bool {
         self.liveness != Liveness::Gone
     }
@@ -359,6 +362,7 @@ impl WorkerView<'_> {
 
     /// Whether it is there and can take a request, ready or not, as far as is known.
     #[must_use]
+    #[inline]
     pub fn serves(&self, demand: &Demand<'_>) -> bool {
         let has_file = match (demand.digest, self.digest) {
             (Some(needed), Some(its)) => needed == its,
@@ -373,12 +377,14 @@ impl WorkerView<'_> {
 
     /// Whether it can be given one more request.
     #[must_use]
+    #[inline]
     pub fn has_room(&self, priority: Priority) -> bool {
         self.places(priority) > 0
     }
 
     /// How many more requests it can be given.
     #[must_use]
+    #[inline]
     pub fn places(&self, priority: Priority) -> u32 {
         let requests_a_slot = match priority {
             Priority::Interactive if self.speed.service_us <= SHORT_US => SHORT_A_SLOT,
@@ -396,6 +402,7 @@ impl WorkerView<'_> {
 
     /// Whether it is one of rbee's, of whose process it is heard when it ends.
     #[must_use]
+    #[inline]
     pub fn is_of_rbee(&self) -> bool {
         self.ways.meet(Ways::TOKENS)
     }
@@ -407,6 +414,7 @@ impl WorkerView<'_> {
 
     /// Whether it takes a request now.
     #[must_use]
+    #[inline]
     pub fn takes(&self, demand: &Demand<'_>) -> bool {
         let is_worth_it = || demand.leaves_with.is_none_or(|given| self.begins(demand, given));
         // Where all others have got tokens, it is known who ended the worker.
