@@ -15,6 +15,7 @@ pub mod http;
 pub mod images;
 pub mod media;
 pub mod metrics;
+pub mod preparations;
 pub mod prepare;
 pub mod sampling;
 pub mod sandbox;

@@ -140,7 +140,7 @@ impl Collector for Now {
         for (name, help, value) in [
             ("slots", "Answers that can run at once", u64::from(self.slots)),
             ("slots_busy", "Answers that run", gauges.busy.load(Relaxed).into()),
-            ("queue_depth", "Answers that wait for a slot", gauges.queued.load(Relaxed).into()),
+            ("queue_depth", "Answers that wait for a slot", gauges.waiting().into()),
             ("kv_cache_tokens", "Tokens that fit into the KV cache", self.kv_tokens.into()),
             (
                 "kv_cache_running_tokens",

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use worker_contract::{
-    InferenceRequest, ModelAlias, ModelKind, OutputFormat, Prompt, Sampling, Task, TokenId,
+    Chat, InferenceRequest, ModelAlias, ModelKind, OutputFormat, Prompt, Sampling, Task, TokenId,
 };
 
-use crate::batch::{Answer, Choice, Ends, Prepared};
-use crate::engine::llama::Model;
+use crate::batch::{Answer, Choice, Ends, Prepared, is_wanted};
+use crate::engine::llama::{Model, NotTokenized, TokenCount};
 use crate::images::{Eyes, ImageError, Seen};
 use crate::media::{Placed, is_media};
+use crate::preparations::Effort;
 use crate::sampling::constraint::{
     Constraint, ConstraintFactory, InvalidFormat, LazyConstraintFactory, NoVocabulary,
 };
@@ -21,6 +22,9 @@ const MAX_CHOICES: u32 = 16;
 
 /// The largest number that an answer can have.
 const MAX_CHOICE: u32 = 65_535;
+
+/// Up to so many bytes a body has little text: it takes less time than the change to another thread.
+const SHORT_BODY: u64 = 16 * 1024;
 
 /// What requests are checked against.
 #[derive(Debug)]
@@ -106,14 +110,17 @@ pub enum PrepareError {
     },
     /// There is no room for an answer.
     #[error(
-        "the prompt has {prompt_tokens} tokens, and the context of {context_length} tokens must hold the prompt and at least one token of the answer"
+        "the prompt has {prompt}, and the context of {context_length} tokens must hold the prompt and at least one token of the answer"
     )]
     TooLong {
-        /// The prompt's length.
-        prompt_tokens: usize,
+        /// The prompt's length, with that of the answer that is there already.
+        prompt: TokenCount,
         /// The context's length.
         context_length: u32,
     },
+    /// Its deadline has passed, or nobody waits for the answer any more.
+    #[error("the request's deadline has passed")]
+    GivenUp,
 }
 
 impl Preparer<'_> {
@@ -133,22 +140,28 @@ impl Preparer<'_> {
         }
         check(&request.sampling, self.model.vocabulary_size())?;
         let is_formatted = !request.format.is_text();
-        let is_wanted = || !answer.is_closed();
+        let deadline = request.deadline_ms.map(Duration::from_millis);
+        let deadline = deadline.and_then(|left| arrived.checked_add(left));
+        let bounds = Bounds {
+            context_length: self.context_length,
+            resumed: request.resume.len(),
+            deadline,
+            answer: &answer,
+        };
+        if !bounds.is_wanted() {
+            return Err(PrepareError::GivenUp);
+        }
         let Input { tokens: prompt, media, turn } =
-            self.input(request.task, is_formatted, is_wanted)?;
+            self.input(request.task, is_formatted, &bounds)?;
         self.check_tokens(&request.resume)?;
-        if prompt.len() + request.resume.len() >= self.context_length as usize {
-            return Err(PrepareError::TooLong {
-                prompt_tokens: prompt.len() + request.resume.len(),
-                context_length: self.context_length,
-            });
+        if prompt.len() > bounds.most() {
+            return Err(bounds.too_long(TokenCount::Exactly(prompt.len())));
         }
         let reader = |choice| match &turn {
             Some(turn) => turn.reader(&request.request_id, choice),
             None => OutputReader::plain(),
         };
         let seed = request.sampling.seed.unwrap_or_else(random_seed);
-        let deadline = request.deadline_ms.map(Duration::from_millis);
         let constraint = self.constraint(&request.format, turn.as_ref())?;
         let sampler = self.sampler(&request.sampling, constraint, seed, &prompt);
         // Only one answer can be resumed.
@@ -172,7 +185,7 @@ impl Preparer<'_> {
             media: media.into(),
             seed,
             arrived,
-            deadline: deadline.and_then(|left| arrived.checked_add(left)),
+            deadline,
             answer,
         })
     }
@@ -181,41 +194,38 @@ impl Preparer<'_> {
         &self,
         task: Task,
         is_formatted: bool,
-        is_wanted: impl Fn() -> bool,
+        bounds: &Bounds<'_>,
     ) -> Result<Input, PrepareError> {
         let plain = |tokens| Input { tokens, media: Vec::new(), turn: None };
+        let tokens = |text: &str, template_output| {
+            let tokens = self
+                .model
+                .tokenize_within(text, template_output, bounds.most(), || bounds.is_wanted());
+            tokens.map_err(|reason| bounds.refused(reason))
+        };
         let input = match task {
             Task::Chat(chat) if chat.messages.is_empty() => {
                 return Err(PrepareError::Empty("messages"));
             }
-            Task::Chat(mut chat) => {
+            Task::Chat(chat) => {
                 let template =
                     self.template.ok_or_else(|| PrepareError::NoTemplate(self.name.clone()))?;
-                if chat.messages.iter().all(|message| message.images.is_empty()) {
-                    let turn = ChatTurn::new(template, &chat, is_formatted)?;
-                    return non_empty(Input {
-                        tokens: self.model.tokenize(&turn.prompt, true),
-                        media: Vec::new(),
-                        turn: Some(turn),
-                    });
+                if chat.messages.iter().any(|message| !message.images.is_empty()) {
+                    return self.seen(chat, template, is_formatted, bounds);
                 }
-                let eyes = self.eyes.ok_or_else(|| PrepareError::NoEyes(self.name.clone()))?;
-                let pictures = eyes.take_pictures(&mut chat.messages)?;
                 let turn = ChatTurn::new(template, &chat, is_formatted)?;
-                let with_start = !self.model.starts_itself(&turn.prompt);
-                let Seen { tokens, media } =
-                    eyes.see(&turn.prompt, with_start, &pictures, is_wanted)?;
-                Input { tokens, media, turn: Some(turn) }
+                Input { tokens: tokens(&turn.prompt, true)?, media: Vec::new(), turn: Some(turn) }
             }
-            Task::Completion { prompt: Prompt::Text(text) } => {
-                plain(self.model.tokenize(&text, false))
-            }
+            Task::Completion { prompt: Prompt::Text(text) } => plain(tokens(&text, false)?),
             Task::Completion { prompt: Prompt::Tokens(tokens) } => {
                 self.check_tokens(&tokens)?;
                 plain(tokens)
             }
             Task::Infill { prefix, suffix } => {
-                let tokens = self.model.tokenize_infill(&prefix, &suffix);
+                let most = bounds.most();
+                let tokens =
+                    self.model.tokenize_infill(&prefix, &suffix, most, || bounds.is_wanted());
+                let tokens = tokens.map_err(|reason| bounds.refused(reason))?;
                 plain(tokens.ok_or_else(|| PrepareError::NoInfillTokens(self.name.clone()))?)
             }
             Task::Embed { .. } | Task::Rerank { .. } => {
@@ -223,6 +233,29 @@ impl Preparer<'_> {
             }
         };
         non_empty(input)
+    }
+
+    /// A conversation with images.
+    fn seen(
+        &self,
+        mut chat: Chat,
+        template: &ChatTemplate,
+        is_formatted: bool,
+        bounds: &Bounds<'_>,
+    ) -> Result<Input, PrepareError> {
+        let eyes = self.eyes.ok_or_else(|| PrepareError::NoEyes(self.name.clone()))?;
+        let pictures = eyes.take_pictures(&mut chat.messages)?;
+        let turn = ChatTurn::new(template, &chat, is_formatted)?;
+        // The marks of pictures are no text, and stand for one token or more each.
+        let marks = pictures.len() * eyes.mark_bytes();
+        let fewest = self.model.fewest_tokens(&turn.prompt).saturating_sub(marks);
+        if fewest > bounds.most() {
+            return Err(bounds.too_long(TokenCount::AtLeast(fewest)));
+        }
+        let with_start = !self.model.starts_itself(&turn.prompt);
+        let Seen { tokens, media } =
+            eyes.see(&turn.prompt, with_start, &pictures, || bounds.is_wanted())?;
+        non_empty(Input { tokens, media, turn: Some(turn) })
     }
 
     /// What makes grammars for the model's vocabulary; the first call takes a while.
@@ -288,16 +321,22 @@ impl Preparer<'_> {
     }
 }
 
-/// Whether a request takes long to prepare, whatever the length of its prompt.
+/// What it takes to prepare a request whose body has so many bytes: everything that is prepared is in it.
 #[must_use]
-pub fn is_slow_to_prepare(request: &InferenceRequest) -> bool {
-    let has_tools = matches!(&request.task, Task::Chat(chat) if !chat.tools.is_empty());
-    let has_images = match &request.task {
-        Task::Chat(chat) => chat.messages.iter().any(|message| !message.images.is_empty()),
-        _ => false,
+pub fn effort(request: &InferenceRequest, body_bytes: u64) -> Effort {
+    let chat = match &request.task {
+        Task::Chat(chat) => Some(chat),
+        _ => None,
     };
+    if chat.is_some_and(|chat| chat.messages.iter().any(|message| !message.images.is_empty())) {
+        return Effort::Images;
+    }
+    if body_bytes > SHORT_BODY {
+        return Effort::Long;
+    }
+    let has_tools = chat.is_some_and(|chat| !chat.tools.is_empty());
     let has_dry = request.sampling.dry_multiplier.is_some_and(|m| m > 0.0);
-    has_tools || has_images || has_dry || !request.format.is_text()
+    if has_tools || has_dry || !request.format.is_text() { Effort::More } else { Effort::Little }
 }
 
 fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {
@@ -311,6 +350,39 @@ fn check_choices(request: &InferenceRequest) -> Result<(), InvalidSampling> {
         return Err(InvalidSampling::new("n", request.n, "1 where resume is given"));
     }
     Ok(())
+}
+
+/// What a prompt must keep to.
+#[derive(Debug)]
+struct Bounds<'a> {
+    context_length: u32,
+    /// Tokens of the answer that are there already.
+    resumed: usize,
+    deadline: Option<Instant>,
+    answer: &'a Answer,
+}
+
+impl Bounds<'_> {
+    /// The most tokens that it can have.
+    fn most(&self) -> usize {
+        (self.context_length as usize).saturating_sub(1 + self.resumed)
+    }
+
+    fn is_wanted(&self) -> bool {
+        is_wanted(self.answer, self.deadline)
+    }
+
+    fn too_long(&self, prompt: TokenCount) -> PrepareError {
+        let prompt = prompt.and(self.resumed);
+        PrepareError::TooLong { prompt, context_length: self.context_length }
+    }
+
+    fn refused(&self, reason: NotTokenized) -> PrepareError {
+        match reason {
+            NotTokenized::TooLong(prompt) => self.too_long(prompt),
+            NotTokenized::GivenUp => PrepareError::GivenUp,
+        }
+    }
 }
 
 /// What a task is for the engine.
@@ -331,4 +403,48 @@ fn non_empty(input: Input) -> Result<Input, PrepareError> {
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(Instant::now()) >> 11
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn everything_in_a_request_counts_for_what_it_takes() {
+        let chat = |message: serde_json::Value, count: usize| json!({"task": {"type": "chat", "messages": vec![message; count]}});
+        let user = json!({"role": "user", "content": ""});
+        let words = "word ".repeat(4000);
+        let call = json!({"id": "1", "name": "f", "arguments": words});
+        let called = json!({"role": "assistant", "content": "", "tool_calls": [call]});
+        let thought = json!({"role": "assistant", "content": "", "reasoning": words});
+        let mut variables = chat(user.clone(), 1);
+        variables["task"]["template_variables"] = json!({"x": words});
+        let mut tools = chat(user.clone(), 1);
+        tools["task"]["tools"] = json!([{"name": "f"}]);
+        let shown = json!({"role": "user", "content": "", "images": [{"at": 0, "data": ""}]});
+        let complete = |prompt: &str| json!({"task": {"type": "completion", "prompt": prompt}, "sampling": {}});
+        let mut formatted = complete("x");
+        formatted["format"] = json!({"type": "json_object"});
+        let mut dry = complete("x");
+        dry["sampling"]["dry_multiplier"] = json!(0.8);
+        for (what, request, expected) in [
+            ("a message", chat(user.clone(), 1), Effort::Little),
+            ("many messages of nothing", chat(user, 60_000), Effort::Long),
+            ("a long call", chat(called, 1), Effort::Long),
+            ("long thoughts", chat(thought, 1), Effort::Long),
+            ("a long variable", variables, Effort::Long),
+            ("functions", tools, Effort::More),
+            ("an image", chat(shown, 1), Effort::Images),
+            ("a short prompt", complete("x"), Effort::Little),
+            ("a long prompt", complete(&words), Effort::Long),
+            ("a format", formatted, Effort::More),
+            ("a search of the vocabulary", dry, Effort::More),
+        ] {
+            let body = request.to_string();
+            let request: InferenceRequest = serde_json::from_str(&body).unwrap();
+            assert_eq!(effort(&request, body.len() as u64), expected, "{what}");
+        }
+    }
 }

@@ -23,6 +23,7 @@ use crate::engine::llama::{
 use crate::engine::{Engine as _, EngineLimits};
 use crate::images::Eyes;
 use crate::metrics::Metrics;
+use crate::preparations::Preparations;
 use crate::prepare::Preparer;
 use crate::sampling::constraint::LazyConstraintFactory;
 use crate::sandbox::Sandbox;
@@ -120,6 +121,7 @@ pub struct Worker {
     settings: LoadSettings,
     state: watch::Sender<WorkerState>,
     gauges: Arc<Gauges>,
+    preparations: Preparations,
     metrics: Metrics,
     loaded: OnceLock<Loaded>,
     /// In the place of `loaded`, where the model makes vectors or scores.
@@ -142,11 +144,14 @@ impl Worker {
     /// A worker that has not loaded its model.
     #[must_use]
     pub fn new(identity: Identity, settings: LoadSettings) -> Arc<Self> {
+        let gauges = Arc::<Gauges>::default();
+        let preparations = Preparations::new(Arc::clone(&gauges), settings.max_queue);
         Arc::new(Self {
             identity,
             settings,
             state: watch::Sender::new(WorkerState::Loading { progress: 0.0 }),
-            gauges: Arc::default(),
+            gauges,
+            preparations,
             metrics: Metrics::default(),
             loaded: OnceLock::new(),
             vectors: OnceLock::new(),
@@ -308,6 +313,12 @@ impl Worker {
         })
     }
 
+    /// How requests are prepared that take a while.
+    #[must_use]
+    pub fn preparations(&self) -> &Preparations {
+        &self.preparations
+    }
+
     /// The way to the engine; `None` until the model is loaded and after [`Self::close`].
     #[must_use]
     pub fn submitter(&self) -> Option<Submitter> {
@@ -342,7 +353,7 @@ impl Worker {
         }
     }
 
-    /// Whether no request runs or waits.
+    /// Whether no request runs, waits or is prepared.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.gauges.is_idle()
@@ -369,7 +380,7 @@ impl Worker {
             model: self.identity.alias.clone(),
             state: self.state.borrow().clone(),
             slots: self.slots(),
-            queued: self.gauges.queued.load(Relaxed),
+            queued: self.gauges.waiting(),
             context_length: self.context_length(),
             kind: self.vectors.get().map_or(ModelKind::Generative, Vectors::kind),
         }

@@ -14,6 +14,8 @@ use super::request::Prepared;
 pub struct Gauges {
     /// Slots with a running answer.
     pub busy: AtomicU32,
+    /// Requests that are prepared, or wait for that, away from the threads that carry connections.
+    pub preparing: AtomicU32,
     /// Answers that wait for a slot.
     pub queued: AtomicU32,
     /// Tokens in the KV cache that running answers hold.
@@ -29,11 +31,18 @@ pub struct Gauges {
 }
 
 impl Gauges {
-    /// Whether no answer runs or waits.
+    /// Whether no answer runs or waits, and no request is prepared.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        // In this order: what leaves the queue was counted as running before.
-        self.queued.load(Acquire) == 0 && self.busy.load(Acquire) == 0
+        // In this order: what leaves one of them was counted in the next before.
+        self.waiting() == 0 && self.busy.load(Acquire) == 0
+    }
+
+    /// How many wait for a slot, those that are prepared for it included.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        let preparing = self.preparing.load(Acquire);
+        preparing.saturating_add(self.queued.load(Acquire))
     }
 }
 

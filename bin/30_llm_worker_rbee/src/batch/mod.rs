@@ -23,6 +23,6 @@ mod slot;
 mod step;
 
 pub use gauges::{Gauges, SubmitError, Submitter};
-pub use request::{Answer, Choice, Ends, EventReceiver, Prepared, answer_channel};
+pub use request::{Answer, Choice, Ends, EventReceiver, Prepared, answer_channel, is_wanted};
 pub use scheduler::{Scheduler, SchedulerSettings};
 pub use slot::TextModel;

@@ -71,3 +71,9 @@ pub type EventReceiver = mpsc::Receiver<InferenceEvent>;
 pub fn answer_channel() -> (Answer, EventReceiver) {
     mpsc::channel(ANSWER_CAPACITY)
 }
+
+/// Whether somebody still waits for an answer, who has time until the deadline.
+#[must_use]
+pub fn is_wanted(answer: &Answer, deadline: Option<Instant>) -> bool {
+    !answer.is_closed() && deadline.is_none_or(|deadline| Instant::now() < deadline)
+}

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use worker_contract::{InferenceRequest, ModelAlias, ModelKind, Prompt, Task, TokenId};
 
 use super::request::{EmbeddingRequest, Wanted};
-use crate::batch::Answer;
+use crate::batch::{Answer, is_wanted};
 use crate::engine::PooledLimits;
-use crate::engine::llama::Model;
+use crate::engine::llama::{Model, NotTokenized, TokenCount};
 
 /// The most texts of one request: as OpenAI's API has it for embeddings.
 const MAX_TEXTS: usize = 2048;
@@ -86,17 +86,18 @@ pub enum RefusedEmbedding {
         last: u32,
     },
     /// A text does not fit.
-    #[error(
-        "{field} has {tokens} tokens, and this model takes at most {limit} at once; send it in parts"
-    )]
+    #[error("{field} has {tokens}, and this model takes at most {limit} at once; send it in parts")]
     TooLong {
         /// The text.
         field: String,
         /// Its length.
-        tokens: usize,
+        tokens: TokenCount,
         /// The longest length.
         limit: u32,
     },
+    /// Its deadline has passed, or nobody waits for the answer any more.
+    #[error("the request's deadline has passed")]
+    GivenUp,
 }
 
 impl EmbeddingPreparer<'_> {
@@ -114,29 +115,47 @@ impl EmbeddingPreparer<'_> {
         let kind = self.model.purpose().kind();
         check_task(kind, &request.task, self.name)?;
         check_fields(&request, self.batch_invariant)?;
+        let deadline = request.deadline_ms.map(Duration::from_millis);
+        let deadline = deadline.and_then(|left| arrived.checked_add(left));
+        let texts = Texts { preparer: self, is_wanted: &|| is_wanted(&answer, deadline) };
+        if !(texts.is_wanted)() {
+            return Err(RefusedEmbedding::GivenUp);
+        }
         let (texts, wanted) = match request.task {
-            Task::Embed { inputs } => (self.inputs(inputs)?, Wanted::Vectors),
+            Task::Embed { inputs } => (texts.inputs(inputs)?, Wanted::Vectors),
             Task::Rerank { query, documents } if kind == ModelKind::Reranking => {
-                (self.pairs(&query, &documents)?, Wanted::Scores)
+                (texts.pairs(&query, &documents)?, Wanted::Scores)
             }
             Task::Rerank { query, documents } => {
-                (self.query_then(&query, &documents)?, Wanted::CosinesWithFirst)
+                (texts.query_then(&query, &documents)?, Wanted::CosinesWithFirst)
             }
             Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => {
                 return Err(RefusedEmbedding::MakesNoText(self.name.clone()));
             }
         };
-        let deadline = request.deadline_ms.map(Duration::from_millis);
         Ok(EmbeddingRequest {
             request_id: request.request_id,
             texts,
             wanted,
             arrived,
-            deadline: deadline.and_then(|left| arrived.checked_add(left)),
+            deadline,
             answer,
         })
     }
 
+    /// The most tokens of a text.
+    fn longest(&self) -> usize {
+        self.limits.text_tokens as usize
+    }
+}
+
+/// The way of the texts of one request.
+struct Texts<'a> {
+    preparer: &'a EmbeddingPreparer<'a>,
+    is_wanted: &'a dyn Fn() -> bool,
+}
+
+impl Texts<'_> {
     fn inputs(&self, inputs: Vec<Prompt>) -> Result<Vec<Vec<TokenId>>, RefusedEmbedding> {
         check_count("inputs", inputs.len())?;
         let text = |(index, input)| {
@@ -159,8 +178,10 @@ impl EmbeddingPreparer<'_> {
         check_query(query.len(), documents.len())?;
         let pair = |(index, document): (usize, &String)| {
             not_empty(document, || format!("documents[{index}]"))?;
-            let tokens = self.model.query_and_document(query, document);
-            self.fitting(tokens, format!("documents[{index}] with the query"))
+            let Texts { preparer, is_wanted } = self;
+            let tokens =
+                preparer.model.query_and_document(query, document, preparer.longest(), is_wanted);
+            self.checked(tokens, format!("documents[{index}] with the query"))
         };
         documents.iter().enumerate().map(pair).collect()
     }
@@ -179,7 +200,24 @@ impl EmbeddingPreparer<'_> {
     /// The tokens of a text, the model's start and end tokens around it.
     fn text(&self, text: &str, field: String) -> Result<Vec<TokenId>, RefusedEmbedding> {
         not_empty(text, || field.clone())?;
-        self.fitting(self.model.tokenize(text, false), field)
+        let Texts { preparer, is_wanted } = self;
+        let tokens = preparer.model.tokenize_within(text, false, preparer.longest(), is_wanted);
+        self.checked(tokens, field)
+    }
+
+    fn checked(
+        &self,
+        tokens: Result<Vec<TokenId>, NotTokenized>,
+        field: String,
+    ) -> Result<Vec<TokenId>, RefusedEmbedding> {
+        let limit = self.preparer.limits.text_tokens;
+        match tokens {
+            Ok(tokens) => self.fitting(tokens, field),
+            Err(NotTokenized::GivenUp) => Err(RefusedEmbedding::GivenUp),
+            Err(NotTokenized::TooLong(tokens)) => {
+                Err(RefusedEmbedding::TooLong { field, tokens, limit })
+            }
+        }
     }
 
     fn fitting(
@@ -190,11 +228,12 @@ impl EmbeddingPreparer<'_> {
         if tokens.is_empty() {
             return Err(RefusedEmbedding::Empty(field));
         }
-        let limit = self.limits.text_tokens;
+        let limit = self.preparer.limits.text_tokens;
         if tokens.len() > limit as usize {
-            return Err(RefusedEmbedding::TooLong { field, tokens: tokens.len(), limit });
+            let tokens = TokenCount::Exactly(tokens.len());
+            return Err(RefusedEmbedding::TooLong { field, tokens, limit });
         }
-        let size = self.model.vocabulary_size();
+        let size = self.preparer.model.vocabulary_size();
         let outside = |token: &&TokenId| !u32::try_from(**token).is_ok_and(|t| t < size);
         match tokens.iter().find(outside) {
             Some(token) => {

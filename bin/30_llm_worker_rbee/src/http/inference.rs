@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use daemon_http::{ApiError, ApiJson};
@@ -17,19 +18,17 @@ use super::vectors;
 use crate::batch::{EventReceiver, SubmitError, answer_channel};
 use crate::engine::llama::EncodeError;
 use crate::images::ImageError;
-use crate::prepare::{PrepareError, is_slow_to_prepare};
+use crate::preparations::NotPrepared;
+use crate::prepare::{PrepareError, effort};
 use crate::text::ChatError;
 use crate::worker::Worker;
 
 /// How many events go into one piece of the body when the reader is behind.
 const EVENTS_A_PIECE: usize = 32;
 
-/// Prompts above this size are tokenized off the threads that serve other connections; so are
-/// requests that take long for another reason.
-pub(super) const INLINE_BYTES: usize = 16 * 1024;
-
 pub(super) async fn inference(
     State(worker): State<Arc<Worker>>,
+    headers: HeaderMap,
     ApiJson(request): ApiJson<InferenceRequest>,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
@@ -46,14 +45,25 @@ pub(super) async fn inference(
             preparer.prepare(request, answer, arrived).map_err(|e| refused(&e))
         }
     };
-    let prepared = if size(&request) <= INLINE_BYTES && !is_slow_to_prepare(&request) {
-        prepare(request)?
-    } else {
-        let task = tokio::task::spawn_blocking(move || prepare(request));
-        task.await.map_err(|_| ApiError::internal("the request could not be prepared"))??
-    };
-    submitter.submit(prepared).map_err(not_taken)?;
+    let effort = effort(&request, body_bytes(&headers));
+    let run = worker.preparations().run(effort, move || prepare(request));
+    let (prepared, place) = run.await.map_err(|error| not_prepared(&error))?;
+    submitter.submit(prepared?).map_err(not_taken)?;
+    drop(place);
     Ok(stream(events))
+}
+
+/// The length of the body; as long as can be where nobody says.
+fn body_bytes(headers: &HeaderMap) -> u64 {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(u64::MAX)
+}
+
+pub(super) fn not_prepared(error: &NotPrepared) -> ApiError {
+    match error {
+        NotPrepared::QueueFull(full) => not_taken(*full),
+        NotPrepared::Failed(_) => ApiError::internal(error.to_string()),
+    }
 }
 
 pub(super) fn not_taken(error: SubmitError) -> ApiError {
@@ -107,16 +117,9 @@ pub(super) fn not_ready() -> ApiError {
     ApiError::unavailable("loading", "the model is being loaded", 1)
 }
 
-/// About how many bytes a request has.
-fn size(request: &InferenceRequest) -> usize {
-    match &request.task {
-        worker_contract::Task::Chat(chat) => chat.messages.iter().map(|m| m.content.len()).sum(),
-        worker_contract::Task::Completion { prompt: worker_contract::Prompt::Text(text) } => {
-            text.len()
-        }
-        worker_contract::Task::Infill { prefix, suffix } => prefix.len() + suffix.len(),
-        _ => 0,
-    }
+/// Whoever waits still is told why; the others have gone.
+pub(super) fn given_up(message: String) -> ApiError {
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", message)
 }
 
 fn refused(error: &PrepareError) -> ApiError {
@@ -150,6 +153,8 @@ fn refused(error: &PrepareError) -> ApiError {
         PrepareError::NoEyes(_) => {
             ApiError::bad_request("unsupported_image", message).param("messages")
         }
+        PrepareError::GivenUp => given_up(message),
+        PrepareError::Images(ImageError::GivenUp) => given_up(PrepareError::GivenUp.to_string()),
         PrepareError::Images(ImageError::Encode(EncodeError::Failed(_))) => {
             tracing::error!(%message, "an image failed");
             ApiError::internal(message)

@@ -7,10 +7,17 @@ use axum::response::Response;
 use daemon_http::ApiError;
 use worker_contract::{InferenceRequest, Prompt, Task};
 
-use super::inference::{INLINE_BYTES, not_ready, not_taken, stream};
+use super::inference::{given_up, not_prepared, not_ready, not_taken, stream};
 use crate::batch::answer_channel;
 use crate::embedding::RefusedEmbedding;
+use crate::preparations::Effort;
 use crate::worker::Worker;
+
+/// Up to so many bytes, texts take less time than the change to another thread.
+const SHORT: usize = 16 * 1024;
+
+/// What a text takes beside its bytes, in bytes.
+const A_TEXT: usize = 32;
 
 pub(super) async fn inference(
     worker: Arc<Worker>,
@@ -19,31 +26,33 @@ pub(super) async fn inference(
 ) -> Result<Response, ApiError> {
     let submitter = worker.embedding_submitter().ok_or_else(not_ready)?;
     let (answer, events) = answer_channel();
-    let is_small = size(&request.task) <= INLINE_BYTES;
-    let prepare = move || {
-        let preparer = worker.embedding_preparer().ok_or_else(not_ready)?;
-        preparer.prepare(request, answer, arrived).map_err(|error| refused(&error))
+    let effort = if size(&request.task) > SHORT { Effort::Long } else { Effort::Little };
+    let prepare = {
+        let worker = Arc::clone(&worker);
+        move || {
+            let preparer = worker.embedding_preparer().ok_or_else(not_ready)?;
+            preparer.prepare(request, answer, arrived).map_err(|error| refused(&error))
+        }
     };
-    let prepared = if is_small {
-        prepare()?
-    } else {
-        let task = tokio::task::spawn_blocking(prepare);
-        task.await.map_err(|_| ApiError::internal("the request could not be prepared"))??
-    };
-    submitter.submit(prepared).map_err(not_taken)?;
+    let run = worker.preparations().run(effort, prepare);
+    let (prepared, place) = run.await.map_err(|error| not_prepared(&error))?;
+    submitter.submit(prepared?).map_err(not_taken)?;
+    drop(place);
     Ok(stream(events))
 }
 
-/// About how many bytes the texts have.
+/// About how many bytes the texts have, with something for each of them.
 fn size(task: &Task) -> usize {
     let prompt = |prompt: &Prompt| match prompt {
-        Prompt::Text(text) => text.len(),
-        Prompt::Tokens(tokens) => tokens.len(),
+        Prompt::Text(text) => A_TEXT + text.len(),
+        Prompt::Tokens(tokens) => A_TEXT + tokens.len(),
     };
     match task {
         Task::Embed { inputs } => inputs.iter().map(prompt).sum(),
         // The query is tokenized with each document.
-        Task::Rerank { query, documents } => documents.iter().map(|d| d.len() + query.len()).sum(),
+        Task::Rerank { query, documents } => {
+            documents.iter().map(|document| A_TEXT + document.len() + query.len()).sum()
+        }
         Task::Chat(_) | Task::Completion { .. } | Task::Infill { .. } => 0,
     }
 }
@@ -75,6 +84,7 @@ fn refused(error: &RefusedEmbedding) -> ApiError {
         RefusedEmbedding::UnknownToken { field, .. } => {
             ApiError::bad_request("invalid_token", message).param(field.clone())
         }
+        RefusedEmbedding::GivenUp => given_up(message),
         RefusedEmbedding::TooLong { field, .. } => {
             ApiError::bad_request("context_length_exceeded", message).param(field.clone())
         }

@@ -104,6 +104,12 @@ impl Eyes {
         Ok(pictures)
     }
 
+    /// The bytes of one of these marks.
+    #[must_use]
+    pub fn mark_bytes(&self) -> usize {
+        self.vision.marker().len()
+    }
+
     /// Puts pictures in the place of their marks. `is_wanted` is asked before each of them is encoded,
     /// which takes a while.
     pub fn see(

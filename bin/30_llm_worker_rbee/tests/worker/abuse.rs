@@ -2,10 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::support::{WorkerProcess, block_on, client, events, tokens};
+
+/// What is at once, also where other tests take the processors.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 fn completion(sampling: Value) -> Value {
     json!({"task": {"type": "completion", "prompt": "Once"}, "sampling": sampling})
@@ -74,6 +78,39 @@ fn what_cannot_be_served_is_refused_in_words_and_the_next_one_is_served() {
         tokens(&worker.events(&completion(json!({"max_tokens": 3, "ignore_eos": true})))).len(),
         3
     );
+}
+
+#[test]
+fn a_prompt_that_can_never_fit_is_refused_at_once_and_health_is_told_meanwhile() {
+    let worker = WorkerProcess::ready(&["--slots", "1"]);
+    let nothing = json!({"role": "user", "content": ""});
+    let control = "<|im_start|>".repeat(300_000);
+    for (what, body) in [
+        ("messages of nothing", chat(json!(vec![nothing; 60_000]))),
+        ("control tokens", chat(json!([{"role": "user", "content": control}]))),
+        ("one long word", chat(json!([{"role": "user", "content": "x".repeat(9_000_000)}]))),
+    ] {
+        let begun = Instant::now();
+        let url = format!("{}/v1/inference", worker.url);
+        let answer = std::thread::spawn(move || {
+            block_on(async {
+                let answer = client().post(url).json(&body).send().await.unwrap();
+                (answer.status(), answer.text().await.unwrap())
+            })
+        });
+        while !answer.is_finished() {
+            let asked = Instant::now();
+            worker.health();
+            assert!(asked.elapsed() < AT_ONCE, "{what}: health took {:?}", asked.elapsed());
+        }
+        let (status, text) = answer.join().unwrap();
+        let said: String = text.chars().take(500).collect();
+        assert!(begun.elapsed() < AT_ONCE, "{what} took {:?}", begun.elapsed());
+        assert!(status == 400 && text.contains("context_length_exceeded"), "{what}: {said}");
+        assert!(text.contains("at least"), "{what}: {said}");
+    }
+    worker.wait_until("all is free", |health| health["queued"] == 0);
+    worker.events(&completion(json!({"max_tokens": 1})));
 }
 
 #[test]

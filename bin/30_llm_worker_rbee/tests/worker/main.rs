@@ -27,6 +27,7 @@ mod seeing;
 mod support;
 mod tiny_bert;
 mod tiny_vision;
+mod tokenizing;
 mod unread;
 mod vulkan;
 mod whole_chain;

@@ -197,6 +197,17 @@ pub fn tokens(events: &[Value]) -> Vec<i64> {
 /// llama.cpp in this process, with the demo model on the processor, one thread.
 pub fn model_here(slots: u32, kv_tokens: u32) -> (Runtime, Model, ContextSettings) {
     let runtime = Runtime::init().expect("llama.cpp starts");
+    let (model, context) = model_of(&runtime, demo_model(), slots, kv_tokens);
+    (runtime, model, context)
+}
+
+/// The same with any model.
+pub fn model_of(
+    runtime: &Runtime,
+    file: PathBuf,
+    slots: u32,
+    kv_tokens: u32,
+) -> (Model, ContextSettings) {
     let context = ContextSettings {
         slots,
         kv_tokens,
@@ -205,7 +216,7 @@ pub fn model_here(slots: u32, kv_tokens: u32) -> (Runtime, Model, ContextSetting
         attention: AttentionSettings::default(),
     };
     let settings = ModelSettings {
-        file: demo_model(),
+        file,
         placement: Placement {
             devices: vec!["CPU-0".parse().expect("a device")],
             gpu_layers: None,
@@ -215,6 +226,6 @@ pub fn model_here(slots: u32, kv_tokens: u32) -> (Runtime, Model, ContextSetting
         adapters: Vec::new(),
         pooling: None,
     };
-    let model = Model::load(&runtime, &settings, &context, |_| {}).expect("the model loads");
-    (runtime, model, context)
+    let model = Model::load(runtime, &settings, &context, |_| {}).expect("the model loads");
+    (model, context)
 }

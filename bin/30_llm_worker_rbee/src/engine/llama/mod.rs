@@ -3,6 +3,7 @@
 mod attention;
 mod cache_tensor;
 mod context;
+mod cuts;
 mod devices;
 mod engine_log;
 mod host_memory;
@@ -21,6 +22,7 @@ mod pooling;
 mod raw;
 mod rerank;
 mod runtime;
+mod tokenize;
 mod vision;
 
 pub use attention::{AttentionSettings, CacheType, FlashAttention, NeedsFlashAttention};
@@ -37,6 +39,7 @@ pub use placement::{GpuLayers, Placement, PlacementError, SplitMode};
 pub use pooled::{LlamaPooledEngine, PooledContextError, PooledSettings};
 pub use pooling::{Pooling, Purpose, PurposeError};
 pub use runtime::{Runtime, build_name, prepare_process};
+pub use tokenize::{NotTokenized, TokenCount};
 pub use vision::{
     Chunk, Chunks, EncodeError, ImageChunk, Picture, Vision, VisionError, VisionSettings,
 };

@@ -23,6 +23,7 @@ use super::placement::{GpuLayers, Placement, PlacementError};
 use super::pooling::{Metadata, Pooling, Purpose, PurposeError};
 use super::rerank::has_classifier;
 use super::runtime::Runtime;
+use super::tokenize::Tokenizer;
 use crate::gguf::{Header, Value};
 use crate::sampling::Dry;
 use crate::sampling::constraint::TokenEnvironment;
@@ -94,6 +95,7 @@ pub enum LoadError {
 pub struct Model {
     pub(super) llama: LlamaModel,
     pub(super) adapters: Vec<Adapter>,
+    pub(super) tokenizer: Tokenizer,
     purpose: Purpose,
     is_on_processor: bool,
 }
@@ -133,7 +135,8 @@ impl Model {
         tell_layers(placement, params, &llama);
         let adapters = lora::load(&mut llama, &prepared.architecture, &settings.adapters)?;
         let is_on_processor = placement.is_processor();
-        Ok(Self { llama, adapters, purpose: *purpose, is_on_processor })
+        let tokenizer = Tokenizer::of(&llama);
+        Ok(Self { llama, adapters, tokenizer, purpose: *purpose, is_on_processor })
     }
 
     /// What a model would take of each device, by llama.cpp's own reckoning: it reads the file's
@@ -183,43 +186,6 @@ impl Model {
     #[must_use]
     pub fn vocabulary_size(&self) -> u32 {
         u32::try_from(self.llama.n_vocab()).unwrap_or(0)
-    }
-
-    /// The tokens of a text.
-    ///
-    /// `template_output`: the text comes from the chat template, so that names of control tokens
-    /// in it are those tokens and the start token is already there, if the model wants one.
-    #[must_use]
-    pub fn tokenize(&self, text: &str, template_output: bool) -> Vec<TokenId> {
-        let starts_with_bos = template_output && self.starts_itself(text);
-        let vocab = self.llama.vocab();
-        let tokens = vocab.tokenize(text.as_bytes(), !starts_with_bos, template_output);
-        tokens.into_iter().map(|token| token.0).collect()
-    }
-
-    /// Whether a template's text has the start token already.
-    #[must_use]
-    pub fn starts_itself(&self, text: &str) -> bool {
-        let bos = self.special_text(self.llama.vocab().bos());
-        bos.is_some_and(|bos| text.starts_with(&bos))
-    }
-
-    /// The tokens of a text that is to be filled in between two others, in the order prefix, suffix,
-    /// middle, as llama-server's `/infill` has them; `None` where the model has no tokens for it.
-    #[must_use]
-    pub fn tokenize_infill(&self, prefix: &str, suffix: &str) -> Option<Vec<TokenId>> {
-        let vocab = self.llama.vocab();
-        let [pre, suf, mid] = [vocab.fim_pre(), vocab.fim_suf(), vocab.fim_mid()];
-        if [pre, suf, mid].iter().any(|token| token.0 < 0) {
-            return None;
-        }
-        let bos = Some(vocab.bos()).filter(|bos| vocab.should_add_bos() && bos.0 >= 0);
-        let mut tokens: Vec<_> = bos.into_iter().chain([pre]).collect();
-        tokens.extend(vocab.tokenize(prefix.as_bytes(), false, false));
-        tokens.push(suf);
-        tokens.extend(vocab.tokenize(suffix.as_bytes(), false, false));
-        tokens.push(mid);
-        Some(tokens.into_iter().map(|token| token.0).collect())
     }
 
     /// Whether a text is one control token.
@@ -286,7 +252,7 @@ impl Model {
         )
     }
 
-    fn special_text(&self, token: LlamaToken) -> Option<String> {
+    pub(super) fn special_text(&self, token: LlamaToken) -> Option<String> {
         if token.0 < 0 {
             return None;
         }

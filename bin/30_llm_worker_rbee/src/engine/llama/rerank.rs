@@ -1,8 +1,10 @@
 //! What a reranking model needs: its classification head, and a query and a document as one text.
 
+use llama_cpp_2::token::LlamaToken;
 use worker_contract::TokenId;
 
 use super::model::Model;
+use super::tokenize::{NotTokenized, fitting};
 use crate::gguf::Header;
 
 /// Whether a model has a classification head.
@@ -18,28 +20,35 @@ impl Model {
     /// document [EOS]` with those of the special tokens that the model's vocabulary asks for: what
     /// llama-server does in `format_prompt_rerank`. BERT's own vocabulary has `[SEP]` in the place
     /// of `[EOS]`, and the document ends with it here, as in BERT's training.
-    #[must_use]
-    pub fn query_and_document(&self, query: &str, document: &str) -> Vec<TokenId> {
+    ///
+    /// Where there are no more than `most` tokens; `is_wanted` is asked before each part of a long text.
+    pub fn query_and_document(
+        &self,
+        query: &str,
+        document: &str,
+        most: usize,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Vec<TokenId>, NotTokenized> {
         let vocab = self.llama.vocab();
         // By its key: the binding's call for a named template reads memory that it has freed.
         if let Ok(template) = self.llama.meta_val_str("tokenizer.chat_template.rerank") {
             let text = filled(&template, query, document);
-            let tokens = vocab.tokenize(text.as_bytes(), false, true);
-            return tokens.into_iter().map(|token| token.0).collect();
+            return self.tokens_within(&text, false, true, most, is_wanted);
         }
         let eos = if vocab.eos().0 < 0 { vocab.sep() } else { vocab.eos() };
         let bos = vocab.should_add_bos().then(|| vocab.bos());
         let end = vocab.should_add_eos().then_some(eos);
         let separator = vocab.should_add_sep().then(|| vocab.sep());
-        let text = |text: &str| vocab.tokenize(text.as_bytes(), false, false);
+        let text = |text: &str| self.tokens_within(text, false, false, most, &is_wanted);
+        let own = |token: Option<LlamaToken>| token.map(|token| token.0).filter(|id| *id >= 0);
         let mut tokens = Vec::new();
-        tokens.extend(bos);
-        tokens.extend(text(query));
-        tokens.extend(end);
-        tokens.extend(separator);
-        tokens.extend(text(document));
-        tokens.extend(end.or(separator));
-        tokens.into_iter().map(|token| token.0).filter(|token| *token >= 0).collect()
+        tokens.extend(own(bos));
+        tokens.extend(text(query)?);
+        tokens.extend(own(end));
+        tokens.extend(own(separator));
+        tokens.extend(text(document)?);
+        tokens.extend(own(end.or(separator)));
+        fitting(tokens, most)
     }
 }
 
