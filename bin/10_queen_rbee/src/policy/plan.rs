@@ -44,6 +44,8 @@ pub(super) struct Replica {
     pub(super) is_coming: bool,
     /// For how long it has had no request; `None` while it has some.
     pub(super) idle: Option<Duration>,
+    /// Whether more than its own word speaks for it: another one is ended for no other.
+    pub(super) is_borne_out: bool,
 }
 
 /// What is to be done.
@@ -181,11 +183,13 @@ impl Memory {
         if is_crowd && may_start(Need::Crowd) {
             return start(Need::Crowd);
         }
-        if count <= policy.kept() || *waiting > 0 {
+        let borne_out = workers.iter().filter(|worker| worker.is_borne_out).count();
+        let borne_out = u32::try_from(borne_out).unwrap_or(u32::MAX);
+        if borne_out <= policy.kept() || *waiting > 0 {
             return None;
         }
         let ttl = policy.idle_ttl_s.map(Duration::from_secs);
-        let is_extra = count > policy.min.max(1);
+        let is_extra = borne_out > policy.min.max(1);
         let limit =
             if is_extra { Some(ttl.map_or(EXTRA_IDLE, |ttl| ttl.min(EXTRA_IDLE))) } else { ttl };
         let idle = workers.iter().filter_map(|worker| Some((worker.idle?, &worker.id)));
@@ -258,6 +262,26 @@ mod tests {
         assert_eq!(world.pass(20), []);
         world.idle(900 * SECOND);
         assert_eq!(world.pass(1), [stop("w-0", 900)]);
+    }
+
+    #[test]
+    fn a_worker_for_which_only_its_own_word_speaks_has_no_other_one_ended() {
+        for (min, is_borne_out, idle, ends) in [
+            (0, false, 899, false),
+            (0, false, 900, true),
+            (0, true, 120, true),
+            (1, false, 10_000, false),
+            (1, true, 120, true),
+        ] {
+            let mut world = World::new(Policy { min, ..policy() });
+            world.set(2, 0);
+            world.view.workers[0].is_borne_out = is_borne_out;
+            // No hive can end it.
+            world.view.workers[0].idle = None;
+            world.view.workers[1].idle = Some(idle * SECOND);
+            let ended = ends.then(|| stop("w-1", idle.into()));
+            assert_eq!(world.pass(1), Vec::from_iter(ended), "{min}, {is_borne_out}, {idle} s");
+        }
     }
 
     #[test]
@@ -415,6 +439,7 @@ mod tests {
                     id: format!("w-{}", hand.id).parse().unwrap(),
                     is_coming: hand.loads_for > 0,
                     idle: (hand.idle > 0).then(|| SECOND * hand.idle),
+                    is_borne_out: true,
                 };
                 self.world.view.workers = self.hands.iter().map(replica).collect();
                 self.world.view.waiting = self.waiting;
@@ -486,6 +511,7 @@ mod tests {
                 id: format!("w-{n}").parse().unwrap(),
                 is_coming: false,
                 idle: (waiting == 0).then_some(Duration::ZERO),
+                is_borne_out: true,
             };
             self.view.workers = (0..workers).map(replica).collect();
             self.view.waiting = waiting;

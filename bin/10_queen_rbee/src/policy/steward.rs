@@ -16,7 +16,7 @@ use super::plan::{Action, ModelView, Need, Planner, Replica};
 use crate::clock;
 use crate::decisions::{Decided, Kind};
 use crate::dispatch::{Dispatcher, NoPlace, for_clients};
-use crate::registry::{Registry, StartRefusal};
+use crate::registry::{Registry, ReplicaReport, StartRefusal};
 use crate::scheduler::Spawn;
 use crate::spawner::{Begun, Spawner};
 
@@ -93,8 +93,9 @@ impl Steward {
             models.entry(model).or_default();
         }
         for worker in self.registry.replicas(now) {
-            let (id, is_coming, idle) = (worker.id, worker.is_coming, worker.idle);
-            models.entry(worker.model).or_default().push(Replica { id, is_coming, idle });
+            let ReplicaReport { id, model, is_coming, idle, is_borne_out } = worker;
+            let replica = Replica { id, is_coming, idle, is_borne_out };
+            models.entry(model).or_default().push(replica);
         }
         let view = |(model, workers): (ModelAlias, Vec<Replica>)| {
             let policy = self.policies.of(&model);

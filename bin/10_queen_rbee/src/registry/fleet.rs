@@ -33,6 +33,19 @@ pub struct ReplicaReport {
     pub is_coming: bool,
     /// For how long it has had no request; `None` while it has some, or where no hive can end it.
     pub idle: Option<Duration>,
+    /// Whether a hive lists it, or it has answered a request: one that only says that it is there is no reason to end
+    /// another one.
+    pub is_borne_out: bool,
+}
+
+/// How many workers of a model live.
+struct Living {
+    policy: Option<Policy>,
+    count: u32,
+    /// Those that are borne out,
+    borne_out: u32,
+    /// and those of them that are ready.
+    ready: u32,
 }
 
 impl State {
@@ -96,27 +109,32 @@ impl State {
         ruling: Option<Ruling<'a>>,
         now: Instant,
     ) -> Fleet<'a> {
-        let mut kept: BTreeMap<&ModelAlias, (Option<Policy>, u32, u32)> = BTreeMap::new();
+        let mut living: BTreeMap<&ModelAlias, Living> = BTreeMap::new();
         let lives = |worker: &Worker| {
             !worker.target.gone.is_cancelled()
                 && worker.readiness_for_requests() != Readiness::Ending
         };
         for (_, worker) in self.own_workers().filter(|(_, worker)| lives(worker)) {
-            let none = || (policy(&worker.model), 0, 0);
-            let (_, count, ready) = kept.entry(&worker.model).or_insert_with(none);
-            *count += 1;
-            *ready += u32::from(worker.readiness_for_requests() == Readiness::Ready);
+            let none =
+                || Living { policy: policy(&worker.model), count: 0, borne_out: 0, ready: 0 };
+            let of_model = living.entry(&worker.model).or_insert_with(none);
+            of_model.count += 1;
+            if worker.is_borne_out() {
+                of_model.borne_out += 1;
+                let is_ready = worker.readiness_for_requests() == Readiness::Ready;
+                of_model.ready += u32::from(is_ready);
+            }
         }
         // One that loads may fail to, so that it stands in for none.
-        let spare = |model: &ModelAlias| match kept.get(model) {
-            Some((Some(policy), count, ready)) => match policy.kept() {
-                0 => *count,
+        let spare = |model: &ModelAlias| match living.get(model) {
+            Some(Living { policy: Some(policy), borne_out, ready, .. }) => match policy.kept() {
+                0 => *borne_out,
                 kept => ready.saturating_sub(kept),
             },
             _ => u32::MAX,
         };
-        let has_enough = match kept.get(model) {
-            Some((Some(policy), count, _)) => *count >= policy.max,
+        let has_enough = match living.get(model) {
+            Some(Living { policy: Some(policy), count, .. }) => *count >= policy.max,
             _ => false,
         };
         // One that its hive has given up has no memory any more.
@@ -235,6 +253,7 @@ impl State {
                 model: worker.model.clone(),
                 is_coming: readiness == Readiness::Coming,
                 idle: (!worker.is_busy() && worker.can_be_ended()).then_some(idle),
+                is_borne_out: worker.is_borne_out(),
             })
         });
         replicas.collect()

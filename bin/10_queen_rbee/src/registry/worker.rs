@@ -311,6 +311,11 @@ impl Worker {
         self.listed.is_some() && !self.is_of_server
     }
 
+    /// Whether more than its own word speaks for it: a hive's list, or an answer that it has given.
+    pub(super) fn is_borne_out(&self) -> bool {
+        self.listed.is_some() || self.answered > 0
+    }
+
     /// Whether its hive says that it has failed.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.listed, Some(SupervisedState::Failed { .. }))

@@ -126,6 +126,34 @@ fn a_pinned_model_can_spare_workers_beyond_those_that_it_must_have() {
 }
 
 #[test]
+fn a_worker_is_no_reason_to_end_another_one_before_a_hive_lists_it_or_it_has_answered() {
+    for (is_listed, has_answered, expected) in
+        [(false, false, false), (true, false, true), (false, true, true)]
+    {
+        let House { registry, policies, now, .. } = &House::new();
+        let change = r#"{"model":"m","policy":{"min":1}}"#;
+        policies.set_fields(&serde_json::from_str(change).unwrap()).unwrap();
+        registry.worker_beat(beat("said", WorkerState::Ready, 0), *now).unwrap();
+        let place = take(registry, *now).expect("it says that it is ready");
+        if has_answered {
+            registry.worker_answered(&place, &Answered::default(), *now);
+        }
+        drop(place);
+        let names = if is_listed { &["real", "said"][..] } else { &["real"][..] };
+        let its = names.iter().map(|name| listed(name, SupervisedState::Ready));
+        registry.hive_beat(hive(its.collect()), *now).unwrap();
+
+        let replicas = registry.replicas(*now);
+        let shown = replicas.iter().find(|replica| replica.id == id("said")).unwrap();
+        assert_eq!(shown.is_borne_out, expected);
+        let (state, of) = (registry.state(), |model: &_| Some(policies.of(model)));
+        let fleet = state.fleet(&model(), &of, None, *now);
+        let real = fleet.residents.iter().find(|resident| *resident.id == id("real")).unwrap();
+        assert_eq!(real.spare > 0, expected, "listed: {is_listed}, answered: {has_answered}");
+    }
+}
+
+#[test]
 fn what_a_hive_answers_is_said_of_the_policy_that_held_when_it_was_asked() {
     let house = House::new();
     let asked = house.question();
