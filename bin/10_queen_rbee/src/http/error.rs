@@ -37,9 +37,13 @@ pub(crate) fn describe(failure: Failure, registry: &Registry) -> ApiError {
         }
         Failure::OwnLimit(_) => ApiError::unavailable("too_many_connections", message, 1)
             .hint("raise the queen's limit of open files: ulimit -n, or LimitNOFILE of her unit"),
-        Failure::WorkerFailed { .. } => {
-            ApiError::new(StatusCode::BAD_GATEWAY, "worker_failed", message)
-                .hint("send the request again: it goes to another worker, if there is one")
+        Failure::WorkerFailed { is_given_up, .. } => {
+            let hint = if is_given_up {
+                "workers have failed it again and again, and may do so as often if it is sent again; their logs say how: rbee-keeper worker logs ID"
+            } else {
+                "send the request again: it goes to another worker, if there is one"
+            };
+            ApiError::new(StatusCode::BAD_GATEWAY, "worker_failed", message).hint(hint)
         }
         Failure::Quarantined { .. } => {
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "request_quarantined", message)
@@ -146,6 +150,18 @@ mod tests {
         let shown = describe(Failure::OwnLimit("too many files".into()), &registry);
         assert_eq!((shown.status.as_u16(), shown.retry_after_s), (503, Some(1)));
         assert_eq!(shown.detail.message, "too many files");
+    }
+
+    #[test]
+    fn who_was_failed_as_often_as_it_is_tried_is_not_told_to_try_it_again() {
+        let registry = Registry::new(std::time::Duration::ZERO, Vec::new(), Instant::now());
+        for (is_given_up, hint) in [(true, "workers have failed it again"), (false, "send the")] {
+            let (worker_id, reason) = ("w-1".parse().unwrap(), "it was silent for 30 s".into());
+            let failure = Failure::WorkerFailed { worker_id, reason, is_given_up };
+            let shown = describe(failure, &registry).detail;
+            assert_eq!(shown.message, "worker w-1 failed: it was silent for 30 s");
+            assert!(shown.hint.as_deref().is_some_and(|it| it.starts_with(hint)), "{shown:?}");
+        }
     }
 
     #[test]

@@ -151,7 +151,10 @@ impl Held {
         );
         tracing::warn!(worker_id = ?self.worker, reason, "the answers to several prompts are given up");
         Err(match self.worker.take() {
-            Some(worker_id) => Failure::WorkerFailed { worker_id, reason: reason.into() },
+            Some(worker_id) => {
+                let reason = reason.into();
+                Failure::WorkerFailed { worker_id, reason, is_given_up: false }
+            }
             None => Failure::OwnLimit(reason),
         })
     }

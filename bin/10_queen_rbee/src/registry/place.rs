@@ -99,6 +99,9 @@ pub struct Blame {
     pub was_ending: bool,
     /// The worker gets nothing for a while from this failure on.
     pub has_opened: bool,
+    /// The worker has given no sign of life since the request came, though its hive is heard: that its process has
+    /// ended for that, the hive tells later.
+    pub hangs: bool,
 }
 
 /// What a worker takes before the first token that it gives.
@@ -237,13 +240,17 @@ impl Registry {
         let was_alone = state.workers.was_alone(id, place.stay);
         let worker = state.workers.get(id);
         let was_ending = worker.is_some_and(|it| matches!(it.state(), WorkerState::Draining));
+        let hangs = worker.is_some_and(|worker| {
+            worker.hangs_since(&place.target, place.stay.at, self.shared.interval)
+                && state.hives.liveness(&worker.hive_id, now) == Liveness::Alive
+        });
         let has_opened = state.workers.failed(id, &place.target, place.stay, failed, now);
         drop(state);
         if has_opened {
             tracing::warn!(worker_id = %id, "a worker fails again and again: it gets nothing for a while");
         }
         self.touch();
-        Blame { was_alone, was_ending, has_opened }
+        Blame { was_alone, was_ending, has_opened, hangs }
     }
 
     /// A worker has given the first part of an answer. True when that closes its circuit.

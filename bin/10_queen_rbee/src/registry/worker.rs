@@ -316,6 +316,22 @@ impl Worker {
         self.listed.is_some() || self.answered > 0
     }
 
+    /// Whether the process that `target` stands for has fallen silent over a request that came at a time: it reported
+    /// on time then, and is taken to be gone for its silence since. Workers report every `interval`.
+    pub(super) fn hangs_since(
+        &self,
+        target: &Target,
+        came_at: Instant,
+        interval: Duration,
+    ) -> bool {
+        let was_on_time =
+            |said: &Said| Due::at(came_at, interval).liveness(said.at, false) == Liveness::Alive;
+        self.holder == target.holder
+            && target.gone.is_cancelled()
+            && !target.died.is_cancelled()
+            && self.said.as_ref().is_some_and(was_on_time)
+    }
+
     /// Whether its hive says that it has failed.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.listed, Some(SupervisedState::Failed { .. }))

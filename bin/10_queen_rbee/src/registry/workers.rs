@@ -58,6 +58,8 @@ pub(super) struct Stay {
     /// How many answers it asks for.
     answers: u32,
     is_interactive: bool,
+    /// When it came.
+    pub(super) at: Instant,
 }
 
 impl Workers {
@@ -227,7 +229,7 @@ impl Workers {
         worker.given += 1;
         worker.used_at = now;
         let (entry, number) = (worker.entry, worker.given);
-        let stay = Stay { entry, number, company, began_alone, answers, is_interactive };
+        let stay = Stay { entry, number, company, began_alone, answers, is_interactive, at: now };
         worker.beginners.insert(number);
         if worker.breaker.circuit(now) == Circuit::HalfOpen {
             worker.probed_by = Some(stay.number);

@@ -43,6 +43,8 @@ pub enum Failure {
         worker_id: WorkerId,
         /// How.
         reason: Reason,
+        /// Workers have failed it as often as it is tried.
+        is_given_up: bool,
     },
     /// Workers ended one after the other while they computed it.
     #[error("workers ended while they computed this request{} ({}), so it is not tried on others", if *.is_known { " a while ago" } else { "" }, names(.workers))]
@@ -78,7 +80,7 @@ impl Failure {
             Self::Refused { status, detail } | Self::Busy { status, detail, .. } => {
                 Some(status_and_code(*status, detail.code.as_deref()))
             }
-            Self::WorkerFailed { worker_id, reason } => {
+            Self::WorkerFailed { worker_id, reason, .. } => {
                 Some(format!("worker {worker_id} failed: {}", reason.recorded()))
             }
             Self::Late { why, .. } => Some(format!("{self}: {}", why.recorded())),
@@ -248,7 +250,7 @@ mod tests {
             (Failure::Refused { status, detail: detail() }, "HTTP 400 (oops)"),
             (Failure::Busy { status, detail: detail(), retry_after_s: None }, "HTTP 400 (oops)"),
             (
-                Failure::WorkerFailed { worker_id, reason: reason() },
+                Failure::WorkerFailed { worker_id, reason: reason(), is_given_up: false },
                 "worker nas-m failed: HTTP 500",
             ),
             (

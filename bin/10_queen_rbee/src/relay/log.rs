@@ -108,7 +108,7 @@ impl Answer {
                 Decided::told(Kind::GiveUp, "busy", why)
             }
             Failure::OwnLimit(reason) => Decided::told(Kind::GiveUp, "own_limit", reason.clone()),
-            Failure::WorkerFailed { worker_id, reason } => {
+            Failure::WorkerFailed { worker_id, reason, .. } => {
                 let why = format!("worker {worker_id} failed: {}", reason.recorded());
                 Decided::told(Kind::GiveUp, "worker_failed", why).worker(worker_id)
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
-use super::suspicion::{Conviction, End, OtherEnds, Suspicion};
+use super::suspicion::{Conviction, End, News, OtherEnds, Suspicion};
 use crate::registry::{Fallen, WorkerProcess};
 use crate::scheduler::FailedBy;
 
@@ -74,6 +74,8 @@ pub(super) struct Mishap {
     pub(super) at: Instant,
     /// For how long the worker had had the request.
     pub(super) lived: Duration,
+    /// Whether the worker gives no sign of life since it came.
+    pub(super) hangs: bool,
 }
 
 /// What becomes of a request after a mishap.
@@ -103,7 +105,7 @@ impl Tries {
 
     /// Where it would be to blame if the processes of all workers ended that broke off over it: what tells
     /// so of each.
-    pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<CancellationToken>> {
+    pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<News>> {
         self.suspicion.accusation(others)
     }
 
@@ -147,9 +149,9 @@ impl Tries {
             self.breaks += 1;
             self.is_one_excused |= fell_together;
             if mishap.may_be_blamed {
-                let Mishap { was_alone, process, died, fallen, at, lived, .. } = mishap;
+                let Mishap { was_alone, process, died, fallen, at, lived, hangs, .. } = mishap;
                 let end = End::new(by.clone(), was_alone, died, fallen, at);
-                let end = end.of_process(process).after(lived);
+                let end = end.of_process(process).after(lived).hanging(hangs);
                 self.suspicion.ended(if fell_together { end.excused() } else { end });
             }
         } else {
@@ -272,6 +274,7 @@ mod tests {
             fallen: Fallen::default(),
             at,
             lived: Duration::ZERO,
+            hangs: false,
         }
     }
 

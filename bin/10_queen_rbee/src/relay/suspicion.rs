@@ -36,6 +36,9 @@ const MOMENT: Duration = Duration::from_secs(1);
 const WATCHED: u32 = 2;
 /// The longest that this is watched.
 const LONGEST_WATCH: Duration = Duration::from_secs(10);
+/// How long it may take a hive to end a worker that hangs, once the queen has taken it to be gone: as long as it listens,
+/// and some more.
+const HANG_NEWS: Duration = Duration::from_secs(15);
 /// Two ends with as many tokens between them are not in a row: what ends workers comes again with the
 /// first tokens. Where machines are slow these take seconds, in which somebody may kill the next worker.
 const GOT_ON: u32 = 16;
@@ -63,8 +66,8 @@ pub(super) struct Suspicion {
 pub(super) struct Conviction {
     /// The workers whose ends have proven it, each once.
     pub(super) workers: Vec<WorkerId>,
-    /// All processes that ended over it, in a crowd as well, as far as they are known: none of these ends is the
-    /// worker's fault.
+    /// All processes that ended over it, or hang, in a crowd as well, as far as they are known: none of these ends is
+    /// the worker's fault.
     pub(super) processes: Vec<WorkerProcess>,
 }
 
@@ -77,6 +80,8 @@ pub(super) struct End {
     was_alone: bool,
     /// It may have fallen with the one before it, for the same reason.
     is_excused: bool,
+    /// It gives no sign of life: that its hive ends it for that is told later.
+    hangs: bool,
     /// The tokens between the end before it and this one.
     tokens: u32,
     /// Fires when its process is known to have ended.
@@ -86,6 +91,15 @@ pub(super) struct End {
     at: Instant,
     /// For how long it had had the request.
     lived: Duration,
+}
+
+/// What tells that a process has ended.
+#[derive(Debug)]
+pub(super) struct News {
+    /// Fires when it is known to have ended.
+    pub(super) died: CancellationToken,
+    /// Until when that may take, where its hive has to find out that it hangs.
+    pub(super) until: Option<Instant>,
 }
 
 /// How many workers like those over whose ends a request is judged have ended since a time, the processes that are named
@@ -101,8 +115,9 @@ impl End {
         fallen: Fallen,
         at: Instant,
     ) -> Self {
-        let (process, is_excused, tokens, lived) = (None, false, 0, Duration::ZERO);
-        Self { by, process, was_alone, is_excused, tokens, died, fallen, at, lived }
+        let (process, is_excused, hangs) = (None, false, false);
+        let (tokens, lived) = (0, Duration::ZERO);
+        Self { by, process, was_alone, is_excused, hangs, tokens, died, fallen, at, lived }
     }
 
     /// The same of a process that is known.
@@ -120,8 +135,23 @@ impl End {
         Self { is_excused: true, ..self }
     }
 
+    /// The same of one that gives no sign of life, or does.
+    pub(super) fn hanging(self, hangs: bool) -> Self {
+        Self { hangs, ..self }
+    }
+
     fn is_held_against_it(&self) -> bool {
         self.was_alone && !self.is_excused
+    }
+
+    /// Whether its process is known to have ended.
+    fn is_proven(&self) -> bool {
+        self.died.is_cancelled()
+    }
+
+    fn news(&self) -> News {
+        let until = self.hangs.then(|| self.at + HANG_NEWS);
+        News { died: self.died.clone(), until }
     }
 }
 
@@ -168,17 +198,17 @@ impl Suspicion {
     }
 
     /// Where so many workers broke off over it that it would be to blame if their processes ended: what
-    /// tells so of each. A hang or a cut is nobody's end.
-    pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<CancellationToken>> {
+    /// tells so of each. A cut is nobody's end, nor is a hang for which its hive does not end the process.
+    pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<News>> {
         let (ends, own) = (self.unexplained(), self.processes());
         let is_any = guilty(&ends, &|since| others(since, &own)).is_some();
-        is_any.then(|| ends.iter().map(|end| end.died.clone()).collect())
+        is_any.then(|| ends.iter().map(End::news).collect())
     }
 
     /// Until when it is kept from workers, to see whether they end without it; `None` where it would not be convicted, or
     /// as many others have ended as count for it.
     pub(super) fn watched_until(&self, others: OtherEnds<'_>) -> Option<Instant> {
-        let (Sifted { proven, .. }, own) = (self.sifted(), self.processes());
+        let (proven, own) = (self.proven(), self.processes());
         let others = |since: Instant| others(since, &own);
         guilty(&proven, &others)?;
         let row = row(&proven);
@@ -187,49 +217,57 @@ impl Suspicion {
         Some(last.at + watch)
     }
 
-    /// What the request has ended, where that is proven; else the accusation is dropped.
+    /// What the request has ended, where that is proven; else the accusation is dropped, but for workers that hang: as
+    /// soon as their hives end them, that counts.
     pub(super) fn judge(&mut self, others: OtherEnds<'_>) -> Option<Conviction> {
         let own = self.processes();
-        let Sifted { mut proven, cut_off, between } = self.sifted();
-        let verdict = guilty(&proven, &|since| others(since, &own));
+        let verdict = guilty(&self.proven(), &|since| others(since, &own));
+        let may_count = |end: &End| end.hangs || end.is_proven();
+        let Sifted { mut kept, cut_off, between } = sifted(self.unexplained(), may_count);
         if verdict.is_none() {
-            if proven.is_empty() {
+            if kept.is_empty() {
                 // It may still be what makes workers hang: it goes on to have them to itself.
-                proven.extend(cut_off);
+                kept.extend(cut_off);
             } else {
                 self.since = self.since.saturating_add(between);
             }
         }
-        self.ends = proven;
+        self.ends = kept;
         let workers = verdict?;
         self.ends.iter().for_each(|end| end.fallen.explain());
         let processes = self.ends.iter().filter_map(|end| end.process.clone()).collect();
         Some(Conviction { workers, processes })
     }
 
-    fn sifted(&self) -> Sifted {
-        let (mut proven, mut cut_off, mut between) = (Vec::new(), None, 0_u32);
-        for mut end in self.unexplained() {
-            if end.died.is_cancelled() {
-                end.tokens = end.tokens.saturating_add(std::mem::take(&mut between));
-                proven.push(end);
-            } else {
-                between = between.saturating_add(end.tokens);
-                cut_off = cut_off.filter(|kept: &End| kept.was_alone).or(Some(end));
-            }
-        }
-        Sifted { proven, cut_off, between }
+    /// The ends of which nobody else was the reason, of processes that are known to have ended.
+    fn proven(&self) -> Vec<End> {
+        sifted(self.unexplained(), End::is_proven).kept
     }
 }
 
-/// The ends of which nobody else was the reason, by whether it is known that the processes ended.
+/// Some ends, without those that do not count.
 #[derive(Debug)]
 struct Sifted {
-    proven: Vec<End>,
+    /// Those that do, each after all tokens since the one before it.
+    kept: Vec<End>,
     /// One of the others, best where it was alone.
     cut_off: Option<End>,
-    /// The tokens after the last one that is proven.
+    /// The tokens after the last one that counts.
     between: u32,
+}
+
+fn sifted(ends: Vec<End>, counts: impl Fn(&End) -> bool) -> Sifted {
+    let (mut kept, mut cut_off, mut between) = (Vec::new(), None, 0_u32);
+    for mut end in ends {
+        if counts(&end) {
+            end.tokens = end.tokens.saturating_add(std::mem::take(&mut between));
+            kept.push(end);
+        } else {
+            between = between.saturating_add(end.tokens);
+            cut_off = cut_off.filter(|kept: &End| kept.was_alone).or(Some(end));
+        }
+    }
+    Sifted { kept, cut_off, between }
 }
 
 /// The workers whose end a request is to blame for, if all of these have ended, and so many others since a time.
@@ -603,6 +641,34 @@ mod tests {
         }
         assert!(suspicion.accusation(&none).is_some() && suspicion.judge(&none).is_none());
         assert!(suspicion.is_any());
+    }
+
+    #[test]
+    fn a_hang_counts_as_soon_as_its_hive_ends_the_process_and_is_no_other_end_until_then() {
+        let (mut suspicion, died) =
+            (Suspicion::default(), [(); 3].map(|()| CancellationToken::new()));
+        for (died, is_known) in died.iter().zip([1, 2, 3]) {
+            suspicion.ended(end("a", true, died.clone()).hanging(true));
+            suspicion.ended(end("b", true, CancellationToken::new()));
+            assert!(suspicion.accusation(&none).is_some() && suspicion.judge(&none).is_none());
+            assert_eq!(suspicion.processes().len(), is_known, "a cut is none of its doing");
+        }
+        died[0].cancel();
+        assert!(suspicion.judge(&none).is_none(), "it is one");
+        died[2].cancel();
+        assert!(suspicion.judge(&none).is_some());
+    }
+
+    #[test]
+    fn only_of_a_hang_it_is_waited_for_that_its_hive_finds_out() {
+        let mut suspicion = Suspicion::default();
+        let hang = end("a", true, ended()).hanging(true);
+        let until = hang.at + HANG_NEWS;
+        suspicion.ended(hang);
+        suspicion.ended(end("b", true, ended()));
+        let news = suspicion.accusation(&none).expect("two are enough");
+        let waits: Vec<_> = news.iter().map(|news| news.until).collect();
+        assert_eq!(waits, [Some(until), None]);
     }
 
     fn end(worker: &str, was_alone: bool, died: CancellationToken) -> End {

@@ -1,5 +1,6 @@
 //! Requests over which every worker ends that has them, while others ask: they fail, and nobody else does. Their hive
-//! gives no worker up for them. And workers that somebody kills, while others ask: nobody fails.
+//! gives no worker up for them. So do those over which every worker hangs until its hive ends it. And workers that somebody
+//! kills, while others ask: nobody fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
@@ -18,7 +19,7 @@ use worker_contract::HiveAlias;
 
 use super::house::{report_hive, who};
 use super::queen::{Outcome, Queen, Question};
-use super::worker::{self, Knobs, POISON};
+use super::worker::{self, HANG, Knobs, POISON};
 use super::world;
 use crate::admission::Priority;
 use crate::hive_client::{FindHive, HiveClient};
@@ -31,10 +32,15 @@ const ASKS: usize = 4;
 const COMES_AT: Duration = Duration::from_millis(2500);
 /// and after how long the next one: by then those who fell with the one before have their answers.
 const NEXT_AFTER: Duration = Duration::from_secs(5);
+/// For how long the hive listens to a worker that hangs: longer than the queen.
+const LISTENS: Duration = Duration::from_secs(9);
 /// After how long a worker is there again.
 const RESTART: Duration = Duration::from_millis(700);
 /// How many ends of workers one such request may cost: a hive gives one up after as many as the next one.
 const MOST_ENDS: usize = 3;
+/// How many one may cost over which they hang: a worker takes so long to be there again that it may not be kept waiting
+/// for one to itself.
+const MOST_HANGS: usize = 4;
 const MAX_FAILURES: usize = 5;
 /// How often somebody kills a worker, until when, and after how long it is there again.
 const KILLS: Duration = Duration::from_secs(5);
@@ -48,8 +54,23 @@ const SLOW_PROMPTS: [Duration; 2] = [Duration::from_secs(3), Duration::from_mill
 enum What {
     /// One request comes after the other that ends each worker after so many tokens.
     Deadly(Vec<usize>),
+    /// A request comes over which each worker hangs.
+    Hangs,
     /// Somebody kills workers, whose prompts take so long.
     Kills(Duration),
+}
+
+impl What {
+    /// The prompts of the requests that end workers.
+    fn prompts(&self) -> Vec<String> {
+        match self {
+            Self::Deadly(tokens) => {
+                tokens.iter().map(|tokens| format!("{POISON}{tokens}:")).collect()
+            }
+            Self::Hangs => vec![format!("{HANG}1:")],
+            Self::Kills(_) => Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +120,7 @@ impl HiveClient for Excused {
 fn a_deadly_request_in_a_crowd_ends_three_workers_at_most_and_fails_alone() {
     for (workers, tokens) in [(1, 0), (1, 2), (2, 0), (2, 2), (3, 0)] {
         for seed in 1..=6 {
-            let seen = run(seed, workers, What::Deadly(vec![tokens]));
+            let seen = run(seed, workers, &What::Deadly(vec![tokens]));
             let what = format!("{workers} workers, after {tokens} tokens, seed {seed}: {seen:?}");
             assert!(seen.ends.len() <= MOST_ENDS, "{what}");
             assert_eq!(seen.deadly, [Outcome::Failed("quarantined".into())], "{what}");
@@ -110,13 +131,27 @@ fn a_deadly_request_in_a_crowd_ends_three_workers_at_most_and_fails_alone() {
 }
 
 #[test]
+fn a_request_over_which_workers_hang_until_their_hive_ends_them_is_quarantined() {
+    for seed in 1..=2 {
+        let seen = run(seed, 2, &What::Hangs);
+        let what = format!("seed {seed}: {seen:?}");
+        assert!((2..=MOST_HANGS).contains(&seen.ends.len()), "{what}");
+        assert_eq!(seen.deadly, [Outcome::Failed("quarantined".into())], "{what}");
+        // While both hang nobody is left, and no other can be started here.
+        let failed = seen.others.iter().filter(|it| **it != Outcome::Exact).count();
+        assert!(seen.others.len() == CLIENTS * ASKS && failed <= 1, "{what}");
+        assert!(seen.took < Duration::from_secs(120), "{what}");
+    }
+}
+
+#[test]
 fn a_model_outlives_any_number_of_deadly_requests_one_after_the_other() {
     for workers in [1, 2] {
         for seed in 1..=3 {
             let deadly: Vec<usize> = (0..6).collect();
             let (asks, most) = (CLIENTS * ASKS * deadly.len(), MOST_ENDS * deadly.len());
             let refused = vec![Outcome::Failed("quarantined".into()); deadly.len()];
-            let seen = run(seed, workers, What::Deadly(deadly));
+            let seen = run(seed, workers, &What::Deadly(deadly));
             let what = format!("{workers} workers, seed {seed}: {seen:?}");
             assert!(seen.given_up.is_empty(), "{what}");
             assert!((MAX_FAILURES * workers..=most).contains(&seen.ends.len()), "{what}");
@@ -131,7 +166,7 @@ fn where_workers_are_killed_every_few_seconds_beside_slow_prompts_nobody_is_conv
     for prompt in SLOW_PROMPTS {
         for seed in 1..=4 {
             let (seen, what) =
-                (run(seed, 3, What::Kills(prompt)), format!("{prompt:?}, seed {seed}"));
+                (run(seed, 3, &What::Kills(prompt)), format!("{prompt:?}, seed {seed}"));
             assert!(seen.ends.len() >= 20, "{what}: {seen:?}");
             let failed: Vec<_> = seen.others.iter().filter(|it| **it != Outcome::Exact).collect();
             let answered = seen.others.len();
@@ -141,10 +176,10 @@ fn where_workers_are_killed_every_few_seconds_beside_slow_prompts_nobody_is_conv
 }
 
 /// One history of so many workers.
-fn run(seed: u64, workers: usize, what: What) -> Seen {
+fn run(seed: u64, workers: usize, what: &What) -> Seen {
     let mut sim = world(seed, Duration::from_secs(300), Duration::from_millis(5));
-    let (prompt, restart) = match &what {
-        What::Deadly(_) => (Duration::ZERO, RESTART),
+    let (prompt, restart) = match what {
+        What::Deadly(_) | What::Hangs => (Duration::ZERO, RESTART),
         What::Kills(prompt) => (*prompt, KILLED_FOR),
     };
     let mut dice = Rng::with_seed(seed);
@@ -166,8 +201,10 @@ fn run(seed: u64, workers: usize, what: What) -> Seen {
     sim.host("hive", move || report_hive(listed.clone()));
     let (found, excused) = (Arc::new(Mutex::new(Seen::default())), Excused::default());
     let (told, hive, mut down) = (Arc::clone(&found), excused.clone(), Vec::new());
-    let gives_up = matches!(what, What::Deadly(_));
-    sim.client("queen", async move { queen(told, hive, what).await });
+    let gives_up = !matches!(what, What::Kills(_));
+    let mut silent = BTreeMap::new();
+    let deadly = what.prompts();
+    sim.client("queen", async move { queen(told, hive, deadly).await });
     loop {
         let now = sim.elapsed();
         if next_kill.is_some_and(|at| at <= now) {
@@ -175,6 +212,13 @@ fn run(seed: u64, workers: usize, what: What) -> Seen {
             let alive = || workers.iter().filter(|knobs| !knobs.is_down.load(SeqCst));
             if let Some(killed) = alive().nth(dice.usize(0..alive().count().max(1))) {
                 killed.is_poisoned.store(true, SeqCst);
+            }
+        }
+        for knobs in workers.iter().filter(|knobs| knobs.hangs.load(SeqCst)) {
+            if now > *silent.entry(&knobs.who.host).or_insert(now + LISTENS) {
+                silent.remove(&knobs.who.host);
+                knobs.hangs.store(false, SeqCst);
+                knobs.is_poisoned.store(true, SeqCst);
             }
         }
         for knobs in workers.iter().filter(|knobs| knobs.is_poisoned.swap(false, SeqCst)) {
@@ -204,11 +248,11 @@ fn run(seed: u64, workers: usize, what: What) -> Seen {
 }
 
 /// The queen's core, and those who ask.
-async fn queen(seen: Arc<Mutex<Seen>>, hive: Excused, what: What) -> turmoil::Result {
+async fn queen(seen: Arc<Mutex<Seen>>, hive: Excused, deadly: Vec<String>) -> turmoil::Result {
     let (expected, none) = (vec![HiveAlias::localhost()], BTreeMap::new());
     let queen = Queen::start(Arc::new(hive), expected, none, Vec::new(), 64, None).await?;
     let asked = TaskTracker::new();
-    let asks = if let What::Deadly(deadly) = &what { Some(ASKS * deadly.len()) } else { None };
+    let asks = (!deadly.is_empty()).then_some(ASKS * deadly.len());
     // So often, or for as long as somebody kills.
     let goes_on = move |number| asks.map_or(turmoil::elapsed() < KILLS_END, |asks| number < asks);
     for client in 0..CLIENTS {
@@ -221,15 +265,11 @@ async fn queen(seen: Arc<Mutex<Seen>>, hive: Excused, what: What) -> turmoil::Re
             }
         });
     }
-    if let What::Deadly(deadly) = what {
-        sleep(COMES_AT).await;
-        for tokens in deadly {
-            let prompt = format!("{POISON}{tokens}:");
-            let asked = Question { prompt, ..question(format!("deadly-{tokens}"), 0) };
-            let (outcome, _) = queen.ask(asked).await;
-            seen.lock().unwrap().deadly.push(outcome);
-            sleep(NEXT_AFTER).await;
-        }
+    for (number, prompt) in deadly.into_iter().enumerate() {
+        sleep(if number == 0 { COMES_AT } else { NEXT_AFTER }).await;
+        let asked = Question { prompt, ..question(format!("deadly-{number}"), 0) };
+        let (outcome, _) = queen.ask(asked).await;
+        seen.lock().unwrap().deadly.push(outcome);
     }
     asked.close();
     asked.wait().await;

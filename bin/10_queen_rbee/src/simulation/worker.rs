@@ -30,6 +30,8 @@ pub(super) const REPORTS: u16 = 8500;
 const SLOTS: u32 = 2;
 /// A request that begins so ends the worker after as many tokens as it says then.
 pub(super) const POISON: &str = "poison ";
+/// One that begins so has the worker hang, before it says that it has it.
+pub(super) const HANG: &str = "hang ";
 /// What a token takes.
 pub(super) const TOKEN: Duration = Duration::from_millis(40);
 const REPORT: Duration = Duration::from_secs(1);
@@ -267,6 +269,12 @@ async fn infer(
         panic!("another task was not asked for");
     };
     let (prompt, begun) = where_it_goes_on(&prompt, &knobs);
+    if prompt.starts_with(HANG) {
+        knobs.hangs.store(true, SeqCst);
+        while knobs.is_idle_by_force() {
+            sleep(LOOK).await;
+        }
+    }
     for (place, given) in (begun..).zip(&request.resume) {
         if *given != token(&prompt, place).0 {
             knobs.violated(format!("{prompt}: token {place} of the resumed ones is wrong"));

@@ -1,4 +1,4 @@
-//! Which ends of workers speak for a request that was not there.
+//! Which ends of workers speak for a request that was not there, and which workers hang.
 
 use super::*;
 
@@ -50,4 +50,50 @@ fn the_ends_of_other_workers_of_its_model_are_counted_but_for_those_that_were_to
     let last = registry.state().workers.ends.last().unwrap();
     registry.explain_ends(&[last]);
     assert_eq!(others(start), 2, "it is known what ended that");
+}
+
+#[test]
+fn a_worker_hangs_that_falls_silent_over_a_request_while_its_hive_is_heard() {
+    // Until when its hive is heard, when the request comes, and whether the worker hangs.
+    for (because, heard_until, came_at, expected) in [
+        ("only it is silent", 10, 0, true),
+        ("its machine is cut off", 3, 0, false),
+        ("it was late before", 10, 7, false),
+    ] {
+        let (registry, start) = registry();
+        registry.worker_beat(beat("a", WorkerState::Ready, 0), start).unwrap();
+        let place = take(&registry, after(start, came_at)).expect(because);
+        for second in 0..=heard_until {
+            let ready = listed("a", SupervisedState::Ready);
+            registry.hive_beat(hive(vec![ready]), after(start, second)).unwrap();
+        }
+        registry.sweep(after(start, 10));
+        assert!(place.target.gone.is_cancelled(), "{because}");
+        let failed = Failed { request: 1, is_connection: true };
+        let blame = registry.worker_failed(&place, failed, after(start, 10));
+        assert_eq!(blame.hangs, expected, "{because}");
+    }
+}
+
+#[test]
+fn a_worker_that_reports_or_is_known_to_have_ended_does_not_hang() {
+    let (registry, start) = registry();
+    let lists = |state, now| {
+        registry.hive_beat(hive(vec![listed("a", state)]), now).unwrap();
+    };
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), start).unwrap();
+    lists(SupervisedState::Ready, start);
+    let failed = Failed { request: 1, is_connection: true };
+    let hangs = |place: &Place, now| registry.worker_failed(place, failed, now).hangs;
+    let first = take(&registry, start).unwrap();
+    assert!(!hangs(&first, start), "its connection broke");
+    lists(SupervisedState::Ready, after(start, 10));
+    registry.sweep(after(start, 10));
+    assert!(hangs(&first, after(start, 10)));
+    registry.worker_beat(beat("a", WorkerState::Ready, 0), after(start, 11)).unwrap();
+    assert!(!hangs(&first, after(start, 11)), "it was only stopped");
+    let second = take(&registry, after(start, 11)).unwrap();
+    lists(SupervisedState::Failed { reason: "it hangs".into() }, after(start, 12));
+    assert!(second.target.died.is_cancelled() && !hangs(&second, after(start, 12)));
+    assert!(!first.target.died.is_cancelled(), "it has not ended for the first silence");
 }

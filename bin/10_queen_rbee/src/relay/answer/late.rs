@@ -25,12 +25,12 @@ impl Answer {
         let is_forgotten = matches!(no_place, NoPlace::UnknownModel { .. });
         if is_forgotten || no_place.is_nobody_left() {
             if let Some((worker_id, reason)) = self.last_failure.take() {
-                return Failure::WorkerFailed { worker_id, reason };
+                return Failure::WorkerFailed { worker_id, reason, is_given_up: false };
             }
             let worker = self.record.worker_id.clone().filter(|_| self.progress.has_begun());
             if let Some(worker_id) = worker.filter(|_| is_forgotten) {
                 let reason = "no worker has the model any longer".into();
-                return Failure::WorkerFailed { worker_id, reason };
+                return Failure::WorkerFailed { worker_id, reason, is_given_up: false };
             }
         }
         let has_begun = self.progress.has_begun();

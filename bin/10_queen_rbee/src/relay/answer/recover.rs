@@ -1,10 +1,11 @@
 //! What follows from trouble with a worker: the next try, or the failure.
 
+mod dead;
+
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 use worker_contract::{ErrorDetail, WorkerId};
 
 use super::{Answer, State};
@@ -16,10 +17,6 @@ use crate::relay::contexts::longer_context;
 use crate::relay::failure::Trouble;
 use crate::relay::reason::Reason;
 use crate::relay::retry::{Mishap, Verdict};
-use crate::relay::suspicion::Conviction;
-
-/// How long news of workers are waited for that broke off over a request.
-const NEWS: Duration = Duration::from_secs(2);
 
 /// After how long another server is asked, or the same again, where one failed.
 const SECOND_OPINION: Duration = Duration::from_millis(50);
@@ -288,6 +285,7 @@ impl Answer {
             fallen,
             at: now.into_std(),
             lived: now.saturating_duration_since(self.asked_at),
+            hangs: blame.hangs,
         };
         let verdict = self.tries.on_mishap(by, mishap, fastrand::f64());
         tracing::warn!(
@@ -301,7 +299,10 @@ impl Answer {
         let pause = match verdict {
             // What is whole as it is, is not held back by another try.
             Verdict::Again(pause) if !self.contexts.is_cut() => pause,
-            _ => return Err(Failure::WorkerFailed { worker_id, reason }),
+            verdict => {
+                let is_given_up = verdict == Verdict::GiveUp;
+                return Err(Failure::WorkerFailed { worker_id, reason, is_given_up });
+            }
         };
         self.seek_on(&worker_id, reason.clone())?;
         let has_begun = self.progress.has_begun();
@@ -324,7 +325,8 @@ impl Answer {
         }
         if self.progress.ways(&self.request).is_none() {
             let reason = reason.and("no other can go on with what it gave of the answer");
-            return Err(Failure::WorkerFailed { worker_id: worker_id.clone(), reason });
+            let worker_id = worker_id.clone();
+            return Err(Failure::WorkerFailed { worker_id, reason, is_given_up: false });
         }
         self.state = State::Seeking(None);
         Ok(())
@@ -351,35 +353,7 @@ impl Answer {
             self.log_opened(&worker_id, &reason);
         }
         tracing::warn!(%worker_id, reason = reason.recorded(), "a worker gives an answer without an end");
-        Failure::WorkerFailed { worker_id, reason }
-    }
-
-    /// Where workers broke off over this request, what their hives say of them decides whether it is to
-    /// blame, and whether others end while no worker has it.
-    pub(super) async fn hear_of_the_dead(&mut self) -> Result<(), Failure> {
-        let registry = self.relay.dispatcher.registry();
-        let others = |since, own: &[u64]| registry.other_ends(since, own);
-        let Some(dead) = self.tries.accusation(&others) else { return Ok(()) };
-        let until = (Instant::now() + NEWS).min(self.asking.deadline);
-        let all = futures::future::join_all(dead.iter().map(CancellationToken::cancelled));
-        // Without news of all of them there is no proof.
-        let _ = tokio::time::timeout_at(until, all).await;
-        let watched_until = self.tries.watched_until(&others);
-        if let Some(until) = watched_until {
-            tracing::info!(request_id = %self.request.request_id, "it is watched whether workers end without a request");
-            sleep_until(Instant::from_std(until).min(self.asking.deadline)).await;
-        }
-        match self.tries.judge(&others) {
-            Some(Conviction { workers, processes }) => {
-                registry.explain_ends(&self.tries.ended());
-                let (caller, now) = (&self.asking.caller, Instant::now().into_std());
-                let quarantine = &self.relay.shared.quarantine;
-                quarantine.add(caller, &self.request, workers.clone(), now);
-                self.relay.dispatcher.excuse(&processes);
-                Err(Failure::Quarantined { workers, is_known: false })
-            }
-            None => Ok(()),
-        }
+        Failure::WorkerFailed { worker_id, reason, is_given_up: false }
     }
 
     /// Whether nobody can go on with what there is of an answer of which its client has nothing.
@@ -451,6 +425,7 @@ mod tests {
     use access_tokens::{HiveSecrets, Secret};
     use serde_json::json;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
     use turmoil::net::TcpListener;
     use worker_contract::{
@@ -649,7 +624,7 @@ mod tests {
         assert!(answer.on_alarm(&mut reading).is_some(), "a second in which she listened");
     }
 
-    fn answer(relay: &Relay, model: &ModelAlias) -> Box<Answer> {
+    pub(super) fn answer(relay: &Relay, model: &ModelAlias) -> Box<Answer> {
         let task = Task::Completion { prompt: Prompt::Text("a".into()) };
         let asking = Asking {
             caller: "local".into(),
@@ -664,7 +639,7 @@ mod tests {
     }
 
     /// A relay whose only worker is ready.
-    fn relay(folder: &Path) -> Relay {
+    pub(super) fn relay(folder: &Path) -> Relay {
         let policies = Policies::open(&folder.join("p.db"), BTreeMap::new(), 0).unwrap();
         let registry = Registry::new(Duration::from_secs(2), Vec::new(), clock::now());
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -677,7 +652,7 @@ mod tests {
     }
 
     /// A ready worker with one slot and such a context.
-    fn beat(id: &str, context: u32) -> WorkerHeartbeat {
+    pub(super) fn beat(id: &str, context: u32) -> WorkerHeartbeat {
         let beat = json!({
             "worker_id": id, "hive_id": "localhost", "address": "http://127.0.0.1:1",
             "model": {"name": "m", "digest": "0".repeat(64), "context_length": context},
