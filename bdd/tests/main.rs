@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
 
     let result = Rbee::cucumber()
         .max_concurrent_scenarios(AT_ONCE)
-        .with_writer(writer::Basic::stdout().summarized())
+        .with_writer(writer::Basic::stdout().repeat_failed().summarized())
         .fail_on_skipped()
         .after(|_, _, scenario, end, world| {
             let failed = !matches!(end, ScenarioFinished::StepPassed);

@@ -107,9 +107,18 @@ impl HiveClients {
             return Ok(Arc::new(local.clone()));
         }
         match self.address(id) {
-            Some(address) => Ok(Arc::new(self.remote(id, &address)?)),
+            Some(address) => self.at(id, &address),
             None => Err(self.unknown(id)),
         }
+    }
+
+    /// The client for a hive that is known to be at a base URL, whatever it has reported.
+    pub(crate) fn at(
+        &self,
+        id: &HiveAlias,
+        address: &str,
+    ) -> Result<Arc<dyn HiveClient>, JobError> {
+        Ok(Arc::new(self.remote(id, address)?))
     }
 
     /// The hive in this process.

@@ -10,6 +10,8 @@ use serde_json::json;
 use tokio::time::timeout;
 use worker_contract::{HiveAlias, HiveHeartbeat};
 
+#[cfg(not(feature = "local-hive"))]
+use super::hive_process::Answering;
 use super::{Operations, outcome};
 use crate::registry::{HiveReport, Liveness, Sender, ShownSecret};
 
@@ -178,12 +180,13 @@ impl Operations {
 
     #[cfg(not(feature = "local-hive"))]
     async fn start_local(&self, job: &JobContext) -> Result<bool, JobError> {
-        let is_fresh = self.hive_process.start(job).await?;
-        // Its first report can be late; what it says now is what the next operation needs.
+        let Answering { url, is_fresh } = self.hive_process.start(job).await?;
+        // Its first report can be late, and it may be elsewhere than the one before it: what it says now is what the
+        // next operation needs.
         let localhost = HiveAlias::localhost();
         let operation = Operation::HiveStatus(HiveTarget { hive_id: localhost.clone() });
         let silent = JobContext::silent(&operation, job.caller(), job.cancelled().clone());
-        let answer = self.hives.get(&localhost)?.execute(operation, silent).await?;
+        let answer = self.hives.at(&localhost, &url)?.execute(operation, silent).await?;
         if let Ok(report) = HiveHeartbeat::deserialize(&answer.data)
             && let Err(error) =
                 self.registry.hive_beat_by(report, Sender::of(ShownSecret::Own), Instant::now())

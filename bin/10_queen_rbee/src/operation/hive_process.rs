@@ -27,9 +27,18 @@ pub(crate) struct HiveProcess {
     pub(crate) http: reqwest::Client,
 }
 
+/// A hive that answers.
+#[derive(Debug)]
+pub(super) struct Answering {
+    /// Its base URL.
+    pub(super) url: String,
+    /// Whether it was started for this.
+    pub(super) is_fresh: bool,
+}
+
 impl HiveProcess {
-    /// Starts it and waits until it answers. False if it was running.
-    pub(super) async fn start(&self, job: &JobContext) -> Result<bool, JobError> {
+    /// Starts it where it does not run, and waits until it answers.
+    pub(super) async fn start(&self, job: &JobContext) -> Result<Answering, JobError> {
         let files = self.files();
         let launched = match files.holder() {
             Some(_) => None,
@@ -37,22 +46,23 @@ impl HiveProcess {
         };
         let answers = async {
             loop {
-                if let Some(running) = files.read_running()
-                    && self.answers(&format!("http://{}", running.addr)).await
-                {
-                    return true;
+                if let Some(running) = files.read_running() {
+                    let url = format!("http://{}", running.addr);
+                    if self.answers(&url).await {
+                        return Some(url);
+                    }
                 }
                 // Another one that was started at the same moment can have come first.
                 let has_ended = launched.is_some_and(|process| !process.is_running());
                 if has_ended && files.holder().is_none() {
-                    return false;
+                    return None;
                 }
                 sleep(LOOK).await;
             }
         };
         match timeout(START, answers).await {
-            Ok(true) => Ok(launched.is_some()),
-            Ok(false) => Err(self.failed_start("the hive ended while it was starting")),
+            Ok(Some(url)) => Ok(Answering { url, is_fresh: launched.is_some() }),
+            Ok(None) => Err(self.failed_start("the hive ended while it was starting")),
             Err(_) => {
                 let message = format!("the hive does not answer after {} s", START.as_secs());
                 Err(self.failed_start(message))
