@@ -134,7 +134,7 @@ fn why_nowhere(fleet: &Fleet<'_>, demand: &Demand<'_>) -> NoSite {
 /// The place of another worker of a model that has some, where it fits. One that is to help them goes to
 /// a device that has none of it and is no slower; idle workers of other models make no room for it. One
 /// that somebody's policy `must` have goes anywhere, if need be beside another one, which is ready when
-/// that one fails.
+/// that one fails; to a processor only where none of the GPUs has room, if a GPU has the first.
 #[must_use]
 pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Option<Spawn> {
     let demand = Demand::of(model);
@@ -182,7 +182,12 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
     let with_model = alive.filter(|hive| hive.entry(model).is_some());
     let sites: Vec<_> = with_model.flat_map(|hive| sites(fleet, hive, &demand, &beliefs)).collect();
     let open: Vec<_> = sites.iter().filter(|site| is_free(site)).collect();
-    let best = open.iter().max_by_key(|site| (!has_one(site), !is_slower(site), site.key()))?;
+    // Two on one GPU share it, and each is still many times as fast as a processor.
+    let is_last = |site: &Site<'_>| {
+        has_gpu && site.device.is_some_and(|device| device.id.kind == DeviceKind::Cpu)
+    };
+    let key = |site: &Site<'_>| (!is_last(site), !has_one(site), !is_slower(site));
+    let best = open.iter().max_by_key(|site| (key(site), site.key()))?;
     let lack = if must { Lack::Policy } else { Lack::Crowd };
     // What decided before the rest did not is no matter of one place and the next.
     Some(Spawn { lack, by: None, ..best.spawn(&open) })

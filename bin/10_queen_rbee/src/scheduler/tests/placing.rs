@@ -496,9 +496,15 @@ fn another_worker_goes_to_a_device_that_has_none_and_one_that_must_be_goes_anywh
     assert_eq!(place(hives(), std::slice::from_ref(&gpu), false), None, "processors are slower");
     assert_eq!(place(hives(), &[gpu.clone(), other.clone()], false), None, "it is full");
     assert_eq!(place(hives(), &[gpu.clone(), other], true), some("spawn i GPU-0 -b"));
-    let one = || vec![h("h", Alive).gpu(8)];
-    assert_eq!(place(one(), std::slice::from_ref(&gpu), true), some("spawn h CPU-0"));
-    assert_eq!(place(one(), &[gpu, cpu.clone()], true), some("spawn h GPU-0"), "beside another");
+    let one = |free| vec![h("h", Alive).gpu(free)];
+    for (free, residents, expected) in [
+        (8, vec![gpu.clone()], "spawn h GPU-0"),
+        (0, vec![gpu.clone()], "spawn h CPU-0"),
+        (8, vec![cpu.clone()], "spawn h GPU-0"),
+        (8, vec![gpu, cpu.clone()], "spawn h GPU-0"),
+    ] {
+        assert_eq!(place(one(free), &residents, true), some(expected), "{residents:?}");
+    }
     let without = || vec![h("h", Alive).bare()];
     assert_eq!(place(without(), std::slice::from_ref(&cpu), false), None, "who knows its devices?");
     assert!(place(without(), &[cpu], true).is_some(), "the hive does");
