@@ -23,6 +23,9 @@ const USUAL_CONTEXT: u32 = 16_384;
 /// For how long nothing is concluded from a connection that has failed: a bit longer than it takes until
 /// the worker or its hive reports next, who know better. Either one's word ends the doubt.
 const DOUBT: Duration = Duration::from_millis(2_500);
+/// Who has been silent for longer is not waited for, though its hive lists it: a hive takes less to end a worker that
+/// hangs, and its own word tells of the next process.
+const AWAITED: Duration = Duration::from_secs(60);
 
 /// A worker that somebody reports.
 #[derive(Debug)]
@@ -332,6 +335,16 @@ impl Worker {
             && self.said.as_ref().is_some_and(was_on_time)
     }
 
+    /// Whether its hive says that it lives, and it has not been silent for long.
+    fn is_awaited(&self, now: Instant) -> bool {
+        let by_hive = self.listed.as_ref();
+        let lives = by_hive.is_some_and(|state| {
+            matches!(state, SupervisedState::Ready | SupervisedState::Starting { .. })
+        });
+        let heard = self.said.as_ref().map(|said| said.at);
+        lives && heard.is_some_and(|at| now.saturating_duration_since(at) < AWAITED)
+    }
+
     /// Whether its hive says that it has failed.
     pub(super) fn is_given_up(&self) -> bool {
         matches!(self.listed, Some(SupervisedState::Failed { .. }))
@@ -497,6 +510,7 @@ impl Worker {
             has_beginners: !self.beginners.is_empty(),
             has_interactive: self.interactive > 0,
             is_in_doubt: failed_at.is_some_and(|at| now.saturating_duration_since(at) < DOUBT),
+            is_awaited: liveness == Liveness::Gone && self.is_awaited(now),
             slots: self.slots(),
             in_flight: self.answers,
             foreign: self.foreign,

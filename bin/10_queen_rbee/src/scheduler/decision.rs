@@ -190,7 +190,8 @@ pub enum WaitReason {
     Coming,
     /// A server of somebody else that has said that it takes no more for a while.
     Resting,
-    /// News of a worker whose connection has just failed, or of a hive that was lost over a start.
+    /// News of a worker whose connection has just failed, of a hive that was lost over a start, or of a worker that is
+    /// silent and that its hive may start again.
     News,
     /// A worker that failed often, and will be tried again.
     Circuit,
@@ -347,7 +348,7 @@ impl fmt::Display for WaitReason {
             Self::Coming => "it waits for a worker that is loading, being started, or has just said that it takes no more",
             Self::Resting => "it waits for a server that has said that it takes no more for a while",
             Self::News => {
-                "it waits for news of a worker or a hive whose connection has just failed"
+                "it waits for news of a worker or a hive that has just fallen silent or whose connection has failed"
             }
             Self::Circuit => "it waits for a worker that failed often and will be tried again",
             Self::Memory => {

@@ -230,6 +230,9 @@ fn without_place(snapshot: &Snapshot<'_>, demand: &Demand<'_>, none: NoSite) -> 
         _ if makes_way => return Decision::Wait(WaitReason::NextTurn),
         _ => {}
     }
+    if snapshot.workers.iter().any(|worker| worker.is_awaited && worker.suits(demand)) {
+        return Decision::Wait(WaitReason::News);
+    }
     let is_short =
         |worker: &WorkerView<'_>| worker.is_there() && !demand.may_fit(worker.context_tokens);
     let are_short = none == NoSite::TooShort || snapshot.workers.iter().any(is_short);

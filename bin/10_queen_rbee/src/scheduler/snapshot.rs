@@ -195,6 +195,9 @@ pub struct WorkerView<'a> {
     pub circuit: Circuit,
     /// A connection to it has failed a moment ago, and nobody has told what became of it.
     pub is_in_doubt: bool,
+    /// It fell silent a short while ago, and its hive, which lists it as one that lives, ends it or starts it again
+    /// where it is not back soon.
+    pub is_awaited: bool,
     /// A request that may be what ends workers has it to itself.
     pub is_taken: bool,
     /// Such a request waits for it: it takes nobody else.
@@ -364,12 +367,17 @@ impl WorkerView<'_> {
     #[must_use]
     #[inline]
     pub fn serves(&self, demand: &Demand<'_>) -> bool {
+        self.is_there() && self.suits(demand)
+    }
+
+    /// Whether it could take a request, there or not, as far as is known.
+    #[inline]
+    pub(super) fn suits(&self, demand: &Demand<'_>) -> bool {
         let has_file = match (demand.digest, self.digest) {
             (Some(needed), Some(its)) => needed == its,
             _ => true,
         };
-        self.is_there()
-            && !demand.barred.contains(self.id)
+        !demand.barred.contains(self.id)
             && has_file
             && demand.may_fit(self.context_tokens)
             && demand.ways.meet(self.ways)

@@ -97,3 +97,33 @@ fn a_worker_that_reports_or_is_known_to_have_ended_does_not_hang() {
     assert!(second.target.died.is_cancelled() && !hangs(&second, after(start, 12)));
     assert!(!first.target.died.is_cancelled(), "it has not ended for the first silence");
 }
+
+#[test]
+fn a_silent_worker_is_waited_for_until_its_hive_says_what_became_of_it_or_for_a_minute() {
+    let failed = || SupervisedState::Failed { reason: "it hangs".into() };
+    let next = || SupervisedState::Starting { progress: 0.0 };
+    for (because, pid, state, expected) in
+        [("it is given up", 1, failed(), "no_worker"), ("it is started again", 2, next(), "coming")]
+    {
+        let (registry, start) = registry();
+        let lists = |pid, state, second| {
+            let listed = SupervisedWorker { pid, ..listed("a", state) };
+            registry.hive_beat(hive(vec![listed]), after(start, second)).unwrap();
+            registry.sweep(after(start, second));
+        };
+        let told = |second| match decide(&registry, after(start, second)) {
+            Decision::Wait(reason) => reason.as_str(),
+            Decision::Reject { .. } => "no_worker",
+            decision => panic!("{decision:?}"),
+        };
+        registry.worker_beat(beat("a", WorkerState::Ready, 0), start).unwrap();
+        for second in (1..=59).step_by(2) {
+            lists(1, SupervisedState::Ready, second);
+        }
+        assert_eq!(told(59), "news", "{because}");
+        lists(1, SupervisedState::Ready, 60);
+        assert_eq!(told(60), "no_worker", "{because}: that takes its hive too long");
+        lists(pid, state, 61);
+        assert_eq!(told(61), expected, "{because}");
+    }
+}

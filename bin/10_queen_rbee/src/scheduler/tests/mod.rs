@@ -6,6 +6,7 @@ mod properties;
 mod resting;
 mod routing;
 mod ruled;
+mod silent;
 mod turns;
 
 use std::cell::LazyCell;
@@ -161,6 +162,7 @@ struct W {
     liveness: Liveness,
     circuit: Circuit,
     is_in_doubt: bool,
+    is_awaited: bool,
     is_taken: bool,
     is_held: bool,
     has_beginners: bool,
@@ -193,6 +195,7 @@ fn w(name: &str, slots: u32, in_flight: u32) -> W {
         liveness: Alive,
         circuit: Circuit::Closed,
         is_in_doubt: false,
+        is_awaited: false,
         is_taken: false,
         is_held: false,
         has_beginners: false,
@@ -268,6 +271,7 @@ impl W {
             liveness: self.liveness,
             circuit: self.circuit,
             is_in_doubt: self.is_in_doubt,
+            is_awaited: self.is_awaited,
             is_taken: self.is_taken,
             is_held: self.is_held,
             has_beginners: self.has_beginners,
