@@ -21,6 +21,16 @@ Feature: Up and down
       | integrated  | 0     |
       | distributed | 1     |
 
+  Scenario: up starts a hive that was killed, which listens at another port then
+    Given a distributed cluster that is not running
+    When I run "rbee-keeper up"
+    Then it succeeds
+    When the process of "rbee-hive" is killed
+    And I run "rbee-keeper up"
+    Then it succeeds
+    When I run "rbee-keeper hive refresh localhost"
+    Then it succeeds
+
   Scenario Outline: up starts a hive that was stopped, in an <topology> cluster
     Given an <topology> cluster that is not running
     When I run "rbee-keeper up"

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use cucumber::{given, then, when};
-use test_cluster::{Cluster, ClusterBuilder, Topology, wait_until};
+use test_cluster::{Cluster, ClusterBuilder, Signal, Topology, send_signal, wait_until};
 
 use super::{Rbee, SOON, Step};
 
@@ -144,6 +144,14 @@ async fn processes_of(world: &mut Rbee, count: String, name: String, soon: Strin
     }
     let missing = format!("{wanted} processes of {name}");
     Ok(wait_until(&missing, SOON, async || (running() == wanted).then_some(())).await?)
+}
+
+#[when(regex = r#"^the process of "([\w-]+)" is killed$"#)]
+fn process_killed(world: &mut Rbee, name: String) -> Step {
+    let all = world.cluster()?.processes();
+    let process = all.iter().find(|process| process.name == name);
+    send_signal(process.with_context(|| format!("no {name} runs: {all:?}"))?.pid, Signal::KILL);
+    Ok(())
 }
 
 #[then("no process runs")]

@@ -36,6 +36,7 @@ pub(super) struct Kind<'a> {
     alone: bool,
     ways: Ways,
     too_short: u32,
+    has_another_way: bool,
     priority: Priority,
 }
 
@@ -58,6 +59,7 @@ impl Wanted {
             alone,
             ways: self.ways,
             too_short: self.too_short,
+            has_another_way: self.has_another_way,
             priority: self.priority,
             ruled_by: has_rules.then(|| Ruled {
                 caller: &self.caller,
@@ -77,6 +79,7 @@ impl Kind<'_> {
             // Where no server is attached, all requests are for rbee's own workers only.
             || !matches!(self.ways, Ways::ALL | Ways::TOKENS)
             || self.too_short > 0
+            || self.has_another_way
     }
 
     /// For whom of the model behind, by the ways in which they can be taken, it is true that they wait for room where
@@ -180,6 +183,7 @@ mod tests {
             alone: false,
             ways: Ways::ALL,
             too_short: 0,
+            has_another_way: false,
             priority: Priority::Interactive,
             ruled_by: None,
         }

@@ -96,6 +96,8 @@ pub struct Wanted {
     pub ways: Ways,
     /// A context of so many tokens has turned out too short for it; 0 where none has.
     pub too_short: u32,
+    /// Whether something else becomes of it where nobody can take it.
+    pub has_another_way: bool,
     /// Whether it has had a place before: then it has waited already and is next.
     pub had_a_place: bool,
     /// How often it is recorded that it waits, over all its tries.
@@ -492,6 +494,7 @@ impl Wanted {
             alone: self.alone,
             ways: self.ways,
             too_short: self.too_short,
+            has_another_way: self.has_another_way,
             answer_tokens: self.answer_tokens,
             refused: &closed.sites,
             is_news_due: closed.is_news_due,

@@ -532,6 +532,7 @@ pub(super) fn wanted(file: Option<char>) -> Wanted {
         fell_alone: false,
         ways: Ways::ALL,
         too_short: 0,
+        has_another_way: false,
         had_a_place: false,
         waits_told: WaitsTold::default(),
         bounces: 0,

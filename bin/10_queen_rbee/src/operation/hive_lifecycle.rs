@@ -13,13 +13,18 @@ use worker_contract::{HiveAlias, HiveHeartbeat};
 #[cfg(not(feature = "local-hive"))]
 use super::hive_process::Answering;
 use super::{Operations, outcome};
+#[cfg(not(feature = "local-hive"))]
+use crate::registry::ReportError;
 use crate::registry::{HiveReport, Liveness, Sender, ShownSecret};
 
 /// How long a hive may take to accept that it is to stop.
 const CALL: Duration = Duration::from_secs(5);
 /// How long a hive elsewhere may take to stop its workers and end.
 const END: Duration = Duration::from_secs(60);
-/// How long between two looks whether a hive has ended.
+/// For how long a hive that has just been started waits for its name, which one that was killed had elsewhere.
+#[cfg(not(feature = "local-hive"))]
+const NAME_FREE: Duration = Duration::from_secs(12);
+/// How long between two looks whether a hive has ended, or has its name.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Operations {
@@ -187,13 +192,19 @@ impl Operations {
         let operation = Operation::HiveStatus(HiveTarget { hive_id: localhost.clone() });
         let silent = JobContext::silent(&operation, job.caller(), job.cancelled().clone());
         let answer = self.hives.at(&localhost, &url)?.execute(operation, silent).await?;
-        if let Ok(report) = HiveHeartbeat::deserialize(&answer.data)
-            && let Err(error) =
-                self.registry.hive_beat_by(report, Sender::of(ShownSecret::Own), Instant::now())
-        {
-            return Err(JobError::new("hive_refused", error.to_string()));
+        let Ok(report) = HiveHeartbeat::deserialize(&answer.data) else { return Ok(is_fresh) };
+        let own = || Sender::of(ShownSecret::Own);
+        let until = Instant::now() + NAME_FREE;
+        loop {
+            match self.registry.hive_beat_by(report.clone(), own(), Instant::now()) {
+                Ok(()) => return Ok(is_fresh),
+                // That of a killed one, elsewhere, is kept for it for a while.
+                Err(ReportError::NameTaken { .. }) if is_fresh && Instant::now() < until => {}
+                Err(error) => return Err(JobError::new("hive_refused", error.to_string())),
+            }
+            let free = tokio::time::sleep(LOOK);
+            job.cancelled().run_until_cancelled(free).await.ok_or_else(JobError::cancelled)?;
         }
-        Ok(is_fresh)
     }
 
     #[cfg(not(feature = "local-hive"))]

@@ -10,6 +10,7 @@ use worker_contract::ModelAlias;
 
 use super::Registry;
 use super::prefixes::Holder;
+use crate::scheduler::FailedBy;
 
 /// How many are remembered, the latest.
 const MOST: usize = 256;
@@ -61,6 +62,13 @@ impl Registry {
     #[must_use]
     pub fn other_ends(&self, since: Instant, own: &[u64]) -> usize {
         self.state().workers.ends.others(since, own)
+    }
+
+    /// Whether a worker is still silent in the process in which it failed a request.
+    #[must_use]
+    pub fn hangs(&self, by: &FailedBy) -> bool {
+        let state = self.state();
+        state.workers.get(&by.worker).is_some_and(|worker| worker.is_silent_in(by.process))
     }
 
     /// It is known what has ended these: they speak for nobody.

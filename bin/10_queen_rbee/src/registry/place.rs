@@ -99,8 +99,8 @@ pub struct Blame {
     pub was_ending: bool,
     /// The worker gets nothing for a while from this failure on.
     pub has_opened: bool,
-    /// The worker has given no sign of life since the request came, though its hive is heard: that its process has
-    /// ended for that, the hive tells later.
+    /// The worker reported on time when the request came, and has fallen silent since, though its hive is heard: that its
+    /// process has ended for that, the hive tells later.
     pub hangs: bool,
 }
 
@@ -241,8 +241,8 @@ impl Registry {
         let worker = state.workers.get(id);
         let was_ending = worker.is_some_and(|it| matches!(it.state(), WorkerState::Draining));
         let hangs = worker.is_some_and(|worker| {
-            worker.hangs_since(&place.target, place.stay.at, self.shared.interval)
-                && state.hives.liveness(&worker.hive_id, now) == Liveness::Alive
+            let hive_at = state.hives.get(&worker.hive_id).map(|hive| hive.heard_at);
+            worker.hangs_since(&place.target, place.stay.at, hive_at, self.shared.interval)
         });
         let has_opened = state.workers.failed(id, &place.target, place.stay, failed, now);
         drop(state);

@@ -295,9 +295,10 @@ impl State {
             return;
         }
         let is_awaited = |view: &WorkerView<'_>| {
-            view.serves(demand)
+            let serves = view.serves(demand)
                 && view.readiness != Readiness::Ending
-                && !takes_some(view, demand.priority)
+                && !takes_some(view, demand.priority);
+            serves || view.may_return(demand)
         };
         let is_allowed = |view: &WorkerView<'_>| {
             let worker = self.workers.get(view.id);

@@ -319,28 +319,32 @@ impl Worker {
         self.listed.is_some() || self.answered > 0
     }
 
-    /// Whether the process that `target` stands for has fallen silent over a request that came at a time: it reported
-    /// on time then, and is taken to be gone for its silence since. Workers report every `interval`.
+    /// Whether the process that `target` stands for has fallen silent over a request that came at a time: its last report
+    /// was on time then, and its hive has been heard long after that. Workers report every `interval`.
     pub(super) fn hangs_since(
         &self,
         target: &Target,
         came_at: Instant,
+        hive_at: Option<Instant>,
         interval: Duration,
     ) -> bool {
-        let was_on_time =
-            |said: &Said| Due::at(came_at, interval).liveness(said.at, false) == Liveness::Alive;
-        self.holder == target.holder
-            && target.gone.is_cancelled()
+        let interval = interval.max(Duration::from_secs(1));
+        let was_on_time = |said: &Said| said.at + interval * 3 / 2 >= came_at;
+        let is_alone = |said: &Said| hive_at.is_some_and(|at| at >= said.at + interval * 2);
+        let hangs = |said: &Said| was_on_time(said) && is_alone(said);
+        self.is_silent_in(target.holder)
             && !target.died.is_cancelled()
-            && self.said.as_ref().is_some_and(was_on_time)
+            && self.said.as_ref().is_some_and(hangs)
+    }
+
+    /// Whether the process that has this number is still the last one that was heard of, and gone.
+    pub(super) fn is_silent_in(&self, process: u64) -> bool {
+        self.holder == process && self.target.gone.is_cancelled()
     }
 
     /// Whether its hive says that it lives, and it has not been silent for long.
     fn is_awaited(&self, now: Instant) -> bool {
-        let by_hive = self.listed.as_ref();
-        let lives = by_hive.is_some_and(|state| {
-            matches!(state, SupervisedState::Ready | SupervisedState::Starting { .. })
-        });
+        let lives = self.listed.is_some() && self.readiness_for_requests() != Readiness::Ending;
         let heard = self.said.as_ref().map(|said| said.at);
         lives && heard.is_some_and(|at| now.saturating_duration_since(at) < AWAITED)
     }

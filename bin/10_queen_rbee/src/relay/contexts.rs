@@ -78,6 +78,11 @@ impl Contexts {
         self.refusal = Some(refusal);
     }
 
+    /// Whether one has refused it since its context was too short.
+    pub(super) fn has_refusal(&self) -> bool {
+        self.refusal.is_some()
+    }
+
     /// What the last one said whose context was too short.
     pub(super) fn take_refusal(&mut self) -> Option<Failure> {
         self.refusal.take()

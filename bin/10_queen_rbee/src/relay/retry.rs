@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use worker_contract::WorkerId;
 
-use super::suspicion::{Conviction, End, News, OtherEnds, Suspicion};
+use super::suspicion::{Conviction, End, OtherEnds, Suspicion};
 use crate::registry::{Fallen, WorkerProcess};
 use crate::scheduler::FailedBy;
 
@@ -74,7 +74,7 @@ pub(super) struct Mishap {
     pub(super) at: Instant,
     /// For how long the worker had had the request.
     pub(super) lived: Duration,
-    /// Whether the worker gives no sign of life since it came.
+    /// Whether the worker, which reported on time when the request came, has fallen silent over it.
     pub(super) hangs: bool,
 }
 
@@ -103,10 +103,23 @@ impl Tries {
         self.suspicion.fell_alone()
     }
 
-    /// Where it would be to blame if the processes of all workers ended that broke off over it: what tells
-    /// so of each.
-    pub(super) fn accusation(&self, others: OtherEnds<'_>) -> Option<Vec<News>> {
-        self.suspicion.accusation(others)
+    /// Where it would be to blame if the processes of all workers ended that broke off over it, and it has not got on with
+    /// the tokens that it `got` since: what tells so of each.
+    pub(super) fn accusation(
+        &self,
+        got: u32,
+        others: OtherEnds<'_>,
+    ) -> Option<Vec<CancellationToken>> {
+        self.suspicion.accusation(got, others)
+    }
+
+    /// Until when it takes hives to end those that still hang, as `hangs` tells, where it would be convicted if they did.
+    pub(super) fn hangs_until(
+        &mut self,
+        hangs: &dyn Fn(&FailedBy) -> bool,
+        others: OtherEnds<'_>,
+    ) -> Option<Instant> {
+        self.suspicion.hangs_until(hangs, others)
     }
 
     /// Until when it is kept from workers, to see whether they end without it, before it is convicted.
@@ -114,7 +127,7 @@ impl Tries {
         self.suspicion.watched_until(others)
     }
 
-    /// What the request has ended, where that is proven; else the accusation is dropped.
+    /// What the request has ended, where that is proven; else the accusation is dropped, but for workers that hang.
     pub(super) fn judge(&mut self, others: OtherEnds<'_>) -> Option<Conviction> {
         self.suspicion.judge(others)
     }
@@ -316,7 +329,7 @@ mod tests {
             for (name, mishap) in ["a", "b"].into_iter().zip(mishaps.clone()) {
                 assert!(matches!(tries.on_mishap(by(name), mishap, 0.5), Verdict::Again(_)));
             }
-            let judged = tries.accusation(&|_, _| 0).and_then(|_| tries.judge(&|_, _| 0));
+            let judged = tries.accusation(0, &|_, _| 0).and_then(|_| tries.judge(&|_, _| 0));
             let judged = judged.map(|it| it.workers);
             assert_eq!(judged, is_guilty.then(|| vec![id("a"), id("b")]), "{mishaps:?}");
         }
@@ -344,7 +357,7 @@ mod tests {
             for (name, mishap) in ["a", "b", "c"].into_iter().zip(mishaps.clone()) {
                 tries.on_mishap(by(name), mishap, 0.5);
             }
-            let judged = tries.accusation(&|_, _| 0).and_then(|_| tries.judge(&|_, _| 0));
+            let judged = tries.accusation(0, &|_, _| 0).and_then(|_| tries.judge(&|_, _| 0));
             let judged = judged.map(|it| it.workers);
             let expected = expected.map(|names| names.iter().map(|name| id(name)).collect());
             assert_eq!(judged, expected, "{mishaps:?}");

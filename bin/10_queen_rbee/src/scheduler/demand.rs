@@ -41,6 +41,8 @@ pub struct Demand<'a> {
     pub ways: Ways,
     /// A context of so many tokens has turned out too short for it; 0 where none has.
     pub too_short: u32,
+    /// Whether something else becomes of it where nobody can take it: then it waits for none that is silent.
+    pub has_another_way: bool,
     /// Places where a worker could not be started while it waited.
     pub refused: &'a [(HiveAlias, Option<DeviceId>)],
     /// Of one of these places news is awaited: its hive was lost over a start.
@@ -97,6 +99,7 @@ impl<'a> Demand<'a> {
             alone: false,
             ways: Ways::ALL,
             too_short: 0,
+            has_another_way: false,
             refused: &[],
             is_news_due: false,
             waited: Duration::ZERO,

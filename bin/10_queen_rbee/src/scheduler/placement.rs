@@ -134,7 +134,7 @@ fn why_nowhere(fleet: &Fleet<'_>, demand: &Demand<'_>) -> NoSite {
 /// The place of another worker of a model that has some, where it fits. One that is to help them goes to
 /// a device that has none of it and is no slower; idle workers of other models make no room for it. One
 /// that somebody's policy `must` have goes anywhere, if need be beside another one, which is ready when
-/// that one fails; to a processor only where none of the GPUs has room, if a GPU has the first.
+/// that one fails; to a processor only where that is preferred or none of the GPUs has room, if a GPU has the first.
 #[must_use]
 pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Option<Spawn> {
     let demand = Demand::of(model);
@@ -183,8 +183,10 @@ pub fn place_another(fleet: &Fleet<'_>, model: &ModelAlias, must: bool) -> Optio
     let sites: Vec<_> = with_model.flat_map(|hive| sites(fleet, hive, &demand, &beliefs)).collect();
     let open: Vec<_> = sites.iter().filter(|site| is_free(site)).collect();
     // Two on one GPU share it, and each is still many times as fast as a processor.
+    let has_wish = fleet.wish.hive.is_some() || fleet.wish.device.is_some();
     let is_last = |site: &Site<'_>| {
-        has_gpu && site.device.is_some_and(|device| device.id.kind == DeviceKind::Cpu)
+        let is_cpu = site.device.is_some_and(|device| device.id.kind == DeviceKind::Cpu);
+        has_gpu && is_cpu && !(has_wish && site.is_wished == (true, true))
     };
     let key = |site: &Site<'_>| (!is_last(site), !has_one(site), !is_slower(site));
     let best = open.iter().max_by_key(|site| (key(site), site.key()))?;

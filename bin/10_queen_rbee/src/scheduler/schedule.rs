@@ -230,7 +230,7 @@ fn without_place(snapshot: &Snapshot<'_>, demand: &Demand<'_>, none: NoSite) -> 
         _ if makes_way => return Decision::Wait(WaitReason::NextTurn),
         _ => {}
     }
-    if snapshot.workers.iter().any(|worker| worker.is_awaited && worker.suits(demand)) {
+    if snapshot.workers.iter().any(|worker| worker.may_return(demand)) {
         return Decision::Wait(WaitReason::News);
     }
     let is_short =

@@ -370,9 +370,16 @@ impl WorkerView<'_> {
         self.is_there() && self.suits(demand)
     }
 
+    /// Whether a request waits for it though it is silent, where nobody else can take it.
+    #[must_use]
+    #[inline]
+    pub fn may_return(&self, demand: &Demand<'_>) -> bool {
+        self.is_awaited && !demand.has_another_way && self.suits(demand)
+    }
+
     /// Whether it could take a request, there or not, as far as is known.
     #[inline]
-    pub(super) fn suits(&self, demand: &Demand<'_>) -> bool {
+    fn suits(&self, demand: &Demand<'_>) -> bool {
         let has_file = match (demand.digest, self.digest) {
             (Some(needed), Some(its)) => needed == its,
             _ => true,

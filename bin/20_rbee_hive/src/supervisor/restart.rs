@@ -20,7 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause before the jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The shortest pause before a worker is given up: by then the queen has said whether a request is to blame. She
-/// waits two seconds at most for the news that she needs for that.
+/// waits two seconds at most for the news that she needs for that; longer only where another worker hangs over it, or to
+/// see whether workers end without it.
 const PLEA: Duration = Duration::from_secs(3);
 
 /// How much failing is put up with.

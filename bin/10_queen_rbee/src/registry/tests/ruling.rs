@@ -39,6 +39,18 @@ fn a_request_waits_for_workers_only_that_the_rules_let_it_have() {
 }
 
 #[test]
+fn a_silent_worker_is_waited_for_only_where_the_rules_let_the_request_have_it() {
+    for (script, expected) in [(IDLE_ONES, "wait news"), (NOT_A, "reject Rules")] {
+        let (registry, start) = ruled(script);
+        registry.worker_beat(beat("a", WorkerState::Ready, 1), start).unwrap();
+        let later = after(start, 12);
+        registry.hive_beat(hive(vec![listed("a", SupervisedState::Ready)]), later).unwrap();
+        registry.sweep(later);
+        assert_eq!(asked(&registry, Priority::Interactive, later), expected, "{script}");
+    }
+}
+
+#[test]
 fn a_worker_that_makes_way_counts_as_it_will_be_when_its_turn_comes() {
     for (script, expected) in [(IDLE_ONES, "wait next_turn"), (NOT_A, "reject Rules")] {
         let (registry, now) = ruled(script);

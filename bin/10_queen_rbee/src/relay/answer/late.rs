@@ -55,6 +55,14 @@ impl Answer {
         }
     }
 
+    /// Whether something else becomes of it where nobody can take it: it begins anew, or is told what a server or a worker
+    /// has said.
+    pub(super) fn has_another_way(&self) -> bool {
+        let may_begin_anew = self.asking.is_whole && self.progress.tokens() > 0;
+        let is_refused = self.refusal.is_some() || self.doubt.is_some();
+        may_begin_anew || is_refused || self.contexts.has_refusal()
+    }
+
     /// Why there was no place until the deadline of a request of which the client has nothing.
     fn in_vain(&self, model: ModelAlias, word: Option<String>) -> Failure {
         if let Some(why) = self.why_nobody(&model) {

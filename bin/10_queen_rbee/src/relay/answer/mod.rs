@@ -425,6 +425,7 @@ impl Answer {
             fell_alone: self.tries.fell_alone(),
             ways: self.ways(),
             too_short: self.contexts.too_short(),
+            has_another_way: self.has_another_way(),
             had_a_place: self.record.worker_id.is_some(),
             waits_told: self.record.waits_told.clone(),
             bounces: self.unwilling.bounces(),
@@ -628,8 +629,7 @@ impl Answer {
     fn patience_ends(&self, reading: &Reading) -> Instant {
         let (has_moved, time_ends) = (self.progress.has_moved(), self.time_ends(Some(reading)));
         if let Some(silence) = reading.silence.as_ref().filter(|_| !has_moved) {
-            let until = silence.may_end(&reading.place, reading.heard_at);
-            return until.min(time_ends);
+            return silence.may_end(&reading.place, reading.heard_at).min(time_ends);
         }
         let doing = if has_moved {
             Doing::Answers

@@ -505,6 +505,11 @@ fn another_worker_goes_to_a_device_that_has_none_and_one_that_must_be_goes_anywh
     ] {
         assert_eq!(place(one(free), &residents, true), some(expected), "{residents:?}");
     }
+    let wish = Some((alias("h"), Some("CPU-0".parse().unwrap())));
+    let residents = vec![r("a", "GPU-0", "m", 1)];
+    let world = World { residents, wish, ..World::of(&[], &one(8)) };
+    let spawn = place_another(&world.fleet(), &model(), true).map(Decision::Spawn);
+    assert_eq!(spawn.map(|spawn| outcome(&spawn)), some("spawn h CPU-0"), "it is preferred");
     let without = || vec![h("h", Alive).bare()];
     assert_eq!(place(without(), std::slice::from_ref(&cpu), false), None, "who knows its devices?");
     assert!(place(without(), &[cpu], true).is_some(), "the hive does");

@@ -110,12 +110,13 @@ proptest! {
             Decision::Wait(reason) => {
                 prop_assert!(*reason != WaitReason::Resting || here.iter().any(wakes));
                 let can_come = |w: &&W| w.readiness != Ending;
+                let may_return = world.workers.iter().any(|w| w.is_awaited && *reason == WaitReason::News);
                 let memory = world
                     .residents
                     .iter()
                     .any(|r| r.view().is_used() || r.model == model() || r.makes_way_for.is_some());
                 let coming = world.is_spawning || !world.claims.is_empty();
-                prop_assert!(coming || memory || here.iter().any(can_come));
+                prop_assert!(coming || memory || may_return || here.iter().any(can_come));
             }
             Decision::Reject { .. } => {
                 prop_assert!(!here.iter().any(wakes), "it can be waited for");
@@ -333,7 +334,7 @@ fn any_worker() -> impl Strategy<Value = W> {
     let circuit = prop_oneof![4 => Just(Circuit::Closed), 1 => Just(Circuit::HalfOpen), 1 => Just(Circuit::Open)];
     let load = (1_u32..6, 0_u32..12, 0_u32..4, 0_u32..20_000);
     let free = prop::option::of(0_u32..4_000);
-    let is_kept = (prop::bool::weighted(0.1), any::<bool>());
+    let is_kept = (prop::bool::weighted(0.1), any::<bool>(), any::<bool>());
     let can = (any_digest(), any_ways(), is_kept, free, rests);
     ("[a-h]", model, readiness, any_liveness(), circuit, load, can).prop_map(
         |(
@@ -343,12 +344,22 @@ fn any_worker() -> impl Strategy<Value = W> {
             liveness,
             circuit,
             load,
-            (digest, ways, (is_taken, has_beginners), free_tokens, rests_for),
+            (digest, ways, (is_taken, has_beginners, is_listed), free_tokens, rests_for),
         )| {
             let (slots, in_flight, foreign, held) = load;
             let worker = w(&name, slots, in_flight).model(model).state(readiness).live(liveness);
             let worker = worker.foreign(foreign).circuit(circuit).holds(held);
-            W { rests_for, is_taken, has_beginners, free_tokens, digest, ways, ..worker }
+            let is_awaited = is_listed && liveness == Gone && readiness != Ending;
+            W {
+                rests_for,
+                is_awaited,
+                is_taken,
+                has_beginners,
+                free_tokens,
+                digest,
+                ways,
+                ..worker
+            }
         },
     )
 }

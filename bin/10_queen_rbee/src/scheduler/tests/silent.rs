@@ -11,6 +11,7 @@ fn who_has_nobody_else_waits_for_a_silent_worker_that_its_hive_may_start_again()
     let barred = [id("a")];
     let failed = || vec![(alias("h"), Some("CPU-0".parse().unwrap()), false)];
     let (plain, without_a) = (demand(), Demand { barred: &barred, ..demand() });
+    let hasty = Demand { has_another_way: true, ..demand() };
     let (hives, none) = (vec![h("h", Alive)], Vec::new);
     let rows = [
         ("it is back soon", vec![awaited("a")], vec![], none(), &plain, "wait news"),
@@ -43,7 +44,9 @@ fn who_has_nobody_else_waits_for_a_silent_worker_that_its_hive_may_start_again()
             "reject UnknownModel None",
         ),
     ];
-    for (because, workers, hives, failed, demand, expected) in rows {
+    let nobody = "reject UnknownModel None";
+    let anew = ("it begins anew", vec![awaited("a")], vec![], none(), &hasty, nobody);
+    for (because, workers, hives, failed, demand, expected) in rows.into_iter().chain([anew]) {
         let world = World { workers, hives, failed, ..World::default() };
         assert_eq!(outcome(&world.decide_for(demand)), expected, "{because}");
     }

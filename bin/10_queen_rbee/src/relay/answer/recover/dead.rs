@@ -5,10 +5,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Answer, Failure};
-use crate::relay::suspicion::{Conviction, News};
+use crate::relay::suspicion::Conviction;
+use crate::scheduler::FailedBy;
 
 /// How long news of workers are waited for that broke off over a request. Of one that hangs it takes longer.
 const SOON: Duration = Duration::from_secs(2);
+/// How long between two looks whether those that hang still do.
+const LOOK: Duration = Duration::from_millis(100);
 
 impl Answer {
     /// Where workers broke off over this request, what their hives say of them decides whether it is to
@@ -16,12 +19,20 @@ impl Answer {
     pub(in crate::relay::answer) async fn hear_of_the_dead(&mut self) -> Result<(), Failure> {
         let registry = self.relay.dispatcher.registry();
         let others = |since, own: &[u64]| registry.other_ends(since, own);
-        let Some(dead) = self.tries.accusation(&others) else { return Ok(()) };
-        let soon = Instant::now() + SOON;
-        for News { died, until } in dead {
-            let until = until.map_or(soon, Instant::from_std);
+        let got = self.progress.given_in_all().saturating_sub(self.had);
+        let Some(dead) = self.tries.accusation(got, &others) else { return Ok(()) };
+        let soon = (Instant::now() + SOON).min(self.asking.deadline);
+        for died in dead {
             // Without news of all of them there is no proof.
-            let _ = timeout_at(until.min(self.asking.deadline), died.cancelled()).await;
+            let _ = timeout_at(soon, died.cancelled()).await;
+        }
+        let hangs = |by: &FailedBy| registry.hangs(by);
+        while let Some(until) = self.tries.hangs_until(&hangs, &others) {
+            let (until, now) = (Instant::from_std(until).min(self.asking.deadline), Instant::now());
+            if now >= until {
+                break;
+            }
+            sleep_until(until.min(now + LOOK)).await;
         }
         let watched_until = self.tries.watched_until(&others);
         if let Some(until) = watched_until {
@@ -59,10 +70,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_hang_counts_where_the_hive_ends_the_process_for_it_though_the_request_has_left() {
-        for (because, after_s, is_heard_again, is_refused) in [
-            ("they hang", 9, false, true),
-            ("their hive listens for longer", 20, false, true),
-            ("they were stopped for a while", 20, true, false),
+        // When their hive ends them or they are heard again, whether that is so, and whether the request is refused, and
+        // after how many seconds that is known: before it is, other workers are watched for ten.
+        for (because, after_s, is_heard_again, is_refused, known_s) in [
+            ("they hang", 9, false, true, 10),
+            ("their hive listens for longer", 20, false, true, 15),
+            ("they were stopped for a while", 5, true, false, 5),
         ] {
             let folder = tempfile::tempdir().unwrap();
             let relay = relay(folder.path());
@@ -78,7 +91,10 @@ mod tests {
                 }
                 list(registry, &NAMES, || SupervisedState::Failed { reason: "it hangs".into() });
             };
-            let (mut heard, ()) = tokio::join!(answer.hear_of_the_dead(), told);
+            let began = Instant::now();
+            let judging = async { (answer.hear_of_the_dead().await, began.elapsed().as_secs()) };
+            let ((mut heard, took), ()) = tokio::join!(judging, told);
+            assert_eq!(took, known_s, "{because}");
             if heard.is_ok() {
                 heard = answer.hear_of_the_dead().await;
             }
