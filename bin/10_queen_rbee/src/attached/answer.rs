@@ -18,6 +18,8 @@ use crate::dialect::openai::{Aside, FINISH_REASON, Fields};
 
 /// How many bytes of a prompt are one token, where nobody counts.
 pub(crate) const BYTES_A_TOKEN: u32 = 4;
+/// The most tokens of a prompt and of an answer that are believed: more than any context has.
+const MOST_TOKENS: u32 = 1 << 24;
 
 /// With which words LM Studio says that it lacks an endpoint.
 const NO_ENDPOINT: &str = "Unexpected endpoint";
@@ -504,10 +506,15 @@ impl Translator {
         };
         self.tell(InferenceEvent::Done {
             finish_reason: self.first_reason.unwrap_or(FinishReason::Stop),
-            usage: self.usage.unwrap_or(estimate),
+            usage: self.usage.filter(can_be_so).unwrap_or(estimate),
             timings,
         });
     }
+}
+
+/// Whether a request can have used so much.
+fn can_be_so(usage: &Usage) -> bool {
+    usage.prompt_tokens.max(usage.completion_tokens) <= MOST_TOKENS
 }
 
 /// Whether an `error` is one: some write one beside an answer in which nothing is said.

@@ -35,6 +35,8 @@ const FULL_FRESH_TOKENS: u64 = 256;
 /// A prompt counts as if it had so many bytes for each of its tokens at least: those of a chat's template stand
 /// for nothing that the client sent, and of a short message they are most.
 const LEAST_BYTES_A_TOKEN: u32 = 3;
+/// What a token takes at least, in microseconds: who seems to be faster had the answer ready, or does not count right.
+const LEAST_TOKEN_US: f64 = 5.0;
 /// An absurd measurement is taken for this one.
 const MOST_US: u64 = 3_600_000_000;
 /// What is believed of a processor before it has answered: 200 tokens of prompt a second, 25 of an answer.
@@ -151,8 +153,10 @@ impl Pace {
             self.prefill.take(whole(micros(timings.prefill_ms) / kib.max(0.001)), weight, now);
         }
         let ms = if tokens == 0 { timings.prefill_ms } else { timings.decode_ms };
-        if is_whole || tokens > 0 {
-            self.token.take(whole(micros(ms) / f64::from(tokens.max(1))), weight, now);
+        let token_us = micros(ms) / f64::from(tokens.max(1));
+        let may_be_so = tokens <= 1 || token_us >= LEAST_TOKEN_US;
+        if may_be_so && (is_whole || tokens > 0) {
+            self.token.take(whole(token_us), weight, now);
         }
     }
 
@@ -412,6 +416,19 @@ mod tests {
         absurd.on_report(f32::MAX, u32::MAX, now);
         absurd.on_report(f32::MIN_POSITIVE, u32::MAX, now);
         assert!(token_us(&absurd, now) <= MOST_US);
+    }
+
+    #[test]
+    fn who_cannot_have_computed_so_many_tokens_has_shown_nothing() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let answers = |pace: &mut Pace, completion_tokens| {
+            let usage = Usage { completion_tokens, ..Usage::default() };
+            pace.on_answer(100, usage, 0, took(100.0, 1600.0), 0, now);
+            shown(pace, now).token_us
+        };
+        assert_eq!(answers(&mut pace, 8), 200_000);
+        assert_eq!(answers(&mut pace, 2_000_000), 200_000, "not in 1.6 s");
+        assert!(answers(&mut pace, 320_000) < 200_000, "that may just be");
     }
 
     #[test]

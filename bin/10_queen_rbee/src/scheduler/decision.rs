@@ -143,6 +143,12 @@ pub enum Reason {
     OnlyOne,
     /// The session was there before.
     Session,
+    /// The others are late with their reports, or connections to them have just failed.
+    OnTime,
+    /// It failed often: whether it works again, one request has to find out.
+    Probe,
+    /// Nobody else is there: the request may be what ends workers.
+    Alone,
     /// It holds more of the prompt's beginning than the others.
     Prefix,
     /// The operator's rules prefer it.
@@ -242,6 +248,9 @@ impl Reason {
         match self {
             Self::OnlyOne => "only_one",
             Self::Session => "session",
+            Self::OnTime => "on_time",
+            Self::Probe => "probe",
+            Self::Alone => "alone",
             Self::Prefix => "prefix",
             Self::Rules => "rules",
             Self::Soonest => "soonest",
@@ -370,6 +379,13 @@ impl fmt::Display for Why {
         match reason {
             Reason::OnlyOne => write!(f, "{worker} is the only worker that can take it")?,
             Reason::Session => write!(f, "the session was at {worker} before")?,
+            Reason::OnTime => {
+                write!(f, "{worker} reports on time, and the others are late or have just failed")?;
+            }
+            Reason::Probe => write!(f, "{worker} failed often, and is tried again with this one")?,
+            Reason::Alone => {
+                write!(f, "{worker} has no other request, and this one may end workers")?;
+            }
             Reason::Prefix => {
                 write!(f, "{worker} holds {} bytes of the prompt's beginning", chosen.held_bytes)?;
             }

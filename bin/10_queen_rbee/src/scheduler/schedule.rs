@@ -304,13 +304,10 @@ fn choose<'a>(
             return Some(Decision::Wait(wait));
         }
     }
-    let reason = match next {
-        _ if reason.is_some() => reason.unwrap_or(Reason::LastResort),
-        None => Reason::OnlyOne,
-        Some(_) if best.is_session() => Reason::Session,
-        Some(next) if best.is_ruled_before(next) => Reason::Rules,
-        Some(next) if best.is_before_by_prefix(next, demand) => Reason::Prefix,
-        Some(_) => Reason::Soonest,
+    let reason = match (reason, next) {
+        (Some(reason), _) => reason,
+        (None, None) => Reason::OnlyOne,
+        (None, Some(next)) => best.comes_before(next, demand),
     };
     let (chosen, next, candidates) = (best.estimate(), next.map(Ranked::estimate), ranked.len());
     let worker = chosen.worker.clone();
@@ -516,6 +513,27 @@ impl<'a> Ranked<'a> {
 
     fn is_session(&self) -> bool {
         self.class.0 & Class::NOT_OF_SESSION == 0
+    }
+
+    /// Why it comes before the next best.
+    fn comes_before(&self, next: &Self, demand: &Demand<'_>) -> Reason {
+        if self.is_session() {
+            return Reason::Session;
+        }
+        let differs = |bit: u8| (self.class.0 ^ next.class.0) & bit != 0;
+        if differs(Class::SILENT) {
+            Reason::OnTime
+        } else if differs(Class::NO_PROBE) {
+            Reason::Probe
+        } else if differs(Class::IN_COMPANY) {
+            Reason::Alone
+        } else if self.is_ruled_before(next) {
+            Reason::Rules
+        } else if self.is_before_by_prefix(next, demand) {
+            Reason::Prefix
+        } else {
+            Reason::Soonest
+        }
     }
 
     /// Whether it comes before another one only because somebody's rules want it.

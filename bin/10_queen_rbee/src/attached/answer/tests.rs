@@ -368,7 +368,14 @@ fn vectors_and_scores_that_are_none_are_the_servers_fault() {
 fn a_usage_is_read_as_far_as_it_can_be() {
     for (usage, expected) in [
         (r#"{"prompt_tokens":7.0,"completion_tokens":2.4}"#, Some((7, 2, 0))),
-        (r#"{"prompt_tokens":9e20,"completion_tokens":-3}"#, Some((u32::MAX, 0, 0))),
+        (r#"{"prompt_tokens":9,"completion_tokens":-3}"#, Some((9, 0, 0))),
+        (
+            r#"{"prompt_tokens":10000000,"completion_tokens":10000000}"#,
+            Some((10_000_000, 10_000_000, 0)),
+        ),
+        // More than any context has.
+        (r#"{"prompt_tokens":9e20,"completion_tokens":3}"#, None),
+        (r#"{"prompt_tokens":9,"completion_tokens":1e30}"#, None),
         (r#"{"prompt_tokens":null,"completion_tokens":2}"#, Some((0, 2, 0))),
         (r#"{"prompt_tokens":null,"completion_tokens":"2"}"#, None),
         (r#"{"cost":1}"#, None),

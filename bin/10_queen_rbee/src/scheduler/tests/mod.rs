@@ -3,6 +3,7 @@
 mod alone;
 mod placing;
 mod properties;
+mod reasons;
 mod resting;
 mod routing;
 mod ruled;
