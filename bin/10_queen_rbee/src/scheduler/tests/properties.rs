@@ -14,10 +14,11 @@ proptest! {
     ) {
         let demand = asked.demand();
         let decision = world.decide_for(&demand);
-        let serves = |w: &&W| {
+        let suits = |w: &&W| {
             let has_file = demand.digest.is_none() || w.digest.is_none() || w.digest.as_ref() == demand.digest;
-            w.model == model() && w.liveness != Gone && has_file && demand.ways.meet(w.ways)
+            w.model == model() && has_file && demand.ways.meet(w.ways)
         };
+        let serves = |w: &&W| w.liveness != Gone && suits(w);
         let here: Vec<_> = world.workers.iter().filter(serves).collect();
         // One that goes on token by token must have said that it has the file.
         let is_known = |w: &W| demand.digest.is_none() || w.digest.is_some() || !w.ways.meet(Ways::TOKENS);
@@ -110,7 +111,8 @@ proptest! {
             Decision::Wait(reason) => {
                 prop_assert!(*reason != WaitReason::Resting || here.iter().any(wakes));
                 let can_come = |w: &&W| w.readiness != Ending;
-                let may_return = world.workers.iter().any(|w| w.is_awaited && *reason == WaitReason::News);
+                let awaited = world.workers.iter().filter(suits).any(|w| w.is_awaited);
+                let may_return = *reason == WaitReason::News && awaited;
                 let memory = world
                     .residents
                     .iter()
